@@ -1,0 +1,14 @@
+"""What the front and the workers must agree on, and nothing they need not.
+
+settings, errors, clock, ids, lifecycle   the ground floor: no I/O
+wire/       the records that cross a process or rest in Redis, as msgspec Structs
+redis/      one connection, every key, and the atomic functions with their typed stubs
+stores/     one file a family of keys: accounts, generations, sessions, fleet, pace
+queue       the doorbell, and the pool of arq's own queue
+streams     a generation's events: numbering, encoding, listening
+routing/    which model answers: a pure decision
+telemetry/  logs
+
+A file is admitted here only if both sides break when it changes. Nothing here knows HTTP, a
+dialect's words or a provider's.
+"""

@@ -1,0 +1,44 @@
+"""Time as the processes see it: wall clock, monotonic clock and sleep, injected so that tests can turn it.
+
+Owns the only calls to `time` and `asyncio.sleep` in the product. Refuses to say when a generation was
+accepted or ended: those times are Redis' own, so that all processes agree.
+"""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What a component may ask of time."""
+
+    def now_ms(self) -> int:
+        """Return the wall clock in milliseconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Return seconds from an arbitrary start; never falls."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`."""
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def now_ms(self) -> int:
+        """Return the wall clock in milliseconds since the epoch."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Return seconds from an arbitrary start; never falls."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`."""
+        await asyncio.sleep(seconds)
+
+
+def iso(ms: int) -> str:
+    """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, the only form the APIs show."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,159 @@
+"""Every error of Pollux, as one tree.
+
+    PolluxError
+    +-- RequestError            the caller's doing; `field` names what to mend
+    +-- RefusedError            right request, wrong moment: limits, credits, a busy session, a full queue
+    +-- UnavailableError        our doing, for now: Redis away, not ready, too slow
+    +-- ProviderError           an upstream's doing, as told by the table of its adapter
+    +-- ConfigurationError      the operator's doing: settings, catalogue, environment
+    +-- StoreError              a reply of Redis that our code does not expect: a fault in Pollux
+
+A class states who is to blame and whether trying again helps; the instance carries the public code of
+the contract. Which status line that makes is the front's knowledge, which failure of an upstream maps to
+which error the adapter's; neither stands here.
+"""
+
+from enum import Enum
+from typing import Literal
+
+import msgspec
+
+Retry = Literal["never", "soon", "backoff"]
+Blame = Literal["caller", "provider", "us", "operator"]
+
+
+class Code(Enum):
+    """The public codes of the contract; the names are what callers read."""
+
+    INVALID_API_KEY = "INVALID_API_KEY"
+    FORBIDDEN = "FORBIDDEN"
+    MISSING_FIELDS = "MISSING_FIELDS"
+    INVALID_FIELDS = "INVALID_FIELDS"
+    FEATURE_UNAVAILABLE = "FEATURE_UNAVAILABLE"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    WRONG_MODEL_TYPE = "WRONG_MODEL_TYPE"
+    NO_SUITABLE_MODEL = "NO_SUITABLE_MODEL"
+    CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
+    INSUFFICIENT_CREDITS = "INSUFFICIENT_CREDITS"
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    GENERATION_NOT_FOUND = "GENERATION_NOT_FOUND"
+    NOT_FOUND = "NOT_FOUND"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
+    ALREADY_FINISHED = "ALREADY_FINISHED"
+    SESSION_BUSY = "SESSION_BUSY"
+    PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
+    UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+    RATE_LIMITED = "RATE_LIMITED"
+    HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
+    GENERATION_ERROR = "GENERATION_ERROR"
+    QUEUE_FULL = "QUEUE_FULL"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class PolluxError(Exception):
+    """The root: a sentence for a person, a code for a program."""
+
+    retry: Retry = "never"
+    blame: Blame = "us"
+
+    def __init__(self, message: str, code: Code = Code.GENERATION_ERROR) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class RequestError(PolluxError):
+    """The request cannot be served as it stands; repeating it changes nothing."""
+
+    blame: Blame = "caller"
+
+    def __init__(self, message: str, code: Code, *, details: dict[str, object] | None = None) -> None:
+        super().__init__(message, code)
+        self.details = details or {}
+
+
+class RefusedError(PolluxError):
+    """The request is right and may be repeated later; `retry_after_seconds` says when, if anybody knows."""
+
+    retry: Retry = "backoff"
+    blame: Blame = "caller"
+
+    def __init__(
+        self,
+        message: str,
+        code: Code,
+        *,
+        retry_after_seconds: int | None = None,
+        headers: dict[str, str] | None = None,
+        details: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, code)
+        self.retry_after_seconds = retry_after_seconds
+        self.headers = headers or {}
+        self.details = details or {}
+
+
+class UnavailableError(PolluxError):
+    """Pollux cannot do it now and nothing was done, or it cannot know whether it was: repeat with the same key."""
+
+    retry: Retry = "backoff"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 2) -> None:
+        super().__init__(message, Code.UNAVAILABLE)
+        self.retry_after_seconds = retry_after_seconds
+
+
+Category = Literal[
+    "content_policy",
+    "auth",
+    "rate_limit",
+    "overloaded",
+    "timeout",
+    "invalid_request",
+    "provider_error",
+    "cancelled",
+    "expired",
+    "internal",
+]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a generation failed, as callers see it and as it is stored.
+
+    `message` is a sentence; `code` names the exact fault; `provider` is the upstream's catalogue name.
+    """
+
+    message: str
+    category: Category
+    code: str
+    retryable: bool = False
+    severity: Literal["error", "fatal"] = "error"
+    provider: str | None = None
+
+
+class ProviderError(PolluxError):
+    """An upstream failed; `failure` is what the caller will read if nothing else can be tried."""
+
+    blame: Blame = "provider"
+
+    def __init__(self, failure: Failure, *, retry: Retry = "never", retry_after_seconds: float | None = None) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.retry = retry
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigurationError(PolluxError):
+    """Settings, catalogue or environment cannot be used; `faults` lists every one found, each with its path."""
+
+    blame: Blame = "operator"
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+class StoreError(PolluxError):
+    """Redis answered what our own code never expects; always worth a report."""

@@ -1,0 +1,68 @@
+"""Identifiers and API keys: made here, checked here, and nowhere else.
+
+An id is 22 letters and digits that carry 128 random bits; it names nothing and sorts by nothing.
+An API key is a prefix that secret scanners know, 160 random bits and a checksum: a mistyped key is
+refused without asking Redis, and Redis holds only an HMAC of it.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import zlib
+
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+KEY_PREFIX = "pollux_live_"
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_BASE = len(_ALPHABET)
+_ID_PAIRS = 11
+_IDS = _BASE ** (2 * _ID_PAIRS)
+_SECRET_DIGITS = 27
+_CHECKSUM_DIGITS = 6
+_ID = re.compile(ID_PATTERN)
+
+
+def new_id() -> str:
+    """Return a fresh id: 22 base-62 digits, 131 random bits."""
+    number = secrets.randbelow(_IDS)
+    digits = []
+    for _ in range(_ID_PAIRS):
+        number, pair = divmod(number, _BASE * _BASE)
+        digits.append(_PAIRS[pair])
+    return "".join(digits)
+
+
+def is_id(text: str) -> bool:
+    """Tell whether a caller's text has the form of an id, before it becomes part of a key's name."""
+    return _ID.match(text) is not None and "\n" not in text
+
+
+def new_key() -> str:
+    """Return a fresh API key in clear text; it is shown once and never stored."""
+    secret = _digits(secrets.randbits(160), _SECRET_DIGITS)
+    return KEY_PREFIX + secret + _checksum(secret)
+
+
+def is_key(text: str) -> bool:
+    """Tell whether the text is a well-formed key: prefix, length and checksum."""
+    secret = text[len(KEY_PREFIX) : len(KEY_PREFIX) + _SECRET_DIGITS]
+    return text.isascii() and text == KEY_PREFIX + secret + _checksum(secret)
+
+
+def key_hash(key: str, pepper: bytes) -> str:
+    """Return the name under which a key is stored: HMAC-SHA-256 with the deployment's pepper, in hex."""
+    return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
+
+
+def _checksum(secret: str) -> str:
+    return _digits(zlib.crc32(secret.encode()), _CHECKSUM_DIGITS)
+
+
+def _digits(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, _BASE)
+        digits.append(_ALPHABET[digit])
+    return "".join(digits)

@@ -1,0 +1,10 @@
+"""Redis as the system of record: one connection, every key, and the functions that change them.
+
+client      one multiplexed connection a process; commands of one event-loop tick leave in one write
+keys        the only place that makes a key's name, with what it holds and when it ends
+functions/  the atomic functions, as Lua text; library.py renders and loads them
+functions.py  their typed stubs: one a function, with what each may answer
+server      is this server fit to hold the record?
+
+The package `redis` is imported only here.
+"""

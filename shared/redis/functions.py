@@ -1,0 +1,377 @@
+"""The typed stubs of the Redis functions: one `Ask` and one coroutine a function, with what it may answer.
+
+Owns the translation between typed values and the words of `functions/*.lua`, whose headers say what is
+atomic and why. A test holds the names and fields of both sides equal.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from shared.errors import StoreError
+from shared.lifecycle import Stage
+from shared.redis.client import Connection, Reply
+from shared.redis.library import invoke
+from shared.wire.submission import Lane, OnConflict
+
+LANES: tuple[Lane, ...] = ("interactive", "batch")
+
+
+class Keep(msgspec.Struct, frozen=True, array_like=True):
+    """How long the record and the events of an ended generation stay, in milliseconds."""
+
+    record_ms: int
+    events_ms: int
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The arguments of one function; absent fields are nil in Lua."""
+
+
+class AcceptAsk(Ask, kw_only=True):
+    """What `accept` needs beside the submission; times are milliseconds, money microcredits."""
+
+    account: str
+    generation: str
+    session: str
+    is_new: bool
+    message: str
+    content: str
+    lane: Lane
+    wire: int
+    model: str
+    hold: int
+    deadline_ms: int
+    per_minute: int
+    unfinished_max: int
+    total_max: int
+    on_conflict: OnConflict
+    keep: Keep
+    channels: str
+    name: str | None = None
+    system_prompt: str | None = None
+    metadata: dict[str, str] | None = None
+    idempotency: str | None = None
+    fingerprint: str | None = None
+    idempotency_ms: int | None = None
+
+
+class Rate(msgspec.Struct, frozen=True, array_like=True):
+    """Where an account stands against its submission limit."""
+
+    limit: int
+    remaining: int
+    reset_ms: int
+    retry_ms: int
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The message is in: its turn, when, and how many of the account's own are before it."""
+
+    turn: int
+    accepted_ms: int
+    rank: int
+    rate: Rate
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """The same request was accepted before, under these ids."""
+
+    generation: str
+    session: str
+
+
+class NotAccepted(msgspec.Struct, frozen=True):
+    """Nothing was stored. `about` is the busy generation or the balance, where there is one."""
+
+    reason: Literal["mismatch", "no_session", "busy", "limited", "crowded", "full", "poor"]
+    about: str = ""
+    rate: Rate | None = None
+
+
+async def accept(redis: Connection, root: str, ask: AcceptAsk, submission: bytes) -> Accepted | Replayed | NotAccepted:
+    """Take one message in, whole or not at all; repeating with the same generation id is safe."""
+    reply: list[Reply] = await invoke(redis, "accept", root, ask, blob=submission)
+    match [_text(reply[0]), *reply[1:]]:
+        case ["accepted", turn, accepted_ms, rank, rate]:
+            return Accepted(turn, accepted_ms, rank, Rate(*rate))
+        case ["replayed", generation, session]:
+            return Replayed(_text(generation), _text(session))
+        case ["poor", balance, rate]:
+            return NotAccepted("poor", _text(balance), Rate(*rate))
+        case ["busy", generation]:
+            return NotAccepted("busy", _text(generation))
+        case [("limited" | "crowded" | "full") as reason, rate]:
+            return NotAccepted(reason, rate=Rate(*rate))
+        case [("mismatch" | "no_session") as reason]:
+            return NotAccepted(reason)
+    raise StoreError(f"accept answered {reply!r}")
+
+
+class ClaimAsk(Ask, kw_only=True):
+    """How many a worker takes, from which lanes, and for how long before it must beat."""
+
+    worker: str
+    count: int
+    lease_ms: int
+    lanes: tuple[Lane, ...]
+    keep: Keep
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A generation in a worker's hands; `attempt` is its fencing token. Times are ms, money microcredits."""
+
+    account: str
+    id: str
+    attempt: int
+    turn: int
+    hold: int
+    deadline_ms: int
+    accepted_ms: int
+    claimed_ms: int
+    submission: bytes
+    user_message: bytes
+
+
+async def claim(redis: Connection, root: str, ask: ClaimAsk) -> list[Claimed]:
+    """Take up to `count` ready generations; an empty list when there are none."""
+    reply: list[Reply] = await invoke(redis, "claim", root, ask)
+    now = int(reply[0])
+    return [
+        Claimed(
+            _text(account), _text(id_), attempt, turn, int(hold), int(deadline), int(accepted), now,
+            submission or b"", user or b"",
+        )
+        for account, id_, attempt, turn, hold, deadline, accepted, submission, user in reply[1:]
+    ]
+
+
+class BeatAsk(Ask, kw_only=True):
+    """The attempts a worker holds, as (account, id, attempt)."""
+
+    lease_ms: int
+    held: list[tuple[str, str, int]]
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """An attempt that must end: its lease is another's, or its caller cancelled it."""
+
+    account: str
+    id: str
+    why: Literal["lost", "cancel"]
+
+
+async def beat(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
+    """Keep the leases; return the attempts to stop."""
+    reply: list[Reply] = await invoke(redis, "beat", root, ask)
+    return [
+        Stop(_text(account), _text(id_), "cancel" if why == b"cancel" else "lost") for account, id_, why in reply
+    ]
+
+
+class AppendAsk(Ask, kw_only=True):
+    """What an attempt produced: encoded events from `seq` on, the text they add, a new stage, progress 0-99."""
+
+    account: str
+    id: str
+    attempt: int
+    seq: int
+    events: list[str]
+    text: str | None = None
+    stage: Stage | None = None
+    progress: int | None = None
+
+
+async def append(redis: Connection, root: str, ask: AppendAsk) -> Literal["appended", "cancel", "refused"]:
+    """Write events and text under the fencing token; the same `seq` again changes nothing."""
+    answer = _text(await invoke(redis, "append", root, ask))
+    if answer == "appended" or answer == "cancel" or answer == "refused":
+        return answer
+    raise StoreError(f"append answered {answer!r}")
+
+
+class SettleAsk(Ask, kw_only=True):
+    """The end that an attempt reports; `cost` in microcredits, `pace` the model whose speed this tells."""
+
+    account: str
+    id: str
+    attempt: int
+    seq: int
+    stage: Stage
+    event: str
+    cost: int
+    keep: Keep
+    pace: str | None = None
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """It has ended; `moved` tells that the session's next turn became ready."""
+
+    captured: int
+    moved: bool
+
+
+async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes) -> Settled | None:
+    """End a generation with the assistant's message; None when the token is no longer the current one. Safe to repeat."""
+    reply: list[Reply] = await invoke(redis, "settle", root, ask, blob=assistant)
+    match [_text(reply[0]), *reply[1:]]:
+        case ["settled", captured, moved]:
+            return Settled(int(captured), bool(moved))
+        case ["refused"]:
+            return None
+    raise StoreError(f"settle answered {reply!r}")
+
+
+class ReleaseAsk(Ask, kw_only=True):
+    """Hand an attempt back: at once to the front of the line, or after `delay_ms`."""
+
+    account: str
+    id: str
+    attempt: int
+    delay_ms: int
+
+
+async def release(redis: Connection, root: str, ask: ReleaseAsk) -> bool:
+    """Return whether the generation waits again; False when the token is no longer the current one."""
+    return _text(await invoke(redis, "release", root, ask)) == "released"
+
+
+class CancelAsk(Ask, kw_only=True):
+    """Which generation to cancel; `channels` is the prefix of the workers' channels."""
+
+    account: str
+    id: str
+    keep: Keep
+    channels: str
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """What a cancel did: `refunded` microcredits at once, or None while a worker is asked to stop."""
+
+    refunded: int | None
+    moved: bool = False
+
+
+class AlreadyEnded(msgspec.Struct, frozen=True):
+    """The generation had ended before."""
+
+    stage: Stage
+
+
+async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | AlreadyEnded | None:
+    """Cancel a generation; None when the account has none of that id."""
+    reply: list[Reply] = await invoke(redis, "cancel", root, ask)
+    match [_text(reply[0]), *reply[1:]]:
+        case ["unknown"]:
+            return None
+        case ["finished", stage]:
+            return AlreadyEnded(msgspec.convert(_text(stage), Stage))
+        case ["pending"]:
+            return Cancelled(None)
+        case ["cancelled", refunded, moved]:
+            return Cancelled(int(refunded), bool(moved))
+    raise StoreError(f"cancel answered {reply!r}")
+
+
+class ReapAsk(Ask, kw_only=True):
+    """How much to put right in one call, and after how many crashes a generation is given up."""
+
+    limit: int
+    crashes_max: int
+    keep: Keep
+
+
+class Reaped(msgspec.Struct, frozen=True):
+    """What a reap did: `ready` generations wait again; `done` lists (account, id, what)."""
+
+    ready: int
+    done: list[tuple[str, str, str]]
+
+
+async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
+    """Put right what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
+    ready, done = await invoke(redis, "reap", root, ask)
+    return Reaped(ready, [(_text(account), _text(id_), _text(what)) for account, id_, what in done])
+
+
+class StatusAsk(Ask, kw_only=True):
+    """Which generation to look at."""
+
+    account: str
+    id: str
+
+
+class Look(msgspec.Struct, frozen=True):
+    """A generation's record at one moment; `body` is the text so far or the assistant message's record."""
+
+    rank: int
+    running: int
+    body: bytes | None
+    user_message: bytes | None
+    record: dict[str, str]
+
+
+async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
+    """Return all that may be known of a generation, or None."""
+    reply: list[Reply] = await invoke(redis, "status", root, ask, reads=True)
+    if not reply:
+        return None
+    rank, running, body, user, *flat = reply
+    words = [_text(word) for word in flat]
+    return Look(rank, running, body, user, dict(zip(words[::2], words[1::2], strict=True)))
+
+
+class DeleteSessionAsk(Ask, kw_only=True):
+    """Which session to forget."""
+
+    account: str
+    id: str
+    keep: Keep
+    channels: str
+
+
+async def delete_session(redis: Connection, root: str, ask: DeleteSessionAsk) -> bool:
+    """End what runs in a session and forget all of it; False when there is none."""
+    return _text(await invoke(redis, "delete_session", root, ask)) == "deleted"
+
+
+class RenameSessionAsk(Ask, kw_only=True):
+    """Which session, and its new name."""
+
+    account: str
+    id: str
+    name: str
+
+
+async def rename_session(redis: Connection, root: str, ask: RenameSessionAsk) -> bool:
+    """Return whether there was such a session to rename."""
+    return bool(await invoke(redis, "rename_session", root, ask))
+
+
+class GrantAsk(Ask, kw_only=True):
+    """Credits for an account, in microcredits."""
+
+    account: str
+    amount: int
+
+
+async def grant(redis: Connection, root: str, ask: GrantAsk) -> int | None:
+    """Return the new balance; None when that much cannot be taken."""
+    balance = int(await invoke(redis, "grant", root, ask))
+    return None if balance < 0 else balance
+
+
+class AuthenticateAsk(Ask, kw_only=True):
+    """The hash of the key that was shown."""
+
+    hash: str
+
+
+async def authenticate(redis: Connection, root: str, ask: AuthenticateAsk) -> tuple[bytes, bytes] | None:
+    """Return a key's record and its account's; None when no such key was ever made."""
+    reply: list[bytes] = await invoke(redis, "authenticate", root, ask, reads=True)
+    return (reply[0], reply[1]) if reply else None
+
+
+def _text(word: Reply) -> str:
+    return word.decode() if isinstance(word, bytes) else str(word)

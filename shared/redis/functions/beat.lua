@@ -1,0 +1,22 @@
+-- beat: keep the leases of one worker.
+-- ASK      lease_ms, held = {{account, id, attempt}...}
+-- RETURNS  {{account, id, 'lost' or 'cancel'}...} for those the worker must stop
+-- ATOMIC   because a lease must not be renewed for an attempt that has just been given away.
+
+local function beat(root, ask)
+  local ends, stop = int(now_ms() + ask.lease_ms), {}
+  for _, held in ipairs(ask.held) do
+    local account, id, attempt = held[1], held[2], held[3]
+    local record = redis.call('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
+    local leased = redis.call('ZSCORE', leases_key(root), member(account, id))
+    if not leased or tonumber(record[1]) ~= attempt then
+      table.insert(stop, {account, id, 'lost'})
+    else
+      redis.call('ZADD', leases_key(root), 'XX', ends, member(account, id))
+      if record[2] then table.insert(stop, {account, id, 'cancel'}) end
+    end
+  end
+  return stop
+end
+
+register('beat', beat)

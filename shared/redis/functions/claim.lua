@@ -1,0 +1,58 @@
+-- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
+-- ASK      worker, count, lease_ms, lanes (in order of preference), keep
+-- RETURNS  {now ms, {account, id, attempt, turn, hold, deadline ms, accepted ms, submission, user message}...}
+-- ATOMIC   because two workers must never get the same generation under the same token, and a generation
+--          that left the queue without a lease would be nobody's.
+-- A reply that is lost leaves leases that lapse; the generations run again under the next token.
+
+local function take(root, account, id, ask, now)
+  local record = load(root, account, id)
+  check_step(record, 'routing')
+  if tonumber(record.deadline) <= now then
+    end_from_outside(root, account, id, record, 'failed', EXPIRED, ask.keep)
+    return nil
+  end
+  local attempt = tonumber(record.attempt) + 1
+  redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
+    'worker', ask.worker, 'started', int(now), 'seq', '0', 'progress', '0')
+  redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
+  redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
+  redis.call('DEL', text_key(root, account, id))
+  return {
+    account, id, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
+    redis.call('GET', submission_key(root, account, id)),
+    redis.call('HGET', turns_of(root, account, record.session, record.turn), record.turn .. ':u'),
+  }
+end
+
+-- The account with the least virtual time gives its oldest ready generation and moves on by one.
+local function pop(root, lane)
+  local key = lane_key(root, lane)
+  local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  local account = first[1]
+  if not account then return nil end
+  local ready = ready_key(root, account, lane)
+  local id = redis.call('ZPOPMIN', ready)[1]
+  redis.call('HSET', clocks_key(root), lane, first[2])
+  if redis.call('EXISTS', ready) == 1 then
+    redis.call('ZINCRBY', key, 1, account)
+  else
+    leave_lane(root, account, lane, first[2] + 1)
+  end
+  return account, id
+end
+
+local function claim(root, ask)
+  local now = now_ms()
+  local claimed = {now}
+  for _, lane in ipairs(ask.lanes) do
+    while #claimed <= ask.count do
+      local account, id = pop(root, lane)
+      if not account then break end
+      table.insert(claimed, take(root, account, id, ask, now))
+    end
+  end
+  return claimed
+end
+
+register('claim', claim)

@@ -1,0 +1,183 @@
+-- What the functions share: time, numbers, the queue's moves, and the one way a generation ends.
+--
+-- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py, the
+-- table TRANSITIONS of lifecycle.py, the failures EXPIRED and CRASHED, and TURNS_PER_CHUNK.
+--
+-- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only.
+-- Each checks everything before it writes anything, because nothing is rolled back, and each may be
+-- repeated when its reply was lost.
+
+local function now_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+local function now_ms() return math.floor(now_us() / 1000) end
+
+-- Lua prints large numbers as 1e+14; Redis must get every digit.
+local function int(number) return string.format('%.0f', number) end
+
+local function member(account, id) return account .. ':' .. id end
+
+local function split(name)
+  local colon = string.find(name, ':', 1, true)
+  return string.sub(name, 1, colon - 1), string.sub(name, colon + 1)
+end
+
+local function load(root, account, id)
+  local flat = redis.call('HGETALL', generation_key(root, account, id))
+  if #flat == 0 then return nil end
+  local record = {}
+  for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
+  return record
+end
+
+local function is_final(generation) return next(TRANSITIONS[generation.stage]) == nil end
+
+local function check_step(generation, stage)
+  if not TRANSITIONS[generation.stage][stage] then
+    error('ILLEGAL ' .. generation.stage .. ' to ' .. stage)
+  end
+end
+
+local function turns_of(root, account, session, turn)
+  return turns_key(root, account, session, int(math.floor(tonumber(turn) / TURNS_PER_CHUNK)))
+end
+
+-- Virtual time: an account joins its lane at the lane's clock, or where it left if that is later, so that
+-- neither a newcomer nor one who comes and goes gets more than a share.
+local function make_ready(root, account, id, lane, number)
+  redis.call('ZADD', ready_key(root, account, lane), number, id)
+  local key = lane_key(root, lane)
+  if redis.call('ZSCORE', key, account) then return end
+  local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
+  local own = tonumber(redis.call('HGET', books_key(root, account), 'left_' .. lane) or 0)
+  redis.call('ZADD', key, int(math.max(clock, own)), account)
+end
+
+local function leave_lane(root, account, lane, at)
+  redis.call('ZREM', lane_key(root, lane), account)
+  redis.call('HSET', books_key(root, account), 'left_' .. lane, int(at))
+end
+
+local function unready(root, account, id, lane)
+  local ready = ready_key(root, account, lane)
+  if redis.call('ZREM', ready, id) == 1 and redis.call('EXISTS', ready) == 0 then
+    leave_lane(root, account, lane, redis.call('ZSCORE', lane_key(root, lane), account))
+  end
+end
+
+-- One event: kept in the stream and said on the channel, the same bytes in both.
+local function emit(root, account, id, epoch, seq, event)
+  local name = events_key(root, account, id)
+  local at = int(epoch) .. '-' .. int(seq)
+  redis.call('XADD', name, at, 'e', event)
+  redis.call('PUBLISH', name, at .. ' ' .. event)
+  return at
+end
+
+-- A lease that is gone gives its slot back to the account's count; the second call finds nothing to give.
+local function drop_lease(root, account, id, lane)
+  if redis.call('ZREM', leases_key(root), member(account, id)) == 1 then
+    redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
+  end
+end
+
+-- The head of a session leaves and the next turn moves up; a turn that waits just leaves the line.
+-- Returns 1 when a turn became ready.
+local function leave_session(root, account, id, session)
+  local key = session_key(root, account, session)
+  local waiting = waiting_key(root, account, session)
+  if redis.call('HGET', key, 'head') ~= id then
+    redis.call('ZREM', waiting, id)
+    return 0
+  end
+  local following = redis.call('ZPOPMIN', waiting)[1]
+  if not following then
+    redis.call('HDEL', key, 'head')
+    return 0
+  end
+  redis.call('HSET', key, 'head', following)
+  local record = redis.call('HMGET', generation_key(root, account, following), 'lane', 'number')
+  make_ready(root, account, following, record[1], record[2])
+  return 1
+end
+
+local function settle_books(root, account, hold, cost)
+  local captured = math.min(hold, cost)
+  if hold > 0 then
+    local books = books_key(root, account)
+    redis.call('HINCRBY', books, 'held', int(-hold))
+    redis.call('HINCRBY', books, 'balance', int(hold - captured))
+    redis.call('HINCRBY', books, 'settled', int(captured))
+  end
+  if cost > captured then
+    redis.call('HINCRBY', books_key(root, account), 'overrun', int(cost - captured))
+  end
+  return captured
+end
+
+-- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
+-- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events} in ms; now in ms.
+-- Returns the captured microcredits, and 1 when the session's next turn became ready.
+local function finish(root, account, id, generation, ending)
+  check_step(generation, ending.stage)
+  local key = generation_key(root, account, id)
+  local captured = settle_books(root, account, tonumber(generation.hold), ending.cost)
+  drop_lease(root, account, id, generation.lane)
+  unready(root, account, id, generation.lane)
+  redis.call('ZREM', deadlines_key(root), member(account, id))
+  redis.call('ZREM', deferred_key(root), member(account, id))
+  redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
+  local moved = 0
+  local session = session_key(root, account, generation.session)
+  if redis.call('EXISTS', session) == 1 then
+    redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
+      generation.turn .. ':a', ending.assistant)
+    redis.call('HSET', session, 'active', int(ending.now))
+    redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
+    moved = leave_session(root, account, id, generation.session)
+  end
+  local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
+  redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
+  redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
+  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains')
+  redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
+  redis.call('PEXPIRE', key, int(ending.keep[1]))
+  return captured, moved
+end
+
+-- An end that no worker reports: the text so far is the answer, the next epoch's first event says why,
+-- and nothing is charged.
+local function end_from_outside(root, account, id, generation, stage, failure, keep)
+  local now = now_ms()
+  local event = {type = stage}
+  if failure and stage == 'failed' then event.failure = failure end
+  return finish(root, account, id, generation, {
+    stage = stage,
+    assistant = cmsgpack.pack({
+      status = stage,
+      content = redis.call('GET', text_key(root, account, id)) or '',
+      created = now,
+      failure = failure,
+    }),
+    event = cjson.encode(event),
+    epoch = tonumber(generation.attempt) + 1,
+    seq = 1,
+    cost = 0,
+    keep = keep,
+    now = now,
+  })
+end
+
+-- Cancel what waits, ask the worker to stop what runs. Returns 'cancelled' with the credits given back,
+-- or 'pending'.
+local function cancel_one(root, account, id, generation, keep, channels)
+  if generation.worker and redis.call('ZSCORE', leases_key(root), member(account, id)) then
+    redis.call('HSET', generation_key(root, account, id), 'cancel', '1')
+    redis.call('PUBLISH', channels .. generation.worker, member(account, id))
+    return 'pending', 0
+  end
+  local captured, moved = end_from_outside(root, account, id, generation, 'cancelled', CANCELLED, keep)
+  return 'cancelled', tonumber(generation.hold) - captured, moved
+end

@@ -1,0 +1,32 @@
+-- settle: end a generation with what its attempt made of it.
+-- ASK      account, id, attempt, seq, stage, blob (the assistant's message record), event (JSON),
+--          cost (microcredits), keep; pace (the model whose speed this tells), if it tells any
+-- RETURNS  {'settled', captured microcredits, moved} or {'refused'}; moved = 1 when a next turn is ready
+-- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
+--          fact. The same attempt again finds it done.
+
+local function settle(root, ask)
+  local record = load(root, ask.account, ask.id)
+  if not record or tonumber(record.attempt) ~= ask.attempt then return {'refused'} end
+  if is_final(record) then
+    if record.last == int(ask.attempt) .. '-' .. int(ask.seq) then
+      return {'settled', tonumber(record.captured), 0}
+    end
+    return {'refused'}
+  end
+  if not redis.call('ZSCORE', leases_key(root), member(ask.account, ask.id)) then return {'refused'} end
+  local now = now_ms()
+  local captured, moved = finish(root, ask.account, ask.id, record, {
+    stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
+    epoch = ask.attempt, seq = ask.seq, now = now,
+  })
+  if ask.pace then
+    local key = pace_key(root, ask.pace)
+    redis.call('LPUSH', key, int(now - tonumber(record.started)))
+    redis.call('LTRIM', key, 0, 127)
+    redis.call('PEXPIRE', key, 604800000)
+  end
+  return {'settled', captured, moved}
+end
+
+register('settle', settle)

@@ -1,0 +1,122 @@
+"""Every key of Pollux: its name, what it holds, and when it ends.
+
+DESIGN. A name is a root and a pattern. The root is the prefix and a hash tag: `pollux:{p00}:` for all that
+belongs to the accounts of a partition, `pollux:{sys}:` for what belongs to none. A function gets one root
+and touches no other, so the same code runs on one server and on a Cluster. The patterns are rendered into
+the text of the Lua library, so that both languages name a key in the same words.
+
+An account's name is part of every key that is the account's own: asking for somebody else's id asks for a
+key that does not exist.
+"""
+
+import re
+from typing import Final, Literal
+
+from shared.settings import RedisSettings
+
+End = Literal["permanent", "deleted", "ttl"]
+
+_PART = re.compile(r"<([a-z_]+)>")
+
+
+class Key:
+    """A family of keys. `holds` says what is inside, `end` how one of them goes.
+
+    permanent: there as long as the deployment or the account, or until its owner is deleted by request.
+    deleted:   removed by the function that ends its purpose; it always has one.
+    ttl:       expires; nothing that is still queued or running does.
+    """
+
+    def __init__(self, pattern: str, *, holds: str, end: End) -> None:
+        self.pattern = pattern
+        self.holds = holds
+        self.end = end
+        self.parts: tuple[str, ...] = tuple(_PART.findall(pattern))
+        self._template = _PART.sub("%s", pattern)
+
+    def __call__(self, root: str, *parts: str | int) -> str:
+        """Return the full name below a root."""
+        return root + self._template % parts
+
+    def lua(self, name: str) -> str:
+        """Return the Lua function that makes the same names."""
+        pieces = [
+            piece if index % 2 else f"'{piece}'"
+            for index, piece in enumerate(_PART.split(self.pattern))
+            if piece
+        ]
+        arguments = ", ".join(("root", *self.parts))
+        return f"local function {name}_key({arguments}) return root .. {' .. '.join(pieces)} end"
+
+
+# One generation, from accept to the end of its retention.
+GENERATION: Final = Key("generation:<account>:<id>", holds="hash: stage, counters, times", end="ttl")
+SUBMISSION: Final = Key("submission:<account>:<id>", holds="what was asked, msgpack", end="deleted")
+TEXT: Final = Key("text:<account>:<id>", holds="the answer so far", end="deleted")
+EVENTS: Final = Key("events:<account>:<id>", holds="stream: its events by EPOCH-SEQ", end="ttl")
+IDEMPOTENCY: Final = Key("idempotency:<account>:<hash>", holds="fingerprint and receipt", end="ttl")
+
+# One session and its messages.
+SESSION: Final = Key("session:<account>:<id>", holds="hash: name, times, turns, head", end="permanent")
+WAITING: Final = Key("waiting:<account>:<id>", holds="zset: queued turns behind the head", end="deleted")
+TURNS: Final = Key("turns:<account>:<id>:<chunk>", holds="hash: messages of a chunk of turns", end="permanent")
+
+# One account, inside its partition.
+BOOKS: Final = Key("books:<account>", holds="hash: credits and running counts", end="permanent")
+SESSIONS: Final = Key("sessions:<account>", holds="zset: sessions by last activity", end="permanent")
+UNFINISHED: Final = Key("unfinished:<account>:<lane>", holds="zset: its generations by accept number", end="deleted")
+SUBMISSIONS: Final = Key("submissions:<account>", holds="the rate limit's arrival time", end="ttl")
+
+# The queue of a partition.
+READY: Final = Key("ready:<account>:<lane>", holds="zset: heads of free sessions by number", end="deleted")
+LANE: Final = Key("lane:<lane>", holds="zset: accounts with ready work by virtual time", end="deleted")
+CLOCKS: Final = Key("clocks", holds="hash: each lane's virtual time, the last accept number", end="permanent")
+LEASES: Final = Key("leases", holds="zset: running generations by lease end", end="deleted")
+DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
+DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
+PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
+
+# The whole deployment.
+API_KEY: Final = Key("key:<hash>", holds="an API key's record, msgpack", end="permanent")
+ACCOUNT: Final = Key("account:<id>", holds="an account's record, msgpack", end="permanent")
+KEY_IDS: Final = Key("key-ids", holds="hash: key id to key hash", end="permanent")
+WORKERS: Final = Key("workers", holds="hash: what each live worker reports", end="permanent")
+SERVED: Final = Key("served", holds="zset: model to when a worker last served it", end="permanent")
+LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
+BELL: Final = Key("bell", holds="list: partitions with new work", end="permanent")
+CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
+CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")
+
+FAMILIES: Final[dict[str, Key]] = {
+    name.lower(): value for name, value in list(globals().items()) if isinstance(value, Key)
+}
+TURNS_PER_CHUNK: Final = 16
+
+
+def partition_root(settings: RedisSettings, partition: int) -> str:
+    """Return the root of a partition's keys; it is also what routes a function to the right server."""
+    return f"{settings.prefix}:{{p{partition:02d}}}:"
+
+
+def system_root(settings: RedisSettings) -> str:
+    """Return the root of the keys that belong to no account."""
+    return f"{settings.prefix}:{{sys}}:"
+
+
+def events_channel(root: str, account: str, generation: str) -> str:
+    """Return the pub/sub channel of a generation's events; its stream's own name."""
+    return EVENTS(root, account, generation)
+
+
+def worker_channel(root: str, worker: str) -> str:
+    """Return the channel on which a worker hears what it should stop."""
+    return f"{root}worker:{worker}"
+
+
+def family_of(root: str, name: str) -> Key | None:
+    """Return the family that a key's full name belongs to, or None if nobody made it."""
+    tail = name.removeprefix(root)
+    for key in FAMILIES.values():
+        if re.fullmatch(_PART.sub(".+", key.pattern), tail):
+            return key
+    return None

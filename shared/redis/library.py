@@ -1,0 +1,126 @@
+"""The Lua library: rendered from `functions/*.lua`, named by a digest of its text, loaded where it is missing.
+
+Owns the text and its loading. Old and new processes run side by side in a deploy because each calls the
+functions of its own text; a library is never replaced. Key names, the transition table and the failures that
+Redis itself reports are rendered from Python, which holds the only copy.
+"""
+
+import hashlib
+from importlib import resources
+from typing import Final
+
+import msgspec
+
+from shared.errors import Failure, StoreError
+from shared.lifecycle import TRANSITIONS
+from shared.redis import keys
+from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
+
+# The failures that no worker is there to report.
+EXPIRED: Final = Failure(
+    message="The deadline passed before the answer was complete.",
+    category="expired",
+    code="DEADLINE_EXCEEDED",
+    retryable=True,
+)
+CRASHED: Final = Failure(
+    message="Every worker that tried this generation died, so it was given up.",
+    category="internal",
+    code="CRASHED",
+    severity="fatal",
+)
+CANCELLED: Final = Failure(
+    message="The generation was cancelled.", category="cancelled", code="CANCELLED"
+)
+
+_REGISTER: Final = """
+local function register(name, body, reads_only)
+  redis.register_function{
+    function_name = LIBRARY .. '_' .. name,
+    flags = reads_only and {'no-writes'} or {},
+    callback = function(roots, arguments)
+      local ask = cmsgpack.unpack(arguments[1])
+      ask.blob = arguments[2]
+      return body(roots[1], ask)
+    end,
+  }
+end
+"""
+
+
+def sources() -> dict[str, str]:
+    """Return the text of every function's file by its name, the preamble not among them."""
+    folder = resources.files("shared.redis") / "functions"
+    texts = {
+        entry.name.removesuffix(".lua"): entry.read_text(encoding="utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".lua")
+    }
+    del texts["preamble"]
+    return dict(sorted(texts.items()))
+
+
+def render() -> tuple[str, str]:
+    """Return the library's name and its whole text."""
+    preamble = (resources.files("shared.redis") / "functions" / "preamble.lua").read_text(encoding="utf-8")
+    rendered = "\n".join((
+        *(key.lua(name) for name, key in keys.FAMILIES.items() if name in _NAMED_IN_LUA),
+        f"local TRANSITIONS = {_lua({stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()})}",
+        f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
+        f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
+        f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
+        f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
+        _REGISTER,
+    ))
+    body = "\n".join((rendered, preamble, *(f"do\n{text}\nend" for text in sources().values())))
+    name = f"pollux_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
+    return name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}"
+
+
+_NAMED_IN_LUA: Final = frozenset({
+    "generation", "submission", "text", "events", "idempotency", "session", "waiting", "turns", "books",
+    "sessions", "unfinished", "submissions", "ready", "lane", "clocks", "leases", "deadlines", "deferred", "pace", "api_key", "account",
+})
+
+
+def _lua(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"[{_lua(name)}] = {_lua(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+NAME: Final[str]
+TEXT: Final[str]
+NAME, TEXT = render()
+
+
+async def load(redis: Connection) -> None:
+    """Load this process' library if the server lacks it; safe when many do it at once."""
+    if await redis.call("FUNCTION", "LIST", "LIBRARYNAME", NAME):
+        return
+    try:
+        await redis.call("FUNCTION", "LOAD", TEXT)
+    except StoreError as error:
+        if "already exists" not in error.message:
+            raise
+
+
+async def invoke(
+    redis: Connection, name: str, root: str, ask: msgspec.Struct, *, blob: bytes = b"", reads: bool = False
+) -> Reply:
+    """Call a function with one root and one msgpack map; loads the library once if the server lost it.
+
+    `blob` reaches Lua as `ask.blob`: its msgpack reads no binary strings, so opaque bytes travel beside the map.
+    """
+    verb = "FCALL_RO" if reads else "FCALL"
+    command: tuple[Argument, ...] = (verb, f"{NAME}_{name}", 1, root, _encode(ask), blob)
+    try:
+        return await redis.call(*command)
+    except FunctionMissingError:
+        await load(redis)
+        return await redis.call(*command)
+
+
+_encode = msgspec.msgpack.Encoder().encode

@@ -1,0 +1,300 @@
+"""Settings: what an operator may decide, with its bounds, from one TOML file and the environment.
+
+Owns the shape, the defaults and the reading of `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and `REDIS_URL`.
+Unknown names are refused, and all faults are told at once, each with its path. Refuses to look at the
+process' environment by itself: `__main__` files and the command line hand it in.
+
+Secrets are never values here, only the names of environment variables; `Secret` carries one once read and
+never prints it.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from shared.errors import ConfigurationError
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+Durability = Literal["process", "fsync", "none"]
+Capability = Literal[
+    "vision", "tools", "web_search", "reasoning", "image_output", "audio_output", "json"
+]
+
+_ENV_PREFIX = "POLLUX_"
+# Read elsewhere by name: the file itself, and the secrets that settings only name.
+_NOT_SETTINGS = {"POLLUX_CONFIG"}
+
+
+class Secret:
+    """A secret text that never shows itself: not in repr, str, logs or tracebacks with locals."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text; call it only where the text leaves for its purpose."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file: frozen, closed, every field with a default or required by name."""
+
+
+class RedisSettings(Section, kw_only=True):
+    """Where the system of record is, and what is expected of it."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
+    partitions: Annotated[int, Meta(ge=1, le=64)] = 1
+    # process: an acknowledged write survives the server process (AOF); fsync: also the machine; none: neither.
+    durability: Durability = "process"
+    timeout_seconds: Seconds = 5.0
+
+
+class ApiSettings(Section, kw_only=True):
+    """The front: its patience and its bounds."""
+
+    body_bytes_max: Positive = 1_048_576
+    body_seconds: Seconds = 30.0
+    header_bytes_max: Positive = 16_384
+    header_seconds: Seconds = 10.0
+    stuck_reader_seconds: Seconds = 30.0
+    wait_seconds_max: Annotated[int, Meta(ge=1, le=300)] = 45
+    waits_per_account: Positive = 100
+    reads_per_minute: Positive = 300
+    reads_per_unfinished: Positive = 60
+
+
+class WorkerSettings(Section, kw_only=True):
+    """A worker process: how much at once, and how it holds what it has claimed."""
+
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    lease_seconds: Seconds = 6.0
+    beat_seconds: Seconds = 1.0
+    reap_seconds: Seconds = 0.5
+    grace_seconds: Seconds = 20.0
+    flush_seconds: Seconds = 0.03
+    crashes_max: Positive = 3
+
+
+class Tier(Section, kw_only=True):
+    """What an account of a tier may do."""
+
+    submissions_per_minute: Positive
+
+
+class LimitSettings(Section, kw_only=True):
+    """Bounds that hold in the accepting call itself."""
+
+    free: Tier = Tier(submissions_per_minute=10)
+    pro: Tier = Tier(submissions_per_minute=120)
+    enterprise: Tier = Tier(submissions_per_minute=6000)
+    unfinished_per_account: Positive = 10_000
+    unfinished_total: Positive = 1_000_000
+    message_characters_max: Positive = 200_000
+    interactive_deadline_seconds: Seconds = 900.0
+    batch_deadline_seconds: Seconds = 86_400.0
+    deadline_seconds_max: Seconds = 604_800.0
+
+
+class RetentionSettings(Section, kw_only=True):
+    """How long what has ended is kept; messages and sessions stay until they are deleted."""
+
+    generation_seconds: Positive = 86_400
+    events_seconds: Positive = 600
+    idempotency_seconds: Positive = 86_400
+
+
+class AuthSettings(Section, kw_only=True):
+    """How API keys are kept."""
+
+    pepper_env: str = "POLLUX_PEPPER"
+
+
+class LogSettings(Section, kw_only=True):
+    """What is written to standard error, and how."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ProviderSettings(Section, kw_only=True):
+    """An upstream that serves models. `api_key_env` names the variable that workers read; none means no key."""
+
+    name: Name
+    label: str = ""
+    dialect: Literal["openai"] = "openai"
+    base_url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$")]
+    api_key_env: str | None = None
+    connect_seconds: Seconds = 5.0
+    idle_seconds: Seconds = 30.0
+
+
+class ModelSettings(Section, kw_only=True):
+    """A catalogue entry that callers name by `identifier`. Rates are US dollars per million tokens."""
+
+    identifier: Name
+    provider: str
+    upstream: str
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    types: tuple[Literal["chat"], ...] = ("chat",)
+    capabilities: tuple[Capability, ...] = ()
+    context_window: Annotated[int, Meta(ge=256)] = 8192
+    max_output_tokens: Annotated[int, Meta(ge=1)] = 2048
+    input_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    output_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    strengths: dict[str, Annotated[float, Meta(ge=0, le=1)]] = {}
+    summary: str = ""
+    recommended: bool = False
+    estimated_duration_seconds: Annotated[float, Meta(gt=0)] = 5.0
+    first_token_seconds: Seconds = 60.0
+
+
+class Settings(Section, kw_only=True):
+    """Everything an operator decides. Providers and models are the catalogue, in the order routing prefers."""
+
+    redis: RedisSettings = RedisSettings()
+    api: ApiSettings = ApiSettings()
+    worker: WorkerSettings = WorkerSettings()
+    limits: LimitSettings = LimitSettings()
+    retention: RetentionSettings = RetentionSettings()
+    auth: AuthSettings = AuthSettings()
+    log: LogSettings = LogSettings()
+    providers: tuple[ProviderSettings, ...] = ()
+    models: tuple[ModelSettings, ...] = ()
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], *, folder: Path | None = None) -> Self:
+        """Read the TOML file that `POLLUX_CONFIG` names (default `pollux.toml`, if there), then the environment.
+
+        Raises:
+            ConfigurationError: with every fault found, each with its path.
+
+        """
+        tree, faults = _read_file(environment, folder or Path.cwd())
+        secrets = _secret_names(tree)
+        for name, text in environment.items():
+            if name.startswith(_ENV_PREFIX) and name not in _NOT_SETTINGS | secrets:
+                _set(tree, name, text, faults)
+        if "REDIS_URL" in environment:
+            _table(tree, "redis")["url"] = environment["REDIS_URL"]
+        _check(cls, tree, "", faults)
+        if faults:
+            raise ConfigurationError(faults)
+        settings = msgspec.convert(tree, cls, strict=False)
+        _check_catalogue(settings, faults)
+        if faults:
+            raise ConfigurationError(faults)
+        return settings
+
+    def provider(self, name: str) -> ProviderSettings:
+        """Return the provider of that name; the catalogue was checked, so it is there."""
+        return next(provider for provider in self.providers if provider.name == name)
+
+
+def _read_file(environment: Mapping[str, str], folder: Path) -> tuple[dict[str, Any], list[str]]:
+    named = environment.get("POLLUX_CONFIG")
+    path = Path(named) if named else folder / "pollux.toml"
+    if not named and not path.exists():
+        return {}, []
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), []
+    except OSError as error:
+        return {}, [f"{path}: cannot be read: {error.strerror}"]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return {}, [f"{path}: not valid TOML: {error}"]
+
+
+def _secret_names(tree: Mapping[str, Any]) -> set[str]:
+    """Return the variables that settings name but do not hold: the pepper's, the providers' keys'."""
+    auth = tree.get("auth")
+    names = {AuthSettings().pepper_env}
+    if isinstance(auth, dict) and isinstance(auth.get("pepper_env"), str):
+        names.add(auth["pepper_env"])
+    providers = tree.get("providers")
+    for provider in providers if isinstance(providers, list) else ():
+        if isinstance(provider, dict) and isinstance(provider.get("api_key_env"), str):
+            names.add(provider["api_key_env"])
+    return names
+
+
+def _set(tree: dict[str, Any], name: str, text: str, faults: list[str]) -> None:
+    """Put `POLLUX_REDIS__PARTITIONS=3` at `redis.partitions`; deeper names have more double underscores."""
+    path = name.removeprefix(_ENV_PREFIX).lower().split("__")
+    if len(path) < 2 or not all(path):
+        faults.append(f"{name}: unknown setting (names have the form POLLUX_SECTION__NAME)")
+        return
+    table = tree
+    for part in path[:-1]:
+        table = _table(table, part)
+    table[path[-1]] = text
+
+
+def _table(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    table = tree.setdefault(name, {})
+    if not isinstance(table, dict):
+        table = tree[name] = {}
+    return table
+
+
+def _check(shape: type[msgspec.Struct], tree: Mapping[str, Any], path: str, faults: list[str]) -> None:
+    """Convert every leaf by itself, so that one wrong value does not hide the next."""
+    hints = get_type_hints(shape, include_extras=True)
+    required = {field.name for field in msgspec.structs.fields(shape) if field.required}
+    for name, value in tree.items():
+        if name not in hints:
+            faults.append(f"{path}{name}: unknown setting")
+        else:
+            _check_field(hints[name], value, f"{path}{name}", faults)
+    faults.extend(f"{path}{name}: is required" for name in sorted(required - tree.keys()))
+
+
+def _check_field(hint: Any, value: object, path: str, faults: list[str]) -> None:
+    if isinstance(hint, type) and issubclass(hint, Section) and isinstance(value, dict):
+        _check(hint, value, f"{path}.", faults)
+        return
+    item = getattr(hint, "__args__", (None,))[0]
+    if isinstance(item, type) and issubclass(item, Section) and isinstance(value, list):
+        for index, entry in enumerate(value):
+            _check_field(item, entry, f"{path}[{index}]", faults)
+        return
+    try:
+        msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        faults.append(f"{path}: {_sentence(str(error))}")
+
+
+def _sentence(message: str) -> str:
+    """Drop msgspec's own path (`$`), since ours is already there."""
+    return re.sub(r" - at `\$(.*)`$", lambda found: f" (at {found[1]})" if found[1] else "", message).lower()
+
+
+def _check_catalogue(settings: Settings, faults: list[str]) -> None:
+    names = [provider.name for provider in settings.providers]
+    faults.extend(f"providers: {name} stands twice" for name in _twice(names))
+    spoken = [word for model in settings.models for word in (model.identifier, *model.aliases)]
+    faults.extend(f"models: {name} stands twice" for name in _twice(spoken))
+    for index, model in enumerate(settings.models):
+        if model.provider not in names:
+            faults.append(f"models[{index}].provider: no provider is named {model.provider}")
+        if model.max_output_tokens >= model.context_window:
+            faults.append(f"models[{index}].max_output_tokens: must be below the context window")
+        if "auto" in (model.identifier, *model.aliases):
+            faults.append(f"models[{index}]: `auto` is the word for Smart Select")
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})

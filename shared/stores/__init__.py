@@ -1,0 +1,11 @@
+"""One file a family of keys: the reads, and the writes that need no more than their own key.
+
+accounts      tenants and their API keys
+generations   a generation as a caller may look at it
+sessions      conversations and their messages
+fleet         live workers and what they serve
+pace          how long answers take
+
+What must be atomic is a function in `shared/redis`; the stores call it and type what it says. Every store
+takes the account, so that ownership is part of each look-up.
+"""

@@ -1,0 +1,124 @@
+"""Accounts and their API keys.
+
+Owns their records, which belong to the whole deployment, and the credits, which rest in the account's
+partition. Refuses to cache: how long a look may be trusted is the caller's decision.
+"""
+
+import secrets
+from typing import NamedTuple
+
+import msgspec
+
+from shared import ids
+from shared.clock import Clock
+from shared.errors import Code, RequestError
+from shared.redis import functions, keys
+from shared.redis.client import Connection
+from shared.settings import RedisSettings
+from shared.wire.account import Account, ApiKey, Books, Scope, TierName
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_key = msgspec.msgpack.Decoder(ApiKey).decode
+_decode_account = msgspec.msgpack.Decoder(Account).decode
+
+MICROCREDITS = 1_000_000
+
+
+class NewKey(NamedTuple):
+    """A key just made; `key` is its only copy in clear text."""
+
+    key: str
+    key_id: str
+
+
+class Accounts:
+    """The accounts and keys of one deployment."""
+
+    def __init__(self, redis: Connection, settings: RedisSettings, pepper: bytes, clock: Clock) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._root = keys.system_root(settings)
+        self._pepper = pepper
+        self._clock = clock
+
+    def root_of(self, account: Account) -> str:
+        """Return the root of the partition that holds the account's keys."""
+        return keys.partition_root(self._settings, account.partition)
+
+    async def find(self, name: str) -> Account | None:
+        """Return the account of that name, or None."""
+        record: bytes | None = await self._redis.call("GET", keys.ACCOUNT(self._root, name))
+        return _decode_account(record) if record else None
+
+    async def create(self, name: str, tier: TierName | None) -> Account:
+        """Return the account of that name, made if there is none; a tier that is given replaces the old one."""
+        if not ids.is_id(name):
+            raise RequestError(f"{name!r} is not an account's name ({ids.ID_PATTERN}).", Code.INVALID_FIELDS)
+        fresh = Account(
+            id=name,
+            tier=tier or "free",
+            partition=secrets.randbelow(self._settings.partitions),
+            created=self._clock.now_ms(),
+        )
+        where = keys.ACCOUNT(self._root, name)
+        if await self._redis.call("SET", where, _encode(fresh), "NX"):
+            return fresh
+        account = await self.find(name)
+        if account is None or tier is None or account.tier == tier:
+            return account or fresh
+        account = msgspec.structs.replace(account, tier=tier)
+        await self._redis.call("SET", where, _encode(account))
+        return account
+
+    async def create_key(
+        self, account: Account, scopes: tuple[Scope, ...], *, expires_ms: int | None = None
+    ) -> NewKey:
+        """Make a key for an account; the clear text is returned and kept nowhere."""
+        key = ids.new_key()
+        record = ApiKey(
+            id=ids.new_id(), account=account.id, scopes=scopes, created=self._clock.now_ms(), expires=expires_ms
+        )
+        hashed = ids.key_hash(key, self._pepper)
+        await self._redis.call("HSET", keys.KEY_IDS(self._root), record.id, hashed)
+        await self._redis.call("SET", keys.API_KEY(self._root, hashed), _encode(record))
+        return NewKey(key, record.id)
+
+    async def list_keys(self) -> list[ApiKey]:
+        """Return every key's record, oldest first, revoked ones too."""
+        hashes: dict[bytes, bytes] = await self._redis.call("HGETALL", keys.KEY_IDS(self._root))
+        found = [
+            await self._redis.call("GET", keys.API_KEY(self._root, hashed.decode())) for hashed in hashes.values()
+        ]
+        return sorted((_decode_key(record) for record in found if record), key=lambda key: key.created)
+
+    async def revoke_key(self, key_id: str) -> bool:
+        """Revoke a key for good; False when there is none of that id. Fronts notice within a second."""
+        hashed: bytes | None = await self._redis.call("HGET", keys.KEY_IDS(self._root), key_id)
+        if hashed is None:
+            return False
+        where = keys.API_KEY(self._root, hashed.decode())
+        record = _decode_key(await self._redis.call("GET", where))
+        if record.revoked is None:
+            await self._redis.call("SET", where, _encode(msgspec.structs.replace(record, revoked=self._clock.now_ms())))
+        return True
+
+    async def authenticate(self, key: str) -> tuple[ApiKey, Account] | None:
+        """Return the records behind a key in clear text, or None when it was never made."""
+        hashed = ids.key_hash(key, self._pepper)
+        found = await functions.authenticate(self._redis, self._root, functions.AuthenticateAsk(hash=hashed))
+        return (_decode_key(found[0]), _decode_account(found[1])) if found else None
+
+    async def grant(self, account: Account, microcredits: int) -> int:
+        """Give an account credits and return its new balance, in microcredits."""
+        ask = functions.GrantAsk(account=account.id, amount=microcredits)
+        balance = await functions.grant(self._redis, self.root_of(account), ask)
+        if balance is None:
+            raise RequestError(
+                f"Account {account.id} has not that many credits to take.", Code.INSUFFICIENT_CREDITS
+            )
+        return balance
+
+    async def books(self, account: Account) -> Books:
+        """Return an account's credits."""
+        fields: dict[bytes, bytes] = await self._redis.call("HGETALL", keys.BOOKS(self.root_of(account), account.id))
+        return msgspec.convert({name.decode(): int(value) for name, value in fields.items() if b"_" not in name}, Books)

@@ -1,0 +1,51 @@
+"""A generation as a caller may look at it."""
+
+from shared.redis import functions
+from shared.redis.client import Connection
+from shared.wire.generation import Generation
+from shared.wire.message import decode_assistant, decode_user
+
+
+async def find(redis: Connection, root: str, account: str, generation: str) -> Generation | None:
+    """Return an account's generation at this moment, or None; somebody else's is None."""
+    look = await functions.status(redis, root, functions.StatusAsk(account=account, id=generation))
+    return None if look is None else _typed(generation, look)
+
+
+def _typed(generation: str, look: functions.Look) -> Generation:
+    record = look.record
+    has_ended = "finished" in record
+    assistant = decode_assistant(look.body) if has_ended and look.body else None
+    text = assistant.content if assistant is not None else ""
+    if not has_ended and look.body:
+        text = look.body.decode()
+    return Generation(
+        id=generation,
+        session=record["session"],
+        turn=int(record["turn"]),
+        lane="batch" if record["lane"] == "batch" else "interactive",
+        stage=record["stage"],  # type: ignore[arg-type]  # written by our own functions, from the same table
+        model=record["model"],
+        attempt=int(record["attempt"]),
+        accepted=int(record["accepted"]),
+        started=_number(record.get("started")),
+        finished=_number(record.get("finished")),
+        captured=int(record.get("captured", 0)),
+        hold=int(record.get("hold", 0)),
+        progress=int(record.get("progress", 0)),
+        ahead=_ahead(look),
+        last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
+        text=text,
+        user=decode_user(look.user_message) if look.user_message else None,
+        assistant=assistant,
+    )
+
+
+def _ahead(look: functions.Look) -> int | None:
+    """Count the account's own that come first: those accepted before, less those that already run."""
+    is_waiting = look.record["stage"] in {"queued", "retrying"}
+    return max(0, look.rank - look.running) if is_waiting else None
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)

@@ -1,0 +1,10 @@
+"""How long answers take, by model: the last 128 durations, newest first, kept by `settle`."""
+
+from shared.redis import keys
+from shared.redis.client import Connection
+
+
+async def durations_ms(redis: Connection, root: str, model: str) -> list[int]:
+    """Return how long the model's last completed answers ran, in milliseconds, newest first."""
+    stored: list[bytes] = await redis.call("LRANGE", keys.PACE(root, model), 0, -1)
+    return [int(duration) for duration in stored]

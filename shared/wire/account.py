@@ -1,0 +1,41 @@
+"""Who owns what: accounts, and the API keys that prove it."""
+
+from typing import Literal, get_args
+
+import msgspec
+
+TierName = Literal["free", "pro", "enterprise"]
+Scope = Literal["chat", "read", "approve", "keys", "operator"]
+TIERS: tuple[TierName, ...] = get_args(TierName)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "read")
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tenant. `partition` says where its keys are; it is decided once, when the account is made."""
+
+    id: str
+    tier: TierName
+    partition: int
+    created: int
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A key's record; the key itself is nowhere. Times in ms; `expires` and `revoked` are absent if never."""
+
+    id: str
+    account: str
+    scopes: tuple[Scope, ...]
+    created: int
+    expires: int | None = None
+    revoked: int | None = None
+
+
+class Books(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's credits, in microcredits: granted = balance + held + settled, always."""
+
+    granted: int = 0
+    balance: int = 0
+    held: int = 0
+    settled: int = 0
+    overrun: int = 0

@@ -1,0 +1,65 @@
+"""One entry of a generation's stream: a closed set, numbered EPOCH-SEQ by whoever appends it.
+
+Encoded once, as the JSON that followers are sent; the `type` inside names the event. The first entry that a
+follower sees (`accepted`) is not kept: it is told from the record, in the follower's dialect.
+"""
+
+import msgspec
+
+from shared.errors import Failure
+from shared.lifecycle import Stage
+from shared.wire.message import Usage
+from shared.wire.routing import Routing
+
+
+class StageChanged(msgspec.Struct, frozen=True, tag="stage"):
+    """The generation entered a stage."""
+
+    stage: Stage
+
+
+class Routed(msgspec.Struct, frozen=True, tag="routed"):
+    """A model was chosen."""
+
+    routing: Routing
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """The answer grew by `text`."""
+
+    text: str
+
+
+class Reset(msgspec.Struct, frozen=True, tag="reset"):
+    """A new attempt began: keep the first `keep` code points of the text and drop the rest."""
+
+    keep: int
+
+
+class Completed(msgspec.Struct, frozen=True, tag="completed"):
+    """The end, with an answer: the text is what the deltas made."""
+
+    message: str
+    usage: Usage
+    routing: Routing | None
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The end, without one."""
+
+    failure: Failure
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
+    """The end, by request."""
+
+
+Event = StageChanged | Routed | Delta | Reset | Completed | Failed | Cancelled
+
+_encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Event).decode
+
+
+def encode(event: Event) -> str:
+    """Return the event as one line of JSON."""
+    return _encode(event).decode()

@@ -1,0 +1,44 @@
+"""One answer being made, as a caller may look at it: the record in Redis, typed."""
+
+import msgspec
+
+from shared.lifecycle import ENDS, Stage, State, state_of
+from shared.wire.message import AssistantMessage, UserMessage
+from shared.wire.submission import Lane
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation at one moment. Times are ms of Redis' clock, money microcredits.
+
+    `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead` counts
+    the account's own generations of the lane that will run before it; `last_event` is EPOCH-SEQ.
+    """
+
+    id: str
+    session: str
+    turn: int
+    lane: Lane
+    stage: Stage
+    model: str
+    attempt: int
+    accepted: int
+    started: int | None = None
+    finished: int | None = None
+    captured: int = 0
+    hold: int = 0
+    progress: int = 0
+    ahead: int | None = None
+    last_event: str = "0-0"
+    text: str = ""
+    user: UserMessage | None = None
+    assistant: AssistantMessage | None = None
+
+    @property
+    def state(self) -> State:
+        """What callers loop on."""
+        return state_of(self.stage)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return self.stage in ENDS

@@ -1,0 +1,56 @@
+"""What a session keeps of a turn: the user's message and the assistant's.
+
+Stored apart, as two fields of a chunk of turns. The user's is written by `accept` in Lua, the assistant's by
+whoever ends the generation: a worker, or Redis itself when no worker is there to do it.
+"""
+
+import msgspec
+
+from shared.errors import Failure
+from shared.lifecycle import State
+from shared.wire.routing import Routing
+
+
+class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the person said. `generation` is the id of the answer and of its message; `created` is in ms."""
+
+    id: str
+    generation: str
+    content: str
+    created: int
+    metadata: dict[str, str] | None = None
+
+
+class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The model as the caller named it when the answer was made; later changes of the catalogue do not reach it."""
+
+    identifier: str
+    name: str
+    provider: str
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an answer consumed; `estimated` when the provider did not say. Cost in microcredits."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: int = 0
+    estimated: bool = False
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer, or as much of it as there was when it ended; `created` is in ms."""
+
+    status: State
+    content: str
+    created: int
+    model: ModelSnapshot | None = None
+    routing: Routing | None = None
+    usage: Usage | None = None
+    failure: Failure | None = None
+
+
+encode_assistant = msgspec.msgpack.Encoder().encode
+decode_assistant = msgspec.msgpack.Decoder(AssistantMessage).decode
+decode_user = msgspec.msgpack.Decoder(UserMessage).decode

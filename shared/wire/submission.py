@@ -1,0 +1,29 @@
+"""What a caller asked for, in the words of no dialect: made by the front, read by the worker."""
+
+from typing import Final, Literal
+
+import msgspec
+
+AUTO: Final = "auto"
+WIRE: Final = 1
+
+OnConflict = Literal["enqueue", "reject", "interrupt"]
+Lane = Literal["interactive", "batch"]
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The options of one generation; its message rests in the session.
+
+    `model` is a catalogue identifier or `auto`; `max_output_tokens` is what the hold pays for.
+    """
+
+    session: str
+    model: str = AUTO
+    enhance_prompt: bool = True
+    max_output_tokens: int = 2048
+    request_id: str = ""
+    project: str | None = None
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Submission).decode
