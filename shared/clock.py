@@ -1,7 +1,7 @@
-"""Time as the processes see it: wall clock, monotonic clock and sleep, injected so that tests can turn it.
+"""Time as the processes see it: wall clock, monotonic clock and sleep, which tests can turn.
 
-Owns the only calls to `time` and `asyncio.sleep` in the product. Refuses to say when a generation was
-accepted or ended: those times are Redis' own, so that all processes agree.
+Owns the only calls to `time` and `asyncio.sleep` in the product. Refuses to say when a generation
+was accepted or ended: those times are Redis' own, so that all processes agree.
 """
 
 import asyncio
@@ -40,5 +40,5 @@ class SystemClock:
 
 
 def iso(ms: int) -> str:
-    """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, the only form the APIs show."""
+    """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, as the APIs show them."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,19 +2,19 @@
 
     PolluxError
     +-- RequestError            the caller's doing; `field` names what to mend
-    +-- RefusedError            right request, wrong moment: limits, credits, a busy session, a full queue
+    +-- RefusedError            right request, wrong moment: limits, credits, a busy session
     +-- UnavailableError        our doing, for now: Redis away, not ready, too slow
     +-- ProviderError           an upstream's doing, as told by the table of its adapter
     +-- ConfigurationError      the operator's doing: settings, catalogue, environment
     +-- StoreError              a reply of Redis that our code does not expect: a fault in Pollux
 
-A class states who is to blame and whether trying again helps; the instance carries the public code of
-the contract. Which status line that makes is the front's knowledge, which failure of an upstream maps to
-which error the adapter's; neither stands here.
+A class states who is to blame and whether trying again helps; the instance carries the public code
+of the contract. Which status line that makes is the front's knowledge, which failure of an upstream
+maps to which error the adapter's; neither stands here.
 """
 
 from enum import Enum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -69,13 +69,15 @@ class RequestError(PolluxError):
 
     blame: Blame = "caller"
 
-    def __init__(self, message: str, code: Code, *, details: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, message: str, code: Code, *, details: dict[str, object] | None = None
+    ) -> None:
         super().__init__(message, code)
         self.details = details or {}
 
 
 class RefusedError(PolluxError):
-    """The request is right and may be repeated later; `retry_after_seconds` says when, if anybody knows."""
+    """The request is right and may be repeated; `retry_after_seconds` says when, if known."""
 
     retry: Retry = "backoff"
     blame: Blame = "caller"
@@ -96,7 +98,7 @@ class RefusedError(PolluxError):
 
 
 class UnavailableError(PolluxError):
-    """Pollux cannot do it now and nothing was done, or it cannot know whether it was: repeat with the same key."""
+    """Not now, and nothing was done or nobody can know whether it was: repeat with the same key."""
 
     retry: Retry = "backoff"
 
@@ -122,7 +124,8 @@ Category = Literal[
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a generation failed, as callers see it and as it is stored.
 
-    `message` is a sentence; `code` names the exact fault; `provider` is the upstream's catalogue name.
+    `message` is a sentence; `code` names the exact fault; `provider` is the upstream's catalogue
+    name.
     """
 
     message: str
@@ -133,12 +136,32 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provider: str | None = None
 
 
+# The failures that need no provider, and that Redis itself may have to report.
+EXPIRED: Final = Failure(
+    message="The deadline passed before the answer was complete.",
+    category="expired",
+    code="DEADLINE_EXCEEDED",
+    retryable=True,
+)
+CRASHED: Final = Failure(
+    message="Every worker that tried this generation died, so it was given up.",
+    category="internal",
+    code="CRASHED",
+    severity="fatal",
+)
+CANCELLED: Final = Failure(
+    message="The generation was cancelled.", category="cancelled", code="CANCELLED"
+)
+
+
 class ProviderError(PolluxError):
     """An upstream failed; `failure` is what the caller will read if nothing else can be tried."""
 
     blame: Blame = "provider"
 
-    def __init__(self, failure: Failure, *, retry: Retry = "never", retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, failure: Failure, *, retry: Retry = "never", retry_after_seconds: float | None = None
+    ) -> None:
         super().__init__(failure.message)
         self.failure = failure
         self.retry = retry
@@ -146,7 +169,7 @@ class ProviderError(PolluxError):
 
 
 class ConfigurationError(PolluxError):
-    """Settings, catalogue or environment cannot be used; `faults` lists every one found, each with its path."""
+    """Settings or environment cannot be used; `faults` lists every fault, each with its path."""
 
     blame: Blame = "operator"
 

@@ -35,7 +35,7 @@ def new_id() -> str:
 
 
 def is_id(text: str) -> bool:
-    """Tell whether a caller's text has the form of an id, before it becomes part of a key's name."""
+    """Tell whether a text has the form of an id, before it becomes part of a key's name."""
     return _ID.match(text) is not None and "\n" not in text
 
 
@@ -52,7 +52,7 @@ def is_key(text: str) -> bool:
 
 
 def key_hash(key: str, pepper: bytes) -> str:
-    """Return the name under which a key is stored: HMAC-SHA-256 with the deployment's pepper, in hex."""
+    """Return the name under which a key is stored: HMAC-SHA-256 with the pepper, in hex."""
     return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
 
 

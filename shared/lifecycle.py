@@ -3,8 +3,8 @@
 Two rules. Code never decides whether a step is allowed: it asks this table, and so do the Redis
 functions, into whose text the table is rendered. And an end is an end: nothing follows it.
 
-`stage` is what happens inside; `state` is the coarse word that callers loop on (`processing` until one
-of the three ends).
+`stage` is what happens inside; `state` is the coarse word that callers loop on (`processing` until
+one of the three ends).
 """
 
 from typing import Final, Literal
@@ -29,7 +29,9 @@ TRANSITIONS: Final[dict[Stage, frozenset[Stage]]] = {
     "queued": frozenset({"routing", "failed", "cancelled"}),
     "retrying": frozenset({"routing", "failed", "cancelled"}),
     "routing": frozenset({"generating", "queued", "retrying", "failed", "cancelled"}),
-    "generating": frozenset({"generating", "completed", "queued", "retrying", "failed", "cancelled"}),
+    "generating": frozenset(
+        {"generating", "completed", "queued", "retrying", "failed", "cancelled"}
+    ),
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
@@ -40,9 +42,11 @@ WAITING: Final[frozenset[Stage]] = frozenset({"queued", "retrying"})
 
 def state_of(stage: Stage) -> State:
     """Return the state that callers see for a stage."""
-    if stage == "completed" or stage == "failed" or stage == "cancelled":
-        return stage
-    return "processing"
+    match stage:
+        case "completed" | "failed" | "cancelled":
+            return stage
+        case _:
+            return "processing"
 
 
 def may_follow(stage: Stage, following: Stage) -> bool:

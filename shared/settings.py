@@ -1,11 +1,11 @@
 """Settings: what an operator may decide, with its bounds, from one TOML file and the environment.
 
-Owns the shape, the defaults and the reading of `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and `REDIS_URL`.
-Unknown names are refused, and all faults are told at once, each with its path. Refuses to look at the
-process' environment by itself: `__main__` files and the command line hand it in.
+Owns the shape, the defaults and the reading of `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and
+`REDIS_URL`. Unknown names are refused, and all faults are told at once, each with its path. Refuses
+to look at the process' environment by itself: `__main__` files and the command line hand it in.
 
-Secrets are never values here, only the names of environment variables; `Secret` carries one once read and
-never prints it.
+Secrets are never values here, only the names of environment variables; `Secret` carries one once
+read and never prints it.
 """
 
 import re
@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import msgspec
 from msgspec import Meta
+from typing_extensions import override
 
 from shared.errors import ConfigurationError
 
@@ -44,6 +45,7 @@ class Secret:
         """Return the text; call it only where the text leaves for its purpose."""
         return self._text
 
+    @override
     def __repr__(self) -> str:
         return "Secret(...)"
 
@@ -52,18 +54,19 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the file: frozen, closed, every field with a default or required by name."""
 
 
-class RedisSettings(Section, kw_only=True):
+class RedisSettings(Section, frozen=True, kw_only=True):
     """Where the system of record is, and what is expected of it."""
 
     url: str = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
-    # process: an acknowledged write survives the server process (AOF); fsync: also the machine; none: neither.
+    # process: an acknowledged write survives the server process (AOF); fsync: also the machine;
+    # none: neither.
     durability: Durability = "process"
     timeout_seconds: Seconds = 5.0
 
 
-class ApiSettings(Section, kw_only=True):
+class ApiSettings(Section, frozen=True, kw_only=True):
     """The front: its patience and its bounds."""
 
     body_bytes_max: Positive = 1_048_576
@@ -77,7 +80,7 @@ class ApiSettings(Section, kw_only=True):
     reads_per_unfinished: Positive = 60
 
 
-class WorkerSettings(Section, kw_only=True):
+class WorkerSettings(Section, frozen=True, kw_only=True):
     """A worker process: how much at once, and how it holds what it has claimed."""
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 16
@@ -89,13 +92,13 @@ class WorkerSettings(Section, kw_only=True):
     crashes_max: Positive = 3
 
 
-class Tier(Section, kw_only=True):
+class Tier(Section, frozen=True, kw_only=True):
     """What an account of a tier may do."""
 
     submissions_per_minute: Positive
 
 
-class LimitSettings(Section, kw_only=True):
+class LimitSettings(Section, frozen=True, kw_only=True):
     """Bounds that hold in the accepting call itself."""
 
     free: Tier = Tier(submissions_per_minute=10)
@@ -109,7 +112,7 @@ class LimitSettings(Section, kw_only=True):
     deadline_seconds_max: Seconds = 604_800.0
 
 
-class RetentionSettings(Section, kw_only=True):
+class RetentionSettings(Section, frozen=True, kw_only=True):
     """How long what has ended is kept; messages and sessions stay until they are deleted."""
 
     generation_seconds: Positive = 86_400
@@ -117,21 +120,21 @@ class RetentionSettings(Section, kw_only=True):
     idempotency_seconds: Positive = 86_400
 
 
-class AuthSettings(Section, kw_only=True):
+class AuthSettings(Section, frozen=True, kw_only=True):
     """How API keys are kept."""
 
     pepper_env: str = "POLLUX_PEPPER"
 
 
-class LogSettings(Section, kw_only=True):
+class LogSettings(Section, frozen=True, kw_only=True):
     """What is written to standard error, and how."""
 
     format: Literal["json", "console"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class ProviderSettings(Section, kw_only=True):
-    """An upstream that serves models. `api_key_env` names the variable that workers read; none means no key."""
+class ProviderSettings(Section, frozen=True, kw_only=True):
+    """An upstream that serves models. `api_key_env` names the variable that holds its key."""
 
     name: Name
     label: str = ""
@@ -142,8 +145,8 @@ class ProviderSettings(Section, kw_only=True):
     idle_seconds: Seconds = 30.0
 
 
-class ModelSettings(Section, kw_only=True):
-    """A catalogue entry that callers name by `identifier`. Rates are US dollars per million tokens."""
+class ModelSettings(Section, frozen=True, kw_only=True):
+    """A model that callers name by `identifier`. Rates are US dollars per million tokens."""
 
     identifier: Name
     provider: str
@@ -163,8 +166,8 @@ class ModelSettings(Section, kw_only=True):
     first_token_seconds: Seconds = 60.0
 
 
-class Settings(Section, kw_only=True):
-    """Everything an operator decides. Providers and models are the catalogue, in the order routing prefers."""
+class Settings(Section, frozen=True, kw_only=True):
+    """Everything an operator decides. The catalogue is in the order that routing prefers."""
 
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
@@ -178,7 +181,7 @@ class Settings(Section, kw_only=True):
 
     @classmethod
     def read(cls, environment: Mapping[str, str], *, folder: Path | None = None) -> Self:
-        """Read the TOML file that `POLLUX_CONFIG` names (default `pollux.toml`, if there), then the environment.
+        """Read the TOML file of `POLLUX_CONFIG` (or `pollux.toml`, if there), then the environment.
 
         Raises:
             ConfigurationError: with every fault found, each with its path.
@@ -219,7 +222,7 @@ def _read_file(environment: Mapping[str, str], folder: Path) -> tuple[dict[str, 
 
 
 def _secret_names(tree: Mapping[str, Any]) -> set[str]:
-    """Return the variables that settings name but do not hold: the pepper's, the providers' keys'."""
+    """Return the variables that settings only name: the pepper's and the providers' keys'."""
     auth = tree.get("auth")
     names = {AuthSettings().pepper_env}
     if isinstance(auth, dict) and isinstance(auth.get("pepper_env"), str):
@@ -232,9 +235,9 @@ def _secret_names(tree: Mapping[str, Any]) -> set[str]:
 
 
 def _set(tree: dict[str, Any], name: str, text: str, faults: list[str]) -> None:
-    """Put `POLLUX_REDIS__PARTITIONS=3` at `redis.partitions`; deeper names have more double underscores."""
+    """Put `POLLUX_REDIS__PARTITIONS=3` at `redis.partitions`, and so on for deeper names."""
     path = name.removeprefix(_ENV_PREFIX).lower().split("__")
-    if len(path) < 2 or not all(path):
+    if len(path) == 1 or not all(path):
         faults.append(f"{name}: unknown setting (names have the form POLLUX_SECTION__NAME)")
         return
     table = tree
@@ -250,7 +253,9 @@ def _table(tree: dict[str, Any], name: str) -> dict[str, Any]:
     return table
 
 
-def _check(shape: type[msgspec.Struct], tree: Mapping[str, Any], path: str, faults: list[str]) -> None:
+def _check(
+    shape: type[msgspec.Struct], tree: Mapping[str, Any], path: str, faults: list[str]
+) -> None:
     """Convert every leaf by itself, so that one wrong value does not hide the next."""
     hints = get_type_hints(shape, include_extras=True)
     required = {field.name for field in msgspec.structs.fields(shape) if field.required}
@@ -279,7 +284,9 @@ def _check_field(hint: Any, value: object, path: str, faults: list[str]) -> None
 
 def _sentence(message: str) -> str:
     """Drop msgspec's own path (`$`), since ours is already there."""
-    return re.sub(r" - at `\$(.*)`$", lambda found: f" (at {found[1]})" if found[1] else "", message).lower()
+    return re.sub(
+        r" - at `\$(.*)`$", lambda found: f" (at {found[1]})" if found[1] else "", message
+    ).lower()
 
 
 def _check_catalogue(settings: Settings, faults: list[str]) -> None:

@@ -1,0 +1,12 @@
+"""Independent arq workers: each takes a generation's id, makes its answer, and settles it.
+
+consumer    the only file that knows arq's Worker: claim, lease, beat, reap, drain, chores
+pipeline    the life of a generation: the list of steps and the single catch-all
+run         the value that the steps pass along, and the closed set of outcomes
+writer      the answer's way out: events and text, coalesced, under the fencing token
+steps/      verbs, one a file
+providers/  how to talk to an upstream: contract, registry, one file a dialect
+chores/     periodic work
+
+A worker never speaks HTTP to a caller and never decides what a caller may do.
+"""

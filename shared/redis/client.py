@@ -1,13 +1,14 @@
 """One connection to Redis, many callers.
 
-Owns the socket: what concurrent tasks ask in one tick of the event loop leaves in one write, and replies
-are matched to askers by order. Refuses to know what the commands mean, and never repeats one by itself
-except where the caller says that repeating is safe.
+Owns the socket: what concurrent tasks ask in one tick of the event loop leaves in one write, and
+replies are matched to askers by order. Refuses to know what the commands mean, and never repeats
+one by itself except where the caller says that repeating is safe.
 
-DESIGN. redis-py spends 70 to 110 us of CPU on a command (a pool checkout, several task switches); a shared
-connection about a tenth of it. A caller that is cancelled leaves its place in the line of replies, marked
-done, so that nobody gets another's reply. Any trouble with the line (cut, silence beyond the timeout, bytes
-that are not RESP) ends the connection and fails all who wait; the next call opens a new one.
+DESIGN. redis-py spends 70 to 110 us of CPU on a command (a pool checkout, several task switches); a
+shared connection about a tenth of it. A caller that is cancelled leaves its place in the line of
+replies, marked done, so that nobody gets another's reply. Any trouble with the line (cut, silence
+beyond the timeout, bytes that are not RESP) ends the connection and fails all who wait; the next
+call opens a new one.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ from typing import Any, Final, Protocol, cast
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError as RedisError
+from typing_extensions import override
 
 from shared.errors import StoreError, UnavailableError
 from shared.settings import RedisSettings
@@ -26,16 +29,18 @@ Reply = Any
 Argument = str | bytes | int | float
 
 # Answers that say "not now", by their first word; everything else is a fault of the command.
-_PASSING: Final = frozenset({
-    "LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "UNBLOCKED",
-    "NOREPLICAS", "NOAUTH", "WRONGPASS", "NOPERM", "MAXCLIENTS",
-})
+_PASSING: Final = frozenset(
+    """
+    LOADING READONLY MASTERDOWN OOM MISCONF CLUSTERDOWN TRYAGAIN BUSY UNBLOCKED NOREPLICAS
+    NOAUTH WRONGPASS NOPERM MAXCLIENTS
+    """.split()
+)
 _NOT_YET: Final = object()
 _CONNECT_SECONDS: Final = 2.0
 
 
 class FunctionMissingError(StoreError):
-    """The server does not know the function called: the library must be loaded, as after a flush."""
+    """The server does not know the function: the library must be loaded, as after a flush."""
 
 
 class Connection(Protocol):
@@ -51,7 +56,9 @@ class Connection(Protocol):
 class _Line(asyncio.Protocol):
     """The wire itself: bytes out in batches, replies in by order."""
 
-    def __init__(self, on_push: Callable[[list[Reply]], None] | None, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, on_push: Callable[[list[Reply]], None] | None, on_lost: Callable[[], None]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
         self._waiting: deque[asyncio.Future[Reply] | None] = deque()
@@ -62,6 +69,7 @@ class _Line(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.alive = False
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.alive = True
@@ -72,7 +80,7 @@ class _Line(asyncio.Protocol):
         return future
 
     def tell(self, command: tuple[Argument, ...], *, answered: bool) -> None:
-        """Send without a listener; `answered` is false for SUBSCRIBE and its kin, whose replies are pushes."""
+        """Send without a listener; `answered` is false where the reply is a push (SUBSCRIBE)."""
         if answered:
             self._write(command, None)
         else:
@@ -87,13 +95,15 @@ class _Line(asyncio.Protocol):
     def _buffer(self, command: tuple[Argument, ...]) -> None:
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(command))
+        # The stub of hiredis wants a tuple of exactly one.
+        self._out.append(hiredis.pack_command(cast("Any", command)))
 
     def _flush(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
 
+    @override
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         try:
@@ -116,6 +126,7 @@ class _Line(asyncio.Protocol):
         else:
             future.set_result(reply)
 
+    @override
     def connection_lost(self, _exc: Exception | None) -> None:
         self.alive = False
         while self._waiting:
@@ -148,11 +159,11 @@ def _error_of(text: str) -> Exception:
 
 
 class Redis:
-    """A connection that mends itself. `on_push` hears pub/sub messages, `on_ready` runs on each new line.
+    """A connection that mends itself. `on_push` hears pub/sub, `on_ready` runs on each new line.
 
     Raises (every call):
-        UnavailableError: no connection, no reply within the timeout, or a server that says "not now".
-        StoreError: an error reply that our code does not expect.
+        UnavailableError: no connection, no reply within the timeout, or a server that says "not
+        now". StoreError: an error reply that our code does not expect.
 
     """
 
@@ -174,8 +185,8 @@ class Redis:
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
         """Send a command and return its reply.
 
-        `repeat`: whether the command may be sent a second time when the line went before the reply came;
-        all of Pollux' functions and every read allow it, a push or an increment does not.
+        `repeat`: whether the command may be sent a second time when the line went before the reply
+        came; all of Pollux' functions and every read allow it, a push or an increment does not.
         """
         line = self._line if self._line is not None and self._line.alive else await self._open()
         try:
@@ -230,7 +241,9 @@ class Redis:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 line = await _connect(self._settings.url, self._on_push, self._lost)
         except (OSError, TimeoutError, _LostError) as error:
-            raise UnavailableError(f"Redis cannot be reached: {error or type(error).__name__}") from None
+            raise UnavailableError(
+                f"Redis cannot be reached: {error or type(error).__name__}"
+            ) from None
         self._line = line
         self._watch_silence()
         if self._on_ready is not None:
@@ -254,7 +267,7 @@ class Redis:
                 delay = min(delay * 2, 2.0)
 
     def _watch_silence(self) -> None:
-        """One timer for the whole line, not one a command: silence beyond the timeout ends the line."""
+        """End the line after a silence beyond the timeout: one timer for all, not one a command."""
         timeout = self._settings.timeout_seconds
         if self._line is None or not self._line.alive or self._closed:
             return
@@ -278,7 +291,11 @@ async def _connect(
     if "path" in options:
         opening = loop.create_unix_connection(factory, options["path"])
     else:
-        secure = ssl.create_default_context() if options.get("connection_class") is SSLConnection else None
+        secure = (
+            ssl.create_default_context()
+            if options.get("connection_class") is SSLConnection
+            else None
+        )
         opening = loop.create_connection(
             factory, options.get("host", "localhost"), int(options.get("port", 6379)), ssl=secure
         )

@@ -1,10 +1,10 @@
-"""The typed stubs of the Redis functions: one `Ask` and one coroutine a function, with what it may answer.
+"""The typed stubs of the Redis functions: an `Ask`, a coroutine and its answers for each.
 
-Owns the translation between typed values and the words of `functions/*.lua`, whose headers say what is
-atomic and why. A test holds the names and fields of both sides equal.
+Owns the translation between typed values and the words of `functions/*.lua`, whose headers say what
+is atomic and why. A test holds the names and fields of both sides equal.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -12,6 +12,7 @@ from shared.errors import StoreError
 from shared.lifecycle import Stage
 from shared.redis.client import Connection, Reply
 from shared.redis.library import invoke
+from shared.settings import RetentionSettings
 from shared.wire.submission import Lane, OnConflict
 
 LANES: tuple[Lane, ...] = ("interactive", "batch")
@@ -23,12 +24,17 @@ class Keep(msgspec.Struct, frozen=True, array_like=True):
     record_ms: int
     events_ms: int
 
+    @classmethod
+    def of(cls, settings: RetentionSettings) -> Self:
+        """Return what an operator decided, in the functions' words."""
+        return cls(settings.generation_seconds * 1000, settings.events_seconds * 1000)
+
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The arguments of one function; absent fields are nil in Lua."""
 
 
-class AcceptAsk(Ask, kw_only=True):
+class AcceptAsk(Ask, frozen=True, kw_only=True):
     """What `accept` needs beside the submission; times are milliseconds, money microcredits."""
 
     account: str
@@ -51,6 +57,7 @@ class AcceptAsk(Ask, kw_only=True):
     name: str | None = None
     system_prompt: str | None = None
     metadata: dict[str, str] | None = None
+    project: str | None = None
     idempotency: str | None = None
     fingerprint: str | None = None
     idempotency_ms: int | None = None
@@ -66,11 +73,12 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The message is in: its turn, when, and how many of the account's own are before it."""
+    """The message is in: its turn, when, how many of the account's own come first, how many it has in all."""
 
     turn: int
     accepted_ms: int
-    rank: int
+    ahead: int
+    unfinished: int
     rate: Rate
 
 
@@ -89,12 +97,14 @@ class NotAccepted(msgspec.Struct, frozen=True):
     rate: Rate | None = None
 
 
-async def accept(redis: Connection, root: str, ask: AcceptAsk, submission: bytes) -> Accepted | Replayed | NotAccepted:
+async def accept(
+    redis: Connection, root: str, ask: AcceptAsk, submission: bytes
+) -> Accepted | Replayed | NotAccepted:
     """Take one message in, whole or not at all; repeating with the same generation id is safe."""
     reply: list[Reply] = await invoke(redis, "accept", root, ask, blob=submission)
     match [_text(reply[0]), *reply[1:]]:
-        case ["accepted", turn, accepted_ms, rank, rate]:
-            return Accepted(turn, accepted_ms, rank, Rate(*rate))
+        case ["accepted", turn, accepted_ms, ahead, unfinished, rate]:
+            return Accepted(turn, accepted_ms, ahead, unfinished, Rate(*rate))
         case ["replayed", generation, session]:
             return Replayed(_text(generation), _text(session))
         case ["poor", balance, rate]:
@@ -105,10 +115,11 @@ async def accept(redis: Connection, root: str, ask: AcceptAsk, submission: bytes
             return NotAccepted(reason, rate=Rate(*rate))
         case [("mismatch" | "no_session") as reason]:
             return NotAccepted(reason)
-    raise StoreError(f"accept answered {reply!r}")
+        case _:
+            raise StoreError(f"accept answered {reply!r}")
 
 
-class ClaimAsk(Ask, kw_only=True):
+class ClaimAsk(Ask, frozen=True, kw_only=True):
     """How many a worker takes, from which lanes, and for how long before it must beat."""
 
     worker: str
@@ -119,8 +130,12 @@ class ClaimAsk(Ask, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """A generation in a worker's hands; `attempt` is its fencing token. Times are ms, money microcredits."""
+    """A generation in a worker's hands; `attempt` is its fencing token, `root` its partition's.
 
+    Times are milliseconds, money microcredits; `retries` counts how often it was deferred.
+    """
+
+    root: str
     account: str
     id: str
     attempt: int
@@ -129,6 +144,7 @@ class Claimed(msgspec.Struct, frozen=True):
     deadline_ms: int
     accepted_ms: int
     claimed_ms: int
+    retries: int
     submission: bytes
     user_message: bytes
 
@@ -139,14 +155,24 @@ async def claim(redis: Connection, root: str, ask: ClaimAsk) -> list[Claimed]:
     now = int(reply[0])
     return [
         Claimed(
-            _text(account), _text(id_), attempt, turn, int(hold), int(deadline), int(accepted), now,
-            submission or b"", user or b"",
+            root,
+            _text(account),
+            _text(id_),
+            attempt,
+            turn,
+            int(hold),
+            int(deadline),
+            int(accepted),
+            now,
+            int(retries),
+            submission or b"",
+            user or b"",
         )
-        for account, id_, attempt, turn, hold, deadline, accepted, submission, user in reply[1:]
+        for account, id_, attempt, turn, hold, deadline, accepted, retries, submission, user in reply[1:]
     ]
 
 
-class BeatAsk(Ask, kw_only=True):
+class BeatAsk(Ask, frozen=True, kw_only=True):
     """The attempts a worker holds, as (account, id, attempt)."""
 
     lease_ms: int
@@ -165,12 +191,13 @@ async def beat(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
     """Keep the leases; return the attempts to stop."""
     reply: list[Reply] = await invoke(redis, "beat", root, ask)
     return [
-        Stop(_text(account), _text(id_), "cancel" if why == b"cancel" else "lost") for account, id_, why in reply
+        Stop(_text(account), _text(id_), "cancel" if why == b"cancel" else "lost")
+        for account, id_, why in reply
     ]
 
 
-class AppendAsk(Ask, kw_only=True):
-    """What an attempt produced: encoded events from `seq` on, the text they add, a new stage, progress 0-99."""
+class AppendAsk(Ask, frozen=True, kw_only=True):
+    """What an attempt produced: events from `seq` on, the text they add, stage, progress 0-99."""
 
     account: str
     id: str
@@ -182,16 +209,20 @@ class AppendAsk(Ask, kw_only=True):
     progress: int | None = None
 
 
-async def append(redis: Connection, root: str, ask: AppendAsk) -> Literal["appended", "cancel", "refused"]:
+async def append(
+    redis: Connection, root: str, ask: AppendAsk
+) -> Literal["appended", "cancel", "refused"]:
     """Write events and text under the fencing token; the same `seq` again changes nothing."""
     answer = _text(await invoke(redis, "append", root, ask))
-    if answer == "appended" or answer == "cancel" or answer == "refused":
-        return answer
-    raise StoreError(f"append answered {answer!r}")
+    match answer:
+        case "appended" | "cancel" | "refused":
+            return answer
+        case _:
+            raise StoreError(f"append answered {answer!r}")
 
 
-class SettleAsk(Ask, kw_only=True):
-    """The end that an attempt reports; `cost` in microcredits, `pace` the model whose speed this tells."""
+class SettleAsk(Ask, frozen=True, kw_only=True):
+    """The end that an attempt reports; `cost` in microcredits, `pace` whose speed this tells."""
 
     account: str
     id: str
@@ -201,7 +232,6 @@ class SettleAsk(Ask, kw_only=True):
     event: str
     cost: int
     keep: Keep
-    pace: str | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -212,17 +242,18 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes) -> Settled | None:
-    """End a generation with the assistant's message; None when the token is no longer the current one. Safe to repeat."""
+    """End a generation with the assistant's message; None when the token is not current. Repeatable."""
     reply: list[Reply] = await invoke(redis, "settle", root, ask, blob=assistant)
     match [_text(reply[0]), *reply[1:]]:
         case ["settled", captured, moved]:
             return Settled(int(captured), bool(moved))
         case ["refused"]:
             return None
-    raise StoreError(f"settle answered {reply!r}")
+        case _:
+            raise StoreError(f"settle answered {reply!r}")
 
 
-class ReleaseAsk(Ask, kw_only=True):
+class ReleaseAsk(Ask, frozen=True, kw_only=True):
     """Hand an attempt back: at once to the front of the line, or after `delay_ms`."""
 
     account: str
@@ -232,11 +263,11 @@ class ReleaseAsk(Ask, kw_only=True):
 
 
 async def release(redis: Connection, root: str, ask: ReleaseAsk) -> bool:
-    """Return whether the generation waits again; False when the token is no longer the current one."""
+    """Return whether the generation waits again; False when the token is not the current one."""
     return _text(await invoke(redis, "release", root, ask)) == "released"
 
 
-class CancelAsk(Ask, kw_only=True):
+class CancelAsk(Ask, frozen=True, kw_only=True):
     """Which generation to cancel; `channels` is the prefix of the workers' channels."""
 
     account: str
@@ -246,7 +277,7 @@ class CancelAsk(Ask, kw_only=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """What a cancel did: `refunded` microcredits at once, or None while a worker is asked to stop."""
+    """What a cancel did: `refunded` microcredits, or None while a worker is asked to stop."""
 
     refunded: int | None
     moved: bool = False
@@ -270,10 +301,11 @@ async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | Al
             return Cancelled(None)
         case ["cancelled", refunded, moved]:
             return Cancelled(int(refunded), bool(moved))
-    raise StoreError(f"cancel answered {reply!r}")
+        case _:
+            raise StoreError(f"cancel answered {reply!r}")
 
 
-class ReapAsk(Ask, kw_only=True):
+class ReapAsk(Ask, frozen=True, kw_only=True):
     """How much to put right in one call, and after how many crashes a generation is given up."""
 
     limit: int
@@ -294,7 +326,7 @@ async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
     return Reaped(ready, [(_text(account), _text(id_), _text(what)) for account, id_, what in done])
 
 
-class StatusAsk(Ask, kw_only=True):
+class StatusAsk(Ask, frozen=True, kw_only=True):
     """Which generation to look at."""
 
     account: str
@@ -302,8 +334,12 @@ class StatusAsk(Ask, kw_only=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """A generation's record at one moment; `body` is the text so far or the assistant message's record."""
+    """A generation's record at one moment; `body` is the text so far or the assistant message's record.
 
+    `unfinished` counts all of the account's; `rank` is the place among those of its lane.
+    """
+
+    unfinished: int
     rank: int
     running: int
     body: bytes | None
@@ -316,12 +352,12 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     reply: list[Reply] = await invoke(redis, "status", root, ask, reads=True)
     if not reply:
         return None
-    rank, running, body, user, *flat = reply
+    unfinished, rank, running, body, user, *flat = reply
     words = [_text(word) for word in flat]
-    return Look(rank, running, body, user, dict(zip(words[::2], words[1::2], strict=True)))
+    return Look(unfinished, rank, running, body, user, dict(zip(words[::2], words[1::2], strict=True)))
 
 
-class DeleteSessionAsk(Ask, kw_only=True):
+class DeleteSessionAsk(Ask, frozen=True, kw_only=True):
     """Which session to forget."""
 
     account: str
@@ -335,7 +371,7 @@ async def delete_session(redis: Connection, root: str, ask: DeleteSessionAsk) ->
     return _text(await invoke(redis, "delete_session", root, ask)) == "deleted"
 
 
-class RenameSessionAsk(Ask, kw_only=True):
+class RenameSessionAsk(Ask, frozen=True, kw_only=True):
     """Which session, and its new name."""
 
     account: str
@@ -348,7 +384,7 @@ async def rename_session(redis: Connection, root: str, ask: RenameSessionAsk) ->
     return bool(await invoke(redis, "rename_session", root, ask))
 
 
-class GrantAsk(Ask, kw_only=True):
+class GrantAsk(Ask, frozen=True, kw_only=True):
     """Credits for an account, in microcredits."""
 
     account: str
@@ -361,13 +397,15 @@ async def grant(redis: Connection, root: str, ask: GrantAsk) -> int | None:
     return None if balance < 0 else balance
 
 
-class AuthenticateAsk(Ask, kw_only=True):
+class AuthenticateAsk(Ask, frozen=True, kw_only=True):
     """The hash of the key that was shown."""
 
     hash: str
 
 
-async def authenticate(redis: Connection, root: str, ask: AuthenticateAsk) -> tuple[bytes, bytes] | None:
+async def authenticate(
+    redis: Connection, root: str, ask: AuthenticateAsk
+) -> tuple[bytes, bytes] | None:
     """Return a key's record and its account's; None when no such key was ever made."""
     reply: list[bytes] = await invoke(redis, "authenticate", root, ask, reads=True)
     return (reply[0], reply[1]) if reply else None

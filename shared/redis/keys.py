@@ -1,12 +1,13 @@
 """Every key of Pollux: its name, what it holds, and when it ends.
 
-DESIGN. A name is a root and a pattern. The root is the prefix and a hash tag: `pollux:{p00}:` for all that
-belongs to the accounts of a partition, `pollux:{sys}:` for what belongs to none. A function gets one root
-and touches no other, so the same code runs on one server and on a Cluster. The patterns are rendered into
-the text of the Lua library, so that both languages name a key in the same words.
+DESIGN. A name is a root and a pattern. The root is the prefix and a hash tag: `pollux:{p00}:` for
+all that belongs to the accounts of a partition, `pollux:{sys}:` for what belongs to none. A
+function gets one root and touches no other, so the same code runs on one server and on a Cluster.
+The patterns are rendered into the text of the Lua library, so that both languages name a key in the
+same words.
 
-An account's name is part of every key that is the account's own: asking for somebody else's id asks for a
-key that does not exist.
+An account's name is part of every key that is the account's own: asking for somebody else's id asks
+for a key that does not exist.
 """
 
 import re
@@ -22,7 +23,7 @@ _PART = re.compile(r"<([a-z_]+)>")
 class Key:
     """A family of keys. `holds` says what is inside, `end` how one of them goes.
 
-    permanent: there as long as the deployment or the account, or until its owner is deleted by request.
+    permanent: as old as the deployment or the account, or until its owner is deleted by request.
     deleted:   removed by the function that ends its purpose; it always has one.
     ttl:       expires; nothing that is still queued or running does.
     """
@@ -50,27 +51,45 @@ class Key:
 
 
 # One generation, from accept to the end of its retention.
-GENERATION: Final = Key("generation:<account>:<id>", holds="hash: stage, counters, times", end="ttl")
+GENERATION: Final = Key(
+    "generation:<account>:<id>", holds="hash: stage, counters, times", end="ttl"
+)
 SUBMISSION: Final = Key("submission:<account>:<id>", holds="what was asked, msgpack", end="deleted")
 TEXT: Final = Key("text:<account>:<id>", holds="the answer so far", end="deleted")
 EVENTS: Final = Key("events:<account>:<id>", holds="stream: its events by EPOCH-SEQ", end="ttl")
 IDEMPOTENCY: Final = Key("idempotency:<account>:<hash>", holds="fingerprint and receipt", end="ttl")
 
 # One session and its messages.
-SESSION: Final = Key("session:<account>:<id>", holds="hash: name, times, turns, head", end="permanent")
-WAITING: Final = Key("waiting:<account>:<id>", holds="zset: queued turns behind the head", end="deleted")
-TURNS: Final = Key("turns:<account>:<id>:<chunk>", holds="hash: messages of a chunk of turns", end="permanent")
+SESSION: Final = Key(
+    "session:<account>:<id>", holds="hash: name, times, turns, head", end="permanent"
+)
+WAITING: Final = Key(
+    "waiting:<account>:<id>", holds="zset: queued turns behind the head", end="deleted"
+)
+TURNS: Final = Key(
+    "turns:<account>:<id>:<chunk>", holds="hash: messages of a chunk of turns", end="permanent"
+)
 
 # One account, inside its partition.
 BOOKS: Final = Key("books:<account>", holds="hash: credits and running counts", end="permanent")
-SESSIONS: Final = Key("sessions:<account>", holds="zset: sessions by last activity", end="permanent")
-UNFINISHED: Final = Key("unfinished:<account>:<lane>", holds="zset: its generations by accept number", end="deleted")
+SESSIONS: Final = Key(
+    "sessions:<account>", holds="zset: sessions by last activity", end="permanent"
+)
+UNFINISHED: Final = Key(
+    "unfinished:<account>:<lane>", holds="zset: its generations by accept number", end="deleted"
+)
 SUBMISSIONS: Final = Key("submissions:<account>", holds="the rate limit's arrival time", end="ttl")
 
 # The queue of a partition.
-READY: Final = Key("ready:<account>:<lane>", holds="zset: heads of free sessions by number", end="deleted")
-LANE: Final = Key("lane:<lane>", holds="zset: accounts with ready work by virtual time", end="deleted")
-CLOCKS: Final = Key("clocks", holds="hash: each lane's virtual time, the last accept number", end="permanent")
+READY: Final = Key(
+    "ready:<account>:<lane>", holds="zset: heads of free sessions by number", end="deleted"
+)
+LANE: Final = Key(
+    "lane:<lane>", holds="zset: accounts with ready work by virtual time", end="deleted"
+)
+CLOCKS: Final = Key(
+    "clocks", holds="hash: each lane's virtual time, the last accept number", end="permanent"
+)
 LEASES: Final = Key("leases", holds="zset: running generations by lease end", end="deleted")
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
@@ -94,7 +113,7 @@ TURNS_PER_CHUNK: Final = 16
 
 
 def partition_root(settings: RedisSettings, partition: int) -> str:
-    """Return the root of a partition's keys; it is also what routes a function to the right server."""
+    """Return the root of a partition's keys, which also routes a function to its server."""
     return f"{settings.prefix}:{{p{partition:02d}}}:"
 
 

@@ -1,8 +1,8 @@
-"""The Lua library: rendered from `functions/*.lua`, named by a digest of its text, loaded where it is missing.
+"""The Lua library: rendered from `functions/*.lua`, named by its digest, loaded where missing.
 
-Owns the text and its loading. Old and new processes run side by side in a deploy because each calls the
-functions of its own text; a library is never replaced. Key names, the transition table and the failures that
-Redis itself reports are rendered from Python, which holds the only copy.
+Owns the text and its loading. Old and new processes run side by side in a deploy because each calls
+the functions of its own text; a library is never replaced. Key names, the transition table and the
+failures that Redis itself reports are rendered from Python, which holds the only copy.
 """
 
 import hashlib
@@ -11,27 +11,10 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import Failure, StoreError
+from shared.errors import CANCELLED, CRASHED, EXPIRED, StoreError
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
-
-# The failures that no worker is there to report.
-EXPIRED: Final = Failure(
-    message="The deadline passed before the answer was complete.",
-    category="expired",
-    code="DEADLINE_EXCEEDED",
-    retryable=True,
-)
-CRASHED: Final = Failure(
-    message="Every worker that tried this generation died, so it was given up.",
-    category="internal",
-    code="CRASHED",
-    severity="fatal",
-)
-CANCELLED: Final = Failure(
-    message="The generation was cancelled.", category="cancelled", code="CANCELLED"
-)
 
 _REGISTER: Final = """
 local function register(name, body, reads_only)
@@ -62,37 +45,65 @@ def sources() -> dict[str, str]:
 
 def render() -> tuple[str, str]:
     """Return the library's name and its whole text."""
-    preamble = (resources.files("shared.redis") / "functions" / "preamble.lua").read_text(encoding="utf-8")
-    rendered = "\n".join((
-        *(key.lua(name) for name, key in keys.FAMILIES.items() if name in _NAMED_IN_LUA),
-        f"local TRANSITIONS = {_lua({stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()})}",
-        f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
-        f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
-        f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
-        f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
-        _REGISTER,
-    ))
+    preamble = (resources.files("shared.redis") / "functions" / "preamble.lua").read_text(
+        encoding="utf-8"
+    )
+    steps = {
+        stage: dict.fromkeys(sorted(following), True) for stage, following in TRANSITIONS.items()
+    }
+    rendered = "\n".join(
+        (
+            *(key.lua(name) for name, key in keys.FAMILIES.items() if name in _NAMED_IN_LUA),
+            f"local TRANSITIONS = {_lua(steps)}",
+            f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
+            f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
+            f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
+            f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
+            _REGISTER,
+        )
+    )
     body = "\n".join((rendered, preamble, *(f"do\n{text}\nend" for text in sources().values())))
     name = f"pollux_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
     return name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}"
 
 
-_NAMED_IN_LUA: Final = frozenset({
-    "generation", "submission", "text", "events", "idempotency", "session", "waiting", "turns", "books",
-    "sessions", "unfinished", "submissions", "ready", "lane", "clocks", "leases", "deadlines", "deferred", "pace", "api_key", "account",
-})
+_NAMED_IN_LUA: Final = frozenset(
+    {
+        "generation",
+        "submission",
+        "text",
+        "events",
+        "idempotency",
+        "session",
+        "waiting",
+        "turns",
+        "books",
+        "sessions",
+        "unfinished",
+        "submissions",
+        "ready",
+        "lane",
+        "clocks",
+        "leases",
+        "deadlines",
+        "deferred",
+        "pace",
+        "api_key",
+        "account",
+    }
+)
 
 
 def _lua(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"[{_lua(name)}] = {_lua(item)}" for name, item in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"[{_lua(name)}] = {_lua(item)}" for name, item in value.items()) + "}"
+        )
     if isinstance(value, bool):
         return "true" if value else "false"
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-NAME: Final[str]
-TEXT: Final[str]
 NAME, TEXT = render()
 
 
@@ -108,11 +119,18 @@ async def load(redis: Connection) -> None:
 
 
 async def invoke(
-    redis: Connection, name: str, root: str, ask: msgspec.Struct, *, blob: bytes = b"", reads: bool = False
+    redis: Connection,
+    name: str,
+    root: str,
+    ask: msgspec.Struct,
+    *,
+    blob: bytes = b"",
+    reads: bool = False,
 ) -> Reply:
-    """Call a function with one root and one msgpack map; loads the library once if the server lost it.
+    """Call a function with one root and one msgpack map; load the library if the server lost it.
 
-    `blob` reaches Lua as `ask.blob`: its msgpack reads no binary strings, so opaque bytes travel beside the map.
+    `blob` reaches Lua as `ask.blob`: its msgpack reads no binary strings, so opaque bytes travel
+    beside the map.
     """
     verb = "FCALL_RO" if reads else "FCALL"
     command: tuple[Argument, ...] = (verb, f"{NAME}_{name}", 1, root, _encode(ask), blob)

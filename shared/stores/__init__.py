@@ -6,6 +6,6 @@ sessions      conversations and their messages
 fleet         live workers and what they serve
 pace          how long answers take
 
-What must be atomic is a function in `shared/redis`; the stores call it and type what it says. Every store
-takes the account, so that ownership is part of each look-up.
+What must be atomic is a function in `shared/redis`; the stores call it and type what it says. Every
+store takes the account, so that ownership is part of each look-up.
 """

@@ -1,7 +1,7 @@
 """Accounts and their API keys.
 
-Owns their records, which belong to the whole deployment, and the credits, which rest in the account's
-partition. Refuses to cache: how long a look may be trusted is the caller's decision.
+Owns their records, which belong to the whole deployment, and the credits, which rest in the
+account's partition. Refuses to cache: how long a look may be trusted is the caller's decision.
 """
 
 import secrets
@@ -34,7 +34,9 @@ class NewKey(NamedTuple):
 class Accounts:
     """The accounts and keys of one deployment."""
 
-    def __init__(self, redis: Connection, settings: RedisSettings, pepper: bytes, clock: Clock) -> None:
+    def __init__(
+        self, redis: Connection, settings: RedisSettings, pepper: bytes, clock: Clock
+    ) -> None:
         self._redis = redis
         self._settings = settings
         self._root = keys.system_root(settings)
@@ -51,9 +53,11 @@ class Accounts:
         return _decode_account(record) if record else None
 
     async def create(self, name: str, tier: TierName | None) -> Account:
-        """Return the account of that name, made if there is none; a tier that is given replaces the old one."""
+        """Return the account of that name, made if need be; a tier that is given replaces its own."""
         if not ids.is_id(name):
-            raise RequestError(f"{name!r} is not an account's name ({ids.ID_PATTERN}).", Code.INVALID_FIELDS)
+            raise RequestError(
+                f"{name!r} is not an account's name ({ids.ID_PATTERN}).", Code.INVALID_FIELDS
+            )
         fresh = Account(
             id=name,
             tier=tier or "free",
@@ -76,7 +80,11 @@ class Accounts:
         """Make a key for an account; the clear text is returned and kept nowhere."""
         key = ids.new_key()
         record = ApiKey(
-            id=ids.new_id(), account=account.id, scopes=scopes, created=self._clock.now_ms(), expires=expires_ms
+            id=ids.new_id(),
+            account=account.id,
+            scopes=scopes,
+            created=self._clock.now_ms(),
+            expires=expires_ms,
         )
         hashed = ids.key_hash(key, self._pepper)
         await self._redis.call("HSET", keys.KEY_IDS(self._root), record.id, hashed)
@@ -87,25 +95,32 @@ class Accounts:
         """Return every key's record, oldest first, revoked ones too."""
         hashes: dict[bytes, bytes] = await self._redis.call("HGETALL", keys.KEY_IDS(self._root))
         found = [
-            await self._redis.call("GET", keys.API_KEY(self._root, hashed.decode())) for hashed in hashes.values()
+            await self._redis.call("GET", keys.API_KEY(self._root, hashed.decode()))
+            for hashed in hashes.values()
         ]
-        return sorted((_decode_key(record) for record in found if record), key=lambda key: key.created)
+        return sorted(
+            (_decode_key(record) for record in found if record), key=lambda key: key.created
+        )
 
     async def revoke_key(self, key_id: str) -> bool:
-        """Revoke a key for good; False when there is none of that id. Fronts notice within a second."""
+        """Revoke a key for good; False when there is none. Fronts notice within a second."""
         hashed: bytes | None = await self._redis.call("HGET", keys.KEY_IDS(self._root), key_id)
         if hashed is None:
             return False
         where = keys.API_KEY(self._root, hashed.decode())
         record = _decode_key(await self._redis.call("GET", where))
         if record.revoked is None:
-            await self._redis.call("SET", where, _encode(msgspec.structs.replace(record, revoked=self._clock.now_ms())))
+            await self._redis.call(
+                "SET", where, _encode(msgspec.structs.replace(record, revoked=self._clock.now_ms()))
+            )
         return True
 
     async def authenticate(self, key: str) -> tuple[ApiKey, Account] | None:
         """Return the records behind a key in clear text, or None when it was never made."""
         hashed = ids.key_hash(key, self._pepper)
-        found = await functions.authenticate(self._redis, self._root, functions.AuthenticateAsk(hash=hashed))
+        found = await functions.authenticate(
+            self._redis, self._root, functions.AuthenticateAsk(hash=hashed)
+        )
         return (_decode_key(found[0]), _decode_account(found[1])) if found else None
 
     async def grant(self, account: Account, microcredits: int) -> int:
@@ -114,11 +129,16 @@ class Accounts:
         balance = await functions.grant(self._redis, self.root_of(account), ask)
         if balance is None:
             raise RequestError(
-                f"Account {account.id} has not that many credits to take.", Code.INSUFFICIENT_CREDITS
+                f"Account {account.id} has not that many credits to take.",
+                Code.INSUFFICIENT_CREDITS,
             )
         return balance
 
     async def books(self, account: Account) -> Books:
         """Return an account's credits."""
-        fields: dict[bytes, bytes] = await self._redis.call("HGETALL", keys.BOOKS(self.root_of(account), account.id))
-        return msgspec.convert({name.decode(): int(value) for name, value in fields.items() if b"_" not in name}, Books)
+        fields: dict[bytes, bytes] = await self._redis.call(
+            "HGETALL", keys.BOOKS(self.root_of(account), account.id)
+        )
+        return msgspec.convert(
+            {name.decode(): int(value) for name, value in fields.items() if b"_" not in name}, Books
+        )

@@ -3,6 +3,7 @@
 A worker writes its own report; whoever reads drops those that fell silent.
 """
 
+import asyncio
 from typing import Final, NamedTuple
 
 from shared.redis import keys
@@ -40,8 +41,11 @@ async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None
 async def view(redis: Connection, settings: RedisSettings, now_ms: int) -> Fleet:
     """Return what the workers that reported within the last three seconds can do."""
     root = keys.system_root(settings)
-    stored: dict[bytes, bytes] = await redis.call("HGETALL", keys.WORKERS(root))
-    served: list[bytes] = await redis.call("ZRANGE", keys.SERVED(root), 0, -1)
+    stored: dict[bytes, bytes]
+    served: list[bytes]
+    stored, served = await asyncio.gather(
+        redis.call("HGETALL", keys.WORKERS(root)), redis.call("ZRANGE", keys.SERVED(root), 0, -1)
+    )
     reports = [decode(record) for record in stored.values()]
     for silent in (pulse for pulse in reports if now_ms - pulse.at > _FORGET_MS):
         redis.send("HDEL", keys.WORKERS(root), silent.id)

@@ -34,6 +34,7 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         hold=int(record.get("hold", 0)),
         progress=int(record.get("progress", 0)),
         ahead=_ahead(look),
+        unfinished=look.unfinished,
         last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
         text=text,
         user=decode_user(look.user_message) if look.user_message else None,
@@ -42,7 +43,7 @@ def _typed(generation: str, look: functions.Look) -> Generation:
 
 
 def _ahead(look: functions.Look) -> int | None:
-    """Count the account's own that come first: those accepted before, less those that already run."""
+    """Count the account's own that come first: accepted before, less those that run."""
     is_waiting = look.record["stage"] in {"queued", "retrying"}
     return max(0, look.rank - look.running) if is_waiting else None
 

@@ -1,4 +1,4 @@
-"""How long answers take, by model: the last 128 durations, newest first, kept by `settle`."""
+"""How long answers take, by the model that was asked for (`auto` too): the last 128, kept by `settle`."""
 
 from shared.redis import keys
 from shared.redis.client import Connection

@@ -1,7 +1,7 @@
 """Conversations and their messages.
 
-Owns how turns are laid out (chunks, two fields a turn) and how they are paged and read back as history.
-Refuses to add a turn or end one: that is `accept` and `settle`.
+Owns how turns are laid out (chunks, two fields a turn) and how they are paged and read back as
+history. Refuses to add a turn or end one: that is `accept` and `settle`.
 """
 
 import asyncio
@@ -41,7 +41,9 @@ async def find(redis: Connection, root: str, account: str, session: str) -> Sess
     return _session(session, await redis.call("HMGET", where, "name", "created", "active", "turns"))
 
 
-async def page(redis: Connection, root: str, account: str, *, offset: int, limit: int) -> tuple[list[Session], int]:
+async def page(
+    redis: Connection, root: str, account: str, *, offset: int, limit: int
+) -> tuple[list[Session], int]:
     """Return an account's sessions, last active first, and how many there are."""
     where = keys.SESSIONS(root, account)
     total, listed = await asyncio.gather(
@@ -58,36 +60,47 @@ async def rename(redis: Connection, root: str, account: str, session: str, name:
     return await functions.rename_session(redis, root, ask)
 
 
-async def turns(redis: Connection, root: str, account: str, session: str, first: int, last: int) -> list[Turn]:
-    """Return the turns `first` to `last` (from 1, both included), in order; those not there are left out."""
+async def turns(
+    redis: Connection, root: str, account: str, session: str, first: int, last: int
+) -> list[Turn]:
+    """Return the turns `first` to `last` (from 1, both included) in order, as far as there are any."""
     chunks: dict[int, list[str]] = {}
     for number in range(first, last + 1):
         chunks.setdefault(number // TURNS_PER_CHUNK, []).extend((f"{number}:u", f"{number}:a"))
-    read = await asyncio.gather(*(
-        redis.call("HMGET", keys.TURNS(root, account, session, chunk), *fields) for chunk, fields in chunks.items()
-    ))
+    read = await asyncio.gather(
+        *(
+            redis.call("HMGET", keys.TURNS(root, account, session, chunk), *fields)
+            for chunk, fields in chunks.items()
+        )
+    )
     records = [record for chunk in read for record in chunk]
     found = [
         (number, decode_user(user), decode_assistant(assistant) if assistant else None)
-        for number, user, assistant in zip(range(first, last + 1), records[::2], records[1::2], strict=True)
+        for number, user, assistant in zip(
+            range(first, last + 1), records[::2], records[1::2], strict=True
+        )
         if user is not None
     ]
-    states = await asyncio.gather(*(
-        _state(redis, root, account, user, assistant) for _, user, assistant in found
-    ))
+    states = await asyncio.gather(
+        *(_state(redis, root, account, user, assistant) for _, user, assistant in found)
+    )
     return [
         Turn(number, user, assistant, state)
         for (number, user, assistant), state in zip(found, states, strict=True)
     ]
 
 
-async def history(redis: Connection, root: str, account: str, session: str, before: int) -> tuple[str | None, list[Turn]]:
+async def history(
+    redis: Connection, root: str, account: str, session: str, before: int
+) -> tuple[str | None, list[Turn]]:
     """Return the system prompt and the completed turns before a turn, oldest first."""
     read = [redis.call("HGET", keys.SESSION(root, account, session), "system")]
     chunks = range(before // TURNS_PER_CHUNK + 1) if before > 1 else ()
     read += [redis.call("HGETALL", keys.TURNS(root, account, session, chunk)) for chunk in chunks]
     system, *stored = await asyncio.gather(*read)
-    fields: dict[bytes, bytes] = {name: record for chunk in stored for name, record in chunk.items()}
+    fields: dict[bytes, bytes] = {
+        name: record for chunk in stored for name, record in chunk.items()
+    }
     complete = []
     for number in range(1, before):
         user, assistant = fields.get(b"%d:u" % number), fields.get(b"%d:a" % number)
@@ -99,11 +112,17 @@ async def history(redis: Connection, root: str, account: str, session: str, befo
 
 
 async def _state(
-    redis: Connection, root: str, account: str, user: UserMessage, assistant: AssistantMessage | None
+    redis: Connection,
+    root: str,
+    account: str,
+    user: UserMessage,
+    assistant: AssistantMessage | None,
 ) -> State:
     if assistant is not None:
         return assistant.status
-    stage: bytes | None = await redis.call("HGET", keys.GENERATION(root, account, user.generation), "stage")
+    stage: bytes | None = await redis.call(
+        "HGET", keys.GENERATION(root, account, user.generation), "stage"
+    )
     return state_of(msgspec.convert(stage.decode(), Stage)) if stage else "failed"
 
 
@@ -112,5 +131,9 @@ def _session(session: str, fields: list[bytes | None]) -> Session | None:
     if name is None or created is None or active is None:
         return None
     return Session(
-        id=session, name=name.decode(), created=int(created), active=int(active), turns=int(turn_count or 0)
+        id=session,
+        name=name.decode(),
+        created=int(created),
+        active=int(active),
+        turns=int(turn_count or 0),
     )

@@ -12,7 +12,7 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "read")
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A tenant. `partition` says where its keys are; it is decided once, when the account is made."""
+    """A tenant. `partition` says where its keys are, decided once, when the account is made."""
 
     id: str
     tier: TierName
@@ -21,7 +21,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A key's record; the key itself is nowhere. Times in ms; `expires` and `revoked` are absent if never."""
+    """A key's record; the key is nowhere. Times in ms; `expires` and `revoked` absent if never."""
 
     id: str
     account: str

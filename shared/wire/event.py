@@ -1,7 +1,8 @@
 """One entry of a generation's stream: a closed set, numbered EPOCH-SEQ by whoever appends it.
 
-Encoded once, as the JSON that followers are sent; the `type` inside names the event. The first entry that a
-follower sees (`accepted`) is not kept: it is told from the record, in the follower's dialect.
+Encoded once, as the JSON that followers are sent; the `type` inside names the event. The first
+entry that a follower sees (`accepted`) is not kept: it is told from the record, in the follower's
+dialect.
 """
 
 import msgspec

@@ -10,8 +10,9 @@ from shared.wire.submission import Lane
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """A generation at one moment. Times are ms of Redis' clock, money microcredits.
 
-    `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead` counts
-    the account's own generations of the lane that will run before it; `last_event` is EPOCH-SEQ.
+    `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead`
+    counts the account's own of the lane that will run before it; `last_event` is
+    EPOCH-SEQ.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     hold: int = 0
     progress: int = 0
     ahead: int | None = None
+    unfinished: int = 0
     last_event: str = "0-0"
     text: str = ""
     user: UserMessage | None = None

@@ -1,7 +1,8 @@
 """What a session keeps of a turn: the user's message and the assistant's.
 
-Stored apart, as two fields of a chunk of turns. The user's is written by `accept` in Lua, the assistant's by
-whoever ends the generation: a worker, or Redis itself when no worker is there to do it.
+Stored apart, as two fields of a chunk of turns. The user's is written by `accept` in Lua, the
+assistant's by whoever ends the generation: a worker, or Redis itself when no worker is there to do
+it.
 """
 
 import msgspec
@@ -12,17 +13,18 @@ from shared.wire.routing import Routing
 
 
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the person said. `generation` is the id of the answer and of its message; `created` is in ms."""
+    """What the person said. `generation` is the id of the answer; `created` is in ms."""
 
     id: str
     generation: str
     content: str
     created: int
     metadata: dict[str, str] | None = None
+    project: str | None = None
 
 
 class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The model as the caller named it when the answer was made; later changes of the catalogue do not reach it."""
+    """The model as it was named when the answer was made; the catalogue may change later."""
 
     identifier: str
     name: str

@@ -16,7 +16,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision: `policy` is who chose (the caller, or the catalogue's order), `chosen` a model's identifier."""
+    """A decision: `policy` is who chose (caller, or catalogue's order), `chosen` an identifier."""
 
     policy: Literal["requested", "catalogue_order"]
     chosen: str | None

@@ -22,7 +22,6 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     enhance_prompt: bool = True
     max_output_tokens: int = 2048
     request_id: str = ""
-    project: str | None = None
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,8 +1,8 @@
 -- accept: take one message in, whole or not at all.
 -- ASK      account, generation, session, is_new, message, content, blob (the submission), lane, wire, model, hold,
 --          deadline_ms, per_minute, unfinished_max, total_max, on_conflict, keep, channels; if given:
---          name, system_prompt, metadata, idempotency, fingerprint, idempotency_ms
--- RETURNS  {'accepted', turn, accepted ms, rank, moved, rate}, {'replayed', generation, session},
+--          name, system_prompt, metadata, project, idempotency, fingerprint, idempotency_ms
+-- RETURNS  {'accepted', turn, accepted ms, ahead, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
 --          {'full', rate} or {'poor', balance, rate}; rate = {limit, remaining, reset ms, retry ms}
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
@@ -58,6 +58,7 @@ local function store(root, ask, turn, number, now)
     content = ask.content,
     created = now,
     metadata = ask.metadata,
+    project = ask.project,
   }))
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
   redis.call('HSET', generation_key(root, ask.account, ask.generation),
@@ -83,10 +84,8 @@ local function enqueue(root, ask, turn, head, number, now)
   end
 end
 
-local function crowding(root, ask)
-  local own = redis.call('ZCARD', unfinished_key(root, ask.account, 'interactive'))
-    + redis.call('ZCARD', unfinished_key(root, ask.account, 'batch'))
-  if own >= ask.unfinished_max then return 'crowded' end
+local function crowding(root, ask, unfinished)
+  if unfinished >= ask.unfinished_max then return 'crowded' end
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return 'full' end
   return nil
 end
@@ -103,7 +102,8 @@ local function accept(root, ask)
   if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
   local rate, in_time = take_rate(root, ask)
   if not in_time then return {'limited', rate} end
-  local crowd = crowding(root, ask)
+  local unfinished = unfinished_of(root, ask.account)
+  local crowd = crowding(root, ask, unfinished)
   if crowd then return {crowd, rate} end
   local books = books_key(root, ask.account)
   local balance = tonumber(redis.call('HGET', books, 'balance') or 0)
@@ -121,7 +121,7 @@ local function accept(root, ask)
   enqueue(root, ask, turn, head, number, now)
   local rank = redis.call('ZRANK', unfinished_key(root, ask.account, ask.lane), ask.generation)
   local running = tonumber(redis.call('HGET', books, 'running_' .. ask.lane) or 0)
-  return {'accepted', turn, now, math.max(0, rank - running), rate}
+  return {'accepted', turn, now, math.max(0, rank - running), unfinished + 1, rate}
 end
 
 register('accept', accept)

@@ -1,6 +1,7 @@
 -- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
 -- ASK      worker, count, lease_ms, lanes (in order of preference), keep
--- RETURNS  {now ms, {account, id, attempt, turn, hold, deadline ms, accepted ms, submission, user message}...}
+-- RETURNS  {now ms, {account, id, attempt, turn, hold, deadline ms, accepted ms, retries,
+--          submission, user message}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves leases that lapse; the generations run again under the next token.
@@ -20,6 +21,7 @@ local function take(root, account, id, ask, now)
   redis.call('DEL', text_key(root, account, id))
   return {
     account, id, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
+    record.retries or '0',
     redis.call('GET', submission_key(root, account, id)),
     redis.call('HGET', turns_of(root, account, record.session, record.turn), record.turn .. ':u'),
   }

@@ -32,6 +32,11 @@ local function load(root, account, id)
   return record
 end
 
+local function unfinished_of(root, account)
+  return redis.call('ZCARD', unfinished_key(root, account, 'interactive'))
+    + redis.call('ZCARD', unfinished_key(root, account, 'batch'))
+end
+
 local function is_final(generation) return next(TRANSITIONS[generation.stage]) == nil end
 
 local function check_step(generation, stage)

@@ -1,6 +1,6 @@
 -- settle: end a generation with what its attempt made of it.
 -- ASK      account, id, attempt, seq, stage, blob (the assistant's message record), event (JSON),
---          cost (microcredits), keep; pace (the model whose speed this tells), if it tells any
+--          cost (microcredits), keep
 -- RETURNS  {'settled', captured microcredits, moved} or {'refused'}; moved = 1 when a next turn is ready
 -- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
 --          fact. The same attempt again finds it done.
@@ -20,8 +20,8 @@ local function settle(root, ask)
     stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
     epoch = ask.attempt, seq = ask.seq, now = now,
   })
-  if ask.pace then
-    local key = pace_key(root, ask.pace)
+  if ask.stage == 'completed' then
+    local key = pace_key(root, record.model)
     redis.call('LPUSH', key, int(now - tonumber(record.started)))
     redis.call('LTRIM', key, 0, 127)
     redis.call('PEXPIRE', key, 604800000)

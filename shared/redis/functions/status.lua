@@ -1,6 +1,7 @@
 -- status: all that a caller may know of a generation, in one look.
 -- ASK      account, id
--- RETURNS  {} when there is none, else {rank, running, retry ms, body, user message, field, value...};
+-- RETURNS  {} when there is none, else {unfinished of the account, rank, running, body, user message,
+--          field, value...};
 --          body is the text so far, or the assistant message's record once it has ended
 -- ATOMIC   because the state and the text must be of the same moment.
 
@@ -9,9 +10,9 @@ local function status(root, ask)
   if #flat == 0 then return {} end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
-  local rank, running, body, user = -1, 0, false, false
+  local rank, running, body = -1, 0, false
   local turns = turns_of(root, ask.account, record.session, record.turn)
-  user = redis.call('HGET', turns, record.turn .. ':u')
+  local user = redis.call('HGET', turns, record.turn .. ':u')
   if is_final(record) then
     body = redis.call('HGET', turns, record.turn .. ':a')
   else
@@ -19,8 +20,8 @@ local function status(root, ask)
     rank = redis.call('ZRANK', unfinished_key(root, ask.account, record.lane), ask.id) or -1
     running = tonumber(redis.call('HGET', books_key(root, ask.account), 'running_' .. record.lane) or 0)
   end
-  local answer = {rank, running, body, user}
-  for i = 1, #flat do answer[i + 4] = flat[i] end
+  local answer = {unfinished_of(root, ask.account), rank, running, body, user}
+  for i = 1, #flat do answer[i + 5] = flat[i] end
   return answer
 end
 

@@ -1,0 +1,234 @@
+"""The one door: price, hold, create, enqueue, receipt.
+
+Owns what must be decided before a message is in: the model that the hold is priced by, the deadline, the
+bounds; then ONE Redis function does all of it or none. Refuses to know a dialect: it takes an `Intent` and
+raises our own errors.
+"""
+
+import hashlib
+from typing import Final, NamedTuple
+
+import msgspec
+
+from api.guards.identify import Caller
+from api.state import State
+from shared import ids, queue
+from shared.clock import iso
+from shared.errors import Code, RefusedError, RequestError
+from shared.redis import functions, keys
+from shared.redis.functions import Accepted, AcceptAsk, Keep, NotAccepted, Rate, Replayed
+from shared.routing import price
+from shared.routing.choose import Choice, Question, choose
+from shared.settings import ModelSettings
+from shared.telemetry import logs
+from shared.wire import submission as submissions
+from shared.wire.submission import AUTO, WIRE, Lane, OnConflict, Submission
+
+_MICROCREDITS: Final = 1_000_000
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller wants, checked and in the words of no dialect. `budget` in microcredits."""
+
+    message: str
+    model: str
+    session: str | None
+    system_prompt: str | None
+    enhance_prompt: bool
+    lane: Lane
+    on_conflict: OnConflict
+    budget: int | None
+    deadline_seconds: float | None
+    metadata: dict[str, str] | None
+    project: str | None
+
+
+class Idempotency(NamedTuple):
+    """A caller's key and what it stands for: route and raw body."""
+
+    key: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, key: str, route: str, raw: bytes) -> "Idempotency":
+        """Hash both: the key is of any form, the body of any size."""
+        return cls(
+            hashlib.sha256(key.encode()).hexdigest()[:32],
+            hashlib.sha256(route.encode() + b"\n" + raw).hexdigest()[:32],
+        )
+
+
+class Receipt(NamedTuple):
+    """A message is in. `ahead` is None when this is the answer to a repeated request."""
+
+    generation: str
+    session: str
+    ahead: int | None
+    rate: Rate | None
+
+
+async def accept(
+    state: State, caller: Caller, intent: Intent, idempotency: Idempotency | None, request_id: str
+) -> Receipt:
+    """Take a message in and wake a worker.
+
+    Raises:
+        RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, CONTEXT_TOO_LONG, SESSION_NOT_FOUND,
+            IDEMPOTENCY_MISMATCH.
+        RefusedError: RATE_LIMITED, INSUFFICIENT_CREDITS, SESSION_BUSY, QUEUE_FULL.
+        UnavailableError: Redis is away; the same Idempotency-Key may be sent again.
+
+    """
+    model, tokens = await _model(state, intent)
+    ask = _ask(state, caller, intent, _hold(intent, model, tokens), idempotency)
+    paid = price.affordable_tokens(model, tokens, ask.hold)
+    submission = Submission(
+        session=ask.session,
+        model=intent.model,
+        enhance_prompt=intent.enhance_prompt,
+        max_output_tokens=max(1, paid),
+        request_id=request_id,
+    )
+    result = await functions.accept(state.redis, caller.root, ask, submissions.encode(submission))
+    match result:
+        case Accepted():
+            queue.ring(state.redis, state.settings.redis, caller.account.partition)
+            state.read_limits.note_unfinished(caller.account.id, result.unfinished)
+            logs.logger().info("accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane)
+            return Receipt(ask.generation, ask.session, result.ahead, result.rate)
+        case Replayed(generation, session):
+            # Our own repetition of a call whose reply was lost is no replay to the caller.
+            is_ours = generation == ask.generation
+            if is_ours:
+                queue.ring(state.redis, state.settings.redis, caller.account.partition)
+            return Receipt(generation, session, 0 if is_ours else None, None)
+        case NotAccepted():
+            raise _refusal(ask, result)
+
+
+async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
+    """Return the model that the hold is priced by, and the tokens going in, both as far as is known now."""
+    models = state.settings.models
+    if intent.model != AUTO and all(model.identifier != intent.model for model in models):
+        raise RequestError(
+            f"There is no model `{intent.model}`; GET /api/v1/models lists those there are.", Code.MODEL_NOT_FOUND
+        )
+    tokens = price.tokens_in(intent.message) + price.tokens_in(intent.system_prompt or "")
+    question = Question(model=intent.model, input_tokens=tokens, budget=intent.budget)
+    choice = choose(models, question)
+    if intent.model == AUTO:
+        served = (await state.fleet()).models
+        live = choose(models, msgspec.structs.replace(question, served=served))
+        # Without a live worker the message waits for one, priced by the first that could answer.
+        choice = live if live.model is not None else choice
+    if choice.model is None:
+        raise _unsuitable(choice)
+    return choice.model, tokens
+
+
+def _unsuitable(choice: Choice) -> RequestError:
+    reasons = {candidate.excluded_by for candidate in choice.routing.candidates}
+    if reasons == {"context_window"}:
+        return RequestError(
+            "The message is longer than the context window of every model it could go to.", Code.CONTEXT_TOO_LONG
+        )
+    return RequestError(
+        "No model can answer this request; `routing` says what excluded each.",
+        Code.NO_SUITABLE_MODEL,
+        details={"routing": choice.routing},
+    )
+
+
+def _hold(intent: Intent, model: ModelSettings, tokens: int) -> int:
+    """Return the credits to set aside: the longest answer's price, or what the caller would spend at most."""
+    longest = price.cost(model, tokens, model.max_output_tokens)
+    return longest if intent.budget is None else min(longest, intent.budget)
+
+
+def _ask(
+    state: State, caller: Caller, intent: Intent, hold: int, idempotency: Idempotency | None
+) -> AcceptAsk:
+    settings = state.settings
+    limits, root = settings.limits, keys.system_root(settings.redis)
+    default = limits.interactive_deadline_seconds if intent.lane == "interactive" else limits.batch_deadline_seconds
+    tier = {"free": limits.free, "pro": limits.pro, "enterprise": limits.enterprise}[caller.account.tier]
+    return AcceptAsk(
+        account=caller.account.id,
+        generation=ids.new_id(),
+        session=intent.session or ids.new_id(),
+        is_new=intent.session is None,
+        message=ids.new_id(),
+        content=intent.message,
+        lane=intent.lane,
+        wire=WIRE,
+        model=intent.model,
+        hold=hold,
+        deadline_ms=int(min(intent.deadline_seconds or default, limits.deadline_seconds_max) * 1000),
+        per_minute=tier.submissions_per_minute,
+        unfinished_max=limits.unfinished_per_account,
+        total_max=limits.unfinished_total,
+        on_conflict=intent.on_conflict,
+        keep=Keep.of(settings.retention),
+        channels=keys.worker_channel(root, ""),
+        name=f"API Chat - {iso(state.clock.now_ms())[:10]}",
+        system_prompt=intent.system_prompt if intent.session is None else None,
+        metadata=intent.metadata,
+        project=intent.project,
+        idempotency=idempotency.key if idempotency else None,
+        fingerprint=idempotency.fingerprint if idempotency else None,
+        idempotency_ms=settings.retention.idempotency_seconds * 1000 if idempotency else None,
+    )
+
+
+def rate_headers(rate: Rate | None) -> dict[str, str]:
+    """Return the headers that tell where an account stands against its submission limit."""
+    if rate is None:
+        return {}
+    return {
+        "ratelimit-limit": str(rate.limit),
+        "ratelimit-remaining": str(rate.remaining),
+        "ratelimit-reset": str(-(-rate.reset_ms // 1000)),
+    }
+
+
+def _refusal(ask: AcceptAsk, refused: NotAccepted) -> RequestError | RefusedError:
+    headers = rate_headers(refused.rate)
+    match refused.reason:
+        case "mismatch":
+            return RequestError(
+                "This Idempotency-Key was used for another request.", Code.IDEMPOTENCY_MISMATCH
+            )
+        case "no_session":
+            return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+        case "busy":
+            return RefusedError(
+                "The session is answering another message.",
+                Code.SESSION_BUSY,
+                details={"generation_id": refused.about},
+            )
+        case "limited":
+            wait_ms = refused.rate.retry_ms if refused.rate else 1000
+            return RefusedError(
+                f"More than {ask.per_minute} messages a minute.",
+                Code.RATE_LIMITED,
+                retry_after_seconds=max(1, -(-wait_ms // 1000)),
+                headers=headers,
+            )
+        case "crowded":
+            return RefusedError(
+                f"The account has {ask.unfinished_max} unfinished generations, as many as it may.",
+                Code.RATE_LIMITED,
+                retry_after_seconds=5,
+                headers=headers,
+            )
+        case "full":
+            return RefusedError(
+                "The queue is full.", Code.QUEUE_FULL, retry_after_seconds=10, headers=headers
+            )
+        case "poor":
+            needed, there = ask.hold / _MICROCREDITS, int(refused.about) / _MICROCREDITS
+            return RefusedError(
+                f"The answer may cost {needed:g} credits; {there:g} are available.",
+                Code.INSUFFICIENT_CREDITS,
+                headers=headers,
+            )

@@ -1,0 +1,150 @@
+"""The table of contents of the front: mounts, the request's frame, the lifespan.
+
+    frame (request id, catch-all) -> route -> endpoint: identify -> limits -> body -> handler
+
+Everything a request may reach is made once by the lifespan and found in `State`.
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Final
+
+from starlette.routing import Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import endpoint, errors, openapi, operations
+from api.dialects.kolbo import routes as kolbo
+from api.dialects.kolbo.wire import ErrorReply
+from api.follow import Watchers
+from api.guards.identify import Identities
+from api.guards.limits import ReadLimits, Slots
+from api.pace import Paces
+from api.state import State
+from shared import ids
+from shared.clock import Clock
+from shared.errors import Code, PolluxError, RequestError
+from shared.redis import library, server
+from shared.redis.client import Redis
+from shared.settings import Settings
+from shared.stores.accounts import Accounts
+from shared.telemetry import logs
+
+# The published sample clients join a base that ends in /api and a poll_url that begins with it.
+MOUNTS: Final = {"/api/v1": kolbo.ENDPOINTS}
+DOUBLED: Final = {"/api/api/v1": kolbo.ENDPOINTS}
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def build(settings: Settings, environment: Mapping[str, str], clock: Clock) -> ASGIApp:
+    """Return the front as an ASGI application."""
+    document = endpoint.encode(openapi.document(MOUNTS, ErrorReply, version=version("pollux")))
+
+    @asynccontextmanager
+    async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:
+        async with _state(settings, environment, clock) as state:
+            yield {"pollux": state}
+
+    rows = [
+        route
+        for prefix, endpoints in (MOUNTS | DOUBLED).items()
+        for route in endpoint.routes(prefix, endpoints)
+    ]
+    return Frame(
+        Router(
+            [*rows, *operations.routes(document)],
+            redirect_slashes=False,
+            default=_not_found,
+            lifespan=lifespan,
+        )
+    )
+
+
+@asynccontextmanager
+async def _state(
+    settings: Settings, environment: Mapping[str, str], clock: Clock
+) -> AsyncIterator[State]:
+    """Connect, check that Redis is fit, and hold everything open until the end."""
+    redis = Redis(settings.redis)
+    watchers = Watchers(settings.redis)
+    pepper = environment.get(settings.auth.pepper_env, "").encode()
+    accounts = Accounts(redis, settings.redis, pepper, clock)
+    try:
+        await redis.connect()
+        await server.check(redis, settings.redis)
+        await library.load(redis)
+        logs.logger().info("front ready", durability=settings.redis.durability)
+        yield State(
+            settings=settings,
+            redis=redis,
+            clock=clock,
+            accounts=accounts,
+            identities=Identities(accounts, clock),
+            read_limits=ReadLimits(settings.api, clock),
+            waits=Slots(settings.api.waits_per_account),
+            watchers=watchers,
+            paces=Paces(redis, settings, clock),
+        )
+    finally:
+        await watchers.close()
+        await redis.close()
+
+
+async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise RequestError(f"There is nothing at {scope['path']}.", Code.NOT_FOUND)
+
+
+class Frame:
+    """What surrounds every request: its id, and the front's single catch-all."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens inside."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["request_id"] = _request_id(scope)
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        with logs.bound(request_id=scope["request_id"]):
+            try:
+                await self._app(scope, receive, watched)
+            except PolluxError as error:
+                await _refuse(scope, send, error)
+            except Exception:
+                logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
+                if started:
+                    raise
+                await _refuse(scope, send, PolluxError("Pollux failed to answer."))
+
+
+async def _refuse(scope: Scope, send: Send, error: PolluxError) -> None:
+    status, headers, details = errors.describe(error)
+    if "allow" in scope:
+        headers["allow"] = scope["allow"]
+    if error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
+        # The rest of the body is not wanted.
+        headers["connection"] = "close"
+    logs.logger().info(
+        "refused", method=scope["method"], path=scope["path"], status=status, code=error.code.value
+    )
+    content = errors.refusal(scope["path"], error.code, error.message, scope["request_id"], details)
+    await endpoint.reply(scope, send, status, content, headers)
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the caller's own id where it is a sane one, else a fresh one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given: str = value.decode("latin-1")
+            return given if _REQUEST_ID.fullmatch(given) else ids.new_id()
+    return ids.new_id()

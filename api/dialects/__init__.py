@@ -1,0 +1,6 @@
+"""The faces of the API, one folder each: routes (the table), wire (what goes over it), translate (to and fro).
+
+kolbo   /api/v1, and the same again under the doubled prefix that the published sample clients call
+
+A dialect's words stay in its folder. It reads and writes through accept, follow and the stores.
+"""

@@ -1,0 +1,369 @@
+"""The table of routes of the Kolbo dialect, and a handler for each.
+
+A handler reads the call, goes through one door or window, and translates what comes back.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from api import accept, follow, pace
+from api.dialects.kolbo import translate, wire
+from api.endpoint import Answer, Call, Endpoint, Query
+from api.guards.body import Body, refuse_unprintable
+from shared import ids, queue
+from shared.errors import Code, RequestError
+from shared.redis import functions, keys
+from shared.redis.functions import AlreadyEnded, Keep
+from shared.stores import generations, sessions
+from shared.stores.accounts import Accounts
+from shared.wire.generation import Generation
+
+_MICROCREDITS: Final = 1_000_000
+_KEY_CHARACTERS_MAX: Final = 255
+
+
+async def submit(call: Call) -> Answer:
+    """POST /chat: take a message in."""
+    intent = translate.intent(call.body, call.state.settings.limits)
+    receipt = await accept.accept(call.state, call.caller, intent, _idempotency(call), call.request_id)
+    headers = accept.rate_headers(receipt.rate)
+    if receipt.ahead is None:
+        headers["idempotent-replayed"] = "true"
+    durations = await call.state.paces.durations(call.caller.root, intent.model)
+    hint = pace.hint(durations, 0.0, 0.0)
+    return Answer(
+        translate.receipt(receipt.generation, receipt.session, intent.model, hint), headers=headers
+    )
+
+
+def _idempotency(call: Call) -> accept.Idempotency | None:
+    key = call.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= _KEY_CHARACTERS_MAX:
+        raise RequestError("Idempotency-Key has 1 to 255 characters.", Code.INVALID_FIELDS)
+    return accept.Idempotency.of(key, call.route, call.raw)
+
+
+async def status(call: Call) -> Answer:
+    """GET /generate/{id}/status: look, or wait for the end or the next change."""
+    generation = await _look(call)
+    if generation is None:
+        raise _unknown_generation()
+    call.state.read_limits.note_unfinished(call.caller.account.id, generation.unfinished)
+    hint, eta = await _pace(call, generation)
+    tag = translate.etag(generation)
+    if tag in _tags(call.headers):
+        return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
+    return Answer(translate.status(generation, hint, eta), headers={"etag": tag, "cache-control": "no-store"})
+
+
+async def _look(call: Call) -> Generation | None:
+    place = (call.caller.root, call.caller.account.id, _generation_id(call))
+    seconds = _wait_seconds(call)
+    if not seconds:
+        return await generations.find(call.state.redis, *place)
+    known = _tags(call.headers)
+
+    def is_awaited(generation: Generation) -> bool:
+        return generation.is_final or bool(known and translate.etag(generation) not in known)
+
+    with call.state.waits.hold(call.caller.account.id):
+        return await follow.wait(
+            call.state.redis, call.state.watchers, call.state.clock, place, is_awaited, seconds
+        )
+
+
+async def _pace(call: Call, generation: Generation) -> tuple[int, pace.Eta | None]:
+    """Return the hint and the estimate; what has ended needs neither."""
+    if generation.is_final:
+        return 1, None
+    chosen = generation.model
+    durations = await call.state.paces.durations(call.caller.root, chosen)
+    waiting = pace.wait_seconds(generation, durations, await call.state.fleet())
+    elapsed = 0.0
+    if generation.started is not None and generation.ahead is None:
+        elapsed = max(0.0, (call.state.clock.now_ms() - generation.started) / 1000)
+    return pace.hint(durations, elapsed, waiting), pace.eta(durations, elapsed, waiting)
+
+
+async def cancel(call: Call) -> Answer:
+    """POST /generate/{id}/cancel: end it, or ask its worker to."""
+    state, caller = call.state, call.caller
+    ask = functions.CancelAsk(
+        account=caller.account.id,
+        id=_generation_id(call),
+        keep=Keep.of(state.settings.retention),
+        channels=keys.worker_channel(keys.system_root(state.settings.redis), ""),
+    )
+    done = await functions.cancel(state.redis, caller.root, ask)
+    if done is None:
+        raise _unknown_generation()
+    if isinstance(done, AlreadyEnded):
+        raise RequestError(
+            f"The generation had already ended: {done.stage}.",
+            Code.ALREADY_FINISHED,
+            details={"state": done.stage},
+        )
+    if done.moved:
+        queue.ring(state.redis, state.settings.redis, caller.account.partition)
+    if done.refunded is None:
+        return Answer(wire.CancelReply(state="processing", credits_refunded=None, effect="pending"))
+    refunded = done.refunded / _MICROCREDITS
+    return Answer(wire.CancelReply(state="cancelled", credits_refunded=refunded, effect="immediate"))
+
+
+async def models(call: Call) -> Answer:
+    """GET /models: the catalogue, as far as its providers are configured."""
+    settings, fleet = call.state.settings, await call.state.fleet()
+    kind = {"text": "chat"}.get(call.query.get("type", ""), call.query.get("type", ""))
+    provider = call.query.get("provider", "").lower()
+    listed = [
+        translate.model(entry, settings, is_available=entry.identifier in fleet.models)
+        for entry in settings.models
+        if (not kind or kind in entry.types)
+        and (settings.provider(entry.provider).api_key_env is None or entry.identifier in fleet.ever_served)
+    ]
+    if provider:
+        listed = [item for item in listed if item.provider.lower() == provider]
+    return Answer(wire.ModelsReply(models=listed, count=len(listed)))
+
+
+async def conversations(call: Call) -> Answer:
+    """GET /chat/conversations: the account's sessions, last active first."""
+    page, limit = _page(call, default=20, most=50)
+    listed, total = await sessions.page(
+        call.state.redis, call.caller.root, call.caller.account.id, offset=(page - 1) * limit, limit=limit
+    )
+    return Answer(
+        wire.ConversationsReply(
+            conversations=[translate.conversation(session) for session in listed],
+            pagination=_pagination(page, limit, total),
+        )
+    )
+
+
+async def rename(call: Call) -> Answer:
+    """PATCH /chat/conversations/{session_id}: give it another name."""
+    place = (call.state.redis, call.caller.root, call.caller.account.id, _session_id(call))
+    refuse_unprintable(call.body)
+    is_there = await sessions.rename(*place, call.body.name)
+    session = await sessions.find(*place) if is_there else None
+    if session is None:
+        raise _unknown_session()
+    return Answer(wire.ConversationReply(conversation=translate.conversation(session)))
+
+
+async def delete(call: Call) -> Answer:
+    """DELETE /chat/conversations/{session_id}: end what runs in it and forget all of it."""
+    session = _session_id(call)
+    ask = functions.DeleteSessionAsk(
+        account=call.caller.account.id,
+        id=session,
+        keep=Keep.of(call.state.settings.retention),
+        channels=keys.worker_channel(keys.system_root(call.state.settings.redis), ""),
+    )
+    if not await functions.delete_session(call.state.redis, call.caller.root, ask):
+        raise _unknown_session()
+    return Answer(wire.DeletedReply(session_id=session))
+
+
+async def messages(call: Call) -> Answer:
+    """GET /chat/conversations/{session_id}/messages: oldest first, two a turn."""
+    page, limit = _page(call, default=50, most=100)
+    place = (call.state.redis, call.caller.root, call.caller.account.id, _session_id(call))
+    session = await sessions.find(*place)
+    if session is None:
+        raise _unknown_session()
+    first, last = (page - 1) * limit, min(page * limit, session.turns * 2)
+    listed = []
+    if first < last:
+        turns = await sessions.turns(*place, first // 2 + 1, (last + 1) // 2)
+        rows = [row for turn in turns for row in translate.messages(turn)]
+        skipped = first % 2
+        listed = rows[skipped : skipped + last - first]
+    return Answer(
+        wire.MessagesReply(
+            session_id=session.id,
+            messages=listed,
+            pagination=_pagination(page, limit, session.turns * 2),
+        )
+    )
+
+
+async def credits_(call: Call) -> Answer:
+    """GET /account/credits: what there is, and what is held."""
+    books = await call.state.accounts.books(call.caller.account)
+    return Answer(
+        wire.CreditsReply(
+            credits=wire.Credits(
+                total=(books.balance + books.held) / _MICROCREDITS,
+                available=books.balance / _MICROCREDITS,
+                held=books.held / _MICROCREDITS,
+            )
+        )
+    )
+
+
+def _generation_id(call: Call) -> str:
+    generation = call.path["generation_id"]
+    if not ids.is_id(generation):
+        raise _unknown_generation()
+    return generation
+
+
+def _session_id(call: Call) -> str:
+    session = call.path["session_id"]
+    if not ids.is_id(session):
+        raise _unknown_session()
+    return session
+
+
+def _unknown_generation() -> RequestError:
+    return RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
+
+
+def _unknown_session() -> RequestError:
+    return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+
+
+def _tags(headers: Mapping[str, str]) -> set[str]:
+    return {tag.strip() for tag in headers.get("if-none-match", "").split(",") if tag.strip()}
+
+
+def _wait_seconds(call: Call) -> float:
+    text = call.query.get("wait")
+    if text is None:
+        return 0.0
+    return float(min(_whole(text, "wait", at_least=0), call.state.settings.api.wait_seconds_max))
+
+
+def _page(call: Call, *, default: int, most: int) -> tuple[int, int]:
+    page = _whole(call.query.get("page", "1"), "page", at_least=1)
+    limit = _whole(call.query.get("limit", str(default)), "limit", at_least=1)
+    return page, min(limit, most)
+
+
+def _whole(text: str, name: str, *, at_least: int) -> int:
+    # More digits than this name no page of anything.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9) or int(text) < at_least:
+        raise RequestError(
+            f"The parameter `{name}` must be a whole number, {at_least} or more.", Code.INVALID_FIELDS
+        )
+    return int(text)
+
+
+def _pagination(page: int, limit: int, total: int) -> wire.Pagination:
+    return wire.Pagination(page, limit, total, -(-total // limit))
+
+
+_PAGING: Final = (
+    Query("page", "integer", "From 1."),
+    Query("limit", "integer", "More than the cap is capped."),
+)
+
+ENDPOINTS: Final = (
+    Endpoint(
+        method="POST",
+        path="/chat",
+        scope="chat",
+        handler=submit,
+        summary="Send a message",
+        body=Body(wire.SubmitBody),
+        replies=wire.SubmitReply,
+        is_read=False,
+        headers=("Idempotency-Key",),
+        errors=(
+            Code.MISSING_FIELDS,
+            Code.FEATURE_UNAVAILABLE,
+            Code.MODEL_NOT_FOUND,
+            Code.NO_SUITABLE_MODEL,
+            Code.CONTEXT_TOO_LONG,
+            Code.INSUFFICIENT_CREDITS,
+            Code.SESSION_NOT_FOUND,
+            Code.SESSION_BUSY,
+            Code.IDEMPOTENCY_MISMATCH,
+            Code.QUEUE_FULL,
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/generate/{generation_id}/status",
+        scope="read",
+        handler=status,
+        summary="Look at a generation, or wait for it",
+        replies=wire.StatusReply,
+        query=(
+            Query("wait", "integer", "Seconds to wait for the end, or with If-None-Match for a change."),
+        ),
+        headers=("If-None-Match",),
+        errors=(Code.GENERATION_NOT_FOUND,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/generate/{generation_id}/cancel",
+        scope="chat",
+        handler=cancel,
+        summary="Cancel a generation",
+        replies=wire.CancelReply,
+        errors=(Code.GENERATION_NOT_FOUND, Code.ALREADY_FINISHED),
+    ),
+    Endpoint(
+        method="GET",
+        path="/models",
+        scope="read",
+        handler=models,
+        summary="List the models",
+        replies=wire.ModelsReply,
+        query=(
+            Query("type", "string", "`chat`; `text` means the same."),
+            Query("provider", "string", "A provider's name as listed."),
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/chat/conversations",
+        scope="read",
+        handler=conversations,
+        summary="List conversations",
+        replies=wire.ConversationsReply,
+        query=_PAGING,
+    ),
+    Endpoint(
+        method="PATCH",
+        path="/chat/conversations/{session_id}",
+        scope="chat",
+        handler=rename,
+        summary="Rename a conversation",
+        body=Body(wire.RenameBody),
+        replies=wire.ConversationReply,
+        errors=(Code.SESSION_NOT_FOUND,),
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/chat/conversations/{session_id}",
+        scope="chat",
+        handler=delete,
+        summary="Delete a conversation",
+        replies=wire.DeletedReply,
+        errors=(Code.SESSION_NOT_FOUND,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/chat/conversations/{session_id}/messages",
+        scope="read",
+        handler=messages,
+        summary="List a conversation's messages",
+        replies=wire.MessagesReply,
+        query=_PAGING,
+        errors=(Code.SESSION_NOT_FOUND,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/account/credits",
+        scope="read",
+        handler=credits_,
+        summary="Look at the account's credits",
+        replies=wire.CreditsReply,
+    ),
+)

@@ -1,0 +1,196 @@
+"""From a submit body to an intent, from a generation to a status, and the lists' rows.
+
+Pure: no Redis, no clock. What the published text says of a field is decided here and nowhere else.
+"""
+
+from typing import Final
+
+from msgspec import UNSET
+
+from api.accept import Intent
+from api.dialects.kolbo import wire
+from api.pace import Eta
+from shared import ids
+from shared.clock import iso
+from shared.errors import Code, RequestError
+from shared.routing import price
+from shared.settings import LimitSettings, ModelSettings, Settings
+from shared.stores.sessions import Session, Turn
+from shared.wire.generation import Generation
+from shared.wire.submission import AUTO
+
+_MICROCREDITS: Final = 1_000_000
+# What a typical exchange is made of, for the one figure `credit` of a model.
+_TYPICAL_TOKENS: Final = (1_000, 500)
+_UNTOUCHED: Final = wire.Enhancement(
+    applied=False, reason="Messages are sent as they are written.", text=None
+)
+
+
+def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
+    """Return what a submit body asks for. Raises RequestError naming the field that is wrong."""
+    if not body.message.strip():
+        raise RequestError("The field `message` is required.", Code.MISSING_FIELDS)
+    for name in ("message", "system_prompt"):
+        if len(getattr(body, name) or "") > limits.message_characters_max:
+            raise RequestError(
+                f"The field `{name}` is longer than {limits.message_characters_max} characters.",
+                Code.INVALID_FIELDS,
+            )
+    _refuse_unavailable(body)
+    if body.session_id is not None and not ids.is_id(body.session_id):
+        raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+    return Intent(
+        message=body.message,
+        model=body.model or AUTO,
+        session=body.session_id,
+        system_prompt=body.system_prompt or None,
+        enhance_prompt=body.enhance_prompt is not False,
+        lane=body.priority or "interactive",
+        on_conflict=body.on_conflict or "enqueue",
+        budget=None if body.max_credits is None else max(1, round(body.max_credits * _MICROCREDITS)),
+        deadline_seconds=body.deadline_seconds,
+        metadata=body.metadata or None,
+        project=body.project_id,
+    )
+
+
+def _refuse_unavailable(body: wire.SubmitBody) -> None:
+    """Refuse by name what is asked for explicitly and not there; a plain `false` asks for nothing."""
+    asked = {
+        "web_search": body.web_search,
+        "deep_think": body.deep_think,
+        "media_urls": body.media_urls,
+        "webhook_url": body.webhook_url,
+        "cost_quality": body.cost_quality is not None,
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise RequestError(
+                f"The field `{name}` asks for a feature that this deployment does not have.",
+                Code.FEATURE_UNAVAILABLE,
+            )
+
+
+def receipt(generation: str, session: str, model: str, hint: int) -> wire.SubmitReply:
+    """Return the receipt of a message that is in."""
+    return wire.SubmitReply(
+        message_id=generation,
+        session_id=session,
+        model=model,
+        poll_url=f"/api/v1/generate/{generation}/status",
+        poll_interval_hint=hint,
+        cancel_url=f"/api/v1/generate/{generation}/cancel",
+    )
+
+
+def status(generation: Generation, hint: int, eta: Eta | None) -> wire.StatusReply:
+    """Return a generation as this dialect shows it."""
+    assistant, user = generation.assistant, generation.user
+    failure = assistant.failure if assistant is not None else None
+    return wire.StatusReply(
+        generation_id=generation.id,
+        session_id=generation.session,
+        state=generation.state,
+        stage=generation.stage,
+        progress=100 if generation.is_final else generation.progress,
+        poll_interval_hint=hint,
+        queue_position=generation.ahead,
+        eta_seconds=wire.EtaSeconds(round(eta.p50, 1), round(eta.p90, 1)) if eta else None,
+        attempt=generation.attempt,
+        result=_result(generation),
+        error=failure.message if failure is not None else None,
+        failure=failure,
+        enhancement=_UNTOUCHED,
+        credits_used=generation.captured / _MICROCREDITS,
+        credits_breakdown=_breakdown(generation),
+        routing=assistant.routing if assistant is not None else None,
+        metadata=(user.metadata if user is not None else None) or {},
+        project_id=user.project if user is not None else None,
+        created_at=iso(generation.accepted),
+        started_at=None if generation.started is None else iso(generation.started),
+        finished_at=None if generation.finished is None else iso(generation.finished),
+    )
+
+
+def _result(generation: Generation) -> wire.Result:
+    assistant = generation.assistant
+    return wire.Result(
+        content=generation.text,
+        model=generation.model,
+        created_at=iso(assistant.created if assistant is not None else generation.accepted),
+        partial=UNSET if generation.is_final else True,
+    )
+
+
+def _breakdown(generation: Generation) -> list[wire.CreditLine]:
+    usage = generation.assistant.usage if generation.assistant is not None else None
+    if usage is None or not generation.captured:
+        return []
+    return [
+        wire.CreditLine(
+            "tokens", usage.input_tokens + usage.output_tokens, generation.captured / _MICROCREDITS
+        )
+    ]
+
+
+def etag(generation: Generation) -> str:
+    """Return the weak tag that changes with state, stage, attempt and last event."""
+    return f'W/"{generation.stage}-{generation.attempt}-{generation.last_event}"'
+
+
+def model(entry: ModelSettings, settings: Settings, *, is_available: bool) -> wire.ModelItem:
+    """Return a catalogue entry as callers see it."""
+    provider = settings.provider(entry.provider)
+    return wire.ModelItem(
+        identifier=entry.identifier,
+        name=entry.name or entry.identifier,
+        provider=provider.label or provider.name,
+        types=entry.types,
+        credit=price.cost(entry, *_TYPICAL_TOKENS) / _MICROCREDITS,
+        recommended=entry.recommended,
+        summary=entry.summary,
+        smart_select_strengths=entry.strengths,
+        input_token_rate=price.cost(entry, 1_000, 0) / _MICROCREDITS,
+        output_token_rate=price.cost(entry, 0, 1_000) / _MICROCREDITS,
+        context_window=entry.context_window,
+        max_output_tokens=entry.max_output_tokens,
+        capabilities=entry.capabilities,
+        estimated_duration_seconds=entry.estimated_duration_seconds,
+        available=is_available,
+    )
+
+
+def conversation(session: Session) -> wire.Conversation:
+    """Return a session as this dialect lists it."""
+    return wire.Conversation(
+        session_id=session.id,
+        name=session.name,
+        last_activity=iso(session.active),
+        created_at=iso(session.created),
+    )
+
+
+def messages(turn: Turn) -> tuple[wire.MessageItem, wire.MessageItem]:
+    """Return a turn's two messages: the user's, then the assistant's, finished or not."""
+    assistant = turn.assistant
+    snapshot = assistant.model if assistant is not None else None
+    return (
+        wire.MessageItem(
+            message_id=turn.user.id,
+            role="user",
+            content=turn.user.content,
+            status="completed",
+            created_at=iso(turn.user.created),
+        ),
+        wire.MessageItem(
+            message_id=turn.user.generation,
+            role="assistant",
+            content=assistant.content if assistant is not None else "",
+            status=turn.state,
+            model=UNSET
+            if snapshot is None
+            else wire.MessageModel(snapshot.identifier, snapshot.name, snapshot.provider),
+            created_at=iso(assistant.created if assistant is not None else turn.user.created),
+        ),
+    )

@@ -1,0 +1,257 @@
+"""What goes over the wire of the Kolbo dialect, field by field.
+
+Requests are closed: an unknown field is refused by name, null counts as absent. Replies are open: later
+fields may join them. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from shared.errors import Failure
+from shared.lifecycle import Stage, State
+from shared.wire.routing import Routing
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16),
+]
+
+
+class SubmitBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message to answer. Fields whose feature this deployment lacks are refused when asked for."""
+
+    message: Annotated[str, Meta(description="The message to send to the model.")]
+    model: Annotated[str | None, Meta(description="An identifier of GET /api/v1/models, or `auto`.")] = None
+    session_id: Annotated[str | None, Meta(description="Continue this conversation.")] = None
+    system_prompt: Annotated[
+        str | None, Meta(description="For a new conversation; ignored when `session_id` is given.")
+    ] = None
+    enhance_prompt: Annotated[
+        bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
+    ] = None
+    web_search: bool | None = None
+    deep_think: bool | None = None
+    media_urls: Annotated[list[str], Meta(max_length=10)] | None = None
+    project_id: Annotated[str, Meta(max_length=128)] | None = None
+    priority: Literal["interactive", "batch"] | None = None
+    max_credits: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    deadline_seconds: Annotated[int, Meta(ge=1, le=604_800)] | None = None
+    metadata: Metadata | None = None
+    cost_quality: Annotated[int, Meta(ge=0, le=10)] | None = None
+    on_conflict: Literal["enqueue", "reject", "interrupt"] | None = None
+    webhook_url: str | None = None
+
+
+class RenameBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A conversation's new name."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The receipt: the message is in, and where to look for the answer."""
+
+    success: Literal[True] = True
+    message_id: str
+    session_id: str
+    type: Literal["chat"] = "chat"
+    model: str
+    poll_url: str
+    poll_interval_hint: int
+    cancel_url: str
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer, always an object: the samples read it unguarded. `partial` while it is being made."""
+
+    content: str
+    reasoning_content: str | None = None
+    image_urls: list[str] = []
+    video_urls: list[str] = []
+    audio_urls: list[str] = []
+    citations: list[str] = []
+    model: str
+    created_at: str
+    partial: bool | UnsetType = UNSET
+
+
+class EtaSeconds(msgspec.Struct, frozen=True):
+    """Seconds until the end, as half and nine tenths of answers like it had it."""
+
+    p50: float
+    p90: float
+
+
+class Enhancement(msgspec.Struct, frozen=True):
+    """What became of the permission to reword the message."""
+
+    applied: bool
+    reason: str
+    text: str | None
+
+
+class CreditLine(msgspec.Struct, frozen=True):
+    """A part of what an answer cost."""
+
+    item: str
+    quantity: int
+    credits: float
+
+
+class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation at one moment. Loop on `state`; `stage` tells what happens inside."""
+
+    success: Literal[True] = True
+    generation_id: str
+    session_id: str
+    type: Literal["chat"] = "chat"
+    state: State
+    stage: Stage
+    progress: int
+    poll_interval_hint: int
+    queue_position: int | None
+    eta_seconds: EtaSeconds | None
+    attempt: int
+    result: Result
+    error: str | None
+    failure: Failure | None
+    enhancement: Enhancement
+    credits_used: float
+    credits_breakdown: list[CreditLine]
+    routing: Routing | None
+    metadata: dict[str, str]
+    project_id: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class CancelReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cancel did; `credits_refunded` is null while the worker is still asked to stop."""
+
+    success: Literal[True] = True
+    state: State
+    credits_refunded: float | None
+    effect: Literal["immediate", "pending"]
+
+
+class ModelItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that callers may name. Token rates in credits per 1,000 tokens."""
+
+    identifier: str
+    name: str
+    provider: str
+    types: tuple[str, ...]
+    credit: float
+    recommended: bool
+    summary: str
+    smart_select_strengths: dict[str, float]
+    input_token_rate: float
+    output_token_rate: float
+    context_window: int
+    max_output_tokens: int
+    capabilities: tuple[str, ...]
+    estimated_duration_seconds: float
+    available: bool
+
+
+class ModelsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The models of this deployment."""
+
+    success: Literal[True] = True
+    models: list[ModelItem]
+    count: int
+
+
+class Pagination(msgspec.Struct, frozen=True):
+    """Which part of a list this is."""
+
+    page: int
+    limit: int
+    total: int
+    pages: int
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation in a list."""
+
+    session_id: str
+    name: str
+    last_activity: str
+    created_at: str
+
+
+class ConversationsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The account's conversations, last active first."""
+
+    success: Literal[True] = True
+    conversations: list[Conversation]
+    pagination: Pagination
+
+
+class ConversationReply(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation."""
+
+    success: Literal[True] = True
+    conversation: Conversation
+
+
+class MessageModel(msgspec.Struct, frozen=True):
+    """The model that a message was asked of."""
+
+    identifier: str
+    name: str
+    provider: str
+
+
+class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a conversation; `model` only with the assistant's."""
+
+    message_id: str
+    role: Literal["user", "assistant"]
+    content: str
+    status: State
+    model: MessageModel | UnsetType = UNSET
+    created_at: str
+
+
+class MessagesReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation's messages, oldest first."""
+
+    success: Literal[True] = True
+    session_id: str
+    messages: list[MessageItem]
+    pagination: Pagination
+
+
+class DeletedReply(msgspec.Struct, frozen=True, kw_only=True):
+    """It is gone."""
+
+    success: Literal[True] = True
+    session_id: str
+
+
+class Credits(msgspec.Struct, frozen=True):
+    """What an account has: `total` is what is available and what is held."""
+
+    total: float
+    available: float
+    held: float
+
+
+class CreditsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The account's credits."""
+
+    success: Literal[True] = True
+    credits: Credits
+
+
+class ErrorReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Every refusal of this dialect."""
+
+    success: Literal[False] = False
+    error: str
+    code: str
+    request_id: str

@@ -1,0 +1,405 @@
+"""The edge: uvicorn's HTTP protocol made fit for strangers.
+
+Owns what happens on a connection before and around a request: how many bytes and seconds its head
+may take, how many requests may wait behind one another, how long an answer may be left unread, and
+that every refusal is JSON in the mount's own shape. Refuses to look into bodies: guards/body.py
+bounds their size and time, where a route knows what it expects.
+
+DESIGN
+- Settings. `protocol(bounds)` is a partial of the class below. uvicorn only calls what it is given
+  as `http`, and for `workers=N` pickles it with its configuration: a class of a module and a frozen
+  struct cross that as they stand, and neither a global nor the application has to be asked.
+- Time. One timer a connection, never one a request: it comes back when the present patience may
+  have run out, and `_LOOKS` times in `stuck_reader_seconds`. Patience is for the next head
+  (`header_seconds` from its first byte, or from the connection's start), for a next request
+  (uvicorn's keep-alive), and for the rest of a body whose request is already answered
+  (`header_seconds`). While an answer is owed the application has the word, and none is needed.
+- Bytes. Reads that bring neither a head's end nor any body are added up. That bounds heads,
+  trailers and the extensions of chunks, which the parser gathers out of our sight. A head that may
+  be too long is measured when it ends. So a connection holds at most the bound and one read.
+- Unread answers. Once bytes are seen waiting for the client, the transport holds the application
+  back until they are gone; their number can only fall, and who takes none in time is aborted.
+- Ends. To close on bytes not yet read resets the connection, and the answer may never be seen.
+  Who may still be sending is told our end, and what comes is dropped for LINGER_SECONDS.
+- Upgrades are served as plain requests. The parser leaves all after such a head to the protocol
+  that was asked for, so the head goes once more, without that field, to a new parser.
+"""
+
+import asyncio
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import httptools
+from typing_extensions import override
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+from api import errors, exchange
+from shared.errors import Code
+from shared.settings import ApiSettings
+
+PIPELINED_MAX: Final = 16
+LINGER_SECONDS: Final = 2.0
+_LOOKS: Final = 4
+
+# Origin form only: a path in printable ASCII, perhaps a query, no fragment.
+_TARGET: Final = re.compile(rb"/[!\"$-~]*")
+
+
+def protocol(bounds: ApiSettings) -> type[asyncio.Protocol]:
+    """Return what `uvicorn.Config(http=...)` takes: the protocol with its bounds."""
+    # uvicorn names a class as the type, and only ever calls it.
+    return cast("type[asyncio.Protocol]", functools.partial(EdgeProtocol, bounds))
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """One connection of a stranger."""
+
+    def __init__(
+        self,
+        bounds: ApiSettings,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._bounds = bounds
+        self._wire: asyncio.Transport
+        self._gate: _Gate
+        self._served: RequestResponseCycle | None = None
+
+        self.url = b""
+        self._is_receiving = False
+        self._is_in_head = False
+        self._read_bytes = 0
+        self._first_bytes = 0
+        self._barren_bytes = 0
+
+        self._is_deaf = False
+        self._is_ending = False
+        self._last_words = b""
+
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._deadline = math.inf
+        self._unread_bytes = 0
+        self._taken_at = 0.0
+        self._is_tight = False
+
+    # The connection
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
+        self._wire = transport
+        self._gate = _Gate(transport, self._close)
+        super().connection_made(cast("asyncio.Transport", self._gate))
+        now = self.loop.time()
+        self._deadline = now + self._bounds.header_seconds
+        self._look_again(now)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_deaf = self._is_ending = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._forsake()
+        super().connection_lost(exc)
+        # What refers to itself would have to wait for the garbage collector.
+        self._gate.close = self._wire.close
+
+    @override
+    def shutdown(self) -> None:
+        if self._is_owing:
+            super().shutdown()
+        else:
+            self._wire.close()
+
+    @property
+    def _is_owing(self) -> bool:
+        """Whether a request waits for its answer; the latest is the last to get one."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    # Reading
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        self._read_bytes = len(data)
+        self._barren_bytes += self._read_bytes
+        try:
+            self._feed(data)
+        except httptools.HttpParserCallbackError:
+            if not self._is_deaf:
+                raise
+        except httptools.HttpParserError:
+            self._refuse(Code.INVALID_FIELDS, "The request is not valid HTTP/1.1.")
+        else:
+            if self._is_receiving:
+                self._bound_rest()
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b" ".join((self.parser.get_method(), self.url, b"HTTP/" + version))]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _bound_rest(self) -> None:
+        """Bound what did not come in one read."""
+        if self._barren_bytes > self._bounds.header_bytes_max:
+            self._refuse_size()
+        elif self._is_in_head and not self._barren_bytes and self._served and not self._is_owing:
+            self._await(self._bounds.header_seconds)
+
+    @override
+    def on_message_begin(self) -> None:
+        self._is_receiving = self._is_in_head = True
+        self._first_bytes = self._read_bytes
+        self._barren_bytes = 0
+        super().on_message_begin()
+
+    @override
+    def on_headers_complete(self) -> None:
+        if self._first_bytes + self._barren_bytes > self._bounds.header_bytes_max:
+            self._measure_head()
+        if not _TARGET.fullmatch(self.url) or b"%00" in self.url:
+            self._stop("The request's target must be a path in printable ASCII, without NUL.")
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            self._stop("The request's version must be HTTP/1.1 or HTTP/1.0.")
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._stop("The method CONNECT is not served.")
+            return
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self._stop(f"At most {PIPELINED_MAX} requests may wait on one connection.")
+        self._is_in_head = False
+        self._barren_bytes = 0
+        self._deadline = math.inf
+        super().on_headers_complete()
+        # Trailers are fields too; among the head's they would be taken for them.
+        self.headers = []
+
+    def _measure_head(self) -> None:
+        fields = sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
+        frame = len(self.parser.get_method()) + len(b"  HTTP/1.1\r\n\r\n")
+        if frame + len(self.url) + fields > self._bounds.header_bytes_max:
+            self._refuse_size()
+            raise _StoppedError
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._barren_bytes = 0
+        super().on_body(body)
+
+    @override
+    def on_message_complete(self) -> None:
+        if self._is_in_head:  # an upgrade, which will be read again without it
+            return
+        self._is_receiving = False
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._await(self.timeout_keep_alive)
+
+    @override
+    def _should_upgrade(self) -> bool:
+        return False
+
+    # Answering
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._served = cycle
+        cycle.__class__ = exchange.Exchange
+        super()._start_asgi_task(cycle, app if app is self.app else exchange.overloaded)
+
+    @override
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self._is_ending or self._wire.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._last_words:
+            self._say(self._last_words)
+        elif self._is_receiving:
+            self._await(self._bounds.header_seconds)
+        else:
+            self._await(self.timeout_keep_alive)
+
+    def _stop(self, message: str) -> None:
+        self._refuse(Code.INVALID_FIELDS, message)
+        raise _StoppedError
+
+    def _refuse_size(self) -> None:
+        bound = self._bounds.header_bytes_max
+        self._refuse(Code.HEADERS_TOO_LARGE, f"The request's head is larger than {bound} bytes.")
+
+    def _refuse(self, code: Code, message: str) -> None:
+        """Hear no more, and end the connection with an answer, after those owed before it."""
+        self._is_deaf = True
+        is_in_body = self._is_receiving and not self._is_in_head
+        if not self._is_owing:
+            self._say(b"" if is_in_body else self._answer(code, message))
+        elif not is_in_body:
+            self._last_words = self._answer(code, message)
+        elif self.cycle is not self._served:
+            self.pipeline.popleft()
+            self._last_words = self._answer(code, message)
+        else:
+            self._forsake()
+            # In the middle of an answer only its end can say that it failed.
+            self._say(b"" if self.cycle.response_started else self._answer(code, message))
+
+    def _answer(self, code: Code, message: str) -> bytes:
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        fields, body = exchange.refusal(path, self.headers or (), code, message)
+        fields = self.server_state.default_headers + fields
+        lines = (name + b": " + value + b"\r\n" for name, value in fields)
+        return b"".join((STATUS_LINE[errors.STATUS[code]], *lines, b"\r\n", body))
+
+    # Ending
+
+    def _say(self, last_words: bytes) -> None:
+        self._wire.write(last_words)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Send no more, but read on for a moment."""
+        self._is_deaf = self._is_ending = True
+        self.flow.resume_reading()
+        self._await(LINGER_SECONDS)
+        if self._wire.can_write_eof():
+            self._wire.write_eof()
+        else:
+            self._wire.close()
+
+    def _close(self) -> None:
+        """Close once all is sent: what uvicorn's calls of `transport.close()` come to."""
+        if self._is_receiving and not self._is_ending and not self._wire.is_closing():
+            self._linger()
+        else:
+            self._is_deaf = self._is_ending = True
+            self._deadline = math.inf
+            self._wire.close()
+
+    def _cut(self) -> None:
+        self._is_deaf = self._is_ending = True
+        self._forsake()
+        self._wire.abort()
+
+    def _forsake(self) -> None:
+        """Tell the application that nobody waits for its answer, and drop what is queued behind."""
+        self.pipeline.clear()
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.waiting_for_100_continue = False
+            self._served.message_event.set()
+
+    # Time
+
+    def _await(self, seconds: float) -> None:
+        self._deadline = self.loop.time() + seconds
+        if self._deadline < self._timer_at:
+            self._look_at(self._deadline)
+
+    def _look_again(self, now: float) -> None:
+        self._look_at(min(self._deadline, now + self._bounds.stuck_reader_seconds / _LOOKS))
+
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self.loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        """Cut who has kept the connection waiting for too long, and come back."""
+        now = self.loop.time()
+        self._weigh_unread(now)
+        if self._unread_bytes and now - self._taken_at >= self._bounds.stuck_reader_seconds:
+            self._cut()
+        elif now >= self._deadline:
+            self._deadline = math.inf
+            self._give_up()
+        self._look_again(now)
+
+    def _give_up(self) -> None:
+        if self._is_ending and self._unread_bytes:
+            self._await(LINGER_SECONDS)
+        elif self._is_ending:
+            self._cut()
+        elif self._is_in_head:
+            seconds = self._bounds.header_seconds
+            self._refuse(Code.REQUEST_TIMEOUT, f"The request's head took over {seconds:g} s.")
+        else:
+            self._is_deaf = self._is_ending = True
+            self._wire.close()
+
+    def _weigh_unread(self, now: float) -> None:
+        """Note what waits for the client, and when it last took any of it."""
+        unread_bytes = self._wire.get_write_buffer_size()
+        if unread_bytes < self._unread_bytes or not self._unread_bytes:
+            self._taken_at = now
+        self._unread_bytes = unread_bytes
+        if unread_bytes and not self.flow.write_paused:
+            self._is_tight = True
+            self._wire.set_write_buffer_limits(high=0)
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._weigh_unread(self.loop.time())
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread_bytes = 0
+        if self._is_tight:
+            self._is_tight = False
+            self._wire.set_write_buffer_limits()
+
+
+class _StoppedError(Exception):
+    """Makes the parser stop; what there was to say has been said."""
+
+
+class _Gate:
+    """The transport as uvicorn sees it: the same, but that closing goes by the protocol."""
+
+    __slots__ = (
+        "close",
+        "get_extra_info",
+        "is_closing",
+        "pause_reading",
+        "resume_reading",
+        "write",
+    )
+
+    def __init__(self, wire: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.close = close
+        self.get_extra_info = wire.get_extra_info
+        self.is_closing = wire.is_closing
+        self.pause_reading = wire.pause_reading
+        self.resume_reading = wire.resume_reading
+        self.write = wire.write

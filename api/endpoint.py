@@ -1,0 +1,141 @@
+"""One row of a dialect's table of routes, and the walk of a request through it.
+
+Owns the order of the guards: who (the key and its scope), how often (reads), how big (the body), then the
+handler. The same rows make the OpenAPI document, so what is documented is what runs.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from api.guards import body as bodies
+from api.guards.identify import Caller
+from api.state import State
+from shared.errors import Code, RequestError
+from shared.wire.account import Scope as KeyScope
+
+encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """A request that has passed the guards. `raw` is the body as it came, `path` the path's parameters."""
+
+    state: State
+    caller: Caller
+    body: Any
+    raw: bytes
+    path: dict[str, str]
+    query: QueryParams
+    headers: Any
+    request_id: str
+    route: str
+
+
+class Answer(NamedTuple):
+    """What goes back: a value to encode, or None for an empty body."""
+
+    value: object
+    status: int = 200
+    headers: dict[str, str] = {}  # noqa: RUF012  never changed, only read
+
+
+class Query(NamedTuple):
+    """A query parameter, for the document; handlers read and check it themselves."""
+
+    name: str
+    kind: str
+    description: str
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A row: `is_read` counts against the account's reads; `body` is None where none is read."""
+
+    method: str
+    path: str
+    scope: KeyScope
+    handler: Handler
+    summary: str
+    replies: Any
+    body: bodies.Body | None = None
+    query: tuple[Query, ...] = ()
+    errors: tuple[Code, ...] = ()
+    is_read: bool = True
+    headers: tuple[str, ...] = field(default=())
+
+    async def answer(self, request: Request, state: State, request_id: str) -> Answer:
+        """Walk a request through the guards to the handler. Raises PolluxError."""
+        caller = await state.identities.identify(request.headers, self.scope)
+        if self.is_read:
+            state.read_limits.spend(caller.account.id)
+        raw, value = b"", None
+        if self.body is not None:
+            raw = await bodies.read(request, state.settings.api)
+            value = self.body.decode(raw)
+        return await self.handler(
+            Call(
+                state=state,
+                caller=caller,
+                body=value,
+                raw=raw,
+                path=request.path_params,
+                query=request.query_params,
+                headers=request.headers,
+                request_id=request_id,
+                route=f"{self.method} {self.path}",
+            )
+        )
+
+
+class Resource:
+    """All methods of one path, as an ASGI application."""
+
+    def __init__(self, endpoints: list[Endpoint]) -> None:
+        self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
+        self._allow = ", ".join(sorted(self._by_method))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; errors rise to the front's catch-all."""
+        request = Request(scope, receive)
+        method = "GET" if request.method == "HEAD" else request.method
+        endpoint = self._by_method.get(method)
+        if endpoint is None:
+            scope["allow"] = self._allow
+            raise RequestError(
+                f"{request.method} is not allowed here; allowed: {self._allow}.",
+                Code.METHOD_NOT_ALLOWED,
+            )
+        answer = await endpoint.answer(request, scope["state"]["pollux"], scope["request_id"])
+        content = b"" if answer.value is None else encode(answer.value)
+        await reply(scope, send, answer.status, content, answer.headers)
+
+
+async def reply(scope: Scope, send: Send, status: int, content: bytes, headers: dict[str, str]) -> None:
+    """Send one JSON answer; every answer names its request."""
+    raw = [(b"x-request-id", scope["request_id"].encode())]
+    raw += [(name.encode(), value.encode()) for name, value in headers.items()]
+    if status not in {204, 304}:
+        raw += [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(content)),
+        ]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": content})
+
+
+def routes(prefix: str, endpoints: tuple[Endpoint, ...]) -> list[Route]:
+    """Return one route a path below a prefix, in the order of the table."""
+    paths: dict[str, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(prefix + endpoint.path, []).append(endpoint)
+    return [Route(path, endpoint=Resource(rows)) for path, rows in paths.items()]

@@ -1,0 +1,73 @@
+"""One place where an error becomes an answer: status, headers, and the body in the mount's own shape.
+
+Owns the table from codes to statuses and the front's single catch-all. A dialect registers its shape under
+its prefix; what stands under none is answered in the first's.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from shared.errors import Code, PolluxError, RefusedError, RequestError, UnavailableError
+
+STATUS: Final[dict[Code, int]] = {
+    Code.INVALID_API_KEY: 401,
+    Code.FORBIDDEN: 403,
+    Code.MISSING_FIELDS: 400,
+    Code.INVALID_FIELDS: 400,
+    Code.FEATURE_UNAVAILABLE: 400,
+    Code.MODEL_NOT_FOUND: 400,
+    Code.WRONG_MODEL_TYPE: 400,
+    Code.NO_SUITABLE_MODEL: 400,
+    Code.CONTEXT_TOO_LONG: 400,
+    Code.INSUFFICIENT_CREDITS: 402,
+    Code.SESSION_NOT_FOUND: 404,
+    Code.GENERATION_NOT_FOUND: 404,
+    Code.NOT_FOUND: 404,
+    Code.METHOD_NOT_ALLOWED: 405,
+    Code.REQUEST_TIMEOUT: 408,
+    Code.ALREADY_FINISHED: 409,
+    Code.SESSION_BUSY: 409,
+    Code.PAYLOAD_TOO_LARGE: 413,
+    Code.UNSUPPORTED_MEDIA_TYPE: 415,
+    Code.IDEMPOTENCY_MISMATCH: 422,
+    Code.RATE_LIMITED: 429,
+    Code.HEADERS_TOO_LARGE: 431,
+    Code.GENERATION_ERROR: 500,
+    Code.QUEUE_FULL: 503,
+    Code.UNAVAILABLE: 503,
+}
+
+Shape = Callable[[Code, str, str, dict[str, object]], object]
+_encode = msgspec.json.Encoder().encode
+
+
+def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
+    """Return the body of the Kolbo dialect's errors; `details` stand beside the fixed fields."""
+    return details | {"success": False, "error": message, "code": code.value, "request_id": request_id}
+
+
+# prefix -> shape; the first that fits a path shapes its errors, and the last fits all.
+SHAPES: Final[tuple[tuple[str, Shape], ...]] = (("", kolbo_shape),)
+
+
+def refusal(path: str, code: Code, message: str, request_id: str, details: dict[str, object] | None = None) -> bytes:
+    """Return the JSON body of an error for a request to `path`."""
+    shape = next(shape for prefix, shape in SHAPES if path.startswith(prefix))
+    return _encode(shape(code, message, request_id, details or {}))
+
+
+def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]]:
+    """Return an error's status, headers and extra fields."""
+    headers: dict[str, str] = {}
+    details: dict[str, object] = {}
+    if isinstance(error, RefusedError | RequestError):
+        details = error.details
+    if isinstance(error, RefusedError):
+        headers = dict(error.headers)
+    if isinstance(error, RefusedError | UnavailableError) and error.retry_after_seconds is not None:
+        headers["retry-after"] = str(error.retry_after_seconds)
+    if error.code is Code.INVALID_API_KEY:
+        headers["www-authenticate"] = "Bearer"
+    return STATUS[error.code], headers, details

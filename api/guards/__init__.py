@@ -1,0 +1,6 @@
+"""What stands before a handler, in the order in which endpoint.py runs it: who, how often, how big.
+
+identify   the key behind a request, and the account behind the key
+limits     how often an account may read, how many waits it may hold open
+body       the bytes of a request, bounded in size and time, and their decoding
+"""

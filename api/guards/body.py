@@ -1,0 +1,125 @@
+"""The bytes of a request, bounded in size and time, and their decoding into a typed value.
+
+Owns every way in which a body can be wrong, and the sentence for each. Nothing that a caller sends becomes
+anything but a 4xx here: what msgspec lets through (NUL, lone surrogates, NaN cannot be JSON) is refused by
+one walk, what escapes it (UnicodeDecodeError, RecursionError) is caught.
+"""
+
+import asyncio
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from shared.errors import Code, RequestError
+from shared.settings import ApiSettings
+
+Value = TypeVar("Value")
+
+_MISSING: Final = re.compile(r"missing required field `([^`]+)`")
+_UNKNOWN: Final = re.compile(r"contains unknown field `([^`]+)`")
+_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`")
+
+
+async def read(request: Request, settings: ApiSettings) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        RequestError: PAYLOAD_TOO_LARGE beyond `body_bytes_max`, REQUEST_TIMEOUT when it is not there within
+            `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
+
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > settings.body_bytes_max:
+        raise _too_large(settings)
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise RequestError("The body must be application/json.", Code.UNSUPPORTED_MEDIA_TYPE)
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)
+    try:
+        async with asyncio.timeout(settings.body_seconds):
+            return await _collect(request, settings)
+    except TimeoutError:
+        raise RequestError("The body did not arrive in time.", Code.REQUEST_TIMEOUT) from None
+    except ClientDisconnect:
+        raise RequestError("The body did not arrive whole.", Code.REQUEST_TIMEOUT) from None
+
+
+async def _collect(request: Request, settings: ApiSettings) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > settings.body_bytes_max:
+            raise _too_large(settings)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(settings: ApiSettings) -> RequestError:
+    return RequestError(
+        f"The body is larger than {settings.body_bytes_max} bytes.", Code.PAYLOAD_TOO_LARGE
+    )
+
+
+class Body:
+    """The decoder of one shape of body. A repeated key counts by its last value, as in JavaScript."""
+
+    def __init__(self, shape: type[Any]) -> None:
+        self.shape = shape
+        self._decode = msgspec.json.Decoder(shape).decode
+
+    def decode(self, raw: bytes) -> Any:
+        """Return the typed value. Raises RequestError: MISSING_FIELDS or INVALID_FIELDS, naming the field."""
+        try:
+            value = self._decode(raw)
+        except msgspec.ValidationError as error:
+            raise _refused(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise RequestError("The body is not valid JSON.", Code.INVALID_FIELDS) from None
+        except RecursionError:
+            raise RequestError("The body is nested too deeply.", Code.INVALID_FIELDS) from None
+        # Only an escape or the byte itself can make a NUL or half of a surrogate pair.
+        if b"\\u" in raw or b"\0" in raw:
+            refuse_unprintable(value)
+        return value
+
+
+def _refused(message: str) -> RequestError:
+    if missing := _MISSING.search(message):
+        return RequestError(f"The field `{missing[1]}` is required.", Code.MISSING_FIELDS)
+    if unknown := _UNKNOWN.search(message):
+        return RequestError(f"The field `{unknown[1]}` is unknown.", Code.INVALID_FIELDS)
+    if path := _PATH.search(message):
+        sentence = message[: path.start()]
+        return RequestError(f"The field `{path[1]}` is wrong: {sentence}.", Code.INVALID_FIELDS)
+    return RequestError(f"The body is wrong: {message}.", Code.INVALID_FIELDS)
+
+
+def refuse_unprintable(value: object, path: str = "") -> None:
+    """Raise RequestError where a text holds NUL or half of a surrogate pair."""
+    if isinstance(value, str):
+        if "\0" in value or not _is_encodable(value):
+            raise RequestError(
+                f"The field `{path}` holds a character that cannot be stored.", Code.INVALID_FIELDS
+            )
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            refuse_unprintable(getattr(value, name), f"{path}.{name}".strip("."))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            refuse_unprintable(name, path)
+            refuse_unprintable(item, f"{path}.{name}".strip("."))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            refuse_unprintable(item, f"{path}[{index}]")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""What operators and tools ask without a key: is it alive, is it ready, what can it do.
+
+health says that the process runs, and how durable what it accepts is; readiness that it reaches Redis now.
+"""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from api.endpoint import encode, reply
+from api.state import State
+from shared.errors import Code, RequestError, UnavailableError
+
+_READY_SECONDS = 2.0
+
+
+class Operation:
+    """One GET without a key, as an ASGI application."""
+
+    def __init__(self, name: str, document: bytes = b"") -> None:
+        self._name = name
+        self._document = document
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; errors rise to the front's catch-all."""
+        request = Request(scope, receive)
+        if request.method not in {"GET", "HEAD"}:
+            scope["allow"] = "GET"
+            raise RequestError("Only GET is allowed here.", Code.METHOD_NOT_ALLOWED)
+        state: State = scope["state"]["pollux"]
+        if self._name == "openapi":
+            await reply(scope, send, 200, self._document, {})
+            return
+        answer = {"status": "ok", "durability": state.settings.redis.durability}
+        if self._name == "ready":
+            await _check_redis(state)
+        await reply(scope, send, 200, encode(answer), {})
+
+
+async def _check_redis(state: State) -> None:
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            await state.redis.call("PING")
+    except TimeoutError:
+        raise UnavailableError("Redis does not answer.") from None
+
+
+def routes(openapi: bytes) -> list[Route]:
+    """Return the routes of operations."""
+    return [
+        Route("/healthz", endpoint=Operation("health")),
+        Route("/readyz", endpoint=Operation("ready")),
+        Route("/openapi.json", endpoint=Operation("openapi", openapi)),
+    ]

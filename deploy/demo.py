@@ -1,0 +1,93 @@
+"""`pollux demo`: the whole system, started, talked to once the published way, and ended without a trace.
+
+Owns the story that is told. It is told over HTTP alone, by the words of the published API, so it holds for
+any Pollux.
+"""
+
+import asyncio
+import os
+import sys
+from typing import Any, Final
+
+import httpx
+
+from deploy.caller import Caller
+from deploy.local import ending, system
+from deploy.local.progress import Progress
+from deploy.local.supervisor import StartError
+from deploy.local.system import Plan, Running
+from shared.clock import SystemClock
+from shared.errors import UnavailableError
+
+_SIGNAL_EXIT: Final = 128
+_TRIES_MAX: Final = 3
+_WORKERS: Final = 2
+# Nobody waits for the answers of a demo that was told to stop.
+_GRACE_SECONDS: Final = "1"
+_FIRST: Final = "In one sentence: what is a job queue?"
+_SECOND: Final = "Name one thing that it is good for."
+
+
+def demo() -> int:
+    """Start the whole system, send it a message and a follow-up, print both talks, end everything."""
+    clock = SystemClock()
+    plan = Plan(
+        environment={"POLLUX_WORKER__GRACE_SECONDS": _GRACE_SECONDS, **os.environ}, workers=_WORKERS
+    )
+    try:
+        signum = asyncio.run(ending.run(_tell(plan, clock), clock, with_parent=True))
+    except StartError as error:
+        for line in error.last_lines:
+            sys.stderr.write(f"  {line}\n")
+        raise
+    return 0 if signum is None else _SIGNAL_EXIT + signum
+
+
+async def _tell(plan: Plan, clock: SystemClock) -> None:
+    progress = Progress(sys.stdout)
+    progress.line("Starting Pollux: a store, a model, an API and two workers.")
+    async with (
+        system.running(plan, progress, clock) as running,
+        httpx.AsyncClient(base_url=running.url, trust_env=False) as http,
+    ):
+        progress.line(f"Pollux is up at {running.url}.\n")
+        await _converse(Caller(http, running.api_key, progress.line, clock), progress)
+        progress.line("Ending Pollux.")
+    progress.line("Pollux has ended and left nothing behind.")
+
+
+async def _converse(caller: Caller, progress: Progress) -> None:
+    progress.line("== 1. A message is submitted; the reply is a receipt with a poll_url.\n")
+    first = await _answered(caller, progress, {"message": _FIRST})
+    progress.line(
+        "== 2. A follow-up in the same session: the model is sent what was said before.\n"
+    )
+    await _answered(caller, progress, {"message": _SECOND, "session_id": first["session_id"]})
+    progress.line("== 3. The conversation, as it is kept.\n")
+    await caller.read(f"/api/v1/chat/conversations/{first['session_id']}/messages")
+    progress.line("== 4. What it cost.\n")
+    await caller.read("/api/v1/account/credits")
+
+
+async def _answered(caller: Caller, progress: Progress, body: dict[str, Any]) -> dict[str, Any]:
+    """Submit a message and poll until it is answered; a failure worth another try gets one."""
+    for _ in range(_TRIES_MAX):
+        receipt = await caller.post("/api/v1/chat", body)
+        status = await _polled(caller, receipt)
+        if status["state"] == "completed":
+            progress.line(f"   Asked:    {body['message']}")
+            progress.line(f"   Answered: {status['result']['content']}\n")
+            return receipt
+        progress.line(f"The message failed ({status['error']}); it is sent again.\n")
+    raise UnavailableError("The message was not answered.")
+
+
+async def _polled(caller: Caller, receipt: dict[str, Any]) -> dict[str, Any]:
+    """Poll as the receipt and each status hint, until the state is an end state."""
+    hint = receipt["poll_interval_hint"]
+    while True:
+        await caller.pause(hint)
+        status = await caller.read(receipt["poll_url"])
+        if status["state"] != "processing":
+            return status
+        hint = status["poll_interval_hint"]

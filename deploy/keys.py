@@ -1,0 +1,145 @@
+"""`pollux keys`: create, list and revoke API keys.
+
+A key is printed once, when it is made; what is kept of it cannot be turned back into it.
+"""
+
+import json as json_text
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Final, cast
+
+from cyclopts import App, Parameter
+
+from deploy import store
+from shared.clock import SystemClock, iso
+from shared.errors import Code, RequestError
+from shared.stores.accounts import MICROCREDITS
+from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope, TierName
+
+app: Final = App(name="keys", help="Create, list and revoke API keys.", help_format="plaintext")
+
+_DAY_MS: Final = 86_400_000
+_FOLDER: Final = Path(".pollux")
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+Folder = Annotated[
+    Path, Parameter(help="Folder of a running `pollux up`, where no Redis is named.")
+]
+
+
+@app.command
+async def create(
+    *,
+    account: str,
+    tier: TierName | None = None,
+    credits: float = 0,  # noqa: A002  the option's name
+    scopes: str = ",".join(DEFAULT_SCOPES),
+    expires_days: float | None = None,
+    json: Json = False,
+    folder: Folder = _FOLDER,
+) -> None:
+    """Create a key, and its account if there is none of that name.
+
+    Args:
+        account: The account's name.
+        tier: The account's tier; a new account is free unless told otherwise.
+        credits: Credits to add to the account.
+        scopes: What the key may do, separated by commas: chat, read, approve, keys, operator.
+        expires_days: Days until the key expires; never unless told otherwise.
+
+    """
+    granted = microcredits(credits)
+    allowed = _scopes(scopes)
+    expires_ms = _expiry(expires_days)
+    async with store.accounts(folder) as accounts:
+        owner = await accounts.create(account, tier)
+        if granted:
+            await accounts.grant(owner, granted)
+        made = await accounts.create_key(owner, allowed, expires_ms=expires_ms)
+    if json:
+        _print(json_text.dumps({"key": made.key, "key_id": made.key_id}))
+        return
+    _print(f"key:     {made.key}\nkey id:  {made.key_id}\naccount: {owner.id} ({owner.tier})")
+    _print("The key is shown this once and kept nowhere.")
+
+
+@app.command(name="list")
+async def list_(*, json: Json = False, folder: Folder = _FOLDER) -> None:
+    """List all keys, oldest first, revoked ones too."""
+    async with store.accounts(folder) as accounts:
+        rows = [_row(key) for key in await accounts.list_keys()]
+    if json:
+        _print(json_text.dumps(rows))
+        return
+    for row in rows:
+        _print(
+            "  ".join(
+                (
+                    str(row["key_id"]).ljust(22),
+                    str(row["account"]).ljust(16),
+                    ",".join(cast("list[str]", row["scopes"])).ljust(12),
+                    f"created {row['created_at']}",
+                    *(
+                        f"{word} {row[f'{word}_at']}"
+                        for word in ("expires", "revoked")
+                        if row[f"{word}_at"]
+                    ),
+                )
+            )
+        )
+
+
+@app.command
+async def revoke(key_id: str, /, *, folder: Folder = _FOLDER) -> None:
+    """Revoke a key for good; every API process notices within a second.
+
+    Args:
+        key_id: The key's id, as `create` and `list` print it.
+
+    """
+    async with store.accounts(folder) as accounts:
+        if not await accounts.revoke_key(key_id):
+            raise RequestError(f"No key has the id {key_id}.", Code.NOT_FOUND)
+    _print(f"Key {key_id} is revoked.")
+
+
+def microcredits(credits: float) -> int:  # noqa: A002  the unit is the point
+    """Return credits as the integer that is stored; refuses what is no amount to add."""
+    if not math.isfinite(credits) or credits < 0:
+        raise RequestError("Credits are a number that is not negative.", Code.INVALID_FIELDS)
+    return round(credits * MICROCREDITS)
+
+
+def _scopes(text: str) -> tuple[Scope, ...]:
+    asked = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [word for word in asked if word not in SCOPES]
+    if unknown or not asked:
+        raise RequestError(
+            f"Scopes are some of {', '.join(SCOPES)}, separated by commas; got {text!r}.",
+            Code.INVALID_FIELDS,
+        )
+    return tuple(scope for scope in SCOPES if scope in asked)
+
+
+def _expiry(days: float | None) -> int | None:
+    if days is None:
+        return None
+    if not math.isfinite(days) or days <= 0:
+        raise RequestError("Days until a key expires are a number above zero.", Code.INVALID_FIELDS)
+    return SystemClock().now_ms() + round(days * _DAY_MS)
+
+
+def _row(key: ApiKey) -> dict[str, object]:
+    return {
+        "key_id": key.id,
+        "account": key.account,
+        "scopes": list(key.scopes),
+        "created_at": iso(key.created),
+        "expires_at": None if key.expires is None else iso(key.expires),
+        "revoked_at": None if key.revoked is None else iso(key.revoked),
+    }
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

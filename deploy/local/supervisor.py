@@ -1,0 +1,321 @@
+"""The supervisor: children started in order, kept running, stopped in reverse, and nothing left behind.
+
+Owns the life of every process of the local system. Refuses to know what a child is for: a child is a
+command, an environment, and a question that tells whether it is ready.
+
+DESIGN. All children are born into the process group of a janitor that watches us (see `janitor`). If the
+janitor itself is killed, a new one joins the same group, which lives as long as any child does. A child
+that ends by itself again and again before it was ready once is a fault, told with the last words of its log;
+one that was killed from outside, or ended later, is started again after a pause that grows.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from deploy.local import janitor
+from deploy.local.progress import Progress
+from shared.clock import Clock
+from shared.errors import UnavailableError
+
+_POLL_SECONDS: Final = 0.05
+_PAUSE_SECONDS: Final = 0.1
+_PAUSE_SECONDS_MAX: Final = 5.0
+# Who lived this long is not in a crash loop: the next pause is short again.
+_STEADY_SECONDS: Final = 10.0
+_JANITORS_MAX: Final = 3
+_STARTS_MAX: Final = 3
+_LOG_BYTES_MAX: Final = 10_000_000
+_LOG_TAIL_BYTES: Final = 4_000
+_LOG_TAIL_LINES: Final = 12
+_KILLED_FROM_OUTSIDE: Final = frozenset(
+    {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+)
+
+
+def python(module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command that runs a module of ours, whatever packages lie in the current folder."""
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """What to run. `is_ready` is asked until it says yes; it answers no while it cannot know.
+
+    `kept_files`: file descriptors that the child inherits and so keeps open, as a lock.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    is_ready: Callable[[], Awaitable[bool]]
+    ready_seconds: float = 30.0
+    stop_seconds: float = 5.0
+    kept_files: tuple[int, ...] = ()
+
+
+class StartError(UnavailableError):
+    """A child could not be started; `log` is the file of its output, `last_lines` its end."""
+
+    def __init__(self, message: str, log: Path) -> None:
+        super().__init__(message)
+        self.log = log
+        self.last_lines = _tail(log)
+
+
+class Supervisor:
+    """An asynchronous context: inside it children may be launched, at its end all are gone, and `folder` too.
+
+    `folder` is made and removed by the janitor. `last_command` is what the janitor runs, with `environment`,
+    when no child is left, even if this process was killed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        progress: Progress,
+        clock: Clock,
+        *,
+        last_command: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.progress = progress
+        self.clock = clock
+        self._janitor = _Janitor(folder, last_command, environment)
+        self._watch: asyncio.Task[None] | None = None
+        self._waves: list[list[_Kept]] = []
+
+    async def __aenter__(self) -> Self:
+        await self._janitor.hire()
+        self._watch = asyncio.create_task(self._keep_a_janitor())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            for wave in reversed(self._waves):
+                await asyncio.gather(*(kept.stop() for kept in wave))
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.gather(self._watch, return_exceptions=True)
+            await self._janitor.dismiss()
+
+    @property
+    def group(self) -> int:
+        """Return the process group that every child is born into."""
+        return self._janitor.group
+
+    def launch(self, logs: Path, *children: Child) -> None:
+        """Start children together; they are stopped together, before those launched earlier."""
+        logs.mkdir(exist_ok=True)
+        self._waves.append([_Kept(child, logs / f"{child.name}.log", self) for child in children])
+
+    async def until_ready(self) -> None:
+        """Wait until all that was launched is ready.
+
+        Raises:
+            StartError: when a child ends by itself, or is not ready in its time.
+
+        """
+        awaited = {kept.name: kept for wave in self._waves for kept in wave if not kept.was_ready}
+        began = self.clock.monotonic()
+        while awaited:
+            for name, kept in list(awaited.items()):
+                if await kept.becomes_ready():
+                    del awaited[name]
+                    self.progress.line(
+                        f"  {name} is ready ({self.clock.monotonic() - began:.1f} s)"
+                    )
+            if awaited:
+                self.progress.waiting(list(awaited), self.clock.monotonic() - began)
+                await self.clock.sleep(_POLL_SECONDS)
+
+    async def _keep_a_janitor(self) -> None:
+        while True:
+            await self._janitor.ended()
+            await self._janitor.hire()
+
+
+class _Kept:
+    """One child, kept running until it is stopped."""
+
+    def __init__(self, child: Child, log: Path, supervisor: Supervisor) -> None:
+        self.name = child.name
+        self.was_ready = False
+        self._child = child
+        self._log = log
+        self._supervisor = supervisor
+        self._clock = supervisor.clock
+        self._process: Process | None = None
+        self._began = self._clock.monotonic()
+        self._faults = 0
+        if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
+            log.unlink()
+        self._task = asyncio.create_task(self._keep())
+
+    async def becomes_ready(self) -> bool:
+        """Tell whether the child is ready by now."""
+        if self._task.done():
+            self._task.result()
+        if self._clock.monotonic() - self._began > self._child.ready_seconds:
+            limit = f"{self._child.ready_seconds:.0f} s"
+            raise StartError(f"{self.name} did not become ready within {limit}", self._log)
+        if self._process is not None and await self._child.is_ready():
+            self.was_ready = True
+        return self.was_ready
+
+    async def stop(self) -> None:
+        """End the child in order, and by force when its time is over."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(self._child.stop_seconds):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _keep(self) -> None:
+        pause = _PAUSE_SECONDS
+        while True:
+            started = self._clock.monotonic()
+            how = await self._run()
+            if self._clock.monotonic() - started > _STEADY_SECONDS:
+                pause = _PAUSE_SECONDS
+            self._supervisor.progress.line(f"  {self.name} {how}; it is started again")
+            await self._clock.sleep(pause)
+            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+    async def _run(self) -> str:
+        """Run the child once and say how it ended."""
+        try:
+            self._process = await self._spawn()
+        except OSError as error:
+            # PermissionError: the group went with its last member, and a new janitor is on its way.
+            return f"could not be started ({error.strerror})"
+        code = await self._process.wait()
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        if not self.was_ready and code not in _KILLED_FROM_OUTSIDE:
+            self._note_fault(how)
+        return how
+
+    def _note_fault(self, how: str) -> None:
+        """Count an end before the first readiness; what it needs may be just coming back, so not the first."""
+        self._faults += 1
+        if self._faults == _STARTS_MAX:
+            words = _tail(self._log)[-1:] or ["it said nothing"]
+            raise StartError(f"{self.name} {how} while starting: {words[0].strip()}", self._log)
+
+    async def _spawn(self) -> Process:
+        with self._log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *self._child.command,
+                env=self._child.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=self._supervisor.group,
+                pass_fds=self._child.kept_files,
+            )
+
+
+class _Janitor:
+    """The line to the janitor process, and the process group that it keeps."""
+
+    def __init__(
+        self, folder: Path, last_command: tuple[str, ...], environment: Mapping[str, str] | None
+    ) -> None:
+        self._command = python("deploy.local.janitor", str(folder), *last_command)
+        self._environment = environment
+        self._line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.group = 0
+
+    async def hire(self) -> None:
+        """Start a janitor, in the group of the last one if anybody is left in it."""
+        for _ in range(_JANITORS_MAX):
+            if await self._start():
+                return
+        raise UnavailableError(
+            "The janitor, which removes what a killed system leaves, cannot be started."
+        )
+
+    async def ended(self) -> None:
+        """Return when the janitor is no more."""
+        if self._line is not None:
+            await self._line[0].read()
+
+    async def dismiss(self) -> None:
+        """Let the janitor sweep, and return when it has."""
+        for _ in range(_JANITORS_MAX):
+            if self._line is None:
+                return
+            reader, writer = self._line
+            with contextlib.suppress(OSError):
+                writer.write_eof()
+            said = await reader.read()
+            writer.close()
+            self._line = None
+            if said == janitor.DONE:
+                return
+            await self.hire()
+
+    async def _start(self) -> bool:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                group = self.group
+                process = await self._spawn(theirs, group)
+            except PermissionError:
+                group = 0
+                process = await self._spawn(theirs, group)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            await reader.readexactly(len(janitor.READY))
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            writer.close()
+            return False
+        self._line = reader, writer
+        self.group = group or process.pid
+        return True
+
+    async def _spawn(self, line: socket.socket, group: int) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environment,
+            stdin=line.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=group,
+        )
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+    except OSError:
+        return []

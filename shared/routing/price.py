@@ -1,0 +1,37 @@
+"""What an answer costs, in microcredits: 1 credit = 10^6 microcredits = $0.01.
+
+Owns the arithmetic of rates (US dollars per million tokens) and the estimate of tokens. Rounded up once, at
+the end; estimates err on the high side.
+"""
+
+import math
+from typing import Final
+
+from shared.settings import ModelSettings
+
+# A dollar a million tokens is a microdollar a token, and a microdollar is a hundred microcredits.
+_MICROCREDITS_PER_MICRODOLLAR: Final = 100
+_BYTES_PER_TOKEN: Final = 3
+_TOKENS_PER_MESSAGE: Final = 8
+
+
+def tokens_in(text: str) -> int:
+    """Estimate the tokens of one message, high: a token holds about four bytes of English, three of most else."""
+    return len(text.encode()) // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
+
+
+def cost(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
+    """Return the price of a use in microcredits, rounded up."""
+    microdollars = input_tokens * model.input_rate + output_tokens * model.output_rate
+    # Rounding to nine places first keeps 0.1 * 3 from costing one microcredit more than it should.
+    return math.ceil(round(microdollars * _MICROCREDITS_PER_MICRODOLLAR, 9))
+
+
+def affordable_tokens(model: ModelSettings, input_tokens: int, budget: int) -> int:
+    """Return how many output tokens a budget of microcredits pays for, at most the model's own limit."""
+    left = budget - cost(model, input_tokens, 0)
+    if left < 0:
+        return 0
+    if model.output_rate == 0:
+        return model.max_output_tokens
+    return min(model.max_output_tokens, int(left / (model.output_rate * _MICROCREDITS_PER_MICRODOLLAR)))

@@ -1,0 +1,69 @@
+"""Logs: structlog to standard error, JSON for machines or a console form for people.
+
+Owns the format and the context: `bound` puts the request's and the generation's id on every line below it,
+also across awaits. Refuses texts of users: no prompt, answer or key is ever handed to a log call.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import structlog
+
+from shared.settings import LogSettings
+
+
+def configure(settings: LogSettings, *, process: str) -> None:
+    """Set up logging for this process; the standard library's loggers end in the same stream and format."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    is_json = settings.format == "json"
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(serializer=_json)
+        if is_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
+        if is_json
+        else structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer() if is_json else renderer,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _json(line: object, **_: object) -> bytes:
+    return msgspec.json.encode(line, enc_hook=repr)
+
+
+def logger() -> Any:
+    """Return a logger; call it where a line is written, so that tests may reconfigure."""
+    return structlog.get_logger()
+
+
+@contextmanager
+def bound(**context: object) -> Iterator[None]:
+    """Put these words on every line logged inside."""
+    with structlog.contextvars.bound_contextvars(**context):
+        yield

@@ -1,0 +1,135 @@
+"""The fixtures that every test may ask for.
+
+server          a running server, shared by the tests of one process; never kill, pause or flush it
+redis_settings  a fresh prefix on it; the test runs on each kind of server, with 1 and 3 partitions
+redis           a connected client on those, with the function library loaded
+own_server      a server for this test alone, to be killed, paused and flushed
+own_settings    a prefix on that one
+provider        a scripted upstream of the OpenAI kind
+
+After each test that had `redis_settings` or `own_settings`, what it left in Redis is checked by
+support/ledger.py and deleted. A test marked `each_once` runs on a covering pair instead of every
+combination: for those that start processes.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from shared.redis import library
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from tests.support import ledger
+from tests.support.provider import Provider
+from tests.support.server import Kind, Server, binaries
+
+_KINDS: list[Kind] = list(binaries())
+_PARTITIONS = (1, 3)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks."""
+    config.addinivalue_line(
+        "markers", "each_once: run on each kind of server and each partition count once"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what touches Redis on every kind of server, with one partition and with several."""
+    if "redis_settings" in metafunc.fixturenames:
+        every = [(kind, partitions) for kind in _KINDS for partitions in _PARTITIONS]
+        once = [(_KINDS[0], 3), (_KINDS[-1], 1)]
+        chosen = once if metafunc.definition.get_closest_marker("each_once") else every
+        names = [f"{kind}-{partitions}" for kind, partitions in chosen]
+        metafunc.parametrize("_on", chosen, ids=names, indirect=True, scope="session")
+    elif "own_server" in metafunc.fixturenames:
+        metafunc.parametrize("_own_kind", _KINDS, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[dict[Kind, Server]]:
+    """Start what is needed when it is first needed, and stop all at the end."""
+    started: dict[Kind, Server] = {}
+    yield started
+    for server in started.values():
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def _on(request: pytest.FixtureRequest) -> tuple[Kind, int]:
+    chosen: tuple[Kind, int] = request.param
+    return chosen
+
+
+@pytest.fixture
+def server(_on: tuple[Kind, int], _servers: dict[Kind, Server]) -> Server:
+    """Return the shared server of the kind this test runs on."""
+    kind = _on[0]
+    if kind not in _servers:
+        _servers[kind] = Server(kind)
+        _servers[kind].start()
+    return _servers[kind]
+
+
+@pytest.fixture
+def redis_settings(_on: tuple[Kind, int], server: Server) -> Iterator[RedisSettings]:
+    """Return a fresh prefix on the shared server; what is left under it must add up."""
+    settings = RedisSettings(url=server.url, prefix=_prefix(), partitions=_on[1])
+    yield settings
+    _check_and_sweep(server, settings)
+
+
+@pytest.fixture
+async def redis(redis_settings: RedisSettings) -> AsyncIterator[Redis]:
+    """Return a connected client with the function library loaded."""
+    client = Redis(redis_settings)
+    await library.load(client)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+def _own_kind(request: pytest.FixtureRequest) -> Kind:
+    kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture
+def own_server(_own_kind: Kind) -> Iterator[Server]:
+    """Return a server for this test alone."""
+    with Server(_own_kind) as server:
+        yield server
+
+
+@pytest.fixture
+def own_settings(own_server: Server) -> Iterator[RedisSettings]:
+    """Return a prefix on the test's own server; what is left under it must add up."""
+    settings = RedisSettings(url=own_server.url, prefix=_prefix(), partitions=3)
+    yield settings
+    if own_server.is_running:
+        _check_and_sweep(own_server, settings)
+
+
+def _prefix() -> str:
+    return f"t{secrets.token_hex(6)}"
+
+
+def _check_and_sweep(server: Server, settings: RedisSettings) -> None:
+    with server.look() as look:
+        found = ledger.faults(look, settings)
+        ledger.sweep(look, settings)
+    assert not found, "\n".join(found)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """Return a scripted upstream on a port of its own."""
+    async with Provider() as scripted:
+        yield scripted

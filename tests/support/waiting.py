@@ -1,0 +1,49 @@
+"""Waiting for a condition, with a bound: the one place in the tests that may look again and again.
+
+Owns the pause between two looks. Refuses to wait for a time to pass: a test that needs one turns a
+clock.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+_PAUSE_SECONDS: Final = 0.003
+
+
+async def until(
+    condition: Callable[[], T | Awaitable[T]], seconds: float = 10.0, *, what: str = ""
+) -> T:
+    """Return the condition's value once it is true; it may be a coroutine function.
+
+    Raises:
+        AssertionError: when it was not true within `seconds`, with the last value seen.
+
+    """
+    ends = time.monotonic() + seconds
+    while True:
+        value = condition()
+        seen = await value if inspect.isawaitable(value) else value
+        if seen:
+            return seen
+        _check_bound(ends, what, seen)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def until_now(condition: Callable[[], T], seconds: float = 10.0, *, what: str = "") -> T:
+    """Return the condition's value once it is true; for what runs outside an event loop."""
+    ends = time.monotonic() + seconds
+    while not (seen := condition()):
+        _check_bound(ends, what, seen)
+        time.sleep(_PAUSE_SECONDS)
+    return seen
+
+
+def _check_bound(ends: float, what: str, seen: object) -> None:
+    if time.monotonic() > ends:
+        message = f"waited in vain for {what or 'a condition'}; last seen: {seen!r}"
+        raise AssertionError(message)

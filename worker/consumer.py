@@ -1,0 +1,320 @@
+"""arq's worker, made fit: claims generations, keeps their leases, stops them, drains.
+
+Owns the process: which loops run, how it survives Redis, how it ends. The only file that knows arq's Worker.
+Two paths, on purpose. Generations come from our own lanes: bell, claim, the registered function `generate` with
+arq's ctx and hooks, under a lease and a fencing token. Chores come from arq's own queue, looked at once a
+second. Refuses to know what a generation is: that is the pipeline's.
+"""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from arq.cron import cron
+from arq.worker import Worker, func
+from typing_extensions import override
+
+from shared import ids, queue
+from shared.clock import Clock
+from shared.errors import PolluxError, UnavailableError
+from shared.redis import functions, keys, library, server
+from shared.redis.client import Redis, Reply
+from shared.redis.functions import Claimed
+from shared.settings import Settings
+from shared.stores import fleet
+from shared.telemetry import logs
+from shared.wire.fleet import WorkerReport
+from shared.wire.submission import WIRE
+from worker import pipeline
+from worker.chores import trim
+from worker.providers.registry import Registry
+from worker.run import Brake, StopReason, Tools
+
+_IDLE_SECONDS: Final = 1.0
+_CHORES_SECONDS: Final = 1.0
+_REPORT_SECONDS: Final = 1.0
+_REAP_LIMIT: Final = 64
+_BACKOFF_SECONDS: Final = (0.05, 2.0)
+_HEALTH_SECONDS: Final = 5
+
+
+async def generate(ctx: dict[str, Any], _id: str) -> bool:
+    """Make one attempt at a generation: the function that arq's hooks and `ctx` surround."""
+    return await pipeline.run(ctx["tools"], ctx["claimed"], ctx["brake"])
+
+
+async def trim_libraries(ctx: dict[str, Any]) -> None:
+    """Run the chore `trim`, once a slot in the whole fleet."""
+    tools: Tools = ctx["tools"]
+    slot = tools.clock.now_ms() // 600_000
+    root = keys.system_root(tools.settings.redis)
+    if await tools.redis.call("SET", keys.CHORE_SLOT(root, "trim", slot), 1, "NX", "PX", 1_200_000):
+        gone = await trim.trim(tools.redis, tools.settings.redis, tools.clock.now_ms())
+        logs.logger().info("trimmed function libraries", count=len(gone))
+
+
+class PolluxWorker(Worker):
+    """One worker process. Its loops run until a signal; each survives whatever Redis does."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], clock: Clock) -> None:
+        self.id = ids.new_id()
+        self.settings = settings
+        self.clock = clock
+        self._root = keys.system_root(settings.redis)
+        super().__init__(
+            functions=[func(generate, name="generate")],
+            cron_jobs=[cron(trim_libraries, minute=set(range(0, 60, 10)), run_at_startup=False)],
+            queue_name=keys.CHORES(self._root),
+            redis_settings=queue.arq_settings(settings.redis),
+            job_serializer=queue.serialize,
+            job_deserializer=queue.deserialize,
+            poll_delay=_CHORES_SECONDS,
+            health_check_interval=_HEALTH_SECONDS,
+            keep_result=0,
+            handle_signals=False,
+        )
+        self.registry = Registry(settings, environment)
+        self.redis = Redis(settings.redis)
+        self._bell = Redis(settings.redis)
+        self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
+        self._running: dict[tuple[str, str], tuple[Claimed, Brake]] = {}
+        self._attempts: set[asyncio.Task[object]] = set()
+        self._room = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._ring: asyncio.Task[int | None] | None = None
+        self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
+
+    # -- the process -------------------------------------------------------------------------------
+
+    @override
+    async def main(self) -> None:
+        """Run until told to stop, then drain. Raises PolluxError when Redis is away or unfit at the start."""
+        await self.redis.connect()
+        await server.check(self.redis, self.settings.redis)
+        await library.load(self.redis)
+        await self._ear.connect()
+        self.ctx["tools"] = Tools(
+            settings=self.settings, redis=self.redis, clock=self.clock, registry=self.registry
+        )
+        if self.on_startup:
+            await self.on_startup(self.ctx)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._draining.set)
+        loops = [
+            asyncio.create_task(self._keep_doing(loop, seconds))
+            for loop, seconds in (
+                (self._take_work, 0.0),
+                (self._beat, self.settings.worker.beat_seconds),
+                (self._reap, self.settings.worker.reap_seconds),
+                (self._report, _REPORT_SECONDS),
+                (self._do_chores, _CHORES_SECONDS),
+            )
+        ]
+        logs.logger().info("worker ready", worker=self.id, models=sorted(self.registry.served))
+        await self._draining.wait()
+        loops[0].cancel()
+        await self._drain()
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+    @override
+    async def close(self) -> None:
+        """Let go of everything; chores under way are left to their own retries."""
+        if self.on_shutdown:
+            await self.on_shutdown(self.ctx)
+        try:
+            await fleet.leave(self.redis, self.settings.redis, self.id)
+        except PolluxError as error:
+            logs.logger().warning("leaving unannounced", error=error.message)
+        if self._ring is not None:
+            self._ring.cancel()
+        for connection in (self._bell, self._ear, self.redis):
+            await connection.close()
+        await self.registry.close()
+        if self._pool is not None:
+            await self._pool.aclose(close_connection_pool=True)
+            self._pool = None
+
+    async def _keep_doing(self, work: Callable[[], Awaitable[None]], pause_seconds: float) -> None:
+        """Repeat a piece of work for ever; trouble makes it wait longer, never end."""
+        low, high = _BACKOFF_SECONDS
+        backoff = low
+        while True:
+            try:
+                await work()
+                backoff = low
+                await self.clock.sleep(pause_seconds)
+            except UnavailableError as error:
+                logs.logger().warning("waiting for Redis", work=work.__name__, error=error.message)
+                await self.clock.sleep(random.uniform(0, backoff))  # noqa: S311  jitter
+                backoff = min(backoff * 2, high)
+            except Exception:
+                logs.logger().exception("a loop of the worker failed", work=work.__name__)
+                await self.clock.sleep(high)
+
+    async def _drain(self) -> None:
+        """Finish what ends within the grace, hand the rest back."""
+        logs.logger().info("draining", running=len(self._running))
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=self.settings.worker.grace_seconds)
+        for _, brake in list(self._running.values()):
+            brake.pull("drain")
+        if self._attempts:
+            await asyncio.wait(self._attempts)
+
+    # -- generations -------------------------------------------------------------------------------
+
+    async def _take_work(self) -> None:
+        """Claim as much as there is room for; with nothing to claim, wait for the bell."""
+        free = self.settings.worker.concurrency - len(self._running)
+        if free <= 0:
+            self._room.clear()
+            await self._room.wait()
+            return
+        if await self._claim(self._partition, free):
+            return
+        for _ in range(self.settings.redis.partitions - 1):
+            self._partition = (self._partition + 1) % self.settings.redis.partitions
+            if await self._claim(self._partition, free):
+                return
+        await self._wait_for_bell()
+
+    async def _claim(self, partition: int, count: int) -> bool:
+        root = keys.partition_root(self.settings.redis, partition)
+        ask = functions.ClaimAsk(
+            worker=self.id,
+            count=count,
+            lease_ms=int(self.settings.worker.lease_seconds * 1000),
+            lanes=functions.LANES,
+            keep=functions.Keep.of(self.settings.retention),
+        )
+        claimed = await functions.claim(self.redis, root, ask)
+        for generation in claimed:
+            self._start(generation)
+        return bool(claimed)
+
+    async def _wait_for_bell(self) -> None:
+        """Sleep until the bell rings, a second passes, or a settlement here made another turn ready.
+
+        The bell's task outlives a wait that ends early: Redis must not hand a ring to a caller that has gone.
+        """
+        if self._ring is None:
+            self._ring = asyncio.create_task(
+                queue.hear(self._bell, self.settings.redis, _IDLE_SECONDS)
+            )
+        self._room.clear()
+        room = asyncio.create_task(self._room.wait())
+        await asyncio.wait((self._ring, room), return_when=asyncio.FIRST_COMPLETED)
+        room.cancel()
+        if self._ring.done():
+            ring, self._ring = self._ring, None
+            partition = ring.result()
+            if partition is not None:
+                self._partition = partition % self.settings.redis.partitions
+
+    def _start(self, claimed: Claimed) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed))
+        self._running[claimed.account, claimed.id] = (claimed, Brake(task))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, claimed: Claimed) -> None:
+        """Run one attempt between arq's hooks; nothing that goes wrong here leaves this method."""
+        name = (claimed.account, claimed.id)
+        ctx = self.ctx | {
+            "job_id": claimed.id,
+            "job_try": claimed.attempt,
+            "score": claimed.accepted_ms,
+            "claimed": claimed,
+            "brake": self._running[name][1],
+        }
+        with logs.bound(generation=claimed.id, account=claimed.account, attempt=claimed.attempt):
+            try:
+                await self._hook(self.on_job_start, ctx)
+                moved = await self.functions["generate"].coroutine(ctx, claimed.id)
+                await self._hook(self.on_job_end, ctx)
+                self.jobs_complete += 1
+            except Exception:
+                logs.logger().exception("an attempt could not be settled; its lease will lapse")
+                self.jobs_failed += 1
+                moved = False
+            finally:
+                was_full = len(self._running) >= self.settings.worker.concurrency
+                del self._running[name]
+            if moved or was_full:
+                self._room.set()
+            await self._hook(self.after_job_end, ctx)
+
+    async def _hook(self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]) -> None:
+        """Call one of arq's hooks; one that raises costs a log line, not a generation."""
+        if hook is None:
+            return
+        try:
+            await hook(ctx)
+        except Exception:
+            logs.logger().exception("a hook raised")
+
+    # -- what keeps them alive and ends them ------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Keep the leases of all attempts, one call a partition; stop those that are no longer ours."""
+        held: dict[str, list[tuple[str, str, int]]] = {}
+        for claimed, _ in self._running.values():
+            held.setdefault(claimed.root, []).append((claimed.account, claimed.id, claimed.attempt))
+        for root, attempts in held.items():
+            ask = functions.BeatAsk(lease_ms=int(self.settings.worker.lease_seconds * 1000), held=attempts)
+            for stop in await functions.beat(self.redis, root, ask):
+                self._stop(stop.account, stop.id, stop.why)
+
+    async def _reap(self) -> None:
+        """Put right what time has overtaken, in every partition, and ring for what became ready."""
+        ask = functions.ReapAsk(
+            limit=_REAP_LIMIT,
+            crashes_max=self.settings.worker.crashes_max,
+            keep=functions.Keep.of(self.settings.retention),
+        )
+        for partition in range(self.settings.redis.partitions):
+            root = keys.partition_root(self.settings.redis, partition)
+            reaped = await functions.reap(self.redis, root, ask)
+            for account, generation, what in reaped.done:
+                logs.logger().warning("reaped", account=account, generation=generation, what=what)
+            if reaped.ready:
+                queue.ring(self.redis, self.settings.redis, partition)
+
+    async def _report(self) -> None:
+        pulse = WorkerReport(
+            id=self.id,
+            at=self.clock.now_ms(),
+            concurrency=self.settings.worker.concurrency,
+            running=len(self._running),
+            models=tuple(sorted(self.registry.served)),
+            wire=WIRE,
+        )
+        await fleet.report(self.redis, self.settings.redis, pulse)
+
+    async def _do_chores(self) -> None:
+        """Look at arq's own queue once, the way arq does."""
+        try:
+            if self._pool is None:
+                self._pool = await queue.pool(self.settings.redis)
+                self.ctx["redis"] = self._pool
+            await self._poll_iteration()
+        except queue.TROUBLE as error:
+            raise UnavailableError(str(error)) from None
+
+    def _listen(self) -> None:
+        self._ear.listen("SUBSCRIBE", keys.worker_channel(self._root, self.id))
+
+    def _on_push(self, push: list[Reply]) -> None:
+        """Hear that a caller cancelled something that runs here."""
+        if push[0] == b"message":
+            account, _, generation = push[2].decode().partition(":")
+            self._stop(account, generation, "cancel")
+
+    def _stop(self, account: str, generation: str, why: StopReason) -> None:
+        found = self._running.get((account, generation))
+        if found is not None:
+            found[1].pull(why)

@@ -1,0 +1,72 @@
+"""The life of a generation in a worker: the list of steps, and the single catch-all.
+
+read -> recall -> choose -> generate, then `settle` with whatever came of them. A step that returns an outcome
+ends the line. Whatever else goes wrong ends this one generation and never the worker.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from shared.errors import Failure, ProviderError
+from shared.redis.functions import Claimed
+from shared.telemetry import logs
+from worker.run import Brake, Failed, Finished, Outcome, Run, Tools
+from worker.steps.choose import choose
+from worker.steps.generate import generate
+from worker.steps.read import read
+from worker.steps.recall import recall
+from worker.steps.settle import settle
+from worker.writer import Writer
+
+Step = Callable[[Run], Awaitable[Outcome | None]]
+
+STEPS: Final[tuple[Step, ...]] = (read, recall, choose, generate)
+
+_INTERNAL: Final = Failure(
+    message="Pollux failed to make the answer.",
+    category="internal",
+    code="INTERNAL",
+    severity="fatal",
+    retryable=True,
+)
+
+
+async def run(tools: Tools, claimed: Claimed, brake: Brake) -> bool:
+    """Make one attempt at a generation and settle it; return whether another turn became ready by it."""
+    attempt = _begin(tools, claimed, brake)
+    try:
+        outcome = await _steps(attempt)
+    except asyncio.CancelledError:
+        outcome = brake.outcome()
+    except ProviderError as error:
+        outcome = Failed(error.failure)
+    except Exception:
+        logs.logger().exception("a step failed")
+        outcome = Failed(_INTERNAL)
+    brake.take_off()
+    return await settle(attempt, outcome)
+
+
+async def _steps(attempt: Run) -> Outcome:
+    for step in STEPS:
+        outcome = await step(attempt)
+        if outcome is not None:
+            return outcome
+    return Finished()
+
+
+def _begin(tools: Tools, claimed: Claimed, brake: Brake) -> Run:
+    writer = Writer(
+        tools.redis,
+        claimed,
+        clock=tools.clock,
+        flush_seconds=tools.settings.worker.flush_seconds,
+        on_stop=brake.pull,
+    )
+    return Run(
+        tools=tools,
+        claimed=claimed,
+        writer=writer,
+        claimed_at=tools.clock.monotonic(),
+    )

@@ -1,0 +1,40 @@
+"""Which adapter speaks which dialect, and which models this worker can serve.
+
+Owns the adapters of one worker and the keys they carry. A provider whose key is not in the environment is
+left out: its models are then served by other workers, or by none.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
+from worker.providers.contract import Provider
+from worker.providers.openai import OpenAI
+
+DIALECTS: Final[dict[str, Callable[[ProviderSettings, Secret | None], Provider]]] = {"openai": OpenAI}
+
+
+class Registry:
+    """The upstreams that this worker can reach."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        self._providers = {
+            provider.name: DIALECTS[provider.dialect](provider, _key(provider, environment))
+            for provider in settings.providers
+            if provider.api_key_env is None or environment.get(provider.api_key_env)
+        }
+        self.models = tuple(model for model in settings.models if model.provider in self._providers)
+        self.served = frozenset(model.identifier for model in self.models)
+
+    def provider_of(self, model: ModelSettings) -> Provider:
+        """Return the adapter that serves a model of `served`."""
+        return self._providers[model.provider]
+
+    async def close(self) -> None:
+        """Close every upstream's connections."""
+        for provider in self._providers.values():
+            await provider.close()
+
+
+def _key(provider: ProviderSettings, environment: Mapping[str, str]) -> Secret | None:
+    return None if provider.api_key_env is None else Secret(environment[provider.api_key_env])

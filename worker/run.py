@@ -1,0 +1,121 @@
+"""The value that the steps pass along, and the closed set of ways in which they end.
+
+Owns no behaviour. A step reads what earlier steps left in the `Run`, adds its own, and returns None to go on
+or an outcome to stop.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from shared.clock import Clock
+from shared.errors import Failure
+from shared.redis.client import Connection
+from shared.redis.functions import Claimed
+from shared.settings import ModelSettings, Settings
+from shared.wire.message import Usage, UserMessage
+from shared.wire.routing import Routing
+from shared.wire.submission import Submission
+from worker.providers.contract import ChatMessage
+from worker.providers.registry import Registry
+from worker.writer import Writer
+
+
+class Finished(NamedTuple):
+    """The answer is whole."""
+
+
+class Failed(NamedTuple):
+    """There will be no answer; the caller reads why and pays nothing."""
+
+    failure: Failure
+
+
+class Retry(NamedTuple):
+    """Not now: wait in the queue for so many seconds, then any worker tries again."""
+
+    delay_seconds: float
+
+
+class Released(NamedTuple):
+    """This worker drains: back to the front of the line, as if never taken."""
+
+
+class Cancelled(NamedTuple):
+    """The caller wants it no more; what was made of it stays and is paid for."""
+
+
+class Lost(NamedTuple):
+    """Another attempt holds the generation, or it has ended: nothing of ours may be written."""
+
+
+Outcome = Finished | Failed | Retry | Released | Cancelled | Lost
+
+
+StopReason = Literal["cancel", "lost", "drain"]
+
+
+class Brake:
+    """How a running attempt is stopped from outside: the first pull decides why, and none counts at the end."""
+
+    def __init__(self, task: asyncio.Task[object]) -> None:
+        self._task = task
+        self._is_off = False
+        self.why: StopReason | None = None
+
+    def pull(self, why: StopReason) -> None:
+        """Interrupt the attempt where it stands."""
+        if self.why is None and not self._is_off:
+            self.why = why
+            self._task.cancel()
+
+    def take_off(self) -> None:
+        """Let what follows, the settlement, run undisturbed."""
+        self._is_off = True
+
+    def outcome(self) -> Outcome:
+        """Return what an interrupted attempt comes to; without a reason the worker itself is going."""
+        match self.why:
+            case "cancel":
+                return Cancelled()
+            case "lost":
+                return Lost()
+            case "drain" | None:
+                return Released()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What every run of a worker shares."""
+
+    settings: Settings
+    redis: Connection
+    clock: Clock
+    registry: Registry
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One attempt at a generation, as far as it has come. `claimed_at` is monotonic, in seconds."""
+
+    tools: Tools
+    claimed: Claimed
+    writer: Writer
+    claimed_at: float
+    submission: Submission = field(default=Submission(session=""))
+    user: UserMessage = field(default=UserMessage(id="", generation="", content="", created=0))
+    system_prompt: str | None = None
+    history: list[ChatMessage] = field(default_factory=list)
+    model: ModelSettings | None = None
+    routing: Routing | None = None
+    input_tokens: int = 0
+    usage: Usage | None = None
+
+    def now_ms(self) -> int:
+        """Return Redis' time as well as this process can tell it: the claim's, and what has passed since."""
+        passed = self.tools.clock.monotonic() - self.claimed_at
+        return self.claimed.claimed_ms + int(passed * 1000)
+
+    def seconds_left(self) -> float:
+        """Return how long the deadline leaves."""
+        return (self.claimed.deadline_ms - self.now_ms()) / 1000

@@ -1,0 +1,8 @@
+"""The steps of a generation: verbs, one a file, each `async def <verb>(run) -> Outcome | None`.
+
+read      decode what was asked
+recall    read the conversation so far
+choose    decide which model answers
+generate  call it and stream what it says
+settle    end the generation with what came of it
+"""

@@ -1,0 +1,31 @@
+"""Fit a conversation into a context window: whole turns go, the oldest first; the system prompt stays.
+
+Pure. Tokens are estimated high; the room for the answer is set aside before anything else.
+"""
+
+from shared.routing import price
+from worker.providers.contract import ChatMessage
+
+
+def fit(
+    system_prompt: str | None, history: list[ChatMessage], message: str, *, tokens_max: int
+) -> list[ChatMessage]:
+    """Return the messages to send, the last turns that fit into `tokens_max` together with what must be there.
+
+    `history` alternates user and assistant. The system prompt and the message are sent whatever they take.
+    """
+    fixed = [ChatMessage("system", system_prompt)] if system_prompt else []
+    ending = ChatMessage("user", message)
+    left = tokens_max - sum(price.tokens_in(part.content) for part in (*fixed, ending))
+    kept: list[ChatMessage] = []
+    for user, assistant in reversed(list(zip(history[::2], history[1::2], strict=True))):
+        left -= price.tokens_in(user.content) + price.tokens_in(assistant.content)
+        if left < 0:
+            break
+        kept[:0] = (user, assistant)
+    return [*fixed, *kept, ending]
+
+
+def tokens_of(messages: list[ChatMessage]) -> int:
+    """Estimate the tokens of a conversation, high."""
+    return sum(price.tokens_in(message.content) for message in messages)

@@ -1,0 +1,153 @@
+"""Call the model and stream what it says.
+
+Owns the conversation's fit into the context window, the retries before the first token, and the time limits:
+first token, silence, and the whole deadline. What has been shown to a caller is never retried away.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from shared.errors import EXPIRED, Failure, ProviderError
+from shared.routing import price
+from shared.settings import ModelSettings
+from shared.wire.message import Usage
+from worker.providers.contract import ChatRequest, Part, Text, Used
+from worker.run import Failed, Outcome, Retry, Run
+from worker.steps.fit import fit, tokens_of
+
+_RETRIES_MAX: Final = 2
+_BACKOFF_SECONDS: Final = 0.5
+# A provider that asks for more patience than this is waited for in the queue, where it holds no slot.
+_WAIT_HERE_SECONDS: Final = 2.0
+_DEFERRALS_MAX: Final = 3
+
+_EMPTY: Final = Failure(
+    message="The model gave an empty answer.", category="provider_error", code="EMPTY_ANSWER", retryable=True
+)
+_FILTERED: Final = Failure(
+    message="The provider's content policy forbids the answer.",
+    category="content_policy",
+    code="CONTENT_POLICY",
+)
+
+
+async def generate(run: Run) -> Outcome | None:
+    """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is whole."""
+    try:
+        async with asyncio.timeout(max(0.0, run.seconds_left())):
+            return await _with_retries(run)
+    except TimeoutError:
+        return Failed(EXPIRED)
+
+
+async def _with_retries(run: Run) -> Outcome | None:
+    """Try the call again while nothing has been shown and trying again helps."""
+    model = run.model
+    assert model is not None  # noqa: S101  `choose` went before
+    shrink = 1.0
+    for retry in range(_RETRIES_MAX + 1):
+        try:
+            return await _call(run, model, shrink)
+        except ProviderError as error:
+            if run.writer.text():
+                return Failed(error.failure)
+            if error.failure.code == "CONTEXT_TOO_LONG" and shrink == 1.0 and run.history:
+                shrink = 0.5
+                continue
+            if error.retry == "never":
+                return Failed(error.failure)
+            delay = _delay(error, retry)
+            if delay > _WAIT_HERE_SECONDS and run.claimed.retries < _DEFERRALS_MAX:
+                return Retry(delay)
+            if retry == _RETRIES_MAX or delay > _WAIT_HERE_SECONDS:
+                return Failed(error.failure)
+            await run.tools.clock.sleep(delay)
+    return Failed(_EMPTY)
+
+
+def _delay(error: ProviderError, retry: int) -> float:
+    """Full jitter, unless the provider said when."""
+    if error.retry_after_seconds is not None:
+        return error.retry_after_seconds
+    return random.uniform(0, _BACKOFF_SECONDS * 2**retry)  # noqa: S311  jitter, not a secret
+
+
+async def _call(run: Run, model: ModelSettings, shrink: float) -> Outcome | None:
+    """Make one upstream call. Raises ProviderError."""
+    request = _request(run, model, shrink)
+    run.input_tokens = tokens_of(request.messages)
+    parts = run.tools.registry.provider_of(model).stream(request)
+    reason = "other"
+    async with aclosing(parts):
+        part = await _first(parts, model)
+        while part is not None:
+            if isinstance(part, Text):
+                run.writer.add(part.text, progress=_progress(run, request))
+            elif isinstance(part, Used):
+                run.usage = _usage(model, part)
+            else:
+                reason = part.reason
+            part = await anext(parts, None)
+    if run.usage is None:
+        run.usage = estimate(model, run.input_tokens, run.writer.text())
+    if run.writer.text():
+        return None
+    return Failed(_FILTERED if reason == "content_filter" else _EMPTY)
+
+
+def _request(run: Run, model: ModelSettings, shrink: float) -> ChatRequest:
+    """Set the answer's room aside, then let as much of the history in as fits."""
+    reserve = min(run.submission.max_output_tokens, model.max_output_tokens)
+    room = int((model.context_window - reserve) * shrink)
+    messages = fit(run.system_prompt, run.history, run.user.content, tokens_max=room)
+    left = model.context_window - tokens_of(messages)
+    return ChatRequest(model=model, messages=messages, max_tokens=max(1, min(reserve, left)))
+
+
+async def _first(parts: AsyncGenerator[Part, None], model: ModelSettings) -> Part | None:
+    """Wait for the first part, as long as the model may think about it."""
+    limit = asyncio.timeout(model.first_token_seconds)
+    try:
+        async with limit:
+            return await anext(parts, None)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    raise ProviderError(
+        Failure(
+            message="The provider did not begin to answer in time.",
+            category="timeout",
+            code="FIRST_TOKEN_TIMEOUT",
+            retryable=True,
+            provider=model.provider,
+        ),
+        retry="backoff",
+    )
+
+
+def estimate(model: ModelSettings, input_tokens: int, text: str) -> Usage:
+    """Return what an answer consumed when the provider did not say, flagged as our own estimate."""
+    output_tokens = price.tokens_in(text) if text else 0
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cost=price.cost(model, input_tokens, output_tokens),
+        estimated=True,
+    )
+
+
+def _usage(model: ModelSettings, used: Used) -> Usage:
+    return Usage(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+        cost=price.cost(model, used.input_tokens, used.output_tokens),
+    )
+
+
+def _progress(run: Run, request: ChatRequest) -> int:
+    """Tell how much of the longest possible answer is there; the end itself is 100, and settlement's to say."""
+    return min(99, 1 + run.writer.parts() * 100 // request.max_tokens)

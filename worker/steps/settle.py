@@ -1,0 +1,133 @@
+"""End a generation with what came of it, or hand it back.
+
+Owns the translation of an outcome into the one atomic write. It is said again until Redis answers or refuses
+the token: an answer that was made is never lost for want of patience here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from shared.errors import CANCELLED, Failure, UnavailableError
+from shared.lifecycle import Stage
+from shared.redis import functions
+from shared.telemetry import logs
+from shared.wire import event as events
+from shared.wire.message import AssistantMessage, ModelSnapshot, Usage, encode_assistant
+from shared.wire.submission import AUTO
+from worker.run import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Run
+from worker.steps.generate import estimate
+
+_AGAIN_SECONDS: Final = 0.2
+_NOTHING_USED: Final = Usage()
+
+Answer = TypeVar("Answer")
+
+
+async def settle(run: Run, outcome: Outcome) -> bool:
+    """Carry an outcome out; return whether another turn of the session became ready by it."""
+    match outcome:
+        case Finished():
+            return await _end(run, "completed", None)
+        case Failed(failure):
+            return await _end(run, "failed", failure)
+        case Cancelled():
+            return await _end(run, "cancelled", CANCELLED)
+        case Retry(delay_seconds):
+            return await _release(run, max(1, int(delay_seconds * 1000)))
+        case Released():
+            return await _release(run, 0)
+        case Lost():
+            await run.writer.close()
+            return False
+
+
+async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
+    """Send what is still to append and the settlement in one write; the token guards both."""
+    rest = await run.writer.close()
+    usage = _usage(run, stage)
+    assistant = AssistantMessage(
+        status="completed" if failure is None else "cancelled" if stage == "cancelled" else "failed",
+        content=run.writer.text(),
+        created=run.now_ms(),
+        model=_snapshot(run),
+        routing=run.routing,
+        usage=usage,
+        failure=failure,
+    )
+    ask = functions.SettleAsk(
+        account=run.claimed.account,
+        id=run.claimed.id,
+        attempt=run.claimed.attempt,
+        seq=run.writer.next_seq(),
+        stage=stage,
+        event=events.encode(_event(run, usage, failure, stage)),
+        cost=usage.cost,
+        keep=functions.Keep.of(run.tools.settings.retention),
+    )
+
+    async def say() -> functions.Settled | None:
+        appending = functions.append(run.tools.redis, run.claimed.root, rest) if rest is not None else _nothing()
+        settling = functions.settle(run.tools.redis, run.claimed.root, ask, encode_assistant(assistant))
+        _, settled = await asyncio.gather(appending, settling)
+        return settled
+
+    settled = await _until_answered(run, say)
+    logs.logger().info(
+        "settled" if settled else "settlement refused",
+        stage=stage,
+        code=failure.code if failure else None,
+        captured=settled.captured if settled else None,
+    )
+    return settled is not None and settled.moved
+
+
+async def _release(run: Run, delay_ms: int) -> bool:
+    await run.writer.close()
+    ask = functions.ReleaseAsk(
+        account=run.claimed.account, id=run.claimed.id, attempt=run.claimed.attempt, delay_ms=delay_ms
+    )
+    released = await _until_answered(
+        run, lambda: functions.release(run.tools.redis, run.claimed.root, ask)
+    )
+    logs.logger().info("released", delay_ms=delay_ms, accepted=released)
+    return released and delay_ms == 0
+
+
+async def _until_answered(run: Run, say: Callable[[], Awaitable[Answer]]) -> Answer:
+    while True:
+        try:
+            return await say()
+        except UnavailableError:
+            await run.tools.clock.sleep(_AGAIN_SECONDS)
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _usage(run: Run, stage: Stage) -> Usage:
+    """Return what is paid for: a whole answer, or as much of a cancelled one as was made; a failure is free."""
+    if stage == "failed" or run.model is None or not run.writer.text():
+        return _NOTHING_USED
+    return run.usage or estimate(run.model, run.input_tokens, run.writer.text())
+
+
+def _snapshot(run: Run) -> ModelSnapshot | None:
+    """Name the model as the caller did: `auto` stays `auto`, and `routing` tells which it was."""
+    if run.submission.model == AUTO:
+        return ModelSnapshot(identifier=AUTO, name="Auto", provider="Pollux")
+    if run.model is None:
+        return None
+    provider = run.tools.settings.provider(run.model.provider)
+    return ModelSnapshot(
+        identifier=run.model.identifier,
+        name=run.model.name or run.model.identifier,
+        provider=provider.label or provider.name,
+    )
+
+
+def _event(run: Run, usage: Usage, failure: Failure | None, stage: Stage) -> events.Event:
+    if failure is None:
+        return events.Completed(message=run.claimed.id, usage=usage, routing=run.routing)
+    return events.Cancelled() if stage == "cancelled" else events.Failed(failure)

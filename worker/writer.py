@@ -1,0 +1,140 @@
+"""The answer's way out: events and text of one attempt, numbered, coalesced, under its fencing token.
+
+Owns the order and the numbers of what is appended. The first thing written leaves at once; what follows
+within the next `flush_seconds` leaves together. An append that Redis did not answer is said again with the
+same number, which Redis takes as done. Refuses to end anything: what is left at the end goes out with the
+settlement.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Literal
+
+from shared.clock import Clock
+from shared.errors import UnavailableError
+from shared.lifecycle import Stage
+from shared.redis import functions
+from shared.redis.client import Connection
+from shared.wire import event as events
+
+_AGAIN_SECONDS: Final = 0.1
+
+StopReason = Literal["lost", "cancel"]
+
+
+class Writer:
+    """What one attempt writes. `on_stop` is told when Redis refuses the token or the caller cancelled."""
+
+    def __init__(
+        self,
+        redis: Connection,
+        claimed: functions.Claimed,
+        *,
+        clock: Clock,
+        flush_seconds: float,
+        on_stop: Callable[[StopReason], None],
+    ) -> None:
+        self._redis = redis
+        self._claimed = claimed
+        self._clock = clock
+        self._flush_seconds = flush_seconds
+        self._on_stop = on_stop
+        self._seq = 1
+        self._events: list[str] = []
+        self._fresh: list[str] = []
+        self._parts: list[str] = []
+        self._unsent = 0
+        self._stage: Stage | None = None
+        self._progress = 0
+        self._flight: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        if claimed.attempt > 1:
+            self._events.append(events.encode(events.Reset(keep=0)))
+
+    def text(self) -> str:
+        """Return all of the answer so far."""
+        return "".join(self._parts)
+
+    def parts(self) -> int:
+        """Return of how many pieces, tokens as a rule, the answer is made so far."""
+        return len(self._parts)
+
+    def next_seq(self) -> int:
+        """Return the number of the next event, the end event's once the writer is closed and emptied."""
+        return self._seq
+
+    def say(self, event: events.Event, *, stage: Stage | None = None) -> None:
+        """Append an event, after all that was added before it."""
+        self._gather_text()
+        self._events.append(events.encode(event))
+        self._stage = stage or self._stage
+        self._wake()
+
+    def add(self, text: str, *, progress: int) -> None:
+        """Let the answer grow. `progress` is 0-99 and is never shown to fall."""
+        self._fresh.append(text)
+        self._parts.append(text)
+        self._progress = max(self._progress, progress)
+        self._wake()
+
+    async def close(self) -> functions.AppendAsk | None:
+        """Stop flushing; return what is still to be appended, if anything. Raises what a flush raised."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._flight is not None:
+            await self._flight
+        return self._take()
+
+    def _wake(self) -> None:
+        if self._flight is None and self._timer is None and not self._closed:
+            self._flight = asyncio.create_task(self._flush())
+
+    def _due(self) -> None:
+        self._timer = None
+        if self._events or self._fresh:
+            self._wake()
+
+    async def _flush(self) -> None:
+        """Send all there is. A fault stays in the task, so nothing more is sent and `close` raises it."""
+        # One turn of the loop lets what is written in the same breath leave together.
+        await asyncio.sleep(0)
+        ask = self._take()
+        answer = await self._append(ask) if ask is not None else "appended"
+        if answer != "appended":
+            self._closed = True
+            self._on_stop("lost" if answer == "refused" else "cancel")
+        elif not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._due)
+        self._flight = None
+
+    async def _append(self, ask: functions.AppendAsk) -> Literal["appended", "cancel", "refused"]:
+        while True:
+            try:
+                return await functions.append(self._redis, self._claimed.root, ask)
+            except UnavailableError:
+                await self._clock.sleep(_AGAIN_SECONDS)
+
+    def _take(self) -> functions.AppendAsk | None:
+        self._gather_text()
+        if not self._events:
+            return None
+        ask = functions.AppendAsk(
+            account=self._claimed.account,
+            id=self._claimed.id,
+            attempt=self._claimed.attempt,
+            seq=self._seq,
+            events=self._events,
+            text="".join(self._parts[self._unsent :]) or None,
+            stage=self._stage,
+            progress=self._progress,
+        )
+        self._seq += len(self._events)
+        self._events, self._unsent, self._stage = [], len(self._parts), None
+        return ask
+
+    def _gather_text(self) -> None:
+        if self._fresh:
+            self._events.append(events.encode(events.Delta("".join(self._fresh))))
+            self._fresh = []
