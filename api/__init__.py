@@ -1,4 +1,4 @@
-"""The front: turns a dialect into a submission, and a generation back into a dialect. Never calls a model.
+"""The front: a dialect becomes a submission, a generation a dialect. Never calls a model.
 
 app         the table of contents: mounts, the order of guards, the lifespan
 edge        uvicorn's HTTP protocol with bounds on heads, and refusals in JSON

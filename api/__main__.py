@@ -19,7 +19,7 @@ from shared.telemetry import logs
 
 
 def app() -> ASGIApp:
-    """Return the front as the environment describes it; each process of `--workers` calls it by itself."""
+    """Return the front as the environment describes it; each process of `--workers` calls it."""
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
     return build(settings, os.environ, SystemClock())

@@ -1,8 +1,8 @@
 """The one door: price, hold, create, enqueue, receipt.
 
-Owns what must be decided before a message is in: the model that the hold is priced by, the deadline, the
-bounds; then ONE Redis function does all of it or none. Refuses to know a dialect: it takes an `Intent` and
-raises our own errors.
+Owns what must be decided before a message is in: the model that the hold is priced by, the
+deadline, the bounds; then ONE Redis function does all of it or none. Refuses to know a dialect: it
+takes an `Intent` and raises our own errors.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from shared import ids, queue
 from shared.clock import iso
 from shared.errors import Code, RefusedError, RequestError
 from shared.redis import functions, keys
-from shared.redis.functions import Accepted, AcceptAsk, Keep, NotAccepted, Rate, Replayed
+from shared.redis.functions import AcceptAsk, Accepted, Keep, NotAccepted, Rate, Replayed
 from shared.routing import price
 from shared.routing.choose import Choice, Question, choose
 from shared.settings import ModelSettings
@@ -94,7 +94,9 @@ async def accept(
         case Accepted():
             queue.ring(state.redis, state.settings.redis, caller.account.partition)
             state.read_limits.note_unfinished(caller.account.id, result.unfinished)
-            logs.logger().info("accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane)
+            logs.logger().info(
+                "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
+            )
             return Receipt(ask.generation, ask.session, result.ahead, result.rate)
         case Replayed(generation, session):
             # Our own repetition of a call whose reply was lost is no replay to the caller.
@@ -107,11 +109,12 @@ async def accept(
 
 
 async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
-    """Return the model that the hold is priced by, and the tokens going in, both as far as is known now."""
+    """Return the model that the hold is priced by, and the tokens going in, as far as known now."""
     models = state.settings.models
     if intent.model != AUTO and all(model.identifier != intent.model for model in models):
         raise RequestError(
-            f"There is no model `{intent.model}`; GET /api/v1/models lists those there are.", Code.MODEL_NOT_FOUND
+            f"There is no model `{intent.model}`; GET /api/v1/models lists those there are.",
+            Code.MODEL_NOT_FOUND,
         )
     tokens = price.tokens_in(intent.message) + price.tokens_in(intent.system_prompt or "")
     question = Question(model=intent.model, input_tokens=tokens, budget=intent.budget)
@@ -130,7 +133,8 @@ def _unsuitable(choice: Choice) -> RequestError:
     reasons = {candidate.excluded_by for candidate in choice.routing.candidates}
     if reasons == {"context_window"}:
         return RequestError(
-            "The message is longer than the context window of every model it could go to.", Code.CONTEXT_TOO_LONG
+            "The message is longer than the context window of every model it could go to.",
+            Code.CONTEXT_TOO_LONG,
         )
     return RequestError(
         "No model can answer this request; `routing` says what excluded each.",
@@ -140,7 +144,7 @@ def _unsuitable(choice: Choice) -> RequestError:
 
 
 def _hold(intent: Intent, model: ModelSettings, tokens: int) -> int:
-    """Return the credits to set aside: the longest answer's price, or what the caller would spend at most."""
+    """Return the credits to set aside: the longest answer's price, or what the caller would spend."""
     longest = price.cost(model, tokens, model.max_output_tokens)
     return longest if intent.budget is None else min(longest, intent.budget)
 
@@ -150,8 +154,14 @@ def _ask(
 ) -> AcceptAsk:
     settings = state.settings
     limits, root = settings.limits, keys.system_root(settings.redis)
-    default = limits.interactive_deadline_seconds if intent.lane == "interactive" else limits.batch_deadline_seconds
-    tier = {"free": limits.free, "pro": limits.pro, "enterprise": limits.enterprise}[caller.account.tier]
+    default = (
+        limits.interactive_deadline_seconds
+        if intent.lane == "interactive"
+        else limits.batch_deadline_seconds
+    )
+    tier = {"free": limits.free, "pro": limits.pro, "enterprise": limits.enterprise}[
+        caller.account.tier
+    ]
     return AcceptAsk(
         account=caller.account.id,
         generation=ids.new_id(),
@@ -163,7 +173,9 @@ def _ask(
         wire=WIRE,
         model=intent.model,
         hold=hold,
-        deadline_ms=int(min(intent.deadline_seconds or default, limits.deadline_seconds_max) * 1000),
+        deadline_ms=int(
+            min(intent.deadline_seconds or default, limits.deadline_seconds_max) * 1000
+        ),
         per_minute=tier.submissions_per_minute,
         unfinished_max=limits.unfinished_per_account,
         total_max=limits.unfinished_total,

@@ -1,7 +1,7 @@
 """One row of a dialect's table of routes, and the walk of a request through it.
 
-Owns the order of the guards: who (the key and its scope), how often (reads), how big (the body), then the
-handler. The same rows make the OpenAPI document, so what is documented is what runs.
+Owns the order of the guards: who (the key and its scope), how often (reads), how big (the body),
+then the handler. The same rows make the OpenAPI document, so what is documented is what runs.
 """
 
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """A request that has passed the guards. `raw` is the body as it came, `path` the path's parameters."""
+    """A request that has passed the guards. `raw` is its body, `path` the path's parameters."""
 
     state: State
     caller: Caller
@@ -120,7 +120,9 @@ class Resource:
         await reply(scope, send, answer.status, content, answer.headers)
 
 
-async def reply(scope: Scope, send: Send, status: int, content: bytes, headers: dict[str, str]) -> None:
+async def reply(
+    scope: Scope, send: Send, status: int, content: bytes, headers: dict[str, str]
+) -> None:
     """Send one JSON answer; every answer names its request."""
     raw = [(b"x-request-id", scope["request_id"].encode())]
     raw += [(name.encode(), value.encode()) for name, value in headers.items()]

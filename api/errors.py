@@ -1,7 +1,7 @@
-"""One place where an error becomes an answer: status, headers, and the body in the mount's own shape.
+"""One place where an error becomes an answer: status, headers, body in the mount's own shape.
 
-Owns the table from codes to statuses and the front's single catch-all. A dialect registers its shape under
-its prefix; what stands under none is answered in the first's.
+Owns the table from codes to statuses and the front's single catch-all. A dialect registers its
+shape under its prefix; what stands under none is answered in the first's.
 """
 
 from collections.abc import Callable
@@ -45,14 +45,21 @@ _encode = msgspec.json.Encoder().encode
 
 def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
     """Return the body of the Kolbo dialect's errors; `details` stand beside the fixed fields."""
-    return details | {"success": False, "error": message, "code": code.value, "request_id": request_id}
+    return details | {
+        "success": False,
+        "error": message,
+        "code": code.value,
+        "request_id": request_id,
+    }
 
 
 # prefix -> shape; the first that fits a path shapes its errors, and the last fits all.
 SHAPES: Final[tuple[tuple[str, Shape], ...]] = (("", kolbo_shape),)
 
 
-def refusal(path: str, code: Code, message: str, request_id: str, details: dict[str, object] | None = None) -> bytes:
+def refusal(
+    path: str, code: Code, message: str, request_id: str, details: dict[str, object] | None = None
+) -> bytes:
     """Return the JSON body of an error for a request to `path`."""
     shape = next(shape for prefix, shape in SHAPES if path.startswith(prefix))
     return _encode(shape(code, message, request_id, details or {}))

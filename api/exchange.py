@@ -55,7 +55,8 @@ def refusal(
 ) -> tuple[list[Field], bytes]:
     """Return the fields and body of a refusal that ends the connection, and log it.
 
-    `asked` are the request's fields as far as they are known; a valid request id among them is kept.
+    `asked` are the request's fields as far as they are known; a valid request id among them is
+    kept.
     """
     given = (value.decode("latin-1") for name, value in asked if name == b"x-request-id")
     request_id = next(filter(ids.is_id, given), None) or ids.new_id()

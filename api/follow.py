@@ -1,8 +1,9 @@
 """The one window: a generation now, or as soon as it has changed.
 
-Owns the process' one subscriber connection: a follower of a generation is woken by the events its worker
-publishes, reads the record again, and never asks Redis in between. A message that got lost costs a look once
-in a few seconds. Whoever follows, stops or vanishes changes nothing for the generation.
+Owns the process' one subscriber connection: a follower of a generation is woken by the events its
+worker publishes, reads the record again, and never asks Redis in between. A message that got lost
+costs a look once in a few seconds. Whoever follows, stops or vanishes changes nothing for the
+generation.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ class Watchers:
         await self._ear.connect()
 
     def _listen_again(self) -> None:
-        """Say every subscription again on a new line, and wake all: they may have missed something."""
+        """Say every subscription again on a new line, and wake all: they may have missed one."""
         for channel, waiting in self._waiting.items():
             self._ear.listen("SUBSCRIBE", channel)
             for changed in waiting:
@@ -72,7 +73,7 @@ async def wait(
     is_awaited: Callable[[Generation], bool],
     seconds: float,
 ) -> Generation | None:
-    """Return a generation once it is as awaited, or as it stands after `seconds`; None when there is none.
+    """Return a generation once it is as awaited, or as it is after `seconds`; None without one.
 
     `place` is the partition's root, the account and the id.
     """

@@ -30,8 +30,10 @@ _WITH_BODY: Final = (
 )
 
 
-def document(mounts: Mapping[str, tuple[Endpoint, ...]], error: type[Any], *, version: str) -> dict[str, Any]:
-    """Return the document of every dialect's routes below its mount; `error` is the shape of refusals."""
+def document(
+    mounts: Mapping[str, tuple[Endpoint, ...]], error: type[Any], *, version: str
+) -> dict[str, Any]:
+    """Return the document of every dialect's routes; `error` is the shape of refusals."""
     shapes = {error}
     for endpoints in mounts.values():
         for endpoint in endpoints:
@@ -125,7 +127,11 @@ def _mended(schema: Any) -> Any:
     if isinstance(schema, dict):
         mended = {name: _mended(part) for name, part in schema.items()}
         values = mended.get("enum")
-        if isinstance(values, list) and "type" not in mended and all(isinstance(v, str) for v in values):
+        if (
+            isinstance(values, list)
+            and "type" not in mended
+            and all(isinstance(v, str) for v in values)
+        ):
             mended["type"] = "string"
         return mended
     return [_mended(part) for part in schema] if isinstance(schema, list) else schema

@@ -1,6 +1,7 @@
 """What operators and tools ask without a key: is it alive, is it ready, what can it do.
 
-health says that the process runs, and how durable what it accepts is; readiness that it reaches Redis now.
+health says that the process runs, and how durable what it accepts is; readiness that it reaches
+Redis now.
 """
 
 import asyncio

@@ -1,11 +1,13 @@
 """When to look again: poll hints and estimates, from how long a model's last answers took.
 
-Owns the policy that contract 2 measures: a client that obeys the hint should learn of the end soon after it,
-with few polls. Refuses to guess beyond what was measured, except before there is anything to measure by.
+Owns the policy that contract 2 measures: a client that obeys the hint should learn of the end soon
+after it, with few polls. Refuses to guess beyond what was measured, except before there is anything
+to measure by.
 
-DESIGN. Of the durations known, those longer than the time already gone are what may still come. If they lie
-close together the hint aims just behind them, for one poll then finds the end. If they lie apart it aims
-behind the nearest group, but never sooner than the time already gone allows: doubling keeps the polls few.
+DESIGN. Of the durations known, those longer than the time already gone are what may still come. If
+they lie close together the hint aims just behind them, for one poll then finds the end. If they lie
+apart it aims behind the nearest group, but never sooner than the time already gone allows: doubling
+keeps the polls few.
 """
 
 import math
@@ -45,7 +47,7 @@ class Paces:
         self._known: dict[tuple[str, str], tuple[float, list[float]]] = {}
 
     async def durations(self, root: str, model: str) -> list[float]:
-        """Return the model's durations in seconds, sorted; the catalogue's word when none was measured."""
+        """Return the model's durations in seconds, sorted; the catalogue's word without any."""
         now = self._clock.monotonic()
         known = self._known.get((root, model))
         if known is not None and now - known[0] < _FRESH_SECONDS:
@@ -59,7 +61,8 @@ class Paces:
 def hint(durations: list[float], elapsed: float, wait: float) -> int:
     """Return in how many whole seconds, 1 to 30, to look again.
 
-    `elapsed` is the time since the answer was begun, `wait` the time until it will be, both in seconds.
+    `elapsed` is the time since the answer was begun, `wait` the time until it will be, both in
+    seconds.
     """
     remaining = [duration for duration in durations if duration > elapsed]
     if not remaining:
@@ -79,7 +82,7 @@ def eta(durations: list[float], elapsed: float, wait: float) -> Eta:
 
 
 def wait_seconds(generation: Generation, durations: list[float], fleet: Fleet) -> float:
-    """Return how long a queued generation waits for its turn, by the account's own line and the fleet's room."""
+    """Return how long a queued generation waits, by the account's own line and the fleet's room."""
     if generation.ahead is None:
         return 0.0
     rounds = generation.ahead // max(1, fleet.slots)

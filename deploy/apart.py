@@ -23,7 +23,7 @@ def api(*, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> NoRet
 
 
 def worker(*, concurrency: int | None = None) -> NoReturn:
-    """Run one worker process: makes the answers. Run as many as wanted, on as many machines as wanted.
+    """Run one worker process, which makes the answers; as many as wanted, on any number of machines.
 
     Args:
         concurrency: Generations at once; default is the setting worker.concurrency.

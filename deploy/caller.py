@@ -1,7 +1,7 @@
-"""A caller of the published API, as a careful one would be written, that prints what it says and hears.
+"""A careful caller of the published API that prints what it says and hears.
 
-Owns patience: a lost connection, a 429 and a 503 are tried again, with the same Idempotency-Key, so that
-nothing is accepted twice. Refuses to know the system behind the address.
+Owns patience: a lost connection, a 429 and a 503 are tried again, with the same Idempotency-Key, so
+that nothing is accepted twice. Refuses to know the system behind the address.
 """
 
 import json

@@ -1,6 +1,7 @@
-"""The `pollux` command: a map of its subcommands, and the one place where an error becomes a sentence.
+"""The `pollux` command: its subcommands, and the one place where an error becomes a sentence.
 
-Each subcommand is a file beside this one, imported only when it is called. They alone read the environment.
+Each subcommand is a file beside this one, imported only when it is called. They alone read the
+environment.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""`pollux demo`: the whole system, started, talked to once the published way, and ended without a trace.
+"""`pollux demo`: the whole system, started, talked to the published way, ended without a trace.
 
-Owns the story that is told. It is told over HTTP alone, by the words of the published API, so it holds for
-any Pollux.
+Owns the story that is told. It is told over HTTP alone, by the words of the published API, so it
+holds for any Pollux.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _SECOND: Final = "Name one thing that it is good for."
 
 
 def demo() -> int:
-    """Start the whole system, send it a message and a follow-up, print both talks, end everything."""
+    """Start the whole system, send it a message and a follow-up, print both, end everything."""
     clock = SystemClock()
     plan = Plan(
         environment={"POLLUX_WORKER__GRACE_SECONDS": _GRACE_SECONDS, **os.environ}, workers=_WORKERS

@@ -8,8 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from deploy.local import folder as folders
-from deploy.local import named
+from deploy.local import folder as folders, named
 from shared.clock import SystemClock
 from shared.errors import ConfigurationError
 from shared.redis import library

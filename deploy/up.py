@@ -1,4 +1,4 @@
-"""`pollux up`: the whole system on this machine, kept running for development, its data kept in a folder."""
+"""`pollux up`: the whole system, kept running for development, its data kept in a folder."""
 
 import asyncio
 import os
@@ -19,8 +19,8 @@ def up(
 ) -> int:
     """Run the whole system here until Ctrl-C, and print its URL, a key and a request to paste.
 
-    A Valkey and a small local model are started with it, unless REDIS_URL names a Redis and the settings
-    name models.
+    A Valkey and a small local model are started with it, unless REDIS_URL names a Redis and the
+    settings name models.
 
     Args:
         host: Address that the API listens on.

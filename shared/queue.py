@@ -1,7 +1,8 @@
 """The doorbell that wakes an idle worker, and arq's own queue for chores.
 
-Owns the bell's list and how arq reaches Redis: an id and a name travel, in msgpack, never in pickle.
-Refuses to hold work: what waits is in the partitions' lanes, and a bell that nobody hears costs a second.
+Owns the bell's list and how arq reaches Redis: an id and a name travel, in msgpack, never in
+pickle. Refuses to hold work: what waits is in the partitions' lanes, and a bell that nobody hears
+costs a second.
 """
 
 from typing import Final

@@ -1,9 +1,10 @@
 """arq's worker, made fit: claims generations, keeps their leases, stops them, drains.
 
-Owns the process: which loops run, how it survives Redis, how it ends. The only file that knows arq's Worker.
-Two paths, on purpose. Generations come from our own lanes: bell, claim, the registered function `generate` with
-arq's ctx and hooks, under a lease and a fencing token. Chores come from arq's own queue, looked at once a
-second. Refuses to know what a generation is: that is the pipeline's.
+Owns the process: which loops run, how it survives Redis, how it ends. The only file that knows
+arq's Worker. Two paths, on purpose. Generations come from our own lanes: bell, claim, the
+registered function `generate` with arq's ctx and hooks, under a lease and a fencing token. Chores
+come from arq's own queue, looked at once a second. Refuses to know what a generation is: that is
+the pipeline's.
 """
 
 import asyncio
@@ -90,7 +91,7 @@ class PolluxWorker(Worker):
 
     @override
     async def main(self) -> None:
-        """Run until told to stop, then drain. Raises PolluxError when Redis is away or unfit at the start."""
+        """Run until told to stop, then drain. Raises PolluxError when Redis is unfit at the start."""
         await self.redis.connect()
         await server.check(self.redis, self.settings.redis)
         await library.load(self.redis)
@@ -197,9 +198,10 @@ class PolluxWorker(Worker):
         return bool(claimed)
 
     async def _wait_for_bell(self) -> None:
-        """Sleep until the bell rings, a second passes, or a settlement here made another turn ready.
+        """Sleep until the bell rings, a second passes, or a settlement here made a turn ready.
 
-        The bell's task outlives a wait that ends early: Redis must not hand a ring to a caller that has gone.
+        The bell's task outlives a wait that ends early: Redis must not hand a ring to a caller that
+        has gone.
         """
         if self._ring is None:
             self._ring = asyncio.create_task(
@@ -248,7 +250,9 @@ class PolluxWorker(Worker):
                 self._room.set()
             await self._hook(self.after_job_end, ctx)
 
-    async def _hook(self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]) -> None:
+    async def _hook(
+        self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]
+    ) -> None:
         """Call one of arq's hooks; one that raises costs a log line, not a generation."""
         if hook is None:
             return
@@ -257,15 +261,18 @@ class PolluxWorker(Worker):
         except Exception:
             logs.logger().exception("a hook raised")
 
-    # -- what keeps them alive and ends them ------------------------------------------------------------
+    # -- what keeps them alive and ends them
+    # ------------------------------------------------------------
 
     async def _beat(self) -> None:
-        """Keep the leases of all attempts, one call a partition; stop those that are no longer ours."""
+        """Keep the leases of all attempts, one call a partition; stop those no longer ours."""
         held: dict[str, list[tuple[str, str, int]]] = {}
         for claimed, _ in self._running.values():
             held.setdefault(claimed.root, []).append((claimed.account, claimed.id, claimed.attempt))
         for root, attempts in held.items():
-            ask = functions.BeatAsk(lease_ms=int(self.settings.worker.lease_seconds * 1000), held=attempts)
+            ask = functions.BeatAsk(
+                lease_ms=int(self.settings.worker.lease_seconds * 1000), held=attempts
+            )
             for stop in await functions.beat(self.redis, root, ask):
                 self._stop(stop.account, stop.id, stop.why)
 

@@ -1,7 +1,7 @@
 """The life of a generation in a worker: the list of steps, and the single catch-all.
 
-read -> recall -> choose -> generate, then `settle` with whatever came of them. A step that returns an outcome
-ends the line. Whatever else goes wrong ends this one generation and never the worker.
+read -> recall -> choose -> generate, then `settle` with whatever came of them. A step that returns
+an outcome ends the line. Whatever else goes wrong ends this one generation and never the worker.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _INTERNAL: Final = Failure(
 
 
 async def run(tools: Tools, claimed: Claimed, brake: Brake) -> bool:
-    """Make one attempt at a generation and settle it; return whether another turn became ready by it."""
+    """Make one attempt at a generation and settle it; return whether a next turn became ready."""
     attempt = _begin(tools, claimed, brake)
     try:
         outcome = await _steps(attempt)

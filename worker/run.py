@@ -1,7 +1,7 @@
 """The value that the steps pass along, and the closed set of ways in which they end.
 
-Owns no behaviour. A step reads what earlier steps left in the `Run`, adds its own, and returns None to go on
-or an outcome to stop.
+Owns no behaviour. A step reads what earlier steps left in the `Run`, adds its own, and returns None
+to go on or an outcome to stop.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ StopReason = Literal["cancel", "lost", "drain"]
 
 
 class Brake:
-    """How a running attempt is stopped from outside: the first pull decides why, and none counts at the end."""
+    """How a running attempt is stopped from outside: the first pull decides, and none at the end."""
 
     def __init__(self, task: asyncio.Task[object]) -> None:
         self._task = task
@@ -74,7 +74,7 @@ class Brake:
         self._is_off = True
 
     def outcome(self) -> Outcome:
-        """Return what an interrupted attempt comes to; without a reason the worker itself is going."""
+        """Return what an interrupted attempt comes to; without a reason the worker is going."""
         match self.why:
             case "cancel":
                 return Cancelled()
@@ -112,7 +112,7 @@ class Run:
     usage: Usage | None = None
 
     def now_ms(self) -> int:
-        """Return Redis' time as well as this process can tell it: the claim's, and what has passed since."""
+        """Return Redis' time as well as is known here: the claim's, and what has passed since."""
         passed = self.tools.clock.monotonic() - self.claimed_at
         return self.claimed.claimed_ms + int(passed * 1000)
 

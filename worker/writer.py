@@ -1,9 +1,9 @@
-"""The answer's way out: events and text of one attempt, numbered, coalesced, under its fencing token.
+"""The answer's way out: an attempt's events and text, numbered, coalesced, under its token.
 
-Owns the order and the numbers of what is appended. The first thing written leaves at once; what follows
-within the next `flush_seconds` leaves together. An append that Redis did not answer is said again with the
-same number, which Redis takes as done. Refuses to end anything: what is left at the end goes out with the
-settlement.
+Owns the order and the numbers of what is appended. The first thing written leaves at once; what
+follows within the next `flush_seconds` leaves together. An append that Redis did not answer is said
+again with the same number, which Redis takes as done. Refuses to end anything: what is left at the
+end goes out with the settlement.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ StopReason = Literal["lost", "cancel"]
 
 
 class Writer:
-    """What one attempt writes. `on_stop` is told when Redis refuses the token or the caller cancelled."""
+    """What one attempt writes. `on_stop` hears of a refused token and of a cancel."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Writer:
         return len(self._parts)
 
     def next_seq(self) -> int:
-        """Return the number of the next event, the end event's once the writer is closed and emptied."""
+        """Return the number of the next event: the end event's once the writer is closed."""
         return self._seq
 
     def say(self, event: events.Event, *, stage: Stage | None = None) -> None:
@@ -79,7 +79,7 @@ class Writer:
         self._wake()
 
     async def close(self) -> functions.AppendAsk | None:
-        """Stop flushing; return what is still to be appended, if anything. Raises what a flush raised."""
+        """Stop flushing; return what is still to be appended. Raises what a flush raised."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -97,7 +97,7 @@ class Writer:
             self._wake()
 
     async def _flush(self) -> None:
-        """Send all there is. A fault stays in the task, so nothing more is sent and `close` raises it."""
+        """Send all there is. A fault stays in the task: nothing more is sent, and `close` raises it."""
         # One turn of the loop lets what is written in the same breath leave together.
         await asyncio.sleep(0)
         ask = self._take()

@@ -1,4 +1,4 @@
-"""The faces of the API, one folder each: routes (the table), wire (what goes over it), translate (to and fro).
+"""The faces of the API, one folder each: routes, wire (what goes over it), translate.
 
 kolbo   /api/v1, and the same again under the doubled prefix that the published sample clients call
 

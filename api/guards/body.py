@@ -1,8 +1,8 @@
 """The bytes of a request, bounded in size and time, and their decoding into a typed value.
 
-Owns every way in which a body can be wrong, and the sentence for each. Nothing that a caller sends becomes
-anything but a 4xx here: what msgspec lets through (NUL, lone surrogates, NaN cannot be JSON) is refused by
-one walk, what escapes it (UnicodeDecodeError, RecursionError) is caught.
+Owns every way in which a body can be wrong, and the sentence for each. Nothing that a caller sends
+becomes anything but a 4xx here: what msgspec lets through (NUL, lone surrogates, NaN cannot be
+JSON) is refused by one walk, what escapes it (UnicodeDecodeError, RecursionError) is caught.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ async def read(request: Request, settings: ApiSettings) -> bytes:
     """Return the whole body.
 
     Raises:
-        RequestError: PAYLOAD_TOO_LARGE beyond `body_bytes_max`, REQUEST_TIMEOUT when it is not there within
+        RequestError: PAYLOAD_TOO_LARGE beyond `body_bytes_max`, REQUEST_TIMEOUT when it is not
+        there within
             `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
 
     """
@@ -65,14 +66,14 @@ def _too_large(settings: ApiSettings) -> RequestError:
 
 
 class Body:
-    """The decoder of one shape of body. A repeated key counts by its last value, as in JavaScript."""
+    """The decoder of one shape of body. Of a repeated key the last value counts."""
 
     def __init__(self, shape: type[Any]) -> None:
         self.shape = shape
         self._decode = msgspec.json.Decoder(shape).decode
 
     def decode(self, raw: bytes) -> Any:
-        """Return the typed value. Raises RequestError: MISSING_FIELDS or INVALID_FIELDS, naming the field."""
+        """Return the typed value. Raises RequestError (MISSING_FIELDS, INVALID_FIELDS) by field."""
         try:
             value = self._decode(raw)
         except msgspec.ValidationError as error:

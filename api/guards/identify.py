@@ -1,7 +1,8 @@
 """Who asks: the key in the headers, and the account behind it.
 
-Owns how long a look at a key's record may be trusted: well under a second, so that a revocation holds on
-every process within one. A key is read from headers only, and a mistyped one is refused without a look.
+Owns how long a look at a key's record may be trusted: well under a second, so that a revocation
+holds on every process within one. A key is read from headers only, and a mistyped one is refused
+without a look.
 """
 
 import asyncio
@@ -41,7 +42,8 @@ class Identities:
         """Return the caller, whose key must carry the scope.
 
         Raises:
-            RequestError: INVALID_API_KEY without a key that was made, lives and is not revoked; FORBIDDEN
+            RequestError: INVALID_API_KEY without a key that was made, lives and is not revoked;
+            FORBIDDEN
                 when it lacks the scope.
 
         """

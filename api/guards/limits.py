@@ -1,6 +1,7 @@
 """How often an account may read, and how many waits it may hold open, in this process.
 
-Submissions are not limited here but in the accepting call itself, where the limit is exact for all processes.
+Submissions are not limited here but in the accepting call itself, where the limit is exact for all
+processes.
 """
 
 import math
@@ -17,7 +18,7 @@ _REMEMBERED_MAX: Final = 10_000
 
 
 class ReadLimits:
-    """A token bucket an account: so many reads a minute, and more for each generation that is unfinished."""
+    """A token bucket an account: so many reads a minute, and more for each unfinished generation."""
 
     def __init__(self, settings: ApiSettings, clock: Clock) -> None:
         self._settings = settings
@@ -31,7 +32,7 @@ class ReadLimits:
             self._unfinished[account] = count
 
     def spend(self, account: str) -> None:
-        """Take one read from the account's bucket. Raises RefusedError: RATE_LIMITED when it is empty."""
+        """Take one read from the account's bucket. Raises RefusedError when it is empty."""
         now = self._clock.monotonic()
         allowance = (
             self._settings.reads_per_minute
@@ -65,7 +66,7 @@ class Slots:
 
     @contextmanager
     def hold(self, account: str) -> Iterator[None]:
-        """Hold one wait open. Raises RefusedError: RATE_LIMITED when the account holds as many as it may."""
+        """Hold one wait open. Raises RefusedError when the account holds as many as it may."""
         taken = self._taken.get(account, 0)
         if taken >= self._most:
             raise RefusedError(

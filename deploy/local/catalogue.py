@@ -1,7 +1,7 @@
 """The catalogue of the local system: one provider, one model, as a settings file.
 
-Used when the operator names no model. Rates are not zero, so that credits can be seen moving; the alias is
-the model name of the published examples, so that they run as they stand.
+Used when the operator names no model. Rates are not zero, so that credits can be seen moving; the
+alias is the model name of the published examples, so that they run as they stand.
 """
 
 from typing import Final

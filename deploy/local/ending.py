@@ -1,4 +1,4 @@
-"""Run until the work is done or somebody says stop: Ctrl-C, SIGTERM, a closed terminal, a parent that is gone.
+"""Run until the work is done or somebody says stop: a signal, or a parent that is gone.
 
 The first word cancels the work, which then ends in order; a second one cancels the ending too.
 """

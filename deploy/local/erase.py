@@ -1,8 +1,9 @@
 """Erase every key below the prefix of the settings, and nothing else.
 
-A program of its own, `python -m deploy.local.erase [--library]`, run by the janitor when a demo that borrowed
-somebody's Redis is over. Settings come from the environment, as for every process. `--library` also deletes
-our function library: only for one who brought it; whoever else uses it meanwhile loads it again.
+A program of its own, `python -m deploy.local.erase [--library]`, run by the janitor when a demo
+that borrowed somebody's Redis is over. Settings come from the environment, as for every process.
+`--library` also deletes our function library: only for one who brought it; whoever else uses it
+meanwhile loads it again.
 """
 
 import asyncio

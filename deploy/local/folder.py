@@ -1,8 +1,9 @@
 """The data folder of a local system: what outlives a restart.
 
-Owns `.pollux` or whatever the caller names: a lock, so that two systems never share it; the secrets, readable
-by their owner only; where the children write their logs and the embedded server its data. Refuses to hold
-anything that lives only as long as the processes do, except `running.json`, which says how to reach them.
+Owns `.pollux` or whatever the caller names: a lock, so that two systems never share it; the
+secrets, readable by their owner only; where the children write their logs and the embedded server
+its data. Refuses to hold anything that lives only as long as the processes do, except
+`running.json`, which says how to reach them.
 """
 
 import contextlib
@@ -94,7 +95,7 @@ def environment_of_running(path: Path) -> dict[str, str]:
 
 
 async def _lock(path: Path, lock: int, clock: Clock) -> None:
-    """Take the lock. A system that was killed a moment ago may still be ending: it is waited for."""
+    """Take the lock. A system that was killed a moment ago may still be ending: wait for it."""
     deadline = clock.monotonic() + _ENDING_SECONDS_MAX
     while True:
         try:

@@ -1,15 +1,16 @@
-"""The janitor: once its supervisor is gone, however it went, nothing of the local system stays behind.
+"""The janitor: once its supervisor is gone, however it went, nothing stays behind.
 
-A program of its own, `python -m deploy.local.janitor FOLDER [COMMAND...]`. Owns the process group in which
-all children of a supervisor are born, and FOLDER, which it makes (0700) and removes. Standard input is a
-socket to the supervisor: READY when the folder is there; then it waits for the end of the line, kills the
-group, runs COMMAND, removes FOLDER and says DONE. Refuses to end anything in order: that is the supervisor's
-work, done before it hangs up; who is left by then is killed, which Pollux must survive anyway.
+A program of its own, `python -m deploy.local.janitor FOLDER [COMMAND...]`. Owns the process group
+in which all children of a supervisor are born, and FOLDER, which it makes (0700) and removes.
+Standard input is a socket to the supervisor: READY when the folder is there; then it waits for the
+end of the line, kills the group, runs COMMAND, removes FOLDER and says DONE. Refuses to end
+anything in order: that is the supervisor's work, done before it hangs up; who is left by then is
+killed, which Pollux must survive anyway.
 
-DESIGN. A child joins the group between fork and exec, so there is no moment in which it belongs to nobody.
-A group's leader cannot leave it, so the sweeping is done by a fork that moved out first; the leader is
-killed with the rest, and sweeps again should its fork be killed. Only the standard library is imported: the
-janitor must be there before anything else is, and costs next to nothing.
+DESIGN. A child joins the group between fork and exec, so there is no moment in which it belongs to
+nobody. A group's leader cannot leave it, so the sweeping is done by a fork that moved out first;
+the leader is killed with the rest, and sweeps again should its fork be killed. Only the standard
+library is imported: the janitor must be there before anything else is, and costs next to nothing.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """The local model: SmolLM2-135M-Instruct on the CPU, served by llama.cpp in OpenAI's words.
 
-A program of its own, `python -m deploy.local.model --port N`. Owns what it is and how it is run; the numbers
-here are also what the catalogue says about it. Refuses to import the package that carries the model's file:
-only the file is wanted, and the package imports what Pollux does not need.
+A program of its own, `python -m deploy.local.model --port N`. Owns what it is and how it is run;
+the numbers here are also what the catalogue says about it. Refuses to import the package that
+carries the model's file: only the file is wanted, and the package imports what Pollux does not
+need.
 """
 
 import argparse
@@ -29,7 +30,7 @@ _WARNINGS: Final = 2
 
 
 def file() -> Path:
-    """Return the model's file; raises ConfigurationError with what to do when a package is missing."""
+    """Return the model's file. Raises ConfigurationError with what to do when it is missing."""
     missing = [_RUNTIME] if importlib.util.find_spec(_RUNTIME) is None else []
     try:
         carried = importlib.metadata.files(_CARRIER) or []
@@ -71,7 +72,7 @@ def serve(port: int) -> None:
 
 
 def threads() -> int:
-    """Return how many threads to compute with: more than a few make this small a model no faster."""
+    """Return how many threads to compute with: more than a few do not help so small a model."""
     return max(1, min(_THREADS_MAX, os.cpu_count() or 1))
 
 

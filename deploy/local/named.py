@@ -1,7 +1,7 @@
 """What the operator has named, and so what need not be embedded.
 
-Reads the same settings as every process. Knows two things beyond them: whether a Redis was named at all, and
-the text of the settings file, to which a catalogue can be added.
+Reads the same settings as every process. Knows two things beyond them: whether a Redis was named at
+all, and the text of the settings file, to which a catalogue can be added.
 """
 
 import tomllib

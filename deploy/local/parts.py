@@ -1,4 +1,4 @@
-"""The processes of the product and the local model, as children: their commands, and how each shows it is ready."""
+"""The processes of the product and the local model, as children: command and readiness of each."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -1,7 +1,7 @@
 """The resident account `dev` of a local system, and the key that is printed for it.
 
-The key is kept in the data folder, so that it is the same after a restart; it is made anew when the store does
-not know it, as after a change of Redis.
+The key is kept in the data folder, so that it is the same after a restart; it is made anew when the
+store does not know it, as after a change of Redis.
 """
 
 from typing import Final

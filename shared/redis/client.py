@@ -57,7 +57,7 @@ class _Line(asyncio.Protocol):
     """The wire itself: bytes out in batches, replies in by order."""
 
     def __init__(
-        self, on_push: Callable[[list[Reply]], None] | None, on_lost: Callable[[], None]
+        self, on_push: Callable[[list[Reply]], None] | None, on_lost: "Callable[[_Line], None]"
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
@@ -133,7 +133,7 @@ class _Line(asyncio.Protocol):
             future = self._waiting.popleft()
             if future is not None and not future.done():
                 future.set_exception(_LostError())
-        self._on_lost()
+        self._on_lost(self)
 
     def silent_seconds(self) -> float:
         """Return for how long an asker has heard nothing; 0 when nobody waits."""
@@ -179,6 +179,7 @@ class Redis:
         self._on_ready = on_ready
         self._line: _Line | None = None
         self._opening: asyncio.Task[_Line] | None = None
+        self._mending: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -220,8 +221,9 @@ class Redis:
         self._closed = True
         if self._watch is not None:
             self._watch.cancel()
-        if self._opening is not None:
-            self._opening.cancel()
+        for task in (self._opening, self._mending):
+            if task is not None:
+                task.cancel()
         if self._line is not None:
             self._line.abort()
             await asyncio.sleep(0)
@@ -250,35 +252,40 @@ class Redis:
             self._on_ready()
         return line
 
-    def _lost(self) -> None:
-        if self._on_push is not None and not self._closed:
-            # A listener must come back by itself: nobody calls on this connection.
-            self._opening = asyncio.create_task(self._redial())
+    def _lost(self, line: _Line) -> None:
+        """Come back by oneself where nobody calls: a listener's line that went is dialled until it is there."""
+        if line is self._line and self._on_push is not None and not self._closed:
+            self._mending = asyncio.create_task(self._mend())
 
-    async def _redial(self) -> _Line:
+    async def _mend(self) -> None:
         delay = 0.05
-        while True:
+        while not self._closed:
             try:
-                return await self._dial()
+                await self._open()
             except UnavailableError:
-                if self._closed:
-                    raise
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
+            else:
+                return
 
     def _watch_silence(self) -> None:
         """End the line after a silence beyond the timeout: one timer for all, not one a command."""
         timeout = self._settings.timeout_seconds
+        if self._watch is not None:
+            self._watch.cancel()
         if self._line is None or not self._line.alive or self._closed:
             return
         if self._line.silent_seconds() > timeout:
             self._line.abort()
             return
+        if self._on_push is not None:
+            # A listener asks nothing, so only this shows that the other end is still there.
+            self._line.tell(("PING",), answered=True)
         self._watch = asyncio.get_running_loop().call_later(timeout / 4, self._watch_silence)
 
 
 async def _connect(
-    url: str, on_push: Callable[[list[Reply]], None] | None, on_lost: Callable[[], None]
+    url: str, on_push: Callable[[list[Reply]], None] | None, on_lost: Callable[[_Line], None]
 ) -> _Line:
     """Open the socket and greet: RESP3, credentials, database."""
     options = cast("dict[str, Any]", parse_url(url))

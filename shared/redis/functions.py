@@ -73,7 +73,7 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The message is in: its turn, when, how many of the account's own come first, how many it has in all."""
+    """The message is in: turn, time, how many of the account's own come first, how many it has."""
 
     turn: int
     accepted_ms: int
@@ -168,7 +168,9 @@ async def claim(redis: Connection, root: str, ask: ClaimAsk) -> list[Claimed]:
             submission or b"",
             user or b"",
         )
-        for account, id_, attempt, turn, hold, deadline, accepted, retries, submission, user in reply[1:]
+        for account, id_, attempt, turn, hold, deadline, accepted, retries, submission, user in reply[
+            1:
+        ]
     ]
 
 
@@ -242,7 +244,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes) -> Settled | None:
-    """End a generation with the assistant's message; None when the token is not current. Repeatable."""
+    """End a generation with the assistant's message; None when the token is not current."""
     reply: list[Reply] = await invoke(redis, "settle", root, ask, blob=assistant)
     match [_text(reply[0]), *reply[1:]]:
         case ["settled", captured, moved]:
@@ -334,7 +336,7 @@ class StatusAsk(Ask, frozen=True, kw_only=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """A generation's record at one moment; `body` is the text so far or the assistant message's record.
+    """A generation's record at one moment; `body` is the text so far or the final message.
 
     `unfinished` counts all of the account's; `rank` is the place among those of its lane.
     """
@@ -354,7 +356,9 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
         return None
     unfinished, rank, running, body, user, *flat = reply
     words = [_text(word) for word in flat]
-    return Look(unfinished, rank, running, body, user, dict(zip(words[::2], words[1::2], strict=True)))
+    return Look(
+        unfinished, rank, running, body, user, dict(zip(words[::2], words[1::2], strict=True))
+    )
 
 
 class DeleteSessionAsk(Ask, frozen=True, kw_only=True):

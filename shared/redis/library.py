@@ -51,6 +51,7 @@ def render() -> tuple[str, str]:
     steps = {
         stage: dict.fromkeys(sorted(following), True) for stage, following in TRANSITIONS.items()
     }
+    steps = {stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()}
     rendered = "\n".join(
         (
             *(key.lua(name) for name, key in keys.FAMILIES.items() if name in _NAMED_IN_LUA),
@@ -68,29 +69,10 @@ def render() -> tuple[str, str]:
 
 
 _NAMED_IN_LUA: Final = frozenset(
-    {
-        "generation",
-        "submission",
-        "text",
-        "events",
-        "idempotency",
-        "session",
-        "waiting",
-        "turns",
-        "books",
-        "sessions",
-        "unfinished",
-        "submissions",
-        "ready",
-        "lane",
-        "clocks",
-        "leases",
-        "deadlines",
-        "deferred",
-        "pace",
-        "api_key",
-        "account",
-    }
+    """
+    generation submission text events idempotency session waiting turns books sessions
+    unfinished submissions ready lane clocks leases deadlines deferred pace api_key account
+    """.split()
 )
 
 

@@ -1,7 +1,7 @@
 """Is this server fit to hold the record?
 
-Owns the conditions: new enough for functions, never evicting, and as durable as the settings promise. A
-deployment that wants less says so by name: `durability = "none"`.
+Owns the conditions: new enough for functions, never evicting, and as durable as the settings
+promise. A deployment that wants less says so by name: `durability = "none"`.
 """
 
 from typing import Final
@@ -14,9 +14,13 @@ VERSION_MIN: Final = (7, 0)
 
 
 async def check(redis: Connection, settings: RedisSettings) -> None:
-    """Raise ConfigurationError with every reason why this server is unfit; return when it is fit."""
+    """Return if this server is fit. Raises ConfigurationError with every reason why it is not."""
     info = await _info(redis)
-    faults = [fault for fault in (_too_old(info), _evicting(info), await _volatile(redis, info, settings)) if fault]
+    faults = [
+        fault
+        for fault in (_too_old(info), _evicting(info), await _volatile(redis, info, settings))
+        if fault
+    ]
     if faults:
         raise ConfigurationError(faults)
 
@@ -31,7 +35,9 @@ def _too_old(info: dict[str, str]) -> str | None:
     version = info.get("redis_version", "0.0")
     if tuple(int(part) for part in version.split(".")[:2]) >= VERSION_MIN:
         return None
-    return f"redis.url: the server is version {version}; Pollux needs Redis 7.0 or Valkey 8 or later"
+    return (
+        f"redis.url: the server is version {version}; Pollux needs Redis 7.0 or Valkey 8 or later"
+    )
 
 
 def _evicting(info: dict[str, str]) -> str | None:
@@ -55,7 +61,7 @@ async def _volatile(redis: Connection, info: dict[str, str], settings: RedisSett
 
 
 async def _appendfsync(redis: Connection) -> str | None:
-    """Return the server's setting, or None where CONFIG is not allowed and the operator's word must do."""
+    """Return the server's setting, or None where CONFIG is not allowed."""
     try:
         reply = await redis.call("CONFIG", "GET", "appendfsync")
     except StoreError:

@@ -3,5 +3,6 @@
 choose   gates, then the catalogue's order
 price    tokens and rates to microcredits, and the estimates a hold stands on
 
-The worker's step `choose` runs it; the front runs it for holds. Nothing here reads a clock or a socket.
+The worker's step `choose` runs it; the front runs it for holds. Nothing here reads a clock or a
+socket.
 """

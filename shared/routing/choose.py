@@ -1,7 +1,7 @@
 """The choice of a model: every candidate passes the gates or is told which one shut it out.
 
-Until Smart Select ranks them, the first open candidate in the catalogue's order answers, and the decision
-says so. A pure function: the same question over the same catalogue gives the same answer.
+Until Smart Select ranks them, the first open candidate in the catalogue's order answers, and the
+decision says so. A pure function: the same question over the same catalogue gives the same answer.
 """
 
 from typing import Final, NamedTuple
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
 
 def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
-    """Decide which model answers; `routing.candidates` tells every model weighed and why it was shut out."""
+    """Decide which model answers; `routing.candidates` tells every model weighed, and its bar."""
     is_auto = question.model == AUTO
     asked = [model for model in models if is_auto or model.identifier == question.model]
     shut = {model.identifier: _gate(model, question) for model in asked}
@@ -48,7 +48,9 @@ def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
             chosen=chosen.identifier if chosen else None,
             category="chat",
             reason=_reason(chosen, is_auto=is_auto),
-            candidates=tuple(_candidate(model, question, shut[model.identifier]) for model in asked),
+            candidates=tuple(
+                _candidate(model, question, shut[model.identifier]) for model in asked
+            ),
         ),
         chosen,
     )

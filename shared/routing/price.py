@@ -1,7 +1,7 @@
 """What an answer costs, in microcredits: 1 credit = 10^6 microcredits = $0.01.
 
-Owns the arithmetic of rates (US dollars per million tokens) and the estimate of tokens. Rounded up once, at
-the end; estimates err on the high side.
+Owns the arithmetic of rates (US dollars per million tokens) and the estimate of tokens. Rounded up
+once, at the end; estimates err on the high side.
 """
 
 import math
@@ -16,7 +16,7 @@ _TOKENS_PER_MESSAGE: Final = 8
 
 
 def tokens_in(text: str) -> int:
-    """Estimate the tokens of one message, high: a token holds about four bytes of English, three of most else."""
+    """Estimate a message's tokens, high: one holds four bytes of English, three of most else."""
     return len(text.encode()) // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
 
 
@@ -28,10 +28,12 @@ def cost(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
 
 
 def affordable_tokens(model: ModelSettings, input_tokens: int, budget: int) -> int:
-    """Return how many output tokens a budget of microcredits pays for, at most the model's own limit."""
+    """Return how many output tokens a budget of microcredits pays for, at most the model's limit."""
     left = budget - cost(model, input_tokens, 0)
     if left < 0:
         return 0
     if model.output_rate == 0:
         return model.max_output_tokens
-    return min(model.max_output_tokens, int(left / (model.output_rate * _MICROCREDITS_PER_MICRODOLLAR)))
+    return min(
+        model.max_output_tokens, int(left / (model.output_rate * _MICROCREDITS_PER_MICRODOLLAR))
+    )

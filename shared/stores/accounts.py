@@ -53,7 +53,7 @@ class Accounts:
         return _decode_account(record) if record else None
 
     async def create(self, name: str, tier: TierName | None) -> Account:
-        """Return the account of that name, made if need be; a tier that is given replaces its own."""
+        """Return the account of that name, made if need be; a given tier replaces its own."""
         if not ids.is_id(name):
             raise RequestError(
                 f"{name!r} is not an account's name ({ids.ID_PATTERN}).", Code.INVALID_FIELDS

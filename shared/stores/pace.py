@@ -1,4 +1,4 @@
-"""How long answers take, by the model that was asked for (`auto` too): the last 128, kept by `settle`."""
+"""How long answers take, by the model asked for (`auto` too): the last 128, kept by `settle`."""
 
 from shared.redis import keys
 from shared.redis.client import Connection

@@ -63,7 +63,7 @@ async def rename(redis: Connection, root: str, account: str, session: str, name:
 async def turns(
     redis: Connection, root: str, account: str, session: str, first: int, last: int
 ) -> list[Turn]:
-    """Return the turns `first` to `last` (from 1, both included) in order, as far as there are any."""
+    """Return the turns `first` to `last` (from 1, both included), as far as there are any."""
     chunks: dict[int, list[str]] = {}
     for number in range(first, last + 1):
         chunks.setdefault(number // TURNS_PER_CHUNK, []).extend((f"{number}:u", f"{number}:a"))

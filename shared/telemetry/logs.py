@@ -1,7 +1,8 @@
 """Logs: structlog to standard error, JSON for machines or a console form for people.
 
-Owns the format and the context: `bound` puts the request's and the generation's id on every line below it,
-also across awaits. Refuses texts of users: no prompt, answer or key is ever handed to a log call.
+Owns the format and the context: `bound` puts the request's and the generation's id on every line
+below it, also across awaits. Refuses texts of users: no prompt, answer or key is ever handed to a
+log call.
 """
 
 import logging
@@ -17,7 +18,7 @@ from shared.settings import LogSettings
 
 
 def configure(settings: LogSettings, *, process: str) -> None:
-    """Set up logging for this process; the standard library's loggers end in the same stream and format."""
+    """Set up logging for this process; the standard library's loggers end in the same stream."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -60,6 +61,11 @@ def _json(line: object, **_: object) -> bytes:
 def logger() -> Any:
     """Return a logger; call it where a line is written, so that tests may reconfigure."""
     return structlog.get_logger()
+
+
+def bind(**context: object) -> None:
+    """Put these words on every line that this task logs from here on."""
+    structlog.contextvars.bind_contextvars(**context)
 
 
 @contextmanager

@@ -1,10 +1,9 @@
-"""What the tests of the edge share: a small application, a server around it, and clients on bare sockets.
+"""What the tests of the edge share: a small application, a server around it, clients on bare sockets.
 
-Owns no expectations of its own but one: what a client reads must be well-formed HTTP/1.1 answers.
+Owns one expectation only: what a client reads must be whole HTTP/1.1 answers.
 """
 
 import asyncio
-import gc
 import json
 import pickle
 import socket
@@ -18,10 +17,18 @@ from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from api import edge
 from shared.settings import ApiSettings
+from tests.support import waiting
 
 BOUNDS: Final = ApiSettings(header_seconds=0.3, stuck_reader_seconds=0.4)
 PATIENCE_SECONDS: Final = 10.0
-PIECE: Final = b"x" * 65_536
+
+Fields = list[tuple[bytes, bytes]]
+
+
+async def turn(count: int = 4) -> None:
+    """Let all that is ready run."""
+    for _ in range(count):
+        await asyncio.sleep(0)  # noqa: TID251 - turns of the loop, not time
 
 
 @dataclass(frozen=True)
@@ -40,192 +47,200 @@ class Answer:
 
 @dataclass
 class App:
-    """Echoes requests, by path in ways that try the edge; `seen` holds (path, fields, body)."""
+    """Echoes requests, by path in ways that try the edge, and notes what it saw."""
 
-    seen: list[tuple[str, list[tuple[bytes, bytes]], bytes]] = field(default_factory=list)
+    seen: list[tuple[str, Fields, bytes]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def reset(self) -> None:
+        """Forget what was seen, and shut the gate."""
+        self.seen, self.gone, self.gate = [], [], asyncio.Event()
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            return
+        assert scope["type"] == "http"
         path = scope["path"]
         if path == "/broken":
             raise ZeroDivisionError
         if path == "/early":
-            await _answer(send, b"early", close="close" in scope["query_string"].decode())
-            return
-        body = await self._body(path, receive)
-        if path == "/gated":
-            await self.gate.wait()
-        if path in {"/large", "/drip"}:
+            await _answer(send, b"early", is_last=scope["query_string"] == b"last")
+        elif path in {"/large", "/drip"}:
             await self._stream(path, receive, send)
-        elif body is not None:
-            self.seen.append((path, list(scope["headers"]), body))
-            text = {"method": scope["method"], "path": path, "body": body.decode("latin-1")}
-            await _answer(send, json.dumps(text).encode())
+        else:
+            await self._echo(path, list(scope["headers"]), receive, send)
 
-    async def _body(self, path: str, receive: ASGIReceiveCallable) -> bytes | None:
-        body = b""
-        while True:
+    async def _echo(
+        self, path: str, fields: Fields, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        body, more_body = b"", True
+        while more_body:
             message = await receive()
             if message["type"] != "http.request":
                 self.gone.append(path)
-                return None
+                return
             body += message["body"]
-            if not message["more_body"]:
-                return body
+            more_body = message["more_body"]
+        self.seen.append((path, fields, body))
+        if path == "/gated":
+            await self.gate.wait()
+        await _answer(send, path.encode() + b" " + body)
 
     async def _stream(
         self, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        """Send until the client is gone: large pieces at once, or a small one each turn of the loop."""
+        """Send until the client is gone: large pieces, or a small one every few turns of the loop."""
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        watch = asyncio.ensure_future(receive())
+        watch = asyncio.ensure_future(self._watch(receive))
         while not watch.done():
-            piece = PIECE if path == "/large" else b"drop"
+            piece = b"x" * (100_000 if path == "/large" else 100)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0)  # noqa: TID251 - one turn of the loop, so that others run too
+            await turn()
         self.gone.append(path)
 
+    async def _watch(self, receive: ASGIReceiveCallable) -> None:
+        while (await receive())["type"] == "http.request":
+            pass
 
-async def _answer(send: ASGISendCallable, body: bytes, *, close: bool = False) -> None:
-    headers = [(b"content-length", str(len(body)).encode())]
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+async def _answer(send: ASGISendCallable, body: bytes, *, is_last: bool = False) -> None:
+    fields = [(b"content-length", str(len(body)).encode())]
+    if is_last:
+        fields.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 
 
-class Site:
-    """A running server and the ways to talk to it."""
-
-    def __init__(self, server: uvicorn.Server, app: App, port: int) -> None:
-        self.server = server
-        self.app = app
-        self.port = port
-
-    @property
-    def connections(self) -> int:
-        """Return how many connections the server holds."""
-        return len(self.server.server_state.connections)
-
-    async def talk(self, *pieces: bytes) -> list[Answer]:
-        """Send the pieces, each by itself, and return all answers until the server closes."""
-        return answers(await self.raw(*pieces))
-
-    async def raw(self, *pieces: bytes) -> bytes:
-        """Send the pieces, each by itself, and return every byte until the server closes."""
-        async with self.client() as client:
-            for piece in pieces:
-                client.send(piece)
-                await asyncio.sleep(0.005 if len(pieces) > 1 else 0)  # noqa: TID251 - apart on the wire
-            return await client.rest()
-
-    @asynccontextmanager
-    async def client(self, *, receive_bytes: int | None = None) -> AsyncIterator["Client"]:
-        """Connect; with `receive_bytes` the kernel takes no more than about that for us."""
-        sock = socket.socket()
-        if receive_bytes is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", self.port))
-        client = Client(sock)
-        try:
-            yield client
-        finally:
-            await client.close()
-
-
 class Client:
-    """A bare socket. What it does not ask for, it does not read."""
+    """A bare socket. What is not asked for is not read."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._writes: list[asyncio.Task[None]] = []
+        self._sock = sock
+        self._sending: asyncio.Task[None] | None = None
 
-    def send(self, data: bytes) -> None:
-        """Send in the background, behind what was sent before; a server that has gone is no error."""
-        self._writes.append(asyncio.create_task(self._send(data, list(self._writes))))
-
-    async def _send(self, data: bytes, before: list[asyncio.Task[None]]) -> None:
-        if before:
-            await asyncio.wait(before)
-        try:
-            await asyncio.get_running_loop().sock_sendall(self.sock, data)
-        except OSError:
-            return
-
-    async def sent(self) -> None:
-        """Return when all was handed to the kernel."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.wait(self._writes)
-
-    async def read(self, count: int = 65_536) -> bytes:
-        """Return what comes next, nothing at the end."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+    async def send(self, *pieces: bytes) -> None:
+        """Send each piece by itself, and let the server read it; one that has hung up is no error."""
+        loop = asyncio.get_running_loop()
+        for piece in pieces:
             try:
-                return await asyncio.get_running_loop().sock_recv(self.sock, count)
+                await asyncio.wait_for(loop.sock_sendall(self._sock, piece), PATIENCE_SECONDS)
             except ConnectionError:
-                return b""
+                return
+            await turn()
 
-    async def rest(self) -> bytes:
+    def send_aside(self, *pieces: bytes) -> None:
+        """Send while other things go on."""
+        self._sending = asyncio.create_task(self.send(*pieces))
+
+    async def read(self, size: int = 65_536) -> bytes:
+        """Return what comes next; nothing at the end."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.sock_recv(self._sock, size), PATIENCE_SECONDS)
+        except ConnectionError:
+            return b""
+
+    async def read_all(self) -> bytes:
         """Return all until the end."""
         pieces = []
         while piece := await self.read():
             pieces.append(piece)
         return b"".join(pieces)
 
+    async def answers(self) -> list[Answer]:
+        """Return all answers until the end."""
+        return split(await self.read_all())
+
+    async def answer(self) -> Answer:
+        """Return the next answer and leave the connection open."""
+        raw = b""
+        while not (found := split(raw, is_whole=False)):
+            piece = await self.read()
+            assert piece, raw
+            raw += piece
+        return found[0]
+
     async def close(self) -> None:
         """Hang up."""
-        for write in self._writes:
-            write.cancel()
-        await asyncio.gather(*self._writes, return_exceptions=True)
-        self.sock.close()
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+        self._sock.close()
+
+
+class Site:
+    """A running server, and the ways to talk to it."""
+
+    def __init__(self, server: uvicorn.Server, app: App, port: int) -> None:
+        self.server = server
+        self.app = app
+        self.port = port
+
+    @asynccontextmanager
+    async def client(self, *, buffer_bytes: int | None = None) -> AsyncIterator[Client]:
+        """Connect; `buffer_bytes` bounds what the kernel takes in without our reading."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        if buffer_bytes is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        client = Client(sock)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def ask(self, *pieces: bytes) -> list[Answer]:
+        """Send the pieces one by one, and return all answers until the server closes."""
+        async with self.client() as client:
+            await client.send(*pieces)
+            return await client.answers()
+
+    async def is_empty(self) -> None:
+        """Return when the server holds no connection any more."""
+        await waiting.until(lambda: not self.server.server_state.connections, what="closing")
 
 
 @asynccontextmanager
-async def site(
-    bounds: ApiSettings = BOUNDS, *, send_bytes: int | None = None, **options: Any
+async def running(
+    bounds: ApiSettings = BOUNDS, *, buffer_bytes: int | None = None, **options: Any
 ) -> AsyncIterator[Site]:
-    """Run the application behind the edge; `send_bytes` bounds what the kernel holds for a client."""
+    """Run the application behind the edge; `buffer_bytes` bounds what the kernel holds of an answer."""
     app = App()
+    # By way of pickle, as a configuration goes to each process of several.
+    http = pickle.loads(pickle.dumps(edge.protocol(bounds)))  # noqa: S301 - our own bytes
     with socket.socket() as listener:
-        if send_bytes is not None:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
+        if buffer_bytes is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
         listener.bind(("127.0.0.1", 0))
-        # Through pickle, as a configuration goes to each worker process.
-        http = pickle.loads(pickle.dumps(edge.protocol(bounds)))  # noqa: S301 - our own bytes
-        options = {"log_config": None, "ws": "none", "lifespan": "off"} | options
-        server = uvicorn.Server(uvicorn.Config(app, http=http, **options))
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop
+        config = uvicorn.Config(
+            app, http=http, lifespan="off", ws="none", log_config=None, **options
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await waiting.until(lambda: server.started, what="the server's start")
         try:
             yield Site(server, app, listener.getsockname()[1])
         finally:
-            app.gate.set()
             server.should_exit = True
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await running
-            gc.collect()
+            await asyncio.wait_for(serving, PATIENCE_SECONDS)
 
 
-def answers(raw: bytes) -> list[Answer]:
-    """Split what was read into answers; each must be whole."""
+def split(raw: bytes, *, is_whole: bool = True) -> list[Answer]:
+    """Return the answers that make up what was read; with `is_whole`, nothing may be missing."""
     found = []
     while raw:
-        head, mark, raw = raw.partition(b"\r\n\r\n")
-        assert mark, head
+        head, _, rest = raw.partition(b"\r\n\r\n")
         status, *lines = head.decode("ascii").split("\r\n")
-        assert status.startswith("HTTP/1.1 "), status
         fields = dict(line.split(": ", 1) for line in lines)
-        size = int(fields["content-length"])
-        assert len(raw) >= size
-        found.append(Answer(int(status.split(" ")[1]), fields, raw[:size]))
-        raw = raw[size:]
+        size = int(fields.get("content-length", -1))
+        if size < 0 or len(rest) < size:
+            assert not is_whole, raw
+            return found
+        assert status.startswith("HTTP/1.1 "), raw
+        found.append(Answer(int(status.split(" ")[1]), fields, rest[:size]))
+        raw = rest[size:]
     return found

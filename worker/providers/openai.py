@@ -1,7 +1,8 @@
-"""Chat completions, as OpenAI and everybody compatible speaks it: DeepSeek, Groq, vLLM, Ollama, llama.cpp...
+"""Chat completions, as OpenAI and all compatible speak it: DeepSeek, Groq, vLLM, llama.cpp...
 
-Owns one upstream's HTTP: the request, the event stream, and the one table from its failures to ours. A call
-is one request; redirects are not followed, proxies of the environment not used, compressed bodies refused.
+Owns one upstream's HTTP: the request, the event stream, and the one table from its failures to
+ours. A call is one request; redirects are not followed, proxies of the environment not used,
+compressed bodies refused.
 """
 
 import math
@@ -50,7 +51,13 @@ _SENTENCES: Final[dict[str, str]] = {
     "provider_error": "The provider failed.",
     "content_policy": "The provider's content policy forbids the answer.",
 }
-_CONTEXT_WORDS: Final = ("context_length", "context length", "context size", "maximum context", "too many tokens")
+_CONTEXT_WORDS: Final = (
+    "context_length",
+    "context length",
+    "context size",
+    "maximum context",
+    "too many tokens",
+)
 _POLICY_WORDS: Final = ("content_policy", "content_filter", "content management policy")
 _REASONS: Final[dict[str, Literal["stop", "length", "content_filter", "tool_calls"]]] = {
     "stop": "stop",
@@ -100,7 +107,9 @@ class OpenAI:
             headers["authorization"] = f"Bearer {key.reveal()}"
         self._client = httpx.AsyncClient(
             headers=headers,
-            timeout=httpx.Timeout(settings.idle_seconds, connect=settings.connect_seconds, pool=None),
+            timeout=httpx.Timeout(
+                settings.idle_seconds, connect=settings.connect_seconds, pool=None
+            ),
             limits=httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=64),
             follow_redirects=False,
             trust_env=False,
@@ -112,7 +121,7 @@ class OpenAI:
         await self._client.aclose()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
-        """Yield the parts of an answer; the end without an `Ended` is a cut. Raises ProviderError."""
+        """Yield the parts of an answer; an end without `Ended` is a cut. Raises ProviderError."""
         has_ended = False
         with self._translated():
             async with self._open(request) as response:
@@ -123,7 +132,9 @@ class OpenAI:
                         has_ended = has_ended or isinstance(part, Ended)
                         yield part
         if not has_ended:
-            raise self._error("provider_error", "STREAM_CUT", "backoff", "The provider's answer broke off.")
+            raise self._error(
+                "provider_error", "STREAM_CUT", "backoff", "The provider's answer broke off."
+            )
 
     @asynccontextmanager
     async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.Response]:
@@ -168,7 +179,7 @@ class OpenAI:
     def _told(
         self, text: str, category: Category, code: str, retry: Retry, after: float | None
     ) -> ProviderError:
-        """Let what the upstream says in words refine what its status says; the words themselves go nowhere."""
+        """Let what the upstream says in words refine its status; the words themselves go nowhere."""
         said = text.lower()
         if any(words in said for words in _CONTEXT_WORDS):
             category, code, retry = "invalid_request", "CONTEXT_TOO_LONG", "never"
@@ -213,7 +224,9 @@ class OpenAI:
 def _body(request: ChatRequest) -> dict[str, object]:
     return {
         "model": request.model.upstream,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "messages": [
+            {"role": message.role, "content": message.content} for message in request.messages
+        ],
         "max_tokens": request.max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},

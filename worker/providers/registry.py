@@ -1,7 +1,7 @@
 """Which adapter speaks which dialect, and which models this worker can serve.
 
-Owns the adapters of one worker and the keys they carry. A provider whose key is not in the environment is
-left out: its models are then served by other workers, or by none.
+Owns the adapters of one worker and the keys they carry. A provider whose key is not in the
+environment is left out: its models are then served by other workers, or by none.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,9 @@ from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
 from worker.providers.contract import Provider
 from worker.providers.openai import OpenAI
 
-DIALECTS: Final[dict[str, Callable[[ProviderSettings, Secret | None], Provider]]] = {"openai": OpenAI}
+DIALECTS: Final[dict[str, Callable[[ProviderSettings, Secret | None], Provider]]] = {
+    "openai": OpenAI
+}
 
 
 class Registry:

@@ -1,10 +1,10 @@
 """Decide which model answers, among those this worker can reach."""
 
+from shared.errors import Failure
 from shared.routing import price
 from shared.routing.choose import Question, choose as decide
 from shared.wire.event import Routed
 from worker.run import Failed, Retry, Run
-from shared.errors import Failure
 
 # Another worker may hold the key that this one lacks; until then the generation waits in the queue.
 _ELSEWHERE_SECONDS = 1.0
@@ -32,5 +32,7 @@ _NOTHING_FITS = Failure(
     code="CONTEXT_TOO_LONG",
 )
 _NO_SUCH_MODEL = Failure(
-    message="The model is no longer in the catalogue.", category="invalid_request", code="MODEL_NOT_FOUND"
+    message="The model is no longer in the catalogue.",
+    category="invalid_request",
+    code="MODEL_NOT_FOUND",
 )

@@ -1,4 +1,4 @@
-"""Fit a conversation into a context window: whole turns go, the oldest first; the system prompt stays.
+"""Fit a conversation into a window: whole turns go, oldest first; the system prompt stays.
 
 Pure. Tokens are estimated high; the room for the answer is set aside before anything else.
 """
@@ -10,9 +10,10 @@ from worker.providers.contract import ChatMessage
 def fit(
     system_prompt: str | None, history: list[ChatMessage], message: str, *, tokens_max: int
 ) -> list[ChatMessage]:
-    """Return the messages to send, the last turns that fit into `tokens_max` together with what must be there.
+    """Return the messages to send: the last turns that fit into `tokens_max` beside what must be.
 
-    `history` alternates user and assistant. The system prompt and the message are sent whatever they take.
+    `history` alternates user and assistant. The system prompt and the message are sent whatever
+    they take.
     """
     fixed = [ChatMessage("system", system_prompt)] if system_prompt else []
     ending = ChatMessage("user", message)

@@ -1,7 +1,8 @@
 """Call the model and stream what it says.
 
-Owns the conversation's fit into the context window, the retries before the first token, and the time limits:
-first token, silence, and the whole deadline. What has been shown to a caller is never retried away.
+Owns the conversation's fit into the context window, the retries before the first token, and the
+time limits: first token, silence, and the whole deadline. What has been shown to a caller is never
+retried away.
 """
 
 import asyncio
@@ -20,12 +21,16 @@ from worker.steps.fit import fit, tokens_of
 
 _RETRIES_MAX: Final = 2
 _BACKOFF_SECONDS: Final = 0.5
-# A provider that asks for more patience than this is waited for in the queue, where it holds no slot.
+# A provider that asks for more patience than this is waited for in the queue, where it holds no
+# slot.
 _WAIT_HERE_SECONDS: Final = 2.0
 _DEFERRALS_MAX: Final = 3
 
 _EMPTY: Final = Failure(
-    message="The model gave an empty answer.", category="provider_error", code="EMPTY_ANSWER", retryable=True
+    message="The model gave an empty answer.",
+    category="provider_error",
+    code="EMPTY_ANSWER",
+    retryable=True,
 )
 _FILTERED: Final = Failure(
     message="The provider's content policy forbids the answer.",
@@ -149,5 +154,5 @@ def _usage(model: ModelSettings, used: Used) -> Usage:
 
 
 def _progress(run: Run, request: ChatRequest) -> int:
-    """Tell how much of the longest possible answer is there; the end itself is 100, and settlement's to say."""
+    """Tell how much of the longest possible answer is there; the end, 100, is settlement's."""
     return min(99, 1 + run.writer.parts() * 100 // request.max_tokens)

@@ -23,4 +23,5 @@ async def read(run: Run) -> Failed | None:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         logs.logger().error("unreadable record", fault=type(error).__name__)
         return Failed(_UNREADABLE)
+    logs.bind(request_id=run.submission.request_id)
     return None

@@ -11,7 +11,11 @@ from worker.run import Run
 async def recall(run: Run) -> None:
     """Fill `run.system_prompt` and `run.history`, oldest first."""
     run.system_prompt, turns = await sessions.history(
-        run.tools.redis, run.claimed.root, run.claimed.account, run.submission.session, run.claimed.turn
+        run.tools.redis,
+        run.claimed.root,
+        run.claimed.account,
+        run.submission.session,
+        run.claimed.turn,
     )
     run.history = [
         message

@@ -1,7 +1,7 @@
 """End a generation with what came of it, or hand it back.
 
-Owns the translation of an outcome into the one atomic write. It is said again until Redis answers or refuses
-the token: an answer that was made is never lost for want of patience here.
+Owns the translation of an outcome into the one atomic write. It is said again until Redis answers
+or refuses the token: an answer that was made is never lost for want of patience here.
 """
 
 import asyncio
@@ -47,7 +47,11 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
     rest = await run.writer.close()
     usage = _usage(run, stage)
     assistant = AssistantMessage(
-        status="completed" if failure is None else "cancelled" if stage == "cancelled" else "failed",
+        status="completed"
+        if failure is None
+        else "cancelled"
+        if stage == "cancelled"
+        else "failed",
         content=run.writer.text(),
         created=run.now_ms(),
         model=_snapshot(run),
@@ -67,8 +71,14 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
     )
 
     async def say() -> functions.Settled | None:
-        appending = functions.append(run.tools.redis, run.claimed.root, rest) if rest is not None else _nothing()
-        settling = functions.settle(run.tools.redis, run.claimed.root, ask, encode_assistant(assistant))
+        appending = (
+            functions.append(run.tools.redis, run.claimed.root, rest)
+            if rest is not None
+            else _nothing()
+        )
+        settling = functions.settle(
+            run.tools.redis, run.claimed.root, ask, encode_assistant(assistant)
+        )
         _, settled = await asyncio.gather(appending, settling)
         return settled
 
@@ -85,7 +95,10 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
 async def _release(run: Run, delay_ms: int) -> bool:
     await run.writer.close()
     ask = functions.ReleaseAsk(
-        account=run.claimed.account, id=run.claimed.id, attempt=run.claimed.attempt, delay_ms=delay_ms
+        account=run.claimed.account,
+        id=run.claimed.id,
+        attempt=run.claimed.attempt,
+        delay_ms=delay_ms,
     )
     released = await _until_answered(
         run, lambda: functions.release(run.tools.redis, run.claimed.root, ask)
@@ -107,7 +120,7 @@ async def _nothing() -> None:
 
 
 def _usage(run: Run, stage: Stage) -> Usage:
-    """Return what is paid for: a whole answer, or as much of a cancelled one as was made; a failure is free."""
+    """Return what is paid for: an answer, or as much of a cancelled one as was made."""
     if stage == "failed" or run.model is None or not run.writer.text():
         return _NOTHING_USED
     return run.usage or estimate(run.model, run.input_tokens, run.writer.text())

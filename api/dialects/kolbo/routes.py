@@ -15,7 +15,7 @@ from shared.errors import Code, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import AlreadyEnded, Keep
 from shared.stores import generations, sessions
-from shared.stores.accounts import Accounts
+from shared.telemetry import logs
 from shared.wire.generation import Generation
 
 _MICROCREDITS: Final = 1_000_000
@@ -25,7 +25,9 @@ _KEY_CHARACTERS_MAX: Final = 255
 async def submit(call: Call) -> Answer:
     """POST /chat: take a message in."""
     intent = translate.intent(call.body, call.state.settings.limits)
-    receipt = await accept.accept(call.state, call.caller, intent, _idempotency(call), call.request_id)
+    receipt = await accept.accept(
+        call.state, call.caller, intent, _idempotency(call), call.request_id
+    )
     headers = accept.rate_headers(receipt.rate)
     if receipt.ahead is None:
         headers["idempotent-replayed"] = "true"
@@ -55,7 +57,9 @@ async def status(call: Call) -> Answer:
     tag = translate.etag(generation)
     if tag in _tags(call.headers):
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
-    return Answer(translate.status(generation, hint, eta), headers={"etag": tag, "cache-control": "no-store"})
+    return Answer(
+        translate.status(generation, hint, eta), headers={"etag": tag, "cache-control": "no-store"}
+    )
 
 
 async def _look(call: Call) -> Generation | None:
@@ -110,7 +114,9 @@ async def cancel(call: Call) -> Answer:
     if done.refunded is None:
         return Answer(wire.CancelReply(state="processing", credits_refunded=None, effect="pending"))
     refunded = done.refunded / _MICROCREDITS
-    return Answer(wire.CancelReply(state="cancelled", credits_refunded=refunded, effect="immediate"))
+    return Answer(
+        wire.CancelReply(state="cancelled", credits_refunded=refunded, effect="immediate")
+    )
 
 
 async def models(call: Call) -> Answer:
@@ -122,7 +128,10 @@ async def models(call: Call) -> Answer:
         translate.model(entry, settings, is_available=entry.identifier in fleet.models)
         for entry in settings.models
         if (not kind or kind in entry.types)
-        and (settings.provider(entry.provider).api_key_env is None or entry.identifier in fleet.ever_served)
+        and (
+            settings.provider(entry.provider).api_key_env is None
+            or entry.identifier in fleet.ever_served
+        )
     ]
     if provider:
         listed = [item for item in listed if item.provider.lower() == provider]
@@ -133,7 +142,11 @@ async def conversations(call: Call) -> Answer:
     """GET /chat/conversations: the account's sessions, last active first."""
     page, limit = _page(call, default=20, most=50)
     listed, total = await sessions.page(
-        call.state.redis, call.caller.root, call.caller.account.id, offset=(page - 1) * limit, limit=limit
+        call.state.redis,
+        call.caller.root,
+        call.caller.account.id,
+        offset=(page - 1) * limit,
+        limit=limit,
     )
     return Answer(
         wire.ConversationsReply(
@@ -209,6 +222,7 @@ def _generation_id(call: Call) -> str:
     generation = call.path["generation_id"]
     if not ids.is_id(generation):
         raise _unknown_generation()
+    logs.bind(generation=generation)
     return generation
 
 
@@ -248,7 +262,8 @@ def _whole(text: str, name: str, *, at_least: int) -> int:
     # More digits than this name no page of anything.
     if not (text.isascii() and text.isdecimal() and len(text) <= 9) or int(text) < at_least:
         raise RequestError(
-            f"The parameter `{name}` must be a whole number, {at_least} or more.", Code.INVALID_FIELDS
+            f"The parameter `{name}` must be a whole number, {at_least} or more.",
+            Code.INVALID_FIELDS,
         )
     return int(text)
 
@@ -294,7 +309,11 @@ ENDPOINTS: Final = (
         summary="Look at a generation, or wait for it",
         replies=wire.StatusReply,
         query=(
-            Query("wait", "integer", "Seconds to wait for the end, or with If-None-Match for a change."),
+            Query(
+                "wait",
+                "integer",
+                "Seconds to wait for the end, or with If-None-Match for a change.",
+            ),
         ),
         headers=("If-None-Match",),
         errors=(Code.GENERATION_NOT_FOUND,),

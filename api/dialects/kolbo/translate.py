@@ -48,7 +48,9 @@ def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
         enhance_prompt=body.enhance_prompt is not False,
         lane=body.priority or "interactive",
         on_conflict=body.on_conflict or "enqueue",
-        budget=None if body.max_credits is None else max(1, round(body.max_credits * _MICROCREDITS)),
+        budget=None
+        if body.max_credits is None
+        else max(1, round(body.max_credits * _MICROCREDITS)),
         deadline_seconds=body.deadline_seconds,
         metadata=body.metadata or None,
         project=body.project_id,
@@ -56,7 +58,7 @@ def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
 
 
 def _refuse_unavailable(body: wire.SubmitBody) -> None:
-    """Refuse by name what is asked for explicitly and not there; a plain `false` asks for nothing."""
+    """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
     asked = {
         "web_search": body.web_search,
         "deep_think": body.deep_think,

@@ -1,7 +1,7 @@
 """What goes over the wire of the Kolbo dialect, field by field.
 
-Requests are closed: an unknown field is refused by name, null counts as absent. Replies are open: later
-fields may join them. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
+Requests are closed: an unknown field is refused by name, null counts as absent. Replies are open:
+later fields may join them. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
 """
 
 from typing import Annotated, Literal
@@ -20,10 +20,12 @@ Metadata = Annotated[
 
 
 class SubmitBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A message to answer. Fields whose feature this deployment lacks are refused when asked for."""
+    """A message to answer. Fields whose feature is not there are refused when asked for."""
 
     message: Annotated[str, Meta(description="The message to send to the model.")]
-    model: Annotated[str | None, Meta(description="An identifier of GET /api/v1/models, or `auto`.")] = None
+    model: Annotated[
+        str | None, Meta(description="An identifier of GET /api/v1/models, or `auto`.")
+    ] = None
     session_id: Annotated[str | None, Meta(description="Continue this conversation.")] = None
     system_prompt: Annotated[
         str | None, Meta(description="For a new conversation; ignored when `session_id` is given.")
@@ -64,7 +66,7 @@ class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer, always an object: the samples read it unguarded. `partial` while it is being made."""
+    """The answer, always an object, since clients read it unguarded. `partial` while being made."""
 
     content: str
     reasoning_content: str | None = None

@@ -1,0 +1,14 @@
+"""How fast, how lean, how punctual: the figures that the README's promises rest on.
+
+`python -m tests.bench` runs all and prints one table; `python -m tests.bench.<name>` runs one.
+
+front           requests a second of one API process, beside a bare server's
+trips           round trips to Redis, and bytes in it, of one generation
+pickup          from POST to the upstream's first byte, beside stock arq's
+conversations   200 conversations at once: every answer in its place, once
+polling         how late, and how often asking, a client is that obeys the hint
+policy          the same question put to the poll policy alone, without sockets
+
+What is compared is measured in the same run, in turns. A figure without what it is compared with is
+of that machine and that hour only.
+"""
