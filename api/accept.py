@@ -144,7 +144,7 @@ def _unsuitable(choice: Choice) -> RequestError:
 
 
 def _hold(intent: Intent, model: ModelSettings, tokens: int) -> int:
-    """Return the credits to set aside: the longest answer's price, or what the caller would spend."""
+    """Return the credits to set aside: the longest answer's price, or the caller's own limit."""
     longest = price.cost(model, tokens, model.max_output_tokens)
     return longest if intent.budget is None else min(longest, intent.budget)
 

@@ -23,13 +23,15 @@ DESIGN
   Who may still be sending is told our end, and what comes is dropped for LINGER_SECONDS.
 - Upgrades are served as plain requests. The parser leaves all after such a head to the protocol
   that was asked for, so the head goes once more, without that field, to a new parser.
+- Failures. The application's coroutine is the task; what it leaves without an end is ended when
+  the task is done. A request found invalid in the read that began it never reaches the application.
 """
 
 import asyncio
 import functools
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Final, cast
 
 import httptools
@@ -43,16 +45,17 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from api import errors, exchange
+from api import errors, refusals
 from shared.errors import Code
 from shared.settings import ApiSettings
 
 PIPELINED_MAX: Final = 16
 LINGER_SECONDS: Final = 2.0
 _LOOKS: Final = 4
+_VERSIONS: Final = ("1.1", "1.0")
 
-# Origin form only: a path in printable ASCII, perhaps a query, no fragment.
-_TARGET: Final = re.compile(rb"/[!\"$-~]*")
+# Printable, and without the fragment's mark: what a path and its query may be made of.
+_TARGET_BYTES: Final = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
 
 
 def protocol(bounds: ApiSettings) -> type[asyncio.Protocol]:
@@ -77,6 +80,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._wire: asyncio.Transport
         self._gate: _Gate
         self._served: RequestResponseCycle | None = None
+        self._task: asyncio.Task[None] | None = None
 
         self.url = b""
         self._is_receiving = False
@@ -138,7 +142,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._read_bytes = len(data)
         self._barren_bytes += self._read_bytes
         try:
-            self._feed(data)
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.data_received(self._head_without_upgrade() + data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError:
             if not self._is_deaf:
                 raise
@@ -147,15 +153,6 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             if self._is_receiving:
                 self._bound_rest()
-
-    def _feed(self, data: bytes) -> None:
-        while True:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                data = self._head_without_upgrade() + data[upgrade.args[0] :]
-            else:
-                return
 
     def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()
@@ -183,10 +180,9 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._first_bytes + self._barren_bytes > self._bounds.header_bytes_max:
             self._measure_head()
-        if not _TARGET.fullmatch(self.url) or b"%00" in self.url:
+        url = self.url
+        if url[:1] != b"/" or url.translate(None, _TARGET_BYTES) or (b"%" in url and b"%00" in url):
             self._stop("The request's target must be a path in printable ASCII, without NUL.")
-        if self.parser.get_http_version() not in ("1.1", "1.0"):
-            self._stop("The request's version must be HTTP/1.1 or HTTP/1.0.")
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._stop("The method CONNECT is not served.")
@@ -197,6 +193,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._barren_bytes = 0
         self._deadline = math.inf
         super().on_headers_complete()
+        if self.scope["http_version"] not in _VERSIONS:
+            self._stop("The request's version must be HTTP/1.1 or HTTP/1.0.")
         # Trailers are fields too; among the head's they would be taken for them.
         self.headers = []
 
@@ -229,9 +227,28 @@ class EdgeProtocol(HttpToolsProtocol):
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._served = cycle
-        cycle.__class__ = exchange.Exchange
-        super()._start_asgi_task(cycle, app if app is self.app else exchange.overloaded)
+        app = app if app is self.app else refusals.overloaded
+        serving = app(cycle.scope, cycle.receive, cycle.send)
+        task = self.loop.create_task(cast("Coroutine[Any, Any, None]", serving))
+        self._served, self._task = cycle, task
+        self.tasks.add(task)
+        task.add_done_callback(functools.partial(self._settle, cycle))
+
+    def _settle(self, cycle: RequestResponseCycle, task: asyncio.Task[None]) -> None:
+        """End what the application has left without an end."""
+        self.tasks.discard(task)
+        cycle.on_response = _nothing  # what it held holds it
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            self.logger.error("The application broke down.", exc_info=fault)
+        if cycle.response_complete or cycle.disconnected:
+            return
+        if cycle.response_started:
+            self._close()
+        elif task.cancelled():
+            self._say(self._answer(Code.UNAVAILABLE, "The server is going away.", cycle))
+        else:
+            self._say(self._answer(Code.GENERATION_ERROR, "Pollux failed to answer.", cycle))
 
     @override
     def on_response_complete(self) -> None:
@@ -259,22 +276,25 @@ class EdgeProtocol(HttpToolsProtocol):
     def _refuse(self, code: Code, message: str) -> None:
         """Hear no more, and end the connection with an answer, after those owed before it."""
         self._is_deaf = True
-        is_in_body = self._is_receiving and not self._is_in_head
+        cycle = self.cycle if self._is_receiving and not self._is_in_head else None
         if not self._is_owing:
-            self._say(b"" if is_in_body else self._answer(code, message))
-        elif not is_in_body:
+            self._say(self._answer(code, message) if cycle is None else b"")
+        elif cycle is None:
             self._last_words = self._answer(code, message)
-        elif self.cycle is not self._served:
+        elif cycle is not self._served:
             self.pipeline.popleft()
-            self._last_words = self._answer(code, message)
+            self._last_words = self._answer(code, message, cycle)
         else:
             self._forsake()
-            # In the middle of an answer only its end can say that it failed.
-            self._say(b"" if self.cycle.response_started else self._answer(code, message))
+            # In the middle of an answer only its early end can say that it failed.
+            self._say(b"" if cycle.response_started else self._answer(code, message, cycle))
 
-    def _answer(self, code: Code, message: str) -> bytes:
-        path = self.url.partition(b"?")[0].decode("latin-1")
-        fields, body = exchange.refusal(path, self.headers or (), code, message)
+    def _answer(self, code: Code, message: str, cycle: RequestResponseCycle | None = None) -> bytes:
+        """Return a refusal as it goes over the wire; without a cycle, of what is being read."""
+        path, asked = self.url.partition(b"?")[0].decode("latin-1"), self.headers or []
+        if cycle is not None:
+            path, asked = cycle.scope["path"], list(cycle.scope["headers"])
+        fields, body = refusals.compose(path, asked, code, message)
         fields = self.server_state.default_headers + fields
         lines = (name + b": " + value + b"\r\n" for name, value in fields)
         return b"".join((STATUS_LINE[errors.STATUS[code]], *lines, b"\r\n", body))
@@ -282,12 +302,14 @@ class EdgeProtocol(HttpToolsProtocol):
     # Ending
 
     def _say(self, last_words: bytes) -> None:
-        self._wire.write(last_words)
-        self._linger()
+        if not self._wire.is_closing():
+            self._wire.write(last_words)
+            self._linger()
 
     def _linger(self) -> None:
         """Send no more, but read on for a moment."""
         self._is_deaf = self._is_ending = True
+        self.pipeline.clear()
         self.flow.resume_reading()
         self._await(LINGER_SECONDS)
         if self._wire.can_write_eof():
@@ -316,6 +338,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self._served.disconnected = True
             self._served.waiting_for_100_continue = False
             self._served.message_event.set()
+            if self._task is not None and getcoroutinestate(self._task.get_coro()) == CORO_CREATED:
+                self._task.cancel()
 
     # Time
 
@@ -403,3 +427,7 @@ class _Gate:
         self.pause_reading = wire.pause_reading
         self.resume_reading = wire.resume_reading
         self.write = wire.write
+
+
+def _nothing() -> None:
+    pass

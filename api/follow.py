@@ -71,6 +71,7 @@ async def wait(
     clock: Clock,
     place: tuple[str, str, str],
     is_awaited: Callable[[Generation], bool],
+    *,
     seconds: float,
 ) -> Generation | None:
     """Return a generation once it is as awaited, or as it is after `seconds`; None without one.

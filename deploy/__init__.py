@@ -1,0 +1,11 @@
+"""How Pollux is run: the `pollux` command, and the whole system on one machine.
+
+cli                  the command: a map of its subcommands
+demo, up             the whole system, once or until it is told to stop
+apart                one part of it, as production runs it
+keys, credits        what an operator does with accounts, through `store`
+caller               a careful client of the published API, which the demo is
+local/               a store, a model, the front and the workers as children of one supervisor
+
+It starts the other parts as processes and imports none of them.
+"""

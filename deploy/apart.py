@@ -8,9 +8,10 @@ import sys
 from typing import NoReturn
 
 from deploy.local.supervisor import python
+from deploy.options import HOST, PORT, Count, Port
 
 
-def api(*, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> NoReturn:
+def api(*, host: str = HOST, port: Port = PORT, workers: Count = 1) -> NoReturn:
     """Run the API: accepts messages, answers polls. Never calls a model.
 
     Args:
@@ -22,8 +23,8 @@ def api(*, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> NoRet
     _become("api", "--host", host, "--port", str(port), "--workers", str(workers))
 
 
-def worker(*, concurrency: int | None = None) -> NoReturn:
-    """Run one worker process, which makes the answers; as many as wanted, on any number of machines.
+def worker(*, concurrency: Count | None = None) -> NoReturn:
+    """Run one worker process, which makes the answers: as many as wanted, on any machines.
 
     Args:
         concurrency: Generations at once; default is the setting worker.concurrency.

@@ -1,13 +1,13 @@
 """`pollux credits`: show and grant what an account may spend."""
 
 import sys
-from pathlib import Path
 from typing import Final
 
 from cyclopts import App
 
 from deploy import store
-from deploy.keys import Folder, microcredits
+from deploy.keys import microcredits
+from deploy.options import FOLDER, RunningFolder
 from shared.errors import Code, RequestError
 from shared.stores.accounts import MICROCREDITS, Accounts
 from shared.wire.account import Account
@@ -16,11 +16,9 @@ app: Final = App(
     name="credits", help="Show and grant an account's credits.", help_format="plaintext"
 )
 
-_FOLDER: Final = Path(".pollux")
-
 
 @app.command
-async def show(account: str, /, *, folder: Folder = _FOLDER) -> None:
+async def show(account: str, /, *, folder: RunningFolder = FOLDER) -> None:
     """Show an account's credits: what it may spend, what is held for work under way, what is spent.
 
     Args:
@@ -32,7 +30,7 @@ async def show(account: str, /, *, folder: Folder = _FOLDER) -> None:
 
 
 @app.command
-async def grant(account: str, credits: float, /, *, folder: Folder = _FOLDER) -> None:  # noqa: A002
+async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLDER) -> None:  # noqa: A002
     """Add credits to an account.
 
     Args:

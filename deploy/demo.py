@@ -15,7 +15,7 @@ from deploy.caller import Caller
 from deploy.local import ending, system
 from deploy.local.progress import Progress
 from deploy.local.supervisor import StartError
-from deploy.local.system import Plan, Running
+from deploy.local.system import Plan
 from shared.clock import SystemClock
 from shared.errors import UnavailableError
 

@@ -4,14 +4,13 @@ A key is printed once, when it is made; what is kept of it cannot be turned back
 """
 
 import json as json_text
-import math
 import sys
-from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import Final
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from deploy import store
+from deploy.options import FOLDER, Json, RunningFolder
 from shared.clock import SystemClock, iso
 from shared.errors import Code, RequestError
 from shared.stores.accounts import MICROCREDITS
@@ -20,12 +19,8 @@ from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope, TierName
 app: Final = App(name="keys", help="Create, list and revoke API keys.", help_format="plaintext")
 
 _DAY_MS: Final = 86_400_000
-_FOLDER: Final = Path(".pollux")
-
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-Folder = Annotated[
-    Path, Parameter(help="Folder of a running `pollux up`, where no Redis is named.")
-]
+_DAYS_MAX: Final = 36_500
+_CREDITS_MAX: Final = 1_000_000_000
 
 
 @app.command
@@ -37,7 +32,7 @@ async def create(
     scopes: str = ",".join(DEFAULT_SCOPES),
     expires_days: float | None = None,
     json: Json = False,
-    folder: Folder = _FOLDER,
+    folder: RunningFolder = FOLDER,
 ) -> None:
     """Create a key, and its account if there is none of that name.
 
@@ -65,7 +60,7 @@ async def create(
 
 
 @app.command(name="list")
-async def list_(*, json: Json = False, folder: Folder = _FOLDER) -> None:
+async def list_(*, json: Json = False, folder: RunningFolder = FOLDER) -> None:
     """List all keys, oldest first, revoked ones too."""
     async with store.accounts(folder) as accounts:
         rows = [_row(key) for key in await accounts.list_keys()]
@@ -73,25 +68,11 @@ async def list_(*, json: Json = False, folder: Folder = _FOLDER) -> None:
         _print(json_text.dumps(rows))
         return
     for row in rows:
-        _print(
-            "  ".join(
-                (
-                    str(row["key_id"]).ljust(22),
-                    str(row["account"]).ljust(16),
-                    ",".join(cast("list[str]", row["scopes"])).ljust(12),
-                    f"created {row['created_at']}",
-                    *(
-                        f"{word} {row[f'{word}_at']}"
-                        for word in ("expires", "revoked")
-                        if row[f"{word}_at"]
-                    ),
-                )
-            )
-        )
+        _print("  ".join(_columns(row)))
 
 
 @app.command
-async def revoke(key_id: str, /, *, folder: Folder = _FOLDER) -> None:
+async def revoke(key_id: str, /, *, folder: RunningFolder = FOLDER) -> None:
     """Revoke a key for good; every API process notices within a second.
 
     Args:
@@ -106,8 +87,10 @@ async def revoke(key_id: str, /, *, folder: Folder = _FOLDER) -> None:
 
 def microcredits(credits: float) -> int:  # noqa: A002  the unit is the point
     """Return credits as the integer that is stored; refuses what is no amount to add."""
-    if not math.isfinite(credits) or credits < 0:
-        raise RequestError("Credits are a number that is not negative.", Code.INVALID_FIELDS)
+    if not 0 <= credits <= _CREDITS_MAX:
+        raise RequestError(
+            f"Credits are a number from 0 to {_CREDITS_MAX:,}; got {credits}.", Code.INVALID_FIELDS
+        )
     return round(credits * MICROCREDITS)
 
 
@@ -125,12 +108,15 @@ def _scopes(text: str) -> tuple[Scope, ...]:
 def _expiry(days: float | None) -> int | None:
     if days is None:
         return None
-    if not math.isfinite(days) or days <= 0:
-        raise RequestError("Days until a key expires are a number above zero.", Code.INVALID_FIELDS)
+    if not 0 < days <= _DAYS_MAX:
+        raise RequestError(
+            f"Days until a key expires are a number above 0, at most {_DAYS_MAX:,}; got {days}.",
+            Code.INVALID_FIELDS,
+        )
     return SystemClock().now_ms() + round(days * _DAY_MS)
 
 
-def _row(key: ApiKey) -> dict[str, object]:
+def _row(key: ApiKey) -> dict[str, str | list[str] | None]:
     return {
         "key_id": key.id,
         "account": key.account,
@@ -139,6 +125,15 @@ def _row(key: ApiKey) -> dict[str, object]:
         "expires_at": None if key.expires is None else iso(key.expires),
         "revoked_at": None if key.revoked is None else iso(key.revoked),
     }
+
+
+def _columns(row: dict[str, str | list[str] | None]) -> list[str]:
+    """Write a key's record as text; what is null has no column."""
+    return [
+        f"{name.removesuffix('_at')}={','.join(value) if isinstance(value, list) else value}"
+        for name, value in row.items()
+        if value is not None
+    ]
 
 
 def _print(line: str) -> None:

@@ -10,13 +10,12 @@ from deploy.local import ending, system
 from deploy.local.progress import Progress
 from deploy.local.supervisor import StartError
 from deploy.local.system import Plan, Running
+from deploy.options import FOLDER, HOST, PORT, Count, Port
 from shared.clock import SystemClock
 from shared.errors import UnavailableError
 
 
-def up(
-    *, host: str = "127.0.0.1", port: int = 8000, folder: Path = Path(".pollux"), workers: int = 2
-) -> int:
+def up(*, host: str = HOST, port: Port = PORT, folder: Path = FOLDER, workers: Count = 2) -> int:
     """Run the whole system here until Ctrl-C, and print its URL, a key and a request to paste.
 
     A Valkey and a small local model are started with it, unless REDIS_URL names a Redis and the
@@ -45,12 +44,13 @@ def up(
 
 
 async def _until_stopped(plan: Plan, clock: SystemClock) -> None:
-    await ending.run(_keep_up(plan, clock), clock)
-
-
-async def _keep_up(plan: Plan, clock: SystemClock) -> None:
     progress = Progress(sys.stdout)
-    progress.line(f"Pollux is starting; its data is kept in {plan.folder}")
+    await ending.run(_keep_up(plan, progress, clock), clock)
+    progress.line("Pollux has ended.")
+
+
+async def _keep_up(plan: Plan, progress: Progress, clock: SystemClock) -> None:
+    progress.line(f"Pollux is starting; what it keeps is in {plan.folder}")
     async with system.running(plan, progress, clock) as running:
         for line in _welcome(running):
             progress.line(line)
@@ -58,9 +58,8 @@ async def _keep_up(plan: Plan, clock: SystemClock) -> None:
             await asyncio.Event().wait()
         finally:
             progress.line(
-                "\nPollux is ending: work under way is finished or handed back (again to end at once)."
+                "\nPollux is ending: what runs is finished or handed back (again to end at once)."
             )
-    progress.line("Pollux has ended.")
 
 
 def _welcome(running: Running) -> list[str]:
@@ -78,6 +77,6 @@ def _welcome(running: Running) -> list[str]:
         "",
         "and read the answer at the poll_url of the reply:",
         "",
-        f"  curl -s {running.url}POLL_URL?wait=30 -H {key}",
+        f"  curl -s '{running.url}POLL_URL?wait=30' -H {key}",
         "",
     ]

@@ -84,8 +84,8 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
     """A worker process: how much at once, and how it holds what it has claimed."""
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 16
-    lease_seconds: Seconds = 6.0
-    beat_seconds: Seconds = 1.0
+    lease_seconds: Seconds = 2.0
+    beat_seconds: Seconds = 0.5
     reap_seconds: Seconds = 0.5
     grace_seconds: Seconds = 20.0
     flush_seconds: Seconds = 0.03
@@ -267,7 +267,7 @@ def _check(
     faults.extend(f"{path}{name}: is required" for name in sorted(required - tree.keys()))
 
 
-def _check_field(hint: Any, value: object, path: str, faults: list[str]) -> None:
+def _check_field(hint: object, value: object, path: str, faults: list[str]) -> None:
     if isinstance(hint, type) and issubclass(hint, Section) and isinstance(value, dict):
         _check(hint, value, f"{path}.", faults)
         return

@@ -1,0 +1,10 @@
+"""How we know: every test that touches Redis has a real server, and none sleeps.
+
+unit       what needs no server
+contract   the Redis functions and the client, on every kind of server
+property   the functions against a small model, by random walks
+api        the front, on real sockets
+tidy       the habits of the code, held as tests
+bench      figures, not tests: run by hand
+support    what tests stand on
+"""

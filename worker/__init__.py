@@ -1,6 +1,7 @@
 """Independent arq workers: each takes a generation's id, makes its answer, and settles it.
 
-consumer    the only file that knows arq's Worker: claim, lease, beat, reap, drain, chores
+consumer    the only file that knows arq's Worker: claim, reap, drain, chores
+heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
 run         the value that the steps pass along, and the closed set of outcomes
 writer      the answer's way out: events and text, coalesced, under the fencing token

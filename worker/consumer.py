@@ -22,7 +22,7 @@ from shared.clock import Clock
 from shared.errors import PolluxError, UnavailableError
 from shared.redis import functions, keys, library, server
 from shared.redis.client import Redis, Reply
-from shared.redis.functions import Claimed
+from shared.redis.functions import Claimed, Stop
 from shared.settings import Settings
 from shared.stores import fleet
 from shared.telemetry import logs
@@ -30,13 +30,15 @@ from shared.wire.fleet import WorkerReport
 from shared.wire.submission import WIRE
 from worker import pipeline
 from worker.chores import trim
+from worker.heart import Heart
 from worker.providers.registry import Registry
-from worker.run import Brake, StopReason, Tools
+from worker.run import Brake, Tools
 
 _IDLE_SECONDS: Final = 1.0
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
 _REAP_LIMIT: Final = 64
+_GAP_MS: Final = 1_000
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
 
@@ -91,7 +93,7 @@ class PolluxWorker(Worker):
 
     @override
     async def main(self) -> None:
-        """Run until told to stop, then drain. Raises PolluxError when Redis is unfit at the start."""
+        """Run until told to stop, then drain. Raises PolluxError if Redis is unfit at the start."""
         await self.redis.connect()
         await server.check(self.redis, self.settings.redis)
         await library.load(self.redis)
@@ -102,24 +104,29 @@ class PolluxWorker(Worker):
         if self.on_startup:
             await self.on_startup(self.ctx)
         for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._draining.set)
+            self.loop.add_signal_handler(number, self.begin_drain)
+        heart = Heart(self.settings, self.clock, self._held, self._stop)
+        heart.start()
         loops = [
             asyncio.create_task(self._keep_doing(loop, seconds))
             for loop, seconds in (
-                (self._take_work, 0.0),
-                (self._beat, self.settings.worker.beat_seconds),
                 (self._reap, self.settings.worker.reap_seconds),
                 (self._report, _REPORT_SECONDS),
                 (self._do_chores, _CHORES_SECONDS),
             )
         ]
         logs.logger().info("worker ready", worker=self.id, models=sorted(self.registry.served))
-        await self._draining.wait()
-        loops[0].cancel()
+        await self._keep_doing(self._take_work, 0.0, until=self._draining)
         await self._drain()
+        await heart.stop()
         for task in loops:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+
+    def begin_drain(self) -> None:
+        """Stop claiming, as on SIGTERM. A claim that is under way is waited for: it may bring work."""
+        self._draining.set()
+        self._room.set()
 
     @override
     async def close(self) -> None:
@@ -139,11 +146,17 @@ class PolluxWorker(Worker):
             await self._pool.aclose(close_connection_pool=True)
             self._pool = None
 
-    async def _keep_doing(self, work: Callable[[], Awaitable[None]], pause_seconds: float) -> None:
-        """Repeat a piece of work for ever; trouble makes it wait longer, never end."""
+    async def _keep_doing(
+        self,
+        work: Callable[[], Awaitable[None]],
+        pause_seconds: float,
+        *,
+        until: asyncio.Event | None = None,
+    ) -> None:
+        """Repeat a piece of work for ever, or until told; trouble makes it wait longer, never end."""
         low, high = _BACKOFF_SECONDS
         backoff = low
-        while True:
+        while until is None or not until.is_set():
             try:
                 await work()
                 backoff = low
@@ -173,7 +186,8 @@ class PolluxWorker(Worker):
         free = self.settings.worker.concurrency - len(self._running)
         if free <= 0:
             self._room.clear()
-            await self._room.wait()
+            if not self._draining.is_set():
+                await self._room.wait()
             return
         if await self._claim(self._partition, free):
             return
@@ -208,6 +222,8 @@ class PolluxWorker(Worker):
                 queue.hear(self._bell, self.settings.redis, _IDLE_SECONDS)
             )
         self._room.clear()
+        if self._draining.is_set():
+            return
         room = asyncio.create_task(self._room.wait())
         await asyncio.wait((self._ring, room), return_when=asyncio.FIRST_COMPLETED)
         room.cancel()
@@ -264,23 +280,22 @@ class PolluxWorker(Worker):
     # -- what keeps them alive and ends them
     # ------------------------------------------------------------
 
-    async def _beat(self) -> None:
-        """Keep the leases of all attempts, one call a partition; stop those no longer ours."""
-        held: dict[str, list[tuple[str, str, int]]] = {}
-        for claimed, _ in self._running.values():
-            held.setdefault(claimed.root, []).append((claimed.account, claimed.id, claimed.attempt))
-        for root, attempts in held.items():
-            ask = functions.BeatAsk(
-                lease_ms=int(self.settings.worker.lease_seconds * 1000), held=attempts
-            )
-            for stop in await functions.beat(self.redis, root, ask):
-                self._stop(stop.account, stop.id, stop.why)
+    def _held(self) -> list[Claimed]:
+        return [claimed for claimed, _ in list(self._running.values())]
+
+    def _stop(self, stop: Stop) -> None:
+        """Brake what is no longer ours; it may have been settled, even taken again, since the beat left."""
+        found = self._running.get((stop.account, stop.id))
+        if found is not None and found[0].attempt == stop.attempt:
+            found[1].pull(stop.why)
 
     async def _reap(self) -> None:
         """Put right what time has overtaken, in every partition, and ring for what became ready."""
         ask = functions.ReapAsk(
             limit=_REAP_LIMIT,
             crashes_max=self.settings.worker.crashes_max,
+            lease_ms=int(self.settings.worker.lease_seconds * 1000),
+            gap_ms=_GAP_MS,
             keep=functions.Keep.of(self.settings.retention),
         )
         for partition in range(self.settings.redis.partitions):
@@ -319,9 +334,6 @@ class PolluxWorker(Worker):
         """Hear that a caller cancelled something that runs here."""
         if push[0] == b"message":
             account, _, generation = push[2].decode().partition(":")
-            self._stop(account, generation, "cancel")
-
-    def _stop(self, account: str, generation: str, why: StopReason) -> None:
-        found = self._running.get((account, generation))
-        if found is not None:
-            found[1].pull(why)
+            found = self._running.get((account, generation))
+            if found is not None:
+                found[1].pull("cancel")

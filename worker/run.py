@@ -56,7 +56,7 @@ StopReason = Literal["cancel", "lost", "drain"]
 
 
 class Brake:
-    """How a running attempt is stopped from outside: the first pull decides, and none at the end."""
+    """How a running attempt is stopped from outside: the first pull decides, none at the end."""
 
     def __init__(self, task: asyncio.Task[object]) -> None:
         self._task = task

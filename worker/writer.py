@@ -97,9 +97,9 @@ class Writer:
             self._wake()
 
     async def _flush(self) -> None:
-        """Send all there is. A fault stays in the task: nothing more is sent, and `close` raises it."""
+        """Send all there is. A fault stays in the task: no more is sent, and `close` raises it."""
         # One turn of the loop lets what is written in the same breath leave together.
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
         ask = self._take()
         answer = await self._append(ask) if ask is not None else "appended"
         if answer != "appended":

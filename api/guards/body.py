@@ -7,6 +7,7 @@ JSON) is refused by one walk, what escapes it (UnicodeDecodeError, RecursionErro
 
 import asyncio
 import re
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,7 +18,8 @@ from shared.settings import ApiSettings
 
 Value = TypeVar("Value")
 
-_MISSING: Final = re.compile(r"missing required field `([^`]+)`")
+# A required field that is not there, or null, which counts as absent.
+_MISSING: Final = re.compile(r"missing required field `([^`]+)`|got `null` - at `\$\.(\w+)`$")
 _UNKNOWN: Final = re.compile(r"contains unknown field `([^`]+)`")
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`")
 
@@ -27,8 +29,7 @@ async def read(request: Request, settings: ApiSettings) -> bytes:
 
     Raises:
         RequestError: PAYLOAD_TOO_LARGE beyond `body_bytes_max`, REQUEST_TIMEOUT when it is not
-        there within
-            `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
+            there within `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
 
     """
     declared = request.headers.get("content-length", "")
@@ -90,7 +91,8 @@ class Body:
 
 def _refused(message: str) -> RequestError:
     if missing := _MISSING.search(message):
-        return RequestError(f"The field `{missing[1]}` is required.", Code.MISSING_FIELDS)
+        name = missing[1] or missing[2]
+        return RequestError(f"The field `{name}` is required.", Code.MISSING_FIELDS)
     if unknown := _UNKNOWN.search(message):
         return RequestError(f"The field `{unknown[1]}` is unknown.", Code.INVALID_FIELDS)
     if path := _PATH.search(message):
@@ -106,16 +108,23 @@ def refuse_unprintable(value: object, path: str = "") -> None:
             raise RequestError(
                 f"The field `{path}` holds a character that cannot be stored.", Code.INVALID_FIELDS
             )
-    elif isinstance(value, msgspec.Struct):
+        return
+    for part, where in _parts(value, path):
+        refuse_unprintable(part, where)
+
+
+def _parts(value: object, path: str) -> Iterator[tuple[object, str]]:
+    """Yield what a value is made of, each part with its path; names of a map count too."""
+    if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
-            refuse_unprintable(getattr(value, name), f"{path}.{name}".strip("."))
+            yield getattr(value, name), f"{path}.{name}".strip(".")
     elif isinstance(value, dict):
         for name, item in value.items():
-            refuse_unprintable(name, path)
-            refuse_unprintable(item, f"{path}.{name}".strip("."))
+            yield name, path
+            yield item, f"{path}.{name}".strip(".")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            refuse_unprintable(item, f"{path}[{index}]")
+            yield item, f"{path}[{index}]"
 
 
 def _is_encodable(text: str) -> bool:

@@ -43,15 +43,14 @@ class Identities:
 
         Raises:
             RequestError: INVALID_API_KEY without a key that was made, lives and is not revoked;
-            FORBIDDEN
-                when it lacks the scope.
+                FORBIDDEN when it lacks the scope.
 
         """
         key = _presented(headers)
         caller = await self._find(key) if key is not None and ids.is_key(key) else None
         if caller is None or not self._is_live(caller.key):
             raise RequestError(
-                "The API key is missing, unknown, expired or revoked; send it as X-API-Key or as a bearer token.",
+                "The API key is missing, unknown, expired or revoked (X-API-Key or Bearer).",
                 Code.INVALID_API_KEY,
             )
         if scope not in caller.key.scopes:

@@ -18,7 +18,7 @@ _REMEMBERED_MAX: Final = 10_000
 
 
 class ReadLimits:
-    """A token bucket an account: so many reads a minute, and more for each unfinished generation."""
+    """A token bucket an account: so many reads a minute, and more for what is unfinished."""
 
     def __init__(self, settings: ApiSettings, clock: Clock) -> None:
         self._settings = settings

@@ -105,8 +105,8 @@ async def _lock(path: Path, lock: int, clock: Clock) -> None:
             if clock.monotonic() > deadline or _is_alive(owner):
                 raise ConfigurationError(
                     [
-                        f"{path}: the data folder is in use by another Pollux (process {owner or 'unknown'}); "
-                        "end it, or choose another with --folder"
+                        f"{path}: another Pollux (process {owner or 'unknown'}) uses the data "
+                        "folder; end it, or choose another with --folder"
                     ]
                 ) from None
             await clock.sleep(_POLL_SECONDS)

@@ -29,7 +29,7 @@ DONE: Final = b"done"
 _LINE: Final = 0
 _PAUSE_SECONDS: Final = 0.01
 # Killed processes that nobody reaps stay in their group for ever: then the group is not waited for.
-_GONE_SECONDS_MAX: Final = 2.0
+_GONE_SECONDS_MAX: Final = 0.5
 
 
 def main(folder: Path, command: list[str]) -> None:

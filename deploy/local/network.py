@@ -23,7 +23,10 @@ def free_port(host: str, port: int | None) -> int:
             return int(trial.getsockname()[1])
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            reason = f"port {port} of {host} is taken: end what listens there, or choose another with --port"
+            reason = (
+                f"port {port} of {host} is taken: end what listens there, "
+                "or choose another with --port"
+            )
         else:
             reason = f"port {port or 'any'} of {host} cannot be listened on: {error.strerror}"
         raise ConfigurationError([reason]) from None

@@ -223,7 +223,7 @@ class _Kept:
         return how
 
     def _note_fault(self, how: str) -> None:
-        """Count an end before readiness, but not the first: what it needs may be just coming back."""
+        """Count an end before readiness, not the first: what it needs may be just coming back."""
         self._faults += 1
         if self._faults == _STARTS_MAX:
             words = _tail(self._log)[-1:] or ["it said nothing"]

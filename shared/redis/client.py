@@ -18,13 +18,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, cast
 
 import hiredis
+import redis.exceptions
 from redis.asyncio.connection import SSLConnection, parse_url
-from redis.exceptions import RedisError as RedisError
 from typing_extensions import override
 
 from shared.errors import StoreError, UnavailableError
 from shared.settings import RedisSettings
 
+# What a client of redis-py raises, for those who must use one.
+RedisError = redis.exceptions.RedisError
 Reply = Any
 Argument = str | bytes | int | float
 
@@ -162,8 +164,8 @@ class Redis:
     """A connection that mends itself. `on_push` hears pub/sub, `on_ready` runs on each new line.
 
     Raises (every call):
-        UnavailableError: no connection, no reply within the timeout, or a server that says "not
-        now". StoreError: an error reply that our code does not expect.
+        UnavailableError: no connection, no reply in time, or a server that says "not now".
+        StoreError: an error reply that our code does not expect.
 
     """
 
@@ -253,7 +255,7 @@ class Redis:
         return line
 
     def _lost(self, line: _Line) -> None:
-        """Come back by oneself where nobody calls: a listener's line that went is dialled until it is there."""
+        """Come back where nobody calls: a listener's line that went is dialled until it is up."""
         if line is self._line and self._on_push is not None and not self._closed:
             self._mending = asyncio.create_task(self._mend())
 

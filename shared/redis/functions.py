@@ -152,26 +152,25 @@ class Claimed(msgspec.Struct, frozen=True):
 async def claim(redis: Connection, root: str, ask: ClaimAsk) -> list[Claimed]:
     """Take up to `count` ready generations; an empty list when there are none."""
     reply: list[Reply] = await invoke(redis, "claim", root, ask)
-    now = int(reply[0])
-    return [
-        Claimed(
-            root,
-            _text(account),
-            _text(id_),
-            attempt,
-            turn,
-            int(hold),
-            int(deadline),
-            int(accepted),
-            now,
-            int(retries),
-            submission or b"",
-            user or b"",
-        )
-        for account, id_, attempt, turn, hold, deadline, accepted, retries, submission, user in reply[
-            1:
-        ]
-    ]
+    return [_claimed(root, int(reply[0]), entry) for entry in reply[1:]]
+
+
+def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
+    account, id_, attempt, turn, hold, deadline, accepted, retries, submission, user = entry
+    return Claimed(
+        root=root,
+        account=_text(account),
+        id=_text(id_),
+        attempt=attempt,
+        turn=turn,
+        hold=int(hold),
+        deadline_ms=int(deadline),
+        accepted_ms=int(accepted),
+        claimed_ms=now_ms,
+        retries=int(retries),
+        submission=submission or b"",
+        user_message=user or b"",
+    )
 
 
 class BeatAsk(Ask, frozen=True, kw_only=True):
@@ -186,6 +185,7 @@ class Stop(msgspec.Struct, frozen=True):
 
     account: str
     id: str
+    attempt: int
     why: Literal["lost", "cancel"]
 
 
@@ -193,8 +193,8 @@ async def beat(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
     """Keep the leases; return the attempts to stop."""
     reply: list[Reply] = await invoke(redis, "beat", root, ask)
     return [
-        Stop(_text(account), _text(id_), "cancel" if why == b"cancel" else "lost")
-        for account, id_, why in reply
+        Stop(_text(account), _text(id_), attempt, "cancel" if why == b"cancel" else "lost")
+        for account, id_, attempt, why in reply
     ]
 
 
@@ -224,7 +224,7 @@ async def append(
 
 
 class SettleAsk(Ask, frozen=True, kw_only=True):
-    """The end that an attempt reports; `cost` in microcredits, `pace` whose speed this tells."""
+    """The end that an attempt reports; `cost` in microcredits, `event` as JSON."""
 
     account: str
     id: str
@@ -308,10 +308,15 @@ async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | Al
 
 
 class ReapAsk(Ask, frozen=True, kw_only=True):
-    """How much to put right in one call, and after how many crashes a generation is given up."""
+    """How much to put right in one call, and after how many crashes a generation is given up.
+
+    After `gap_ms` without a reap, leases are first given `lease_ms` again.
+    """
 
     limit: int
     crashes_max: int
+    lease_ms: int
+    gap_ms: int
     keep: Keep
 
 

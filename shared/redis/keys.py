@@ -104,6 +104,7 @@ SERVED: Final = Key("served", holds="zset: model to when a worker last served it
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
 BELL: Final = Key("bell", holds="list: partitions with new work", end="permanent")
 CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
+CHORES_HEALTH: Final = Key("chores:health-check", holds="arq's own word on its queue", end="ttl")
 CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")
 
 FAMILIES: Final[dict[str, Key]] = {

@@ -52,8 +52,8 @@ async def _volatile(redis: Connection, info: dict[str, str], settings: RedisSett
         return None
     if info.get("aof_enabled") != "1":
         return (
-            "redis.durability: the server keeps no append-only file (appendonly no), so a restart would lose "
-            'accepted messages; turn it on, or set durability to "none"'
+            "redis.durability: the server keeps no append-only file (appendonly no), so a restart "
+            'would lose accepted messages; turn it on, or set durability to "none"'
         )
     if settings.durability == "fsync" and await _appendfsync(redis) not in {"always", None}:
         return "redis.durability: `fsync` needs a server with appendfsync always"

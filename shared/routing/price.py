@@ -28,7 +28,7 @@ def cost(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
 
 
 def affordable_tokens(model: ModelSettings, input_tokens: int, budget: int) -> int:
-    """Return how many output tokens a budget of microcredits pays for, at most the model's limit."""
+    """Return how many output tokens a budget of microcredits pays for, within the model's limit."""
     left = budget - cost(model, input_tokens, 0)
     if left < 0:
         return 0

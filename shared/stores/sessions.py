@@ -61,7 +61,7 @@ async def rename(redis: Connection, root: str, account: str, session: str, name:
 
 
 async def turns(
-    redis: Connection, root: str, account: str, session: str, first: int, last: int
+    redis: Connection, root: str, account: str, session: str, *, first: int, last: int
 ) -> list[Turn]:
     """Return the turns `first` to `last` (from 1, both included), as far as there are any."""
     chunks: dict[int, list[str]] = {}

@@ -9,10 +9,10 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import msgspec
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from shared.settings import LogSettings
 
@@ -58,9 +58,10 @@ def _json(line: object, **_: object) -> bytes:
     return msgspec.json.encode(line, enc_hook=repr)
 
 
-def logger() -> Any:
+def logger() -> FilteringBoundLogger:
     """Return a logger; call it where a line is written, so that tests may reconfigure."""
-    return structlog.get_logger()
+    fresh: FilteringBoundLogger = structlog.get_logger()
+    return fresh
 
 
 def bind(**context: object) -> None:

@@ -74,6 +74,7 @@ _SYSTEM: Final = {
     keys.LIBRARIES,
     keys.BELL,
     keys.CHORES,
+    keys.CHORES_HEALTH,
     keys.CHORE_SLOT,
 }
 
@@ -143,7 +144,7 @@ def _strangers(look: Look, place: _Place, members: Iterable[tuple[str, ...]]) ->
 
 
 def _books_faults(look: Look, place: _Place) -> list[str]:
-    """Granted = balance + held + settled; held is what the unfinished hold; running, what is leased."""
+    """Granted = balance + held + settled; held is what the unfinished hold; running is leased."""
     account = place.parts[0]
     books = {name: int(value) for name, value in look.fields(place.name).items()}
     granted, balance, held, settled = (

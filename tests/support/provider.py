@@ -65,7 +65,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request:
-    """A request as it came, in moments of `time.monotonic`; `gone_at` is None while its client stays.
+    """A request as it came, in moments of `time.monotonic`; `gone_at` is None while one listens.
 
     `answered_at` is when the last byte of the answer was given to the line, `ended` is set when the
     request was answered or its client has gone.
@@ -140,7 +140,7 @@ def context_error(tokens_max: int) -> Answer:
 
 
 class Provider:
-    """The upstream. An asynchronous context manager: entering opens the port, leaving closes all."""
+    """The upstream, an asynchronous context manager: entering opens the port, leaving closes."""
 
     def __init__(self, port: int = 0) -> None:
         self.requests: list[Request] = []

@@ -7,17 +7,15 @@ clock.
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
 _PAUSE_SECONDS: Final = 0.003
 
 
-async def until(
-    condition: Callable[[], T | Awaitable[T]], seconds: float = 10.0, *, what: str = ""
-) -> T:
+async def until(condition: Callable[[], object], seconds: float = 10.0, *, what: str = "") -> Any:
     """Return the condition's value once it is true; it may be a coroutine function.
 
     Raises:

@@ -179,7 +179,7 @@ class OpenAI:
     def _told(
         self, text: str, category: Category, code: str, retry: Retry, after: float | None
     ) -> ProviderError:
-        """Let what the upstream says in words refine its status; the words themselves go nowhere."""
+        """Let what the upstream says in words refine its status; the words go nowhere."""
         said = text.lower()
         if any(words in said for words in _CONTEXT_WORDS):
             category, code, retry = "invalid_request", "CONTEXT_TOO_LONG", "never"

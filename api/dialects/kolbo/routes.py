@@ -3,7 +3,7 @@
 A handler reads the call, goes through one door or window, and translates what comes back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from api import accept, follow, pace
@@ -20,6 +20,8 @@ from shared.wire.generation import Generation
 
 _MICROCREDITS: Final = 1_000_000
 _KEY_CHARACTERS_MAX: Final = 255
+# A number with more names no page of anything.
+_DIGITS_MAX: Final = 9
 
 
 async def submit(call: Call) -> Answer:
@@ -74,7 +76,12 @@ async def _look(call: Call) -> Generation | None:
 
     with call.state.waits.hold(call.caller.account.id):
         return await follow.wait(
-            call.state.redis, call.state.watchers, call.state.clock, place, is_awaited, seconds
+            call.state.redis,
+            call.state.watchers,
+            call.state.clock,
+            place,
+            is_awaited,
+            seconds=seconds,
         )
 
 
@@ -191,7 +198,7 @@ async def messages(call: Call) -> Answer:
     first, last = (page - 1) * limit, min(page * limit, session.turns * 2)
     listed = []
     if first < last:
-        turns = await sessions.turns(*place, first // 2 + 1, (last + 1) // 2)
+        turns = await sessions.turns(*place, first=first // 2 + 1, last=(last + 1) // 2)
         rows = [row for turn in turns for row in translate.messages(turn)]
         skipped = first % 2
         listed = rows[skipped : skipped + last - first]
@@ -259,8 +266,10 @@ def _page(call: Call, *, default: int, most: int) -> tuple[int, int]:
 
 
 def _whole(text: str, name: str, *, at_least: int) -> int:
-    # More digits than this name no page of anything.
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9) or int(text) < at_least:
+    if (
+        not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX)
+        or int(text) < at_least
+    ):
         raise RequestError(
             f"The parameter `{name}` must be a whole number, {at_least} or more.",
             Code.INVALID_FIELDS,

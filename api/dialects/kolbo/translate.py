@@ -5,6 +5,7 @@ Pure: no Redis, no clock. What the published text says of a field is decided her
 
 from typing import Final
 
+import msgspec
 from msgspec import UNSET
 
 from api.accept import Intent
@@ -17,6 +18,7 @@ from shared.routing import price
 from shared.settings import LimitSettings, ModelSettings, Settings
 from shared.stores.sessions import Session, Turn
 from shared.wire.generation import Generation
+from shared.wire.routing import Routing
 from shared.wire.submission import AUTO
 
 _MICROCREDITS: Final = 1_000_000
@@ -102,11 +104,11 @@ def status(generation: Generation, hint: int, eta: Eta | None) -> wire.StatusRep
         attempt=generation.attempt,
         result=_result(generation),
         error=failure.message if failure is not None else None,
-        failure=failure,
+        failure=wire.Failure(**msgspec.structs.asdict(failure)) if failure is not None else None,
         enhancement=_UNTOUCHED,
         credits_used=generation.captured / _MICROCREDITS,
         credits_breakdown=_breakdown(generation),
-        routing=assistant.routing if assistant is not None else None,
+        routing=_routing(assistant.routing) if assistant is not None else None,
         metadata=(user.metadata if user is not None else None) or {},
         project_id=user.project if user is not None else None,
         created_at=iso(generation.accepted),
@@ -122,6 +124,20 @@ def _result(generation: Generation) -> wire.Result:
         model=generation.model,
         created_at=iso(assistant.created if assistant is not None else generation.accepted),
         partial=UNSET if generation.is_final else True,
+    )
+
+
+def _routing(routing: Routing | None) -> wire.Routing | None:
+    if routing is None:
+        return None
+    return wire.Routing(
+        policy=routing.policy,
+        chosen=routing.chosen,
+        category=routing.category,
+        reason=routing.reason,
+        candidates=[
+            wire.Candidate(**msgspec.structs.asdict(candidate)) for candidate in routing.candidates
+        ],
     )
 
 

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from shared.errors import Failure
+from shared.errors import Category
 from shared.lifecycle import Stage, State
-from shared.wire.routing import Routing
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -92,6 +91,37 @@ class Enhancement(msgspec.Struct, frozen=True):
     applied: bool
     reason: str
     text: str | None
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no answer; `provider` is the upstream's name where one is to blame."""
+
+    message: str
+    category: Category
+    code: str
+    retryable: bool
+    severity: Literal["error", "fatal"]
+    provider: str | None
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that was weighed; `excluded_by` names what shut it out."""
+
+    model: str
+    score: float
+    est_credits: float
+    est_seconds: float
+    excluded_by: str | None
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model was chosen, by whom, and why."""
+
+    policy: str
+    chosen: str | None
+    category: str
+    reason: str
+    candidates: list[Candidate]
 
 
 class CreditLine(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 -- beat: keep the leases of one worker.
 -- ASK      lease_ms, held = {{account, id, attempt}...}
--- RETURNS  {{account, id, 'lost' or 'cancel'}...} for those the worker must stop
+-- RETURNS  {{account, id, attempt, 'lost' or 'cancel'}...} for those the worker must stop
 -- ATOMIC   because a lease must not be renewed for an attempt that has just been given away.
 
 local function beat(root, ask)
@@ -10,10 +10,10 @@ local function beat(root, ask)
     local record = redis.call('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
     local leased = redis.call('ZSCORE', leases_key(root), member(account, id))
     if not leased or tonumber(record[1]) ~= attempt then
-      table.insert(stop, {account, id, 'lost'})
+      table.insert(stop, {account, id, attempt, 'lost'})
     else
       redis.call('ZADD', leases_key(root), 'XX', ends, member(account, id))
-      if record[2] then table.insert(stop, {account, id, 'cancel'}) end
+      if record[2] then table.insert(stop, {account, id, attempt, 'cancel'}) end
     end
   end
   return stop

@@ -6,7 +6,11 @@
 
 local function forget(root, account, id)
   local idempotency = redis.call('HGET', generation_key(root, account, id), 'idempotency')
-  if idempotency then redis.call('DEL', idempotency_key(root, account, idempotency)) end
+  if idempotency then
+    -- An old key may have been used again since, for what is not of this session.
+    local receipt = idempotency_key(root, account, idempotency)
+    if redis.call('HGET', receipt, 'generation') == id then redis.call('DEL', receipt) end
+  end
   redis.call('DEL', generation_key(root, account, id), events_key(root, account, id))
 end
 

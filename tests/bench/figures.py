@@ -1,0 +1,69 @@
+"""What a bench found: figures, the table they are printed in, and the machine they are of."""
+
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tests.support.server import Look
+
+
+class Figure(NamedTuple):
+    """One line of the table. `beside` is what was measured with it in the same run, `aim` the bound."""
+
+    name: str
+    found: str
+    beside: str = ""
+    aim: str = ""
+    is_met: bool | None = None
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the middle of what several runs gave."""
+    return statistics.median(values)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that a share of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def machine(look: Look | None = None) -> str:
+    """Describe where the figures are from."""
+    parts = [
+        f"{os.cpu_count()} cores",
+        f"{platform.system()} {platform.machine()}",
+        f"Python {platform.python_version()}",
+    ]
+    if look is not None:
+        info: dict[str, object] = look("INFO", "server")
+        is_valkey = "valkey_version" in info
+        version = info["valkey_version" if is_valkey else "redis_version"]
+        parts.append(f"{'Valkey' if is_valkey else 'Redis'} {version}")
+    return ", ".join(parts)
+
+
+def table(title: str, figures: list[Figure]) -> str:
+    """Return the figures under a title, in columns."""
+    heads = Figure("", "found", "beside", "aim")
+    rows = [heads, *figures]
+    cells = [(row.name, row.found, row.beside, row.aim, _mark(row)) for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(5)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join((title, *lines, ""))
+
+
+def _mark(figure: Figure) -> str:
+    return {None: "", True: "met", False: "MISSED"}[figure.is_met]
+
+
+def say(text: str) -> None:
+    """Print at once: a bench takes its time, and who waits wants to see it go on."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,112 @@
+"""The least that could be called a front: bare uvicorn, one Starlette route, one redis-py call.
+
+`front` measures what a whole front costs against this. `POST /submit` makes one FCALL that writes
+what `accept` writes, under a fresh id and with fixed contents, and answers like a receipt; `GET
+/status` reads one hash of a generation's size and answers like a status. Nothing is checked, parsed,
+limited or logged.
+"""
+
+import argparse
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import redis.asyncio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+LIBRARY: Final = """#!lua name=floor
+redis.register_function('floor_accept', function(keys, arguments)
+  local root, id, body = keys[1], arguments[1], arguments[2]
+  local c = redis.call
+  c('SET', root .. 'submissions:bench', '1790000000000000', 'PX', 61000)
+  c('HINCRBY', root .. 'books:bench', 'balance', -30000)
+  c('HINCRBY', root .. 'books:bench', 'held', 30000)
+  c('HSET', root .. 'session:bench:' .. id, 'name', 'API Chat - 2026-01-01', 'created', '1790000000000')
+  c('HSET', root .. 'session:bench:' .. id, 'active', '1790000000000')
+  c('ZADD', root .. 'sessions:bench', '1790000000000', id)
+  c('HINCRBY', root .. 'session:bench:' .. id, 'turns', 1)
+  local number = c('HINCRBY', root .. 'clocks', 'number', 1)
+  c('HSET', root .. 'turns:bench:' .. id .. ':0', '1:u', body)
+  c('SET', root .. 'submission:bench:' .. id, body)
+  c('HSET', root .. 'generation:bench:' .. id, 'stage', 'queued', 'session', id, 'turn', '1',
+    'lane', 'interactive', 'model', 'auto', 'wire', '1', 'number', number, 'accepted', '1790000000000',
+    'deadline', '1790000000000', 'hold', '30000', 'attempt', '0')
+  c('ZADD', root .. 'deadlines', '1790000000000', 'bench:' .. id)
+  c('ZADD', root .. 'unfinished:bench:interactive', number, id)
+  c('HSET', root .. 'session:bench:' .. id, 'head', id)
+  c('ZADD', root .. 'ready:bench:interactive', number, id)
+  return 'OK'
+end)
+"""
+ROOT: Final = "floor:{p00}:"
+_GENERATION: Final = {
+    "stage": "generating",
+    "session": "0" * 22,
+    "turn": "1",
+    "lane": "interactive",
+    "model": "auto",
+    "wire": "1",
+    "number": "1",
+    "accepted": "1790000000000",
+    "deadline": "1790000000000",
+    "hold": "30000",
+    "attempt": "1",
+    "worker": "0" * 22,
+    "started": "1790000000000",
+    "seq": "3",
+    "progress": "10",
+    "text": "word " * 40,
+}
+_RECEIPT: Final = b'{"success":true,"message_id":"%s"}' + b" " * 300
+_STATUS: Final = b'{"success":true,"state":"processing"}' + b" " * 900
+
+
+def build(url: str) -> Starlette:
+    """Return the application."""
+    client: Any = redis.asyncio.Redis.from_url(url)
+    numbers = itertools.count()
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await client.function_load(LIBRARY, replace=True)
+        await client.hset(f"{ROOT}generation:bench:one", mapping=_GENERATION)
+        yield
+        await client.aclose()
+
+    async def submit(request: Request) -> Response:
+        body = await request.body()
+        await client.fcall("floor_accept", 1, ROOT, f"{next(numbers):022d}", body)
+        return Response(_RECEIPT, media_type="application/json")
+
+    async def status(_request: Request) -> Response:
+        await client.hgetall(f"{ROOT}generation:bench:one")
+        return Response(_STATUS, media_type="application/json")
+
+    routes = [Route("/submit", submit, methods=["POST"]), Route("/status", status)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def main() -> None:
+    """Serve until a signal."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--redis", required=True)
+    arguments = parser.parse_args()
+    uvicorn.run(
+        build(arguments.redis),
+        port=arguments.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Submit and status requests a second of one API process, as a share of a bare server's.
+
+Both are measured in turns in one run, by the same client, on the same Redis. Beside the rate stands
+the CPU time a request took of the process: on a busy machine it is the steadier of the two.
+No worker runs: what is submitted stays queued. The statuses asked for are half of them of an answer
+under way, half of one that has ended.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shared.redis import functions, keys
+from shared.redis.functions import Keep
+from shared.wire.message import AssistantMessage, Usage, encode_assistant
+from tests.bench import figures, floor, load, rig
+from tests.bench.figures import Figure
+from tests.bench.load import Volley
+from tests.bench.rig import Rig
+
+RUNS: Final = 3
+SECONDS: Final = 5.0
+CONNECTIONS: Final = 32
+_SUBMIT_AIM: Final = 0.80
+_STATUS_AIM: Final = 0.90
+_GENERATIONS: Final = 64
+_MESSAGE: Final = "What are the three laws of thermodynamics? Answer briefly, please."
+
+
+class Shot(NamedTuple):
+    """One measurement: requests a second, CPU microseconds of the process for each."""
+
+    per_second: float
+    cpu_us: float
+
+
+async def measure(runs: int = RUNS, seconds: float = SECONDS) -> list[Figure]:
+    """Measure both requests against their floors."""
+    async with rig.running() as system:
+        port = rig.free_port()
+        words = ["tests.bench.floor", "--port", str(port), "--redis", system.server.url]
+        with rig.process(words, system.environment) as bare:
+            url = f"http://127.0.0.1:{port}"
+            await rig.answers(f"{url}/status", bare)
+            paths = await _followed(system)
+            ours = Volley(url=system.url, paths=paths, headers={"x-api-key": system.key})
+            theirs = Volley(url=url, paths=("/status",), headers=ours.headers)
+            status = await _compare(
+                [(theirs, bare.pid), (ours, system.api.pid)], runs=runs, seconds=seconds
+            )
+            body = msgspec.json.encode({"message": _MESSAGE}).decode()
+            asked = {"method": "POST", "headers": system.headers, "body": body}
+            ours = Volley(url=system.url, paths=("/api/v1/chat",), **asked)
+            theirs = Volley(url=url, paths=("/submit",), **asked)
+            submit = await _compare(
+                [(theirs, bare.pid), (ours, system.api.pid)], runs=runs, seconds=seconds
+            )
+    return [
+        *_figures("submit", *submit, _SUBMIT_AIM),
+        *_figures("status", *status, _STATUS_AIM),
+    ]
+
+
+async def _compare(
+    arms: list[tuple[Volley, int]], *, runs: int, seconds: float
+) -> list[list[Shot]]:
+    shots: list[list[Shot]] = [[] for _ in arms]
+    for run in range(runs + 1):
+        for arm, (volley, pid) in enumerate(arms):
+            # The first round warms caches and connections, and counts for nothing.
+            shot = await _shoot(volley, pid, seconds if run else 1.0)
+            if run:
+                shots[arm].append(shot)
+    return shots
+
+
+async def _shoot(volley: Volley, pid: int, seconds: float) -> Shot:
+    before = _cpu_seconds(pid)
+    hits = await load.fire(volley, connections=CONNECTIONS, seconds=seconds)
+    cpu = _cpu_seconds(pid) - before
+    if hits.bad or not hits.good:
+        message = f"{hits.bad} of {hits.good + hits.bad} requests to {volley.paths[0]} failed"
+        raise AssertionError(message)
+    return Shot(hits.per_second, cpu / hits.good * 1e6)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time a process has taken, where /proc tells it; elsewhere 0."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _figures(name: str, floors: list[Shot], ours: list[Shot], aim: float) -> list[Figure]:
+    ratio = figures.median(o.per_second / f.per_second for o, f in zip(ours, floors, strict=True))
+    rate, least = (figures.median(shot.per_second for shot in shots) for shots in (ours, floors))
+    cpu, bare = (figures.median(shot.cpu_us for shot in shots) for shots in (ours, floors))
+    return [
+        Figure(
+            f"{name}s a second, one process",
+            f"{rate:,.0f} = {ratio:.0%}",
+            f"floor {least:,.0f}",
+            f">= {aim:.0%}",
+            ratio >= aim,
+        ),
+        Figure(f"CPU of the process for a {name}", f"{cpu:.0f} us", f"floor {bare:.0f} us"),
+    ]
+
+
+async def _followed(system: Rig) -> tuple[str, ...]:
+    """Submit some messages, and play the worker for them: half run, half have ended."""
+    root = keys.partition_root(system.settings.redis, system.account.partition)
+    async with system.client() as client:
+        for _ in range(_GENERATIONS):
+            (await client.post("/api/v1/chat", json={"message": _MESSAGE})).raise_for_status()
+    keep = Keep.of(system.settings.retention)
+    claimed = await functions.claim(
+        system.redis,
+        root,
+        functions.ClaimAsk(
+            worker="bench",
+            count=_GENERATIONS,
+            lease_ms=86_400_000,
+            lanes=functions.LANES,
+            keep=keep,
+        ),
+    )
+    for index, one in enumerate(claimed):
+        await functions.append(
+            system.redis,
+            root,
+            functions.AppendAsk(
+                account=one.account,
+                id=one.id,
+                attempt=one.attempt,
+                seq=1,
+                events=['{"type":"delta","text":"..."}'],
+                text="word " * 40,
+                stage="generating",
+                progress=10,
+            ),
+        )
+        if index % 2:
+            await _end(system, root, one, keep)
+    return tuple(f"/api/v1/generate/{one.id}/status" for one in claimed)
+
+
+async def _end(system: Rig, root: str, one: functions.Claimed, keep: Keep) -> None:
+    ask = functions.SettleAsk(
+        account=one.account,
+        id=one.id,
+        attempt=one.attempt,
+        seq=2,
+        stage="completed",
+        event='{"type":"completed"}',
+        cost=1,
+        keep=keep,
+    )
+    answer = AssistantMessage(
+        status="completed", content="word " * 40, created=one.claimed_ms, usage=Usage(cost=1)
+    )
+    await functions.settle(system.redis, root, ask, encode_assistant(answer))
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table(f"front ({load.tool()}, {CONNECTIONS} connections)", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())

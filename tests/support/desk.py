@@ -1,0 +1,264 @@
+"""The Redis functions with the words that tests do not care about filled in.
+
+Owns defaults, and one way to say each step of a generation's life. Refuses to hide an answer: every
+method returns what the function's stub returned.
+"""
+
+from typing import NamedTuple, TypedDict, Unpack
+
+import msgspec
+
+from shared import ids
+from shared.lifecycle import Stage
+from shared.redis import functions, keys
+from shared.redis.client import Connection
+from shared.redis.functions import (
+    Accepted,
+    AlreadyEnded,
+    Cancelled,
+    Claimed,
+    Keep,
+    Look,
+    NotAccepted,
+    Reaped,
+    Replayed,
+    Settled,
+    Stop,
+)
+from shared.settings import RedisSettings
+from shared.wire.account import Books
+from shared.wire.message import AssistantMessage, encode_assistant
+from shared.wire.submission import Lane, OnConflict, Submission, encode
+
+CHANNELS = "workers:"
+KEEP = Keep(record_ms=60_000, events_ms=30_000)
+LONG_MS = 60_000
+
+
+class Ticket(NamedTuple):
+    """Where an accepted generation is to be found."""
+
+    account: str
+    session: str
+    id: str
+
+
+class Wish(TypedDict, total=False):
+    """What a test may want of an accept, beside its account and session."""
+
+    generation: str
+    content: str
+    lane: Lane
+    model: str
+    hold: int
+    deadline_ms: int
+    per_minute: int
+    unfinished_max: int
+    total_max: int
+    on_conflict: OnConflict
+    name: str
+    system_prompt: str
+    metadata: dict[str, str]
+    idempotency: str
+    fingerprint: str
+    idempotency_ms: int
+
+
+class Desk:
+    """One partition, as the front, a worker and a reaper reach it."""
+
+    def __init__(self, redis: Connection, settings: RedisSettings, partition: int = 0) -> None:
+        self.redis = redis
+        self.settings = settings
+        self.root = keys.partition_root(settings, partition)
+
+    async def accept(
+        self,
+        account: str = "ann",
+        session: str | None = None,
+        *,
+        is_new: bool | None = None,
+        **wish: Unpack[Wish],
+    ) -> Accepted | Replayed | NotAccepted:
+        """Send a message into a session, or into a new one when none is named."""
+        defaults: Wish = {
+            "generation": ids.new_id(),
+            "content": "Hello",
+            "lane": "interactive",
+            "model": "auto",
+            "hold": 0,
+            "deadline_ms": LONG_MS,
+            "per_minute": 60_000,
+            "unfinished_max": 1_000,
+            "total_max": 10_000,
+            "on_conflict": "enqueue",
+            "name": "A talk",
+            "fingerprint": "same",
+            "idempotency_ms": LONG_MS,
+        }
+        ask = functions.AcceptAsk(
+            account=account,
+            session=session or ids.new_id(),
+            is_new=session is None if is_new is None else is_new,
+            message=ids.new_id(),
+            wire=1,
+            keep=KEEP,
+            channels=CHANNELS,
+            **(defaults | wish),
+        )
+        return await functions.accept(
+            self.redis, self.root, ask, encode(Submission(session=ask.session))
+        )
+
+    async def submit(
+        self, account: str = "ann", session: str | None = None, **wish: Unpack[Wish]
+    ) -> Ticket:
+        """Have a message accepted; anything else fails the test."""
+        ticket = Ticket(account, session or ids.new_id(), wish.get("generation") or ids.new_id())
+        wish["generation"] = ticket.id
+        answer = await self.accept(account, ticket.session, is_new=session is None, **wish)
+        assert isinstance(answer, Accepted), answer
+        return ticket
+
+    async def claim(
+        self,
+        count: int = 1,
+        *,
+        worker: str = "worker-1",
+        lease_ms: int = LONG_MS,
+        lanes: tuple[Lane, ...] = functions.LANES,
+    ) -> list[Claimed]:
+        """Take what is ready."""
+        ask = functions.ClaimAsk(
+            worker=worker, count=count, lease_ms=lease_ms, lanes=lanes, keep=KEEP
+        )
+        return await functions.claim(self.redis, self.root, ask)
+
+    async def claim_one(self, *, worker: str = "worker-1", lease_ms: int = LONG_MS) -> Claimed:
+        """Take one; nothing ready fails the test."""
+        [claimed] = await self.claim(worker=worker, lease_ms=lease_ms)
+        return claimed
+
+    async def beat(self, *held: Claimed, lease_ms: int = LONG_MS) -> list[Stop]:
+        """Keep the leases of what is held."""
+        ask = functions.BeatAsk(
+            lease_ms=lease_ms, held=[(one.account, one.id, one.attempt) for one in held]
+        )
+        return await functions.beat(self.redis, self.root, ask)
+
+    async def append(self, claimed: Claimed, seq: int, *texts: str) -> str:
+        """Append a delta for each text, and enter `generating`."""
+        ask = functions.AppendAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=seq,
+            events=[
+                msgspec.json.encode({"type": "delta", "text": text}).decode() for text in texts
+            ],
+            text="".join(texts) or None,
+            stage="generating",
+            progress=min(99, seq),
+        )
+        return await functions.append(self.redis, self.root, ask)
+
+    async def settle(
+        self,
+        claimed: Claimed,
+        *,
+        seq: int = 1,
+        stage: Stage = "completed",
+        cost: int = 0,
+        text: str = "",
+    ) -> Settled | None:
+        """End an attempt."""
+        ask = functions.SettleAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=seq,
+            stage=stage,
+            event=f'{{"type":"{stage}"}}',
+            cost=cost,
+            keep=KEEP,
+        )
+        message = AssistantMessage(
+            status="completed" if stage == "completed" else "failed",
+            content=text,
+            created=claimed.claimed_ms,
+        )
+        return await functions.settle(self.redis, self.root, ask, encode_assistant(message))
+
+    async def complete(self, claimed: Claimed, text: str = "Hi", *, cost: int = 0) -> Settled:
+        """Write an answer and end; a refusal fails the test."""
+        assert await self.append(claimed, 1, text) == "appended"
+        settled = await self.settle(claimed, seq=2, cost=cost, text=text)
+        assert settled is not None
+        return settled
+
+    async def release(self, claimed: Claimed, *, delay_ms: int = 0) -> bool:
+        """Hand an attempt back."""
+        ask = functions.ReleaseAsk(
+            account=claimed.account, id=claimed.id, attempt=claimed.attempt, delay_ms=delay_ms
+        )
+        return await functions.release(self.redis, self.root, ask)
+
+    async def cancel(self, ticket: Ticket) -> Cancelled | AlreadyEnded | None:
+        """Cancel a generation."""
+        ask = functions.CancelAsk(
+            account=ticket.account, id=ticket.id, keep=KEEP, channels=CHANNELS
+        )
+        return await functions.cancel(self.redis, self.root, ask)
+
+    async def reap(
+        self, *, limit: int = 100, crashes_max: int = 3, gap_ms: int = 86_400_000
+    ) -> Reaped:
+        """Put right what time has overtaken; by default as if the fleet had reaped all along."""
+        ask = functions.ReapAsk(
+            limit=limit, crashes_max=crashes_max, lease_ms=2_000, gap_ms=gap_ms, keep=KEEP
+        )
+        return await functions.reap(self.redis, self.root, ask)
+
+    async def status(self, ticket: Ticket) -> Look:
+        """Look at a generation; none fails the test."""
+        look = await self.find(ticket.account, ticket.id)
+        assert look is not None
+        return look
+
+    async def find(self, account: str, generation: str) -> Look | None:
+        """Look at a generation that may not be there."""
+        ask = functions.StatusAsk(account=account, id=generation)
+        return await functions.status(self.redis, self.root, ask)
+
+    async def stage(self, ticket: Ticket) -> str:
+        """Return a generation's stage."""
+        return (await self.status(ticket)).record["stage"]
+
+    async def delete_session(self, account: str, session: str) -> bool:
+        """Forget a session."""
+        ask = functions.DeleteSessionAsk(account=account, id=session, keep=KEEP, channels=CHANNELS)
+        return await functions.delete_session(self.redis, self.root, ask)
+
+    async def rename_session(self, account: str, session: str, name: str) -> bool:
+        """Give a session another name."""
+        ask = functions.RenameSessionAsk(account=account, id=session, name=name)
+        return await functions.rename_session(self.redis, self.root, ask)
+
+    async def grant(self, amount: int, account: str = "ann") -> int | None:
+        """Give credits, or take them."""
+        ask = functions.GrantAsk(account=account, amount=amount)
+        return await functions.grant(self.redis, self.root, ask)
+
+    async def books(self, account: str = "ann") -> Books:
+        """Return an account's credits."""
+        stored: dict[bytes, bytes] = await self.redis.call(
+            "HGETALL", keys.BOOKS(self.root, account)
+        )
+        fields = {name.decode(): int(value) for name, value in stored.items() if b"_" not in name}
+        return msgspec.convert(fields, Books)
+
+    async def events(self, ticket: Ticket) -> list[tuple[str, str]]:
+        """Return a generation's stream: the number of each event and the event."""
+        where = keys.EVENTS(self.root, ticket.account, ticket.id)
+        stored: list[tuple[bytes, list[bytes]]] = await self.redis.call("XRANGE", where, "-", "+")
+        return [(at.decode(), fields[1].decode()) for at, fields in stored]

@@ -1,0 +1,67 @@
+"""The published document as a referee: is every answer one that it promises?
+
+Owns the match of a request to an operation, and of an answer to its schema. It is stricter than the
+document: a success may hold no field that the document does not name.
+"""
+
+import functools
+import re
+from typing import Any, Final
+
+import jsonschema
+import msgspec
+from jsonschema.protocols import Validator
+
+from api import openapi
+from api.app import MOUNTS
+from api.dialects.kolbo.wire import ErrorReply
+
+_DOUBLED: Final = "/api/api/"
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    """Return the document as it is served, read back."""
+    made = openapi.document(MOUNTS, ErrorReply, version="0")
+    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
+    return decoded
+
+
+def faults(method: str, path: str, status: int, content: bytes) -> list[str]:
+    """Return what an answer has that was not promised; nothing for what no operation answers."""
+    template = _template(path.replace(_DOUBLED, "/api/", 1))
+    operation = document()["paths"].get(template, {}).get(method.lower())
+    if operation is None:
+        return []
+    where = f"{method} {template} {status}"
+    if str(status) not in operation["responses"]:
+        return [f"{where} is not documented"]
+    if "content" not in operation["responses"][str(status)]:
+        return [f"{where} has a body"] if content else []
+    validator = _validator(template, method.lower(), str(status))
+    return [
+        f"{where}: {error.json_path}: {error.message}"
+        for error in validator.iter_errors(msgspec.json.decode(content))
+    ]
+
+
+@functools.cache
+def _template(path: str) -> str | None:
+    for template in document()["paths"]:
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
+            return str(template)
+    return None
+
+
+@functools.cache
+def _validator(template: str, method: str, status: str) -> Validator:
+    response = document()["paths"][template][method]["responses"][status]
+    schema = response["content"]["application/json"]["schema"]
+    schemas = document()["components"]["schemas"]
+    if status == "200":
+        schemas = {name: _closed(each) for name, each in schemas.items()}
+    return jsonschema.Draft202012Validator({**schema, "components": {"schemas": schemas}})
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    return schema | {"additionalProperties": False} if "properties" in schema else schema

@@ -1,0 +1,149 @@
+"""The front and the workers as real processes, as an operator starts them.
+
+Owns their command lines, their environment and catalogue, what they write to standard error, and
+their ends. A keeper, one line of shell, kills a process when the tests themselves have died.
+"""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+
+from shared.settings import Settings
+from tests.support import waiting
+
+_KEEPER: Final = 'read _; kill -9 "$1" 2>&-'
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_SECTIONS: Final = ("redis", "api", "worker", "limits", "retention")
+_PATIENCE_SECONDS: Final = 15.0
+
+
+class Process:
+    """A running process. A context manager: leaving it ends the process, if it has not ended."""
+
+    def __init__(self, words: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as sink:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=_ROOT,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        self._keeper = subprocess.Popen(
+            ["/bin/sh", "-c", _KEEPER, "keeper", str(self.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keeper.kill()
+        self._keeper.communicate()
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """Ask it to go."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Stop it from running; it keeps its connections."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    async def ended(self) -> int:
+        """Wait until it has ended by itself, and return its exit code."""
+        await waiting.until(
+            lambda: self._process.poll() is not None, _PATIENCE_SECONDS, what="its end"
+        )
+        return self._process.wait()
+
+    def text(self) -> str:
+        """Return all that it has written so far."""
+        return self._log.read_text()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return its log, line by line; every one must be JSON."""
+        return [json.loads(line) for line in self.text().splitlines()]
+
+    async def says(self, words: str) -> None:
+        """Wait until it has written these words."""
+
+        def has_said() -> bool:
+            assert self._process.poll() is None, self.text()
+            return words in self.text()
+
+        await waiting.until(has_said, _PATIENCE_SECONDS, what=words)
+
+
+def environment(settings: Settings, folder: Path) -> dict[str, str]:
+    """Return the environment that makes a process read these settings; writes the catalogue."""
+    catalogue = folder / "catalogue.toml"
+    catalogue.write_text("\n".join(_catalogue(settings)))
+    variables = {"POLLUX_CONFIG": str(catalogue), "PATH": "/usr/bin:/bin"}
+    for name in _SECTIONS:
+        variables |= _variables(f"POLLUX_{name}", getattr(settings, name))
+    return variables
+
+
+def _variables(name: str, section: msgspec.Struct) -> dict[str, str]:
+    """Return the variables of what is not as it is by default."""
+    found: dict[str, str] = {}
+    for field in msgspec.structs.fields(section):
+        value, path = getattr(section, field.name), f"{name}__{field.name}".upper()
+        if isinstance(value, msgspec.Struct):
+            found |= {
+                f"{path}__{part.name}".upper(): str(getattr(value, part.name))
+                for part in msgspec.structs.fields(type(value))
+            }
+        elif value != field.default:
+            found[path] = str(value)
+    return found
+
+
+def _catalogue(settings: Settings) -> Iterator[str]:
+    for kind in ("providers", "models"):
+        for entry in getattr(settings, kind):
+            yield f"[[{kind}]]"
+            for name, value in msgspec.structs.asdict(entry).items():
+                if value is not None:
+                    yield f"{name} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,325 @@
+"""A whole system: fronts and workers inside the test's own loop, or as processes, and accounts.
+
+Owns what most tests of the front stand on: a catalogue over the scripted upstream, settings whose
+patience suits a test, a clock that can be turned, and the order in which all of it ends. What the
+system logs is kept in `lines`; a line at which an operator would look up fails the test, unless the
+test says that it expects it.
+
+DESIGN. In the test's own loop a front is made of the same parts as in production (the application,
+the edge, uvicorn), but for uvicorn's loop of 0.1 s ticks and its signal handlers; a worker is the
+whole of it. Both are real processes where a test wants to kill one.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+import pytest
+import structlog
+import uvicorn
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from api.app import build
+from api.edge import protocol
+from shared.clock import Clock, SystemClock
+from shared.redis import library
+from shared.redis.client import Redis
+from shared.settings import (
+    ModelSettings,
+    ProviderSettings,
+    RedisSettings,
+    Settings,
+    WorkerSettings,
+)
+from shared.stores.accounts import Accounts, NewKey
+from shared.wire.account import DEFAULT_SCOPES, Account, Scope, TierName
+from tests.support import customer, processes, waiting
+from tests.support.customer import Customer
+from tests.support.processes import Process
+from tests.support.provider import Provider
+from worker.consumer import PolluxWorker
+
+MICROCREDITS: Final = 1_000_000
+_LOUD: Final = ("warning", "error", "critical")
+
+
+class TurnedClock(SystemClock):
+    """The machine's own time, and what a test has turned it by."""
+
+    def __init__(self) -> None:
+        self._turned_seconds = 0.0
+
+    def turn(self, seconds: float) -> None:
+        """Let so much time pass at once, for all who ask this clock."""
+        self._turned_seconds += seconds
+
+    @override
+    def now_ms(self) -> int:
+        return super().now_ms() + int(self._turned_seconds * 1000)
+
+    @override
+    def monotonic(self) -> float:
+        return super().monotonic() + self._turned_seconds
+
+
+def catalogue(provider_url: str) -> dict[str, Any]:
+    """Return two models over the scripted upstream, and a third whose provider has no key here."""
+    return {
+        "providers": (
+            ProviderSettings(name="scripted", label="Scripted", base_url=provider_url),
+            ProviderSettings(name="keyless", base_url=provider_url, api_key_env="NO_SUCH_KEY"),
+        ),
+        "models": (
+            ModelSettings(
+                identifier="alpha",
+                provider="scripted",
+                upstream="upstream-alpha",
+                name="Alpha",
+                summary="The first.",
+                recommended=True,
+                capabilities=("json",),
+                strengths={"general": 0.7, "code": 0.9},
+                context_window=4096,
+                max_output_tokens=256,
+                input_rate=1.0,
+                output_rate=2.0,
+                estimated_duration_seconds=2.0,
+            ),
+            ModelSettings(
+                identifier="beta",
+                provider="scripted",
+                upstream="upstream-beta",
+                context_window=512,
+                max_output_tokens=64,
+                input_rate=3.0,
+                output_rate=4.0,
+            ),
+            ModelSettings(identifier="gamma", provider="keyless", upstream="upstream-gamma"),
+        ),
+    }
+
+
+class System:
+    """One deployment. An asynchronous context manager: leaving it ends all that it started."""
+
+    def __init__(self, redis: RedisSettings, provider: Provider, folder: Path) -> None:
+        self.provider = provider
+        self.clock = TurnedClock()
+        self.lines: list[Any] = []
+        self.expected: set[str] = set()
+        self.url = ""
+        self.settings = Settings(
+            redis=redis,
+            worker=WorkerSettings(
+                concurrency=32,
+                lease_seconds=2.0,
+                beat_seconds=0.2,
+                reap_seconds=0.05,
+                grace_seconds=0.05,
+                flush_seconds=0.005,
+            ),
+            **catalogue(provider.url),
+        )
+        self._folder = folder
+        self._stack = AsyncExitStack()
+        self._redis = Redis(redis)
+        self.accounts = Accounts(self._redis, redis, b"", self.clock)
+
+    async def __aenter__(self) -> "System":
+        await self._stack.__aenter__()
+        self.lines = self._stack.enter_context(_logs())
+        self._stack.push_async_callback(self._redis.close)
+        await library.load(self._redis)
+        return self
+
+    async def __aexit__(self, *why: Any) -> None:  # noqa: ANN401  as the protocol has it
+        await self._stack.__aexit__(*why)
+        loud = [line for line in self.lines if line["log_level"] in _LOUD]
+        assert [line for line in loud if line["event"] not in self.expected] == []
+
+    def change(self, section: str, **fields: object) -> None:
+        """Change settings for what is started from now on: `change("api", wait_seconds_max=1)`."""
+        changed = msgspec.structs.replace(getattr(self.settings, section), **fields)
+        self.settings = msgspec.structs.replace(self.settings, **{section: changed})
+
+    # Fronts and workers in this loop
+
+    async def front(self, clock: Clock | None = None) -> str:
+        """Start a front and return its URL; the first is the one that customers call."""
+        url = await self._stack.enter_async_context(_serving(self.settings, clock or self.clock))
+        self.url = self.url or url
+        return url
+
+    async def worker(self) -> PolluxWorker:
+        """Start a worker and return once it claims."""
+        return await self._stack.enter_async_context(_working(self.settings))
+
+    # Fronts and workers as processes
+
+    async def spawn_front(self) -> Process:
+        """Start a front as a process and return once it is ready."""
+        port = processes.free_port()
+        spawned = self._spawn("api", "--port", str(port))
+        self.url = f"http://127.0.0.1:{port}"
+        async with customer.connected(self.url, {}) as prober:
+
+            async def is_ready() -> bool:
+                try:
+                    return (await prober.get("/readyz")).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            await waiting.until(is_ready, what="the front")
+        return spawned
+
+    async def spawn_worker(self) -> Process:
+        """Start a worker as a process and return once it is ready."""
+        spawned = self._spawn("worker")
+        await spawned.says("worker ready")
+        return spawned
+
+    def _spawn(self, *words: str) -> Process:
+        log = self._folder / f"log{len(list(self._folder.iterdir()))}"
+        environment = processes.environment(self.settings, self._folder)
+        return self._stack.enter_context(Process(list(words), environment, log))
+
+    # Accounts and their programs
+
+    async def account(
+        self, name: str = "one", *, tier: TierName = "enterprise", credits: float = 1000.0
+    ) -> Account:
+        """Open an account with credits; one that is there is returned as it is."""
+        known = await self.accounts.find(name)
+        if known is not None:
+            return known
+        account = await self.accounts.create(name, tier)
+        if credits:
+            await self.accounts.grant(account, round(credits * MICROCREDITS))
+        return account
+
+    async def key(
+        self,
+        account: Account | None = None,
+        *,
+        scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
+        expires_ms: int | None = None,
+    ) -> NewKey:
+        """Make a key."""
+        owner = account or await self.account()
+        return await self.accounts.create_key(owner, scopes, expires_ms=expires_ms)
+
+    async def customer(
+        self,
+        name: str = "one",
+        *,
+        tier: TierName = "enterprise",
+        credits: float = 1000.0,
+        scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
+    ) -> Customer:
+        """Return a program that has a key of its own for the account."""
+        account = await self.account(name, tier=tier, credits=credits)
+        return await self.caller({"x-api-key": (await self.key(account, scopes=scopes)).key})
+
+    async def caller(self, headers: dict[str, str]) -> Customer:
+        """Return a program that sends these headers with everything."""
+        return await self._stack.enter_async_context(customer.connected(self.url, headers))
+
+
+@asynccontextmanager
+async def _serving(settings: Settings, clock: Clock) -> AsyncIterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            build(settings, {}, clock),
+            http=protocol(settings.api),
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            await _leave(server)
+
+
+async def _leave(server: uvicorn.Server) -> None:
+    state = server.server_state
+    for listening in server.servers:
+        listening.close()
+    for connection in list(state.connections):
+        connection.shutdown()
+    await waiting.until(lambda: not state.connections and not state.tasks, what="the front's end")
+    await server.lifespan.shutdown()
+
+
+@asynccontextmanager
+async def _working(settings: Settings) -> AsyncIterator[PolluxWorker]:
+    worker = PolluxWorker(settings, {}, SystemClock())
+    running = asyncio.create_task(worker.async_run())
+    try:
+        await waiting.until(lambda: worker._ring is not None or running.done(), what="the worker")
+        yield worker
+    finally:
+        worker._draining.set()
+        await running
+        await worker.close()
+
+
+@contextmanager
+def _logs() -> Iterator[list[Any]]:
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        yield lines
+
+
+# Fixtures: a folder's conftest.py names those that its tests use.
+
+
+@pytest.fixture
+async def system(
+    redis_settings: RedisSettings, provider: Provider, tmp_path: Path
+) -> AsyncIterator[System]:
+    """Return a deployment on the shared server in which nothing runs yet."""
+    async with System(redis_settings, provider, tmp_path) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+async def own_system(
+    own_settings: RedisSettings, provider: Provider, tmp_path: Path
+) -> AsyncIterator[System]:
+    """Return a deployment on a server of the test's own, to be killed and paused."""
+    async with System(own_settings, provider, tmp_path) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+async def api(system: System) -> Customer:
+    """Return a customer of a running front; nobody answers unless the test has a worker."""
+    await system.front()
+    return await system.customer()
+
+
+@pytest.fixture
+async def worker(system: System) -> PolluxWorker:
+    """Return a running worker."""
+    return await system.worker()
+
+
+@pytest.fixture
+async def other(api: Customer, system: System) -> Customer:
+    """Return a customer of another account."""
+    assert api
+    return await system.customer("two")

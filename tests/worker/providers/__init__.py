@@ -1,0 +1,7 @@
+"""One conformance suite over every dialect of upstreams, on real sockets.
+
+dialects   a row for each adapter: how its upstream says the things that every upstream says
+upstream   an upstream of bare bytes: what it sends, when, and what becomes of its lines
+
+A new adapter joins by one row of `dialects.DIALECTS`.
+"""

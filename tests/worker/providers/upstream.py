@@ -1,0 +1,182 @@
+"""An upstream of bare bytes on 127.0.0.1: a script decides what each line is sent, and when.
+
+Owns the sockets and the moments at which clients went. Refuses to know any dialect, and to mend
+what a script sends: wrong bytes are what it is for.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Self
+
+_READ_BYTES: Final = 65_536
+
+
+class Line:
+    """One connection whose request has been read; `gone` is set when its client has left."""
+
+    def __init__(self, request: bytes, writer: asyncio.StreamWriter) -> None:
+        self.request = request
+        self.sent_bytes = 0
+        self.gone = asyncio.Event()
+        self.gone_at: float | None = None
+        self._writer = writer
+
+    async def send(self, *data: bytes) -> None:
+        """Send, as slowly as the client reads. Raises ConnectionError when it has left."""
+        for piece in data:
+            self._writer.write(piece)
+            await self._writer.drain()
+            self.sent_bytes += len(piece)
+
+    async def head(self, *, status: int = 200, **headers: str) -> None:
+        """Send the head of an answer whose end is the end of the line."""
+        fields = {"content_type": "text/event-stream", "connection": "close"} | headers
+        named = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+        await self.send("\r\n".join([f"HTTP/1.1 {status} Scripted", *named, "", ""]).encode())
+
+    def reset(self) -> None:
+        """Cut the line the hard way: the client hears a reset and not an end."""
+        plug: socket.socket = self._writer.get_extra_info("socket")
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self._writer.transport.abort()
+
+    def left(self) -> None:
+        """Note that the client has gone."""
+        self.gone_at = time.monotonic()
+        self.gone.set()
+
+
+Script = Callable[[Line], Awaitable[None]]
+
+
+def whole(*data: bytes, status: int = 200, **headers: str) -> Script:
+    """Return a script that sends a head and these bytes, and ends the line."""
+
+    async def script(line: Line) -> None:
+        await line.head(status=status, **headers)
+        await line.send(*data)
+
+    return script
+
+
+def chunked(*data: bytes, is_ended: bool = True) -> Script:
+    """Return a script that sends these bytes as chunks; without the last the answer is cut."""
+
+    async def script(line: Line) -> None:
+        await line.head(transfer_encoding="chunked", connection="keep-alive")
+        await line.send(*(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in data))
+        if is_ended:
+            await line.send(b"0\r\n\r\n")
+
+    return script
+
+
+def held(*data: bytes) -> Script:
+    """Return a script that sends a head and these bytes and then says no more."""
+
+    async def script(line: Line) -> None:
+        await line.head()
+        await line.send(*data)
+        await line.gone.wait()
+
+    return script
+
+
+def endless(piece: bytes, **headers: str) -> Script:
+    """Return a script that sends a head and then the same bytes for ever."""
+
+    async def script(line: Line) -> None:
+        await line.head(**headers)
+        while True:
+            await line.send(piece)
+
+    return script
+
+
+class Upstream:
+    """The listener. An asynchronous context manager; leaving it cuts every line."""
+
+    def __init__(self) -> None:
+        self.script: Script = whole()
+        self.lines: list[Line] = []
+        self.connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """The base URL as a catalogue would give it."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def line(self) -> Line:
+        """The one line there has been."""
+        (line,) = self.lines
+        return line
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        try:
+            while (request := await _request(reader)) is not None:
+                line = Line(request, writer)
+                self.lines.append(line)
+                if not await self._answer(line, reader):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, line: Line, reader: asyncio.StreamReader) -> bool:
+        """Run the script beside a watch on the client; return whether another request may come."""
+        script = asyncio.ensure_future(self.script(line))
+        watch = asyncio.create_task(_watch(reader))
+        await asyncio.wait((script, watch), return_when=asyncio.FIRST_COMPLETED)
+        if watch.done():
+            line.left()
+            script.cancel()
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        (fault,) = await asyncio.gather(script, return_exceptions=True)
+        if isinstance(fault, ConnectionError):
+            line.left()
+        assert fault is None or isinstance(fault, ConnectionError | asyncio.CancelledError), fault
+        return fault is None and b"keep-alive" in line.request and not line.gone.is_set()
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes | None:
+    head = await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b""
+    if not head:
+        return None
+    lengths = [
+        int(field.partition(b":")[2])
+        for field in head.split(b"\r\n")
+        if field.lower().startswith(b"content-length:")
+    ]
+    return head + await reader.readexactly(lengths[0] if lengths else 0)
+
+
+async def _watch(reader: asyncio.StreamReader) -> None:
+    """Return when the client has gone; a client that waits for its answer says nothing."""
+    while await reader.read(_READ_BYTES):
+        pass
