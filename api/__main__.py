@@ -63,6 +63,7 @@ def main() -> int:
         log_config=None,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=10,
     )
     return 0

@@ -115,16 +115,17 @@ class Frame:
             started = True
             await send(message)
 
-        with logs.bound(request_id=scope["request_id"]):
-            try:
-                await self._app(scope, receive, watched)
-            except PolluxError as error:
-                await _refuse(scope, send, error)
-            except Exception:
-                logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
-                if started:
-                    raise
-                await _refuse(scope, send, PolluxError("Pollux failed to answer."))
+        # Each request runs in a task of its own, so what is bound here ends with it.
+        logs.bind(request_id=scope["request_id"])
+        try:
+            await self._app(scope, receive, watched)
+        except PolluxError as error:
+            await _refuse(scope, send, error)
+        except Exception:
+            logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
+            if started:
+                raise
+            await _refuse(scope, send, PolluxError("Pollux failed to answer."))
 
 
 async def _refuse(scope: Scope, send: Send, error: PolluxError) -> None:

@@ -9,22 +9,19 @@ DESIGN
 - Settings. `protocol(bounds)` is a partial of the class below. uvicorn only calls what it is given
   as `http`, and for `workers=N` pickles it with its configuration: a class of a module and a frozen
   struct cross that as they stand, and neither a global nor the application has to be asked.
-- Time. One timer a connection, never one a request: it comes back when the present patience may
-  have run out, and `_LOOKS` times in `stuck_reader_seconds`. Patience is for the next head
-  (`header_seconds` from its first byte, or from the connection's start), for a next request
-  (uvicorn's keep-alive), and for the rest of a body whose request is already answered
-  (`header_seconds`). While an answer is owed the application has the word, and none is needed.
+- Time. Patience is for the next head (`header_seconds` from its first byte, or from the start of
+  the connection), for a next request (uvicorn's keep-alive), and for the rest of a body whose
+  request is already answered (`header_seconds`). While an answer is owed the application has the
+  word, and only the reading of what it sends is watched.
 - Bytes. Reads that bring neither a head's end nor any body are added up. That bounds heads,
   trailers and the extensions of chunks, which the parser gathers out of our sight. A head that may
   be too long is measured when it ends. So a connection holds at most the bound and one read.
-- Unread answers. Once bytes are seen waiting for the client, the transport holds the application
-  back until they are gone; their number can only fall, and who takes none in time is aborted.
 - Ends. To close on bytes not yet read resets the connection, and the answer may never be seen.
   Who may still be sending is told our end, and what comes is dropped for LINGER_SECONDS.
 - Upgrades are served as plain requests. The parser leaves all after such a head to the protocol
   that was asked for, so the head goes once more, without that field, to a new parser.
-- Failures. The application's coroutine is the task; what it leaves without an end is ended when
-  the task is done. A request found invalid in the read that began it never reaches the application.
+- Failures. The application's coroutine is the task itself; what it leaves without an end is ended
+  when the task is done. A request found invalid before its task began never reaches it.
 """
 
 import asyncio
@@ -46,14 +43,14 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from api import errors, refusals
+from api.patience import Patience
 from shared.errors import Code
 from shared.settings import ApiSettings
 
 PIPELINED_MAX: Final = 16
 LINGER_SECONDS: Final = 2.0
-_LOOKS: Final = 4
-_VERSIONS: Final = ("1.1", "1.0")
 
+_VERSIONS: Final = ("1.1", "1.0")
 # Printable, and without the fragment's mark: what a path and its query may be made of.
 _TARGET_BYTES: Final = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
 
@@ -79,6 +76,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._bounds = bounds
         self._wire: asyncio.Transport
         self._gate: _Gate
+        self._patience: Patience
         self._served: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -93,13 +91,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_ending = False
         self._last_words = b""
 
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
-        self._deadline = math.inf
-        self._unread_bytes = 0
-        self._taken_at = 0.0
-        self._is_tight = False
-
     # The connection
 
     @override
@@ -107,15 +98,19 @@ class EdgeProtocol(HttpToolsProtocol):
         self._wire = transport
         self._gate = _Gate(transport, self._close)
         super().connection_made(cast("asyncio.Transport", self._gate))
-        now = self.loop.time()
-        self._deadline = now + self._bounds.header_seconds
-        self._look_again(now)
+        self._patience = Patience(
+            self.loop,
+            transport,
+            stuck_seconds=self._bounds.stuck_reader_seconds,
+            late=self._give_up,
+            stuck=self._cut,
+        )
+        self._patience.wait(self._bounds.header_seconds)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_deaf = self._is_ending = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._patience.end()
         self._forsake()
         super().connection_lost(exc)
         # What refers to itself would have to wait for the garbage collector.
@@ -127,6 +122,16 @@ class EdgeProtocol(HttpToolsProtocol):
             super().shutdown()
         else:
             self._wire.close()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._patience.held()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._patience.resumed()
 
     @property
     def _is_owing(self) -> bool:
@@ -167,7 +172,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._barren_bytes > self._bounds.header_bytes_max:
             self._refuse_size()
         elif self._is_in_head and not self._barren_bytes and self._served and not self._is_owing:
-            self._await(self._bounds.header_seconds)
+            self._patience.wait(self._bounds.header_seconds)
 
     @override
     def on_message_begin(self) -> None:
@@ -191,7 +196,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._stop(f"At most {PIPELINED_MAX} requests may wait on one connection.")
         self._is_in_head = False
         self._barren_bytes = 0
-        self._deadline = math.inf
+        self._patience.deadline = math.inf
         super().on_headers_complete()
         if self.scope["http_version"] not in _VERSIONS:
             self._stop("The request's version must be HTTP/1.1 or HTTP/1.0.")
@@ -217,7 +222,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_receiving = False
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._await(self.timeout_keep_alive)
+            self._patience.wait(self.timeout_keep_alive)
 
     @override
     def _should_upgrade(self) -> bool:
@@ -261,9 +266,11 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self._last_words:
             self._say(self._last_words)
         elif self._is_receiving:
-            self._await(self._bounds.header_seconds)
+            self._patience.wait(self._bounds.header_seconds)
         else:
-            self._await(self.timeout_keep_alive)
+            self._patience.wait(self.timeout_keep_alive)
+
+    # Refusing
 
     def _stop(self, message: str) -> None:
         self._refuse(Code.INVALID_FIELDS, message)
@@ -311,7 +318,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_deaf = self._is_ending = True
         self.pipeline.clear()
         self.flow.resume_reading()
-        self._await(LINGER_SECONDS)
+        self._patience.wait(LINGER_SECONDS)
         if self._wire.can_write_eof():
             self._wire.write_eof()
         else:
@@ -323,7 +330,19 @@ class EdgeProtocol(HttpToolsProtocol):
             self._linger()
         else:
             self._is_deaf = self._is_ending = True
-            self._deadline = math.inf
+            self._patience.deadline = math.inf
+            self._wire.close()
+
+    def _give_up(self) -> None:
+        if self._is_ending and self._patience.unread_bytes:
+            self._patience.wait(LINGER_SECONDS)
+        elif self._is_ending:
+            self._cut()
+        elif self._is_in_head:
+            seconds = self._bounds.header_seconds
+            self._refuse(Code.REQUEST_TIMEOUT, f"The request's head took over {seconds:g} s.")
+        else:
+            self._is_deaf = self._is_ending = True
             self._wire.close()
 
     def _cut(self) -> None:
@@ -334,74 +353,14 @@ class EdgeProtocol(HttpToolsProtocol):
     def _forsake(self) -> None:
         """Tell the application that nobody waits for its answer, and drop what is queued behind."""
         self.pipeline.clear()
-        if self._served is not None and not self._served.response_complete:
-            self._served.disconnected = True
-            self._served.waiting_for_100_continue = False
-            self._served.message_event.set()
-            if self._task is not None and getcoroutinestate(self._task.get_coro()) == CORO_CREATED:
-                self._task.cancel()
-
-    # Time
-
-    def _await(self, seconds: float) -> None:
-        self._deadline = self.loop.time() + seconds
-        if self._deadline < self._timer_at:
-            self._look_at(self._deadline)
-
-    def _look_again(self, now: float) -> None:
-        self._look_at(min(self._deadline, now + self._bounds.stuck_reader_seconds / _LOOKS))
-
-    def _look_at(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = self.loop.call_at(when, self._look)
-
-    def _look(self) -> None:
-        """Cut who has kept the connection waiting for too long, and come back."""
-        now = self.loop.time()
-        self._weigh_unread(now)
-        if self._unread_bytes and now - self._taken_at >= self._bounds.stuck_reader_seconds:
-            self._cut()
-        elif now >= self._deadline:
-            self._deadline = math.inf
-            self._give_up()
-        self._look_again(now)
-
-    def _give_up(self) -> None:
-        if self._is_ending and self._unread_bytes:
-            self._await(LINGER_SECONDS)
-        elif self._is_ending:
-            self._cut()
-        elif self._is_in_head:
-            seconds = self._bounds.header_seconds
-            self._refuse(Code.REQUEST_TIMEOUT, f"The request's head took over {seconds:g} s.")
-        else:
-            self._is_deaf = self._is_ending = True
-            self._wire.close()
-
-    def _weigh_unread(self, now: float) -> None:
-        """Note what waits for the client, and when it last took any of it."""
-        unread_bytes = self._wire.get_write_buffer_size()
-        if unread_bytes < self._unread_bytes or not self._unread_bytes:
-            self._taken_at = now
-        self._unread_bytes = unread_bytes
-        if unread_bytes and not self.flow.write_paused:
-            self._is_tight = True
-            self._wire.set_write_buffer_limits(high=0)
-
-    @override
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._weigh_unread(self.loop.time())
-
-    @override
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._unread_bytes = 0
-        if self._is_tight:
-            self._is_tight = False
-            self._wire.set_write_buffer_limits()
+        if self._served is None or self._served.response_complete:
+            return
+        self._served.disconnected = True
+        self._served.waiting_for_100_continue = False
+        self._served.message_event.set()
+        serving = cast("asyncio.Task[None]", self._task)
+        if getcoroutinestate(cast("Coroutine[Any, Any, None]", serving.get_coro())) == CORO_CREATED:
+            serving.cancel()
 
 
 class _StoppedError(Exception):

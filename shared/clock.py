@@ -7,6 +7,7 @@ was accepted or ended: those times are Redis' own, so that all processes agree.
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -41,4 +42,9 @@ class SystemClock:
 
 def iso(ms: int) -> str:
     """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, as the APIs show them."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _iso(ms // 1000)
+
+
+@lru_cache(maxsize=4096)
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 # A required field that is not there, or null, which counts as absent.
 _MISSING: Final = re.compile(r"missing required field `([^`]+)`|got `null` - at `\$\.(\w+)`$")
 _UNKNOWN: Final = re.compile(r"contains unknown field `([^`]+)`")
-_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`")
+_PATH: Final = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`")
 
 
 async def read(request: Request, settings: ApiSettings) -> bytes:

@@ -47,7 +47,7 @@ class Identities:
 
         """
         key = _presented(headers)
-        caller = await self._find(key) if key is not None and ids.is_key(key) else None
+        caller = await self._find(key) if key is not None else None
         if caller is None or not self._is_live(caller.key):
             raise RequestError(
                 "The API key is missing, unknown, expired or revoked (X-API-Key or Bearer).",
@@ -65,6 +65,8 @@ class Identities:
         seen = self._seen.get(key)
         if seen is not None and now - seen[0] < _TRUSTED_SECONDS:
             return seen[1]
+        if not ids.is_key(key):
+            return None
         if key not in self._looking:
             self._looking[key] = asyncio.create_task(self._look(key, now))
             self._looking[key].add_done_callback(lambda _: self._looking.pop(key, None))

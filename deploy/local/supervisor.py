@@ -112,9 +112,12 @@ class Supervisor:
             for wave in reversed(self._waves):
                 await asyncio.gather(*(kept.stop() for kept in wave))
         finally:
-            if self._watch is not None:
-                self._watch.cancel()
-                await asyncio.gather(self._watch, return_exceptions=True)
+            # Reached early when the ending itself is cancelled: what is swept must not come back.
+            keepers = [kept.task for wave in self._waves for kept in wave]
+            keepers += [self._watch] if self._watch is not None else []
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
             await self._janitor.dismiss()
 
     @property
@@ -168,12 +171,12 @@ class _Kept:
         self._faults = 0
         if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
             log.unlink()
-        self._task = asyncio.create_task(self._keep())
+        self.task = asyncio.create_task(self._keep())
 
     async def becomes_ready(self) -> bool:
         """Tell whether the child is ready by now."""
-        if self._task.done():
-            self._task.result()
+        if self.task.done():
+            self.task.result()
         if self._clock.monotonic() - self._began > self._child.ready_seconds:
             limit = f"{self._child.ready_seconds:.0f} s"
             raise StartError(f"{self.name} did not become ready within {limit}", self._log)
@@ -183,8 +186,8 @@ class _Kept:
 
     async def stop(self) -> None:
         """End the child in order, and by force when its time is over."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -58,15 +58,13 @@ class Customer(httpx.AsyncClient):
 
 @asynccontextmanager
 async def connected(url: str, headers: dict[str, str]) -> AsyncIterator[Customer]:
-    """Yield a customer of the front at `url`; every answer must be one that the document promises."""
+    """Yield a customer of the front at `url`; its answers must be what the document promises."""
     faults: list[str] = []
 
     async def compare(answer: httpx.Response) -> None:
         asked = answer.request
         content = await answer.aread()
-        faults.extend(
-            document.faults(asked.method, asked.url.path, answer.status_code, content)
-        )
+        faults.extend(document.faults(asked.method, asked.url.path, answer.status_code, content))
 
     async with Customer(
         base_url=url,
@@ -89,7 +87,7 @@ def body(answer: httpx.Response) -> Json:
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> Json:
-    """Return the decoded body of an answer that must be this refusal, in the dialect's own shape."""
+    """Return the decoded body of what must be this refusal, in the dialect's own shape."""
     assert answer.status_code == status, (answer.status_code, answer.text)
     assert answer.headers["content-type"] == "application/json"
     decoded: Json = answer.json()

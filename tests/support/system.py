@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx
 import msgspec
@@ -100,7 +100,13 @@ def catalogue(provider_url: str) -> dict[str, Any]:
                 input_rate=3.0,
                 output_rate=4.0,
             ),
-            ModelSettings(identifier="gamma", provider="keyless", upstream="upstream-gamma"),
+            ModelSettings(
+                identifier="gamma",
+                provider="keyless",
+                upstream="upstream-gamma",
+                context_window=256,
+                max_output_tokens=32,
+            ),
         ),
     }
 
@@ -131,15 +137,14 @@ class System:
         self._redis = Redis(redis)
         self.accounts = Accounts(self._redis, redis, b"", self.clock)
 
-    async def __aenter__(self) -> "System":
-        await self._stack.__aenter__()
+    async def __aenter__(self) -> Self:
         self.lines = self._stack.enter_context(_logs())
         self._stack.push_async_callback(self._redis.close)
         await library.load(self._redis)
         return self
 
-    async def __aexit__(self, *why: Any) -> None:  # noqa: ANN401  as the protocol has it
-        await self._stack.__aexit__(*why)
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
         loud = [line for line in self.lines if line["log_level"] in _LOUD]
         assert [line for line in loud if line["event"] not in self.expected] == []
 
@@ -192,15 +197,15 @@ class System:
     # Accounts and their programs
 
     async def account(
-        self, name: str = "one", *, tier: TierName = "enterprise", credits: float = 1000.0
+        self, name: str = "one", *, tier: TierName = "enterprise", funds: float = 1000.0
     ) -> Account:
         """Open an account with credits; one that is there is returned as it is."""
         known = await self.accounts.find(name)
         if known is not None:
             return known
         account = await self.accounts.create(name, tier)
-        if credits:
-            await self.accounts.grant(account, round(credits * MICROCREDITS))
+        if funds:
+            await self.accounts.grant(account, round(funds * MICROCREDITS))
         return account
 
     async def key(
@@ -219,11 +224,11 @@ class System:
         name: str = "one",
         *,
         tier: TierName = "enterprise",
-        credits: float = 1000.0,
+        funds: float = 1000.0,
         scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
     ) -> Customer:
         """Return a program that has a key of its own for the account."""
-        account = await self.account(name, tier=tier, credits=credits)
+        account = await self.account(name, tier=tier, funds=funds)
         return await self.caller({"x-api-key": (await self.key(account, scopes=scopes)).key})
 
     async def caller(self, headers: dict[str, str]) -> Customer:
@@ -233,7 +238,8 @@ class System:
 
 @asynccontextmanager
 async def _serving(settings: Settings, clock: Clock) -> AsyncIterator[str]:
-    with socket.socket() as listener:
+    # asyncio turns Nagle's delays off only where the protocol is named.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             build(settings, {}, clock),
@@ -273,7 +279,7 @@ async def _working(settings: Settings) -> AsyncIterator[PolluxWorker]:
         await waiting.until(lambda: worker._ring is not None or running.done(), what="the worker")
         yield worker
     finally:
-        worker._draining.set()
+        worker.begin_drain()
         await running
         await worker.close()
 

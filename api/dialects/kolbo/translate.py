@@ -44,7 +44,7 @@ def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
         raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
     return Intent(
         message=body.message,
-        model=body.model or AUTO,
+        model=AUTO if body.model is None else body.model,
         session=body.session_id,
         system_prompt=body.system_prompt or None,
         enhance_prompt=body.enhance_prompt is not False,

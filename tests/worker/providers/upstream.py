@@ -14,11 +14,15 @@ _READ_BYTES: Final = 65_536
 
 
 class Line:
-    """One connection whose request has been read; `gone` is set when its client has left."""
+    """One request and the line it came on; `gone` is set when its client has left.
+
+    `is_kept` is for a script to say that the same line may bring another request.
+    """
 
     def __init__(self, request: bytes, writer: asyncio.StreamWriter) -> None:
         self.request = request
         self.sent_bytes = 0
+        self.is_kept = False
         self.gone = asyncio.Event()
         self.gone_at: float | None = None
         self._writer = writer
@@ -69,6 +73,7 @@ def chunked(*data: bytes, is_ended: bool = True) -> Script:
         await line.send(*(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in data))
         if is_ended:
             await line.send(b"0\r\n\r\n")
+            line.is_kept = True
 
     return script
 
@@ -102,7 +107,7 @@ class Upstream:
         self.script: Script = whole()
         self.lines: list[Line] = []
         self.connections = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -161,7 +166,7 @@ class Upstream:
         if isinstance(fault, ConnectionError):
             line.left()
         assert fault is None or isinstance(fault, ConnectionError | asyncio.CancelledError), fault
-        return fault is None and b"keep-alive" in line.request and not line.gone.is_set()
+        return fault is None and line.is_kept and not line.gone.is_set()
 
 
 async def _request(reader: asyncio.StreamReader) -> bytes | None:

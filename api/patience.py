@@ -1,0 +1,96 @@
+"""How long a connection is waited for: its next bytes, and its taking of ours.
+
+Owns one timer a connection, never one a request. Refuses to know what is waited for: it tells the
+connection that it is `late`, or that it is `stuck`, and the connection ends itself.
+
+DESIGN. A deadline is only written down; the timer, once it fires, goes on to the deadline of that
+moment. It fires at least `_LOOKS` times in `stuck_seconds`, and looks at what waits to be taken.
+Once bytes are seen waiting, the transport is made to hold its writer back until they are gone, so
+that their number can only fall: as long as it does, the reader reads.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final
+
+_LOOKS: Final = 4
+
+
+class Patience:
+    """The patience with one connection. `deadline` may be set to `math.inf`: for nothing."""
+
+    __slots__ = (
+        "_is_tight", "_late", "_loop", "_stuck", "_stuck_seconds", "_taken_at", "_timer",
+        "_timer_at", "_wire", "deadline", "unread_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wire: asyncio.WriteTransport,
+        *,
+        stuck_seconds: float,
+        late: Callable[[], None],
+        stuck: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._wire = wire
+        self._stuck_seconds = stuck_seconds
+        self._late = late
+        self._stuck = stuck
+        self.deadline = math.inf
+        self.unread_bytes = 0
+        self._taken_at = 0.0
+        self._is_tight = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._look_again(loop.time())
+
+    def wait(self, seconds: float) -> None:
+        """Be late in `seconds`, whatever was the deadline before."""
+        self.deadline = self._loop.time() + seconds
+        if self.deadline < self._timer_at:
+            self._look_again(self.deadline)
+
+    def end(self) -> None:
+        """Wait no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def held(self) -> None:
+        """Learn that the transport holds its writer back."""
+        self._weigh(self._loop.time())
+
+    def resumed(self) -> None:
+        """Learn that the transport holds its writer back no more."""
+        self.unread_bytes = 0
+        if self._is_tight:
+            self._is_tight = False
+            self._wire.set_write_buffer_limits()
+
+    def _look_again(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = min(self.deadline, now + self._stuck_seconds / _LOOKS)
+        self._timer = self._loop.call_at(self._timer_at, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self._weigh(now)
+        if self.unread_bytes and now - self._taken_at >= self._stuck_seconds:
+            self._stuck()
+        elif now >= self.deadline:
+            self.deadline = math.inf
+            self._late()
+        if self.unread_bytes and not self._is_tight:
+            self._is_tight = True
+            self._wire.set_write_buffer_limits(high=0)
+        self._look_again(now)
+
+    def _weigh(self, now: float) -> None:
+        """Note what waits to be taken, and when some of it last was."""
+        unread_bytes = self._wire.get_write_buffer_size()
+        if unread_bytes < self.unread_bytes or not self.unread_bytes:
+            self._taken_at = now
+        self.unread_bytes = unread_bytes

@@ -1,0 +1,244 @@
+"""`POST /chat`, field by field: what each may be, what it does, and how it is refused."""
+
+from typing import Any, Final
+
+import pytest
+
+from shared import ids
+from tests.support.customer import Customer, body, refused
+from tests.support.provider import Provider
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+CHAT: Final = "/api/v1/chat"
+OPTIONAL: Final = (
+    "model session_id system_prompt enhance_prompt web_search deep_think media_urls project_id "
+    "priority max_credits deadline_seconds metadata cost_quality on_conflict webhook_url"
+).split()
+
+# Values that a field must not have, and the code that says so.
+WRONG: Final[dict[str, tuple[Any, ...]]] = {
+    "message": (3, True, [], {}, ["hello"], "a\0b"),
+    "model": (3, ["alpha"], "al\0pha"),
+    "session_id": (3, {}),
+    "system_prompt": (3, False, "\0"),
+    "enhance_prompt": ("true", 1, 0, []),
+    "web_search": ("false", 0, {}),
+    "deep_think": ("no", 2.5),
+    "media_urls": ("https://a/b.png", [3], {}, ["u"] * 11),
+    "project_id": (3, "p" * 129, "a\0"),
+    "priority": ("urgent", "Batch", 1, ""),
+    "max_credits": (0, -1, "5", True, 1_000_001, []),
+    "deadline_seconds": (0, -5, 1.5, "60", 604_801, True),
+    "metadata": (
+        "a",
+        ["a"],
+        {"a": 1},
+        {"a": None},
+        {"a": {"b": "c"}},
+        {"k" * 65: "v"},
+        {"k": "v" * 513},
+        {f"k{n}": "v" for n in range(17)},
+        {"k": "\0"},
+        {"\0": "v"},
+    ),
+    "cost_quality": (-1, 11, 5.5, "5"),
+    "on_conflict": ("drop", "", 0),
+    "webhook_url": (3, []),
+}
+UNAVAILABLE: Final[dict[str, tuple[Any, ...]]] = {
+    "web_search": (True,),
+    "deep_think": (True,),
+    "media_urls": (["https://example.com/a.png"],),
+    "cost_quality": (0, 10),
+    "webhook_url": ("https://example.com/hook",),
+}
+
+
+async def _is_empty(api: Customer) -> None:
+    """Nothing was accepted, and nothing was held."""
+    listed = body(await api.get("/api/v1/chat/conversations"))
+    assert listed["pagination"]["total"] == 0
+    assert await api.credits() == {"total": 1000.0, "available": 1000.0, "held": 0.0}
+
+
+async def test_each_wrong_value_is_refused_by_the_fields_name(api: Customer) -> None:
+    for name, values in WRONG.items():
+        for value in values:
+            asked = {"message": "hello"} | {name: value}
+            refusal = refused(await api.post(CHAT, json=asked), 400, "INVALID_FIELDS")
+            assert f"`{name}" in refusal["error"], (name, value, refusal)
+    await _is_empty(api)
+
+
+async def test_what_is_not_there_yet_is_refused_and_never_ignored(api: Customer) -> None:
+    for name, values in UNAVAILABLE.items():
+        for value in values:
+            asked = {"message": "hello", name: value}
+            refusal = refused(await api.post(CHAT, json=asked), 400, "FEATURE_UNAVAILABLE")
+            assert f"`{name}`" in refusal["error"]
+    await _is_empty(api)
+
+
+async def test_a_message_is_required(api: Customer) -> None:
+    for asked in ({}, {"message": None}, {"message": ""}, {"message": " \n\t"}, {"model": "alpha"}):
+        refusal = refused(await api.post(CHAT, json=asked), 400, "MISSING_FIELDS")
+        assert "`message`" in refusal["error"], asked
+    await _is_empty(api)
+
+
+async def test_an_unknown_field_is_refused_by_its_name(api: Customer) -> None:
+    for name in ("massage", "Message", "stream", "events_url", "", "message "):
+        asked = {"message": "hello", name: None}
+        refusal = refused(await api.post(CHAT, json=asked), 400, "INVALID_FIELDS")
+        assert f"`{name}`" in refusal["error"] or not name
+    await _is_empty(api)
+
+
+async def test_null_counts_as_absent(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    nothing = dict.fromkeys(OPTIONAL)
+    for asked in (nothing, *({name: None} for name in OPTIONAL)):
+        status = await api.answer("hello", **asked)
+        assert status["state"] == "completed"
+        assert status["result"]["model"] == "auto"
+        assert status["metadata"] == {}
+        assert status["project_id"] is None
+    assert [message["role"] for message in provider.requests[0].messages] == ["user"]
+
+
+async def test_asking_for_nothing_is_no_request_for_a_feature(api: Customer) -> None:
+    for asked in (
+        {"web_search": False, "deep_think": False},
+        {"media_urls": []},
+        {"enhance_prompt": True},
+        {"enhance_prompt": False},
+    ):
+        assert await api.ask("hello", **asked)
+
+
+async def test_the_receipt_holds_what_is_published(api: Customer) -> None:
+    for model in (None, "auto", "alpha"):
+        receipt = await api.ask("hello", model=model)
+        id_ = receipt["message_id"]
+        assert receipt == {
+            "success": True,
+            "message_id": id_,
+            "session_id": receipt["session_id"],
+            "type": "chat",
+            "model": model or "auto",
+            "poll_url": f"/api/v1/generate/{id_}/status",
+            "poll_interval_hint": receipt["poll_interval_hint"],
+            "cancel_url": f"/api/v1/generate/{id_}/cancel",
+        }
+        assert ids.is_id(id_)
+        assert ids.is_id(receipt["session_id"])
+        assert receipt["session_id"] != id_
+        assert receipt["poll_interval_hint"] in range(1, 31)
+        assert (await api.post(receipt["cancel_url"])).status_code == 200
+
+
+async def test_a_model_is_an_identifier_or_auto(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    for model, shown, asked in (
+        (None, "auto", "upstream-alpha"),
+        ("auto", "auto", "upstream-alpha"),
+        ("alpha", "alpha", "upstream-alpha"),
+        ("beta", "beta", "upstream-beta"),
+    ):
+        status = await api.answer("hello", model=model)
+        assert status["result"]["model"] == shown
+        assert status["routing"]["chosen"] == asked.removeprefix("upstream-")
+        assert status["routing"]["policy"] == (
+            "catalogue_order" if shown == "auto" else "requested"
+        )
+        assert provider.requests[-1].body["model"] == asked
+
+
+async def test_a_model_that_is_not_in_the_catalogue_is_not_found(api: Customer) -> None:
+    for model in ("gpt-4o", "Alpha", "upstream-alpha", "alpha ", "AUTO", "", "../alpha", "é"):
+        asked = {"message": "hello", "model": model}
+        refused(await api.post(CHAT, json=asked), 400, "MODEL_NOT_FOUND")
+    await _is_empty(api)
+
+
+async def test_the_message_reaches_the_model_and_the_list_as_it_was_written(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    for message in ("  hi\n", "日本語 🚀 \u2028 \u007f", "\u200b", '"\\n"', "e\u0301", "a" * 2000):
+        receipt = await api.ask(message)
+        status = await api.end(receipt)
+        assert status["state"] == "completed"
+        assert provider.requests[-1].last == message
+        asked, answered = await api.messages(receipt["session_id"])
+        assert asked["content"] == message
+        assert answered["content"] == status["result"]["content"]
+        assert status["enhancement"]["applied"] is False
+        assert status["enhancement"]["text"] is None
+
+
+async def test_a_system_prompt_counts_for_a_new_session_only(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    receipt = await api.ask("one", system_prompt="Be brief.")
+    await api.end(receipt)
+    await api.answer("two", session_id=receipt["session_id"], system_prompt="Be long.")
+    for request in provider.requests:
+        system = [m["content"] for m in request.messages if m["role"] == "system"]
+        assert system == ["Be brief."]
+        assert request.messages[0]["role"] == "system"
+    listed = await api.messages(receipt["session_id"])
+    assert [message["role"] for message in listed] == ["user", "assistant"] * 2
+
+
+async def test_texts_are_bounded_in_characters(system: System) -> None:
+    system.change("limits", message_characters_max=10)
+    await system.front()
+    api = await system.customer()
+    assert await api.ask("é" * 10, system_prompt="🚀" * 10)
+    for name in ("message", "system_prompt"):
+        asked = {"message": "hello"} | {name: "é" * 11}
+        refusal = refused(await api.post(CHAT, json=asked), 400, "INVALID_FIELDS")
+        assert f"`{name}`" in refusal["error"]
+
+
+async def test_a_message_longer_than_every_window_is_refused(api: Customer) -> None:
+    asked = {"message": "word " * 4000}
+    refused(await api.post(CHAT, json=asked), 400, "CONTEXT_TOO_LONG")
+    asked = {"message": "word " * 400, "model": "beta"}
+    refused(await api.post(CHAT, json=asked), 400, "CONTEXT_TOO_LONG")
+    await _is_empty(api)
+
+
+async def test_a_budget_that_buys_no_answer_names_what_shut_every_model_out(api: Customer) -> None:
+    asked = {"message": "hello", "max_credits": 0.0001, "model": "alpha"}
+    refusal = refused(await api.post(CHAT, json=asked), 400, "NO_SUITABLE_MODEL")
+    assert refusal["routing"]["chosen"] is None
+    assert [each["excluded_by"] for each in refusal["routing"]["candidates"]] == ["max_credits"]
+    await _is_empty(api)
+
+
+async def test_a_session_that_is_not_there_is_not_found(api: Customer) -> None:
+    for session in (ids.new_id(), "", "a b", "x" * 65, "a:b", "é", "..", "*"):
+        asked = {"message": "hello", "session_id": session}
+        refused(await api.post(CHAT, json=asked), 404, "SESSION_NOT_FOUND")
+    await _is_empty(api)
+
+
+async def test_labels_come_back_as_they_were_given(api: Customer, worker: PolluxWorker) -> None:
+    metadata = {"": "empty", "1": "one", "k" * 64: "v" * 512, "🚀": "日本"}
+    metadata |= {f"k{n}": "" for n in range(12)}
+    receipt = await api.ask("hello", metadata=metadata, project_id="p" * 128)
+    before = await api.look(receipt)
+    after = await api.end(receipt)
+    for status in (before, after):
+        assert status["metadata"] == metadata
+        assert status["project_id"] == "p" * 128
+
+
+async def test_a_batch_is_answered_too(api: Customer, worker: PolluxWorker) -> None:
+    assert (await api.answer("hello", priority="batch"))["state"] == "completed"

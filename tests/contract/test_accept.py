@@ -1,0 +1,179 @@
+"""`accept`: one message goes in whole, or nothing of it does."""
+
+import asyncio
+
+import pytest
+
+from shared import ids
+from shared.redis import keys
+from shared.redis.functions import Accepted, NotAccepted, Replayed
+from shared.wire.message import decode_user
+from tests.support.desk import Desk
+
+
+async def test_accepted_message_is_there_in_every_place(desk: Desk) -> None:
+    await desk.grant(1_000)
+    ticket = await desk.submit(
+        content="Grüße 🌍",
+        hold=300,
+        name="A name",
+        system_prompt="Be brief.",
+        metadata={"k": "v"},
+        model="m1",
+    )
+    look = await desk.status(ticket)
+    assert (
+        look.record | {"stage": "queued", "turn": "1", "model": "m1", "hold": "300"} == look.record
+    )
+    assert look.user_message is not None
+    said = decode_user(look.user_message)
+    assert (said.content, said.generation, said.metadata) == ("Grüße 🌍", ticket.id, {"k": "v"})
+    session = await desk.redis.call(
+        "HMGET", keys.SESSION(desk.root, "ann", ticket.session), "name", "system", "head", "turns"
+    )
+    assert session == [b"A name", b"Be brief.", ticket.id.encode(), b"1"]
+    books = await desk.books()
+    assert (books.balance, books.held, books.granted) == (700, 300, 1_000)
+
+
+async def test_turns_of_a_session_are_numbered_and_counted(desk: Desk) -> None:
+    first = await desk.accept()
+    assert isinstance(first, Accepted)
+    assert (first.turn, first.ahead, first.unfinished) == (1, 0, 1)
+    ticket = await desk.submit("bob")
+    answers = [await desk.accept("bob", ticket.session) for _ in range(3)]
+    assert [(a.turn, a.ahead, a.unfinished) for a in answers if isinstance(a, Accepted)] == [
+        (2, 1, 2),
+        (3, 2, 3),
+        (4, 3, 4),
+    ]
+
+
+async def test_same_generation_again_changes_nothing(desk: Desk) -> None:
+    await desk.grant(100)
+    generation, session = ids.new_id(), ids.new_id()
+    for _ in range(2):
+        answer = await desk.accept(session=session, is_new=True, generation=generation, hold=60)
+    assert answer == Replayed(generation, session)
+    assert (await desk.books()).held == 60
+    assert len(await desk.claim(10)) == 1
+
+
+async def test_same_idempotency_key_finds_the_first_receipt(desk: Desk) -> None:
+    ticket = await desk.submit(idempotency="key", fingerprint="body")
+    assert await desk.accept(idempotency="key", fingerprint="body") == Replayed(
+        ticket.id, ticket.session
+    )
+    assert await desk.accept(idempotency="key", fingerprint="other") == NotAccepted("mismatch")
+    assert isinstance(await desk.accept("bob", idempotency="key"), Accepted)
+
+
+async def test_concurrent_repeats_are_accepted_once(desk: Desk) -> None:
+    answers = await asyncio.gather(*(desk.accept(idempotency="key") for _ in range(20)))
+    assert sum(isinstance(answer, Accepted) for answer in answers) == 1
+    assert len({answer.generation for answer in answers if isinstance(answer, Replayed)}) == 1
+
+
+async def test_receipt_of_an_idempotency_key_outlives_the_end(desk: Desk) -> None:
+    ticket = await desk.submit(idempotency="key")
+    await desk.complete(await desk.claim_one())
+    assert await desk.accept(idempotency="key") == Replayed(ticket.id, ticket.session)
+
+
+async def test_unknown_session_and_somebody_elses_are_the_same(desk: Desk) -> None:
+    ticket = await desk.submit("ann")
+    assert await desk.accept("bob", ticket.session) == NotAccepted("no_session")
+    assert await desk.accept("ann", "nowhere") == NotAccepted("no_session")
+
+
+async def test_busy_session_rejects_when_asked_to(desk: Desk) -> None:
+    ticket = await desk.submit()
+    refused = await desk.accept("ann", ticket.session, on_conflict="reject")
+    assert refused == NotAccepted("busy", ticket.id)
+    await desk.complete(await desk.claim_one())
+    await desk.submit("ann", ticket.session, on_conflict="reject")
+
+
+async def test_interrupt_cancels_all_that_waits_and_runs_next(desk: Desk) -> None:
+    await desk.grant(100)
+    first = await desk.submit(hold=10)
+    second = await desk.submit("ann", first.session, hold=10)
+    third = await desk.submit("ann", first.session, hold=10, on_conflict="interrupt")
+    stages = [await desk.stage(ticket) for ticket in (first, second, third)]
+    assert stages == ["cancelled", "cancelled", "queued"]
+    assert (await desk.books()).held == 10
+    assert (await desk.claim_one()).id == third.id
+
+
+async def test_interrupt_asks_a_running_answer_to_stop_and_waits_for_it(desk: Desk) -> None:
+    first = await desk.submit()
+    running = await desk.claim_one()
+    second = await desk.submit("ann", first.session, on_conflict="interrupt")
+    assert await desk.claim(10) == []
+    [stop] = await desk.beat(running)
+    assert (stop.id, stop.why) == (first.id, "cancel")
+    await desk.settle(running, stage="cancelled")
+    assert (await desk.claim_one()).id == second.id
+
+
+async def test_rate_limit_lets_a_burst_through_and_says_when_to_come_back(desk: Desk) -> None:
+    answers = [await desk.accept(per_minute=3) for _ in range(4)]
+    rates = [answer.rate for answer in answers if not isinstance(answer, Replayed) and answer.rate]
+    assert [rate.remaining for rate in rates] == [2, 1, 0, 0]
+    refused = answers[3]
+    assert isinstance(refused, NotAccepted)
+    assert refused.reason == "limited"
+    assert refused.rate is not None
+    assert 15_000 < refused.rate.retry_ms <= 20_000
+    assert 55_000 < refused.rate.reset_ms <= 60_000
+    assert isinstance(await desk.accept("bob", per_minute=3), Accepted)
+
+
+async def test_rate_limit_fills_up_as_time_passes(desk: Desk) -> None:
+    for _ in range(3):
+        await desk.accept(per_minute=3)
+    where = keys.SUBMISSIONS(desk.root, "ann")
+    arrival = int(await desk.redis.call("GET", where))
+    # As if it were one interval of twenty seconds later.
+    await desk.redis.call("SET", where, arrival - 20_000_000, "KEEPTTL")
+    assert isinstance(await desk.accept(per_minute=3), Accepted)
+    refused = await desk.accept(per_minute=3)
+    assert isinstance(refused, NotAccepted)
+    assert refused.reason == "limited"
+
+
+@pytest.mark.parametrize(
+    ("bound", "reason"), [("unfinished_max", "crowded"), ("total_max", "full")]
+)
+async def test_bounds_on_unfinished_work_hold(desk: Desk, bound: str, reason: str) -> None:
+    async def accept() -> object:
+        if bound == "total_max":
+            return await desk.accept(total_max=2)
+        return await desk.accept(unfinished_max=2)
+
+    await accept()
+    await accept()
+    refused = await accept()
+    assert isinstance(refused, NotAccepted)
+    assert refused.reason == reason
+    await desk.complete(await desk.claim_one())
+    assert isinstance(await accept(), Accepted)
+
+
+async def test_too_few_credits_store_nothing(desk: Desk) -> None:
+    await desk.grant(99)
+    refused = await desk.accept(hold=100)
+    assert isinstance(refused, NotAccepted)
+    assert (refused.reason, refused.about) == ("poor", "99")
+    assert await desk.claim(10) == []
+    assert (await desk.books()).balance == 99
+    assert await desk.redis.call("EXISTS", keys.SESSIONS(desk.root, "ann")) == 0
+
+
+async def test_large_numbers_keep_every_digit(desk: Desk) -> None:
+    amount = 9_007_199_254_740_991
+    assert await desk.grant(amount) == amount
+    await desk.submit(hold=100_000_000_000_001)
+    books = await desk.books()
+    assert books.held == 100_000_000_000_001
+    assert books.balance == amount - 100_000_000_000_001

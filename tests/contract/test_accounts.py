@@ -1,0 +1,96 @@
+"""Credits and keys: `grant` and `authenticate`, through the store that others call."""
+
+import pytest
+
+from shared import ids
+from shared.clock import SystemClock
+from shared.errors import RequestError
+from shared.redis import keys
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from shared.stores.accounts import Accounts
+from tests.support.desk import Desk
+
+
+@pytest.fixture
+def accounts(redis: Redis, redis_settings: RedisSettings) -> Accounts:
+    return Accounts(redis, redis_settings, b"pepper", SystemClock())
+
+
+async def test_grant_adds_and_takes_what_is_free(desk: Desk) -> None:
+    assert await desk.grant(100) == 100
+    await desk.submit(hold=70)
+    assert await desk.grant(-31) is None
+    assert await desk.grant(-30) == 0
+    books = await desk.books()
+    assert (books.granted, books.balance, books.held) == (70, 0, 70)
+
+
+async def test_account_is_made_once_and_changes_only_its_tier(accounts: Accounts) -> None:
+    first = await accounts.create("acme", None)
+    assert (first.tier, first.id) == ("free", "acme")
+    again = await accounts.create("acme", "pro")
+    assert (again.tier, again.partition, again.created) == ("pro", first.partition, first.created)
+    assert (await accounts.create("acme", None)).tier == "pro"
+    assert await accounts.find("nobody") is None
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "é", "x" * 65, "a\n"])
+async def test_account_names_that_would_break_keys_are_refused(
+    accounts: Accounts, name: str
+) -> None:
+    with pytest.raises(RequestError):
+        await accounts.create(name, None)
+
+
+async def test_key_opens_its_account_and_is_stored_nowhere(
+    accounts: Accounts, redis: Redis, redis_settings: RedisSettings
+) -> None:
+    account = await accounts.create("acme", "enterprise")
+    made = await accounts.create_key(account, ("chat",), expires_ms=123)
+    found = await accounts.authenticate(made.key)
+    assert found is not None
+    key, owner = found
+    assert (key.id, key.account, key.scopes, key.expires) == (made.key_id, "acme", ("chat",), 123)
+    assert owner == account
+    for name in await redis.call("KEYS", f"{redis_settings.prefix}:*"):
+        kind = await redis.call("TYPE", name)
+        read = "GET" if kind == b"string" else "HGETALL"
+        assert made.key not in repr(await redis.call(read, name))
+
+
+async def test_unknown_key_and_other_pepper_open_nothing(
+    accounts: Accounts, redis: Redis, redis_settings: RedisSettings
+) -> None:
+    account = await accounts.create("acme", None)
+    made = await accounts.create_key(account, ("chat",))
+    assert await accounts.authenticate(ids.new_key()) is None
+    strangers = Accounts(redis, redis_settings, b"other", SystemClock())
+    assert await strangers.authenticate(made.key) is None
+
+
+async def test_revoked_key_stays_known_as_revoked(accounts: Accounts) -> None:
+    account = await accounts.create("acme", None)
+    made = await accounts.create_key(account, ("chat",))
+    other = await accounts.create_key(account, ("read",))
+    assert await accounts.revoke_key(made.key_id)
+    assert not await accounts.revoke_key("unknown")
+    found = await accounts.authenticate(made.key)
+    assert found is not None
+    assert found[0].revoked is not None
+    listed = {key.id: key.revoked is None for key in await accounts.list_keys()}
+    assert listed == {made.key_id: False, other.key_id: True}
+
+
+async def test_credits_are_kept_in_the_partition_of_the_account(
+    accounts: Accounts, redis: Redis, redis_settings: RedisSettings
+) -> None:
+    for name in ("a1", "a2", "a3", "a4", "a5", "a6"):
+        account = await accounts.create(name, None)
+        assert 0 <= account.partition < redis_settings.partitions
+        assert await accounts.grant(account, 5_000_000) == 5_000_000
+        assert (await accounts.books(account)).granted == 5_000_000
+        root = keys.partition_root(redis_settings, account.partition)
+        assert await redis.call("EXISTS", keys.BOOKS(root, name)) == 1
+    with pytest.raises(RequestError):
+        await accounts.grant(account, -5_000_001)

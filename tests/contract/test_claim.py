@@ -1,0 +1,157 @@
+"""`claim`, `beat` and `release`: who holds what, in which order, and how it is handed back."""
+
+import asyncio
+from collections import Counter
+
+from shared.redis import keys
+from shared.redis.functions import Claimed
+from shared.wire import submission
+from shared.wire.message import decode_user
+from tests.support.desk import Desk
+from tests.support.waiting import until
+
+
+async def test_claim_hands_over_all_that_a_worker_needs(desk: Desk) -> None:
+    await desk.grant(50)
+    ticket = await desk.submit(content="Hello", hold=50)
+    claimed = await desk.claim_one()
+    assert (claimed.account, claimed.id, claimed.attempt, claimed.turn, claimed.hold) == (
+        "ann",
+        ticket.id,
+        1,
+        1,
+        50,
+    )
+    assert claimed.root == desk.root
+    assert claimed.deadline_ms - claimed.accepted_ms == 60_000
+    assert claimed.claimed_ms >= claimed.accepted_ms
+    assert submission.decode(claimed.submission).session == ticket.session
+    assert decode_user(claimed.user_message).content == "Hello"
+    assert await desk.stage(ticket) == "routing"
+    assert await desk.claim() == []
+
+
+async def test_one_generation_is_claimed_by_one_worker_only(desk: Desk) -> None:
+    tickets = [await desk.submit() for _ in range(30)]
+    taken = await asyncio.gather(*(desk.claim(3, worker=f"w{n}") for n in range(20)))
+    claimed = [one.id for batch in taken for one in batch]
+    assert sorted(claimed) == sorted(ticket.id for ticket in tickets)
+
+
+async def test_oldest_of_an_account_comes_first(desk: Desk) -> None:
+    tickets = [await desk.submit() for _ in range(5)]
+    assert [one.id for one in await desk.claim(5)] == [ticket.id for ticket in tickets]
+
+
+async def test_interactive_lane_goes_before_batch(desk: Desk) -> None:
+    batch = await desk.submit(lane="batch")
+    interactive = await desk.submit()
+    assert await desk.claim(5, lanes=("batch",)) != []
+    assert [one.id for one in await desk.claim(5)] == [interactive.id]
+    assert await desk.stage(batch) == "routing"
+    await desk.submit(lane="batch")
+    both = [await desk.submit("bob", lane=lane) for lane in ("batch", "interactive")]  # type: ignore[misc]
+    assert (await desk.claim_one()).id == both[1].id
+
+
+async def test_accounts_share_a_lane_whatever_their_backlog(desk: Desk) -> None:
+    for _ in range(40):
+        await desk.submit("hog")
+    await desk.claim(5)
+    for _ in range(5):
+        await desk.submit("late")
+    served = Counter(one.account for one in await desk.claim(10))
+    assert served["late"] == 5
+
+
+async def test_coming_and_going_earns_no_more_than_a_share(desk: Desk) -> None:
+    for _ in range(60):
+        await desk.submit("steady")
+    served: Counter[str] = Counter()
+    for _ in range(40):
+        # One at a time: the account leaves the lane after each, and joins it again.
+        if not await desk.redis.call("EXISTS", keys.READY(desk.root, "visitor", "interactive")):
+            await desk.submit("visitor")
+        served[(await desk.claim_one()).account] += 1
+    assert abs(served["visitor"] - served["steady"]) <= 2
+
+
+async def test_beat_keeps_a_lease_and_tells_what_is_lost(desk: Desk) -> None:
+    await desk.submit()
+    lost = await desk.claim_one(lease_ms=0)
+    assert (await desk.reap()).done == [("ann", lost.id, "crashed")]
+    again = await desk.claim_one(lease_ms=LEASE_MS)
+    assert again.attempt == 2
+    [stop] = await desk.beat(lost, again)
+    assert (stop.id, stop.attempt, stop.why) == (lost.id, 1, "lost")
+    ends = await desk.redis.call("ZSCORE", keys.LEASES(desk.root), f"ann:{again.id}")
+    assert float(ends) > again.claimed_ms + LEASE_MS
+
+
+LEASE_MS = 30_000
+
+
+async def test_release_puts_work_back_in_front(desk: Desk) -> None:
+    tickets = [await desk.submit() for _ in range(3)]
+    first = await desk.claim_one()
+    assert await desk.release(first)
+    assert await desk.stage(tickets[0]) == "queued"
+    again = await desk.claim_one()
+    assert (again.id, again.attempt) == (first.id, 2)
+    assert not await desk.release(first)
+
+
+async def test_deferred_work_waits_for_its_time(desk: Desk) -> None:
+    ticket = await desk.submit()
+    assert await desk.release(await desk.claim_one(), delay_ms=60_000)
+    assert await desk.stage(ticket) == "retrying"
+    assert (await desk.reap()).ready == 0
+    assert await desk.claim() == []
+    where = keys.DEFERRED(desk.root)
+    await desk.redis.call("ZADD", where, "XX", 1, f"ann:{ticket.id}")
+    assert (await desk.reap()).ready == 1
+    again = await desk.claim_one()
+    assert (again.id, again.attempt, again.retries) == (ticket.id, 2, 1)
+
+
+async def test_short_deferral_comes_back_by_the_clock_of_redis(desk: Desk) -> None:
+    await desk.submit()
+    await desk.release(await desk.claim_one(), delay_ms=5)
+
+    async def is_back() -> bool:
+        return (await desk.reap()).ready == 1
+
+    await until(is_back)
+    assert (await desk.claim_one()).attempt == 2
+
+
+async def test_draining_costs_no_crash(desk: Desk) -> None:
+    await desk.submit()
+    for _ in range(5):
+        assert await desk.release(await desk.claim_one())
+    lapsed = await desk.claim_one(lease_ms=0)
+    assert (await desk.reap(crashes_max=2)).done == [("ann", lapsed.id, "crashed")]
+
+
+async def test_turns_of_a_session_run_one_at_a_time_and_in_order(desk: Desk) -> None:
+    first = await desk.submit()
+    rest = [await desk.submit("ann", first.session) for _ in range(3)]
+    order = []
+    claimed: list[Claimed] = await desk.claim(10)
+    while claimed:
+        assert len(claimed) == 1
+        order.append(claimed[0].id)
+        await desk.complete(claimed[0])
+        claimed = await desk.claim(10)
+    assert order == [first.id, *(ticket.id for ticket in rest)]
+
+
+async def test_claim_of_nothing_is_an_empty_list(desk: Desk) -> None:
+    assert await desk.claim(100) == []
+
+
+async def test_expired_in_the_queue_is_ended_not_claimed(desk: Desk) -> None:
+    late = await desk.submit(deadline_ms=0)
+    following = await desk.submit("ann", late.session)
+    assert [one.id for one in await desk.claim(1)] == [following.id]
+    assert await desk.stage(late) == "failed"

@@ -1,0 +1,188 @@
+"""`cancel`, `reap` and `delete_session`: the ends that no worker reports, and what they leave."""
+
+from shared.errors import CANCELLED, CRASHED, EXPIRED
+from shared.redis import keys
+from shared.redis.functions import AlreadyEnded, Cancelled
+from shared.wire.message import AssistantMessage, decode_assistant
+from tests.support.desk import Desk, Ticket
+
+
+async def _answer(desk: Desk, ticket: Ticket) -> AssistantMessage:
+    look = await desk.status(ticket)
+    assert look.body is not None
+    return decode_assistant(look.body)
+
+
+async def test_cancel_of_what_waits_ends_it_and_gives_the_hold_back(desk: Desk) -> None:
+    await desk.grant(100)
+    ticket = await desk.submit(hold=40)
+    assert await desk.cancel(ticket) == Cancelled(40, moved=False)
+    assert await desk.cancel(ticket) == AlreadyEnded("cancelled")
+    assert await desk.claim() == []
+    assert (await desk.books()).balance == 100
+    answer = await _answer(desk, ticket)
+    assert (answer.status, answer.content, answer.failure) == ("cancelled", "", CANCELLED)
+    assert await desk.events(ticket) == [("1-1", '{"type":"cancelled"}')]
+
+
+async def test_cancel_of_what_runs_asks_the_worker(desk: Desk) -> None:
+    await desk.grant(100)
+    ticket = await desk.submit(hold=40)
+    claimed = await desk.claim_one(worker="w7")
+    await desk.append(claimed, 1, "Half an")
+    assert await desk.cancel(ticket) == Cancelled(None)
+    assert await desk.append(claimed, 2, " answer") == "cancel"
+    [stop] = await desk.beat(claimed)
+    assert stop.why == "cancel"
+    settled = await desk.settle(claimed, seq=3, stage="cancelled", cost=5, text="Half an answer")
+    assert settled is not None
+    assert settled.captured == 5
+    assert await desk.stage(ticket) == "cancelled"
+
+
+async def test_cancel_of_a_waiting_turn_leaves_the_others_in_order(desk: Desk) -> None:
+    first = await desk.submit()
+    second, third = [await desk.submit("ann", first.session) for _ in range(2)]
+    assert await desk.cancel(second) == Cancelled(0, moved=False)
+    await desk.complete(await desk.claim_one())
+    assert (await desk.claim_one()).id == third.id
+
+
+async def test_cancel_of_the_head_moves_the_next_turn_up(desk: Desk) -> None:
+    first = await desk.submit()
+    second = await desk.submit("ann", first.session)
+    assert await desk.cancel(first) == Cancelled(0, moved=True)
+    assert (await desk.claim_one()).id == second.id
+
+
+async def test_cancel_of_deferred_work_ends_it(desk: Desk) -> None:
+    ticket = await desk.submit()
+    await desk.release(await desk.claim_one(), delay_ms=60_000)
+    assert await desk.cancel(ticket) == Cancelled(0, moved=False)
+    assert await desk.stage(ticket) == "cancelled"
+
+
+async def test_somebody_elses_generation_is_unknown(desk: Desk) -> None:
+    ticket = await desk.submit()
+    assert await desk.cancel(Ticket("bob", ticket.session, ticket.id)) is None
+    assert await desk.find("bob", ticket.id) is None
+    assert not await desk.delete_session("bob", ticket.session)
+    assert not await desk.rename_session("bob", ticket.session, "Mine")
+    assert await desk.stage(ticket) == "queued"
+
+
+async def test_worker_that_died_is_replaced(desk: Desk) -> None:
+    ticket = await desk.submit()
+    dead = await desk.claim_one(lease_ms=0)
+    await desk.append(dead, 1, "lost words")
+    reaped = await desk.reap()
+    assert (reaped.ready, reaped.done) == (1, [("ann", ticket.id, "crashed")])
+    assert await desk.stage(ticket) == "retrying"
+    assert (await desk.claim_one()).attempt == 2
+
+
+async def test_poison_is_buried_after_so_many_crashes_and_refunded(desk: Desk) -> None:
+    await desk.grant(100)
+    ticket = await desk.submit(hold=40)
+    following = await desk.submit("ann", ticket.session)
+    for crash in range(3):
+        dead = await desk.claim_one(lease_ms=0)
+        await desk.append(dead, 1, f"try {crash}")
+        reaped = await desk.reap(crashes_max=3)
+    assert reaped.done == [("ann", ticket.id, "buried")]
+    assert reaped.ready == 1
+    answer = await _answer(desk, ticket)
+    assert (answer.status, answer.content, answer.failure) == ("failed", "try 2", CRASHED)
+    assert (await desk.books()).balance == 100
+    assert (await desk.events(ticket))[-1][0] == "4-1"
+    assert (await desk.claim_one()).id == following.id
+
+
+async def test_cancelled_by_request_is_not_run_again_by_a_crash(desk: Desk) -> None:
+    ticket = await desk.submit()
+    await desk.claim_one(lease_ms=0)
+    assert await desk.cancel(ticket) == Cancelled(None)
+    assert (await desk.reap()).done == [("ann", ticket.id, "cancelled")]
+    assert await desk.stage(ticket) == "cancelled"
+
+
+async def test_deadline_ends_what_waits_runs_or_is_deferred(desk: Desk) -> None:
+    await desk.grant(100)
+    running = await desk.submit("ann", hold=10)
+    claimed = await desk.claim_one()
+    await desk.append(claimed, 1, "Half")
+    deferred = await desk.submit("ann", hold=10)
+    await desk.release(await desk.claim_one(), delay_ms=60_000)
+    ready = await desk.submit("ann", hold=10)
+    waiting = await desk.submit("ann", ready.session, hold=10)
+    tickets = [running, deferred, ready, waiting]
+    for ticket in tickets:
+        await desk.redis.call("ZADD", keys.DEADLINES(desk.root), "XX", 1, f"ann:{ticket.id}")
+    done = (await desk.reap()).done
+    assert sorted(done) == sorted(("ann", ticket.id, "expired") for ticket in tickets)
+    assert [(await _answer(desk, ticket)).failure for ticket in tickets] == [EXPIRED] * 4
+    assert (await _answer(desk, running)).content == "Half"
+    assert (await desk.books()).balance == 100
+    assert await desk.append(claimed, 2, "more") == "refused"
+    assert await desk.claim(10) == []
+
+
+async def test_reap_does_no_more_than_its_limit(desk: Desk) -> None:
+    for _ in range(5):
+        await desk.submit()
+    await desk.claim(5, lease_ms=0)
+    assert [len((await desk.reap(limit=2)).done) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_deleted_session_leaves_no_key(desk: Desk) -> None:
+    await desk.grant(100)
+    ended = await desk.submit(idempotency="one", hold=5)
+    await desk.complete(await desk.claim_one(), cost=5)
+    running = await desk.submit("ann", ended.session, idempotency="two", hold=5)
+    claimed = await desk.claim_one()
+    await desk.append(claimed, 1, "words")
+    waiting = await desk.submit("ann", ended.session, hold=5)
+    assert await desk.delete_session("ann", ended.session)
+    assert not await desk.delete_session("ann", ended.session)
+    names = await desk.redis.call("KEYS", f"{desk.root}*")
+    kept = {name.decode().removeprefix(desk.root).split(":")[0] for name in names}
+    assert kept == {"books", "clocks", "submissions", "pace"}
+    for ticket in (ended, running, waiting):
+        assert await desk.find("ann", ticket.id) is None
+    books = await desk.books()
+    assert (books.balance, books.held, books.settled) == (95, 0, 5)
+    assert await desk.append(claimed, 2, "late") == "refused"
+    assert await desk.settle(claimed, seq=2) is None
+
+
+async def test_deleted_session_forgets_many_turns(desk: Desk) -> None:
+    ticket = await desk.submit()
+    for turn in range(40):
+        if turn:
+            await desk.submit("ann", ticket.session)
+        await desk.complete(await desk.claim_one())
+    assert len(await desk.redis.call("KEYS", f"{desk.root}turns:*")) == 3
+    assert await desk.delete_session("ann", ticket.session)
+    assert await desk.redis.call("KEYS", f"{desk.root}*:ann:*") == []
+
+
+async def test_deleting_one_session_spares_the_next_user_of_its_idempotency_key(desk: Desk) -> None:
+    old = await desk.submit(idempotency="key", idempotency_ms=60_000)
+    await desk.complete(await desk.claim_one())
+    # As if the first receipt had reached its age while the record of its generation was still kept.
+    names = await desk.redis.call("KEYS", f"{desk.root}idempotency:*")
+    await desk.redis.call("DEL", *names)
+    new = await desk.submit(idempotency="key")
+    assert await desk.delete_session("ann", old.session)
+    assert await desk.redis.call("KEYS", f"{desk.root}idempotency:*") == names
+    assert await desk.stage(new) == "queued"
+
+
+async def test_renamed_session_has_its_name_and_a_deleted_one_stays_gone(desk: Desk) -> None:
+    ticket = await desk.submit()
+    assert await desk.rename_session("ann", ticket.session, "Größer 🎉")
+    name = await desk.redis.call("HGET", keys.SESSION(desk.root, "ann", ticket.session), "name")
+    assert name.decode() == "Größer 🎉"
+    await desk.delete_session("ann", ticket.session)
+    assert not await desk.rename_session("ann", ticket.session, "Back")
+    assert await desk.redis.call("EXISTS", keys.SESSION(desk.root, "ann", ticket.session)) == 0

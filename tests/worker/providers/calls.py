@@ -1,0 +1,87 @@
+"""Calls of an adapter, and what came of them.
+
+Owns the request that is always the same, and the patience of the adapters under test.
+"""
+
+import time
+from typing import Final
+
+from shared.errors import ProviderError
+from shared.settings import ProviderSettings, Secret
+from tests.worker.providers.dialects import MODEL, Dialect
+from tests.worker.providers.upstream import Script, Upstream
+from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Provider, Text, Used
+
+IDLE_SECONDS: Final = 0.3
+REQUEST: Final = ChatRequest(
+    model=MODEL, messages=[ChatMessage("user", "How many bears?")], max_tokens=64
+)
+
+
+class Heard:
+    """What came of one call: its parts, the error that ended it, and how long it took."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.error: ProviderError | None = None
+        self.seconds = 0.0
+
+    @property
+    def text(self) -> str:
+        """All of the text."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def used(self) -> Used | None:
+        """What the upstream said it used, or None."""
+        found = [part for part in self.parts if isinstance(part, Used)]
+        return found[-1] if found else None
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it ended; once, if it did."""
+        return [part.reason for part in self.parts if isinstance(part, Ended)]
+
+    @property
+    def fault(self) -> tuple[str, str, str]:
+        """The category and code of the error, and whether trying again helps."""
+        assert self.error is not None, self.parts
+        assert self.error.failure.provider == "up"
+        assert self.error.failure.retryable == (self.error.retry != "never")
+        assert self.error.failure.message.endswith(".")
+        return self.error.failure.category, self.error.failure.code, self.error.retry
+
+
+class Call:
+    """An adapter of one dialect and the upstream it is connected to."""
+
+    def __init__(self, dialect: Dialect, upstream: Upstream) -> None:
+        self.dialect = dialect
+        self.upstream = upstream
+        self.provider = connect(dialect, upstream.url)
+
+    async def __call__(self, script: Script | None = None) -> Heard:
+        """Ask once and hear it to the end."""
+        if script is not None:
+            self.upstream.script = script
+        return await listen(self.provider)
+
+
+def connect(dialect: Dialect, url: str) -> Provider:
+    """Return an adapter for an upstream at `url`, of little patience."""
+    settings = ProviderSettings(
+        name="up", base_url=url, connect_seconds=IDLE_SECONDS, idle_seconds=IDLE_SECONDS
+    )
+    return dialect.connect(settings, Secret("sk-wholly-secret"))
+
+
+async def listen(provider: Provider) -> Heard:
+    """Hear one answer to its end; anything but a ProviderError is a fault of the adapter."""
+    heard, began = Heard(), time.monotonic()
+    try:
+        async for part in provider.stream(REQUEST):
+            heard.parts.append(part)
+    except ProviderError as error:
+        heard.error = error
+    heard.seconds = time.monotonic() - began
+    return heard

@@ -1,0 +1,31 @@
+"""An upstream of bare bytes, and an adapter that talks to it, for every dialect."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.worker.providers.calls import Call
+from tests.worker.providers.dialects import DIALECTS, Dialect
+from tests.worker.providers.upstream import Upstream
+
+
+@pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    """Return a dialect; the test runs for each."""
+    chosen: Dialect = request.param
+    return chosen
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """Return an upstream of bare bytes."""
+    async with Upstream() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def call(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
+    """Return an adapter and its upstream."""
+    calling = Call(dialect, upstream)
+    yield calling
+    await calling.provider.close()

@@ -1,0 +1,35 @@
+"""An upstream in memory: every request is answered with the same reads, and no socket is opened.
+
+For what must be tried thousands of times. Refuses to fail in any other way than a cut of the line.
+"""
+
+from collections.abc import AsyncIterator
+
+import httpx
+from typing_extensions import override
+
+
+class Memory(httpx.AsyncBaseTransport):
+    """A transport of httpx; `reads` are what the next answer's body comes in."""
+
+    def __init__(self) -> None:
+        self.reads: list[bytes] = []
+        self.is_cut = False
+
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        reads = _Reads(self.reads, is_cut=self.is_cut)
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=reads)
+
+
+class _Reads(httpx.AsyncByteStream):
+    def __init__(self, reads: list[bytes], *, is_cut: bool) -> None:
+        self._reads = reads
+        self._is_cut = is_cut
+
+    @override
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for read in self._reads:
+            yield read
+        if self._is_cut:
+            raise httpx.RemoteProtocolError("the line was cut")

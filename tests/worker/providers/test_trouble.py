@@ -1,0 +1,318 @@
+"""What an adapter makes of upstreams that are away, silent, cut, wrong or hostile.
+
+Every one of them ends in the right error, within a bound of time and of bytes.
+"""
+
+import asyncio
+import socket
+import time
+import tracemalloc
+import zlib
+
+import pytest
+
+from tests.support.waiting import until
+from tests.worker.providers.calls import IDLE_SECONDS, REQUEST, Call, Heard, connect, listen
+from tests.worker.providers.dialects import MODEL, Dialect
+from tests.worker.providers.upstream import Line, chunked, endless, held, whole
+from worker.providers.bounds import BODY_BYTES_MAX, EVENT_BYTES_MAX
+from worker.providers.contract import Text
+
+_SILENT = ("timeout", "PROVIDER_SILENT", "backoff")
+_CUT = ("provider_error", "STREAM_CUT", "backoff")
+_MALFORMED = ("provider_error", "MALFORMED_STREAM", "backoff")
+_TOO_LARGE = ("provider_error", "RESPONSE_TOO_LARGE", "never")
+# An adapter is silent for at most this long, whatever the upstream does; and some for a slow box.
+_PATIENCE_SECONDS = max(IDLE_SECONDS, MODEL.first_token_seconds) + 1.0
+
+
+async def _listen_at(dialect: Dialect, port: int) -> Heard:
+    provider = connect(dialect, f"http://127.0.0.1:{port}/v1")
+    heard = await listen(provider)
+    await provider.close()
+    return heard
+
+
+# Nobody there
+
+
+async def test_refused_connection(dialect: Dialect) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        heard = await _listen_at(dialect, closed.getsockname()[1])
+    assert heard.fault == ("overloaded", "CONNECT_FAILED", "backoff")
+
+
+async def test_connection_that_is_never_accepted(dialect: Dialect) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        for member in crowd:
+            member.setblocking(False)
+            member.connect_ex(full.getsockname())
+        heard = await _listen_at(dialect, full.getsockname()[1])
+        for member in crowd:
+            member.close()
+    assert heard.fault == ("timeout", "CONNECT_TIMEOUT", "backoff")
+    assert heard.seconds < _PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70, "[::1", "0.0.0.0.0", "a..b"])
+async def test_host_that_cannot_be_found(dialect: Dialect, host: str) -> None:
+    provider = connect(dialect, f"http://{host}:9/v1")
+    heard = await listen(provider)
+    await provider.close()
+    assert heard.fault == ("overloaded", "CONNECT_FAILED", "backoff")
+
+
+async def test_upstream_that_speaks_no_http(call: Call) -> None:
+    async def script(line: Line) -> None:
+        await line.send(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    assert (await call(script)).fault == _CUT
+
+
+async def test_head_without_end(call: Call) -> None:
+    async def script(line: Line) -> None:
+        await line.send(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            await line.send(b"x-more: " + b"y" * 1000 + b"\r\n")
+
+    heard = await call(script)
+    assert heard.fault == _CUT
+    assert call.upstream.line.sent_bytes < 20_000_000
+
+
+# Silence
+
+
+async def test_silence_before_the_head(call: Call) -> None:
+    async def script(line: Line) -> None:
+        await line.gone.wait()
+
+    heard = await call(script)
+    assert heard.fault == _SILENT
+    assert heard.seconds < _PATIENCE_SECONDS
+
+
+async def test_silence_after_the_head(call: Call) -> None:
+    heard = await call(held())
+    assert heard.fault == _SILENT
+    assert heard.seconds < _PATIENCE_SECONDS
+
+
+async def test_silence_in_the_middle(call: Call) -> None:
+    heard = await call(held(call.dialect.text("Two ")))
+    assert (heard.text, heard.fault) == ("Two ", _SILENT)
+    assert heard.seconds < _PATIENCE_SECONDS
+    await asyncio.wait_for(call.upstream.line.gone.wait(), 1)
+
+
+async def test_model_may_think_as_long_as_it_is_allowed_before_it_says_anything(
+    call: Call,
+) -> None:
+    assert MODEL.first_token_seconds > IDLE_SECONDS
+    thought = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        asyncio.get_running_loop().call_later(IDLE_SECONDS + 0.03, thought.set)
+        await thought.wait()
+        await line.head()
+        await line.send(call.dialect.answer("Two"))
+
+    heard = await call(script)
+    assert (heard.text, heard.error) == ("Two", None)
+
+
+# Cuts
+
+
+async def test_line_cut_before_the_head(call: Call) -> None:
+    async def script(_: Line) -> None:
+        pass
+
+    assert (await call(script)).fault == _CUT
+
+
+@pytest.mark.parametrize("said", [[], ["Two "], ["Two ", "bears"]])
+async def test_answer_cut_in_the_middle(call: Call, said: list[str]) -> None:
+    texts = [call.dialect.text(text) for text in said]
+    for script in (whole(*texts), chunked(*texts, is_ended=False), chunked(*texts)):
+        heard = await call(script)
+        assert (heard.text, heard.fault) == ("".join(said), _CUT)
+
+
+async def test_answer_cut_by_a_reset(call: Call) -> None:
+    async def script(line: Line) -> None:
+        await line.head(transfer_encoding="chunked")
+        await line.send(b"5\r\ndata:")
+        line.reset()
+
+    assert (await call(script)).fault == _CUT
+
+
+async def test_last_word_alone_is_no_end(call: Call) -> None:
+    heard = await call(whole(call.dialect.text("Two "), call.dialect.done))
+    assert (heard.text, heard.fault) == ("Two ", _CUT)
+
+
+async def test_answer_cut_at_every_byte_is_never_taken_for_whole(call: Call) -> None:
+    data = call.dialect.text("Two") + call.dialect.ended("stop")
+    for at in range(len(data) - 1):
+        heard = await call(whole(data[:at]))
+        assert heard.error is not None, data[:at]
+        assert heard.reasons == []
+
+
+# Wrong words
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"data: {not json\n\n",
+        b"data: \n\ndata: {\n\n",
+        b"data: 5\n\n",
+        b'data: "text"\n\n',
+        b"data: []\n\n",
+        b"data: null\n\n",
+        b"data: " + b"[" * 100_000 + b"\n\n",
+        b'data: {"error":' + b'{"a":' * 100_000 + b"\n\n",
+        b"data: " + b"\xff\xfe\x00" * 100 + b"\n\n",
+        b"data: NaN\n\n",
+    ],
+    ids=lambda data: data[:20].decode("latin-1"),
+)
+async def test_events_that_are_no_answer(call: Call, data: bytes) -> None:
+    heard = await call(whole(call.dialect.text("Two "), data, call.dialect.answer("bears")))
+    assert (heard.text, heard.fault) == ("Two ", _MALFORMED)
+
+
+async def test_bytes_that_are_no_events_are_no_answer(call: Call) -> None:
+    noise = bytes(range(256)) * 200
+    assert (await call(whole(noise))).fault == _CUT
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/html", "", "text/plain"])
+async def test_answer_of_another_type(call: Call, content_type: str) -> None:
+    heard = await call(whole(call.dialect.answer("Two"), content_type=content_type))
+    assert heard.fault == _MALFORMED
+
+
+# Too much
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"x" * 65_536,
+        b"data: " + b"x" * 65_530,
+        b"data: x\n" * 8192,
+        b": comment\n" * 8192,
+        b"data:\r" * 8192,
+        b"event: x\nid: y\n" * 4096,
+    ],
+    ids=lambda piece: piece[:12].decode(),
+)
+async def test_event_without_end(call: Call, piece: bytes) -> None:
+    async def script(line: Line) -> None:
+        await line.head()
+        await line.send(call.dialect.text("Two "))
+        while True:
+            await line.send(piece)
+
+    tracemalloc.start()
+    heard = await call(script)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (heard.text, heard.fault) == ("Two ", _TOO_LARGE)
+    # What was sent is what was read and what the sockets hold.
+    assert call.upstream.line.sent_bytes < EVENT_BYTES_MAX + 16_000_000
+    assert peak_bytes < 32 * EVENT_BYTES_MAX
+
+
+async def test_answer_without_end(call: Call) -> None:
+    piece = call.dialect.text("x" * 60_000)
+    heard = await call(endless(piece))
+    assert heard.fault == _TOO_LARGE
+    assert len(heard.text) <= BODY_BYTES_MAX
+
+
+async def test_event_of_almost_a_mebibyte_is_heard(call: Call) -> None:
+    text = "x" * (EVENT_BYTES_MAX - 1000)
+    heard = await call(whole(call.dialect.text(text), call.dialect.answer()))
+    assert (len(heard.text), heard.error) == (len(text), None)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+async def test_compressed_answer_is_refused_unread(call: Call, encoding: str) -> None:
+    bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packed = bomb.compress(b"\0" * 50_000_000) + bomb.flush()
+    heard = await call(whole(packed, content_encoding=encoding))
+    assert heard.fault == ("provider_error", "COMPRESSED_RESPONSE", "never")
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+async def test_answer_that_says_it_is_not_compressed_is_heard(call: Call, encoding: str) -> None:
+    heard = await call(whole(call.dialect.answer("Two"), content_encoding=encoding))
+    assert (heard.text, heard.error) == ("Two", None)
+
+
+async def test_nothing_an_upstream_sets_comes_back_to_it(call: Call) -> None:
+    for turn in range(3):
+        heard = await call(whole(call.dialect.answer("Two"), set_cookie=f"track{turn}=1; Path=/"))
+        assert heard.error is None
+    assert all(b"cookie" not in line.request.lower() for line in call.upstream.lines)
+
+
+# Stopping
+
+
+async def test_upstream_is_left_at_once_when_the_hearer_stops(call: Call) -> None:
+    call.upstream.script = held(call.dialect.text("Two "))
+    parts = call.provider.stream(REQUEST)
+    assert await anext(parts) == Text("Two ")
+    stopped_at = time.monotonic()
+    await parts.aclose()
+    await asyncio.wait_for(call.upstream.line.gone.wait(), 1)
+    assert call.upstream.line.gone_at is not None
+    assert call.upstream.line.gone_at - stopped_at < 0.2
+
+
+@pytest.mark.parametrize("is_head_sent", [True, False])
+async def test_upstream_is_left_at_once_when_the_hearer_is_cancelled(
+    call: Call, *, is_head_sent: bool
+) -> None:
+    async def script(line: Line) -> None:
+        if is_head_sent:
+            await line.head()
+        await line.gone.wait()
+
+    call.upstream.script = script
+    hearing = asyncio.create_task(listen(call.provider))
+    await until(lambda: call.upstream.lines)
+    stopped_at = time.monotonic()
+    hearing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hearing
+    await asyncio.wait_for(call.upstream.line.gone.wait(), 1)
+    assert call.upstream.line.gone_at is not None
+    assert call.upstream.line.gone_at - stopped_at < 0.2
+
+
+async def test_hearer_that_stops_in_a_flood_stops_it(call: Call) -> None:
+    call.upstream.script = endless(call.dialect.text("Two "))
+    parts = call.provider.stream(REQUEST)
+    for _ in range(100):
+        await anext(parts)
+    await parts.aclose()
+    await asyncio.wait_for(call.upstream.line.gone.wait(), 1)
+
+
+async def test_nothing_stays_of_calls_that_failed(call: Call) -> None:
+    tasks = len(asyncio.all_tasks())
+    for script in (held(), whole(b"data: 5\n\n"), whole(status=500), chunked(is_ended=False)):
+        assert (await call(script)).error is not None
+    await until(lambda: all(line.gone.is_set() or not line.is_kept for line in call.upstream.lines))
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
