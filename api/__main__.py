@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 
@@ -22,6 +23,8 @@ def app() -> ASGIApp:
     """Return the front as the environment describes it; each process of `--workers` calls it."""
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
+    # What is there now stays; the collector need not look at it again and again.
+    gc.freeze()
     return build(settings, os.environ, SystemClock())
 
 

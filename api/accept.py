@@ -18,7 +18,7 @@ from shared.errors import Code, RefusedError, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, Keep, NotAccepted, Rate, Replayed
 from shared.routing import price
-from shared.routing.choose import Choice, Question, choose
+from shared.routing.choose import Choice, Question, choose, pick
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import submission as submissions
@@ -118,15 +118,14 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
         )
     tokens = price.tokens_in(intent.message) + price.tokens_in(intent.system_prompt or "")
     question = Question(model=intent.model, input_tokens=tokens, budget=intent.budget)
-    choice = choose(models, question)
+    model = pick(models, question)
+    if model is None:
+        raise _unsuitable(choose(models, question))
     if intent.model == AUTO:
         served = (await state.fleet()).models
-        live = choose(models, msgspec.structs.replace(question, served=served))
         # Without a live worker the message waits for one, priced by the first that could answer.
-        choice = live if live.model is not None else choice
-    if choice.model is None:
-        raise _unsuitable(choice)
-    return choice.model, tokens
+        model = pick(models, msgspec.structs.replace(question, served=served)) or model
+    return model, tokens
 
 
 def _unsuitable(choice: Choice) -> RequestError:
@@ -179,9 +178,9 @@ def _ask(
         per_minute=tier.submissions_per_minute,
         unfinished_max=limits.unfinished_per_account,
         total_max=limits.unfinished_total,
-        on_conflict=intent.on_conflict,
-        keep=Keep.of(settings.retention),
-        channels=keys.worker_channel(root, ""),
+        on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
+        keep=Keep.of(settings.retention) if intent.on_conflict == "interrupt" else None,
+        channels=keys.worker_channel(root, "") if intent.on_conflict == "interrupt" else None,
         name=f"API Chat - {iso(state.clock.now_ms())[:10]}",
         system_prompt=intent.system_prompt if intent.session is None else None,
         metadata=intent.metadata,

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Final
 
 from starlette.routing import Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import endpoint, errors, openapi, operations
 from api.dialects.kolbo import routes as kolbo
@@ -108,22 +108,15 @@ class Frame:
             await self._app(scope, receive, send)
             return
         scope["request_id"] = _request_id(scope)
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         # Each request runs in a task of its own, so what is bound here ends with it.
         logs.bind(request_id=scope["request_id"])
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send)
         except PolluxError as error:
             await _refuse(scope, send, error)
         except Exception:
             logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
-            if started:
+            if "is_answered" in scope:
                 raise
             await _refuse(scope, send, PolluxError("Pollux failed to answer."))
 

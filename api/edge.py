@@ -51,8 +51,8 @@ PIPELINED_MAX: Final = 16
 LINGER_SECONDS: Final = 2.0
 
 _VERSIONS: Final = ("1.1", "1.0")
-# Printable, and without the fragment's mark: what a path and its query may be made of.
-_TARGET_BYTES: Final = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
+_HASH: Final = ord("#")
+_PERCENT: Final = ord("%")
 
 
 def protocol(bounds: ApiSettings) -> type[asyncio.Protocol]:
@@ -115,6 +115,8 @@ class EdgeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # What refers to itself would have to wait for the garbage collector.
         self._gate.close = self._wire.close
+        for cycle in filter(None, (self._served, self.cycle)):
+            cycle.on_response = _nothing
 
     @override
     def shutdown(self) -> None:
@@ -138,7 +140,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Whether a request waits for its answer; the latest is the last to get one."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    # Reading
+    # Reading. The parser's calls are the hot path, where super() costs more than what it finds.
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -179,15 +181,15 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_receiving = self._is_in_head = True
         self._first_bytes = self._read_bytes
         self._barren_bytes = 0
-        super().on_message_begin()
+        HttpToolsProtocol.on_message_begin(self)
 
     @override
     def on_headers_complete(self) -> None:
         if self._first_bytes + self._barren_bytes > self._bounds.header_bytes_max:
             self._measure_head()
         url = self.url
-        if url[:1] != b"/" or url.translate(None, _TARGET_BYTES) or (b"%" in url and b"%00" in url):
-            self._stop("The request's target must be a path in printable ASCII, without NUL.")
+        if url[:1] != b"/" or _HASH in url or (_PERCENT in url and b"%00" in url):
+            self._stop("The request's target must be a path, without a fragment and without NUL.")
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._stop("The method CONNECT is not served.")
@@ -197,7 +199,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._barren_bytes = 0
         self._patience.deadline = math.inf
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
         if self.scope["http_version"] not in _VERSIONS:
             self._stop("The request's version must be HTTP/1.1 or HTTP/1.0.")
         # Trailers are fields too; among the head's they would be taken for them.
@@ -213,14 +215,14 @@ class EdgeProtocol(HttpToolsProtocol):
     @override
     def on_body(self, body: bytes) -> None:
         self._barren_bytes = 0
-        super().on_body(body)
+        HttpToolsProtocol.on_body(self, body)
 
     @override
     def on_message_complete(self) -> None:
         if self._is_in_head:  # an upgrade, which will be read again without it
             return
         self._is_receiving = False
-        super().on_message_complete()
+        HttpToolsProtocol.on_message_complete(self)
         if self.cycle.response_complete:
             self._patience.wait(self.timeout_keep_alive)
 
@@ -237,16 +239,17 @@ class EdgeProtocol(HttpToolsProtocol):
         task = self.loop.create_task(cast("Coroutine[Any, Any, None]", serving))
         self._served, self._task = cycle, task
         self.tasks.add(task)
-        task.add_done_callback(functools.partial(self._settle, cycle))
+        task.add_done_callback(self._settle)
 
-    def _settle(self, cycle: RequestResponseCycle, task: asyncio.Task[None]) -> None:
+    def _settle(self, task: asyncio.Task[None]) -> None:
         """End what the application has left without an end."""
         self.tasks.discard(task)
-        cycle.on_response = _nothing  # what it held holds it
         fault = None if task.cancelled() else task.exception()
         if fault is not None:
             self.logger.error("The application broke down.", exc_info=fault)
-        if cycle.response_complete or cycle.disconnected:
+        cycle = self._served
+        # Another task is served only once the answer of this one has ended.
+        if cycle is None or cycle.response_complete or cycle.disconnected or task is not self._task:
             return
         if cycle.response_started:
             self._close()

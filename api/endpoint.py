@@ -5,11 +5,12 @@ then the handler. The same rows make the OpenAPI document, so what is documented
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -22,20 +23,36 @@ from shared.wire.account import Scope as KeyScope
 
 encode = msgspec.json.Encoder().encode
 
+_JSON: Final = (b"content-type", b"application/json")
+_WITHOUT_CONTENT: Final = frozenset({204, 304})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """A request that has passed the guards. `raw` is its body, `path` the path's parameters."""
+    """A request that has passed the guards; `raw` is the body as it came, `body` what it says."""
 
     state: State
     caller: Caller
+    request: Request
     body: Any
     raw: bytes
-    path: dict[str, str]
-    query: QueryParams
-    headers: Any
     request_id: str
     route: str
+
+    @property
+    def path(self) -> dict[str, str]:
+        """The path's parameters."""
+        return self.request.path_params
+
+    @property
+    def query(self) -> QueryParams:
+        """The query's parameters, as texts."""
+        return self.request.query_params
+
+    @property
+    def headers(self) -> Headers:
+        """The request's headers."""
+        return self.request.headers
 
 
 class Answer(NamedTuple):
@@ -71,7 +88,12 @@ class Endpoint:
     query: tuple[Query, ...] = ()
     errors: tuple[Code, ...] = ()
     is_read: bool = True
-    headers: tuple[str, ...] = field(default=())
+    headers: tuple[str, ...] = ()
+
+    @cached_property
+    def route(self) -> str:
+        """The row's name, as in `POST /chat`."""
+        return f"{self.method} {self.path}"
 
     async def answer(self, request: Request, state: State, request_id: str) -> Answer:
         """Walk a request through the guards to the handler. Raises PolluxError."""
@@ -86,13 +108,11 @@ class Endpoint:
             Call(
                 state=state,
                 caller=caller,
+                request=request,
                 body=value,
                 raw=raw,
-                path=request.path_params,
-                query=request.query_params,
-                headers=request.headers,
                 request_id=request_id,
-                route=f"{self.method} {self.path}",
+                route=self.route,
             )
         )
 
@@ -126,11 +146,10 @@ async def reply(
     """Send one JSON answer; every answer names its request."""
     raw = [(b"x-request-id", scope["request_id"].encode())]
     raw += [(name.encode(), value.encode()) for name, value in headers.items()]
-    if status not in {204, 304}:
-        raw += [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(content)),
-        ]
+    if status not in _WITHOUT_CONTENT:
+        raw += [_JSON, (b"content-length", b"%d" % len(content))]
+    # From here on nothing else can be answered, whatever goes wrong.
+    scope["is_answered"] = True
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": content})
 

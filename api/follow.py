@@ -7,9 +7,9 @@ generation.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from shared.clock import Clock
 from shared.redis import keys
@@ -65,6 +65,13 @@ class Watchers:
                 changed.set()
 
 
+class Patience(NamedTuple):
+    """How long a caller waits, and whether it has hung up meanwhile."""
+
+    seconds: float
+    is_gone: Callable[[], Awaitable[bool]]
+
+
 async def wait(
     redis: Connection,
     watchers: Watchers,
@@ -72,14 +79,15 @@ async def wait(
     place: tuple[str, str, str],
     is_awaited: Callable[[Generation], bool],
     *,
-    seconds: float,
+    patience: Patience,
 ) -> Generation | None:
-    """Return a generation once it is as awaited, or as it is after `seconds`; None without one.
+    """Return a generation once it is as awaited, or as it is when patience ends; None without one.
 
-    `place` is the partition's root, the account and the id.
+    `place` is the partition's root, the account and the id. Who hangs up is noticed at the next
+    look that no event asked for.
     """
     await watchers.connect()
-    until = clock.monotonic() + seconds
+    until = clock.monotonic() + patience.seconds
     with watchers.watch(keys.events_channel(*place)) as changed:
         while True:
             changed.clear()
@@ -91,4 +99,5 @@ async def wait(
                 async with asyncio.timeout(min(left, _LOOK_ANYWAY_SECONDS)):
                     await changed.wait()
             except TimeoutError:
-                continue
+                if await patience.is_gone():
+                    return generation

@@ -54,9 +54,10 @@ class Patience:
             self._look_again(self.deadline)
 
     def end(self) -> None:
-        """Wait no more."""
+        """Wait no more, and hold nothing of the connection."""
         if self._timer is not None:
             self._timer.cancel()
+        self._late = self._stuck = _nothing
 
     def held(self) -> None:
         """Learn that the transport holds its writer back."""
@@ -94,3 +95,7 @@ class Patience:
         if unread_bytes < self.unread_bytes or not self.unread_bytes:
             self._taken_at = now
         self.unread_bytes = unread_bytes
+
+
+def _nothing() -> None:
+    pass

@@ -33,7 +33,7 @@ app.command("deploy.credits:app", name="credits", help="Show and grant an accoun
 def main() -> NoReturn:
     """Run the command line; every fault is one sentence on standard error and a non-zero exit."""
     try:
-        app()
+        app(sys.argv[1:])
     except PolluxError as error:
         sys.stderr.write(f"pollux: {error}\n")
         sys.exit(1)

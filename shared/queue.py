@@ -5,6 +5,7 @@ pickle. Refuses to hold work: what waits is in the partitions' lanes, and a bell
 costs a second.
 """
 
+import itertools
 from typing import Final
 
 import msgspec
@@ -16,6 +17,8 @@ from shared.settings import RedisSettings
 
 # More entries than this wake nobody more: each worker that wakes takes as much as it has room for.
 _BELLS_MAX: Final = 128
+_TRIM_ONCE_IN: Final = 32
+_rings: Final = itertools.count()
 
 # What arq's own client raises when Redis is away.
 TROUBLE: Final = (RedisError, OSError)
@@ -28,7 +31,8 @@ def ring(redis: Connection, settings: RedisSettings, partition: int) -> None:
     """Tell one idle worker that a partition has work; nobody waits for it to arrive."""
     bell = keys.BELL(keys.system_root(settings))
     redis.send("LPUSH", bell, partition)
-    redis.send("LTRIM", bell, 0, _BELLS_MAX - 1)
+    if next(_rings) % _TRIM_ONCE_IN == 0:
+        redis.send("LTRIM", bell, 0, _BELLS_MAX - 1)
 
 
 async def hear(redis: Connection, settings: RedisSettings, seconds: float) -> int | None:

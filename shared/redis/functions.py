@@ -51,9 +51,9 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     per_minute: int
     unfinished_max: int
     total_max: int
-    on_conflict: OnConflict
-    keep: Keep
-    channels: str
+    on_conflict: OnConflict | None = None
+    keep: Keep | None = None
+    channels: str | None = None
     name: str | None = None
     system_prompt: str | None = None
     metadata: dict[str, str] | None = None
@@ -356,7 +356,7 @@ class Look(msgspec.Struct, frozen=True):
 
 async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     """Return all that may be known of a generation, or None."""
-    reply: list[Reply] = await invoke(redis, "status", root, ask, reads=True)
+    reply: list[Reply] = await invoke(redis, "status", root, ask, effect="none")
     if not reply:
         return None
     unfinished, rank, running, body, user, *flat = reply
@@ -401,8 +401,8 @@ class GrantAsk(Ask, frozen=True, kw_only=True):
 
 
 async def grant(redis: Connection, root: str, ask: GrantAsk) -> int | None:
-    """Return the new balance; None when that much cannot be taken."""
-    balance = int(await invoke(redis, "grant", root, ask))
+    """Return the new balance; None when that much cannot be taken. Not to be repeated blindly."""
+    balance = int(await invoke(redis, "grant", root, ask, effect="once"))
     return None if balance < 0 else balance
 
 
@@ -416,7 +416,7 @@ async def authenticate(
     redis: Connection, root: str, ask: AuthenticateAsk
 ) -> tuple[bytes, bytes] | None:
     """Return a key's record and its account's; None when no such key was ever made."""
-    reply: list[bytes] = await invoke(redis, "authenticate", root, ask, reads=True)
+    reply: list[bytes] = await invoke(redis, "authenticate", root, ask, effect="none")
     return (reply[0], reply[1]) if reply else None
 
 

@@ -7,7 +7,7 @@ failures that Redis itself reports are rendered from Python, which holds the onl
 
 import hashlib
 from importlib import resources
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from shared.errors import CANCELLED, CRASHED, EXPIRED, StoreError
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
+
+Effect = Literal["none", "repeatable", "once"]
 
 _REGISTER: Final = """
 local function register(name, body, reads_only)
@@ -107,20 +109,22 @@ async def invoke(
     ask: msgspec.Struct,
     *,
     blob: bytes = b"",
-    reads: bool = False,
+    effect: Effect = "repeatable",
 ) -> Reply:
     """Call a function with one root and one msgpack map; load the library if the server lost it.
 
     `blob` reaches Lua as `ask.blob`: its msgpack reads no binary strings, so opaque bytes travel
-    beside the map.
+    beside the map. `effect` says what a second call would do, should the first one's reply be lost:
+    nothing more (`repeatable`), the same once more (`once`: it is not repeated), or nothing at all.
     """
-    verb = "FCALL_RO" if reads else "FCALL"
+    verb = "FCALL_RO" if effect == "none" else "FCALL"
+    repeat = effect != "once"
     command: tuple[Argument, ...] = (verb, f"{NAME}_{name}", 1, root, _encode(ask), blob)
     try:
-        return await redis.call(*command)
+        return await redis.call(*command, repeat=repeat)
     except FunctionMissingError:
         await load(redis)
-        return await redis.call(*command)
+        return await redis.call(*command, repeat=repeat)
 
 
 _encode = msgspec.msgpack.Encoder().encode

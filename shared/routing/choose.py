@@ -39,9 +39,7 @@ class Choice(NamedTuple):
 def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
     """Decide which model answers; `routing.candidates` tells every model weighed, and its bar."""
     is_auto = question.model == AUTO
-    asked = [model for model in models if is_auto or model.identifier == question.model]
-    shut = {model.identifier: _gate(model, question) for model in asked}
-    chosen = next((model for model in asked if shut[model.identifier] is None), None)
+    chosen = pick(models, question)
     return Choice(
         Routing(
             policy="catalogue_order" if is_auto else "requested",
@@ -49,11 +47,22 @@ def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
             category="chat",
             reason=_reason(chosen, is_auto=is_auto),
             candidates=tuple(
-                _candidate(model, question, shut[model.identifier]) for model in asked
+                _candidate(model, question, _gate(model, question))
+                for model in models
+                if is_auto or model.identifier == question.model
             ),
         ),
         chosen,
     )
+
+
+def pick(models: tuple[ModelSettings, ...], question: Question) -> ModelSettings | None:
+    """Return the model that `choose` chooses, without saying why."""
+    is_auto = question.model == AUTO
+    for model in models:
+        if (is_auto or model.identifier == question.model) and _gate(model, question) is None:
+            return model
+    return None
 
 
 def _gate(model: ModelSettings, question: Question) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 
 from shared import ids
-from tests.support.customer import Customer, body, refused
+from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Provider
 from tests.support.system import System
 from worker.consumer import PolluxWorker
@@ -83,7 +83,14 @@ async def test_what_is_not_there_yet_is_refused_and_never_ignored(api: Customer)
 
 
 async def test_a_message_is_required(api: Customer) -> None:
-    for asked in ({}, {"message": None}, {"message": ""}, {"message": " \n\t"}, {"model": "alpha"}):
+    bodies: tuple[Json, ...] = (
+        {},
+        {"message": None},
+        {"message": ""},
+        {"message": " \n\t"},
+        {"model": "alpha"},
+    )
+    for asked in bodies:
         refusal = refused(await api.post(CHAT, json=asked), 400, "MISSING_FIELDS")
         assert "`message`" in refusal["error"], asked
     await _is_empty(api)

@@ -13,13 +13,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shared.redis import functions, keys
+from shared.redis import functions
 from shared.redis.functions import Keep
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
 from tests.bench import figures, floor, load, rig
 from tests.bench.figures import Figure
 from tests.bench.load import Volley
 from tests.bench.rig import Rig
+from tests.support import processes
 
 RUNS: Final = 3
 SECONDS: Final = 5.0
@@ -40,11 +41,11 @@ class Shot(NamedTuple):
 async def measure(runs: int = RUNS, seconds: float = SECONDS) -> list[Figure]:
     """Measure both requests against their floors."""
     async with rig.running() as system:
-        port = rig.free_port()
+        port = processes.free_port()
         words = ["tests.bench.floor", "--port", str(port), "--redis", system.server.url]
-        with rig.process(words, system.environment) as bare:
+        with rig.program(words, system.environment) as bare:
             url = f"http://127.0.0.1:{port}"
-            await rig.answers(f"{url}/status", bare)
+            await rig.answers(f"{url}/status")
             paths = await _followed(system)
             ours = Volley(url=system.url, paths=paths, headers={"x-api-key": system.key})
             theirs = Volley(url=url, paths=("/status",), headers=ours.headers)
@@ -114,10 +115,10 @@ def _figures(name: str, floors: list[Shot], ours: list[Shot], aim: float) -> lis
 
 async def _followed(system: Rig) -> tuple[str, ...]:
     """Submit some messages, and play the worker for them: half run, half have ended."""
-    root = keys.partition_root(system.settings.redis, system.account.partition)
-    async with system.client() as client:
+    root = system.root
+    async with system.customer() as customer:
         for _ in range(_GENERATIONS):
-            (await client.post("/api/v1/chat", json={"message": _MESSAGE})).raise_for_status()
+            await customer.ask(_MESSAGE)
     keep = Keep.of(system.settings.retention)
     claimed = await functions.claim(
         system.redis,

@@ -52,9 +52,12 @@ async def test_turns_of_a_session_are_numbered_and_counted(desk: Desk) -> None:
 async def test_same_generation_again_changes_nothing(desk: Desk) -> None:
     await desk.grant(100)
     generation, session = ids.new_id(), ids.new_id()
-    for _ in range(2):
-        answer = await desk.accept(session=session, is_new=True, generation=generation, hold=60)
-    assert answer == Replayed(generation, session)
+    first, again = [
+        await desk.accept(session=session, is_new=True, generation=generation, hold=60)
+        for _ in range(2)
+    ]
+    assert isinstance(first, Accepted)
+    assert again == Replayed(generation, session)
     assert (await desk.books()).held == 60
     assert len(await desk.claim(10)) == 1
 

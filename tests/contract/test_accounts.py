@@ -92,5 +92,5 @@ async def test_credits_are_kept_in_the_partition_of_the_account(
         assert (await accounts.books(account)).granted == 5_000_000
         root = keys.partition_root(redis_settings, account.partition)
         assert await redis.call("EXISTS", keys.BOOKS(root, name)) == 1
-    with pytest.raises(RequestError):
-        await accounts.grant(account, -5_000_001)
+        with pytest.raises(RequestError):
+            await accounts.grant(account, -5_000_001)

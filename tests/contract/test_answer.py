@@ -1,10 +1,11 @@
-"""`append` and `settle`: what an attempt may write, and that it is written once, under its token."""
+"""`append` and `settle`: what an attempt may write, once, under its token."""
 
 import json
 
 import pytest
 
 from shared.errors import StoreError
+from shared.lifecycle import Stage
 from shared.redis import keys
 from shared.redis.functions import AlreadyEnded, Settled
 from shared.wire.message import decode_assistant
@@ -137,11 +138,12 @@ async def test_ended_generation_keeps_its_answer_and_goes_by_ttl(desk: Desk) -> 
 
 
 async def test_pace_keeps_the_last_answers_of_a_model(desk: Desk) -> None:
-    for stage in ("completed", "completed", "failed"):
+    stages: tuple[Stage, ...] = ("completed", "completed", "failed")
+    for stage in stages:
         await desk.submit(model="m1")
         claimed = await desk.claim_one()
         await desk.append(claimed, 1, "x")
-        await desk.settle(claimed, seq=2, stage=stage)  # type: ignore[arg-type]
+        await desk.settle(claimed, seq=2, stage=stage)
     durations = await desk.redis.call("LRANGE", keys.PACE(desk.root, "m1"), 0, -1)
     assert len(durations) == 2
     assert all(0 <= int(duration) < 10_000 for duration in durations)

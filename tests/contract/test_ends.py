@@ -85,10 +85,11 @@ async def test_poison_is_buried_after_so_many_crashes_and_refunded(desk: Desk) -
     await desk.grant(100)
     ticket = await desk.submit(hold=40)
     following = await desk.submit("ann", ticket.session)
-    for crash in range(3):
-        dead = await desk.claim_one(lease_ms=0)
-        await desk.append(dead, 1, f"try {crash}")
-        reaped = await desk.reap(crashes_max=3)
+    for crash in range(2):
+        await desk.append(await desk.claim_one(lease_ms=0), 1, f"try {crash}")
+        assert (await desk.reap(crashes_max=3)).done == [("ann", ticket.id, "crashed")]
+    await desk.append(await desk.claim_one(lease_ms=0), 1, "try 2")
+    reaped = await desk.reap(crashes_max=3)
     assert reaped.done == [("ann", ticket.id, "buried")]
     assert reaped.ready == 1
     answer = await _answer(desk, ticket)

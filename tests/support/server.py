@@ -1,7 +1,8 @@
 """A server of one's own: Valkey or redis-server, on a unix socket in a short folder, with an AOF.
 
-Owns the process, its folder and both ends. Refuses TCP: nothing outside the machine or the user can
-reach it. The bundled Valkey is always there; redis-server is used where it is installed.
+Owns the process, its folder and both ends. Refuses TCP (but for the bus of a cluster, on
+127.0.0.1): nothing outside the machine or the user can reach it. The bundled Valkey is always
+there; redis-server is used where it is installed.
 
 DESIGN. A keeper, one line of shell, reads a pipe that only the test process holds open. When that
 process goes, by whatever death, the pipe ends and the keeper kills the server and removes the
@@ -11,6 +12,7 @@ folder.
 import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -119,6 +121,11 @@ class Server:
         """Return a plain blocking client."""
         return Look(self.socket)
 
+    def blocked_clients(self) -> int:
+        """Return how many clients wait in a blocking command."""
+        with self.look() as look:
+            return int(look("INFO", "clients")["blocked_clients"])
+
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
             message = "the server does not run"
@@ -137,8 +144,13 @@ class Server:
             "save": "",
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "local",
-            "cluster-enabled": "yes" if self._is_cluster else "no",
         }
+        if self._is_cluster:
+            options |= {
+                "cluster-enabled": "yes",
+                "bind": "127.0.0.1",
+                "cluster-port": str(_free_port()),
+            }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
     def _answers(self) -> bool:
@@ -154,10 +166,15 @@ class Server:
 
     @staticmethod
     def _serves_all_slots(look: "Look") -> bool:
-        state: dict[str, str] = look("CLUSTER", "INFO")
-        if state["cluster_slots_assigned"] == "0":
+        state: bytes = look("CLUSTER", "INFO")
+        if b"cluster_slots_assigned:0\r" in state:
             look("CLUSTER", "ADDSLOTSRANGE", 0, _SLOTS - 1)
-        return state["cluster_state"] == "ok"
+        return b"cluster_state:ok" in state
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as trial:
+        return int(trial.getsockname()[1])
 
 
 class Look:

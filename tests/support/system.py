@@ -125,7 +125,7 @@ class System:
             worker=WorkerSettings(
                 concurrency=32,
                 lease_seconds=2.0,
-                beat_seconds=0.2,
+                beat_seconds=0.05,
                 reap_seconds=0.05,
                 grace_seconds=0.05,
                 flush_seconds=0.005,
@@ -134,6 +134,7 @@ class System:
         )
         self._folder = folder
         self._stack = AsyncExitStack()
+        self._workers: dict[str, AsyncExitStack] = {}
         self._redis = Redis(redis)
         self.accounts = Accounts(self._redis, redis, b"", self.clock)
 
@@ -163,7 +164,15 @@ class System:
 
     async def worker(self) -> PolluxWorker:
         """Start a worker and return once it claims."""
-        return await self._stack.enter_async_context(_working(self.settings))
+        own = AsyncExitStack()
+        worker = await own.enter_async_context(_working(self.settings))
+        self._workers[worker.id] = own
+        self._stack.push_async_callback(own.aclose)
+        return worker
+
+    async def stop(self, worker: PolluxWorker) -> None:
+        """Let a worker go, as on SIGTERM."""
+        await self._workers[worker.id].aclose()
 
     # Fronts and workers as processes
 

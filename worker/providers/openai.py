@@ -2,25 +2,32 @@
 
 Owns one upstream's HTTP: the request, the event stream, and the one table from its failures to
 ours. A call is one request; redirects are not followed, proxies of the environment not used,
-compressed bodies refused.
+compressed bodies refused, cookies not kept.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, Literal
 
 import httpx
 import msgspec
-from httpx_sse import EventSource, SSEError
+from httpx_sse import EventSource, ServerSentEvent, SSEError
 
-from shared.errors import Category, Failure, ProviderError, Retry
+from shared.errors import Category, ConfigurationError, Failure, ProviderError, Retry
 from shared.settings import ProviderSettings, Secret
 from worker.providers.bounds import BoundedStream
 from worker.providers.contract import ChatRequest, Ended, Part, Text, Used
 
 _ERROR_BYTES_MAX: Final = 65_536
+_ERROR_SECONDS: Final = 0.5
+# How long to listen after the last word for the end of the answer, which lets the line be kept.
+_GOODBYE_SECONDS: Final = 0.1
 _CONNECTIONS_MAX: Final = 1_000
+# More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
+_TOKENS_MAX: Final = 100_000_000
 
 # status -> (category, code, does trying again help). What is not here is told by its hundred.
 _BY_STATUS: Final[dict[int, tuple[Category, str, Retry]]] = {
@@ -51,6 +58,7 @@ _SENTENCES: Final[dict[str, str]] = {
     "provider_error": "The provider failed.",
     "content_policy": "The provider's content policy forbids the answer.",
 }
+_BROKE_OFF: Final = "The provider's answer broke off."
 _CONTEXT_WORDS: Final = (
     "context_length",
     "context length",
@@ -58,6 +66,8 @@ _CONTEXT_WORDS: Final = (
     "maximum context",
     "too many tokens",
 )
+# Only these may be told more exactly by words: a rate limit speaks of too many tokens, too.
+_TOLD_BY_WORDS: Final = frozenset({"invalid_request", "provider_error"})
 _POLICY_WORDS: Final = ("content_policy", "content_filter", "content management policy")
 _REASONS: Final[dict[str, Literal["stop", "length", "content_filter", "tool_calls"]]] = {
     "stop": "stop",
@@ -81,15 +91,15 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     completion_tokens_details: _Details | None = None
 
 
 class _Chunk(msgspec.Struct):
     """What we read of a chunk; servers add much more."""
 
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
 
@@ -107,14 +117,13 @@ class OpenAI:
             headers["authorization"] = f"Bearer {key.reveal()}"
         self._client = httpx.AsyncClient(
             headers=headers,
-            timeout=httpx.Timeout(
-                settings.idle_seconds, connect=settings.connect_seconds, pool=None
-            ),
             limits=httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=64),
             follow_redirects=False,
             trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
+        self._settings = settings
+        self._url = _url(settings)
 
     async def close(self) -> None:
         """Close the upstream's connections."""
@@ -123,43 +132,57 @@ class OpenAI:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of an answer; an end without `Ended` is a cut. Raises ProviderError."""
         has_ended = False
-        with self._translated():
-            async with self._open(request) as response:
-                async for event in EventSource(response).aiter_sse():
-                    if event.data == "[DONE]":
-                        break
-                    for part in self._parts(_decode_chunk(event.data)):
-                        has_ended = has_ended or isinstance(part, Ended)
-                        yield part
+        try:
+            with self._translated():
+                async with self._open(request) as events:
+                    async for event in events:
+                        if event.data == "[DONE]":
+                            await _say_goodbye(events)
+                            break
+                        for part in self._parts(event.data):
+                            has_ended = has_ended or isinstance(part, Ended)
+                            yield part
+        except ProviderError as error:
+            # What goes wrong with the line once the end was told takes nothing from the answer.
+            if not has_ended or error.failure.code not in {"STREAM_CUT", "PROVIDER_SILENT"}:
+                raise
         if not has_ended:
-            raise self._error(
-                "provider_error", "STREAM_CUT", "backoff", "The provider's answer broke off."
-            )
+            raise self._error("provider_error", "STREAM_CUT", "backoff", _BROKE_OFF)
 
     @asynccontextmanager
-    async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.Response]:
-        async with self._client.stream("POST", self._url, json=_body(request)) as response:
+    async def _open(
+        self, request: ChatRequest
+    ) -> AsyncIterator[AsyncGenerator[ServerSentEvent, None]]:
+        """Send the request; yield the events of its answer. Who waits for parts is the patient."""
+        silence_seconds = max(self._settings.idle_seconds, request.model.first_token_seconds)
+        timeout = httpx.Timeout(silence_seconds, connect=self._settings.connect_seconds, pool=None)
+        async with self._client.stream(
+            "POST", self._url, json=_body(request), timeout=timeout
+        ) as response:
             if response.status_code != httpx.codes.OK:
                 raise self._refusal(response, await _head(response))
-            if response.headers.get("content-encoding", "identity") != "identity":
+            if response.headers.get("content-encoding", "").lower() not in {"", "identity"}:
                 raise self._error("provider_error", "COMPRESSED_RESPONSE", "never")
-            stream = response.stream
-            if isinstance(stream, httpx.AsyncByteStream):
-                response.stream = BoundedStream(stream, self._name)
-            yield response
+            if isinstance(response.stream, httpx.AsyncByteStream):
+                response.stream = BoundedStream(response.stream, self._name, request.max_tokens)
+            # Streams of events are UTF-8, be their head's charset what it will; a mark may lead.
+            response.encoding = "utf-8-sig"
+            async with aclosing(EventSource(response).aiter_sse()) as events:
+                yield events
 
-    def _parts(self, chunk: _Chunk) -> Iterator[Part]:
+    def _parts(self, text: str) -> Iterator[Part]:
+        """Read one event; one without data says nothing."""
+        chunk = _decode_chunk(text) if text else _Chunk()
         if chunk.error is not None:
             raise self._in_band(chunk.error)
-        for choice in chunk.choices[:1]:
+        for choice in (chunk.choices or ())[:1]:
             if choice.delta is not None and choice.delta.content:
                 yield Text(choice.delta.content)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:
                 yield Ended(_REASONS.get(choice.finish_reason, "other"))
-        if chunk.usage is not None:
-            details = chunk.usage.completion_tokens_details
-            reasoning = (details.reasoning_tokens if details is not None else None) or 0
-            yield Used(chunk.usage.prompt_tokens, chunk.usage.completion_tokens, reasoning)
+        used = _used(chunk.usage) if chunk.usage is not None else None
+        if used is not None:
+            yield used
 
     def _refusal(self, response: httpx.Response, head: bytes) -> ProviderError:
         status = response.status_code
@@ -180,7 +203,7 @@ class OpenAI:
         self, text: str, category: Category, code: str, retry: Retry, after: float | None
     ) -> ProviderError:
         """Let what the upstream says in words refine its status; the words go nowhere."""
-        said = text.lower()
+        said = text.lower() if category in _TOLD_BY_WORDS else ""
         if any(words in said for words in _CONTEXT_WORDS):
             category, code, retry = "invalid_request", "CONTEXT_TOO_LONG", "never"
         elif any(words in said for words in _POLICY_WORDS):
@@ -209,16 +232,39 @@ class OpenAI:
         """Turn what httpx and the decoders raise into ours, by one table."""
         try:
             yield
+        except (SSEError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise self._error("provider_error", "MALFORMED_STREAM", "backoff") from error
         except httpx.ConnectTimeout as error:
             raise self._error("timeout", "CONNECT_TIMEOUT", "backoff") from error
         except httpx.TimeoutException as error:
             raise self._error("timeout", "PROVIDER_SILENT", "backoff") from error
         except httpx.ConnectError as error:
             raise self._error("overloaded", "CONNECT_FAILED", "backoff") from error
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             raise self._error("provider_error", "STREAM_CUT", "backoff") from error
-        except (SSEError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise self._error("provider_error", "MALFORMED_STREAM", "backoff") from error
+
+
+def _url(settings: ProviderSettings) -> httpx.URL:
+    try:
+        url = httpx.URL(settings.base_url.rstrip("/") + "/chat/completions")
+        if url.host:
+            return url
+        fault = "names no host"
+    except (httpx.InvalidURL, UnicodeError) as error:
+        fault = str(error)
+    raise ConfigurationError([f"providers.{settings.name}.base_url: {fault}"])
+
+
+def _used(usage: _Usage) -> Used | None:
+    """Return what was used, if it can be believed; otherwise it is for us to estimate."""
+    details = usage.completion_tokens_details
+    reasoning = (details.reasoning_tokens if details is not None else None) or 0
+    asked, answered = usage.prompt_tokens, usage.completion_tokens
+    if asked is None or answered is None:
+        return None
+    if not all(0 <= tokens <= _TOKENS_MAX for tokens in (asked, answered, reasoning)):
+        return None
+    return Used(asked, answered, reasoning)
 
 
 def _body(request: ChatRequest) -> dict[str, object]:
@@ -233,13 +279,23 @@ def _body(request: ChatRequest) -> dict[str, object]:
     }
 
 
+async def _say_goodbye(events: AsyncGenerator[ServerSentEvent, None]) -> None:
+    """Read to the end of an answer that has said its last word, if that end is there."""
+    with suppress(httpx.HTTPError, ProviderError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_SECONDS):
+            async for _ in events:
+                pass
+
+
 async def _head(response: httpx.Response) -> bytes:
-    """Return the beginning of an error's body, and no more of it than is worth reading."""
+    """Return the beginning of an error's body, as much as is worth reading and waiting for."""
     head = b""
-    async for chunk in response.aiter_raw():
-        head += chunk
-        if len(head) > _ERROR_BYTES_MAX:
-            break
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(_ERROR_SECONDS):
+            async for chunk in response.aiter_raw():
+                head += chunk
+                if len(head) > _ERROR_BYTES_MAX:
+                    break
     return head[:_ERROR_BYTES_MAX]
 
 

@@ -7,6 +7,7 @@ environment is left out: its models are then served by other workers, or by none
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from shared.errors import ConfigurationError
 from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
 from worker.providers.contract import Provider
 from worker.providers.openai import OpenAI
@@ -23,7 +24,7 @@ class Registry:
         self._providers = {
             provider.name: DIALECTS[provider.dialect](provider, _key(provider, environment))
             for provider in settings.providers
-            if provider.api_key_env is None or environment.get(provider.api_key_env)
+            if provider.api_key_env is None or environment.get(provider.api_key_env, "").strip()
         }
         self.models = tuple(model for model in settings.models if model.provider in self._providers)
         self.served = frozenset(model.identifier for model in self.models)
@@ -39,4 +40,10 @@ class Registry:
 
 
 def _key(provider: ProviderSettings, environment: Mapping[str, str]) -> Secret | None:
-    return None if provider.api_key_env is None else Secret(environment[provider.api_key_env])
+    """Return a provider's key, without the line end that a file of secrets leaves behind it."""
+    if provider.api_key_env is None:
+        return None
+    key = environment[provider.api_key_env].strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError([f"{provider.api_key_env}: holds what cannot be sent as a key"])
+    return Secret(key)

@@ -57,7 +57,7 @@ async def status(call: Call) -> Answer:
     call.state.read_limits.note_unfinished(call.caller.account.id, generation.unfinished)
     hint, eta = await _pace(call, generation)
     tag = translate.etag(generation)
-    if tag in _tags(call.headers):
+    if _is_known(tag, call.headers):
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
     return Answer(
         translate.status(generation, hint, eta), headers={"etag": tag, "cache-control": "no-store"}
@@ -69,10 +69,12 @@ async def _look(call: Call) -> Generation | None:
     seconds = _wait_seconds(call)
     if not seconds:
         return await generations.find(call.state.redis, *place)
-    known = _tags(call.headers)
+    has_tag = "if-none-match" in call.headers
 
     def is_awaited(generation: Generation) -> bool:
-        return generation.is_final or bool(known and translate.etag(generation) not in known)
+        if generation.is_final:
+            return True
+        return has_tag and not _is_known(translate.etag(generation), call.headers)
 
     with call.state.waits.hold(call.caller.account.id):
         return await follow.wait(
@@ -81,7 +83,7 @@ async def _look(call: Call) -> Generation | None:
             call.state.clock,
             place,
             is_awaited,
-            seconds=seconds,
+            patience=follow.Patience(seconds, call.request.is_disconnected),
         )
 
 
@@ -248,8 +250,12 @@ def _unknown_session() -> RequestError:
     return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
 
 
-def _tags(headers: Mapping[str, str]) -> set[str]:
-    return {tag.strip() for tag in headers.get("if-none-match", "").split(",") if tag.strip()}
+def _is_known(tag: str, headers: Mapping[str, str]) -> bool:
+    """Tell whether If-None-Match names a tag; compared weakly, as HTTP has it for this header."""
+    known = {
+        named.strip().removeprefix("W/") for named in headers.get("if-none-match", "").split(",")
+    }
+    return "*" in known or tag.removeprefix("W/") in known
 
 
 def _wait_seconds(call: Call) -> float:

@@ -14,7 +14,8 @@ end
 
 local function now_ms() return math.floor(now_us() / 1000) end
 
--- Lua prints large numbers as 1e+14; Redis must get every digit.
+-- Lua prints large numbers as 1e+14 when they become part of a text; what redis.call is given as a number
+-- keeps its digits up to 10^17, more than any time or amount here.
 local function int(number) return string.format('%.0f', number) end
 
 local function member(account, id) return account .. ':' .. id end

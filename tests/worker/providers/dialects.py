@@ -30,7 +30,9 @@ class Dialect(NamedTuple):
     refusal: Callable[[str, str], bytes]
     lay_over: Callable[[Provider, httpx.AsyncBaseTransport], None]
 
-    def answer(self, *texts: str, reason: Reason = "stop", usage: tuple[int, int] = (3, 2)) -> bytes:
+    def answer(
+        self, *texts: str, reason: Reason = "stop", usage: tuple[int, int] = (3, 2)
+    ) -> bytes:
         """Return all the events of a whole answer."""
         said = b"".join(self.text(text) for text in texts)
         return said + self.ended(reason) + self.used(*usage) + self.done
@@ -46,9 +48,7 @@ def _openai_text(text: str) -> bytes:
 
 
 def _openai_used(asked: int, answered: int) -> bytes:
-    return event(
-        {"choices": [], "usage": {"prompt_tokens": asked, "completion_tokens": answered}}
-    )
+    return event({"choices": [], "usage": {"prompt_tokens": asked, "completion_tokens": answered}})
 
 
 def _openai_ended(reason: Reason) -> bytes:

@@ -1,4 +1,4 @@
-"""What an adapter hears when its upstream behaves: text, reasons, usage, and every lawful framing."""
+"""What an adapter hears when its upstream behaves: text, reasons, usage, in lawful framings."""
 
 import asyncio
 from collections.abc import Callable
@@ -60,12 +60,10 @@ async def test_end_without_the_last_word_is_an_end(call: Call) -> None:
 
 @pytest.mark.parametrize("is_chunked", [True, False])
 async def test_line_that_is_cut_after_the_end_was_told_is_no_fault(
-    call: Call, is_chunked: bool
+    call: Call, *, is_chunked: bool
 ) -> None:
-    said = call.dialect
-    cut = chunked if is_chunked else whole
-    script = cut(said.text("Two"), said.ended("stop"), **({"is_ended": False} if is_chunked else {}))
-    heard = await call(script)
+    data = call.dialect.text("Two") + call.dialect.ended("stop")
+    heard = await call(chunked(data, is_ended=False) if is_chunked else whole(data))
     assert (heard.text, heard.reasons, heard.error) == ("Two", ["stop"], None)
 
 
@@ -89,7 +87,6 @@ async def test_upstream_that_keeps_talking_after_the_last_word_is_left(call: Cal
         await line.send(call.dialect.answer("Two"))
         while True:
             await line.send(b": still here\n\n")
-            await asyncio.sleep(0)
 
     heard = await call(script)
     assert (heard.text, heard.error) == ("Two", None)
@@ -109,7 +106,6 @@ async def test_answers_at_once_do_not_mix(call: Call) -> None:
         await line.head()
         for letter in own:
             await line.send(call.dialect.text(letter))
-            await asyncio.sleep(0)
         await line.send(call.dialect.answer())
 
     call.upstream.script = script
@@ -147,7 +143,9 @@ async def test_every_lawful_framing_says_the_same(call: Call, framing: str) -> N
     assert heard.used == Used(3, 2)
 
 
-@pytest.mark.parametrize("text", ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg", "🐻‍❄️ äöü", "\ufeff\x00\x7f"])
+@pytest.mark.parametrize(
+    "text", ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg", "🐻‍❄️ äöü", "\ufeff\x00\x7f"]
+)
 async def test_odd_characters_come_through(call: Call, text: str) -> None:
     heard = await call(whole(call.dialect.answer(text)))
     assert (heard.text, heard.error) == (text, None)
@@ -175,7 +173,6 @@ async def test_answer_that_comes_byte_by_byte_is_the_same(call: Call) -> None:
         await line.head()
         for byte in data:
             await line.send(bytes([byte]))
-            await asyncio.sleep(0)
 
     heard = await call(script)
     assert (heard.text, heard.used, heard.error) == ("Zwei Bären.", Used(3, 2), None)

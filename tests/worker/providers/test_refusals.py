@@ -156,13 +156,13 @@ async def test_refusal_whose_body_never_comes_is_told_soon(call: Call) -> None:
 
 
 async def test_refusal_that_drips_is_told_soon(call: Call) -> None:
-    heard = await call(endless(b"x", status="400"))
+    heard = await call(endless(b"x", status=400))
     assert heard.fault == _BY_STATUS[400]
     assert heard.seconds < 1.5
 
 
 async def test_refusal_without_end_is_not_read_to_its_end(call: Call) -> None:
-    heard = await call(endless(b"x" * 65_536, status="401"))
+    heard = await call(endless(b"x" * 65_536, status=401))
     assert heard.fault == _BY_STATUS[401]
     assert heard.seconds < 1.5
     assert call.upstream.line.sent_bytes < 20_000_000

@@ -11,10 +11,11 @@ import zlib
 
 import pytest
 
+from shared.errors import ConfigurationError
 from tests.support.waiting import until
 from tests.worker.providers.calls import IDLE_SECONDS, REQUEST, Call, Heard, connect, listen
 from tests.worker.providers.dialects import MODEL, Dialect
-from tests.worker.providers.upstream import Line, chunked, endless, held, whole
+from tests.worker.providers.upstream import Line, Script, chunked, endless, held, whole
 from worker.providers.bounds import BODY_BYTES_MAX, EVENT_BYTES_MAX
 from worker.providers.contract import Text
 
@@ -58,12 +59,18 @@ async def test_connection_that_is_never_accepted(dialect: Dialect) -> None:
     assert heard.seconds < _PATIENCE_SECONDS
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70, "[::1", "0.0.0.0.0", "a..b"])
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70, "0.0.0.0.0", "a..b"])
 async def test_host_that_cannot_be_found(dialect: Dialect, host: str) -> None:
     provider = connect(dialect, f"http://{host}:9/v1")
     heard = await listen(provider)
     await provider.close()
     assert heard.fault == ("overloaded", "CONNECT_FAILED", "backoff")
+
+
+@pytest.mark.parametrize("host", ["[::1", "ü" * 80, "xn--a", ""])
+def test_address_that_is_none_is_refused_at_the_start(dialect: Dialect, host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"providers\.up\.base_url: "):
+        connect(dialect, f"http://{host}:9/v1")
 
 
 async def test_upstream_that_speaks_no_http(call: Call) -> None:
@@ -216,20 +223,29 @@ async def test_answer_of_another_type(call: Call, content_type: str) -> None:
     ids=lambda piece: piece[:12].decode(),
 )
 async def test_event_without_end(call: Call, piece: bytes) -> None:
-    async def script(line: Line) -> None:
-        await line.head()
-        await line.send(call.dialect.text("Two "))
-        while True:
-            await line.send(piece)
-
-    tracemalloc.start()
-    heard = await call(script)
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    heard = await call(_then_endless(call.dialect.text("Two "), piece))
     assert (heard.text, heard.fault) == ("Two ", _TOO_LARGE)
     # What was sent is what was read and what the sockets hold.
     assert call.upstream.line.sent_bytes < EVENT_BYTES_MAX + 16_000_000
+
+
+async def test_event_without_end_takes_little_memory(call: Call) -> None:
+    tracemalloc.start()
+    heard = await call(_then_endless(call.dialect.text("Two "), b"data: x\n" * 8192))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert heard.fault == _TOO_LARGE
     assert peak_bytes < 32 * EVENT_BYTES_MAX
+
+
+def _then_endless(first: bytes, piece: bytes) -> Script:
+    async def script(line: Line) -> None:
+        await line.head()
+        await line.send(first)
+        while True:
+            await line.send(piece)
+
+    return script
 
 
 async def test_answer_without_end(call: Call) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the edge share: a small application, a server around it, clients on bare sockets.
+"""What these tests share: requests, an application, a server around it, clients on bare sockets.
 
 Owns one expectation only: what a client reads must be whole HTTP/1.1 answers.
 """
@@ -16,11 +16,69 @@ import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from api import edge
+from shared import ids
 from shared.settings import ApiSettings
 from tests.support import waiting
 
 BOUNDS: Final = ApiSettings(header_seconds=0.3, stuck_reader_seconds=0.4)
 PATIENCE_SECONDS: Final = 10.0
+
+GET: Final = b"GET /plain HTTP/1.1\r\nHost: a\r\n\r\n"
+GATED: Final = b"GET /gated HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST: Final = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+POST: Final = b"POST /plain HTTP/1.1\r\nHost: a\r\n"
+CHUNKED: Final = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+WEBSOCKET: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+H2C: Final = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+# Each is invalid in another way.
+INVALID: Final = {
+    "words": b"hello there\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
+    "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00",
+    "http2-version": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+    "http09": b"GET /\r\n\r\n",
+    "http12": b"GET / HTTP/1.2\r\n\r\n",
+    "connect": b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n",
+    "connect-path": b"CONNECT /plain HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute": b"GET http://example.org/plain HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-bare": b"GET http://example.org HTTP/1.1\r\nHost: a\r\n\r\n",
+    "asterisk": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "fragment": b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no-path": b"GET ?a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "target-utf8": "GET /\u00e9 HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+    "target-latin1": b"GET /\xe9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "query-latin1": b"GET /?q=\xe9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "target-nul": b"GET /a\x00b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "target-nul-escaped": b"GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "target-del": b"GET /a\x7fb HTTP/1.1\r\nHost: a\r\n\r\n",
+    "length-twice": POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "length-list": POST + b"Content-Length: 3, 3\r\n\r\nabc",
+    "length-negative": POST + b"Content-Length: -1\r\n\r\n",
+    "length-huge": POST + b"Content-Length: 99999999999999999999999999\r\n\r\n",
+    "length-then-chunked": POST
+    + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked-then-length": POST
+    + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "chunked-twice": POST
+    + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "encoding-unknown": POST + b"Transfer-Encoding: gzip\r\n\r\n",
+    "encoding-unknown-expect": POST + b"Expect: 100-continue\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "field-bare-lf": b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+    "line-bare-lf": b"GET / HTTP/1.1\nHost: a\n\n",
+    "field-bare-cr": b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
+    "field-nul": b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
+    "name-nul": b"GET / HTTP/1.1\r\nHo\x00st: a\r\n\r\n",
+    "name-empty": b"GET / HTTP/1.1\r\n: a\r\n\r\n",
+    "name-space": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+    "fold": b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n",
+    "fold-first": b"GET / HTTP/1.1\r\n X: a\r\n\r\n",
+    "chunk-size": CHUNKED + b"xyz\r\nabc\r\n0\r\n\r\n",
+    "chunk-size-huge": CHUNKED + b"ffffffffffffffffff\r\nabc",
+    "chunk-end": CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n",
+    "trailer": CHUNKED + b"0\r\nX : y\r\n\r\n",
+    "upgrade-connect": b"CONNECT / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+}
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -40,9 +98,10 @@ class Answer:
     body: bytes
 
     @property
-    def json(self) -> Any:
+    def json(self) -> dict[str, object]:
         """Return the decoded body."""
-        return json.loads(self.body)
+        decoded: dict[str, object] = json.loads(self.body)
+        return decoded
 
 
 @dataclass
@@ -91,7 +150,7 @@ class App:
     async def _stream(
         self, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        """Send until the client is gone: large pieces, or a small one every few turns of the loop."""
+        """Send until the client is gone: large pieces, or small ones."""
         await send({"type": "http.response.start", "status": 200, "headers": []})
         watch = asyncio.ensure_future(self._watch(receive))
         while not watch.done():
@@ -206,9 +265,9 @@ class Site:
 
 @asynccontextmanager
 async def running(
-    bounds: ApiSettings = BOUNDS, *, buffer_bytes: int | None = None, **options: Any
+    bounds: ApiSettings = BOUNDS, *, buffer_bytes: int | None = None, **options: float
 ) -> AsyncIterator[Site]:
-    """Run the application behind the edge; `buffer_bytes` bounds what the kernel holds of an answer."""
+    """Run the application behind the edge; `buffer_bytes` bounds what the kernel takes of an answer."""
     app = App()
     # By way of pickle, as a configuration goes to each process of several.
     http = pickle.loads(pickle.dumps(edge.protocol(bounds)))  # noqa: S301 - our own bytes
@@ -231,7 +290,7 @@ async def running(
 
 def split(raw: bytes, *, is_whole: bool = True) -> list[Answer]:
     """Return the answers that make up what was read; with `is_whole`, nothing may be missing."""
-    found = []
+    found: list[Answer] = []
     while raw:
         head, _, rest = raw.partition(b"\r\n\r\n")
         status, *lines = head.decode("ascii").split("\r\n")
@@ -244,3 +303,14 @@ def split(raw: bytes, *, is_whole: bool = True) -> list[Answer]:
         found.append(Answer(int(status.split(" ")[1]), fields, rest[:size]))
         raw = rest[size:]
     return found
+
+
+def assert_refused(answer: Answer, status: int, code: str) -> None:
+    assert answer.status == status
+    assert answer.fields["content-type"] == "application/json"
+    assert answer.fields["connection"] == "close"
+    assert answer.json["success"] is False
+    assert answer.json["code"] == code
+    assert answer.json["error"].endswith(".")
+    assert answer.json["request_id"] == answer.fields["x-request-id"]
+    assert ids.is_id(answer.json["request_id"])

@@ -1,0 +1,1 @@
+"""The edge against strangers, on real sockets and on both event loops."""

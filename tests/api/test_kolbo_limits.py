@@ -1,0 +1,179 @@
+"""How often and how much: submissions by tier, reads, unfinished work, and a full queue."""
+
+import asyncio
+from typing import Final
+
+import httpx
+import pytest
+
+from shared.settings import Tier
+from shared.wire.account import TierName
+from tests.support import waiting
+from tests.support.customer import Customer, body, refused
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+CHAT: Final = "/api/v1/chat"
+CREDITS: Final = "/api/v1/account/credits"
+
+
+async def _post(api: Customer, url: str = CHAT) -> httpx.Response:
+    return await api.post(url, json={"message": "hello"})
+
+
+@pytest.mark.parametrize(
+    ("tier", "limit"), [("free", 10), ("pro", 120), ("enterprise", 6000)], ids=str
+)
+async def test_a_tier_has_its_limit(system: System, tier: TierName, limit: int) -> None:
+    await system.front()
+    api = await system.customer(tier=tier)
+    answers = [await _post(api) for _ in range(min(limit, 20))]
+    for sent, answer in enumerate(answers, 1):
+        assert body(answer)
+        assert answer.headers["ratelimit-limit"] == str(limit)
+        remaining = int(answer.headers["ratelimit-remaining"])
+        # What came back in the meantime counts too.
+        assert limit - sent <= remaining <= limit - sent + 1 + limit // 60
+        assert 0 < int(answer.headers["ratelimit-reset"]) <= 60
+    if tier == "free":
+        answer = await _post(api)
+        refused(answer, 429, "RATE_LIMITED")
+        assert 1 <= int(answer.headers["retry-after"]) <= 6
+        assert answer.headers["ratelimit-limit"] == "10"
+        assert answer.headers["ratelimit-remaining"] == "0"
+        assert 0 < int(answer.headers["ratelimit-reset"]) <= 60
+
+
+async def test_the_limit_holds_over_all_fronts_and_keys_of_an_account_and_no_other(
+    system: System,
+) -> None:
+    urls = [await system.front() + CHAT, await system.front() + CHAT]
+    api = await system.customer(tier="free")
+    twin = await system.customer("one")
+    other = await system.customer("two", tier="free")
+    callers = [(api, urls[0]), (api, urls[1]), (twin, urls[0]), (twin, urls[1])]
+    answers = await asyncio.gather(
+        *(_post(*callers[n % 4]) for n in range(20)), *(_post(other) for _ in range(10))
+    )
+    assert sum(answer.status_code == 200 for answer in answers[:20]) == 10
+    assert sum(answer.status_code == 429 for answer in answers[:20]) == 10
+    assert all(answer.status_code == 200 for answer in answers[20:])
+
+
+async def test_who_waits_as_long_as_told_is_let_in(system: System) -> None:
+    system.change("limits", free=Tier(submissions_per_minute=60))
+    await system.front()
+    api = await system.customer(tier="free")
+    answers = [await _post(api) for _ in range(64)]
+    refused(answers[-1], 429, "RATE_LIMITED")
+    assert answers[-1].headers["retry-after"] == "1"
+
+    async def is_let_in() -> bool:
+        return (await _post(api)).status_code == 200
+
+    await waiting.until(is_let_in, 1.1)
+
+
+async def test_what_was_refused_for_its_form_is_not_counted(system: System) -> None:
+    await system.front()
+    api = await system.customer(tier="free")
+    for _ in range(15):
+        refused(await api.post(CHAT, json={}), 400, "MISSING_FIELDS")
+        answer = await api.post(CHAT, json={"message": "x", "session_id": "none"})
+        refused(answer, 404, "SESSION_NOT_FOUND")
+    assert [(await _post(api)).status_code for _ in range(10)] == [200] * 10
+
+
+async def test_reads_are_limited_by_the_minute(system: System) -> None:
+    system.change("api", reads_per_minute=5, reads_per_unfinished=10)
+    await system.front()
+    api, twin = await system.customer(), await system.customer()
+    other = await system.customer("two")
+    for caller in (api, twin, api, twin, api):
+        body(await caller.get(CREDITS))
+    answer = await twin.get(CREDITS)
+    refused(answer, 429, "RATE_LIMITED")
+    wait = int(answer.headers["retry-after"])
+    assert 1 <= wait <= 12
+    body(await other.get(CREDITS))
+    body(await _post(api))
+    system.clock.turn(wait)
+    body(await api.get(CREDITS))
+
+
+async def test_unfinished_work_may_be_looked_at_more_often(system: System) -> None:
+    system.change("api", reads_per_minute=5, reads_per_unfinished=10)
+    await system.front()
+    api = await system.customer()
+    body(await api.get(CREDITS))
+    receipts = [await api.ask("hello") for _ in range(3)]
+    system.clock.turn(60)
+    # 5 and 3 times 10 for a minute.
+    answers = [await api.get(receipts[n % 3]["poll_url"]) for n in range(36)]
+    assert [answer.status_code for answer in answers] == [200] * 35 + [429]
+
+
+async def test_an_account_has_only_so_much_unfinished(system: System) -> None:
+    system.change("limits", unfinished_per_account=2)
+    await system.front()
+    api, other = await system.customer(), await system.customer("two")
+    receipts = [await api.ask("hello"), await api.ask("hello", priority="batch")]
+    answer = await _post(api)
+    refused(answer, 429, "RATE_LIMITED")
+    assert int(answer.headers["retry-after"]) >= 1
+    body(await _post(other))
+    body(await api.post(receipts[0]["cancel_url"]))
+    body(await _post(api))
+    refused(await _post(api), 429, "RATE_LIMITED")
+
+
+async def test_a_full_queue_is_our_own_fault(system: System) -> None:
+    system.change("limits", unfinished_total=2)
+    await system.front()
+    api = await system.customer()
+    body(await _post(api))
+    body(await _post(api))
+    before = await api.credits()
+    answer = await _post(api)
+    refused(answer, 503, "QUEUE_FULL")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert await api.credits() == before
+    await system.worker()
+
+    async def is_let_in() -> bool:
+        return (await _post(api)).status_code == 200
+
+    await waiting.until(is_let_in)
+
+
+async def test_the_account_pays_in_advance_and_gets_the_rest_back(
+    system: System, worker: PolluxWorker
+) -> None:
+    await system.front()
+    api = await system.customer(funds=0.06)
+    status = await api.answer("hello there you")
+    assert status["credits_used"] == 0.0013
+    left = 0.06 - 0.0013
+    assert await api.credits() == {
+        "total": pytest.approx(left),
+        "available": pytest.approx(left),
+        "held": 0.0,
+    }
+
+
+async def test_who_cannot_pay_is_refused_and_reads_what_it_takes(system: System) -> None:
+    await system.front()
+    api = await system.customer(funds=0.06)
+    receipt = await api.ask("hello")
+    credits_ = await api.credits()
+    assert 0.05 < credits_["held"] < 0.06
+    assert credits_["total"] == pytest.approx(0.06)
+    answer = await _post(api)
+    refusal = refused(answer, 402, "INSUFFICIENT_CREDITS")
+    assert "credits" in refusal["error"]
+    assert await api.credits() == credits_
+    cancelled = body(await api.post(receipt["cancel_url"]))
+    assert cancelled["credits_refunded"] == credits_["held"]
+    body(await _post(api))

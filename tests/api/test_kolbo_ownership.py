@@ -1,0 +1,123 @@
+"""What is somebody else's answers exactly like what is not there, on every route that takes an id."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+import httpx
+import pytest
+
+from api.app import DOUBLED, MOUNTS
+from api.endpoint import Endpoint
+from shared import ids
+from tests.support.customer import Customer, Json, body
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+# What each route with a body is sent, so that nothing but the id can be wrong.
+BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}
+
+
+def matrix() -> Iterator[tuple[str, Endpoint, str]]:
+    """Yield every route that takes an id, on every mount, with the name of its id."""
+    for prefix, endpoints in (MOUNTS | DOUBLED).items():
+        for endpoint in endpoints:
+            for name in ("generation_id", "session_id"):
+                if f"{{{name}}}" in endpoint.path:
+                    yield prefix, endpoint, name
+
+
+def _told(answer: httpx.Response) -> tuple[int, Json, set[str]]:
+    """Return all of an answer that could tell one case from another."""
+    said: Json = answer.json()
+    said.pop("request_id")
+    names = {name for name in answer.headers if not name.startswith("ratelimit")}
+    return answer.status_code, said, names
+
+
+async def _both(
+    other: Customer, prefix: str, endpoint: Endpoint, name: str, id_: str
+) -> list[tuple[int, Json, set[str]]]:
+    """Ask for a real id of somebody else's, and for one that nobody has."""
+    told = []
+    for asked in (id_, ids.new_id()):
+        path = prefix + endpoint.path.replace(f"{{{name}}}", asked)
+        parameters = {"wait": 45} if path.endswith("/status") else {}
+        answer = await other.request(
+            endpoint.method, path, params=parameters, json=BODIES.get(endpoint.method)
+        )
+        told.append(_told(answer))
+    return told
+
+
+async def test_another_accounts_ids_answer_as_unknown_on_every_route(
+    api: Customer, other: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    provider.script.append(Answer(text="done"))
+    done = await api.ask("done")
+    await api.end(done)
+    provider.script.append(Answer(gate=asyncio.Event()))
+    running = await api.ask("running", session_id=done["session_id"])
+    waits = await api.ask("waits", session_id=done["session_id"])
+    before = body(await api.get("/api/v1/chat/conversations"))
+    rows = list(matrix())
+    assert len(rows) == 2 * sum("{" in endpoint.path for endpoint in MOUNTS["/api/v1"])
+    for prefix, endpoint, name in rows:
+        receipts = (done, running, waits) if name == "generation_id" else (done,)
+        for receipt in receipts:
+            id_ = receipt["message_id" if name == "generation_id" else "session_id"]
+            theirs, nobodys = await _both(other, prefix, endpoint, name, id_)
+            assert theirs == nobodys, endpoint.path
+            assert theirs[0] == 404, endpoint.path
+    # Nothing of it was touched.
+    assert body(await api.get("/api/v1/chat/conversations")) == before
+    assert [(await api.look(each))["state"] for each in (running, waits)] == ["processing"] * 2
+    assert (await api.look(done))["state"] == "completed"
+
+
+async def test_another_accounts_session_takes_no_message(
+    api: Customer, other: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    receipt = await api.ask("my secret")
+    await api.end(receipt)
+    for on_conflict in ("enqueue", "reject", "interrupt"):
+        told = []
+        for session in (receipt["session_id"], ids.new_id()):
+            asked = {"message": "hi", "session_id": session, "on_conflict": on_conflict}
+            told.append(_told(await other.post("/api/v1/chat", json=asked)))
+        assert told[0] == told[1]
+        assert (told[0][0], told[0][1]["code"]) == (404, "SESSION_NOT_FOUND")
+    assert len(await api.messages(receipt["session_id"])) == 2
+    assert len(provider.requests) == 1
+
+
+async def test_a_generation_and_a_session_are_different_things(
+    api: Customer, worker: PolluxWorker
+) -> None:
+    receipt = await api.ask("hello")
+    await api.end(receipt)
+    for prefix, endpoint, name in matrix():
+        id_ = receipt["session_id" if name == "generation_id" else "message_id"]
+        path = prefix + endpoint.path.replace(f"{{{name}}}", id_)
+        answer = await api.request(endpoint.method, path, json=BODIES.get(endpoint.method))
+        assert answer.status_code == 404, (endpoint.path, answer.text)
+
+
+async def test_lists_hold_only_ones_own(
+    api: Customer, other: Customer, system: System, worker: PolluxWorker
+) -> None:
+    mine, theirs = await api.ask("canary-one"), await other.ask("canary-two")
+    await api.end(mine)
+    await other.end(theirs)
+    for customer, receipt in ((api, mine), (other, theirs)):
+        listed = body(await customer.get("/api/v1/chat/conversations"))
+        assert [each["session_id"] for each in listed["conversations"]] == [receipt["session_id"]]
+        assert listed["pagination"]["total"] == 1
+    # Another key of the same account sees what is the account's.
+    twin = await system.customer("one")
+    assert (await twin.look(mine))["state"] == "completed"
+    assert (await twin.credits())["total"] < 1000
+    assert (await other.credits())["total"] < 1000

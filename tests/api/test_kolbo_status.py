@@ -1,0 +1,333 @@
+"""`GET /generate/{id}/status`: every field in every state, partial text, tags, and waits."""
+
+import asyncio
+import re
+from typing import Any, Final
+
+import pytest
+
+from api import follow
+from shared import ids
+from tests.support import waiting
+from tests.support.customer import Customer, Json, body, refused
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+FIELDS: Final = set(
+    """success generation_id session_id type state stage progress poll_interval_hint queue_position
+    eta_seconds attempt result error failure enhancement credits_used credits_breakdown routing
+    metadata project_id created_at started_at finished_at""".split()
+)
+RESULT: Final = set(
+    "content reasoning_content image_urls video_urls audio_urls citations model created_at".split()
+)
+
+
+def _check_form(status: Json) -> None:
+    """What holds in every state."""
+    assert status.keys() == FIELDS
+    assert status["success"] is True
+    assert status["type"] == "chat"
+    assert status["poll_interval_hint"] in range(1, 31)
+    assert status["result"].keys() - {"partial"} == RESULT
+    assert all(status["result"][f"{kind}_urls"] == [] for kind in ("image", "video", "audio"))
+    assert TIME.fullmatch(status["created_at"])
+    assert TIME.fullmatch(status["result"]["created_at"])
+    assert status["enhancement"].keys() == {"applied", "reason", "text"}
+    is_over = status["state"] != "processing"
+    assert ("partial" in status["result"]) is not is_over
+    assert (status["progress"] == 100) is is_over
+    assert (status["finished_at"] is not None) is is_over
+    assert (status["eta_seconds"] is None) is is_over
+    assert is_over is (status["stage"] in {"completed", "failed", "cancelled"})
+    assert (status["failure"] is None) is (status["error"] is None)
+
+
+async def _partial(api: Customer, receipt: Json, text: str) -> Json:
+    """Wait until so much of the answer shows."""
+
+    async def shows() -> Json | None:
+        status = await api.look(receipt)
+        return status if status["result"]["content"] == text else None
+
+    status: Json = await waiting.until(shows, what=text)
+    return status
+
+
+async def test_a_queued_generation_tells_its_place(api: Customer) -> None:
+    receipt = await api.ask("hello")
+    status = await api.look(receipt)
+    _check_form(status)
+    assert status["generation_id"] == receipt["message_id"]
+    assert status["session_id"] == receipt["session_id"]
+    assert (status["state"], status["stage"], status["progress"]) == ("processing", "queued", 0)
+    assert (status["queue_position"], status["attempt"]) == (0, 0)
+    assert 0 < status["eta_seconds"]["p50"] <= status["eta_seconds"]["p90"]
+    assert status["result"]["content"] == ""
+    assert status["result"]["partial"] is True
+    assert (status["credits_used"], status["credits_breakdown"]) == (0, [])
+    assert status["started_at"] is None
+
+
+async def test_the_text_so_far_shows_while_it_grows(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two three", gate=gate, gate_after=2))
+    receipt = await api.ask("count")
+    status = await _partial(api, receipt, "one two")
+    _check_form(status)
+    assert (status["state"], status["stage"]) == ("processing", "generating")
+    assert status["queue_position"] is None
+    assert status["attempt"] == 1
+    assert 0 < status["progress"] < 100
+    assert TIME.fullmatch(status["started_at"])
+    gate.set()
+    assert (await api.end(receipt))["result"]["content"] == "one two three"
+
+
+async def test_a_completed_generation_tells_its_answer_model_and_price(
+    api: Customer, worker: PolluxWorker
+) -> None:
+    status = await api.answer("hello there you")
+    _check_form(status)
+    assert (status["state"], status["stage"]) == ("completed", "completed")
+    assert status["result"]["content"] == "You said: hello there you"
+    assert status["result"]["model"] == "auto"
+    # Three words in, five out, at 100 and 200 microcredits each.
+    assert status["credits_used"] == 0.0013
+    assert status["credits_breakdown"] == [{"item": "tokens", "quantity": 8, "credits": 0.0013}]
+    routing = status["routing"]
+    assert routing.keys() == {"policy", "chosen", "category", "reason", "candidates"}
+    assert routing["chosen"] == "alpha"
+    assert [each["model"] for each in routing["candidates"]] == ["alpha", "beta", "gamma"]
+    assert all(
+        each.keys() == {"model", "score", "est_credits", "est_seconds", "excluded_by"}
+        for each in routing["candidates"]
+    )
+    assert status["created_at"] <= status["started_at"] <= status["finished_at"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "category", "code"),
+    [
+        (Answer(status=401), "auth", "BAD_CREDENTIALS"),
+        (Answer(status=400), "invalid_request", "REFUSED_REQUEST"),
+        (Answer(text=""), "provider_error", "EMPTY_ANSWER"),
+        (Answer(text="", finish_reason="content_filter"), "content_policy", "CONTENT_POLICY"),
+        (Answer(text="one two", error_after=1), "provider_error", "PROVIDER_FAILED"),
+    ],
+    ids=["auth", "invalid", "empty", "policy", "broken"],
+)
+async def test_a_failed_generation_says_why_and_costs_nothing(
+    api: Customer,
+    worker: PolluxWorker,
+    provider: Provider,
+    answer: Answer,
+    category: str,
+    code: str,
+) -> None:
+    provider.answer = lambda _: answer
+    status = await api.answer("hello")
+    _check_form(status)
+    assert (status["state"], status["stage"]) == ("failed", "failed")
+    failure = status["failure"]
+    assert failure.keys() == {"message", "category", "code", "retryable", "severity", "provider"}
+    assert (failure["category"], failure["code"]) == (category, code)
+    assert failure["severity"] == "error"
+    assert status["error"] == failure["message"]
+    assert status["error"].endswith(".")
+    assert status["credits_used"] == 0
+    assert await api.credits() == {"total": 1000.0, "available": 1000.0, "held": 0.0}
+
+
+async def test_a_cancelled_generation_keeps_what_there_was(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    provider.script.append(Answer(text="one two three", gate=asyncio.Event(), gate_after=2))
+    receipt = await api.ask("count")
+    await _partial(api, receipt, "one two")
+    body(await api.post(receipt["cancel_url"]))
+    status = await api.end(receipt)
+    _check_form(status)
+    assert (status["state"], status["stage"]) == ("cancelled", "cancelled")
+    assert status["result"]["content"] == "one two"
+    assert status["failure"]["category"] == "cancelled"
+    assert status["credits_used"] > 0
+
+
+async def test_progress_never_falls(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    provider.answer = lambda _: Answer(text="word " * 100, gap_seconds=0.001)
+    receipt = await api.ask("go on")
+    seen: list[Json] = []
+
+    async def is_over() -> bool:
+        seen.append(await api.look(receipt))
+        return bool(seen[-1]["state"] != "processing")
+
+    await waiting.until(is_over)
+    progress = [status["progress"] for status in seen]
+    texts = [len(status["result"]["content"]) for status in seen]
+    assert progress == sorted(progress)
+    assert texts == sorted(texts)
+    assert progress[-1] == 100
+    assert len(set(progress)) > 2
+
+
+async def test_a_tag_saves_the_body_until_something_changes(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two three", gate=gate, gate_after=2))
+    receipt = await api.ask("count")
+    await _partial(api, receipt, "one two")
+    first = await api.get(receipt["poll_url"])
+    tag = first.headers["etag"]
+    assert tag.startswith('W/"')
+    assert first.headers["cache-control"] == "no-store"
+    for known in (tag, f'W/"x", {tag}', tag.removeprefix("W/"), "*"):
+        same = await api.get(receipt["poll_url"], headers={"if-none-match": known})
+        assert (same.status_code, same.content) == (304, b""), known
+        assert int(same.headers["poll-interval-hint"]) in range(1, 31)
+        assert same.headers["etag"] == tag
+    gate.set()
+    await api.end(receipt)
+    last = await api.get(receipt["poll_url"], headers={"if-none-match": tag})
+    assert body(last)["state"] == "completed"
+    assert last.headers["etag"] != tag
+
+
+async def test_every_stage_has_a_tag_of_its_own(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    receipt = await api.ask("hello")
+    tags = [(await api.get(receipt["poll_url"])).headers["etag"]]
+    await system.worker()
+    await _partial(api, receipt, "one")
+    tags.append((await api.get(receipt["poll_url"])).headers["etag"])
+    gate.set()
+    await api.end(receipt)
+    tags.append((await api.get(receipt["poll_url"])).headers["etag"])
+    assert len(set(tags)) == 3
+
+
+async def test_a_wait_returns_at_the_end(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    receipt = await api.ask("hello")
+    waits = [asyncio.create_task(api.look(receipt, wait=45)) for _ in range(3)]
+    await _partial(api, receipt, "one")
+    assert not any(wait.done() for wait in waits)
+    gate.set()
+    for status in await asyncio.gather(*waits):
+        assert status["state"] == "completed"
+    assert (await api.look(receipt, wait=45))["state"] == "completed"
+
+
+async def test_a_wait_with_a_tag_returns_at_the_first_change(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    receipt = await api.ask("hello")
+    seen = []
+    tag = (await api.get(receipt["poll_url"])).headers["etag"]
+    await system.worker()
+    while True:
+        answer = await api.get(
+            receipt["poll_url"], params={"wait": 45}, headers={"if-none-match": tag}
+        )
+        status, tag = body(answer), answer.headers["etag"]
+        seen.append((status["stage"], status["result"]["content"]))
+        if status["result"]["content"] == "one":
+            gate.set()
+        if status["state"] != "processing":
+            break
+    assert seen[-1] == ("completed", "one two")
+    assert ("generating", "one") in seen
+    assert len(seen) == len(set(seen))
+
+
+async def test_a_wait_is_capped_and_then_tells_how_it_stands(system: System) -> None:
+    system.change("api", wait_seconds_max=1)
+    await system.front()
+    api = await system.customer()
+    receipt = await api.ask("hello")
+    tag = (await api.get(receipt["poll_url"])).headers["etag"]
+    plain, tagged = await asyncio.gather(
+        api.get(receipt["poll_url"], params={"wait": 45}),
+        api.get(receipt["poll_url"], params={"wait": 999}, headers={"if-none-match": tag}),
+    )
+    assert body(plain)["state"] == "processing"
+    assert tagged.status_code == 304
+
+
+async def test_a_wait_must_be_a_whole_number(api: Customer) -> None:
+    receipt = await api.ask("hello")
+    wrong: tuple[Any, ...] = ("", "-1", "1.5", "soon", "1e3", "0x1", "٣", " 1", "9" * 10, "+1")
+    for seconds in wrong:
+        answer = await api.get(receipt["poll_url"], params={"wait": seconds})
+        assert "`wait`" in refused(answer, 400, "INVALID_FIELDS")["error"], seconds
+    assert (await api.look(receipt, wait=0))["state"] == "processing"
+
+
+async def test_an_account_holds_only_so_many_waits(system: System) -> None:
+    system.change("api", waits_per_account=2)
+    await system.front()
+    api, other = await system.customer(), await system.customer("two")
+    receipt, others = await api.ask("hello"), await other.ask("hello")
+    waits = [
+        asyncio.create_task(api.get(receipt["poll_url"], params={"wait": 45})) for _ in range(3)
+    ]
+    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    answer = done.pop().result()
+    refused(answer, 429, "RATE_LIMITED")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert len(pending) == 2
+    # Looking without waiting, and the waits of others, go on.
+    assert (await api.look(receipt))["state"] == "processing"
+    theirs = asyncio.create_task(other.end(others))
+    await system.worker()
+    assert [body(await wait)["state"] for wait in pending] == ["completed"] * 2
+    assert (await theirs)["state"] == "completed"
+    assert (await api.look(receipt, wait=1))["state"] == "completed"
+
+
+async def test_who_stops_waiting_gives_the_place_back(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_LOOK_ANYWAY_SECONDS", 0.05)
+    system.change("api", waits_per_account=1)
+    await system.front()
+    api = await system.customer()
+    receipt = await api.ask("hello")
+    waits = [
+        asyncio.create_task(api.get(receipt["poll_url"], params={"wait": 45})) for _ in range(2)
+    ]
+    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    refused(done.pop().result(), 429, "RATE_LIMITED")
+    pending.pop().cancel()
+
+    async def is_free() -> bool:
+        answer = await api.get(f"/api/v1/generate/{ids.new_id()}/status", params={"wait": 1})
+        return answer.status_code == 404
+
+    await waiting.until(is_free, 5, what="the place of who has gone")
+
+
+async def test_an_unknown_generation_is_not_found(api: Customer) -> None:
+    for id_ in (ids.new_id(), "x", "a:b", "x" * 65, "*", "%C3%A9", "a%20b", "a%0Ab"):
+        for wait in ({}, {"wait": 45}):
+            answer = await api.get(f"/api/v1/generate/{id_}/status", params=wait)
+            refused(answer, 404, "GENERATION_NOT_FOUND")
+        refused(await api.post(f"/api/v1/generate/{id_}/cancel"), 404, "GENERATION_NOT_FOUND")

@@ -1,0 +1,132 @@
+"""How many bytes stay in Redis of one generation, beyond its texts.
+
+The difference of the server's `used_memory` over thousands of generations, once their events have
+expired, less the bytes of the messages and answers themselves. `used_memory` is what is allocated,
+so neither fragmentation nor purging plays a part; the buffers of clients and of the AOF are taken
+off. Of what it is made is told by MEMORY USAGE, family by family, which leaves out the server's own
+table of keys.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from shared.redis import keys
+from shared.settings import RetentionSettings
+from tests.bench import figures, rig
+from tests.bench.figures import Figure
+from tests.bench.rig import Rig
+from tests.bench.trips import drained
+from tests.support.customer import Customer
+from tests.support.provider import Answer, Request
+from tests.support.server import Look
+from tests.support.waiting import until
+
+GENERATIONS: Final = 5_000
+TURNS: Final = 20
+_CLIENTS: Final = 8
+_AIM: Final = 1536
+_EXPIRY_SECONDS: Final = 120.0
+_ANSWER: Final = "Energy is kept, entropy grows, and nothing ever gets as cold as it could. " * 3
+
+Talk = Callable[[Rig, Customer, int], Coroutine[Any, Any, int]]
+
+
+async def measure(generations: int = GENERATIONS) -> list[Figure]:
+    """Weigh conversations of one turn, then as many turns in long ones."""
+    async with rig.running(workers=2, retention=RetentionSettings(events_seconds=1)) as system:
+        system.provider.answer = _answer
+        system.provider.keeps_requests = False
+        await _talk(system, _one_turn, 64)
+        return [
+            *await _weigh(system, "conversations of one turn", _one_turn, generations),
+            *await _weigh(system, f"turns, {TURNS} a conversation", _many_turns, generations),
+        ]
+
+
+def _answer(_request: Request) -> Answer:
+    return Answer(text=_ANSWER)
+
+
+async def _weigh(system: Rig, what: str, talk: Talk, generations: int) -> list[Figure]:
+    with system.server.look() as look:
+        before, families_before = _allocated(look), await _by_family(system, look)
+        texts = await _talk(system, talk, generations)
+        after, families = _allocated(look), await _by_family(system, look)
+    beyond = (after - before - texts) / generations
+    grown = {
+        name: (families[name] - families_before[name]) / generations
+        for name in sorted(families)
+        if families[name] - families_before[name] > generations
+    }
+    return [
+        Figure(
+            f"bytes of {generations:,} {what}",
+            f"{beyond:,.0f} each",
+            f"texts {texts / generations:,.0f}",
+            f"<= {_AIM:,}",
+            beyond <= _AIM,
+        ),
+        *(Figure(f"  {name}, texts with it", f"{size:,.0f}") for name, size in grown.items()),
+    ]
+
+
+async def _talk(system: Rig, talk: Talk, generations: int) -> int:
+    """Let some clients talk until so many messages are answered; return the bytes of all texts."""
+    async with system.customer() as customer:
+        shares = [generations // _CLIENTS + (n < generations % _CLIENTS) for n in range(_CLIENTS)]
+        texts = await asyncio.gather(*(talk(system, customer, share) for share in shares))
+    await drained(system)
+    with system.server.look() as look:
+        pattern = f"{system.root}events:*"
+        await until(lambda: not look.names(pattern), _EXPIRY_SECONDS, what="events to expire")
+    return sum(texts)
+
+
+async def _one_turn(_system: Rig, customer: Customer, generations: int) -> int:
+    sent = 0
+    for number in range(generations):
+        message = _message(number)
+        await customer.ask(message)
+        sent += len(message) + len(_ANSWER)
+    return sent
+
+
+async def _many_turns(_system: Rig, customer: Customer, generations: int) -> int:
+    sent, session = 0, None
+    for number in range(generations):
+        message = _message(number)
+        told = {} if number % TURNS == 0 else {"session_id": session}
+        session = (await customer.ask(message, **told))["session_id"]
+        sent += len(message) + len(_ANSWER)
+    return sent
+
+
+def _message(number: int) -> str:
+    return f"Which of the laws of thermodynamics is the one numbered {number}, and why?"
+
+
+def _allocated(look: Look) -> int:
+    memory: dict[str, int] = look("INFO", "memory")
+    return memory["used_memory"] - memory["mem_clients_normal"] - memory["mem_aof_buffer"]
+
+
+async def _by_family(system: Rig, look: Look) -> Counter[str]:
+    """Return the bytes of every family of keys, in the account's partition."""
+    sizes: Counter[str] = Counter()
+    for name in look.names(f"{system.root}*"):
+        family = keys.family_of(system.root, name)
+        assert family is not None, name
+        sizes[family.pattern.partition(":")[0]] += int(look("MEMORY", "USAGE", name, "SAMPLES", 0))
+    return sizes
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table("memory", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())

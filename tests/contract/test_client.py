@@ -1,0 +1,308 @@
+"""The one connection: many callers, lost lines, silent servers, each reply with its asker."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from shared.errors import StoreError, UnavailableError
+from shared.redis.client import Redis, Reply
+from shared.settings import RedisSettings
+from tests.support.proxy import Proxy
+from tests.support.server import Server
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def own_redis(own_settings: RedisSettings) -> AsyncIterator[Redis]:
+    client = Redis(own_settings)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
+    async with Proxy(own_server.socket) as door:
+        yield door
+
+
+@pytest.fixture
+async def through(own_settings: RedisSettings, proxy: Proxy) -> AsyncIterator[Redis]:
+    client = Redis(msgspec.structs.replace(own_settings, url=proxy.url))
+    yield client
+    await client.close()
+
+
+async def test_replies_reach_their_askers_under_random_cancellation(redis: Redis) -> None:
+    dice = random.Random(7)
+
+    async def ask(number: int) -> bool:
+        for turn in range(20):
+            word = f"{number}-{turn}-{'x' * dice.randrange(2000)}"
+            assert await redis.call("ECHO", word) == word.encode()
+        return True
+
+    askers = [asyncio.create_task(ask(number)) for number in range(200)]
+    cancelled: set[int] = set()
+    while not all(asker.done() for asker in askers):
+        victim = dice.randrange(len(askers))
+        if len(cancelled) < 80 and askers[victim].cancel():
+            cancelled.add(victim)
+        await redis.call("PING")
+    results = await asyncio.gather(*askers, return_exceptions=True)
+    assert sum(result is True for result in results) == len(askers) - len(cancelled)
+    assert all(isinstance(results[index], asyncio.CancelledError) for index in cancelled)
+
+
+async def test_commands_of_one_turn_of_the_loop_leave_together(redis: Redis) -> None:
+    async def reads() -> int:
+        stats = (await redis.call("INFO", "stats")).decode().splitlines()
+        fields = dict(line.split(":", 1) for line in stats if ":" in line)
+        return int(fields["total_reads_processed"])
+
+    before = await reads()
+    await asyncio.gather(*(redis.call("PING") for _ in range(100)))
+    assert await reads() - before <= 5
+
+
+async def test_types_come_and_go_as_they_are(redis: Redis, redis_settings: RedisSettings) -> None:
+    name = f"{redis_settings.prefix}:{{sys}}:bell"
+    await redis.call("RPUSH", name, "text", b"\x00\xff\r\n", 7, 1.5, "é")
+    stored = await redis.call("LRANGE", name, 0, -1)
+    assert stored == [b"text", b"\x00\xff\r\n", b"7", b"1.5", "é".encode()]
+    assert await redis.call("GET", "nothing") is None
+    assert await redis.call("HGETALL", "nothing") == {}
+
+
+async def test_command_that_is_wrong_is_a_fault_of_ours(redis: Redis) -> None:
+    with pytest.raises(StoreError, match="unknown command"):
+        await redis.call("NONSENSE")
+    with pytest.raises(StoreError, match="wrong number"):
+        await redis.call("GET")
+    assert await redis.call("PING") == b"PONG"
+
+
+async def test_send_needs_no_reply_and_disturbs_none(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
+    name = f"{redis_settings.prefix}:{{sys}}:bell"
+    for number in range(50):
+        redis.send("RPUSH", name, number)
+        redis.send("NONSENSE")
+    assert await redis.call("LLEN", name) == 50
+
+
+async def test_nobody_there_is_unavailable(own_server: Server, own_redis: Redis) -> None:
+    own_server.kill()
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        await own_redis.call("PING")
+    own_redis.send("PING")
+    own_server.start()
+    assert await own_redis.call("PING") == b"PONG"
+
+
+async def test_death_in_the_middle_of_a_call_is_told_and_mended(
+    own_server: Server, own_redis: Redis
+) -> None:
+    await own_redis.connect()
+    calls = [
+        asyncio.create_task(own_redis.call("BLPOP", "nothing", 0, repeat=repeat))
+        for repeat in (False, True, False)
+    ]
+    await until(lambda: own_server.blocked_clients() == 1)
+    own_server.kill()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [UnavailableError] * 3
+    own_server.start()
+    assert await asyncio.gather(*(own_redis.call("ECHO", n) for n in range(10))) == [
+        str(n).encode() for n in range(10)
+    ]
+
+
+async def test_call_that_may_be_repeated_survives_a_cut_line(through: Redis, proxy: Proxy) -> None:
+    await through.connect()
+    proxy.replies_to_lose = 1
+    assert await through.call("ECHO", "a") == b"a"
+    proxy.replies_to_lose = 1
+    with pytest.raises(UnavailableError, match="lost"):
+        await through.call("ECHO", "b", repeat=False)
+    assert await through.call("ECHO", "c", repeat=False) == b"c"
+    assert proxy.opened == 3
+
+
+async def test_line_that_is_lost_twice_is_unavailable(through: Redis, proxy: Proxy) -> None:
+    await through.connect()
+    proxy.replies_to_lose = 2
+    with pytest.raises(UnavailableError):
+        await through.call("PING")
+    assert await through.call("PING") == b"PONG"
+
+
+async def test_hung_server_is_given_up_and_found_again(
+    own_server: Server, own_settings: RedisSettings
+) -> None:
+    client = Redis(msgspec.structs.replace(own_settings, timeout_seconds=0.2))
+    await client.connect()
+    own_server.pause()
+    began = asyncio.get_running_loop().time()
+    results = await asyncio.gather(
+        *(client.call("PING", repeat=False) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [UnavailableError] * 5
+    assert asyncio.get_running_loop().time() - began < 2
+    own_server.resume()
+    assert await client.call("PING") == b"PONG"
+    await client.close()
+
+
+async def test_silence_is_fine_while_nobody_waits(own_settings: RedisSettings) -> None:
+    client = Redis(msgspec.structs.replace(own_settings, timeout_seconds=0.04))
+    first = await client.call("CLIENT", "ID")
+    clock = asyncio.get_running_loop().time
+    silent_until = clock() + 0.2
+    await until(lambda: clock() > silent_until)
+    assert await client.call("CLIENT", "ID") == first
+    await client.close()
+
+
+async def test_network_that_swallows_everything_is_unavailable(
+    own_settings: RedisSettings, proxy: Proxy
+) -> None:
+    client = Redis(msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2))
+    await client.connect()
+    proxy.freeze()
+    with pytest.raises(UnavailableError):
+        await client.call("PING", repeat=False)
+    proxy.thaw()
+    assert await client.call("PING") == b"PONG"
+    await client.close()
+
+
+async def test_server_that_says_not_now_is_unavailable(
+    own_server: Server, own_redis: Redis
+) -> None:
+    await own_redis.call("CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(UnavailableError, match="OOM"):
+        await own_redis.call("SET", "a", 1)
+    await own_redis.call("CONFIG", "SET", "maxmemory", 0)
+    await own_redis.call("REPLICAOF", "127.0.0.1", 1)
+    with pytest.raises(UnavailableError, match="READONLY"):
+        await own_redis.call("SET", "a", 1)
+    await own_redis.call("REPLICAOF", "NO", "ONE")
+    with own_server.look() as look:
+        look("CONFIG", "SET", "requirepass", "secret")
+    stranger = Redis(RedisSettings(url=own_server.url))
+    with pytest.raises(UnavailableError, match="NOAUTH"):
+        await stranger.call("PING")
+    await stranger.close()
+    await own_redis.call("CONFIG", "SET", "requirepass", "")
+
+
+async def test_password_and_database_of_the_url_are_used(own_server: Server) -> None:
+    with own_server.look() as look:
+        look("CONFIG", "SET", "requirepass", "secret")
+    path = own_server.socket
+    client = Redis(RedisSettings(url=f"unix://:secret@{path}?db=3"))
+    assert b"db=3" in await client.call("CLIENT", "INFO")
+    await client.close()
+    for url, why in (
+        (f"unix://:wrong@{path}", "WRONGPASS"),
+        (f"unix://:secret@{path}?db=99", "refuses"),
+    ):
+        wrong = Redis(RedisSettings(url=url))
+        with pytest.raises(UnavailableError, match=why):
+            await wrong.call("PING")
+        await wrong.close()
+
+
+async def test_bytes_that_are_not_the_protocol_end_the_line() -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = Redis(RedisSettings(url=f"redis://127.0.0.1:{port}"))
+    with pytest.raises(UnavailableError):
+        await client.call("PING")
+    await client.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_closed_connection_stays_closed(own_server: Server, own_redis: Redis) -> None:
+    waiting = asyncio.create_task(own_redis.call("BLPOP", "nothing", 0))
+    await until(lambda: own_server.blocked_clients() == 1)
+    await own_redis.close()
+    with pytest.raises(UnavailableError):
+        await waiting
+    with pytest.raises(UnavailableError, match="closed"):
+        await own_redis.call("PING")
+
+
+async def test_caller_that_gives_up_while_connecting_takes_nobody_along(
+    own_redis: Redis,
+) -> None:
+    first = asyncio.create_task(own_redis.call("PING"))
+    second = asyncio.create_task(own_redis.call("PING"))
+    third = asyncio.create_task(own_redis.call("PING"))
+    await asyncio.wait([first], timeout=0)
+    first.cancel()
+    assert list(await asyncio.gather(second, third)) == [b"PONG", b"PONG"]
+
+
+class _Ear:
+    """A listener as the front has one: it says its subscription again on every new line."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self.heard: list[bytes] = []
+        self.confirmed = 0
+        self.redis = Redis(settings, on_push=self._on_push, on_ready=self._on_ready)
+
+    def _on_ready(self) -> None:
+        self.redis.listen("SUBSCRIBE", "news")
+
+    def _on_push(self, push: list[Reply]) -> None:
+        if push[0] == b"subscribe":
+            self.confirmed += 1
+        elif push[0] == b"message":
+            self.heard.append(push[2])
+
+
+async def test_listener_hears_and_comes_back_by_itself(
+    own_server: Server, own_settings: RedisSettings
+) -> None:
+    ear = _Ear(own_settings)
+    await ear.redis.connect()
+    await until(lambda: ear.confirmed == 1)
+    with own_server.look() as look:
+        look("PUBLISH", "news", "one")
+    await until(lambda: ear.heard == [b"one"])
+    assert await ear.redis.call("PING") == b"PONG"
+    own_server.restart()
+    await until(lambda: ear.confirmed == 2)
+    with own_server.look() as look:
+        look("PUBLISH", "news", "two")
+    await until(lambda: ear.heard == [b"one", b"two"])
+    ear.redis.listen("UNSUBSCRIBE", "news")
+    await ear.redis.call("PING")
+    with own_server.look() as look:
+        assert look("PUBLISH", "news", "three") == 0
+    await ear.redis.close()
+
+
+async def test_listener_notices_a_line_that_swallows_everything(
+    own_settings: RedisSettings, proxy: Proxy
+) -> None:
+    ear = _Ear(msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2))
+    await ear.redis.connect()
+    await until(lambda: ear.confirmed == 1)
+    proxy.freeze()
+    await until(lambda: proxy.opened > 1, what="a second try to connect")
+    proxy.thaw()
+    await until(lambda: ear.confirmed == 2)
+    await ear.redis.close()

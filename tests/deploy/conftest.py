@@ -1,0 +1,124 @@
+"""The fixtures of the command line: a short folder, the command, and a supervisor to kill."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import pytest
+
+from deploy import cli
+from tests.support import family, waiting
+
+
+class Result(NamedTuple):
+    """What a command has said and how it ended."""
+
+    code: object
+    out: str
+    err: str
+
+
+Pollux = Callable[..., Result]
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Return an empty folder whose path leaves room for a socket's name."""
+    folder = Path(tempfile.mkdtemp(prefix="plx"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def pollux(
+    short: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Pollux:
+    """Return the `pollux` command, in an empty folder, with no setting but those given.
+
+    It runs in this process, for speed; those that run until they are told to stop do not.
+    """
+
+    def run(*words: str, **environment: str) -> Result:
+        monkeypatch.chdir(short)
+        monkeypatch.setattr(sys, "argv", ["pollux", *words])
+        monkeypatch.setattr(os, "environ", clean(environment))
+        with pytest.raises(SystemExit) as ended:
+            _call(cli.main)
+        return Result(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def _call(main: Callable[[], NoReturn]) -> None:
+    """Call what runs a loop of its own: in another thread if the test's loop runs in this one."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        main()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(main).result()
+
+
+def clean(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return this process' environment without any setting of Pollux, and then what is given."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251  a shell's, but for us
+        if name != "REDIS_URL" and not name.startswith("POLLUX_")
+    }
+    return kept | dict(environment)
+
+
+class StandIn:
+    """A running supervisor with three idle children and a janitor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.deploy.standin", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.children: dict[str, int] = json.loads(self.process.stdout.readline())
+
+    @property
+    def janitor(self) -> int:
+        """The process id of the janitor that is on duty."""
+        [pid] = [
+            found.pid
+            for found in family.members(self.process.pid)
+            if "deploy.local.janitor" in found.command
+        ]
+        return pid
+
+    def left(self) -> list[int]:
+        """Return what is still alive of all that was ever started."""
+        return [pid for pid in self.children.values() if family.is_alive(pid)]
+
+    def until_gone(self) -> None:
+        """Wait until neither a child nor the folder of the sockets is left."""
+        waiting.until_now(
+            lambda: not self.left() and not (self.folder / "run").exists(), what="nothing left"
+        )
+
+
+@pytest.fixture
+def stand_in(short: Path) -> Iterator[StandIn]:
+    """Return a running supervisor of stand-ins; what it leaves is killed at the end."""
+    started = StandIn(short)
+    yield started
+    with started.process:
+        started.process.kill()
+    for pid in started.left():
+        os.kill(pid, 9)

@@ -1,0 +1,112 @@
+"""The data folder: one system at a time, and secrets that outlive it."""
+
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from typing_extensions import override
+
+from deploy.local import folder
+from shared.clock import SystemClock
+from shared.errors import ConfigurationError
+
+_HOLD = """
+import fcntl, os, sys
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+os.write(lock, sys.argv[2].encode())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def _holder(path: Path, owner: str) -> "subprocess.Popen[str]":
+    """Return a process that holds the folder's lock in the name of another process."""
+    path.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", _HOLD, str(path / "lock"), owner],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+async def test_secrets_are_private_and_kept(short: Path) -> None:
+    async with folder.held(short / "a", SystemClock()) as first:
+        first.keep(msgspec.structs.replace(first.secrets, api_key="k"))
+    async with folder.held(short / "a", SystemClock()) as second:
+        assert second.secrets == first.secrets
+    mode = (short / "a" / "secrets.json").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+
+
+async def test_two_folders_have_two_peppers(short: Path) -> None:
+    async with (
+        folder.held(short / "a", SystemClock()) as one,
+        folder.held(short / "b", SystemClock()) as other,
+    ):
+        assert one.secrets.pepper != other.secrets.pepper
+
+
+async def test_a_folder_in_use_is_refused_at_once(short: Path) -> None:
+    with _holder(short / "a", str(os.getpid())) as holder:
+        with pytest.raises(ConfigurationError, match=f"process {os.getpid()}"):
+            async with folder.held(short / "a", SystemClock()):
+                pass
+        holder.kill()
+
+
+async def test_a_folder_whose_owner_was_killed_is_waited_for(short: Path) -> None:
+    with _holder(short / "a", "999999999") as holder:
+        assert holder.stdin is not None
+
+        class Impatient(SystemClock):
+            """Sees the server of the killed system end while it sleeps."""
+
+            @override
+            async def sleep(self, seconds: float) -> None:
+                holder.kill()
+                holder.wait()
+                await super().sleep(seconds)
+
+        async with folder.held(short / "a", Impatient()) as held:
+            assert held.path == short / "a"
+
+
+async def test_who_inherits_the_lock_keeps_the_folder(short: Path) -> None:
+    async with folder.held(short / "a", SystemClock()) as held:
+        inherited = os.dup(held.lock)
+    with (short / "a" / "lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(inherited)
+
+
+async def test_how_to_reach_the_system_is_known_only_while_it_runs(short: Path) -> None:
+    async with folder.held(short / "a", SystemClock()) as held:
+        held.announce({"REDIS_URL": "unix:///s"})
+        assert folder.environment_of_running(short / "a") == {"REDIS_URL": "unix:///s"}
+    assert folder.environment_of_running(short / "a") == {}
+
+
+async def test_a_folder_that_cannot_be_made_is_told(short: Path) -> None:
+    (short / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be used as the data folder"):
+        async with folder.held(short / "file" / "a", SystemClock()):
+            pass
+
+
+async def test_spoilt_secrets_are_told_and_not_replaced(short: Path) -> None:
+    (short / "a").mkdir()
+    (short / "a" / "secrets.json").write_text("not json")
+    with pytest.raises(ConfigurationError, match="secrets"):
+        async with folder.held(short / "a", SystemClock()):
+            pass
+    assert (short / "a" / "secrets.json").read_text() == "not json"

@@ -1,0 +1,121 @@
+"""`pollux keys` and `pollux credits`, on a real server."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shared.clock import SystemClock
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from shared.stores.accounts import Accounts
+from tests.deploy.conftest import Pollux
+
+pytestmark = pytest.mark.each_once
+_PEPPER = "of these tests"
+
+
+@pytest.fixture
+def reach(redis_settings: RedisSettings) -> dict[str, str]:
+    """Return the environment that leads the command to the test's server."""
+    return {
+        "REDIS_URL": redis_settings.url,
+        "POLLUX_REDIS__PREFIX": redis_settings.prefix,
+        "POLLUX_REDIS__PARTITIONS": str(redis_settings.partitions),
+        "POLLUX_PEPPER": _PEPPER,
+    }
+
+
+@pytest.fixture
+def accounts(redis: Redis, redis_settings: RedisSettings) -> Accounts:
+    """Return the accounts as a front sees them."""
+    return Accounts(redis, redis_settings, _PEPPER.encode(), SystemClock())
+
+
+def _made(pollux: Pollux, reach: dict[str, str], *words: str) -> dict[str, Any]:
+    result = pollux("keys", "create", "--json", *words, **reach)
+    assert result.code == 0, result.err
+    made: dict[str, Any] = json.loads(result.out)
+    return made
+
+
+async def test_a_key_is_created_with_what_was_said(
+    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+) -> None:
+    made = _made(
+        pollux,
+        reach,
+        *"--account acme --tier pro --credits 12.5 --scopes read,approve".split(),
+        *"--expires-days 2".split(),
+    )
+    assert set(made) == {"key", "key_id"}
+    found = await accounts.authenticate(made["key"])
+    assert found is not None
+    key, account = found
+    assert (key.id, key.scopes, key.revoked) == (made["key_id"], ("read", "approve"), None)
+    assert key.expires is not None
+    assert key.expires - key.created == pytest.approx(2 * 86_400_000, abs=5_000)
+    assert (account.id, account.tier) == ("acme", "pro")
+    assert (await accounts.books(account)).balance == 12_500_000
+
+
+async def test_a_second_key_leaves_the_account_as_it_is(
+    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+) -> None:
+    _made(pollux, reach, *"--account acme --tier pro --credits 1".split())
+    made = _made(pollux, reach, *"--account acme --credits 2".split())
+    found = await accounts.authenticate(made["key"])
+    assert found is not None
+    key, account = found
+    assert (account.tier, key.scopes, key.expires) == ("pro", ("chat", "read"), None)
+    assert (await accounts.books(account)).balance == 3_000_000
+
+
+async def test_a_new_account_is_free(
+    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+) -> None:
+    result = pollux("keys", "create", "--account", "acme", **reach)
+    assert result.code == 0, result.err
+    account = await accounts.find("acme")
+    assert account is not None
+    assert account.tier == "free"
+    [record] = await accounts.list_keys()
+    assert record.id in result.out
+
+
+async def test_a_revoked_key_is_listed_so(
+    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+) -> None:
+    made = _made(pollux, reach, "--account", "acme")
+    assert pollux("keys", "revoke", made["key_id"], **reach).code == 0
+    found = await accounts.authenticate(made["key"])
+    assert found is not None
+    assert found[0].revoked is not None
+    [row] = json.loads(pollux("keys", "list", "--json", **reach).out)
+    assert (row["key_id"], row["account"]) == (made["key_id"], "acme")
+    assert row["revoked_at"] is not None
+    assert made["key"] not in pollux("keys", "list", **reach).out
+
+
+def test_credits_are_granted_and_shown(pollux: Pollux, reach: dict[str, str]) -> None:
+    _made(pollux, reach, "--account", "acme", "--credits", "1")
+    assert pollux("credits", "grant", "acme", "0.5", **reach).code == 0
+    shown = pollux("credits", "show", "acme", **reach).out
+    assert "available:" in shown
+    assert "1.500000" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("keys revoke nobody", "No key has the id nobody"),
+        ("credits show nobody", "no account nobody"),
+        ("credits grant nobody 1", "no account nobody"),
+    ],
+)
+def test_who_is_not_there_is_told(
+    pollux: Pollux, reach: dict[str, str], words: str, reason: str
+) -> None:
+    result = pollux(*words.split(), **reach)
+    assert (result.code, result.out) == (1, "")
+    assert reason in result.err

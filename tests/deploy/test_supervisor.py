@@ -1,0 +1,157 @@
+"""A supervisor keeps its children running, and however it ends, nothing stays behind."""
+
+import asyncio
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local.progress import Progress
+from deploy.local.supervisor import Child, StartError, Supervisor
+from shared.clock import SystemClock
+from tests.deploy.conftest import StandIn
+from tests.deploy.standin import idle
+from tests.support import family, waiting
+
+
+def _supervisor(folder: Path, *last_command: str) -> tuple[Supervisor, io.StringIO]:
+    told = io.StringIO()
+    supervisor = Supervisor(
+        folder / "run", Progress(told), SystemClock(), last_command=last_command
+    )
+    return supervisor, told
+
+
+def _running(supervisor: Supervisor, name: str) -> list[int]:
+    return [
+        found.pid
+        for found in family.members(os.getpid())
+        if found.group == supervisor.group and found.command.endswith(name)
+    ]
+
+
+async def _start(supervisor: Supervisor, logs: Path, *children: Child) -> None:
+    """Start children, wait until they are ready, and end them."""
+    async with supervisor:
+        supervisor.launch(logs, *children)
+        await supervisor.until_ready()
+
+
+async def _no() -> bool:
+    return False
+
+
+def test_ending_in_order_leaves_nothing(stand_in: StandIn) -> None:
+    assert stand_in.process.stdin is not None
+    stand_in.process.stdin.close()
+    assert stand_in.process.wait(timeout=10) == 0
+    assert not stand_in.left()
+    assert not (stand_in.folder / "run").exists()
+
+
+def test_killing_the_supervisor_leaves_nothing(stand_in: StandIn) -> None:
+    stand_in.process.kill()
+    stand_in.process.wait()
+    stand_in.until_gone()
+
+
+def test_killing_the_janitor_brings_another(stand_in: StandIn) -> None:
+    first = stand_in.janitor
+    os.kill(first, signal.SIGKILL)
+    waiting.until_now(
+        lambda: any(
+            "deploy.local.janitor" in found.command and found.pid != first
+            for found in family.members(stand_in.process.pid)
+        ),
+        what="another janitor",
+    )
+    assert family.is_alive(stand_in.children["front"])
+    stand_in.children["second janitor"] = stand_in.janitor
+    waiting.until_now(
+        lambda: _group(stand_in.janitor) == _group(stand_in.children["front"]), what="its group"
+    )
+    stand_in.process.kill()
+    stand_in.until_gone()
+
+
+def _group(pid: int) -> int:
+    return os.getpgid(pid)
+
+
+def test_the_supervisors_own_group_is_not_touched(stand_in: StandIn) -> None:
+    assert _group(stand_in.children["front"]) == _group(stand_in.children["store"])
+    assert _group(stand_in.children["front"]) != _group(stand_in.process.pid)
+
+
+async def test_a_killed_child_is_started_again(short: Path) -> None:
+    supervisor, told = _supervisor(short)
+    async with supervisor:
+        supervisor.launch(short / "logs", idle("front"))
+        await supervisor.until_ready()
+        [first] = await waiting.until(lambda: _running(supervisor, "front"))
+        os.kill(first, signal.SIGKILL)
+        [second] = await waiting.until(
+            lambda: [pid for pid in _running(supervisor, "front") if pid != first]
+        )
+    assert "front was ended by signal 9; it is started again" in told.getvalue()
+    assert not family.is_alive(second)
+
+
+async def test_a_child_that_cannot_start_is_told_with_its_last_words(short: Path) -> None:
+    supervisor, _ = _supervisor(short)
+    words = "import sys; print('first', flush=True); sys.exit('the reason')"
+    child = Child(
+        name="front", command=(sys.executable, "-S", "-c", words), environment={}, is_ready=_no
+    )
+    with pytest.raises(
+        StartError, match="front ended with code 1 while starting: the reason"
+    ) as raised:
+        await _start(supervisor, short / "logs", child)
+    assert raised.value.last_lines[-2:] == ["first", "the reason"]
+    assert raised.value.log == short / "logs" / "front.log"
+    assert not (short / "run").exists()
+
+
+async def test_a_child_that_never_becomes_ready_is_told(short: Path) -> None:
+    supervisor, _ = _supervisor(short)
+    command = idle("front").command
+    child = Child(name="front", command=command, environment={}, is_ready=_no, ready_seconds=0.2)
+    with pytest.raises(StartError, match="front did not become ready"):
+        await _start(supervisor, short / "logs", child)
+
+
+async def test_the_last_command_runs_when_no_child_is_left(short: Path) -> None:
+    words = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+    supervisor, _ = _supervisor(short, sys.executable, "-S", "-c", words, str(short / "ran"))
+    async with supervisor:
+        supervisor.launch(short / "logs", idle("front"))
+        await supervisor.until_ready()
+        assert not (short / "ran").exists()
+    assert (short / "ran").exists()
+
+
+async def test_an_ending_that_is_cancelled_still_leaves_nothing(short: Path) -> None:
+    supervisor, _ = _supervisor(short)
+    running = asyncio.Event()
+
+    async def work() -> None:
+        async with supervisor:
+            supervisor.launch(short / "logs", idle("mule", stubborn=True))
+            await supervisor.until_ready()
+            await waiting.until(lambda: _running(supervisor, "mule"))
+            running.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(work())
+    await running.wait()
+    [mule] = _running(supervisor, "mule")
+    task.cancel()
+    await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, so that the ending has begun
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not family.is_alive(mule)
+    assert not (short / "run").exists()

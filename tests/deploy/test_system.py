@@ -1,0 +1,118 @@
+"""The whole system as a person runs it, `up` and `demo`, over a scripted upstream.
+
+Real processes all: the store, the front, the workers, the supervisor and its janitor.
+"""
+
+import re
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.local import network
+from shared.redis import library
+from tests.support import command
+from tests.support.command import Command
+from tests.support.provider import Provider
+from tests.support.server import Server
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def environment(short: Path, provider: Provider) -> dict[str, str]:
+    """Return settings that name a model on the scripted upstream, and nothing else."""
+    where = short / "settings.toml"
+    where.write_text(f"""
+        [[providers]]
+        name = "scripted"
+        base_url = "{provider.url}"
+
+        [[models]]
+        identifier = "alpha"
+        provider = "scripted"
+        upstream = "alpha"
+        estimated_duration_seconds = 0.1
+    """)
+    return {"POLLUX_CONFIG": str(where)}
+
+
+async def _address(up: Command) -> tuple[str, str]:
+    """Return the URL and the key that `up` prints."""
+    url = re.search(r"http://\S+", await up.says("Pollux is up at"))
+    key = (await up.says("API key:")).split()[-1]
+    await up.says("POLL_URL")
+    assert url is not None
+    return url[0], key
+
+
+async def test_up_keeps_what_it_was_told(short: Path, environment: dict[str, str]) -> None:
+    port = network.free_port("127.0.0.1", None)
+    words = ("up", "--port", str(port), "--workers", "1")
+    async with command.running(*words, cwd=short, environment=environment) as up:
+        url, key = await _address(up)
+        async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
+            receipt = (await http.post("/api/v1/chat", json={"message": "Hello"})).json()
+            status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
+        assert status["result"]["content"] == "You said: Hello"
+        assert "deploy.local.model" not in up.children()
+        async with command.running("keys", "list", cwd=short, environment=environment) as keys:
+            assert await keys.ended() == 0
+            assert "account=dev" in keys.text
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
+        assert "Pollux has ended." in up.text
+        assert up.left() == []
+
+    async with command.running(*words, cwd=short, environment=environment) as up:
+        assert await _address(up) == (url, key)
+        async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
+            path = f"/api/v1/chat/conversations/{receipt['session_id']}/messages"
+            said = [message["content"] for message in (await http.get(path)).json()["messages"]]
+        assert said == ["Hello", "You said: Hello"]
+        up.send(signal.SIGKILL)
+        await up.until_gone()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_demo_that_is_stopped_leaves_nothing(
+    short: Path, environment: dict[str, str], signum: signal.Signals
+) -> None:
+    async with command.running("demo", cwd=short, environment=environment) as demo:
+        await demo.says("poll_interval_hint")
+        demo.send(signum)
+        assert await demo.ended() == 128 + signum
+        assert demo.left() == []
+        assert "Traceback" not in demo.text
+
+
+@pytest.mark.parametrize("child", ["valkey-server", "api", "worker", "deploy.local.janitor"])
+async def test_a_demo_survives_the_death_of_any_part(
+    short: Path, environment: dict[str, str], child: str
+) -> None:
+    async with command.running("demo", cwd=short, environment=environment) as demo:
+        await demo.says("Pollux is up")
+        demo.kill(child)
+        assert await demo.ended() == 0, demo.text
+        assert "You said: Name one thing" in demo.text
+        assert demo.left() == []
+
+
+@pytest.mark.parametrize("signum", [None, signal.SIGTERM, signal.SIGKILL])
+async def test_a_demo_leaves_no_key_in_a_redis_that_it_borrows(
+    short: Path, environment: dict[str, str], signum: signal.Signals | None
+) -> None:
+    with Server() as server, server.look() as look:
+        look("SET", "somebody's", "own")
+        borrowed = {**environment, "REDIS_URL": server.url}
+        async with command.running("demo", cwd=short, environment=borrowed) as demo:
+            await demo.says("poll_interval_hint")
+            assert "valkey-server" not in demo.children()
+            assert len(look.names("*")) > 1
+            if signum is not None:
+                demo.send(signum)
+            await demo.ended()
+            await demo.until_gone()
+        assert look.names("*") == ["somebody's"]
+        assert look("FUNCTION", "LIST", "LIBRARYNAME", library.NAME) == []

@@ -1,0 +1,41 @@
+"""The demo, as a newcomer runs it: with the real local model, and with a worker that is killed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import command
+
+# A small model on a busy machine takes its time.
+pytestmark = pytest.mark.timeout(180)
+
+
+async def test_the_demo_talks_and_leaves_nothing(tmp_path: Path) -> None:
+    """One command starts everything, holds a conversation with a real model, and cleans up."""
+    async with command.running("demo", cwd=tmp_path, environment={}) as demo:
+        await demo.says("Pollux is up at http://127.0.0.1:")
+        assert set(demo.children()) == {
+            "deploy.local.janitor",
+            "valkey-server",
+            "deploy.local.model",
+            "api",
+            "worker",
+        }
+        assert await demo.ended() == 0, demo.text
+        assert demo.text.count("Answered: ") == 2
+        assert '"identifier": "auto"' in demo.text
+        assert "left nothing behind" in demo.text
+        assert demo.left() == []
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_demo_does_not_mind_a_killed_worker(tmp_path: Path) -> None:
+    """A worker dies in the middle of an answer; the conversation goes on as if nothing was."""
+    async with command.running("demo", cwd=tmp_path, environment={}) as demo:
+        await demo.says("> POST /api/v1/chat")
+        await demo.says("poll_interval_hint")
+        demo.kill("worker")
+        assert await demo.ended() == 0, demo.text
+        assert demo.text.count("Answered: ") == 2
+        assert "is started again" in demo.text
+        assert demo.left() == []

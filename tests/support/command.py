@@ -1,0 +1,109 @@
+"""The `pollux` command as a process in a terminal's place: its lines, its children, and its end.
+
+Owns a short folder of its own, in which the command's temporary files lie too, so that what it leaves
+behind can be seen. What is left at the end all the same is killed and fails the test.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.support import family, waiting
+
+_PATIENCE_SECONDS: Final = 90.0
+
+
+class Command:
+    """A running command."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+        self._process = process
+        self._seen: dict[int, str] = {}
+        self.folder = folder
+        self.lines: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All that it has said so far."""
+        return "".join(self.lines)
+
+    async def says(self, words: str) -> str:
+        """Wait until it says these words, and return the line."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while line := (await self._process.stdout.readline()).decode():
+                self.lines.append(line)
+                if words in line:
+                    self.children()
+                    return line
+        raise AssertionError(f"it never said {words!r}:\n{self.text}")
+
+    def children(self) -> dict[str, int]:
+        """Return the children by the last words of their commands that name them."""
+        found = {_name(member.command): member.pid for member in family.members(self._process.pid)}
+        self._seen |= {pid: name for name, pid in found.items()}
+        return found
+
+    def kill(self, child: str) -> None:
+        """End a child at once, as a crash would."""
+        os.kill(self.children()[child], signal.SIGKILL)
+
+    def send(self, signum: int) -> None:
+        """Send the command itself a signal."""
+        self._process.send_signal(signum)
+
+    async def ended(self) -> int:
+        """Read to the end and return the exit code."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            self.lines.append((await self._process.stdout.read()).decode())
+            return await self._process.wait()
+
+    def left(self) -> list[str]:
+        """Return what is still there of its children and of its temporary files."""
+        alive = [name for pid, name in self._seen.items() if family.is_alive(pid)]
+        return alive + [entry.name for entry in self.folder.iterdir()]
+
+    async def until_gone(self) -> None:
+        """Wait until nothing is left."""
+        await waiting.until(lambda: not self.left(), what="nothing left")
+
+    def end(self) -> None:
+        """End whatever still runs, by force."""
+        for pid in (self._process.pid, *self._seen):
+            if family.is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def running(*words: str, cwd: Path, environment: Mapping[str, str]) -> AsyncIterator[Command]:
+    """Run `pollux` with these words in a folder; leaving the context ends it by force."""
+    folder = Path(tempfile.mkdtemp(prefix="plx"))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "deploy.cli", *words),
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    command = Command(process, folder)
+    try:
+        yield command
+    finally:
+        command.end()
+        await process.wait()
+        shutil.rmtree(folder)
+
+
+def _name(command: str) -> str:
+    """Name a child as a person would: its module, or its program."""
+    words = command.split()
+    return words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name

@@ -1,0 +1,58 @@
+"""The processes that a process has started, as the machine itself tells.
+
+Reads /proc where there is one and asks `ps` elsewhere. A killed process that nobody has reaped yet
+is no longer alive: its state says so.
+"""
+
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+_PROC = Path("/proc")
+
+
+class Member(NamedTuple):
+    """A process: who started it, its group, and its command line."""
+
+    pid: int
+    parent: int
+    group: int
+    command: str
+
+
+def members(parent: int) -> list[Member]:
+    """Return the live children of a process."""
+    return [found for found in _all() if found.parent == parent]
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there and not just waiting to be reaped."""
+    return any(found.pid == pid for found in _all())
+
+
+def _all() -> list[Member]:
+    return _from_proc() if (_PROC / "self").exists() else _from_ps()
+
+
+def _from_proc() -> list[Member]:
+    found = []
+    for folder in _PROC.glob("[0-9]*"):
+        try:
+            state, parent, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            command = (folder / "cmdline").read_text().replace("\0", " ").strip()
+        except OSError:
+            continue
+        if state != "Z":
+            found.append(Member(int(folder.name), int(parent), int(group), command))
+    return found
+
+
+def _from_ps() -> list[Member]:
+    columns = "pid=,ppid=,pgid=,stat=,args="
+    text = subprocess.run(["ps", "-A", "-o", columns], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 4) for line in text.stdout.splitlines()]
+    return [
+        Member(int(row[0]), int(row[1]), int(row[2]), row[4])
+        for row in rows
+        if len(row) == 5 and not row[3].startswith("Z")
+    ]

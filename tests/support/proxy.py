@@ -1,0 +1,96 @@
+"""A TCP door to a server on a unix socket, with faults on demand.
+
+Owns the lines that go through it. Refuses to understand them: it counts bytes and cuts.
+"""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Final, Self
+
+_CHUNK_BYTES: Final = 65_536
+
+
+class Proxy:
+    """An asynchronous context manager: entering opens a port, leaving cuts every line.
+
+    `replies_to_lose` lines are cut when the next reply comes, which the client never sees;
+    `is_frozen` holds everything back in both directions until it is set to False.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self.port = 0
+        self.replies_to_lose = 0
+        self.opened = 0
+        self._moving = asyncio.Event()
+        self._moving.set()
+        self._socket = socket
+        self._server: asyncio.Server | None = None
+        self._lines: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """How a client reaches the server through here."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def freeze(self) -> None:
+        """Let nothing through, as a network that swallows packets."""
+        self._moving.clear()
+
+    def thaw(self) -> None:
+        """Let everything through again."""
+        self._moving.set()
+
+    def cut(self) -> None:
+        """Cut every line there is."""
+        for line in self._lines:
+            line.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._lines, return_exceptions=True)
+        await self._server.wait_closed()
+        await asyncio.sleep(0)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def end(line: asyncio.Task[None]) -> None:
+            self._lines.discard(line)
+            writer.transport.abort()
+
+        self.opened += 1
+        line = asyncio.create_task(self._join(reader, writer))
+        self._lines.add(line)
+        line.add_done_callback(end)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry bytes both ways until one side ends, or the line is cut."""
+        inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._socket))
+        ways = [
+            asyncio.create_task(self._carry(reader, inner_writer, loses=False)),
+            asyncio.create_task(self._carry(inner_reader, writer, loses=True)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            inner_writer.transport.abort()
+            for way in ways:
+                way.cancel()
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, loses: bool
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(_CHUNK_BYTES):
+                await self._moving.wait()
+                if loses and self.replies_to_lose:
+                    self.replies_to_lose -= 1
+                    return
+                writer.write(data)
+                await writer.drain()

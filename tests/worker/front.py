@@ -1,0 +1,197 @@
+"""What a front would do, in few words: submit, look, follow, cancel; and no HTTP.
+
+Owns accounts of its own in partitions it chooses. Refuses to price: a hold is what a test says.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from shared import ids, queue
+from shared.redis import functions, keys
+from shared.redis.client import Redis
+from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Claimed, GrantAsk, Keep
+from shared.settings import Settings
+from shared.stores import generations, sessions
+from shared.wire import event as events, submission as submissions
+from shared.wire.account import Books
+from shared.wire.generation import Generation
+from shared.wire.submission import AUTO, WIRE, Lane, Submission
+from tests.support import waiting
+
+GRANT: Final = 10_000_000_000
+HOLD: Final = 100_000
+
+
+class Ticket(NamedTuple):
+    """A generation that was submitted."""
+
+    root: str
+    account: str
+    session: str
+    id: str
+
+
+class Told(NamedTuple):
+    """One entry of a generation's stream."""
+
+    epoch: int
+    seq: int
+    event: events.Event
+
+
+class Front:
+    """The front of a deployment, as far as tests of the workers need one."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis = redis
+        self.settings = settings
+        self._granted: set[str] = set()
+
+    def root_of(self, account: str) -> str:
+        """Return the root of the partition in which the account is."""
+        index = zlib.crc32(account.encode()) % self.settings.redis.partitions
+        return keys.partition_root(self.settings.redis, index)
+
+    async def submit(
+        self,
+        message: str = "hello",
+        *,
+        account: str = "ann",
+        session: str | None = None,
+        lane: Lane = "interactive",
+        model: str = AUTO,
+        hold: int = HOLD,
+        max_output_tokens: int = 64,
+        deadline_ms: int = 60_000,
+        system_prompt: str | None = None,
+        blob: bytes | None = None,
+        rings: bool = True,
+    ) -> Ticket:
+        """Accept a message and ring; a session that is not named is a new one."""
+        root = self.root_of(account)
+        if account not in self._granted:
+            self._granted.add(account)
+            await functions.grant(self.redis, root, GrantAsk(account=account, amount=GRANT))
+        ticket = Ticket(root, account, session or ids.new_id(), ids.new_id())
+        ask = AcceptAsk(
+            account=account,
+            generation=ticket.id,
+            session=ticket.session,
+            is_new=session is None,
+            message=ids.new_id(),
+            content=message,
+            lane=lane,
+            wire=WIRE,
+            model=model,
+            hold=hold,
+            deadline_ms=deadline_ms,
+            per_minute=1_000_000,
+            unfinished_max=100_000,
+            total_max=1_000_000,
+            on_conflict="enqueue",
+            keep=Keep.of(self.settings.retention),
+            channels=self._channels(),
+            name="a session",
+            system_prompt=system_prompt,
+        )
+        asked = Submission(
+            session=ticket.session, model=model, max_output_tokens=max_output_tokens
+        )
+        accepted = await functions.accept(
+            self.redis, root, ask, submissions.encode(asked) if blob is None else blob
+        )
+        assert isinstance(accepted, Accepted), accepted
+        if rings:
+            partition = zlib.crc32(account.encode()) % self.settings.redis.partitions
+            queue.ring(self.redis, self.settings.redis, partition)
+        return ticket
+
+    async def claim(self, ticket: Ticket, *, lease_ms: int = 60_000) -> Claimed:
+        """Take a generation as a worker would, which this process then is not."""
+        ask = functions.ClaimAsk(
+            worker="nobody",
+            count=1,
+            lease_ms=lease_ms,
+            lanes=functions.LANES,
+            keep=Keep.of(self.settings.retention),
+        )
+        (claimed,) = await functions.claim(self.redis, ticket.root, ask)
+        assert claimed.id == ticket.id
+        return claimed
+
+    async def look(self, ticket: Ticket) -> Generation:
+        """Return a generation as it is."""
+        found = await generations.find(self.redis, ticket.root, ticket.account, ticket.id)
+        assert found is not None
+        return found
+
+    async def seen(
+        self, ticket: Ticket, condition: Callable[[Generation], object], seconds: float = 10.0
+    ) -> Generation:
+        """Wait until a generation is as the condition says, and return it."""
+
+        async def looked() -> Generation | None:
+            found = await self.look(ticket)
+            return found if condition(found) else None
+
+        found = await waiting.until(looked, seconds, what="a generation")
+        assert found is not None
+        return found
+
+    async def end(self, ticket: Ticket, seconds: float = 10.0) -> Generation:
+        """Wait until a generation has ended, and return it."""
+        return await self.seen(ticket, lambda found: found.is_final, seconds)
+
+    async def cancel(self, ticket: Ticket) -> object:
+        """Cancel a generation and return what that did."""
+        ask = CancelAsk(
+            account=ticket.account,
+            id=ticket.id,
+            keep=Keep.of(self.settings.retention),
+            channels=self._channels(),
+        )
+        return await functions.cancel(self.redis, ticket.root, ask)
+
+    async def told(self, ticket: Ticket) -> list[Told]:
+        """Return the generation's stream as it is."""
+        name = keys.EVENTS(ticket.root, ticket.account, ticket.id)
+        entries = await self.redis.call("XRANGE", name, "-", "+")
+        return [_told(*entry) for entry in entries]
+
+    async def books(self, account: str = "ann") -> Books:
+        """Return an account's credits."""
+        fields = await self.redis.call("HGETALL", keys.BOOKS(self.root_of(account), account))
+        wanted = ("granted", "balance", "held", "settled", "overrun")
+        return Books(**{name: int(fields.get(name.encode(), 0)) for name in wanted})
+
+    async def record(self, ticket: Ticket) -> dict[str, str]:
+        """Return the generation's record, field by field."""
+        name = keys.GENERATION(ticket.root, ticket.account, ticket.id)
+        fields = await self.redis.call("HGETALL", name)
+        return {field.decode(): value.decode() for field, value in fields.items()}
+
+    async def turns(self, ticket: Ticket, last: int) -> list[sessions.Turn]:
+        """Return the turns of a generation's session, up to the last."""
+        return await sessions.turns(
+            self.redis, ticket.root, ticket.account, ticket.session, first=1, last=last
+        )
+
+    def _channels(self) -> str:
+        return keys.worker_channel(keys.system_root(self.settings.redis), "")
+
+
+def text_of(told: list[Told]) -> str:
+    """Return the text that a follower has in the end: deltas, and resets that drop them."""
+    text = ""
+    for _, _, event in told:
+        if isinstance(event, events.Delta):
+            text += event.text
+        elif isinstance(event, events.Reset):
+            text = text[: event.keep]
+    return text
+
+
+def _told(at: bytes, fields: list[bytes]) -> Told:
+    epoch, _, seq = at.decode().partition("-")
+    return Told(int(epoch), int(seq), events.decode(fields[1]))
