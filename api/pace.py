@@ -18,10 +18,12 @@ from shared.redis.client import Connection
 from shared.settings import Settings
 from shared.stores import pace
 from shared.stores.fleet import Fleet
-from shared.wire.generation import Generation
+from shared.wire.submission import AUTO
 
 HINT_SECONDS_MAX: Final = 30
+HINT_SECONDS_UNKNOWN: Final = 2
 _FRESH_SECONDS: Final = 2.0
+_UNKNOWN_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 1.0
 _CLOSE_SHARE: Final = 0.1
 _CONCENTRATED: Final = 1 / 3
@@ -44,6 +46,9 @@ class Paces:
         self._prior = {
             model.identifier: model.estimated_duration_seconds for model in settings.models
         }
+        # Who names no model is answered by the first that can.
+        for first in settings.models[:1]:
+            self._prior[AUTO] = first.estimated_duration_seconds
         self._known: dict[tuple[str, str], tuple[float, list[float]]] = {}
 
     async def durations(self, root: str, model: str) -> list[float]:
@@ -54,7 +59,7 @@ class Paces:
             return known[1]
         measured = await pace.durations_ms(self._redis, root, model)
         durations = sorted(duration / 1000 for duration in measured)
-        self._known[root, model] = (now, durations or [self._prior.get(model, 5.0)])
+        self._known[root, model] = (now, durations or [self._prior.get(model, _UNKNOWN_SECONDS)])
         return self._known[root, model][1]
 
 
@@ -81,11 +86,14 @@ def eta(durations: list[float], elapsed: float, wait: float) -> Eta:
     return Eta(wait + _quantile(remaining, 0.5), wait + _quantile(remaining, 0.9))
 
 
-def wait_seconds(generation: Generation, durations: list[float], fleet: Fleet) -> float:
-    """Return how long a queued generation waits, by the account's own line and the fleet's room."""
-    if generation.ahead is None:
+def wait_seconds(ahead: int | None, durations: list[float], fleet: Fleet) -> float:
+    """Return the wait for a turn, by the account's own line and the fleet's room.
+
+    `ahead` counts the account's own that come first; None for what no longer waits.
+    """
+    if ahead is None:
         return 0.0
-    rounds = generation.ahead // max(1, fleet.slots)
+    rounds = ahead // max(1, fleet.slots)
     return rounds * _quantile(durations, 0.5)
 
 

@@ -17,7 +17,7 @@ KEY_PREFIX = "pollux_live_"
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE = len(_ALPHABET)
 _ID_DIGITS = 23
-# A byte picks a digit; some are picked by five bytes and some by four, so a digit is worth 5.67 bits.
+# Some digits are picked by five bytes and some by four, so a digit is worth 5.67 bits.
 _DIGIT_OF_BYTE = bytes(_ALPHABET.encode()[byte % _BASE] for byte in range(256))
 _SECRET_DIGITS = 27
 _CHECKSUM_DIGITS = 6

@@ -82,7 +82,8 @@ class PolluxWorker(Worker):
         self.redis = Redis(settings.redis)
         self._bell = Redis(settings.redis)
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
-        self._running: dict[tuple[str, str], tuple[Claimed, Brake]] = {}
+        # By attempt: one that has lost its lease may still be ending when the next runs here, too.
+        self._running: dict[tuple[str, str, int], tuple[Claimed, Brake]] = {}
         self._attempts: set[asyncio.Task[object]] = set()
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
@@ -124,7 +125,7 @@ class PolluxWorker(Worker):
         await asyncio.gather(*loops, return_exceptions=True)
 
     def begin_drain(self) -> None:
-        """Stop claiming, as on SIGTERM. A claim that is under way is waited for: it may bring work."""
+        """Stop claiming, as on SIGTERM. A claim under way is waited for: it may bring work."""
         self._draining.set()
         self._room.set()
 
@@ -153,7 +154,7 @@ class PolluxWorker(Worker):
         *,
         until: asyncio.Event | None = None,
     ) -> None:
-        """Repeat a piece of work for ever, or until told; trouble makes it wait longer, never end."""
+        """Repeat a piece of work for ever, or until told; trouble makes it wait, never end."""
         low, high = _BACKOFF_SECONDS
         backoff = low
         while until is None or not until.is_set():
@@ -189,11 +190,11 @@ class PolluxWorker(Worker):
             if not self._draining.is_set():
                 await self._room.wait()
             return
-        if await self._claim(self._partition, free):
-            return
-        for _ in range(self.settings.redis.partitions - 1):
-            self._partition = (self._partition + 1) % self.settings.redis.partitions
-            if await self._claim(self._partition, free):
+        for _ in range(self.settings.redis.partitions):
+            # The next look begins with the next: a busy partition must not hide the others.
+            partition = self._partition
+            self._partition = (partition + 1) % self.settings.redis.partitions
+            if await self._claim(partition, free):
                 return
         await self._wait_for_bell()
 
@@ -234,20 +235,20 @@ class PolluxWorker(Worker):
                 self._partition = partition % self.settings.redis.partitions
 
     def _start(self, claimed: Claimed) -> None:
-        task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed))
-        self._running[claimed.account, claimed.id] = (claimed, Brake(task))
+        brake = Brake()
+        task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed, brake))
+        self._running[claimed.account, claimed.id, claimed.attempt] = (claimed, brake)
         self._attempts.add(task)
         task.add_done_callback(self._attempts.discard)
 
-    async def _attempt(self, claimed: Claimed) -> None:
+    async def _attempt(self, claimed: Claimed, brake: Brake) -> None:
         """Run one attempt between arq's hooks; nothing that goes wrong here leaves this method."""
-        name = (claimed.account, claimed.id)
         ctx = self.ctx | {
             "job_id": claimed.id,
             "job_try": claimed.attempt,
             "score": claimed.accepted_ms,
             "claimed": claimed,
-            "brake": self._running[name][1],
+            "brake": brake,
         }
         with logs.bound(generation=claimed.id, account=claimed.account, attempt=claimed.attempt):
             try:
@@ -261,7 +262,7 @@ class PolluxWorker(Worker):
                 moved = False
             finally:
                 was_full = len(self._running) >= self.settings.worker.concurrency
-                del self._running[name]
+                del self._running[claimed.account, claimed.id, claimed.attempt]
             if moved or was_full:
                 self._room.set()
             await self._hook(self.after_job_end, ctx)
@@ -284,9 +285,9 @@ class PolluxWorker(Worker):
         return [claimed for claimed, _ in list(self._running.values())]
 
     def _stop(self, stop: Stop) -> None:
-        """Brake what is no longer ours; it may have been settled, even taken again, since the beat left."""
-        found = self._running.get((stop.account, stop.id))
-        if found is not None and found[0].attempt == stop.attempt:
+        """Brake what is no longer ours; it may have been settled since the beat left."""
+        found = self._running.get((stop.account, stop.id, stop.attempt))
+        if found is not None:
             found[1].pull(stop.why)
 
     async def _reap(self) -> None:
@@ -334,6 +335,6 @@ class PolluxWorker(Worker):
         """Hear that a caller cancelled something that runs here."""
         if push[0] == b"message":
             account, _, generation = push[2].decode().partition(":")
-            found = self._running.get((account, generation))
-            if found is not None:
-                found[1].pull("cancel")
+            for claimed, brake in self._running.values():
+                if (claimed.account, claimed.id) == (account, generation):
+                    brake.pull("cancel")

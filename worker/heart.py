@@ -1,8 +1,8 @@
 """The beat of a worker: a thread that keeps the leases of all its attempts.
 
-Owns a thread, an event loop and a connection of its own, so that an event loop busy with something else
-does not cost the worker its leases. Refuses to beat for a loop that is stuck: when the worker's own loop has
-not ticked for `STUCK_SECONDS`, its attempts are better off with another worker.
+Owns a thread, an event loop and a connection of its own, so that an event loop busy with something
+else does not cost the worker its leases. Refuses to beat for a loop that is stuck: when the worker's
+own loop has not ticked for `STUCK_SECONDS`, its attempts are better off with another worker.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ STUCK_SECONDS: Final = 5.0
 
 
 class Heart:
-    """The beating thread. `held` lists the attempts to keep; `on_stop` is called on the worker's own loop."""
+    """The beating thread. `held` lists what to keep; `on_stop` is called on the worker's loop."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Heart:
             await redis.close()
 
     async def _beat(self, redis: Redis) -> None:
-        """Keep every lease, one call a partition; a call that fails is made again at the next beat."""
+        """Keep every lease, one call a partition; what fails is tried again at the next beat."""
         by_root: dict[str, list[tuple[str, str, int]]] = {}
         for claimed in self._held():
             name = (claimed.account, claimed.id, claimed.attempt)

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from shared.errors import Failure, ProviderError
+from shared.errors import ProviderError, UnavailableError
 from shared.redis.functions import Claimed
 from shared.telemetry import logs
-from worker.run import Brake, Failed, Finished, Outcome, Run, Tools
+from worker.run import INTERNAL, Brake, Failed, Finished, Outcome, Retry, Run, Tools
 from worker.steps.choose import choose
 from worker.steps.generate import generate
 from worker.steps.read import read
@@ -23,27 +23,27 @@ Step = Callable[[Run], Awaitable[Outcome | None]]
 
 STEPS: Final[tuple[Step, ...]] = (read, recall, choose, generate)
 
-_INTERNAL: Final = Failure(
-    message="Pollux failed to make the answer.",
-    category="internal",
-    code="INTERNAL",
-    severity="fatal",
-    retryable=True,
-)
+# After a step that Redis did not answer; it may be another worker that reaches it first.
+_AGAIN_SECONDS: Final = 1.0
 
 
 async def run(tools: Tools, claimed: Claimed, brake: Brake) -> bool:
     """Make one attempt at a generation and settle it; return whether a next turn became ready."""
     attempt = _begin(tools, claimed, brake)
+    outcome: Outcome
     try:
+        brake.grip()
         outcome = await _steps(attempt)
     except asyncio.CancelledError:
         outcome = brake.outcome()
     except ProviderError as error:
         outcome = Failed(error.failure)
+    except UnavailableError as error:
+        logs.logger().warning("waiting for Redis", work="a step", error=error.message)
+        outcome = Retry(_AGAIN_SECONDS)
     except Exception:
         logs.logger().exception("a step failed")
-        outcome = Failed(_INTERNAL)
+        outcome = Failed(INTERNAL)
     brake.take_off()
     return await settle(attempt, outcome)
 

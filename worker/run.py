@@ -6,7 +6,7 @@ to go on or an outcome to stop.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from shared.clock import Clock
 from shared.errors import Failure
@@ -52,22 +52,41 @@ class Lost(NamedTuple):
 Outcome = Finished | Failed | Retry | Released | Cancelled | Lost
 
 
-StopReason = Literal["cancel", "lost", "drain"]
+StopReason = Literal["cancel", "lost", "drain", "fault"]
+
+INTERNAL: Final = Failure(
+    message="Pollux failed to make the answer.",
+    category="internal",
+    code="INTERNAL",
+    severity="fatal",
+    retryable=True,
+)
 
 
 class Brake:
-    """How a running attempt is stopped from outside: the first pull decides, none at the end."""
+    """How an attempt is stopped from outside: the first pull decides, none at the end.
 
-    def __init__(self, task: asyncio.Task[object]) -> None:
-        self._task = task
+    It grips once the attempt can settle what a pull makes of it: a task that is cancelled before
+    its first step never runs, and the generation would be nobody's.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[object] | None = None
         self._is_off = False
         self.why: StopReason | None = None
+
+    def grip(self) -> None:
+        """Hold the attempt that calls; raises CancelledError if a pull came before."""
+        self._task = asyncio.current_task()
+        if self.why is not None:
+            raise asyncio.CancelledError
 
     def pull(self, why: StopReason) -> None:
         """Interrupt the attempt where it stands."""
         if self.why is None and not self._is_off:
             self.why = why
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     def take_off(self) -> None:
         """Let what follows, the settlement, run undisturbed."""
@@ -80,6 +99,8 @@ class Brake:
                 return Cancelled()
             case "lost":
                 return Lost()
+            case "fault":
+                return Failed(INTERNAL)
             case "drain" | None:
                 return Released()
 

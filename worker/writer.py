@@ -2,8 +2,8 @@
 
 Owns the order and the numbers of what is appended. The first thing written leaves at once; what
 follows within the next `flush_seconds` leaves together. An append that Redis did not answer is said
-again with the same number, which Redis takes as done. Refuses to end anything: what is left at the
-end goes out with the settlement.
+again with the same number, which Redis takes as done; one that fails otherwise stops the attempt.
+Refuses to end anything: what is left at the end goes out with the settlement.
 """
 
 import asyncio
@@ -15,15 +15,17 @@ from shared.errors import UnavailableError
 from shared.lifecycle import Stage
 from shared.redis import functions
 from shared.redis.client import Connection
+from shared.telemetry import logs
 from shared.wire import event as events
 
 _AGAIN_SECONDS: Final = 0.1
 
-StopReason = Literal["lost", "cancel"]
+Answer = Literal["appended", "cancel", "refused"]
+StopReason = Literal["lost", "cancel", "fault"]
 
 
 class Writer:
-    """What one attempt writes. `on_stop` hears of a refused token and of a cancel."""
+    """What one attempt writes. `on_stop` hears of a refused token, a cancel, a fault."""
 
     def __init__(
         self,
@@ -46,9 +48,10 @@ class Writer:
         self._unsent = 0
         self._stage: Stage | None = None
         self._progress = 0
-        self._flight: asyncio.Task[None] | None = None
+        self._flight: asyncio.Task[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._has_failed = False
         if claimed.attempt > 1:
             self._events.append(events.encode(events.Reset(keep=0)))
 
@@ -79,37 +82,49 @@ class Writer:
         self._wake()
 
     async def close(self) -> functions.AppendAsk | None:
-        """Stop flushing; return what is still to be appended. Raises what a flush raised."""
+        """Stop flushing; return what is still to be appended; after a fault, nothing."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._flight is not None:
-            await self._flight
-        return self._take()
+            await asyncio.wait((self._flight,))
+        return None if self._has_failed else self._take()
 
     def _wake(self) -> None:
         if self._flight is None and self._timer is None and not self._closed:
             self._flight = asyncio.create_task(self._flush())
+            self._flight.add_done_callback(self._landed)
 
     def _due(self) -> None:
         self._timer = None
         if self._events or self._fresh:
             self._wake()
 
-    async def _flush(self) -> None:
-        """Send all there is. A fault stays in the task: no more is sent, and `close` raises it."""
+    async def _flush(self) -> Answer:
+        """Send all there is."""
         # One turn of the loop lets what is written in the same breath leave together.
         await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
         ask = self._take()
-        answer = await self._append(ask) if ask is not None else "appended"
-        if answer != "appended":
-            self._closed = True
-            self._on_stop("lost" if answer == "refused" else "cancel")
+        return "appended" if ask is None else await self._append(ask)
+
+    def _landed(self, flight: asyncio.Task[Answer]) -> None:
+        """Go on, or stop the attempt: nobody would see what it made from here on."""
+        self._flight = None
+        fault = asyncio.CancelledError() if flight.cancelled() else flight.exception()
+        if fault is not None:
+            self._has_failed = True
+            logs.logger().error("an append failed", exc_info=fault)
+            self._stop("fault")
+        elif flight.result() != "appended":
+            self._stop("lost" if flight.result() == "refused" else "cancel")
         elif not self._closed:
             self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._due)
-        self._flight = None
 
-    async def _append(self, ask: functions.AppendAsk) -> Literal["appended", "cancel", "refused"]:
+    def _stop(self, why: StopReason) -> None:
+        self._closed = True
+        self._on_stop(why)
+
+    async def _append(self, ask: functions.AppendAsk) -> Answer:
         while True:
             try:
                 return await functions.append(self._redis, self._claimed.root, ask)

@@ -23,8 +23,9 @@ def tokens_in(text: str) -> int:
 def cost(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
     """Return the price of a use in microcredits, rounded up."""
     microdollars = input_tokens * model.input_rate + output_tokens * model.output_rate
-    # Rounding to nine places first keeps 0.1 * 3 from costing one microcredit more than it should.
-    return math.ceil(round(microdollars * _MICROCREDITS_PER_MICRODOLLAR, 9))
+    # Rounding first to a ten-thousandth keeps 570 tokens at 74.355, which floats make a hair too
+    # much, from costing one microcredit more than they should.
+    return math.ceil(round(microdollars * _MICROCREDITS_PER_MICRODOLLAR, 4))
 
 
 def affordable_tokens(model: ModelSettings, input_tokens: int, budget: int) -> int:

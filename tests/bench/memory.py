@@ -25,17 +25,20 @@ from tests.support.waiting import until
 
 GENERATIONS: Final = 5_000
 TURNS: Final = 20
+# A choice among several is told with each answer, and stays with it.
+_MODELS: Final = tuple(rig.model(name) for name in ("one", "two", "three", "four", "five"))
 _CLIENTS: Final = 8
 _AIM: Final = 1536
 _EXPIRY_SECONDS: Final = 120.0
 _ANSWER: Final = "Energy is kept, entropy grows, and nothing ever gets as cold as it could. " * 3
 
-Talk = Callable[[Rig, Customer, int], Coroutine[Any, Any, int]]
+Talk = Callable[[Customer, int], Coroutine[Any, Any, int]]
 
 
 async def measure(generations: int = GENERATIONS) -> list[Figure]:
     """Weigh conversations of one turn, then as many turns in long ones."""
-    async with rig.running(workers=2, retention=RetentionSettings(events_seconds=1)) as system:
+    retention = RetentionSettings(events_seconds=1)
+    async with rig.running(workers=2, models=_MODELS, retention=retention) as system:
         system.provider.answer = _answer
         system.provider.keeps_requests = False
         await _talk(system, _one_turn, 64)
@@ -76,7 +79,7 @@ async def _talk(system: Rig, talk: Talk, generations: int) -> int:
     """Let some clients talk until so many messages are answered; return the bytes of all texts."""
     async with system.customer() as customer:
         shares = [generations // _CLIENTS + (n < generations % _CLIENTS) for n in range(_CLIENTS)]
-        texts = await asyncio.gather(*(talk(system, customer, share) for share in shares))
+        texts = await asyncio.gather(*(talk(customer, share) for share in shares))
     await drained(system)
     with system.server.look() as look:
         pattern = f"{system.root}events:*"
@@ -84,7 +87,7 @@ async def _talk(system: Rig, talk: Talk, generations: int) -> int:
     return sum(texts)
 
 
-async def _one_turn(_system: Rig, customer: Customer, generations: int) -> int:
+async def _one_turn(customer: Customer, generations: int) -> int:
     sent = 0
     for number in range(generations):
         message = _message(number)
@@ -93,7 +96,7 @@ async def _one_turn(_system: Rig, customer: Customer, generations: int) -> int:
     return sent
 
 
-async def _many_turns(_system: Rig, customer: Customer, generations: int) -> int:
+async def _many_turns(customer: Customer, generations: int) -> int:
     sent, session = 0, None
     for number in range(generations):
         message = _message(number)

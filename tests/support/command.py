@@ -1,7 +1,7 @@
 """The `pollux` command as a process in a terminal's place: its lines, its children, and its end.
 
-Owns a short folder of its own, in which the command's temporary files lie too, so that what it leaves
-behind can be seen. What is left at the end all the same is killed and fails the test.
+Owns a short folder of its own, in which the command's temporary files lie, so that what it leaves
+can be seen. What is left at the end all the same is killed.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Does what is left in Redis add up? Asked after every test that used the server.
 
 Owns the rules that hold at every moment: each key belongs to a family of keys.py and ends as its
-family says, each queue holds only what is still under way, and the books balance. Refuses to repair
-anything.
+family says, each queue holds only what is under way, what is under way stands in exactly one place,
+and the books balance. Refuses to repair anything.
 """
 
 import re
@@ -11,11 +11,24 @@ from typing import Final, NamedTuple
 
 from shared.lifecycle import ENDS
 from shared.redis import keys
+from shared.redis.client import Reply
 from shared.settings import RedisSettings
 from tests.support.server import Look
 
-_ENDS: Final = {stage.encode() for stage in ENDS}
 _ARQ: Final = "arq:*"
+_LANES: Final = ("interactive", "batch")
+_SYSTEM: Final = {
+    keys.API_KEY,
+    keys.ACCOUNT,
+    keys.KEY_IDS,
+    keys.WORKERS,
+    keys.SERVED,
+    keys.LIBRARIES,
+    keys.BELL,
+    keys.CHORES,
+    keys.CHORES_HEALTH,
+    keys.CHORE_SLOT,
+}
 
 
 class _Place(NamedTuple):
@@ -27,26 +40,67 @@ class _Place(NamedTuple):
     parts: tuple[str, ...]
 
 
+class _Snapshot(NamedTuple):
+    """What is under a prefix: hashes, members of sorted sets, and what is left to live in ms."""
+
+    hashes: dict[str, dict[str, str]]
+    sets: dict[str, set[str]]
+    left_ms: dict[str, int]
+
+    def is_unfinished(self, root: str, account: str, id_: str) -> bool:
+        """Tell whether a generation is there and has not ended."""
+        stage = self.hashes.get(keys.GENERATION(root, account, id_), {}).get("stage")
+        return stage is not None and stage not in ENDS
+
+    def holds(self, name: str, member: str) -> bool:
+        """Tell whether a sorted set has a member."""
+        return member in self.sets.get(name, set())
+
+
 def faults(look: Look, settings: RedisSettings) -> list[str]:
     """Return a sentence for everything under the prefix that should not be as it is."""
+    snapshot = _read(look, settings)
     found: list[str] = []
-    places = []
-    for name in look.names(f"{settings.prefix}:*"):
+    for name in snapshot.left_ms:
         place = _place(name, settings)
         if place is None:
             found.append(f"{name}: belongs to no family of keys.py")
         else:
-            places.append(place)
-    for place in places:
-        found += _ending_faults(look, place)
-        found += _content_faults(look, place)
+            found += _ending_faults(snapshot, place)
+            found += _content_faults(snapshot, place)
     return found + _arq_faults(look)
 
 
 def sweep(look: Look, settings: RedisSettings) -> None:
     """Delete everything under the prefix, and what arq left."""
-    for name in [*look.names(f"{settings.prefix}:*"), *look.names(_ARQ)]:
-        look("UNLINK", name)
+    names = [*look.names(f"{settings.prefix}:*"), *look.names(_ARQ)]
+    look.all([("UNLINK", name) for name in names])
+
+
+def _read(look: Look, settings: RedisSettings) -> _Snapshot:
+    names = look.names(f"{settings.prefix}:*")
+    kinds = look.all([("TYPE", name) for name in names])
+    reads = {b"hash": ("HGETALL",), b"zset": ("ZRANGE", "0", "-1")}
+    chosen = [(name, kind) for name, kind in zip(names, kinds, strict=True) if kind in reads]
+    values = look.all([(reads[kind][0], name, *reads[kind][1:]) for name, kind in chosen])
+    left = look.all([("PTTL", name) for name in names])
+    hashes, sets = {}, {}
+    for (name, kind), value in zip(chosen, values, strict=True):
+        if kind == b"hash":
+            hashes[name] = _texts(value)
+        else:
+            sets[name] = {member.decode() for member in value}
+    # What expired meanwhile is not there any more.
+    alive = {name: ms for name, ms in zip(names, left, strict=True) if ms != _GONE}
+    return _Snapshot(hashes, sets, alive)
+
+
+_GONE: Final = -2
+_NO_TTL: Final = -1
+
+
+def _texts(value: dict[bytes, Reply]) -> dict[str, str]:
+    return {name.decode(): field.decode(errors="replace") for name, field in value.items()}
 
 
 def _place(name: str, settings: RedisSettings) -> _Place | None:
@@ -65,88 +119,74 @@ def _place(name: str, settings: RedisSettings) -> _Place | None:
     return None if parts is None else _Place(name, root, key, parts.groups())
 
 
-_SYSTEM: Final = {
-    keys.API_KEY,
-    keys.ACCOUNT,
-    keys.KEY_IDS,
-    keys.WORKERS,
-    keys.SERVED,
-    keys.LIBRARIES,
-    keys.BELL,
-    keys.CHORES,
-    keys.CHORES_HEALTH,
-    keys.CHORE_SLOT,
-}
-
-
-def _ending_faults(look: Look, place: _Place) -> list[str]:
+def _ending_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     """A key goes as its family says; only what is under way is spared."""
     is_one = place.key.parts == ("account", "id")
-    is_spared = is_one and _is_unfinished(look, place.root, *place.parts)
-    if place.key.end == "ttl" and not is_spared and look("PTTL", place.name) < 0:
+    is_spared = is_one and snapshot.is_unfinished(place.root, *place.parts)
+    if place.key.end == "ttl" and not is_spared and snapshot.left_ms[place.name] == _NO_TTL:
         return [f"{place.name}: never expires, though its family does"]
     if place.key in {keys.SUBMISSION, keys.TEXT} and not is_spared:
         return [f"{place.name}: stayed though its generation has ended"]
     return []
 
 
-def _content_faults(look: Look, place: _Place) -> list[str]:
+def _content_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     """A queue holds only what is under way; books balance; a session's head is under way."""
+    members = snapshot.sets.get(place.name, set())
     if place.key in {keys.LEASES, keys.DEADLINES, keys.DEFERRED}:
-        pairs = [tuple(member.split(":", 1)) for member in look.members(place.name)]
-        return _strangers(look, place, pairs)
+        return _strangers(snapshot, place, (tuple(member.split(":", 1)) for member in members))
     if place.key in {keys.UNFINISHED, keys.READY, keys.WAITING}:
-        pairs = [(place.parts[0], member) for member in look.members(place.name)]
-        return _strangers(look, place, pairs)
+        return _strangers(snapshot, place, ((place.parts[0], member) for member in members))
     if place.key is keys.LANE:
         return [
             f"{place.name}: {account} stands in the lane with nothing ready"
-            for account in look.members(place.name)
-            if not look("EXISTS", keys.READY(place.root, account, place.parts[0]))
+            for account in members
+            if keys.READY(place.root, account, place.parts[0]) not in snapshot.sets
         ]
-    if place.key is keys.SESSION:
-        head = look("HGET", place.name, "head")
-        if head is not None:
-            return _strangers(look, place, [(place.parts[0], head.decode())])
+    if place.key is keys.SESSION and "head" in snapshot.hashes[place.name]:
+        head = snapshot.hashes[place.name]["head"]
+        return _strangers(snapshot, place, [(place.parts[0], head)])
     if place.key is keys.BOOKS:
-        return _books_faults(look, place)
-    if place.key is keys.GENERATION and _is_unfinished(look, place.root, *place.parts):
-        return _placing_faults(look, place)
+        return _books_faults(snapshot, place)
+    if place.key is keys.GENERATION and snapshot.is_unfinished(place.root, *place.parts):
+        return _placing_faults(snapshot, place)
     return []
 
 
-def _placing_faults(look: Look, place: _Place) -> list[str]:
+def _placing_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     """What is under way is in exactly one of four places, has a deadline, and is its account's."""
     account, id_ = place.parts
     member = f"{account}:{id_}"
-    lane, session = (look("HGET", place.name, field).decode() for field in ("lane", "session"))
+    record = snapshot.hashes[place.name]
     places = {
-        "waiting": look("ZSCORE", keys.WAITING(place.root, account, session), id_),
-        "ready": look("ZSCORE", keys.READY(place.root, account, lane), id_),
-        "leased": look("ZSCORE", keys.LEASES(place.root), member),
-        "deferred": look("ZSCORE", keys.DEFERRED(place.root), member),
+        "waiting": (keys.WAITING(place.root, account, record["session"]), id_),
+        "ready": (keys.READY(place.root, account, record["lane"]), id_),
+        "leased": (keys.LEASES(place.root), member),
+        "deferred": (keys.DEFERRED(place.root), member),
     }
-    standing = [name for name, score in places.items() if score is not None]
+    standing = [word for word, where in places.items() if snapshot.holds(*where)]
     found = [] if len(standing) == 1 else [f"{place.name}: stands in {standing}, not in one place"]
-    if look("ZSCORE", keys.DEADLINES(place.root), member) is None:
+    if not snapshot.holds(keys.DEADLINES(place.root), member):
         found.append(f"{place.name}: has no deadline")
-    if look("ZSCORE", keys.UNFINISHED(place.root, account, lane), id_) is None:
+    if not snapshot.holds(keys.UNFINISHED(place.root, account, record["lane"]), id_):
         found.append(f"{place.name}: is not among its account's unfinished")
+    if "ready" in standing and not snapshot.holds(keys.LANE(place.root, record["lane"]), account):
+        found.append(f"{place.name}: is ready, but its account is not in the lane")
     return found
 
 
-def _strangers(look: Look, place: _Place, members: Iterable[tuple[str, ...]]) -> list[str]:
+def _strangers(snapshot: _Snapshot, place: _Place, members: Iterable[tuple[str, ...]]) -> list[str]:
     return [
         f"{place.name}: holds {id_}, which is not under way"
         for account, id_ in members
-        if not _is_unfinished(look, place.root, account, id_)
+        if not snapshot.is_unfinished(place.root, account, id_)
     ]
 
 
-def _books_faults(look: Look, place: _Place) -> list[str]:
+def _books_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     """Granted = balance + held + settled; held is what the unfinished hold; running is leased."""
     account = place.parts[0]
-    books = {name: int(value) for name, value in look.fields(place.name).items()}
+    books = {name: int(value) for name, value in snapshot.hashes[place.name].items()}
     granted, balance, held, settled = (
         books.get(name, 0) for name in ("granted", "balance", "held", "settled")
     )
@@ -154,15 +194,14 @@ def _books_faults(look: Look, place: _Place) -> list[str]:
     if granted != balance + held + settled or min(balance, held, settled) < 0:
         found.append(f"{place.name}: {books} does not balance")
     holds = 0
-    for lane in ("interactive", "batch"):
-        unfinished = look.members(keys.UNFINISHED(place.root, account, lane))
-        holds += sum(
-            int(look("HGET", keys.GENERATION(place.root, account, id_), "hold") or 0)
-            for id_ in unfinished
+    for lane in _LANES:
+        unfinished = snapshot.sets.get(keys.UNFINISHED(place.root, account, lane), set())
+        records = (
+            snapshot.hashes.get(keys.GENERATION(place.root, account, id_), {}) for id_ in unfinished
         )
+        holds += sum(int(record.get("hold", 0)) for record in records)
         leased = sum(
-            look("ZSCORE", keys.LEASES(place.root), f"{account}:{id_}") is not None
-            for id_ in unfinished
+            snapshot.holds(keys.LEASES(place.root), f"{account}:{id_}") for id_ in unfinished
         )
         if books.get(f"running_{lane}", 0) != leased:
             found.append(f"{place.name}: {books} counts other than the {leased} leases of {lane}")
@@ -171,14 +210,9 @@ def _books_faults(look: Look, place: _Place) -> list[str]:
     return found
 
 
-def _is_unfinished(look: Look, root: str, account: str, id_: str) -> bool:
-    stage = look("HGET", keys.GENERATION(root, account, id_), "stage")
-    return stage is not None and stage not in _ENDS
-
-
 def _arq_faults(look: Look) -> list[str]:
     return [
         f"{name}: never expires"
         for name in look.names(_ARQ)
-        if look("PTTL", name) == -1 and look("TYPE", name) != b"zset"
+        if look("PTTL", name) == _NO_TTL and look("TYPE", name) != b"zset"
     ]

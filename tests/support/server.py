@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
@@ -43,8 +44,12 @@ def binaries() -> dict[Kind, str]:
 class Server:
     """One server and its folder. A context manager: leaving it stops both."""
 
-    def __init__(self, kind: Kind = "valkey", *, is_cluster: bool = False) -> None:
+    def __init__(
+        self, kind: Kind = "valkey", *, is_cluster: bool = False, is_durable: bool = False
+    ) -> None:
         self.kind = kind
+        # With `everysec` a reply may leave before its write while the disk is busy with another.
+        self._appendfsync = "always" if is_durable else "everysec"
         self.folder = Path(tempfile.mkdtemp(prefix="plx"))
         self.socket = self.folder / "s"
         self.url = f"unix://{self.socket}"
@@ -140,7 +145,7 @@ class Server:
             "dir": str(self.folder),
             "logfile": str(self.folder / "log"),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": self._appendfsync,
             "save": "",
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "local",
@@ -186,6 +191,13 @@ class Look:
     def __call__(self, *command: Argument) -> Reply:
         """Send a command and return its reply, as redis-py shapes it."""
         return cast("Reply", self._client).execute_command(*command)
+
+    def all(self, commands: Sequence[tuple[Argument, ...]]) -> list[Reply]:
+        """Send many commands in one go and return their replies."""
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            cast("Reply", pipeline).execute_command(*command)
+        return list(pipeline.execute()) if commands else []
 
     def names(self, pattern: str) -> list[str]:
         """Return the keys whose names fit a pattern, sorted."""

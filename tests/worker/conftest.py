@@ -1,20 +1,31 @@
 """A deployment without a front, and the few words of one in its place."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from tests.support.system import System, own_system, system
+from tests.worker.attempts import Attempts
 from tests.worker.front import Front
 
-__all__ = ["front", "own_front", "own_system", "system"]
+__all__ = ["attempts", "front", "own_front", "own_system", "system"]
 
 
 @pytest.fixture
-def front(system: System) -> Front:  # noqa: F811  the fixture of that name
+def front(system: System) -> Front:
     """Return the front of a deployment on the shared server."""
     return Front(system._redis, system.settings)
 
 
 @pytest.fixture
-def own_front(own_system: System) -> Front:  # noqa: F811  the fixture of that name
+def own_front(own_system: System) -> Front:
     """Return the front of a deployment on a server of the test's own."""
     return Front(own_system._redis, own_system.settings)
+
+
+@pytest.fixture
+async def attempts(system: System, front: Front) -> AsyncIterator[Attempts]:
+    """Return a maker of attempts on the shared server."""
+    maker = Attempts(system, front)
+    yield maker
+    await maker.close()

@@ -89,15 +89,12 @@ class Front:
             per_minute=1_000_000,
             unfinished_max=100_000,
             total_max=1_000_000,
-            on_conflict="enqueue",
             keep=Keep.of(self.settings.retention),
             channels=self._channels(),
             name="a session",
             system_prompt=system_prompt,
         )
-        asked = Submission(
-            session=ticket.session, model=model, max_output_tokens=max_output_tokens
-        )
+        asked = Submission(session=ticket.session, model=model, max_output_tokens=max_output_tokens)
         accepted = await functions.accept(
             self.redis, root, ask, submissions.encode(asked) if blob is None else blob
         )
@@ -135,8 +132,7 @@ class Front:
             found = await self.look(ticket)
             return found if condition(found) else None
 
-        found = await waiting.until(looked, seconds, what="a generation")
-        assert found is not None
+        found: Generation = await waiting.until(looked, seconds, what="a generation")
         return found
 
     async def end(self, ticket: Ticket, seconds: float = 10.0) -> Generation:
@@ -152,6 +148,20 @@ class Front:
             channels=self._channels(),
         )
         return await functions.cancel(self.redis, ticket.root, ask)
+
+    async def hasten(self, ticket: Ticket) -> None:
+        """Let a deferred generation be due now, and be put into its line."""
+        name = f"{ticket.account}:{ticket.id}"
+        assert await self.redis.call("ZADD", keys.DEFERRED(ticket.root), "XX", "CH", 1, name)
+        worker = self.settings.worker
+        ask = functions.ReapAsk(
+            limit=100,
+            crashes_max=worker.crashes_max,
+            lease_ms=int(worker.lease_seconds * 1000),
+            gap_ms=1000,
+            keep=Keep.of(self.settings.retention),
+        )
+        assert (await functions.reap(self.redis, ticket.root, ask)).ready
 
     async def told(self, ticket: Ticket) -> list[Told]:
         """Return the generation's stream as it is."""

@@ -7,24 +7,26 @@ retried away.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
 from shared.errors import EXPIRED, Failure, ProviderError
 from shared.routing import price
 from shared.settings import ModelSettings
+from shared.telemetry import logs
 from shared.wire.message import Usage
-from worker.providers.contract import ChatRequest, Part, Text, Used
+from worker.providers.contract import ChatRequest, Text, Used
 from worker.run import Failed, Outcome, Retry, Run
 from worker.steps.fit import fit, tokens_of
 
-_RETRIES_MAX: Final = 2
+_CALLS_MAX: Final = 3
 _BACKOFF_SECONDS: Final = 0.5
 # A provider that asks for more patience than this is waited for in the queue, where it holds no
 # slot.
 _WAIT_HERE_SECONDS: Final = 2.0
 _DEFERRALS_MAX: Final = 3
+# What may follow the told end of an answer, its usage, follows soon or not at all.
+_AFTERWORD_SECONDS: Final = 2.0
 
 _EMPTY: Final = Failure(
     message="The model gave an empty answer.",
@@ -52,55 +54,88 @@ async def _with_retries(run: Run) -> Outcome | None:
     """Try the call again while nothing has been shown and trying again helps."""
     model = run.model
     assert model is not None  # noqa: S101  `choose` went before
-    shrink = 1.0
-    for retry in range(_RETRIES_MAX + 1):
+    shrink, calls = 1.0, 0
+    while True:
+        calls += 1
         try:
             return await _call(run, model, shrink)
         except ProviderError as error:
-            if run.writer.text():
-                return Failed(error.failure)
-            if error.failure.code == "CONTEXT_TOO_LONG" and shrink == 1.0 and run.history:
+            logs.logger().info("the provider failed", code=error.failure.code, call=calls)
+            is_too_long = error.failure.code == "CONTEXT_TOO_LONG" and run.history
+            if is_too_long and shrink == 1.0 and calls < _CALLS_MAX and not run.writer.text():
                 shrink = 0.5
                 continue
-            if error.retry == "never":
-                return Failed(error.failure)
-            delay = _delay(error, retry)
-            if delay > _WAIT_HERE_SECONDS and run.claimed.retries < _DEFERRALS_MAX:
-                return Retry(delay)
-            if retry == _RETRIES_MAX or delay > _WAIT_HERE_SECONDS:
-                return Failed(error.failure)
-            await run.tools.clock.sleep(delay)
-    return Failed(_EMPTY)
+            delay = _delay(error, calls)
+            outcome = _given_up(run, error, calls, delay)
+            if outcome is not None:
+                return outcome
+        await run.tools.clock.sleep(delay)
 
 
-def _delay(error: ProviderError, retry: int) -> float:
+def _given_up(run: Run, error: ProviderError, calls: int, delay: float) -> Outcome | None:
+    """Return what a failed call comes to, or None when another is worth the wait here."""
+    if run.writer.text() or error.retry == "never" or delay >= run.seconds_left():
+        return Failed(error.failure)
+    if delay > _WAIT_HERE_SECONDS and run.claimed.retries < _DEFERRALS_MAX:
+        return Retry(delay)
+    return Failed(error.failure) if calls == _CALLS_MAX or delay > _WAIT_HERE_SECONDS else None
+
+
+def _delay(error: ProviderError, calls: int) -> float:
     """Full jitter, unless the provider said when."""
     if error.retry_after_seconds is not None:
         return error.retry_after_seconds
-    return random.uniform(0, _BACKOFF_SECONDS * 2**retry)  # noqa: S311  jitter, not a secret
+    return random.uniform(0, _BACKOFF_SECONDS * 2 ** (calls - 1))  # noqa: S311  jitter, not a secret
 
 
 async def _call(run: Run, model: ModelSettings, shrink: float) -> Outcome | None:
     """Make one upstream call. Raises ProviderError."""
     request = _request(run, model, shrink)
     run.input_tokens = tokens_of(request.messages)
-    parts = run.tools.registry.provider_of(model).stream(request)
-    reason = "other"
-    async with aclosing(parts):
-        part = await _first(parts, model)
-        while part is not None:
-            if isinstance(part, Text):
-                run.writer.add(part.text, progress=_progress(run, request))
-            elif isinstance(part, Used):
-                run.usage = _usage(model, part)
-            else:
-                reason = part.reason
-            part = await anext(parts, None)
+    run.usage = None
+    reason = await _hear(run, model, request)
     if run.usage is None:
         run.usage = estimate(model, run.input_tokens, run.writer.text())
     if run.writer.text():
         return None
     return Failed(_FILTERED if reason == "content_filter" else _EMPTY)
+
+
+async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
+    """Take the parts of an answer as they come; return why it ended.
+
+    The model may think before its first part, but not fall silent between two.
+    """
+    loop = asyncio.get_running_loop()
+    idle_seconds = run.tools.settings.provider(model.provider).idle_seconds
+    reason, is_heard = "", False
+    parts = run.tools.registry.provider_of(model).stream(request)
+    try:
+        async with asyncio.timeout(model.first_token_seconds) as patience, aclosing(parts):
+            async for part in parts:
+                is_heard = True
+                if isinstance(part, Text):
+                    run.writer.add(part.text, progress=_progress(run, request))
+                elif isinstance(part, Used):
+                    run.usage = _usage(model, part)
+                else:
+                    reason = part.reason
+                patience.reschedule(loop.time() + (_AFTERWORD_SECONDS if reason else idle_seconds))
+    except TimeoutError:
+        if not reason:
+            raise _silent(model, is_heard=is_heard) from None
+    return reason
+
+
+def _silent(model: ModelSettings, *, is_heard: bool) -> ProviderError:
+    failure = Failure(
+        message="The provider fell silent." if is_heard else "The provider did not begin in time.",
+        category="timeout",
+        code="PROVIDER_SILENT" if is_heard else "FIRST_TOKEN_TIMEOUT",
+        retryable=True,
+        provider=model.provider,
+    )
+    return ProviderError(failure, retry="backoff")
 
 
 def _request(run: Run, model: ModelSettings, shrink: float) -> ChatRequest:
@@ -110,27 +145,6 @@ def _request(run: Run, model: ModelSettings, shrink: float) -> ChatRequest:
     messages = fit(run.system_prompt, run.history, run.user.content, tokens_max=room)
     left = model.context_window - tokens_of(messages)
     return ChatRequest(model=model, messages=messages, max_tokens=max(1, min(reserve, left)))
-
-
-async def _first(parts: AsyncGenerator[Part, None], model: ModelSettings) -> Part | None:
-    """Wait for the first part, as long as the model may think about it."""
-    limit = asyncio.timeout(model.first_token_seconds)
-    try:
-        async with limit:
-            return await anext(parts, None)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-    raise ProviderError(
-        Failure(
-            message="The provider did not begin to answer in time.",
-            category="timeout",
-            code="FIRST_TOKEN_TIMEOUT",
-            retryable=True,
-            provider=model.provider,
-        ),
-        retry="backoff",
-    )
 
 
 def estimate(model: ModelSettings, input_tokens: int, text: str) -> Usage:

@@ -11,7 +11,7 @@ from api.dialects.kolbo import translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query
 from api.guards.body import Body, refuse_unprintable
 from shared import ids, queue
-from shared.errors import Code, RequestError
+from shared.errors import Code, RequestError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.functions import AlreadyEnded, Keep
 from shared.stores import generations, sessions
@@ -33,11 +33,20 @@ async def submit(call: Call) -> Answer:
     headers = accept.rate_headers(receipt.rate)
     if receipt.ahead is None:
         headers["idempotent-replayed"] = "true"
-    durations = await call.state.paces.durations(call.caller.root, intent.model)
-    hint = pace.hint(durations, 0.0, 0.0)
+    hint = await _first_hint(call, intent.model, receipt.ahead)
     return Answer(
         translate.receipt(receipt.generation, receipt.session, intent.model, hint), headers=headers
     )
+
+
+async def _first_hint(call: Call, model: str, ahead: int | None) -> int:
+    """Return the receipt's hint. The message is in: Redis going away now must not refuse it."""
+    try:
+        durations = await call.state.paces.durations(call.caller.root, model)
+        waiting = pace.wait_seconds(ahead, durations, await call.state.fleet())
+    except UnavailableError:
+        return pace.HINT_SECONDS_UNKNOWN
+    return pace.hint(durations, 0.0, waiting)
 
 
 def _idempotency(call: Call) -> accept.Idempotency | None:
@@ -93,7 +102,7 @@ async def _pace(call: Call, generation: Generation) -> tuple[int, pace.Eta | Non
         return 1, None
     chosen = generation.model
     durations = await call.state.paces.durations(call.caller.root, chosen)
-    waiting = pace.wait_seconds(generation, durations, await call.state.fleet())
+    waiting = pace.wait_seconds(generation.ahead, durations, await call.state.fleet())
     elapsed = 0.0
     if generation.started is not None and generation.ahead is None:
         elapsed = max(0.0, (call.state.clock.now_ms() - generation.started) / 1000)

@@ -27,7 +27,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="module")
 async def one_site() -> AsyncIterator[Site]:
-    async with running(timeout_keep_alive=1) as site:
+    async with running(keep_alive_seconds=1) as site:
         yield site
 
 

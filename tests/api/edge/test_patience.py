@@ -1,0 +1,185 @@
+"""How long strangers are waited for: heads, next requests, rests of bodies, and readers."""
+
+import asyncio
+
+import pytest
+
+from api import edge
+from shared.settings import ApiSettings
+from tests.api.edge.strangers import (
+    BOUNDS,
+    GATED,
+    GET,
+    LAST,
+    POST,
+    Answer,
+    Client,
+    Site,
+    assert_refused,
+    running,
+)
+from tests.support import waiting
+
+# The time of a head
+
+
+async def elapsed(site: Site, *pieces: bytes) -> tuple[float, list[Answer]]:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    found = await site.ask(*pieces)
+    return loop.time() - start, found
+
+
+@pytest.mark.parametrize("start", [b"G", GET[:-1], POST])
+async def test_a_head_that_does_not_come_is_cut(site: Site, start: bytes) -> None:
+    seconds, (answer,) = await elapsed(site, start)
+    assert_refused(answer, 408, "REQUEST_TIMEOUT")
+    assert 0.25 < seconds < 1
+
+
+async def drip(client: Client) -> list[Answer]:
+    """Send a field now and then, until the server has enough of it."""
+    reading = asyncio.create_task(client.answers())
+    while not reading.done():
+        await client.send(b"a:b\r\n")
+        await asyncio.wait([reading], timeout=0.02)
+    return reading.result()
+
+
+async def test_a_head_that_drips_is_cut(site: Site) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    async with site.client() as client:
+        await client.send(b"GET / HTTP/1.1\r\n")
+        (answer,) = await drip(client)
+    assert_refused(answer, 408, "REQUEST_TIMEOUT")
+    assert 0.25 < loop.time() - start < 1
+
+
+async def test_a_later_head_that_drips_is_cut(site: Site) -> None:
+    async with site.client() as client:
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+        await client.send(b"GET / HTTP/1.1\r\n")
+        (answer,) = await drip(client)
+    assert_refused(answer, 408, "REQUEST_TIMEOUT")
+
+
+async def test_a_half_head_behind_a_request_waits_for_its_answer(site: Site) -> None:
+    async with site.client() as client:
+        await client.send(GATED + GET[:10])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.read(), 2 * BOUNDS.header_seconds)
+        site.app.gate.set()
+        first, second = await client.answers()
+    assert first.status == 200
+    assert_refused(second, 408, "REQUEST_TIMEOUT")
+
+
+async def test_who_says_nothing_is_left_without_a_word(site: Site) -> None:
+    seconds, found = await elapsed(site)
+    assert found == []
+    assert 0.25 < seconds < 1
+
+
+@pytest.mark.parametrize("noise", [b"", b"\r\n"])
+async def test_a_connection_without_a_next_request_ends_by_keep_alive(
+    site: Site, noise: bytes
+) -> None:
+    seconds, found = await elapsed(site, GET, *[noise] * 3)
+    assert [answer.status for answer in found] == [200]
+    assert 0.9 < seconds < 2
+
+
+async def test_the_rest_of_an_answered_body_is_awaited_for_a_while(site: Site) -> None:
+    raw = b"POST /early HTTP/1.1\r\nContent-Length: 100000\r\n\r\n"
+    seconds, (answer,) = await elapsed(site, raw, b"x" * 100)
+    assert answer.body == b"early"
+    assert 0.25 < seconds < 1
+
+
+async def test_after_the_rest_of_an_answered_body_the_next_request_is_served(site: Site) -> None:
+    raw = b"POST /early HTTP/1.1\r\nContent-Length: 100000\r\n\r\n"
+    async with site.client() as client:
+        await client.send(raw)
+        assert (await client.answer()).body == b"early"
+        await client.send(b"x" * 100_000, LAST)
+        (answer,) = await client.answers()
+    assert answer.body == b"/last "
+
+
+async def test_a_broken_rest_of_an_answered_body_ends_without_a_second_answer(site: Site) -> None:
+    raw = b"POST /early HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with site.client() as client:
+        await client.send(raw)
+        assert (await client.answer()).body == b"early"
+        await client.send(b"xyz\r\n")
+        assert await client.read_all() == b""
+
+
+# Readers
+
+
+async def test_who_reads_nothing_is_cut(site: Site) -> None:
+    loop = asyncio.get_running_loop()
+    async with site.client(buffer_bytes=4_096) as client:
+        await client.send(GET.replace(b"plain", b"large"))
+        start = loop.time()
+        await waiting.until(lambda: site.app.gone == ["/large"])
+        assert 0.35 < loop.time() - start < 1.5
+
+
+async def test_who_reads_nothing_of_small_pieces_is_cut() -> None:
+    """Less waits than would ever stop the application by itself."""
+    async with running(buffer_bytes=4_096) as site, site.client(buffer_bytes=4_096) as client:
+        await client.send(GET.replace(b"plain", b"drip"))
+        await waiting.until(lambda: site.app.gone == ["/drip"])
+        await site.is_empty()
+
+
+async def test_who_reads_nothing_of_an_ended_answer_is_cut() -> None:
+    async with running(buffer_bytes=4_096) as site, site.client(buffer_bytes=4_096) as client:
+        body = b"x" * 50_000
+        start = b"POST /plain HTTP/1.1\r\nConnection: close\r\nContent-Length: 50000\r\n\r\n"
+        await client.send(start + body)
+        await waiting.until(lambda: site.app.seen)
+        await site.is_empty()
+        assert len(await client.read_all()) < 50_000
+
+
+async def test_who_reads_slowly_is_not_cut() -> None:
+    """A little is taken every tenth of the bound, over four times the bound."""
+    bounds = ApiSettings(stuck_reader_seconds=0.4)
+    async with running(bounds, buffer_bytes=4_096) as site:
+        async with site.client(buffer_bytes=4_096) as client:
+            await client.send(GET.replace(b"plain", b"large"))
+            for _ in range(40):
+                assert await client.read(3_000)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.Event().wait(), 0.04)
+            assert site.app.gone == []
+        await waiting.until(lambda: site.app.gone == ["/large"])
+
+
+async def test_an_answer_survives_an_upload_that_nobody_reads(site: Site) -> None:
+    raw = b"POST /early?last HTTP/1.1\r\nContent-Length: 5000000\r\n\r\n"
+    async with site.client() as client:
+        client.send_aside(raw, *[b"x" * 100_000] * 50)
+        (answer,) = await client.answers()
+    assert answer.body == b"early"
+
+
+@pytest.mark.parametrize("more", [b"", b"x"], ids=["silent", "sending"])
+async def test_who_stays_after_a_refusal_is_cut(
+    site: Site, more: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "LINGER_SECONDS", 0.2)
+    loop = asyncio.get_running_loop()
+    async with site.client() as client:
+        await client.send(b"hello\r\n\r\n")
+        (answer,) = await client.answers()
+        assert_refused(answer, 400, "INVALID_FIELDS")
+        start = loop.time()
+        client.send_aside(*[more] * 100_000 * len(more))
+        await site.is_empty()
+        assert loop.time() - start < 1

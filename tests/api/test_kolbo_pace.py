@@ -1,0 +1,105 @@
+"""When to look again: places in the queue, estimates, and hints that a client can obey."""
+
+import asyncio
+
+import pytest
+
+from tests.support import waiting
+from tests.support.customer import Customer, body
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+
+async def test_places_count_the_accounts_own_lane(api: Customer, other: Customer) -> None:
+    await other.ask("somebody else's")
+    await api.ask("of the other lane", priority="batch")
+    receipts = [await api.ask(f"m{n}") for n in range(4)]
+    statuses = [await api.look(receipt) for receipt in receipts]
+    assert [status["queue_position"] for status in statuses] == [0, 1, 2, 3]
+    estimates = [status["eta_seconds"]["p50"] for status in statuses]
+    assert estimates == sorted(estimates)
+    assert estimates[3] > estimates[0]
+    hints = [status["poll_interval_hint"] for status in statuses]
+    assert hints == sorted(hints)
+    body(await api.post(receipts[0]["cancel_url"]))
+    body(await api.post(receipts[2]["cancel_url"]))
+    statuses = [await api.look(receipts[n]) for n in (1, 3)]
+    assert [status["queue_position"] for status in statuses] == [0, 1]
+
+
+async def test_what_runs_is_not_ahead_of_what_waits(system: System, provider: Provider) -> None:
+    system.change("worker", concurrency=1)
+    await system.front()
+    await system.worker()
+    api = await system.customer()
+    gate = asyncio.Event()
+    provider.script.append(Answer(gate=gate))
+    runs = await api.ask("runs")
+    await waiting.until(lambda: provider.requests)
+    waits = [await api.ask(f"m{n}") for n in range(2)]
+    statuses = [await api.look(receipt) for receipt in (runs, *waits)]
+    assert [status["queue_position"] for status in statuses] == [None, 0, 1]
+    gate.set()
+    for receipt in waits:
+        assert (await api.end(receipt))["state"] == "completed"
+
+
+async def test_a_turn_behind_another_of_its_session_has_a_place(api: Customer) -> None:
+    first = await api.ask("a")
+    second = await api.ask("b", session_id=first["session_id"])
+    assert (await api.look(second))["queue_position"] == 1
+
+
+async def test_hints_are_whole_seconds_from_1_to_30(api: Customer) -> None:
+    receipts = [await api.ask(f"m{n}", model="alpha") for n in range(25)]
+    statuses = [await api.look(receipt) for receipt in receipts]
+    hints = [status["poll_interval_hint"] for status in statuses]
+    assert all(isinstance(hint, int) for hint in hints)
+    # A model of two seconds: soon for the first, and never more than half a minute.
+    assert hints[0] in range(1, 4)
+    assert hints[-1] == 30
+
+
+async def test_a_receipt_knows_of_the_queue_before_it(api: Customer) -> None:
+    receipts = [await api.ask(f"m{n}", model="alpha") for n in range(5)]
+    hints = [receipt["poll_interval_hint"] for receipt in receipts]
+    looked = [(await api.look(receipt))["poll_interval_hint"] for receipt in receipts]
+    assert hints == looked
+
+
+async def test_measured_times_take_the_catalogues_place(
+    api: Customer, system: System, worker: PolluxWorker
+) -> None:
+    """A model that is said to take two seconds, and takes none, is asked about after one."""
+    before = (await api.ask("a", model="alpha"))["poll_interval_hint"]
+    assert before >= 2
+    for _ in range(3):
+        await api.answer("a", model="alpha")
+    system.clock.turn(2.1)
+    assert (await api.ask("a", model="alpha"))["poll_interval_hint"] == 1
+
+
+async def test_a_long_answer_is_asked_about_less_and_less_often(
+    api: Customer, system: System, worker: PolluxWorker, provider: Provider
+) -> None:
+    """Beyond all that is known, the hint grows with the time that has gone."""
+    provider.script.append(Answer(gate=asyncio.Event()))
+    receipt = await api.ask("a", model="alpha")
+    await waiting.until(lambda: provider.requests)
+    hints = []
+    for seconds in (10, 20, 30, 60):
+        system.clock.turn(seconds)
+        hints.append((await api.look(receipt))["poll_interval_hint"])
+    assert hints == sorted(hints)
+    assert hints[0] < hints[-1] == 30
+
+
+async def test_auto_starts_from_the_first_models_estimate(api: Customer) -> None:
+    named = await api.ask("a", model="alpha")
+    auto = await api.ask("a")
+    first = await api.look(named)
+    second = await api.look(auto)
+    assert second["eta_seconds"]["p50"] == 2 * first["eta_seconds"]["p50"]

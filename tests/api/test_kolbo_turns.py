@@ -1,0 +1,192 @@
+"""Sessions: one turn at a time, in order, each with its whole history; conflicts; the window."""
+
+import asyncio
+from typing import Final
+
+import pytest
+
+from tests.support import waiting
+from tests.support.customer import Customer, Json, body, refused
+from tests.support.provider import Answer, Provider, Request, context_error
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+CHAT: Final = "/api/v1/chat"
+
+
+def _said(request: Request) -> list[str]:
+    """Return what a model was sent, message by message."""
+    return [str(message["content"]) for message in request.messages]
+
+
+async def _begun(api: Customer, receipt: Json) -> None:
+    """Wait until the first words of an answer show."""
+
+    async def has_begun() -> bool:
+        return bool((await api.look(receipt))["result"]["content"])
+
+    await waiting.until(has_begun)
+
+
+async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
+    api: Customer, system: System, worker: PolluxWorker, provider: Provider
+) -> None:
+    await system.worker()
+    urls = [system.url + CHAT, await system.front() + CHAT]
+    first = await api.ask("m0")
+    session = first["session_id"]
+    answers = await asyncio.gather(
+        *(
+            api.post(urls[n % 2], json={"message": f"m{n}", "session_id": session})
+            for n in range(1, 21)
+        )
+    )
+    for answer in answers:
+        await api.end(body(answer))
+    listed = [each["content"] for each in await api.messages(session)]
+    assert sorted(listed[::2]) == sorted(f"m{n}" for n in range(21))
+    assert listed[1::2] == [f"You said: {asked}" for asked in listed[::2]]
+    # Each turn saw all that went before it, and began when that had ended.
+    assert len(provider.requests) == 21
+    for turn, request in enumerate(provider.requests):
+        assert _said(request) == listed[: 2 * turn + 1]
+        ended = provider.requests[turn - 1].answered_at if turn else 0.0
+        assert ended is not None
+        assert request.came_at >= ended
+
+
+async def test_sessions_do_not_wait_for_each_other(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(gate=gate))
+    slow = await api.ask("slow")
+    await waiting.until(lambda: provider.requests)
+    assert (await api.answer("quick"))["state"] == "completed"
+    assert (await api.look(slow))["state"] == "processing"
+    gate.set()
+    assert (await api.end(slow))["state"] == "completed"
+
+
+async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    provider.script += [
+        Answer(text="first"),
+        Answer(status=401),
+        Answer(text="half a word", gate=asyncio.Event(), gate_after=1),
+        Answer(text="last"),
+    ]
+    receipt = await api.ask("a", system_prompt="s")
+    session = receipt["session_id"]
+    await api.end(receipt)
+    assert (await api.answer("b", session_id=session))["state"] == "failed"
+    receipt = await api.ask("c", session_id=session)
+    await _begun(api, receipt)
+    await api.post(receipt["cancel_url"])
+    assert (await api.end(receipt))["state"] == "cancelled"
+    assert (await api.answer("d", session_id=session))["state"] == "completed"
+    assert _said(provider.requests[-1]) == ["s", "a", "first", "d"]
+    assert len(await api.messages(session)) == 8
+
+
+async def test_a_busy_session_takes_the_next_turn_in_line(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one", gate=gate))
+    first = await api.ask("a")
+    second = await api.ask("b", session_id=first["session_id"], on_conflict="enqueue")
+    gate.set()
+    assert (await api.end(second))["state"] == "completed"
+    assert _said(provider.requests[-1]) == ["a", "one", "b"]
+
+
+async def test_a_busy_session_refuses_who_asked_for_that(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(gate=gate))
+    first = await api.ask("a")
+    asked = {"message": "b", "session_id": first["session_id"], "on_conflict": "reject"}
+    held = await api.credits()
+    refusal = refused(await api.post(CHAT, json=asked), 409, "SESSION_BUSY")
+    assert refusal["generation_id"] == first["message_id"]
+    assert await api.credits() == held
+    gate.set()
+    await api.end(first)
+    assert (await api.end(body(await api.post(CHAT, json=asked))))["state"] == "completed"
+    assert (await api.answer("new", on_conflict="reject"))["state"] == "completed"
+
+
+async def test_who_interrupts_is_answered_next(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
+    first = await api.ask("a")
+    session = first["session_id"]
+    await _begun(api, first)
+    waits = [await api.ask(message, session_id=session) for message in ("b", "c")]
+    last = await api.ask("stop", session_id=session, on_conflict="interrupt")
+    assert (await api.end(last))["result"]["content"] == "You said: stop"
+    for receipt in (first, *waits):
+        assert (await api.end(receipt))["state"] == "cancelled"
+    assert [_said(request) for request in provider.requests] == [["a"], ["stop"]]
+    assert (await api.credits())["held"] == 0
+
+
+async def test_who_interrupts_what_only_waits_is_answered_next(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    first = await api.ask("a")
+    second = await api.ask("b", session_id=first["session_id"])
+    last = await api.ask("c", session_id=first["session_id"], on_conflict="interrupt")
+    for receipt in (first, second):
+        assert (await api.look(receipt))["state"] == "cancelled"
+    await system.worker()
+    assert (await api.end(last))["state"] == "completed"
+    assert [_said(request) for request in provider.requests] == [["c"]]
+
+
+async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    provider.answer = lambda request: Answer(text=f"{request.last[:2]} " + "y" * 90)
+    receipt = await api.ask("00 " + "x" * 90, model="beta", system_prompt="Be brief.")
+    session = receipt["session_id"]
+    await api.end(receipt)
+    for turn in range(1, 10):
+        message = f"{turn:02} " + "x" * 90
+        status = await api.answer(message, model="beta", session_id=session)
+        assert status["state"] == "completed"
+    listed = [each["content"] for each in await api.messages(session)]
+    assert len(listed) == 20
+    for turn, request in enumerate(provider.requests):
+        system, *rest = _said(request)
+        assert system == "Be brief."
+        kept = (len(rest) - 1) // 2
+        assert rest == listed[2 * (turn - kept) : 2 * turn + 1]
+        # A token has three bytes or more here; 64 of the window's 512 are the answer's.
+        assert sum(len(text) for text in (system, *rest)) / 3 <= 512 - 64
+    assert 2 <= kept < 9
+
+
+async def test_a_context_error_is_met_once_with_a_shorter_history(
+    api: Customer, worker: PolluxWorker, provider: Provider
+) -> None:
+    receipt = await api.ask("00 " + "x" * 900)
+    session = receipt["session_id"]
+    await api.end(receipt)
+    for turn in range(1, 4):
+        await api.answer(f"{turn:02} " + "x" * 900, session_id=session)
+    provider.script.append(context_error(1000))
+    status = await api.answer("the last", session_id=session)
+    assert status["state"] == "completed"
+    refused_, met = (_said(request) for request in provider.requests[-2:])
+    assert 1 < len(met) < len(refused_)
+    assert met == refused_[-len(met) :]
+    provider.script += [context_error(1000)] * 2
+    status = await api.answer("again", session_id=session)
+    assert (status["state"], status["failure"]["code"]) == ("failed", "CONTEXT_TOO_LONG")

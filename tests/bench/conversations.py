@@ -1,0 +1,248 @@
+"""Many conversations at once: is every answer in its place, none lost, none doubled?
+
+Two hundred conversations of twenty turns go through two workers. Half of them wait for each answer
+before the next message; the other half send all their messages at once, and rely on the order in
+which they sent them. The scripted upstream answers from the message and from how much it was told
+before, and keeps what it was sent. In the end everything must agree: what each status said, what the
+conversation lists, what the upstream was told, how often it was asked, and the books.
+
+With `--local` it is five conversations of four turns on the local model. Nobody knows what it will
+say, so what each status said must be what the conversation lists.
+"""
+
+import argparse
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from deploy.local.model import CONTEXT_TOKENS, UPSTREAM
+from shared.clock import SystemClock
+from tests.bench import figures, rig
+from tests.bench.figures import Figure
+from tests.bench.rig import Rig
+from tests.bench.trips import drained
+from tests.support import ledger, processes
+from tests.support.customer import Customer
+from tests.support.provider import Answer, Request
+
+CONVERSATIONS: Final = 200
+TURNS: Final = 20
+LOCAL_CONVERSATIONS: Final = 5
+LOCAL_TURNS: Final = 4
+WORKERS: Final = 2
+_LOCAL_TOKENS: Final = 96
+_PATIENCE_SECONDS: Final = 900.0
+_WAIT_SECONDS: Final = 30
+_PAGE: Final = 100
+_MICROCREDITS: Final = 1_000_000
+
+Json = dict[str, Any]
+Plan = list[list[str]]
+
+
+class Turn(NamedTuple):
+    """A message, and the last status of its answer."""
+
+    message: str
+    status: Json
+
+    @property
+    def answer(self) -> str:
+        """What the status said."""
+        return str(self.status["result"]["content"])
+
+
+class Told(NamedTuple):
+    """What came of all conversations: the turns as their clients saw them, the lists, the time."""
+
+    turns: list[list[Turn]]
+    listed: list[list[Json]]
+    seconds: float
+
+
+async def measure(conversations: int = CONVERSATIONS, turns: int = TURNS) -> list[Figure]:
+    """Hold the conversations on the scripted upstream and compare everything."""
+    plan = [
+        [f"Conversation {which}, message {number}" for number in range(turns)]
+        for which in range(conversations)
+    ]
+    async with rig.running(workers=WORKERS) as system:
+        system.provider.answer = lambda request: Answer(text=_answer(request.messages))
+        told = await _hold(system, plan, hasty=1)
+        faults = [
+            *_misplaced(told),
+            *_unexpected(told),
+            *_wrongly_asked(plan, system.provider.requests),
+            *await _unbalanced(system, told),
+        ]
+        asked = len(system.provider.requests)
+    return _figures("scripted", told, faults, f"{asked:,} upstream calls")
+
+
+async def measure_local(
+    conversations: int = LOCAL_CONVERSATIONS, turns: int = LOCAL_TURNS
+) -> list[Figure]:
+    """Hold some short conversations on the local model."""
+    plan = [
+        [f"In one short sentence: what is {number} plus {which}?" for number in range(turns)]
+        for which in range(conversations)
+    ]
+    port = processes.free_port()
+    url = f"http://127.0.0.1:{port}"
+    model = rig.model(UPSTREAM, window=CONTEXT_TOKENS, output=_LOCAL_TOKENS)
+    environment = {"PATH": "/usr/bin:/bin"}
+    with rig.program(["deploy.local.model", "--port", str(port)], environment):
+        await rig.answers(f"{url}/health")
+        async with rig.running(workers=WORKERS, models=(model,), upstream=f"{url}/v1") as system:
+            told = await _hold(system, plan, hasty=conversations)
+            faults = [*_misplaced(told), *await _unbalanced(system, told)]
+    return _figures("local model", told, faults, "")
+
+
+async def _hold(system: Rig, plan: Plan, *, hasty: int) -> Told:
+    """Hold all conversations at once; of every two, `hasty` says which one does not wait."""
+    clock = SystemClock()
+    began = clock.monotonic()
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        turns = await asyncio.gather(
+            *(
+                _converse(system, messages, waits=which % 2 != hasty)
+                for which, messages in enumerate(plan)
+            )
+        )
+        seconds = clock.monotonic() - began
+        await drained(system)
+        async with system.customer() as customer:
+            listed = [await _listed(customer, one[0].status["session_id"]) for one in turns]
+    return Told(list(turns), listed, seconds)
+
+
+async def _converse(system: Rig, messages: list[str], *, waits: bool) -> list[Turn]:
+    receipts: list[Json] = []
+    async with system.customer() as customer:
+        for message in messages:
+            session = {"session_id": receipts[0]["session_id"]} if receipts else {}
+            receipts.append(await customer.ask(message, **session))
+            if waits:
+                await _end(customer, receipts[-1])
+        statuses = [await _end(customer, receipt) for receipt in receipts]
+    return [Turn(message, status) for message, status in zip(messages, statuses, strict=True)]
+
+
+async def _end(customer: Customer, receipt: Json) -> Json:
+    while (status := await customer.look(receipt, wait=_WAIT_SECONDS))["state"] == "processing":
+        continue
+    return status
+
+
+async def _listed(customer: Customer, session: str) -> list[Json]:
+    """Return all messages of a conversation, page by page."""
+    listed: list[Json] = []
+    page = 1
+    while rows := await customer.messages(session, page=page, limit=_PAGE):
+        listed += rows
+        page += 1
+    return listed
+
+
+def _answer(messages: list[Json]) -> str:
+    """Answer from the last message and from the number of those before it."""
+    return f"{messages[-1]['content']}: the answer, after {len(messages) - 1} others"
+
+
+def _history(messages: list[str]) -> list[Json]:
+    """Return what an upstream must be told for the last of these messages."""
+    history: list[Json] = []
+    for message in messages:
+        history.append({"role": "user", "content": message})
+        history.append({"role": "assistant", "content": _answer(history)})
+    return history[:-1]
+
+
+def _misplaced(told: Told) -> Iterator[str]:
+    """Compare what the statuses said with what the conversations list, in order."""
+    for turns, listed in zip(told.turns, told.listed, strict=True):
+        said = [
+            entry
+            for turn in turns
+            for entry in (
+                ("user", turn.message, "completed"),
+                ("assistant", turn.answer, turn.status["state"]),
+            )
+        ]
+        rows = [(row["role"], row["content"], row["status"]) for row in listed]
+        if rows != said:
+            yield f"{turns[0].status['session_id']} lists {rows}, its statuses said {said}"
+        for turn in turns:
+            if turn.status["state"] != "completed" or not turn.answer:
+                yield f"{turn.message}: {turn.status}"
+
+
+def _unexpected(told: Told) -> Iterator[str]:
+    """Compare each answer with the one that its message and place ask for."""
+    for turns in told.turns:
+        messages = [turn.message for turn in turns]
+        for number, turn in enumerate(turns, start=1):
+            expected = _answer(_history(messages[:number]))
+            if turn.answer != expected:
+                yield f"{turn.message} was answered {turn.answer!r}, not {expected!r}"
+
+
+def _wrongly_asked(plan: Plan, requests: list[Request]) -> Iterator[str]:
+    """The upstream was asked each message once, and told the turns before it, in order."""
+    expected = {
+        messages[number]: _history(messages[: number + 1])
+        for messages in plan
+        for number in range(len(messages))
+    }
+    asked = Counter(request.last for request in requests)
+    for message in expected.keys() | asked.keys():
+        if asked[message] != 1 or message not in expected:
+            yield f"{message}: asked {asked[message]} times"
+    for request in requests:
+        if request.messages != expected.get(request.last):
+            yield f"{request.last}: the upstream was told {request.messages}"
+
+
+async def _unbalanced(system: Rig, told: Told) -> list[str]:
+    """What Redis holds adds up, and the account has paid what its statuses say, no more."""
+    with system.server.look() as look:
+        faults = ledger.faults(look, system.settings.redis)
+        books = look.fields(f"{system.root}books:{system.account.id}")
+    paid = sum(
+        round(turn.status["credits_used"] * _MICROCREDITS) for one in told.turns for turn in one
+    )
+    if int(books["settled"]) != paid or int(books["held"]) != 0:
+        faults.append(f"{books} in the books, {paid} by the statuses")
+    return faults
+
+
+def _figures(what: str, told: Told, faults: list[str], beside: str) -> list[Figure]:
+    for fault in faults[:5]:
+        figures.say(f"  {fault[:400]}")
+    answers = sum(len(turns) for turns in told.turns)
+    name = f"{what}: {len(told.turns)} conversations, {answers:,} turns"
+    return [
+        Figure(name, f"{told.seconds:.1f} s", f"{answers / told.seconds:,.0f} a second"),
+        Figure(
+            f"{what}: answers misplaced, lost, doubled, unpaid",
+            f"{len(faults)}",
+            beside,
+            "0",
+            not faults,
+        ),
+    ]
+
+
+async def report(*, is_local: bool = False) -> None:
+    """Measure and print."""
+    found = await (measure_local() if is_local else measure())
+    figures.say(figures.table("conversations", found))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local", action="store_true", help="on the local model")
+    figures.say(figures.machine())
+    asyncio.run(report(is_local=parser.parse_args().local))

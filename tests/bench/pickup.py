@@ -1,0 +1,89 @@
+"""From a POST to the upstream's first byte, with workers that have nothing else to do.
+
+The moment before a client sends its POST, to the moment the scripted upstream has the request that
+comes of it; both by the clock of one process. In turns with stock arq: as many workers, the same
+server, the same upstream. Between two samples nothing happens for a while, never twice as long, so
+that a poller is met at any point of its round.
+"""
+
+import asyncio
+import random
+from contextlib import ExitStack
+from typing import Final
+
+import httpx
+
+from shared.clock import SystemClock
+from tests.bench import figures, rig
+from tests.bench.figures import Figure
+from tests.bench.rig import Rig
+from tests.support import processes
+from tests.support.provider import Request
+from tests.support.waiting import until
+
+SAMPLES: Final = 300
+WORKERS: Final = 2
+_WARM_UP: Final = 5
+_GAP_SECONDS: Final = (0.02, 0.3)
+_PATIENCE_SECONDS: Final = 10.0
+
+
+async def measure(samples: int = SAMPLES) -> list[Figure]:
+    """Take samples of both, in turns."""
+    async with rig.running(workers=WORKERS) as system:
+        with ExitStack() as stack:
+            port = processes.free_port()
+            url = f"http://127.0.0.1:{port}"
+            stock = ["tests.bench.stock", "--redis", system.server.url]
+            for _ in range(WORKERS):
+                stack.enter_context(rig.program([*stock, "worker"], system.environment))
+            words = [*stock, "front", "--port", str(port), "--upstream", system.provider.url]
+            stack.enter_context(rig.program(words, system.environment))
+            await rig.answers(f"{url}/readyz")
+            ours, theirs = await _sample(system, f"{url}/submit", samples)
+    return [
+        Figure(
+            f"POST to upstream, {name}, {WORKERS} idle workers",
+            f"{figures.quantile(ours, share) * 1000:.1f} ms",
+            f"stock arq {figures.quantile(theirs, share) * 1000:.1f} ms",
+        )
+        for name, share in (("p50", 0.5), ("p99", 0.99))
+    ]
+
+
+async def _sample(system: Rig, theirs_url: str, samples: int) -> tuple[list[float], list[float]]:
+    clock = SystemClock()
+    ours: list[float] = []
+    theirs: list[float] = []
+    async with system.customer() as customer:
+        arms = ((f"{system.url}/api/v1/chat", ours), (theirs_url, theirs))
+        for number in range(samples + _WARM_UP):
+            for url, taken in arms:
+                await clock.sleep(random.uniform(*_GAP_SECONDS))
+                seconds = await _one(system, customer, url, f"sample {number} of {url}")
+                if number >= _WARM_UP:
+                    taken.append(seconds)
+    return ours, theirs
+
+
+async def _one(system: Rig, client: httpx.AsyncClient, url: str, message: str) -> float:
+    system.provider.requests.clear()
+    began = SystemClock().monotonic()
+    (await client.post(url, json={"message": message})).raise_for_status()
+    request = await until(lambda: _arrived(system, message), _PATIENCE_SECONDS, what=message)
+    await asyncio.wait_for(request.ended.wait(), _PATIENCE_SECONDS)
+    return request.came_at - began
+
+
+def _arrived(system: Rig, message: str) -> Request | None:
+    return next((found for found in system.provider.requests if found.last == message), None)
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table(f"pickup ({SAMPLES} samples each)", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())

@@ -1,0 +1,1 @@
+"""The Redis functions against a small model of them, by random walks."""

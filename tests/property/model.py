@@ -1,0 +1,222 @@
+"""What the Redis functions should do, said in plain Python.
+
+Owns the expected answer of each call and the expected state after it. Refuses to know of Redis: no
+keys, no scores, no time. Fairness is not modelled: a claim may take any account's first.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from shared.lifecycle import ENDS, Stage
+from shared.redis.functions import AlreadyEnded, Cancelled, Settled
+from shared.wire.submission import Lane, OnConflict
+
+Where = Literal["waiting", "ready", "leased", "deferred", "ended"]
+
+CRASHES_MAX: Final = 3
+
+
+@dataclass
+class Generation:
+    """One generation. `epochs` counts the events of each attempt, as a stream shows them."""
+
+    id: str
+    account: str
+    session: str
+    lane: Lane
+    hold: int
+    number: int = 0
+    stage: Stage = "queued"
+    where: Where = "waiting"
+    attempt: int = 0
+    crashes: int = 0
+    seq: int = 0
+    text: str = ""
+    captured: int = 0
+    last: tuple[int, int] | None = None
+    is_lapsed: bool = False
+    is_expired: bool = False
+    is_due: bool = False
+    is_cancelled: bool = False
+    epochs: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A worker's claim: the id and the token it was given."""
+
+    id: str
+    token: int
+
+
+@dataclass
+class Account:
+    """An account's books."""
+
+    granted: int = 0
+    balance: int = 0
+    held: int = 0
+    settled: int = 0
+    overrun: int = 0
+
+
+class Model:
+    """One partition."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Account] = {"ann": Account(), "bob": Account()}
+        self.generations: dict[str, Generation] = {}
+        self.sessions: dict[str, list[str]] = {}
+        self._number = 0
+
+    def unfinished(self, session: str) -> list[Generation]:
+        """Return what a session has under way, in the order of its turns."""
+        turns = (self.generations[id_] for id_ in self.sessions.get(session, []))
+        return [one for one in turns if one.where != "ended"]
+
+    def at(self, where: Where) -> list[Generation]:
+        """Return the generations that stand in a place."""
+        return [one for one in self.generations.values() if one.where == where]
+
+    def holder(self, attempt: Attempt) -> Generation | None:
+        """Return the generation that an attempt holds, if its token is the current one."""
+        one = self.generations.get(attempt.id)
+        return one if one and one.where == "leased" and one.attempt == attempt.token else None
+
+    def grant(self, account: str, amount: int) -> int | None:
+        """Give credits, or take what is free."""
+        books = self.accounts[account]
+        if books.balance + amount < 0:
+            return None
+        books.granted += amount
+        books.balance += amount
+        return books.balance
+
+    def accept(self, one: Generation, on_conflict: OnConflict) -> str:
+        """Take a generation in; return what `accept` should say."""
+        busy = self.unfinished(one.session)
+        books = self.accounts[one.account]
+        if busy and on_conflict == "reject":
+            return "busy"
+        if books.balance < one.hold:
+            return "poor"
+        if busy and on_conflict == "interrupt":
+            for waiting in reversed(busy):
+                self.cancel(waiting)
+        books.balance -= one.hold
+        books.held += one.hold
+        self._number += 1
+        one.number = self._number
+        self.generations[one.id] = one
+        self.sessions.setdefault(one.session, []).append(one.id)
+        if len(self.unfinished(one.session)) == 1:
+            one.where = "ready"
+        return "accepted"
+
+    def claimable(self) -> list[Generation]:
+        """Return what is ready, as far as the order among accounts is left open: persons first."""
+        return sorted(self.at("ready"), key=lambda one: (one.lane == "batch", one.number))
+
+    def claim(self, one: Generation) -> Attempt:
+        """Hand a ready generation to a worker."""
+        one.where, one.stage, one.seq, one.text = "leased", "routing", 0, ""
+        one.attempt += 1
+        one.is_lapsed = False
+        return Attempt(one.id, one.attempt)
+
+    def append(self, attempt: Attempt, seq: int, text: str) -> str:
+        """Write one event; an old number changes nothing."""
+        one = self.holder(attempt)
+        if one is None:
+            return "refused"
+        if seq > one.seq:
+            one.seq, one.stage, one.text = seq, "generating", one.text + text
+            one.epochs[one.attempt] = one.epochs.get(one.attempt, 0) + 1
+        return "cancel" if one.is_cancelled else "appended"
+
+    def settle(self, attempt: Attempt, seq: int, stage: Stage, cost: int) -> Settled | None:
+        """End an attempt."""
+        one = self.generations.get(attempt.id)
+        if one is not None and one.last == (attempt.token, seq):
+            return Settled(one.captured, moved=False)
+        one = self.holder(attempt)
+        if one is None:
+            return None
+        moved = self._end(one, stage, cost=cost, at=(attempt.token, seq))
+        return Settled(one.captured, moved=moved)
+
+    def release(self, attempt: Attempt, *, is_deferred: bool) -> bool:
+        """Hand an attempt back."""
+        one = self.holder(attempt)
+        if one is None:
+            return False
+        one.where = "deferred" if is_deferred else "ready"
+        one.stage = "retrying" if is_deferred else "queued"
+        one.is_due = False
+        return True
+
+    def cancel(self, one: Generation) -> Cancelled | AlreadyEnded:
+        """Cancel a generation."""
+        if one.where == "ended":
+            return AlreadyEnded(one.stage)
+        if one.where == "leased":
+            one.is_cancelled = True
+            return Cancelled(None)
+        return Cancelled(one.hold, moved=self._end(one, "cancelled"))
+
+    def reap(self) -> list[tuple[str, str, str]]:
+        """Put right what time has overtaken; return what was done about whom."""
+        done = [self._expire_lease(one) for one in self.at("leased") if one.is_lapsed]
+        for one in list(self.generations.values()):
+            if one.is_expired and one.where != "ended":
+                self._end(one, "failed")
+                done.append((one.account, one.id, "expired"))
+        for one in self.at("deferred"):
+            if one.is_due:
+                one.where = "ready"
+        return sorted(done)
+
+    def delete_session(self, session: str) -> None:
+        """Forget a session and all of its generations."""
+        for one in reversed(self.unfinished(session)):
+            self._end(one, "cancelled")
+        for id_ in self.sessions.pop(session):
+            del self.generations[id_]
+
+    def _expire_lease(self, one: Generation) -> tuple[str, str, str]:
+        what = "crashed"
+        if one.is_cancelled:
+            self._end(one, "cancelled")
+            what = "cancelled"
+        elif one.crashes + 1 >= CRASHES_MAX:
+            self._end(one, "failed")
+            what = "buried"
+        else:
+            one.crashes += 1
+            one.where, one.stage = "ready", "retrying"
+        return one.account, one.id, what
+
+    def _end(
+        self, one: Generation, stage: Stage, *, cost: int = 0, at: tuple[int, int] | None = None
+    ) -> bool:
+        """End a generation and let the session's next turn move up; tell whether one did."""
+        books = self.accounts[one.account]
+        was_head = one.where != "waiting"
+        one.captured = min(one.hold, cost)
+        books.held -= one.hold
+        books.balance += one.hold - one.captured
+        books.settled += one.captured
+        books.overrun += cost - one.captured
+        one.last = at or (one.attempt + 1, 1)
+        one.epochs[one.last[0]] = one.epochs.get(one.last[0], 0) + 1
+        one.where, one.stage = "ended", stage
+        following = self.unfinished(one.session)
+        if not was_head or not following:
+            return False
+        following[0].where = "ready"
+        return True
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is under way."""
+        return all(one.stage in ENDS for one in self.generations.values())

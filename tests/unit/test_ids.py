@@ -1,0 +1,57 @@
+"""Ids and keys: their form, their randomness, and what is not one."""
+
+import string
+
+import pytest
+from hypothesis import given, strategies as st
+
+from shared import ids
+
+LETTERS_AND_DIGITS = set(string.ascii_letters + string.digits)
+
+
+def test_ids_are_short_plain_and_never_the_same() -> None:
+    made = [ids.new_id() for _ in range(5_000)]
+    assert len(set(made)) == len(made)
+    assert {len(one) for one in made} == {23}
+    assert set("".join(made)) == LETTERS_AND_DIGITS
+    assert all(ids.is_id(one) for one in made)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "a:b", "a/b", "é", "a\n", "\n", "x" * 65, "{p00}", "a\x00b", "*", "²"]
+)
+def test_what_would_break_a_key_is_no_id(text: str) -> None:
+    assert not ids.is_id(text)
+
+
+def test_keys_carry_their_prefix_and_a_checksum() -> None:
+    key = ids.new_key()
+    assert key.startswith(ids.KEY_PREFIX)
+    assert len(key) == len(ids.KEY_PREFIX) + 33
+    assert ids.is_key(key)
+    assert len({ids.new_key() for _ in range(1_000)}) == 1_000
+
+
+def test_any_single_typing_error_in_a_key_is_noticed() -> None:
+    key = ids.new_key()
+    for place in range(len(key)):
+        for other in "aZ0é ":
+            if other != key[place]:
+                assert not ids.is_key(key[:place] + other + key[place + 1 :])
+        assert not ids.is_key(key[:place] + key[place + 1 :])
+    assert not ids.is_key(key + "a")
+
+
+@given(st.text(max_size=80))
+def test_no_text_breaks_the_checks(text: str) -> None:
+    assert not ids.is_key(text)
+    assert ids.is_id(text) == (0 < len(text) <= 64 and set(text) <= LETTERS_AND_DIGITS | set("_-"))
+
+
+def test_stored_name_of_a_key_depends_on_the_pepper() -> None:
+    key = ids.new_key()
+    names = {ids.key_hash(key, pepper) for pepper in (b"a", b"b", b"")}
+    assert len(names) == 3
+    assert all(len(name) == 64 and key not in name for name in names)
+    assert ids.key_hash(key, b"a") == ids.key_hash(key, b"a")

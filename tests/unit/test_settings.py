@@ -1,0 +1,179 @@
+"""Settings: a file, then the environment, and every fault told at once with its path."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.errors import ConfigurationError
+from shared.settings import Secret, Section, Settings
+
+CATALOGUE = """
+[[providers]]
+name = "local"
+base_url = "http://127.0.0.1:9/v1"
+api_key_env = "POLLUX_LOCAL_KEY"
+
+[[models]]
+identifier = "small"
+provider = "local"
+upstream = "small-1"
+aliases = ["tiny"]
+"""
+
+
+def _read(tmp_path: Path, text: str = "", **environment: str) -> Settings:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    return Settings.read({"POLLUX_CONFIG": str(file), **environment})
+
+
+def _faults(tmp_path: Path, text: str = "", **environment: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        _read(tmp_path, text, **environment)
+    return caught.value.faults
+
+
+def test_nothing_said_gives_the_defaults(tmp_path: Path) -> None:
+    assert Settings.read({}, folder=tmp_path) == Settings()
+
+
+def test_file_of_the_folder_is_read_when_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pollux.toml").write_text("[redis]\npartitions = 3\n")
+    assert Settings.read({}, folder=tmp_path).redis.partitions == 3
+
+
+def test_environment_goes_over_the_file(tmp_path: Path) -> None:
+    read = _read(
+        tmp_path,
+        "[redis]\npartitions = 3\nprefix = 'mine'\n[worker]\nconcurrency = 4\n",
+        POLLUX_REDIS__PARTITIONS="5",
+        POLLUX_WORKER__LEASE_SECONDS="1.5",
+        POLLUX_LIMITS__FREE__SUBMISSIONS_PER_MINUTE="7",
+        POLLUX_LOG__LEVEL="debug",
+        REDIS_URL="redis://elsewhere:1/2",
+    )
+    assert (read.redis.partitions, read.redis.prefix) == (5, "mine")
+    assert (read.worker.concurrency, read.worker.lease_seconds) == (4, 1.5)
+    assert read.limits.free.submissions_per_minute == 7
+    assert read.log.level == "debug"
+    assert read.redis.url == "redis://elsewhere:1/2"
+
+
+def test_catalogue_is_read_in_its_order(tmp_path: Path) -> None:
+    read = _read(
+        tmp_path,
+        CATALOGUE + CATALOGUE.replace('"small"', '"other"').split("\n\n")[1].replace("tiny", "wee"),
+    )
+    assert [model.identifier for model in read.models] == ["small", "other"]
+    assert read.provider("local").base_url == "http://127.0.0.1:9/v1"
+
+
+def test_variables_that_hold_secrets_are_no_settings(tmp_path: Path) -> None:
+    assert _read(tmp_path, CATALOGUE, POLLUX_LOCAL_KEY="k", POLLUX_PEPPER="p").models
+    assert _read(tmp_path, '[auth]\npepper_env = "POLLUX_SALT"', POLLUX_SALT="s")
+
+
+def test_all_faults_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
+    found = _faults(
+        tmp_path,
+        """
+        unknown = 1
+        [redis]
+        partitions = 0
+        durability = "hope"
+        [worker]
+        concurency = 3
+        [limits.free]
+        submissions_per_minute = "many"
+        [[providers]]
+        name = "local"
+        base_url = "ftp://x"
+        [[models]]
+        identifier = "small"
+        upstream = "x"
+        context_window = 1
+        """,
+        POLLUX_API__BODY_BYTES_MAX="-1",
+        POLLUX_NONSENSE="1",
+        POLLUX_REDIS__NONSENSE="1",
+    )
+    paths = sorted(fault.split(":")[0] for fault in found)
+    assert paths == [
+        "POLLUX_NONSENSE",
+        "api.body_bytes_max",
+        "limits.free.submissions_per_minute",
+        "models[0].context_window",
+        "models[0].provider",
+        "providers[0].base_url",
+        "redis.durability",
+        "redis.nonsense",
+        "redis.partitions",
+        "unknown",
+        "worker.concurency",
+    ]
+    assert not [fault for fault in found if " at `$" in fault]
+
+
+def test_catalogue_must_hold_together(tmp_path: Path) -> None:
+    model = '[[models]]\nidentifier = "{}"\nprovider = "{}"\nupstream = "x"\n{}\n'
+    found = _faults(
+        tmp_path,
+        CATALOGUE
+        + model.format("tiny", "nobody", "")
+        + model.format("auto", "local", "")
+        + model.format("wide", "local", "context_window = 300\nmax_output_tokens = 300"),
+    )
+    assert found == [
+        "models: tiny stands twice",
+        "models[1].provider: no provider is named nobody",
+        "models[2]: `auto` is the word for Smart Select",
+        "models[3].max_output_tokens: must be below the context window",
+    ]
+
+
+@pytest.mark.parametrize("text", ["[redis", "redis = 1\n[redis]", "\udcff"])
+def test_file_that_is_not_toml_is_one_clear_fault(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigurationError, match="not valid TOML"):
+        Settings.read({"POLLUX_CONFIG": str(file)})
+
+
+def test_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Settings.read({"POLLUX_CONFIG": str(tmp_path / "nowhere.toml")})
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Settings.read({"POLLUX_CONFIG": str(tmp_path)})
+
+
+@pytest.mark.parametrize("wrong", ["redis = 3", "providers = 3", "[models]\nx = 1", "redis = []"])
+def test_wrong_shapes_are_faults_and_no_crash(tmp_path: Path, wrong: str) -> None:
+    assert _faults(tmp_path, wrong)
+    assert _faults(tmp_path, wrong, POLLUX_REDIS__PARTITIONS="0")
+
+
+def test_settings_are_frozen_and_closed() -> None:
+    def sections(shape: type[Section]) -> Iterator[type[Section]]:
+        yield shape
+        for field in msgspec.structs.fields(shape):
+            if isinstance(field.type, type) and issubclass(field.type, Section):
+                yield from sections(field.type)
+
+    for section in sections(Settings):
+        config = section.__struct_config__
+        assert config.frozen, section
+        assert config.forbid_unknown_fields, section
+
+
+def test_every_setting_has_a_default_but_for_the_catalogue() -> None:
+    assert msgspec.convert({}, Settings) == Settings()
+
+
+def test_secret_shows_itself_to_nobody() -> None:
+    secret = Secret("hush")
+    assert secret.reveal() == "hush"
+    shown = f"{secret} {secret!r} {[secret]} {vars(type(secret))}"
+    assert "hush" not in shown
+    assert not hasattr(secret, "__dict__")

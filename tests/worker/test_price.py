@@ -1,0 +1,90 @@
+"""What answers cost: the arithmetic of holds and captures, against exact fractions."""
+
+from fractions import Fraction
+from math import ceil
+
+from hypothesis import assume, example, given, strategies as st
+
+from shared.routing import price
+from shared.settings import ModelSettings
+
+_TOKENS = st.integers(0, 2_000_000)
+# Rates as catalogues have them: dollars per million tokens, to a tenth of a cent.
+_RATES = st.integers(0, 200_000).map(lambda mills: mills / 1000)
+_BUDGETS = st.integers(0, 10**12)
+
+
+def _model(input_rate: float, output_rate: float, max_output_tokens: int = 4096) -> ModelSettings:
+    return ModelSettings(
+        identifier="m",
+        provider="p",
+        upstream="m",
+        input_rate=input_rate,
+        output_rate=output_rate,
+        max_output_tokens=max_output_tokens,
+    )
+
+
+_MODELS = st.builds(_model, _RATES, _RATES, st.integers(1, 200_000))
+
+
+def _exact(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
+    input_rate, output_rate = Fraction(str(model.input_rate)), Fraction(str(model.output_rate))
+    return ceil((input_tokens * input_rate + output_tokens * output_rate) * 100)
+
+
+@given(_MODELS, _TOKENS, _TOKENS)
+@example(_model(0.1, 0.1), 3, 0)
+@example(_model(0.1, 0.1), 3_000_000, 0)
+@example(_model(74.355, 0), 570, 0)
+def test_cost_is_exact_and_rounded_up_once(
+    model: ModelSettings, input_tokens: int, output_tokens: int
+) -> None:
+    assert price.cost(model, input_tokens, output_tokens) == _exact(
+        model, input_tokens, output_tokens
+    )
+
+
+@given(_MODELS, _TOKENS, _TOKENS, _TOKENS, _TOKENS)
+def test_more_tokens_never_cost_less(
+    model: ModelSettings, asked: int, more_asked: int, answered: int, more_answered: int
+) -> None:
+    less = price.cost(model, asked, answered)
+    assert less <= price.cost(model, asked + more_asked, answered + more_answered)
+
+
+@given(_MODELS, _TOKENS, _BUDGETS)
+def test_affordable_tokens_are_paid_for_by_the_budget(
+    model: ModelSettings, input_tokens: int, budget: int
+) -> None:
+    assume(price.cost(model, input_tokens, 0) <= budget)
+    tokens = price.affordable_tokens(model, input_tokens, budget)
+    assert 0 <= tokens <= model.max_output_tokens
+    assert price.cost(model, input_tokens, tokens) <= budget
+    # The input is rounded up before the rest is divided, so one token may be left on the table.
+    if tokens < model.max_output_tokens:
+        assert price.cost(model, input_tokens, tokens + 2) > budget or model.output_rate < 0.01
+
+
+@given(_MODELS, _TOKENS)
+def test_hold_for_the_longest_answer_affords_the_longest_answer(
+    model: ModelSettings, input_tokens: int
+) -> None:
+    hold = price.cost(model, input_tokens, model.max_output_tokens)
+    afforded = price.affordable_tokens(model, input_tokens, hold)
+    assert model.max_output_tokens - 1 <= afforded <= model.max_output_tokens
+
+
+@given(_MODELS, _TOKENS, _BUDGETS)
+def test_budget_that_does_not_pay_for_the_question_affords_nothing(
+    model: ModelSettings, input_tokens: int, budget: int
+) -> None:
+    assume(price.cost(model, input_tokens, 0) > budget)
+    assert price.affordable_tokens(model, input_tokens, budget) == 0
+
+
+@given(st.text(), st.text())
+def test_estimates_are_high_and_grow_with_the_text(text: str, more: str) -> None:
+    tokens = price.tokens_in(text)
+    assert tokens > len(text.encode()) / 3
+    assert price.tokens_in(text + more) >= tokens

@@ -1,0 +1,264 @@
+"""The answer's way out: order, numbers, coalescing, repetition, and what stops it."""
+
+import random
+from typing import Any, Final
+
+import pytest
+from typing_extensions import override
+
+from shared.clock import SystemClock
+from shared.redis import functions
+from shared.redis.functions import AppendAsk, Claimed, ReleaseAsk
+from shared.wire.event import Delta, Reset, StageChanged
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.front import Front, Ticket, Told, text_of
+from tests.worker.shaky import Shaky, Trouble
+from worker.writer import Writer
+
+_SOON: Final = 0.004
+_LATE: Final = 30.0
+
+
+class Scribe:
+    """A writer of a claimed generation, what it told its brake, and what it asked of Redis."""
+
+    def __init__(self, front: Front, ticket: Ticket, claimed: Claimed, flush: float) -> None:
+        self.redis = Shaky(front.redis, "append")
+        self.stops: list[str] = []
+        self._front = front
+        self._ticket = ticket
+        self._claimed = claimed
+        self.writer = Writer(
+            self.redis,
+            claimed,
+            clock=SystemClock(),
+            flush_seconds=flush,
+            on_stop=self.stops.append,
+        )
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """What was asked of Redis, call by call."""
+        return self.redis.asked
+
+    async def asks(self, count: int) -> None:
+        """Wait until Redis was asked so often."""
+        await until(lambda: len(self.asked) >= count)
+
+    async def finish(self) -> AppendAsk | None:
+        """Close the writer and append what is left, as the settlement does."""
+        rest = await self.writer.close()
+        if rest is not None:
+            await functions.append(self._front.redis, self._claimed.root, rest)
+        return rest
+
+    async def told(self) -> list[Told]:
+        """Return the stream as followers have it."""
+        return await self._front.told(self._ticket)
+
+    async def text(self) -> str:
+        """Return the text as pollers have it."""
+        return (await self._front.look(self._ticket)).text
+
+
+async def _scribe(front: Front, *, flush: float = _SOON, attempts: int = 1) -> Scribe:
+    """Return a writer for an attempt: the first, or one after others were handed back."""
+    ticket = await front.submit(rings=False)
+    for _ in range(attempts - 1):
+        claimed = await front.claim(ticket)
+        ask = ReleaseAsk(account="ann", id=ticket.id, attempt=claimed.attempt, delay_ms=0)
+        assert await functions.release(front.redis, ticket.root, ask)
+    return Scribe(front, ticket, await front.claim(ticket), flush)
+
+
+async def test_events_and_text_leave_in_order_and_numbered(front: Front) -> None:
+    scribe = await _scribe(front)
+    scribe.writer.say(StageChanged("generating"), stage="generating")
+    for word in ("Two ", "brown "):
+        scribe.writer.add(word, progress=5)
+    scribe.writer.say(StageChanged("generating"))
+    scribe.writer.add("bears", progress=9)
+    await scribe.finish()
+    told = await scribe.told()
+    assert [each.event for each in told] == [
+        StageChanged("generating"),
+        Delta("Two brown "),
+        StageChanged("generating"),
+        Delta("bears"),
+    ]
+    assert [(each.epoch, each.seq) for each in told] == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert scribe.writer.next_seq() == 5
+    assert scribe.writer.text() == await scribe.text() == "Two brown bears"
+    assert scribe.stops == []
+
+
+async def test_first_leaves_at_once_and_what_follows_waits_for_the_next_time(front: Front) -> None:
+    scribe = await _scribe(front, flush=_LATE)
+    scribe.writer.add("Two", progress=0)
+    await until(scribe.told)
+    for _ in range(100):
+        scribe.writer.add(" bears", progress=0)
+    assert len(scribe.asked) == 1
+    rest = await scribe.finish()
+    assert rest is not None
+    assert len(rest.events) == 1
+    assert await scribe.text() == "Two" + " bears" * 100
+
+
+async def test_what_is_written_between_two_flushes_leaves_together(front: Front) -> None:
+    scribe = await _scribe(front, flush=0.05)
+    scribe.writer.add("Two", progress=0)
+    await scribe.asks(1)
+    for _ in range(100):
+        scribe.writer.add(" bears", progress=0)
+    await until(lambda: len(scribe.asked) == 2)
+    assert [len(ask["events"]) for ask in scribe.asked] == [1, 1]
+    assert await scribe.finish() is None
+
+
+async def test_nothing_is_sent_while_nothing_is_written(front: Front) -> None:
+    scribe = await _scribe(front)
+    assert await scribe.finish() is None
+    assert scribe.asked == []
+    assert scribe.writer.next_seq() == 1
+
+
+async def test_later_attempt_begins_by_dropping_what_was_told(front: Front) -> None:
+    scribe = await _scribe(front, attempts=3)
+    scribe.writer.add("Two", progress=0)
+    await scribe.finish()
+    assert [(each.epoch, each.seq, each.event) for each in await scribe.told()] == [
+        (3, 1, Reset(keep=0)),
+        (3, 2, Delta("Two")),
+    ]
+
+
+@pytest.mark.parametrize("trouble", ["lost", "unanswered"])
+async def test_append_without_a_reply_is_said_again_and_changes_nothing_twice(
+    front: Front, trouble: Trouble
+) -> None:
+    scribe = await _scribe(front)
+    scribe.redis.troubles.extend([trouble, trouble])
+    scribe.writer.add("Two", progress=3)
+    scribe.writer.add(" bears", progress=4)
+    await scribe.asks(3)
+    assert [ask["seq"] for ask in scribe.asked] == [1, 1, 1]
+    await scribe.finish()
+    assert [each.event for each in await scribe.told()] == [Delta("Two bears")]
+    assert await scribe.text() == "Two bears"
+    assert scribe.stops == []
+
+
+async def test_close_waits_for_what_is_under_way(front: Front) -> None:
+    scribe = await _scribe(front)
+    scribe.redis.troubles.extend(["lost", "unanswered"])
+    scribe.writer.add("Two", progress=3)
+    await scribe.asks(1)
+    scribe.writer.add(" bears", progress=4)
+    await scribe.finish()
+    assert text_of(await scribe.told()) == "Two bears"
+    assert [each.seq for each in await scribe.told()] == [1, 2]
+
+
+async def test_refused_token_stops_the_writer_for_good(front: Front) -> None:
+    scribe = await _scribe(front)
+    ask = ReleaseAsk(account="ann", id=scribe._claimed.id, attempt=1, delay_ms=0)
+    assert await functions.release(front.redis, scribe._claimed.root, ask)
+    scribe.writer.add("Two", progress=0)
+    await until(lambda: scribe.stops)
+    scribe.writer.add(" bears", progress=0)
+    await scribe.finish()
+    assert scribe.stops == ["lost"]
+    assert len(scribe.asked) == 1
+    assert await scribe.told() == []
+
+
+async def test_cancel_is_heard_with_the_next_append(front: Front) -> None:
+    scribe = await _scribe(front)
+    await front.cancel(scribe._ticket)
+    scribe.writer.add("Two", progress=0)
+    await until(lambda: scribe.stops)
+    assert scribe.stops == ["cancel"]
+    assert text_of(await scribe.told()) == "Two"
+    scribe.writer.add(" bears", progress=0)
+    rest = await scribe.finish()
+    assert rest is not None
+    assert text_of(await scribe.told()) == "Two bears"
+
+
+async def test_fault_of_an_append_stops_the_attempt_and_close_tells_no_more(
+    front: Front, system: System
+) -> None:
+    system.expected.add("an append failed")
+    scribe = await _scribe(front)
+    scribe.redis.troubles.append("refused")
+    scribe.writer.add("Two", progress=0)
+    await until(lambda: scribe.stops)
+    assert scribe.stops == ["fault"]
+    scribe.writer.add(" bears", progress=0)
+    assert await scribe.finish() is None
+    assert len(scribe.asked) == 1
+
+
+async def test_fault_while_closing_is_told_too(front: Front, system: System) -> None:
+    system.expected.add("an append failed")
+    scribe = await _scribe(front)
+    scribe.redis.troubles.append("refused")
+    scribe.writer.add("Two", progress=0)
+    assert await scribe.writer.close() is None
+    assert scribe.stops == ["fault"]
+
+
+async def test_nothing_leaves_after_the_close(front: Front) -> None:
+    scribe = await _scribe(front)
+    scribe.writer.add("Two", progress=0)
+    await scribe.finish()
+    asked = len(scribe.asked)
+    scribe.writer.add(" bears", progress=0)
+    scribe.writer.say(StageChanged("generating"))
+    assert scribe.writer._flight is None
+    assert scribe.writer._timer is None
+    assert len(scribe.asked) == asked
+
+
+async def test_progress_never_falls(front: Front) -> None:
+    scribe = await _scribe(front)
+    for progress in (7, 3, 9, 1):
+        scribe.writer.add("x", progress=progress)
+        await until(lambda: scribe.asked and scribe.writer._flight is None)
+    await scribe.finish()
+    told = [ask["progress"] for ask in scribe.asked]
+    assert told == sorted(told)
+    assert (await front.look(scribe._ticket)).progress == 9
+
+
+async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_order(
+    front: Front,
+) -> None:
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    scribe = await _scribe(front, flush=0.001)
+    scribe.writer._clock = _Hasty()
+    said = ""
+    for number in range(60):
+        if chance.random() < 0.3:
+            scribe.redis.troubles.append(chance.choice(["none", "lost", "unanswered"]))
+        if chance.random() < 0.1:
+            scribe.writer.say(StageChanged("generating"))
+        said += f"{number} "
+        scribe.writer.add(f"{number} ", progress=number)
+        if chance.random() < 0.5:
+            await _Hasty().sleep(chance.random())
+    await scribe.finish()
+    told = await scribe.told()
+    assert [each.seq for each in told] == list(range(1, len(told) + 1)), seed
+    assert text_of(told) == await scribe.text() == said, seed
+
+
+class _Hasty(SystemClock):
+    """A clock that lets nobody wait longer than a moment."""
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(min(seconds, 0.001))
