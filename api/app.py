@@ -24,7 +24,7 @@ from api.pace import Paces
 from api.state import State
 from shared import ids
 from shared.clock import Clock
-from shared.errors import Code, PolluxError, RequestError
+from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.redis import library, server
 from shared.redis.client import Redis
 from shared.settings import Settings
@@ -113,12 +113,24 @@ class Frame:
         try:
             await self._app(scope, receive, send)
         except PolluxError as error:
+            _note(scope, error)
             await _refuse(scope, send, error)
         except Exception:
             logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
             if "is_answered" in scope:
                 raise
-            await _refuse(scope, send, PolluxError("Pollux failed to answer."))
+            await _refuse(scope, send, PolluxError("a fault of the front"))
+
+
+def _note(scope: Scope, error: PolluxError) -> None:
+    """Log a refusal; of what is ours, the reasons too."""
+    what = {"method": scope["method"], "path": scope["path"], "code": error.code.value}
+    if error.blame == "caller":
+        logs.logger().info("refused", **what)
+    elif isinstance(error, UnavailableError):
+        logs.logger().warning("unavailable", reason=error.message, **what)
+    else:
+        logs.logger().exception("unexpected", **what)
 
 
 async def _refuse(scope: Scope, send: Send, error: PolluxError) -> None:
@@ -128,10 +140,8 @@ async def _refuse(scope: Scope, send: Send, error: PolluxError) -> None:
     if error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
         # The rest of the body is not wanted.
         headers["connection"] = "close"
-    logs.logger().info(
-        "refused", method=scope["method"], path=scope["path"], status=status, code=error.code.value
-    )
-    content = errors.refusal(scope["path"], error.code, error.message, scope["request_id"], details)
+    message = errors.sentence(error)
+    content = errors.refusal(scope["path"], error.code, message, scope["request_id"], details)
     await endpoint.reply(scope, send, status, content, headers)
 
 

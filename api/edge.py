@@ -16,8 +16,8 @@ DESIGN
 - Bytes. Reads that bring neither a head's end nor any body are added up. That bounds heads,
   trailers and the extensions of chunks, which the parser gathers out of our sight. A head that may
   be too long is measured when it ends. So a connection holds at most the bound and one read.
-- Ends. To close on bytes not yet read resets the connection, and the answer may never be seen.
-  Who may still be sending is told our end, and what comes is dropped for LINGER_SECONDS.
+- Ends. To close while bytes still come resets the connection, and the answer may never be seen.
+  So our end is told first, and what comes is dropped until the client's, or for LINGER_SECONDS.
 - Upgrades are served as plain requests. The parser leaves all after such a head to the protocol
   that was asked for, so the head goes once more, without that field, to a new parser.
 - Failures. The application's coroutine is the task itself; what it leaves without an end is ended
@@ -64,6 +64,23 @@ def protocol(bounds: ApiSettings) -> type[asyncio.Protocol]:
 class EdgeProtocol(HttpToolsProtocol):
     """One connection of a stranger."""
 
+    # What most connections never change stands here, and costs them nothing.
+    url = b""
+    _served: RequestResponseCycle | None = None
+    _task: asyncio.Task[None] | None = None
+    _is_receiving = False
+    _is_in_head = False
+    _read_bytes = 0
+    _first_bytes = 0
+    _barren_bytes = 0
+    _is_deaf = False
+    _is_ending = False
+    _last_words = b""
+
+    _wire: asyncio.Transport
+    _gate: "_Gate"
+    _patience: Patience
+
     def __init__(
         self,
         bounds: ApiSettings,
@@ -74,22 +91,6 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._bounds = bounds
-        self._wire: asyncio.Transport
-        self._gate: _Gate
-        self._patience: Patience
-        self._served: RequestResponseCycle | None = None
-        self._task: asyncio.Task[None] | None = None
-
-        self.url = b""
-        self._is_receiving = False
-        self._is_in_head = False
-        self._read_bytes = 0
-        self._first_bytes = 0
-        self._barren_bytes = 0
-
-        self._is_deaf = False
-        self._is_ending = False
-        self._last_words = b""
 
     # The connection
 
@@ -102,6 +103,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.loop,
             transport,
             stuck_seconds=self._bounds.stuck_reader_seconds,
+            least_seconds=min(self._bounds.header_seconds, self.timeout_keep_alive),
             late=self._give_up,
             stuck=self._cut,
         )
@@ -115,8 +117,8 @@ class EdgeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # What refers to itself would have to wait for the garbage collector.
         self._gate.close = self._wire.close
-        for cycle in filter(None, (self._served, self.cycle)):
-            cycle.on_response = _nothing
+        if self._served is not None:
+            self._served.on_response = self.cycle.on_response = _nothing
 
     @override
     def shutdown(self) -> None:
@@ -328,13 +330,11 @@ class EdgeProtocol(HttpToolsProtocol):
             self._wire.close()
 
     def _close(self) -> None:
-        """Close once all is sent: what uvicorn's calls of `transport.close()` come to."""
-        if self._is_receiving and not self._is_ending and not self._wire.is_closing():
-            self._linger()
-        else:
-            self._is_deaf = self._is_ending = True
-            self._patience.deadline = math.inf
+        """Do what uvicorn's calls of `transport.close()` come to; the second does not linger."""
+        if self._is_ending or self._wire.is_closing():
             self._wire.close()
+        else:
+            self._linger()
 
     def _give_up(self) -> None:
         if self._is_ending and self._patience.unread_bytes:

@@ -122,7 +122,8 @@ class Resource:
 
     def __init__(self, endpoints: list[Endpoint]) -> None:
         self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
-        self._allow = ", ".join(sorted(self._by_method))
+        head = {"HEAD"} if "GET" in self._by_method else set()
+        self._allow = ", ".join(sorted(self._by_method.keys() | head))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; errors rise to the front's catch-all."""

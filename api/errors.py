@@ -65,6 +65,15 @@ def refusal(
     return _encode(shape(code, message, request_id, details or {}))
 
 
+def sentence(error: PolluxError) -> str:
+    """Return what a caller may read: of faults that are ours, nothing of what lies behind."""
+    if error.blame == "caller":
+        return error.message
+    if isinstance(error, UnavailableError):
+        return "Pollux cannot serve this now; send it again, with the same Idempotency-Key if any."
+    return "Pollux failed to answer."
+
+
 def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]]:
     """Return an error's status, headers and extra fields."""
     headers: dict[str, str] = {}

@@ -28,7 +28,7 @@ class Operation:
         """Answer one request; errors rise to the front's catch-all."""
         request = Request(scope, receive)
         if request.method not in {"GET", "HEAD"}:
-            scope["allow"] = "GET"
+            scope["allow"] = "GET, HEAD"
             raise RequestError("Only GET is allowed here.", Code.METHOD_NOT_ALLOWED)
         state: State = scope["state"]["pollux"]
         if self._name == "openapi":

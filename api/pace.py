@@ -4,14 +4,18 @@ Owns the policy that contract 2 measures: a client that obeys the hint should le
 after it, with few polls. Refuses to guess beyond what was measured, except before there is anything
 to measure by.
 
-DESIGN. Of the durations known, those longer than the time already gone are what may still come. If
-they lie close together the hint aims just behind them, for one poll then finds the end. If they lie
-apart it aims behind the nearest group, but never sooner than the time already gone allows: doubling
-keeps the polls few.
+DESIGN. The durations known make a plan: at which whole seconds of its life an answer is looked at.
+It begins with one look, behind the longest. Then, again and again, the look is added that makes all
+those answers together known earliest, as long as it is worth a poll and no answer would be polled
+more often than the contract allows. So answers that take alike are found by a look or two just
+behind them, kinds far apart by a look behind each, and what is spread wide by looks spread as wide.
+Beyond the longest the looks go on, ever further apart. A hint is the way to the next look.
 """
 
+import bisect
 import math
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Self
 
 from shared.clock import Clock
 from shared.redis.client import Connection
@@ -24,10 +28,16 @@ HINT_SECONDS_MAX: Final = 30
 HINT_SECONDS_UNKNOWN: Final = 2
 _FRESH_SECONDS: Final = 2.0
 _UNKNOWN_SECONDS: Final = 5.0
-_CLOSE_SECONDS: Final = 1.0
-_CLOSE_SHARE: Final = 0.1
-_CONCENTRATED: Final = 1 / 3
-_MARGIN_SECONDS: Final = 0.1
+# Without a measured answer, what the catalogue says may be wrong by these factors.
+DOUBTS: Final = (0.2, 0.4, 0.7, 1.0, 1.8, 3.0, 6.0)
+# A plan is made from this many durations at most: more make it no better.
+_SAMPLES_MAX: Final = 64
+# A look that makes the average answer known this much earlier is worth its poll.
+_WORTH_SECONDS: Final = 0.15
+# What settling takes, and by how much a poll may come before its whole second.
+_SETTLING_SECONDS: Final = 0.02
+_EARLY_SECONDS: Final = 0.1
+_BEYOND_SHARE: Final = 0.05
 
 
 class Eta(NamedTuple):
@@ -35,6 +45,19 @@ class Eta(NamedTuple):
 
     p50: float
     p90: float
+
+
+class Known(NamedTuple):
+    """How long answers took, sorted, and when to look at one like them; in seconds from its start."""
+
+    durations: tuple[float, ...]
+    looks: tuple[int, ...]
+
+    @classmethod
+    def of(cls, durations: Iterable[float]) -> Self:
+        """Make the plan for answers like these, of which there is at least one."""
+        ordered = tuple(sorted(durations))
+        return cls(ordered, _plan(ordered))
 
 
 class Paces:
@@ -49,44 +72,104 @@ class Paces:
         # Who names no model is answered by the first that can.
         for first in settings.models[:1]:
             self._prior[AUTO] = first.estimated_duration_seconds
-        self._known: dict[tuple[str, str], tuple[float, list[float]]] = {}
+        self._known: dict[tuple[str, str], tuple[float, Known]] = {}
 
-    async def durations(self, root: str, model: str) -> list[float]:
-        """Return the model's durations in seconds, sorted; the catalogue's word without any."""
+    async def durations(self, root: str, model: str) -> Known:
+        """Return the model's durations; the catalogue's word, in doubt, while none is measured."""
         now = self._clock.monotonic()
-        known = self._known.get((root, model))
-        if known is not None and now - known[0] < _FRESH_SECONDS:
-            return known[1]
+        fresh = self._known.get((root, model))
+        if fresh is not None and now - fresh[0] < _FRESH_SECONDS:
+            return fresh[1]
         measured = await pace.durations_ms(self._redis, root, model)
-        durations = sorted(duration / 1000 for duration in measured)
-        self._known[root, model] = (now, durations or [self._prior.get(model, _UNKNOWN_SECONDS)])
-        return self._known[root, model][1]
+        known = Known.of(duration / 1000 for duration in measured) if measured else self._word(model)
+        self._known[root, model] = (now, known)
+        return known
+
+    def _word(self, model: str) -> Known:
+        word = self._prior.get(model, _UNKNOWN_SECONDS)
+        return Known.of(word * doubt for doubt in DOUBTS)
 
 
-def hint(durations: list[float], elapsed: float, wait: float) -> int:
+def hint(known: Known, elapsed: float, wait: float) -> int:
     """Return in how many whole seconds, 1 to 30, to look again.
 
     `elapsed` is the time since the answer was begun, `wait` the time until it will be, both in
     seconds.
     """
-    remaining = [duration for duration in durations if duration > elapsed]
-    if not remaining:
-        return _clamp(wait + elapsed / 2)
-    nearest = remaining[0]
-    close = [d for d in remaining if d <= nearest + max(_CLOSE_SECONDS, _CLOSE_SHARE * nearest)]
-    behind = close[-1] - elapsed + _MARGIN_SECONDS
-    if len(close) < _CONCENTRATED * len(remaining):
-        behind = max(behind, elapsed)
-    return _clamp(wait + behind)
+    following = bisect.bisect_right(known.looks, elapsed + _EARLY_SECONDS)
+    if following == len(known.looks):
+        return HINT_SECONDS_MAX
+    seconds = wait + known.looks[following] - elapsed
+    return min(HINT_SECONDS_MAX, math.ceil(seconds - _EARLY_SECONDS))
 
 
-def eta(durations: list[float], elapsed: float, wait: float) -> Eta:
+def _plan(durations: tuple[float, ...]) -> tuple[int, ...]:
+    """Return the seconds at which to look, the last of them beyond everything measured."""
+    stride = 1 + (len(durations) - 1) // _SAMPLES_MAX
+    sample = durations[::-stride][::-1]
+    behind = [math.ceil(duration + _SETTLING_SECONDS) for duration in sample]
+    looks = [behind[-1]]
+    while (look := _best_look(sample, behind, looks)) is not None:
+        bisect.insort(looks, look)
+    return (*looks, *_looks_beyond(looks))
+
+
+def _best_look(sample: tuple[float, ...], behind: list[int], looks: list[int]) -> int | None:
+    """Return the look that saves most if it is added; None when none is worth it and allowed."""
+    savings: list[tuple[int, int]] = []
+    first = 0
+    for look in looks:
+        last = bisect.bisect_right(behind, look)
+        savings += [
+            ((index + 1 - first) * (look - behind[index]), behind[index])
+            for index in range(first, last)
+        ]
+        first = last
+    for saved, look in sorted(savings, reverse=True):
+        if saved < _WORTH_SECONDS * len(sample):
+            return None
+        if _is_allowed(sample, behind, sorted((*looks, look))):
+            return look
+    return None
+
+
+def _is_allowed(sample: tuple[float, ...], behind: list[int], looks: list[int]) -> bool:
+    """Tell whether no answer of the sample would be polled more often than 4 + log2(seconds)."""
+    polls = last = 0
+    for look in looks:
+        polls += _polls_between(last, look)
+        shortest = sample[bisect.bisect_right(behind, last)]
+        if polls > 4 + math.log2(max(1.0, shortest)):
+            return False
+        last = look
+    return True
+
+
+def _looks_beyond(looks: list[int]) -> Iterator[int]:
+    """Yield looks for what takes longer than ever: close at first, as far as polls are left."""
+    look = looks[-1]
+    polls = sum(_polls_between(*pair) for pair in zip((0, *looks), looks, strict=False))
+    step = max(1, round(_BEYOND_SHARE * look))
+    while step < HINT_SECONDS_MAX:
+        # An answer that lasts beyond the n-th look may be polled again once it is 2^(n - 3) old.
+        look += max(step, 2 ** max(0, polls - 2) - look)
+        polls += 1
+        step *= 2
+        yield look
+
+
+def _polls_between(last: int, look: int) -> int:
+    """Return how many polls lead from one look to the next, since no hint is longer than the most."""
+    return -(-(look - last) // HINT_SECONDS_MAX)
+
+
+def eta(known: Known, elapsed: float, wait: float) -> Eta:
     """Return what is left until the end, in seconds."""
-    remaining = [duration - elapsed for duration in durations if duration > elapsed] or [1.0]
+    remaining = [each - elapsed for each in known.durations if each > elapsed] or [1.0]
     return Eta(wait + _quantile(remaining, 0.5), wait + _quantile(remaining, 0.9))
 
 
-def wait_seconds(ahead: int | None, durations: list[float], fleet: Fleet) -> float:
+def wait_seconds(ahead: int | None, known: Known, fleet: Fleet) -> float:
     """Return the wait for a turn, by the account's own line and the fleet's room.
 
     `ahead` counts the account's own that come first; None for what no longer waits.
@@ -94,12 +177,8 @@ def wait_seconds(ahead: int | None, durations: list[float], fleet: Fleet) -> flo
     if ahead is None:
         return 0.0
     rounds = ahead // max(1, fleet.slots)
-    return rounds * _quantile(durations, 0.5)
+    return rounds * _quantile(known.durations, 0.5)
 
 
-def _quantile(ordered: list[float], share: float) -> float:
+def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def _clamp(seconds: float) -> int:
-    return max(1, min(HINT_SECONDS_MAX, math.ceil(seconds)))

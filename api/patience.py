@@ -3,10 +3,11 @@
 Owns one timer a connection, never one a request. Refuses to know what is waited for: it tells the
 connection that it is `late`, or that it is `stuck`, and the connection ends itself.
 
-DESIGN. A deadline is only written down; the timer, once it fires, goes on to the deadline of that
-moment. It fires at least `_LOOKS` times in `stuck_seconds`, and looks at what waits to be taken.
-Once bytes are seen waiting, the transport is made to hold its writer back until they are gone, so
-that their number can only fall: as long as it does, the reader reads.
+DESIGN. A deadline is only written down. The timer fires at a pace no slower than any patience, sees
+what the deadline is by then, and goes on to it; so it is hardly ever set anew from outside. Each
+time it also looks at what waits to be taken. Once bytes are seen waiting, the transport is made to
+hold its writer back until they are gone, so that their number can only fall: as long as it does,
+the reader reads.
 """
 
 import asyncio
@@ -15,15 +16,17 @@ from collections.abc import Callable
 from typing import Final
 
 _LOOKS: Final = 4
+_PACE_SECONDS_MIN: Final = 0.05
 
 
 class Patience:
     """The patience with one connection. `deadline` may be set to `math.inf`: for nothing."""
 
-    __slots__ = (
-        "_is_tight", "_late", "_loop", "_stuck", "_stuck_seconds", "_taken_at", "_timer",
-        "_timer_at", "_wire", "deadline", "unread_bytes",
-    )  # fmt: skip
+    deadline = math.inf
+    unread_bytes = 0
+    _taken_at = 0.0
+    _is_tight = False
+    _timer: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
@@ -31,27 +34,24 @@ class Patience:
         wire: asyncio.WriteTransport,
         *,
         stuck_seconds: float,
+        least_seconds: float,
         late: Callable[[], None],
         stuck: Callable[[], None],
     ) -> None:
+        """Begin; `least_seconds` is the shortest that will often be waited for."""
         self._loop = loop
         self._wire = wire
         self._stuck_seconds = stuck_seconds
+        self._pace_seconds = max(_PACE_SECONDS_MIN, min(least_seconds, stuck_seconds / _LOOKS))
         self._late = late
         self._stuck = stuck
-        self.deadline = math.inf
-        self.unread_bytes = 0
-        self._taken_at = 0.0
-        self._is_tight = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._look_again(loop.time())
+        self._look_at(loop.time() + self._pace_seconds)
 
     def wait(self, seconds: float) -> None:
         """Be late in `seconds`, whatever was the deadline before."""
         self.deadline = self._loop.time() + seconds
         if self.deadline < self._timer_at:
-            self._look_again(self.deadline)
+            self._look_at(self.deadline)
 
     def end(self) -> None:
         """Wait no more, and hold nothing of the connection."""
@@ -70,11 +70,11 @@ class Patience:
             self._is_tight = False
             self._wire.set_write_buffer_limits()
 
-    def _look_again(self, now: float) -> None:
+    def _look_at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = min(self.deadline, now + self._stuck_seconds / _LOOKS)
-        self._timer = self._loop.call_at(self._timer_at, self._look)
+        self._timer_at = when
+        self._timer = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -87,7 +87,7 @@ class Patience:
         if self.unread_bytes and not self._is_tight:
             self._is_tight = True
             self._wire.set_write_buffer_limits(high=0)
-        self._look_again(now)
+        self._look_at(min(self.deadline, now + self._pace_seconds))
 
     def _weigh(self, now: float) -> None:
         """Note what waits to be taken, and when some of it last was."""

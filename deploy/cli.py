@@ -43,6 +43,9 @@ def main() -> NoReturn:
         # Nobody reads us any more; the interpreter must not try to flush to them at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        sys.stderr.write(f"pollux: {error}\n")
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -30,7 +30,7 @@ async def show(account: str, /, *, folder: RunningFolder = FOLDER) -> None:
 
 
 @app.command
-async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLDER) -> None:  # noqa: A002
+async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLDER) -> None:  # noqa: A002  the unit
     """Add credits to an account.
 
     Args:

@@ -21,6 +21,7 @@ from shared.errors import UnavailableError
 
 _SIGNAL_EXIT: Final = 128
 _TRIES_MAX: Final = 3
+_PAUSE_SECONDS: Final = 1.0
 _WORKERS: Final = 2
 # Nobody waits for the answers of a demo that was told to stop.
 _GRACE_SECONDS: Final = "1"
@@ -57,6 +58,8 @@ async def _tell(plan: Plan, clock: SystemClock) -> None:
 
 
 async def _converse(caller: Caller, progress: Progress) -> None:
+    progress.line("== 0. The models that can be asked.\n")
+    await _until_available(caller)
     progress.line("== 1. A message is submitted; the reply is a receipt with a poll_url.\n")
     first = await _answered(caller, progress, {"message": _FIRST})
     progress.line(
@@ -67,6 +70,16 @@ async def _converse(caller: Caller, progress: Progress) -> None:
     await caller.read(f"/api/v1/chat/conversations/{first['session_id']}/messages")
     progress.line("== 4. What it cost.\n")
     await caller.read("/api/v1/account/credits")
+
+
+async def _until_available(caller: Caller) -> None:
+    """Look for a model that a worker serves; one that was killed a moment ago comes back."""
+    for _ in range(_TRIES_MAX):
+        found = await caller.read("/api/v1/models?type=chat")
+        if any(model["available"] for model in found["models"]):
+            return
+        await caller.pause(_PAUSE_SECONDS)
+    raise UnavailableError("No worker can serve a model: is a provider's key missing?")
 
 
 async def _answered(caller: Caller, progress: Progress, body: dict[str, Any]) -> dict[str, Any]:

@@ -194,11 +194,13 @@ class PolluxWorker(Worker):
             # The next look begins with the next: a busy partition must not hide the others.
             partition = self._partition
             self._partition = (partition + 1) % self.settings.redis.partitions
-            if await self._claim(partition, free):
+            free -= await self._claim(partition, free)
+            if free <= 0:
                 return
         await self._wait_for_bell()
 
-    async def _claim(self, partition: int, count: int) -> bool:
+    async def _claim(self, partition: int, count: int) -> int:
+        """Claim and start up to `count` generations; fewer means that the partition has no more."""
         root = keys.partition_root(self.settings.redis, partition)
         ask = functions.ClaimAsk(
             worker=self.id,
@@ -210,7 +212,7 @@ class PolluxWorker(Worker):
         claimed = await functions.claim(self.redis, root, ask)
         for generation in claimed:
             self._start(generation)
-        return bool(claimed)
+        return len(claimed)
 
     async def _wait_for_bell(self) -> None:
         """Sleep until the bell rings, a second passes, or a settlement here made a turn ready.

@@ -70,7 +70,7 @@ async def held(path: Path, clock: Clock) -> AsyncIterator[Folder]:
     """Make the folder if needed and hold it; raises ConfigurationError when somebody else does."""
     path = path.absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigurationError(

@@ -28,6 +28,7 @@ DONE: Final = b"done"
 
 _LINE: Final = 0
 _PAUSE_SECONDS: Final = 0.01
+_REMOVALS_MAX: Final = 100
 # Killed processes that nobody reaps stay in their group for ever: then the group is not waited for.
 _GONE_SECONDS_MAX: Final = 0.5
 
@@ -52,7 +53,7 @@ def _sweep(group: int, folder: Path, command: list[str]) -> None:
     _wait_until_gone(group)
     if command:
         subprocess.run(command, check=False)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     _say(DONE)
     os._exit(0)
 
@@ -70,6 +71,15 @@ def _wait_until_gone(group: int) -> None:
         while time.monotonic() < deadline:
             os.killpg(group, 0)
             time.sleep(_PAUSE_SECONDS)
+
+
+def _remove(folder: Path) -> None:
+    # What was being written when its writer was killed may appear behind our back.
+    for _ in range(_REMOVALS_MAX):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _say(word: bytes) -> None:

@@ -268,7 +268,7 @@ class _Janitor:
     async def ended(self) -> None:
         """Return when the janitor is no more."""
         if self._line is not None:
-            await self._line[0].read()
+            await _last_word(self._line[0])
 
     async def dismiss(self) -> None:
         """Let the janitor sweep, and return when it has."""
@@ -278,7 +278,7 @@ class _Janitor:
             reader, writer = self._line
             with contextlib.suppress(OSError):
                 writer.write_eof()
-            said = await reader.read()
+            said = await _last_word(reader)
             writer.close()
             self._line = None
             if said == janitor.DONE:
@@ -313,6 +313,14 @@ class _Janitor:
             stderr=subprocess.DEVNULL,
             process_group=group,
         )
+
+
+async def _last_word(reader: asyncio.StreamReader) -> bytes:
+    """Read to the end of the line; a janitor that was killed says nothing."""
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
 
 
 def _tail(log: Path) -> list[str]:

@@ -218,4 +218,6 @@ def _runtime_folder() -> Path:
     """Choose a short private folder; the janitor makes and removes it."""
     name = f"pollux-{secrets.token_hex(4)}"
     chosen = Path(tempfile.gettempdir()) / name
-    return chosen if len(str(chosen)) <= _FOLDER_CHARACTERS_MAX else Path("/tmp") / name  # noqa: S108
+    if len(str(chosen)) <= _FOLDER_CHARACTERS_MAX:
+        return chosen
+    return Path("/tmp") / name  # noqa: S108  the janitor makes it, for this user alone

@@ -137,9 +137,13 @@ class _Line(asyncio.Protocol):
                 future.set_exception(_LostError())
         self._on_lost(self)
 
+    def quiet_seconds(self) -> float:
+        """Return for how long nothing has come."""
+        return self._loop.time() - self._heard_at
+
     def silent_seconds(self) -> float:
         """Return for how long an asker has heard nothing; 0 when nobody waits."""
-        return self._loop.time() - self._heard_at if self._waiting else 0.0
+        return self.quiet_seconds() if self._waiting else 0.0
 
     def abort(self) -> None:
         self.alive = False
@@ -280,7 +284,7 @@ class Redis:
         if self._line.silent_seconds() > timeout:
             self._line.abort()
             return
-        if self._on_push is not None:
+        if self._on_push is not None and self._line.quiet_seconds() > timeout / 2:
             # A listener asks nothing, so only this shows that the other end is still there.
             self._line.tell(("PING",), answered=True)
         self._watch = asyncio.get_running_loop().call_later(timeout / 4, self._watch_silence)

@@ -135,7 +135,7 @@ async def test_unknown_routes_are_not_found_whatever_is_asked_of_them(api: Custo
         "/.env",
         "/api/v1/" + "x" * 4000,
     ):
-        for method in ("GET", "POST", "DELETE", "OPTIONS", "BREW"):
+        for method in ("GET", "POST", "DELETE", "OPTIONS", "PROPFIND"):
             refused(await api.request(method, path), 404, "NOT_FOUND")
 
 

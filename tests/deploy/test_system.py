@@ -116,3 +116,19 @@ async def test_a_demo_leaves_no_key_in_a_redis_that_it_borrows(
             await demo.until_gone()
         assert look.names("*") == ["somebody's"]
         assert look("FUNCTION", "LIST", "LIBRARYNAME", library.NAME) == []
+
+
+@pytest.fixture
+def keyless(environment: dict[str, str]) -> dict[str, str]:
+    """Return the same settings, but for a provider whose key nobody has."""
+    where = Path(environment["POLLUX_CONFIG"])
+    text = where.read_text().replace("base_url", 'api_key_env = "NOBODYS_KEY"\n        base_url')
+    where.write_text(text)
+    return environment
+
+
+async def test_a_demo_without_a_model_to_ask_says_so(short: Path, keyless: dict[str, str]) -> None:
+    async with command.running("demo", cwd=short, environment=keyless) as demo:
+        assert await demo.ended() == 1
+        assert "pollux: No worker can serve a model" in demo.text
+        assert demo.left() == []

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -67,6 +68,14 @@ class Walk(RuleBasedStateMachine):
 
     def ticket(self, one: Generation) -> Ticket:
         return Ticket(one.account, one.session, one.id)
+
+    @initialize(budget=st.integers(0, 100))
+    def open_the_day(self, budget: int) -> None:
+        """Something to work with, so that walks are not spent on empty queues."""
+        for account in self.model.accounts:
+            self.grant(account, budget)
+            self.begin(account, "interactive", 0)
+        self.claim(1)
 
     @rule(account=_accounts, amount=st.integers(-60, 120))
     def grant(self, account: str, amount: int) -> None:
@@ -205,6 +214,7 @@ class Walk(RuleBasedStateMachine):
         self.model.generations[late.id].is_lapsed = True
         self._overtake(keys.LEASES, self.model.generations[late.id])
         self.reap()
+        self.generations_are_the_models()
         self.claim(4)
         assert self.run(self.desk.append(self.claims[late], 1, text)) == "refused"
         assert self.run(self.desk.settle(self.claims[late], seq=1, stage="failed")) is None

@@ -134,6 +134,7 @@ class System:
         )
         self._folder = folder
         self._stack = AsyncExitStack()
+        self.workers: list[PolluxWorker] = []
         self._workers: dict[str, AsyncExitStack] = {}
         self._redis = Redis(redis)
         self.accounts = Accounts(self._redis, redis, b"", self.clock)
@@ -147,7 +148,8 @@ class System:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
         loud = [line for line in self.lines if line["log_level"] in _LOUD]
-        assert [line for line in loud if line["event"] not in self.expected] == []
+        unexpected = [line for line in loud if line["event"] not in self.expected]
+        assert not unexpected, unexpected
 
     def change(self, section: str, **fields: object) -> None:
         """Change settings for what is started from now on: `change("api", wait_seconds_max=1)`."""
@@ -166,6 +168,7 @@ class System:
         """Start a worker and return once it claims."""
         own = AsyncExitStack()
         worker = await own.enter_async_context(_working(self.settings))
+        self.workers.append(worker)
         self._workers[worker.id] = own
         self._stack.push_async_callback(own.aclose)
         return worker

@@ -1,4 +1,4 @@
-"""The README's tables, made from the code they describe: `python -m tests.tidy.tables` writes them anew.
+"""The README's tables, made from the code: `python -m tests.tidy.tables` writes them anew.
 
 Owns what can be listed; the README's own sentences say why.
 """

@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+from typing_extensions import override
 
 from shared.clock import SystemClock
 from shared.redis.client import Connection
@@ -18,6 +19,14 @@ from worker.providers.registry import Registry
 from worker.run import Brake, StopReason, Tools
 
 
+class Hasty(SystemClock):
+    """A clock that lets nobody wait longer than a moment."""
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(min(seconds, 0.001))
+
+
 class Attempts:
     """A maker of attempts; `redis` may be replaced by a shaky one, `settings` by other ones."""
 
@@ -26,12 +35,26 @@ class Attempts:
         self.redis: Connection = front.redis
         self.brake = Brake()
         self._front = front
-        self._registries: list[Registry] = []
+        self._registry: Registry | None = None
 
     def change_models(self, **fields: Any) -> None:  # noqa: ANN401  of any field's type
-        """Change every model of the catalogue."""
+        """Change every model of the catalogue, before the first attempt."""
+        assert self._registry is None
         changed = tuple(msgspec.structs.replace(model, **fields) for model in self.settings.models)
         self.settings = msgspec.structs.replace(self.settings, models=changed)
+
+    def change_providers(self, **fields: Any) -> None:  # noqa: ANN401  of any field's type
+        """Change every provider of the catalogue, before the first attempt."""
+        assert self._registry is None
+        changed = tuple(
+            msgspec.structs.replace(provider, **fields) for provider in self.settings.providers
+        )
+        self.settings = msgspec.structs.replace(self.settings, providers=changed)
+
+    def change_worker(self, **fields: Any) -> None:  # noqa: ANN401  of any field's type
+        """Change how the worker works."""
+        changed = msgspec.structs.replace(self.settings.worker, **fields)
+        self.settings = msgspec.structs.replace(self.settings, worker=changed)
 
     async def run(self, ticket: Ticket) -> bool:
         """Claim a generation and make one attempt at it; return whether a next turn moved up."""
@@ -60,12 +83,14 @@ class Attempts:
 
     async def close(self) -> None:
         """Let go of the upstreams."""
-        for registry in self._registries:
-            await registry.close()
+        if self._registry is not None:
+            await self._registry.close()
 
     def _tools(self) -> Tools:
-        registry = Registry(self.settings, {})
-        self._registries.append(registry)
+        self._registry = self._registry or Registry(self.settings, {})
         return Tools(
-            settings=self.settings, redis=self.redis, clock=SystemClock(), registry=registry
+            settings=self.settings,
+            redis=self.redis,
+            clock=Hasty(),
+            registry=self._registry,
         )

@@ -4,14 +4,13 @@ import random
 from typing import Any, Final
 
 import pytest
-from typing_extensions import override
 
-from shared.clock import SystemClock
 from shared.redis import functions
 from shared.redis.functions import AppendAsk, Claimed, ReleaseAsk
 from shared.wire.event import Delta, Reset, StageChanged
 from tests.support.system import System
 from tests.support.waiting import until
+from tests.worker.attempts import Hasty
 from tests.worker.front import Front, Ticket, Told, text_of
 from tests.worker.shaky import Shaky, Trouble
 from worker.writer import Writer
@@ -32,7 +31,7 @@ class Scribe:
         self.writer = Writer(
             self.redis,
             claimed,
-            clock=SystemClock(),
+            clock=Hasty(),
             flush_seconds=flush,
             on_stop=self.stops.append,
         )
@@ -239,7 +238,6 @@ async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_ord
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     scribe = await _scribe(front, flush=0.001)
-    scribe.writer._clock = _Hasty()
     said = ""
     for number in range(60):
         if chance.random() < 0.3:
@@ -249,16 +247,8 @@ async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_ord
         said += f"{number} "
         scribe.writer.add(f"{number} ", progress=number)
         if chance.random() < 0.5:
-            await _Hasty().sleep(chance.random())
+            await Hasty().sleep(chance.random())
     await scribe.finish()
     told = await scribe.told()
     assert [each.seq for each in told] == list(range(1, len(told) + 1)), seed
     assert text_of(told) == await scribe.text() == said, seed
-
-
-class _Hasty(SystemClock):
-    """A clock that lets nobody wait longer than a moment."""
-
-    @override
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(min(seconds, 0.001))

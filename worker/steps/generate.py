@@ -54,22 +54,27 @@ async def _with_retries(run: Run) -> Outcome | None:
     """Try the call again while nothing has been shown and trying again helps."""
     model = run.model
     assert model is not None  # noqa: S101  `choose` went before
-    shrink, calls = 1.0, 0
+    room, is_trimmed, calls = model.context_window - _reserve(run, model), False, 0
     while True:
         calls += 1
         try:
-            return await _call(run, model, shrink)
+            return await _call(run, model, room)
         except ProviderError as error:
             logs.logger().info("the provider failed", code=error.failure.code, call=calls)
-            is_too_long = error.failure.code == "CONTEXT_TOO_LONG" and run.history
-            if is_too_long and shrink == 1.0 and calls < _CALLS_MAX and not run.writer.text():
-                shrink = 0.5
+            if _is_trimmable(run, error) and not is_trimmed and calls < _CALLS_MAX:
+                # The catalogue may promise too much: what counts is what was refused.
+                room, is_trimmed = run.input_tokens // 2, True
                 continue
             delay = _delay(error, calls)
             outcome = _given_up(run, error, calls, delay)
             if outcome is not None:
                 return outcome
         await run.tools.clock.sleep(delay)
+
+
+def _is_trimmable(run: Run, error: ProviderError) -> bool:
+    is_too_long = error.failure.code == "CONTEXT_TOO_LONG"
+    return is_too_long and bool(run.history) and not run.writer.text()
 
 
 def _given_up(run: Run, error: ProviderError, calls: int, delay: float) -> Outcome | None:
@@ -88,9 +93,9 @@ def _delay(error: ProviderError, calls: int) -> float:
     return random.uniform(0, _BACKOFF_SECONDS * 2 ** (calls - 1))  # noqa: S311  jitter, not a secret
 
 
-async def _call(run: Run, model: ModelSettings, shrink: float) -> Outcome | None:
-    """Make one upstream call. Raises ProviderError."""
-    request = _request(run, model, shrink)
+async def _call(run: Run, model: ModelSettings, room: int) -> Outcome | None:
+    """Make one upstream call with as much of the history as has room. Raises ProviderError."""
+    request = _request(run, model, room)
     run.input_tokens = tokens_of(request.messages)
     run.usage = None
     reason = await _hear(run, model, request)
@@ -138,13 +143,16 @@ def _silent(model: ModelSettings, *, is_heard: bool) -> ProviderError:
     return ProviderError(failure, retry="backoff")
 
 
-def _request(run: Run, model: ModelSettings, shrink: float) -> ChatRequest:
-    """Set the answer's room aside, then let as much of the history in as fits."""
-    reserve = min(run.submission.max_output_tokens, model.max_output_tokens)
-    room = int((model.context_window - reserve) * shrink)
+def _reserve(run: Run, model: ModelSettings) -> int:
+    """Return how many tokens are set aside for the answer, before anything else."""
+    return min(run.submission.max_output_tokens, model.max_output_tokens)
+
+
+def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
     messages = fit(run.system_prompt, run.history, run.user.content, tokens_max=room)
     left = model.context_window - tokens_of(messages)
-    return ChatRequest(model=model, messages=messages, max_tokens=max(1, min(reserve, left)))
+    max_tokens = max(1, min(_reserve(run, model), left))
+    return ChatRequest(model=model, messages=messages, max_tokens=max_tokens)
 
 
 def estimate(model: ModelSettings, input_tokens: int, text: str) -> Usage:

@@ -1,0 +1,113 @@
+"""What is logged: both ids on every line of both sides, and nothing that anybody wrote."""
+
+import asyncio
+from typing import Any, Final
+
+import pytest
+
+from tests.support.customer import Customer, Json, body
+from tests.support.processes import Process
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+CANARY: Final = "canary"
+
+
+def _lines(process: Process) -> list[dict[str, Any]]:
+    """Return what a process said of requests and generations, not of itself."""
+    own = {"front ready", "worker ready", "draining"}
+    return [line for line in process.lines() if line["event"] not in own]
+
+
+async def _talk(api: Customer, provider: Provider) -> list[Json]:
+    """Hold a conversation in which much goes wrong; every text in it is a canary."""
+    provider.answer = lambda _: Answer(text=f"{CANARY}-answer more")
+    provider.script += [
+        Answer(text=f"{CANARY}-answer one"),
+        Answer(status=401, message=f"{CANARY}-provider"),
+        Answer(status=503, message=f"{CANARY}-provider"),
+        Answer(text=f"{CANARY}-answer two"),
+        Answer(raw=f"HTTP/1.1 200 OK\r\n\r\n{CANARY}-garbage".encode()),
+        Answer(raw=f"{CANARY}-garbage".encode()),
+        Answer(text=f"{CANARY}-answer cut", error_after=1, message=f"{CANARY}-provider"),
+        Answer(is_malformed=True, text=f"{CANARY}-answer"),
+    ]
+    receipts = []
+    for number in range(6):
+        answer = await api.post(
+            "/api/v1/chat",
+            json={
+                "message": f"{CANARY}-message",
+                "system_prompt": f"{CANARY}-system",
+                "metadata": {f"{CANARY}-name": f"{CANARY}-value"},
+                "project_id": f"{CANARY}-project",
+            },
+            headers={"x-request-id": f"request-{number}", "idempotency-key": f"{CANARY}-{number}"},
+        )
+        receipts.append(body(answer))
+        await api.end(receipts[-1])
+    return receipts
+
+
+async def _mistakes(api: Customer, receipt: Json) -> None:
+    """Send what is refused, with a canary in each."""
+    session = f"/api/v1/chat/conversations/{receipt['session_id']}"
+    for asked in (
+        {"message": f"{CANARY}\0"},
+        {"message": f"{CANARY}" * 50_000},
+        {"message": f"{CANARY}", "model": f"{CANARY}-model"},
+        {"message": f"{CANARY}", "session_id": f"{CANARY}-session"},
+        {"message": f"{CANARY}", f"{CANARY}-field": 1},
+        {"message": f"{CANARY}", "priority": f"{CANARY}-lane"},
+        {"message": f"{CANARY}", "webhook_url": f"https://{CANARY}.example"},
+    ):
+        assert (await api.post("/api/v1/chat", json=asked)).status_code in {400, 404}
+    await api.post("/api/v1/chat", content=f'{{"message":"{CANARY}'.encode())
+    await api.patch(session, json={"name": f"{CANARY}-name"})
+    await api.get("/api/v1/models", params={"type": CANARY, "provider": CANARY})
+    await api.get(receipt["poll_url"], params={"wait": CANARY})
+    await api.get(receipt["poll_url"], headers={"x-request-id": f"{CANARY} {CANARY}"})
+    stranger = {"x-api-key": f"pollux_live_{CANARY}"}
+    await api.get("/api/v1/models", headers=stranger)
+    await api.get("/api/v1/models", headers={"x-api-key": "", "authorization": f"Bearer {CANARY}"})
+
+
+async def test_no_line_holds_what_anybody_wrote_and_every_line_says_whose_it_is(
+    system: System, provider: Provider
+) -> None:
+    front, worker = await asyncio.gather(system.spawn_front(), system.spawn_worker())
+    api = await system.customer()
+    receipts = await _talk(api, provider)
+    await _mistakes(api, receipts[0])
+    worker.terminate()
+    assert await worker.ended() == 0
+    text = front.text() + worker.text()
+    assert CANARY not in text
+    assert api.headers["x-api-key"] not in text
+    assert api.headers["x-api-key"][12:] not in text
+    for line in _lines(front):
+        assert line["request_id"], line
+    for line in _lines(worker):
+        assert line["request_id"], line
+        assert line["generation"], line
+        assert line["attempt"], line
+
+
+async def test_one_message_can_be_followed_through_both_sides(system: System) -> None:
+    front, worker = await asyncio.gather(system.spawn_front(), system.spawn_worker())
+    api = await system.customer()
+    answer = await api.post(
+        "/api/v1/chat", json={"message": "hello"}, headers={"x-request-id": "my-own.id"}
+    )
+    await api.end(body(answer))
+    (accepted,) = [line for line in _lines(front) if line["event"] == "accepted"]
+    assert accepted["request_id"] == "my-own.id"
+    assert accepted["generation"] == body(answer)["message_id"]
+    assert (accepted["account"], accepted["process"]) == ("one", "api")
+    await worker.says("settled")
+    (settled,) = [line for line in _lines(worker) if line["event"] == "settled"]
+    assert settled["request_id"] == "my-own.id"
+    assert settled["generation"] == body(answer)["message_id"]
+    assert (settled["account"], settled["process"]) == ("one", "worker")

@@ -1,0 +1,162 @@
+"""Redis away: 503 within the caller's patience, nothing accepted is lost, and no hand is needed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import httpx
+
+from tests.support import waiting
+from tests.support.customer import Customer, body, refused
+from tests.support.provider import Answer, Provider
+from tests.support.server import Server
+from tests.support.system import System
+
+CHAT: Final = "/api/v1/chat"
+# What a front says to itself and its workers while Redis is away.
+EXPECTED: Final = {"unavailable", "waiting for Redis", "a beat was missed", "reaped"}
+
+
+async def _calls(api: Customer, receipt: dict[str, str]) -> list[httpx.Response]:
+    """Ask for one thing of every kind at once."""
+    calls: tuple[Awaitable[httpx.Response], ...] = (
+        api.post(CHAT, json={"message": "hello"}),
+        api.get(receipt["poll_url"]),
+        api.get(receipt["poll_url"], params={"wait": 1}),
+        api.post(receipt["cancel_url"]),
+        api.get("/api/v1/chat/conversations"),
+        api.get("/api/v1/account/credits"),
+        api.get("/readyz"),
+    )
+    return list(await asyncio.gather(*calls))
+
+
+async def _refused_within(api: Customer, receipt: dict[str, str], seconds: float) -> None:
+    began = time.monotonic()
+    for answer in await _calls(api, receipt):
+        refused(answer, 503, "UNAVAILABLE")
+        assert int(answer.headers["retry-after"]) >= 1
+        # Where Redis is, and what it said, is nobody's business.
+        assert "Redis" not in answer.text
+    assert time.monotonic() - began < seconds
+    # Alive is another thing than ready.
+    assert (await api.get("/healthz")).status_code == 200
+
+
+def _answers(api: Customer) -> Callable[[], Awaitable[bool]]:
+    async def does() -> bool:
+        return (await api.get("/api/v1/account/credits")).status_code == 200
+
+    return does
+
+
+async def _started(system: System) -> tuple[Customer, dict[str, str]]:
+    system.expected |= EXPECTED
+    await system.front()
+    api = await system.customer()
+    return api, await api.ask("before", model="alpha")
+
+
+async def test_a_dead_redis_is_503_at_once_and_back_by_itself(
+    own_system: System, own_server: Server
+) -> None:
+    api, receipt = await _started(own_system)
+    own_server.kill()
+    for _ in range(2):
+        await _refused_within(api, receipt, 2.0)
+    own_server.start()
+    await waiting.until(_answers(api))
+    await own_system.worker()
+    assert (await api.end(receipt))["state"] == "completed"
+    assert (await api.answer("after"))["state"] == "completed"
+
+
+async def test_a_paused_redis_is_503_in_bounded_time_and_back_by_itself(
+    own_system: System, own_server: Server
+) -> None:
+    own_system.change("redis", timeout_seconds=0.4)
+    api, receipt = await _started(own_system)
+    own_server.pause()
+    try:
+        # The timeout, its watch's grain, and one attempt to connect anew.
+        await _refused_within(api, receipt, 4.0)
+    finally:
+        own_server.resume()
+    await waiting.until(_answers(api))
+    await own_system.worker()
+    assert (await api.answer("after"))["state"] == "completed"
+
+
+async def test_what_was_refused_for_want_of_an_answer_is_one_generation_after_all(
+    own_system: System, own_server: Server, provider: Provider
+) -> None:
+    """A message sent into a pause may have arrived: its key finds out, and it is not sent twice."""
+    own_system.change("redis", timeout_seconds=0.4)
+    api, _ = await _started(own_system)
+    asked, key = {"message": "once"}, {"idempotency-key": "k"}
+    own_server.pause()
+    try:
+        refused(await api.post(CHAT, json=asked, headers=key), 503, "UNAVAILABLE")
+    finally:
+        own_server.resume()
+    await waiting.until(_answers(api))
+    answers = [await api.post(CHAT, json=asked, headers=key) for _ in range(2)]
+    assert body(answers[0])["message_id"] == body(answers[1])["message_id"]
+    await own_system.worker()
+    await api.end(body(answers[0]))
+    await waiting.until(lambda: len(provider.requests) == 2)
+    assert sorted(request.last for request in provider.requests) == ["before", "once"]
+
+
+async def test_an_answer_under_way_survives_a_restart_of_redis(
+    own_system: System, own_server: Server, provider: Provider
+) -> None:
+    own_system.expected |= EXPECTED
+    await own_system.front()
+    await own_system.worker()
+    api = await own_system.customer()
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    receipt = await api.ask("hello")
+
+    async def has_begun() -> bool:
+        return (await api.look(receipt))["result"]["content"] == "one"
+
+    await waiting.until(has_begun)
+    wait = asyncio.create_task(api.get(receipt["poll_url"], params={"wait": 45}))
+    await waiting.until(_answers(api))
+    own_server.restart()
+    gate.set()
+    # Who waited was told at once, or waited on.
+    assert (await wait).status_code in {200, 503}
+    status = await api.end(receipt)
+    assert (status["state"], status["result"]["content"]) == ("completed", "one two")
+    assert len(provider.requests) == 1
+
+
+async def test_a_front_comes_back_to_a_redis_that_lost_its_functions(
+    own_system: System, own_server: Server
+) -> None:
+    api, receipt = await _started(own_system)
+    with own_server.look() as look:
+        look("FUNCTION", "FLUSH")
+    assert (await api.look(receipt))["state"] == "processing"
+    with own_server.look() as look:
+        look("FUNCTION", "FLUSH")
+    assert await api.ask("after")
+
+
+async def test_a_redis_that_cannot_write_is_503_for_writers_only(
+    own_system: System, own_server: Server
+) -> None:
+    api, receipt = await _started(own_system)
+    with own_server.look() as look:
+        look("CONFIG", "SET", "maxmemory", "1")
+    answer = await api.post(CHAT, json={"message": "hello"})
+    refused(answer, 503, "UNAVAILABLE")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert (await api.look(receipt))["state"] == "processing"
+    with own_server.look() as look:
+        look("CONFIG", "SET", "maxmemory", "0")
+    assert await api.ask("hello")

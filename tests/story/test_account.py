@@ -1,0 +1,109 @@
+"""The tutorial: conversations, credits and keys."""
+
+import time
+
+import pytest
+
+from tests.support import waiting
+from tests.support.customer import Customer, body, refused
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
+
+LIST = "/api/v1/chat/conversations"
+
+
+async def test_find_rename_and_delete_a_conversation(api: Customer) -> None:
+    """I find my conversation in the list, give it a name, read it, and delete it for good."""
+    receipt = await api.ask("Where shall we go?")
+    await api.end(receipt)
+    (found,) = body(await api.get(LIST))["conversations"]
+    assert found["name"].startswith("API Chat - ")
+    path = f"{LIST}/{found['session_id']}"
+    body(await api.patch(path, json={"name": "Trip to Rome"}))
+    (found,) = body(await api.get(LIST))["conversations"]
+    assert found["name"] == "Trip to Rome"
+    read = body(await api.get(f"{path}/messages"))["messages"]
+    assert [(each["role"], each["content"]) for each in read] == [
+        ("user", "Where shall we go?"),
+        ("assistant", "You said: Where shall we go?"),
+    ]
+    body(await api.delete(path))
+    assert body(await api.get(LIST))["conversations"] == []
+    refused(await api.get(receipt["poll_url"]), 404, "GENERATION_NOT_FOUND")
+
+
+async def test_read_a_long_conversation_page_by_page(api: Customer) -> None:
+    """I turn the pages of a long conversation and read every message once, oldest first."""
+    receipt = await api.ask("message 0")
+    await api.end(receipt)
+    for number in range(1, 5):
+        await api.answer(f"message {number}", session_id=receipt["session_id"])
+    path, read, page = f"{LIST}/{receipt['session_id']}/messages", [], 1
+    while True:
+        got = body(await api.get(path, params={"page": page, "limit": 4}))
+        read += [each["content"] for each in got["messages"]]
+        if page == got["pagination"]["pages"]:
+            break
+        page += 1
+    assert page == 3
+    assert read[::2] == [f"message {number}" for number in range(5)]
+    assert len(read) == got["pagination"]["total"] == 10
+
+
+async def test_credits_are_held_then_paid_and_the_rest_comes_back(
+    api: Customer, system: System
+) -> None:
+    """What my answer may cost is set aside while it is made; I pay what it did cost."""
+    before = await api.credits()
+    await system.stop(system.workers[0])
+    receipt = await api.ask("hello")
+    held = await api.credits()
+    assert held["held"] > 0
+    assert held["available"] == pytest.approx(before["available"] - held["held"])
+    await system.worker()
+    status = await api.end(receipt)
+    after = await api.credits()
+    assert 0 < status["credits_used"] < held["held"]
+    assert after["held"] == 0
+    assert after["available"] == pytest.approx(before["available"] - status["credits_used"])
+
+
+async def test_a_revoked_key_stops_working_within_a_second(api: Customer, system: System) -> None:
+    """I lost a key; I revoke it, and a second later nobody can use it. My other key still works."""
+    lost = await system.key()
+    finder = await system.caller({"Authorization": f"Bearer {lost.key}"})
+    body(await finder.get("/api/v1/account/credits"))
+    revoked_at = time.monotonic()
+    await system.accounts.revoke_key(lost.key_id)
+
+    async def is_out() -> bool:
+        return (await finder.get("/api/v1/account/credits")).status_code == 401
+
+    await waiting.until(is_out)
+    assert time.monotonic() - revoked_at < 1.0
+    assert (await api.answer("hello"))["state"] == "completed"
+
+
+async def test_nobody_else_sees_what_is_mine(api: Customer, other: Customer) -> None:
+    """Another account that learns the ids of my messages can do nothing with them."""
+    receipt = await api.ask("a secret")
+    await api.end(receipt)
+    refused(await other.get(receipt["poll_url"]), 404, "GENERATION_NOT_FOUND")
+    path = f"{LIST}/{receipt['session_id']}"
+    refused(await other.get(f"{path}/messages"), 404, "SESSION_NOT_FOUND")
+    refused(await other.delete(path), 404, "SESSION_NOT_FOUND")
+    assert len(await api.messages(receipt["session_id"])) == 2
+
+
+async def test_who_posts_too_often_is_told_when_to_come_back(system: System) -> None:
+    """I post more than my tier allows in a minute; I read how long to wait, and lose nothing."""
+    await system.front()
+    api = await system.customer("small", tier="free")
+    receipts = [await api.ask(f"message {number}") for number in range(10)]
+    answer = await api.post("/api/v1/chat", json={"message": "one too many"})
+    refused(answer, 429, "RATE_LIMITED")
+    assert int(answer.headers["Retry-After"]) > 0
+    for receipt in receipts:
+        assert (await api.end(receipt))["state"] == "completed"

@@ -1,0 +1,154 @@
+"""The tutorial: a message in, a receipt back, and the three ways to learn of the answer."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from tests.support import waiting
+from tests.support.customer import Customer, body, refused
+from tests.support.provider import Answer, Provider
+from worker.consumer import PolluxWorker
+
+pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
+
+
+async def test_ask_and_poll_to_the_end(api: Customer) -> None:
+    """I post a message, get a receipt at once, and look at its link until the answer is there."""
+    receipt = await api.post("/api/v1/chat", json={"message": "hello"})
+    assert receipt.status_code == 200
+    link = receipt.json()["poll_url"]
+
+    async def has_ended() -> httpx.Response | None:
+        status = await api.get(link)
+        return status if status.json()["state"] != "processing" else None
+
+    status = (await waiting.until(has_ended)).json()
+    assert status["state"] == "completed"
+    assert status["progress"] == 100
+    assert status["result"]["content"] == "You said: hello"
+
+
+async def test_wait_instead_of_polling(api: Customer) -> None:
+    """I ask the link to wait, and it answers when my answer is ready."""
+    receipt = await api.ask("hello")
+    status = await api.get(receipt["poll_url"], params={"wait": 30})
+    assert status.json()["result"]["content"] == "You said: hello"
+
+
+async def test_see_the_answer_grow(api: Customer, provider: Provider) -> None:
+    """While my answer is being written I can show what there is of it."""
+    more = asyncio.Event()
+    provider.script.append(Answer(text="Once upon a time", gate=more, gate_after=2))
+    receipt = await api.ask("Tell me a story")
+
+    async def has_begun() -> bool:
+        status = await api.look(receipt)
+        return bool(status["result"]["content"] == "Once upon" and status["result"]["partial"])
+
+    await waiting.until(has_begun)
+    more.set()
+    assert (await api.end(receipt))["result"]["content"] == "Once upon a time"
+
+
+async def test_look_again_only_when_something_changed(api: Customer, provider: Provider) -> None:
+    """I send the tag that I got, and as long as nothing changes I get an empty 304 and a hint."""
+    more = asyncio.Event()
+    provider.script.append(Answer(gate=more))
+    receipt = await api.ask("hello")
+    await waiting.until(lambda: provider.requests)
+    first = await api.get(receipt["poll_url"])
+    again = await api.get(receipt["poll_url"], headers={"If-None-Match": first.headers["etag"]})
+    assert again.status_code in {200, 304}
+    if again.status_code == 304:
+        assert int(again.headers["poll-interval-hint"]) >= 1
+    more.set()
+    last = await api.get(
+        receipt["poll_url"],
+        params={"wait": 30},
+        headers={"If-None-Match": again.headers["etag"]},
+    )
+    assert last.status_code == 200
+    assert last.headers["etag"] != first.headers["etag"]
+    assert (await api.end(receipt))["state"] == "completed"
+
+
+async def test_follow_up_in_the_same_session(api: Customer, provider: Provider) -> None:
+    """I send the session that I was given with my next message, and the model knows the first."""
+    receipt = await api.ask("What is machine learning?", system_prompt="Be brief.")
+    await api.end(receipt)
+    await api.answer("Give me an example", session_id=receipt["session_id"])
+    assert [message["content"] for message in provider.requests[-1].messages] == [
+        "Be brief.",
+        "What is machine learning?",
+        "You said: What is machine learning?",
+        "Give me an example",
+    ]
+
+
+async def test_choose_a_model_or_leave_it_to_pollux(api: Customer) -> None:
+    """I list the models and name one; when I name none, the status says which one answered."""
+    models = (await api.get("/api/v1/models", params={"type": "chat"})).json()["models"]
+    named = models[1]["identifier"]
+    assert (await api.answer("hello", model=named))["result"]["model"] == named
+    status = await api.answer("hello")
+    assert status["result"]["model"] == "auto"
+    assert status["routing"]["chosen"] == models[0]["identifier"]
+
+
+async def test_cancel_before_anybody_began(api: Customer, provider: Provider) -> None:
+    """I cancel a message that still waits; it ends at once and costs nothing."""
+    first = await api.ask("first")
+    provider.script.append(Answer(gate=asyncio.Event()))
+    await api.end(first)
+    running = await api.ask("second", session_id=first["session_id"])
+    waits = await api.ask("third", session_id=first["session_id"])
+    cancelled = body(await api.post(waits["cancel_url"]))
+    assert (cancelled["state"], cancelled["effect"]) == ("cancelled", "immediate")
+    assert (await api.look(waits))["credits_used"] == 0
+    assert (await api.look(running))["state"] == "processing"
+
+
+async def test_cancel_in_the_middle(api: Customer, provider: Provider) -> None:
+    """I cancel an answer that is being written; it stops, and I keep what there is of it."""
+    provider.script.append(Answer(text="one two three", gate=asyncio.Event(), gate_after=2))
+    receipt = await api.ask("Count to three")
+
+    async def has_begun() -> bool:
+        return bool((await api.look(receipt))["result"]["content"] == "one two")
+
+    await waiting.until(has_begun)
+    assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
+    status = await api.end(receipt)
+    assert (status["state"], status["result"]["content"]) == ("cancelled", "one two")
+
+
+async def test_cancel_too_late(api: Customer) -> None:
+    """I cancel an answer that is there; I am told so, and nothing changes."""
+    receipt = await api.ask("hello")
+    await api.end(receipt)
+    refusal = refused(await api.post(receipt["cancel_url"]), 409, "ALREADY_FINISHED")
+    assert refusal["state"] == "completed"
+    assert (await api.look(receipt))["result"]["content"] == "You said: hello"
+
+
+async def test_retry_safely(api: Customer, provider: Provider) -> None:
+    """My line broke after I posted; I post the same again under the same key, and pay once."""
+    asked = {"message": "hello"}
+    key = {"Idempotency-Key": "order-66"}
+    first = await api.post("/api/v1/chat", json=asked, headers=key)
+    again = await api.post("/api/v1/chat", json=asked, headers=key)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["message_id"] == first.json()["message_id"]
+    await api.end(first.json())
+    assert len(provider.requests) == 1
+
+
+async def test_an_answer_that_failed_says_why(api: Customer, provider: Provider) -> None:
+    """My answer could not be made; I read a sentence, a code for my program, and pay nothing."""
+    provider.script.append(Answer(status=401))
+    status = await api.answer("hello")
+    assert status["state"] == "failed"
+    assert status["error"] == "The provider refused the deployment's credentials."
+    assert status["failure"]["category"] == "auth"
+    assert status["credits_used"] == 0

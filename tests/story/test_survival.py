@@ -1,0 +1,118 @@
+"""The tutorial: any process may be killed at any moment. Here real ones are."""
+
+import asyncio
+
+import pytest
+
+from tests.support import waiting
+from tests.support.customer import Customer, Json
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+
+async def _begun(api: Customer, receipt: Json) -> None:
+    async def has_begun() -> bool:
+        return bool((await api.look(receipt))["result"]["content"])
+
+    await waiting.until(has_begun, what="the answer's beginning")
+
+
+async def test_a_worker_is_killed_in_the_middle_and_another_finishes(
+    system: System, provider: Provider
+) -> None:
+    """A worker dies while it writes my answer; another one makes it, and I pay once."""
+    await system.front()
+    api = await system.customer()
+    first = await system.spawn_worker()
+    provider.script.append(Answer(text="half an answer", gate=asyncio.Event(), gate_after=1))
+    provider.script.append(Answer(text="the whole answer"))
+    receipt = await api.ask("hello")
+    await _begun(api, receipt)
+    first.kill()
+    await system.spawn_worker()
+    status = await api.end(receipt)
+    assert (status["state"], status["attempt"]) == ("completed", 2)
+    assert status["result"]["content"] == "the whole answer"
+    credits_ = await api.credits()
+    assert credits_["held"] == 0
+    assert credits_["total"] == pytest.approx(1000 - status["credits_used"])
+    listed = [each["content"] for each in await api.messages(receipt["session_id"])]
+    assert listed == ["hello", "the whole answer"]
+
+
+async def test_a_worker_is_told_to_go_and_loses_nothing(system: System, provider: Provider) -> None:
+    """A new version is rolled out while my answers are made; every one of them arrives."""
+    system.change("worker", grace_seconds=10.0)
+    await system.front()
+    api = await system.customer()
+    old = await system.spawn_worker()
+    gate = asyncio.Event()
+    provider.script += [Answer(text=f"answer {n}", gate=gate) for n in range(3)]
+    begun = [await api.ask(f"question {n}") for n in range(3)]
+    await waiting.until(lambda: len(provider.requests) == 3)
+    old.terminate()
+    await old.says("draining")
+    late = [await api.ask(f"late question {n}") for n in range(3)]
+    gate.set()
+    assert await old.ended() == 0
+    # What had begun was finished by the old worker, and the rest waits for the new one.
+    for receipt in begun:
+        status = await api.look(receipt)
+        assert (status["state"], status["attempt"]) == ("completed", 1)
+    await system.spawn_worker()
+    for receipt in late:
+        assert (await api.end(receipt))["state"] == "completed"
+    assert len(provider.requests) == 6
+
+
+async def test_a_worker_that_may_not_finish_hands_its_work_over(
+    system: System, provider: Provider
+) -> None:
+    """My answer takes longer than a worker may stay; the next worker makes it, at no extra cost."""
+    await system.front()
+    api = await system.customer()
+    old = await system.spawn_worker()
+    provider.script.append(Answer(text="half an answer", gate=asyncio.Event(), gate_after=1))
+    receipt = await api.ask("hello")
+    await _begun(api, receipt)
+    old.terminate()
+    assert await old.ended() == 0
+    status = await api.look(receipt)
+    assert (status["state"], status["stage"]) == ("processing", "queued")
+    await system.spawn_worker()
+    status = await api.end(receipt)
+    assert (status["state"], status["result"]["content"]) == ("completed", "You said: hello")
+
+
+async def test_a_front_is_killed_and_another_answers_for_it(
+    system: System, provider: Provider
+) -> None:
+    """The server that took my message dies; another one knows my receipt."""
+    front = await system.spawn_front()
+    api = await system.customer()
+    receipt = await api.ask("hello")
+    front.kill()
+    system.url = await system.front()
+    await system.spawn_worker()
+    api = await system.customer()
+    assert (await api.end(receipt))["result"]["content"] == "You said: hello"
+    assert len(provider.requests) == 1
+
+
+async def test_cancel_although_the_worker_is_dead(system: System, provider: Provider) -> None:
+    """I cancel an answer whose worker has died; it ends cancelled, and I pay nothing."""
+    await system.front()
+    api = await system.customer()
+    first = await system.spawn_worker()
+    provider.script.append(Answer(text="half an answer", gate=asyncio.Event()))
+    receipt = await api.ask("hello")
+    await waiting.until(lambda: provider.requests)
+    first.kill()
+    assert (await api.post(receipt["cancel_url"])).status_code == 200
+    await system.spawn_worker()
+    status = await api.end(receipt)
+    assert (status["state"], status["credits_used"]) == ("cancelled", 0)
+    assert (await api.credits())["held"] == 0
+    assert len(provider.requests) == 1

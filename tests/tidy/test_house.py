@@ -1,0 +1,89 @@
+"""The house: every file is used, keys are made in one place, the README tells what is there."""
+
+import ast
+import re
+from typing import Final
+
+from deploy.cli import app
+from shared.redis import keys
+from tests.tidy import source
+
+_MENTION: Final = re.compile(r"(?<![\w/])(?:api|worker|shared|deploy|tests)/[\w./-]*[\w/]")
+_LAZY: Final = re.compile(r"^((?:api|worker|shared|deploy)(?:\.\w+)+)(?::\w+)?$")
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Return every module that a file imports, by a statement or by its name in a text."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found | {match[1] for text in source.strings(tree) if (match := _LAZY.match(text))}
+
+
+def _is_entry(path: str, tree: ast.Module) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    if name in {"__init__.py", "__main__.py", "conftest.py"} or name.startswith("test_"):
+        return True
+    # pyproject.toml names the command; what else may be started says so itself.
+    return any(
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Compare)
+        and isinstance(node.test.left, ast.Name)
+        and node.test.left.id == "__name__"
+        for node in tree.body
+    )
+
+
+def test_every_file_is_imported_or_started() -> None:
+    for packages in (source.PRODUCT, source.PACKAGES):
+        trees = source.modules(*packages)
+        used = set().union(*(_imported(tree) for tree in trees.values()))
+        idle = [
+            path
+            for path, tree in trees.items()
+            if not _is_entry(path, tree) and source.dotted(path) not in used
+        ]
+        assert not idle
+
+
+def test_keys_are_made_in_one_place() -> None:
+    heads = {key.pattern.split("<")[0] for key in keys.FAMILIES.values() if "<" in key.pattern}
+    tags = re.compile(r"\{sys\}|\{p\d\d\}")
+    strays = [
+        f"{path}: {text!r}"
+        for path, tree in source.modules(*source.PRODUCT).items()
+        if path != "shared/redis/keys.py"
+        for text in source.strings(tree)
+        if tags.search(text) or any(re.match(rf"{head}(\S|$)", text) for head in heads)
+    ]
+    assert not strays
+
+
+def test_lua_makes_no_key_of_its_own() -> None:
+    strays = [
+        path
+        for path, text in source.texts().items()
+        if path.endswith(".lua") and re.search(r"\broot\s*\.\.", text)
+    ]
+    assert not strays
+
+
+def test_readme_speaks_only_of_what_is_there() -> None:
+    readme = source.texts()["README.md"]
+    missing = [
+        mention
+        for mention in set(_MENTION.findall(readme))
+        if not (source.ROOT / mention).exists() and not (source.ROOT / f"{mention}.py").exists()
+    ]
+    assert not missing
+
+
+def test_readme_names_every_house_and_every_command() -> None:
+    readme = source.texts()["README.md"]
+    assert [name for name in source.PACKAGES if f"{name}/" not in readme] == []
+    commands = [name for name in app if not name.startswith("-")]
+    assert [name for name in commands if f"pollux {name}" not in readme] == []

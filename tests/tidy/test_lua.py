@@ -1,0 +1,70 @@
+"""The Redis functions and their stubs say the same, and each file tells what it must."""
+
+import ast
+import re
+from typing import Final, get_type_hints
+
+import pytest
+
+from shared.redis import functions, library
+from tests.tidy import source
+
+_FOLDER: Final = "shared/redis/functions"
+_COMMENT: Final = re.compile(r"--[^\n]*")
+
+
+def _stubs() -> dict[str, tuple[str, bool]]:
+    """Return each stub by the function it invokes, and whether it sends a blob."""
+    found = {}
+    tree = source.modules()["shared/redis/functions.py"]
+    for function in source.functions(tree):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "invoke":
+                name = ast.literal_eval(node.args[1])
+                has_blob = any(keyword.arg == "blob" for keyword in node.keywords)
+                found[name] = (function.name, has_blob)
+    return found
+
+
+STUBS: Final = _stubs()
+
+
+def test_every_function_has_its_stub_and_every_stub_its_function() -> None:
+    assert set(library.sources()) == set(STUBS)
+    assert all(name == stub for name, (stub, _) in STUBS.items())
+
+
+@pytest.mark.parametrize("name", sorted(STUBS))
+def test_both_sides_name_the_same_arguments(name: str) -> None:
+    text = library.sources()[name]
+    stub, has_blob = STUBS[name]
+    shape = get_type_hints(getattr(functions, stub))["ask"]
+    said = set(shape.__struct_fields__) | ({"blob"} if has_blob else set())
+    used = set(re.findall(r"\bask\.([a-z_]+)", _COMMENT.sub("", text)))
+    assert used == said
+
+
+@pytest.mark.parametrize("name", sorted(STUBS))
+def test_every_function_tells_its_contract(name: str) -> None:
+    text = library.sources()[name]
+    assert text.startswith(f"-- {name}: ")
+    head = text.split("\nlocal ")[0]
+    for word in ("ASK", "RETURNS", "ATOMIC"):
+        assert f"\n-- {word}" in head
+    told = head.split("\n-- ASK")[1].split("\n-- RETURNS")[0]
+    stub, _ = STUBS[name]
+    shape = get_type_hints(getattr(functions, stub))["ask"]
+    assert [
+        field for field in shape.__struct_fields__ if not re.search(rf"\b{field}\b", told)
+    ] == []
+
+
+@pytest.mark.parametrize("name", [*sorted(STUBS), "preamble"])
+def test_functions_are_short_and_made_of_known_commands(name: str) -> None:
+    text = source.texts()[f"{_FOLDER}/{name}.lua"]
+    bodies = re.findall(r"^(?:local )?function .*?^end", text, re.DOTALL | re.MULTILINE)
+    assert not [body.split("\n")[0] for body in bodies if body.count("\n") > 60]
+    # Scripts run alone: nothing here may block, walk all keys, or depend on the server's own
+    # chance.
+    for command in re.findall(r"redis\.call\('([A-Z]+)'", text):
+        assert command not in {"KEYS", "SCAN", "RANDOMKEY", "BLPOP", "SRANDMEMBER", "EVAL"}

@@ -1,0 +1,31 @@
+"""Workers in the test's own loop, each with the keys and hooks that a test gives it.
+
+Owns their start and their end. What a test wants of settings it changes on the system before.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from shared.clock import SystemClock
+from tests.support import waiting
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+
+@asynccontextmanager
+async def working(
+    system: System, environment: Mapping[str, str] | None = None, **hooks: object
+) -> AsyncIterator[PolluxWorker]:
+    """Run a worker and yield it once it may claim; leaving drains it and lets it go."""
+    worker = PolluxWorker(system.settings, environment or {}, SystemClock())
+    for name, hook in hooks.items():
+        setattr(worker, name, hook)
+    running = asyncio.create_task(worker.async_run())
+    try:
+        await waiting.until(lambda: "tools" in worker.ctx or running.done(), what="a worker")
+        yield worker
+    finally:
+        worker.begin_drain()
+        await running
+        await worker.close()

@@ -1,0 +1,170 @@
+"""In which order one worker takes what waits, and that it leaves nothing."""
+
+import asyncio
+import zlib
+from typing import Final
+
+import pytest
+
+from shared.wire.submission import Lane
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from tests.worker.crew import working
+from tests.worker.front import Front, Ticket
+
+_MANY: Final = 1_000
+
+
+def _account_in(front: Front, partition: int) -> str:
+    """Return the name of an account in a partition."""
+    count = front.settings.redis.partitions
+    names = (f"account{number}" for number in range(1_000))
+    return next(name for name in names if zlib.crc32(name.encode()) % count == partition % count)
+
+
+async def _submit(
+    front: Front, account: str, count: int, lane: Lane = "interactive"
+) -> list[Ticket]:
+    """Submit so many messages that say whose they are, in which lane, and which of them."""
+    return [
+        await front.submit(f"{account} {lane} {number}", account=account, lane=lane, rings=False)
+        for number in range(count)
+    ]
+
+
+async def _all_end(front: Front, tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        assert (await front.end(ticket)).stage == "completed"
+
+
+@pytest.mark.each_once
+async def test_a_thousand_messages_get_their_own_answers(
+    system: System, front: Front, provider: Provider
+) -> None:
+    provider.keeps_requests = False
+    names = [f"account{number}" for number in range(20)]
+    tickets = {
+        f"{name} {number}": await front.submit(f"{name} {number}", account=name, rings=False)
+        for number in range(_MANY // len(names))
+        for name in names
+    }
+    async with working(system):
+        for said, ticket in tickets.items():
+            ended = await front.end(ticket)
+            assert (ended.stage, ended.text) == ("completed", f"You said: {said}")
+    for name in names:
+        books = await front.books(name)
+        assert books.held == 0
+        assert books.settled > 0
+
+
+async def test_accounts_take_turns(system: System, front: Front, provider: Provider) -> None:
+    system.change("worker", concurrency=1)
+    name = _account_in(front, 0)
+    other = next(
+        f"other{number}"
+        for number in range(1_000)
+        if front.root_of(f"other{number}") == front.root_of(name)
+    )
+    greedy = await _submit(front, name, 12)
+    modest = await _submit(front, other, 4)
+    async with working(system):
+        await _all_end(front, greedy + modest)
+    order = [request.last for request in provider.requests]
+    assert max(order.index(f"{other} interactive {number}") for number in range(4)) <= 8
+    for account, count in ((name, 12), (other, 4)):
+        own = [said for said in order if said.startswith(account)]
+        assert own == [f"{account} interactive {number}" for number in range(count)]
+
+
+async def test_batch_work_waits_for_interactive_work(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", concurrency=1)
+    slow = await _submit(front, "ann", 5, "batch")
+    fast = await _submit(front, "ann", 5)
+    async with working(system):
+        await _all_end(front, slow + fast)
+    assert [request.last for request in provider.requests] == [
+        f"ann {lane} {number}" for lane in ("interactive", "batch") for number in range(5)
+    ]
+
+
+async def test_busy_partition_does_not_hide_the_others(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", concurrency=1)
+    count = front.settings.redis.partitions
+    busy = [
+        ticket
+        for partition in range(count)
+        for ticket in await _submit(front, _account_in(front, partition), 10)
+    ]
+    async with working(system):
+        await _all_end(front, busy)
+    order = [request.last.split()[0] for request in provider.requests]
+    for start in range(0, len(order), count):
+        assert len(set(order[start : start + count])) == count
+
+
+async def test_turns_of_a_session_run_one_at_a_time_in_order(
+    system: System, front: Front, provider: Provider
+) -> None:
+    provider.answer = lambda request: Answer(text=f"re {request.last}", gap_seconds=0.001)
+    first = await front.submit("turn 0", rings=False)
+    turns = [first] + [
+        await front.submit(f"turn {number}", session=first.session, rings=False)
+        for number in range(1, 8)
+    ]
+    async with working(system):
+        await _all_end(front, turns)
+    assert [request.last for request in provider.requests] == [f"turn {n}" for n in range(8)]
+    for number, request in enumerate(provider.requests):
+        assert len(request.messages) == 2 * number + 1
+        if number:
+            assert provider.requests[number - 1].answered_at is not None
+            assert provider.requests[number - 1].answered_at <= request.came_at
+    kept = await front.turns(first, 9)
+    assert [turn.assistant.content for turn in kept if turn.assistant] == [
+        f"re turn {number}" for number in range(8)
+    ]
+
+
+async def test_worker_takes_no_more_than_it_has_room_for(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", concurrency=3)
+    gate = asyncio.Event()
+    provider.answer = lambda _: Answer(text="Two", gate=gate)
+    tickets = await _submit(front, "ann", 8)
+    async with working(system) as worker:
+        await front.seen(tickets[2], lambda found: found.stage == "generating")
+        assert len(worker._running) == 3
+        assert (await front.look(tickets[3])).stage == "queued"
+        gate.set()
+        await _all_end(front, tickets)
+    most = 0
+    moments = sorted(
+        [(request.came_at, 1) for request in provider.requests]
+        + [(request.answered_at or 0.0, -1) for request in provider.requests]
+    )
+    running = 0
+    for _, change in moments:
+        running += change
+        most = max(most, running)
+    assert most == 3
+
+
+async def test_idle_worker_hears_the_bell(system: System, front: Front) -> None:
+    async with working(system):
+        for _ in range(5):
+            ticket = await front.submit()
+            ended = await front.end(ticket, 0.5)
+            assert ended.started is not None
+            assert ended.started - ended.accepted < 200
+
+
+async def test_idle_worker_finds_work_without_a_bell(system: System, front: Front) -> None:
+    async with working(system):
+        ticket = await front.submit(rings=False)
+        await front.end(ticket, 3)

@@ -1,0 +1,388 @@
+"""What stops an attempt from outside, or breaks it from inside, and what then becomes of it."""
+
+import asyncio
+import time
+
+import pytest
+
+from shared.redis import functions, keys
+from shared.redis.functions import ReleaseAsk
+from shared.wire import event as events
+from shared.wire.generation import Generation
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.attempts import Attempts, Hasty
+from tests.worker.front import GRANT, HOLD, Front, Ticket, text_of
+from tests.worker.providers.upstream import Line, Upstream
+from tests.worker.shaky import Shaky, Trouble
+from worker import pipeline
+from worker.run import Outcome, Run, StopReason
+
+
+def _fault(ended: Generation) -> tuple[str, str]:
+    assert ended.stage == "failed"
+    assert ended.assistant is not None
+    assert ended.assistant.failure is not None
+    assert ended.captured == 0
+    return ended.assistant.failure.category, ended.assistant.failure.code
+
+
+async def _seen(front: Front, ticket: Ticket, length: int = 1) -> Generation:
+    """Wait until so much of the answer can be read."""
+    return await front.seen(ticket, lambda found: len(found.text) >= length)
+
+
+async def _gone_seconds(provider: Provider, since: float) -> float:
+    """Return how long after `since` the upstream was left."""
+    await asyncio.wait_for(provider.requests[-1].ended.wait(), 5)
+    gone_at = provider.requests[-1].gone_at
+    assert gone_at is not None
+    return gone_at - since
+
+
+# Cancel
+
+
+async def test_cancel_before_the_first_token_costs_nothing_and_leaves_the_upstream(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    provider.script.append(Answer(gate=asyncio.Event()))
+    ticket = await front.submit(rings=False)
+    attempt = attempts.begin(ticket)
+    await until(lambda: provider.requests)
+    await front.cancel(ticket)
+    pulled_at = time.monotonic()
+    attempts.brake.pull("cancel")
+    assert await _gone_seconds(provider, pulled_at) < 0.2
+    await attempt
+    ended = await front.look(ticket)
+    assert (ended.stage, ended.text, ended.captured) == ("cancelled", "", 0)
+    assert isinstance((await front.told(ticket))[-1].event, events.Cancelled)
+    assert (await front.books()).balance == GRANT
+
+
+async def test_cancel_in_the_middle_keeps_what_was_made_and_takes_its_price(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="word " * 40, gate=gate, gate_after=20))
+    ticket = await front.submit(rings=False)
+    attempt = attempts.begin(ticket)
+    seen = await _seen(front, ticket, 20 * len(" word") - 1)
+    await front.cancel(ticket)
+    pulled_at = time.monotonic()
+    attempts.brake.pull("cancel")
+    assert await _gone_seconds(provider, pulled_at) < 0.2
+    await attempt
+    ended = await front.look(ticket)
+    assert (ended.stage, ended.text) == ("cancelled", seen.text)
+    assert text_of(await front.told(ticket)) == ended.text
+    assert ended.assistant is not None
+    assert ended.assistant.usage is not None
+    assert ended.assistant.usage.estimated
+    assert 0 < ended.captured == ended.assistant.usage.cost < HOLD
+    books = await front.books()
+    assert (books.balance, books.held) == (GRANT - ended.captured, 0)
+
+
+async def test_cancel_is_heard_with_the_next_token_even_when_nobody_brings_it(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    provider.script.append(Answer(text="word " * 4000, gap_seconds=0.002))
+    ticket = await front.submit(rings=False)
+    attempt = attempts.begin(ticket)
+    await _seen(front, ticket)
+    await front.cancel(ticket)
+    await asyncio.wait_for(attempt, 2)
+    assert (await front.look(ticket)).stage == "cancelled"
+
+
+async def test_cancel_while_the_end_is_written_comes_too_late(
+    attempts: Attempts, front: Front
+) -> None:
+    shaky = Shaky(front.redis, "settle")
+    shaky.troubles.extend(["lost"] * 5)
+    attempts.redis = shaky
+    ticket = await front.submit(rings=False)
+    attempt = attempts.begin(ticket)
+    await until(lambda: shaky.asked)
+    attempts.brake.pull("cancel")
+    await front.cancel(ticket)
+    await attempt
+    ended = await front.look(ticket)
+    assert (ended.stage, ended.text) == ("completed", "You said: hello")
+
+
+# Pulled before it began
+
+
+async def test_attempt_that_is_cancelled_before_it_begins_still_ends(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    ticket = await front.submit(rings=False)
+    await attempts.pulled(ticket, "cancel")
+    assert (await front.look(ticket)).stage == "cancelled"
+    assert provider.requests == []
+
+
+async def test_attempt_that_is_drained_goes_back_to_the_front_of_its_line(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    first = await front.submit("first", rings=False)
+    second = await front.submit("second", rings=False)
+    await attempts.pulled(first, "drain")
+    assert (await front.look(first)).stage == "queued"
+    record = await front.record(first)
+    assert (record["attempt"], record["drains"]) == ("1", "1")
+    assert "crashes" not in record
+    await attempts.run(first)
+    await attempts.run(second)
+    assert [request.last for request in provider.requests] == ["first", "second"]
+
+
+@pytest.mark.parametrize("why", ["cancel", "drain", "lost"])
+async def test_brake_that_is_pulled_twice_stops_once(
+    attempts: Attempts, front: Front, provider: Provider, why: StopReason
+) -> None:
+    provider.script.append(Answer(gate=asyncio.Event()))
+    ticket = await front.submit(rings=False)
+    attempt = attempts.begin(ticket)
+    await until(lambda: provider.requests)
+    attempts.brake.pull(why)
+    attempts.brake.pull("cancel")
+    await attempt
+    stage = (await front.look(ticket)).stage
+    assert stage == {"cancel": "cancelled", "drain": "queued", "lost": "generating"}[why]
+
+
+# Lost
+
+
+async def test_attempt_that_lost_its_lease_shows_nothing_more(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.extend([Answer(text="old " * 20, gate=gate, gate_after=3), Answer(text="new")])
+    ticket = await front.submit(rings=False)
+    old = attempts.begin(ticket)
+    await _seen(front, ticket)
+    ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
+    assert await functions.release(front.redis, ticket.root, ask)
+    await attempts.run(ticket)
+    ended, told = await front.look(ticket), await front.told(ticket)
+    gate.set()
+    await asyncio.wait_for(old, 5)
+    assert (await front.look(ticket), await front.told(ticket)) == (ended, told)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", "new", 2)
+    assert text_of(told) == "new"
+    assert len(await front.turns(ticket, 2)) == 1
+
+
+async def test_attempt_that_lost_its_lease_before_its_end_cannot_end_it(
+    attempts: Attempts, front: Front
+) -> None:
+    shaky = Shaky(front.redis, "settle")
+    shaky.troubles.extend(["lost"] * 3)
+    attempts.redis = shaky
+    ticket = await front.submit(rings=False)
+    attempt = attempts.begin(ticket)
+    await until(lambda: shaky.asked)
+    ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
+    assert await functions.release(front.redis, ticket.root, ask)
+    assert await attempt is False
+    assert (await front.look(ticket)).stage == "queued"
+    assert (await front.books()).held == HOLD
+
+
+# Time
+
+
+async def test_deadline_in_the_middle_ends_the_answer_and_gives_the_credits_back(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    provider.script.append(Answer(text="word " * 40, gate=asyncio.Event(), gate_after=5))
+    ticket = await front.submit(rings=False, deadline_ms=400)
+    await attempts.run(ticket)
+    ended = await front.look(ticket)
+    assert _fault(ended) == ("expired", "DEADLINE_EXCEEDED")
+    assert ended.text == "word word word word word"
+    assert (await front.books()).balance == GRANT
+    assert provider.requests[0].gone_at is not None
+
+
+async def test_model_that_does_not_begin_is_given_up(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    attempts.change_models(first_token_seconds=0.1)
+    provider.answer = lambda _: Answer(gate=asyncio.Event())
+    ticket = await front.submit(rings=False)
+    await attempts.run(ticket)
+    assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
+    assert len(provider.requests) == 3
+
+
+async def test_provider_that_falls_silent_is_given_up(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    attempts.change_providers(idle_seconds=0.1)
+    provider.answer = lambda _: Answer(text="word " * 9, gate=asyncio.Event(), gate_after=5)
+    ticket = await front.submit(rings=False)
+    await attempts.run(ticket)
+    ended = await front.look(ticket)
+    assert _fault(ended) == ("timeout", "PROVIDER_SILENT")
+    assert ended.text == "word word word word word"
+    assert len(provider.requests) == 1
+
+
+async def _pinging(line: Line) -> None:
+    await line.head()
+    while True:
+        await line.send(b": ping\n\n")
+        await Hasty().sleep(1)
+
+
+async def test_provider_that_only_pings_is_given_up(attempts: Attempts, front: Front) -> None:
+    attempts.change_providers(idle_seconds=0.2)
+    attempts.change_models(first_token_seconds=0.2)
+    async with Upstream() as upstream:
+        upstream.script = _pinging
+        attempts.change_providers(base_url=upstream.url)
+        ticket = await front.submit(rings=False)
+        await asyncio.wait_for(attempts.run(ticket), 5)
+    assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
+
+
+# Faults of our own
+
+
+@pytest.mark.parametrize("index", range(4))
+async def test_step_that_raises_ends_one_generation(
+    attempts: Attempts, front: Front, system: System, monkeypatch: pytest.MonkeyPatch, index: int
+) -> None:
+    async def broken(_: Run) -> Outcome | None:
+        raise ZeroDivisionError
+
+    system.expected.add("a step failed")
+    steps = list(pipeline.STEPS)
+    steps[index] = broken
+    monkeypatch.setattr(pipeline, "STEPS", tuple(steps))
+    ended = await attempts.ended()
+    assert _fault(ended) == ("internal", "INTERNAL")
+    assert (await front.books()).balance == GRANT
+    monkeypatch.undo()
+    assert (await attempts.ended()).stage == "completed"
+
+
+@pytest.mark.parametrize("blob", [b"", b"\xc1", b"\x80", b"\xa5hello", b"\x81\xa7session\xc0"])
+async def test_submission_that_cannot_be_read_ends_one_generation(
+    attempts: Attempts, system: System, blob: bytes
+) -> None:
+    system.expected.add("unreadable record")
+    assert _fault(await attempts.ended(blob=blob)) == ("internal", "UNREADABLE_RECORD")
+    assert (await attempts.ended()).stage == "completed"
+
+
+async def test_message_that_cannot_be_read_ends_one_generation(
+    attempts: Attempts, front: Front, system: System
+) -> None:
+    system.expected.add("unreadable record")
+    ticket = await front.submit(rings=False)
+    turns = keys.TURNS(ticket.root, ticket.account, ticket.session, 0)
+    await front.redis.call("HSET", turns, "1:u", b"\xc1")
+    await attempts.run(ticket)
+    stored = await front.redis.call("HGET", turns, "1:a")
+    assert stored is not None
+    record = await front.record(ticket)
+    assert record["stage"] == "failed"
+
+
+async def test_history_that_cannot_be_read_ends_one_generation(
+    attempts: Attempts, front: Front, system: System
+) -> None:
+    system.expected.add("a step failed")
+    first = await front.submit(rings=False)
+    await attempts.run(first)
+    turns = keys.TURNS(first.root, first.account, first.session, 0)
+    await front.redis.call("HSET", turns, "1:a", b"\xc1")
+    second = await front.submit(session=first.session, rings=False)
+    await attempts.run(second)
+    assert _fault(await front.look(second)) == ("internal", "INTERNAL")
+
+
+async def test_append_that_fails_ends_one_generation_and_leaves_the_upstream(
+    attempts: Attempts, front: Front, system: System, provider: Provider
+) -> None:
+    system.expected.add("an append failed")
+    shaky = Shaky(front.redis, "append")
+    shaky.troubles.append("refused")
+    attempts.redis = shaky
+    provider.script.append(Answer(text="word " * 4000, gap_seconds=0.002))
+    ticket = await front.submit(rings=False)
+    await asyncio.wait_for(attempts.run(ticket), 3)
+    assert _fault(await front.look(ticket)) == ("internal", "INTERNAL")
+    assert (await front.books()).balance == GRANT
+    assert isinstance((await front.told(ticket))[-1].event, events.Failed)
+
+
+# Trouble with Redis
+
+
+async def test_step_that_redis_does_not_answer_is_tried_again_later(
+    attempts: Attempts, front: Front, system: System
+) -> None:
+    system.expected.add("waiting for Redis")
+    shaky = Shaky(front.redis, "HGET", "HGETALL")
+    shaky.troubles.append("lost")
+    attempts.redis = shaky
+    ticket = await front.submit(rings=False)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+    await front.hasten(ticket)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "completed"
+
+
+@pytest.mark.parametrize("troubles", [["lost"] * 4, ["unanswered"] * 4, ["lost", "unanswered"] * 2])
+async def test_end_is_said_until_it_is_answered_and_counts_once(
+    attempts: Attempts, front: Front, troubles: list[Trouble]
+) -> None:
+    shaky = Shaky(front.redis, "settle")
+    shaky.troubles.extend(troubles)
+    attempts.redis = shaky
+    ended = await attempts.ended()
+    assert len(shaky.asked) == len(troubles) + 1
+    assert (ended.stage, ended.text) == ("completed", "You said: hello")
+    books = await front.books()
+    assert (books.settled, books.balance) == (ended.captured, GRANT - ended.captured)
+    told = await front.told(Ticket(front.root_of("ann"), "ann", ended.session, ended.id))
+    assert [each.seq for each in told] == list(range(1, len(told) + 1))
+    assert [type(each.event) for each in told].count(events.Completed) == 1
+
+
+@pytest.mark.parametrize("function", ["append", "settle"])
+async def test_last_words_are_repeated_together_with_the_end(
+    attempts: Attempts, front: Front, function: str
+) -> None:
+    attempts.change_worker(flush_seconds=30.0)
+    shaky = Shaky(front.redis, function)
+    shaky.troubles.extend(["none", "unanswered", "lost", "unanswered"])
+    attempts.redis = shaky
+    ticket = await front.submit("say it", rings=False)
+    await attempts.run(ticket)
+    ended, told = await front.look(ticket), await front.told(ticket)
+    assert text_of(told) == ended.text == "You said: say it"
+    assert [each.seq for each in told] == list(range(1, len(told) + 1))
+
+
+@pytest.mark.parametrize("trouble", ["lost", "unanswered"])
+async def test_release_is_said_until_it_is_answered(
+    attempts: Attempts, front: Front, trouble: Trouble
+) -> None:
+    shaky = Shaky(front.redis, "release")
+    shaky.troubles.extend([trouble] * 3)
+    attempts.redis = shaky
+    ticket = await front.submit(rings=False)
+    await attempts.pulled(ticket, "drain")
+    assert (await front.look(ticket)).stage == "queued"
+    assert (await front.record(ticket))["drains"] == "1"
