@@ -29,11 +29,11 @@ HINT_SECONDS_UNKNOWN: Final = 2
 _FRESH_SECONDS: Final = 2.0
 _UNKNOWN_SECONDS: Final = 5.0
 # Without a measured answer, what the catalogue says may be wrong by these factors.
-DOUBTS: Final = (0.2, 0.4, 0.7, 1.0, 1.8, 3.0, 6.0)
+DOUBTS: Final = (0.15, 0.3, 0.6, 1.0, 1.8, 3.0, 6.0)
 # A plan is made from this many durations at most: more make it no better.
 _SAMPLES_MAX: Final = 64
 # A look that makes the average answer known this much earlier is worth its poll.
-_WORTH_SECONDS: Final = 0.15
+_WORTH_SECONDS: Final = 0.1
 # What settling takes, and by how much a poll may come before its whole second.
 _SETTLING_SECONDS: Final = 0.02
 _EARLY_SECONDS: Final = 0.1
@@ -109,40 +109,44 @@ def _plan(durations: tuple[float, ...]) -> tuple[int, ...]:
     sample = durations[::-stride][::-1]
     behind = [math.ceil(duration + _SETTLING_SECONDS) for duration in sample]
     looks = [behind[-1]]
-    while (look := _best_look(sample, behind, looks)) is not None:
-        bisect.insort(looks, look)
+    refused: set[int] = set()
+    while (look := _best_look(behind, looks, refused)) is not None:
+        more = sorted((*looks, look))
+        if _is_allowed(sample, behind, more):
+            looks = more
+        else:
+            refused.add(look)
     return (*looks, *_looks_beyond(looks))
 
 
-def _best_look(sample: tuple[float, ...], behind: list[int], looks: list[int]) -> int | None:
-    """Return the look that saves most if it is added; None when none is worth it and allowed."""
-    savings: list[tuple[int, int]] = []
+def _best_look(behind: list[int], looks: list[int], refused: set[int]) -> int | None:
+    """Return the look that makes all together known earliest; None when none is worth a poll."""
+    most, best = _WORTH_SECONDS * len(behind), None
     first = 0
     for look in looks:
         last = bisect.bisect_right(behind, look)
-        savings += [
-            ((index + 1 - first) * (look - behind[index]), behind[index])
-            for index in range(first, last)
-        ]
+        for index in range(first, last):
+            saved = (index + 1 - first) * (look - behind[index])
+            if saved >= most and behind[index] not in refused:
+                most, best = saved, behind[index]
         first = last
-    for saved, look in sorted(savings, reverse=True):
-        if saved < _WORTH_SECONDS * len(sample):
-            return None
-        if _is_allowed(sample, behind, sorted((*looks, look))):
-            return look
-    return None
+    return best
 
 
 def _is_allowed(sample: tuple[float, ...], behind: list[int], looks: list[int]) -> bool:
-    """Tell whether no answer of the sample would be polled more often than 4 + log2(seconds)."""
+    """Tell whether all answers like these, and one a little longer, keep to the contract's polls."""
     polls = last = 0
     for look in looks:
         polls += _polls_between(last, look)
-        shortest = sample[bisect.bisect_right(behind, last)]
-        if polls > 4 + math.log2(max(1.0, shortest)):
+        if polls > _polls_max(sample[bisect.bisect_right(behind, last)]):
             return False
         last = look
-    return True
+    return polls + 1 <= _polls_max(sample[-1])
+
+
+def _polls_max(seconds: float) -> float:
+    """Return the contract's bound; what lasts very long needs more, since hints end at the most."""
+    return max(4 + math.log2(max(1.0, seconds)), 3 + seconds / HINT_SECONDS_MAX)
 
 
 def _looks_beyond(looks: list[int]) -> Iterator[int]:
@@ -150,9 +154,9 @@ def _looks_beyond(looks: list[int]) -> Iterator[int]:
     look = looks[-1]
     polls = sum(_polls_between(*pair) for pair in zip((0, *looks), looks, strict=False))
     step = max(1, round(_BEYOND_SHARE * look))
-    while step < HINT_SECONDS_MAX:
-        # An answer that lasts beyond the n-th look may be polled again once it is 2^(n - 3) old.
-        look += max(step, 2 ** max(0, polls - 2) - look)
+    # An answer that lasts beyond the n-th poll may be polled again once it is 2^(n - 3) old.
+    while (step := max(step, 2 ** max(0, polls - 2) - look)) < HINT_SECONDS_MAX:
+        look += step
         polls += 1
         step *= 2
         yield look

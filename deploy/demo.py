@@ -20,8 +20,9 @@ from shared.clock import SystemClock
 from shared.errors import UnavailableError
 
 _SIGNAL_EXIT: Final = 128
-_TRIES_MAX: Final = 3
-_PAUSE_SECONDS: Final = 1.0
+_TRIES_MAX: Final = 8
+_LOOKS_MAX: Final = 3
+_PAUSE_SECONDS: Final = 2.0
 _WORKERS: Final = 2
 # Nobody waits for the answers of a demo that was told to stop.
 _GRACE_SECONDS: Final = "1"
@@ -74,7 +75,7 @@ async def _converse(caller: Caller, progress: Progress) -> None:
 
 async def _until_available(caller: Caller) -> None:
     """Look for a model that a worker serves; one that was killed a moment ago comes back."""
-    for _ in range(_TRIES_MAX):
+    for _ in range(_LOOKS_MAX):
         found = await caller.read("/api/v1/models?type=chat")
         if any(model["available"] for model in found["models"]):
             return
@@ -91,7 +92,8 @@ async def _answered(caller: Caller, progress: Progress, body: dict[str, Any]) ->
             progress.line(f"   Asked:    {body['message']}")
             progress.line(f"   Answered: {status['result']['content']}\n")
             return receipt
-        progress.line(f"The message failed ({status['error']}); it is sent again.\n")
+        progress.line(f"The message failed ({status['error']}); it is sent again soon.\n")
+        await caller.pause(_PAUSE_SECONDS)
     raise UnavailableError("The message was not answered.")
 
 

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -57,7 +58,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class RedisSettings(Section, frozen=True, kw_only=True):
     """Where the system of record is, and what is expected of it."""
 
-    url: str = "redis://127.0.0.1:6379/0"
+    url: Annotated[str, Meta(pattern=r"^(rediss?|unix)://\S+$")] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
     # process: an acknowledged write survives the server process (AOF); fsync: also the machine;
@@ -198,6 +199,7 @@ class Settings(Section, frozen=True, kw_only=True):
         if faults:
             raise ConfigurationError(faults)
         settings = msgspec.convert(tree, cls, strict=False)
+        _check_url(settings.redis.url, faults)
         _check_catalogue(settings, faults)
         if faults:
             raise ConfigurationError(faults)
@@ -284,9 +286,24 @@ def _check_field(hint: object, value: object, path: str, faults: list[str]) -> N
 
 def _sentence(message: str) -> str:
     """Drop msgspec's own path (`$`), since ours is already there."""
-    return re.sub(
+    said = re.sub(
         r" - at `\$(.*)`$", lambda found: f" (at {found[1]})" if found[1] else "", message
-    ).lower()
+    )
+    return said[:1].lower() + said[1:]
+
+
+def _check_url(url: str, faults: list[str]) -> None:
+    """Refuse what the pattern lets through: a port or a database that is no number."""
+    try:
+        parts = urlsplit(url)
+        database = parse_qs(parts.query).get("db", ["0"])[0]
+        if parts.scheme != "unix":
+            database = parts.path.strip("/") or database
+        is_sound = parts.port != 0 and int(database) >= 0
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        faults.append("redis.url: its port or its database is not a number")
 
 
 def _check_catalogue(settings: Settings, faults: list[str]) -> None:

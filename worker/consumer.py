@@ -87,6 +87,7 @@ class PolluxWorker(Worker):
         self._attempts: set[asyncio.Task[object]] = set()
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
+        self._is_reported = False
         self._ring: asyncio.Task[int | None] | None = None
         self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
 
@@ -134,10 +135,8 @@ class PolluxWorker(Worker):
         """Let go of everything; chores under way are left to their own retries."""
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
-        try:
-            await fleet.leave(self.redis, self.settings.redis, self.id)
-        except PolluxError as error:
-            logs.logger().warning("leaving unannounced", error=error.message)
+        if self._is_reported:
+            await self._leave()
         if self._ring is not None:
             self._ring.cancel()
         for connection in (self._bell, self._ear, self.redis):
@@ -146,6 +145,12 @@ class PolluxWorker(Worker):
         if self._pool is not None:
             await self._pool.aclose(close_connection_pool=True)
             self._pool = None
+
+    async def _leave(self) -> None:
+        try:
+            await fleet.leave(self.redis, self.settings.redis, self.id)
+        except PolluxError as error:
+            logs.logger().warning("leaving unannounced", error=error.message)
 
     async def _keep_doing(
         self,
@@ -318,6 +323,7 @@ class PolluxWorker(Worker):
             models=tuple(sorted(self.registry.served)),
             wire=WIRE,
         )
+        self._is_reported = True
         await fleet.report(self.redis, self.settings.redis, pulse)
 
     async def _do_chores(self) -> None:

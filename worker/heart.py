@@ -1,8 +1,8 @@
 """The beat of a worker: a thread that keeps the leases of all its attempts.
 
 Owns a thread, an event loop and a connection of its own, so that an event loop busy with something
-else does not cost the worker its leases. Refuses to beat for a loop that is stuck: when the worker's
-own loop has not ticked for `STUCK_SECONDS`, its attempts are better off with another worker.
+else does not cost the worker its leases. Refuses to beat for a loop that is stuck: when the
+worker's own loop has not ticked for `STUCK_SECONDS`, its attempts are better off elsewhere.
 """
 
 import asyncio

@@ -8,7 +8,6 @@ from tests.support import waiting
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -37,8 +36,9 @@ async def test_cancelling_what_waits_takes_effect_at_once(api: Customer) -> None
     assert await api.credits() == WHOLE
 
 
+@pytest.mark.usefixtures("worker")
 async def test_cancelling_what_runs_is_pending_and_stops_the_upstream_call(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.script.append(Answer(text="one two", gate=asyncio.Event()))
     receipt = await api.ask("hello")
@@ -58,8 +58,9 @@ async def test_cancelling_what_runs_is_pending_and_stops_the_upstream_call(
     await waiting.until(lambda: provider.requests[0].gone_at, what="the upstream call's end")
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_cancelled_answer_is_paid_as_far_as_it_came(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.script.append(Answer(text="one two three", gate=asyncio.Event(), gate_after=2))
     receipt = await api.ask("hello")
@@ -75,9 +76,8 @@ async def test_a_cancelled_answer_is_paid_as_far_as_it_came(
     }
 
 
-async def test_what_has_ended_cannot_be_cancelled(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_what_has_ended_cannot_be_cancelled(api: Customer, provider: Provider) -> None:
     provider.script += [Answer(), Answer(status=401), Answer(gate=asyncio.Event())]
     ends = []
     for message in ("completes", "fails", "is cancelled"):
@@ -102,8 +102,9 @@ async def test_twenty_cancels_at_once_refund_once(api: Customer) -> None:
     assert await api.credits() == WHOLE
 
 
+@pytest.mark.usefixtures("worker")
 async def test_cancelling_a_turn_that_waits_lets_the_others_go_on(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(gate=gate))
@@ -154,9 +155,8 @@ async def test_a_budget_bounds_the_hold_the_answer_and_the_price(
     assert 30 < provider.requests[0].body["max_tokens"] < 50
 
 
-async def test_a_cost_above_the_hold_is_ours(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_cost_above_the_hold_is_ours(api: Customer, provider: Provider) -> None:
     provider.script.append(Answer(text="word " * 200))
     status = await api.answer("hello", max_credits=0.01)
     assert status["state"] == "completed"

@@ -9,7 +9,6 @@ from api.app import DOUBLED, MOUNTS
 from shared import ids
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -28,9 +27,8 @@ def paths() -> dict[str, set[str]]:
     return found
 
 
-async def test_the_doubled_prefix_answers_for_all_of_it(
-    api: Customer, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_the_doubled_prefix_answers_for_all_of_it(api: Customer) -> None:
     assert DOUBLED["/api/api/v1"] == MOUNTS["/api/v1"]
     doubled = "/api/api/v1"
     receipt = body(await api.post(f"{doubled}/chat", json={"message": "hello"}))

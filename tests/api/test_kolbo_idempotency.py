@@ -11,7 +11,6 @@ from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Provider
 from tests.support.server import Server
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -32,8 +31,9 @@ def _ids(answer: httpx.Response) -> tuple[str, str]:
     return receipt["message_id"], receipt["session_id"]
 
 
+@pytest.mark.usefixtures("worker")
 async def test_the_same_request_again_answers_for_the_same_generation(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     first = await _send(api, "hello")
     assert REPLAYED not in first.headers
@@ -56,8 +56,9 @@ async def test_both_prefixes_are_one_route(api: Customer) -> None:
     assert (_ids(again), again.headers[REPLAYED]) == (_ids(first), "true")
 
 
+@pytest.mark.usefixtures("worker")
 async def test_twenty_at_once_make_one_generation(
-    api: Customer, system: System, worker: PolluxWorker, provider: Provider
+    api: Customer, system: System, provider: Provider
 ) -> None:
     second_front = await system.front()
     urls = [CHAT, second_front + CHAT]

@@ -11,7 +11,6 @@ from shared.wire.account import TierName
 from tests.support import waiting
 from tests.support.customer import Customer, body, refused
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -153,9 +152,8 @@ async def test_a_full_queue_is_our_own_fault(system: System) -> None:
     await waiting.until(is_let_in)
 
 
-async def test_the_account_pays_in_advance_and_gets_the_rest_back(
-    system: System, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_the_account_pays_in_advance_and_gets_the_rest_back(system: System) -> None:
     await system.front()
     api = await system.customer(funds=0.06)
     status = await api.answer("hello there you")

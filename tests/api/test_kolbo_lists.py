@@ -38,9 +38,8 @@ async def test_no_conversations_are_an_empty_list(api: Customer) -> None:
     }
 
 
-async def test_conversations_are_listed_by_their_last_activity(
-    api: Customer, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_conversations_are_listed_by_their_last_activity(api: Customer) -> None:
     first = await _talk(api, "one")
     second = await _talk(api, "two")
     listed = body(await api.get(LIST))["conversations"]
@@ -89,9 +88,8 @@ async def test_what_is_no_page_is_refused_by_its_name(api: Customer) -> None:
                 assert f"`{name}`" in refused(answer, 400, "INVALID_FIELDS")["error"], value
 
 
-async def test_messages_are_listed_with_what_is_published(
-    api: Customer, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_messages_are_listed_with_what_is_published(api: Customer) -> None:
     receipt = await api.ask("hello", model="alpha")
     await api.end(receipt)
     got = body(await api.get(f"{LIST}/{receipt['session_id']}/messages"))
@@ -119,13 +117,15 @@ async def test_messages_are_listed_with_what_is_published(
     assert got["pagination"] == {"page": 1, "limit": 50, "total": 2, "pages": 1}
 
 
-async def test_who_asked_for_no_model_reads_auto(api: Customer, worker: PolluxWorker) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_who_asked_for_no_model_reads_auto(api: Customer) -> None:
     session = await _talk(api, "hello")
     _, answered = await api.messages(session)
     assert answered["model"] == {"identifier": "auto", "name": "Auto", "provider": "Pollux"}
 
 
-async def test_messages_come_in_pages_of_any_size(api: Customer, worker: PolluxWorker) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_messages_come_in_pages_of_any_size(api: Customer) -> None:
     # More turns than one chunk of the store holds.
     session = await _talk(api, *(f"m{n}" for n in range(18)))
     everything = await api.messages(session, limit=100)
@@ -142,8 +142,9 @@ async def test_messages_come_in_pages_of_any_size(api: Customer, worker: PolluxW
         assert got == everything, limit
 
 
+@pytest.mark.usefixtures("worker")
 async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.script.append(Answer(status=401))
     provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
@@ -206,9 +207,8 @@ async def test_what_is_no_name_is_refused(api: Customer) -> None:
     refused(unknown, 404, "SESSION_NOT_FOUND")
 
 
-async def test_a_deleted_conversation_is_gone_everywhere(
-    api: Customer, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_deleted_conversation_is_gone_everywhere(api: Customer) -> None:
     receipt = await api.ask("hello")
     session = receipt["session_id"]
     await api.end(receipt)
@@ -223,8 +223,9 @@ async def test_a_deleted_conversation_is_gone_everywhere(
     refused(await api.post("/api/v1/chat", json=asked), 404, "SESSION_NOT_FOUND")
 
 
+@pytest.mark.usefixtures("worker")
 async def test_deleting_ends_what_runs_and_gives_the_credits_back(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
     receipt = await api.ask("hello")

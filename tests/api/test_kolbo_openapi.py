@@ -14,7 +14,6 @@ from shared.errors import Code
 from tests.support import document
 from tests.support.customer import Customer, body
 from tests.support.provider import Answer, Provider
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -64,8 +63,9 @@ async def test_every_code_of_the_contract_is_documented_somewhere(api: Customer)
     assert missing == {"NOT_FOUND", "METHOD_NOT_ALLOWED", "HEADERS_TOO_LARGE", "WRONG_MODEL_TYPE"}
 
 
+@pytest.mark.usefixtures("worker")
 async def test_every_operation_answers_as_it_is_documented(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.script += [Answer(text="one"), Answer(status=401)]
     asked = {"message": "hello", "metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}

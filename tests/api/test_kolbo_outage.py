@@ -121,7 +121,7 @@ async def test_an_answer_under_way_survives_a_restart_of_redis(
     receipt = await api.ask("hello")
 
     async def has_begun() -> bool:
-        return (await api.look(receipt))["result"]["content"] == "one"
+        return bool((await api.look(receipt))["result"]["content"] == "one")
 
     await waiting.until(has_begun)
     wait = asyncio.create_task(api.get(receipt["poll_url"], params={"wait": 45}))

@@ -1,4 +1,4 @@
-"""What is somebody else's answers exactly like what is not there, on every route that takes an id."""
+"""What is somebody else's answers exactly like what is not there, on every route with an id."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,6 @@ from shared import ids
 from tests.support.customer import Customer, Json, body
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -53,8 +52,9 @@ async def _both(
     return told
 
 
+@pytest.mark.usefixtures("worker")
 async def test_another_accounts_ids_answer_as_unknown_on_every_route(
-    api: Customer, other: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, other: Customer, provider: Provider
 ) -> None:
     provider.script.append(Answer(text="done"))
     done = await api.ask("done")
@@ -78,8 +78,9 @@ async def test_another_accounts_ids_answer_as_unknown_on_every_route(
     assert (await api.look(done))["state"] == "completed"
 
 
+@pytest.mark.usefixtures("worker")
 async def test_another_accounts_session_takes_no_message(
-    api: Customer, other: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, other: Customer, provider: Provider
 ) -> None:
     receipt = await api.ask("my secret")
     await api.end(receipt)
@@ -94,9 +95,8 @@ async def test_another_accounts_session_takes_no_message(
     assert len(provider.requests) == 1
 
 
-async def test_a_generation_and_a_session_are_different_things(
-    api: Customer, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_generation_and_a_session_are_different_things(api: Customer) -> None:
     receipt = await api.ask("hello")
     await api.end(receipt)
     for prefix, endpoint, name in matrix():
@@ -106,9 +106,8 @@ async def test_a_generation_and_a_session_are_different_things(
         assert answer.status_code == 404, (endpoint.path, answer.text)
 
 
-async def test_lists_hold_only_ones_own(
-    api: Customer, other: Customer, system: System, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_lists_hold_only_ones_own(api: Customer, other: Customer, system: System) -> None:
     mine, theirs = await api.ask("canary-one"), await other.ask("canary-two")
     await api.end(mine)
     await other.end(theirs)

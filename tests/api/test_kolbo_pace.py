@@ -8,7 +8,6 @@ from tests.support import waiting
 from tests.support.customer import Customer, body
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -70,9 +69,8 @@ async def test_a_receipt_knows_of_the_queue_before_it(api: Customer) -> None:
     assert hints == looked
 
 
-async def test_measured_times_take_the_catalogues_place(
-    api: Customer, system: System, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_measured_times_take_the_catalogues_place(api: Customer, system: System) -> None:
     """A model that is said to take two seconds, and takes none, is asked about after one."""
     before = (await api.ask("a", model="alpha"))["poll_interval_hint"]
     assert before >= 2
@@ -82,8 +80,9 @@ async def test_measured_times_take_the_catalogues_place(
     assert (await api.ask("a", model="alpha"))["poll_interval_hint"] == 1
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_long_answer_is_asked_about_less_and_less_often(
-    api: Customer, system: System, worker: PolluxWorker, provider: Provider
+    api: Customer, system: System, provider: Provider
 ) -> None:
     """Beyond all that is known, the hint grows with the time that has gone."""
     provider.script.append(Answer(gate=asyncio.Event()))

@@ -12,7 +12,6 @@ from tests.support import waiting
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -73,9 +72,8 @@ async def test_a_queued_generation_tells_its_place(api: Customer) -> None:
     assert status["started_at"] is None
 
 
-async def test_the_text_so_far_shows_while_it_grows(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_the_text_so_far_shows_while_it_grows(api: Customer, provider: Provider) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(text="one two three", gate=gate, gate_after=2))
     receipt = await api.ask("count")
@@ -90,9 +88,8 @@ async def test_the_text_so_far_shows_while_it_grows(
     assert (await api.end(receipt))["result"]["content"] == "one two three"
 
 
-async def test_a_completed_generation_tells_its_answer_model_and_price(
-    api: Customer, worker: PolluxWorker
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_completed_generation_tells_its_answer_model_and_price(api: Customer) -> None:
     status = await api.answer("hello there you")
     _check_form(status)
     assert (status["state"], status["stage"]) == ("completed", "completed")
@@ -123,13 +120,9 @@ async def test_a_completed_generation_tells_its_answer_model_and_price(
     ],
     ids=["auth", "invalid", "empty", "policy", "broken"],
 )
+@pytest.mark.usefixtures("worker")
 async def test_a_failed_generation_says_why_and_costs_nothing(
-    api: Customer,
-    worker: PolluxWorker,
-    provider: Provider,
-    answer: Answer,
-    category: str,
-    code: str,
+    api: Customer, provider: Provider, answer: Answer, category: str, code: str
 ) -> None:
     provider.answer = lambda _: answer
     status = await api.answer("hello")
@@ -145,8 +138,9 @@ async def test_a_failed_generation_says_why_and_costs_nothing(
     assert await api.credits() == {"total": 1000.0, "available": 1000.0, "held": 0.0}
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_cancelled_generation_keeps_what_there_was(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.script.append(Answer(text="one two three", gate=asyncio.Event(), gate_after=2))
     receipt = await api.ask("count")
@@ -160,9 +154,8 @@ async def test_a_cancelled_generation_keeps_what_there_was(
     assert status["credits_used"] > 0
 
 
-async def test_progress_never_falls(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_progress_never_falls(api: Customer, provider: Provider) -> None:
     provider.answer = lambda _: Answer(text="word " * 100, gap_seconds=0.001)
     receipt = await api.ask("go on")
     seen: list[Json] = []
@@ -180,8 +173,9 @@ async def test_progress_never_falls(
     assert len(set(progress)) > 2
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_tag_saves_the_body_until_something_changes(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(text="one two three", gate=gate, gate_after=2))
@@ -219,9 +213,8 @@ async def test_every_stage_has_a_tag_of_its_own(
     assert len(set(tags)) == 3
 
 
-async def test_a_wait_returns_at_the_end(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_wait_returns_at_the_end(api: Customer, provider: Provider) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
     receipt = await api.ask("hello")

@@ -8,7 +8,6 @@ from shared import ids
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Provider
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -104,9 +103,8 @@ async def test_an_unknown_field_is_refused_by_its_name(api: Customer) -> None:
     await _is_empty(api)
 
 
-async def test_null_counts_as_absent(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_null_counts_as_absent(api: Customer, provider: Provider) -> None:
     nothing = dict.fromkeys(OPTIONAL)
     for asked in (nothing, *({name: None} for name in OPTIONAL)):
         status = await api.answer("hello", **asked)
@@ -118,12 +116,13 @@ async def test_null_counts_as_absent(
 
 
 async def test_asking_for_nothing_is_no_request_for_a_feature(api: Customer) -> None:
-    for asked in (
+    nothing: tuple[Json, ...] = (
         {"web_search": False, "deep_think": False},
         {"media_urls": []},
         {"enhance_prompt": True},
         {"enhance_prompt": False},
-    ):
+    )
+    for asked in nothing:
         assert await api.ask("hello", **asked)
 
 
@@ -148,9 +147,8 @@ async def test_the_receipt_holds_what_is_published(api: Customer) -> None:
         assert (await api.post(receipt["cancel_url"])).status_code == 200
 
 
-async def test_a_model_is_an_identifier_or_auto(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_model_is_an_identifier_or_auto(api: Customer, provider: Provider) -> None:
     for model, shown, asked in (
         (None, "auto", "upstream-alpha"),
         ("auto", "auto", "upstream-alpha"),
@@ -173,8 +171,9 @@ async def test_a_model_that_is_not_in_the_catalogue_is_not_found(api: Customer) 
     await _is_empty(api)
 
 
+@pytest.mark.usefixtures("worker")
 async def test_the_message_reaches_the_model_and_the_list_as_it_was_written(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     for message in ("  hi\n", "日本語 🚀 \u2028 \u007f", "\u200b", '"\\n"', "e\u0301", "a" * 2000):
         receipt = await api.ask(message)
@@ -188,8 +187,9 @@ async def test_the_message_reaches_the_model_and_the_list_as_it_was_written(
         assert status["enhancement"]["text"] is None
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_system_prompt_counts_for_a_new_session_only(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     receipt = await api.ask("one", system_prompt="Be brief.")
     await api.end(receipt)
@@ -236,7 +236,8 @@ async def test_a_session_that_is_not_there_is_not_found(api: Customer) -> None:
     await _is_empty(api)
 
 
-async def test_labels_come_back_as_they_were_given(api: Customer, worker: PolluxWorker) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_labels_come_back_as_they_were_given(api: Customer) -> None:
     metadata = {"": "empty", "1": "one", "k" * 64: "v" * 512, "🚀": "日本"}
     metadata |= {f"k{n}": "" for n in range(12)}
     receipt = await api.ask("hello", metadata=metadata, project_id="p" * 128)
@@ -247,5 +248,6 @@ async def test_labels_come_back_as_they_were_given(api: Customer, worker: Pollux
         assert status["project_id"] == "p" * 128
 
 
-async def test_a_batch_is_answered_too(api: Customer, worker: PolluxWorker) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_batch_is_answered_too(api: Customer) -> None:
     assert (await api.answer("hello", priority="batch"))["state"] == "completed"

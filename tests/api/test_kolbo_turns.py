@@ -9,7 +9,6 @@ from tests.support import waiting
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Answer, Provider, Request, context_error
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -30,8 +29,9 @@ async def _begun(api: Customer, receipt: Json) -> None:
     await waiting.until(has_begun)
 
 
+@pytest.mark.usefixtures("worker")
 async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
-    api: Customer, system: System, worker: PolluxWorker, provider: Provider
+    api: Customer, system: System, provider: Provider
 ) -> None:
     await system.worker()
     urls = [system.url + CHAT, await system.front() + CHAT]
@@ -57,9 +57,8 @@ async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
         assert request.came_at >= ended
 
 
-async def test_sessions_do_not_wait_for_each_other(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_sessions_do_not_wait_for_each_other(api: Customer, provider: Provider) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(gate=gate))
     slow = await api.ask("slow")
@@ -70,8 +69,9 @@ async def test_sessions_do_not_wait_for_each_other(
     assert (await api.end(slow))["state"] == "completed"
 
 
+@pytest.mark.usefixtures("worker")
 async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.script += [
         Answer(text="first"),
@@ -92,8 +92,9 @@ async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
     assert len(await api.messages(session)) == 8
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_busy_session_takes_the_next_turn_in_line(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(text="one", gate=gate))
@@ -104,9 +105,8 @@ async def test_a_busy_session_takes_the_next_turn_in_line(
     assert _said(provider.requests[-1]) == ["a", "one", "b"]
 
 
-async def test_a_busy_session_refuses_who_asked_for_that(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_busy_session_refuses_who_asked_for_that(api: Customer, provider: Provider) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(gate=gate))
     first = await api.ask("a")
@@ -121,9 +121,8 @@ async def test_a_busy_session_refuses_who_asked_for_that(
     assert (await api.answer("new", on_conflict="reject"))["state"] == "completed"
 
 
-async def test_who_interrupts_is_answered_next(
-    api: Customer, worker: PolluxWorker, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_who_interrupts_is_answered_next(api: Customer, provider: Provider) -> None:
     provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
     first = await api.ask("a")
     session = first["session_id"]
@@ -150,8 +149,9 @@ async def test_who_interrupts_what_only_waits_is_answered_next(
     assert [_said(request) for request in provider.requests] == [["c"]]
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     provider.answer = lambda request: Answer(text=f"{request.last[:2]} " + "y" * 90)
     receipt = await api.ask("00 " + "x" * 90, model="beta", system_prompt="Be brief.")
@@ -163,6 +163,7 @@ async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
         assert status["state"] == "completed"
     listed = [each["content"] for each in await api.messages(session)]
     assert len(listed) == 20
+    kept = 0
     for turn, request in enumerate(provider.requests):
         system, *rest = _said(request)
         assert system == "Be brief."
@@ -173,8 +174,9 @@ async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
     assert 2 <= kept < 9
 
 
+@pytest.mark.usefixtures("worker")
 async def test_a_context_error_is_met_once_with_a_shorter_history(
-    api: Customer, worker: PolluxWorker, provider: Provider
+    api: Customer, provider: Provider
 ) -> None:
     receipt = await api.ask("00 " + "x" * 900)
     session = receipt["session_id"]

@@ -43,6 +43,7 @@ _PLENTY: Final = 1_000_000_000
 _CREDITS: Final = 10**15
 _START_SECONDS: Final = 30.0
 _CLIENT_SECONDS: Final = 120.0
+_PATIENCE_SECONDS: Final = 600.0
 # Nothing here speaks TLS; a context that loads no certificates is made in no time.
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -92,6 +93,7 @@ def model(name: str, *, window: int = 32_768, output: int = 2_048) -> ModelSetti
         max_output_tokens=output,
         input_rate=0.5,
         output_rate=1.5,
+        first_token_seconds=_PATIENCE_SECONDS,
     )
 
 
@@ -201,6 +203,8 @@ def _settings(
             unfinished_total=_PLENTY,
         ),
         retention=retention,
-        providers=(ProviderSettings(name="bench", base_url=upstream),),
+        providers=(
+            ProviderSettings(name="bench", base_url=upstream, idle_seconds=_PATIENCE_SECONDS),
+        ),
         models=models,
     )

@@ -7,7 +7,6 @@ import pytest
 from tests.support import waiting
 from tests.support.customer import Customer, body, refused
 from tests.support.system import System
-from worker.consumer import PolluxWorker
 
 pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
 

@@ -8,7 +8,6 @@ import pytest
 from tests.support import waiting
 from tests.support.customer import Customer, body, refused
 from tests.support.provider import Answer, Provider
-from worker.consumer import PolluxWorker
 
 pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
 
@@ -98,11 +97,9 @@ async def test_choose_a_model_or_leave_it_to_pollux(api: Customer) -> None:
 
 async def test_cancel_before_anybody_began(api: Customer, provider: Provider) -> None:
     """I cancel a message that still waits; it ends at once and costs nothing."""
-    first = await api.ask("first")
     provider.script.append(Answer(gate=asyncio.Event()))
-    await api.end(first)
-    running = await api.ask("second", session_id=first["session_id"])
-    waits = await api.ask("third", session_id=first["session_id"])
+    running = await api.ask("first")
+    waits = await api.ask("second", session_id=running["session_id"])
     cancelled = body(await api.post(waits["cancel_url"]))
     assert (cancelled["state"], cancelled["effect"]) == ("cancelled", "immediate")
     assert (await api.look(waits))["credits_used"] == 0

@@ -73,7 +73,7 @@ class Attempts:
         self.brake.pull(why)
         return await pipeline.run(self._tools(), claimed, self.brake)
 
-    async def ended(self, message: str = "hello", **wish: Any) -> Generation:  # noqa: ANN401
+    async def ended(self, message: str = "hello", **wish: Any) -> Generation:  # noqa: ANN401  any wish
         """Submit a message, make one attempt, and return the generation, which must have ended."""
         ticket = await self._front.submit(message, rings=False, **wish)
         await self.run(ticket)

@@ -33,7 +33,7 @@ class Shaky:
         if name not in self._named:
             return await self._redis.call(*command, repeat=repeat)
         if is_function:
-            self.asked.append(msgspec.msgpack.decode(command[_ASK]))  # type: ignore[arg-type]
+            self.asked.append(msgspec.msgpack.decode(command[_ASK]))  # type: ignore[arg-type]  packed bytes
         trouble = self.troubles.popleft() if self.troubles else "none"
         if trouble == "lost":
             raise UnavailableError("lost")

@@ -1,16 +1,16 @@
-"""The lines to an upstream: each call has one for itself, and leaves it to the next.
+"""The lines to an upstream: each call has one for itself and leaves it to the next.
 
 Owns the idle ones, of which the last used goes first. Refuses to queue: how many calls there are at
 once is the worker's to bound.
 
 DESIGN. The pool of httpcore looks at every connection, and for every idle one at every other, each
-time a call begins and ends: with 32 calls at once that was half of the CPU that a short answer took.
-A transport of one line has nothing to look through.
+time a call begins and ends: with 32 calls at once that was half the CPU that a short answer took. A
+transport of one line has nothing to look through.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Final, cast
 
 import httpx
 from typing_extensions import override
@@ -20,7 +20,7 @@ _IDLE_MAX: Final = 64
 
 
 class Lines(httpx.AsyncBaseTransport):
-    """A transport that calls never wait for each other in."""
+    """A transport in which calls never wait for each other."""
 
     def __init__(self) -> None:
         self._tls: ssl.SSLContext = httpx.create_ssl_context(trust_env=False)
@@ -35,9 +35,7 @@ class Lines(httpx.AsyncBaseTransport):
         except BaseException:
             await line.aclose()
             raise
-        if not isinstance(response.stream, httpx.AsyncByteStream):
-            raise TypeError
-        response.stream = _Returned(response.stream, lambda: self._leave(line))
+        response.stream = _Held(response, line, self._idle)
         return response
 
     @override
@@ -49,26 +47,35 @@ class Lines(httpx.AsyncBaseTransport):
     def _new(self) -> httpx.AsyncHTTPTransport:
         return httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=_ONE)
 
-    async def _leave(self, line: httpx.AsyncHTTPTransport) -> None:
+
+class _Held(httpx.AsyncByteStream):
+    """A response's bytes; their end leaves the line to the next call, or ends the line, too."""
+
+    def __init__(
+        self,
+        response: httpx.Response,
+        line: httpx.AsyncHTTPTransport,
+        idle: list[httpx.AsyncHTTPTransport],
+    ) -> None:
+        self._stream = cast("httpx.AsyncByteStream", response.stream)
+        self._line: httpx.AsyncHTTPTransport | None = line
+        self._idle = idle
+
+    @override
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._stream.__aiter__()
+
+    @override
+    async def aclose(self) -> None:
+        line, self._line = self._line, None
+        if line is None:
+            return
+        try:
+            await self._stream.aclose()
+        except BaseException:
+            await line.aclose()
+            raise
         if len(self._idle) < _IDLE_MAX:
             self._idle.append(line)
         else:
             await line.aclose()
-
-
-class _Returned(httpx.AsyncByteStream):
-    """A response's bytes, whose end gives the line back."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, leave: Callable[[], object]) -> None:
-        self._stream = stream
-        self._leave = leave
-
-    @override
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            yield chunk
-
-    @override
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-        await self._leave()

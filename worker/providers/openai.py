@@ -20,12 +20,12 @@ from shared.errors import Category, ConfigurationError, Failure, ProviderError, 
 from shared.settings import ProviderSettings, Secret
 from worker.providers.bounds import BoundedStream
 from worker.providers.contract import ChatRequest, Ended, Part, Text, Used
+from worker.providers.lines import Lines
 
 _ERROR_BYTES_MAX: Final = 65_536
 _ERROR_SECONDS: Final = 0.5
 # How long to listen after the last word for the end of the answer, which lets the line be kept.
 _GOODBYE_SECONDS: Final = 0.1
-_CONNECTIONS_MAX: Final = 1_000
 # More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
 _TOKENS_MAX: Final = 100_000_000
 
@@ -117,7 +117,7 @@ class OpenAI:
             headers["authorization"] = f"Bearer {key.reveal()}"
         self._client = httpx.AsyncClient(
             headers=headers,
-            limits=httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=64),
+            transport=Lines(),
             follow_redirects=False,
             trust_env=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),

@@ -108,6 +108,7 @@ class Upstream:
         self.script: Script = whole()
         self.lines: list[Line] = []
         self.connections = 0
+        self.closed = 0
         self._tasks: set[asyncio.Task[object]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -151,6 +152,7 @@ class Upstream:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self.closed += 1
             writer.close()
 
     async def _answer(self, line: Line, reader: asyncio.StreamReader) -> bool:

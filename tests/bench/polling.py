@@ -1,0 +1,126 @@
+"""How late does a client learn of the end, that asks when the hints tell it to, and how often?
+
+Real clients against the whole system, for answers of 1, 5, 30 and 120 s with a little chance in them:
+
+known     each duration on a model of its own, which has given such answers before
+mixed     all four on one model, which has given all four before
+cold      each on a model of its own, of which nothing is known but the catalogue's word
+
+All run at once, after a round that makes the history. Late is from the moment when the upstream has
+said its last byte to the moment when the client has read the status that says so. The bounds are the
+contract's: half within 1 s, 95 of 100 within the greater of 2 s and a tenth of the duration, polls at
+most 4 + log2(seconds). A cold model is held to none, since nothing was measured.
+"""
+
+import argparse
+import asyncio
+import random
+from typing import Final, NamedTuple
+
+from shared.clock import SystemClock
+from tests.bench import figures, policy, rig
+from tests.bench.figures import Figure
+from tests.bench.policy import Followed
+from tests.bench.rig import Rig
+from tests.support.provider import Answer, Request
+
+CLIENTS: Final = 24
+JITTER: Final = 0.02
+WORKERS: Final = 2
+_CONCURRENCY: Final = 512
+_STAGGER_SECONDS: Final = 3.0
+
+
+class Group(NamedTuple):
+    """Clients that ask a model for answers of about so many seconds."""
+
+    kind: str
+    model: str
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """How the table calls it."""
+        return f"{self.kind}, {self.seconds:g} s"
+
+
+class Asked(NamedTuple):
+    """What a client did: its message, how often it looked, when it learned of the end."""
+
+    message: str
+    polls: int
+    learned_at: float
+
+
+async def measure(
+    clients: int = CLIENTS, durations: tuple[float, ...] = policy.SECONDS
+) -> list[Figure]:
+    """Make the history, then let all clients loose at once."""
+    known = [Group("known", f"known-{seconds:g}", seconds) for seconds in durations]
+    mixed = [Group("mixed", "mixed", seconds) for seconds in durations]
+    cold = [Group("cold", f"cold-{seconds:g}", seconds) for seconds in durations]
+    names = dict.fromkeys(group.model for group in (*known, *mixed, *cold))
+    models = tuple(rig.model(name) for name in names)
+    async with rig.running(workers=WORKERS, concurrency=_CONCURRENCY, models=models) as system:
+        system.provider.answer = _paced
+        await _round(system, [*known, *mixed], clients)
+        groups = [*known, *mixed, *cold]
+        followed = await _round(system, groups, clients)
+    return [
+        _figure(group, followed[index * clients : (index + 1) * clients])
+        for index, group in enumerate(groups)
+    ]
+
+
+def _paced(request: Request) -> Answer:
+    """Take as long as the message says."""
+    return Answer(text="That is all.", first_seconds=float(request.last.split()[1]))
+
+
+async def _round(system: Rig, groups: list[Group], clients: int) -> list[Followed]:
+    system.provider.requests.clear()
+    asked = await asyncio.gather(
+        *(_follow(system, group) for group in groups for _ in range(clients))
+    )
+    ended = {request.last: request for request in system.provider.requests}
+    return [_followed(one, ended[one.message]) for one in asked]
+
+
+async def _follow(system: Rig, group: Group) -> Asked:
+    clock = SystemClock()
+    await clock.sleep(random.uniform(0, min(_STAGGER_SECONDS, group.seconds)))
+    seconds = group.seconds * random.uniform(1 - JITTER, 1 + JITTER)
+    message = f"Take {seconds:.3f} seconds, please. {random.getrandbits(64):x}"
+    async with system.customer() as customer:
+        receipt = await customer.ask(message, model=group.model)
+        status, polls = receipt | {"state": "processing"}, 0
+        while status["state"] == "processing":
+            await clock.sleep(status["poll_interval_hint"])
+            status = await customer.look(receipt)
+            polls += 1
+    assert status["state"] == "completed", status
+    return Asked(message, polls, clock.monotonic())
+
+
+def _followed(asked: Asked, request: Request) -> Followed:
+    assert request.answered_at is not None
+    duration = request.answered_at - request.came_at
+    return Followed(duration, asked.learned_at - request.answered_at, asked.polls)
+
+
+def _figure(group: Group, followed: list[Followed]) -> Figure:
+    figure = policy.figure(group.name, followed)
+    return figure._replace(aim="", is_met=None) if group.kind == "cold" else figure
+
+
+async def report(clients: int = CLIENTS) -> None:
+    """Measure and print."""
+    title = f"polling ({clients} clients a line, +-{JITTER:.0%})"
+    figures.say(figures.table(title, await measure(clients)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clients", type=int, default=CLIENTS)
+    figures.say(figures.machine())
+    asyncio.run(report(parser.parse_args().clients))

@@ -1,0 +1,76 @@
+"""The connections to an upstream: one for each call at once, kept for the next, never shared."""
+
+import asyncio
+
+import pytest
+
+from tests.support.waiting import until
+from tests.worker.providers.calls import Call, listen
+from tests.worker.providers.upstream import Line, Upstream, chunked, held, whole
+from worker.providers import lines
+from worker.providers.lines import Lines
+from worker.providers.openai import OpenAI
+
+
+async def _at_once(call: Call, count: int) -> None:
+    """Make so many calls that are all answered when the last has begun."""
+    begun = 0
+    release = asyncio.Event()
+    answer = chunked(call.dialect.answer("Two"))
+
+    async def script(line: Line) -> None:
+        nonlocal begun
+        begun += 1
+        await release.wait()
+        await answer(line)
+
+    call.upstream.script = script
+    calls = [asyncio.create_task(listen(call.provider)) for _ in range(count)]
+    await until(lambda: begun == count)
+    release.set()
+    assert {heard.text for heard in await asyncio.gather(*calls)} == {"Two"}
+
+
+def _idle(call: Call) -> int:
+    assert isinstance(call.provider, OpenAI)
+    transport = call.provider._client._transport
+    assert isinstance(transport, Lines)
+    return len(transport._idle)
+
+
+async def test_calls_at_once_have_a_line_each_and_leave_it_to_the_next(call: Call) -> None:
+    await _at_once(call, 8)
+    assert (call.upstream.connections, _idle(call)) == (8, 8)
+    await _at_once(call, 5)
+    assert (call.upstream.connections, _idle(call)) == (8, 8)
+
+
+async def test_idle_lines_are_bounded(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_IDLE_MAX", 3)
+    await _at_once(call, 6)
+    assert _idle(call) == 3
+
+
+async def test_line_of_a_call_that_failed_serves_the_next(call: Call) -> None:
+    for script in (whole(b"data: 5\n\n"), whole(status=500), chunked(is_ended=False), held()):
+        assert (await call(script)).error is not None
+        assert (await call(chunked(call.dialect.answer("Two")))).text == "Two"
+        assert _idle(call) == 1
+
+
+async def test_line_that_the_upstream_closed_meanwhile_is_opened_anew(call: Call) -> None:
+    async def script(line: Line) -> None:
+        await chunked(call.dialect.answer("Two"))(line)
+        line.is_kept = False
+
+    for _ in range(3):
+        assert (await call(script)).text == "Two"
+        await until(lambda: call.upstream.closed == call.upstream.connections)
+    assert call.upstream.connections == 3
+
+
+async def test_no_line_is_left_open_behind(upstream: Upstream, call: Call) -> None:
+    await _at_once(call, 4)
+    await call.provider.close()
+    await until(lambda: upstream.closed == upstream.connections)
+    assert _idle(call) == 0
