@@ -41,6 +41,7 @@ _REAP_LIMIT: Final = 64
 _GAP_MS: Final = 1_000
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 async def generate(ctx: dict[str, Any], _id: str) -> bool:
@@ -99,13 +100,14 @@ class PolluxWorker(Worker):
         await self.redis.connect()
         await server.check(self.redis, self.settings.redis)
         await library.load(self.redis)
+        await trim.mark_used(self.redis, self.settings.redis, self.clock.now_ms())
         await self._ear.connect()
         self.ctx["tools"] = Tools(
             settings=self.settings, redis=self.redis, clock=self.clock, registry=self.registry
         )
         if self.on_startup:
             await self.on_startup(self.ctx)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             self.loop.add_signal_handler(number, self.begin_drain)
         heart = Heart(self.settings, self.clock, self._held, self._stop)
         heart.start()
@@ -132,19 +134,23 @@ class PolluxWorker(Worker):
 
     @override
     async def close(self) -> None:
-        """Let go of everything; chores under way are left to their own retries."""
-        if self.on_shutdown:
-            await self.on_shutdown(self.ctx)
+        """Let go of everything; what was under way is left to leases and to chores' own retries."""
+        await self._hook(self.on_shutdown, self.ctx)
+        under_way = [*self._attempts, *self.tasks.values()]
+        under_way += [self._ring] if self._ring is not None else []
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         if self._is_reported:
             await self._leave()
-        if self._ring is not None:
-            self._ring.cancel()
         for connection in (self._bell, self._ear, self.redis):
             await connection.close()
         await self.registry.close()
         if self._pool is not None:
             await self._pool.aclose(close_connection_pool=True)
             self._pool = None
+        for number in _SIGNALS:
+            self.loop.remove_signal_handler(number)
 
     async def _leave(self) -> None:
         try:
@@ -176,22 +182,25 @@ class PolluxWorker(Worker):
                 await self.clock.sleep(high)
 
     async def _drain(self) -> None:
-        """Finish what ends within the grace, hand the rest back."""
+        """Finish what ends within the grace, hand the rest back while Redis takes it."""
         logs.logger().info("draining", running=len(self._running))
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=self.settings.worker.grace_seconds)
         for _, brake in list(self._running.values()):
             brake.pull("drain")
         if self._attempts:
-            await asyncio.wait(self._attempts)
+            await asyncio.wait(self._attempts, timeout=self.settings.worker.lease_seconds)
+        if self._attempts:
+            logs.logger().error("attempts are left to their leases", count=len(self._attempts))
 
     # -- generations -------------------------------------------------------------------------------
 
     async def _take_work(self) -> None:
         """Claim as much as there is room for; with nothing to claim, wait for the bell."""
+        # From here on, so that no turn that becomes ready behind the look is missed.
+        self._room.clear()
         free = self.settings.worker.concurrency - len(self._running)
         if free <= 0:
-            self._room.clear()
             if not self._draining.is_set():
                 await self._room.wait()
             return
@@ -229,8 +238,7 @@ class PolluxWorker(Worker):
             self._ring = asyncio.create_task(
                 queue.hear(self._bell, self.settings.redis, _IDLE_SECONDS)
             )
-        self._room.clear()
-        if self._draining.is_set():
+        if self._draining.is_set() or self._room.is_set():
             return
         room = asyncio.create_task(self._room.wait())
         await asyncio.wait((self._ring, room), return_when=asyncio.FIRST_COMPLETED)
@@ -303,7 +311,7 @@ class PolluxWorker(Worker):
             limit=_REAP_LIMIT,
             crashes_max=self.settings.worker.crashes_max,
             lease_ms=int(self.settings.worker.lease_seconds * 1000),
-            gap_ms=_GAP_MS,
+            gap_ms=max(_GAP_MS, int(self.settings.worker.reap_seconds * 3_000)),
             keep=functions.Keep.of(self.settings.retention),
         )
         for partition in range(self.settings.redis.partitions):

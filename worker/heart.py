@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.clock import Clock
-from shared.errors import UnavailableError
+from shared.errors import PolluxError
 from shared.redis import functions
 from shared.redis.client import Redis
 from shared.redis.functions import Claimed, Stop
@@ -84,7 +84,7 @@ class Heart:
             ask = functions.BeatAsk(lease_ms=lease_ms, held=held)
             try:
                 stops = await functions.beat(redis, root, ask)
-            except UnavailableError as error:
+            except PolluxError as error:
                 logs.logger().warning("a beat was missed", error=error.message)
                 continue
             for stop in stops:

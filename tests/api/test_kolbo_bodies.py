@@ -220,7 +220,7 @@ async def test_a_body_that_drips_is_not_waited_for(system: System) -> None:
         await waiting.until(drip)
         # What was still on its way may have reset the line before the answer was read.
         (said,) = await asyncio.gather(answer, return_exceptions=True)
-    assert isinstance(said, ConnectionError) or b" 408 " in bytes(said)
+    assert isinstance(said, ConnectionError) or (isinstance(said, bytes) and b" 408 " in said)
     await _nothing_happened(api, system)
 
 

@@ -69,31 +69,43 @@ async def test_a_receipt_knows_of_the_queue_before_it(api: Customer) -> None:
     assert hints == looked
 
 
+async def _eta(api: Customer, provider: Provider) -> float:
+    """Return what is estimated to be left of an answer that has not begun to come."""
+    provider.script.append(Answer(gate=asyncio.Event()))
+    receipt = await api.ask("a", model="alpha")
+    status = await api.look(receipt)
+    body(await api.post(receipt["cancel_url"]))
+    await api.end(receipt)
+    return float(status["eta_seconds"]["p50"])
+
+
 @pytest.mark.usefixtures("worker")
-async def test_measured_times_take_the_catalogues_place(api: Customer, system: System) -> None:
-    """A model that is said to take two seconds, and takes none, is asked about after one."""
-    before = (await api.ask("a", model="alpha"))["poll_interval_hint"]
-    assert before >= 2
+async def test_measured_times_take_the_catalogues_place(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    """A model that is said to take two seconds, and takes none, is soon known for it."""
+    assert await _eta(api, provider) > 1
+    # The one that was cancelled left its answer behind, unless it was cancelled before its call.
+    provider.script.clear()
     for _ in range(3):
         await api.answer("a", model="alpha")
     system.clock.turn(2.1)
-    assert (await api.ask("a", model="alpha"))["poll_interval_hint"] == 1
+    assert await _eta(api, provider) <= 1
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_long_answer_is_asked_about_less_and_less_often(
+async def test_a_long_answer_is_asked_about_less_often(
     api: Customer, system: System, provider: Provider
 ) -> None:
     """Beyond all that is known, the hint grows with the time that has gone."""
     provider.script.append(Answer(gate=asyncio.Event()))
     receipt = await api.ask("a", model="alpha")
     await waiting.until(lambda: provider.requests)
-    hints = []
-    for seconds in (10, 20, 30, 60):
-        system.clock.turn(seconds)
-        hints.append((await api.look(receipt))["poll_interval_hint"])
-    assert hints == sorted(hints)
-    assert hints[0] < hints[-1] == 30
+    first = (await api.look(receipt))["poll_interval_hint"]
+    system.clock.turn(120)
+    last = (await api.look(receipt))["poll_interval_hint"]
+    assert first <= 3
+    assert 10 <= last <= 30
 
 
 async def test_auto_starts_from_the_first_models_estimate(api: Customer) -> None:

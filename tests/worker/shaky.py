@@ -4,7 +4,7 @@ Owns the list of what was asked. Refuses to invent replies: what it does not los
 """
 
 from collections import deque
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Shaky:
         if name not in self._named:
             return await self._redis.call(*command, repeat=repeat)
         if is_function:
-            self.asked.append(msgspec.msgpack.decode(command[_ASK]))  # type: ignore[arg-type]  packed bytes
+            self.asked.append(msgspec.msgpack.decode(cast("bytes", command[_ASK])))
         trouble = self.troubles.popleft() if self.troubles else "none"
         if trouble == "lost":
             raise UnavailableError("lost")

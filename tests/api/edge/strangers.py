@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
@@ -135,7 +135,7 @@ class App:
         elif path in {"/large", "/drip"}:
             await self._stream(path, receive, send)
         else:
-            await self._echo(path, list(scope["headers"]), receive, send)
+            await self._echo(path, cast("Fields", scope["headers"]), receive, send)
 
     async def _echo(
         self, path: str, fields: Fields, receive: ASGIReceiveCallable, send: ASGISendCallable

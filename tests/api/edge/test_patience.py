@@ -36,6 +36,12 @@ async def elapsed(site: Site, *pieces: bytes) -> tuple[float, list[Answer]]:
     return loop.time() - start, found
 
 
+async def silence(client: Client, seconds: float) -> None:
+    """Let time pass in which nothing comes, and the connection stays."""
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.read(), seconds)
+
+
 @pytest.mark.parametrize("start", [b"G", GET[:-1], POST])
 async def test_a_head_that_does_not_come_is_cut(site: Site, start: bytes) -> None:
     seconds, (answer,) = await elapsed(site, start)
@@ -74,12 +80,24 @@ async def test_a_later_head_that_drips_is_cut(site: Site) -> None:
 async def test_a_half_head_behind_a_request_waits_for_its_answer(site: Site) -> None:
     async with site.client() as client:
         await client.send(GATED + GET[:10])
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.read(), 2 * BOUNDS.header_seconds)
+        await silence(client, 2 * BOUNDS.header_seconds)
         site.app.gate.set()
         first, second = await client.answers()
     assert first.status == 200
     assert_refused(second, 408, "REQUEST_TIMEOUT")
+
+
+async def test_an_answer_may_take_longer_than_any_head(site: Site) -> None:
+    async with site.client() as client:
+        await client.send(GATED[:10], GATED[10:])
+        await silence(client, 2 * BOUNDS.header_seconds)
+        site.app.gate.set()
+        assert (await client.answer()).status == 200
+        site.app.gate.clear()
+        await client.send(GATED[:10], GATED[10:])
+        await silence(client, 2 * BOUNDS.header_seconds)
+        site.app.gate.set()
+        assert (await client.answer()).status == 200
 
 
 async def test_who_says_nothing_is_left_without_a_word(site: Site) -> None:
@@ -108,7 +126,9 @@ async def test_after_the_rest_of_an_answered_body_the_next_request_is_served(sit
     async with site.client() as client:
         await client.send(raw)
         assert (await client.answer()).body == b"early"
-        await client.send(b"x" * 100_000, LAST)
+        await client.send(b"x" * 100_000)
+        await silence(client, 2 * BOUNDS.header_seconds)
+        await client.send(LAST)
         (answer,) = await client.answers()
     assert answer.body == b"/last "
 
@@ -160,8 +180,9 @@ async def test_who_reads_slowly_is_not_cut() -> None:
             await client.send(GET.replace(b"plain", b"large"))
             for _ in range(40):
                 assert await client.read(3_000)
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(asyncio.Event().wait(), 0.04)
+                later = asyncio.Event()
+                asyncio.get_running_loop().call_later(0.04, later.set)
+                await later.wait()
             assert site.app.gone == []
         await waiting.until(lambda: site.app.gone == ["/large"])
 

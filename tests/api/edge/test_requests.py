@@ -143,6 +143,17 @@ async def test_trailers_are_bounded_and_never_become_fields(site: Site) -> None:
     assert [name for name, _ in site.app.seen[0][1]] == [b"connection", b"transfer-encoding"]
 
 
+async def test_a_long_head_and_a_long_chunk_extension_are_bounded_each(site: Site) -> None:
+    head = head_of(12_000).replace(b"GET /last", b"POST /plain")[:-2]
+    (answer,) = await site.ask(
+        head[:100],
+        head[100:] + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"3;" + b"x" * 6_000,
+        b"\r\nabc\r\n0\r\n\r\n",
+    )
+    assert answer.body == b"/plain abc"
+
+
 async def test_a_body_of_many_small_chunks_is_no_large_head(site: Site) -> None:
     raw = b"POST /plain HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     (answer,) = await site.ask(raw, *[b"1\r\nx\r\n" * 2_000] * 5, b"0\r\n\r\n")
@@ -253,6 +264,7 @@ async def test_an_application_that_leaves_half_an_answer_ends_the_connection(sit
         await client.send(GET.replace(b"plain", b"half") + GET)
         read = await client.read_all()
     assert read.startswith(b"HTTP/1.1 200 ")
+    assert read.count(b"HTTP/1.1") == 1
     assert b"0\r\n\r\n" not in read
     assert site.app.seen == []
 
