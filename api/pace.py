@@ -33,7 +33,7 @@ DOUBTS: Final = (0.15, 0.3, 0.6, 1.0, 1.8, 3.0, 6.0)
 # A plan is made from this many durations at most: more make it no better.
 _SAMPLES_MAX: Final = 64
 # A look that makes the average answer known this much earlier is worth its poll.
-_WORTH_SECONDS: Final = 0.1
+_WORTH_SECONDS: Final = 0.05
 # What settling takes, and by how much a poll may come before its whole second.
 _SETTLING_SECONDS: Final = 0.02
 _EARLY_SECONDS: Final = 0.1
@@ -48,7 +48,7 @@ class Eta(NamedTuple):
 
 
 class Known(NamedTuple):
-    """How long answers took, sorted, and when to look at one like them; in seconds from its start."""
+    """How long answers took, sorted, and when to look at one like them, from its start."""
 
     durations: tuple[float, ...]
     looks: tuple[int, ...]
@@ -81,13 +81,11 @@ class Paces:
         if fresh is not None and now - fresh[0] < _FRESH_SECONDS:
             return fresh[1]
         measured = await pace.durations_ms(self._redis, root, model)
-        known = Known.of(duration / 1000 for duration in measured) if measured else self._word(model)
+        word = self._prior.get(model, _UNKNOWN_SECONDS)
+        durations = [each / 1000 for each in measured] or [word * doubt for doubt in DOUBTS]
+        known = Known.of(durations)
         self._known[root, model] = (now, known)
         return known
-
-    def _word(self, model: str) -> Known:
-        word = self._prior.get(model, _UNKNOWN_SECONDS)
-        return Known.of(word * doubt for doubt in DOUBTS)
 
 
 def hint(known: Known, elapsed: float, wait: float) -> int:
@@ -134,7 +132,7 @@ def _best_look(behind: list[int], looks: list[int], refused: set[int]) -> int | 
 
 
 def _is_allowed(sample: tuple[float, ...], behind: list[int], looks: list[int]) -> bool:
-    """Tell whether all answers like these, and one a little longer, keep to the contract's polls."""
+    """Tell whether answers like these, and one a little longer, keep to the polls allowed."""
     polls = last = 0
     for look in looks:
         polls += _polls_between(last, look)
@@ -163,7 +161,7 @@ def _looks_beyond(looks: list[int]) -> Iterator[int]:
 
 
 def _polls_between(last: int, look: int) -> int:
-    """Return how many polls lead from one look to the next, since no hint is longer than the most."""
+    """Return how many polls lead from one look to the next, as no hint is longer than the most."""
     return -(-(look - last) // HINT_SECONDS_MAX)
 
 

@@ -81,7 +81,8 @@ class Patience:
         self._weigh(now)
         if self.unread_bytes and now - self._taken_at >= self._stuck_seconds:
             self._stuck()
-        elif now >= self.deadline:
+            return
+        if now >= self.deadline:
             self.deadline = math.inf
             self._late()
         if self.unread_bytes and not self._is_tight:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shared.lifecycle import Stage, State, state_of
+from shared.lifecycle import State
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.keys import TURNS_PER_CHUNK
@@ -120,10 +120,9 @@ async def _state(
 ) -> State:
     if assistant is not None:
         return assistant.status
-    stage: bytes | None = await redis.call(
-        "HGET", keys.GENERATION(root, account, user.generation), "stage"
-    )
-    return state_of(msgspec.convert(stage.decode(), Stage)) if stage else "failed"
+    # What has ended since its message was looked for will show both at the next look.
+    is_there = await redis.call("EXISTS", keys.GENERATION(root, account, user.generation))
+    return "processing" if is_there else "failed"
 
 
 def _session(session: str, fields: list[bytes | None]) -> Session | None:

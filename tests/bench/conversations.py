@@ -3,8 +3,8 @@
 Two hundred conversations of twenty turns go through two workers. Half of them wait for each answer
 before the next message; the other half send all their messages at once, and rely on the order in
 which they sent them. The scripted upstream answers from the message and from how much it was told
-before, and keeps what it was sent. In the end everything must agree: what each status said, what the
-conversation lists, what the upstream was told, how often it was asked, and the books.
+before, and keeps what it was sent. In the end everything must agree: what each status said, what
+the conversation lists, what the upstream was told, how often it was asked, and the books.
 
 With `--local` it is five conversations of four turns on the local model. Nobody knows what it will
 say, so what each status said must be what the conversation lists.
@@ -224,7 +224,7 @@ def _figures(what: str, told: Told, faults: list[str], beside: str) -> list[Figu
     answers = sum(len(turns) for turns in told.turns)
     name = f"{what}: {len(told.turns)} conversations, {answers:,} turns"
     return [
-        Figure(name, f"{told.seconds:.1f} s", f"{answers / told.seconds:,.0f} a second"),
+        Figure(name, f"{told.seconds:.1f} s", f"{answers / told.seconds:,.1f} a second"),
         Figure(
             f"{what}: answers misplaced, lost, doubled, unpaid",
             f"{len(faults)}",

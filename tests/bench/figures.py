@@ -11,7 +11,7 @@ from tests.support.server import Look
 
 
 class Figure(NamedTuple):
-    """One line of the table. `beside` is what was measured with it in the same run, `aim` the bound."""
+    """A line of the table. `beside` was measured in the same run, `aim` is the bound."""
 
     name: str
     found: str

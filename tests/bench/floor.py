@@ -2,8 +2,8 @@
 
 `front` measures what a whole front costs against this. `POST /submit` makes one FCALL that writes
 what `accept` writes, under a fresh id and with fixed contents, and answers like a receipt; `GET
-/status` reads one hash of a generation's size and answers like a status. Nothing is checked, parsed,
-limited or logged.
+/status` reads one hash of a generation's size and answers like a status. Nothing is checked,
+parsed, limited or logged.
 """
 
 import argparse
@@ -26,16 +26,16 @@ redis.register_function('floor_accept', function(keys, arguments)
   c('SET', root .. 'submissions:bench', '1790000000000000', 'PX', 61000)
   c('HINCRBY', root .. 'books:bench', 'balance', -30000)
   c('HINCRBY', root .. 'books:bench', 'held', 30000)
-  c('HSET', root .. 'session:bench:' .. id, 'name', 'API Chat - 2026-01-01', 'created', '1790000000000')
-  c('HSET', root .. 'session:bench:' .. id, 'active', '1790000000000')
+  c('HSET', root .. 'session:bench:' .. id,
+    'name', 'API Chat - 2026-01-01', 'created', '1790000000000', 'active', '1790000000000')
   c('ZADD', root .. 'sessions:bench', '1790000000000', id)
   c('HINCRBY', root .. 'session:bench:' .. id, 'turns', 1)
   local number = c('HINCRBY', root .. 'clocks', 'number', 1)
   c('HSET', root .. 'turns:bench:' .. id .. ':0', '1:u', body)
   c('SET', root .. 'submission:bench:' .. id, body)
   c('HSET', root .. 'generation:bench:' .. id, 'stage', 'queued', 'session', id, 'turn', '1',
-    'lane', 'interactive', 'model', 'auto', 'wire', '1', 'number', number, 'accepted', '1790000000000',
-    'deadline', '1790000000000', 'hold', '30000', 'attempt', '0')
+    'lane', 'interactive', 'model', 'auto', 'wire', '1', 'number', number,
+    'accepted', '1790000000000', 'deadline', '1790000000000', 'hold', '30000', 'attempt', '0')
   c('ZADD', root .. 'deadlines', '1790000000000', 'bench:' .. id)
   c('ZADD', root .. 'unfinished:bench:interactive', number, id)
   c('HSET', root .. 'session:bench:' .. id, 'head', id)

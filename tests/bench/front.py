@@ -16,7 +16,7 @@ import msgspec
 from shared.redis import functions
 from shared.redis.functions import Keep
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
-from tests.bench import figures, floor, load, rig
+from tests.bench import figures, load, rig
 from tests.bench.figures import Figure
 from tests.bench.load import Volley
 from tests.bench.rig import Rig
@@ -46,35 +46,42 @@ async def measure(runs: int = RUNS, seconds: float = SECONDS) -> list[Figure]:
         with rig.program(words, system.environment) as bare:
             url = f"http://127.0.0.1:{port}"
             await rig.answers(f"{url}/status")
-            paths = await _followed(system)
-            ours = Volley(url=system.url, paths=paths, headers={"x-api-key": system.key})
-            theirs = Volley(url=url, paths=("/status",), headers=ours.headers)
-            status = await _compare(
-                [(theirs, bare.pid), (ours, system.api.pid)], runs=runs, seconds=seconds
-            )
-            body = msgspec.json.encode({"message": _MESSAGE}).decode()
-            asked = {"method": "POST", "headers": system.headers, "body": body}
-            ours = Volley(url=system.url, paths=("/api/v1/chat",), **asked)
-            theirs = Volley(url=url, paths=("/submit",), **asked)
-            submit = await _compare(
-                [(theirs, bare.pid), (ours, system.api.pid)], runs=runs, seconds=seconds
-            )
-    return [
-        *_figures("submit", *submit, _SUBMIT_AIM),
-        *_figures("status", *status, _STATUS_AIM),
-    ]
+            pids = (bare.pid, system.api.pid)
+            found = []
+            for name, aim, volleys in (
+                ("status", _STATUS_AIM, await _statuses(system, url)),
+                ("submit", _SUBMIT_AIM, _submissions(system, url)),
+            ):
+                floors, ours = await _compare(volleys, pids, runs=runs, seconds=seconds)
+                found += _figures(name, floors, ours, aim)
+    return found
+
+
+def _submissions(system: Rig, floor: str) -> tuple[Volley, Volley]:
+    body = msgspec.json.encode({"message": _MESSAGE}).decode()
+    theirs = Volley(url=floor, paths=("/submit",), method="POST", headers=system.headers, body=body)
+    return theirs, msgspec.structs.replace(theirs, url=system.url, paths=("/api/v1/chat",))
+
+
+async def _statuses(system: Rig, floor: str) -> tuple[Volley, Volley]:
+    headers = {"x-api-key": system.key}
+    paths = await _followed(system)
+    return (
+        Volley(url=floor, paths=("/status",), headers=headers),
+        Volley(url=system.url, paths=paths, headers=headers),
+    )
 
 
 async def _compare(
-    arms: list[tuple[Volley, int]], *, runs: int, seconds: float
-) -> list[list[Shot]]:
-    shots: list[list[Shot]] = [[] for _ in arms]
+    volleys: tuple[Volley, Volley], pids: tuple[int, int], *, runs: int, seconds: float
+) -> tuple[list[Shot], list[Shot]]:
+    """Fire at the floor and at us in turns; the first round warms up and counts for nothing."""
+    shots: tuple[list[Shot], list[Shot]] = ([], [])
     for run in range(runs + 1):
-        for arm, (volley, pid) in enumerate(arms):
-            # The first round warms caches and connections, and counts for nothing.
-            shot = await _shoot(volley, pid, seconds if run else 1.0)
+        for volley, pid, taken in zip(volleys, pids, shots, strict=True):
+            shot = await _shoot(volley, pid, seconds if run else min(1.0, seconds))
             if run:
-                shots[arm].append(shot)
+                taken.append(shot)
     return shots
 
 
@@ -103,7 +110,7 @@ def _figures(name: str, floors: list[Shot], ours: list[Shot], aim: float) -> lis
     cpu, bare = (figures.median(shot.cpu_us for shot in shots) for shots in (ours, floors))
     return [
         Figure(
-            f"{name}s a second, one process",
+            f"{name} requests a second, one process",
             f"{rate:,.0f} = {ratio:.0%}",
             f"floor {least:,.0f}",
             f">= {aim:.0%}",

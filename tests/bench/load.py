@@ -9,10 +9,14 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from typing_extensions import override
+
+from shared.clock import SystemClock
 
 _WRK_SCRIPT: Final = """
 local volley, at = {}, 0
@@ -65,12 +69,13 @@ def tool() -> str:
 
 async def fire(volley: Volley, *, connections: int, seconds: float) -> Hits:
     """Keep `connections` busy for some seconds and return what came of it."""
-    wrk = shutil.which("wrk")
+    # wrk knows whole seconds only.
+    wrk = shutil.which("wrk") if seconds >= 1 else None
     with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as file:
         if wrk is not None:
             file.write(_script(volley))
-            words = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", file.name]
-            words.append(volley.url)
+            pace = ["-t1", f"-c{connections}", f"-d{round(seconds)}s"]
+            words = [wrk, *pace, "-s", file.name, volley.url]
         else:
             file.write(msgspec.json.encode(volley).decode())
             words = [sys.executable, "-m", __name__, file.name, str(connections), str(seconds)]
@@ -97,7 +102,7 @@ def _lua(text: str) -> str:
 
 
 class _Client(asyncio.Protocol):
-    """One connection that is never idle. It reads heads only as far as it must: ours have a length."""
+    """One connection that is never idle; every answer it reads must state its length."""
 
     def __init__(self, requests: list[bytes], first: int) -> None:
         self._requests = requests
@@ -107,11 +112,13 @@ class _Client(asyncio.Protocol):
         self.good = 0
         self.bad = 0
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._ask()
 
+    @override
     def data_received(self, data: bytes) -> None:
         self._unread += data
         head, found, body = self._unread.partition(b"\r\n\r\n")
@@ -125,6 +132,7 @@ class _Client(asyncio.Protocol):
         self._unread.clear()
         self._ask()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self.bad += exc is not None
 
@@ -142,12 +150,10 @@ async def _keep_busy(volley: Volley, connections: int, seconds: float) -> Hits:
     loop = asyncio.get_running_loop()
     began = time.monotonic()
     opened = [
-        await loop.create_connection(lambda first=first: _Client(requests, first), host, int(port))
+        await loop.create_connection(partial(_Client, requests, first), host, int(port))
         for first in range(connections)
     ]
-    async with asyncio.timeout(None) as limit:
-        limit.reschedule(loop.time() + seconds)
-        await asyncio.Event().wait()
+    await SystemClock().sleep(seconds)
     for transport, _ in opened:
         transport.close()
     clients = [client for _, client in opened]

@@ -28,6 +28,7 @@ TURNS: Final = 20
 # A choice among several is told with each answer, and stays with it.
 _MODELS: Final = tuple(rig.model(name) for name in ("one", "two", "three", "four", "five"))
 _CLIENTS: Final = 8
+_WARM_UP: Final = 64
 _AIM: Final = 1536
 _EXPIRY_SECONDS: Final = 120.0
 _ANSWER: Final = "Energy is kept, entropy grows, and nothing ever gets as cold as it could. " * 3
@@ -41,7 +42,7 @@ async def measure(generations: int = GENERATIONS) -> list[Figure]:
     async with rig.running(workers=2, models=_MODELS, retention=retention) as system:
         system.provider.answer = _answer
         system.provider.keeps_requests = False
-        await _talk(system, _one_turn, 64)
+        await _talk(system, _one_turn, min(_WARM_UP, generations))
         return [
             *await _weigh(system, "conversations of one turn", _one_turn, generations),
             *await _weigh(system, f"turns, {TURNS} a conversation", _many_turns, generations),

@@ -55,13 +55,14 @@ async def _sample(system: Rig, theirs_url: str, samples: int) -> tuple[list[floa
     clock = SystemClock()
     ours: list[float] = []
     theirs: list[float] = []
+    warm_up = min(_WARM_UP, samples)
     async with system.customer() as customer:
         arms = ((f"{system.url}/api/v1/chat", ours), (theirs_url, theirs))
-        for number in range(samples + _WARM_UP):
+        for number in range(samples + warm_up):
             for url, taken in arms:
                 await clock.sleep(random.uniform(*_GAP_SECONDS))
                 seconds = await _one(system, customer, url, f"sample {number} of {url}")
-                if number >= _WARM_UP:
+                if number >= warm_up:
                     taken.append(seconds)
     return ours, theirs
 
@@ -70,7 +71,10 @@ async def _one(system: Rig, client: httpx.AsyncClient, url: str, message: str) -
     system.provider.requests.clear()
     began = SystemClock().monotonic()
     (await client.post(url, json={"message": message})).raise_for_status()
-    request = await until(lambda: _arrived(system, message), _PATIENCE_SECONDS, what=message)
+    request: Request | None = await until(
+        lambda: _arrived(system, message), _PATIENCE_SECONDS, what=message
+    )
+    assert request is not None
     await asyncio.wait_for(request.ended.wait(), _PATIENCE_SECONDS)
     return request.came_at - began
 

@@ -1,15 +1,15 @@
 """How late does a client learn of the end, that asks when the hints tell it to, and how often?
 
-Real clients against the whole system, for answers of 1, 5, 30 and 120 s with a little chance in them:
+Real clients against the whole system, for answers of 1, 5, 30 and 120 s, give or take a little:
 
 known     each duration on a model of its own, which has given such answers before
 mixed     all four on one model, which has given all four before
 cold      each on a model of its own, of which nothing is known but the catalogue's word
 
-All run at once, after a round that makes the history. Late is from the moment when the upstream has
-said its last byte to the moment when the client has read the status that says so. The bounds are the
-contract's: half within 1 s, 95 of 100 within the greater of 2 s and a tenth of the duration, polls at
-most 4 + log2(seconds). A cold model is held to none, since nothing was measured.
+All run at once, after a round that makes the history. Lateness is from the moment when the upstream
+has said its last byte to the moment when the client has read the status that says so. The bounds
+are the contract's: half within 1 s, 95 of 100 within the greater of 2 s and a tenth of the
+duration, polls at most 4 + log2(seconds). A cold model is held to none, as nothing was measured.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """A whole Pollux for a bench: server, scripted provider, API and workers as real processes.
 
 Owns their start, their end, and one account with credits and a key that no limit holds back. The
-processes read a sealed environment, so nothing of the operator's own settings gets in, and what they
-log goes nowhere.
+processes read a sealed environment, so nothing of the operator's own settings gets in, and what
+they log goes nowhere.
 """
 
 import os
@@ -73,7 +73,7 @@ class Rig:
         return {"x-api-key": self.key, "content-type": "application/json"}
 
     def customer(self) -> Customer:
-        """Return a client that shows the key. One is for few requests at a time: its pool is slow."""
+        """Return a client that shows the key, for few requests at a time: its pool is slow."""
         return Customer(
             base_url=self.url,
             headers={"x-api-key": self.key},

@@ -1,8 +1,8 @@
 """A tap on the way to Redis: what one process sends, write by write.
 
 Owns a unix socket that stands before the server's own. What arrives in one read was sent in one
-write, as long as there is time between two: so it is for slow rates. Each write is kept as the names
-of its commands; a function's name is its own, without the library's.
+write, as long as there is time between two: so it is for slow rates. Each write is kept as the
+names of its commands; a function's name is its own, without the library's.
 """
 
 import asyncio
@@ -66,7 +66,5 @@ def _names(parser: hiredis.Reader) -> list[str]:
     while (command := parser.gets()) is not _MORE:
         verb = command[0].decode().upper()
         is_function = verb in {"FCALL", "FCALL_RO"}
-        names.append(
-            command[1].decode().removeprefix(f"{library.NAME}_") if is_function else verb
-        )
+        names.append(command[1].decode().removeprefix(f"{library.NAME}_") if is_function else verb)
     return names

@@ -29,7 +29,7 @@ _A_SECOND: Final = 20
 _CONNECTIONS: Final = 32
 _AIM: Final = 1.05
 _BELL: Final = {"LPUSH", "LTRIM"}
-# What a worker sends for the sake of generations; the rest keeps it alive whether there are any or not.
+# What a worker sends for the sake of generations; the rest keeps it alive, busy or not.
 _WORK: Final = {"claim", "HGET", "HGETALL", "HMGET", "append", "settle", "release"}
 _MESSAGE: Final = "How often does this go to Redis and back?"
 
@@ -42,7 +42,8 @@ async def measure(posts: int = POSTS, seconds: float = LOAD_SECONDS) -> list[Fig
 
 
 async def _slow(system: Rig, posts: int) -> list[Figure]:
-    async with tapped(system.server.socket, "f") as front, tapped(system.server.socket, "w") as back:
+    socket = system.server.socket
+    async with tapped(socket, "f") as front, tapped(socket, "w") as back:
         port = processes.free_port()
         url = f"http://127.0.0.1:{port}"
         where = [system.environment | {"POLLUX_REDIS__URL": tap.url} for tap in (front, back)]
@@ -77,7 +78,8 @@ async def _paced(
 ) -> list[list[tuple[str, ...]]]:
     """Send POSTs at a steady rate, wait for the last answer, return what went through each tap."""
     clock = SystemClock()
-    await customer.answer(_MESSAGE)
+    last = await customer.ask(_MESSAGE)
+    await customer.end(last)
     for tap in taps:
         tap.writes.clear()
     began = clock.monotonic()

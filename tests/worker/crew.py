@@ -18,14 +18,25 @@ async def working(
     system: System, environment: Mapping[str, str] | None = None, **hooks: object
 ) -> AsyncIterator[PolluxWorker]:
     """Run a worker and yield it once it may claim; leaving drains it and lets it go."""
+    async with started(system, environment, **hooks) as (worker, running):
+        yield worker
+        worker.begin_drain()
+        await running
+
+
+@asynccontextmanager
+async def started(
+    system: System, environment: Mapping[str, str] | None = None, **hooks: object
+) -> AsyncIterator[tuple[PolluxWorker, "asyncio.Task[None]"]]:
+    """Run a worker whose end is the test's own matter; leaving lets it go."""
     worker = PolluxWorker(system.settings, environment or {}, SystemClock())
     for name, hook in hooks.items():
         setattr(worker, name, hook)
     running = asyncio.create_task(worker.async_run())
     try:
         await waiting.until(lambda: "tools" in worker.ctx or running.done(), what="a worker")
-        yield worker
+        yield worker, running
     finally:
         worker.begin_drain()
-        await running
+        await asyncio.gather(running, return_exceptions=True)
         await worker.close()

@@ -169,6 +169,12 @@ async def test_requests_behind_one_another_are_answered_in_order(site: Site) -> 
     assert [answer.body for answer in found] == [name + b" " for name in [*names[1:], b"/last"]]
 
 
+async def test_requests_answered_unread_do_not_stop_the_reading(site: Site) -> None:
+    early = GET.replace(b"plain", b"early")
+    found = await site.ask(early * 3, LAST)
+    assert [answer.body for answer in found] == [b"early"] * 3 + [b"/last "]
+
+
 async def test_too_many_requests_behind_one_another_are_refused(site: Site) -> None:
     found = await site.ask(GET * 5_000)
     assert [answer.status for answer in found] == [200] * (edge.PIPELINED_MAX + 1) + [400]

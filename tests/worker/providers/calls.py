@@ -12,6 +12,7 @@ from tests.worker.providers.dialects import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
 from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Provider, Text, Used
 
+PATIENT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 0.3
 REQUEST: Final = ChatRequest(
     model=MODEL, messages=[ChatMessage("user", "How many bears?")], max_tokens=64
@@ -55,10 +56,10 @@ class Heard:
 class Call:
     """An adapter of one dialect and the upstream it is connected to."""
 
-    def __init__(self, dialect: Dialect, upstream: Upstream) -> None:
+    def __init__(self, dialect: Dialect, upstream: Upstream, seconds: float) -> None:
         self.dialect = dialect
         self.upstream = upstream
-        self.provider = connect(dialect, upstream.url)
+        self.provider = connect(dialect, upstream.url, seconds)
 
     async def __call__(self, script: Script | None = None) -> Heard:
         """Ask once and hear it to the end."""
@@ -67,10 +68,10 @@ class Call:
         return await listen(self.provider)
 
 
-def connect(dialect: Dialect, url: str) -> Provider:
-    """Return an adapter for an upstream at `url`, of little patience."""
+def connect(dialect: Dialect, url: str, seconds: float = PATIENT_SECONDS) -> Provider:
+    """Return an adapter for an upstream at `url`, of so much patience."""
     settings = ProviderSettings(
-        name="up", base_url=url, connect_seconds=IDLE_SECONDS, idle_seconds=IDLE_SECONDS
+        name="up", base_url=url, connect_seconds=seconds, idle_seconds=seconds
     )
     return dialect.connect(settings, Secret("sk-wholly-secret"))
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.worker.providers.calls import Call
+from tests.worker.providers.calls import IDLE_SECONDS, PATIENT_SECONDS, Call
 from tests.worker.providers.dialects import DIALECTS, Dialect
 from tests.worker.providers.upstream import Upstream
 
@@ -25,7 +25,15 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 @pytest.fixture
 async def call(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
-    """Return an adapter and its upstream."""
-    calling = Call(dialect, upstream)
+    """Return a patient adapter and its upstream."""
+    calling = Call(dialect, upstream, PATIENT_SECONDS)
+    yield calling
+    await calling.provider.close()
+
+
+@pytest.fixture
+async def brief(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
+    """Return an adapter that does not wait long for its upstream."""
+    calling = Call(dialect, upstream, IDLE_SECONDS)
     yield calling
     await calling.provider.close()

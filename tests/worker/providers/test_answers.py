@@ -67,9 +67,9 @@ async def test_line_that_is_cut_after_the_end_was_told_is_no_fault(
     assert (heard.text, heard.reasons, heard.error) == ("Two", ["stop"], None)
 
 
-async def test_upstream_that_says_nothing_after_the_end_is_not_waited_for_long(call: Call) -> None:
-    said = call.dialect
-    heard = await call(held(said.text("Two"), said.ended("stop")))
+async def test_upstream_that_says_nothing_after_the_end_is_not_waited_for_long(brief: Call) -> None:
+    said = brief.dialect
+    heard = await brief(held(said.text("Two"), said.ended("stop")))
     assert (heard.text, heard.reasons, heard.error) == ("Two", ["stop"], None)
     assert heard.seconds < 2
 

@@ -51,11 +51,11 @@ async def test_idle_lines_are_bounded(call: Call, monkeypatch: pytest.MonkeyPatc
     assert _idle(call) == 3
 
 
-async def test_line_of_a_call_that_failed_serves_the_next(call: Call) -> None:
+async def test_line_of_a_call_that_failed_serves_the_next(brief: Call) -> None:
     for script in (whole(b"data: 5\n\n"), whole(status=500), chunked(is_ended=False), held()):
-        assert (await call(script)).error is not None
-        assert (await call(chunked(call.dialect.answer("Two")))).text == "Two"
-        assert _idle(call) == 1
+        assert (await brief(script)).error is not None
+        assert (await brief(chunked(brief.dialect.answer("Two")))).text == "Two"
+        assert _idle(brief) == 1
 
 
 async def test_line_that_the_upstream_closed_meanwhile_is_opened_anew(call: Call) -> None:

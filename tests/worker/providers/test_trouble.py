@@ -28,7 +28,7 @@ _PATIENCE_SECONDS = max(IDLE_SECONDS, MODEL.first_token_seconds) + 1.0
 
 
 async def _listen_at(dialect: Dialect, port: int) -> Heard:
-    provider = connect(dialect, f"http://127.0.0.1:{port}/v1")
+    provider = connect(dialect, f"http://127.0.0.1:{port}/v1", IDLE_SECONDS)
     heard = await listen(provider)
     await provider.close()
     return heard
@@ -94,30 +94,30 @@ async def test_head_without_end(call: Call) -> None:
 # Silence
 
 
-async def test_silence_before_the_head(call: Call) -> None:
+async def test_silence_before_the_head(brief: Call) -> None:
     async def script(line: Line) -> None:
         await line.gone.wait()
 
-    heard = await call(script)
+    heard = await brief(script)
     assert heard.fault == _SILENT
     assert heard.seconds < _PATIENCE_SECONDS
 
 
-async def test_silence_after_the_head(call: Call) -> None:
-    heard = await call(held())
+async def test_silence_after_the_head(brief: Call) -> None:
+    heard = await brief(held())
     assert heard.fault == _SILENT
     assert heard.seconds < _PATIENCE_SECONDS
 
 
-async def test_silence_in_the_middle(call: Call) -> None:
-    heard = await call(held(call.dialect.text("Two ")))
+async def test_silence_in_the_middle(brief: Call) -> None:
+    heard = await brief(held(brief.dialect.text("Two ")))
     assert (heard.text, heard.fault) == ("Two ", _SILENT)
     assert heard.seconds < _PATIENCE_SECONDS
-    await asyncio.wait_for(call.upstream.line.gone.wait(), 1)
+    await asyncio.wait_for(brief.upstream.line.gone.wait(), 1)
 
 
 async def test_model_may_think_as_long_as_it_is_allowed_before_it_says_anything(
-    call: Call,
+    brief: Call,
 ) -> None:
     assert MODEL.first_token_seconds > IDLE_SECONDS
     thought = asyncio.Event()
@@ -126,9 +126,9 @@ async def test_model_may_think_as_long_as_it_is_allowed_before_it_says_anything(
         asyncio.get_running_loop().call_later(IDLE_SECONDS + 0.03, thought.set)
         await thought.wait()
         await line.head()
-        await line.send(call.dialect.answer("Two"))
+        await line.send(brief.dialect.answer("Two"))
 
-    heard = await call(script)
+    heard = await brief(script)
     assert (heard.text, heard.error) == ("Two", None)
 
 
@@ -326,9 +326,11 @@ async def test_hearer_that_stops_in_a_flood_stops_it(call: Call) -> None:
     await asyncio.wait_for(call.upstream.line.gone.wait(), 1)
 
 
-async def test_nothing_stays_of_calls_that_failed(call: Call) -> None:
+async def test_nothing_stays_of_calls_that_failed(brief: Call) -> None:
     tasks = len(asyncio.all_tasks())
     for script in (held(), whole(b"data: 5\n\n"), whole(status=500), chunked(is_ended=False)):
-        assert (await call(script)).error is not None
-    await until(lambda: all(line.gone.is_set() or not line.is_kept for line in call.upstream.lines))
+        assert (await brief(script)).error is not None
+    await until(
+        lambda: all(line.gone.is_set() or not line.is_kept for line in brief.upstream.lines)
+    )
     await until(lambda: len(asyncio.all_tasks()) <= tasks)

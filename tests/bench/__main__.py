@@ -1,0 +1,40 @@
+"""Run every bench and print one table: a quarter of an hour on two cores."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from tests.bench import conversations, figures, front, load, memory, pickup, policy, polling, trips
+from tests.bench.figures import Figure
+from tests.support.server import Server
+
+
+async def _policy() -> list[Figure]:
+    return policy.measure()
+
+
+BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
+    "front": front.measure,
+    "trips": trips.measure,
+    "memory": memory.measure,
+    "pickup": pickup.measure,
+    "conversations": conversations.measure,
+    "conversations --local": conversations.measure_local,
+    "polling": polling.measure,
+    "policy": _policy,
+}
+
+
+async def main() -> None:
+    """Measure all, one after the other."""
+    found: list[Figure] = []
+    for name, measure in BENCHES.items():
+        figures.say(f"{name} ...")
+        found += [figure._replace(name=f"{name}: {figure.name}") for figure in await measure()]
+    with Server() as server, server.look() as look:
+        title = f"{figures.machine(look)}, load by {load.tool()}"
+    figures.say(figures.table(title, found))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

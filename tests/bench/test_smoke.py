@@ -1,0 +1,51 @@
+"""Every bench runs, with next to nothing to do: figures are not judged here, but they must come."""
+
+import pytest
+
+from tests.bench import conversations, front, memory, pickup, policy, polling, trips
+from tests.bench.figures import Figure, table
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def _check(figures: list[Figure], lines: int) -> None:
+    """A bench gives so many lines, each with a figure, and they make a table."""
+    assert len(figures) == lines
+    assert all(any(sign.isdigit() for sign in figure.found) for figure in figures)
+    assert figures[0].name in table("all", figures)
+
+
+async def test_front() -> None:
+    _check(await front.measure(runs=1, seconds=0.1), 4)
+
+
+async def test_trips() -> None:
+    found = await trips.measure(posts=3, seconds=0.1)
+    _check(found, 4)
+    assert "accept 1.00" in found[0].found
+
+
+async def test_memory() -> None:
+    found = await memory.measure(generations=16)
+    assert [figure.name for figure in found if figure.is_met is not None] == [
+        "bytes of 16 conversations of one turn",
+        "bytes of 16 turns, 20 a conversation",
+    ]
+
+
+async def test_pickup() -> None:
+    _check(await pickup.measure(samples=1), 2)
+
+
+async def test_conversations() -> None:
+    found = await conversations.measure(conversations=4, turns=3)
+    _check(found, 2)
+    assert found[1].is_met
+
+
+async def test_polling() -> None:
+    _check(await polling.measure(clients=1, durations=(0.1,)), 3)
+
+
+def test_policy() -> None:
+    _check(policy.measure(clients=4), len(policy.WORLDS))

@@ -1,0 +1,142 @@
+"""The stores: conversations as they are paged and read back, generations, and the fleet."""
+
+import msgspec
+
+from shared.errors import CANCELLED
+from shared.redis import keys
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from shared.stores import fleet, generations, pace, sessions
+from shared.wire.fleet import WorkerReport
+from shared.wire.generation import Generation
+from tests.support.desk import Desk, Ticket
+
+
+async def _talk(desk: Desk, turns: int) -> Ticket:
+    ticket = await desk.submit(content="question 1", system_prompt="Be brief.")
+    for turn in range(1, turns + 1):
+        if turn > 1:
+            await desk.submit("ann", ticket.session, content=f"question {turn}")
+        await desk.complete(await desk.claim_one(), f"answer {turn}")
+    return ticket
+
+
+async def test_history_is_all_completed_turns_before_one(desk: Desk) -> None:
+    ticket = await _talk(desk, 35)
+    system, turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 35)
+    assert system == "Be brief."
+    assert [turn.number for turn in turns] == list(range(1, 35))
+    assert [turn.user.content for turn in turns] == [f"question {n}" for n in range(1, 35)]
+    assert [turn.assistant and turn.assistant.content for turn in turns] == [
+        f"answer {n}" for n in range(1, 35)
+    ]
+
+
+async def test_history_leaves_out_what_failed_or_was_cancelled(desk: Desk) -> None:
+    ticket = await _talk(desk, 1)
+    await desk.submit("ann", ticket.session)
+    await desk.settle(await desk.claim_one(), stage="failed")
+    cancelled = await desk.submit("ann", ticket.session)
+    await desk.cancel(Ticket("ann", ticket.session, cancelled.id))
+    await desk.submit("ann", ticket.session)
+    _, turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 4)
+    assert [turn.number for turn in turns] == [1]
+
+
+async def test_history_of_a_first_turn_is_empty(desk: Desk) -> None:
+    ticket = await desk.submit()
+    assert await sessions.history(desk.redis, desk.root, "ann", ticket.session, 1) == (None, [])
+
+
+async def test_turns_are_read_across_chunks_with_their_states(desk: Desk) -> None:
+    ticket = await _talk(desk, 17)
+    running = await desk.submit("ann", ticket.session)
+    await desk.claim_one()
+    waiting = await desk.submit("ann", ticket.session)
+    await desk.cancel(waiting)
+    turns = await sessions.turns(desk.redis, desk.root, "ann", ticket.session, first=15, last=30)
+    assert [(turn.number, turn.state) for turn in turns] == [
+        (15, "completed"),
+        (16, "completed"),
+        (17, "completed"),
+        (18, "processing"),
+        (19, "cancelled"),
+    ]
+    assert turns[3].assistant is None
+    assert turns[3].user.generation == running.id
+    assert turns[4].assistant is not None
+    assert turns[4].assistant.failure == CANCELLED
+
+
+async def test_sessions_are_paged_by_their_last_activity(desk: Desk) -> None:
+    tickets = [await desk.submit(name=f"talk {n}") for n in range(5)]
+    for age, ticket in enumerate(tickets):
+        await desk.redis.call("ZADD", keys.SESSIONS(desk.root, "ann"), age, ticket.session)
+    await desk.submit("bob")
+    page, total = await sessions.page(desk.redis, desk.root, "ann", offset=1, limit=2)
+    assert total == 5
+    assert [session.name for session in page] == ["talk 3", "talk 2"]
+    assert await sessions.page(desk.redis, desk.root, "eve", offset=0, limit=9) == ([], 0)
+
+
+async def test_session_is_found_by_its_owner_only(desk: Desk) -> None:
+    ticket = await desk.submit(name="Mine")
+    found = await sessions.find(desk.redis, desk.root, "ann", ticket.session)
+    assert found is not None
+    assert (found.name, found.turns) == ("Mine", 1)
+    assert await sessions.find(desk.redis, desk.root, "bob", ticket.session) is None
+    assert await sessions.rename(desk.redis, desk.root, "ann", ticket.session, "Other")
+    assert not await sessions.rename(desk.redis, desk.root, "bob", ticket.session, "Stolen")
+
+
+async def test_generation_is_told_from_queue_to_end(desk: Desk) -> None:
+    await desk.grant(100)
+    first = await desk.submit(content="Hello", hold=30, model="m1")
+    second = await desk.submit("ann", first.session)
+
+    async def look(ticket: Ticket) -> Generation:
+        found = await generations.find(desk.redis, desk.root, "ann", ticket.id)
+        assert found is not None
+        return found
+
+    queued = await look(second)
+    assert (queued.state, queued.stage, queued.ahead, queued.turn) == ("processing", "queued", 1, 2)
+    claimed = await desk.claim_one()
+    await desk.append(claimed, 1, "Hel", "lo")
+    running = await look(first)
+    assert (running.stage, running.text, running.last_event) == ("generating", "Hello", "1-2")
+    assert (running.ahead, running.hold, running.model) == (None, 30, "m1")
+    assert (await look(second)).ahead == 0
+    await desk.settle(claimed, seq=3, cost=7, text="Hello")
+    ended = await look(first)
+    assert ended.is_final
+    assert (ended.state, ended.text, ended.captured) == ("completed", "Hello", 7)
+    assert ended.last_event == "1-3"
+    assert ended.started is not None
+    assert ended.finished is not None
+    assert ended.accepted <= ended.started <= ended.finished
+    assert ended.user is not None
+    assert ended.user.content == "Hello"
+    assert await generations.find(desk.redis, desk.root, "bob", first.id) is None
+    assert len(await pace.durations_ms(desk.redis, desk.root, "m1")) == 1
+
+
+async def test_fleet_is_who_reported_lately(redis: Redis, redis_settings: RedisSettings) -> None:
+    pulse = WorkerReport(id="w1", at=100_000, concurrency=4, running=1, models=("a", "b"), wire=1)
+    other = msgspec.structs.replace(pulse, id="w2", concurrency=8, models=("b", "c"))
+    silent = msgspec.structs.replace(pulse, id="w3", at=90_000, models=("d",))
+    for report in (pulse, other, silent):
+        await fleet.report(redis, redis_settings, report)
+    view = await fleet.view(redis, redis_settings, 101_000)
+    assert (view.workers, view.slots, sorted(view.models)) == (2, 12, ["a", "b", "c"])
+    assert view.ever_served == {"a", "b", "c", "d"}
+    await fleet.leave(redis, redis_settings, "w2")
+    assert (await fleet.view(redis, redis_settings, 101_000)).models == {"a", "b"}
+
+
+async def test_fleet_forgets_who_fell_silent(redis: Redis, redis_settings: RedisSettings) -> None:
+    pulse = WorkerReport(id="w1", at=1, concurrency=4, running=0, models=(), wire=1)
+    await fleet.report(redis, redis_settings, pulse)
+    assert (await fleet.view(redis, redis_settings, 100_000)).workers == 0
+    where = keys.WORKERS(keys.system_root(redis_settings))
+    assert await redis.call("HLEN", where) == 0

@@ -1,0 +1,347 @@
+"""A whole worker in the test's own loop: hooks, cancels, keys, drains, leases, its start and end."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from shared.errors import ConfigurationError, UnavailableError
+from shared.redis import functions, keys
+from shared.redis.functions import ReleaseAsk
+from shared.settings import RedisSettings
+from shared.stores import fleet
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.crew import started, working
+from tests.worker.front import GRANT, HOLD, Front, text_of
+from worker.consumer import PolluxWorker
+
+# Hooks
+
+
+@pytest.mark.parametrize("hook", ["on_job_start", "on_job_end", "after_job_end"])
+async def test_hook_that_raises_costs_a_line_and_no_generation(
+    system: System, front: Front, hook: str
+) -> None:
+    async def broken(_: dict[str, Any]) -> None:
+        raise ZeroDivisionError
+
+    system.expected.add("a hook raised")
+    async with working(system, **{hook: broken}) as worker:
+        for _ in range(3):
+            assert (await front.end(await front.submit())).stage == "completed"
+        await until(lambda: not worker._running)
+    assert [line["event"] for line in system.lines].count("a hook raised") == 3
+
+
+async def test_hooks_are_called_around_each_attempt_with_its_context(
+    system: System, front: Front
+) -> None:
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    def noting(name: str) -> Any:  # noqa: ANN401  a hook
+        async def hook(ctx: dict[str, Any]) -> None:
+            seen.append((name, ctx))
+
+        return hook
+
+    names = ("on_startup", "on_job_start", "on_job_end", "after_job_end", "on_shutdown")
+    async with working(system, **{name: noting(name) for name in names}):
+        ticket = await front.submit()
+        await front.end(ticket)
+        await until(lambda: len(seen) == 4)
+    assert [name for name, _ in seen] == list(names)
+    assert {(ctx["job_id"], ctx["job_try"]) for _, ctx in seen[1:4]} == {(ticket.id, 1)}
+
+
+async def test_cancel_during_a_hook_is_not_lost(system: System, front: Front) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: dict[str, Any]) -> None:
+        begun.set()
+        await gate.wait()
+
+    async with working(system, on_job_start=slow) as worker:
+        ticket = await front.submit()
+        await begun.wait()
+        await front.cancel(ticket)
+        await until(lambda: all(brake.why == "cancel" for _, brake in worker._running.values()))
+        gate.set()
+        assert (await front.end(ticket, 1)).stage == "cancelled"
+
+
+# Cancels
+
+
+async def test_cancel_reaches_the_upstream_at_once(
+    system: System, front: Front, provider: Provider
+) -> None:
+    # No beat and no token tells it: only the worker's own channel does.
+    system.change("worker", beat_seconds=1.5)
+    provider.script.append(Answer(gate=asyncio.Event()))
+    async with working(system):
+        ticket = await front.submit()
+        await until(lambda: provider.requests)
+        called_at = time.monotonic()
+        await front.cancel(ticket)
+        ended = await front.end(ticket, 1)
+        await asyncio.wait_for(provider.requests[0].ended.wait(), 1)
+    assert (ended.stage, ended.captured) == ("cancelled", 0)
+    assert provider.requests[0].gone_at is not None
+    assert provider.requests[0].gone_at - called_at < 0.2
+
+
+async def test_cancel_that_the_channel_lost_comes_with_a_beat(
+    system: System, front: Front, provider: Provider
+) -> None:
+    provider.script.append(Answer(gate=asyncio.Event()))
+    async with working(system) as worker:
+        worker._ear._on_push = lambda _: None
+        ticket = await front.submit()
+        await until(lambda: provider.requests)
+        await front.cancel(ticket)
+        assert (await front.end(ticket, 2)).stage == "cancelled"
+
+
+async def test_cancels_that_race_with_claims_all_end(system: System, front: Front) -> None:
+    async with working(system) as worker:
+        for _ in range(60):
+            ticket = await front.submit()
+            await front.cancel(ticket)
+            assert (await front.end(ticket, 2)).stage in {"cancelled", "completed"}
+        await until(lambda: not worker._running)
+    books = await front.books()
+    assert books.held == 0
+
+
+# Keys
+
+
+async def test_model_that_only_another_worker_serves_waits_for_it(
+    system: System, front: Front, provider: Provider
+) -> None:
+    async with working(system):
+        ticket = await front.submit(model="gamma", deadline_ms=30_000)
+        await front.seen(ticket, lambda found: found.stage == "retrying")
+        assert provider.requests == []
+        async with working(system, {"NO_SUCH_KEY": "sk-other"}):
+            ended = await front.end(ticket)
+    assert ended.stage == "completed"
+    (request,) = provider.requests
+    assert request.body["model"] == "upstream-gamma"
+    assert request.headers["authorization"] == "Bearer sk-other"
+
+
+async def test_worker_tells_what_it_serves_and_leaves(system: System, front: Front) -> None:
+    now_ms = system.clock.now_ms
+    async with working(system, {"NO_SUCH_KEY": "k"}) as worker:
+        found = await until(
+            lambda: fleet.view(front.redis, system.settings.redis, now_ms()), what="a report"
+        )
+        await until(
+            lambda: any(line["event"] == "worker ready" for line in system.lines), what="the line"
+        )
+        name = keys.WORKERS(keys.system_root(system.settings.redis))
+        await until(lambda: front.redis.call("HEXISTS", name, worker.id))
+        found = await fleet.view(front.redis, system.settings.redis, now_ms())
+        assert (found.workers, found.slots) == (1, 32)
+        assert found.models == {"alpha", "beta", "gamma"}
+    assert not await front.redis.call("HEXISTS", name, worker.id)
+
+
+# Drains
+
+
+async def test_drain_lets_end_what_ends_within_the_grace(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", grace_seconds=10.0)
+    gate = asyncio.Event()
+    provider.answer = lambda _: Answer(text="Two bears", gate=gate)
+    async with started(system) as (worker, running):
+        tickets = [await front.submit() for _ in range(3)]
+        await until(lambda: len(provider.requests) == 3)
+        worker.begin_drain()
+        late = await front.submit()
+        gate.set()
+        await asyncio.wait_for(running, 5)
+    for ticket in tickets:
+        ended = await front.look(ticket)
+        assert (ended.stage, ended.attempt) == ("completed", 1)
+    assert (await front.look(late)).stage == "queued"
+
+
+async def test_drain_hands_the_rest_back_as_if_never_taken(
+    system: System, front: Front, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.answer = lambda _: Answer(text="old " * 9, gate=gate, gate_after=3)
+    async with started(system) as (worker, running):
+        tickets = [await front.submit(f"message {number}") for number in range(3)]
+        for ticket in tickets:
+            await front.seen(ticket, lambda found: found.text)
+        behind = await front.submit("behind", rings=False)
+        worker.begin_drain()
+        await asyncio.wait_for(running, 5)
+    for ticket in tickets:
+        record = await front.record(ticket)
+        assert (record["stage"], record["drains"]) == ("queued", "1")
+        assert "crashes" not in record
+    assert all(request.gone_at is not None for request in provider.requests[:3])
+    provider.requests.clear()
+    provider.answer = lambda request: Answer(text=f"new {request.last}")
+    system.change("worker", concurrency=1)
+    async with working(system):
+        for ticket in [*tickets, behind]:
+            ended = await front.end(ticket)
+            assert ended.stage == "completed"
+            assert text_of(await front.told(ticket)) == ended.text
+    said = [request.last for request in provider.requests]
+    assert said.index("behind") >= said.index("message 0")
+    assert (await front.books()).held == 0
+
+
+async def test_drain_while_nothing_runs_is_quick(system: System) -> None:
+    async with started(system) as (worker, running):
+        began = time.monotonic()
+        worker.begin_drain()
+        await asyncio.wait_for(running, 2)
+        assert time.monotonic() - began < 1
+
+
+async def test_drain_of_a_full_worker_ends(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", concurrency=1)
+    provider.answer = lambda _: Answer(gate=asyncio.Event())
+    async with started(system) as (worker, running):
+        first = await front.submit()
+        second = await front.submit()
+        await until(lambda: provider.requests)
+        worker.begin_drain()
+        await asyncio.wait_for(running, 5)
+    assert (await front.look(first)).stage == "queued"
+    assert (await front.record(second))["attempt"] == "0"
+
+
+# Leases
+
+
+async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_kept_apart(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", beat_seconds=1.0)
+    gate = asyncio.Event()
+    provider.script.extend(
+        [Answer(text="old", gate=gate), Answer(text="new " * 3, gate=gate, gate_after=1)]
+    )
+    async with working(system) as worker:
+        ticket = await front.submit()
+        await until(lambda: len(provider.requests) == 1)
+        ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
+        assert await functions.release(front.redis, ticket.root, ask)
+        await front.seen(ticket, lambda found: found.attempt == 2 and found.text)
+        await asyncio.wait_for(provider.requests[0].ended.wait(), 3)
+        await until(lambda: [name[2] for name in worker._running] == [2])
+        gate.set()
+        ended = await front.end(ticket)
+        await until(lambda: not worker._running)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", "new new new", 2)
+    assert (await front.books()).held == 0
+
+
+async def test_worker_keeps_its_leases_while_a_model_thinks(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", lease_seconds=0.4, beat_seconds=0.1)
+    provider.script.append(Answer(text="Two", first_seconds=1.2))
+    async with working(system), working(system):
+        ended = await front.end(await front.submit())
+    assert (ended.stage, ended.attempt) == ("completed", 1)
+    assert len(provider.requests) == 1
+
+
+async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", lease_seconds=0.4, beat_seconds=0.05)
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="Two", gate=gate))
+    async with working(system):
+        ticket = await front.submit()
+        await until(lambda: provider.requests)
+        ends = time.monotonic() + 1.0
+        while time.monotonic() < ends:
+            pass
+        gate.set()
+        ended = await front.end(ticket)
+    assert (ended.stage, ended.attempt) == ("completed", 1)
+
+
+# Start and end
+
+
+async def test_worker_without_redis_says_so_and_goes(system: System) -> None:
+    system.settings = system.settings.__class__(
+        redis=RedisSettings(url="unix:///nonexistent/socket"),
+        providers=system.settings.providers,
+        models=system.settings.models,
+    )
+    async with started(system) as (_, running):
+        with pytest.raises(UnavailableError, match="Redis cannot be reached"):
+            await running
+
+
+async def test_key_that_cannot_be_sent_is_told_at_the_start(system: System) -> None:
+    with pytest.raises(ConfigurationError, match="NO_SUCH_KEY"):
+        async with working(system, {"NO_SUCH_KEY": "sk-\x00"}):
+            pass
+
+
+async def test_worker_leaves_nothing_behind(
+    system: System, front: Front, provider: Provider
+) -> None:
+    before = len(asyncio.all_tasks())
+    clients = await _clients(front)
+    async with working(system):
+        for _ in range(5):
+            await front.end(await front.submit())
+    await until(lambda: len(asyncio.all_tasks()) <= before)
+    await until(lambda: provider.connections == 0)
+
+    async def are_gone() -> bool:
+        return await _clients(front) <= clients
+
+    await until(are_gone)
+    books = await front.books()
+    assert books.held == 0
+    assert books.balance + books.settled == GRANT
+    assert HOLD > 0
+
+
+async def test_worker_whose_shutdown_hook_raises_lets_go_of_all(
+    system: System, front: Front
+) -> None:
+    async def broken(_: dict[str, Any]) -> None:
+        raise ZeroDivisionError
+
+    system.expected.add("a hook raised")
+    clients = await _clients(front)
+    async with working(system, on_shutdown=broken):
+        await front.end(await front.submit())
+
+    async def are_gone() -> bool:
+        return await _clients(front) <= clients
+
+    await until(are_gone)
+
+
+async def _clients(front: Front) -> int:
+    listed = await front.redis.call("CLIENT", "LIST")
+    return len((listed.decode() if isinstance(listed, bytes) else listed).splitlines())
+
+
+def test_worker_can_be_asked_by_arq_s_own_name() -> None:
+    assert PolluxWorker.__mro__[1].__name__ == "Worker"
