@@ -194,7 +194,7 @@ class Settings(Section, frozen=True, kw_only=True):
             if name.startswith(_ENV_PREFIX) and name not in _NOT_SETTINGS | secrets:
                 _set(tree, name, text, faults)
         if "REDIS_URL" in environment:
-            _table(tree, "redis")["url"] = environment["REDIS_URL"]
+            _table(tree, "redis", faults)["url"] = environment["REDIS_URL"]
         _check(cls, tree, "", faults)
         if faults:
             raise ConfigurationError(faults)
@@ -244,13 +244,14 @@ def _set(tree: dict[str, Any], name: str, text: str, faults: list[str]) -> None:
         return
     table = tree
     for part in path[:-1]:
-        table = _table(table, part)
+        table = _table(table, part, faults)
     table[path[-1]] = text
 
 
-def _table(tree: dict[str, Any], name: str) -> dict[str, Any]:
+def _table(tree: dict[str, Any], name: str, faults: list[str]) -> dict[str, Any]:
     table = tree.setdefault(name, {})
     if not isinstance(table, dict):
+        faults.append(f"{name}: expected a table")
         table = tree[name] = {}
     return table
 

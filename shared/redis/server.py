@@ -6,7 +6,7 @@ promise. A deployment that wants less says so by name: `durability = "none"`.
 
 from typing import Final
 
-from shared.errors import ConfigurationError, StoreError
+from shared.errors import ConfigurationError, StoreError, UnavailableError
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
 
@@ -66,5 +66,10 @@ async def _appendfsync(redis: Connection) -> str | None:
         reply = await redis.call("CONFIG", "GET", "appendfsync")
     except StoreError:
         return None
+    except UnavailableError as error:
+        # Some servers have no CONFIG, others do not let us.
+        if "NOPERM" in error.message:
+            return None
+        raise
     value = reply.get(b"appendfsync")
     return value.decode() if value else None

@@ -30,11 +30,12 @@ def cost(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
 
 def affordable_tokens(model: ModelSettings, input_tokens: int, budget: int) -> int:
     """Return how many output tokens a budget of microcredits pays for, within the model's limit."""
-    left = budget - cost(model, input_tokens, 0)
-    if left < 0:
+    if cost(model, input_tokens, 0) > budget:
         return 0
     if model.output_rate == 0:
         return model.max_output_tokens
-    return min(
-        model.max_output_tokens, int(left / (model.output_rate * _MICROCREDITS_PER_MICRODOLLAR))
-    )
+    left = budget - input_tokens * model.input_rate * _MICROCREDITS_PER_MICRODOLLAR
+    # Half a token more, to round to the nearest; the price itself says whether that was too many.
+    tokens = int(left / (model.output_rate * _MICROCREDITS_PER_MICRODOLLAR) + 0.5)
+    tokens = max(0, min(model.max_output_tokens, tokens))
+    return tokens if cost(model, input_tokens, tokens) <= budget else max(0, tokens - 1)

@@ -19,26 +19,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+# The commands that write in accept.lua, for the first message of a session.
 LIBRARY: Final = """#!lua name=floor
 redis.register_function('floor_accept', function(keys, arguments)
-  local root, id, body = keys[1], arguments[1], arguments[2]
-  local c = redis.call
-  c('SET', root .. 'submissions:bench', '1790000000000000', 'PX', 61000)
+  local root, id, turn, submission = keys[1], arguments[1], arguments[2], arguments[3]
+  local c, now = redis.call, 1790000000000
+  c('SET', root .. 'submissions:bench', now * 1000, 'PX', 61000)
   c('HINCRBY', root .. 'books:bench', 'balance', -30000)
   c('HINCRBY', root .. 'books:bench', 'held', 30000)
-  c('HSET', root .. 'session:bench:' .. id,
-    'name', 'API Chat - 2026-01-01', 'created', '1790000000000', 'active', '1790000000000')
-  c('ZADD', root .. 'sessions:bench', '1790000000000', id)
-  c('HINCRBY', root .. 'session:bench:' .. id, 'turns', 1)
+  c('ZADD', root .. 'sessions:bench', now, id)
+  c('HSET', root .. 'session:bench:' .. id, 'name', 'API Chat - 2026-01-01',
+    'created', now, 'active', now, 'turns', 1, 'head', id)
   local number = c('HINCRBY', root .. 'clocks', 'number', 1)
-  c('HSET', root .. 'turns:bench:' .. id .. ':0', '1:u', body)
-  c('SET', root .. 'submission:bench:' .. id, body)
-  c('HSET', root .. 'generation:bench:' .. id, 'stage', 'queued', 'session', id, 'turn', '1',
-    'lane', 'interactive', 'model', 'auto', 'wire', '1', 'number', number,
-    'accepted', '1790000000000', 'deadline', '1790000000000', 'hold', '30000', 'attempt', '0')
-  c('ZADD', root .. 'deadlines', '1790000000000', 'bench:' .. id)
+  c('HSET', root .. 'turns:bench:' .. id .. ':0', '1:u', turn)
+  c('SET', root .. 'submission:bench:' .. id, submission)
+  c('HSET', root .. 'generation:bench:' .. id, 'stage', 'queued', 'session', id, 'turn', 1,
+    'lane', 'interactive', 'model', 'auto', 'wire', 1, 'number', number, 'accepted', now,
+    'deadline', now + 900000, 'hold', 30000, 'attempt', 0)
+  c('ZADD', root .. 'deadlines', now, 'bench:' .. id)
   c('ZADD', root .. 'unfinished:bench:interactive', number, id)
-  c('HSET', root .. 'session:bench:' .. id, 'head', id)
   c('ZADD', root .. 'ready:bench:interactive', number, id)
   return 'OK'
 end)
@@ -62,6 +61,8 @@ _GENERATION: Final = {
     "progress": "10",
     "text": "word " * 40,
 }
+_TURN: Final = b"t" * 200
+_SUBMISSION: Final = b"s" * 100
 _RECEIPT: Final = b'{"success":true,"message_id":"%s"}' + b" " * 300
 _STATUS: Final = b'{"success":true,"state":"processing"}' + b" " * 900
 
@@ -79,8 +80,9 @@ def build(url: str) -> Starlette:
         await client.aclose()
 
     async def submit(request: Request) -> Response:
-        body = await request.body()
-        await client.fcall("floor_accept", 1, ROOT, f"{next(numbers):022d}", body)
+        await request.body()
+        name = f"{next(numbers):022d}"
+        await client.fcall("floor_accept", 1, ROOT, name, _TURN, _SUBMISSION)
         return Response(_RECEIPT, media_type="application/json")
 
     async def status(_request: Request) -> Response:

@@ -4,21 +4,26 @@ Owns their start and their end. What a test wants of settings it changes on the 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from shared.clock import SystemClock
 from tests.support import waiting
 from tests.support.system import System
 from worker.consumer import PolluxWorker
 
+Hook = Callable[[dict[str, Any]], Awaitable[None]]
+
 
 @asynccontextmanager
 async def working(
-    system: System, environment: Mapping[str, str] | None = None, **hooks: object
+    system: System,
+    environment: Mapping[str, str] | None = None,
+    hooks: Mapping[str, Hook] | None = None,
 ) -> AsyncIterator[PolluxWorker]:
     """Run a worker and yield it once it may claim; leaving drains it and lets it go."""
-    async with started(system, environment, **hooks) as (worker, running):
+    async with started(system, environment, hooks) as (worker, running):
         yield worker
         worker.begin_drain()
         await running
@@ -26,11 +31,13 @@ async def working(
 
 @asynccontextmanager
 async def started(
-    system: System, environment: Mapping[str, str] | None = None, **hooks: object
+    system: System,
+    environment: Mapping[str, str] | None = None,
+    hooks: Mapping[str, Hook] | None = None,
 ) -> AsyncIterator[tuple[PolluxWorker, "asyncio.Task[None]"]]:
     """Run a worker whose end is the test's own matter; leaving lets it go."""
     worker = PolluxWorker(system.settings, environment or {}, SystemClock())
-    for name, hook in hooks.items():
+    for name, hook in (hooks or {}).items():
         setattr(worker, name, hook)
     running = asyncio.create_task(worker.async_run())
     try:

@@ -1,0 +1,194 @@
+"""Chores: through arq's own queue, once a slot in the whole fleet, and nothing in pickle."""
+
+import asyncio
+import pickletools
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+import pytest
+from arq.typing import WorkerCoroutine
+from arq.worker import async_check_health, func
+
+from shared import queue
+from shared.redis import keys, library
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from tests.support.provider import Answer, Provider
+from tests.support.server import Look, Server
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.crew import started, working
+from tests.worker.front import Front
+from worker.chores import trim
+from worker.consumer import PolluxWorker
+
+_STALE = "pollux_000000000000"
+_DAY_MS = trim.UNUSED_MS
+
+
+async def _load(redis: Redis, name: str) -> None:
+    body = f"redis.register_function('{name}_f', function() return 1 end)"
+    await redis.call("FUNCTION", "LOAD", "REPLACE", f"#!lua name={name}\n{body}")
+
+
+async def _is_loaded(redis: Redis, name: str) -> bool:
+    return bool(await redis.call("FUNCTION", "LIST", "LIBRARYNAME", name))
+
+
+def _due_now(worker: PolluxWorker) -> None:
+    """Let the worker's periodic chore be due, as its clock would."""
+    for chore in worker.cron_jobs:
+        chore.next_run = datetime.now(tz=UTC)
+
+
+async def test_libraries_unused_for_a_day_are_forgotten_and_no_others(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
+    used = keys.LIBRARIES(keys.system_root(redis_settings))
+    now_ms = 10 * _DAY_MS
+    fresh = "pollux_111111111111"
+    for name, age_ms in ((_STALE, _DAY_MS + 1), (fresh, _DAY_MS - 1), ("pollux_gone", 2 * _DAY_MS)):
+        await redis.call("ZADD", used, now_ms - age_ms, name)
+    await _load(redis, _STALE)
+    await _load(redis, fresh)
+    assert sorted(await trim.trim(redis, redis_settings, now_ms)) == [_STALE, "pollux_gone"]
+    assert not await _is_loaded(redis, _STALE)
+    assert await _is_loaded(redis, fresh)
+    assert await _is_loaded(redis, library.NAME)
+    assert await redis.call("ZRANGE", used, 0, -1) == [fresh.encode(), library.NAME.encode()]
+    assert await trim.trim(redis, redis_settings, now_ms) == []
+    await redis.call("FUNCTION", "DELETE", fresh)
+
+
+async def test_worker_marks_its_library_as_used_when_it_starts(
+    system: System, front: Front
+) -> None:
+    async with working(system):
+        used = keys.LIBRARIES(keys.system_root(system.settings.redis))
+        assert await front.redis.call("ZSCORE", used, library.NAME)
+
+
+@pytest.mark.each_once
+async def test_chore_runs_once_a_slot_in_the_whole_fleet(system: System, front: Front) -> None:
+    root = keys.system_root(system.settings.redis)
+    await front.redis.call("ZADD", keys.LIBRARIES(root), 1, _STALE)
+    await _load(front.redis, _STALE)
+    async with working(system) as one, working(system) as two:
+        for worker in (one, two):
+            _due_now(worker)
+
+        async def is_gone() -> bool:
+            return not await _is_loaded(front.redis, _STALE)
+
+        await until(is_gone)
+        await until(lambda: not one.tasks and not two.tasks)
+    ran = [line for line in system.lines if line["event"] == "trimmed function libraries"]
+    assert [line["count"] for line in ran] == [1]
+
+
+@pytest.mark.each_once
+async def test_chores_sent_by_others_are_run(system: System) -> None:
+    pool = await queue.pool(system.settings.redis)
+    ran = asyncio.Event()
+
+    async def errand(_: object, *words: object) -> None:
+        assert words == ("now",)
+        ran.set()
+
+    async with started(system) as (worker, _):
+        worker.functions["errand"] = func(cast("WorkerCoroutine", errand), name="errand")
+        await pool.enqueue_job("errand", "now")
+        await asyncio.wait_for(ran.wait(), 5)
+        await until(lambda: worker.jobs_complete == 1)
+    await pool.aclose(close_connection_pool=True)
+
+
+@pytest.mark.each_once
+async def test_chore_that_raises_costs_nothing_else(system: System, front: Front) -> None:
+    pool = await queue.pool(system.settings.redis)
+
+    async def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    async with working(system) as worker:
+        worker.functions["broken"] = func(cast("WorkerCoroutine", broken), name="broken")
+        await pool.enqueue_job("broken")
+        await pool.enqueue_job("no such chore")
+        await until(lambda: worker.jobs_failed == 2)
+        assert (await front.end(await front.submit())).stage == "completed"
+    await pool.aclose(close_connection_pool=True)
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close")
+async def test_arq_can_ask_whether_the_queue_is_looked_after(system: System) -> None:
+    settings = queue.arq_settings(system.settings.redis)
+    name = keys.CHORES(keys.system_root(system.settings.redis))
+    assert await async_check_health(settings, queue_name=name) == 1
+    async with working(system):
+
+        async def is_healthy() -> bool:
+            return await async_check_health(settings, queue_name=name) == 0
+
+        await until(is_healthy)
+
+
+@pytest.mark.each_once
+async def test_nothing_in_redis_is_pickled(
+    system: System, front: Front, provider: Provider, server: Server
+) -> None:
+    gate = asyncio.Event()
+    pool = await queue.pool(system.settings.redis)
+    async with working(system) as worker:
+        _due_now(worker)
+        await pool.enqueue_job("trim_libraries", "an argument", _defer_by=30)
+        await front.end(await front.submit(system_prompt="Be brief."))
+        provider.script.append(Answer(text="word " * 9, gate=gate, gate_after=4))
+        held = await front.submit()
+        await front.seen(held, lambda found: found.text)
+        await until(lambda: _has_health(server))
+        with server.look() as look:
+            values = [value for name in look.names("*") for value in _values(look, name)]
+        gate.set()
+        await front.end(held)
+    await pool.aclose(close_connection_pool=True)
+    assert len(values) > 20
+    assert [value for value in values if _is_pickle(value)] == []
+
+
+def _has_health(server: Server) -> bool:
+    with server.look() as look:
+        return bool(look.names("*health-check"))
+
+
+def _values(look: Look, name: str) -> list[bytes]:
+    """Return every value of a key, whatever its type."""
+    readers: dict[bytes, tuple[str | int, ...]] = {
+        b"string": ("GET", name),
+        b"hash": ("HVALS", name),
+        b"list": ("LRANGE", name, 0, -1),
+        b"zset": ("ZRANGE", name, 0, -1),
+        b"stream": ("XRANGE", name, "-", "+"),
+    }
+    kind = look("TYPE", name)
+    read = look(*readers[kind])
+    flat: list[Any] = [read] if isinstance(read, bytes) else list(read)
+    if kind == b"stream":
+        flat = [value for _, fields in flat for value in fields.values()]
+    return [value for value in flat if isinstance(value, bytes)]
+
+
+def _is_pickle(value: bytes) -> bool:
+    """Tell whether these bytes are a pickle of a protocol that anybody writes."""
+    if not value.startswith(b"\x80") or not value.endswith(b"."):
+        return False
+    try:
+        list(pickletools.genops(value))
+    except ValueError:
+        return False
+    return True
+
+
+def test_pickles_would_be_found() -> None:
+    assert _is_pickle(b"\x80\x04K\x01.")
+    assert not _is_pickle(msgspec.msgpack.encode({"t": 1, "f": "x"}))
