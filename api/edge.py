@@ -17,7 +17,8 @@ DESIGN
   trailers and the extensions of chunks, which the parser gathers out of our sight. A head that may
   be too long is measured when it ends. So a connection holds at most the bound and one read.
 - Ends. To close while bytes still come resets the connection, and the answer may never be seen.
-  So our end is told first, and what comes is dropped until the client's, or for LINGER_SECONDS.
+  So who has not said `Connection: close` is told our end first, and what comes is dropped until
+  theirs, or for LINGER_SECONDS.
 - Upgrades are served as plain requests. The parser leaves all after such a head to the protocol
   that was asked for, so the head goes once more, without that field, to a new parser.
 - Failures. The application's coroutine is the task itself; what it leaves without an end is ended
@@ -70,6 +71,7 @@ class EdgeProtocol(HttpToolsProtocol):
     _task: asyncio.Task[None] | None = None
     _is_receiving = False
     _is_in_head = False
+    _is_last = False
     _read_bytes = 0
     _first_bytes = 0
     _barren_bytes = 0
@@ -204,6 +206,7 @@ class EdgeProtocol(HttpToolsProtocol):
         HttpToolsProtocol.on_headers_complete(self)
         if self.scope["http_version"] not in _VERSIONS:
             self._stop("The request's version must be HTTP/1.1 or HTTP/1.0.")
+        self._is_last = not self.cycle.keep_alive
         # Trailers are fields too; among the head's they would be taken for them.
         self.headers = []
 
@@ -330,11 +333,13 @@ class EdgeProtocol(HttpToolsProtocol):
             self._wire.close()
 
     def _close(self) -> None:
-        """Do what uvicorn's calls of `transport.close()` come to; the second does not linger."""
-        if self._is_ending or self._wire.is_closing():
-            self._wire.close()
-        else:
+        """Do what uvicorn's calls of `transport.close()` come to."""
+        may_send = self._is_receiving or not self._is_last
+        if may_send and not self._is_ending and not self._wire.is_closing():
             self._linger()
+        else:
+            self._is_deaf = self._is_ending = True
+            self._wire.close()
 
     def _give_up(self) -> None:
         if self._is_ending and self._patience.unread_bytes:

@@ -64,6 +64,7 @@ class RedisSettings(Section, frozen=True, kw_only=True):
     # process: an acknowledged write survives the server process (AOF); fsync: also the machine;
     # none: neither.
     durability: Durability = "process"
+    connect_seconds: Seconds = 2.0
     timeout_seconds: Seconds = 5.0
 
 

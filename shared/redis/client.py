@@ -38,7 +38,6 @@ _PASSING: Final = frozenset(
     """.split()
 )
 _NOT_YET: Final = object()
-_CONNECT_SECONDS: Final = 2.0
 
 
 class FunctionMissingError(StoreError):
@@ -246,7 +245,7 @@ class Redis:
         if self._closed:
             raise UnavailableError("The connection to Redis is closed.")
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            async with asyncio.timeout(self._settings.connect_seconds):
                 line = await _connect(self._settings.url, self._on_push, self._lost)
         except (OSError, TimeoutError, _LostError) as error:
             raise UnavailableError(

@@ -12,6 +12,12 @@ from tests.support.system import System
 pytestmark = pytest.mark.each_once
 
 
+@pytest.fixture(autouse=True)
+def quick(system: System) -> None:
+    """Let the lease of a dead worker lapse after a second."""
+    system.change("worker", lease_seconds=1.0)
+
+
 async def _begun(api: Customer, receipt: Json) -> None:
     async def has_begun() -> bool:
         return bool((await api.look(receipt))["result"]["content"])

@@ -48,10 +48,17 @@ class Front:
         self.settings = settings
         self._granted: set[str] = set()
 
+    def partition_of(self, account: str) -> int:
+        """Return the partition in which the account is."""
+        return zlib.crc32(account.encode()) % self.settings.redis.partitions
+
     def root_of(self, account: str) -> str:
         """Return the root of the partition in which the account is."""
-        index = zlib.crc32(account.encode()) % self.settings.redis.partitions
-        return keys.partition_root(self.settings.redis, index)
+        return keys.partition_root(self.settings.redis, self.partition_of(account))
+
+    def ring(self, account: str) -> None:
+        """Ring for the account's partition."""
+        queue.ring(self.redis, self.settings.redis, self.partition_of(account))
 
     async def submit(
         self,
@@ -100,8 +107,7 @@ class Front:
         )
         assert isinstance(accepted, Accepted), accepted
         if rings:
-            partition = zlib.crc32(account.encode()) % self.settings.redis.partitions
-            queue.ring(self.redis, self.settings.redis, partition)
+            self.ring(account)
         return ticket
 
     async def claim(self, ticket: Ticket, *, lease_ms: int = 60_000) -> Claimed:

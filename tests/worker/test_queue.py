@@ -1,7 +1,6 @@
 """In which order one worker takes what waits, and that it leaves nothing."""
 
 import asyncio
-import zlib
 from typing import Final
 
 import pytest
@@ -17,9 +16,8 @@ _MANY: Final = 1_000
 
 def _account_in(front: Front, partition: int) -> str:
     """Return the name of an account in a partition."""
-    count = front.settings.redis.partitions
     names = (f"account{number}" for number in range(1_000))
-    return next(name for name in names if zlib.crc32(name.encode()) % count == partition % count)
+    return next(name for name in names if front.partition_of(name) == partition)
 
 
 async def _submit(

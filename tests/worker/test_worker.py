@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from shared.errors import ConfigurationError, UnavailableError
-from shared.redis import functions, keys
-from shared.redis.functions import ReleaseAsk
+from shared.redis import keys
 from shared.settings import RedisSettings
 from shared.stores import fleet
 from tests.support.provider import Answer, Provider
@@ -216,60 +215,6 @@ async def test_drain_of_a_full_worker_ends(
         await asyncio.wait_for(running, 5)
     assert (await front.look(first)).stage == "queued"
     assert (await front.record(second))["attempt"] == "0"
-
-
-# Leases
-
-
-async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_kept_apart(
-    system: System, front: Front, provider: Provider
-) -> None:
-    system.change("worker", beat_seconds=1.0)
-    gate = asyncio.Event()
-    provider.script.extend(
-        [Answer(text="old", gate=gate), Answer(text="new " * 3, gate=gate, gate_after=1)]
-    )
-    async with working(system) as worker:
-        ticket = await front.submit()
-        await until(lambda: len(provider.requests) == 1)
-        ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
-        assert await functions.release(front.redis, ticket.root, ask)
-        await front.seen(ticket, lambda found: found.attempt == 2 and found.text)
-        await asyncio.wait_for(provider.requests[0].ended.wait(), 3)
-        await until(lambda: [name[2] for name in worker._running] == [2])
-        gate.set()
-        ended = await front.end(ticket)
-        await until(lambda: not worker._running)
-    assert (ended.stage, ended.text, ended.attempt) == ("completed", "new new new", 2)
-    assert (await front.books()).held == 0
-
-
-async def test_worker_keeps_its_leases_while_a_model_thinks(
-    system: System, front: Front, provider: Provider
-) -> None:
-    system.change("worker", lease_seconds=0.4, beat_seconds=0.1)
-    provider.script.append(Answer(text="Two", first_seconds=1.2))
-    async with working(system), working(system):
-        ended = await front.end(await front.submit())
-    assert (ended.stage, ended.attempt) == ("completed", 1)
-    assert len(provider.requests) == 1
-
-
-async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
-    system: System, front: Front, provider: Provider
-) -> None:
-    system.change("worker", lease_seconds=0.4, beat_seconds=0.05)
-    gate = asyncio.Event()
-    provider.script.append(Answer(text="Two", gate=gate))
-    async with working(system):
-        ticket = await front.submit()
-        await until(lambda: provider.requests)
-        ends = time.monotonic() + 1.0
-        while time.monotonic() < ends:
-            pass
-        gate.set()
-        ended = await front.end(ticket)
-    assert (ended.stage, ended.attempt) == ("completed", 1)
 
 
 # Start and end

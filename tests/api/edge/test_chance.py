@@ -57,7 +57,9 @@ async def test_chance_never_breaks_or_holds_the_server(site: Site, seed: int) ->
         async with site.client() as client:
             await client.send(*pieces)
             read = (await client.read_all()).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
-        statuses = {answer.status for answer in split(read)}
+        # Who goes on after having promised not to may lose the end of what it reads.
+        is_whole = not any(word in b"".join(pieces) for word in (b"close", b"HTTP/1.0"))
+        statuses = {answer.status for answer in split(read, is_whole=is_whole)}
         assert statuses <= {200, 400, 408, 431}, (pieces, read)
 
     chance = random.Random(seed)

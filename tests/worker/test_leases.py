@@ -1,0 +1,158 @@
+"""What keeps an attempt its worker's own, and what happens when the store will not have its work."""
+
+import asyncio
+import dataclasses
+import time
+
+import pytest
+
+from shared.errors import StoreError
+from shared.redis import functions, keys
+from shared.redis.client import Connection
+from shared.redis.functions import BeatAsk, ReleaseAsk, Stop
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.crew import working
+from tests.worker.front import Front
+from tests.worker.shaky import Shaky
+
+
+async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_kept_apart(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", beat_seconds=1.0)
+    gate = asyncio.Event()
+    provider.script.extend(
+        [Answer(text="old", gate=gate), Answer(text="new " * 3, gate=gate, gate_after=1)]
+    )
+    async with working(system) as worker:
+        ticket = await front.submit()
+        await until(lambda: len(provider.requests) == 1)
+        ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
+        assert await functions.release(front.redis, ticket.root, ask)
+        await front.seen(ticket, lambda found: found.attempt == 2 and found.text)
+        await asyncio.wait_for(provider.requests[0].ended.wait(), 3)
+        await until(lambda: [name[2] for name in worker._running] == [2])
+        gate.set()
+        ended = await front.end(ticket)
+        await until(lambda: not worker._running)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", "new new new", 2)
+    assert (await front.books()).held == 0
+
+
+async def test_worker_keeps_its_leases_while_a_model_thinks(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", lease_seconds=0.4, beat_seconds=0.1)
+    provider.script.append(Answer(text="Two", first_seconds=1.2))
+    async with working(system), working(system):
+        ended = await front.end(await front.submit())
+    assert (ended.stage, ended.attempt) == ("completed", 1)
+    assert len(provider.requests) == 1
+
+
+async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", lease_seconds=0.4, beat_seconds=0.05)
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="Two", gate=gate))
+    async with working(system):
+        ticket = await front.submit()
+        await until(lambda: provider.requests)
+        ends = time.monotonic() + 1.0
+        while time.monotonic() < ends:
+            pass
+        gate.set()
+        ended = await front.end(ticket)
+    assert (ended.stage, ended.attempt) == ("completed", 1)
+
+
+async def test_turn_that_becomes_ready_behind_the_worker_s_look_is_not_missed(
+    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, looked, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    provider.script.append(Answer(text="Two", gate=gate))
+    async with working(system) as worker:
+        first = await front.submit(rings=False)
+        second = await front.submit(session=first.session, rings=False)
+        await until(lambda: provider.requests)
+        claim, own = worker._claim, front.partition_of("ann")
+        count = system.settings.redis.partitions
+
+        async def claim_and_pause(partition: int, free: int) -> int:
+            claimed = await claim(partition, free)
+            if gate.is_set() or (partition + 1) % count != own:
+                return claimed
+            looked.set()
+            await go_on.wait()
+            return claimed
+
+        monkeypatch.setattr(worker, "_claim", claim_and_pause)
+        front.ring("ann")
+        await looked.wait()
+        gate.set()
+        await until(lambda: not worker._running)
+        go_on.set()
+        ended = await front.end(second)
+    finished = (await front.look(first)).finished
+    assert finished is not None
+    assert ended.started is not None
+    assert ended.started - finished < 600
+
+
+@pytest.mark.each_once
+async def test_end_that_redis_will_not_have_is_tried_again_and_then_given_up(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.change("worker", lease_seconds=0.3, reap_seconds=0.05)
+    system.expected |= {"an attempt could not be settled; its lease will lapse", "reaped"}
+    async with working(system) as worker:
+        shaky = Shaky(front.redis, "settle")
+        shaky.troubles.append("refused")
+        worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], redis=shaky)
+        ended = await front.end(await front.submit())
+        assert (ended.stage, ended.attempt) == ("completed", 2)
+        shaky.troubles.extend(["refused"] * 3)
+        ended = await front.end(await front.submit())
+    assert (ended.stage, ended.captured, len(provider.requests)) == ("failed", 0, 5)
+    assert ended.assistant is not None
+    assert ended.assistant.failure is not None
+    assert ended.assistant.failure.code == "CRASHED"
+    assert (await front.books()).held == 0
+
+
+async def test_provider_that_asks_for_patience_gets_it_and_is_asked_again(
+    system: System, front: Front, provider: Provider
+) -> None:
+    provider.script.extend([Answer(status=429, headers={"retry-after": "9"}), Answer(text="Two")])
+    async with working(system):
+        ticket = await front.submit()
+        await front.seen(ticket, lambda found: found.stage == "retrying")
+        name = f"{ticket.account}:{ticket.id}"
+        assert await front.redis.call("ZADD", keys.DEFERRED(ticket.root), "XX", "CH", 1, name)
+        ended = await front.end(ticket, 2)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", "Two", 2)
+
+
+@pytest.mark.each_once
+async def test_beat_that_fails_is_made_again(
+    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.change("worker", lease_seconds=0.8, beat_seconds=0.1)
+    system.expected.add("a beat was missed")
+    beat, failed = functions.beat, 0
+
+    async def failing(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
+        nonlocal failed
+        if failed < 3:
+            failed += 1
+            raise StoreError("refused")
+        return await beat(redis, root, ask)
+
+    monkeypatch.setattr(functions, "beat", failing)
+    provider.script.append(Answer(text="Two", first_seconds=1.5))
+    async with working(system):
+        ended = await front.end(await front.submit())
+    assert (ended.stage, ended.attempt, failed) == ("completed", 1, 3)

@@ -1,0 +1,125 @@
+"""Workers while Redis is stopped, killed, started again, or has forgotten its functions."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.support.provider import Answer, Provider
+from tests.support.server import Server
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.crew import started, working
+from tests.worker.front import Front, Ticket, text_of
+
+_EXPECTED = ("waiting for Redis", "a beat was missed", "leaving unannounced")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(own_system: System) -> None:
+    """Let a stalled server be noticed soon, and its trouble be expected."""
+    redis = msgspec.structs.replace(own_system.settings.redis, timeout_seconds=0.4)
+    own_system.settings = msgspec.structs.replace(own_system.settings, redis=redis)
+    own_system.expected |= set(_EXPECTED)
+
+
+async def _whole(front: Front, ticket: Ticket, text: str) -> None:
+    """See that an answer is whole and told without a gap, from its first attempt."""
+    ended, told = await front.end(ticket), await front.told(ticket)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", text, 1)
+    assert text_of(told) == text
+    assert [each.seq for each in told] == list(range(1, len(told) + 1))
+    books = await front.books()
+    assert (books.held, books.settled) == (0, ended.captured)
+
+
+async def _begun(front: Front, provider: Provider) -> tuple[Ticket, asyncio.Event, str]:
+    """Return a generation of which half was told, what lets it go on, and its whole answer."""
+    gate = asyncio.Event()
+    text = " ".join(f"word{number}" for number in range(40))
+    provider.script.append(Answer(text=text, gate=gate, gate_after=20))
+    ticket = await front.submit()
+    await front.seen(ticket, lambda found: "word19" in found.text)
+    return ticket, gate, text
+
+
+async def test_answer_that_ends_while_redis_is_stopped_is_kept(
+    own_system: System, own_front: Front, own_server: Server, provider: Provider
+) -> None:
+    async with working(own_system):
+        ticket, gate, text = await _begun(own_front, provider)
+        own_server.pause()
+        gate.set()
+        await asyncio.wait_for(provider.requests[0].ended.wait(), 5)
+        await _warned(own_system, 3)
+        own_server.resume()
+        await _whole(own_front, ticket, text)
+
+
+async def test_answer_that_ends_while_redis_is_away_is_kept(
+    own_system: System, own_front: Front, own_server: Server, provider: Provider
+) -> None:
+    async with working(own_system):
+        ticket, gate, text = await _begun(own_front, provider)
+        own_server.kill()
+        gate.set()
+        await asyncio.wait_for(provider.requests[0].ended.wait(), 5)
+        await _warned(own_system, 3)
+        own_server.start()
+        await _whole(own_front, ticket, text)
+
+
+async def test_worker_goes_on_as_before_after_redis_was_away(
+    own_system: System, own_front: Front, own_server: Server, provider: Provider
+) -> None:
+    async with working(own_system):
+        await own_front.end(await own_front.submit())
+        own_server.kill()
+        await _warned(own_system, 2)
+        own_server.start()
+        await own_front.end(await own_front.submit())
+        provider.script.append(Answer(gate=asyncio.Event()))
+        ticket = await own_front.submit()
+        await until(lambda: len(provider.requests) == 3)
+        await own_front.cancel(ticket)
+        assert (await own_front.end(ticket, 3)).stage == "cancelled"
+
+
+async def test_functions_that_redis_has_forgotten_are_loaded_again(
+    own_system: System, own_front: Front, provider: Provider
+) -> None:
+    async with working(own_system):
+        ticket, gate, text = await _begun(own_front, provider)
+        await own_front.redis.call("FUNCTION", "FLUSH")
+        gate.set()
+        await _whole(own_front, ticket, text)
+        await own_front.redis.call("FUNCTION", "FLUSH")
+        assert (await own_front.end(await own_front.submit())).stage == "completed"
+
+
+async def test_worker_that_is_told_to_go_while_redis_is_away_goes(
+    own_system: System, own_front: Front, own_server: Server, provider: Provider
+) -> None:
+    own_system.change("worker", lease_seconds=0.5)
+    own_system.expected.add("attempts are left to their leases")
+    own_system.expected.add("reaped")
+    async with started(own_system) as (worker, running):
+        ticket, _, _ = await _begun(own_front, provider)
+        own_server.kill()
+        worker.begin_drain()
+        await asyncio.wait_for(running, 10)
+    own_server.start()
+    provider.answer = lambda _: Answer(text="new answer")
+    async with working(own_system):
+        ended = await own_front.end(ticket)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", "new answer", 2)
+
+
+async def _warned(system: System, times: int) -> None:
+    """Wait until workers have been without Redis so often."""
+    before = len([line for line in system.lines if line["event"] in _EXPECTED])
+
+    def have_warned() -> bool:
+        return len([line for line in system.lines if line["event"] in _EXPECTED]) >= before + times
+
+    await until(have_warned, what="trouble with Redis")

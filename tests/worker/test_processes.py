@@ -1,0 +1,171 @@
+"""Workers as real processes: killed, stopped, told to go, and raced with."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.support.processes import Process
+from tests.support.provider import Answer, Provider, Request
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.crew import working
+from tests.worker.front import GRANT, Front, Ticket, text_of
+
+pytestmark = pytest.mark.each_once
+
+
+@pytest.fixture(autouse=True)
+def _brisk(system: System) -> None:
+    """Let leases lapse, and what lapsed be seen, sooner than in production."""
+    system.change("worker", lease_seconds=0.6, beat_seconds=0.1, reap_seconds=0.1)
+
+
+async def _half_told(front: Front, provider: Provider) -> Ticket:
+    """Return a generation of which a part was told, and which stays so until its line is cut."""
+    provider.script.append(Answer(text="old " * 9, gate=asyncio.Event(), gate_after=4))
+    ticket = await front.submit()
+    await front.seen(ticket, lambda found: found.text)
+    return ticket
+
+
+async def _answered_once(front: Front, ticket: Ticket, text: str, attempt: int) -> None:
+    """See that a generation ended once, with one message, whoever made it in the end."""
+    ended, told = await front.end(ticket), await front.told(ticket)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", text, attempt)
+    assert text_of(told) == text
+    assert [each.event.__class__.__name__ for each in told].count("Completed") == 1
+    for epoch in {each.epoch for each in told}:
+        seqs = [each.seq for each in told if each.epoch == epoch]
+        assert seqs == list(range(1, len(seqs) + 1))
+    (turn,) = await front.turns(ticket, 2)
+    assert turn.assistant is not None
+    assert turn.assistant.content == text
+    books = await front.books()
+    assert (books.held, books.settled) == (0, ended.captured)
+
+
+async def test_answer_of_a_killed_worker_is_made_by_another_once(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.expected.add("reaped")
+    first = await system.spawn_worker()
+    ticket = await _half_told(front, provider)
+    provider.answer = lambda _: Answer(text="new answer")
+    async with working(system):
+        first.kill()
+        await _answered_once(front, ticket, "new answer", 2)
+    assert len(provider.requests) == 2
+
+
+async def test_generation_that_kills_every_worker_is_given_up_and_costs_nothing(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.expected.add("reaped")
+    gate = asyncio.Event()
+
+    def answer(request: Request) -> Answer:
+        is_poison = request.last == "poison"
+        return Answer(text="word " * 5, gate=asyncio.Event() if is_poison else gate)
+
+    provider.answer = answer
+    processes = msgspec.structs.replace(system.settings.worker)
+    system.change("worker", concurrency=1)
+    async with working(system):
+        # This worker is full, so that it reaps and never takes the poison.
+        busy = await front.submit("busy")
+        await until(lambda: provider.requests)
+        system.settings = msgspec.structs.replace(system.settings, worker=processes)
+        poison = await front.submit("poison")
+        for crashes in range(1, 4):
+            victim = await system.spawn_worker()
+            await until(lambda: len(provider.requests) == 1 + crashes)  # noqa: B023  awaited here
+            victim.kill()
+        ended = await front.end(poison)
+        gate.set()
+        await front.end(busy)
+    assert ended.stage == "failed"
+    assert ended.assistant is not None
+    assert ended.assistant.failure is not None
+    assert (ended.assistant.failure.category, ended.assistant.failure.code) == (
+        "internal",
+        "CRASHED",
+    )
+    books = await front.books()
+    assert (books.held, books.balance + books.settled) == (0, GRANT)
+    assert ended.captured == 0
+
+
+async def test_worker_that_was_stopped_past_its_lease_shows_nothing_and_works_on(
+    system: System, front: Front, provider: Provider
+) -> None:
+    system.expected.add("reaped")
+    first = await system.spawn_worker()
+    ticket = await _half_told(front, provider)
+    provider.answer = lambda request: Answer(text=f"new {request.last}")
+    async with working(system):
+        first.pause()
+        await _answered_once(front, ticket, "new hello", 2)
+        ended, told = await front.look(ticket), await front.told(ticket)
+    first.resume()
+    await asyncio.wait_for(provider.requests[0].ended.wait(), 5)
+    assert (await front.look(ticket), await front.told(ticket)) == (ended, told)
+    assert (await front.end(await front.submit("again"))).text == "new again"
+
+
+async def test_worker_that_is_told_to_go_hands_back_what_it_has_and_ends_well(
+    system: System, front: Front, provider: Provider
+) -> None:
+    first = await system.spawn_worker()
+    ticket = await _half_told(front, provider)
+    provider.answer = lambda _: Answer(text="new answer")
+    first.terminate()
+    assert await first.ended() == 0
+    record = await front.record(ticket)
+    assert (record["stage"], record["drains"]) == ("queued", "1")
+    assert "crashes" not in record
+    async with working(system):
+        await _answered_once(front, ticket, "new answer", 2)
+    events = [line["event"] for line in first.lines()]
+    assert events[0] == "worker ready"
+    assert "draining" in events
+    _has_ids(first, ticket)
+
+
+def _has_ids(process: Process, ticket: Ticket) -> None:
+    """See that every line about a generation names it, and that none has what was said."""
+    lines = [line for line in process.lines() if "attempt" in line]
+    assert lines
+    assert all(line["generation"] == ticket.id for line in lines)
+    assert "old old" not in process.text()
+    assert "hello" not in process.text()
+
+
+async def test_cancels_that_race_with_claims_all_end_in_a_worker_process(
+    system: System, front: Front
+) -> None:
+    await system.spawn_worker()
+    for _ in range(15):
+        tickets = [await front.submit(f"{number}") for number in range(10)]
+        await asyncio.gather(*(front.cancel(ticket) for ticket in tickets))
+        for ticket in tickets:
+            assert (await front.end(ticket, 3)).stage in {"cancelled", "completed"}
+    assert (await front.books()).held == 0
+
+
+async def test_workers_share_the_work_and_make_nothing_twice(
+    system: System, front: Front, provider: Provider
+) -> None:
+    workers = [await system.spawn_worker(), await system.spawn_worker()]
+    tickets = {
+        f"{account} {number}": await front.submit(f"{account} {number}", account=account)
+        for number in range(20)
+        for account in ("ann", "bob", "cem", "dee")
+    }
+    for said, ticket in tickets.items():
+        ended = await front.end(ticket)
+        assert (ended.stage, ended.text, ended.attempt) == ("completed", f"You said: {said}", 1)
+    assert sorted(request.last for request in provider.requests) == sorted(tickets)
+    made = [sum(line["event"] == "settled" for line in worker.lines()) for worker in workers]
+    assert sum(made) == len(tickets)
+    assert min(made) > 0
