@@ -111,7 +111,7 @@ def _mutate(chance: random.Random, data: bytearray) -> None:
 
 
 def _reads(chance: random.Random, data: bytes) -> list[bytes]:
-    mean = chance.choice((1, 3, 30, 1000))
+    (mean,) = chance.choices((1, 3, 30, 1000), (1, 2, 5, 5))
     reads = []
     at = 0
     while at < len(data):

@@ -1,4 +1,4 @@
-"""What keeps an attempt its worker's own, and what happens when the store will not have its work."""
+"""What keeps an attempt its worker's own, and what comes of a store that will not have its work."""
 
 import asyncio
 import dataclasses
