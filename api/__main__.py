@@ -67,6 +67,8 @@ def main() -> int:
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        # Longer than the longest poll hint, so that a client's next poll finds its connection open.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
     return 0

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 from arq.cron import cron
 from arq.worker import Worker, func
 from typing_extensions import override
@@ -81,7 +82,9 @@ class PolluxWorker(Worker):
         )
         self.registry = Registry(settings, environment)
         self.redis = Redis(settings.redis)
-        self._bell = Redis(settings.redis)
+        # A bell that does not ring for a second is no silence of the server's.
+        seconds = settings.redis.timeout_seconds + _IDLE_SECONDS
+        self._bell = Redis(msgspec.structs.replace(settings.redis, timeout_seconds=seconds))
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
         # By attempt: one that has lost its lease may still be ending when the next runs here, too.
         self._running: dict[tuple[str, str, int], tuple[Claimed, Brake]] = {}

@@ -69,6 +69,24 @@ async def test_answer_that_ends_while_redis_is_away_is_kept(
         await _whole(own_front, ticket, text)
 
 
+async def test_patience_shorter_than_the_bell_s_silence_is_no_trouble(
+    own_system: System, own_front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with working(own_system) as worker:
+        rings = 0
+        wait = worker._wait_for_bell
+
+        async def counted() -> None:
+            nonlocal rings
+            await wait()
+            rings += 1
+
+        monkeypatch.setattr(worker, "_wait_for_bell", counted)
+        await own_front.end(await own_front.submit())
+        await until(lambda: rings >= 3)
+    assert [line for line in own_system.lines if line["event"] in _EXPECTED] == []
+
+
 async def test_worker_goes_on_as_before_after_redis_was_away(
     own_system: System, own_front: Front, own_server: Server, provider: Provider
 ) -> None:

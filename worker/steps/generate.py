@@ -60,7 +60,12 @@ async def _with_retries(run: Run) -> Outcome | None:
         try:
             return await _call(run, model, room)
         except ProviderError as error:
-            logs.logger().info("the provider failed", code=error.failure.code, call=calls)
+            logs.logger().info(
+                "the provider failed",
+                provider=model.provider,
+                code=error.failure.code,
+                call=calls,
+            )
             if _is_trimmable(run, error) and not is_trimmed and calls < _CALLS_MAX:
                 # The catalogue may promise too much: what counts is what was refused.
                 room, is_trimmed = run.input_tokens // 2, True

@@ -1,8 +1,6 @@
-"""The adapter against a real server of its dialect: the local model, where it is installed."""
+"""The adapter against a real server of its dialect: llama.cpp with the local model."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,8 +8,63 @@ import httpx
 import pytest
 
 from deploy.local.model import UPSTREAM
+from shared.errors import ProviderError
 from shared.settings import ModelSettings, ProviderSettings
 from tests.support.processes import Process, free_port
 from tests.support.waiting import until
-from worker.providers.contract import ChatMessage, ChatRequest, Ended, Text, Used
+from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Text, Used
 from worker.providers.openai import OpenAI
+
+_MODEL = ModelSettings(identifier="local", provider="local", upstream=UPSTREAM)
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[OpenAI]:
+    """Return an adapter whose upstream is the local model, loaded."""
+    port = free_port()
+    words = ["deploy.local.model", "--port", str(port)]
+    with Process(words, {"PATH": "/usr/bin:/bin"}, tmp_path / "log"):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as prober:
+
+            async def is_loaded() -> bool:
+                try:
+                    return (await prober.get("/health")).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            await until(is_loaded, 40, what="the local model")
+        settings = ProviderSettings(name="local", base_url=f"http://127.0.0.1:{port}/v1")
+        provider = OpenAI(settings, None)
+        yield provider
+        await provider.close()
+
+
+def _ask(text: str, max_tokens: int) -> ChatRequest:
+    return ChatRequest(model=_MODEL, messages=[ChatMessage("user", text)], max_tokens=max_tokens)
+
+
+async def _parts(provider: OpenAI, request: ChatRequest) -> list[Part]:
+    return [part async for part in provider.stream(request)]
+
+
+@pytest.mark.timeout(90)
+async def test_local_model_is_an_upstream_like_any_other(local: OpenAI) -> None:
+    first, second = await asyncio.gather(
+        _parts(local, _ask("Say hello to the bears.", 24)),
+        _parts(local, _ask("Count to a thousand: 1, 2, 3,", 5)),
+    )
+    for parts in (first, second):
+        text = "".join(part.text for part in parts if isinstance(part, Text))
+        (used,) = (part for part in parts if isinstance(part, Used))
+        assert text.strip()
+        assert used.input_tokens > 5
+        assert used.output_tokens > 0
+    assert Ended("length") in second
+
+    parts_of = local.stream(_ask("Tell a long story.", 200))
+    assert isinstance(await anext(parts_of), Text)
+    await parts_of.aclose()
+
+    with pytest.raises(ProviderError) as refused:
+        await _parts(local, _ask("bear " * 20_000, 5))
+    assert refused.value.failure.code == "CONTEXT_TOO_LONG"
