@@ -19,7 +19,8 @@ from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, Keep, NotAccepted, Rate, Replayed
 from shared.routing import price
 from shared.routing.choose import Choice, Question, choose, pick
-from shared.settings import ModelSettings
+from shared.settings import ModelSettings, Settings
+from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 from shared.wire import submission as submissions
 from shared.wire.submission import AUTO, WIRE, Lane, OnConflict, Submission
@@ -110,22 +111,30 @@ async def accept(
 
 async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
     """Return the model that the hold is priced by, and the tokens going in, as far as known now."""
-    models = state.settings.models
-    if intent.model != AUTO and all(model.identifier != intent.model for model in models):
-        raise RequestError(
-            f"There is no model `{intent.model}`; GET /api/v1/models lists those there are.",
-            Code.MODEL_NOT_FOUND,
-        )
+    models, fleet = state.settings.models, await state.fleet()
+    if intent.model != AUTO:
+        _check_named(state.settings, intent.model, fleet)
     tokens = price.tokens_in(intent.message) + price.tokens_in(intent.system_prompt or "")
     question = Question(model=intent.model, input_tokens=tokens, budget=intent.budget)
     model = pick(models, question)
     if model is None:
         raise _unsuitable(choose(models, question))
     if intent.model == AUTO:
-        served = (await state.fleet()).models
         # Without a live worker the message waits for one, priced by the first that could answer.
-        model = pick(models, msgspec.structs.replace(question, served=served)) or model
+        model = pick(models, msgspec.structs.replace(question, served=fleet.models)) or model
     return model, tokens
+
+
+def _check_named(settings: Settings, name: str, fleet: Fleet) -> None:
+    """Refuse a model that is not listed; while no worker lives, nobody knows its keys."""
+    model = next((model for model in settings.models if model.identifier == name), None)
+    if model is None or (
+        fleet.workers and not fleet.offers(model, settings.provider(model.provider))
+    ):
+        raise RequestError(
+            f"There is no model `{name}`; GET /api/v1/models lists those there are.",
+            Code.MODEL_NOT_FOUND,
+        )
 
 
 def _unsuitable(choice: Choice) -> RequestError:

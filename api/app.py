@@ -18,6 +18,7 @@ from api import endpoint, errors, openapi, operations
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
 from api.follow import Watchers
+from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
@@ -28,13 +29,16 @@ from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.redis import library, server
 from shared.redis.client import Redis
 from shared.settings import Settings
+from shared.stores import fleet
 from shared.stores.accounts import Accounts
+from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 
 # The published sample clients join a base that ends in /api and a poll_url that begins with it.
 MOUNTS: Final = {"/api/v1": kolbo.ENDPOINTS}
 DOUBLED: Final = {"/api/api/v1": kolbo.ENDPOINTS}
 
+_FLEET_SECONDS: Final = 1.0
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -71,6 +75,10 @@ async def _state(
     watchers = Watchers(settings.redis)
     pepper = environment.get(settings.auth.pepper_env, "").encode()
     accounts = Accounts(redis, settings.redis, pepper, clock)
+
+    async def view(_: None) -> Fleet:
+        return await fleet.view(redis, settings.redis, clock.now_ms())
+
     try:
         await redis.connect()
         await server.check(redis, settings.redis)
@@ -86,6 +94,7 @@ async def _state(
             waits=Slots(settings.api.waits_per_account),
             watchers=watchers,
             paces=Paces(redis, settings, clock),
+            fleets=Fresh(view, clock, trusted_seconds=_FLEET_SECONDS),
         )
     finally:
         await watchers.close()

@@ -7,12 +7,12 @@ bounds their size and time, where a route knows what it expects.
 
 DESIGN
 - Settings. `protocol(bounds)` is a partial of the class below. uvicorn only calls what it is given
-  as `http`, and for `workers=N` pickles it with its configuration: a class of a module and a frozen
-  struct cross that as they stand, and neither a global nor the application has to be asked.
-- Time. Patience is for the next head (`header_seconds` from its first byte, or from the start of
-  the connection), for a next request (uvicorn's keep-alive), and for the rest of a body whose
-  request is already answered (`header_seconds`). While an answer is owed the application has the
-  word, and only the reading of what it sends is watched.
+  as `http`, and for `workers=N` pickles it: a class of a module and a frozen struct cross that as
+  they stand, and neither a global nor the application has to be asked.
+- Time. The watchdog waits for the rest of a head (`header_seconds` from its first byte), for a
+  request (`header_seconds` for the first, then uvicorn's keep-alive), and for the rest of a body
+  whose request is already answered (`header_seconds`). While an answer is owed the application has
+  the word, and only the reading of what it sends is watched.
 - Bytes. Reads that bring neither a head's end nor any body are added up. That bounds heads,
   trailers and the extensions of chunks, which the parser gathers out of our sight. A head that may
   be too long is measured when it ends. So a connection holds at most the bound and one read.
@@ -28,6 +28,7 @@ DESIGN
 import asyncio
 import functools
 import math
+import urllib.parse
 from collections.abc import Callable, Coroutine
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Final, cast
@@ -36,24 +37,16 @@ import httptools
 from typing_extensions import override
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api import errors, refusals
-from api.patience import Patience
-from shared.errors import Code
+from api import head, refusals
+from api.watchdog import Watchdog
+from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.settings import ApiSettings
 
 PIPELINED_MAX: Final = 16
 LINGER_SECONDS: Final = 2.0
-
-_VERSIONS: Final = ("1.1", "1.0")
-_HASH: Final = ord("#")
-_PERCENT: Final = ord("%")
 
 
 def protocol(bounds: ApiSettings) -> type[asyncio.Protocol]:
@@ -65,23 +58,12 @@ def protocol(bounds: ApiSettings) -> type[asyncio.Protocol]:
 class EdgeProtocol(HttpToolsProtocol):
     """One connection of a stranger."""
 
-    # What most connections never change stands here, and costs them nothing.
-    url = b""
-    _served: RequestResponseCycle | None = None
-    _task: asyncio.Task[None] | None = None
-    _is_receiving = False
-    _is_in_head = False
-    _is_last = False
-    _read_bytes = 0
-    _first_bytes = 0
-    _barren_bytes = 0
-    _is_deaf = False
-    _is_ending = False
-    _last_words = b""
-
-    _wire: asyncio.Transport
-    _gate: "_Gate"
-    _patience: Patience
+    # uvicorn's own attributes fill what CPython keeps without a table; ours stand beside it.
+    __slots__ = (
+        "_barren_bytes", "_bounds", "_first_bytes", "_gate", "_is_deaf", "_is_ending",
+        "_is_in_head", "_is_last", "_is_receiving", "_last_words", "_read_bytes", "_served",
+        "_task", "_watchdog", "_wire",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -93,6 +75,15 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._bounds = bounds
+        self._wire: asyncio.Transport
+        self._gate: _Gate
+        self._watchdog: Watchdog
+        self._served: RequestResponseCycle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_receiving = self._is_in_head = self._is_last = False
+        self._is_deaf = self._is_ending = False
+        self._read_bytes = self._first_bytes = self._barren_bytes = 0
+        self._last_words = self.url = b""
 
     # The connection
 
@@ -101,7 +92,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._wire = transport
         self._gate = _Gate(transport, self._close)
         super().connection_made(cast("asyncio.Transport", self._gate))
-        self._patience = Patience(
+        self._watchdog = Watchdog(
             self.loop,
             transport,
             stuck_seconds=self._bounds.stuck_reader_seconds,
@@ -109,12 +100,12 @@ class EdgeProtocol(HttpToolsProtocol):
             late=self._give_up,
             stuck=self._cut,
         )
-        self._patience.wait(self._bounds.header_seconds)
+        self._watchdog.wait(self._bounds.header_seconds)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_deaf = self._is_ending = True
-        self._patience.end()
+        self._watchdog.end()
         self._forsake()
         super().connection_lost(exc)
         # What refers to itself would have to wait for the garbage collector.
@@ -130,21 +121,16 @@ class EdgeProtocol(HttpToolsProtocol):
             self._wire.close()
 
     @override
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._patience.held()
-
-    @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._patience.resumed()
+        self._watchdog.all_read()
 
     @property
     def _is_owing(self) -> bool:
         """Whether a request waits for its answer; the latest is the last to get one."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    # Reading. The parser's calls are the hot path, where super() costs more than what it finds.
+    # Reading. Here super() would cost more than what it finds.
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -155,30 +141,25 @@ class EdgeProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.data_received(self._head_without_upgrade() + data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
+            method, version = self.parser.get_method(), self.parser.get_http_version()
+            self.parser = httptools.HttpRequestParser(self)
+            self.data_received(head.without_upgrade(method, self.url, version, self.headers) + rest)
         except httptools.HttpParserCallbackError:
             if not self._is_deaf:
                 raise
         except httptools.HttpParserError:
-            self._refuse(Code.INVALID_FIELDS, "The request is not valid HTTP/1.1.")
+            self._refuse(head.invalid("The request is not valid HTTP/1.1."))
         else:
             if self._is_receiving:
                 self._bound_rest()
 
-    def _head_without_upgrade(self) -> bytes:
-        version = self.parser.get_http_version().encode()
-        lines = [b" ".join((self.parser.get_method(), self.url, b"HTTP/" + version))]
-        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return b"\r\n".join([*lines, b"", b""])
-
     def _bound_rest(self) -> None:
         """Bound what did not come in one read."""
         if self._barren_bytes > self._bounds.header_bytes_max:
-            self._refuse_size()
-        elif self._is_in_head and not self._barren_bytes and self._served and not self._is_owing:
-            self._patience.wait(self._bounds.header_seconds)
+            self._refuse(self._too_large())
+        elif self._is_in_head and not self._barren_bytes and not self._is_owing:
+            self._watchdog.wait(self._bounds.header_seconds)
 
     @override
     def on_message_begin(self) -> None:
@@ -189,33 +170,65 @@ class EdgeProtocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
-        if self._first_bytes + self._barren_bytes > self._bounds.header_bytes_max:
-            self._measure_head()
-        url = self.url
-        if url[:1] != b"/" or _HASH in url or (_PERCENT in url and b"%00" in url):
-            self._stop("The request's target must be a path, without a fragment and without NUL.")
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
-                self._stop("The method CONNECT is not served.")
-            return
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        fault = head.fault(method, self.url, version)
+        size_max = self._bounds.header_bytes_max
+        may_be_larger = self._first_bytes + self._barren_bytes > size_max
+        if may_be_larger and head.size(method, self.url, self.headers) > size_max:
+            fault = self._too_large()
         if len(self.pipeline) >= PIPELINED_MAX:
-            self._stop(f"At most {PIPELINED_MAX} requests may wait on one connection.")
+            fault = head.invalid(f"At most {PIPELINED_MAX} requests may wait on one connection.")
+        if fault is not None:
+            self._refuse(fault)
+            raise fault
+        if not self.parser.should_upgrade():
+            self._begin(method.decode(), version)
+
+    def _too_large(self) -> RequestError:
+        size_max = self._bounds.header_bytes_max
+        message = f"The request's head is larger than {size_max} bytes."
+        return RequestError(message, Code.HEADERS_TOO_LARGE)
+
+    def _begin(self, method: str, version: str) -> None:
+        """Hand the request over: to the application at once, or behind those that wait."""
         self._is_in_head = False
         self._barren_bytes = 0
-        self._patience.deadline = math.inf
-        HttpToolsProtocol.on_headers_complete(self)
-        if self.scope["http_version"] not in _VERSIONS:
-            self._stop("The request's version must be HTTP/1.1 or HTTP/1.0.")
-        self._is_last = not self.cycle.keep_alive
+        self._watchdog.deadline = math.inf
+        path, _, query = self.url.partition(b"?")
+        plain = urllib.parse.unquote(path) if b"%" in path else path.decode()
+        scope = self.scope
+        scope["method"] = method
+        scope["http_version"] = version
+        scope["raw_path"] = self.root_path.encode() + path
+        scope["path"] = self.root_path + plain
+        scope["query_string"] = query
         # Trailers are fields too; among the head's they would be taken for them.
         self.headers = []
 
-    def _measure_head(self) -> None:
-        fields = sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
-        frame = len(self.parser.get_method()) + len(b"  HTTP/1.1\r\n\r\n")
-        if frame + len(self.url) + fields > self._bounds.header_bytes_max:
-            self._refuse_size()
-            raise _StoppedError
+        is_owing = self._is_owing
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self._is_last = not keep_alive
+        self.cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+        app, limit = self.app, self.limit_concurrency
+        if limit is not None and max(len(self.connections), len(self.tasks)) >= limit:
+            app = refusals.overloaded
+        if is_owing:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
+        else:
+            self._start_asgi_task(self.cycle, app)
 
     @override
     def on_body(self, body: bytes) -> None:
@@ -229,17 +242,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_receiving = False
         HttpToolsProtocol.on_message_complete(self)
         if self.cycle.response_complete:
-            self._patience.wait(self.timeout_keep_alive)
-
-    @override
-    def _should_upgrade(self) -> bool:
-        return False
+            self._watchdog.wait(self.timeout_keep_alive)
 
     # Answering
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        app = app if app is self.app else refusals.overloaded
         serving = app(cycle.scope, cycle.receive, cycle.send)
         task = self.loop.create_task(cast("Coroutine[Any, Any, None]", serving))
         self._served, self._task = cycle, task
@@ -259,9 +267,9 @@ class EdgeProtocol(HttpToolsProtocol):
         if cycle.response_started:
             self._close()
         elif task.cancelled():
-            self._say(self._answer(Code.UNAVAILABLE, "The server is going away.", cycle))
+            self._say(self._answer(UnavailableError("The server is going away."), cycle))
         else:
-            self._say(self._answer(Code.GENERATION_ERROR, "Pollux failed to answer.", cycle))
+            self._say(self._answer(PolluxError("Pollux failed to answer."), cycle))
 
     @override
     def on_response_complete(self) -> None:
@@ -274,45 +282,34 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self._last_words:
             self._say(self._last_words)
         elif self._is_receiving:
-            self._patience.wait(self._bounds.header_seconds)
+            self._watchdog.wait(self._bounds.header_seconds)
         else:
-            self._patience.wait(self.timeout_keep_alive)
+            self._watchdog.wait(self.timeout_keep_alive)
 
     # Refusing
 
-    def _stop(self, message: str) -> None:
-        self._refuse(Code.INVALID_FIELDS, message)
-        raise _StoppedError
-
-    def _refuse_size(self) -> None:
-        bound = self._bounds.header_bytes_max
-        self._refuse(Code.HEADERS_TOO_LARGE, f"The request's head is larger than {bound} bytes.")
-
-    def _refuse(self, code: Code, message: str) -> None:
+    def _refuse(self, error: PolluxError) -> None:
         """Hear no more, and end the connection with an answer, after those owed before it."""
         self._is_deaf = True
         cycle = self.cycle if self._is_receiving and not self._is_in_head else None
         if not self._is_owing:
-            self._say(self._answer(code, message) if cycle is None else b"")
+            self._say(self._answer(error) if cycle is None else b"")
         elif cycle is None:
-            self._last_words = self._answer(code, message)
+            self._last_words = self._answer(error)
         elif cycle is not self._served:
             self.pipeline.popleft()
-            self._last_words = self._answer(code, message, cycle)
+            self._last_words = self._answer(error, cycle)
         else:
             self._forsake()
             # In the middle of an answer only its early end can say that it failed.
-            self._say(b"" if cycle.response_started else self._answer(code, message, cycle))
+            self._say(b"" if cycle.response_started else self._answer(error, cycle))
 
-    def _answer(self, code: Code, message: str, cycle: RequestResponseCycle | None = None) -> bytes:
-        """Return a refusal as it goes over the wire; without a cycle, of what is being read."""
+    def _answer(self, error: PolluxError, cycle: RequestResponseCycle | None = None) -> bytes:
+        """Return a refusal; without a cycle, of what is being read."""
         path, asked = self.url.partition(b"?")[0].decode("latin-1"), self.headers or []
         if cycle is not None:
             path, asked = cycle.scope["path"], list(cycle.scope["headers"])
-        fields, body = refusals.compose(path, asked, code, message)
-        fields = self.server_state.default_headers + fields
-        lines = (name + b": " + value + b"\r\n" for name, value in fields)
-        return b"".join((STATUS_LINE[errors.STATUS[code]], *lines, b"\r\n", body))
+        return refusals.raw(path, asked, error, self.server_state.default_headers)
 
     # Ending
 
@@ -324,9 +321,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Send no more, but read on for a moment."""
         self._is_deaf = self._is_ending = True
-        self.pipeline.clear()
         self.flow.resume_reading()
-        self._patience.wait(LINGER_SECONDS)
+        self._watchdog.wait(LINGER_SECONDS)
         if self._wire.can_write_eof():
             self._wire.write_eof()
         else:
@@ -342,13 +338,13 @@ class EdgeProtocol(HttpToolsProtocol):
             self._wire.close()
 
     def _give_up(self) -> None:
-        if self._is_ending and self._patience.unread_bytes:
-            self._patience.wait(LINGER_SECONDS)
+        if self._is_ending and self._watchdog.unread_bytes:
+            self._watchdog.wait(LINGER_SECONDS)
         elif self._is_ending:
             self._cut()
         elif self._is_in_head:
-            seconds = self._bounds.header_seconds
-            self._refuse(Code.REQUEST_TIMEOUT, f"The request's head took over {seconds:g} s.")
+            message = f"The request's head took over {self._bounds.header_seconds:g} s."
+            self._refuse(RequestError(message, Code.REQUEST_TIMEOUT))
         else:
             self._is_deaf = self._is_ending = True
             self._wire.close()
@@ -369,10 +365,6 @@ class EdgeProtocol(HttpToolsProtocol):
         serving = cast("asyncio.Task[None]", self._task)
         if getcoroutinestate(cast("Coroutine[Any, Any, None]", serving.get_coro())) == CORO_CREATED:
             serving.cancel()
-
-
-class _StoppedError(Exception):
-    """Makes the parser stop; what there was to say has been said."""
 
 
 class _Gate:

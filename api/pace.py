@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Self
 
+from api.fresh import Fresh
 from shared.clock import Clock
 from shared.redis.client import Connection
 from shared.settings import Settings
@@ -26,7 +27,7 @@ from shared.wire.submission import AUTO
 
 HINT_SECONDS_MAX: Final = 30
 HINT_SECONDS_UNKNOWN: Final = 2
-_FRESH_SECONDS: Final = 2.0
+_TRUSTED_SECONDS: Final = 4.0
 _UNKNOWN_SECONDS: Final = 5.0
 # Without a measured answer, what the catalogue says may be wrong by these factors.
 DOUBTS: Final = (0.15, 0.3, 0.6, 1.0, 1.8, 3.0, 6.0)
@@ -65,27 +66,24 @@ class Paces:
 
     def __init__(self, redis: Connection, settings: Settings, clock: Clock) -> None:
         self._redis = redis
-        self._clock = clock
         self._prior = {
             model.identifier: model.estimated_duration_seconds for model in settings.models
         }
         # Who names no model is answered by the first that can.
         for first in settings.models[:1]:
             self._prior[AUTO] = first.estimated_duration_seconds
-        self._known: dict[tuple[str, str], tuple[float, Known]] = {}
+        self._known = Fresh(self._look, clock, trusted_seconds=_TRUSTED_SECONDS)
 
     async def durations(self, root: str, model: str) -> Known:
         """Return the model's durations; the catalogue's word, in doubt, while none is measured."""
-        now = self._clock.monotonic()
-        fresh = self._known.get((root, model))
-        if fresh is not None and now - fresh[0] < _FRESH_SECONDS:
-            return fresh[1]
+        return await self._known.get((root, model))
+
+    async def _look(self, name: tuple[str, str]) -> Known:
+        root, model = name
         measured = await pace.durations_ms(self._redis, root, model)
         word = self._prior.get(model, _UNKNOWN_SECONDS)
         durations = [each / 1000 for each in measured] or [word * doubt for doubt in DOUBTS]
-        known = Known.of(durations)
-        self._known[root, model] = (now, known)
-        return known
+        return Known.of(durations)
 
 
 def hint(known: Known, elapsed: float, wait: float) -> int:

@@ -5,54 +5,57 @@ bodies are in errors.py.
 """
 
 import re
-from collections.abc import Iterable
 from typing import Final, cast
 
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api import errors
+from api.head import Fields
 from shared import ids
-from shared.errors import Code
+from shared.errors import PolluxError, UnavailableError
 from shared.telemetry import logs
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_RETRY_AFTER_SECONDS: Final = b"2"
-
-Field = tuple[bytes, bytes]
 
 
-def request_id(asked: Iterable[Field]) -> str:
+def request_id(asked: Fields) -> str:
     """Return the caller's own id where it is a sane one, else a fresh one."""
     given = next((value for name, value in asked if name == b"x-request-id"), b"")
     return given.decode() if _REQUEST_ID.fullmatch(given) else ids.new_id()
 
 
-def compose(
-    path: str, asked: Iterable[Field], code: Code, message: str
-) -> tuple[list[Field], bytes]:
-    """Return fields and body of a refusal that ends the connection, and log it.
+def raw(path: str, asked: Fields, error: PolluxError, fields: Fields) -> bytes:
+    """Return a refusal as it goes over the wire.
 
-    `asked` are the fields of the request, as far as they are known.
+    `asked` are the fields of the request, as far as they are known; `fields` go before our own.
     """
-    name = request_id(asked)
-    body = errors.refusal(path, code, message, name)
-    fields = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-request-id", name.encode()),
-        (b"connection", b"close"),
-    ]
-    if code is Code.UNAVAILABLE:
-        fields.append((b"retry-after", _RETRY_AFTER_SECONDS))
-    logs.logger().info("refused at the edge", code=code.value, request_id=name)
-    return fields, body
+    own, body = _compose(path, asked, error)
+    lines = (name + b": " + value + b"\r\n" for name, value in fields + own)
+    return b"".join((STATUS_LINE[errors.STATUS[error.code]], *lines, b"\r\n", body))
 
 
 async def overloaded(scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Answer in the application's place where uvicorn's `limit_concurrency` is reached."""
     asked = cast("HTTPScope", scope)
-    code, message = Code.UNAVAILABLE, "Too many requests are under way."
-    fields, body = compose(asked["path"], asked["headers"], code, message)
-    status = errors.STATUS[code]
+    error = UnavailableError("Too many requests are under way.")
+    fields, body = _compose(asked["path"], list(asked["headers"]), error)
+    status = errors.STATUS[error.code]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
+
+
+def _compose(path: str, asked: Fields, error: PolluxError) -> tuple[Fields, bytes]:
+    """Return fields and body of a refusal that ends the connection, and log it."""
+    status, told, details = errors.describe(error)
+    name = request_id(asked)
+    body = errors.refusal(path, error.code, error.message, name, details)
+    told |= {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-request-id": name,
+        "connection": "close",
+    }
+    fields = [(name.encode(), value.encode()) for name, value in told.items()]
+    logs.logger().info("refused", at="edge", status=status, code=error.code.value, request_id=name)
+    return fields, body

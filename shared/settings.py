@@ -146,6 +146,11 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     connect_seconds: Seconds = 5.0
     idle_seconds: Seconds = 30.0
 
+    @property
+    def title(self) -> str:
+        """How callers see it."""
+        return self.label or self.name
+
 
 class ModelSettings(Section, frozen=True, kw_only=True):
     """A model that callers name by `identifier`. Rates are US dollars per million tokens."""
@@ -166,6 +171,11 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     recommended: bool = False
     estimated_duration_seconds: Annotated[float, Meta(gt=0)] = 5.0
     first_token_seconds: Seconds = 60.0
+
+    @property
+    def title(self) -> str:
+        """How callers see it."""
+        return self.name or self.identifier
 
 
 class Settings(Section, frozen=True, kw_only=True):

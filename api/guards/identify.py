@@ -5,12 +5,11 @@ holds on every process within one. A key is read from headers only, and a mistyp
 without a look.
 """
 
-import asyncio
-from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from starlette.datastructures import Headers
 
+from api.fresh import Fresh
 from shared import ids
 from shared.clock import Clock
 from shared.errors import Code, RequestError
@@ -18,7 +17,6 @@ from shared.stores.accounts import Accounts
 from shared.wire.account import Account, ApiKey, Scope
 
 _TRUSTED_SECONDS: Final = 0.8
-_REMEMBERED_MAX: Final = 10_000
 
 
 class Caller(NamedTuple):
@@ -35,8 +33,7 @@ class Identities:
     def __init__(self, accounts: Accounts, clock: Clock) -> None:
         self._accounts = accounts
         self._clock = clock
-        self._seen: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
-        self._looking: dict[str, asyncio.Task[Caller | None]] = {}
+        self._seen = Fresh(self._look, clock, trusted_seconds=_TRUSTED_SECONDS)
 
     async def identify(self, headers: Headers, scope: Scope) -> Caller:
         """Return the caller, whose key must carry the scope.
@@ -47,7 +44,8 @@ class Identities:
 
         """
         key = _presented(headers)
-        caller = await self._find(key) if key is not None else None
+        # A mistyped key is told by its checksum.
+        caller = await self._seen.get(key) if key is not None and ids.is_key(key) else None
         if caller is None or not self._is_live(caller.key):
             raise RequestError(
                 "The API key is missing, unknown, expired or revoked (X-API-Key or Bearer).",
@@ -60,27 +58,9 @@ class Identities:
     def _is_live(self, key: ApiKey) -> bool:
         return key.revoked is None and (key.expires is None or self._clock.now_ms() < key.expires)
 
-    async def _find(self, key: str) -> Caller | None:
-        now = self._clock.monotonic()
-        seen = self._seen.get(key)
-        if seen is not None and now - seen[0] < _TRUSTED_SECONDS:
-            return seen[1]
-        if not ids.is_key(key):
-            return None
-        if key not in self._looking:
-            self._looking[key] = asyncio.create_task(self._look(key, now))
-            self._looking[key].add_done_callback(lambda _: self._looking.pop(key, None))
-        return await asyncio.shield(self._looking[key])
-
-    async def _look(self, key: str, asked_at: float) -> Caller | None:
-        """Ask Redis. What is found is trusted from the moment of asking, not of the answer."""
+    async def _look(self, key: str) -> Caller | None:
         found = await self._accounts.authenticate(key)
-        caller = Caller(*found, self._accounts.root_of(found[1])) if found is not None else None
-        self._seen[key] = (asked_at, caller)
-        self._seen.move_to_end(key)
-        if len(self._seen) > _REMEMBERED_MAX:
-            self._seen.popitem(last=False)
-        return caller
+        return Caller(*found, self._accounts.root_of(found[1])) if found is not None else None
 
 
 def _presented(headers: Headers) -> str | None:

@@ -1,6 +1,6 @@
 """One connection to Redis, many callers.
 
-Owns the socket: what concurrent tasks ask in one tick of the event loop leaves in one write, and
+Owns the socket: what concurrent tasks ask in one tick of the event loop leaves in few writes, and
 replies are matched to askers by order. Refuses to know what the commands mean, and never repeats
 one by itself except where the caller says that repeating is safe.
 
@@ -38,6 +38,8 @@ _PASSING: Final = frozenset(
     """.split()
 )
 _NOT_YET: Final = object()
+# A write costs a few us, a server that sits idle until a long tick ends costs more.
+_COMMANDS_PER_WRITE: Final = 8
 
 
 class FunctionMissingError(StoreError):
@@ -98,9 +100,11 @@ class _Line(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         # The stub of hiredis wants a tuple of exactly one.
         self._out.append(hiredis.pack_command(cast("Any", command)))
+        if len(self._out) == _COMMANDS_PER_WRITE:
+            self._flush()
 
     def _flush(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._out and self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
 

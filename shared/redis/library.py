@@ -15,6 +15,7 @@ from shared.errors import CANCELLED, CRASHED, EXPIRED, StoreError
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
+from shared.wire.submission import AUTO
 
 Effect = Literal["none", "repeatable", "once"]
 
@@ -50,9 +51,6 @@ def render() -> tuple[str, str]:
     preamble = (resources.files("shared.redis") / "functions" / "preamble.lua").read_text(
         encoding="utf-8"
     )
-    steps = {
-        stage: dict.fromkeys(sorted(following), True) for stage, following in TRANSITIONS.items()
-    }
     steps = {stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()}
     rendered = "\n".join(
         (
@@ -61,6 +59,7 @@ def render() -> tuple[str, str]:
             f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
             f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
             f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
+            f"local AUTO = {_lua(AUTO)}",
             f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
             _REGISTER,
         )

@@ -10,7 +10,7 @@ import msgspec
 
 from shared.routing import price
 from shared.settings import ModelSettings
-from shared.wire.routing import Candidate, Routing
+from shared.wire.routing import Candidate, Policy, Routing, reason
 from shared.wire.submission import AUTO
 
 # A budget that pays for fewer tokens than this buys no answer.
@@ -39,20 +39,22 @@ class Choice(NamedTuple):
 def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
     """Decide which model answers; `routing.candidates` tells every model weighed, and its bar."""
     is_auto = question.model == AUTO
-    chosen = pick(models, question)
+    policy: Policy = "catalogue_order" if is_auto else "requested"
+    model = pick(models, question)
+    chosen = model.identifier if model else None
     return Choice(
         Routing(
-            policy="catalogue_order" if is_auto else "requested",
-            chosen=chosen.identifier if chosen else None,
+            policy=policy,
+            chosen=chosen,
             category="chat",
-            reason=_reason(chosen, is_auto=is_auto),
+            reason=reason(policy, chosen),
             candidates=tuple(
                 _candidate(model, question, _gate(model, question))
                 for model in models
                 if is_auto or model.identifier == question.model
             ),
         ),
-        chosen,
+        model,
     )
 
 
@@ -76,14 +78,6 @@ def _gate(model: ModelSettings, question: Question) -> str | None:
     if question.served is not None and model.identifier not in question.served:
         return "unavailable"
     return None
-
-
-def _reason(chosen: ModelSettings | None, *, is_auto: bool) -> str:
-    if chosen is None:
-        return "Every candidate was excluded."
-    if is_auto:
-        return f"{chosen.identifier} is the first model of the catalogue that can answer."
-    return f"{chosen.identifier} was requested."
 
 
 def _candidate(model: ModelSettings, question: Question, excluded_by: str | None) -> Candidate:

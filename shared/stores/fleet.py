@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from shared.redis import keys
 from shared.redis.client import Connection
-from shared.settings import RedisSettings
+from shared.settings import ModelSettings, ProviderSettings, RedisSettings
 from shared.wire.fleet import WorkerReport, decode, encode
 
 ALIVE_MS: Final = 3_000
@@ -22,6 +22,10 @@ class Fleet(NamedTuple):
     slots: int = 0
     models: frozenset[str] = frozenset()
     ever_served: frozenset[str] = frozenset()
+
+    def offers(self, model: ModelSettings, provider: ProviderSettings) -> bool:
+        """Return whether a model is to be had at all: a worker had its key, or it needs none."""
+        return provider.api_key_env is None or model.identifier in self.ever_served
 
 
 async def report(redis: Connection, settings: RedisSettings, pulse: WorkerReport) -> None:

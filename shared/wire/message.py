@@ -9,16 +9,20 @@ import msgspec
 
 from shared.errors import Failure
 from shared.lifecycle import State
-from shared.wire.routing import Routing
+from shared.wire.routing import KeptRouting
 
 
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the person said. `generation` is the id of the answer; `created` is in ms."""
+    """What the person said, and to which model, where one was named.
+
+    `generation` is the id of the answer; `created` is in ms.
+    """
 
     id: str
     generation: str
     content: str
     created: int
+    model: str | None = None
     metadata: dict[str, str] | None = None
     project: str | None = None
 
@@ -42,13 +46,16 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer, or as much of it as there was when it ended; `created` is in ms."""
+    """The answer, or as much of it as there was when it ended; `created` is in ms.
+
+    `model` is the one that was named; without it, `routing` tells which one answered.
+    """
 
     status: State
     content: str
     created: int
     model: ModelSnapshot | None = None
-    routing: Routing | None = None
+    routing: KeptRouting | None = None
     usage: Usage | None = None
     failure: Failure | None = None
 

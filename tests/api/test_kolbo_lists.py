@@ -152,7 +152,7 @@ async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
     receipt = await api.ask("fails")
     session = receipt["session_id"]
     await api.end(receipt)
-    cancelled = await api.ask("is cancelled", session_id=session)
+    cancelled = await api.ask("is cancelled", session_id=session, model="beta")
 
     async def has_begun() -> bool:
         return bool((await api.look(cancelled))["result"]["content"])
@@ -173,6 +173,8 @@ async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
         ("user", "completed", "waits"),
         ("assistant", "processing", ""),
     ]
+    models = [each["model"]["identifier"] for each in listed[1::2]]
+    assert models == ["auto", "beta", "auto", "auto"]
     assert [each["message_id"] for each in listed[5::2]] == [
         running["message_id"],
         waits["message_id"],

@@ -5,6 +5,7 @@ from typing import Any, Final
 import pytest
 
 from shared import ids
+from tests.support import waiting
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Provider
 from tests.support.system import System
@@ -169,6 +170,22 @@ async def test_a_model_that_is_not_in_the_catalogue_is_not_found(api: Customer) 
         asked = {"message": "hello", "model": model}
         refused(await api.post(CHAT, json=asked), 400, "MODEL_NOT_FOUND")
     await _is_empty(api)
+
+
+async def test_a_model_whose_key_no_live_worker_ever_had_is_not_found(
+    system: System, api: Customer
+) -> None:
+    await api.ask("nobody knows yet", model="gamma")
+    await system.worker()
+
+    async def is_refused() -> bool:
+        answer = await api.post(CHAT, json={"message": "hello", "model": "gamma"})
+        if answer.status_code == 200:
+            return False
+        refused(answer, 400, "MODEL_NOT_FOUND")
+        return True
+
+    await waiting.until(is_refused)
 
 
 @pytest.mark.usefixtures("worker")

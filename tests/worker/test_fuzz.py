@@ -2,11 +2,14 @@
 
 import random
 
+import pytest
+
 from tests.worker import fuzz
 from tests.worker.providers.dialects import DIALECTS
 from worker.providers.contract import Ended, Part, Text, Used
 
 
+@pytest.mark.timeout(90)
 async def test_adapter_agrees_with_a_plain_reading_of_mutated_streams() -> None:
     seed = random.randrange(2**32)
     assert [different async for different in fuzz.differences(seed, 2_000)] == []

@@ -36,6 +36,7 @@ async def _all_end(front: Front, tickets: list[Ticket]) -> None:
 
 
 @pytest.mark.each_once
+@pytest.mark.timeout(120)
 async def test_a_thousand_messages_get_their_own_answers(
     system: System, front: Front, provider: Provider
 ) -> None:
@@ -48,7 +49,7 @@ async def test_a_thousand_messages_get_their_own_answers(
     }
     await system.spawn_worker()
     for said, ticket in tickets.items():
-        ended = await front.end(ticket, 15)
+        ended = await front.end(ticket, 60)
         assert (ended.stage, ended.text) == ("completed", f"You said: {said}")
     for name in names:
         books = await front.books(name)

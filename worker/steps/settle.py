@@ -14,6 +14,7 @@ from shared.redis import functions
 from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, ModelSnapshot, Usage, encode_assistant
+from shared.wire.routing import KeptRouting
 from shared.wire.submission import AUTO
 from worker.run import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Run
 from worker.steps.generate import estimate
@@ -55,7 +56,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
         content=run.writer.text(),
         created=run.now_ms(),
         model=_snapshot(run),
-        routing=run.routing,
+        routing=KeptRouting.of(run.routing) if run.routing else None,
         usage=usage,
         failure=failure,
     )
@@ -127,16 +128,12 @@ def _usage(run: Run, stage: Stage) -> Usage:
 
 
 def _snapshot(run: Run) -> ModelSnapshot | None:
-    """Name the model as the caller did: `auto` stays `auto`, and `routing` tells which it was."""
-    if run.submission.model == AUTO:
-        return ModelSnapshot(identifier=AUTO, name="Auto", provider="Pollux")
-    if run.model is None:
+    """Keep how the model was named, if it was: the catalogue may change later."""
+    if run.submission.model == AUTO or run.model is None:
         return None
     provider = run.tools.settings.provider(run.model.provider)
     return ModelSnapshot(
-        identifier=run.model.identifier,
-        name=run.model.name or run.model.identifier,
-        provider=provider.label or provider.name,
+        identifier=run.model.identifier, name=run.model.title, provider=provider.title
     )
 
 

@@ -146,10 +146,7 @@ async def models(call: Call) -> Answer:
         translate.model(entry, settings, is_available=entry.identifier in fleet.models)
         for entry in settings.models
         if (not kind or kind in entry.types)
-        and (
-            settings.provider(entry.provider).api_key_env is None
-            or entry.identifier in fleet.ever_served
-        )
+        and fleet.offers(entry, settings.provider(entry.provider))
     ]
     if provider:
         listed = [item for item in listed if item.provider.lower() == provider]
@@ -210,7 +207,7 @@ async def messages(call: Call) -> Answer:
     listed = []
     if first < last:
         turns = await sessions.turns(*place, first=first // 2 + 1, last=(last + 1) // 2)
-        rows = [row for turn in turns for row in translate.messages(turn)]
+        rows = [row for turn in turns for row in translate.messages(turn, call.state.settings)]
         skipped = first % 2
         listed = rows[skipped : skipped + last - first]
     return Answer(

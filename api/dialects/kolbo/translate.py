@@ -18,7 +18,7 @@ from shared.routing import price
 from shared.settings import LimitSettings, ModelSettings, Settings
 from shared.stores.sessions import Session, Turn
 from shared.wire.generation import Generation
-from shared.wire.routing import Routing
+from shared.wire.message import AssistantMessage
 from shared.wire.submission import AUTO
 
 _MICROCREDITS: Final = 1_000_000
@@ -27,6 +27,7 @@ _TYPICAL_TOKENS: Final = (1_000, 500)
 _UNTOUCHED: Final = wire.Enhancement(
     applied=False, reason="Messages are sent as they are written.", text=None
 )
+_AUTO: Final = wire.MessageModel(AUTO, "Auto", "Pollux")
 
 
 def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
@@ -108,7 +109,7 @@ def status(generation: Generation, hint: int, eta: Eta | None) -> wire.StatusRep
         enhancement=_UNTOUCHED,
         credits_used=generation.captured / _MICROCREDITS,
         credits_breakdown=_breakdown(generation),
-        routing=_routing(assistant.routing) if assistant is not None else None,
+        routing=_routing(assistant),
         metadata=(user.metadata if user is not None else None) or {},
         project_id=user.project if user is not None else None,
         created_at=iso(generation.accepted),
@@ -127,9 +128,10 @@ def _result(generation: Generation) -> wire.Result:
     )
 
 
-def _routing(routing: Routing | None) -> wire.Routing | None:
-    if routing is None:
+def _routing(assistant: AssistantMessage | None) -> wire.Routing | None:
+    if assistant is None or assistant.routing is None:
         return None
+    routing = assistant.routing.told()
     return wire.Routing(
         policy=routing.policy,
         chosen=routing.chosen,
@@ -162,8 +164,8 @@ def model(entry: ModelSettings, settings: Settings, *, is_available: bool) -> wi
     provider = settings.provider(entry.provider)
     return wire.ModelItem(
         identifier=entry.identifier,
-        name=entry.name or entry.identifier,
-        provider=provider.label or provider.name,
+        name=entry.title,
+        provider=provider.title,
         types=entry.types,
         credit=price.cost(entry, *_TYPICAL_TOKENS) / _MICROCREDITS,
         recommended=entry.recommended,
@@ -189,10 +191,9 @@ def conversation(session: Session) -> wire.Conversation:
     )
 
 
-def messages(turn: Turn) -> tuple[wire.MessageItem, wire.MessageItem]:
+def messages(turn: Turn, settings: Settings) -> tuple[wire.MessageItem, wire.MessageItem]:
     """Return a turn's two messages: the user's, then the assistant's, finished or not."""
     assistant = turn.assistant
-    snapshot = assistant.model if assistant is not None else None
     return (
         wire.MessageItem(
             message_id=turn.user.id,
@@ -206,9 +207,22 @@ def messages(turn: Turn) -> tuple[wire.MessageItem, wire.MessageItem]:
             role="assistant",
             content=assistant.content if assistant is not None else "",
             status=turn.state,
-            model=UNSET
-            if snapshot is None
-            else wire.MessageModel(snapshot.identifier, snapshot.name, snapshot.provider),
+            model=_named_model(turn, settings),
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )
+
+
+def _named_model(turn: Turn, settings: Settings) -> wire.MessageModel:
+    """Return the model as it was when it answered; before that, and after no answer, as it is."""
+    name = turn.user.model
+    if name is None:
+        return _AUTO
+    kept = turn.assistant.model if turn.assistant is not None else None
+    if kept is not None:
+        return wire.MessageModel(kept.identifier, kept.name, kept.provider)
+    for entry in settings.models:
+        if entry.identifier == name:
+            provider = settings.provider(entry.provider)
+            return wire.MessageModel(name, entry.title, provider.title)
+    return wire.MessageModel(name, name, "")

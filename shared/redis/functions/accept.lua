@@ -60,6 +60,7 @@ local function store(root, ask, generation, turn, number, now)
     generation = ask.generation,
     content = ask.content,
     created = now,
+    model = ask.model ~= AUTO and ask.model or nil,
     metadata = ask.metadata,
     project = ask.project,
   }))

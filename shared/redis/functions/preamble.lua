@@ -1,7 +1,8 @@
 -- What the functions share: time, numbers, the queue's moves, and the one way a generation ends.
 --
 -- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py, the
--- table TRANSITIONS of lifecycle.py, the failures EXPIRED and CRASHED, and TURNS_PER_CHUNK.
+-- table TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, AUTO (the word for a model
+-- that was not named), and TURNS_PER_CHUNK.
 --
 -- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only.
 -- Each checks everything before it writes anything, because nothing is rolled back, and each may be

@@ -23,6 +23,7 @@ from tests.support import waiting
 BOUNDS: Final = ApiSettings(header_seconds=0.3, stuck_reader_seconds=0.4)
 PATIENCE_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 1.0
+BULK_BYTES: Final = 60_000
 
 GET: Final = b"GET /plain HTTP/1.1\r\nHost: a\r\n\r\n"
 GATED: Final = b"GET /gated HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -127,11 +128,15 @@ class App:
             raise ZeroDivisionError
         if path == "/silent":
             return
+        if path == "/later":
+            await self.gate.wait()
         if path == "/half":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             return
         if path == "/early":
             await _answer(send, b"early", is_last=scope["query_string"] == b"last")
+        elif path == "/bulk":
+            await _answer(send, b"x" * BULK_BYTES, is_last=True)
         elif path in {"/large", "/drip"}:
             await self._stream(path, receive, send)
         else:

@@ -1,13 +1,13 @@
-"""How long a connection is waited for: its next bytes, and its taking of ours.
+"""The watchdog of a connection: told what is waited for, it tells when that has lasted too long.
 
-Owns one timer a connection, never one a request. Refuses to know what is waited for: it tells the
-connection that it is `late`, or that it is `stuck`, and the connection ends itself.
+Owns one timer a connection, never one a request. Refuses to know what is waited for: it says that
+the connection is `late`, or that its reader is `stuck`, and the connection ends itself.
 
-DESIGN. A deadline is only written down. The timer fires at a pace no slower than any patience, sees
+DESIGN. A deadline is only written down. The timer fires at a pace no slower than any wait, sees
 what the deadline is by then, and goes on to it; so it is hardly ever set anew from outside. Each
-time it also looks at what waits to be taken. Once bytes are seen waiting, the transport is made to
-hold its writer back until they are gone, so that their number can only fall: as long as it does,
-the reader reads.
+time it also looks at what waits to be read by the other side. Once bytes are seen waiting, the
+transport is made to hold its writer back until they are gone, so that their number can only fall:
+as long as it does, the reader reads.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ _LOOKS: Final = 4
 _PACE_SECONDS_MIN: Final = 0.05
 
 
-class Patience:
-    """The patience with one connection. `deadline` may be set to `math.inf`: for nothing."""
+class Watchdog:
+    """The watchdog of one connection. Its `deadline` may be set to `math.inf`: for nothing."""
 
     deadline = math.inf
     unread_bytes = 0
-    _taken_at = 0.0
+    _read_at = 0.0
     _is_tight = False
     _timer: asyncio.TimerHandle | None = None
 
@@ -53,22 +53,18 @@ class Patience:
         if self.deadline < self._timer_at:
             self._look_at(self.deadline)
 
-    def end(self) -> None:
-        """Wait no more, and hold nothing of the connection."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._late = self._stuck = _nothing
-
-    def held(self) -> None:
-        """Learn that the transport holds its writer back."""
-        self._weigh(self._loop.time())
-
-    def resumed(self) -> None:
+    def all_read(self) -> None:
         """Learn that the transport holds its writer back no more."""
         self.unread_bytes = 0
         if self._is_tight:
             self._is_tight = False
             self._wire.set_write_buffer_limits()
+
+    def end(self) -> None:
+        """Look no more, and hold nothing of the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._late = self._stuck = _nothing
 
     def _look_at(self, when: float) -> None:
         if self._timer is not None:
@@ -79,7 +75,7 @@ class Patience:
     def _look(self) -> None:
         now = self._loop.time()
         self._weigh(now)
-        if self.unread_bytes and now - self._taken_at >= self._stuck_seconds:
+        if self.unread_bytes and now - self._read_at >= self._stuck_seconds:
             self._stuck()
             return
         if now >= self.deadline:
@@ -91,10 +87,10 @@ class Patience:
         self._look_at(min(self.deadline, now + self._pace_seconds))
 
     def _weigh(self, now: float) -> None:
-        """Note what waits to be taken, and when some of it last was."""
+        """Note what waits to be read, and when some of it last was."""
         unread_bytes = self._wire.get_write_buffer_size()
         if unread_bytes < self.unread_bytes or not self.unread_bytes:
-            self._taken_at = now
+            self._read_at = now
         self.unread_bytes = unread_bytes
 
 

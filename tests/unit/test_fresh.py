@@ -1,0 +1,106 @@
+"""Values that are looked up again before they are too old, over a clock that is turned."""
+
+import asyncio
+from collections import deque
+
+import pytest
+
+from api.fresh import Fresh
+from shared.errors import UnavailableError
+from tests.support.system import TurnedClock
+
+
+class Source:
+    """What is looked up: the next of its answers, once it is let go."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self.answers = deque(answers)
+        self.asked: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def look(self, name: str) -> str:
+        self.asked.append(name)
+        answer = self.answers.popleft()
+        await self.gate.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def _settled() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
+
+
+async def test_a_young_value_is_not_looked_up_again() -> None:
+    clock, source = TurnedClock(), Source("first")
+    fresh = Fresh(source.look, clock, trusted_seconds=10)
+    assert await fresh.get("one") == "first"
+    clock.turn(4)
+    assert await fresh.get("one") == "first"
+    assert source.asked == ["one"]
+
+
+async def test_a_value_past_half_its_trust_is_looked_up_behind_the_asker() -> None:
+    clock, source = TurnedClock(), Source("first", "second")
+    fresh = Fresh(source.look, clock, trusted_seconds=10)
+    await fresh.get("one")
+    clock.turn(6)
+    source.gate.clear()
+    assert await fresh.get("one") == "first"
+    assert await fresh.get("one") == "first"
+    source.gate.set()
+    await _settled()
+    assert await fresh.get("one") == "second"
+    assert source.asked == ["one", "one"]
+
+
+async def test_a_value_past_its_trust_is_waited_for_by_all_together() -> None:
+    clock, source = TurnedClock(), Source("first", "second")
+    fresh = Fresh(source.look, clock, trusted_seconds=10)
+    await fresh.get("one")
+    clock.turn(11)
+    assert await asyncio.gather(*(fresh.get("one") for _ in range(9))) == ["second"] * 9
+    assert source.asked == ["one", "one"]
+
+
+async def test_the_age_counts_from_the_question_not_from_the_answer() -> None:
+    clock, source = TurnedClock(), Source("first", "second")
+    fresh = Fresh(source.look, clock, trusted_seconds=10)
+    source.gate.clear()
+    asking = asyncio.create_task(fresh.get("one"))
+    await _settled()
+    clock.turn(11)
+    source.gate.set()
+    assert await asking == "first"
+    assert await fresh.get("one") == "second"
+
+
+async def test_a_look_that_fails_is_told_once_no_older_value_may_be_used() -> None:
+    trouble = UnavailableError("away")
+    clock, source = TurnedClock(), Source("first", trouble, trouble, "second")
+    fresh = Fresh(source.look, clock, trusted_seconds=10)
+    await fresh.get("one")
+    clock.turn(6)
+    assert await fresh.get("one") == "first"
+    await _settled()
+    clock.turn(6)
+    with pytest.raises(UnavailableError):
+        await fresh.get("one")
+    assert await fresh.get("one") == "second"
+
+
+async def test_an_asker_that_is_cancelled_takes_nothing_from_the_others() -> None:
+    source = Source("first")
+    fresh = Fresh(source.look, TurnedClock(), trusted_seconds=10)
+    source.gate.clear()
+    leaver, other = (asyncio.create_task(fresh.get("one")) for _ in range(2))
+    await _settled()
+    leaver.cancel()
+    await _settled()
+    source.gate.set()
+    assert await other == "first"
+    assert leaver.cancelled()
+    assert source.asked == ["one"]
