@@ -2,7 +2,7 @@
 
 Owns how old a value may be when it is used. Refuses to know what is looked up.
 
-DESIGN. A value past half its trust is used still, and looked up again behind the request that found
+DESIGN. A value past two thirds of its trust is used still, and looked up again behind the request that found
 it so. Nobody waits for that look, and what it asks of Redis leaves together with what the request
 asks. Only who finds a value past its trust, or none, waits; all who do wait for the same look.
 """
@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 from shared.clock import Clock
 
 _REMEMBERED_MAX: Final = 10_000
+_YOUNG_SHARE: Final = 2 / 3
 
 Name = TypeVar("Name")
 Value = TypeVar("Value")
@@ -36,7 +37,7 @@ class Fresh(Generic[Name, Value]):
         """Return the value of a name. Raises what the look-up raises, once no older one is left."""
         now = self._clock.monotonic()
         seen = self._seen.get(name)
-        if seen is not None and now - seen[0] < self._trusted_seconds / 2:
+        if seen is not None and now - seen[0] < self._trusted_seconds * _YOUNG_SHARE:
             return seen[1]
         looking = self._looking.get(name) or self._begin(name, now)
         if seen is not None and now - seen[0] < self._trusted_seconds:

@@ -43,11 +43,11 @@ async def test_a_young_value_is_not_looked_up_again() -> None:
     assert source.asked == ["one"]
 
 
-async def test_a_value_past_half_its_trust_is_looked_up_behind_the_asker() -> None:
+async def test_a_value_past_two_thirds_of_its_trust_is_looked_up_behind_the_asker() -> None:
     clock, source = TurnedClock(), Source("first", "second")
     fresh = Fresh(source.look, clock, trusted_seconds=10)
     await fresh.get("one")
-    clock.turn(6)
+    clock.turn(7)
     source.gate.clear()
     assert await fresh.get("one") == "first"
     assert await fresh.get("one") == "first"
@@ -83,10 +83,10 @@ async def test_a_look_that_fails_is_told_once_no_older_value_may_be_used() -> No
     clock, source = TurnedClock(), Source("first", trouble, trouble, "second")
     fresh = Fresh(source.look, clock, trusted_seconds=10)
     await fresh.get("one")
-    clock.turn(6)
+    clock.turn(7)
     assert await fresh.get("one") == "first"
     await _settled()
-    clock.turn(6)
+    clock.turn(5)
     with pytest.raises(UnavailableError):
         await fresh.get("one")
     assert await fresh.get("one") == "second"
