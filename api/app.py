@@ -77,7 +77,7 @@ async def _state(
     accounts = Accounts(redis, settings.redis, pepper, clock)
 
     async def view(_: None) -> Fleet:
-        return await fleet.view(redis, settings.redis, clock.now_ms())
+        return await fleet.view(redis, settings.redis)
 
     try:
         await redis.connect()

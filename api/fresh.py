@@ -2,9 +2,10 @@
 
 Owns how old a value may be when it is used. Refuses to know what is looked up.
 
-DESIGN. A value past two thirds of its trust is used still, and looked up again behind the request that found
-it so. Nobody waits for that look, and what it asks of Redis leaves together with what the request
-asks. Only who finds a value past its trust, or none, waits; all who do wait for the same look.
+DESIGN. A value past two thirds of its trust is used still, and looked up again behind the request
+that found it so. Nobody waits for that look, and what it asks of Redis leaves together with what
+the request asks. Only who finds a value past its trust, or none, waits; all who do wait for the
+same look.
 """
 
 import asyncio

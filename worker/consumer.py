@@ -39,7 +39,8 @@ _IDLE_SECONDS: Final = 1.0
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
 _REAP_LIMIT: Final = 64
-_GAP_MS: Final = 1_000
+_REAP_GAP_MS: Final = 1_000
+_ABSENT_MS: Final = 100
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -92,6 +93,7 @@ class PolluxWorker(Worker):
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
         self._is_reported = False
+        self._fleet_size = 1
         self._ring: asyncio.Task[int | None] | None = None
         self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
 
@@ -115,15 +117,15 @@ class PolluxWorker(Worker):
         heart = Heart(self.settings, self.clock, self._held, self._stop)
         heart.start()
         loops = [
-            asyncio.create_task(self._keep_doing(loop, seconds))
-            for loop, seconds in (
-                (self._reap, self.settings.worker.reap_seconds),
-                (self._report, _REPORT_SECONDS),
-                (self._do_chores, _CHORES_SECONDS),
+            asyncio.create_task(self._keep_doing(loop, pause_seconds))
+            for loop, pause_seconds in (
+                (self._reap, self._until_reap),
+                (self._report, lambda: _REPORT_SECONDS),
+                (self._do_chores, lambda: _CHORES_SECONDS),
             )
         ]
         logs.logger().info("worker ready", worker=self.id, models=sorted(self.registry.served))
-        await self._keep_doing(self._take_work, 0.0, until=self._draining)
+        await self._keep_doing(self._take_work, lambda: 0.0, until=self._draining)
         await self._drain()
         await heart.stop()
         for task in loops:
@@ -164,7 +166,7 @@ class PolluxWorker(Worker):
     async def _keep_doing(
         self,
         work: Callable[[], Awaitable[None]],
-        pause_seconds: float,
+        pause_seconds: Callable[[], float],
         *,
         until: asyncio.Event | None = None,
     ) -> None:
@@ -175,7 +177,7 @@ class PolluxWorker(Worker):
             try:
                 await work()
                 backoff = low
-                await self.clock.sleep(pause_seconds)
+                await self.clock.sleep(pause_seconds())
             except UnavailableError as error:
                 logs.logger().warning("waiting for Redis", work=work.__name__, error=error.message)
                 await self.clock.sleep(random.uniform(0, backoff))  # noqa: S311  jitter
@@ -221,6 +223,7 @@ class PolluxWorker(Worker):
         root = keys.partition_root(self.settings.redis, partition)
         ask = functions.ClaimAsk(
             worker=self.id,
+            wire=WIRE,
             count=count,
             lease_ms=int(self.settings.worker.lease_seconds * 1000),
             lanes=functions.LANES,
@@ -314,7 +317,9 @@ class PolluxWorker(Worker):
             limit=_REAP_LIMIT,
             crashes_max=self.settings.worker.crashes_max,
             lease_ms=int(self.settings.worker.lease_seconds * 1000),
-            gap_ms=max(_GAP_MS, int(self.settings.worker.reap_seconds * 3_000)),
+            gap_ms=max(_REAP_GAP_MS, int(self.settings.worker.reap_seconds * 3_000)),
+            absent_ms=_ABSENT_MS,
+            channels=keys.worker_channel(self._root, ""),
             keep=functions.Keep.of(self.settings.retention),
         )
         for partition in range(self.settings.redis.partitions):
@@ -325,17 +330,21 @@ class PolluxWorker(Worker):
             if reaped.ready:
                 queue.ring(self.redis, self.settings.redis, partition)
 
+    def _until_reap(self) -> float:
+        """Share the reaping: however many workers live, together they look as often."""
+        pause_seconds = self.settings.worker.reap_seconds * self._fleet_size
+        return pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311  jitter
+
     async def _report(self) -> None:
         pulse = WorkerReport(
             id=self.id,
-            at=self.clock.now_ms(),
             concurrency=self.settings.worker.concurrency,
             running=len(self._running),
             models=tuple(sorted(self.registry.served)),
             wire=WIRE,
         )
         self._is_reported = True
-        await fleet.report(self.redis, self.settings.redis, pulse)
+        self._fleet_size = max(1, await fleet.report(self.redis, self.settings.redis, pulse))
 
     async def _do_chores(self) -> None:
         """Look at arq's own queue once, the way arq does."""

@@ -7,7 +7,6 @@ import httpx
 
 from deploy.local import network
 from deploy.local.supervisor import Child, python
-from shared.clock import Clock
 from shared.errors import PolluxError
 from shared.redis.client import Redis
 from shared.settings import Settings
@@ -28,14 +27,12 @@ def api(environment: Mapping[str, str], http: httpx.AsyncClient, host: str, port
     )
 
 
-def worker(
-    environment: Mapping[str, str], number: int, redis: Redis, settings: Settings, clock: Clock
-) -> Child:
+def worker(environment: Mapping[str, str], number: int, redis: Redis, settings: Settings) -> Child:
     """Return a worker: ready when that many report to the fleet."""
 
     async def is_ready() -> bool:
         try:
-            return (await fleet.view(redis, settings.redis, clock.now_ms())).workers >= number
+            return (await fleet.view(redis, settings.redis)).workers >= number
         except PolluxError:
             return False
 

@@ -144,12 +144,11 @@ class _System:
             self._supervisor.launch(
                 self._folder.logs, parts.model(self._environment, self._http, upstream)
             )
-        clock = self._supervisor.clock
         self._supervisor.launch(
             self._folder.logs,
             parts.api(self._environment, self._http, plan.host, port),
             *(
-                parts.worker(self._environment, number, self._redis, self._settings, clock)
+                parts.worker(self._environment, number, self._redis, self._settings)
                 for number in range(1, plan.workers + 1)
             ),
         )

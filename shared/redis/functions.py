@@ -120,9 +120,13 @@ async def accept(
 
 
 class ClaimAsk(Ask, frozen=True, kw_only=True):
-    """How many a worker takes, from which lanes, and for how long before it must beat."""
+    """How many a worker takes, from which lanes, and for how long before it must beat.
+
+    `wire` is the newest form of a submission that it can read.
+    """
 
     worker: str
+    wire: int
     count: int
     lease_ms: int
     lanes: tuple[Lane, ...]
@@ -147,6 +151,7 @@ class Claimed(msgspec.Struct, frozen=True):
     retries: int
     submission: bytes
     user_message: bytes
+    system_prompt: str | None
 
 
 async def claim(redis: Connection, root: str, ask: ClaimAsk) -> list[Claimed]:
@@ -156,7 +161,8 @@ async def claim(redis: Connection, root: str, ask: ClaimAsk) -> list[Claimed]:
 
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
-    account, id_, attempt, turn, hold, deadline, accepted, retries, submission, user = entry
+    account, id_, attempt, turn, hold, deadline, accepted, retries, *texts = entry
+    submission, user, system = texts
     return Claimed(
         root=root,
         account=_text(account),
@@ -170,6 +176,7 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
         retries=int(retries),
         submission=submission or b"",
         user_message=user or b"",
+        system_prompt=system.decode() if system is not None else None,
     )
 
 
@@ -310,13 +317,16 @@ async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | Al
 class ReapAsk(Ask, frozen=True, kw_only=True):
     """How much to put right in one call, and after how many crashes a generation is given up.
 
-    After `gap_ms` without a reap, leases are first given `lease_ms` again.
+    After `gap_ms` without a reap, leases are first given `lease_ms` again. A worker that nobody
+    hears on its channel, the prefix `channels` and its id, for `absent_ms` has died.
     """
 
     limit: int
     crashes_max: int
     lease_ms: int
     gap_ms: int
+    absent_ms: int
+    channels: str
     keep: Keep
 
 
@@ -422,3 +432,29 @@ async def authenticate(
 
 def _text(word: Reply) -> str:
     return word.decode() if isinstance(word, bytes) else str(word)
+
+
+class ReportAsk(Ask, frozen=True, kw_only=True):
+    """A worker's word: `models` that it serves. After `alive_ms` without one it counts as dead."""
+
+    worker: str
+    models: tuple[str, ...]
+    alive_ms: int
+    forget_ms: int
+
+
+async def report(redis: Connection, root: str, ask: ReportAsk, pulse: bytes) -> int:
+    """Write a worker's pulse, or take it back if it is empty; return how many workers live."""
+    return int(await invoke(redis, "report", root, ask, blob=pulse))
+
+
+class FleetAsk(Ask, frozen=True, kw_only=True):
+    """After how long a silence a worker is not among the living."""
+
+    alive_ms: int
+
+
+async def fleet(redis: Connection, root: str, ask: FleetAsk) -> tuple[list[str], list[bytes]]:
+    """Return the models that were ever served, and the pulses of those who live."""
+    served, *pulses = await invoke(redis, "fleet", root, ask, effect="none")
+    return [_text(model) for model in served], pulses

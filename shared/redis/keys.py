@@ -91,6 +91,9 @@ CLOCKS: Final = Key(
     "clocks", holds="hash: each lane's virtual time, the last accept number", end="permanent"
 )
 LEASES: Final = Key("leases", holds="zset: running generations by lease end", end="deleted")
+HOLDERS: Final = Key(
+    "holders", holds="zset: workers that claimed, by when they fell silent", end="deleted"
+)
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
 PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
@@ -100,7 +103,8 @@ API_KEY: Final = Key("key:<hash>", holds="an API key's record, msgpack", end="pe
 ACCOUNT: Final = Key("account:<id>", holds="an account's record, msgpack", end="permanent")
 KEY_IDS: Final = Key("key-ids", holds="hash: key id to key hash", end="permanent")
 WORKERS: Final = Key("workers", holds="hash: what each live worker reports", end="permanent")
-SERVED: Final = Key("served", holds="zset: model to when a worker last served it", end="permanent")
+PULSES: Final = Key("pulses", holds="zset: worker to when it last reported", end="permanent")
+SERVED: Final = Key("served", holds="set: models that a worker has served", end="permanent")
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
 BELL: Final = Key("bell", holds="list: partitions with new work", end="permanent")
 CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")

@@ -72,7 +72,8 @@ def render() -> tuple[str, str]:
 _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books sessions
-    unfinished submissions ready lane clocks leases deadlines deferred pace api_key account
+    unfinished submissions ready lane clocks leases holders deadlines deferred pace
+    api_key account workers pulses served
     """.split()
 )
 

@@ -92,12 +92,13 @@ async def turns(
 
 async def history(
     redis: Connection, root: str, account: str, session: str, before: int
-) -> tuple[str | None, list[Turn]]:
-    """Return the system prompt and the completed turns before a turn, oldest first."""
-    read = [redis.call("HGET", keys.SESSION(root, account, session), "system")]
-    chunks = range(before // TURNS_PER_CHUNK + 1) if before > 1 else ()
-    read += [redis.call("HGETALL", keys.TURNS(root, account, session, chunk)) for chunk in chunks]
-    system, *stored = await asyncio.gather(*read)
+) -> list[Turn]:
+    """Return the completed turns before a turn, oldest first."""
+    if before == 1:
+        return []
+    chunks = range(before // TURNS_PER_CHUNK + 1)
+    read = [redis.call("HGETALL", keys.TURNS(root, account, session, chunk)) for chunk in chunks]
+    stored = await asyncio.gather(*read)
     fields: dict[bytes, bytes] = {
         name: record for chunk in stored for name, record in chunk.items()
     }
@@ -108,7 +109,7 @@ async def history(
             answer = decode_assistant(assistant)
             if answer.status == "completed":
                 complete.append(Turn(number, decode_user(user), answer, "completed"))
-    return system.decode() if system else None, complete
+    return complete
 
 
 async def _state(

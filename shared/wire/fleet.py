@@ -4,10 +4,9 @@ import msgspec
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A worker's pulse: when (ms), how much it can run and does, which models it can serve."""
+    """A worker's pulse: how much it can run and does, which models it can serve."""
 
     id: str
-    at: int
     concurrency: int
     running: int
     models: tuple[str, ...]

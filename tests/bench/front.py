@@ -16,6 +16,7 @@ import msgspec
 from shared.redis import functions
 from shared.redis.functions import Keep
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
+from shared.wire.submission import WIRE
 from tests.bench import figures, load, rig
 from tests.bench.figures import Figure
 from tests.bench.load import Volley
@@ -132,6 +133,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
         root,
         functions.ClaimAsk(
             worker="bench",
+            wire=WIRE,
             count=_GENERATIONS,
             lease_ms=86_400_000,
             lanes=functions.LANES,

@@ -45,6 +45,34 @@ async def test_oldest_of_an_account_comes_first(desk: Desk) -> None:
     assert [one.id for one in await desk.claim(5)] == [ticket.id for ticket in tickets]
 
 
+async def test_the_system_prompt_comes_with_every_turn(desk: Desk) -> None:
+    first = await desk.submit(system_prompt="Be brief.")
+    await desk.complete(await desk.claim_one())
+    await desk.submit("ann", first.session)
+    assert (await desk.claim_one()).system_prompt == "Be brief."
+    await desk.submit()
+    assert (await desk.claim_one()).system_prompt is None
+
+
+async def test_what_a_worker_cannot_read_waits_for_one_that_can(desk: Desk) -> None:
+    newer = await desk.submit("ann", wire=2)
+    behind = await desk.submit("ann", wire=1)
+    others = [await desk.submit("bob"), await desk.submit("cid", wire=3), await desk.submit("dan")]
+    readable = [others[0].id, others[2].id]
+    assert [one.id for one in await desk.claim(10, wire=1)] == readable
+    assert await desk.claim(10, wire=1) == []
+    assert [one.id for one in await desk.claim(10, wire=2)] == [newer.id, behind.id]
+    assert [one.id for one in await desk.claim(10, wire=3)] == [others[1].id]
+
+
+async def test_many_accounts_that_cannot_be_read_hide_no_other(desk: Desk) -> None:
+    for number in range(40):
+        await desk.submit(f"a{number}", wire=2)
+    ours = await desk.submit("zoe")
+    assert [one.id for one in await desk.claim(10, wire=1)] == [ours.id]
+    assert len(await desk.claim(100, wire=2)) == 40
+
+
 async def test_interactive_lane_goes_before_batch(desk: Desk) -> None:
     batch = await desk.submit(lane="batch")
     interactive = await desk.submit()

@@ -2,9 +2,12 @@
 
 from shared.errors import CANCELLED, CRASHED, EXPIRED
 from shared.redis import keys
+from shared.redis.client import Redis
 from shared.redis.functions import AlreadyEnded, Cancelled
+from shared.settings import RedisSettings
 from shared.wire.message import AssistantMessage, decode_assistant
-from tests.support.desk import Desk, Ticket
+from tests.support.desk import CHANNELS, LONG_MS, Desk, Ticket
+from tests.support.waiting import until
 
 
 async def _answer(desk: Desk, ticket: Ticket) -> AssistantMessage:
@@ -81,6 +84,68 @@ async def test_worker_that_died_is_replaced(desk: Desk) -> None:
     assert (await desk.claim_one()).attempt == 2
 
 
+async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse(
+    desk: Desk, redis_settings: RedisSettings
+) -> None:
+    ticket = await desk.submit()
+    ear = Redis(redis_settings, on_push=lambda _: None)
+    await ear.connect()
+    ear.listen("SUBSCRIBE", f"{CHANNELS}worker-1")
+    ear.listen("SUBSCRIBE", f"{CHANNELS}worker-2")
+    await desk.claim_one(worker="worker-1")
+    other = await desk.submit()
+    await desk.claim_one(worker="worker-2")
+    for _ in range(3):
+        assert (await desk.reap(absent_ms=0)).done == []
+    ear.listen("UNSUBSCRIBE", f"{CHANNELS}worker-1")
+
+    async def reaped() -> list[tuple[str, str, str]]:
+        return (await desk.reap(absent_ms=50)).done
+
+    assert await until(reaped) == [("ann", ticket.id, "crashed")]
+    assert (await desk.claim_one(worker="worker-2")).attempt == 2
+    assert (await desk.reap(absent_ms=50)).done == []
+    assert await desk.stage(other) == "routing"
+    assert await desk.redis.call("ZRANGE", keys.HOLDERS(desk.root), 0, -1) == [b"worker-2"]
+    await ear.close()
+
+
+async def test_worker_that_is_heard_again_in_time_is_not_missed(
+    desk: Desk, redis_settings: RedisSettings
+) -> None:
+    await desk.submit()
+    await desk.claim_one()
+    assert (await desk.reap(absent_ms=1)).done == []
+    ear = Redis(redis_settings, on_push=lambda _: None)
+    await ear.connect()
+    ear.listen("SUBSCRIBE", f"{CHANNELS}worker-1")
+    assert (await desk.reap(absent_ms=10_000)).done == []
+    assert await desk.redis.call("ZSCORE", keys.HOLDERS(desk.root), "worker-1") == 0
+    await ear.close()
+
+
+async def test_nobody_is_missed_right_after_a_gap_in_the_reaping(desk: Desk) -> None:
+    await desk.submit()
+    await desk.claim_one(lease_ms=LONG_MS)
+    await desk.reap(absent_ms=0)
+    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "reaped", 1)
+    assert (await desk.reap(absent_ms=0, gap_ms=1_000)).done == []
+    assert (await desk.reap(absent_ms=0)).done == []
+
+
+async def test_dead_workers_work_comes_back_in_bounded_pieces(desk: Desk) -> None:
+    for _ in range(7):
+        await desk.submit()
+    assert len(await desk.claim(10)) == 7
+    await desk.reap(absent_ms=0)
+    pieces = []
+    while piece := (await desk.reap(absent_ms=0, limit=3)).done:
+        pieces.append(len(piece))
+    assert pieces == [3, 3, 1]
+    await desk.reap(absent_ms=0)
+    assert await desk.redis.call("EXISTS", keys.HOLDERS(desk.root)) == 0
+
+
 async def test_poison_is_buried_after_so_many_crashes_and_refunded(desk: Desk) -> None:
     await desk.grant(100)
     ticket = await desk.submit(hold=40)
@@ -147,7 +212,7 @@ async def test_deleted_session_leaves_no_key(desk: Desk) -> None:
     assert not await desk.delete_session("ann", ended.session)
     names = await desk.redis.call("KEYS", f"{desk.root}*")
     kept = {name.decode().removeprefix(desk.root).split(":")[0] for name in names}
-    assert kept == {"books", "clocks", "submissions", "pace"}
+    assert kept == {"books", "clocks", "holders", "submissions", "pace"}
     for ticket in (ended, running, waiting):
         assert await desk.find("ann", ticket.id) is None
     books = await desk.books()

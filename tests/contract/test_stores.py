@@ -23,8 +23,7 @@ async def _talk(desk: Desk, turns: int) -> Ticket:
 
 async def test_history_is_all_completed_turns_before_one(desk: Desk) -> None:
     ticket = await _talk(desk, 35)
-    system, turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 35)
-    assert system == "Be brief."
+    turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 35)
     assert [turn.number for turn in turns] == list(range(1, 35))
     assert [turn.user.content for turn in turns] == [f"question {n}" for n in range(1, 35)]
     assert [turn.assistant and turn.assistant.content for turn in turns] == [
@@ -39,13 +38,13 @@ async def test_history_leaves_out_what_failed_or_was_cancelled(desk: Desk) -> No
     cancelled = await desk.submit("ann", ticket.session)
     await desk.cancel(Ticket("ann", ticket.session, cancelled.id))
     await desk.submit("ann", ticket.session)
-    _, turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 4)
+    turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 4)
     assert [turn.number for turn in turns] == [1]
 
 
 async def test_history_of_a_first_turn_is_empty(desk: Desk) -> None:
     ticket = await desk.submit()
-    assert await sessions.history(desk.redis, desk.root, "ann", ticket.session, 1) == (None, [])
+    assert await sessions.history(desk.redis, desk.root, "ann", ticket.session, 1) == []
 
 
 async def test_turns_are_read_across_chunks_with_their_states(desk: Desk) -> None:
@@ -122,21 +121,31 @@ async def test_generation_is_told_from_queue_to_end(desk: Desk) -> None:
 
 
 async def test_fleet_is_who_reported_lately(redis: Redis, redis_settings: RedisSettings) -> None:
-    pulse = WorkerReport(id="w1", at=100_000, concurrency=4, running=1, models=("a", "b"), wire=1)
+    pulse = WorkerReport(id="w1", concurrency=4, running=1, models=("a", "b"), wire=1)
     other = msgspec.structs.replace(pulse, id="w2", concurrency=8, models=("b", "c"))
-    silent = msgspec.structs.replace(pulse, id="w3", at=90_000, models=("d",))
-    for report in (pulse, other, silent):
-        await fleet.report(redis, redis_settings, report)
-    view = await fleet.view(redis, redis_settings, 101_000)
+    silent = msgspec.structs.replace(pulse, id="w3", models=("d",))
+    living = [await fleet.report(redis, redis_settings, each) for each in (pulse, silent, other)]
+    assert living == [1, 2, 3]
+    await _falls_silent(redis, redis_settings, "w3", 4_000)
+    view = await fleet.view(redis, redis_settings)
     assert (view.workers, view.slots, sorted(view.models)) == (2, 12, ["a", "b", "c"])
     assert view.ever_served == {"a", "b", "c", "d"}
     await fleet.leave(redis, redis_settings, "w2")
-    assert (await fleet.view(redis, redis_settings, 101_000)).models == {"a", "b"}
+    assert (await fleet.view(redis, redis_settings)).models == {"a", "b"}
 
 
 async def test_fleet_forgets_who_fell_silent(redis: Redis, redis_settings: RedisSettings) -> None:
-    pulse = WorkerReport(id="w1", at=1, concurrency=4, running=0, models=(), wire=1)
+    pulse = WorkerReport(id="w1", concurrency=4, running=0, models=(), wire=1)
     await fleet.report(redis, redis_settings, pulse)
-    assert (await fleet.view(redis, redis_settings, 100_000)).workers == 0
-    where = keys.WORKERS(keys.system_root(redis_settings))
-    assert await redis.call("HLEN", where) == 0
+    await _falls_silent(redis, redis_settings, "w1", 70_000)
+    assert (await fleet.view(redis, redis_settings)).workers == 0
+    other = msgspec.structs.replace(pulse, id="w2")
+    assert await fleet.report(redis, redis_settings, other) == 1
+    reports = await redis.call("HKEYS", keys.WORKERS(keys.system_root(redis_settings)))
+    assert reports == [b"w2"]
+
+
+async def _falls_silent(redis: Redis, settings: RedisSettings, worker: str, ago_ms: int) -> None:
+    """As if a worker had reported so long ago for the last time."""
+    pulses = keys.PULSES(keys.system_root(settings))
+    assert await redis.call("ZINCRBY", pulses, -ago_ms, worker)

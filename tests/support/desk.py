@@ -52,6 +52,7 @@ class Wish(TypedDict, total=False):
     model: str
     hold: int
     deadline_ms: int
+    wire: int
     per_minute: int
     unfinished_max: int
     total_max: int
@@ -88,6 +89,7 @@ class Desk:
             "model": "auto",
             "hold": 0,
             "deadline_ms": LONG_MS,
+            "wire": 1,
             "per_minute": 60_000,
             "unfinished_max": 1_000,
             "total_max": 10_000,
@@ -101,7 +103,6 @@ class Desk:
             session=session or ids.new_id(),
             is_new=session is None if is_new is None else is_new,
             message=ids.new_id(),
-            wire=1,
             keep=KEEP,
             channels=CHANNELS,
             **(defaults | wish),
@@ -127,10 +128,11 @@ class Desk:
         worker: str = "worker-1",
         lease_ms: int = LONG_MS,
         lanes: tuple[Lane, ...] = functions.LANES,
+        wire: int = 1,
     ) -> list[Claimed]:
         """Take what is ready."""
         ask = functions.ClaimAsk(
-            worker=worker, count=count, lease_ms=lease_ms, lanes=lanes, keep=KEEP
+            worker=worker, wire=wire, count=count, lease_ms=lease_ms, lanes=lanes, keep=KEEP
         )
         return await functions.claim(self.redis, self.root, ask)
 
@@ -211,11 +213,25 @@ class Desk:
         return await functions.cancel(self.redis, self.root, ask)
 
     async def reap(
-        self, *, limit: int = 100, crashes_max: int = 3, gap_ms: int = 86_400_000
+        self,
+        *,
+        limit: int = 100,
+        crashes_max: int = 3,
+        gap_ms: int = 86_400_000,
+        absent_ms: int = 86_400_000,
     ) -> Reaped:
-        """Put right what time has overtaken; by default as if the fleet had reaped all along."""
+        """Put right what time has overtaken.
+
+        By default as if the fleet had reaped all along, and every worker could be heard.
+        """
         ask = functions.ReapAsk(
-            limit=limit, crashes_max=crashes_max, lease_ms=2_000, gap_ms=gap_ms, keep=KEEP
+            limit=limit,
+            crashes_max=crashes_max,
+            lease_ms=2_000,
+            gap_ms=gap_ms,
+            absent_ms=absent_ms,
+            channels=CHANNELS,
+            keep=KEEP,
         )
         return await functions.reap(self.redis, self.root, ask)
 

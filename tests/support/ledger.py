@@ -22,6 +22,7 @@ _SYSTEM: Final = {
     keys.ACCOUNT,
     keys.KEY_IDS,
     keys.WORKERS,
+    keys.PULSES,
     keys.SERVED,
     keys.LIBRARIES,
     keys.BELL,

@@ -114,6 +114,7 @@ class Front:
         """Take a generation as a worker would, which this process then is not."""
         ask = functions.ClaimAsk(
             worker="nobody",
+            wire=WIRE,
             count=1,
             lease_ms=lease_ms,
             lanes=functions.LANES,
@@ -121,6 +122,8 @@ class Front:
         )
         (claimed,) = await functions.claim(self.redis, ticket.root, ask)
         assert claimed.id == ticket.id
+        # Nobody listens for this one, and nobody is to miss it.
+        await self.redis.call("ZREM", keys.HOLDERS(ticket.root), "nobody")
         return claimed
 
     async def look(self, ticket: Ticket) -> Generation:
@@ -165,6 +168,8 @@ class Front:
             crashes_max=worker.crashes_max,
             lease_ms=int(worker.lease_seconds * 1000),
             gap_ms=1000,
+            absent_ms=1000,
+            channels=self._channels(),
             keep=Keep.of(self.settings.retention),
         )
         assert (await functions.reap(self.redis, ticket.root, ask)).ready

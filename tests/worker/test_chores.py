@@ -168,6 +168,7 @@ def _values(look: Look, name: str) -> list[bytes]:
         b"hash": ("HVALS", name),
         b"list": ("LRANGE", name, 0, -1),
         b"zset": ("ZRANGE", name, 0, -1),
+        b"set": ("SMEMBERS", name),
         b"stream": ("XRANGE", name, "-", "+"),
     }
     kind = look("TYPE", name)

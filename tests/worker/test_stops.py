@@ -332,10 +332,12 @@ async def test_step_that_redis_does_not_answer_is_tried_again_later(
     attempts: Attempts, front: Front, system: System
 ) -> None:
     system.expected.add("waiting for Redis")
-    shaky = Shaky(front.redis, "HGET", "HGETALL")
+    first = await front.submit(rings=False)
+    await attempts.run(first)
+    shaky = Shaky(front.redis, "HGETALL")
     shaky.troubles.append("lost")
     attempts.redis = shaky
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit(session=first.session, rings=False)
     await attempts.run(ticket)
     assert (await front.look(ticket)).stage == "retrying"
     await front.hasten(ticket)

@@ -136,7 +136,7 @@ async def test_worker_tells_what_it_serves_and_leaves(system: System, front: Fro
     async with working(system, {"NO_SUCH_KEY": "k"}) as worker:
         name = keys.WORKERS(keys.system_root(system.settings.redis))
         await until(lambda: front.redis.call("HEXISTS", name, worker.id))
-        found = await fleet.view(front.redis, system.settings.redis, system.clock.now_ms())
+        found = await fleet.view(front.redis, system.settings.redis)
         assert (found.workers, found.slots) == (1, 32)
         assert found.models == {"alpha", "beta", "gamma"}
     assert not await front.redis.call("HEXISTS", name, worker.id)

@@ -10,7 +10,8 @@ from worker.run import Run
 
 async def recall(run: Run) -> None:
     """Fill `run.system_prompt` and `run.history`, oldest first."""
-    run.system_prompt, turns = await sessions.history(
+    run.system_prompt = run.claimed.system_prompt
+    turns = await sessions.history(
         run.tools.redis,
         run.claimed.root,
         run.claimed.account,

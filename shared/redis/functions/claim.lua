@@ -1,13 +1,14 @@
 -- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
--- ASK      worker, count, lease_ms, lanes (in order of preference), keep
+-- ASK      worker, wire, count, lease_ms, lanes (in order of preference), keep
 -- RETURNS  {now ms, {account, id, attempt, turn, hold, deadline ms, accepted ms, retries,
---          submission, user message}...}
+--          submission, user message, system prompt}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves leases that lapse; the generations run again under the next token.
 
-local function take(root, account, id, ask, now)
-  local record = load(root, account, id)
+local ACCOUNTS_TRIED = 64
+
+local function take(root, account, id, record, ask, now)
   -- What cannot be claimed must not stand in the way of what can.
   if not record or not TRANSITIONS[record.stage].routing then return nil end
   if tonumber(record.deadline) <= now then
@@ -25,24 +26,35 @@ local function take(root, account, id, ask, now)
     record.retries or '0',
     redis.call('GET', submission_key(root, account, id)),
     redis.call('HGET', turns_of(root, account, record.session, record.turn), record.turn .. ':u'),
+    redis.call('HGET', session_key(root, account, record.session), 'system'),
   }
 end
 
--- The account with the least virtual time gives its oldest ready generation and moves on by one.
-local function pop(root, lane)
-  local key = lane_key(root, lane)
-  local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  local account = first[1]
+-- The account with the least virtual time gives its oldest ready generation. One that this worker cannot
+-- read waits for a worker that can, and the next account gives.
+local function first_ready(root, lane, wire)
+  for place = 0, ACCOUNTS_TRIED - 1 do
+    local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), place, place, 'WITHSCORES'))
+    if not account then return nil end
+    local id = redis.call('ZRANGE', ready_key(root, account, lane), 0, 0)[1]
+    local record = load(root, account, id)
+    if not record or tonumber(record.wire) <= wire then return account, id, record, time end
+  end
+end
+
+-- It leaves the line, and its account moves on by one.
+local function pop(root, lane, wire)
+  local account, id, record, time = first_ready(root, lane, wire)
   if not account then return nil end
   local ready = ready_key(root, account, lane)
-  local id = redis.call('ZPOPMIN', ready)[1]
-  redis.call('HSET', clocks_key(root), lane, first[2])
+  redis.call('ZREM', ready, id)
+  redis.call('HSET', clocks_key(root), lane, time)
   if redis.call('EXISTS', ready) == 1 then
-    redis.call('ZINCRBY', key, 1, account)
+    redis.call('ZINCRBY', lane_key(root, lane), 1, account)
   else
-    leave_lane(root, account, lane, first[2] + 1)
+    leave_lane(root, account, lane, time + 1)
   end
-  return account, id
+  return account, id, record
 end
 
 local function claim(root, ask)
@@ -50,11 +62,12 @@ local function claim(root, ask)
   local claimed = {now}
   for _, lane in ipairs(ask.lanes) do
     while #claimed <= ask.count do
-      local account, id = pop(root, lane)
+      local account, id, record = pop(root, lane, ask.wire)
       if not account then break end
-      table.insert(claimed, take(root, account, id, ask, now))
+      table.insert(claimed, take(root, account, id, record, ask, now))
     end
   end
+  if #claimed > 1 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
   return claimed
 end
 

@@ -1,9 +1,13 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
--- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, keep
+-- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep
 -- RETURNS  {made ready, {account, id, what}...}; what is 'crashed', 'buried', 'expired' or 'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again.
+-- A worker listens on a channel of its own. When its process ends the listener is gone at once, long before
+-- the leases lapse; where the server cannot tell, they lapse.
+
+local NOTED_EVERY_MS = 250
 
 local function expire_lease(root, name, ask)
   local account, id = split(name)
@@ -25,18 +29,64 @@ local function expire_lease(root, name, ask)
   return {account, id, 'crashed'}, 1
 end
 
+-- Every look is noted, but not each by a write.
 local function was_away(root, now, gap_ms)
   local key = clocks_key(root)
   local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local known = redis.call('HMGET', key, 'reaped', 'server')
-  redis.call('HSET', key, 'reaped', int(now), 'server', server)
-  return known[1] and (now - tonumber(known[1]) > gap_ms or known[2] ~= server)
+  local since = now - tonumber(known[1] or 0)
+  if since >= NOTED_EVERY_MS or known[2] ~= server then
+    redis.call('HSET', key, 'reaped', int(now), 'server', server)
+  end
+  return known[1] and (since > gap_ms or known[2] ~= server)
 end
 
-local function renew_all(root, ends)
+-- Listeners come back before leases lapse; until then none is missed.
+local function renew_all(root, now, lease_ms)
+  local ends = int(now + lease_ms)
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
     redis.call('ZADD', leases_key(root), ends, name)
   end
+  for _, worker in ipairs(redis.call('ZRANGE', holders_key(root), 0, -1)) do
+    redis.call('ZADD', holders_key(root), ends, worker)
+  end
+end
+
+-- Returns the workers that nobody has heard for long enough. A holder's score is 0 while it listens, else
+-- the time since when it does not.
+local function absent(root, ask, now)
+  local key, gone, channels = holders_key(root), {}, {}
+  local holders = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  for i = 1, #holders, 2 do table.insert(channels, ask.channels .. holders[i]) end
+  local listeners = #channels > 0 and redis.pcall('PUBSUB', 'NUMSUB', unpack(channels)) or {}
+  if listeners.err then return gone end
+  for i = 1, #holders, 2 do
+    local worker, since = holders[i], tonumber(holders[i + 1])
+    if listeners[i + 1] > 0 then
+      if since > 0 then redis.call('ZADD', key, 0, worker) end
+    elseif since == 0 then
+      redis.call('ZADD', key, int(now), worker)
+    elseif now - since >= ask.absent_ms then
+      gone[worker] = true
+    end
+  end
+  return gone
+end
+
+-- The leases of the dead end now; a worker is forgotten once it holds none.
+local function lapse(root, ask, now)
+  local gone = absent(root, ask, now)
+  if not next(gone) then return end
+  local left = ask.limit
+  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
+    local worker = redis.call('HGET', generation_key(root, split(name)), 'worker')
+    if gone[worker] then
+      redis.call('ZADD', leases_key(root), int(now), name)
+      left = left - 1
+      if left == 0 then return end
+    end
+  end
+  for worker in pairs(gone) do redis.call('ZREM', holders_key(root), worker) end
 end
 
 local function due(key, now, limit)
@@ -46,7 +96,8 @@ end
 local function reap(root, ask)
   local at, ready, done = now_ms(), 0, {}
   local now = int(at)
-  if was_away(root, at, ask.gap_ms) then renew_all(root, int(at + ask.lease_ms)) end
+  if was_away(root, at, ask.gap_ms) then renew_all(root, at, ask.lease_ms) end
+  lapse(root, ask, at)
   for _, name in ipairs(due(leases_key(root), now, ask.limit)) do
     local what, moved = expire_lease(root, name, ask)
     ready = ready + moved
