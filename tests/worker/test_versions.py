@@ -1,0 +1,89 @@
+"""A deploy under way: processes of two versions, side by side on one Redis."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from typing_extensions import override
+
+from shared.redis import library
+from shared.redis.client import Argument, Redis, Reply
+from shared.wire.submission import WIRE
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.crew import started, working
+from tests.worker.front import Front
+from worker import consumer
+from worker.consumer import PolluxWorker
+
+_OTHER = f"{library.NAME}x"
+
+
+class Other(Redis):
+    """A connection of a process whose function library has another text, and so another name."""
+
+    claims = 0
+
+    @override
+    async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+        verb, *rest = command
+        if str(verb).startswith("FCALL"):
+            name = str(rest[0]).replace(library.NAME, _OTHER)
+            self.claims += name.endswith("_claim")
+            rest = [name, *rest[1:]]
+        return await super().call(verb, *rest, repeat=repeat)
+
+
+async def test_two_function_libraries_serve_one_queue(system: System, front: Front) -> None:
+    await front.redis.call("FUNCTION", "LOAD", library.TEXT.replace(library.NAME, _OTHER))
+    async with working(system), started(system) as (worker, _):
+        other = Other(system.settings.redis)
+        ours, worker.redis = worker.redis, other
+        worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], redis=other)
+        first = [await front.submit(f"talk {n}") for n in range(20)]
+        then = [await front.submit("and then?", session=one.session) for one in first]
+        ended = [await front.end(ticket) for ticket in (*first, *then)]
+        assert other.claims
+    assert {(one.stage, one.attempt) for one in ended} == {("completed", 1)}
+    assert (await front.books()).held == 0
+    await ours.close()
+    await front.redis.call("FUNCTION", "DELETE", _OTHER)
+
+
+async def test_newer_generation_waits_for_a_newer_worker(
+    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with working(system):
+        newer = await front.submit("of tomorrow", wire=WIRE + 1)
+        ours = await front.submit("of today", account="bob")
+        await front.end(ours)
+        assert (await front.look(newer)).stage == "queued"
+        assert [request.last for request in provider.requests] == ["of today"]
+    monkeypatch.setattr(consumer, "WIRE", WIRE + 1)
+    async with working(system):
+        ended = await front.end(newer)
+    assert (ended.stage, ended.attempt) == ("completed", 1)
+
+
+async def test_workers_come_and_go_under_load(
+    system: System, front: Front, provider: Provider
+) -> None:
+    """A rolling deploy: nothing fails, and no attempt is counted as a crash."""
+    system.change("worker", grace_seconds=0.05, concurrency=8)
+    provider.answer = lambda _: Answer(text="Two bears", first_seconds=0.2)
+    tickets = await asyncio.gather(*(front.submit(f"message {n}") for n in range(60)))
+    for _ in range(4):
+        async with working(system) as worker:
+            await until(_is_busy(worker))
+    async with working(system):
+        ended = [await front.end(ticket) for ticket in tickets]
+        records = [await front.record(ticket) for ticket in tickets]
+    assert {one.stage for one in ended} == {"completed"}
+    assert not [record for record in records if "crashes" in record]
+    assert (await front.books()).held == 0
+
+
+def _is_busy(worker: PolluxWorker) -> Callable[[], object]:
+    return lambda: worker._running
