@@ -101,10 +101,10 @@ class Writer:
             self._wake()
 
     async def _flush(self) -> Answer:
-        """Send all there is."""
+        """Send all there is, unless the end is near enough to take it along."""
         # One turn of the loop lets what is written in the same breath leave together.
         await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
-        ask = self._take()
+        ask = None if self._closed else self._take()
         return "appended" if ask is None else await self._append(ask)
 
     def _landed(self, flight: asyncio.Task[Answer]) -> None:

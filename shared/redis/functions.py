@@ -231,7 +231,10 @@ async def append(
 
 
 class SettleAsk(Ask, frozen=True, kw_only=True):
-    """The end that an attempt reports; `cost` in microcredits, `event` as JSON."""
+    """The end that an attempt reports; `cost` in microcredits, `event` as JSON.
+
+    `events` come right before it and were not appended yet; they lead `through` a stage.
+    """
 
     account: str
     id: str
@@ -241,6 +244,8 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
     event: str
     cost: int
     keep: Keep
+    events: list[str] = []
+    through: Stage | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):

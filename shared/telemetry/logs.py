@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import msgspec
@@ -23,7 +24,7 @@ def configure(settings: LogSettings, *, process: str) -> None:
     """Set up logging for this process; the standard library's loggers end in the same stream."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        merge,
         structlog.processors.add_log_level,
         _stamp(process),
         structlog.processors.format_exc_info,
@@ -82,11 +83,22 @@ def logger() -> FilteringBoundLogger:
 
 def bind(**context: object) -> None:
     """Put these words on every line that this task logs from here on."""
-    structlog.contextvars.bind_contextvars(**context)
+    _context.set(_context.get() | context)
 
 
 @contextmanager
 def bound(**context: object) -> Iterator[None]:
     """Put these words on every line logged inside."""
-    with structlog.contextvars.bound_contextvars(**context):
+    token = _context.set(_context.get() | context)
+    try:
         yield
+    finally:
+        _context.reset(token)
+
+
+def merge(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Add to a line what was bound; one variable for all of it costs a tenth of one for each."""
+    return {**_context.get(), **line}
+
+
+_context: ContextVar[dict[str, object]] = ContextVar("pollux_log_context", default={})  # noqa: B039  never changed in place

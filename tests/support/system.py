@@ -20,7 +20,6 @@ from typing import Any, Final, Self
 import httpx
 import msgspec
 import pytest
-import structlog
 import uvicorn
 from structlog.testing import capture_logs
 from typing_extensions import override
@@ -38,6 +37,7 @@ from shared.settings import (
     WorkerSettings,
 )
 from shared.stores.accounts import Accounts, NewKey
+from shared.telemetry import logs
 from shared.wire.account import DEFAULT_SCOPES, Account, Scope, TierName
 from tests.support import customer, processes, waiting
 from tests.support.customer import Customer
@@ -298,7 +298,7 @@ async def _working(settings: Settings) -> AsyncIterator[PolluxWorker]:
 
 @contextmanager
 def _logs() -> Iterator[list[Any]]:
-    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+    with capture_logs(processors=[logs.merge]) as lines:
         yield lines
 
 

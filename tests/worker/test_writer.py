@@ -205,6 +205,7 @@ async def test_fault_while_closing_is_told_too(front: Front, system: System) -> 
     scribe = await _scribe(front)
     scribe.redis.troubles.append("refused")
     scribe.writer.add("Two", progress=0)
+    await scribe.asks(1)
     assert await scribe.writer.close() is None
     assert scribe.stops == ["fault"]
 

@@ -27,6 +27,7 @@ _WAIT_HERE_SECONDS: Final = 2.0
 _DEFERRALS_MAX: Final = 3
 # What may follow the told end of an answer, its usage, follows soon or not at all.
 _AFTERWORD_SECONDS: Final = 2.0
+_TIMERS_PER_SILENCE: Final = 16
 
 _EMPTY: Final = Failure(
     message="The model gave an empty answer.",
@@ -118,19 +119,23 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
     """
     loop = asyncio.get_running_loop()
     idle_seconds = run.tools.settings.provider(model.provider).idle_seconds
-    reason, is_heard = "", False
+    reason, is_heard, due = "", False, 0.0
     parts = run.tools.registry.provider_of(model).stream(request)
     try:
         async with asyncio.timeout(model.first_token_seconds) as patience, aclosing(parts):
             async for part in parts:
-                is_heard = True
                 if isinstance(part, Text):
                     run.writer.add(part.text, progress=_progress(run, request))
                 elif isinstance(part, Used):
                     run.usage = _usage(model, part)
                 else:
                     reason = part.reason
-                patience.reschedule(loop.time() + (_AFTERWORD_SECONDS if reason else idle_seconds))
+                seconds = _AFTERWORD_SECONDS if reason else idle_seconds
+                # A timer is set anew for a sixteenth of its time, not for every token.
+                if not is_heard or reason or loop.time() > due:
+                    patience.reschedule(loop.time() + seconds)
+                    due = loop.time() + seconds / _TIMERS_PER_SILENCE
+                is_heard = True
     except TimeoutError:
         if not reason:
             raise _silent(model, is_heard=is_heard) from None

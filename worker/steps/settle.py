@@ -4,7 +4,6 @@ Owns the translation of an outcome into the one atomic write. It is said again u
 or refuses the token: an answer that was made is never lost for want of patience here.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -44,7 +43,7 @@ async def settle(run: Run, outcome: Outcome) -> bool:
 
 
 async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
-    """Send what is still to append and the settlement in one write; the token guards both."""
+    """Send the settlement, with all that is not yet appended, until it is answered."""
     rest = await run.writer.close()
     usage = _usage(run, stage)
     assistant = AssistantMessage(
@@ -69,21 +68,13 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
         event=events.encode(_event(run, usage, failure, stage)),
         cost=usage.cost,
         keep=functions.Keep.of(run.tools.settings.retention),
+        events=rest.events if rest is not None else [],
+        through=rest.stage if rest is not None else None,
     )
-
-    async def say() -> functions.Settled | None:
-        appending = (
-            functions.append(run.tools.redis, run.claimed.root, rest)
-            if rest is not None
-            else _nothing()
-        )
-        settling = functions.settle(
-            run.tools.redis, run.claimed.root, ask, encode_assistant(assistant)
-        )
-        _, settled = await asyncio.gather(appending, settling)
-        return settled
-
-    settled = await _until_answered(run, say)
+    record = encode_assistant(assistant)
+    settled = await _until_answered(
+        run, lambda: functions.settle(run.tools.redis, run.claimed.root, ask, record)
+    )
     logs.logger().info(
         "settled" if settled else "settlement refused",
         stage=stage,
@@ -114,10 +105,6 @@ async def _until_answered(run: Run, say: Callable[[], Awaitable[Answer]]) -> Ans
             return await say()
         except UnavailableError:
             await run.tools.clock.sleep(_AGAIN_SECONDS)
-
-
-async def _nothing() -> None:
-    return None
 
 
 def _usage(run: Run, stage: Stage) -> Usage:

@@ -1,9 +1,17 @@
 -- settle: end a generation with what its attempt made of it.
--- ASK      account, id, attempt, seq, stage, blob (the assistant's message record), event (JSON),
---          cost (microcredits), keep
+-- ASK      account, id, attempt, seq (of the last event), stage, blob (the assistant's message record),
+--          event (the last, JSON), cost (microcredits), keep; if any: events (what was not yet appended, JSON
+--          each) and through (the stage that they lead through)
 -- RETURNS  {'settled', captured microcredits, moved} or {'refused'}; moved = 1 when a next turn is ready
 -- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
 --          fact. The same attempt again finds it done.
+
+-- The answer is in the message: what was not yet appended is told to followers only.
+local function tell_rest(root, ask)
+  for i, event in ipairs(ask.events) do
+    emit(root, ask.account, ask.id, ask.attempt, ask.seq - #ask.events + i - 1, event)
+  end
+end
 
 local function settle(root, ask)
   local record = load(root, ask.account, ask.id)
@@ -15,6 +23,12 @@ local function settle(root, ask)
     return {'refused'}
   end
   if not redis.call('ZSCORE', leases_key(root), member(ask.account, ask.id)) then return {'refused'} end
+  if ask.through and ask.through ~= record.stage then
+    check_step(record, ask.through)
+    record.stage = ask.through
+  end
+  check_step(record, ask.stage)
+  if ask.events then tell_rest(root, ask) end
   local now = now_ms()
   local captured, moved = finish(root, ask.account, ask.id, record, {
     stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
