@@ -49,7 +49,7 @@ class Writer:
         self._stage: Stage | None = None
         self._progress = 0
         self._flight: asyncio.Task[Answer] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._closed = False
         self._has_failed = False
         if claimed.attempt > 1:
@@ -86,26 +86,24 @@ class Writer:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._flight is not None:
             await asyncio.wait((self._flight,))
         return None if self._has_failed else self._take()
 
     def _wake(self) -> None:
         if self._flight is None and self._timer is None and not self._closed:
-            self._flight = asyncio.create_task(self._flush())
-            self._flight.add_done_callback(self._landed)
+            # One turn of the loop lets what is written in the same breath leave together, and a
+            # near end take it along.
+            self._timer = asyncio.get_running_loop().call_soon(self._flush)
 
-    def _due(self) -> None:
+    def _flush(self) -> None:
+        """Send all there is."""
         self._timer = None
-        if self._events or self._fresh:
-            self._wake()
-
-    async def _flush(self) -> Answer:
-        """Send all there is, unless the end is near enough to take it along."""
-        # One turn of the loop lets what is written in the same breath leave together.
-        await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
-        ask = None if self._closed else self._take()
-        return "appended" if ask is None else await self._append(ask)
+        ask = self._take()
+        if ask is not None:
+            self._flight = asyncio.create_task(self._append(ask))
+            self._flight.add_done_callback(self._landed)
 
     def _landed(self, flight: asyncio.Task[Answer]) -> None:
         """Go on, or stop the attempt: nobody would see what it made from here on."""
@@ -118,7 +116,7 @@ class Writer:
         elif flight.result() != "appended":
             self._stop("lost" if flight.result() == "refused" else "cancel")
         elif not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._due)
+            self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
 
     def _stop(self, why: StopReason) -> None:
         self._closed = True
