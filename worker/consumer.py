@@ -329,6 +329,8 @@ class PolluxWorker(Worker):
                 logs.logger().warning("reaped", account=account, generation=generation, what=what)
             if reaped.ready:
                 queue.ring(self.redis, self.settings.redis, partition)
+            for worker in reaped.dead:
+                await fleet.leave(self.redis, self.settings.redis, worker)
 
     def _until_reap(self) -> float:
         """Share the reaping: however many workers live, together they look as often."""

@@ -336,16 +336,24 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
 
 
 class Reaped(msgspec.Struct, frozen=True):
-    """What a reap did: `ready` generations wait again; `done` lists (account, id, what)."""
+    """What a reap did: `ready` generations wait again; `done` lists (account, id, what).
+
+    `dead` are the workers that were found to be gone.
+    """
 
     ready: int
     done: list[tuple[str, str, str]]
+    dead: list[str]
 
 
 async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
     """Put right what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
-    ready, done = await invoke(redis, "reap", root, ask)
-    return Reaped(ready, [(_text(account), _text(id_), _text(what)) for account, id_, what in done])
+    ready, done, dead = await invoke(redis, "reap", root, ask)
+    return Reaped(
+        ready,
+        [(_text(account), _text(id_), _text(what)) for account, id_, what in done],
+        [_text(worker) for worker in dead],
+    )
 
 
 class StatusAsk(Ask, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from shared.errors import CANCELLED, CRASHED, EXPIRED
 from shared.redis import keys
 from shared.redis.client import Redis
-from shared.redis.functions import AlreadyEnded, Cancelled
+from shared.redis.functions import AlreadyEnded, Cancelled, Reaped
 from shared.settings import RedisSettings
 from shared.wire.message import AssistantMessage, decode_assistant
 from tests.support.desk import CHANNELS, LONG_MS, Desk, Ticket
@@ -99,10 +99,11 @@ async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse
         assert (await desk.reap(absent_ms=0)).done == []
     ear.listen("UNSUBSCRIBE", f"{CHANNELS}worker-1")
 
-    async def reaped() -> list[tuple[str, str, str]]:
-        return (await desk.reap(absent_ms=50)).done
+    async def reaped() -> Reaped | None:
+        found = await desk.reap(absent_ms=50)
+        return found if found.done else None
 
-    assert await until(reaped) == [("ann", ticket.id, "crashed")]
+    assert await until(reaped) == Reaped(1, [("ann", ticket.id, "crashed")], ["worker-1"])
     assert (await desk.claim_one(worker="worker-2")).attempt == 2
     assert (await desk.reap(absent_ms=50)).done == []
     assert await desk.stage(other) == "routing"

@@ -1,6 +1,7 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
 -- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep
--- RETURNS  {made ready, {account, id, what}...}; what is 'crashed', 'buried', 'expired' or 'cancelled'
+-- RETURNS  {made ready, {{account, id, what}...}, {dead worker...}}; what is 'crashed', 'buried', 'expired' or
+--          'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again.
@@ -73,20 +74,23 @@ local function absent(root, ask, now)
   return gone
 end
 
--- The leases of the dead end now; a worker is forgotten once it holds none.
+-- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
 local function lapse(root, ask, now)
-  local gone = absent(root, ask, now)
-  if not next(gone) then return end
-  local left = ask.limit
+  local gone, dead, left = absent(root, ask, now), {}, ask.limit
+  if not next(gone) then return dead end
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
     local worker = redis.call('HGET', generation_key(root, split(name)), 'worker')
     if gone[worker] then
       redis.call('ZADD', leases_key(root), int(now), name)
       left = left - 1
-      if left == 0 then return end
+      if left == 0 then return dead end
     end
   end
-  for worker in pairs(gone) do redis.call('ZREM', holders_key(root), worker) end
+  for worker in pairs(gone) do
+    redis.call('ZREM', holders_key(root), worker)
+    table.insert(dead, worker)
+  end
+  return dead
 end
 
 local function due(key, now, limit)
@@ -97,7 +101,7 @@ local function reap(root, ask)
   local at, ready, done = now_ms(), 0, {}
   local now = int(at)
   if was_away(root, at, ask.gap_ms) then renew_all(root, at, ask.lease_ms) end
-  lapse(root, ask, at)
+  local dead = lapse(root, ask, at)
   for _, name in ipairs(due(leases_key(root), now, ask.limit)) do
     local what, moved = expire_lease(root, name, ask)
     ready = ready + moved
@@ -116,7 +120,7 @@ local function reap(root, ask)
     make_ready(root, account, id, record.lane, record.number)
     ready = ready + 1
   end
-  return {ready, done}
+  return {ready, done, dead}
 end
 
 register('reap', reap)
