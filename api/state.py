@@ -8,6 +8,7 @@ from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
 from shared.clock import Clock
+from shared.redis import functions
 from shared.redis.client import Redis
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
@@ -32,3 +33,7 @@ class State:
     async def fleet(self) -> Fleet:
         """Return the live workers, as of at most a second ago."""
         return await self.fleets.get(None)
+
+    async def expire(self, root: str) -> None:
+        """End what has passed its deadline in a partition, where no worker lives to do it."""
+        await functions.reap(self.redis, root, functions.ReapAsk.of(self.settings))

@@ -38,9 +38,6 @@ from worker.run import Brake, Tools
 _IDLE_SECONDS: Final = 1.0
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
-_REAP_LIMIT: Final = 64
-_REAP_GAP_MS: Final = 1_000
-_ABSENT_MS: Final = 100
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -313,15 +310,7 @@ class PolluxWorker(Worker):
 
     async def _reap(self) -> None:
         """Put right what time has overtaken, in every partition, and ring for what became ready."""
-        ask = functions.ReapAsk(
-            limit=_REAP_LIMIT,
-            crashes_max=self.settings.worker.crashes_max,
-            lease_ms=int(self.settings.worker.lease_seconds * 1000),
-            gap_ms=max(_REAP_GAP_MS, int(self.settings.worker.reap_seconds * 3_000)),
-            absent_ms=_ABSENT_MS,
-            channels=keys.worker_channel(self._root, ""),
-            keep=functions.Keep.of(self.settings.retention),
-        )
+        ask = functions.ReapAsk.of(self.settings)
         for partition in range(self.settings.redis.partitions):
             root = keys.partition_root(self.settings.redis, partition)
             reaped = await functions.reap(self.redis, root, ask)

@@ -4,18 +4,23 @@ Owns the translation between typed values and the words of `functions/*.lua`, wh
 is atomic and why. A test holds the names and fields of both sides equal.
 """
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import msgspec
 
 from shared.errors import StoreError
 from shared.lifecycle import Stage
+from shared.redis import keys
 from shared.redis.client import Connection, Reply
 from shared.redis.library import invoke
-from shared.settings import RetentionSettings
+from shared.settings import RetentionSettings, Settings
 from shared.wire.submission import Lane, OnConflict
 
 LANES: tuple[Lane, ...] = ("interactive", "batch")
+
+_REAP_LIMIT: Final = 64
+_REAP_GAP_MS: Final = 1_000
+_ABSENT_MS: Final = 100
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
@@ -333,6 +338,19 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
     absent_ms: int
     channels: str
     keep: Keep
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return what an operator decided, in the function's words."""
+        return cls(
+            limit=_REAP_LIMIT,
+            crashes_max=settings.worker.crashes_max,
+            lease_ms=int(settings.worker.lease_seconds * 1000),
+            gap_ms=max(_REAP_GAP_MS, int(settings.worker.reap_seconds * 3_000)),
+            absent_ms=_ABSENT_MS,
+            channels=keys.worker_channel(keys.system_root(settings.redis), ""),
+            keep=Keep.of(settings.retention),
+        )
 
 
 class Reaped(msgspec.Struct, frozen=True):

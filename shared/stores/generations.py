@@ -28,6 +28,7 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         model=record["model"],
         attempt=int(record["attempt"]),
         accepted=int(record["accepted"]),
+        deadline=_number(record.get("deadline")),
         started=_number(record.get("started")),
         finished=_number(record.get("finished")),
         captured=int(record.get("captured", 0)),

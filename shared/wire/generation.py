@@ -12,7 +12,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead`
     counts the account's own of the lane that will run before it; `last_event` is
-    EPOCH-SEQ.
+    EPOCH-SEQ. What has ended has no `deadline`.
     """
 
     id: str
@@ -23,6 +23,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     attempt: int
     accepted: int
+    deadline: int | None = None
     started: int | None = None
     finished: int | None = None
     captured: int = 0

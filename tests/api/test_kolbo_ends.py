@@ -21,6 +21,18 @@ async def _shows(api: Customer, receipt: Json, text: str) -> None:
     await waiting.until(does, what=text)
 
 
+async def test_a_passed_deadline_ends_what_waits_although_no_worker_lives(api: Customer) -> None:
+    receipt = await api.ask("hello", deadline_seconds=1)
+
+    async def has_ended() -> Json | None:
+        status = await api.look(receipt)
+        return status if status["state"] != "processing" else None
+
+    status: Json = await waiting.until(has_ended)
+    assert (status["state"], status["failure"]["category"]) == ("failed", "expired")
+    assert await api.credits() == WHOLE
+
+
 async def test_cancelling_what_waits_takes_effect_at_once(api: Customer) -> None:
     receipt = await api.ask("hello")
     held = (await api.credits())["held"]

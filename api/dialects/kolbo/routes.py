@@ -61,6 +61,9 @@ def _idempotency(call: Call) -> accept.Idempotency | None:
 async def status(call: Call) -> Answer:
     """GET /generate/{id}/status: look, or wait for the end or the next change."""
     generation = await _look(call)
+    if generation is not None and await _is_abandoned(call, generation):
+        await call.state.expire(call.caller.root)
+        generation = await _look(call)
     if generation is None:
         raise _unknown_generation()
     call.state.read_limits.note_unfinished(call.caller.account.id, generation.unfinished)
@@ -71,6 +74,13 @@ async def status(call: Call) -> Answer:
     return Answer(
         translate.status(generation, hint, eta), headers={"etag": tag, "cache-control": "no-store"}
     )
+
+
+async def _is_abandoned(call: Call, generation: Generation) -> bool:
+    """Tell whether a generation's time is over and no worker is there to say so."""
+    if generation.deadline is None or call.state.clock.now_ms() <= generation.deadline:
+        return False
+    return not (await call.state.fleet()).workers
 
 
 async def _look(call: Call) -> Generation | None:
