@@ -6,7 +6,8 @@
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again.
 -- A worker listens on a channel of its own. When its process ends the listener is gone at once, long before
--- the leases lapse; where the server cannot tell, they lapse.
+-- the leases lapse. Where the server cannot tell (an ACL that forbids the question, a cluster, whose nodes know
+-- their own listeners only), they lapse.
 
 local NOTED_EVERY_MS = 250
 
@@ -31,9 +32,9 @@ local function expire_lease(root, name, ask)
 end
 
 -- Every look is noted, but not each by a write.
-local function was_away(root, now, gap_ms)
+local function was_away(root, info, now, gap_ms)
   local key = clocks_key(root)
-  local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  local server = string.match(info, 'run_id:(%w+)')
   local known = redis.call('HMGET', key, 'reaped', 'server')
   local since = now - tonumber(known[1] or 0)
   if since >= NOTED_EVERY_MS or known[2] ~= server then
@@ -75,7 +76,8 @@ local function absent(root, ask, now)
 end
 
 -- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
-local function lapse(root, ask, now)
+local function lapse(root, info, ask, now)
+  if string.find(info, '_mode:cluster', 1, true) then return {} end
   local gone, dead, left = absent(root, ask, now), {}, ask.limit
   if not next(gone) then return dead end
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
@@ -100,8 +102,9 @@ end
 local function reap(root, ask)
   local at, ready, done = now_ms(), 0, {}
   local now = int(at)
-  if was_away(root, at, ask.gap_ms) then renew_all(root, at, ask.lease_ms) end
-  local dead = lapse(root, ask, at)
+  local info = redis.call('INFO', 'server')
+  if was_away(root, info, at, ask.gap_ms) then renew_all(root, at, ask.lease_ms) end
+  local dead = lapse(root, info, ask, at)
   for _, name in ipairs(due(leases_key(root), now, ask.limit)) do
     local what, moved = expire_lease(root, name, ask)
     ready = ready + moved
