@@ -5,7 +5,6 @@
 Everything a request may reach is made once by the lifespan and found in `State`.
 """
 
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from typing import Final
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import endpoint, errors, openapi, operations
+from api import endpoint, errors, openapi, operations, refusals
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
 from api.follow import Watchers
@@ -23,7 +22,6 @@ from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
 from api.state import State
-from shared import ids
 from shared.clock import Clock
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.redis import library, server
@@ -39,7 +37,6 @@ MOUNTS: Final = {"/api/v1": kolbo.ENDPOINTS}
 DOUBLED: Final = {"/api/api/v1": kolbo.ENDPOINTS}
 
 _FLEET_SECONDS: Final = 1.0
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def build(settings: Settings, environment: Mapping[str, str], clock: Clock) -> ASGIApp:
@@ -116,7 +113,7 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["request_id"] = _request_id(scope)
+        scope["request_id"] = refusals.request_id(scope["headers"])
         # Each request runs in a task of its own, so what is bound here ends with it.
         logs.bind(request_id=scope["request_id"])
         try:
@@ -152,12 +149,3 @@ async def _refuse(scope: Scope, send: Send, error: PolluxError) -> None:
     message = errors.sentence(error)
     content = errors.refusal(scope["path"], error.code, message, scope["request_id"], details)
     await endpoint.reply(scope, send, status, content, headers)
-
-
-def _request_id(scope: Scope) -> str:
-    """Return the caller's own id where it is a sane one, else a fresh one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            given: str = value.decode("latin-1")
-            return given if _REQUEST_ID.fullmatch(given) else ids.new_id()
-    return ids.new_id()

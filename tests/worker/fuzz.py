@@ -9,6 +9,7 @@ end only what the bytes say is one: an answer that was cut is never a whole one.
 
 import argparse
 import asyncio
+import codecs
 import json
 import random
 import re
@@ -277,11 +278,18 @@ async def differences(seed: int, inputs: int) -> AsyncIterator[str]:
             continue
         code = heard.error.failure.code if heard.error is not None else None
         data = b"".join(tried.reads)
-        # A line end that may be the first half of another is none when the line is cut there.
-        expected = read(data.removesuffix(b"\r") if tried.is_cut else data)
+        expected = read(_certain(data) if tried.is_cut else data)
         if heard.parts != expected.parts or not _is_fault(code, expected.fault):
             yield f"{seed}:{number} heard {heard.parts} {code}, not {expected}, of {tried}"
     await provider.close()
+
+
+def _certain(data: bytes) -> bytes:
+    """Return what is read of a line that is cut: no half of a character, no half of a line end."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    half, _ = decoder.getstate()
+    return data[: len(data) - len(half)].removesuffix(b"\r")
 
 
 def _is_fault(code: str | None, fault: Fault | None) -> bool:
