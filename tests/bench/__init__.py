@@ -5,6 +5,9 @@
 front           requests a second of one API process, beside a bare server's
 trips           round trips to Redis, and bytes in it, of one generation
 pickup          from POST to the upstream's first byte, beside stock arq's
+wakeup          from the enqueue to the job's function, beside other queues' (`peers`)
+engine          generations a second of one worker that has nothing else to do, beside the same
+idle            what workers cost that have nothing to do
 conversations   200 conversations at once: every answer in its place, once
 polling         how late, and how often asking, a client is that obeys the hint
 policy          the same question put to the poll policy alone, without sockets

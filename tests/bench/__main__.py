@@ -1,10 +1,23 @@
-"""Run every bench and print one table: a quarter of an hour on two cores."""
+"""Run every bench and print one table: half an hour on two cores."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from tests.bench import conversations, figures, front, load, memory, pickup, policy, polling, trips
+from tests.bench import (
+    conversations,
+    engine,
+    figures,
+    front,
+    idle,
+    load,
+    memory,
+    pickup,
+    policy,
+    polling,
+    trips,
+    wakeup,
+)
 from tests.bench.figures import Figure
 from tests.support.server import Server
 
@@ -18,6 +31,9 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "trips": trips.measure,
     "memory": memory.measure,
     "pickup": pickup.measure,
+    "wakeup": wakeup.measure,
+    "engine": engine.measure,
+    "idle": idle.measure,
     "conversations": conversations.measure,
     "conversations --local": conversations.measure_local,
     "polling": polling.measure,

@@ -2,7 +2,18 @@
 
 import pytest
 
-from tests.bench import conversations, front, memory, pickup, policy, polling, trips
+from tests.bench import (
+    conversations,
+    engine,
+    front,
+    idle,
+    memory,
+    pickup,
+    policy,
+    polling,
+    trips,
+    wakeup,
+)
 from tests.bench.figures import Figure, table
 
 pytestmark = pytest.mark.timeout(60)
@@ -35,6 +46,22 @@ async def test_memory() -> None:
 
 async def test_pickup() -> None:
     _check(await pickup.measure(samples=1), 2)
+
+
+async def test_wakeup() -> None:
+    found = await wakeup.measure(samples=1, crowd=3, runs=1, seconds=0.5, peers=())
+    _check(found, 3)
+    assert "accept 1.00" in found[2].found
+
+
+async def test_engine() -> None:
+    found = await engine.measure(generations=20, runs=1, concurrencies=(8,), in_flight=20, peers=())
+    _check(found, 6)
+    assert found[-1].is_met
+
+
+async def test_idle() -> None:
+    _check(await idle.measure(fleets=(1, 2), runs=1, seconds=0.5), 3)
 
 
 async def test_conversations() -> None:

@@ -1,0 +1,259 @@
+"""How fast the engine is when it has nothing to do but its own work, and what that costs.
+
+A backlog is filled first; the provider answers at once, inside the worker. From the first claim to
+the last settlement, by the records, so the conversation, the books and the events are in it. In
+turns with a bare loop around the same functions (one process, the same client, claims as large, all
+at once) and with the peers' jobs of nothing, each one process at its best setting.
+
+Then the CPU of a generation with two workers; how often it goes to Redis, by name as the server is
+asked under load, and as reads of its sockets; and a thousand generations in flight in one worker,
+held for longer than a lease lasts.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final, NamedTuple
+
+from shared.clock import SystemClock
+from tests.bench import arms, figures, stand
+from tests.bench.arms import Program
+from tests.bench.figures import Figure, median
+from tests.bench.monitor import monitored
+from tests.bench.stand import Stand
+from tests.support.server import Server
+from tests.support.waiting import until
+
+RUNS: Final = 3
+GENERATIONS: Final = 5_000
+CONCURRENCIES: Final = (64, 256, 1_000)
+IN_FLIGHT: Final = 1_000
+STOCK: Final = "stock arq"
+# Name, file, and what share of the jobs is enough: stock arq would take half a minute for all.
+PEERS: Final = (
+    ("saq", "with_saq", 1.0),
+    ("streaq", "with_streaq", 1.0),
+    ("taskiq-redis", "with_taskiq", 1.0),
+    ("arq, 10 ms", "polled_arq", 1.0),
+    (STOCK, "stock_arq", 0.2),
+)
+_COUNTED: Final = 1_000
+_HELD_SECONDS: Final = 2.5
+_START_SECONDS: Final = 60.0
+_OF_STOCK: Final = 5.0
+_OF_BARE: Final = 0.7
+_CPU_SPREAD: Final = 0.15
+_TRIPS: Final = 4.0
+_TELLING: Final = 0.01
+_HALF: Final = 0.5
+# With this the bench itself asks whether all is done.
+_OURS: Final = "ZCARD"
+
+Peers = Sequence[tuple[str, str, float]]
+
+
+class Run(NamedTuple):
+    """What one run gave: jobs a second, CPU seconds and reads of the server's sockets a job."""
+
+    per_second: float
+    cpu_seconds: float
+    reads: float
+
+
+async def measure(
+    generations: int = GENERATIONS,
+    runs: int = RUNS,
+    concurrencies: Sequence[int] = CONCURRENCIES,
+    in_flight: int = IN_FLIGHT,
+    peers: Peers = PEERS,
+) -> list[Figure]:
+    """Race, in turns; then the rest at the concurrency that was best."""
+    ours: dict[int, list[Run]] = {concurrency: [] for concurrency in concurrencies}
+    bare: dict[int, list[Run]] = {concurrency: [] for concurrency in concurrencies}
+    theirs: dict[str, list[Run]] = {name: [] for name, _, _ in peers}
+    for _ in range(runs):
+        for concurrency in concurrencies:
+            ours[concurrency].append(await _ours(generations, concurrency))
+            bare[concurrency].append(await _bare(generations, concurrency))
+        for name, module, share in peers:
+            theirs[name].append(await _peer(name, module, max(2, int(generations * share))))
+    best = max(concurrencies, key=lambda concurrency: _rate(ours[concurrency]))
+    asked = await _asked(min(_COUNTED, generations), best)
+    assert asked.get("append", 0) < _HALF, "the bare loop must append, too"
+    two = [await _ours(generations, best, workers=2) for _ in range(runs)]
+    return [
+        *_race(best, ours[best], bare[best], theirs),
+        _beside(ours, bare),
+        _cpu(ours[best], two),
+        _trips(asked, ours[best]),
+        await _flight(in_flight),
+    ]
+
+
+def _rate(runs: Sequence[Run]) -> float:
+    return median(run.per_second for run in runs)
+
+
+async def _ours(generations: int, concurrency: int, workers: int = 1) -> Run:
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(stand.standing(concurrency=concurrency))
+        await place.fill(generations)
+        programs = [await _ready(stack, place) for _ in range(workers)]
+        before = _reads(place.server)
+        for program in programs:
+            program.tell()
+        idle = [(await program.told())[0] for program in programs]
+        polls = await place.drained()
+        reads = _reads(place.server) - before - polls - 1
+        for program in programs:
+            program.tell()
+        used = [(await program.told())[0] for program in programs]
+        done = place.done()
+        assert done.generations == generations
+        cpu_seconds = (sum(used) - sum(idle)) / generations
+        return Run(done.per_second, cpu_seconds, reads / generations)
+
+
+async def _ready(stack: AsyncExitStack, place: Stand, *options: str) -> Program:
+    """Start a worker that has imported all it needs and waits to be told to go on."""
+    words = ("work", "--silent", *options)
+    program = await stack.enter_async_context(arms.running(place.arm, *words))
+    await program.told()
+    return program
+
+
+async def _bare(generations: int, concurrency: int) -> Run:
+    async with stand.standing(concurrency=concurrency) as place:
+        await place.fill(generations)
+        before = _reads(place.server)
+        words = ("bare", "--generations", str(generations))
+        async with arms.running(place.arm, *words) as program:
+            seconds, cpu_seconds = await program.told()
+            await program.ended()
+        reads = _reads(place.server) - before - 1
+        assert place.done().generations == generations
+        return Run(generations / seconds, cpu_seconds / generations, reads / generations)
+
+
+async def _peer(name: str, module: str, jobs: int) -> Run:
+    with Server() as server:
+        arm = arms.peer(name, module, server.url)
+        async with arms.running(arm, "fill", str(jobs)) as program:
+            await program.ended()
+        before = _reads(server)
+        async with arms.running(arm, "work", "--until", str(jobs)) as program:
+            seconds, cpu_seconds = await program.told()
+        reads = _reads(server) - before - 1
+        return Run((jobs - 1) / seconds, cpu_seconds / (jobs - 1), reads / jobs)
+
+
+def _reads(server: Server) -> int:
+    with server.look() as look:
+        stats: dict[str, int] = look("INFO", "stats")
+    return stats["total_reads_processed"]
+
+
+def _race(
+    best: int, ours: list[Run], bare: list[Run], theirs: dict[str, list[Run]]
+) -> list[Figure]:
+    rate, floor = _rate(ours), _rate(bare)
+    stock = theirs.get(STOCK)
+    told = [f"{name} {_rate(runs):,.0f}" for name, runs in theirs.items()]
+    what = f"no-op generations a second, one process, concurrency {best}"
+    return [
+        Figure(
+            what,
+            f"{rate:,.0f}",
+            ", ".join(told),
+            f">= {_OF_STOCK:.0f} x {STOCK}",
+            rate >= _OF_STOCK * _rate(stock) if stock else None,
+        ),
+        Figure(
+            "of a bare loop around the same functions",
+            f"{rate / floor:.2f}",
+            f"{floor:,.0f} a second",
+            f">= {_OF_BARE}",
+            rate >= _OF_BARE * floor,
+        ),
+    ]
+
+
+def _beside(ours: dict[int, list[Run]], bare: dict[int, list[Run]]) -> Figure:
+    found = ", ".join(f"{size}: {_rate(runs):,.0f}" for size, runs in ours.items())
+    beside = ", ".join(f"{size}: {_rate(runs):,.0f}" for size, runs in bare.items())
+    return Figure("generations a second by concurrency", found, f"bare {beside}")
+
+
+def _cpu(one: list[Run], two: list[Run]) -> Figure:
+    cpu = [median(run.cpu_seconds for run in runs) * 1e6 for runs in (one, two)]
+    return Figure(
+        "CPU a generation, two workers",
+        f"{cpu[1]:.0f} us ({_rate(two):,.0f} a second)",
+        f"one worker {cpu[0]:.0f} us",
+        f"within {_CPU_SPREAD:.0%}",
+        abs(cpu[1] / cpu[0] - 1) <= _CPU_SPREAD,
+    )
+
+
+async def _asked(generations: int, concurrency: int) -> dict[str, float]:
+    """Return how often the server is asked for a generation under load, by command."""
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(stand.standing(concurrency=concurrency))
+        await place.fill(generations)
+        program = await _ready(stack, place)
+        monitor = await stack.enter_async_context(monitored(place.server, place.redis))
+        program.tell()
+        await place.drained()
+        counts = await monitor.taken()
+    return {name: count / generations for name, count in counts.items() if name != _OURS}
+
+
+def _trips(asked: dict[str, float], ours: list[Run]) -> Figure:
+    trips = sum(count for name, count in asked.items() if name != "append")
+    ordered = sorted(asked.items(), key=lambda item: -item[1])
+    told = ", ".join(f"{name} {count:.2f}" for name, count in ordered if count >= _TELLING)
+    reads = median(run.reads for run in ours)
+    return Figure(
+        "trips to Redis a generation under load, appends aside",
+        f"{trips:.2f} ({told})",
+        f"reads of its sockets {reads:.2f}",
+        f"<= {_TRIPS:.0f}",
+        trips <= _TRIPS,
+    )
+
+
+async def _flight(in_flight: int) -> Figure:
+    """Have so many claimed by one worker and none answered, for longer than a lease lasts."""
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(stand.standing(concurrency=in_flight))
+        await place.fill(in_flight)
+        program = await _ready(stack, place, "--held")
+        program.tell()
+
+        async def are_claimed() -> bool:
+            return await place.leases() == in_flight
+
+        await until(are_claimed, _START_SECONDS, what="leases")
+        await SystemClock().sleep(_HELD_SECONDS)
+        held = await place.leases()
+        program.tell("open")
+        await place.drained()
+        done = place.done()
+    return Figure(
+        "in flight in one worker",
+        f"{held:,}",
+        f"{done.generations:,} completed in {done.attempts:,} attempts",
+        f">= {in_flight:,}",
+        held == in_flight == done.generations == done.attempts,
+    )
+
+
+async def report() -> None:
+    """Measure and print."""
+    title = f"engine ({RUNS} runs each, {GENERATIONS:,} generations)"
+    figures.say(figures.table(title, await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())

@@ -1,0 +1,121 @@
+"""What a worker costs that has nothing to do: CPU, and commands that it asks of Redis.
+
+For one, two and ten workers, each a process of its own, so that what every worker asks and what the
+fleet asks together can be told apart. CPU is the worker's own count, user and system; commands are
+what the server is asked over its sockets.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final, NamedTuple
+
+from shared.clock import SystemClock
+from tests.bench import arms, figures, stand
+from tests.bench.figures import Figure, median
+from tests.bench.monitor import monitored
+from tests.support.waiting import until
+
+FLEETS: Final = (1, 2, 10)
+RUNS: Final = 3
+SECONDS: Final = 10.0
+_START_SECONDS: Final = 60.0
+_SETTLE_SECONDS: Final = 1.0
+_CORE_PERCENT: Final = 1.0
+_EACH: Final = 5.0
+_FLEET: Final = 20.0
+
+
+class Idle(NamedTuple):
+    """How idle a fleet is: percent of a core a worker, commands a second of all, by name."""
+
+    percent: float
+    commands: float
+    names: dict[str, float]
+
+
+async def measure(
+    fleets: Sequence[int] = FLEETS, runs: int = RUNS, seconds: float = SECONDS
+) -> list[Figure]:
+    """Watch fleets of several sizes do nothing."""
+    found = {workers: await _watched(workers, runs, seconds) for workers in fleets}
+    few, many = min(fleets), max(fleets)
+    each = (found[many].commands - found[few].commands) / (many - few)
+    shared = found[few].commands - few * each
+    percent = {workers: idle.percent for workers, idle in found.items()}
+    return [
+        Figure(
+            "an idle worker, percent of a core",
+            f"{percent[few]:.2f}",
+            ", ".join(f"{workers} workers {percent[workers]:.2f}" for workers in fleets[1:]),
+            f"<= {_CORE_PERCENT:.0f}",
+            percent[few] <= _CORE_PERCENT,
+        ),
+        Figure(
+            "commands a second, each worker",
+            f"{each:.2f}",
+            f"{few}: {_told(found[few].names)}",
+            f"<= {_EACH:.0f}",
+            each <= _EACH,
+        ),
+        Figure(
+            "commands a second, the fleet beside",
+            f"{shared:.2f}",
+            f"{many}: {_told(found[many].names)}",
+            f"<= {_FLEET:.0f}",
+            shared <= _FLEET,
+        ),
+    ]
+
+
+async def _watched(workers: int, runs: int, seconds: float) -> Idle:
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(stand.standing())
+        programs = [
+            await stack.enter_async_context(arms.running(place.arm, "work", "--silent"))
+            for _ in range(workers)
+        ]
+        for program in programs:
+            await program.told()
+            program.tell()
+            await program.told()
+        await until(
+            lambda: place.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
+        )
+        # They may still be at what they do once.
+        await clock.sleep(_SETTLE_SECONDS)
+
+        async def cpu() -> float:
+            for program in programs:
+                program.tell()
+            return sum([(await program.told())[0] for program in programs])
+
+        monitor = await stack.enter_async_context(monitored(place.server, place.redis))
+        percents: list[float] = []
+        counts: list[Counter[str]] = []
+        for _ in range(runs):
+            await monitor.taken()
+            before, began = await cpu(), clock.monotonic()
+            await clock.sleep(seconds)
+            counts.append(await monitor.taken())
+            percents.append((await cpu() - before) / (clock.monotonic() - began) / workers * 100)
+    middle = sorted(counts, key=lambda count: count.total())[len(counts) // 2]
+    names = {name: count / seconds for name, count in middle.items()}
+    return Idle(median(percents), sum(names.values()), names)
+
+
+def _told(names: dict[str, float]) -> str:
+    ordered = sorted(names.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:.1f}" for name, count in ordered)
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table(f"idle ({RUNS} runs of {SECONDS:.0f} s)", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())

@@ -1,0 +1,129 @@
+"""The command line that every peer speaks; nothing here but what Python comes with.
+
+work --redis URL             run one worker; each job prints the time at which its function began
+work --redis URL --until N   run it silently until N jobs have begun, then print how many seconds
+                             there were from the first to the last, and how many of CPU
+fill N --redis URL           put N jobs into the queue
+enqueue --redis URL          wait for a line, print the time, put a job into the queue; and again
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+Enqueue = Callable[[], Awaitable[object]]
+Begin = Callable[[], None]
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+_AT_ONCE: Final = 100
+
+
+class Work(Protocol):
+    """Run a worker for ever, whose only job calls `begin`."""
+
+    def __call__(self, url: str, begin: Begin) -> Awaitable[None]: ...
+
+
+class Connect(Protocol):
+    """Open what enqueues that job."""
+
+    def __call__(self, url: str) -> AbstractAsyncContextManager[Enqueue]: ...
+
+
+class Counted:
+    """Called as each job begins: silent until the last of them."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._begun = 0
+        self._at = self._cpu = 0.0
+
+    def __call__(self) -> None:
+        if self._begun == 0:
+            self._at, self._cpu = time.monotonic(), time.process_time()
+        self._begun += 1
+        if self._begun == self._jobs:
+            say(time.monotonic() - self._at, time.process_time() - self._cpu)
+            os._exit(0)
+
+
+def told() -> None:
+    """Print the time: called as each job begins."""
+    say(time.monotonic())
+
+
+def say(*numbers: float) -> None:
+    """Print numbers on a line, at once."""
+    sys.stdout.write(" ".join(f"{number:.7f}" for number in numbers) + "\n")
+    sys.stdout.flush()
+
+
+def main(work: Work, connect: Connect, loop: LoopFactory | None = None) -> None:
+    """Play the role that the command line names, on a loop of uvloop's or another."""
+    arguments = parser().parse_args()
+    with asyncio.Runner(loop_factory=loop) as runner:
+        if arguments.role == "work":
+            end_with_stdin()
+            begin = Counted(arguments.until) if arguments.until else told
+            runner.run(_run(work(arguments.redis, begin)))
+        elif arguments.role == "fill":
+            runner.run(fill(connect(arguments.redis), arguments.jobs))
+        else:
+            runner.run(enqueue(connect(arguments.redis)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser()
+    roles = parser.add_subparsers(dest="role", required=True)
+    for name in ("work", "fill", "enqueue"):
+        role = roles.add_parser(name)
+        role.add_argument("--redis", required=True)
+        if name == "work":
+            role.add_argument("--until", type=int, default=0)
+        elif name == "fill":
+            role.add_argument("jobs", type=int)
+    return parser
+
+
+def end_with_stdin() -> None:
+    """End this process, whatever it does, once nobody holds its standard input any more."""
+
+    def wait() -> None:
+        while sys.stdin.readline():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+async def fill(connecting: AbstractAsyncContextManager[Enqueue], jobs: int) -> None:
+    """Enqueue so many jobs, a hundred at a time."""
+    async with connecting as enqueue_one:
+        for first in range(0, jobs, _AT_ONCE):
+            count = min(_AT_ONCE, jobs - first)
+            await asyncio.gather(*(enqueue_one() for _ in range(count)))
+
+
+async def enqueue(connecting: AbstractAsyncContextManager[Enqueue]) -> None:
+    """Enqueue one job for each line of the standard input; print when that began."""
+    async with connecting as enqueue_one:
+        async for _ in _lines():
+            began = time.monotonic()
+            await enqueue_one()
+            say(began)
+
+
+async def _lines() -> AsyncIterator[str]:
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        yield line
+
+
+async def _run(working: Awaitable[None]) -> None:
+    await working

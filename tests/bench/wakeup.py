@@ -1,0 +1,199 @@
+"""From the moment a client begins to enqueue to the moment the job's function begins.
+
+At the level of the queue: no HTTP, no provider. Both moments are the machine's monotonic clock,
+read in the client's process and in the worker's (for ours where arq's `on_job_start` is called,
+right before the function). Ours also with every write synced to disk. In turns with the peers, in
+an order that chance decides anew each time; all on one server but the synced one, all with as many
+workers, which have nothing else to do.
+
+Then, whether more idle workers make one generation cost more: the commands that the server is asked
+while generations come one by one, less what it is asked in as much time without. More workers may
+make it less: who is woken by a generation is not woken by its own patience.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final
+
+from shared.clock import SystemClock
+from tests.bench import arms, figures, stand
+from tests.bench.arms import Arm, Program
+from tests.bench.figures import Figure
+from tests.bench.monitor import Monitor, monitored
+from tests.bench.stand import Stand
+from tests.support.waiting import until
+
+SAMPLES: Final = 300
+WORKERS: Final = 2
+CROWD: Final = 50
+PEERS: Final = (
+    ("bare BLMOVE", "bare"),
+    ("saq", "with_saq"),
+    ("taskiq-redis", "with_taskiq"),
+    ("stock arq", "stock_arq"),
+)
+RUNS: Final = 3
+# As long as the longest round of what an idle worker does.
+COUNT_SECONDS: Final = 5.0
+_GENERATIONS_A_SECOND: Final = 20
+_WARM_UP: Final = 5
+# With all arms in turns, each of them rests several times as long.
+_GAP_SECONDS: Final = (0.02, 0.06)
+_START_SECONDS: Final = 60.0
+_AIMS: Final = (("p50", 0.5, 1.5), ("p99", 0.99, 5.0))
+_ALLOWED: Final = 0.5
+
+
+class _Line:
+    """One arm, ready: its client, and what its workers print."""
+
+    def __init__(self, name: str, client: Program, workers: list[Program]) -> None:
+        self.name = name
+        self.taken: list[float] = []
+        self._client = client
+        self._begun: asyncio.Queue[float] = asyncio.Queue()
+        self._listening = [asyncio.create_task(self._listen(worker)) for worker in workers]
+
+    async def sample(self) -> float:
+        """Enqueue once and return the seconds until the function began."""
+        self._client.tell()
+        [began] = await self._client.told()
+        async with asyncio.timeout(_START_SECONDS):
+            return await self._begun.get() - began
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for listening in self._listening:
+            listening.cancel()
+        await asyncio.gather(*self._listening, return_exceptions=True)
+
+    async def _listen(self, worker: Program) -> None:
+        while True:
+            [at] = await worker.told(patience_seconds=None)
+            self._begun.put_nowait(at)
+
+
+async def measure(
+    samples: int = SAMPLES,
+    crowd: int = CROWD,
+    runs: int = RUNS,
+    seconds: float = COUNT_SECONDS,
+    peers: Sequence[tuple[str, str]] = PEERS,
+) -> list[Figure]:
+    """Take samples of all arms, then count commands."""
+    lines = await _sampled(samples, peers)
+    few, many = [await _counted(workers, runs, seconds) for workers in (WORKERS, crowd)]
+    return [
+        *_pickup(lines),
+        Figure(
+            f"commands a generation, {crowd} idle workers",
+            f"{sum(many.values()):.2f} ({_told(many)})",
+            f"{WORKERS} idle workers {sum(few.values()):.2f}",
+            "no more",
+            sum(many.values()) <= sum(few.values()) + _ALLOWED,
+        ),
+    ]
+
+
+async def _sampled(samples: int, peers: Sequence[tuple[str, str]]) -> list[_Line]:
+    async with AsyncExitStack() as stack:
+        fast = await stack.enter_async_context(stand.standing())
+        synced = await stack.enter_async_context(stand.standing(is_durable=True))
+        lines = [
+            await _line(stack, "ours, process", fast.arm, "--account", fast.account),
+            await _line(stack, "ours, fsync", synced.arm, "--account", synced.account),
+        ]
+        for name, module in peers:
+            lines.append(await _line(stack, name, arms.peer(name, module, fast.server.url)))
+        clock = SystemClock()
+        warm_up = min(_WARM_UP, samples)
+        for number in range(samples + warm_up):
+            for line in random.sample(lines, len(lines)):
+                await clock.sleep(random.uniform(*_GAP_SECONDS))
+                taken = await line.sample()
+                if number >= warm_up:
+                    line.taken.append(taken)
+        return lines
+
+
+async def _line(stack: AsyncExitStack, name: str, arm: Arm, *options: str) -> _Line:
+    workers = [await stack.enter_async_context(arms.running(arm, "work")) for _ in range(WORKERS)]
+    client = await stack.enter_async_context(arms.running(arm, "enqueue", *options))
+    line = _Line(name, client, workers)
+    stack.push_async_callback(line.close)
+    return line
+
+
+def _pickup(lines: list[_Line]) -> list[Figure]:
+    found = []
+    for name, share, aim in _AIMS:
+        ours, *others = [(line.name, figures.quantile(line.taken, share) * 1000) for line in lines]
+        found.append(
+            Figure(
+                f"enqueue to function, {name}, {WORKERS} idle workers",
+                f"{ours[1]:.2f} ms",
+                ", ".join(f"{other} {milliseconds:.2f}" for other, milliseconds in others),
+                f"<= {aim} ms",
+                ours[1] <= aim,
+            )
+        )
+    return found
+
+
+async def _counted(workers: int, runs: int, seconds: float) -> dict[str, float]:
+    """Return how often the server was asked for a generation, by command: the middle run."""
+    # Two processes hold them all, so that it is their number that tells and not their start.
+    shares = [share for share in (workers // 2, workers - workers // 2) if share]
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(stand.standing())
+        for share in shares:
+            words = ("work", "--silent", "--workers", str(share))
+            program = await stack.enter_async_context(arms.running(place.arm, *words))
+            await program.told()
+            program.tell()
+        monitor = await stack.enter_async_context(monitored(place.server, place.redis))
+        await until(
+            lambda: place.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
+        )
+        generations = max(1, round(seconds * _GENERATIONS_A_SECOND))
+        found: list[dict[str, float]] = []
+        for _ in range(runs):
+            idle = await _while(place, monitor, 0, seconds)
+            busy = await _while(place, monitor, generations, seconds)
+            busy.subtract(idle)
+            found.append({name: count / generations for name, count in busy.items()})
+        assert place.done().generations == generations * runs
+    return sorted(found, key=lambda each: sum(each.values()))[runs // 2]
+
+
+async def _while(place: Stand, monitor: Monitor, generations: int, seconds: float) -> Counter[str]:
+    """Count for so long, while so many generations come one by one."""
+    clock = SystemClock()
+    await monitor.taken()
+    began = clock.monotonic()
+    for number in range(generations):
+        await clock.sleep(max(0.0, began + number * seconds / generations - clock.monotonic()))
+        await place.accept()
+        stand.ring(place.desk)
+    await clock.sleep(max(0.0, began + seconds - clock.monotonic()))
+    counts = await monitor.taken()
+    await place.drained()
+    return counts
+
+
+def _told(counts: dict[str, float]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -abs(item[1]))
+    return ", ".join(f"{name} {count:.2f}" for name, count in ordered if abs(count) >= 0.05)
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table(f"wakeup ({SAMPLES} samples each)", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())
