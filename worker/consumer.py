@@ -38,6 +38,8 @@ from worker.run import Brake, Tools
 _IDLE_SECONDS: Final = 1.0
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
+# More at once would make every other caller of Redis wait for milliseconds.
+_CLAIM_MAX: Final = 32
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -210,8 +212,12 @@ class PolluxWorker(Worker):
             # The next look begins with the next: a busy partition must not hide the others.
             partition = self._partition
             self._partition = (partition + 1) % self.settings.redis.partitions
-            free -= await self._claim(partition, free)
-            if free <= 0:
+            claimed = count = min(free, _CLAIM_MAX)
+            while count and claimed == count:
+                claimed = await self._claim(partition, count)
+                free -= claimed
+                count = min(free, _CLAIM_MAX)
+            if not free:
                 return
         await self._wait_for_bell()
 

@@ -43,20 +43,14 @@ _FILTERED: Final = Failure(
 
 
 async def generate(run: Run) -> Outcome | None:
-    """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is whole."""
-    try:
-        async with asyncio.timeout(max(0.0, run.seconds_left())):
-            return await _with_retries(run)
-    except TimeoutError:
-        return Failed(EXPIRED)
+    """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is whole.
 
-
-async def _with_retries(run: Run) -> Outcome | None:
-    """Try the call again while nothing has been shown and trying again helps."""
+    The call is tried again while nothing has been shown and trying again helps.
+    """
     model = run.model
     assert model is not None  # noqa: S101  `choose` went before
     room, is_trimmed, calls = model.context_window - _reserve(run, model), False, 0
-    while True:
+    while run.seconds_left() > 0:
         calls += 1
         try:
             return await _call(run, model, room)
@@ -76,6 +70,7 @@ async def _with_retries(run: Run) -> Outcome | None:
             if outcome is not None:
                 return outcome
         await run.tools.clock.sleep(delay)
+    return Failed(EXPIRED)
 
 
 def _is_trimmable(run: Run, error: ProviderError) -> bool:
@@ -115,14 +110,17 @@ async def _call(run: Run, model: ModelSettings, room: int) -> Outcome | None:
 async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
     """Take the parts of an answer as they come; return why it ended.
 
-    The model may think before its first part, but not fall silent between two.
+    The model may think before its first part, but not fall silent between two, and nothing lasts
+    beyond the deadline.
     """
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + run.seconds_left()
     idle_seconds = run.tools.settings.provider(model.provider).idle_seconds
     reason, is_heard, due = "", False, 0.0
     parts = run.tools.registry.provider_of(model).stream(request)
+    patience = asyncio.timeout_at(min(deadline, loop.time() + model.first_token_seconds))
     try:
-        async with asyncio.timeout(model.first_token_seconds) as patience, aclosing(parts):
+        async with patience, aclosing(parts):
             async for part in parts:
                 if isinstance(part, Text):
                     run.writer.add(part.text, progress=_progress(run, request))
@@ -133,10 +131,12 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
                 seconds = _AFTERWORD_SECONDS if reason else idle_seconds
                 # A timer is set anew for a sixteenth of its time, not for every token.
                 if not is_heard or reason or loop.time() > due:
-                    patience.reschedule(loop.time() + seconds)
+                    patience.reschedule(min(deadline, loop.time() + seconds))
                     due = loop.time() + seconds / _TIMERS_PER_SILENCE
                 is_heard = True
     except TimeoutError:
+        if not reason and patience.when() == deadline:
+            raise ProviderError(EXPIRED) from None
         if not reason:
             raise _silent(model, is_heard=is_heard) from None
     return reason

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Self
 
 _READ_BYTES: Final = 65_536
@@ -152,8 +153,10 @@ class Upstream:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self.closed += 1
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            self.closed += 1
 
     async def _answer(self, line: Line, reader: asyncio.StreamReader) -> bool:
         """Run the script beside a watch on the client; return whether another request may come."""
