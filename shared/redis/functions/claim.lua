@@ -20,7 +20,7 @@ local function take(root, account, id, record, ask, now)
     'worker', ask.worker, 'started', int(now), 'seq', '0', 'progress', '0')
   redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
-  redis.call('DEL', text_key(root, account, id))
+  if attempt > 1 then redis.call('DEL', text_key(root, account, id)) end
   return {
     account, id, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
     record.retries or '0',
@@ -36,20 +36,19 @@ local function first_ready(root, lane, wire)
   for place = 0, ACCOUNTS_TRIED - 1 do
     local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), place, place, 'WITHSCORES'))
     if not account then return nil end
-    local id = redis.call('ZRANGE', ready_key(root, account, lane), 0, 0)[1]
+    local id, following = unpack(redis.call('ZRANGE', ready_key(root, account, lane), 0, 1))
     local record = load(root, account, id)
-    if not record or tonumber(record.wire) <= wire then return account, id, record, time end
+    if not record or tonumber(record.wire) <= wire then return account, time, id, record, following end
   end
 end
 
 -- It leaves the line, and its account moves on by one.
 local function pop(root, lane, wire)
-  local account, id, record, time = first_ready(root, lane, wire)
+  local account, time, id, record, following = first_ready(root, lane, wire)
   if not account then return nil end
-  local ready = ready_key(root, account, lane)
-  redis.call('ZREM', ready, id)
+  redis.call('ZREM', ready_key(root, account, lane), id)
   redis.call('HSET', clocks_key(root), lane, time)
-  if redis.call('EXISTS', ready) == 1 then
+  if following then
     redis.call('ZINCRBY', lane_key(root, lane), 1, account)
   else
     leave_lane(root, account, lane, time + 1)

@@ -84,18 +84,19 @@ local function emit(root, account, id, epoch, seq, event)
 end
 
 -- A lease that is gone gives its slot back to the account's count; the second call finds nothing to give.
+-- Returns whether there was one.
 local function drop_lease(root, account, id, lane)
-  if redis.call('ZREM', leases_key(root), member(account, id)) == 1 then
-    redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
-  end
+  if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
+  redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
+  return true
 end
 
 -- The head of a session leaves and the next turn moves up; a turn that waits just leaves the line.
 -- Returns 1 when a turn became ready.
-local function leave_session(root, account, id, session)
+local function leave_session(root, account, id, session, head)
   local key = session_key(root, account, session)
   local waiting = waiting_key(root, account, session)
-  if redis.call('HGET', key, 'head') ~= id then
+  if head ~= id then
     redis.call('ZREM', waiting, id)
     return 0
   end
@@ -131,19 +132,23 @@ local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
   local key = generation_key(root, account, id)
   local captured = settle_books(root, account, tonumber(generation.hold), ending.cost)
-  drop_lease(root, account, id, generation.lane)
-  unready(root, account, id, generation.lane)
+  -- What was leased is neither ready nor deferred.
+  if not drop_lease(root, account, id, generation.lane) then
+    unready(root, account, id, generation.lane)
+    redis.call('ZREM', deferred_key(root), member(account, id))
+  end
   redis.call('ZREM', deadlines_key(root), member(account, id))
-  redis.call('ZREM', deferred_key(root), member(account, id))
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
   local moved = 0
   local session = session_key(root, account, generation.session)
-  if redis.call('EXISTS', session) == 1 then
+  -- A session in which something is under way has a head; one without was deleted.
+  local head = redis.call('HGET', session, 'head')
+  if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
       generation.turn .. ':a', ending.assistant)
     redis.call('HSET', session, 'active', int(ending.now))
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
-    moved = leave_session(root, account, id, generation.session)
+    moved = leave_session(root, account, id, generation.session, head)
   end
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))

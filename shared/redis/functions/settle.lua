@@ -6,6 +6,8 @@
 -- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
 --          fact. The same attempt again finds it done.
 
+local PACES_KEPT, PACES_MAX = 128, 160
+
 -- The answer is in the message: what was not yet appended is told to followers only.
 local function tell_rest(root, ask)
   for i, event in ipairs(ask.events) do
@@ -36,8 +38,8 @@ local function settle(root, ask)
   })
   if ask.stage == 'completed' then
     local key = pace_key(root, record.model)
-    redis.call('LPUSH', key, int(now - tonumber(record.started)))
-    redis.call('LTRIM', key, 0, 127)
+    local length = redis.call('LPUSH', key, int(now - tonumber(record.started)))
+    if length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
     redis.call('PEXPIRE', key, 604800000)
   end
   return {'settled', captured, moved}
