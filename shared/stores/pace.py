@@ -1,6 +1,4 @@
-"""How long answers take, by the model asked for (`auto` too): the last 128 of those that
-`settle` keeps.
-"""
+"""How long answers take, by the model asked for (`auto` too): the last 128."""
 
 from typing import Final
 

@@ -4,6 +4,7 @@
 
 front           requests a second of one API process, beside a bare server's
 trips           round trips to Redis, and bytes in it, of one generation
+cancel          from a cancel to the end of the upstream's call
 pickup          from POST to the upstream's first byte, beside stock arq's
 wakeup          from the enqueue to the job's function, beside other queues' (`peers`)
 engine          generations a second of one worker that has nothing else to do, beside the same

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tests.bench import (
+    cancel,
     conversations,
     engine,
     figures,
@@ -32,6 +33,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "memory": memory.measure,
     "pickup": pickup.measure,
     "wakeup": wakeup.measure,
+    "cancel": cancel.measure,
     "engine": engine.measure,
     "idle": idle.measure,
     "conversations": conversations.measure,

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.bench import (
+    cancel,
     conversations,
     engine,
     front,
@@ -28,6 +29,10 @@ def _check(figures: list[Figure], lines: int) -> None:
 
 async def test_front() -> None:
     _check(await front.measure(runs=1, seconds=0.1), 4)
+
+
+async def test_cancel() -> None:
+    _check(await cancel.measure(samples=1), 2)
 
 
 async def test_trips() -> None:
