@@ -92,7 +92,7 @@ CLOCKS: Final = Key(
 )
 LEASES: Final = Key("leases", holds="zset: running generations by lease end", end="deleted")
 HOLDERS: Final = Key(
-    "holders", holds="zset: workers that claimed, by when they fell silent", end="deleted"
+    "holders", holds="zset: workers that claimed, by when they fell silent", end="permanent"
 )
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
