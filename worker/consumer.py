@@ -93,6 +93,7 @@ class PolluxWorker(Worker):
         self._draining = asyncio.Event()
         self._is_reported = False
         self._fleet_size = 1
+        self._is_missing = False
         self._ring: asyncio.Task[int | None] | None = None
         self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
 
@@ -316,7 +317,7 @@ class PolluxWorker(Worker):
 
     async def _reap(self) -> None:
         """Put right what time has overtaken, in every partition, and ring for what became ready."""
-        ask = functions.ReapAsk.of(self.settings)
+        ask, self._is_missing = functions.ReapAsk.of(self.settings), False
         for partition in range(self.settings.redis.partitions):
             root = keys.partition_root(self.settings.redis, partition)
             reaped = await functions.reap(self.redis, root, ask)
@@ -324,11 +325,17 @@ class PolluxWorker(Worker):
                 logs.logger().warning("reaped", account=account, generation=generation, what=what)
             if reaped.ready:
                 queue.ring(self.redis, self.settings.redis, partition)
+            self._is_missing = self._is_missing or bool(reaped.missed)
             for worker in reaped.dead:
                 await fleet.leave(self.redis, self.settings.redis, worker)
 
     def _until_reap(self) -> float:
-        """Share the reaping: however many workers live, together they look as often."""
+        """Share the reaping: however many workers live, together they look as often.
+
+        Who misses one looks again by itself, once it can be known.
+        """
+        if self._is_missing:
+            return functions.ABSENT_MS / 1000
         pause_seconds = self.settings.worker.reap_seconds * self._fleet_size
         return pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311  jitter
 

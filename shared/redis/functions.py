@@ -20,7 +20,7 @@ LANES: tuple[Lane, ...] = ("interactive", "batch")
 
 _REAP_LIMIT: Final = 64
 _REAP_GAP_MS: Final = 1_000
-_ABSENT_MS: Final = 100
+ABSENT_MS: Final = 100
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
@@ -347,7 +347,7 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
             crashes_max=settings.worker.crashes_max,
             lease_ms=int(settings.worker.lease_seconds * 1000),
             gap_ms=max(_REAP_GAP_MS, int(settings.worker.reap_seconds * 3_000)),
-            absent_ms=_ABSENT_MS,
+            absent_ms=ABSENT_MS,
             channels=keys.worker_channel(keys.system_root(settings.redis), ""),
             keep=Keep.of(settings.retention),
         )
@@ -356,21 +356,24 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
 class Reaped(msgspec.Struct, frozen=True):
     """What a reap did: `ready` generations wait again; `done` lists (account, id, what).
 
-    `dead` are the workers that were found to be gone.
+    `dead` are the workers that were found to be gone; `missed` counts those of whom it will be
+    known after `absent_ms`.
     """
 
     ready: int
     done: list[tuple[str, str, str]]
     dead: list[str]
+    missed: int
 
 
 async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
     """Put right what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
-    ready, done, dead = await invoke(redis, "reap", root, ask)
+    ready, done, dead, missed = await invoke(redis, "reap", root, ask)
     return Reaped(
         ready,
         [(_text(account), _text(id_), _text(what)) for account, id_, what in done],
         [_text(worker) for worker in dead],
+        missed,
     )
 
 

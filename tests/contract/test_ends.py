@@ -84,6 +84,10 @@ async def test_worker_that_died_is_replaced(desk: Desk) -> None:
     assert (await desk.claim_one()).attempt == 2
 
 
+async def _misses_one(desk: Desk) -> bool:
+    return (await desk.reap(absent_ms=86_400_000)).missed == 1
+
+
 async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse(
     desk: Desk, redis_settings: RedisSettings
 ) -> None:
@@ -98,12 +102,13 @@ async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse
     for _ in range(3):
         assert (await desk.reap(absent_ms=0)).done == []
     ear.listen("UNSUBSCRIBE", f"{CHANNELS}worker-1")
+    await until(lambda: _misses_one(desk))
 
     async def reaped() -> Reaped | None:
         found = await desk.reap(absent_ms=50)
         return found if found.done else None
 
-    assert await until(reaped) == Reaped(1, [("ann", ticket.id, "crashed")], ["worker-1"])
+    assert await until(reaped) == Reaped(1, [("ann", ticket.id, "crashed")], ["worker-1"], 0)
     assert (await desk.claim_one(worker="worker-2")).attempt == 2
     assert (await desk.reap(absent_ms=50)).done == []
     assert await desk.stage(other) == "routing"

@@ -1,7 +1,7 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
 -- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep
--- RETURNS  {made ready, {{account, id, what}...}, {dead worker...}}; what is 'crashed', 'buried', 'expired' or
---          'cancelled'
+-- RETURNS  {made ready, {{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for
+--          dead}; what is 'crashed', 'buried', 'expired' or 'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again.
@@ -54,45 +54,49 @@ local function renew_all(root, now, lease_ms)
   end
 end
 
--- Returns the workers that nobody has heard for long enough. A holder's score is 0 while it listens, else
+-- Returns the workers that nobody has heard for long enough, and how many for less. A holder's score is 0 while it listens, else
 -- the time since when it does not.
 local function absent(root, ask, now)
-  local key, gone, channels = holders_key(root), {}, {}
+  local key, gone, missed, channels = holders_key(root), {}, 0, {}
   local holders = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   for i = 1, #holders, 2 do table.insert(channels, ask.channels .. holders[i]) end
   local listeners = #channels > 0 and redis.pcall('PUBSUB', 'NUMSUB', unpack(channels)) or {}
-  if listeners.err then return gone end
+  if listeners.err then return gone, missed end
   for i = 1, #holders, 2 do
     local worker, since = holders[i], tonumber(holders[i + 1])
     if listeners[i + 1] > 0 then
       if since > 0 then redis.call('ZADD', key, 0, worker) end
     elseif since == 0 then
       redis.call('ZADD', key, int(now), worker)
+      missed = missed + 1
     elseif now - since >= ask.absent_ms then
       gone[worker] = true
+    else
+      missed = missed + 1
     end
   end
-  return gone
+  return gone, missed
 end
 
 -- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
 local function lapse(root, info, ask, now)
-  if string.find(info, '_mode:cluster', 1, true) then return {} end
-  local gone, dead, left = absent(root, ask, now), {}, ask.limit
-  if not next(gone) then return dead end
+  if string.find(info, '_mode:cluster', 1, true) then return {}, 0 end
+  local gone, missed = absent(root, ask, now)
+  local dead, left = {}, ask.limit
+  if not next(gone) then return dead, missed end
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
     local worker = redis.call('HGET', generation_key(root, split(name)), 'worker')
     if gone[worker] then
       redis.call('ZADD', leases_key(root), int(now), name)
       left = left - 1
-      if left == 0 then return dead end
+      if left == 0 then return dead, missed end
     end
   end
   for worker in pairs(gone) do
     redis.call('ZREM', holders_key(root), worker)
     table.insert(dead, worker)
   end
-  return dead
+  return dead, missed
 end
 
 local function due(key, now, limit)
@@ -104,7 +108,7 @@ local function reap(root, ask)
   local now = int(at)
   local info = redis.call('INFO', 'server')
   if was_away(root, info, at, ask.gap_ms) then renew_all(root, at, ask.lease_ms) end
-  local dead = lapse(root, info, ask, at)
+  local dead, missed = lapse(root, info, ask, at)
   for _, name in ipairs(due(leases_key(root), now, ask.limit)) do
     local what, moved = expire_lease(root, name, ask)
     ready = ready + moved
@@ -123,7 +127,7 @@ local function reap(root, ask)
     make_ready(root, account, id, record.lane, record.number)
     ready = ready + 1
   end
-  return {ready, done, dead}
+  return {ready, done, dead, missed}
 end
 
 register('reap', reap)
