@@ -41,7 +41,8 @@ class Writer:
         self._clock = clock
         self._flush_seconds = flush_seconds
         self._on_stop = on_stop
-        self._seq = 1
+        # The first event of a later attempt, which drops what was told, came with the claim.
+        self._seq = 1 if claimed.attempt == 1 else 2
         self._events: list[str] = []
         self._fresh: list[str] = []
         self._parts: list[str] = []
@@ -52,8 +53,6 @@ class Writer:
         self._timer: asyncio.Handle | None = None
         self._closed = False
         self._has_failed = False
-        if claimed.attempt > 1:
-            self._events.append(events.encode(events.Reset(keep=0)))
 
     def text(self) -> str:
         """Return all of the answer so far."""

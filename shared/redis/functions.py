@@ -279,11 +279,19 @@ class ReleaseAsk(Ask, frozen=True, kw_only=True):
     id: str
     attempt: int
     delay_ms: int
+    keep: Keep
 
 
-async def release(redis: Connection, root: str, ask: ReleaseAsk) -> bool:
-    """Return whether the generation waits again; False when the token is not the current one."""
-    return _text(await invoke(redis, "release", root, ask)) == "released"
+async def release(
+    redis: Connection, root: str, ask: ReleaseAsk
+) -> Literal["released", "cancelled", "refused"]:
+    """Let a generation wait again, or end it if its caller had cancelled it."""
+    answer = _text(await invoke(redis, "release", root, ask))
+    match answer:
+        case "released" | "cancelled" | "refused":
+            return answer
+        case _:
+            raise StoreError(f"release answered {answer!r}")
 
 
 class CancelAsk(Ask, frozen=True, kw_only=True):

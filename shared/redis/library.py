@@ -15,6 +15,7 @@ from shared.errors import CANCELLED, CRASHED, EXPIRED, StoreError
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
+from shared.wire import event as events
 from shared.wire.submission import AUTO
 
 Effect = Literal["none", "repeatable", "once"]
@@ -60,6 +61,7 @@ def render() -> tuple[str, str]:
             f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
             f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
             f"local AUTO = {_lua(AUTO)}",
+            f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
             f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
             _REGISTER,
         )

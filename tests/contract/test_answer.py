@@ -55,12 +55,12 @@ async def test_older_attempt_can_write_nothing(desk: Desk) -> None:
     assert (await desk.status(ticket)).body is None
     assert await desk.append(old, 2, "late") == "refused"
     assert await desk.settle(old, seq=2) is None
-    assert not await desk.release(old)
+    assert await desk.release(old) == "refused"
     await desk.complete(new, "new")
     look = await desk.status(ticket)
     assert look.body is not None
     assert decode_assistant(look.body).content == "new"
-    assert [at for at, _ in await desk.events(ticket)] == ["1-1", "2-1", "2-2"]
+    assert [at for at, _ in await desk.events(ticket)] == ["1-1", "2-1", "2-2", "2-3"]
 
 
 async def test_lapsed_lease_still_writes_until_it_is_reaped(desk: Desk) -> None:
@@ -106,7 +106,7 @@ async def test_an_end_is_an_end(desk: Desk) -> None:
     claimed = await desk.claim_one()
     await desk.complete(claimed)
     assert await desk.append(claimed, 5, "more") == "refused"
-    assert not await desk.release(claimed)
+    assert await desk.release(claimed) == "refused"
     assert await desk.settle(claimed, seq=9, stage="failed") is None
     assert await desk.cancel(ticket) == AlreadyEnded("completed")
     [stop] = await desk.beat(claimed)

@@ -73,6 +73,17 @@ async def test_many_accounts_that_cannot_be_read_hide_no_other(desk: Desk) -> No
     assert len(await desk.claim(100, wire=2)) == 40
 
 
+async def test_later_attempt_drops_what_was_told_with_its_claim(desk: Desk) -> None:
+    ticket = await desk.submit()
+    await desk.append(await desk.claim_one(), 1, "Two")
+    await desk.redis.call("ZADD", keys.LEASES(desk.root), "XX", 1, f"ann:{ticket.id}")
+    await desk.reap()
+    assert (await desk.status(ticket)).body == b"Two"
+    await desk.claim_one()
+    assert (await desk.status(ticket)).body is None
+    assert (await desk.events(ticket))[-1] == ("2-1", '{"type":"reset","keep":0}')
+
+
 async def test_interactive_lane_goes_before_batch(desk: Desk) -> None:
     batch = await desk.submit(lane="batch")
     interactive = await desk.submit()
@@ -123,16 +134,16 @@ async def test_beat_keeps_a_lease_and_tells_what_is_lost(desk: Desk) -> None:
 async def test_release_puts_work_back_in_front(desk: Desk) -> None:
     tickets = [await desk.submit() for _ in range(3)]
     first = await desk.claim_one()
-    assert await desk.release(first)
+    assert await desk.release(first) == "released"
     assert await desk.stage(tickets[0]) == "queued"
     again = await desk.claim_one()
     assert (again.id, again.attempt) == (first.id, 2)
-    assert not await desk.release(first)
+    assert await desk.release(first) == "refused"
 
 
 async def test_deferred_work_waits_for_its_time(desk: Desk) -> None:
     ticket = await desk.submit()
-    assert await desk.release(await desk.claim_one(), delay_ms=60_000)
+    assert await desk.release(await desk.claim_one(), delay_ms=60_000) == "released"
     assert await desk.stage(ticket) == "retrying"
     assert (await desk.reap()).ready == 0
     assert await desk.claim() == []
@@ -157,7 +168,7 @@ async def test_short_deferral_comes_back_by_the_clock_of_redis(desk: Desk) -> No
 async def test_draining_costs_no_crash(desk: Desk) -> None:
     await desk.submit()
     for _ in range(5):
-        assert await desk.release(await desk.claim_one())
+        assert await desk.release(await desk.claim_one()) == "released"
     lapsed = await desk.claim_one(lease_ms=0)
     assert (await desk.reap(crashes_max=2)).done == [("ann", lapsed.id, "crashed")]
 

@@ -159,7 +159,7 @@ async def test_poison_is_buried_after_so_many_crashes_and_refunded(desk: Desk) -
     for crash in range(2):
         await desk.append(await desk.claim_one(lease_ms=0), 1, f"try {crash}")
         assert (await desk.reap(crashes_max=3)).done == [("ann", ticket.id, "crashed")]
-    await desk.append(await desk.claim_one(lease_ms=0), 1, "try 2")
+    await desk.append(await desk.claim_one(lease_ms=0), 2, "try 2")
     reaped = await desk.reap(crashes_max=3)
     assert reaped.done == [("ann", ticket.id, "buried")]
     assert reaped.ready == 1
@@ -168,6 +168,17 @@ async def test_poison_is_buried_after_so_many_crashes_and_refunded(desk: Desk) -
     assert (await desk.books()).balance == 100
     assert (await desk.events(ticket))[-1][0] == "4-1"
     assert (await desk.claim_one()).id == following.id
+
+
+async def test_cancelled_by_request_is_not_run_again_by_a_release(desk: Desk) -> None:
+    for delay_ms in (0, 60_000):
+        ticket = await desk.submit()
+        claimed = await desk.claim_one()
+        assert await desk.cancel(ticket) == Cancelled(None)
+        assert await desk.release(claimed, delay_ms=delay_ms) == "cancelled"
+        assert await desk.stage(ticket) == "cancelled"
+        assert await desk.release(claimed) == "refused"
+    assert await desk.claim() == []
 
 
 async def test_cancelled_by_request_is_not_run_again_by_a_crash(desk: Desk) -> None:

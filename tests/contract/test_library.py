@@ -131,7 +131,7 @@ async def test_release_and_reap_whose_replies_were_lost_hand_work_on_once(
     ticket = await far_desk.submit()
     claimed = await far_desk.claim_one()
     proxy.replies_to_lose = 1
-    assert not await far_desk.release(claimed)
+    assert await far_desk.release(claimed) == "refused"
     assert await far_desk.stage(ticket) == "queued"
     await far_desk.claim_one(lease_ms=0)
     proxy.replies_to_lose = 1

@@ -62,7 +62,7 @@ async def test_life_of_generations_stays_in_its_slot(desk: Desk) -> None:
     await desk.beat(claimed)
     await desk.cancel(first)
     await desk.settle(claimed, seq=2, cost=3)
-    assert await desk.release(await desk.claim_one(), delay_ms=1)
+    assert await desk.release(await desk.claim_one(), delay_ms=1) == "released"
     await desk.submit("bob", lane="batch")
     await desk.claim_one(lease_ms=0)
     await desk.reap(crashes_max=1)

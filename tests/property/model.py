@@ -121,6 +121,8 @@ class Model:
         """Hand a ready generation to a worker."""
         one.where, one.stage, one.seq, one.text = "leased", "routing", 0, ""
         one.attempt += 1
+        if one.attempt > 1:
+            one.seq = one.epochs[one.attempt] = 1
         one.is_lapsed = False
         return Attempt(one.id, one.attempt)
 
@@ -145,15 +147,18 @@ class Model:
         moved = self._end(one, stage, cost=cost, at=(attempt.token, seq))
         return Settled(one.captured, moved=moved)
 
-    def release(self, attempt: Attempt, *, is_deferred: bool) -> bool:
+    def release(self, attempt: Attempt, *, is_deferred: bool) -> str:
         """Hand an attempt back."""
         one = self.holder(attempt)
         if one is None:
-            return False
+            return "refused"
+        if one.is_cancelled:
+            self._end(one, "cancelled")
+            return "cancelled"
         one.where = "deferred" if is_deferred else "ready"
         one.stage = "retrying" if is_deferred else "queued"
         one.is_due = False
-        return True
+        return "released"
 
     def cancel(self, one: Generation) -> Cancelled | AlreadyEnded:
         """Cancel a generation."""

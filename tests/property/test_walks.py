@@ -218,7 +218,7 @@ class Walk(RuleBasedStateMachine):
         self.claim(4)
         assert self.run(self.desk.append(self.claims[late], 1, text)) == "refused"
         assert self.run(self.desk.settle(self.claims[late], seq=1, stage="failed")) is None
-        assert not self.run(self.desk.release(self.claims[late]))
+        assert self.run(self.desk.release(self.claims[late])) == "refused"
 
     @precondition(lambda self: not self.model.is_at_rest)
     @rule(data=st.data())

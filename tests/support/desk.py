@@ -193,15 +193,21 @@ class Desk:
 
     async def complete(self, claimed: Claimed, text: str = "Hi", *, cost: int = 0) -> Settled:
         """Write an answer and end; a refusal fails the test."""
-        assert await self.append(claimed, 1, text) == "appended"
-        settled = await self.settle(claimed, seq=2, cost=cost, text=text)
+        # A later attempt's first event came with its claim.
+        first = 1 if claimed.attempt == 1 else 2
+        assert await self.append(claimed, first, text) == "appended"
+        settled = await self.settle(claimed, seq=first + 1, cost=cost, text=text)
         assert settled is not None
         return settled
 
-    async def release(self, claimed: Claimed, *, delay_ms: int = 0) -> bool:
+    async def release(self, claimed: Claimed, *, delay_ms: int = 0) -> str:
         """Hand an attempt back."""
         ask = functions.ReleaseAsk(
-            account=claimed.account, id=claimed.id, attempt=claimed.attempt, delay_ms=delay_ms
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            delay_ms=delay_ms,
+            keep=KEEP,
         )
         return await functions.release(self.redis, self.root, ask)
 

@@ -10,6 +10,7 @@ from shared.errors import StoreError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import BeatAsk, ReleaseAsk, Stop
+from tests.support.desk import KEEP
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
 from tests.support.waiting import until
@@ -29,8 +30,8 @@ async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_
     async with working(system) as worker:
         ticket = await front.submit()
         await until(lambda: len(provider.requests) == 1)
-        ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
-        assert await functions.release(front.redis, ticket.root, ask)
+        ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0, keep=KEEP)
+        assert await functions.release(front.redis, ticket.root, ask) == "released"
         await front.seen(ticket, lambda found: found.attempt == 2 and found.text)
         await asyncio.wait_for(provider.requests[0].ended.wait(), 3)
         await until(lambda: [name[2] for name in worker._running] == [2])

@@ -9,6 +9,7 @@ from shared.redis import functions, keys
 from shared.redis.functions import ReleaseAsk
 from shared.wire import event as events
 from shared.wire.generation import Generation
+from tests.support.desk import KEEP
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
 from tests.support.waiting import until
@@ -167,8 +168,8 @@ async def test_attempt_that_lost_its_lease_shows_nothing_more(
     ticket = await front.submit(rings=False)
     old = attempts.begin(ticket)
     await _seen(front, ticket)
-    ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
-    assert await functions.release(front.redis, ticket.root, ask)
+    ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0, keep=KEEP)
+    assert await functions.release(front.redis, ticket.root, ask) == "released"
     await attempts.run(ticket)
     ended, told = await front.look(ticket), await front.told(ticket)
     gate.set()
@@ -188,8 +189,8 @@ async def test_attempt_that_lost_its_lease_before_its_end_cannot_end_it(
     ticket = await front.submit(rings=False)
     attempt = attempts.begin(ticket)
     await until(lambda: shaky.asked)
-    ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0)
-    assert await functions.release(front.redis, ticket.root, ask)
+    ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0, keep=KEEP)
+    assert await functions.release(front.redis, ticket.root, ask) == "released"
     assert await attempt is False
     assert (await front.look(ticket)).stage == "queued"
     assert (await front.books()).held == HOLD

@@ -8,6 +8,7 @@ import pytest
 from shared.redis import functions
 from shared.redis.functions import AppendAsk, Claimed, ReleaseAsk
 from shared.wire.event import Delta, Reset, StageChanged
+from tests.support.desk import KEEP
 from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.attempts import Hasty
@@ -66,8 +67,10 @@ async def _scribe(front: Front, *, flush: float = _SOON, attempts: int = 1) -> S
     ticket = await front.submit(rings=False)
     for _ in range(attempts - 1):
         claimed = await front.claim(ticket)
-        ask = ReleaseAsk(account="ann", id=ticket.id, attempt=claimed.attempt, delay_ms=0)
-        assert await functions.release(front.redis, ticket.root, ask)
+        ask = ReleaseAsk(
+            account="ann", id=ticket.id, attempt=claimed.attempt, delay_ms=0, keep=KEEP
+        )
+        assert await functions.release(front.redis, ticket.root, ask) == "released"
     return Scribe(front, ticket, await front.claim(ticket), flush)
 
 
@@ -128,6 +131,7 @@ async def test_later_attempt_begins_by_dropping_what_was_told(front: Front) -> N
     scribe.writer.add("Two", progress=0)
     await scribe.finish()
     assert [(each.epoch, each.seq, each.event) for each in await scribe.told()] == [
+        (2, 1, Reset(keep=0)),
         (3, 1, Reset(keep=0)),
         (3, 2, Delta("Two")),
     ]
@@ -162,8 +166,8 @@ async def test_close_waits_for_what_is_under_way(front: Front) -> None:
 
 async def test_refused_token_stops_the_writer_for_good(front: Front) -> None:
     scribe = await _scribe(front)
-    ask = ReleaseAsk(account="ann", id=scribe._claimed.id, attempt=1, delay_ms=0)
-    assert await functions.release(front.redis, scribe._claimed.root, ask)
+    ask = ReleaseAsk(account="ann", id=scribe._claimed.id, attempt=1, delay_ms=0, keep=KEEP)
+    assert await functions.release(front.redis, scribe._claimed.root, ask) == "released"
     scribe.writer.add("Two", progress=0)
     await until(lambda: scribe.stops)
     scribe.writer.add(" bears", progress=0)

@@ -49,7 +49,7 @@ class Lines(httpx.AsyncBaseTransport):
 
 
 class _Held(httpx.AsyncByteStream):
-    """A response's bytes; their end leaves the line to the next call, or ends the line, too."""
+    """A response's bytes; the line is left to the next call once they were read to their end."""
 
     def __init__(
         self,
@@ -60,22 +60,26 @@ class _Held(httpx.AsyncByteStream):
         self._stream = cast("httpx.AsyncByteStream", response.stream)
         self._line: httpx.AsyncHTTPTransport | None = line
         self._idle = idle
+        self._is_read = False
 
     @override
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._stream.__aiter__()
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._stream:
+            yield piece
+        self._is_read = True
 
     @override
     async def aclose(self) -> None:
         line, self._line = self._line, None
         if line is None:
             return
+        # In the middle of an answer it is of no use, however its close was interrupted.
+        is_kept = False
         try:
             await self._stream.aclose()
-        except BaseException:
-            await line.aclose()
-            raise
-        if len(self._idle) < _IDLE_MAX:
-            self._idle.append(line)
-        else:
-            await line.aclose()
+            is_kept = self._is_read and len(self._idle) < _IDLE_MAX
+        finally:
+            if is_kept:
+                self._idle.append(line)
+            else:
+                await line.aclose()

@@ -155,7 +155,8 @@ class OpenAI:
     ) -> AsyncIterator[AsyncGenerator[ServerSentEvent, None]]:
         """Send the request; yield the events of its answer. Who waits for parts is the patient."""
         silence_seconds = max(self._settings.idle_seconds, request.model.first_token_seconds)
-        timeout = httpx.Timeout(silence_seconds, connect=self._settings.connect_seconds, pool=None)
+        connect_seconds = self._settings.connect_seconds
+        timeout = httpx.Timeout(silence_seconds, connect=connect_seconds, pool=connect_seconds)
         async with self._client.stream(
             "POST", self._url, json=_body(request), timeout=timeout
         ) as response:

@@ -91,12 +91,13 @@ async def _release(run: Run, delay_ms: int) -> bool:
         id=run.claimed.id,
         attempt=run.claimed.attempt,
         delay_ms=delay_ms,
+        keep=functions.Keep.of(run.tools.settings.retention),
     )
-    released = await _until_answered(
+    answer = await _until_answered(
         run, lambda: functions.release(run.tools.redis, run.claimed.root, ask)
     )
-    logs.logger().info("released", delay_ms=delay_ms, accepted=released)
-    return released and delay_ms == 0
+    logs.logger().info("released", delay_ms=delay_ms, answer=answer)
+    return answer == "cancelled" or (answer == "released" and delay_ms == 0)
 
 
 async def _until_answered(run: Run, say: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -5,6 +5,7 @@
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves leases that lapse; the generations run again under the next token.
+-- A later attempt begins by dropping what was told: the text and, as its first event, the stream at once.
 
 local ACCOUNTS_TRIED = 64
 
@@ -16,11 +17,15 @@ local function take(root, account, id, record, ask, now)
     return nil
   end
   local attempt = tonumber(record.attempt) + 1
+  local is_again = attempt > 1
   redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
-    'worker', ask.worker, 'started', int(now), 'seq', '0', 'progress', '0')
+    'worker', ask.worker, 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
   redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
-  if attempt > 1 then redis.call('DEL', text_key(root, account, id)) end
+  if is_again then
+    redis.call('DEL', text_key(root, account, id))
+    emit(root, account, id, attempt, 1, RESET)
+  end
   return {
     account, id, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
     record.retries or '0',

@@ -1,0 +1,15 @@
+"""Workers that die at any moment, and the proof that nobody who waits for an answer notices.
+
+evidence     what clients were promised, what the upstream was asked, what was seen meanwhile
+ledger       holds Redis against the evidence, invariant by invariant; knows no workload
+nursery      forks workers that are imported once; brood is its keeper in the test's process
+scene        the parts that a run stands on: a server, an upstream, a front, a nursery
+crowd        clients in several accounts that hold conversations, some of which they give up
+survey       what is under way, looked at again and again: the worker, the attempt, the stage
+storm        kills, stops and deploys at seeded times; `python -m tests.chaos --kills 1000 --seed 1`
+boundaries   one scenario, killed before and after each of its store calls
+day          one scenario without processes in which everything happens once
+planted      known faults, each of which the ledger must name
+
+The ledger is kept apart from every workload, so that what makes mistakes does not also mark them.
+"""

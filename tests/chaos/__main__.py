@@ -1,0 +1,86 @@
+"""`python -m tests.chaos --kills 1000 --seed 1`: a run, one table, exit code 1 if anything broke.
+
+Every option is a field of the plan. Without `--generations` there are 15 for each fault.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import uvloop
+
+from tests.chaos import planted, storm
+from tests.chaos.storm import Plan, Report
+
+_PER_FAULT = 15
+_SHOWN_MAX = 40
+
+
+def main() -> int:
+    """Read the options, run, print."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(storm.run(_plan()))
+    for name, value in _rows(report):
+        sys.stdout.write(f"{name:34} {value}\n")
+    for finding in report.findings[:_SHOWN_MAX]:
+        sys.stdout.write(f"{finding}\n")
+    for record in report.unfinished:
+        sys.stdout.write(f"not ended: {record}\n")
+    broken = (report.findings, report.unfinished, report.consumed, report.exits, report.hung)
+    return 1 if any(broken) else 0
+
+
+def _plan() -> Plan:
+    parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
+    for name in ("kills", "stops", "deploys", "generations", "clients"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-second", type=float)
+    parser.add_argument("--fault", choices=sorted(planted.FAULTS))
+    options = {
+        name: value for name, value in vars(parser.parse_args()).items() if value is not None
+    }
+    plan = msgspec.convert(options, Plan)
+    if "generations" in options:
+        return plan
+    return msgspec.structs.replace(plan, generations=_PER_FAULT * max(10, len(plan.faults())))
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str]]:
+    broken = Counter(finding.invariant for finding in report.findings)
+    yield "seed, seconds", f"{report.plan.seed}, {report.seconds:.0f}"
+    yield "generations", f"{report.sent:,} ({report.sent / report.seconds:.0f} a second)"
+    yield "ended", ", ".join(f"{count:,} {stage}" for stage, count in sorted(report.stages.items()))
+    yield "kills, stops, deploys", ", ".join(str(count) for count in report.thrown.values())
+    yield "lost (I1)", str(broken["I1"])
+    yield "doubled (I2, I4)", str(broken["I2"] + broken["I4"])
+    yield "credit drift (I3)", str(broken["I3"])
+    yield "stale writes visible (I7)", str(broken["I7"])
+    rest = [f"{name} {broken[name]}" for name in ("I5", "I6", "I8", "I9", "I10")]
+    yield "other findings", ", ".join(rest)
+    yield "recoveries", f"{len(report.recovered_ms):,} measured, {report.unseen} overtaken"
+    yield "recovery p50 / p99 / max", " / ".join(_quantiles(report.recovered_ms))
+    yield "last attempt p50 / p99 / max", " / ".join(_quantiles(report.took_ms))
+    yield "answers that hung", str(report.hung)
+    wasted = f"of which wasted {report.wasted:,} ({report.calls:,} calls)"
+    yield "attempts", f"{report.attempts:,}, {wasted}"
+    yield "attempts that nothing had caused", str(report.undisturbed)
+    yield "failed", str(report.stages.get("failed", 0))
+    yield "attempts consumed by deploys", str(report.consumed)
+    yield "unexpected exit codes", str(report.exits)
+    yield "logged by workers", ", ".join(f"{n} {event}" for event, n in report.logged.items())
+
+
+def _quantiles(sorted_ms: Sequence[int]) -> list[str]:
+    if not sorted_ms:
+        return ["-"]
+    last = len(sorted_ms) - 1
+    return [f"{sorted_ms[round(last * share)]:,} ms" for share in (0.5, 0.99, 1.0)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

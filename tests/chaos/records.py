@@ -1,0 +1,161 @@
+"""What Redis keeps of each promised generation and each account, read in one go after a run.
+
+Owns the reading and the decoding. Refuses to judge: a record that is not there is an empty one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from shared.lifecycle import ENDS
+from shared.redis import keys
+from shared.redis.client import Argument, Reply
+from shared.settings import RedisSettings
+from shared.wire import event as events
+from shared.wire.message import AssistantMessage, UserMessage, decode_assistant, decode_user
+from tests.chaos.evidence import Promise
+from tests.support.server import Look
+
+T = TypeVar("T")
+
+_AT_ONCE: Final = 500
+
+
+class Entry(NamedTuple):
+    """One entry of a generation's stream."""
+
+    epoch: int
+    seq: int
+    event: events.Event
+
+
+class Piece(NamedTuple):
+    """A part of the text that a follower has in the end, and the epoch that told it."""
+
+    epoch: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One promised generation as it was found."""
+
+    promise: Promise
+    record: Mapping[str, str]
+    entries: Sequence[Entry]
+    user: UserMessage | None
+    assistant: AssistantMessage | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its record says an end."""
+        return self.record.get("stage") in ENDS
+
+    @property
+    def attempt(self) -> int:
+        """The number of the last claim; 0 when nobody ever claimed it."""
+        return int(self.record.get("attempt", 0))
+
+    def visible(self) -> list[Piece]:
+        """Return what a follower has of the answer: deltas, and resets that drop them."""
+        pieces: list[Piece] = []
+        for epoch, _, event in self.entries:
+            if isinstance(event, events.Delta):
+                pieces.append(Piece(epoch, event.text))
+            elif isinstance(event, events.Reset):
+                pieces = _cut(pieces, event.keep)
+        return pieces
+
+
+def _cut(pieces: list[Piece], keep: int) -> list[Piece]:
+    kept: list[Piece] = []
+    for epoch, text in pieces:
+        if keep > 0:
+            kept.append(Piece(epoch, text[:keep]))
+        keep -= len(text)
+    return kept
+
+
+def roots(settings: RedisSettings) -> list[str]:
+    """Return the roots of all partitions."""
+    return [keys.partition_root(settings, index) for index in range(settings.partitions)]
+
+
+def cases(look: Look, settings: RedisSettings, promises: Sequence[Promise]) -> Iterator[Case]:
+    """Yield every promised generation as it is."""
+    root_of = dict(_homes(look, settings, promises))
+    for start in range(0, len(promises), _AT_ONCE):
+        some = promises[start : start + _AT_ONCE]
+        yield from _read(look, [(root_of[one.account], one) for one in some])
+
+
+def books(look: Look, settings: RedisSettings, account: str) -> dict[str, int]:
+    """Return an account's books, wherever it is; empty when it has none."""
+    found: dict[str, int] = {}
+    for root in roots(settings):
+        stored = look.fields(keys.BOOKS(root, account))
+        found |= {name: int(value) for name, value in stored.items() if "_" not in name}
+    return found
+
+
+def _homes(
+    look: Look, settings: RedisSettings, promises: Sequence[Promise]
+) -> Iterator[tuple[str, str]]:
+    """Tell in which partition each account is, by where its books are."""
+    first, *_ = every = roots(settings)
+    for account in {promise.account for promise in promises}:
+        homes = [root for root in every if look("EXISTS", keys.BOOKS(root, account))]
+        yield account, (homes or [first])[0]
+
+
+def _read(look: Look, some: Sequence[tuple[str, Promise]]) -> Iterator[Case]:
+    read = look.all([command for root, promise in some for command in _heads(root, promise)])
+    heads = list(zip(read[::2], read[1::2], strict=True))
+    records = [_texts(record) for record, _ in heads]
+    said = look.all(
+        [_turn(root, one, record) for (root, one), record in zip(some, records, strict=True)]
+    )
+    for (_, promise), (_, stream), record, (user, assistant) in zip(
+        some, heads, records, said, strict=True
+    ):
+        yield Case(
+            promise=promise,
+            record=record,
+            entries=[_entry(at, fields) for at, fields in stream],
+            user=_decoded(decode_user, user),
+            assistant=_decoded(decode_assistant, assistant),
+        )
+
+
+def _decoded(decode: Callable[[bytes], T], record: bytes | None) -> T | None:
+    """Return what a record says; one that nobody can read says nothing."""
+    try:
+        return decode(record) if record else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _heads(root: str, promise: Promise) -> tuple[tuple[Argument, ...], ...]:
+    _, _, id_, _ = promise
+    return (
+        ("HGETALL", keys.GENERATION(root, promise.account, id_)),
+        ("XRANGE", keys.EVENTS(root, promise.account, id_), "-", "+"),
+    )
+
+
+def _turn(root: str, promise: Promise, record: Mapping[str, str]) -> tuple[Argument, ...]:
+    turn = int(record.get("turn", 0))
+    chunk = turn // keys.TURNS_PER_CHUNK
+    where = keys.TURNS(root, promise.account, promise.session, chunk)
+    return ("HMGET", where, f"{turn}:u", f"{turn}:a")
+
+
+def _entry(at: bytes, fields: dict[bytes, bytes]) -> Entry:
+    epoch, _, seq = at.decode().partition("-")
+    return Entry(int(epoch), int(seq), events.decode(fields[b"e"]))
+
+
+def _texts(fields: Reply) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}

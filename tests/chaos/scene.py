@@ -1,0 +1,131 @@
+"""What a run stands on: a server, an upstream that answers at a pace, accounts, and a nursery.
+
+Owns their settings, their start and their end. The upstream repeats the question and numbers its
+words, and writes down what it was asked.
+"""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from shared.redis import keys, library
+from shared.redis.client import Redis
+from shared.settings import (
+    ApiSettings,
+    LimitSettings,
+    ModelSettings,
+    ProviderSettings,
+    RedisSettings,
+    RetentionSettings,
+    Settings,
+    Tier,
+    WorkerSettings,
+)
+from tests.chaos.brood import Brood
+from tests.chaos.evidence import Evidence
+from tests.support import processes
+from tests.support.provider import Answer, Provider, Request
+from tests.support.server import Server
+
+_PLENTY: Final = 1_000_000
+# No generation is given up: that one of them ended is then never the run's own doing.
+CRASHES_MAX: Final = 1_000
+
+Pace = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """The parts, and the evidence that gathers."""
+
+    server: Server
+    provider: Provider
+    settings: Settings
+    environment: dict[str, str]
+    redis: Redis
+    brood: Brood
+    evidence: Evidence
+
+    @property
+    def root(self) -> str:
+        """The root of the one partition."""
+        return keys.partition_root(self.settings.redis, 0)
+
+    def told(self) -> str:
+        """Return what the workers have logged."""
+        return self.brood.log.read_text()
+
+
+class Upstream:
+    """What the scripted upstream answers: the question, and `words` numbered words at a pace."""
+
+    def __init__(self, evidence: Evidence, seed: int, words: tuple[int, int], pace: Pace) -> None:
+        self._evidence = evidence
+        self._chance = random.Random(seed)
+        self._words = words
+        self._pace = pace
+
+    def answer(self, request: Request) -> Answer:
+        """Note what was asked and return the answer to it."""
+        said = [str(each["content"]) for each in request.messages if each["role"] == "user"]
+        asking = self._evidence.ask(said, self._chance.randint(*self._words))
+        return Answer(text=asking.answer, gap_seconds=self._chance.uniform(*self._pace))
+
+
+def settings_of(redis: RedisSettings, upstream: str, worker: WorkerSettings) -> Settings:
+    """Return settings that refuse nobody, with one model that costs something."""
+    return Settings(
+        redis=redis,
+        api=ApiSettings(reads_per_minute=_PLENTY, waits_per_account=_PLENTY),
+        worker=msgspec.structs.replace(worker, crashes_max=CRASHES_MAX),
+        limits=LimitSettings(enterprise=Tier(submissions_per_minute=_PLENTY)),
+        retention=RetentionSettings(events_seconds=3_600),
+        providers=(ProviderSettings(name="scripted", base_url=upstream),),
+        models=(
+            ModelSettings(
+                identifier="alpha",
+                provider="scripted",
+                upstream="alpha",
+                context_window=32_768,
+                max_output_tokens=512,
+                input_rate=1.0,
+                output_rate=2.0,
+                # The upstream begins at once: what hangs is to be seen soon.
+                first_token_seconds=8.0,
+            ),
+        ),
+    )
+
+
+@asynccontextmanager
+async def standing(
+    worker: WorkerSettings, *, seed: int = 0, words: tuple[int, int], pace: Pace
+) -> AsyncIterator[Scene]:
+    """Start everything but workers and fronts; the end of the block ends it all."""
+    evidence = Evidence()
+    with Server() as server:
+        async with Provider() as provider:
+            provider.keeps_requests = False
+            provider.answer = Upstream(evidence, seed, words, pace).answer
+            settings = settings_of(RedisSettings(url=server.url), provider.url, worker)
+            environment = processes.environment(settings, server.folder)
+            environment["POLLUX_LOG__LEVEL"] = "warning"
+            redis = Redis(settings.redis)
+            try:
+                await library.load(redis)
+                async with Brood(environment, server.folder / "workers") as brood:
+                    yield Scene(
+                        server=server,
+                        provider=provider,
+                        settings=settings,
+                        environment=environment,
+                        redis=redis,
+                        brood=brood,
+                        evidence=evidence,
+                    )
+            finally:
+                await redis.close()

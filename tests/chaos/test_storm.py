@@ -1,0 +1,43 @@
+"""Short runs of the storm: kills, stops and deploys while clients talk."""
+
+import pytest
+
+from shared.settings import WorkerSettings
+from tests.chaos import storm
+from tests.chaos.storm import Plan, Report
+
+pytestmark = pytest.mark.timeout(90)
+
+# Leases that lapse sooner than in production, so that a short run sees many of them.
+_WORKER = WorkerSettings(
+    lease_seconds=0.8, beat_seconds=0.2, reap_seconds=0.1, grace_seconds=0.1, concurrency=8
+)
+
+
+def _nothing_broke(report: Report) -> None:
+    assert (report.findings, report.unfinished, report.exits) == ([], [], [])
+    assert report.hung == 0
+    assert set(report.stages) <= {"completed", "cancelled"}
+    assert sum(report.stages.values()) == report.sent
+
+
+async def test_killed_and_stopped_workers_lose_nothing_and_show_nothing_stale() -> None:
+    plan = Plan(kills=6, stops=2, generations=70, workers=4, clients=30, worker=_WORKER)
+    report = await storm.run(plan)
+    _nothing_broke(report)
+    assert report.thrown == {"kill": 6, "stop": 2, "deploy": 0}
+    assert 0 < len(report.recovered_ms) <= report.wasted
+
+
+async def test_deploys_fail_nothing_and_consume_no_attempt() -> None:
+    plan = Plan(deploys=5, generations=50, workers=3, clients=30, worker=_WORKER)
+    report = await storm.run(plan)
+    _nothing_broke(report)
+    assert report.consumed == 0
+
+
+async def test_a_fault_in_the_workers_is_named_by_what_it_breaks() -> None:
+    report = await storm.run(
+        Plan(fault="settlement booked twice", generations=5, workers=1, clients=3, worker=_WORKER)
+    )
+    assert "I3" in {finding.invariant for finding in report.findings}
