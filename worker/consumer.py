@@ -213,14 +213,21 @@ class PolluxWorker(Worker):
             # The next look begins with the next: a busy partition must not hide the others.
             partition = self._partition
             self._partition = (partition + 1) % self.settings.redis.partitions
-            claimed = count = min(free, _CLAIM_MAX)
-            while count and claimed == count:
-                claimed = await self._claim(partition, count)
-                free -= claimed
-                count = min(free, _CLAIM_MAX)
-            if not free:
+            free -= await self._claim_all(partition, free)
+            if free <= 0:
                 return
         await self._wait_for_bell()
+
+    async def _claim_all(self, partition: int, free: int) -> int:
+        """Claim piece by piece until there is no room, or no more to claim; return how many."""
+        total = 0
+        while total < free:
+            count = min(free - total, _CLAIM_MAX)
+            claimed = await self._claim(partition, count)
+            total += claimed
+            if claimed < count:
+                break
+        return total
 
     async def _claim(self, partition: int, count: int) -> int:
         """Claim and start up to `count` generations; fewer means that the partition has no more."""

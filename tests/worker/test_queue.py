@@ -8,8 +8,10 @@ import pytest
 from shared.wire.submission import Lane
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
+from tests.support.waiting import until
 from tests.worker.crew import working
 from tests.worker.front import Front, Ticket
+from worker.consumer import PolluxWorker
 
 _MANY: Final = 1_000
 
@@ -33,6 +35,28 @@ async def _submit(
 async def _all_end(front: Front, tickets: list[Ticket]) -> None:
     for ticket in tickets:
         assert (await front.end(ticket)).stage == "completed"
+
+
+async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_bell(
+    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.change("worker", concurrency=40)
+    gate, waits = asyncio.Event(), []
+    provider.answer = lambda _: Answer(text="Two", gate=gate)
+    for _ in range(45):
+        await front.submit(rings=False)
+    hear = PolluxWorker._wait_for_bell
+
+    async def wait_for_bell(worker: PolluxWorker) -> None:
+        waits.append(len(worker._running))
+        await hear(worker)
+
+    monkeypatch.setattr(PolluxWorker, "_wait_for_bell", wait_for_bell)
+    async with working(system):
+        await until(lambda: len(provider.requests) == 40)
+        assert waits == []
+        gate.set()
+        await until(lambda: len(provider.requests) == 45)
 
 
 @pytest.mark.each_once
