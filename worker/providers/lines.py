@@ -28,8 +28,19 @@ class Lines(httpx.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a line that is free, or on a new one; it is free again once closed."""
-        line = self._idle.pop() if self._idle else self._new()
+        """Send a request on a line that is free, or on a new one; it is free again once closed.
+
+        An idle line may be closed by the upstream in the very moment in which it is taken: what
+        fails there before its answer has begun is asked once more, on a new one.
+        """
+        if self._idle:
+            try:
+                return await self._ask(self._idle.pop(), request)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                pass
+        return await self._ask(self._new(), request)
+
+    async def _ask(self, line: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
         try:
             response = await line.handle_async_request(request)
         except BaseException:

@@ -69,6 +69,19 @@ async def test_line_that_the_upstream_closed_meanwhile_is_opened_anew(call: Call
     assert call.upstream.connections == 3
 
 
+async def test_line_that_the_upstream_closes_as_it_is_taken_is_replaced(call: Call) -> None:
+    assert (await call(chunked(call.dialect.answer("Two")))).text == "Two"
+    asked: list[Line] = []
+
+    async def close_the_first(line: Line) -> None:
+        asked.append(line)
+        if len(asked) > 1:
+            await chunked(call.dialect.answer("bears"))(line)
+
+    assert (await call(close_the_first)).text == "bears"
+    assert (len(asked), call.upstream.connections) == (2, 2)
+
+
 async def test_no_line_is_left_open_behind(upstream: Upstream, call: Call) -> None:
     await _at_once(call, 4)
     await call.provider.close()
