@@ -9,7 +9,7 @@ import msgspec
 
 from shared.errors import Failure
 from shared.lifecycle import State
-from shared.wire.routing import KeptRouting
+from shared.wire.routing import KeptRouting, Routing
 
 
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,14 +48,15 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer, or as much of it as there was when it ended; `created` is in ms.
 
-    `model` is the one that was named; without it, `routing` tells which one answered.
+    `model` is the one that was named; without it, `routing` tells which one answered: as it is kept
+    now, or whole, as it was kept before.
     """
 
     status: State
     content: str
     created: int
     model: ModelSnapshot | None = None
-    routing: KeptRouting | None = None
+    routing: KeptRouting | Routing | None = None
     usage: Usage | None = None
     failure: Failure | None = None
 

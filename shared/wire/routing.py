@@ -4,7 +4,7 @@ DESIGN. Every answer keeps its decision, so it is kept small: by position, and w
 which can be told again.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -31,7 +31,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     candidates: tuple[Candidate, ...] = ()
 
 
-class KeptRouting(msgspec.Struct, frozen=True, array_like=True):
+class KeptRouting(NamedTuple):
     """A decision as an answer's record keeps it: of a candidate, the values in their order."""
 
     policy: Policy

@@ -19,6 +19,7 @@ from shared.settings import LimitSettings, ModelSettings, Settings
 from shared.stores.sessions import Session, Turn
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage
+from shared.wire.routing import KeptRouting
 from shared.wire.submission import AUTO
 
 _MICROCREDITS: Final = 1_000_000
@@ -131,7 +132,8 @@ def _result(generation: Generation) -> wire.Result:
 def _routing(assistant: AssistantMessage | None) -> wire.Routing | None:
     if assistant is None or assistant.routing is None:
         return None
-    routing = assistant.routing.told()
+    kept = assistant.routing
+    routing = kept.told() if isinstance(kept, KeptRouting) else kept
     return wire.Routing(
         policy=routing.policy,
         chosen=routing.chosen,
