@@ -12,7 +12,7 @@ import msgspec
 
 from api.guards.identify import Caller
 from api.state import State
-from shared import ids, queue
+from shared import ids
 from shared.clock import iso
 from shared.errors import Code, RefusedError, RequestError
 from shared.redis import functions, keys
@@ -71,7 +71,7 @@ class Receipt(NamedTuple):
 async def accept(
     state: State, caller: Caller, intent: Intent, idempotency: Idempotency | None, request_id: str
 ) -> Receipt:
-    """Take a message in and wake a worker.
+    """Take a message in, which wakes a worker.
 
     Raises:
         RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, CONTEXT_TOO_LONG, SESSION_NOT_FOUND,
@@ -93,7 +93,6 @@ async def accept(
     result = await functions.accept(state.redis, caller.root, ask, submissions.encode(submission))
     match result:
         case Accepted():
-            queue.ring(state.redis, state.settings.redis, caller.account.partition)
             state.read_limits.note_unfinished(caller.account.id, result.unfinished)
             logs.logger().info(
                 "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
@@ -102,8 +101,6 @@ async def accept(
         case Replayed(generation, session):
             # Our own repetition of a call whose reply was lost is no replay to the caller.
             is_ours = generation == ask.generation
-            if is_ours:
-                queue.ring(state.redis, state.settings.redis, caller.account.partition)
             return Receipt(generation, session, 0 if is_ours else None, None)
         case NotAccepted():
             raise _refusal(ask, result)

@@ -88,7 +88,7 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 16
     lease_seconds: Seconds = 2.0
     beat_seconds: Seconds = 0.5
-    reap_seconds: Seconds = 0.06
+    reap_seconds: Seconds = 0.08
     grace_seconds: Seconds = 20.0
     flush_seconds: Seconds = 0.03
     crashes_max: Positive = 3

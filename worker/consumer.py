@@ -23,7 +23,7 @@ from shared.clock import Clock
 from shared.errors import PolluxError, UnavailableError
 from shared.redis import functions, keys, library, server
 from shared.redis.client import Redis, Reply
-from shared.redis.functions import Claimed, Stop
+from shared.redis.functions import Batch, ClaimAsk, Claimed, Stop
 from shared.settings import Settings
 from shared.stores import fleet
 from shared.telemetry import logs
@@ -45,9 +45,9 @@ _HEALTH_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-async def generate(ctx: dict[str, Any], _id: str) -> bool:
+async def generate(ctx: dict[str, Any], _id: str) -> None:
     """Make one attempt at a generation: the function that arq's hooks and `ctx` surround."""
-    return await pipeline.run(ctx["tools"], ctx["claimed"], ctx["brake"])
+    await pipeline.run(ctx["tools"], ctx["claimed"], ctx["brake"])
 
 
 async def trim_libraries(ctx: dict[str, Any]) -> None:
@@ -94,7 +94,8 @@ class PolluxWorker(Worker):
         self._is_reported = False
         self._fleet_size = 1
         self._is_missing = False
-        self._ring: asyncio.Task[int | None] | None = None
+        # Nobody has looked yet.
+        self._is_more = True
         self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
 
     # -- the process -------------------------------------------------------------------------------
@@ -136,13 +137,14 @@ class PolluxWorker(Worker):
         """Stop claiming, as on SIGTERM. A claim under way is waited for: it may bring work."""
         self._draining.set()
         self._room.set()
+        if self._bell.id is not None:
+            self.redis.send("CLIENT", "UNBLOCK", self._bell.id)
 
     @override
     async def close(self) -> None:
         """Let go of everything; what was under way is left to leases and to chores' own retries."""
         await self._hook(self.on_shutdown, self.ctx)
         under_way = [*self._attempts, *self.tasks.values()]
-        under_way += [self._ring] if self._ring is not None else []
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
@@ -201,38 +203,57 @@ class PolluxWorker(Worker):
     # -- generations -------------------------------------------------------------------------------
 
     async def _take_work(self) -> None:
-        """Claim as much as there is room for; with nothing to claim, wait for the bell."""
-        # From here on, so that no turn that becomes ready behind the look is missed.
+        """Claim as much as there is room for; with nothing to claim, wait for a bell."""
         self._room.clear()
         free = self.settings.worker.concurrency - len(self._running)
-        if free <= 0:
-            if not self._draining.is_set():
-                await self._room.wait()
+        if self._draining.is_set():
             return
+        if free <= 0:
+            await self._room.wait()
+        elif self._is_more:
+            self._is_more = await self._claim_from_all(free)
+        else:
+            self._is_more = await self._wait_for_bell()
+
+    async def _claim_from_all(self, free: int) -> bool:
+        """Claim from every partition while there is room; return whether more may be ready."""
+        is_more = False
         for _ in range(self.settings.redis.partitions):
             # The next look begins with the next: a busy partition must not hide the others.
             partition = self._partition
             self._partition = (partition + 1) % self.settings.redis.partitions
-            free -= await self._claim_all(partition, free)
+            batch = await functions.claim(
+                self.redis, self._root_of(partition), self._claim_ask(min(free, _CLAIM_MAX))
+            )
+            self._start(batch)
+            is_more = is_more or batch.is_more
+            free -= len(batch.claimed)
             if free <= 0:
-                return
-        await self._wait_for_bell()
+                return True
+        return is_more
 
-    async def _claim_all(self, partition: int, free: int) -> int:
-        """Claim piece by piece until there is no room, or no more to claim; return how many."""
-        total = 0
-        while total < free:
-            count = min(free - total, _CLAIM_MAX)
-            claimed = await self._claim(partition, count)
-            total += claimed
-            if claimed < count:
-                break
-        return total
+    async def _wait_for_bell(self) -> bool:
+        """Sleep until a bell rings or a second passes; return whether to look for more.
 
-    async def _claim(self, partition: int, count: int) -> int:
-        """Claim and start up to `count` generations; fewer means that the partition has no more."""
-        root = keys.partition_root(self.settings.redis, partition)
-        ask = functions.ClaimAsk(
+        A ring wakes one worker for one generation. With one partition it is claimed on the spot, in
+        the round trip that was waited for. A worker that is stopped while it sleeps is handed one
+        at most, and before its leases lapse: none of what they then set free.
+        """
+        patience_seconds = min(_IDLE_SECONDS, self.settings.worker.lease_seconds / 2)
+        if self.settings.redis.partitions > 1:
+            await functions.wait_for_bells(self._bell, self.settings.redis, patience_seconds)
+            return True
+        batch = await functions.claim_at_bell(
+            self._bell, self._root_of(0), self._claim_ask(1), patience_seconds
+        )
+        self._start(batch)
+        return batch.is_more
+
+    def _root_of(self, partition: int) -> str:
+        return keys.partition_root(self.settings.redis, partition)
+
+    def _claim_ask(self, count: int) -> ClaimAsk:
+        return ClaimAsk(
             worker=self.id,
             wire=WIRE,
             count=count,
@@ -240,38 +261,14 @@ class PolluxWorker(Worker):
             lanes=functions.LANES,
             keep=functions.Keep.of(self.settings.retention),
         )
-        claimed = await functions.claim(self.redis, root, ask)
-        for generation in claimed:
-            self._start(generation)
-        return len(claimed)
 
-    async def _wait_for_bell(self) -> None:
-        """Sleep until the bell rings, a second passes, or a settlement here made a turn ready.
-
-        The bell's task outlives a wait that ends early: Redis must not hand a ring to a caller that
-        has gone.
-        """
-        if self._ring is None:
-            self._ring = asyncio.create_task(
-                queue.hear(self._bell, self.settings.redis, _IDLE_SECONDS)
-            )
-        if self._draining.is_set() or self._room.is_set():
-            return
-        room = asyncio.create_task(self._room.wait())
-        await asyncio.wait((self._ring, room), return_when=asyncio.FIRST_COMPLETED)
-        room.cancel()
-        if self._ring.done():
-            ring, self._ring = self._ring, None
-            partition = ring.result()
-            if partition is not None:
-                self._partition = partition % self.settings.redis.partitions
-
-    def _start(self, claimed: Claimed) -> None:
-        brake = Brake()
-        task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed, brake))
-        self._running[claimed.account, claimed.id, claimed.attempt] = (claimed, brake)
-        self._attempts.add(task)
-        task.add_done_callback(self._attempts.discard)
+    def _start(self, batch: Batch) -> None:
+        for claimed in batch.claimed:
+            brake = Brake()
+            task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed, brake))
+            self._running[claimed.account, claimed.id, claimed.attempt] = (claimed, brake)
+            self._attempts.add(task)
+            task.add_done_callback(self._attempts.discard)
 
     async def _attempt(self, claimed: Claimed, brake: Brake) -> None:
         """Run one attempt between arq's hooks; nothing that goes wrong here leaves this method."""
@@ -285,17 +282,14 @@ class PolluxWorker(Worker):
         with logs.bound(generation=claimed.id, account=claimed.account, attempt=claimed.attempt):
             try:
                 await self._hook(self.on_job_start, ctx)
-                moved = await self.functions["generate"].coroutine(ctx, claimed.id)
+                await self.functions["generate"].coroutine(ctx, claimed.id)
                 await self._hook(self.on_job_end, ctx)
                 self.jobs_complete += 1
             except Exception:
                 logs.logger().exception("an attempt could not be settled; its lease will lapse")
                 self.jobs_failed += 1
-                moved = False
             finally:
-                was_full = len(self._running) >= self.settings.worker.concurrency
                 del self._running[claimed.account, claimed.id, claimed.attempt]
-            if moved or was_full:
                 self._room.set()
             await self._hook(self.after_job_end, ctx)
 
@@ -323,15 +317,13 @@ class PolluxWorker(Worker):
             found[1].pull(stop.why)
 
     async def _reap(self) -> None:
-        """Put right what time has overtaken, in every partition, and ring for what became ready."""
+        """Put right what time has overtaken, in every partition."""
         ask, self._is_missing = functions.ReapAsk.of(self.settings), False
         for partition in range(self.settings.redis.partitions):
             root = keys.partition_root(self.settings.redis, partition)
             reaped = await functions.reap(self.redis, root, ask)
             for account, generation, what in reaped.done:
                 logs.logger().warning("reaped", account=account, generation=generation, what=what)
-            if reaped.ready:
-                queue.ring(self.redis, self.settings.redis, partition)
             self._is_missing = self._is_missing or bool(reaped.missed)
             for worker in reaped.dead:
                 await fleet.leave(self.redis, self.settings.redis, worker)

@@ -27,8 +27,8 @@ STEPS: Final[tuple[Step, ...]] = (read, recall, choose, generate)
 _AGAIN_SECONDS: Final = 1.0
 
 
-async def run(tools: Tools, claimed: Claimed, brake: Brake) -> bool:
-    """Make one attempt at a generation and settle it; return whether a next turn became ready."""
+async def run(tools: Tools, claimed: Claimed, brake: Brake) -> None:
+    """Make one attempt at a generation and settle it."""
     attempt = _begin(tools, claimed, brake)
     outcome: Outcome
     try:
@@ -45,7 +45,7 @@ async def run(tools: Tools, claimed: Claimed, brake: Brake) -> bool:
         logs.logger().exception("a step failed")
         outcome = Failed(INTERNAL)
     brake.take_off()
-    return await settle(attempt, outcome)
+    await settle(attempt, outcome)
 
 
 async def _steps(attempt: Run) -> Outcome:

@@ -71,6 +71,7 @@ class _Line(asyncio.Protocol):
         self._heard_at = self._loop.time()
         self._transport: asyncio.Transport | None = None
         self.alive = False
+        self.id: int | None = None
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -210,6 +211,14 @@ class Redis:
         except _LostError:
             raise UnavailableError("The connection to Redis was lost twice.") from None
 
+    async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Reply]:
+        """Send commands in one write and return their replies; nothing is sent a second time."""
+        line = self._line if self._line is not None and self._line.alive else await self._open()
+        try:
+            return await asyncio.gather(*(line.ask(command) for command in commands))
+        except _LostError:
+            raise UnavailableError("The connection to Redis was lost.") from None
+
     def send(self, *command: Argument) -> None:
         """Send a command whose reply nobody needs; it is dropped when there is no connection."""
         if self._line is not None and self._line.alive:
@@ -219,6 +228,11 @@ class Redis:
         """Send SUBSCRIBE or UNSUBSCRIBE; without a line, `on_ready` must say it again."""
         if self._line is not None and self._line.alive:
             self._line.tell((verb, channel), answered=False)
+
+    @property
+    def id(self) -> int | None:
+        """The server's own number for this connection, by which another can wake it."""
+        return self._line.id if self._line is not None and self._line.alive else None
 
     async def connect(self) -> None:
         """Open the line now, to fail early."""
@@ -329,7 +343,8 @@ async def _greet(line: _Line, options: dict[str, Any]) -> None:
     if options.get("password"):
         hello += ["AUTH", options.get("username") or "default", options["password"]]
     try:
-        await line.ask((*hello, "SETNAME", "pollux"))
+        greeting = await line.ask((*hello, "SETNAME", "pollux"))
+        line.id = greeting[b"id"]
         if options.get("db"):
             await line.ask(("SELECT", int(options["db"])))
     except StoreError as error:

@@ -4,16 +4,16 @@ Owns the translation between typed values and the words of `functions/*.lua`, wh
 is atomic and why. A test holds the names and fields of both sides equal.
 """
 
-from typing import Final, Literal, Self
+from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
 
 from shared.errors import StoreError
 from shared.lifecycle import Stage
 from shared.redis import keys
-from shared.redis.client import Connection, Reply
-from shared.redis.library import invoke
-from shared.settings import RetentionSettings, Settings
+from shared.redis.client import Connection, FunctionMissingError, Redis, Reply
+from shared.redis.library import command, invoke, load
+from shared.settings import RedisSettings, RetentionSettings, Settings
 from shared.wire.submission import Lane, OnConflict
 
 LANES: tuple[Lane, ...] = ("interactive", "batch")
@@ -159,10 +159,41 @@ class Claimed(msgspec.Struct, frozen=True):
     system_prompt: str | None
 
 
-async def claim(redis: Connection, root: str, ask: ClaimAsk) -> list[Claimed]:
-    """Take up to `count` ready generations; an empty list when there are none."""
-    reply: list[Reply] = await invoke(redis, "claim", root, ask)
-    return [_claimed(root, int(reply[0]), entry) for entry in reply[1:]]
+class Batch(NamedTuple):
+    """What a claim brought; `is_more` tells that more may be ready than was asked for."""
+
+    claimed: list[Claimed]
+    is_more: bool
+
+
+async def claim(redis: Connection, root: str, ask: ClaimAsk) -> Batch:
+    """Take up to `count` ready generations, none if there are none."""
+    return _batch(root, await invoke(redis, "claim", root, ask))
+
+
+async def claim_at_bell(redis: Redis, root: str, ask: ClaimAsk, patience_seconds: float) -> Batch:
+    """Wait for the partition's bell, at most so long, and claim in the same round trip.
+
+    The connection is the waiter's own: what others ask on it waits, too.
+    """
+    bell = ("BLPOP", keys.BELL(root), patience_seconds)
+    try:
+        _, reply = await redis.pipeline(bell, command("claim", root, ask))
+    except FunctionMissingError:
+        await load(redis)
+        return await claim(redis, root, ask)
+    return _batch(root, reply)
+
+
+async def wait_for_bells(redis: Redis, settings: RedisSettings, patience_seconds: float) -> None:
+    """Wait for the bell of any partition, at most so long; the connection is the waiter's own."""
+    roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
+    await redis.call("BLPOP", *map(keys.BELL, roots), patience_seconds, repeat=False)
+
+
+def _batch(root: str, reply: list[Reply]) -> Batch:
+    now_ms, is_more, *entries = reply
+    return Batch([_claimed(root, now_ms, entry) for entry in entries], bool(is_more))
 
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
@@ -254,18 +285,17 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """It has ended; `moved` tells that the session's next turn became ready."""
+    """It has ended, and so many microcredits were captured."""
 
     captured: int
-    moved: bool
 
 
 async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes) -> Settled | None:
     """End a generation with the assistant's message; None when the token is not current."""
     reply: list[Reply] = await invoke(redis, "settle", root, ask, blob=assistant)
     match [_text(reply[0]), *reply[1:]]:
-        case ["settled", captured, moved]:
-            return Settled(int(captured), bool(moved))
+        case ["settled", captured]:
+            return Settled(int(captured))
         case ["refused"]:
             return None
         case _:
@@ -307,7 +337,6 @@ class Cancelled(msgspec.Struct, frozen=True):
     """What a cancel did: `refunded` microcredits, or None while a worker is asked to stop."""
 
     refunded: int | None
-    moved: bool = False
 
 
 class AlreadyEnded(msgspec.Struct, frozen=True):
@@ -326,8 +355,8 @@ async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | Al
             return AlreadyEnded(msgspec.convert(_text(stage), Stage))
         case ["pending"]:
             return Cancelled(None)
-        case ["cancelled", refunded, moved]:
-            return Cancelled(int(refunded), bool(moved))
+        case ["cancelled", refunded]:
+            return Cancelled(int(refunded))
         case _:
             raise StoreError(f"cancel answered {reply!r}")
 
@@ -362,13 +391,12 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
 
 
 class Reaped(msgspec.Struct, frozen=True):
-    """What a reap did: `ready` generations wait again; `done` lists (account, id, what).
+    """What a reap did: `done` lists (account, id, what).
 
     `dead` are the workers that were found to be gone; `missed` counts those of whom it will be
     known after `absent_ms`.
     """
 
-    ready: int
     done: list[tuple[str, str, str]]
     dead: list[str]
     missed: int
@@ -376,9 +404,8 @@ class Reaped(msgspec.Struct, frozen=True):
 
 async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
     """Put right what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
-    ready, done, dead, missed = await invoke(redis, "reap", root, ask)
+    done, dead, missed = await invoke(redis, "reap", root, ask)
     return Reaped(
-        ready,
         [(_text(account), _text(id_), _text(what)) for account, id_, what in done],
         [_text(worker) for worker in dead],
         missed,

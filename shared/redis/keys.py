@@ -94,6 +94,7 @@ LEASES: Final = Key("leases", holds="zset: running generations by lease end", en
 HOLDERS: Final = Key(
     "holders", holds="zset: workers that claimed, by when they fell silent", end="permanent"
 )
+BELL: Final = Key("bell", holds="list: a ring for what became ready", end="deleted")
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
 PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
@@ -106,7 +107,6 @@ WORKERS: Final = Key("reports", holds="hash: what each live worker reports", end
 PULSES: Final = Key("pulses", holds="zset: worker to when it last reported", end="permanent")
 SERVED: Final = Key("models", holds="set: models that a worker has served", end="permanent")
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
-BELL: Final = Key("bell", holds="list: partitions with new work", end="permanent")
 CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
 CHORES_HEALTH: Final = Key("chores:health-check", holds="arq's own word on its queue", end="ttl")
 CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")

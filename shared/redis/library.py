@@ -74,7 +74,7 @@ def render() -> tuple[str, str]:
 _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books sessions
-    unfinished submissions ready lane clocks leases holders deadlines deferred pace
+    unfinished submissions ready lane clocks bell leases holders deadlines deferred pace
     api_key account workers pulses served
     """.split()
 )
@@ -119,14 +119,21 @@ async def invoke(
     beside the map. `effect` says what a second call would do, should the first one's reply be lost:
     nothing more (`repeatable`), the same once more (`once`: it is not repeated), or nothing at all.
     """
-    verb = "FCALL_RO" if effect == "none" else "FCALL"
+    line = command(name, root, ask, blob=blob, effect=effect)
     repeat = effect != "once"
-    command: tuple[Argument, ...] = (verb, f"{NAME}_{name}", 1, root, _encode(ask), blob)
     try:
-        return await redis.call(*command, repeat=repeat)
+        return await redis.call(*line, repeat=repeat)
     except FunctionMissingError:
         await load(redis)
-        return await redis.call(*command, repeat=repeat)
+        return await redis.call(*line, repeat=repeat)
+
+
+def command(
+    name: str, root: str, ask: msgspec.Struct, *, blob: bytes = b"", effect: Effect = "repeatable"
+) -> tuple[Argument, ...]:
+    """Return the words of a function's call, as `invoke` says them."""
+    verb = "FCALL_RO" if effect == "none" else "FCALL"
+    return (verb, f"{NAME}_{name}", 1, root, _encode(ask), blob)
 
 
 _encode = msgspec.msgpack.Encoder().encode

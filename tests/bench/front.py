@@ -128,7 +128,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
         for _ in range(_GENERATIONS):
             await customer.ask(_MESSAGE)
     keep = Keep.of(system.settings.retention)
-    claimed = await functions.claim(
+    claimed, _ = await functions.claim(
         system.redis,
         root,
         functions.ClaimAsk(

@@ -97,7 +97,6 @@ async def _connect(settings: Settings, account: str) -> AsyncIterator[contract.E
 
     async def enqueue() -> None:
         await stand.accept(desk, account)
-        stand.ring(desk)
 
     yield enqueue
     await redis.close()

@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from shared import queue
 from shared.clock import SystemClock
 from shared.redis import keys, library
 from shared.redis.client import Redis
@@ -132,11 +131,6 @@ async def accept(desk: Desk, account: str) -> None:
         unfinished_max=_PLENTY,
         total_max=_PLENTY,
     )
-
-
-def ring(desk: Desk) -> None:
-    """Tell an idle worker, as the front does after it has accepted."""
-    queue.ring(desk.redis, desk.settings, 0)
 
 
 def _settings(server: Server, concurrency: int, *, is_durable: bool) -> Settings:

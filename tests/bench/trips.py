@@ -2,7 +2,7 @@
 
 Counted twice. At load by the server itself, as reads of its sockets a POST: what a front sends
 together is read together. At 20 POSTs a second by a tap before the server, write by write and by
-name, for the front and for a worker apart. The bell, a write that nobody waits for, is told beside.
+name, for the front and for a worker apart.
 """
 
 import asyncio
@@ -28,7 +28,6 @@ LOAD_SECONDS: Final = 5.0
 _A_SECOND: Final = 20
 _CONNECTIONS: Final = 32
 _AIM: Final = 1.05
-_BELL: Final = {"LPUSH", "LTRIM"}
 # What a worker sends for the sake of generations; the rest keeps it alive, busy or not.
 _WORK: Final = {"claim", "HGET", "HGETALL", "HMGET", "append", "settle", "release"}
 _MESSAGE: Final = "How often does this go to Redis and back?"
@@ -103,12 +102,11 @@ async def drained(system: Rig, seconds: float = 600.0) -> None:
 
 
 def _front_figure(writes: list[tuple[str, ...]], posts: int) -> Figure:
-    waited_for = [write for write in writes if not set(write) <= _BELL]
-    trips = len(waited_for) / posts
+    trips = len(writes) / posts
     return Figure(
         f"trips a POST, at {_A_SECOND} a second",
-        f"{trips:.2f} ({_by_name(waited_for, posts)})",
-        f"bell {(len(writes) - len(waited_for)) / posts:.2f}",
+        f"{trips:.2f} ({_by_name(writes, posts)})",
+        "",
         f"<= {_AIM}",
         trips <= _AIM,
     )
@@ -142,7 +140,7 @@ async def _at_load(system: Rig, seconds: float) -> list[Figure]:
     trips = reads / hits.good
     return [
         Figure(
-            f"trips a POST, at {hits.per_second:,.0f} a second, the bell with it",
+            f"trips a POST, at {hits.per_second:,.0f} a second",
             f"{trips:.2f}",
             "",
             f"<= {_AIM}",

@@ -177,7 +177,6 @@ async def _while(place: Stand, monitor: Monitor, generations: int, seconds: floa
     for number in range(generations):
         await clock.sleep(max(0.0, began + number * seconds / generations - clock.monotonic()))
         await place.accept()
-        stand.ring(place.desk)
     await clock.sleep(max(0.0, began + seconds - clock.monotonic()))
     counts = await monitor.taken()
     await place.drained()

@@ -95,7 +95,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "reap",
         "I1",
         after=(
-            "for _, done in ipairs(answer[2]) do\n"
+            "for _, done in ipairs(answer[1]) do\n"
             "local record = load(root, done[1], done[2])\n"
             "unready(root, done[1], done[2], record.lane)\nend"
         ),

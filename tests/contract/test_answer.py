@@ -94,7 +94,7 @@ async def test_repeated_settle_finds_it_done(desk: Desk) -> None:
     claimed = await desk.claim_one()
     await desk.append(claimed, 1, "Hi")
     answers = [await desk.settle(claimed, seq=2, cost=10) for _ in range(3)]
-    assert answers == [Settled(10, moved=True), Settled(10, moved=False), Settled(10, moved=False)]
+    assert answers == [Settled(10), Settled(10), Settled(10)]
     assert await desk.settle(claimed, seq=3, cost=10) is None
     assert (await desk.books()).settled == 10
     assert (await desk.claim_one()).id == following.id

@@ -3,11 +3,11 @@
 import asyncio
 from collections import Counter
 
-from shared.redis import keys
+from shared.redis import functions, keys
 from shared.redis.functions import Claimed
 from shared.wire import submission
 from shared.wire.message import decode_user
-from tests.support.desk import Desk
+from tests.support.desk import KEEP, Desk, Ticket
 from tests.support.waiting import until
 
 LEASE_MS = 30_000
@@ -145,11 +145,11 @@ async def test_deferred_work_waits_for_its_time(desk: Desk) -> None:
     ticket = await desk.submit()
     assert await desk.release(await desk.claim_one(), delay_ms=60_000) == "released"
     assert await desk.stage(ticket) == "retrying"
-    assert (await desk.reap()).ready == 0
+    await desk.reap()
     assert await desk.claim() == []
     where = keys.DEFERRED(desk.root)
     await desk.redis.call("ZADD", where, "XX", 1, f"ann:{ticket.id}")
-    assert (await desk.reap()).ready == 1
+    await desk.reap()
     again = await desk.claim_one()
     assert (again.id, again.attempt, again.retries) == (ticket.id, 2, 1)
 
@@ -158,11 +158,12 @@ async def test_short_deferral_comes_back_by_the_clock_of_redis(desk: Desk) -> No
     await desk.submit()
     await desk.release(await desk.claim_one(), delay_ms=5)
 
-    async def is_back() -> bool:
-        return (await desk.reap()).ready == 1
+    async def back() -> list[Claimed]:
+        await desk.reap()
+        return await desk.claim()
 
-    await until(is_back)
-    assert (await desk.claim_one()).attempt == 2
+    [again] = await until(back)
+    assert again.attempt == 2
 
 
 async def test_draining_costs_no_crash(desk: Desk) -> None:
@@ -195,3 +196,78 @@ async def test_expired_in_the_queue_is_ended_not_claimed(desk: Desk) -> None:
     following = await desk.submit("ann", late.session)
     assert [one.id for one in await desk.claim(1)] == [following.id]
     assert await desk.stage(late) == "failed"
+
+
+async def _rings(desk: Desk) -> int:
+    return int(await desk.redis.call("LLEN", keys.BELL(desk.root)))
+
+
+async def test_bell_rings_once_for_each_that_becomes_ready(desk: Desk) -> None:
+    first = await desk.submit()
+    await desk.submit("ann", first.session)
+    assert await _rings(desk) == 1
+    await desk.submit("bob")
+    assert await _rings(desk) == 2
+
+
+async def test_claim_that_leaves_nothing_ready_silences_the_bell(desk: Desk) -> None:
+    for _ in range(3):
+        await desk.submit()
+    await desk.claim(2)
+    assert await _rings(desk) == 3
+    await desk.claim(1)
+    assert await _rings(desk) == 0
+
+
+async def test_bell_is_rung_for_newer_submissions_until_who_can_read_them_comes(
+    desk: Desk,
+) -> None:
+    await desk.submit(wire=2)
+    assert await desk.claim(wire=1) == []
+    assert await _rings(desk) == 1
+    assert len(await desk.claim(wire=2)) == 1
+    assert await _rings(desk) == 0
+
+
+async def test_every_way_to_become_ready_rings(desk: Desk) -> None:
+    first = await desk.submit()
+    for _ in range(2):
+        await desk.submit("ann", first.session)
+    head = await desk.claim_one()
+    await desk.complete(head)
+    assert await _rings(desk) == 1
+    second = await desk.claim_one()
+    await desk.release(second)
+    assert await _rings(desk) == 1
+    await desk.claim_one(lease_ms=0)
+    await desk.reap()
+    assert await _rings(desk) == 1
+    again = await desk.claim_one()
+    assert again.id == second.id
+    await desk.release(again, delay_ms=60_000)
+    assert await _rings(desk) == 0
+    await desk.redis.call("ZADD", keys.DEFERRED(desk.root), "XX", 1, f"ann:{second.id}")
+    await desk.reap()
+    assert await _rings(desk) == 1
+    await desk.cancel(Ticket("ann", first.session, second.id))
+    assert await _rings(desk) == 2
+
+
+async def test_a_bell_that_nobody_hears_stays_short(desk: Desk) -> None:
+    for _ in range(140):
+        await desk.submit()
+    assert await _rings(desk) == 128
+
+
+async def test_claim_tells_whether_to_look_again(desk: Desk) -> None:
+    ask = functions.ClaimAsk(
+        worker="w", wire=1, count=2, lease_ms=60_000, lanes=functions.LANES, keep=KEEP
+    )
+    for _ in range(5):
+        await desk.submit()
+    looks = [await functions.claim(desk.redis, desk.root, ask) for _ in range(3)]
+    assert [(len(batch.claimed), batch.is_more) for batch in looks] == [
+        (2, True),
+        (2, True),
+        (1, False),
+    ]

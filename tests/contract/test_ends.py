@@ -19,7 +19,7 @@ async def _answer(desk: Desk, ticket: Ticket) -> AssistantMessage:
 async def test_cancel_of_what_waits_ends_it_and_gives_the_hold_back(desk: Desk) -> None:
     await desk.grant(100)
     ticket = await desk.submit(hold=40)
-    assert await desk.cancel(ticket) == Cancelled(40, moved=False)
+    assert await desk.cancel(ticket) == Cancelled(40)
     assert await desk.cancel(ticket) == AlreadyEnded("cancelled")
     assert await desk.claim() == []
     assert (await desk.books()).balance == 100
@@ -46,7 +46,7 @@ async def test_cancel_of_what_runs_asks_the_worker(desk: Desk) -> None:
 async def test_cancel_of_a_waiting_turn_leaves_the_others_in_order(desk: Desk) -> None:
     first = await desk.submit()
     second, third = [await desk.submit("ann", first.session) for _ in range(2)]
-    assert await desk.cancel(second) == Cancelled(0, moved=False)
+    assert await desk.cancel(second) == Cancelled(0)
     await desk.complete(await desk.claim_one())
     assert (await desk.claim_one()).id == third.id
 
@@ -54,14 +54,14 @@ async def test_cancel_of_a_waiting_turn_leaves_the_others_in_order(desk: Desk) -
 async def test_cancel_of_the_head_moves_the_next_turn_up(desk: Desk) -> None:
     first = await desk.submit()
     second = await desk.submit("ann", first.session)
-    assert await desk.cancel(first) == Cancelled(0, moved=True)
+    assert await desk.cancel(first) == Cancelled(0)
     assert (await desk.claim_one()).id == second.id
 
 
 async def test_cancel_of_deferred_work_ends_it(desk: Desk) -> None:
     ticket = await desk.submit()
     await desk.release(await desk.claim_one(), delay_ms=60_000)
-    assert await desk.cancel(ticket) == Cancelled(0, moved=False)
+    assert await desk.cancel(ticket) == Cancelled(0)
     assert await desk.stage(ticket) == "cancelled"
 
 
@@ -79,7 +79,7 @@ async def test_worker_that_died_is_replaced(desk: Desk) -> None:
     dead = await desk.claim_one(lease_ms=0)
     await desk.append(dead, 1, "lost words")
     reaped = await desk.reap()
-    assert (reaped.ready, reaped.done) == (1, [("ann", ticket.id, "crashed")])
+    assert reaped.done == [("ann", ticket.id, "crashed")]
     assert await desk.stage(ticket) == "retrying"
     assert (await desk.claim_one()).attempt == 2
 
@@ -108,7 +108,7 @@ async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse
         found = await desk.reap(absent_ms=50)
         return found if found.done else None
 
-    assert await until(reaped) == Reaped(1, [("ann", ticket.id, "crashed")], ["worker-1"], 0)
+    assert await until(reaped) == Reaped([("ann", ticket.id, "crashed")], ["worker-1"], 0)
     assert (await desk.claim_one(worker="worker-2")).attempt == 2
     assert (await desk.reap(absent_ms=50)).done == []
     assert await desk.stage(other) == "routing"
@@ -162,7 +162,6 @@ async def test_poison_is_buried_after_so_many_crashes_and_refunded(desk: Desk) -
     await desk.append(await desk.claim_one(lease_ms=0), 2, "try 2")
     reaped = await desk.reap(crashes_max=3)
     assert reaped.done == [("ann", ticket.id, "buried")]
-    assert reaped.ready == 1
     answer = await _answer(desk, ticket)
     assert (answer.status, answer.content, answer.failure) == ("failed", "try 2", CRASHED)
     assert (await desk.books()).balance == 100

@@ -114,7 +114,7 @@ async def test_settle_whose_reply_was_lost_charges_once(far_desk: Desk, proxy: P
     claimed = await far_desk.claim_one()
     await far_desk.append(claimed, 1, "Hi")
     proxy.replies_to_lose = 1
-    assert await far_desk.settle(claimed, seq=2, cost=10) == Settled(10, moved=False)
+    assert await far_desk.settle(claimed, seq=2, cost=10) == Settled(10)
     assert (await far_desk.books()).settled == 10
 
 

@@ -140,12 +140,12 @@ class Model:
         """End an attempt."""
         one = self.generations.get(attempt.id)
         if one is not None and one.last == (attempt.token, seq):
-            return Settled(one.captured, moved=False)
+            return Settled(one.captured)
         one = self.holder(attempt)
         if one is None:
             return None
-        moved = self._end(one, stage, cost=cost, at=(attempt.token, seq))
-        return Settled(one.captured, moved=moved)
+        self._end(one, stage, cost=cost, at=(attempt.token, seq))
+        return Settled(one.captured)
 
     def release(self, attempt: Attempt, *, is_deferred: bool) -> str:
         """Hand an attempt back."""
@@ -167,7 +167,8 @@ class Model:
         if one.where == "leased":
             one.is_cancelled = True
             return Cancelled(None)
-        return Cancelled(one.hold, moved=self._end(one, "cancelled"))
+        self._end(one, "cancelled")
+        return Cancelled(one.hold)
 
     def reap(self) -> list[tuple[str, str, str]]:
         """Put right what time has overtaken; return what was done about whom."""

@@ -134,7 +134,7 @@ class Desk:
         ask = functions.ClaimAsk(
             worker=worker, wire=wire, count=count, lease_ms=lease_ms, lanes=lanes, keep=KEEP
         )
-        return await functions.claim(self.redis, self.root, ask)
+        return (await functions.claim(self.redis, self.root, ask)).claimed
 
     async def claim_one(self, *, worker: str = "worker-1", lease_ms: int = LONG_MS) -> Claimed:
         """Take one; nothing ready fails the test."""

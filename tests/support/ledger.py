@@ -25,7 +25,6 @@ _SYSTEM: Final = {
     keys.PULSES,
     keys.SERVED,
     keys.LIBRARIES,
-    keys.BELL,
     keys.CHORES,
     keys.CHORES_HEALTH,
     keys.CHORE_SLOT,

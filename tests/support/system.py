@@ -288,7 +288,7 @@ async def _working(settings: Settings) -> AsyncIterator[PolluxWorker]:
     worker = PolluxWorker(settings, {}, SystemClock())
     running = asyncio.create_task(worker.async_run())
     try:
-        await waiting.until(lambda: worker._ring is not None or running.done(), what="the worker")
+        await waiting.until(lambda: not worker._is_more or running.done(), what="the worker")
         yield worker
     finally:
         worker.begin_drain()

@@ -56,26 +56,26 @@ class Attempts:
         changed = msgspec.structs.replace(self.settings.worker, **fields)
         self.settings = msgspec.structs.replace(self.settings, worker=changed)
 
-    async def run(self, ticket: Ticket) -> bool:
-        """Claim a generation and make one attempt at it; return whether a next turn moved up."""
+    async def run(self, ticket: Ticket) -> None:
+        """Claim a generation and make one attempt at it."""
         claimed = await self._front.claim(ticket)
         self.brake = Brake()
-        return await pipeline.run(self._tools(), claimed, self.brake)
+        await pipeline.run(self._tools(), claimed, self.brake)
 
-    def begin(self, ticket: Ticket) -> "asyncio.Task[bool]":
+    def begin(self, ticket: Ticket) -> "asyncio.Task[None]":
         """Begin an attempt beside the test."""
         return asyncio.create_task(self.run(ticket))
 
-    async def pulled(self, ticket: Ticket, why: StopReason) -> bool:
+    async def pulled(self, ticket: Ticket, why: StopReason) -> None:
         """Make an attempt whose brake was pulled before it began."""
         claimed = await self._front.claim(ticket)
         self.brake = Brake()
         self.brake.pull(why)
-        return await pipeline.run(self._tools(), claimed, self.brake)
+        await pipeline.run(self._tools(), claimed, self.brake)
 
     async def ended(self, message: str = "hello", **wish: Any) -> Generation:  # noqa: ANN401  any wish
         """Submit a message, make one attempt, and return the generation, which must have ended."""
-        ticket = await self._front.submit(message, rings=False, **wish)
+        ticket = await self._front.submit(message, **wish)
         await self.run(ticket)
         found = await self._front.look(ticket)
         assert found.is_final, found.stage

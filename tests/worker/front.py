@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from shared import ids, queue
+from shared import ids
 from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Claimed, GrantAsk, Keep
@@ -56,10 +56,6 @@ class Front:
         """Return the root of the partition in which the account is."""
         return keys.partition_root(self.settings.redis, self.partition_of(account))
 
-    def ring(self, account: str) -> None:
-        """Ring for the account's partition."""
-        queue.ring(self.redis, self.settings.redis, self.partition_of(account))
-
     async def submit(
         self,
         message: str = "hello",
@@ -74,9 +70,8 @@ class Front:
         wire: int = WIRE,
         system_prompt: str | None = None,
         blob: bytes | None = None,
-        rings: bool = True,
     ) -> Ticket:
-        """Accept a message and ring; a session that is not named is a new one."""
+        """Accept a message; a session that is not named is a new one."""
         root = self.root_of(account)
         if account not in self._granted:
             self._granted.add(account)
@@ -107,8 +102,6 @@ class Front:
             self.redis, root, ask, submissions.encode(asked) if blob is None else blob
         )
         assert isinstance(accepted, Accepted), accepted
-        if rings:
-            self.ring(account)
         return ticket
 
     async def claim(self, ticket: Ticket, *, lease_ms: int = 60_000) -> Claimed:
@@ -121,7 +114,7 @@ class Front:
             lanes=functions.LANES,
             keep=Keep.of(self.settings.retention),
         )
-        (claimed,) = await functions.claim(self.redis, ticket.root, ask)
+        [claimed], _ = await functions.claim(self.redis, ticket.root, ask)
         assert claimed.id == ticket.id
         # Nobody listens for this one, and nobody is to miss it.
         await self.redis.call("ZREM", keys.HOLDERS(ticket.root), "nobody")
@@ -173,7 +166,7 @@ class Front:
             channels=self._channels(),
             keep=Keep.of(self.settings.retention),
         )
-        assert (await functions.reap(self.redis, ticket.root, ask)).ready
+        await functions.reap(self.redis, ticket.root, ask)
 
     async def told(self, ticket: Ticket) -> list[Told]:
         """Return the generation's stream as it is."""

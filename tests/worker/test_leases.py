@@ -70,39 +70,6 @@ async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
     assert (ended.stage, ended.attempt) == ("completed", 1)
 
 
-async def test_turn_that_becomes_ready_behind_the_worker_s_look_is_not_missed(
-    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate, looked, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    provider.script.append(Answer(text="Two", gate=gate))
-    async with working(system) as worker:
-        first = await front.submit(rings=False)
-        second = await front.submit(session=first.session, rings=False)
-        await until(lambda: provider.requests)
-        claim, own = worker._claim, front.partition_of("ann")
-        count = system.settings.redis.partitions
-
-        async def claim_and_pause(partition: int, free: int) -> int:
-            claimed = await claim(partition, free)
-            if gate.is_set() or (partition + 1) % count != own:
-                return claimed
-            looked.set()
-            await go_on.wait()
-            return claimed
-
-        monkeypatch.setattr(worker, "_claim", claim_and_pause)
-        front.ring("ann")
-        await looked.wait()
-        gate.set()
-        await until(lambda: not worker._running)
-        go_on.set()
-        ended = await front.end(second)
-    finished = (await front.look(first)).finished
-    assert finished is not None
-    assert ended.started is not None
-    assert ended.started - finished < 600
-
-
 @pytest.mark.each_once
 async def test_end_that_redis_will_not_have_is_tried_again_and_then_given_up(
     system: System, front: Front, provider: Provider

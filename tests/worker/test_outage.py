@@ -76,10 +76,11 @@ async def test_patience_shorter_than_the_bell_s_silence_is_no_trouble(
         rings = 0
         wait = worker._wait_for_bell
 
-        async def counted() -> None:
+        async def counted() -> bool:
             nonlocal rings
-            await wait()
+            is_more = await wait()
             rings += 1
+            return is_more
 
         monkeypatch.setattr(worker, "_wait_for_bell", counted)
         await own_front.end(await own_front.submit())

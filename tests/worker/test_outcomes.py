@@ -32,8 +32,8 @@ async def _is_free(front: Front) -> bool:
 async def test_answer_is_told_kept_and_charged(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
-    ticket = await front.submit("How are you?", rings=False)
-    assert await attempts.run(ticket) is False
+    ticket = await front.submit("How are you?")
+    await attempts.run(ticket)
     ended, told = await front.look(ticket), await front.told(ticket)
     assert (ended.stage, ended.text) == ("completed", "You said: How are you?")
     alpha = attempts.settings.models[0]
@@ -195,7 +195,7 @@ async def test_failure_after_the_first_token_is_never_retried_away(
     attempts: Attempts, front: Front, provider: Provider, answer: dict[str, Any], code: str
 ) -> None:
     provider.script.append(Answer(text="word " * 30, **answer))
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     await attempts.run(ticket)
     ended = await front.look(ticket)
     assert _fault(ended) == ("provider_error", code)
@@ -210,7 +210,7 @@ async def test_provider_that_asks_for_patience_is_waited_for_in_the_queue(
     attempts: Attempts, front: Front, provider: Provider, header: str
 ) -> None:
     provider.script.append(Answer(status=429, headers={"retry-after": header}))
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     await attempts.run(ticket)
     assert (await front.look(ticket)).stage == "retrying"
     assert (await front.record(ticket))["retries"] == "1"
@@ -222,7 +222,7 @@ async def test_provider_is_not_waited_for_in_the_queue_for_ever(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
     provider.answer = lambda _: Answer(status=429, headers={"retry-after": "7"})
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     for turn in range(1, 4):
         await attempts.run(ticket)
         assert (await front.record(ticket))["retries"] == str(turn)
@@ -239,7 +239,7 @@ async def _talk(attempts: Attempts, front: Front, turns: int) -> str:
     """Return a session with so many completed turns."""
     session = None
     for turn in range(turns):
-        ticket = await front.submit(f"turn {turn}", session=session, rings=False)
+        ticket = await front.submit(f"turn {turn}", session=session)
         await attempts.run(ticket)
         session = ticket.session
     assert session is not None
@@ -253,7 +253,7 @@ async def test_conversation_that_is_too_long_after_all_is_trimmed_once_more(
     session = await _talk(attempts, front, 8)
     provider.requests.clear()
     provider.script.extend([context_error(100), Answer(text="Two")])
-    ticket = await front.submit("and?", session=session, rings=False)
+    ticket = await front.submit("and?", session=session)
     await attempts.run(ticket)
     assert (await front.look(ticket)).text == "Two"
     first, second = (request.messages for request in provider.requests)
@@ -268,7 +268,7 @@ async def test_conversation_that_is_too_long_again_fails_as_that(
     session = await _talk(attempts, front, 2)
     provider.requests.clear()
     provider.script.extend([context_error(100), context_error(100)])
-    ticket = await front.submit("and?", session=session, rings=False)
+    ticket = await front.submit("and?", session=session)
     await attempts.run(ticket)
     assert _fault(await front.look(ticket)) == ("invalid_request", "CONTEXT_TOO_LONG")
     assert len(provider.requests) == 2
@@ -280,7 +280,7 @@ async def test_last_call_s_failure_is_the_one_that_is_told(
     session = await _talk(attempts, front, 2)
     provider.requests.clear()
     provider.script.extend([Answer(status=500), Answer(status=500), context_error(100)])
-    ticket = await front.submit("and?", session=session, rings=False)
+    ticket = await front.submit("and?", session=session)
     await attempts.run(ticket)
     assert _fault(await front.look(ticket)) == ("invalid_request", "CONTEXT_TOO_LONG")
     assert len(provider.requests) == 3
@@ -305,12 +305,12 @@ async def test_model_that_left_the_catalogue_is_told(attempts: Attempts) -> None
 async def test_completed_turns_are_sent_in_order_and_no_others(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
-    ticket = await front.submit("one", system_prompt="Be brief.", rings=False)
+    ticket = await front.submit("one", system_prompt="Be brief.")
     await attempts.run(ticket)
     provider.script.append(Answer(status=401))
     for message in ("two fails", "three"):
-        await attempts.run(await front.submit(message, session=ticket.session, rings=False))
-    await attempts.run(await front.submit("four", session=ticket.session, rings=False))
+        await attempts.run(await front.submit(message, session=ticket.session))
+    await attempts.run(await front.submit("four", session=ticket.session))
     assert [
         (message["role"], message["content"]) for message in provider.requests[-1].messages
     ] == [
@@ -328,7 +328,7 @@ async def test_answer_s_room_is_set_aside_first(
 ) -> None:
     attempts.change_models(context_window=512, max_output_tokens=128)
     session = await _talk(attempts, front, 12)
-    ticket = await front.submit("and?", session=session, max_output_tokens=100, rings=False)
+    ticket = await front.submit("and?", session=session, max_output_tokens=100)
     await attempts.run(ticket)
     request = provider.requests[-1]
     asked = sum(price.tokens_in(message["content"]) for message in request.messages)

@@ -5,8 +5,11 @@ from typing import Final
 
 import pytest
 
+from shared.redis import keys
+from shared.redis.client import Redis
 from shared.wire.submission import Lane
 from tests.support.provider import Answer, Provider
+from tests.support.server import Server
 from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.crew import working
@@ -27,7 +30,7 @@ async def _submit(
 ) -> list[Ticket]:
     """Submit so many messages that say whose they are, in which lane, and which of them."""
     return [
-        await front.submit(f"{account} {lane} {number}", account=account, lane=lane, rings=False)
+        await front.submit(f"{account} {lane} {number}", account=account, lane=lane)
         for number in range(count)
     ]
 
@@ -44,12 +47,12 @@ async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_bell(
     gate, waits = asyncio.Event(), []
     provider.answer = lambda _: Answer(text="Two", gate=gate)
     for _ in range(45):
-        await front.submit(rings=False)
+        await front.submit()
     hear = PolluxWorker._wait_for_bell
 
-    async def wait_for_bell(worker: PolluxWorker) -> None:
+    async def wait_for_bell(worker: PolluxWorker) -> bool:
         waits.append(len(worker._running))
-        await hear(worker)
+        return await hear(worker)
 
     monkeypatch.setattr(PolluxWorker, "_wait_for_bell", wait_for_bell)
     async with working(system):
@@ -67,7 +70,7 @@ async def test_a_thousand_messages_get_their_own_answers(
     provider.keeps_requests = False
     names = [f"account{number}" for number in range(20)]
     tickets = {
-        f"{name} {number}": await front.submit(f"{name} {number}", account=name, rings=False)
+        f"{name} {number}": await front.submit(f"{name} {number}", account=name)
         for number in range(_MANY // len(names))
         for name in names
     }
@@ -134,10 +137,9 @@ async def test_turns_of_a_session_run_one_at_a_time_in_order(
     system: System, front: Front, provider: Provider
 ) -> None:
     provider.answer = lambda request: Answer(text=f"re {request.last}", gap_seconds=0.001)
-    first = await front.submit("turn 0", rings=False)
+    first = await front.submit("turn 0")
     turns = [first] + [
-        await front.submit(f"turn {number}", session=first.session, rings=False)
-        for number in range(1, 8)
+        await front.submit(f"turn {number}", session=first.session) for number in range(1, 8)
     ]
     async with working(system):
         await _all_end(front, turns)
@@ -188,7 +190,28 @@ async def test_idle_worker_hears_the_bell(system: System, front: Front) -> None:
             assert ended.started - ended.accepted < 200
 
 
-async def test_idle_worker_finds_work_without_a_bell(system: System, front: Front) -> None:
+async def test_ring_that_is_lost_costs_a_second_and_nothing_else(
+    own_system: System, own_front: Front, own_server: Server
+) -> None:
+    thief = Redis(own_system.settings.redis)
+    # Who has waited longest is woken.
+    bell = keys.BELL(own_front.root_of("ann"))
+    stealing = asyncio.create_task(thief.call("BLPOP", bell, 0))
+    await until(lambda: own_server.blocked_clients() == 1)
+    async with working(own_system):
+        await until(lambda: own_server.blocked_clients() == 2)
+        ticket = await own_front.submit()
+        assert await stealing
+        await own_front.end(ticket, 3)
+    await thief.close()
+
+
+async def test_next_turn_begins_at_once(system: System, front: Front) -> None:
     async with working(system):
-        ticket = await front.submit(rings=False)
-        await front.end(ticket, 3)
+        first = await front.submit()
+        following = await front.submit(session=first.session)
+        began = (await front.end(following)).started
+    ended = (await front.look(first)).finished
+    assert began is not None
+    assert ended is not None
+    assert began - ended < 600

@@ -49,7 +49,7 @@ async def test_cancel_before_the_first_token_costs_nothing_and_leaves_the_upstre
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
     provider.script.append(Answer(gate=asyncio.Event()))
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     attempt = attempts.begin(ticket)
     await until(lambda: provider.requests)
     await front.cancel(ticket)
@@ -68,7 +68,7 @@ async def test_cancel_in_the_middle_keeps_what_was_made_and_takes_its_price(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(Answer(text="word " * 40, gate=gate, gate_after=20))
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     attempt = attempts.begin(ticket)
     seen = await _seen(front, ticket, 20 * len(" word") - 1)
     await front.cancel(ticket)
@@ -91,7 +91,7 @@ async def test_cancel_is_heard_with_the_next_token_even_when_nobody_brings_it(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
     provider.script.append(Answer(text="word " * 4000, gap_seconds=0.002))
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     attempt = attempts.begin(ticket)
     await _seen(front, ticket)
     await front.cancel(ticket)
@@ -105,7 +105,7 @@ async def test_cancel_while_the_end_is_written_comes_too_late(
     shaky = Shaky(front.redis, "settle")
     shaky.troubles.extend(["lost"] * 5)
     attempts.redis = shaky
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     attempt = attempts.begin(ticket)
     await until(lambda: shaky.asked)
     attempts.brake.pull("cancel")
@@ -121,7 +121,7 @@ async def test_cancel_while_the_end_is_written_comes_too_late(
 async def test_attempt_that_is_cancelled_before_it_begins_still_ends(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     await attempts.pulled(ticket, "cancel")
     assert (await front.look(ticket)).stage == "cancelled"
     assert provider.requests == []
@@ -130,8 +130,8 @@ async def test_attempt_that_is_cancelled_before_it_begins_still_ends(
 async def test_attempt_that_is_drained_goes_back_to_the_front_of_its_line(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
-    first = await front.submit("first", rings=False)
-    second = await front.submit("second", rings=False)
+    first = await front.submit("first")
+    second = await front.submit("second")
     await attempts.pulled(first, "drain")
     assert (await front.look(first)).stage == "queued"
     record = await front.record(first)
@@ -147,7 +147,7 @@ async def test_brake_that_is_pulled_twice_stops_once(
     attempts: Attempts, front: Front, provider: Provider, why: StopReason
 ) -> None:
     provider.script.append(Answer(gate=asyncio.Event()))
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     attempt = attempts.begin(ticket)
     await until(lambda: provider.requests)
     attempts.brake.pull(why)
@@ -165,7 +165,7 @@ async def test_attempt_that_lost_its_lease_shows_nothing_more(
 ) -> None:
     gate = asyncio.Event()
     provider.script.extend([Answer(text="old " * 20, gate=gate, gate_after=3), Answer(text="new")])
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     old = attempts.begin(ticket)
     await _seen(front, ticket)
     ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0, keep=KEEP)
@@ -186,12 +186,12 @@ async def test_attempt_that_lost_its_lease_before_its_end_cannot_end_it(
     shaky = Shaky(front.redis, "settle")
     shaky.troubles.extend(["lost"] * 3)
     attempts.redis = shaky
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     attempt = attempts.begin(ticket)
     await until(lambda: shaky.asked)
     ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0, keep=KEEP)
     assert await functions.release(front.redis, ticket.root, ask) == "released"
-    assert await attempt is False
+    await attempt
     assert (await front.look(ticket)).stage == "queued"
     assert (await front.books()).held == HOLD
 
@@ -203,7 +203,7 @@ async def test_deadline_in_the_middle_ends_the_answer_and_gives_the_credits_back
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
     provider.script.append(Answer(text="word " * 40, gate=asyncio.Event(), gate_after=5))
-    ticket = await front.submit(rings=False, deadline_ms=400)
+    ticket = await front.submit(deadline_ms=400)
     await attempts.run(ticket)
     ended = await front.look(ticket)
     assert _fault(ended) == ("expired", "DEADLINE_EXCEEDED")
@@ -217,7 +217,7 @@ async def test_model_that_does_not_begin_is_given_up(
 ) -> None:
     attempts.change_models(first_token_seconds=0.1)
     provider.answer = lambda _: Answer(gate=asyncio.Event())
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     await attempts.run(ticket)
     assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
     assert len(provider.requests) == 3
@@ -228,7 +228,7 @@ async def test_provider_that_falls_silent_is_given_up(
 ) -> None:
     attempts.change_providers(idle_seconds=0.1)
     provider.answer = lambda _: Answer(text="word " * 9, gate=asyncio.Event(), gate_after=5)
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     await attempts.run(ticket)
     ended = await front.look(ticket)
     assert _fault(ended) == ("timeout", "PROVIDER_SILENT")
@@ -249,7 +249,7 @@ async def test_provider_that_only_pings_is_given_up(attempts: Attempts, front: F
     async with Upstream() as upstream:
         upstream.script = _pinging
         attempts.change_providers(base_url=upstream.url)
-        ticket = await front.submit(rings=False)
+        ticket = await front.submit()
         await asyncio.wait_for(attempts.run(ticket), 5)
     assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
 
@@ -288,7 +288,7 @@ async def test_message_that_cannot_be_read_ends_one_generation(
     attempts: Attempts, front: Front, system: System
 ) -> None:
     system.expected.add("unreadable record")
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     turns = keys.TURNS(ticket.root, ticket.account, ticket.session, 0)
     await front.redis.call("HSET", turns, "1:u", b"\xc1")
     await attempts.run(ticket)
@@ -302,11 +302,11 @@ async def test_history_that_cannot_be_read_ends_one_generation(
     attempts: Attempts, front: Front, system: System
 ) -> None:
     system.expected.add("a step failed")
-    first = await front.submit(rings=False)
+    first = await front.submit()
     await attempts.run(first)
     turns = keys.TURNS(first.root, first.account, first.session, 0)
     await front.redis.call("HSET", turns, "1:a", b"\xc1")
-    second = await front.submit(session=first.session, rings=False)
+    second = await front.submit(session=first.session)
     await attempts.run(second)
     assert _fault(await front.look(second)) == ("internal", "INTERNAL")
 
@@ -319,7 +319,7 @@ async def test_append_that_fails_ends_one_generation_and_leaves_the_upstream(
     shaky.troubles.append("refused")
     attempts.redis = shaky
     provider.script.append(Answer(text="word " * 4000, gap_seconds=0.002))
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     await asyncio.wait_for(attempts.run(ticket), 3)
     assert _fault(await front.look(ticket)) == ("internal", "INTERNAL")
     assert (await front.books()).balance == GRANT
@@ -333,12 +333,12 @@ async def test_step_that_redis_does_not_answer_is_tried_again_later(
     attempts: Attempts, front: Front, system: System
 ) -> None:
     system.expected.add("waiting for Redis")
-    first = await front.submit(rings=False)
+    first = await front.submit()
     await attempts.run(first)
     shaky = Shaky(front.redis, "HGETALL")
     shaky.troubles.append("lost")
     attempts.redis = shaky
-    ticket = await front.submit(session=first.session, rings=False)
+    ticket = await front.submit(session=first.session)
     await attempts.run(ticket)
     assert (await front.look(ticket)).stage == "retrying"
     await front.hasten(ticket)
@@ -370,7 +370,7 @@ async def test_last_words_are_repeated_together_with_the_end(
     shaky = Shaky(front.redis, "settle")
     shaky.troubles.extend(["unanswered", "lost", "unanswered"])
     attempts.redis = shaky
-    ticket = await front.submit("say it", rings=False)
+    ticket = await front.submit("say it")
     await attempts.run(ticket)
     ended, told = await front.look(ticket), await front.told(ticket)
     assert text_of(told) == ended.text == "You said: say it"
@@ -384,7 +384,7 @@ async def test_release_is_said_until_it_is_answered(
     shaky = Shaky(front.redis, "release")
     shaky.troubles.extend([trouble] * 3)
     attempts.redis = shaky
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     await attempts.pulled(ticket, "drain")
     assert (await front.look(ticket)).stage == "queued"
     assert (await front.record(ticket))["drains"] == "1"

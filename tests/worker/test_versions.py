@@ -28,27 +28,35 @@ class Other(Redis):
 
     @override
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
-        verb, *rest = command
-        if str(verb).startswith("FCALL"):
-            name = str(rest[0]).replace(library.NAME, _OTHER)
-            self.claims += name.endswith("_claim")
-            rest = [name, *rest[1:]]
-        return await super().call(verb, *rest, repeat=repeat)
+        return await super().call(*self._renamed(command), repeat=repeat)
+
+    @override
+    async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Reply]:
+        return await super().pipeline(*map(self._renamed, commands))
+
+    def _renamed(self, command: tuple[Argument, ...]) -> tuple[Argument, ...]:
+        verb, name, *rest = command
+        if not str(verb).startswith("FCALL"):
+            return command
+        self.claims += str(name).endswith("_claim")
+        return (verb, str(name).replace(library.NAME, _OTHER), *rest)
 
 
 async def test_two_function_libraries_serve_one_queue(system: System, front: Front) -> None:
     await front.redis.call("FUNCTION", "LOAD", library.TEXT.replace(library.NAME, _OTHER))
     async with working(system), started(system) as (worker, _):
-        other = Other(system.settings.redis)
-        ours, worker.redis = worker.redis, other
+        other, other_bell = Other(system.settings.redis), Other(system.settings.redis)
+        ours = (worker.redis, worker._bell)
+        worker.redis, worker._bell = other, other_bell
         worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], redis=other)
         first = [await front.submit(f"talk {n}") for n in range(20)]
         then = [await front.submit("and then?", session=one.session) for one in first]
         ended = [await front.end(ticket) for ticket in (*first, *then)]
-        assert other.claims
+        assert other.claims + other_bell.claims
     assert {(one.stage, one.attempt) for one in ended} == {("completed", 1)}
     assert (await front.books()).held == 0
-    await ours.close()
+    for connection in ours:
+        await connection.close()
     await front.redis.call("FUNCTION", "DELETE", _OTHER)
 
 

@@ -64,7 +64,7 @@ class Scribe:
 
 async def _scribe(front: Front, *, flush: float = _SOON, attempts: int = 1) -> Scribe:
     """Return a writer for an attempt: the first, or one after others were handed back."""
-    ticket = await front.submit(rings=False)
+    ticket = await front.submit()
     for _ in range(attempts - 1):
         claimed = await front.claim(ticket)
         ask = ReleaseAsk(

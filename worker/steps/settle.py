@@ -24,25 +24,24 @@ _NOTHING_USED: Final = Usage()
 Answer = TypeVar("Answer")
 
 
-async def settle(run: Run, outcome: Outcome) -> bool:
-    """Carry an outcome out; return whether another turn of the session became ready by it."""
+async def settle(run: Run, outcome: Outcome) -> None:
+    """Carry an outcome out."""
     match outcome:
         case Finished():
-            return await _end(run, "completed", None)
+            await _end(run, "completed", None)
         case Failed(failure):
-            return await _end(run, "failed", failure)
+            await _end(run, "failed", failure)
         case Cancelled():
-            return await _end(run, "cancelled", CANCELLED)
+            await _end(run, "cancelled", CANCELLED)
         case Retry(delay_seconds):
-            return await _release(run, max(1, int(delay_seconds * 1000)))
+            await _release(run, max(1, int(delay_seconds * 1000)))
         case Released():
-            return await _release(run, 0)
+            await _release(run, 0)
         case Lost():
             await run.writer.close()
-            return False
 
 
-async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
+async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     """Send the settlement, with all that is not yet appended, until it is answered."""
     rest = await run.writer.close()
     usage = _usage(run, stage)
@@ -81,10 +80,9 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> bool:
         code=failure.code if failure else None,
         captured=settled.captured if settled else None,
     )
-    return settled is not None and settled.moved
 
 
-async def _release(run: Run, delay_ms: int) -> bool:
+async def _release(run: Run, delay_ms: int) -> None:
     await run.writer.close()
     ask = functions.ReleaseAsk(
         account=run.claimed.account,
@@ -97,7 +95,6 @@ async def _release(run: Run, delay_ms: int) -> bool:
         run, lambda: functions.release(run.tools.redis, run.claimed.root, ask)
     )
     logs.logger().info("released", delay_ms=delay_ms, answer=answer)
-    return answer == "cancelled" or (answer == "released" and delay_ms == 0)
 
 
 async def _until_answered(run: Run, say: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -10,7 +10,7 @@ from api import accept, follow, pace
 from api.dialects.kolbo import translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query
 from api.guards.body import Body, refuse_unprintable
-from shared import ids, queue
+from shared import ids
 from shared.errors import Code, RequestError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.functions import AlreadyEnded, Keep
@@ -137,8 +137,6 @@ async def cancel(call: Call) -> Answer:
             Code.ALREADY_FINISHED,
             details={"state": done.stage},
         )
-    if done.moved:
-        queue.ring(state.redis, state.settings.redis, caller.account.partition)
     if done.refunded is None:
         return Answer(wire.CancelReply(state="processing", credits_refunded=None, effect="pending"))
     refunded = done.refunded / _MICROCREDITS

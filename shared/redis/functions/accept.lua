@@ -42,16 +42,15 @@ local function interrupt(root, ask, head)
 end
 
 -- A free session's turn is its head at once; a busy one's waits behind.
-local function take_turn(root, ask, session, now)
+local function take_turn(root, ask, session, turns, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
     redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation)
     if ask.system_prompt then redis.call('HSET', session, 'system', ask.system_prompt) end
     return 1, true
   end
-  local turn = redis.call('HINCRBY', session, 'turns', 1)
-  redis.call('HSET', session, 'active', now)
-  return turn, redis.call('HSETNX', session, 'head', ask.generation) == 1
+  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now)
+  return turns + 1, redis.call('HSETNX', session, 'head', ask.generation) == 1
 end
 
 local function store(root, ask, generation, turn, number, now)
@@ -83,9 +82,12 @@ local function accept(root, ask)
   local replay = find_replay(root, ask)
   if replay then return replay end
   local session = session_key(root, account, ask.session)
-  if not ask.is_new and redis.call('EXISTS', session) == 0 then return {'no_session'} end
-  local busy = ask.on_conflict and redis.call('HGET', session, 'head')
-  if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
+  local turns, busy = 0, nil
+  if not ask.is_new then
+    turns, busy = unpack(redis.call('HMGET', session, 'turns', 'head'))
+    if not turns then return {'no_session'} end
+    if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
+  end
   local now = now_us()
   local rate, is_in_time = take_rate(root, ask, now)
   if not is_in_time then return {'limited', rate} end
@@ -104,7 +106,7 @@ local function accept(root, ask)
     redis.call('HINCRBY', books, 'balance', -ask.hold)
     redis.call('HINCRBY', books, 'held', ask.hold)
   end
-  local turn, is_head = take_turn(root, ask, session, now)
+  local turn, is_head = take_turn(root, ask, session, tonumber(turns), now)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
   store(root, ask, generation, turn, number, now)
   redis.call('ZADD', deadlines, now + ask.deadline_ms, member(account, ask.generation))

@@ -1,10 +1,11 @@
 -- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
 -- ASK      worker, wire, count, lease_ms, lanes (in order of preference), keep
--- RETURNS  {now ms, {account, id, attempt, turn, hold, deadline ms, accepted ms, retries,
+-- RETURNS  {now ms, 1 if more may be ready, {account, id, attempt, turn, hold, deadline ms, accepted ms, retries,
 --          submission, user message, system prompt}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves leases that lapse; the generations run again under the next token.
+-- When nothing is ready, no ring is due to anybody: the bell is emptied, so that no worker wakes for nothing.
 -- A later attempt begins by dropping what was told: the text and, as its first event, the stream at once.
 
 local ACCOUNTS_TRIED = 64
@@ -61,18 +62,26 @@ local function pop(root, lane, wire)
   return account, id, record
 end
 
+local function is_any_ready(root, lanes)
+  for _, lane in ipairs(lanes) do
+    if redis.call('EXISTS', lane_key(root, lane)) == 1 then return true end
+  end
+  return false
+end
+
 local function claim(root, ask)
-  local now = now_ms()
-  local claimed = {now}
+  local now, claimed = now_ms(), {}
   for _, lane in ipairs(ask.lanes) do
-    while #claimed <= ask.count do
+    while #claimed < ask.count do
       local account, id, record = pop(root, lane, ask.wire)
       if not account then break end
       table.insert(claimed, take(root, account, id, record, ask, now))
     end
   end
-  if #claimed > 1 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
-  return claimed
+  if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
+  local is_more = is_any_ready(root, ask.lanes)
+  if not is_more then redis.call('DEL', bell_key(root)) end
+  return {now, is_more and #claimed == ask.count and 1 or 0, unpack(claimed)}
 end
 
 register('claim', claim)

@@ -51,10 +51,19 @@ local function turns_of(root, account, session, turn)
   return turns_key(root, account, session, int(math.floor(tonumber(turn) / TURNS_PER_CHUNK)))
 end
 
+-- One ring wakes one worker that waits; more rings than this wake nobody more.
+local BELLS_MAX = 128
+
+local function ring(root)
+  local bell = bell_key(root)
+  if redis.call('LPUSH', bell, 1) > BELLS_MAX then redis.call('RPOP', bell) end
+end
+
 -- Virtual time: an account joins its lane at the lane's clock, or where it left if that is later, so that
 -- neither a newcomer nor one who comes and goes gets more than a share.
 local function make_ready(root, account, id, lane, number)
   redis.call('ZADD', ready_key(root, account, lane), number, id)
+  ring(root)
   local key = lane_key(root, lane)
   if redis.call('ZSCORE', key, account) then return end
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
@@ -92,23 +101,21 @@ local function drop_lease(root, account, id, lane)
 end
 
 -- The head of a session leaves and the next turn moves up; a turn that waits just leaves the line.
--- Returns 1 when a turn became ready.
 local function leave_session(root, account, id, session, head)
   local key = session_key(root, account, session)
   local waiting = waiting_key(root, account, session)
   if head ~= id then
     redis.call('ZREM', waiting, id)
-    return 0
+    return
   end
   local following = redis.call('ZPOPMIN', waiting)[1]
   if not following then
     redis.call('HDEL', key, 'head')
-    return 0
+    return
   end
   redis.call('HSET', key, 'head', following)
   local record = redis.call('HMGET', generation_key(root, account, following), 'lane', 'number')
   make_ready(root, account, following, record[1], record[2])
-  return 1
 end
 
 local function settle_books(root, account, hold, cost)
@@ -127,7 +134,7 @@ end
 
 -- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
 -- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events} in ms; now in ms.
--- Returns the captured microcredits, and 1 when the session's next turn became ready.
+-- Returns the captured microcredits.
 local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
   local key = generation_key(root, account, id)
@@ -139,7 +146,6 @@ local function finish(root, account, id, generation, ending)
   end
   redis.call('ZREM', deadlines_key(root), member(account, id))
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
-  local moved = 0
   local session = session_key(root, account, generation.session)
   -- A session in which something is under way has a head; one without was deleted.
   local head = redis.call('HGET', session, 'head')
@@ -148,7 +154,7 @@ local function finish(root, account, id, generation, ending)
       generation.turn .. ':a', ending.assistant)
     redis.call('HSET', session, 'active', int(ending.now))
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
-    moved = leave_session(root, account, id, generation.session, head)
+    leave_session(root, account, id, generation.session, head)
   end
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
@@ -156,7 +162,7 @@ local function finish(root, account, id, generation, ending)
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
-  return captured, moved
+  return captured
 end
 
 -- An end that no worker reports: the text so far is the answer, the next epoch's first event says why,
@@ -188,8 +194,8 @@ local function cancel_one(root, account, id, generation, keep, channels)
   if generation.worker and redis.call('ZSCORE', leases_key(root), member(account, id)) then
     redis.call('HSET', generation_key(root, account, id), 'cancel', '1')
     redis.call('PUBLISH', channels .. generation.worker, member(account, id))
-    return 'pending', 0
+    return 'pending'
   end
-  local captured, moved = end_from_outside(root, account, id, generation, 'cancelled', CANCELLED, keep)
-  return 'cancelled', tonumber(generation.hold) - captured, moved
+  local captured = end_from_outside(root, account, id, generation, 'cancelled', CANCELLED, keep)
+  return 'cancelled', tonumber(generation.hold) - captured
 end

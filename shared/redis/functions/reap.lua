@@ -1,7 +1,6 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
 -- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep
--- RETURNS  {made ready, {{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for
---          dead}; what is 'crashed', 'buried', 'expired' or 'cancelled'
+-- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead}; what is 'crashed', 'buried', 'expired' or 'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again.
@@ -16,19 +15,19 @@ local function expire_lease(root, name, ask)
   local record = load(root, account, id)
   drop_lease(root, account, id, record.lane)
   if record.cancel then
-    local _, moved = end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
-    return {account, id, 'cancelled'}, moved
+    end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+    return {account, id, 'cancelled'}
   end
   local crashes = redis.call('HINCRBY', generation_key(root, account, id), 'crashes', 1)
   if crashes >= ask.crashes_max then
-    local _, moved = end_from_outside(root, account, id, record, 'failed', CRASHED, ask.keep)
-    return {account, id, 'buried'}, moved
+    end_from_outside(root, account, id, record, 'failed', CRASHED, ask.keep)
+    return {account, id, 'buried'}
   end
   check_step(record, 'retrying')
   redis.call('HDEL', generation_key(root, account, id), 'worker')
   redis.call('HSET', generation_key(root, account, id), 'stage', 'retrying')
   make_ready(root, account, id, record.lane, record.number)
-  return {account, id, 'crashed'}, 1
+  return {account, id, 'crashed'}
 end
 
 -- Every look is noted, but not each by a write.
@@ -104,20 +103,17 @@ local function due(key, now, limit)
 end
 
 local function reap(root, ask)
-  local at, ready, done = now_ms(), 0, {}
+  local at, done = now_ms(), {}
   local now = int(at)
   local info = redis.call('INFO', 'server')
   if was_away(root, info, at, ask.gap_ms) then renew_all(root, at, ask.lease_ms) end
   local dead, missed = lapse(root, info, ask, at)
   for _, name in ipairs(due(leases_key(root), now, ask.limit)) do
-    local what, moved = expire_lease(root, name, ask)
-    ready = ready + moved
-    table.insert(done, what)
+    table.insert(done, expire_lease(root, name, ask))
   end
   for _, name in ipairs(due(deadlines_key(root), now, ask.limit)) do
     local account, id = split(name)
-    local _, moved = end_from_outside(root, account, id, load(root, account, id), 'failed', EXPIRED, ask.keep)
-    ready = ready + moved
+    end_from_outside(root, account, id, load(root, account, id), 'failed', EXPIRED, ask.keep)
     table.insert(done, {account, id, 'expired'})
   end
   for _, name in ipairs(due(deferred_key(root), now, ask.limit)) do
@@ -125,9 +121,8 @@ local function reap(root, ask)
     local record = load(root, account, id)
     redis.call('ZREM', deferred_key(root), name)
     make_ready(root, account, id, record.lane, record.number)
-    ready = ready + 1
   end
-  return {ready, done, dead, missed}
+  return {done, dead, missed}
 end
 
 register('reap', reap)

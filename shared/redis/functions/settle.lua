@@ -2,7 +2,7 @@
 -- ASK      account, id, attempt, seq (of the last event), stage, blob (the assistant's message record),
 --          event (the last, JSON), cost (microcredits), keep; if any: events (what was not yet appended, JSON
 --          each) and through (the stage that they lead through)
--- RETURNS  {'settled', captured microcredits, moved} or {'refused'}; moved = 1 when a next turn is ready
+-- RETURNS  {'settled', captured microcredits} or {'refused'}
 -- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
 --          fact. The same attempt again finds it done.
 
@@ -20,7 +20,7 @@ local function settle(root, ask)
   if not record or tonumber(record.attempt) ~= ask.attempt then return {'refused'} end
   if is_final(record) then
     if record.last == int(ask.attempt) .. '-' .. int(ask.seq) then
-      return {'settled', tonumber(record.captured), 0}
+      return {'settled', tonumber(record.captured)}
     end
     return {'refused'}
   end
@@ -32,7 +32,7 @@ local function settle(root, ask)
   check_step(record, ask.stage)
   if ask.events then tell_rest(root, ask) end
   local now = now_ms()
-  local captured, moved = finish(root, ask.account, ask.id, record, {
+  local captured = finish(root, ask.account, ask.id, record, {
     stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
     epoch = ask.attempt, seq = ask.seq, now = now,
   })
@@ -42,7 +42,7 @@ local function settle(root, ask)
     if length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
     redis.call('PEXPIRE', key, 604800000)
   end
-  return {'settled', captured, moved}
+  return {'settled', captured}
 end
 
 register('settle', settle)
