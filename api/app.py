@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import endpoint, errors, openapi, operations, refusals
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
-from api.follow import Watchers
+from api.follow.ring import Rings
+from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
@@ -69,7 +70,7 @@ async def _state(
 ) -> AsyncIterator[State]:
     """Connect, check that Redis is fit, and hold everything open until the end."""
     redis = Redis(settings.redis)
-    watchers = Watchers(settings.redis)
+    subscriber = Subscriber(settings.redis)
     pepper = environment.get(settings.auth.pepper_env, "").encode()
     accounts = Accounts(redis, settings.redis, pepper, clock)
 
@@ -89,12 +90,13 @@ async def _state(
             identities=Identities(accounts, clock),
             read_limits=ReadLimits(settings.api, clock),
             waits=Slots(settings.api.waits_per_account),
-            watchers=watchers,
+            subscriber=subscriber,
+            rings=Rings(redis, subscriber, clock),
             paces=Paces(redis, settings, clock),
             fleets=Fresh(view, clock, trusted_seconds=_FLEET_SECONDS),
         )
     finally:
-        await watchers.close()
+        await subscriber.close()
         await redis.close()
 
 

@@ -116,6 +116,7 @@ class EdgeProtocol(HttpToolsProtocol):
     @override
     def shutdown(self) -> None:
         if self._is_owing:
+            self._tell("on_leave")
             super().shutdown()
         else:
             self._wire.close()
@@ -354,6 +355,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self._forsake()
         self._wire.abort()
 
+    def _tell(self, what: str) -> None:
+        """Wake an application that waits for something else, if it has asked for that."""
+        hear = self._served.scope.get(what) if self._served is not None else None
+        if callable(hear):
+            hear()
+
     def _forsake(self) -> None:
         """Tell the application that nobody waits for its answer, and drop what is queued behind."""
         self.pipeline.clear()
@@ -362,6 +369,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._served.disconnected = True
         self._served.waiting_for_100_continue = False
         self._served.message_event.set()
+        self._tell("on_gone")
         serving = cast("asyncio.Task[None]", self._task)
         if getcoroutinestate(cast("Coroutine[Any, Any, None]", serving.get_coro())) == CORO_CREATED:
             serving.cancel()

@@ -4,7 +4,8 @@ Owns the order of the guards: who (the key and its scope), how often (reads), ho
 then the handler. The same rows make the OpenAPI document, so what is documented is what runs.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,12 @@ from shared.wire.account import Scope as KeyScope
 encode = msgspec.json.Encoder().encode
 
 _JSON: Final = (b"content-type", b"application/json")
+# Buffers between us and the reader would hold back what is worth most now.
+_EVENTS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
 
 
@@ -63,6 +70,13 @@ class Answer(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012  never changed, only read
 
 
+class Stream(NamedTuple):
+    """What goes back piece by piece: whole server-sent events, until the source ends."""
+
+    events: AsyncGenerator[bytes, None]
+    headers: dict[str, str] = {}  # noqa: RUF012  never changed, only read
+
+
 class Query(NamedTuple):
     """A query parameter, for the document; handlers read and check it themselves."""
 
@@ -71,7 +85,7 @@ class Query(NamedTuple):
     description: str
 
 
-Handler = Callable[[Call], Awaitable[Answer]]
+Handler = Callable[[Call], Awaitable[Answer | Stream]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +102,7 @@ class Endpoint:
     query: tuple[Query, ...] = ()
     errors: tuple[Code, ...] = ()
     is_read: bool = True
+    is_stream: bool = False
     headers: tuple[str, ...] = ()
 
     @cached_property
@@ -95,7 +110,7 @@ class Endpoint:
         """The row's name, as in `POST /chat`."""
         return f"{self.method} {self.path}"
 
-    async def answer(self, request: Request, state: State, request_id: str) -> Answer:
+    async def answer(self, request: Request, state: State, request_id: str) -> Answer | Stream:
         """Walk a request through the guards to the handler. Raises PolluxError."""
         caller = await state.identities.identify(request.headers, self.scope)
         if self.is_read:
@@ -137,6 +152,9 @@ class Resource:
                 Code.METHOD_NOT_ALLOWED,
             )
         answer = await endpoint.answer(request, scope["state"]["pollux"], scope["request_id"])
+        if isinstance(answer, Stream):
+            await relay(scope, send, answer)
+            return
         content = b"" if answer.value is None else encode(answer.value)
         await reply(scope, send, answer.status, content, answer.headers)
 
@@ -153,6 +171,24 @@ async def reply(
     scope["is_answered"] = True
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": content})
+
+
+async def relay(scope: Scope, send: Send, stream: Stream) -> None:
+    """Send an answer piece by piece; HEAD is told how it would begin.
+
+    Until the first piece is there, which may be empty, the request may still be refused.
+    """
+    raw = [(b"x-request-id", scope["request_id"].encode()), *_EVENTS]
+    raw += [(name.encode(), value.encode()) for name, value in stream.headers.items()]
+    async with aclosing(stream.events) as pieces:
+        piece = await anext(pieces)
+        scope["is_answered"] = True
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        if scope["method"] != "HEAD":
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def routes(prefix: str, endpoints: tuple[Endpoint, ...]) -> list[Route]:

@@ -40,7 +40,7 @@ def document(
             shapes.add(endpoint.replies)
             if endpoint.body is not None:
                 shapes.add(endpoint.body.shape)
-    ordered = sorted(shapes, key=lambda shape: shape.__name__)
+    ordered = sorted(shapes, key=str)
     schemas, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     refs = dict(zip(ordered, schemas, strict=True))
     return {
@@ -80,10 +80,19 @@ def _operation(endpoint: Endpoint, refs: dict[Any, Any], error: dict[str, Any]) 
         "description": f"Needs a key with the scope `{endpoint.scope}`.",
         "parameters": list(_parameters(endpoint)),
         "responses": {
-            "200": {"description": endpoint.summary, "content": _json(refs[endpoint.replies])},
+            "200": {
+                "description": endpoint.summary,
+                "content": {
+                    "text/event-stream" if endpoint.is_stream else "application/json": {
+                        "schema": refs[endpoint.replies]
+                    }
+                },
+            },
             **_refusals(endpoint, error),
         },
     }
+    if endpoint.is_stream:
+        operation["responses"]["204"] = {"description": "The stream ended with that event."}
     if "If-None-Match" in endpoint.headers:
         operation["responses"]["304"] = {"description": "Nothing has changed since the tag."}
     if endpoint.body is not None:

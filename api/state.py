@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from api.follow import Watchers
+from api.follow.ring import Rings
+from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
@@ -26,7 +27,8 @@ class State:
     identities: Identities
     read_limits: ReadLimits
     waits: Slots
-    watchers: Watchers
+    subscriber: Subscriber
+    rings: Rings
     paces: Paces
     fleets: Fresh[None, Fleet]
 
@@ -34,6 +36,9 @@ class State:
         """Return the live workers, as of at most a second ago."""
         return await self.fleets.get(None)
 
-    async def expire(self, root: str) -> None:
-        """End what has passed its deadline in a partition, where no worker lives to do it."""
+    async def expire_if_abandoned(self, root: str) -> bool:
+        """End what has passed its deadline in a partition if no worker lives to do it."""
+        if (await self.fleet()).workers:
+            return False
         await functions.reap(self.redis, root, functions.ReapAsk.of(self.settings))
+        return True

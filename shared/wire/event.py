@@ -5,6 +5,8 @@ entry that a follower sees (`accepted`) is not kept: it is told from the record,
 dialect.
 """
 
+from typing import Final
+
 import msgspec
 
 from shared.errors import Failure
@@ -57,10 +59,32 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
 
 Event = StageChanged | Routed | Delta | Reset | Completed | Failed | Cancelled
 
+_ENDS: Final = frozenset({b"completed", b"failed", b"cancelled"})
+_TYPE_FIRST: Final = b'{"type":"'
+
+
+class _Named(msgspec.Struct):
+    type: str
+
+
 _encode = msgspec.json.Encoder().encode
+_name_in = msgspec.json.Decoder(_Named).decode
 decode = msgspec.json.Decoder(Event).decode
 
 
 def encode(event: Event) -> str:
     """Return the event as one line of JSON."""
     return _encode(event).decode()
+
+
+def name_of(event: bytes) -> bytes:
+    """Return the type of an encoded event, which need not be known here."""
+    if event.startswith(_TYPE_FIRST):
+        start = len(_TYPE_FIRST)
+        return event[start : event.index(b'"', start)]
+    return _name_in(event).type.encode()
+
+
+def is_end(event: bytes) -> bool:
+    """Tell whether an encoded event ends its stream."""
+    return name_of(event) in _ENDS

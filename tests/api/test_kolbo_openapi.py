@@ -77,6 +77,7 @@ async def test_every_operation_answers_as_it_is_documented(
     answers = [
         await api.post("/api/v1/chat", json=asked),
         await api.get(receipt["poll_url"]),
+        await api.get(receipt["events_url"]),
         await api.post((await api.ask("hello"))["cancel_url"]),
         await api.get("/api/v1/models"),
         await api.get(list_),

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from api import follow
+from api.follow import wait
 from shared import ids
 from tests.support import waiting
 from tests.support.customer import Customer, Json, body, refused
@@ -299,7 +299,7 @@ async def test_an_account_holds_only_so_many_waits(system: System) -> None:
 async def test_who_stops_waiting_gives_the_place_back(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "_LOOK_ANYWAY_SECONDS", 0.05)
+    monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
     system.change("api", waits_per_account=1)
     await system.front()
     api = await system.customer()
@@ -320,7 +320,7 @@ async def test_who_stops_waiting_gives_the_place_back(
 
 async def test_an_unknown_generation_is_not_found(api: Customer) -> None:
     for id_ in (ids.new_id(), "x", "a:b", "x" * 65, "*", "%C3%A9", "a%20b", "a%0Ab"):
-        for wait in ({}, {"wait": 45}):
-            answer = await api.get(f"/api/v1/generate/{id_}/status", params=wait)
+        for query in ({}, {"wait": 45}):
+            answer = await api.get(f"/api/v1/generate/{id_}/status", params=query)
             refused(answer, 404, "GENERATION_NOT_FOUND")
         refused(await api.post(f"/api/v1/generate/{id_}/cancel"), 404, "GENERATION_NOT_FOUND")

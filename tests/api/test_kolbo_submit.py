@@ -139,6 +139,7 @@ async def test_the_receipt_holds_what_is_published(api: Customer) -> None:
             "model": model or "auto",
             "poll_url": f"/api/v1/generate/{id_}/status",
             "poll_interval_hint": receipt["poll_interval_hint"],
+            "events_url": f"/api/v1/generate/{id_}/events",
             "cancel_url": f"/api/v1/generate/{id_}/cancel",
         }
         assert ids.is_id(id_)

@@ -125,12 +125,12 @@ async def _end(redis: Redis, claimed: Claimed) -> None:
         account=claimed.account,
         id=claimed.id,
         attempt=claimed.attempt,
-        seq=3,
+        seq=4,
         stage="completed",
         event=events.encode(events.Completed(message=claimed.id, usage=_USAGE, routing=None)),
         cost=_USAGE.cost,
         keep=KEEP,
-        events=[delta, delta],
+        events=[delta, delta, delta],
         through="generating",
     )
     message = AssistantMessage(

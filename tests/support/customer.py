@@ -17,7 +17,7 @@ from tests.support import document
 _PATIENCE_SECONDS: Final = 15.0
 _WAIT_SECONDS: Final = 5
 # Nothing here speaks TLS; a context that loads no certificates is made in no time.
-_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 Json = dict[str, Any]
 
@@ -70,7 +70,7 @@ async def connected(url: str, headers: dict[str, str]) -> AsyncIterator[Customer
         base_url=url,
         headers=headers,
         timeout=20.0,
-        verify=_NO_TLS,
+        verify=NO_TLS,
         trust_env=False,
         event_hooks={"response": [compare]},
     ) as customer:

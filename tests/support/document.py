@@ -40,8 +40,16 @@ def faults(method: str, path: str, status: int, content: bytes) -> list[str]:
     validator = _validator(template, method.lower(), str(status))
     return [
         f"{where}: {error.json_path}: {error.message}"
-        for error in validator.iter_errors(msgspec.json.decode(content))
+        for said in _said(content)
+        for error in validator.iter_errors(msgspec.json.decode(said))
     ]
+
+
+def _said(content: bytes) -> list[bytes]:
+    """Return the body, or what each of its server-sent events says."""
+    if content.startswith(b"{"):
+        return [content]
+    return re.findall(rb"^data: (.*)$", content, re.MULTILINE)
 
 
 @functools.cache
@@ -55,7 +63,8 @@ def _template(path: str) -> str | None:
 @functools.cache
 def _validator(template: str, method: str, status: str) -> Any:  # noqa: ANN401  jsonschema comes without types
     response = document()["paths"][template][method]["responses"][status]
-    schema = response["content"]["application/json"]["schema"]
+    [content] = response["content"].values()
+    schema = content["schema"]
     schemas = document()["components"]["schemas"]
     if status == "200":
         schemas = {name: _closed(each) for name, each in schemas.items()}

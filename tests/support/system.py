@@ -136,13 +136,13 @@ class System:
         self._stack = AsyncExitStack()
         self.workers: list[PolluxWorker] = []
         self._workers: dict[str, AsyncExitStack] = {}
-        self._redis = Redis(redis)
-        self.accounts = Accounts(self._redis, redis, b"", self.clock)
+        self.redis = Redis(redis)
+        self.accounts = Accounts(self.redis, redis, b"", self.clock)
 
     async def __aenter__(self) -> Self:
         self.lines = self._stack.enter_context(_logs())
-        self._stack.push_async_callback(self._redis.close)
-        await library.load(self._redis)
+        self._stack.push_async_callback(self.redis.close)
+        await library.load(self.redis)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -14,13 +14,13 @@ __all__ = ["attempts", "front", "own_front", "own_system", "system"]
 @pytest.fixture
 def front(system: System) -> Front:
     """Return the front of a deployment on the shared server."""
-    return Front(system._redis, system.settings)
+    return Front(system.redis, system.settings)
 
 
 @pytest.fixture
 def own_front(own_system: System) -> Front:
     """Return the front of a deployment on a server of the test's own."""
-    return Front(own_system._redis, own_system.settings)
+    return Front(own_system.redis, own_system.settings)
 
 
 @pytest.fixture

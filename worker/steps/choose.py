@@ -3,7 +3,7 @@
 from shared.errors import Failure
 from shared.routing import price
 from shared.routing.choose import Question, choose as decide
-from shared.wire.event import Routed
+from shared.wire.event import Routed, StageChanged
 from worker.run import Failed, Retry, Run
 
 # Another worker may hold the key that this one lacks; until then the generation waits in the queue.
@@ -17,7 +17,8 @@ async def choose(run: Run) -> Failed | Retry | None:
     question = Question(model=run.submission.model, input_tokens=tokens, served=registry.served)
     run.routing, run.model = decide(run.tools.settings.models, question)
     if run.model is not None:
-        run.writer.say(Routed(run.routing), stage="generating")
+        run.writer.say(Routed(run.routing))
+        run.writer.say(StageChanged("generating"), stage="generating")
         return None
     if any(candidate.excluded_by == "unavailable" for candidate in run.routing.candidates):
         return Retry(_ELSEWHERE_SECONDS)

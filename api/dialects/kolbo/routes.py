@@ -3,12 +3,14 @@
 A handler reads the call, goes through one door or window, and translates what comes back.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
-from api import accept, follow, pace
+from api import accept, pace
 from api.dialects.kolbo import translate, wire
-from api.endpoint import Answer, Call, Endpoint, Query
+from api.endpoint import Answer, Call, Endpoint, Query, Stream
+from api.follow import stream, told, wait
 from api.guards.body import Body, refuse_unprintable
 from shared import ids
 from shared.errors import Code, RequestError, UnavailableError
@@ -61,8 +63,11 @@ def _idempotency(call: Call) -> accept.Idempotency | None:
 async def status(call: Call) -> Answer:
     """GET /generate/{id}/status: look, or wait for the end or the next change."""
     generation = await _look(call)
-    if generation is not None and await _is_abandoned(call, generation):
-        await call.state.expire(call.caller.root)
+    if (
+        generation is not None
+        and call.state.clock.now_ms() > (generation.deadline or math.inf)
+        and await call.state.expire_if_abandoned(call.caller.root)
+    ):
         generation = await _look(call)
     if generation is None:
         raise _unknown_generation()
@@ -76,33 +81,23 @@ async def status(call: Call) -> Answer:
     )
 
 
-async def _is_abandoned(call: Call, generation: Generation) -> bool:
-    """Tell whether a generation's time is over and no worker is there to say so."""
-    if generation.deadline is None or call.state.clock.now_ms() <= generation.deadline:
-        return False
-    return not (await call.state.fleet()).workers
-
-
 async def _look(call: Call) -> Generation | None:
     place = (call.caller.root, call.caller.account.id, _generation_id(call))
     seconds = _wait_seconds(call)
     if not seconds:
         return await generations.find(call.state.redis, *place)
-    has_tag = "if-none-match" in call.headers
 
-    def is_awaited(generation: Generation) -> bool:
-        if generation.is_final:
-            return True
-        return has_tag and not _is_known(translate.etag(generation), call.headers)
+    def has_changed(generation: Generation) -> bool:
+        return not _is_known(translate.etag(generation), call.headers)
 
     with call.state.waits.hold(call.caller.account.id):
-        return await follow.wait(
+        return await wait.until(
             call.state.redis,
-            call.state.watchers,
+            call.state.subscriber,
             call.state.clock,
             place,
-            is_awaited,
-            patience=follow.Patience(seconds, call.request.is_disconnected),
+            has_changed if "if-none-match" in call.headers else None,
+            patience=wait.Patience(seconds, call.request.is_disconnected),
         )
 
 
@@ -117,6 +112,12 @@ async def _pace(call: Call, generation: Generation) -> tuple[int, pace.Eta | Non
     if generation.started is not None and generation.ahead is None:
         elapsed = max(0.0, (call.state.clock.now_ms() - generation.started) / 1000)
     return pace.hint(durations, elapsed, waiting), pace.eta(durations, elapsed, waiting)
+
+
+async def events(call: Call) -> Answer | Stream:
+    """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
+    after = call.headers.get("last-event-id", call.query.get("after"))
+    return await stream.follow(call, _generation_id(call), after)
 
 
 async def cancel(call: Call) -> Answer:
@@ -345,6 +346,18 @@ ENDPOINTS: Final = (
             ),
         ),
         headers=("If-None-Match",),
+        errors=(Code.GENERATION_NOT_FOUND,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/generate/{generation_id}/events",
+        scope="read",
+        handler=events,
+        summary="Follow a generation as server-sent events",
+        replies=told.Event,
+        is_stream=True,
+        query=(Query("after", "string", "Go on after this event; Last-Event-ID goes before it."),),
+        headers=("Last-Event-ID",),
         errors=(Code.GENERATION_NOT_FOUND,),
     ),
     Endpoint(

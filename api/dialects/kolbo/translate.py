@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from api.accept import Intent
 from api.dialects.kolbo import wire
+from api.follow import told
 from api.pace import Eta
 from shared import ids
 from shared.clock import iso
@@ -84,8 +85,9 @@ def receipt(generation: str, session: str, model: str, hint: int) -> wire.Submit
         message_id=generation,
         session_id=session,
         model=model,
-        poll_url=f"/api/v1/generate/{generation}/status",
+        poll_url=told.poll_url(generation),
         poll_interval_hint=hint,
+        events_url=f"/api/v1/generate/{generation}/events",
         cancel_url=f"/api/v1/generate/{generation}/cancel",
     )
 

@@ -61,6 +61,7 @@ class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     poll_url: str
     poll_interval_hint: int
+    events_url: str
     cancel_url: str
 
 

@@ -1,0 +1,278 @@
+"""The last events of one generation, encoded once for all who follow it in this process.
+
+Owns their order: what is published is taken while the numbers follow one another; a gap, a new
+attempt or a subscription that begins anew sends it to the stream, which is the record. Owns no
+follower's pace: each has a cursor of its own, and who falls behind what is kept reads the stream.
+The end is told from the generation's record, read once for all.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from api.follow import told
+from api.follow.subscriber import Subscriber
+from shared.clock import Clock
+from shared.errors import UnavailableError
+from shared.redis import keys
+from shared.redis.client import Redis
+from shared.stores import generations
+from shared.telemetry import logs
+from shared.wire import event as events
+
+BYTES_MAX: Final = 1024 * 1024
+# What one write to a follower may hold: a slow one keeps no more than that of ours.
+_PIECE_BYTES_MAX: Final = 64 * 1024
+_PAGE: Final = 256
+_AGAIN_SECONDS: Final = 0.2
+
+encode = msgspec.json.Encoder().encode
+
+
+class Where(NamedTuple):
+    """A generation's place: the partition's root, the account, the id."""
+
+    root: str
+    account: str
+    id: str
+
+
+class Number(NamedTuple):
+    """An event's number; attempts count from 1, events in an attempt too."""
+
+    epoch: int
+    seq: int
+
+    @classmethod
+    def of(cls, text: bytes | str) -> "Number":
+        """Read EPOCH-SEQ."""
+        epoch, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
+        return cls(int(epoch), int(seq))
+
+    def precedes(self, other: "Number") -> bool:
+        """Tell whether there can be no event between the two."""
+        if self.epoch == 0:
+            return other == (1, 1)
+        return other == (self.epoch, self.seq + 1)
+
+
+BEGINNING: Final = Number(0, 0)
+
+
+class Follower(Protocol):
+    """Who is woken when there is more to read."""
+
+    def wake(self) -> None:
+        """Look again."""
+
+
+def frame(number: Number, event: bytes) -> bytes:
+    """Return one server-sent event; `event` is a line of JSON that begins with its type."""
+    return b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (*number, events.name_of(event), event)
+
+
+class Ring:
+    """What is kept of one generation. Everything after `base` up to `last` is here."""
+
+    def __init__(self, redis: Redis, clock: Clock, where: Where) -> None:
+        self.base = self.last = BEGINNING
+        self.has_ended = self.is_broken = self.is_loaded = False
+        self._redis = redis
+        self._clock = clock
+        self._where = where
+        self._numbers: list[Number] = []
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self._followers: set[Follower] = set()
+        self._reading: asyncio.Task[None] | None = None
+        self._is_stale = False
+        self._heard_at = clock.monotonic()
+
+    @contextmanager
+    def followed_by(self, follower: Follower) -> Iterator[None]:
+        """Wake a follower at whatever comes."""
+        self._followers.add(follower)
+        try:
+            yield
+        finally:
+            self._followers.discard(follower)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody is left."""
+        return bool(self._followers)
+
+    def read(self, after: Number) -> tuple[bytes, Number]:
+        """Return what comes next after a number that is not before `base`, and its last number."""
+        first = after_last = bisect_right(self._numbers, after)
+        size = 0
+        while after_last < len(self._frames) and size < _PIECE_BYTES_MAX:
+            size += len(self._frames[after_last])
+            after_last += 1
+        if first == after_last:
+            return b"", after
+        return b"".join(self._frames[first:after_last]), self._numbers[after_last - 1]
+
+    def hear(self, said: bytes | None) -> None:
+        """Take what was published, if it comes next; else read the stream."""
+        self._heard_at = self._clock.monotonic()
+        if said is None or self._reading is not None or not self.is_loaded:
+            self.look_again()
+            return
+        at, _, event = said.partition(b" ")
+        number = Number.of(at)
+        if not self.last.precedes(number):
+            if number > self.last:
+                self.look_again()
+        elif events.is_end(event):
+            self._begin(partial(self._end, number, event))
+        else:
+            self._keep(number, event)
+            self._wake_all()
+
+    def look_again(self) -> None:
+        """Read what has come since `last` from the stream."""
+        self._is_stale = True
+        if self._reading is None and not self.has_ended:
+            self._begin(self._read)
+
+    def look_if_quiet(self, seconds: float) -> None:
+        """Look again if nothing was heard for so long: a publication may be lost."""
+        now = self._clock.monotonic()
+        if now - self._heard_at >= seconds:
+            self._heard_at = now
+            self.look_again()
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _begin(self, read: Callable[[], Awaitable[None]]) -> None:
+        self._reading = asyncio.create_task(self._insist(read))
+        self._reading.add_done_callback(self._has_read)
+
+    async def _insist(self, read: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await read()
+            except UnavailableError:
+                await self._clock.sleep(_AGAIN_SECONDS)
+
+    def _has_read(self, reading: asyncio.Task[None]) -> None:
+        self._reading = None
+        if reading.cancelled():
+            return
+        fault = reading.exception()
+        if fault is not None:
+            logs.logger().error("a stream could not be read", exc_info=fault)
+        self.is_broken = fault is not None
+        self.is_loaded = True
+        self._wake_all()
+        if self._is_stale and not self.is_broken:
+            self.look_again()
+
+    async def _read(self) -> None:
+        self._is_stale = False
+        while entries := await _range(self._redis, self._where, self.last):
+            for number, event in entries:
+                if events.is_end(event):
+                    await self._end(number, event)
+                    return
+                self._keep(number, event)
+            if len(entries) < _PAGE:
+                return
+
+    async def _end(self, number: Number, event: bytes) -> None:
+        self._keep(number, await told_end(self._redis, self._where, event))
+        self.has_ended = True
+
+    def _keep(self, number: Number, event: bytes) -> None:
+        encoded = frame(number, event)
+        self._numbers.append(number)
+        self._frames.append(encoded)
+        self._bytes += len(encoded)
+        self.last = number
+        if self._bytes > BYTES_MAX:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Forget the oldest quarter at once, so that it is seldom done."""
+        dropped = 0
+        while self._bytes > BYTES_MAX * 3 // 4 and dropped < len(self._frames) - 1:
+            self._bytes -= len(self._frames[dropped])
+            dropped += 1
+        self.base = self._numbers[dropped - 1]
+        del self._numbers[:dropped]
+        del self._frames[:dropped]
+
+    def _wake_all(self) -> None:
+        for follower in self._followers:
+            follower.wake()
+
+
+async def told_end(redis: Redis, where: Where, event: bytes) -> bytes:
+    """Return the last event as callers are told it; of what is deleted, as it was published."""
+    generation = await generations.find(redis, *where)
+    if generation is None or not generation.is_final:
+        return event
+    return encode(told.end(generation))
+
+
+class Page(NamedTuple):
+    """Some events of a stream, encoded; the end is not among them, but may come next."""
+
+    frames: bytes
+    last: Number
+    has_end: bool
+
+
+async def read_page(redis: Redis, where: Where, after: Number) -> Page | None:
+    """Return what a stream has after a number; None when that is nothing."""
+    entries = await _range(redis, where, after)
+    if not entries:
+        return None
+    has_end = events.is_end(entries[-1][1])
+    kept = entries[:-1] if has_end else entries
+    last = kept[-1][0] if kept else after
+    return Page(b"".join(frame(*entry) for entry in kept), last, has_end)
+
+
+async def _range(redis: Redis, where: Where, after: Number) -> list[tuple[Number, bytes]]:
+    name, first = keys.EVENTS(*where), f"({after.epoch}-{after.seq}"
+    entries = await redis.call("XRANGE", name, first, "+", "COUNT", _PAGE)
+    return [(Number.of(number), fields[1]) for number, fields in entries]
+
+
+class Rings:
+    """The rings of what is followed in this process; one goes with its last follower."""
+
+    def __init__(self, redis: Redis, subscriber: Subscriber, clock: Clock) -> None:
+        self._redis = redis
+        self._subscriber = subscriber
+        self._clock = clock
+        self._open: dict[Where, tuple[Ring, ExitStack]] = {}
+
+    @contextmanager
+    def join(self, where: Where, follower: Follower) -> Iterator[Ring]:
+        """Yield the ring of a generation, which wakes the follower from now on."""
+        ring, ending = self._open.get(where) or self._begin(where)
+        try:
+            with ring.followed_by(follower):
+                yield ring
+        finally:
+            if not ring.is_followed:
+                del self._open[where]
+                ending.close()
+
+    def _begin(self, where: Where) -> tuple[Ring, ExitStack]:
+        ring, ending = Ring(self._redis, self._clock, where), ExitStack()
+        ending.enter_context(self._subscriber.listen(keys.events_channel(*where), ring.hear))
+        ending.callback(ring.close)
+        self._open[where] = ring, ending
+        return ring, ending

@@ -1,0 +1,220 @@
+"""A generation's events to one follower, as server-sent events, from any of them on.
+
+Owns one follower's way: the first event, then what the ring has after its cursor, the stream where
+the ring has forgotten it, a snapshot where the stream has; exactly one end. A ping breaks long
+silences. A follower that hangs up, or a process that goes away, ends the answer between two events,
+so that the last number seen is where the next answer begins.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from api.endpoint import Answer, Call, Stream
+from api.follow import told
+from api.follow.ring import BEGINNING, Number, Ring, Where, encode, frame, read_page
+from api.state import State
+from shared.errors import Code, RequestError, UnavailableError
+from shared.stores import generations
+from shared.wire.generation import Generation
+
+_NUMBER: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,9}")
+_FIRST: Final = Number(0, 1)
+_PING: Final = b": ping\n\n"
+_GOING_AWAY: Final = b": going away; go on after the last id\n\n"
+
+
+class Session(NamedTuple):
+    """Where a generation is that was accepted by this very request."""
+
+    id: str
+
+
+async def follow(
+    call: Call, generation_id: str, after: str | None, *, accepted_in: Session | None = None
+) -> Stream | Answer:
+    """Return the events of a generation after a number, or 204 when there can be no more.
+
+    What was `accepted_in` a session by this request is followed without looking whether it is
+    there.
+
+    Raises:
+        RequestError: GENERATION_NOT_FOUND; INVALID_FIELDS for what is no number of an event.
+        RefusedError: RATE_LIMITED when the account follows as many as it may.
+
+    """
+    after_number = _number(after)
+    where = Where(call.caller.root, call.caller.account.id, generation_id)
+    if accepted_in is not None:
+        return Stream(_live(call, where, after_number, accepted_in.id, deadline_ms=None))
+    generation = await generations.find(call.state.redis, *where)
+    if generation is None:
+        raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
+    if not generation.is_final:
+        return Stream(
+            _live(call, where, after_number, generation.session, deadline_ms=generation.deadline)
+        )
+    if after_number == Number.of(generation.last_event):
+        return Answer(None, status=204)
+    return Stream(_ended(call, where, after_number, generation))
+
+
+def _number(text: str | None) -> Number:
+    if text is None:
+        return BEGINNING
+    if not _NUMBER.fullmatch(text):
+        raise RequestError(
+            "`Last-Event-ID` or `after` must be the id of an event, as in 1-7.",
+            Code.INVALID_FIELDS,
+        )
+    return Number.of(text)
+
+
+async def _ended(
+    call: Call, where: Where, after: Number, generation: Generation
+) -> AsyncGenerator[bytes, None]:
+    """Tell what the stream still has, else a snapshot; then the end."""
+    with call.state.waits.hold(where.account):
+        last = Number.of(generation.last_event)
+        cursor = after
+        yield _accepted(where, generation.session, after)
+        while page := await read_page(call.state.redis, where, cursor):
+            cursor = page.last
+            yield page.frames
+            if page.has_end:
+                break
+        else:
+            yield _snapshot(generation)
+        yield frame(last, encode(told.end(generation)))
+
+
+async def _live(
+    call: Call, where: Where, after: Number, session: str, *, deadline_ms: int | None
+) -> AsyncGenerator[bytes, None]:
+    """Tell what comes, as it comes, until the end."""
+    state = call.state
+    reader = _Reader(state.settings.api.ping_seconds)
+    call.request.scope.update(on_gone=reader.hang_up, on_leave=reader.leave)
+    with state.waits.hold(where.account):
+        await state.subscriber.connect()
+        with reader, state.rings.join(where, reader) as ring:
+            yield _accepted(where, session, after)
+            cursor = BEGINNING if after.epoch == 0 else after
+            while not (reader.is_gone or reader.is_leaving):
+                reader.has_news = False
+                piece, cursor = await _next(state, where, ring, cursor)
+                if piece:
+                    reader.note_said()
+                    yield piece
+                elif ring.has_ended or ring.is_broken:
+                    return
+                elif not await reader.news():
+                    yield _PING
+                    ring.look_if_quiet(state.settings.api.ping_seconds)
+                    deadline_ms = await _tend(state, where, deadline_ms)
+            if reader.is_leaving:
+                yield _GOING_AWAY
+
+
+async def _next(state: State, where: Where, ring: Ring, cursor: Number) -> tuple[bytes, Number]:
+    """Return the next events after a cursor, as many as there are and fit into one write."""
+    if not ring.is_loaded:
+        return b"", cursor
+    if cursor < ring.base:
+        page = await read_page(state.redis, where, cursor)
+        return (page.frames, page.last) if page else (b"", ring.base)
+    if cursor > ring.last:
+        # Redis has lost what this follower has seen: it begins anew from what there is.
+        generation = await generations.find(state.redis, *where)
+        if generation is not None:
+            return _snapshot(generation), _snapshot_number(generation)
+    return ring.read(cursor)
+
+
+async def _tend(state: State, where: Where, deadline_ms: int | None) -> int | None:
+    """End what is past its deadline where no worker lives to do it; return the deadline."""
+    with suppress(UnavailableError):
+        if deadline_ms is None:
+            generation = await generations.find(state.redis, *where)
+            deadline_ms = generation.deadline if generation is not None else None
+        if state.clock.now_ms() > (deadline_ms or math.inf):
+            await state.expire_if_abandoned(where.root)
+    return deadline_ms
+
+
+def _accepted(where: Where, session: str, after: Number) -> bytes:
+    """Return the first event for who begins; for others nothing, which says that they may read."""
+    if after >= _FIRST:
+        return b""
+    return frame(_FIRST, encode(told.accepted(where.id, session)))
+
+
+def _snapshot(generation: Generation) -> bytes:
+    return frame(_snapshot_number(generation), encode(told.snapshot(generation)))
+
+
+def _snapshot_number(generation: Generation) -> Number:
+    """Return the number that a snapshot replaces all up to: never the end's."""
+    last = Number.of(generation.last_event)
+    return Number(last.epoch, last.seq - 1) if generation.is_final else last
+
+
+class _Reader:
+    """One follower: woken by its ring, by silence, and by whoever ends it."""
+
+    def __init__(self, ping_seconds: float) -> None:
+        self.is_gone = self.is_leaving = self.has_news = False
+        self._ping_seconds = ping_seconds
+        self._loop = asyncio.get_running_loop()
+        self._said_at = self._loop.time()
+        self._is_silent = False
+        self._woken: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(self._ping_seconds, self._look_at_silence)
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def wake(self) -> None:
+        """Have it look again."""
+        self.has_news = True
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    def hang_up(self) -> None:
+        """Learn that nobody reads any more."""
+        self.is_gone = True
+        self.wake()
+
+    def leave(self) -> None:
+        """Learn that the process goes away."""
+        self.is_leaving = True
+        self.wake()
+
+    def note_said(self) -> None:
+        """Begin to count the silence anew."""
+        self._said_at = self._loop.time()
+
+    async def news(self) -> bool:
+        """Wait until it is woken, or until a silence must be broken: then return False."""
+        if not self.has_news:
+            self._woken = self._loop.create_future()
+            await self._woken
+        is_silent, self._is_silent = self._is_silent, False
+        return not is_silent
+
+    def _look_at_silence(self) -> None:
+        """One timer a silence, however much is said in between."""
+        left = self._said_at + self._ping_seconds - self._loop.time()
+        if left <= 0:
+            self._is_silent = True
+            self.note_said()
+            self.wake()
+            left = self._ping_seconds
+        self._timer = self._loop.call_later(left, self._look_at_silence)

@@ -1,0 +1,159 @@
+"""What followers are told that the stream does not keep: its beginning, and its end.
+
+The end is told from the generation's record, in the same words as the answer of a caller who
+waited: what was charged is known there only. Pure. The events between them go by as they were
+published.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from shared.clock import iso
+from shared.errors import CANCELLED, Category, Failure
+from shared.wire import event as events
+from shared.wire.generation import Generation
+from shared.wire.message import Usage as Used
+from shared.wire.routing import KeptRouting, Routing
+
+_MICROCREDITS: Final = 1_000_000
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer. `model` is the identifier of the one that gave it."""
+
+    id: str
+    role: Literal["assistant"] = "assistant"
+    content: str
+    model: str
+    created_at: str
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer consumed and cost."""
+
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    credits: float
+
+
+class ToldFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no answer; `provider` is the upstream's name where one is to blame."""
+
+    message: str
+    category: Category
+    code: str
+    retryable: bool
+    severity: Literal["error", "fatal"]
+    provider: str | None
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
+    """The message is in."""
+
+    id: str
+    session_id: str
+    poll_url: str
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """All of the answer so far; it replaces what was told before."""
+
+    text: str
+    reasoning: str = ""
+    media: list[dict[str, str]] = []
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True, tag="completed"):
+    """The end, with an answer."""
+
+    message: Message
+    usage: Usage
+    routing: Routing | None
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The end, without one."""
+
+    failure: ToldFailure
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
+    """The end, by request."""
+
+
+End = Completed | Failed | Cancelled
+Event = (
+    Accepted
+    | Snapshot
+    | events.StageChanged
+    | events.Routed
+    | events.Delta
+    | events.Reset
+    | Completed
+    | Failed
+    | Cancelled
+)
+
+
+def poll_url(generation: str) -> str:
+    """Return where a generation is polled, through whichever dialect it came."""
+    return f"/api/v1/generate/{generation}/status"
+
+
+def accepted(generation: str, session: str) -> Accepted:
+    """Return a stream's first event."""
+    return Accepted(id=generation, session_id=session, poll_url=poll_url(generation))
+
+
+def snapshot(generation: Generation) -> Snapshot:
+    """Return what stands for all events before."""
+    return Snapshot(text=generation.text)
+
+
+def end(generation: Generation) -> End:
+    """Return the last event of a stream that has ended."""
+    if generation.stage == "completed":
+        return Completed(
+            message=message(generation), usage=usage(generation), routing=routing(generation)
+        )
+    if generation.stage == "cancelled":
+        return Cancelled()
+    assistant = generation.assistant
+    return Failed(
+        failure=failure(assistant.failure if assistant and assistant.failure else CANCELLED)
+    )
+
+
+def message(generation: Generation) -> Message:
+    """Return the answer, finished or as far as it is."""
+    assistant, chosen = generation.assistant, routing(generation)
+    return Message(
+        id=generation.id,
+        content=generation.text,
+        model=(chosen.chosen if chosen else None) or generation.model,
+        created_at=iso(assistant.created if assistant else generation.accepted),
+    )
+
+
+def usage(generation: Generation) -> Usage:
+    """Return what the answer consumed, and what was charged for it."""
+    used = (generation.assistant.usage if generation.assistant else None) or Used()
+    return Usage(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+        credits=generation.captured / _MICROCREDITS,
+    )
+
+
+def routing(generation: Generation) -> Routing | None:
+    """Return which model was chosen and why, once it was."""
+    kept = generation.assistant.routing if generation.assistant else None
+    return kept.told() if isinstance(kept, KeptRouting) else kept
+
+
+def failure(found: Failure) -> ToldFailure:
+    """Return a failure with every field said."""
+    return ToldFailure(**msgspec.structs.asdict(found))

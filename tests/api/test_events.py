@@ -1,0 +1,341 @@
+"""Following a generation as server-sent events: from the beginning, the middle, after the end."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+
+from shared import ids
+from shared.redis import keys
+from tests.support import waiting
+from tests.support.customer import Customer, Json, refused
+from tests.support.follower import ENDS, Heard, following, text_of
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+
+_TEXT: Final = "Two bears went into a wood, and one of them came out."
+
+
+def _number(heard: Heard) -> tuple[int, int]:
+    epoch, _, seq = heard.id.partition("-")
+    return int(epoch), int(seq)
+
+
+@contextmanager
+def stuck(url: str, path: str, key: str) -> Iterator[None]:
+    """Have a reader that asks for a stream and never reads."""
+    place = urlsplit(url)
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        reader.connect((place.hostname, place.port))
+        head = f"GET {path} HTTP/1.1\r\nHost: pollux\r\nX-API-Key: {key}\r\n\r\n"
+        reader.sendall(head.encode())
+        yield
+
+
+async def _subscribers(system: System, receipt: Json) -> int:
+    """Count the fronts in which somebody follows a generation."""
+    account = await system.account()
+    where = (system.accounts.root_of(account), account.id, receipt["message_id"])
+    _, count = await system.redis.call("PUBSUB", "NUMSUB", keys.events_channel(*where))
+    return int(count)
+
+
+async def _nobody_follows(system: System, receipt: Json) -> None:
+    async def is_left_alone() -> bool:
+        return await _subscribers(system, receipt) == 0
+
+    await waiting.until(is_left_alone, what="the last follower's end")
+
+
+async def _all(api: Customer, receipt: Json, **how: str) -> list[Heard]:
+    async with following(api, receipt["events_url"], **how) as stream:
+        return await stream.rest()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_stream_tells_the_whole_story_once(api: Customer, provider: Provider) -> None:
+    provider.script.append(Answer(text=_TEXT, gap_seconds=0.002))
+    receipt = await api.ask("hello")
+    heard = await _all(api, receipt)
+    names = [one.name for one in heard]
+    assert names[:3] == ["accepted", "routed", "stage"]
+    assert heard[0].told == {
+        "type": "accepted",
+        "id": receipt["message_id"],
+        "session_id": receipt["session_id"],
+        "poll_url": receipt["poll_url"],
+    }
+    assert [name for name in names if name in ENDS] == ["completed"] == names[-1:]
+    assert [_number(one) for one in heard] == sorted({_number(one) for one in heard})
+    assert text_of(heard) == _TEXT
+    status = await api.look(receipt)
+    end = heard[-1].told
+    assert end["message"]["content"] == status["result"]["content"] == _TEXT
+    assert end["message"]["id"] == receipt["message_id"]
+    assert end["message"]["model"] == status["routing"]["chosen"] == "alpha"
+    assert end["usage"]["credits"] == status["credits_used"] > 0
+    assert end["routing"]["chosen"] == "alpha"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_has_ended_is_told_again_from_any_event_on(
+    api: Customer, provider: Provider
+) -> None:
+    provider.script.append(Answer(text=_TEXT, gap_seconds=0.002))
+    receipt = await api.ask("hello")
+    heard = await _all(api, receipt)
+    assert len(heard) > 5
+    assert await _all(api, receipt) == heard
+    for number, one in enumerate(heard[:-1]):
+        assert await _all(api, receipt, after=one.id) == heard[number + 1 :]
+        path = receipt["events_url"] + f"?after={one.id}"
+        async with following(api, path) as stream:
+            assert await stream.rest() == heard[number + 1 :]
+    answer = await api.get(receipt["events_url"], params={"after": heard[-1].id})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+async def test_the_header_goes_before_the_parameter(
+    api: Customer, provider: Provider, system: System
+) -> None:
+    await system.worker()
+    provider.script.append(Answer(text=_TEXT))
+    receipt = await api.ask("hello")
+    heard = await _all(api, receipt)
+    receipt["events_url"] += f"?after={heard[0].id}"
+    assert await _all(api, receipt, after=heard[-2].id) == heard[-1:]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_who_comes_in_the_middle_gets_all_of_it_and_goes_on(
+    api: Customer, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=4, gap_seconds=0.002))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as first:
+        await first.until("delta")
+        async with following(api, receipt["events_url"]) as second:
+            await second.until("delta")
+            gate.set()
+            assert await second.rest() == await first.rest()
+    assert text_of(first.heard) == _TEXT
+
+
+async def test_another_front_tells_the_same(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    elsewhere = await system.front()
+    await system.worker()
+    gate = asyncio.Event()
+    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=4))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as here:
+        seen = await here.until("delta")
+        async with following(api, receipt["events_url"], after=seen.id, url=elsewhere) as there:
+            gate.set()
+            later, all_ = await there.rest(), await here.rest()
+    assert later == all_[all_.index(seen) + 1 :]
+    async with following(api, receipt["events_url"], url=elsewhere) as again:
+        assert await again.rest() == all_
+
+
+@pytest.mark.usefixtures("worker")
+async def test_after_the_retention_a_snapshot_stands_for_the_rest(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    provider.script.append(Answer(text=_TEXT, gap_seconds=0.002))
+    receipt = await api.ask("hello")
+    heard = await _all(api, receipt)
+    account = await system.account()
+    root = system.accounts.root_of(account)
+    name = keys.EVENTS(root, account.id, receipt["message_id"])
+    assert await system.redis.call("DEL", name) == 1
+    whole = await _all(api, receipt)
+    assert [one.name for one in whole] == ["accepted", "snapshot", "completed"]
+    assert whole[1].told["text"] == _TEXT
+    assert whole[-1] == heard[-1]
+    for one in heard[:-1]:
+        assert await _all(api, receipt, after=one.id) == whole[1:]
+    assert await _all(api, receipt, after=whole[1].id) == whole[1:]
+    answer = await api.get(receipt["events_url"], params={"after": heard[-1].id})
+    assert answer.status_code == 204
+
+
+async def test_ends_without_an_answer_are_told_too(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    waiting_ = await api.ask("never begun")
+    async with following(api, waiting_["events_url"]) as stream:
+        assert await stream.next()
+        await api.post(waiting_["cancel_url"])
+        heard = await stream.rest()
+    assert [(one.id, one.name) for one in heard] == [("0-1", "accepted"), ("1-1", "cancelled")]
+    assert await _all(api, waiting_) == heard
+    await system.worker()
+    provider.script.append(Answer(status=401))
+    failed = await api.ask("fails")
+    heard = await _all(api, failed)
+    assert heard[-1].name == "failed"
+    assert heard[-1].told["failure"] == (await api.look(failed))["failure"]
+    assert await _all(api, failed) == heard
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_new_attempt_begins_with_a_reset(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    provider.script.append(Answer(text="lost words", gate=asyncio.Event(), gate_after=1))
+    provider.script.append(Answer(text=_TEXT))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as stream:
+        await stream.until("delta")
+        await system.worker()
+        await system.stop(system.workers[0])
+        heard = await stream.rest()
+    assert [one.told for one in heard if one.name == "reset"] == [{"type": "reset", "keep": 0}]
+    assert "lost" in "".join(one.told["text"] for one in heard if one.name == "delta")
+    assert text_of(heard) == _TEXT
+    assert heard[-1].told["message"]["content"] == _TEXT
+    assert await _all(api, receipt) == heard
+
+
+async def test_what_is_nobodys_or_no_event_s_is_refused(
+    system: System, api: Customer, other: Customer
+) -> None:
+    receipt = await api.ask("hello")
+    path = receipt["events_url"]
+    refused(await other.get(path), 404, "GENERATION_NOT_FOUND")
+    refused(
+        await api.get(path.replace(receipt["message_id"], ids.new_id())),
+        404,
+        "GENERATION_NOT_FOUND",
+    )
+    for after in ("1", "1-", "-1", "a-b", "1-1-1", "1-\u0661", "9" * 10 + "-1", ""):
+        refused(await api.get(path, params={"after": after}), 400, "INVALID_FIELDS")
+    chatting = await system.customer("two", scopes=("chat",))
+    refused(await chatting.get(path), 403, "FORBIDDEN")
+
+
+async def test_an_account_follows_as_many_as_it_may(system: System, provider: Provider) -> None:
+    system.change("api", waits_per_account=2)
+    await system.front()
+    api = await system.customer()
+    receipt = await api.ask("hello")
+    path = receipt["events_url"]
+    async with following(api, path) as one, following(api, path) as two:
+        assert await one.next()
+        assert await two.next()
+        answer = await api.get(path)
+        refused(answer, 429, "RATE_LIMITED")
+        assert int(answer.headers["retry-after"]) >= 1
+    # What was held is given back.
+    await waiting.until(lambda: not provider.requests)
+    async with following(api, path) as three:
+        assert await three.next()
+
+
+async def test_silence_is_broken(system: System) -> None:
+    system.change("api", ping_seconds=0.05)
+    await system.front()
+    api = await system.customer()
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as stream:
+        reading = asyncio.create_task(stream.rest())
+        await waiting.until(lambda: len(stream.comments) >= 3)
+        await api.post(receipt["cancel_url"])
+        assert (await reading)[-1].name == "cancelled"
+
+
+async def test_a_deadline_ends_the_stream_although_no_worker_lives(system: System) -> None:
+    system.change("api", ping_seconds=0.05)
+    await system.front()
+    api = await system.customer()
+    receipt = await api.ask("hello", deadline_seconds=1)
+    heard = await _all(api, receipt)
+    assert [one.name for one in heard] == ["accepted", "failed"]
+    assert heard[-1].told["failure"]["category"] == "expired"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_who_vanishes_leaves_nothing_and_ends_nothing(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=2))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as stream:
+        await stream.until("delta")
+        assert await _subscribers(system, receipt) == 1
+    await _nobody_follows(system, receipt)
+    gate.set()
+    assert (await api.end(receipt))["result"]["content"] == _TEXT
+
+
+@pytest.mark.usefixtures("worker")
+async def test_publications_that_are_lost_are_read_from_the_stream(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    gates = [asyncio.Event() for _ in range(2)]
+    provider.script.append(Answer(text=_TEXT, gate=gates[0], gate_after=2, gap_seconds=0.01))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as stream:
+        await stream.until("delta")
+        gates[0].set()
+        for _ in range(3):
+            await system.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+            await stream.next()
+        heard = await stream.rest()
+    assert text_of(heard) == _TEXT
+    assert heard == await _all(api, receipt)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_follower_that_knows_more_than_redis_begins_anew(
+    api: Customer, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=2))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as first:
+        await first.until("delta")
+        async with following(api, receipt["events_url"], after="7-7") as second:
+            snapshot = await second.next()
+            assert snapshot is not None
+            assert snapshot.name == "snapshot"
+            gate.set()
+            heard, whole = await second.rest(), await first.rest()
+    assert text_of(heard) == _TEXT
+    assert heard[-1] == whole[-1]
+    again = await _all(api, receipt, after="7-7")
+    assert [one.name for one in again] == ["snapshot", "completed"]
+
+
+async def test_head_is_told_how_it_would_begin(api: Customer) -> None:
+    receipt = await api.ask("hello")
+    answer = await api.head(receipt["events_url"])
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == "text/event-stream"
+    refused(await api.get("/api/v1/generate/unknown/events"), 404, "GENERATION_NOT_FOUND")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_reader_that_is_stuck_is_cut_and_others_do_not_notice(
+    system: System, provider: Provider
+) -> None:
+    system.change("api", stuck_reader_seconds=0.4)
+    url = await system.front()
+    api = await system.customer()
+    text = " ".join(["w" * 4_000] * 1_000)
+    provider.script.append(Answer(text=text))
+    receipt = await api.ask("hello")
+    with stuck(url, receipt["events_url"], api.headers["x-api-key"]):
+        heard = await _all(api, receipt)
+        assert text_of(heard) == text
+        assert await _subscribers(system, receipt) == 1
+        await _nobody_follows(system, receipt)

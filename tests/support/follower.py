@@ -1,0 +1,104 @@
+"""A program that follows a generation: server-sent events, read as their specification says.
+
+Owns the rules by which a follower arrives at an answer (`text_of`). Refuses to know how events are
+made: what it hears it takes apart, and what is no event in their form fails the test.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import httpx
+
+from tests.support.customer import NO_TLS, Customer, Json
+
+ENDS: Final = frozenset({"completed", "failed", "cancelled"})
+
+
+class Heard(NamedTuple):
+    """One event: its id, its name, and what it says."""
+
+    id: str
+    name: str
+    told: Json
+
+
+class Follower:
+    """One stream being read. `comments` are the lines that are no events."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self.heard: list[Heard] = []
+        self.comments: list[str] = []
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> Heard | None:
+        """Return the next event, or None at the end of the answer."""
+        fields: dict[str, str] = {}
+        async for line in self._lines:
+            if line.startswith(":"):
+                self.comments.append(line)
+            elif line:
+                name, _, value = line.partition(": ")
+                assert name in {"id", "event", "data"}, line
+                assert name not in fields, line
+                fields[name] = value
+            elif fields:
+                return self._take(fields)
+        assert not fields, f"cut in the middle of an event: {fields}"
+        return None
+
+    async def until(self, name: str) -> Heard:
+        """Read up to an event of that name and return it."""
+        while (heard := await self.next()) is not None:
+            if heard.name == name:
+                return heard
+        raise AssertionError(f"{name} did not come: {self.heard}")
+
+    async def rest(self) -> list[Heard]:
+        """Read to the end of the answer; return all that was heard."""
+        while await self.next() is not None:
+            pass
+        return self.heard
+
+    def _take(self, fields: dict[str, str]) -> Heard:
+        told: dict[str, Any] = json.loads(fields["data"])
+        heard = Heard(fields["id"], fields["event"], told)
+        assert told["type"] == heard.name
+        self.heard.append(heard)
+        return heard
+
+
+@asynccontextmanager
+async def following(
+    customer: Customer, path: str, *, after: str | None = None, url: str = ""
+) -> AsyncIterator[Follower]:
+    """Yield the stream at a path, which must be one; from another front where a URL is given."""
+    headers = dict(customer.headers) | ({"last-event-id": after} if after is not None else {})
+    async with (
+        httpx.AsyncClient(
+            base_url=url or customer.base_url,
+            headers=headers,
+            timeout=20.0,
+            verify=NO_TLS,
+            trust_env=False,
+        ) as http,
+        http.stream("GET", path) as answer,
+    ):
+        assert answer.status_code == 200, await answer.aread()
+        assert answer.headers["content-type"] == "text/event-stream"
+        yield Follower(answer)
+
+
+def text_of(heard: Iterable[Heard]) -> str:
+    """Return the text that a follower has in the end."""
+    text = ""
+    for _, name, told in heard:
+        if name == "delta":
+            text += told["text"]
+        elif name == "reset":
+            text = text[: told["keep"]]
+        elif name == "snapshot":
+            text = told["text"]
+    return text
