@@ -7,8 +7,6 @@ under way, half of one that has ended.
 """
 
 import asyncio
-import os
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,7 +15,7 @@ from shared.redis import functions
 from shared.redis.functions import Keep
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
 from shared.wire.submission import WIRE
-from tests.bench import figures, load, rig
+from tests.bench import figures, kernel, load, rig
 from tests.bench.figures import Figure
 from tests.bench.load import Volley
 from tests.bench.rig import Rig
@@ -87,22 +85,13 @@ async def _compare(
 
 
 async def _shoot(volley: Volley, pid: int, seconds: float) -> Shot:
-    before = _cpu_seconds(pid)
+    before = kernel.cpu_seconds([pid])
     hits = await load.fire(volley, connections=CONNECTIONS, seconds=seconds)
-    cpu = _cpu_seconds(pid) - before
+    cpu = kernel.cpu_seconds([pid]) - before
     if hits.bad or not hits.good:
         message = f"{hits.bad} of {hits.good + hits.bad} requests to {volley.paths[0]} failed"
         raise AssertionError(message)
     return Shot(hits.per_second, cpu / hits.good * 1e6)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Return the CPU time a process has taken, where /proc tells it; elsewhere 0."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _figures(name: str, floors: list[Shot], ours: list[Shot], aim: float) -> list[Figure]:

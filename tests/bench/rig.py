@@ -61,11 +61,17 @@ class Rig:
     key: str
     url: str
     api: Process
+    workers: tuple[Process, ...]
 
     @property
     def root(self) -> str:
         """The root of the partition where everything of the account is."""
         return keys.partition_root(self.settings.redis, self.account.partition)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that it takes: the server, the front, the workers."""
+        return [self.server.pid, self.api.pid, *(worker.pid for worker in self.workers)]
 
     @property
     def headers(self) -> dict[str, str]:
@@ -128,6 +134,8 @@ async def running(
         port = processes.free_port()
         api = stack.enter_context(program(["api", "--port", str(port)], environment))
         url = f"http://127.0.0.1:{port}"
+        await answers(f"{url}/readyz")
+        started = [stack.enter_context(program(["worker"], environment)) for _ in range(workers)]
         rig = Rig(
             server=server,
             provider=provider,
@@ -138,10 +146,8 @@ async def running(
             key=key,
             url=url,
             api=api,
+            workers=tuple(started),
         )
-        await answers(f"{url}/readyz")
-        for _ in range(workers):
-            stack.enter_context(program(["worker"], environment))
         await reported(rig, workers)
         yield rig
 

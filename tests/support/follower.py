@@ -35,18 +35,18 @@ class Follower:
 
     async def next(self) -> Heard | None:
         """Return the next event, or None at the end of the answer."""
-        fields: dict[str, str] = {}
+        lines: list[str] = []
         async for line in self._lines:
-            if line.startswith(":"):
-                self.comments.append(line)
-            elif line:
-                name, _, value = line.partition(": ")
-                assert name in {"id", "event", "data"}, line
-                assert name not in fields, line
-                fields[name] = value
-            elif fields:
-                return self._take(fields)
-        assert not fields, f"cut in the middle of an event: {fields}"
+            if line:
+                lines.append(line)
+                continue
+            self.comments += [line for line in lines if line.startswith(":")]
+            heard = _heard(lines)
+            lines = []
+            if heard is not None:
+                self.heard.append(heard)
+                return heard
+        assert not lines, f"cut in the middle of an event: {lines}"
         return None
 
     async def until(self, name: str) -> Heard:
@@ -62,12 +62,28 @@ class Follower:
             pass
         return self.heard
 
-    def _take(self, fields: dict[str, str]) -> Heard:
-        told: dict[str, Any] = json.loads(fields["data"])
-        heard = Heard(fields["id"], fields["event"], told)
-        assert told["type"] == heard.name
-        self.heard.append(heard)
-        return heard
+
+def _heard(lines: list[str]) -> Heard | None:
+    """Take an event apart; None if it is nothing but comments."""
+    fields = dict[str, str]()
+    for line in lines:
+        if not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            assert name in {"id", "event", "data"}, line
+            assert name not in fields, line
+            fields[name] = value
+    if not fields:
+        return None
+    told: dict[str, Any] = json.loads(fields["data"])
+    assert told["type"] == fields["event"]
+    return Heard(fields["id"], fields["event"], told)
+
+
+def read_events(raw: bytes) -> list[Heard]:
+    """Return the events that are whole in what was read; what was cut off is dropped."""
+    blocks = raw.split(b"\n\n")[:-1]
+    found = [_heard(block.decode().split("\n")) for block in blocks]
+    return [heard for heard in found if heard is not None]
 
 
 @asynccontextmanager

@@ -1,0 +1,252 @@
+"""Ten thousand followers on one front: what they weigh, how late they hear, whom they hinder.
+
+The followers are programs of their own; the bench plays the worker and appends events that carry
+the moment of their making. Memory is the front's resident set over what it was before anybody
+followed, by follower. Beside them, one client that asks for statuses all the time.
+
+Then one generation with one follower and with a thousand: what the worker and the server spend on
+it must not depend on who listens.
+"""
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NamedTuple
+
+from shared.clock import SystemClock
+from shared.redis import functions
+from shared.redis.functions import Claimed, Keep
+from shared.wire import event as events
+from shared.wire.submission import WIRE
+from tests.bench import arms, figures, kernel, rig
+from tests.bench.arms import Arm, Program
+from tests.bench.figures import Figure
+from tests.bench.monitor import monitored
+from tests.bench.rig import Rig
+from tests.support.provider import Answer
+
+FOLLOWERS: Final = 10_000
+GENERATIONS: Final = 100
+SECONDS: Final = 10.0
+CROWD: Final = 1_000
+RUNS: Final = 3
+_PROGRAMS: Final = 4
+_KIB: Final = 1024
+_WEIGHT_KIB: Final = 40
+_LATE_MS: Final = 100.0
+_OTHERS_MS: Final = 20.0
+_SETTLE_SECONDS: Final = 1.0
+_BETWEEN_SECONDS: Final = 0.01
+_TOKENS: Final = 50
+_TOKEN_SECONDS: Final = 0.01
+_PACED_GENERATIONS: Final = 10
+_ALLOWED: Final = 1.15
+
+
+class _Round(NamedTuple):
+    """Deliveries a second, how late they were, and how long another request took, in ms."""
+
+    delivered: float
+    late_p50: float
+    late_p99: float
+    others_p99: float
+
+
+async def measure(
+    followers: int = FOLLOWERS,
+    generations: int = GENERATIONS,
+    seconds: float = SECONDS,
+    crowd: int = CROWD,
+    runs: int = RUNS,
+) -> list[Figure]:
+    """Let them follow, and tell each of them something once a second."""
+    async with rig.running() as system:
+        stage = _Stage(system, await _claimed(system, generations))
+        before = kernel.resident_bytes(system.api.pid)
+        async with _audience(system, stage.ids, followers) as programs:
+            await SystemClock().sleep(_SETTLE_SECONDS)
+            weight = (kernel.resident_bytes(system.api.pid) - before) / followers / _KIB
+            rounds = [await stage.play(programs, seconds) for _ in range(runs)]
+    found = _Round(*(figures.median(column) for column in zip(*rounds, strict=True)))
+    return [
+        Figure(
+            f"KiB a follower, {followers:,} of them",
+            f"{weight:.1f}",
+            f"{generations} generations",
+            f"<= {_WEIGHT_KIB}",
+            weight <= _WEIGHT_KIB,
+        ),
+        Figure(
+            f"delivery p99, {found.delivered:,.0f} a second",
+            f"{found.late_p99:.1f} ms",
+            f"p50 {found.late_p50:.1f}",
+            f"<= {_LATE_MS:.0f} ms",
+            found.late_p99 <= _LATE_MS,
+        ),
+        Figure(
+            "another request meanwhile, p99",
+            f"{found.others_p99:.1f} ms",
+            "",
+            f"<= {_OTHERS_MS:.0f} ms",
+            found.others_p99 <= _OTHERS_MS,
+        ),
+        *await _one_and_many(crowd, runs),
+    ]
+
+
+async def _claimed(system: Rig, count: int) -> list[Claimed]:
+    """Submit so many messages and hold them, as a worker would that never ends."""
+    async with system.customer() as customer:
+        for _ in range(count):
+            await customer.ask("hello")
+    ask = functions.ClaimAsk(
+        worker="bench",
+        wire=WIRE,
+        count=count,
+        lease_ms=86_400_000,
+        lanes=functions.LANES,
+        keep=Keep.of(system.settings.retention),
+    )
+    held, _ = await functions.claim(system.redis, system.root, ask)
+    return held
+
+
+@asynccontextmanager
+async def _audience(system: Rig, ids: list[str], followers: int) -> AsyncIterator[list[Program]]:
+    """Have so many followers, spread evenly over the generations and a few programs."""
+    each = followers // len(ids)
+    shares = [share for n in range(_PROGRAMS) if (share := (each + n) // _PROGRAMS)]
+    words = ["--port", system.url.rpartition(":")[2], "--key", system.key, "--each"]
+    paths = [f"/api/v1/generate/{id_}/events" for id_ in ids]
+    arm = Arm("audience", (sys.executable, "-m", "tests.bench.audience"), "", system.environment)
+    async with AsyncExitStack() as stack:
+        programs = [
+            await stack.enter_async_context(arms.running(arm, *words, str(share), *paths))
+            for share in shares
+        ]
+        for program in programs:
+            await program.told()
+        yield programs
+
+
+class _Stage:
+    """Generations whose worker is the bench: each is told the moment at which it is told it."""
+
+    def __init__(self, system: Rig, held: list[Claimed]) -> None:
+        self.ids = [claimed.id for claimed in held]
+        self._system = system
+        self._held = held
+        self._clock = SystemClock()
+        self._seq = 0
+
+    async def play(self, programs: list[Program], seconds: float) -> _Round:
+        """Say something to everybody's followers, one generation after the other, each second."""
+        await _seen(programs)
+        others: list[float] = []
+        asking = asyncio.create_task(self._ask_on(others))
+        began = self._clock.monotonic()
+        for second in range(max(1, round(seconds))):
+            self._seq += 1
+            for number, claimed in enumerate(self._held):
+                due = began + second + number / len(self._held)
+                await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+                await self._say(claimed)
+        took = self._clock.monotonic() - began
+        await self._clock.sleep(_SETTLE_SECONDS)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        seen = await _seen(programs)
+        return _Round(
+            delivered=sum(count for count, _, _ in seen) / took,
+            late_p50=figures.median(half for _, half, _ in seen),
+            late_p99=max(worst for _, _, worst in seen),
+            others_p99=figures.quantile(others, 0.99) * 1000,
+        )
+
+    async def _say(self, claimed: Claimed) -> None:
+        text = f"@{self._clock.monotonic():.6f}"
+        ask = functions.AppendAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=self._seq,
+            events=[events.encode(events.Delta(text))],
+            text=text,
+            stage="generating",
+        )
+        assert await functions.append(self._system.redis, claimed.root, ask) == "appended"
+
+    async def _ask_on(self, took: list[float]) -> None:
+        """Look at one status after the other, and note how long each look took."""
+        path = f"/api/v1/generate/{self.ids[0]}/status"
+        async with self._system.customer() as customer:
+            while True:
+                began = self._clock.monotonic()
+                assert (await customer.get(path)).status_code == 200
+                took.append(self._clock.monotonic() - began)
+                await self._clock.sleep(_BETWEEN_SECONDS)
+
+
+async def _seen(programs: list[Program]) -> list[list[float]]:
+    """Return what each program has seen since it was last asked: count, p50 and p99 in ms."""
+    for program in programs:
+        program.tell()
+    return [await program.told() for program in programs]
+
+
+async def _one_and_many(crowd: int, runs: int) -> list[Figure]:
+    """Compare what a generation costs behind the front with one follower and with many."""
+    async with rig.running(workers=1) as system:
+        spent = {count: [await _paced(system, count) for _ in range(runs)] for count in (1, crowd)}
+    cpu = {n: figures.median(ms for ms, _ in found) for n, found in spent.items()}
+    asked = {n: figures.median(count for _, count in found) for n, found in spent.items()}
+    return [
+        Figure(
+            f"CPU of worker and server a generation, {crowd:,} followers",
+            f"{cpu[crowd]:.1f} ms",
+            f"1 follower {cpu[1]:.1f}",
+            f"<= {_ALLOWED} times",
+            cpu[crowd] <= cpu[1] * _ALLOWED,
+        ),
+        Figure(
+            f"commands of the server a generation, {crowd:,} followers",
+            f"{asked[crowd]:.1f}",
+            f"1 follower {asked[1]:.1f}",
+            "no more",
+            asked[crowd] <= asked[1] * _ALLOWED,
+        ),
+    ]
+
+
+async def _paced(system: Rig, followers: int) -> tuple[float, float]:
+    """Return the CPU in ms and the commands that a generation of fifty tokens takes."""
+    pids = [system.server.pid, *(worker.pid for worker in system.workers)]
+    commands: Counter[str] = Counter()
+    cpu = 0.0
+    async with system.customer() as customer, AsyncExitStack() as stack:
+        monitor = await stack.enter_async_context(monitored(system.server, system.redis))
+        for _ in range(_PACED_GENERATIONS):
+            gate = asyncio.Event()
+            text = " ".join(["word"] * _TOKENS)
+            system.provider.script.append(Answer(text=text, gate=gate, gap_seconds=_TOKEN_SECONDS))
+            receipt = await customer.ask("hello")
+            async with _audience(system, [receipt["message_id"]], followers):
+                await monitor.taken()
+                before = kernel.cpu_seconds(pids)
+                gate.set()
+                await customer.end(receipt)
+                cpu += kernel.cpu_seconds(pids) - before
+                commands += await monitor.taken()
+    return cpu / _PACED_GENERATIONS * 1000, commands.total() / _PACED_GENERATIONS
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table("followers", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())

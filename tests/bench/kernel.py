@@ -1,0 +1,27 @@
+"""What the kernel counts of a process: its CPU time and its memory; 0 where /proc does not tell."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Return the CPU time that processes have taken so far, user and system."""
+    ticks = 0
+    for pid in pids:
+        fields = _read(pid, "stat").rpartition(") ")[2].split()
+        ticks += int(fields[11]) + int(fields[12]) if fields else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process holds."""
+    fields = _read(pid, "statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,165 @@
+"""The ring of what is followed: what it keeps, what it forgets, and where it looks again."""
+
+import asyncio
+from typing import Final, cast
+
+import pytest
+
+from api.follow import ring as rings
+from api.follow.ring import BEGINNING, Number, Ring, Where, frame
+from shared.clock import SystemClock
+from shared.errors import UnavailableError
+from shared.redis.client import Argument, Redis, Reply
+from tests.support import waiting
+
+_WHERE: Final = Where("root:", "ann", "one")
+
+
+class Stream:
+    """A connection that has one stream, and counts who reads it."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[Number, bytes]] = []
+        self.reads = self.refused = 0
+        self.is_away = False
+
+    def add(self, epoch: int, seq: int, text: str = "x") -> bytes:
+        """Append an event, and return what is published of it."""
+        event = b'{"type":"delta","text":"%b"}' % text.encode()
+        self.entries.append((Number(epoch, seq), event))
+        return b"%d-%d %b" % (epoch, seq, event)
+
+    async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+        """Answer XRANGE."""
+        assert command[0] == "XRANGE"
+        assert repeat
+        await _turn()
+        if self.is_away:
+            self.refused += 1
+            raise UnavailableError("away")
+        self.reads += 1
+        after = Number.of(str(command[2]).removeprefix("("))
+        found = [entry for entry in self.entries if entry[0] > after][: int(command[5])]
+        return [(b"%d-%d" % number, [b"e", event]) for number, event in found]
+
+
+class Woken:
+    """A follower that counts."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def wake(self) -> None:
+        """Count."""
+        self.times += 1
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream()
+
+
+@pytest.fixture
+async def ring(stream: Stream) -> Ring:
+    made = Ring(cast("Redis", stream), SystemClock(), _WHERE)
+    made.hear(None)
+    await _settled(made)
+    return made
+
+
+async def _settled(ring: Ring) -> None:
+    await waiting.until(lambda: ring._reading is None)
+
+
+async def _turn() -> None:
+    await asyncio.sleep(0)  # noqa: TID251  one turn of the loop
+
+
+def _numbers(piece: bytes) -> list[str]:
+    return [line[4:].decode() for line in piece.split(b"\n") if line.startswith(b"id: ")]
+
+
+async def test_what_follows_is_taken_without_a_look(ring: Ring, stream: Stream) -> None:
+    reads, follower = stream.reads, Woken()
+    with ring.followed_by(follower):
+        for seq in range(1, 6):
+            ring.hear(stream.add(1, seq))
+    assert stream.reads == reads
+    assert follower.times == 5
+    piece, last = ring.read(BEGINNING)
+    assert _numbers(piece) == ["1-1", "1-2", "1-3", "1-4", "1-5"]
+    assert last == (1, 5)
+    assert ring.read(Number(1, 3)) == (frame(*stream.entries[3]) + frame(*stream.entries[4]), last)
+    assert ring.read(last) == (b"", last)
+
+
+async def test_a_gap_is_read_from_the_stream(ring: Ring, stream: Stream) -> None:
+    ring.hear(stream.add(1, 1))
+    stream.add(1, 2)
+    ring.hear(stream.add(1, 3))
+    await _settled(ring)
+    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
+
+
+async def test_a_new_attempt_is_read_from_the_stream(ring: Ring, stream: Stream) -> None:
+    """The end of the attempt before may be what was lost."""
+    ring.hear(stream.add(1, 1))
+    stream.add(1, 2)
+    ring.hear(stream.add(2, 1))
+    await _settled(ring)
+    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "2-1"]
+
+
+async def test_what_is_said_twice_is_told_once(ring: Ring, stream: Stream) -> None:
+    said = [stream.add(1, seq) for seq in (1, 2)]
+    for each in (*said, *said):
+        ring.hear(each)
+    await _settled(ring)
+    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2"]
+
+
+async def test_what_is_said_while_it_reads_is_not_lost(ring: Ring, stream: Stream) -> None:
+    stream.add(1, 1)
+    ring.look_again()
+    await _turn()
+    ring.hear(stream.add(1, 2))
+    ring.hear(stream.add(1, 3))
+    await _settled(ring)
+    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
+
+
+async def test_it_looks_until_redis_is_back(
+    ring: Ring, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rings, "_AGAIN_SECONDS", 0.001)
+    stream.is_away = True
+    stream.add(1, 1)
+    ring.look_again()
+    await waiting.until(lambda: stream.refused >= 2)
+    stream.is_away = False
+    await _settled(ring)
+    assert ring.last == (1, 1)
+
+
+async def test_what_is_too_much_is_forgotten_from_the_front(
+    ring: Ring, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rings, "BYTES_MAX", 4_000)
+    for seq in range(1, 101):
+        ring.hear(stream.add(1, seq, "x" * 100))
+    assert BEGINNING < ring.base < ring.last == (1, 100)
+    kept = _numbers(ring.read(ring.base)[0])
+    assert kept[0] == f"1-{ring.base.seq + 1}"
+    assert kept[-1] == "1-100"
+    assert sum(map(len, ring._frames)) == ring._bytes <= 4_000
+
+
+async def test_a_piece_is_bounded(ring: Ring, stream: Stream) -> None:
+    for seq in range(1, 41):
+        ring.hear(stream.add(1, seq, "x" * 10_000))
+    cursor, pieces = BEGINNING, []
+    while (found := ring.read(cursor))[0]:
+        pieces.append(found[0])
+        cursor = found[1]
+    assert max(map(len, pieces)) < 64 * 1024 + 10_100
+    assert _numbers(b"".join(pieces)) == [f"1-{seq}" for seq in range(1, 41)]
