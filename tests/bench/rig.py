@@ -157,7 +157,7 @@ def program(words: list[str], environment: dict[str, str]) -> Process:
     return Process(words, environment, Path(os.devnull))
 
 
-async def answers(url: str) -> None:
+async def answers(url: str, seconds: float = _START_SECONDS) -> None:
     """Wait until something that was just started answers with 200."""
     async with httpx.AsyncClient(trust_env=False) as client:
 
@@ -167,7 +167,7 @@ async def answers(url: str) -> None:
             except httpx.TransportError:
                 return False
 
-        await until(is_ready, _START_SECONDS, what=url)
+        await until(is_ready, seconds, what=url)
 
 
 async def reported(rig: Rig, workers: int) -> None:

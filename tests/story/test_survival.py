@@ -1,11 +1,14 @@
 """The tutorial: any process may be killed at any moment. Here real ones are."""
 
 import asyncio
+import signal
 
+import httpx
 import pytest
 
 from tests.support import waiting
 from tests.support.customer import Customer, Json
+from tests.support.follower import ENDS, Heard, following, text_of
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
 
@@ -122,3 +125,63 @@ async def test_cancel_although_the_worker_is_dead(system: System, provider: Prov
     assert (status["state"], status["credits_used"]) == ("cancelled", 0)
     assert (await api.credits())["held"] == 0
     assert len(provider.requests) == 1
+
+
+async def test_a_stream_survives_its_worker_and_its_front(
+    system: System, provider: Provider
+) -> None:
+    """I follow my answer; its worker is killed, then the server: I go on after the last event."""
+    first = await system.spawn_front()
+    api = await system.customer()
+    workers = [await system.spawn_worker()]
+    provider.script.append(Answer(text="half an answer", gate=asyncio.Event(), gate_after=1))
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="the whole of the answer", gate=gate, gate_after=2))
+    receipt = await api.ask("hello")
+    heard: list[Heard] = []
+    async with following(api, receipt["events_url"]) as stream:
+        await stream.until("delta")
+        workers.append(await system.spawn_worker())
+        workers[0].kill()
+        await stream.until("reset")
+        await stream.until("delta")
+        first.kill()
+        with pytest.raises(httpx.RemoteProtocolError):
+            await stream.rest()
+        heard += stream.heard
+    elsewhere = await system.front()
+    gate.set()
+    async with following(api, receipt["events_url"], after=heard[-1].id, url=elsewhere) as stream:
+        heard += await stream.rest()
+    assert text_of(heard) == "the whole of the answer"
+    assert [one.name for one in heard if one.name in ENDS] == ["completed"]
+    assert heard[-1].told["message"]["content"] == "the whole of the answer"
+    system.url = elsewhere
+    api = await system.customer()
+    listed = [each["content"] for each in await api.messages(receipt["session_id"])]
+    assert listed == ["hello", "the whole of the answer"]
+
+
+async def test_a_front_that_is_told_to_go_ends_its_streams_between_two_events(
+    system: System, provider: Provider
+) -> None:
+    """A new version of the server is rolled out while I follow; I miss nothing."""
+    old = await system.spawn_front()
+    api = await system.customer()
+    await system.spawn_worker()
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="the whole answer", gate=gate, gate_after=1))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as stream:
+        await stream.until("delta")
+        old.terminate()
+        heard = await stream.rest()
+        assert stream.comments[-1].startswith(": going away")
+    assert await old.ended() == -signal.SIGTERM
+    assert not [one for one in heard if one.name in ENDS]
+    elsewhere = await system.front()
+    gate.set()
+    async with following(api, receipt["events_url"], after=heard[-1].id, url=elsewhere) as stream:
+        heard = heard + await stream.rest()
+    assert text_of(heard) == "the whole answer"
+    assert heard[-1].name == "completed"

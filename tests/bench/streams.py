@@ -1,0 +1,268 @@
+"""Streamed answers from the request to the last token, beside the upstream itself and LiteLLM.
+
+One front and two workers, one scripted upstream for all, clients that cost next to nothing. The
+same request for the same answer goes to each in turn:
+
+first token   how much later than from the upstream itself, which gives it after 20 ms
+short         answers of five tokens: how many a second, and what one takes of CPU
+long          answers of 500 tokens as fast as they are given: tokens a second, CPU a token
+paced         answers of fifty tokens, one each 10 ms: CPU an answer
+
+CPU is that of all processes between the client and the upstream: front, workers and server here,
+the proxy there. LiteLLM runs without a database and keeps nothing; it is the peer that answers the
+same kind of request at once, with no queue behind it.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tests.bench import arms, figures, kernel, rig
+from tests.bench.arms import Arm, Program
+from tests.bench.figures import Figure
+from tests.bench.reader import Volley
+from tests.bench.rig import Rig
+from tests.support import processes
+
+RUNS: Final = 3
+_WORKERS: Final = 2
+_MANY: Final = 32
+_FEW: Final = 8
+_FIRST_TOKEN: Final = "tokens=5 first=0.02"
+_SHORT: Final = "tokens=5"
+_SHORT_TOKENS: Final = 5
+_LONG_TOKENS: Final = 500
+_LONG: Final = f"tokens={_LONG_TOKENS}"
+_PACED: Final = "tokens=50 gap=0.01"
+
+
+class Sizes(NamedTuple):
+    """How many answers each part takes."""
+
+    first_token: int = 300
+    short: int = 1_500
+    long: int = 100
+    paced: int = 256
+
+
+SIZES: Final = Sizes()
+
+
+class Shot(NamedTuple):
+    """What a volley came to: seconds of all, ms to the first token and of CPU, per answer."""
+
+    seconds: float
+    first_ms: float
+    first_p99_ms: float
+    cpu_ms: float
+
+
+class Target(NamedTuple):
+    """Who is asked: where, in which words, by what its answers are known, what runs for it."""
+
+    name: str
+    port: int
+    path: str
+    body: str
+    headers: dict[str, str]
+    last: str
+    pids: list[int]
+
+    def volley(self, words: str, count: int, at_once: int) -> Volley:
+        """Return the request that asks for an answer by words, so many times."""
+        body = self.body.replace("MESSAGE", f"hello [{words}]")
+        fields = {
+            "host": "127.0.0.1",
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            **self.headers,
+        }
+        head = "".join(f"{name}: {text}\r\n" for name, text in fields.items())
+        return Volley(
+            port=self.port,
+            request=f"POST {self.path} HTTP/1.1\r\n{head}\r\n{body}",
+            first="word0",
+            last=self.last,
+            count=count,
+            at_once=at_once,
+        )
+
+
+async def measure(
+    sizes: Sizes = SIZES, runs: int = RUNS, *, with_peer: bool = True
+) -> list[Figure]:
+    """Ask all of them for all of it, in turns."""
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(rig.running(workers=_WORKERS))
+        arm = Arm("reader", (sys.executable, "-m", "tests.bench.reader"), "", system.environment)
+        reader = await stack.enter_async_context(arms.running(arm))
+        targets = [_ours(system), _upstream(system)]
+        if with_peer:
+            targets.append(await stack.enter_async_context(_litellm(system)))
+        contest = _Contest(reader, targets, runs)
+        return [
+            *await contest.first_token(sizes.first_token),
+            *await contest.short(sizes.short),
+            *await contest.long(sizes.long),
+            *await contest.paced(sizes.paced),
+        ]
+
+
+class _Contest:
+    """The targets, asked in turns; of each the middle run counts."""
+
+    def __init__(self, reader: Program, targets: list[Target], runs: int) -> None:
+        self._reader = reader
+        self._ours, self._upstream, *self._peers = targets
+        self._runs = runs
+
+    async def first_token(self, count: int) -> list[Figure]:
+        """Compare with the upstream itself how long the first token is waited for."""
+        found = []
+        for at_once, aim in ((1, 6.0), (_MANY, 15.0)):
+            targets = [self._ours, self._upstream, *self._peers]
+            shots = await self._shots(targets, _FIRST_TOKEN, count, at_once)
+            bare = shots[self._upstream.name].first_ms
+            added = {name: shot.first_ms - bare for name, shot in shots.items()}
+            own = added[self._ours.name]
+            found.append(
+                Figure(
+                    f"first token, added p50, {at_once} at once",
+                    f"{own:.1f} ms",
+                    self._beside(added, "ms"),
+                    f"<= {aim:.0f} ms",
+                    own <= aim,
+                )
+            )
+        return found
+
+    async def short(self, count: int) -> list[Figure]:
+        """Answers of five tokens."""
+        shots = await self._shots([self._ours, *self._peers], _SHORT, count, _MANY)
+        rates = {name: count / shot.seconds for name, shot in shots.items()}
+        cpu = {name: shot.cpu_ms for name, shot in shots.items()}
+        rate, cost = rates[self._ours.name], cpu[self._ours.name]
+        name = f"answers of {_SHORT_TOKENS} tokens"
+        return [
+            Figure(f"{name}, {_MANY} at once", f"{rate:.0f} a second", self._beside(rates, ""),
+                   ">= 300", rate >= 300),
+            Figure(f"{name}, CPU of all", f"{cost:.2f} ms", self._beside(cpu, "ms"), "<= 3 ms",
+                   cost <= 3),
+        ]  # fmt: skip
+
+    async def long(self, count: int) -> list[Figure]:
+        """Answers of 500 tokens, as fast as the upstream gives them."""
+        shots = await self._shots([self._ours, *self._peers], _LONG, count, _FEW)
+        rates = {name: count * _LONG_TOKENS / shot.seconds for name, shot in shots.items()}
+        cpu = {name: shot.cpu_ms / _LONG_TOKENS * 1000 for name, shot in shots.items()}
+        rate, cost = rates[self._ours.name], cpu[self._ours.name]
+        name = f"answers of {_LONG_TOKENS} tokens"
+        return [
+            Figure(f"{name}, {_FEW} at once", f"{rate:,.0f} tokens a second",
+                   self._beside(rates, ""), ">= 20,000", rate >= 20_000),
+            Figure(f"{name}, CPU of all a token", f"{cost:.1f} us", self._beside(cpu, "us"),
+                   "<= 50 us", cost <= 50),
+        ]  # fmt: skip
+
+    async def paced(self, count: int) -> list[Figure]:
+        """Answers of fifty tokens, one each 10 ms."""
+        shots = await self._shots([self._ours, *self._peers], _PACED, count, _MANY)
+        cpu = {name: shot.cpu_ms for name, shot in shots.items()}
+        cost = cpu[self._ours.name]
+        return [
+            Figure("answers of 50 tokens each 10 ms, CPU of all", f"{cost:.2f} ms",
+                   self._beside(cpu, "ms"), "<= 12 ms", cost <= 12),
+        ]  # fmt: skip
+
+    async def _shots(
+        self, targets: list[Target], words: str, count: int, at_once: int
+    ) -> dict[str, Shot]:
+        """Ask each target in turn, once to warm up; return the middle run of each."""
+        found: dict[str, list[Shot]] = {target.name: [] for target in targets}
+        for run in range(self._runs + 1):
+            for target in targets:
+                share = count if run else max(at_once, count // 10)
+                shot = await self._shoot(target, words, share, at_once)
+                if run:
+                    found[target.name].append(shot)
+        return {
+            name: Shot(*(figures.median(column) for column in zip(*shots, strict=True)))
+            for name, shots in found.items()
+        }
+
+    async def _shoot(self, target: Target, words: str, count: int, at_once: int) -> Shot:
+        before = kernel.cpu_seconds(target.pids)
+        volley = target.volley(words, count, at_once)
+        self._reader.tell(msgspec.json.encode(volley).decode())
+        seconds, first, first_p99, _, bad = await self._reader.told(None)
+        cpu = kernel.cpu_seconds(target.pids) - before
+        assert not bad, f"{target.name}: {bad:.0f} of {count} answers are wrong"
+        return Shot(seconds, first, first_p99, cpu / count * 1000)
+
+    def _beside(self, found: dict[str, float], unit: str) -> str:
+        own = found[self._ours.name]
+        return ", ".join(
+            f"{peer.name} {found[peer.name]:,.1f} {unit}".rstrip()
+            + f" ({found[peer.name] / own:.2g} times)"
+            for peer in self._peers
+        )
+
+
+def _ours(system: Rig) -> Target:
+    return Target(
+        "ours",
+        int(system.url.rpartition(":")[2]),
+        "/v1/ai/chat",
+        '{"message": "MESSAGE", "stream": true}',
+        {"x-api-key": system.key},
+        "event: completed",
+        system.pids,
+    )
+
+
+def _upstream(system: Rig) -> Target:
+    place = urlsplit(system.provider.url)
+    assert place.port is not None
+    return Target(
+        "upstream", place.port, f"{place.path}/chat/completions", _OPENAI, {}, "[DONE]", []
+    )
+
+
+_OPENAI: Final = (
+    '{"model": "scripted", "stream": true, "messages": [{"role": "user", "content": "MESSAGE"}]}'
+)
+
+
+# What it would fetch at its start it has with it; and a proxy without a key is what is wanted.
+_LITELLM: Final = {
+    "PATH": "/usr/bin:/bin",
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+}
+_LITELLM_SECONDS: Final = 120.0
+
+
+@asynccontextmanager
+async def _litellm(system: Rig) -> AsyncIterator[Target]:
+    port = processes.free_port()
+    arm = arms.peer("LiteLLM", "with_litellm", "")._replace(environment=_LITELLM)
+    words = ("--upstream", system.provider.url, "--port", str(port))
+    async with arms.running(arm, *words) as proxy:
+        await rig.answers(f"http://127.0.0.1:{port}/v1/models", _LITELLM_SECONDS)
+        yield Target("LiteLLM", port, "/v1/chat/completions", _OPENAI, {}, "[DONE]", [proxy.pid])
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table(f"streams ({RUNS} runs)", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())
