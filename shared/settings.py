@@ -76,7 +76,7 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     header_bytes_max: Positive = 16_384
     header_seconds: Seconds = 10.0
     stuck_reader_seconds: Seconds = 30.0
-    ping_seconds: Seconds = 15.0
+    ping_seconds: Seconds = 10.0
     wait_seconds_max: Annotated[int, Meta(ge=1, le=300)] = 45
     waits_per_account: Positive = 100
     reads_per_minute: Positive = 300

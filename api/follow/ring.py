@@ -18,7 +18,7 @@ import msgspec
 from api.follow import told
 from api.follow.subscriber import Subscriber
 from shared.clock import Clock
-from shared.errors import UnavailableError
+from shared.errors import StoreError, UnavailableError
 from shared.redis import keys
 from shared.redis.client import Redis
 from shared.stores import generations
@@ -91,6 +91,7 @@ class Ring:
         self._followers: set[Follower] = set()
         self._reading: asyncio.Task[None] | None = None
         self._is_stale = False
+        self._last_word: tuple[Number, bytes] | None = None
         self._heard_at = clock.monotonic()
 
     @contextmanager
@@ -121,15 +122,17 @@ class Ring:
     def hear(self, said: bytes | None) -> None:
         """Take what was published, if it comes next; else read the stream."""
         self._heard_at = self._clock.monotonic()
-        if said is None or self._reading is not None or not self.is_loaded:
+        if said is None:
             self.look_again()
             return
         at, _, event = said.partition(b" ")
-        number = Number.of(at)
-        if not self.last.precedes(number):
+        number, is_end = Number.of(at), events.is_end(event)
+        if is_end:
+            self._last_word = number, event
+        if self._reading is not None or not self.is_loaded or not self.last.precedes(number):
             if number > self.last:
                 self.look_again()
-        elif events.is_end(event):
+        elif is_end:
             self._begin(partial(self._end, number, event))
         else:
             self._keep(number, event)
@@ -144,9 +147,9 @@ class Ring:
     def look_if_quiet(self, seconds: float) -> None:
         """Look again if nothing was heard for so long: a publication may be lost."""
         now = self._clock.monotonic()
-        if now - self._heard_at >= seconds:
+        if now - self._heard_at >= seconds and self._reading is None and not self.has_ended:
             self._heard_at = now
-            self.look_again()
+            self._begin(self._look_for_it)
 
     def close(self) -> None:
         """Stop reading."""
@@ -177,6 +180,12 @@ class Ring:
         if self._is_stale and not self.is_broken:
             self.look_again()
 
+    async def _look_for_it(self) -> None:
+        await self._read()
+        name = keys.GENERATION(*self._where)
+        if not self.has_ended and not await self._redis.call("EXISTS", name):
+            raise StoreError("A generation is followed that is no more.")
+
     async def _read(self) -> None:
         self._is_stale = False
         while entries := await _range(self._redis, self._where, self.last):
@@ -186,7 +195,10 @@ class Ring:
                     return
                 self._keep(number, event)
             if len(entries) < _PAGE:
-                return
+                break
+        if self._last_word is not None and self._last_word[0] > self.last:
+            # With its session deleted, the stream is gone before its end can be read.
+            await self._end(*self._last_word)
 
     async def _end(self, number: Number, event: bytes) -> None:
         self._keep(number, await told_end(self._redis, self._where, event))

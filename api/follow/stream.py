@@ -112,6 +112,9 @@ async def _live(
                 elif ring.has_ended or ring.is_broken:
                     return
                 elif not await reader.news():
+                    # It may have gone before there was anybody to tell.
+                    if await call.request.is_disconnected():
+                        return
                     yield _PING
                     ring.look_if_quiet(state.settings.api.ping_seconds)
                     deadline_ms = await _tend(state, where, deadline_ms)

@@ -339,3 +339,13 @@ async def test_a_reader_that_is_stuck_is_cut_and_others_do_not_notice(
         assert text_of(heard) == text
         assert await _subscribers(system, receipt) == 1
         await _nobody_follows(system, receipt)
+
+
+async def test_who_deletes_the_session_ends_the_stream(system: System, api: Customer) -> None:
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as stream:
+        assert await stream.next()
+        await api.delete(f"/api/v1/chat/conversations/{receipt['session_id']}")
+        assert [one.name for one in await stream.rest()] == ["accepted", "cancelled"]
+    await _nobody_follows(system, receipt)
+    refused(await api.get(receipt["events_url"]), 404, "GENERATION_NOT_FOUND")

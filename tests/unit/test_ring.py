@@ -21,7 +21,7 @@ class Stream:
     def __init__(self) -> None:
         self.entries: list[tuple[Number, bytes]] = []
         self.reads = self.refused = 0
-        self.is_away = False
+        self.is_away = self.is_gone = False
 
     def add(self, epoch: int, seq: int, text: str = "x") -> bytes:
         """Append an event, and return what is published of it."""
@@ -30,10 +30,14 @@ class Stream:
         return b"%d-%d %b" % (epoch, seq, event)
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
-        """Answer XRANGE."""
-        assert command[0] == "XRANGE"
+        """Answer XRANGE, EXISTS and the look at a record."""
         assert repeat
         await _turn()
+        if command[0] == "EXISTS":
+            return int(not self.is_gone)
+        if command[0] == "FCALL_RO":
+            return []
+        assert command[0] == "XRANGE"
         if self.is_away:
             self.refused += 1
             raise UnavailableError("away")
@@ -163,3 +167,27 @@ async def test_a_piece_is_bounded(ring: Ring, stream: Stream) -> None:
         cursor = found[1]
     assert max(map(len, pieces)) < 64 * 1024 + 10_100
     assert _numbers(b"".join(pieces)) == [f"1-{seq}" for seq in range(1, 41)]
+
+
+async def test_an_end_that_is_nowhere_but_said_is_an_end(ring: Ring, stream: Stream) -> None:
+    """As of what was deleted: the stream is gone when the end is heard."""
+    ring.hear(stream.add(1, 1))
+    stream.entries.clear()
+    ring.hear(b'2-1 {"type":"cancelled"}')
+    await _settled(ring)
+    assert ring.has_ended
+    assert ring.read(Number(1, 1)) == (
+        frame(Number(2, 1), b'{"type":"cancelled"}'),
+        Number(2, 1),
+    )
+
+
+async def test_what_is_no_more_is_not_followed_for_ever(ring: Ring, stream: Stream) -> None:
+    ring.hear(stream.add(1, 1))
+    ring.look_if_quiet(3600.0)
+    await _settled(ring)
+    assert not ring.is_broken
+    stream.is_gone = True
+    ring.look_if_quiet(0.0)
+    await _settled(ring)
+    assert ring.is_broken
