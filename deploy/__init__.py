@@ -3,6 +3,8 @@
 cli                  the command: a map of its subcommands
 demo, up             the whole system, once or until it is told to stop
 apart                one part of it, as production runs it
+ask                  a question, and its answer as it is made
+follower, answer     who hears an answer over HTTP, and what is shown of it
 keys, credits        what an operator does with accounts, through `store`
 options              what several of them share on the command line
 caller               a careful client of the published API, which the demo is

@@ -23,6 +23,7 @@ app: Final = App(
 app.command(
     "deploy.demo:demo", name="demo", help="Start the whole system, talk to it once, and end it."
 )
+app.command("deploy.ask:ask", name="ask", help="Ask a running Pollux and see the answer come.")
 app.command("deploy.up:up", name="up", help="Run the whole system on this machine until Ctrl-C.")
 app.command("deploy.apart:api", name="api", help="Run the API alone.")
 app.command("deploy.apart:worker", name="worker", help="Run one worker alone.")

@@ -30,8 +30,8 @@ Capability = Literal[
 ]
 
 _ENV_PREFIX = "POLLUX_"
-# Read elsewhere by name: the file itself, and the secrets that settings only name.
-_NOT_SETTINGS = {"POLLUX_CONFIG"}
+# Read elsewhere by name: the file itself, the secrets that settings only name, and a caller's own.
+_NOT_SETTINGS = {"POLLUX_CONFIG", "POLLUX_URL", "POLLUX_API_KEY"}
 
 
 class Secret:

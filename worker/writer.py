@@ -1,4 +1,4 @@
-"""The answer's way out: an attempt's events and text, numbered, coalesced, under its token.
+"""The answer's way out: what an attempt tells, numbered, coalesced, under its token.
 
 Owns the order and the numbers of what is appended. The first thing written leaves at once; what
 follows within the next `flush_seconds` leaves together. An append that Redis did not answer is said
@@ -23,6 +23,9 @@ _AGAIN_SECONDS: Final = 0.1
 Answer = Literal["appended", "cancel", "refused"]
 StopReason = Literal["lost", "cancel", "fault"]
 
+# Beside text and reasoning, what a caller may have taken for a part of the answer.
+_SHOWN: Final = (events.ToolCall, events.ToolResult, events.ApprovalRequired, events.Media)
+
 
 class Writer:
     """What one attempt writes. `on_stop` hears of a refused token, a cancel, a fault."""
@@ -46,6 +49,9 @@ class Writer:
         self._events: list[str] = []
         self._fresh: list[str] = []
         self._parts: list[str] = []
+        self._fresh_thoughts: list[str] = []
+        self._thoughts: list[str] = []
+        self._has_shown = False
         self._unsent = 0
         self._stage: Stage | None = None
         self._progress = 0
@@ -58,9 +64,17 @@ class Writer:
         """Return all of the answer so far."""
         return "".join(self._parts)
 
+    def reasoning(self) -> str:
+        """Return all that the model has thought so far."""
+        return "".join(self._thoughts)
+
     def parts(self) -> int:
-        """Return of how many pieces, tokens as a rule, the answer is made so far."""
-        return len(self._parts)
+        """Return of how many pieces, tokens as a rule, text and reasoning are made so far."""
+        return len(self._parts) + len(self._thoughts)
+
+    def has_shown(self) -> bool:
+        """Return whether a caller may have seen anything of an answer."""
+        return bool(self._parts or self._thoughts or self._has_shown)
 
     def next_seq(self) -> int:
         """Return the number of the next event: the end event's once the writer is closed."""
@@ -68,15 +82,27 @@ class Writer:
 
     def say(self, event: events.Event, *, stage: Stage | None = None) -> None:
         """Append an event, after all that was added before it."""
-        self._gather_text()
+        self._gather()
         self._events.append(events.encode(event))
+        self._has_shown = self._has_shown or isinstance(event, _SHOWN)
         self._stage = stage or self._stage
         self._wake()
 
     def add(self, text: str, *, progress: int) -> None:
         """Let the answer grow. `progress` is 0-99 and is never shown to fall."""
+        if self._fresh_thoughts:
+            self._gather()
         self._fresh.append(text)
         self._parts.append(text)
+        self._progress = max(self._progress, progress)
+        self._wake()
+
+    def think(self, text: str, *, progress: int) -> None:
+        """Let the reasoning grow, as the answer does."""
+        if self._fresh:
+            self._gather()
+        self._fresh_thoughts.append(text)
+        self._thoughts.append(text)
         self._progress = max(self._progress, progress)
         self._wake()
 
@@ -129,7 +155,7 @@ class Writer:
                 await self._clock.sleep(_AGAIN_SECONDS)
 
     def _take(self) -> functions.AppendAsk | None:
-        self._gather_text()
+        self._gather()
         if not self._events:
             return None
         ask = functions.AppendAsk(
@@ -146,7 +172,11 @@ class Writer:
         self._events, self._unsent, self._stage = [], len(self._parts), None
         return ask
 
-    def _gather_text(self) -> None:
+    def _gather(self) -> None:
+        """Make one event of the pieces since the last: they are all of text or all of reasoning."""
         if self._fresh:
             self._events.append(events.encode(events.Delta("".join(self._fresh))))
             self._fresh = []
+        elif self._fresh_thoughts:
+            self._events.append(events.encode(events.Reasoning("".join(self._fresh_thoughts))))
+            self._fresh_thoughts = []

@@ -13,7 +13,7 @@ from shared.clock import iso
 from shared.errors import CANCELLED, Category, Failure
 from shared.wire import event as events
 from shared.wire.generation import Generation
-from shared.wire.message import Usage as Used
+from shared.wire.message import Media, Usage as Used
 from shared.wire.routing import KeptRouting, Routing
 
 _MICROCREDITS: Final = 1_000_000
@@ -25,6 +25,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     role: Literal["assistant"] = "assistant"
     content: str
+    reasoning_content: str | None
+    image_urls: list[str]
+    video_urls: list[str]
+    audio_urls: list[str]
     model: str
     created_at: str
 
@@ -62,7 +66,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
 
     text: str
     reasoning: str = ""
-    media: list[dict[str, str]] = []
+    media: tuple[Media, ...] = ()
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True, tag="completed"):
@@ -89,7 +93,12 @@ Event = (
     | Snapshot
     | events.StageChanged
     | events.Routed
+    | events.Reasoning
     | events.Delta
+    | events.ToolCall
+    | events.ToolResult
+    | events.ApprovalRequired
+    | events.Media
     | events.Reset
     | Completed
     | Failed
@@ -108,8 +117,13 @@ def accepted(generation: str, session: str) -> Accepted:
 
 
 def snapshot(generation: Generation) -> Snapshot:
-    """Return what stands for all events before."""
-    return Snapshot(text=generation.text)
+    """Return all of the answer; what was thought, and media, are known once it has ended."""
+    assistant = generation.assistant
+    return Snapshot(
+        text=generation.text,
+        reasoning=assistant.reasoning if assistant else "",
+        media=assistant.media if assistant else (),
+    )
 
 
 def end(generation: Generation) -> End:
@@ -129,9 +143,14 @@ def end(generation: Generation) -> End:
 def message(generation: Generation) -> Message:
     """Return the answer, finished or as far as it is."""
     assistant, chosen = generation.assistant, routing(generation)
+    media = assistant.media if assistant else ()
     return Message(
         id=generation.id,
         content=generation.text,
+        reasoning_content=(assistant.reasoning if assistant else None) or None,
+        image_urls=[found.url for found in media if found.kind == "image"],
+        video_urls=[found.url for found in media if found.kind == "video"],
+        audio_urls=[found.url for found in media if found.kind == "audio"],
         model=(chosen.chosen if chosen else None) or generation.model,
         created_at=iso(assistant.created if assistant else generation.accepted),
     )

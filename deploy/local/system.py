@@ -102,7 +102,9 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
         stack.push_async_callback(system.close)
         await system.start_store(server_program)
         await system.start_rest(plan, port, upstream)
-        yield Running(network.url(plan.host, port), await system.key())
+        reached = Running(network.url(plan.host, port), await system.key())
+        system.announce(reached)
+        yield reached
 
 
 class _System:
@@ -137,6 +139,12 @@ class _System:
             reach = ("REDIS_URL", self._settings.auth.pepper_env)
             self._folder.announce({name: self._environment[name] for name in reach})
         await self._patiently(lambda: library.load(self._redis))
+
+    def announce(self, reached: Running) -> None:
+        """Note how a caller on this machine reaches the API, beside how an operator does."""
+        known = folders.environment_of_running(self._folder.path)
+        call = {"POLLUX_URL": reached.url, "POLLUX_API_KEY": reached.api_key}
+        self._folder.announce(known | call)
 
     async def start_rest(self, plan: Plan, port: int, upstream: int | None) -> None:
         """Start the model, the API and the workers together, and wait for all of them."""

@@ -5,13 +5,13 @@ entry that a follower sees (`accepted`) is not kept: it is told from the record,
 dialect.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from shared.errors import Failure
 from shared.lifecycle import Stage
-from shared.wire.message import Usage
+from shared.wire.message import MediaKind, Usage
 from shared.wire.routing import Routing
 
 
@@ -27,14 +27,55 @@ class Routed(msgspec.Struct, frozen=True, tag="routed"):
     routing: Routing
 
 
+class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
+    """The model thought on: `text` is no part of the answer."""
+
+    text: str
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
     """The answer grew by `text`."""
 
     text: str
 
 
+class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
+    """The model calls a tool; `arguments` is the object that it gave."""
+
+    call_id: str
+    tool: str
+    arguments: dict[str, Any]
+
+
+class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
+    """A call has ended; `summary` is a sentence for a person."""
+
+    call_id: str
+    ok: bool
+    summary: str
+
+
+class ApprovalRequired(msgspec.Struct, frozen=True, tag="approval_required"):
+    """A call waits for a person's decision, until `expires_at` (`YYYY-MM-DDTHH:MM:SSZ`)."""
+
+    approval_id: str
+    tool: str
+    arguments: dict[str, Any]
+    expires_at: str
+
+
+class Media(msgspec.Struct, frozen=True, tag="media"):
+    """The answer has a picture, a film or a sound, to be found at `url`."""
+
+    kind: MediaKind
+    url: str
+
+
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
-    """A new attempt began: keep the first `keep` code points of the text and drop the rest."""
+    """A new attempt began: keep the first `keep` code points of the text and drop the rest.
+
+    What was told of reasoning, tools and media is dropped whole.
+    """
 
     keep: int
 
@@ -57,7 +98,20 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
     """The end, by request."""
 
 
-Event = StageChanged | Routed | Delta | Reset | Completed | Failed | Cancelled
+Event = (
+    StageChanged
+    | Routed
+    | Reasoning
+    | Delta
+    | ToolCall
+    | ToolResult
+    | ApprovalRequired
+    | Media
+    | Reset
+    | Completed
+    | Failed
+    | Cancelled
+)
 
 _ENDS: Final = frozenset({b"completed", b"failed", b"cancelled"})
 _TYPE_FIRST: Final = b'{"type":"'

@@ -5,11 +5,15 @@ assistant's by whoever ends the generation: a worker, or Redis itself when no wo
 it.
 """
 
+from typing import Literal
+
 import msgspec
 
 from shared.errors import Failure
 from shared.lifecycle import State
 from shared.wire.routing import KeptRouting, Routing
+
+MediaKind = Literal["image", "video", "audio"]
 
 
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,9 +49,17 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     estimated: bool = False
 
 
+class Media(msgspec.Struct, frozen=True):
+    """A picture, a film or a sound of an answer, and where it is."""
+
+    kind: MediaKind
+    url: str
+
+
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer, or as much of it as there was when it ended; `created` is in ms.
 
+    `reasoning` is what a worker heard the model think; an end from outside keeps the text only.
     `model` is the one that was named; without it, `routing` tells which one answered: as it is kept
     now, or whole, as it was kept before.
     """
@@ -59,6 +71,8 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     routing: KeptRouting | Routing | None = None
     usage: Usage | None = None
     failure: Failure | None = None
+    reasoning: str = ""
+    media: tuple[Media, ...] = ()
 
 
 encode_assistant = msgspec.msgpack.Encoder().encode

@@ -2,16 +2,20 @@
 
 import asyncio
 import re
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import pytest
 
 from api.follow import wait
 from shared import ids
+from shared.wire.message import Media, MediaKind
 from tests.support import waiting
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
+from worker.providers.contract import ChatRequest, Ended, Part
+from worker.providers.registry import Registry
 
 pytestmark = pytest.mark.each_once
 
@@ -44,6 +48,16 @@ def _check_form(status: Json) -> None:
     assert (status["eta_seconds"] is None) is is_over
     assert is_over is (status["stage"] in {"completed", "failed", "cancelled"})
     assert (status["failure"] is None) is (status["error"] is None)
+
+
+class _Painter:
+    """A provider whose answer has no words."""
+
+    async def stream(self, _: ChatRequest) -> AsyncGenerator[Part, None]:
+        kinds: tuple[MediaKind, ...] = ("image", "video", "image")
+        for number, kind in enumerate(kinds, start=1):
+            yield Media(kind, f"https://example.org/{number}")
+        yield Ended("stop")
 
 
 async def _partial(api: Customer, receipt: Json, text: str) -> Json:
@@ -86,6 +100,34 @@ async def test_the_text_so_far_shows_while_it_grows(api: Customer, provider: Pro
     assert TIME.fullmatch(status["started_at"])
     gate.set()
     assert (await api.end(receipt))["result"]["content"] == "one two three"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_reasoning_is_told_once_the_answer_has_ended(
+    api: Customer, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="Two bears", reasoning="Hm, bears", gate=gate, gate_after=3))
+    receipt = await api.ask("How many?")
+    status = await _partial(api, receipt, "Two")
+    assert status["result"]["reasoning_content"] is None
+    gate.set()
+    status = await api.end(receipt)
+    _check_form(status)
+    assert status["result"]["content"] == "Two bears"
+    assert status["result"]["reasoning_content"] == "Hm, bears"
+    assert (await api.answer("hello"))["result"]["reasoning_content"] is None
+
+
+@pytest.mark.usefixtures("worker")
+async def test_media_are_told_by_their_kind(api: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Registry, "provider_of", lambda *_: _Painter())
+    status = await api.answer("draw")
+    result = status["result"]
+    assert (status["state"], result["content"]) == ("completed", "")
+    assert result["image_urls"] == ["https://example.org/1", "https://example.org/3"]
+    assert result["video_urls"] == ["https://example.org/2"]
+    assert result["audio_urls"] == []
 
 
 @pytest.mark.usefixtures("worker")

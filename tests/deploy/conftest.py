@@ -1,4 +1,4 @@
-"""The fixtures of the command line: a short folder, the command, and a supervisor to kill."""
+"""The fixtures of the command line: a folder, the command, a supervisor to kill, an API to ask."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from deploy import cli
+from tests.deploy.teller import Teller
 from tests.support import family, waiting
 
 
@@ -122,3 +123,10 @@ def stand_in(short: Path) -> Iterator[StandIn]:
         started.process.kill()
     for pid in started.left():
         os.kill(pid, 9)
+
+
+@pytest.fixture
+async def teller() -> AsyncIterator[Teller]:
+    """Return a scripted API."""
+    async with Teller() as scripted:
+        yield scripted

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.local import network
+from deploy.local import folder, network
 from shared.redis import library
 from tests.support import command
 from tests.support.command import Command
@@ -52,6 +52,8 @@ async def test_up_keeps_what_it_was_told(short: Path, environment: dict[str, str
     words = ("up", "--port", str(port), "--workers", "1")
     async with command.running(*words, cwd=short, environment=environment) as up:
         url, key = await _address(up)
+        here = folder.environment_of_running(short / ".pollux")
+        assert (here["POLLUX_URL"], here["POLLUX_API_KEY"]) == (url, key)
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
             receipt = (await http.post("/api/v1/chat", json={"message": "Hello"})).json()
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()

@@ -20,11 +20,14 @@ _encode = msgspec.json.encode
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What to do with one request. `text` of None repeats the last user message.
 
-    `gate` holds the answer back until it is set: before the first token, or after `gate_after` of
-    them. `raw` is sent as it stands in place of any answer, and the line is cut.
+    `reasoning` comes before the text, as deltas of the name `reasoning_as`; its tokens count as the
+    text's do. `gate` holds the answer back until it is set: before the first token, or after
+    `gate_after` of them. `raw` is sent as it stands in place of any answer, and the line is cut.
     """
 
     text: str | None = None
+    reasoning: str = ""
+    reasoning_as: str = "reasoning_content"
     first_seconds: float = 0.0
     gap_seconds: float = 0.0
     gate: asyncio.Event | None = None
@@ -96,6 +99,7 @@ def by_words(request: Request) -> Answer:
     status = int(words.get("status", 200))
     return Answer(
         text="" if "empty" in words else filling,
+        reasoning=" ".join(f"thought{n}" for n in range(int(words.get("think", 0)))),
         first_seconds=float(words.get("first", 0)),
         gap_seconds=float(words.get("gap", 0)),
         status=status,
@@ -129,9 +133,23 @@ def _text(request: Request, answer: Answer) -> str:
     return f"You said: {request.last}" if answer.text is None else answer.text
 
 
-def _usage(request: Request, tokens: int) -> dict[str, int]:
+def _tokens(request: Request, answer: Answer) -> list[tuple[str, str]]:
+    """Return every token beside the name that its delta has."""
+    thought = [(answer.reasoning_as, token) for token in _TOKEN.findall(answer.reasoning)]
+    return thought + [("content", token) for token in _TOKEN.findall(_text(request, answer))]
+
+
+def _usage(request: Request, tokens: list[tuple[str, str]]) -> dict[str, object]:
     asked = sum(len(_TOKEN.findall(str(message.get("content")))) for message in request.messages)
-    return {"prompt_tokens": asked, "completion_tokens": tokens, "total_tokens": asked + tokens}
+    thought = sum(name != "content" for name, _ in tokens)
+    usage: dict[str, object] = {
+        "prompt_tokens": asked,
+        "completion_tokens": len(tokens),
+        "total_tokens": asked + len(tokens),
+    }
+    return (
+        usage | {"completion_tokens_details": {"reasoning_tokens": thought}} if thought else usage
+    )
 
 
 def events(request: Request, answer: Answer) -> Iterator[bytes]:
@@ -140,17 +158,17 @@ def events(request: Request, answer: Answer) -> Iterator[bytes]:
         yield b"data: " + b"x" * answer.huge_bytes + b"\n\n"
     if answer.is_malformed:
         yield b"data: {not json\n\n"
-    tokens = _TOKEN.findall(_text(request, answer))
+    tokens = _tokens(request, answer)
     model = str(request.body.get("model", ""))
     yield _event(model, {"role": "assistant", "content": ""})
-    for index, token in enumerate(tokens):
+    for index, (name, token) in enumerate(tokens):
         if index == answer.error_after:
             yield b"data: " + error(answer) + b"\n\n"
             return
-        yield _event(model, {"content": token})
+        yield _event(model, {name: token})
     yield _event(model, {}, answer.finish_reason)
     if answer.has_usage and request.wants_usage:
-        usage = _usage(request, len(tokens))
+        usage = _usage(request, tokens)
         yield b"data: " + _encode({**_chunk(model), "choices": [], "usage": usage}) + b"\n\n"
     if answer.has_done:
         yield b"data: [DONE]\n\n"
@@ -168,9 +186,10 @@ def _chunk(model: str) -> dict[str, object]:
 def whole(request: Request, answer: Answer) -> bytes:
     """Return the body of an answer that is not streamed."""
     text = _text(request, answer)
+    thought = {answer.reasoning_as: answer.reasoning} if answer.reasoning else {}
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": text},
+        "message": {"role": "assistant", "content": text, **thought},
         "finish_reason": answer.finish_reason,
     }
     reply: dict[str, object] = {
@@ -181,7 +200,7 @@ def whole(request: Request, answer: Answer) -> bytes:
         "choices": [choice],
     }
     if answer.has_usage:
-        reply["usage"] = _usage(request, len(_TOKEN.findall(text)))
+        reply["usage"] = _usage(request, _tokens(request, answer))
     return b"{not json" if answer.is_malformed else _encode(reply)
 
 

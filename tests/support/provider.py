@@ -15,6 +15,7 @@ and the message.
     cut=N          end the line after N bytes     error-after=N   an error event after N tokens
     huge=N         one line of N bytes            malformed       events that are not JSON
     empty          no content at all              no-usage        no usage, as some servers do
+    think=N        so many words of reasoning before the answer
 
 DESIGN. A bare protocol on httptools, because benches count its CPU time against ours: an answer
 without gaps leaves in one write.

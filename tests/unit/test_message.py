@@ -4,7 +4,7 @@ import msgspec
 
 from shared.routing.choose import Question, choose
 from shared.settings import ModelSettings
-from shared.wire.message import AssistantMessage, decode_assistant, encode_assistant
+from shared.wire.message import AssistantMessage, Media, decode_assistant, encode_assistant
 from shared.wire.routing import KeptRouting
 
 _MODELS = tuple(
@@ -27,3 +27,29 @@ def test_a_decision_that_was_kept_whole_is_still_read() -> None:
     routing = choose(_MODELS, Question(model="auto", input_tokens=3)).routing
     record = {"status": "completed", "content": "Hi", "created": 1, "routing": routing}
     assert decode_assistant(msgspec.msgpack.encode(record)).routing == routing
+
+
+class _Before(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer as processes knew it before there was reasoning or media."""
+
+    status: str
+    content: str
+    created: int
+
+
+def test_reasoning_and_media_are_kept_and_do_not_disturb_who_knows_none() -> None:
+    media = (Media("image", "https://example.org/1"),)
+    message = AssistantMessage(
+        status="completed", content="Hi", created=1, reasoning="Hm", media=media
+    )
+    record = encode_assistant(message)
+    assert decode_assistant(record) == message
+    before = msgspec.msgpack.decode(record, type=_Before)
+    assert (before.status, before.content) == ("completed", "Hi")
+    read = decode_assistant(msgspec.msgpack.encode(before))
+    assert (read.reasoning, read.media) == ("", ())
+
+
+def test_an_answer_without_reasoning_and_media_weighs_nothing_for_them() -> None:
+    record = encode_assistant(AssistantMessage(status="completed", content="Hi", created=1))
+    assert msgspec.msgpack.decode(record) == {"status": "completed", "content": "Hi", "created": 1}

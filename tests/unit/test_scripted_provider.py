@@ -50,6 +50,19 @@ async def test_stream_repeats_the_message_and_ends_with_usage(provider: Provider
     assert provider.requests[0].answered_at is not None
 
 
+async def test_reasoning_comes_before_the_answer_and_is_counted(provider: Provider) -> None:
+    *chunks, usage, _ = await _events(provider, "Hello [think=2 tokens=1]")
+    deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[1:4] == [
+        {"reasoning_content": "thought0"},
+        {"reasoning_content": " thought1"},
+        {"content": "word0"},
+    ]
+    told = json.loads(usage)["usage"]
+    assert told["completion_tokens"] == 3
+    assert told["completion_tokens_details"] == {"reasoning_tokens": 2}
+
+
 async def test_whole_answer_and_script_come_in_order(provider: Provider) -> None:
     provider.script.extend([Answer(text="one"), Answer(text="two")])
     said = [

@@ -177,3 +177,8 @@ def test_secret_shows_itself_to_nobody() -> None:
     shown = f"{secret} {secret!r} {[secret]} {vars(type(secret))}"
     assert "hush" not in shown
     assert not hasattr(secret, "__dict__")
+
+
+def test_what_a_caller_sets_is_no_setting(tmp_path: Path) -> None:
+    read = _read(tmp_path, POLLUX_URL="http://127.0.0.1:8000", POLLUX_API_KEY="a-key")
+    assert read == Settings()

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, NamedTuple
 from tests.worker.providers.calls import connect, listen
 from tests.worker.providers.dialects import DIALECTS, event
 from tests.worker.providers.memory import Memory
-from worker.providers.contract import Ended, Part, Text, Used
+from worker.providers.contract import Ended, Part, Reasoning, Text, Used
 from worker.providers.openai import _TOKENS_MAX
 
 _WORDS: Final = ("Two", " bears", "Bär", "🐻‍❄️", "\u2028", "", "a\nb", "data: x", "[DONE]", "\x7f")
@@ -33,6 +33,7 @@ _PIECES: Final = (
     *(b"\xe2\x80", b"\x00", b"null", b"{}", b"[]", b"{", b"}", b"]", b'"', b"\\", b"\\ud83d"),
     *(b"1e999", b"-1", b"0.5", b"true", b"NaN", b'"error":{"code":429},', b'"usage":null,'),
     *(b'"finish_reason":"stop"', b'"delta":{"content":"x"}', b'"choices":[],', b"9" * 30),
+    *(b'"reasoning":"x",', b'"reasoning_content":"y",', b'"reasoning":{},', b'"reasoning":null,'),
 )
 _ENDS: Final = (b"\n", b"\r\n", b"\r")
 _KNOWN_REASONS: Final = frozenset({"stop", "length", "content_filter", "tool_calls"})
@@ -77,7 +78,8 @@ def _answer(chance: random.Random) -> bytes:
     """Return the bytes of an answer of some server of this kind."""
     events = [event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})]
     for _ in range(chance.randrange(6)):
-        delta = {"content": chance.choice(_WORDS)}
+        name = chance.choice(("content", "content", "content", "reasoning", "reasoning_content"))
+        delta = {name: chance.choice(_WORDS)}
         events.append(event({"id": "c", "choices": [{"delta": delta, "finish_reason": None}]}))
     if chance.random() < 0.05:
         events.append(_DIALECT.error_event(chance.choice((400, 429, 500)), "no"))
@@ -172,8 +174,10 @@ def _parts(text: str) -> list[Part]:
         raise _FaultError
     parts: list[Part] = []
     for choice in (chunk["choices"] or [])[:1]:
-        content, reason = (choice["delta"] or {}).get("content"), choice["finish_reason"]
-        parts += [Text(content)] if content else []
+        delta, reason = choice["delta"] or {}, choice["finish_reason"]
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        parts += [Reasoning(thought)] if thought and isinstance(thought, str) else []
+        parts += [Text(delta["content"])] if delta.get("content") else []
         parts += [Ended(reason if reason in _KNOWN_REASONS else "other")] if reason else []
     return parts + _used(chunk["usage"] or {})
 
@@ -242,7 +246,13 @@ _chunk: Final = _fields(
     choices=_maybe(
         _list(
             _fields(
-                delta=_maybe(_fields(content=_maybe(_one(str)))),
+                delta=_maybe(
+                    _fields(
+                        content=_maybe(_one(str)),
+                        reasoning_content=lambda value: value,
+                        reasoning=lambda value: value,
+                    )
+                ),
                 finish_reason=_maybe(_one(str)),
             )
         )

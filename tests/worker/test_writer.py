@@ -1,13 +1,14 @@
 """The answer's way out: order, numbers, coalescing, repetition, and what stops it."""
 
 import random
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 
 from shared.redis import functions
 from shared.redis.functions import AppendAsk, Claimed, ReleaseAsk
-from shared.wire.event import Delta, Reset, StageChanged
+from shared.wire.event import Delta, Media, Reasoning, Reset, StageChanged, ToolCall
 from tests.support.desk import KEEP
 from tests.support.system import System
 from tests.support.waiting import until
@@ -93,6 +94,58 @@ async def test_events_and_text_leave_in_order_and_numbered(front: Front) -> None
     assert scribe.writer.next_seq() == 5
     assert scribe.writer.text() == await scribe.text() == "Two brown bears"
     assert scribe.stops == []
+
+
+async def test_reasoning_leaves_in_order_with_the_text_and_is_none_of_it(front: Front) -> None:
+    scribe = await _scribe(front, flush=_LATE)
+    for word in ("Hm, ", "bears. "):
+        scribe.writer.think(word, progress=1)
+    for word in ("Two ", "brown "):
+        scribe.writer.add(word, progress=2)
+    scribe.writer.think("More?", progress=3)
+    scribe.writer.say(Media("image", "https://example.org/bear.png"))
+    scribe.writer.add("bears", progress=4)
+    await scribe.finish()
+    assert [each.event for each in await scribe.told()] == [
+        Reasoning("Hm, bears. "),
+        Delta("Two brown "),
+        Reasoning("More?"),
+        Media("image", "https://example.org/bear.png"),
+        Delta("bears"),
+    ]
+    assert scribe.writer.text() == await scribe.text() == "Two brown bears"
+    assert scribe.writer.reasoning() == "Hm, bears. More?"
+    assert scribe.writer.parts() == 6
+    assert (await front.look(scribe._ticket)).progress == 4
+
+
+async def test_reasoning_alone_leaves_at_once_and_is_no_text(front: Front) -> None:
+    scribe = await _scribe(front, flush=_LATE)
+    scribe.writer.think("Hm", progress=1)
+    await until(scribe.told)
+    assert await scribe.text() == ""
+    assert await scribe.finish() is None
+    assert scribe.writer.next_seq() == 2
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda writer: writer.add("Two", progress=0),
+        lambda writer: writer.think("Hm", progress=0),
+        lambda writer: writer.say(ToolCall("1", "clock", {"zone": "UTC"})),
+    ],
+    ids=["text", "reasoning", "tool"],
+)
+async def test_what_belongs_to_an_answer_has_been_shown_and_a_stage_has_not(
+    front: Front, show: Callable[[Writer], None]
+) -> None:
+    writer = (await _scribe(front)).writer
+    writer.say(StageChanged("generating"))
+    assert not writer.has_shown()
+    show(writer)
+    assert writer.has_shown()
+    await writer.close()
 
 
 async def test_first_leaves_at_once_and_what_follows_waits_for_the_next_time(front: Front) -> None:
@@ -243,12 +296,15 @@ async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_ord
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     scribe = await _scribe(front, flush=0.001)
-    said = ""
+    said = thought = ""
     for number in range(60):
         if chance.random() < 0.3:
             scribe.redis.troubles.append(chance.choice(["none", "lost", "unanswered"]))
         if chance.random() < 0.1:
             scribe.writer.say(StageChanged("generating"))
+        if chance.random() < 0.3:
+            thought += f"{number}? "
+            scribe.writer.think(f"{number}? ", progress=number)
         said += f"{number} "
         scribe.writer.add(f"{number} ", progress=number)
         if chance.random() < 0.5:
@@ -257,3 +313,5 @@ async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_ord
     told = await scribe.told()
     assert [each.seq for each in told] == list(range(1, len(told) + 1)), seed
     assert text_of(told) == await scribe.text() == said, seed
+    heard = [each.event.text for each in told if isinstance(each.event, Reasoning)]
+    assert "".join(heard) == thought, seed

@@ -1,7 +1,8 @@
 """What every adapter offers: a stream of a model's answer, in Pollux' own words.
 
 An adapter turns one request into one upstream call, and every way in which that can fail into a
-`ProviderError` by its one table. It never retries and never touches Redis.
+`ProviderError` by its one table. It never retries and never touches Redis. A part that an upstream
+does not know is one that its adapter does not yield.
 """
 
 from collections.abc import AsyncGenerator
@@ -10,6 +11,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from shared.settings import ModelSettings
+from shared.wire.event import ToolCall, ToolResult
+from shared.wire.message import Media
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -33,6 +36,12 @@ class Text(msgspec.Struct, frozen=True):
     text: str
 
 
+class Reasoning(msgspec.Struct, frozen=True):
+    """The model thought on, before its answer or within it."""
+
+    text: str
+
+
 class Used(msgspec.Struct, frozen=True):
     """What the upstream says it consumed."""
 
@@ -47,7 +56,9 @@ class Ended(msgspec.Struct, frozen=True):
     reason: Literal["stop", "length", "content_filter", "tool_calls", "other"]
 
 
-Part = Text | Used | Ended
+# What comes beside the text. What an upstream's own tools do, and media, are told as they are.
+Aside = Reasoning | ToolCall | ToolResult | Media | Used
+Part = Text | Aside | Ended
 
 
 class Provider(Protocol):

@@ -19,7 +19,7 @@ from httpx_sse import EventSource, ServerSentEvent, SSEError
 from shared.errors import Category, ConfigurationError, Failure, ProviderError, Retry
 from shared.settings import ProviderSettings, Secret
 from worker.providers.bounds import BoundedStream
-from worker.providers.contract import ChatRequest, Ended, Part, Text, Used
+from worker.providers.contract import ChatRequest, Ended, Part, Reasoning, Text, Used
 from worker.providers.lines import Lines
 
 _ERROR_BYTES_MAX: Final = 65_536
@@ -78,7 +78,11 @@ _REASONS: Final[dict[str, Literal["stop", "length", "content_filter", "tool_call
 
 
 class _Delta(msgspec.Struct):
+    """A step of the answer. Servers name what the model thinks the one way, the other, or both."""
+
     content: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -104,6 +108,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
+_NOTHING: Final = _Delta()
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
@@ -177,8 +182,12 @@ class OpenAI:
         if chunk.error is not None:
             raise self._in_band(chunk.error)
         for choice in (chunk.choices or ())[:1]:
-            if choice.delta is not None and choice.delta.content:
-                yield Text(choice.delta.content)
+            delta = choice.delta or _NOTHING
+            # What comes in one step was thought before it was said.
+            if delta.reasoning_content or delta.reasoning:
+                yield from _thought(delta)
+            if delta.content:
+                yield Text(delta.content)
             if choice.finish_reason:
                 yield Ended(_REASONS.get(choice.finish_reason, "other"))
         used = _used(chunk.usage) if chunk.usage is not None else None
@@ -254,6 +263,13 @@ def _url(settings: ProviderSettings) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError) as error:
         fault = str(error)
     raise ConfigurationError([f"providers.{settings.name}.base_url: {fault}"])
+
+
+def _thought(delta: _Delta) -> Iterator[Reasoning]:
+    """Return what was thought; an odd form of it is no fault of the answer, and says nothing."""
+    thought = delta.reasoning_content or delta.reasoning
+    if isinstance(thought, str):
+        yield Reasoning(thought)
 
 
 def _used(usage: _Usage) -> Used | None:

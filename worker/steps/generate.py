@@ -1,8 +1,8 @@
 """Call the model and stream what it says.
 
 Owns the conversation's fit into the context window, the retries before the first token, and the
-time limits: first token, silence, and the whole deadline. What has been shown to a caller is never
-retried away.
+time limits: first token, silence, and the whole deadline. What has been shown to a caller, be it
+reasoning or a tool's call, is never retried away; only text and media make an answer.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from shared.errors import EXPIRED, Failure, ProviderError
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.telemetry import logs
-from shared.wire.message import Usage
-from worker.providers.contract import ChatRequest, Text, Used
+from shared.wire import event as events
+from shared.wire.message import Media, Usage
+from worker.providers.contract import Aside, ChatRequest, Ended, Reasoning, Text, Used
 from worker.run import Failed, Outcome, Retry, Run
 from worker.steps.fit import fit, tokens_of
 
@@ -75,12 +76,12 @@ async def generate(run: Run) -> Outcome | None:
 
 def _is_trimmable(run: Run, error: ProviderError) -> bool:
     is_too_long = error.failure.code == "CONTEXT_TOO_LONG"
-    return is_too_long and bool(run.history) and not run.writer.text()
+    return is_too_long and bool(run.history) and not run.writer.has_shown()
 
 
 def _given_up(run: Run, error: ProviderError, calls: int, delay: float) -> Outcome | None:
     """Return what a failed call comes to, or None when another is worth the wait here."""
-    if run.writer.text() or error.retry == "never" or delay >= run.seconds_left():
+    if run.writer.has_shown() or error.retry == "never" or delay >= run.seconds_left():
         return Failed(error.failure)
     if delay > _WAIT_HERE_SECONDS and run.claimed.retries < _DEFERRALS_MAX:
         return Retry(delay)
@@ -101,8 +102,8 @@ async def _call(run: Run, model: ModelSettings, room: int) -> Outcome | None:
     run.usage = None
     reason = await _hear(run, model, request)
     if run.usage is None:
-        run.usage = estimate(model, run.input_tokens, run.writer.text())
-    if run.writer.text():
+        run.usage = estimate(model, run.input_tokens, run.writer.text(), run.writer.reasoning())
+    if run.writer.text() or run.media:
         return None
     return Failed(_FILTERED if reason == "content_filter" else _EMPTY)
 
@@ -124,10 +125,10 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
             async for part in parts:
                 if isinstance(part, Text):
                     run.writer.add(part.text, progress=_progress(run, request))
-                elif isinstance(part, Used):
-                    run.usage = _usage(model, part)
-                else:
+                elif isinstance(part, Ended):
                     reason = part.reason
+                else:
+                    _pass_on(run, model, request, part)
                 seconds = _AFTERWORD_SECONDS if reason else idle_seconds
                 # A timer is set anew for a sixteenth of its time, not for every token.
                 if not is_heard or reason or loop.time() > due:
@@ -140,6 +141,20 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
         if not reason:
             raise _silent(model, is_heard=is_heard) from None
     return reason
+
+
+def _pass_on(run: Run, model: ModelSettings, request: ChatRequest, part: Aside) -> None:
+    """Hand on what comes beside the text."""
+    match part:
+        case Reasoning(text):
+            run.writer.think(text, progress=_progress(run, request))
+        case Used():
+            run.usage = _usage(model, part)
+        case Media():
+            run.media.append(part)
+            run.writer.say(events.Media(part.kind, part.url))
+        case events.ToolCall() | events.ToolResult():
+            run.writer.say(part)
 
 
 def _silent(model: ModelSettings, *, is_heard: bool) -> ProviderError:
@@ -165,12 +180,17 @@ def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
     return ChatRequest(model=model, messages=messages, max_tokens=max_tokens)
 
 
-def estimate(model: ModelSettings, input_tokens: int, text: str) -> Usage:
-    """Return what an answer consumed when the provider did not say, flagged as our own estimate."""
-    output_tokens = price.tokens_in(text) if text else 0
+def estimate(model: ModelSettings, input_tokens: int, text: str, reasoning: str) -> Usage:
+    """Return what an answer consumed when the provider did not say, flagged as our own estimate.
+
+    As with the providers, what was thought is counted in with what was said.
+    """
+    reasoning_tokens = price.tokens_in(reasoning) if reasoning else 0
+    output_tokens = reasoning_tokens + (price.tokens_in(text) if text else 0)
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
+        reasoning_tokens=reasoning_tokens,
         cost=price.cost(model, input_tokens, output_tokens),
         estimated=True,
     )

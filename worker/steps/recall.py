@@ -1,6 +1,7 @@
 """Read the conversation so far: the system prompt and the turns that were completed.
 
-Turns that failed or were cancelled stay in the list a person sees and are not sent to a model.
+Turns that failed or were cancelled stay in the list a person sees and are not sent to a model, nor
+are those that were answered without a word. A model is sent text: neither media nor reasoning.
 """
 
 from shared.stores import sessions
@@ -21,7 +22,7 @@ async def recall(run: Run) -> None:
     run.history = [
         message
         for turn in turns
-        if turn.assistant is not None
+        if turn.assistant is not None and turn.assistant.content
         for message in (
             ChatMessage("user", turn.user.content),
             ChatMessage("assistant", turn.assistant.content),

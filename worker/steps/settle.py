@@ -57,6 +57,8 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         routing=KeptRouting.of(run.routing) if run.routing else None,
         usage=usage,
         failure=failure,
+        reasoning=run.writer.reasoning(),
+        media=tuple(run.media),
     )
     ask = functions.SettleAsk(
         account=run.claimed.account,
@@ -106,10 +108,12 @@ async def _until_answered(run: Run, say: Callable[[], Awaitable[Answer]]) -> Ans
 
 
 def _usage(run: Run, stage: Stage) -> Usage:
-    """Return what is paid for: an answer, or as much of a cancelled one as was made."""
-    if stage == "failed" or run.model is None or not run.writer.text():
+    """Return what is paid for: an answer, or as much of a cancelled one as was made or thought."""
+    if stage == "failed" or run.model is None or not run.writer.has_shown():
         return _NOTHING_USED
-    return run.usage or estimate(run.model, run.input_tokens, run.writer.text())
+    return run.usage or estimate(
+        run.model, run.input_tokens, run.writer.text(), run.writer.reasoning()
+    )
 
 
 def _snapshot(run: Run) -> ModelSnapshot | None:

@@ -122,9 +122,15 @@ def status(generation: Generation, hint: int, eta: Eta | None) -> wire.StatusRep
 
 
 def _result(generation: Generation) -> wire.Result:
+    """Return the answer; what was thought, and media, are known once it has ended."""
     assistant = generation.assistant
+    media = assistant.media if assistant is not None else ()
     return wire.Result(
         content=generation.text,
+        reasoning_content=(assistant.reasoning if assistant is not None else None) or None,
+        image_urls=[found.url for found in media if found.kind == "image"],
+        video_urls=[found.url for found in media if found.kind == "video"],
+        audio_urls=[found.url for found in media if found.kind == "audio"],
         model=generation.model,
         created_at=iso(assistant.created if assistant is not None else generation.accepted),
         partial=UNSET if generation.is_final else True,

@@ -66,7 +66,10 @@ class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer, always an object, since clients read it unguarded. `partial` while being made."""
+    """The answer, always an object, since clients read it unguarded. `partial` while being made.
+
+    While it is being made, `content` alone is told as far as it is.
+    """
 
     content: str
     reasoning_content: str | None = None

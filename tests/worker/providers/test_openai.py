@@ -10,7 +10,15 @@ from shared.settings import ModelSettings, ProviderSettings, Secret
 from tests.worker.providers.calls import Call, listen
 from tests.worker.providers.dialects import DIALECTS, event
 from tests.worker.providers.upstream import Upstream, whole
-from worker.providers.contract import ChatMessage, ChatRequest, Ended, Text, Used
+from worker.providers.contract import (
+    ChatMessage,
+    ChatRequest,
+    Ended,
+    Part,
+    Reasoning,
+    Text,
+    Used,
+)
 from worker.providers.openai import OpenAI
 
 
@@ -79,7 +87,13 @@ async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upst
         (event({}), []),
         (_chunk({"index": 0, "delta": {"content": "b"}, "finish_reason": ""}), [Text("b")]),
         (_chunk({"delta": {"content": "b"}, "logprobs": {"content": []}, "x": 1}), [Text("b")]),
-        (_chunk({"delta": {"reasoning_content": "hm", "tool_calls": []}}), []),
+        (_chunk({"delta": {"reasoning_content": "hm", "tool_calls": []}}), [Reasoning("hm")]),
+        (_chunk({"delta": {"reasoning": "hm", "content": ""}}), [Reasoning("hm")]),
+        (_chunk({"delta": {"reasoning": "hm", "reasoning_content": "hm"}}), [Reasoning("hm")]),
+        (_chunk({"delta": {"reasoning": "hm", "content": "b"}}), [Reasoning("hm"), Text("b")]),
+        (_chunk({"delta": {"reasoning_content": "", "reasoning": None, "content": None}}), []),
+        (_chunk({"delta": {"reasoning": {"text": "hm"}, "content": "b"}}), [Text("b")]),
+        (_chunk({"delta": {"reasoning_content": 7, "content": "b"}}), [Text("b")]),
         (_chunk({"delta": {"content": "b"}}, {"delta": {"content": "c"}}), [Text("b")]),
         (_chunk({"delta": {"content": "b"}}, error=None, usage=None), [Text("b")]),
         (_chunk(usage={"prompt_tokens": 5}), []),
@@ -109,9 +123,7 @@ async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upst
     ],
     ids=str,
 )
-async def test_chunks_of_every_server(
-    call: Call, data: bytes, parts: list[Text | Used | Ended]
-) -> None:
+async def test_chunks_of_every_server(call: Call, data: bytes, parts: list[Part]) -> None:
     heard = await call(whole(_chunk({"delta": {"content": "a"}}), data, _STOP))
     assert heard.error is None
     assert heard.parts == [Text("a"), *parts, Ended("stop")]

@@ -1,0 +1,131 @@
+"""What is seen of an answer while it is made: the answer on one stream, all else on the other.
+
+Owns two ways to show the text. On a terminal it appears as it grows; what stands there cannot be
+taken back, so when a new attempt drops some of it, a line `[starting over]` is shown and the text
+begins anew below. Into a pipe or a file it goes once, whole, when it is known to be the answer: who
+reads it gets the answer and nothing else, and nothing of one that failed.
+
+What a model says is shown without control characters on a terminal, which would obey them.
+"""
+
+from collections.abc import Callable
+from typing import Final, TextIO
+
+from deploy.follower import Event, Told
+from shared.errors import PolluxError
+
+_CONTROLS: Final = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+_DIM: Final = ("\x1b[2m", "\x1b[22m")
+
+
+class Answer:
+    """An answer that is being told: on `out` its text, or its events as JSON, on `err` the rest."""
+
+    def __init__(self, out: TextIO, err: TextIO, *, as_json: bool = False) -> None:
+        self._out = out
+        self._err = err
+        self._as_json = as_json
+        self._is_live = out.isatty()
+        self._text = ""
+        self._session = ""
+        self._has_thought = False
+        # The stream on whose last line something stands.
+        self._open: TextIO | None = None
+        self._ways: dict[str, Callable[[Event], None]] = {
+            "accepted": self._accept,
+            "routed": self._route,
+            "reasoning": lambda event: self._think(event.text),
+            "delta": lambda event: self._grow(event.text),
+            "media": lambda event: self.note(f"{event.kind}: {event.url}"),
+            "reset": self._reset,
+            "snapshot": self._replace,
+            "completed": self._finish,
+        }
+
+    def take(self, told: Told) -> None:
+        """Show what an event tells. Raises PolluxError at an end without an answer."""
+        if self._as_json:
+            print(told.line, file=self._out, flush=True)
+        elif told.event.type in self._ways:
+            self._ways[told.event.type](told.event)
+        if told.event.type == "failed":
+            failure = told.event.failure
+            raise PolluxError(failure.message if failure else "The generation failed.")
+        if told.event.type == "cancelled":
+            raise PolluxError("The generation was cancelled.")
+
+    def note(self, line: str) -> None:
+        """Show a person a line beside the answer."""
+        self.end_line()
+        print(line.translate(_CONTROLS), file=self._err, flush=True)
+
+    def end_line(self) -> None:
+        """End the line on which something stands, if there is one."""
+        if self._open is not None:
+            print(file=self._open, flush=True)
+            self._open = None
+
+    def _accept(self, event: Event) -> None:
+        self._session = event.session_id
+
+    def _route(self, event: Event) -> None:
+        if event.routing is not None and event.routing.chosen:
+            self.note(f"model: {event.routing.chosen} ({event.routing.reason})")
+
+    def _replace(self, event: Event) -> None:
+        """Show all of an answer so far, as far as it is not to be seen already."""
+        if not self._has_thought:
+            self._think(event.reasoning)
+        self._become(event.text)
+        for media in event.media:
+            self.note(f"{media.kind}: {media.url}")
+
+    def _finish(self, event: Event) -> None:
+        if event.message is not None:
+            self._become(event.message.content)
+        if not self._is_live:
+            self._write(self._out, self._text)
+        self.end_line()
+        self.note(f"session: {self._session}")
+
+    def _think(self, text: str) -> None:
+        """Show reasoning to a person; a file of messages has no use for it."""
+        if text and self._err.isatty():
+            self._has_thought = True
+            dim, bright = _DIM
+            self._write(self._err, text, dim, bright)
+
+    def _become(self, text: str) -> None:
+        """Let the text be this: what is new of it is shown, or all if it is another."""
+        if text.startswith(self._text):
+            self._grow(text[len(self._text) :])
+        else:
+            self._start_over(text)
+
+    def _reset(self, event: Event) -> None:
+        """Keep the beginning of the text; what was thought goes with the rest."""
+        kept = self._text[: event.keep]
+        if kept != self._text or self._has_thought:
+            self._start_over(kept)
+
+    def _start_over(self, text: str) -> None:
+        """Show a text below what is to be seen and holds no more."""
+        if self._is_live or self._has_thought:
+            self.note("[starting over]")
+        self._text, self._has_thought = "", False
+        self._grow(text)
+
+    def _grow(self, text: str) -> None:
+        self._text += text
+        if self._is_live:
+            self._write(self._out, text)
+
+    def _write(self, stream: TextIO, text: str, before: str = "", after: str = "") -> None:
+        if not text:
+            return
+        if self._open is not stream:
+            self.end_line()
+        shown = text.translate(_CONTROLS) if stream.isatty() else text
+        stream.write(before + shown + after)
+        stream.flush()
+        self._open = None if text.endswith("\n") else stream

@@ -1,0 +1,142 @@
+"""`pollux ask`: one message to a Pollux anywhere, and its answer as it is made.
+
+Owns what is asked and of whom. Without an address named it asks the system that runs in the folder
+of `pollux up`. Refuses to send that system's key anywhere else.
+"""
+
+import asyncio
+import io
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+
+import httpx
+from cyclopts import Parameter
+
+from deploy.answer import Answer
+from deploy.follower import Follower
+from deploy.local import ending, folder as folders
+from deploy.options import FOLDER
+from shared.clock import SystemClock
+from shared.errors import Code, ConfigurationError, RequestError
+
+_URL: Final = "http://127.0.0.1:8000"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_SIGNAL_EXIT: Final = 128
+
+
+class Place(NamedTuple):
+    """Where a Pollux is, and a key that it knows."""
+
+    url: str
+    key: str
+
+
+def ask(
+    message: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    session: Annotated[str | None, Parameter(name=["--session", "-s"])] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    url: str | None = None,
+    folder: Path = FOLDER,
+) -> int:
+    """Send a message and show the answer as it is made; Ctrl-C cancels it.
+
+    The answer alone goes to standard output, the rest to standard error. In a pipe the answer comes
+    whole, at its end; on a terminal it grows, and one that is made anew begins anew below a line
+    `[starting over]`. The key is read from POLLUX_API_KEY.
+
+    Args:
+        message: What to ask; what comes from a pipe is read after it, or in its place if it is `-`.
+        model: Identifier or alias of a model; default is what Pollux chooses.
+        session: Continue this conversation.
+        as_json: Print each event's JSON on a line of its own.
+        url: Address of the API; default is POLLUX_URL, then that of a running `pollux up`.
+        folder: Folder of that `pollux up`, which also knows a key of its own.
+
+    """
+    place = _place(url, os.environ, folder)
+    body: dict[str, object] = {"message": _question(message), "stream": True}
+    wished = {"model": model, "session_id": session}
+    body |= {name: value for name, value in wished.items() if value is not None}
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's own encoding lacks must not end an answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    answer, clock = Answer(sys.stdout, sys.stderr, as_json=as_json), SystemClock()
+    signum = asyncio.run(ending.run(_converse(place, body, answer, clock), clock))
+    return 0 if signum is None else _SIGNAL_EXIT + signum
+
+
+def _place(url: str | None, environment: Mapping[str, str], folder: Path) -> Place:
+    """Return whom to ask; raises ConfigurationError naming what is missing."""
+    here = folders.environment_of_running(folder)
+    found = url or environment.get("POLLUX_URL") or here.get("POLLUX_URL") or _URL
+    key = environment.get("POLLUX_API_KEY")
+    if not key and found == here.get("POLLUX_URL"):
+        key = here.get("POLLUX_API_KEY")
+    if not key:
+        raise ConfigurationError(
+            [f"set POLLUX_API_KEY to a key of {found}, or start a system here with `pollux up`"]
+        )
+    if not _is_url(found):
+        raise ConfigurationError([f"{found!r} is no address of an API, such as {_URL}"])
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError(["POLLUX_API_KEY holds what no key has"])
+    return Place(found, key)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in {"http", "https"} and bool(url.host)
+
+
+def _question(message: str | None) -> str:
+    """Return what to ask: the argument, standard input, or both with a blank line between."""
+    said, piped = message or "", ""
+    if message == "-" or not sys.stdin.isatty():
+        # Bytes that are no text come to light below, as they do in the argument.
+        piped = sys.stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
+    parts = (piped,) if message == "-" else (said, piped)
+    question = "\n\n".join(part for part in parts if part)
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise RequestError("What you ask is not UTF-8 text.", Code.INVALID_FIELDS) from None
+    if not question.strip():
+        raise RequestError(
+            'Say what to ask, as in `pollux ask "What is a job queue?"`, or pipe it in.',
+            Code.MISSING_FIELDS,
+        )
+    return question
+
+
+async def _converse(
+    place: Place, body: Mapping[str, object], answer: Answer, clock: SystemClock
+) -> None:
+    """Ask and show; who goes before the end has the generation cancelled."""
+    url = httpx.URL(place.url)
+    async with httpx.AsyncClient(
+        base_url=url,
+        headers={"X-API-Key": place.key, "User-Agent": "pollux-ask"},
+        # A proxy of the environment leads outside, never to this machine.
+        trust_env=url.host not in _LOOPBACK,
+    ) as http:
+        follower = Follower(http, clock, answer.note)
+        try:
+            async with aclosing(follower.ask(body)) as heard:
+                async for told in heard:
+                    answer.take(told)
+        except (asyncio.CancelledError, BrokenPipeError):
+            await follower.cancel()
+            raise
+        finally:
+            answer.end_line()

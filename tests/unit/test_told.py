@@ -1,0 +1,54 @@
+"""What followers are told that the stream does not keep: all of an answer, finished or not."""
+
+from typing import Final
+
+from api.follow import told
+from shared.wire.generation import Generation
+from shared.wire.message import AssistantMessage, Media
+
+_MEDIA: Final = tuple(
+    Media(kind, f"https://example.org/{kind}") for kind in ("image", "video", "audio")
+)
+_RUNNING: Final = Generation(
+    id="g",
+    session="s",
+    turn=1,
+    lane="interactive",
+    stage="generating",
+    model="alpha",
+    attempt=1,
+    accepted=0,
+    text="Two",
+)
+_ENDED: Final = Generation(
+    id="g",
+    session="s",
+    turn=1,
+    lane="interactive",
+    stage="completed",
+    model="alpha",
+    attempt=1,
+    accepted=0,
+    finished=1,
+    text="Two bears",
+    assistant=AssistantMessage(
+        status="completed", content="Two bears", created=0, reasoning="Hm", media=_MEDIA
+    ),
+)
+
+
+def test_a_whole_answer_is_told_with_reasoning_and_media() -> None:
+    end = told.end(_ENDED)
+    assert isinstance(end, told.Completed)
+    assert (end.message.content, end.message.reasoning_content) == ("Two bears", "Hm")
+    assert end.message.image_urls == ["https://example.org/image"]
+    assert end.message.video_urls == ["https://example.org/video"]
+    assert end.message.audio_urls == ["https://example.org/audio"]
+    assert told.snapshot(_ENDED) == told.Snapshot(text="Two bears", reasoning="Hm", media=_MEDIA)
+
+
+def test_an_answer_under_way_is_told_as_far_as_its_text_is() -> None:
+    message = told.message(_RUNNING)
+    assert (message.content, message.reasoning_content) == ("Two", None)
+    assert (message.image_urls, message.video_urls, message.audio_urls) == ([], [], [])
+    assert told.snapshot(_RUNNING) == told.Snapshot(text="Two")
