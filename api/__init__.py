@@ -6,9 +6,15 @@ state       the typed things a request may reach
 endpoint    one row of a dialect's table of routes: who may, how much, what comes in, what goes out
 errors      one place where our error becomes the mount's own error shape; the single catch-all
 guards/     who, how often, how big
-dialects/   kolbo: routes, wire, translate
+dialects/   kolbo, kombify: routes, wire, translate
+options     what a caller may say with a message, in every dialect
+parameters  what every dialect reads from path, query and headers
+sessions    what callers do to their sessions, whichever dialect they speak
 accept      the one door: price, hold, create, enqueue, receipt
-follow      the one window: a generation now, or when it has changed
-pace        when to look again: hints and estimates from measured durations
+follow/     the one window: what is heard of a generation, kept, waited for and told
+stream      a generation's events to one follower
+hints       when to look again, for a message just taken in and for a generation as it stands
+pace        the arithmetic of that: hints and estimates from measured durations
+links       where a generation is looked at, followed and cancelled
 operations  health, readiness, OpenAPI
 """

@@ -6,6 +6,7 @@ takes an `Intent` and raises our own errors.
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ from shared.settings import ModelSettings, Settings
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 from shared.wire import submission as submissions
-from shared.wire.submission import AUTO, WIRE, Lane, OnConflict, Submission
+from shared.wire.submission import AUTO, PLAIN_WIRE, Lane, OnConflict, Submission
 
 _MICROCREDITS: Final = 1_000_000
 
@@ -42,6 +43,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float | None
     metadata: dict[str, str] | None
     project: str | None
+    companion: str | None = None
 
 
 class Idempotency(NamedTuple):
@@ -89,6 +91,7 @@ async def accept(
         enhance_prompt=intent.enhance_prompt,
         max_output_tokens=max(1, paid),
         request_id=request_id,
+        companion=intent.companion,
     )
     result = await functions.accept(state.redis, caller.root, ask, submissions.encode(submission))
     match result:
@@ -110,8 +113,8 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
     """Return the model that the hold is priced by, and the tokens going in, as far as known now."""
     models, fleet = state.settings.models, await state.fleet()
     if intent.model != AUTO:
-        _check_named(state.settings, intent.model, fleet)
-    tokens = price.tokens_in(intent.message) + price.tokens_in(intent.system_prompt or "")
+        check_model(state.settings, intent.model, fleet)
+    tokens = sum(map(price.tokens_in, _known_texts(state.settings, intent)))
     question = Question(model=intent.model, input_tokens=tokens, budget=intent.budget)
     model = pick(models, question)
     if model is None:
@@ -122,12 +125,26 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
     return model, tokens
 
 
-def _check_named(settings: Settings, name: str, fleet: Fleet) -> None:
-    """Refuse a model that is not listed; while no worker lives, nobody knows its keys."""
+def _known_texts(settings: Settings, intent: Intent) -> Iterator[str]:
+    """Yield what goes in; what a session remembers is not known yet."""
+    yield intent.message
+    yield intent.system_prompt or ""
+    companion = settings.companion(intent.companion) if intent.companion is not None else None
+    if companion is not None:
+        yield companion.persona
+
+
+def is_offered(settings: Settings, name: str, fleet: Fleet) -> bool:
+    """Tell whether a model is listed; while no worker lives, nobody knows its keys."""
     model = next((model for model in settings.models if model.identifier == name), None)
-    if model is None or (
-        fleet.workers and not fleet.offers(model, settings.provider(model.provider))
-    ):
+    if model is None:
+        return False
+    return not fleet.workers or fleet.offers(model, settings.provider(model.provider))
+
+
+def check_model(settings: Settings, name: str, fleet: Fleet) -> None:
+    """Raise RequestError (MODEL_NOT_FOUND) for a model that is not listed."""
+    if not is_offered(settings, name, fleet):
         raise RequestError(
             f"There is no model `{name}`; GET /api/v1/models lists those there are.",
             Code.MODEL_NOT_FOUND,
@@ -175,7 +192,7 @@ def _ask(
         message=ids.new_id(),
         content=intent.message,
         lane=intent.lane,
-        wire=WIRE,
+        wire=PLAIN_WIRE,
         model=intent.model,
         hold=hold,
         deadline_ms=int(
@@ -187,14 +204,20 @@ def _ask(
         on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
         keep=Keep.of(settings.retention) if intent.on_conflict == "interrupt" else None,
         channels=keys.worker_channel(root, "") if intent.on_conflict == "interrupt" else None,
-        name=f"API Chat - {iso(state.clock.now_ms())[:10]}",
+        name=session_name(state),
         system_prompt=intent.system_prompt if intent.session is None else None,
+        companion=intent.companion,
         metadata=intent.metadata,
         project=intent.project,
         idempotency=idempotency.key if idempotency else None,
         fingerprint=idempotency.fingerprint if idempotency else None,
         idempotency_ms=settings.retention.idempotency_seconds * 1000 if idempotency else None,
     )
+
+
+def session_name(state: State) -> str:
+    """Return the name of a session that nobody named."""
+    return f"API Chat - {iso(state.clock.now_ms())[:10]}"
 
 
 def rate_headers(rate: Rate | None) -> dict[str, str]:

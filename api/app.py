@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import endpoint, errors, openapi, operations, refusals
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
+from api.dialects.kombify import routes as kombify
+from api.dialects.kombify.wire import ErrorEnvelope
 from api.follow.ring import Rings
 from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
@@ -34,15 +36,17 @@ from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 
 # The published sample clients join a base that ends in /api and a poll_url that begins with it.
-MOUNTS: Final = {"/api/v1": kolbo.ENDPOINTS}
+MOUNTS: Final = {"/api/v1": kolbo.ENDPOINTS, "/v1/ai": kombify.ENDPOINTS}
 DOUBLED: Final = {"/api/api/v1": kolbo.ENDPOINTS}
+
+REFUSALS: Final[dict[str, type]] = {"/api/v1": ErrorReply, "/v1/ai": ErrorEnvelope}
 
 _FLEET_SECONDS: Final = 1.0
 
 
 def build(settings: Settings, environment: Mapping[str, str], clock: Clock) -> ASGIApp:
     """Return the front as an ASGI application."""
-    document = endpoint.encode(openapi.document(MOUNTS, ErrorReply, version=version("pollux")))
+    document = endpoint.encode(openapi.document(MOUNTS, REFUSALS, version=version("pollux")))
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:

@@ -90,7 +90,12 @@ Handler = Callable[[Call], Awaitable[Answer | Stream]]
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A row: `is_read` counts against the account's reads; `body` is None where none is read."""
+    """A row: `is_read` counts against the account's reads; `body` is None where none is read.
+
+    A success answers `status` with `replies`, or with no body where that is None. With `later`, an
+    answer is waited for: 202 and that shape when it is not there in time. `is_streamed` where it
+    may go out as server-sent events.
+    """
 
     method: str
     path: str
@@ -102,8 +107,11 @@ class Endpoint:
     query: tuple[Query, ...] = ()
     errors: tuple[Code, ...] = ()
     is_read: bool = True
-    is_stream: bool = False
     headers: tuple[str, ...] = ()
+    description: str = ""
+    status: int = 200
+    later: Any = None
+    stream: Any = None
 
     @cached_property
     def route(self) -> str:

@@ -1,7 +1,7 @@
 """One place where an error becomes an answer: status, headers, body in the mount's own shape.
 
-Owns the table from codes to statuses and the front's single catch-all. A dialect registers its
-shape under its prefix; what stands under none is answered in the first's.
+Owns the tables from codes and failures to statuses. A dialect registers its shape under its
+prefix; what stands under none is answered in the last one's.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,16 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import Code, PolluxError, RefusedError, RequestError, UnavailableError
+from shared.clock import SystemClock, iso
+from shared.errors import (
+    Category,
+    Code,
+    FailedError,
+    PolluxError,
+    RefusedError,
+    RequestError,
+    UnavailableError,
+)
 
 STATUS: Final[dict[Code, int]] = {
     Code.INVALID_API_KEY: 401,
@@ -24,6 +33,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.INSUFFICIENT_CREDITS: 402,
     Code.SESSION_NOT_FOUND: 404,
     Code.GENERATION_NOT_FOUND: 404,
+    Code.COMPANION_NOT_FOUND: 404,
     Code.NOT_FOUND: 404,
     Code.METHOD_NOT_ALLOWED: 405,
     Code.REQUEST_TIMEOUT: 408,
@@ -36,11 +46,27 @@ STATUS: Final[dict[Code, int]] = {
     Code.HEADERS_TOO_LARGE: 431,
     Code.GENERATION_ERROR: 500,
     Code.QUEUE_FULL: 503,
+    Code.BRAIN_UNAVAILABLE: 503,
     Code.UNAVAILABLE: 503,
+}
+
+# Of a generation that somebody waited for; the code is GENERATION_ERROR whatever the failure.
+FAILURE_STATUS: Final[dict[Category, int]] = {
+    "content_policy": 422,
+    "invalid_request": 422,
+    "cancelled": 409,
+    "expired": 504,
+    "timeout": 504,
+    "rate_limit": 503,
+    "overloaded": 503,
+    "auth": 502,
+    "provider_error": 502,
+    "internal": 500,
 }
 
 Shape = Callable[[Code, str, str, dict[str, object]], object]
 _encode = msgspec.json.Encoder().encode
+_CLOCK: Final = SystemClock()
 
 
 def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
@@ -53,15 +79,26 @@ def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, ob
     }
 
 
+def kombify_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
+    """Return the body of the Kombify dialect's errors."""
+    return {
+        "status": "error",
+        "code": code.value,
+        "message": message,
+        "error": {"code": code.value, "message": message, "details": details},
+        "meta": {"request_id": request_id, "timestamp": iso(_CLOCK.now_ms())},
+    }
+
+
 # prefix -> shape; the first that fits a path shapes its errors, and the last fits all.
-SHAPES: Final[tuple[tuple[str, Shape], ...]] = (("", kolbo_shape),)
+SHAPES: Final[tuple[tuple[str, Shape], ...]] = (("/v1/ai/", kombify_shape), ("", kolbo_shape))
 
 
 def refusal(
     path: str, code: Code, message: str, request_id: str, details: dict[str, object] | None = None
 ) -> bytes:
     """Return the JSON body of an error for a request to `path`."""
-    shape = next(shape for prefix, shape in SHAPES if path.startswith(prefix))
+    shape = next(shape for prefix, shape in SHAPES if f"{path}/".startswith(prefix))
     return _encode(shape(code, message, request_id, details or {}))
 
 
@@ -86,4 +123,10 @@ def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]
         headers["retry-after"] = str(error.retry_after_seconds)
     if error.code is Code.INVALID_API_KEY:
         headers["www-authenticate"] = "Bearer"
-    return STATUS[error.code], headers, details
+    return _status(error), headers, details
+
+
+def _status(error: PolluxError) -> int:
+    if isinstance(error, FailedError):
+        return FAILURE_STATUS[error.failure.category]
+    return STATUS[error.code]

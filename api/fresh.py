@@ -45,6 +45,11 @@ class Fresh(Generic[Name, Value]):
             return seen[1]
         return await asyncio.shield(looking)
 
+    def forget(self, name: Name) -> None:
+        """Let the next who asks look again; a look that is under way was too early."""
+        self._seen.pop(name, None)
+        self._looking.pop(name, None)
+
     def _begin(self, name: Name, now: float) -> asyncio.Task[Value]:
         looking = self._looking[name] = asyncio.create_task(self._look_up(name, now))
         looking.add_done_callback(lambda task: self._ended(name, task))
@@ -52,6 +57,8 @@ class Fresh(Generic[Name, Value]):
 
     async def _look_up(self, name: Name, asked_at: float) -> Value:
         value = await self._look(name)
+        if self._looking.get(name) is not asyncio.current_task():
+            return value
         self._seen[name] = (asked_at, value)
         self._seen.move_to_end(name)
         if len(self._seen) > _REMEMBERED_MAX:
@@ -59,7 +66,8 @@ class Fresh(Generic[Name, Value]):
         return value
 
     def _ended(self, name: Name, looking: asyncio.Task[Value]) -> None:
-        del self._looking[name]
+        if self._looking.get(name) is looking:
+            del self._looking[name]
         if not looking.cancelled():
             # Whoever waited has it; a look that nobody waited for may fail unheard.
             looking.exception()

@@ -3,6 +3,7 @@
     PolluxError
     +-- RequestError            the caller's doing; `field` names what to mend
     +-- RefusedError            right request, wrong moment: limits, credits, a busy session
+    |   +-- FailedError         what the caller waited for has ended without an answer
     +-- UnavailableError        our doing, for now: Redis away, not ready, too slow
     +-- ProviderError           an upstream's doing, as told by the table of its adapter
     +-- ConfigurationError      the operator's doing: settings, catalogue, environment
@@ -37,6 +38,7 @@ class Code(Enum):
     INSUFFICIENT_CREDITS = "INSUFFICIENT_CREDITS"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     GENERATION_NOT_FOUND = "GENERATION_NOT_FOUND"
+    COMPANION_NOT_FOUND = "COMPANION_NOT_FOUND"
     NOT_FOUND = "NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
@@ -49,6 +51,7 @@ class Code(Enum):
     HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
     GENERATION_ERROR = "GENERATION_ERROR"
     QUEUE_FULL = "QUEUE_FULL"
+    BRAIN_UNAVAILABLE = "BRAIN_UNAVAILABLE"
     UNAVAILABLE = "UNAVAILABLE"
 
 
@@ -152,6 +155,27 @@ CRASHED: Final = Failure(
 CANCELLED: Final = Failure(
     message="The generation was cancelled.", category="cancelled", code="CANCELLED"
 )
+
+
+class FailedError(RefusedError):
+    """The generation that a caller waited for has no answer; `failure` says why."""
+
+    def __init__(
+        self,
+        failure: Failure,
+        *,
+        retry_after_seconds: int | None = None,
+        headers: dict[str, str] | None = None,
+        details: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(
+            failure.message,
+            Code.GENERATION_ERROR,
+            retry_after_seconds=retry_after_seconds,
+            headers=headers,
+            details=details,
+        )
+        self.failure = failure
 
 
 class ProviderError(PolluxError):

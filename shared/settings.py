@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -25,6 +25,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 Durability = Literal["process", "fsync", "none"]
+Layer = Literal["identity", "preferences", "history"]
 Capability = Literal[
     "vision", "tools", "web_search", "reasoning", "image_output", "audio_output", "json"
 ]
@@ -179,6 +180,54 @@ class ModelSettings(Section, frozen=True, kw_only=True):
         return self.name or self.identifier
 
 
+class CompanionSettings(Section, frozen=True, kw_only=True):
+    """Somebody to talk to, by `type`: how it speaks, and by which model if not Smart Select."""
+
+    type: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
+    name: str
+    description: str = ""
+    persona: Annotated[str, Meta(max_length=20_000)]
+    model: str | None = None
+    capabilities: tuple[str, ...] = ()
+    memory_layers: tuple[Layer, ...] = get_args(Layer)
+
+
+COMPANIONS = (
+    CompanionSettings(
+        type="smart-home",
+        name="Smart Home",
+        description="Knows your home: lights, heating, sensors, and the servers behind them.",
+        persona="You look after a household's devices and the machines that run them. Be practical "
+        "and calm, prefer what is safe and saves energy, and say plainly what you cannot see.",
+        capabilities=("devices", "automations", "troubleshooting"),
+    ),
+    CompanionSettings(
+        type="devops",
+        name="DevOps",
+        description="Builds, ships and repairs systems with you.",
+        persona="You are an experienced operations engineer. Give exact commands and explain the "
+        "risk of each, ask before anything destructive, and look for the cause before the fix.",
+        capabilities=("deployments", "incidents", "infrastructure"),
+    ),
+    CompanionSettings(
+        type="personal",
+        name="Personal",
+        description="Helps with plans, errands and everyday questions.",
+        persona="You are a warm, discreet assistant for everyday life. Answer briefly, offer one "
+        "good suggestion instead of five, and never pretend to know what you were not told.",
+        capabilities=("planning", "writing", "reminders"),
+    ),
+    CompanionSettings(
+        type="work",
+        name="Work",
+        description="Drafts, summarises and thinks along at work.",
+        persona="You are a clear-headed colleague. Lead with the result, structure what is long, "
+        "mark assumptions as such, and keep to a professional and friendly tone.",
+        capabilities=("writing", "summaries", "analysis"),
+    ),
+)
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """Everything an operator decides. The catalogue is in the order that routing prefers."""
 
@@ -191,6 +240,7 @@ class Settings(Section, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     providers: tuple[ProviderSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
+    companions: tuple[CompanionSettings, ...] = COMPANIONS
 
     @classmethod
     def read(cls, environment: Mapping[str, str], *, folder: Path | None = None) -> Self:
@@ -220,6 +270,10 @@ class Settings(Section, frozen=True, kw_only=True):
     def provider(self, name: str) -> ProviderSettings:
         """Return the provider of that name; the catalogue was checked, so it is there."""
         return next(provider for provider in self.providers if provider.name == name)
+
+    def companion(self, name: str) -> CompanionSettings | None:
+        """Return the companion of that type, or None."""
+        return next((each for each in self.companions if each.type == name), None)
 
 
 def _read_file(environment: Mapping[str, str], folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -331,6 +385,12 @@ def _check_catalogue(settings: Settings, faults: list[str]) -> None:
             faults.append(f"models[{index}].max_output_tokens: must be below the context window")
         if "auto" in (model.identifier, *model.aliases):
             faults.append(f"models[{index}]: `auto` is the word for Smart Select")
+    types = [companion.type for companion in settings.companions]
+    faults.extend(f"companions: {name} stands twice" for name in _twice(types))
+    models = {model.identifier for model in settings.models}
+    for index, companion in enumerate(settings.companions):
+        if companion.model is not None and companion.model not in models:
+            faults.append(f"companions[{index}].model: no model is named {companion.model}")
 
 
 def _twice(names: list[str]) -> list[str]:

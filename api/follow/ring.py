@@ -196,9 +196,11 @@ class Ring:
                 self._keep(number, event)
             if len(entries) < _PAGE:
                 break
-        if self._last_word is not None and self._last_word[0] > self.last:
-            # With its session deleted, the stream is gone before its end can be read.
-            await self._end(*self._last_word)
+        word = self._last_word
+        if word is not None and word[0] > self.last and not self._is_stale:
+            # It was heard before this reading began and is not in the stream: with its session
+            # deleted, that was gone before its end could be read.
+            await self._end(*word)
 
     async def _end(self, number: Number, event: bytes) -> None:
         self._keep(number, await told_end(self._redis, self._where, event))

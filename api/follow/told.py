@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from api import links
 from shared.clock import iso
 from shared.errors import CANCELLED, Category, Failure
 from shared.wire import event as events
@@ -106,14 +107,9 @@ Event = (
 )
 
 
-def poll_url(generation: str) -> str:
-    """Return where a generation is polled, through whichever dialect it came."""
-    return f"/api/v1/generate/{generation}/status"
-
-
 def accepted(generation: str, session: str) -> Accepted:
     """Return a stream's first event."""
-    return Accepted(id=generation, session_id=session, poll_url=poll_url(generation))
+    return Accepted(id=generation, session_id=session, poll_url=links.poll_url(generation))
 
 
 def snapshot(generation: Generation) -> Snapshot:

@@ -55,6 +55,12 @@ class Identities:
             raise RequestError(f"The API key lacks the scope `{scope}`.", Code.FORBIDDEN)
         return caller
 
+    def forget(self, headers: Headers) -> None:
+        """Let the caller's next request see what was just written to its account."""
+        key = _presented(headers)
+        if key is not None:
+            self._seen.forget(key)
+
     def _is_live(self, key: ApiKey) -> bool:
         return key.revoked is None and (key.expires is None or self._clock.now_ms() < key.expires)
 

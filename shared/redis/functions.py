@@ -61,6 +61,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     channels: str | None = None
     name: str | None = None
     system_prompt: str | None = None
+    companion: str | None = None
     metadata: dict[str, str] | None = None
     project: str | None = None
     idempotency: str | None = None
@@ -142,6 +143,7 @@ class Claimed(msgspec.Struct, frozen=True):
     """A generation in a worker's hands; `attempt` is its fencing token, `root` its partition's.
 
     Times are milliseconds, money microcredits; `retries` counts how often it was deferred.
+    `system_prompt` and `companion` are the session's.
     """
 
     root: str
@@ -157,6 +159,7 @@ class Claimed(msgspec.Struct, frozen=True):
     submission: bytes
     user_message: bytes
     system_prompt: str | None
+    companion: str | None
 
 
 class Batch(NamedTuple):
@@ -198,7 +201,7 @@ def _batch(root: str, reply: list[Reply]) -> Batch:
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
     account, id_, attempt, turn, hold, deadline, accepted, retries, *texts = entry
-    submission, user, system = texts
+    submission, user, system, companion = texts
     return Claimed(
         root=root,
         account=_text(account),
@@ -213,6 +216,7 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
         submission=submission or b"",
         user_message=user or b"",
         system_prompt=system.decode() if system is not None else None,
+        companion=companion.decode() if companion is not None else None,
     )
 
 
@@ -445,6 +449,40 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     )
 
 
+class CreateSessionAsk(Ask, frozen=True, kw_only=True):
+    """A session to begin without a turn."""
+
+    account: str
+    id: str
+    name: str
+    companion: str | None = None
+    metadata: dict[str, str] | None = None
+    idempotency: str | None = None
+    fingerprint: str | None = None
+    idempotency_ms: int | None = None
+
+
+class NewSession(NamedTuple):
+    """Which session answers a request to create one; `is_replayed` when another call made it."""
+
+    id: str
+    is_replayed: bool
+
+
+async def create_session(redis: Connection, root: str, ask: CreateSessionAsk) -> NewSession | None:
+    """Begin an empty session; None when the idempotency key stands for another request."""
+    reply: list[Reply] = await invoke(redis, "create_session", root, ask)
+    match [_text(word) for word in reply]:
+        case ["created"]:
+            return NewSession(ask.id, is_replayed=False)
+        case ["replayed", session]:
+            return NewSession(session, is_replayed=True)
+        case ["mismatch"]:
+            return None
+        case _:
+            raise StoreError(f"create_session answered {reply!r}")
+
+
 class DeleteSessionAsk(Ask, frozen=True, kw_only=True):
     """Which session to forget."""
 
@@ -483,6 +521,18 @@ async def grant(redis: Connection, root: str, ask: GrantAsk) -> int | None:
     """Return the new balance; None when that much cannot be taken. Not to be repeated blindly."""
     balance = int(await invoke(redis, "grant", root, ask, effect="once"))
     return None if balance < 0 else balance
+
+
+class PreferAsk(Ask, frozen=True, kw_only=True):
+    """Which model an account prefers; absent for none."""
+
+    account: str
+    model: str | None = None
+
+
+async def prefer(redis: Connection, root: str, ask: PreferAsk) -> bool:
+    """Write an account's preference into its record; False when there is no such account."""
+    return bool(await invoke(redis, "prefer", root, ask))
 
 
 class AuthenticateAsk(Ask, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ IDEMPOTENCY: Final = Key("idempotency:<account>:<hash>", holds="fingerprint and 
 
 # One session and its messages.
 SESSION: Final = Key(
-    "session:<account>:<id>", holds="hash: name, times, turns, head", end="permanent"
+    "session:<account>:<id>", holds="hash: name, companion, times, turns, head", end="permanent"
 )
 WAITING: Final = Key(
     "waiting:<account>:<id>", holds="zset: queued turns behind the head", end="deleted"

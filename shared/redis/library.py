@@ -16,7 +16,7 @@ from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
 from shared.wire import event as events
-from shared.wire.submission import AUTO
+from shared.wire.submission import AUTO, COMPANION_WIRE
 
 Effect = Literal["none", "repeatable", "once"]
 
@@ -62,6 +62,7 @@ def render() -> tuple[str, str]:
             f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
             f"local AUTO = {_lua(AUTO)}",
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
+            f"local COMPANION_WIRE = {COMPANION_WIRE}",
             f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
             _REGISTER,
         )

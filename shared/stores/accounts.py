@@ -74,6 +74,11 @@ class Accounts:
         await self._redis.call("SET", where, _encode(account))
         return account
 
+    async def prefer(self, account: Account, model: str | None) -> None:
+        """Store the model that an account prefers, or none. Fronts notice within a second."""
+        ask = functions.PreferAsk(account=account.id, model=model)
+        await functions.prefer(self._redis, self._root, ask)
+
     async def create_key(
         self, account: Account, scopes: tuple[Scope, ...], *, expires_ms: int | None = None
     ) -> NewKey:

@@ -5,7 +5,7 @@ history. Refuses to add a turn or end one: that is `accept` and `settle`.
 """
 
 import asyncio
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -15,15 +15,20 @@ from shared.redis.client import Connection
 from shared.redis.keys import TURNS_PER_CHUNK
 from shared.wire.message import AssistantMessage, UserMessage, decode_assistant, decode_user
 
+_FIELDS: Final = ("name", "created", "active", "turns", "companion", "metadata")
+_decode_metadata = msgspec.msgpack.Decoder(dict[str, str]).decode
+
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation; times in ms."""
+    """A conversation; times in ms. `companion` is the one it was begun with."""
 
     id: str
     name: str
     created: int
     active: int
     turns: int = 0
+    companion: str | None = None
+    metadata: dict[str, str] = {}
 
 
 class Turn(NamedTuple):
@@ -38,7 +43,7 @@ class Turn(NamedTuple):
 async def find(redis: Connection, root: str, account: str, session: str) -> Session | None:
     """Return an account's session, or None; somebody else's is None."""
     where = keys.SESSION(root, account, session)
-    return _session(session, await redis.call("HMGET", where, "name", "created", "active", "turns"))
+    return _session(session, await redis.call("HMGET", where, *_FIELDS))
 
 
 async def page(
@@ -127,7 +132,7 @@ async def _state(
 
 
 def _session(session: str, fields: list[bytes | None]) -> Session | None:
-    name, created, active, turn_count = fields
+    name, created, active, turn_count, companion, metadata = fields
     if name is None or created is None or active is None:
         return None
     return Session(
@@ -136,4 +141,6 @@ def _session(session: str, fields: list[bytes | None]) -> Session | None:
         created=int(created),
         active=int(active),
         turns=int(turn_count or 0),
+        companion=companion.decode() if companion is not None else None,
+        metadata=_decode_metadata(metadata) if metadata is not None else {},
     )

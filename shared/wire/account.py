@@ -12,12 +12,16 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "read")
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A tenant. `partition` says where its keys are, decided once, when the account is made."""
+    """A tenant. `partition` says where its keys are, decided once, when the account is made.
+
+    `preferred_model` is a catalogue identifier or `auto`, where the tenant has chosen one.
+    """
 
     id: str
     tier: TierName
     partition: int
     created: int
+    preferred_model: str | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

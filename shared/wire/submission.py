@@ -5,7 +5,10 @@ from typing import Final, Literal
 import msgspec
 
 AUTO: Final = "auto"
-WIRE: Final = 1
+# What a worker of this text can carry out; one that carries out less leaves it in the line.
+WIRE: Final = 2
+PLAIN_WIRE: Final = 1
+COMPANION_WIRE: Final = 2
 
 OnConflict = Literal["enqueue", "reject", "interrupt"]
 Lane = Literal["interactive", "batch"]
@@ -14,7 +17,8 @@ Lane = Literal["interactive", "batch"]
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The options of one generation; its message rests in the session.
 
-    `model` is a catalogue identifier or `auto`; `max_output_tokens` is what the hold pays for.
+    `model` is a catalogue identifier or `auto`; `max_output_tokens` is what the hold pays for;
+    `companion` is this turn's, where it names one.
     """
 
     session: str
@@ -22,6 +26,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     enhance_prompt: bool = True
     max_output_tokens: int = 2048
     request_id: str = ""
+    companion: str | None = None
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -4,6 +4,8 @@ That answers are what it promises is not tried here alone: every customer of the
 answer that it gets against the document.
 """
 
+from typing import Final
+
 import openapi_spec_validator
 import pytest
 
@@ -14,6 +16,8 @@ from tests.support.customer import Customer, body
 from tests.support.provider import Answer, Provider
 
 pytestmark = pytest.mark.each_once
+
+JSON: Final = "application/json"
 
 
 async def test_the_document_is_served(api: Customer) -> None:
@@ -90,16 +94,18 @@ async def test_every_operation_answers_as_it_is_documented(
     for answer in answers:
         asked_ = answer.request
         where = (asked_.method, asked_.url.path, answer.status_code)
-        assert document.faults(*where, answer.content) == []
+        kind = answer.headers["content-type"]
+        assert document.faults(*where, kind, answer.content) == []
 
 
 def test_the_referee_sees_a_wrong_answer() -> None:
     credits_ = ("GET", "/api/v1/account/credits")
     good = b'{"success":true,"credits":{"total":1,"available":1,"held":0}}'
-    assert document.faults(*credits_, 200, good) == []
-    assert document.faults(*credits_, 200, good.replace(b"true", b"false"))
-    assert document.faults(*credits_, 200, good.replace(b'"held":0', b'"held":"0"'))
-    assert document.faults(*credits_, 200, good.replace(b'"held":0', b'"held":0,"more":1'))
-    assert document.faults(*credits_, 200, good.replace(b',"held":0', b""))
-    assert document.faults(*credits_, 418, good)
-    assert document.faults("GET", "/api/v1/generate/x/status", 304, b"{}")
+    assert document.faults(*credits_, 200, JSON, good) == []
+    assert document.faults(*credits_, 200, JSON, good.replace(b"true", b"false"))
+    assert document.faults(*credits_, 200, JSON, good.replace(b'"held":0', b'"held":"0"'))
+    assert document.faults(*credits_, 200, JSON, good.replace(b'"held":0', b'"held":0,"more":1'))
+    assert document.faults(*credits_, 200, JSON, good.replace(b',"held":0', b""))
+    assert document.faults(*credits_, 418, JSON, good)
+    assert document.faults(*credits_, 200, "text/event-stream", good)
+    assert document.faults("GET", "/api/v1/generate/x/status", 304, JSON, b"{}")

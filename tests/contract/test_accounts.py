@@ -1,5 +1,6 @@
 """Credits and keys: `grant` and `authenticate`, through the store that others call."""
 
+import msgspec
 import pytest
 
 from shared import ids
@@ -32,6 +33,17 @@ async def test_account_is_made_once_and_changes_only_its_tier(accounts: Accounts
     again = await accounts.create("acme", "pro")
     assert (again.tier, again.partition, again.created) == ("pro", first.partition, first.created)
     assert (await accounts.create("acme", None)).tier == "pro"
+    assert await accounts.find("nobody") is None
+
+
+async def test_a_preference_changes_nothing_else_of_an_account(accounts: Accounts) -> None:
+    made = await accounts.create("acme", "pro")
+    for model in ("alpha", "é" * 40, None):
+        await accounts.prefer(made, model)
+        found = await accounts.find("acme")
+        assert found == msgspec.structs.replace(made, preferred_model=model)
+    # Who is gone is not brought back.
+    await accounts.prefer(msgspec.structs.replace(made, id="nobody"), "alpha")
     assert await accounts.find("nobody") is None
 
 

@@ -54,6 +54,26 @@ async def test_the_system_prompt_comes_with_every_turn(desk: Desk) -> None:
     assert (await desk.claim_one()).system_prompt is None
 
 
+async def test_a_turn_of_a_companion_waits_for_a_worker_that_knows_what_one_is(desk: Desk) -> None:
+    own = await desk.submit("ann", companion="work")
+    plain = await desk.submit("bob")
+    assert [one.id for one in await desk.claim(9, wire=1)] == [plain.id]
+    [claimed] = await desk.claim(9, wire=2)
+    assert (claimed.id, claimed.companion) == (own.id, "work")
+    await desk.complete(claimed)
+    # The session's companion counts as the turn's own, and another's does not stay.
+    following = await desk.submit("ann", own.session)
+    other = await desk.submit("ann", own.session, companion="devops")
+    for expected in (following, other):
+        assert await desk.claim(9, wire=1) == []
+        [claimed] = await desk.claim(9, wire=2)
+        assert (claimed.id, claimed.companion) == (expected.id, "work")
+        await desk.complete(claimed)
+    third = await desk.submit("bob", plain.session, companion="work")
+    assert await desk.claim(9, wire=1) == []
+    assert await desk.find("bob", third.id) is not None
+
+
 async def test_what_a_worker_cannot_read_waits_for_one_that_can(desk: Desk) -> None:
     newer = await desk.submit("ann", wire=2)
     behind = await desk.submit("ann", wire=1)

@@ -64,7 +64,10 @@ async def connected(url: str, headers: dict[str, str]) -> AsyncIterator[Customer
     async def compare(answer: httpx.Response) -> None:
         asked = answer.request
         content = await answer.aread()
-        faults.extend(document.faults(asked.method, asked.url.path, answer.status_code, content))
+        kind = answer.headers.get("content-type", "")
+        faults.extend(
+            document.faults(asked.method, asked.url.path, answer.status_code, kind, content)
+        )
 
     async with Customer(
         base_url=url,

@@ -59,6 +59,7 @@ class Wish(TypedDict, total=False):
     on_conflict: OnConflict
     name: str
     system_prompt: str
+    companion: str
     metadata: dict[str, str]
     idempotency: str
     fingerprint: str

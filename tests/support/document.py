@@ -12,8 +12,7 @@ import jsonschema  # type: ignore[import-untyped]  # it comes without types
 import msgspec
 
 from api import openapi
-from api.app import MOUNTS
-from api.dialects.kolbo.wire import ErrorReply
+from api.app import MOUNTS, REFUSALS
 
 _DOUBLED: Final = "/api/api/"
 
@@ -21,12 +20,12 @@ _DOUBLED: Final = "/api/api/"
 @functools.cache
 def document() -> dict[str, Any]:
     """Return the document as it is served, read back."""
-    made = openapi.document(MOUNTS, ErrorReply, version="0")
+    made = openapi.document(MOUNTS, REFUSALS, version="0")
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     return decoded
 
 
-def faults(method: str, path: str, status: int, content: bytes) -> list[str]:
+def faults(method: str, path: str, status: int, kind: str, content: bytes) -> list[str]:
     """Return what an answer has that was not promised; nothing for what no operation answers."""
     template = _template(path.replace(_DOUBLED, "/api/", 1))
     operation = document()["paths"].get(template, {}).get(method.lower())
@@ -35,9 +34,12 @@ def faults(method: str, path: str, status: int, content: bytes) -> list[str]:
     where = f"{method} {template} {status}"
     if str(status) not in operation["responses"]:
         return [f"{where} is not documented"]
-    if "content" not in operation["responses"][str(status)]:
+    promised = operation["responses"][str(status)].get("content")
+    if promised is None:
         return [f"{where} has a body"] if content else []
-    validator = _validator(template, method.lower(), str(status))
+    if kind not in promised:
+        return [f"{where} is {kind}"]
+    validator = _validator(template, method.lower(), str(status), kind)
     return [
         f"{where}: {error.json_path}: {error.message}"
         for said in _said(content)
@@ -61,12 +63,11 @@ def _template(path: str) -> str | None:
 
 
 @functools.cache
-def _validator(template: str, method: str, status: str) -> Any:  # noqa: ANN401  jsonschema comes without types
+def _validator(template: str, method: str, status: str, kind: str) -> Any:  # noqa: ANN401  jsonschema comes without types
     response = document()["paths"][template][method]["responses"][status]
-    [content] = response["content"].values()
-    schema = content["schema"]
+    schema = response["content"][kind]["schema"]
     schemas = document()["components"]["schemas"]
-    if status == "200":
+    if status.startswith("2"):
         schemas = {name: _closed(each) for name, each in schemas.items()}
     return jsonschema.Draft202012Validator({**schema, "components": {"schemas": schemas}})
 

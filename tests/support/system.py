@@ -81,6 +81,7 @@ def catalogue(provider_url: str) -> dict[str, Any]:
                 provider="scripted",
                 upstream="upstream-alpha",
                 name="Alpha",
+                aliases=("gpt-4o",),
                 summary="The first.",
                 recommended=True,
                 capabilities=("json",),

@@ -104,3 +104,27 @@ async def test_an_asker_that_is_cancelled_takes_nothing_from_the_others() -> Non
     assert await other == "first"
     assert leaver.cancelled()
     assert source.asked == ["one"]
+
+
+async def test_what_was_forgotten_is_looked_up_again() -> None:
+    source = Source("first", "second")
+    fresh = Fresh(source.look, TurnedClock(), trusted_seconds=10)
+    assert await fresh.get("one") == "first"
+    fresh.forget("one")
+    fresh.forget("two")
+    assert await fresh.get("one") == "second"
+
+
+async def test_a_look_that_began_before_the_forgetting_is_not_kept() -> None:
+    source = Source("first", "second")
+    fresh = Fresh(source.look, TurnedClock(), trusted_seconds=10)
+    source.gate.clear()
+    early = asyncio.create_task(fresh.get("one"))
+    await _settled()
+    fresh.forget("one")
+    late = asyncio.create_task(fresh.get("one"))
+    await _settled()
+    source.gate.set()
+    assert (await early, await late) == ("first", "second")
+    assert await fresh.get("one") == "second"
+    assert len(source.asked) == 2

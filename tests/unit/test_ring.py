@@ -182,6 +182,20 @@ async def test_an_end_that_is_nowhere_but_said_is_an_end(ring: Ring, stream: Str
     )
 
 
+async def test_an_end_that_is_heard_while_it_reads_skips_nothing(
+    ring: Ring, stream: Stream
+) -> None:
+    ring.look_again()
+    await _turn()
+    for seq in (1, 2):
+        ring.hear(stream.add(1, seq))
+    stream.entries.append((Number(1, 3), b'{"type":"cancelled"}'))
+    ring.hear(b'1-3 {"type":"cancelled"}')
+    await _settled(ring)
+    assert ring.has_ended
+    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
+
+
 async def test_what_is_no_more_is_not_followed_for_ever(ring: Ring, stream: Stream) -> None:
     ring.hear(stream.add(1, 1))
     ring.look_if_quiet(3600.0)

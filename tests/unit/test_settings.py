@@ -133,6 +133,43 @@ def test_catalogue_must_hold_together(tmp_path: Path) -> None:
     ]
 
 
+def test_companions_ship_and_may_be_others(tmp_path: Path) -> None:
+    shipped = Settings().companions
+    assert [each.type for each in shipped] == ["smart-home", "devops", "personal", "work"]
+    assert all(each.persona and each.description and each.model is None for each in shipped)
+    companion = '[[companions]]\ntype = "{}"\nname = "N"\npersona = "P"\n{}\n'
+    read = _read(tmp_path, CATALOGUE + companion.format("poet", 'model = "small"'))
+    assert [(each.type, each.model) for each in read.companions] == [("poet", "small")]
+    assert read.companion("poet") == read.companions[0]
+    assert read.companion("work") is None
+    assert _read(tmp_path, "companions = []").companions == ()
+
+
+def test_companions_must_hold_together(tmp_path: Path) -> None:
+    companion = '[[companions]]\ntype = "{}"\nname = "N"\npersona = "P"\n{}\n'
+    found = _faults(
+        tmp_path,
+        CATALOGUE
+        + companion.format("poet", 'model = "tiny"')
+        + companion.format("poet", 'model = "small"'),
+    )
+    assert found == [
+        "companions: poet stands twice",
+        "companions[0].model: no model is named tiny",
+    ]
+    found = _faults(
+        tmp_path,
+        companion.format("a b", "")
+        + companion.format("b", 'memory_layers = ["dreams"]')
+        + companion.format("c", 'mood = "good"'),
+    )
+    assert sorted(fault.split(":")[0] for fault in found) == [
+        "companions[0].type",
+        "companions[1].memory_layers",
+        "companions[2].mood",
+    ]
+
+
 @pytest.mark.parametrize("text", ["[redis", "redis = 1\n[redis]", "\udcff"])
 def test_file_that_is_not_toml_is_one_clear_fault(tmp_path: Path, text: str) -> None:
     file = tmp_path / "settings.toml"

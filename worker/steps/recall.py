@@ -1,17 +1,21 @@
-"""Read the conversation so far: the system prompt and the turns that were completed.
+"""Read the conversation so far: who answers, the system prompt, the turns that were completed.
 
 Turns that failed or were cancelled stay in the list a person sees and are not sent to a model, nor
 are those that were answered without a word. A model is sent text: neither media nor reasoning.
 """
 
 from shared.stores import sessions
+from shared.telemetry import logs
 from worker.providers.contract import ChatMessage
 from worker.run import Run
+
+_PERSONA_AND_PROMPT = "\n\n"
 
 
 async def recall(run: Run) -> None:
     """Fill `run.system_prompt` and `run.history`, oldest first."""
-    run.system_prompt = run.claimed.system_prompt
+    parts = (_persona(run), run.claimed.system_prompt)
+    run.system_prompt = _PERSONA_AND_PROMPT.join(part for part in parts if part) or None
     turns = await sessions.history(
         run.tools.redis,
         run.claimed.root,
@@ -28,3 +32,15 @@ async def recall(run: Run) -> None:
             ChatMessage("assistant", turn.assistant.content),
         )
     ]
+
+
+def _persona(run: Run) -> str | None:
+    """Return how the turn's companion speaks: its own, else the session's."""
+    name = run.submission.companion or run.claimed.companion
+    if name is None:
+        return None
+    companion = run.tools.settings.companion(name)
+    if companion is None:
+        logs.logger().warning("unknown companion", companion=name)
+        return None
+    return companion.persona

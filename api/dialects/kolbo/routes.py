@@ -7,57 +7,32 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from api import accept, pace
+from api import accept, hints, parameters, sessions, stream
 from api.dialects.kolbo import translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
-from api.follow import stream, told, wait
-from api.guards.body import Body, refuse_unprintable
-from shared import ids
-from shared.errors import Code, RequestError, UnavailableError
+from api.follow import told, wait
+from api.guards.body import Body
+from shared.errors import Code, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import AlreadyEnded, Keep
-from shared.stores import generations, sessions
-from shared.telemetry import logs
+from shared.stores import generations
 from shared.wire.generation import Generation
 
 _MICROCREDITS: Final = 1_000_000
-_KEY_CHARACTERS_MAX: Final = 255
-# A number with more names no page of anything.
-_DIGITS_MAX: Final = 9
 
 
 async def submit(call: Call) -> Answer:
     """POST /chat: take a message in."""
     intent = translate.intent(call.body, call.state.settings.limits)
-    receipt = await accept.accept(
-        call.state, call.caller, intent, _idempotency(call), call.request_id
-    )
+    idempotency = parameters.idempotency(call, call.route)
+    receipt = await accept.accept(call.state, call.caller, intent, idempotency, call.request_id)
     headers = accept.rate_headers(receipt.rate)
     if receipt.ahead is None:
         headers["idempotent-replayed"] = "true"
-    hint = await _first_hint(call, intent.model, receipt.ahead)
+    hint = await hints.first(call.state, call.caller.root, intent.model, receipt.ahead)
     return Answer(
         translate.receipt(receipt.generation, receipt.session, intent.model, hint), headers=headers
     )
-
-
-async def _first_hint(call: Call, model: str, ahead: int | None) -> int:
-    """Return the receipt's hint. The message is in: Redis going away now must not refuse it."""
-    try:
-        durations = await call.state.paces.durations(call.caller.root, model)
-        waiting = pace.wait_seconds(ahead, durations, await call.state.fleet())
-    except UnavailableError:
-        return pace.HINT_SECONDS_UNKNOWN
-    return pace.hint(durations, 0.0, waiting)
-
-
-def _idempotency(call: Call) -> accept.Idempotency | None:
-    key = call.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= _KEY_CHARACTERS_MAX:
-        raise RequestError("Idempotency-Key has 1 to 255 characters.", Code.INVALID_FIELDS)
-    return accept.Idempotency.of(key, call.route, call.raw)
 
 
 async def status(call: Call) -> Answer:
@@ -70,9 +45,9 @@ async def status(call: Call) -> Answer:
     ):
         generation = await _look(call)
     if generation is None:
-        raise _unknown_generation()
+        raise parameters.unknown_generation()
     call.state.read_limits.note_unfinished(call.caller.account.id, generation.unfinished)
-    hint, eta = await _pace(call, generation)
+    hint, eta = await hints.now(call.state, call.caller.root, generation)
     tag = translate.etag(generation)
     if _is_known(tag, call.headers):
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
@@ -82,7 +57,7 @@ async def status(call: Call) -> Answer:
 
 
 async def _look(call: Call) -> Generation | None:
-    place = (call.caller.root, call.caller.account.id, _generation_id(call))
+    place = (call.caller.root, call.caller.account.id, parameters.generation_id(call))
     seconds = _wait_seconds(call)
     if not seconds:
         return await generations.find(call.state.redis, *place)
@@ -101,23 +76,10 @@ async def _look(call: Call) -> Generation | None:
         )
 
 
-async def _pace(call: Call, generation: Generation) -> tuple[int, pace.Eta | None]:
-    """Return the hint and the estimate; what has ended needs neither."""
-    if generation.is_final:
-        return 1, None
-    chosen = generation.model
-    durations = await call.state.paces.durations(call.caller.root, chosen)
-    waiting = pace.wait_seconds(generation.ahead, durations, await call.state.fleet())
-    elapsed = 0.0
-    if generation.started is not None and generation.ahead is None:
-        elapsed = max(0.0, (call.state.clock.now_ms() - generation.started) / 1000)
-    return pace.hint(durations, elapsed, waiting), pace.eta(durations, elapsed, waiting)
-
-
 async def events(call: Call) -> Answer | Stream:
     """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
     after = call.headers.get("last-event-id", call.query.get("after"))
-    return await stream.follow(call, _generation_id(call), after)
+    return await stream.follow(call, parameters.generation_id(call), after)
 
 
 async def cancel(call: Call) -> Answer:
@@ -125,13 +87,13 @@ async def cancel(call: Call) -> Answer:
     state, caller = call.state, call.caller
     ask = functions.CancelAsk(
         account=caller.account.id,
-        id=_generation_id(call),
+        id=parameters.generation_id(call),
         keep=Keep.of(state.settings.retention),
         channels=keys.worker_channel(keys.system_root(state.settings.redis), ""),
     )
     done = await functions.cancel(state.redis, caller.root, ask)
     if done is None:
-        raise _unknown_generation()
+        raise parameters.unknown_generation()
     if isinstance(done, AlreadyEnded):
         raise RequestError(
             f"The generation had already ended: {done.stage}.",
@@ -165,13 +127,7 @@ async def models(call: Call) -> Answer:
 async def conversations(call: Call) -> Answer:
     """GET /chat/conversations: the account's sessions, last active first."""
     page, limit = _page(call, default=20, most=50)
-    listed, total = await sessions.page(
-        call.state.redis,
-        call.caller.root,
-        call.caller.account.id,
-        offset=(page - 1) * limit,
-        limit=limit,
-    )
+    listed, total = await sessions.page(call, offset=(page - 1) * limit, limit=limit)
     return Answer(
         wire.ConversationsReply(
             conversations=[translate.conversation(session) for session in listed],
@@ -182,40 +138,23 @@ async def conversations(call: Call) -> Answer:
 
 async def rename(call: Call) -> Answer:
     """PATCH /chat/conversations/{session_id}: give it another name."""
-    place = (call.state.redis, call.caller.root, call.caller.account.id, _session_id(call))
-    refuse_unprintable(call.body)
-    is_there = await sessions.rename(*place, call.body.name)
-    session = await sessions.find(*place) if is_there else None
-    if session is None:
-        raise _unknown_session()
+    session = await sessions.rename(call, call.body.name)
     return Answer(wire.ConversationReply(conversation=translate.conversation(session)))
 
 
 async def delete(call: Call) -> Answer:
     """DELETE /chat/conversations/{session_id}: end what runs in it and forget all of it."""
-    session = _session_id(call)
-    ask = functions.DeleteSessionAsk(
-        account=call.caller.account.id,
-        id=session,
-        keep=Keep.of(call.state.settings.retention),
-        channels=keys.worker_channel(keys.system_root(call.state.settings.redis), ""),
-    )
-    if not await functions.delete_session(call.state.redis, call.caller.root, ask):
-        raise _unknown_session()
-    return Answer(wire.DeletedReply(session_id=session))
+    return Answer(wire.DeletedReply(session_id=await sessions.delete(call)))
 
 
 async def messages(call: Call) -> Answer:
     """GET /chat/conversations/{session_id}/messages: oldest first, two a turn."""
     page, limit = _page(call, default=50, most=100)
-    place = (call.state.redis, call.caller.root, call.caller.account.id, _session_id(call))
-    session = await sessions.find(*place)
-    if session is None:
-        raise _unknown_session()
+    session = await sessions.load(call, parameters.session_id(call))
     first, last = (page - 1) * limit, min(page * limit, session.turns * 2)
     listed = []
     if first < last:
-        turns = await sessions.turns(*place, first=first // 2 + 1, last=(last + 1) // 2)
+        turns = await sessions.turns(call, session.id, first=first // 2 + 1, last=(last + 1) // 2)
         rows = [row for turn in turns for row in translate.messages(turn, call.state.settings)]
         skipped = first % 2
         listed = rows[skipped : skipped + last - first]
@@ -242,29 +181,6 @@ async def credits_(call: Call) -> Answer:
     )
 
 
-def _generation_id(call: Call) -> str:
-    generation = call.path["generation_id"]
-    if not ids.is_id(generation):
-        raise _unknown_generation()
-    logs.bind(generation=generation)
-    return generation
-
-
-def _session_id(call: Call) -> str:
-    session = call.path["session_id"]
-    if not ids.is_id(session):
-        raise _unknown_session()
-    return session
-
-
-def _unknown_generation() -> RequestError:
-    return RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
-
-
-def _unknown_session() -> RequestError:
-    return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
-
-
 def _is_known(tag: str, headers: Mapping[str, str]) -> bool:
     """Tell whether If-None-Match names a tag; compared weakly, as HTTP has it for this header."""
     known = {
@@ -274,28 +190,14 @@ def _is_known(tag: str, headers: Mapping[str, str]) -> bool:
 
 
 def _wait_seconds(call: Call) -> float:
-    text = call.query.get("wait")
-    if text is None:
-        return 0.0
-    return float(min(_whole(text, "wait", at_least=0), call.state.settings.api.wait_seconds_max))
+    asked = parameters.whole(call, "wait", 0, at_least=0)
+    return float(min(asked, call.state.settings.api.wait_seconds_max))
 
 
 def _page(call: Call, *, default: int, most: int) -> tuple[int, int]:
-    page = _whole(call.query.get("page", "1"), "page", at_least=1)
-    limit = _whole(call.query.get("limit", str(default)), "limit", at_least=1)
+    page = parameters.whole(call, "page", 1, at_least=1)
+    limit = parameters.whole(call, "limit", default, at_least=1)
     return page, min(limit, most)
-
-
-def _whole(text: str, name: str, *, at_least: int) -> int:
-    if (
-        not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX)
-        or int(text) < at_least
-    ):
-        raise RequestError(
-            f"The parameter `{name}` must be a whole number, {at_least} or more.",
-            Code.INVALID_FIELDS,
-        )
-    return int(text)
 
 
 def _pagination(page: int, limit: int, total: int) -> wire.Pagination:
@@ -354,8 +256,8 @@ ENDPOINTS: Final = (
         scope="read",
         handler=events,
         summary="Follow a generation as server-sent events",
-        replies=told.Event,
-        is_stream=True,
+        replies=None,
+        stream=told.Event,
         query=(Query("after", "string", "Go on after this event; Last-Event-ID goes before it."),),
         headers=("Last-Event-ID",),
         errors=(Code.GENERATION_NOT_FOUND,),

@@ -8,13 +8,11 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
+from api import links, options
 from api.accept import Intent
 from api.dialects.kolbo import wire
-from api.follow import told
 from api.pace import Eta
-from shared import ids
 from shared.clock import iso
-from shared.errors import Code, RequestError
 from shared.routing import price
 from shared.settings import LimitSettings, ModelSettings, Settings
 from shared.stores.sessions import Session, Turn
@@ -34,49 +32,7 @@ _AUTO: Final = wire.MessageModel(AUTO, "Auto", "Pollux")
 
 def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
     """Return what a submit body asks for. Raises RequestError naming the field that is wrong."""
-    if not body.message.strip():
-        raise RequestError("The field `message` is required.", Code.MISSING_FIELDS)
-    for name in ("message", "system_prompt"):
-        if len(getattr(body, name) or "") > limits.message_characters_max:
-            raise RequestError(
-                f"The field `{name}` is longer than {limits.message_characters_max} characters.",
-                Code.INVALID_FIELDS,
-            )
-    _refuse_unavailable(body)
-    if body.session_id is not None and not ids.is_id(body.session_id):
-        raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
-    return Intent(
-        message=body.message,
-        model=AUTO if body.model is None else body.model,
-        session=body.session_id,
-        system_prompt=body.system_prompt or None,
-        enhance_prompt=body.enhance_prompt is not False,
-        lane=body.priority or "interactive",
-        on_conflict=body.on_conflict or "enqueue",
-        budget=None
-        if body.max_credits is None
-        else max(1, round(body.max_credits * _MICROCREDITS)),
-        deadline_seconds=body.deadline_seconds,
-        metadata=body.metadata or None,
-        project=body.project_id,
-    )
-
-
-def _refuse_unavailable(body: wire.SubmitBody) -> None:
-    """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
-    asked = {
-        "web_search": body.web_search,
-        "deep_think": body.deep_think,
-        "media_urls": body.media_urls,
-        "webhook_url": body.webhook_url,
-        "cost_quality": body.cost_quality is not None,
-    }
-    for name, is_asked in asked.items():
-        if is_asked:
-            raise RequestError(
-                f"The field `{name}` asks for a feature that this deployment does not have.",
-                Code.FEATURE_UNAVAILABLE,
-            )
+    return options.intent(body, limits, model=AUTO if body.model is None else body.model)
 
 
 def receipt(generation: str, session: str, model: str, hint: int) -> wire.SubmitReply:
@@ -85,10 +41,10 @@ def receipt(generation: str, session: str, model: str, hint: int) -> wire.Submit
         message_id=generation,
         session_id=session,
         model=model,
-        poll_url=told.poll_url(generation),
+        poll_url=links.poll_url(generation),
         poll_interval_hint=hint,
-        events_url=f"/api/v1/generate/{generation}/events",
-        cancel_url=f"/api/v1/generate/{generation}/cancel",
+        events_url=links.events_url(generation),
+        cancel_url=links.cancel_url(generation),
     )
 
 

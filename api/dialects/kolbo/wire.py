@@ -9,46 +9,23 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from api.options import Options, SessionName
 from shared.errors import Category
 from shared.lifecycle import Stage, State
 
-Metadata = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-    Meta(max_length=16),
-]
 
-
-class SubmitBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SubmitBody(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A message to answer. Fields whose feature is not there are refused when asked for."""
 
-    message: Annotated[str, Meta(description="The message to send to the model.")]
     model: Annotated[
         str | None, Meta(description="An identifier of GET /api/v1/models, or `auto`.")
     ] = None
-    session_id: Annotated[str | None, Meta(description="Continue this conversation.")] = None
-    system_prompt: Annotated[
-        str | None, Meta(description="For a new conversation; ignored when `session_id` is given.")
-    ] = None
-    enhance_prompt: Annotated[
-        bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
-    ] = None
-    web_search: bool | None = None
-    deep_think: bool | None = None
-    media_urls: Annotated[list[str], Meta(max_length=10)] | None = None
-    project_id: Annotated[str, Meta(max_length=128)] | None = None
-    priority: Literal["interactive", "batch"] | None = None
-    max_credits: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
-    deadline_seconds: Annotated[int, Meta(ge=1, le=604_800)] | None = None
-    metadata: Metadata | None = None
-    cost_quality: Annotated[int, Meta(ge=0, le=10)] | None = None
-    on_conflict: Literal["enqueue", "reject", "interrupt"] | None = None
-    webhook_url: str | None = None
 
 
 class RenameBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A conversation's new name."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    name: SessionName
 
 
 class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):

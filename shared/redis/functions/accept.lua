@@ -1,13 +1,14 @@
 -- accept: take one message in, whole or not at all.
 -- ASK      account, generation, session, is_new, message, content, blob (the submission), lane, wire, model,
 --          hold, deadline_ms, per_minute, unfinished_max, total_max; if given: on_conflict ('reject' or
---          'interrupt', with keep and channels), name, system_prompt, metadata, project, idempotency,
---          fingerprint, idempotency_ms
+--          'interrupt', with keep and channels), name, system_prompt, companion, metadata, project,
+--          idempotency, fingerprint, idempotency_ms
 -- RETURNS  {'accepted', turn, accepted ms, ahead, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
 --          {'full', rate} or {'poor', balance, rate}; rate = {limit, remaining, reset ms, retry ms}
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
 --          repeated request must find either all of it or nothing.
+-- A turn with a companion, its own or its session's, is left to workers that know what one is.
 
 -- GCRA: `arrival` is the time at which the account would be idle again if it kept to its rate.
 local function take_rate(root, ask, now)
@@ -47,6 +48,7 @@ local function take_turn(root, ask, session, turns, now)
   if ask.is_new then
     redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation)
     if ask.system_prompt then redis.call('HSET', session, 'system', ask.system_prompt) end
+    if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
     return 1, true
   end
   redis.call('HSET', session, 'turns', int(turns + 1), 'active', now)
@@ -82,9 +84,9 @@ local function accept(root, ask)
   local replay = find_replay(root, ask)
   if replay then return replay end
   local session = session_key(root, account, ask.session)
-  local turns, busy = 0, nil
+  local turns, busy, companion = 0, nil, nil
   if not ask.is_new then
-    turns, busy = unpack(redis.call('HMGET', session, 'turns', 'head'))
+    turns, busy, companion = unpack(redis.call('HMGET', session, 'turns', 'head', 'companion'))
     if not turns then return {'no_session'} end
     if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
   end
@@ -101,6 +103,7 @@ local function accept(root, ask)
   if balance < ask.hold then return {'poor', int(balance), rate} end
 
   if busy and ask.on_conflict == 'interrupt' then interrupt(root, ask, busy) end
+  if ask.companion or companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
   now = math.floor(now / 1000)
   if ask.hold > 0 then
     redis.call('HINCRBY', books, 'balance', -ask.hold)

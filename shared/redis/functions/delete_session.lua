@@ -4,22 +4,26 @@
 -- ATOMIC   because no turn may be accepted, claimed or settled into a session that is half gone.
 -- The credits of what ran are given back; the books stay.
 
+-- An old key may have been used again since, for what is not of this session.
+local function forget_receipt(root, account, idempotency, field, id)
+  if not idempotency then return end
+  local receipt = idempotency_key(root, account, idempotency)
+  if redis.call('HGET', receipt, field) == id then redis.call('DEL', receipt) end
+end
+
 local function forget(root, account, id)
   local idempotency = redis.call('HGET', generation_key(root, account, id), 'idempotency')
-  if idempotency then
-    -- An old key may have been used again since, for what is not of this session.
-    local receipt = idempotency_key(root, account, idempotency)
-    if redis.call('HGET', receipt, 'generation') == id then redis.call('DEL', receipt) end
-  end
+  forget_receipt(root, account, idempotency, 'generation', id)
   redis.call('DEL', generation_key(root, account, id), events_key(root, account, id))
 end
 
 local function delete_session(root, ask)
   local account, session = ask.account, session_key(root, ask.account, ask.id)
-  local turns = redis.call('HGET', session, 'turns')
+  local turns, idempotency = unpack(redis.call('HMGET', session, 'turns', 'idempotency'))
   if not turns then return 'unknown' end
   local running = redis.call('ZRANGE', waiting_key(root, account, ask.id), 0, -1)
   table.insert(running, redis.call('HGET', session, 'head') or nil)
+  forget_receipt(root, account, idempotency, 'session', ask.id)
   redis.call('DEL', session, waiting_key(root, account, ask.id))
   redis.call('ZREM', sessions_key(root, account), ask.id)
   for _, id in ipairs(running) do

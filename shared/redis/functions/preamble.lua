@@ -2,7 +2,8 @@
 --
 -- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py, the
 -- table TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, AUTO (the word for a model
--- that was not named), RESET (the event that drops what was told), and TURNS_PER_CHUNK.
+-- that was not named), RESET (the event that drops what was told), COMPANION_WIRE (what a worker must read to
+-- answer for a companion), and TURNS_PER_CHUNK.
 --
 -- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only.
 -- Each checks everything before it writes anything, because nothing is rolled back, and each may be

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from api.endpoint import Answer, Call, Stream
 from api.follow import told
@@ -27,14 +27,8 @@ _PING: Final = b": ping\n\n"
 _GOING_AWAY: Final = b": going away; go on after the last id\n\n"
 
 
-class Session(NamedTuple):
-    """Where a generation is that was accepted by this very request."""
-
-    id: str
-
-
 async def follow(
-    call: Call, generation_id: str, after: str | None, *, accepted_in: Session | None = None
+    call: Call, generation_id: str, after: str | None, *, accepted_in: str | None = None
 ) -> Stream | Answer:
     """Return the events of a generation after a number, or 204 when there can be no more.
 
@@ -43,13 +37,15 @@ async def follow(
 
     Raises:
         RequestError: GENERATION_NOT_FOUND; INVALID_FIELDS for what is no number of an event.
-        RefusedError: RATE_LIMITED when the account follows as many as it may.
+        RefusedError: RATE_LIMITED when the account follows as many as it may, at the first event.
+        UnavailableError: Redis is away.
 
     """
     after_number = _number(after)
     where = Where(call.caller.root, call.caller.account.id, generation_id)
+    await call.state.subscriber.connect()
     if accepted_in is not None:
-        return Stream(_live(call, where, after_number, accepted_in.id, deadline_ms=None))
+        return Stream(_live(call, where, after_number, accepted_in, deadline_ms=None))
     generation = await generations.find(call.state.redis, *where)
     if generation is None:
         raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
@@ -98,28 +94,26 @@ async def _live(
     state = call.state
     reader = _Reader(state.settings.api.ping_seconds)
     call.request.scope.update(on_gone=reader.hang_up, on_leave=reader.leave)
-    with state.waits.hold(where.account):
-        await state.subscriber.connect()
-        with reader, state.rings.join(where, reader) as ring:
-            yield _accepted(where, session, after)
-            cursor = BEGINNING if after.epoch == 0 else after
-            while not (reader.is_gone or reader.is_leaving):
-                reader.has_news = False
-                piece, cursor = await _next(state, where, ring, cursor)
-                if piece:
-                    reader.note_said()
-                    yield piece
-                elif ring.has_ended or ring.is_broken:
+    with state.waits.hold(where.account), reader, state.rings.join(where, reader) as ring:
+        yield _accepted(where, session, after)
+        cursor = BEGINNING if after.epoch == 0 else after
+        while not (reader.is_gone or reader.is_leaving):
+            reader.has_news = False
+            piece, cursor = await _next(state, where, ring, cursor)
+            if piece:
+                reader.note_said()
+                yield piece
+            elif ring.has_ended or ring.is_broken:
+                return
+            elif not await reader.news():
+                # It may have gone before there was anybody to tell.
+                if await call.request.is_disconnected():
                     return
-                elif not await reader.news():
-                    # It may have gone before there was anybody to tell.
-                    if await call.request.is_disconnected():
-                        return
-                    yield _PING
-                    ring.look_if_quiet(state.settings.api.ping_seconds)
-                    deadline_ms = await _tend(state, where, deadline_ms)
-            if reader.is_leaving:
-                yield _GOING_AWAY
+                yield _PING
+                ring.look_if_quiet(state.settings.api.ping_seconds)
+                deadline_ms = await _tend(state, where, deadline_ms)
+        if reader.is_leaving:
+            yield _GOING_AWAY
 
 
 async def _next(state: State, where: Where, ring: Ring, cursor: Number) -> tuple[bytes, Number]:

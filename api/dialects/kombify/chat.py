@@ -1,0 +1,202 @@
+"""The chat of the Kombify dialect: in through the one door, then waited for or followed.
+
+Owns which companion and which model a message goes to, and what a caller is told when there is no
+answer in time. Once a message is in, nothing that happens to us refuses it: it is told where to
+look.
+"""
+
+from typing import Final
+
+from api import accept, hints, links, options, pace, parameters, sessions, stream
+from api.dialects.kombify import translate, wire
+from api.endpoint import Answer, Call, Stream
+from api.follow import told, wait
+from shared import ids
+from shared.errors import (
+    CANCELLED,
+    Code,
+    FailedError,
+    Failure,
+    RefusedError,
+    RequestError,
+    UnavailableError,
+)
+from shared.settings import CompanionSettings
+from shared.stores.fleet import Fleet
+from shared.wire.generation import Generation
+from shared.wire.submission import AUTO
+
+_BRAIN_AGAIN_SECONDS: Final = 3
+_OVERLOADED_AGAIN_SECONDS: Final = 5
+
+
+async def chat(call: Call) -> Answer | Stream:
+    """POST /chat: take a message in, and answer it if it is answered in time."""
+    return await _chat(call, call.body.companion)
+
+
+async def companion_chat(call: Call) -> Answer | Stream:
+    """POST /companion/{type}/chat: the same, with the companion fixed."""
+    fixed = call.path["type"]
+    named_companion(call, fixed)
+    if call.body.companion not in (None, fixed):
+        raise RequestError(
+            f"The field `companion` must be `{fixed}` here, or absent.", Code.INVALID_FIELDS
+        )
+    return await _chat(call, fixed)
+
+
+async def _chat(call: Call, name: str | None) -> Answer | Stream:
+    companion = None
+    if name is not None:
+        companion = named_companion(call, name)
+        await check_brain(call)
+    intent = options.intent(
+        call.body,
+        call.state.settings.limits,
+        model=await _model(call, companion),
+        companion=name,
+    )
+    is_streamed = translate.is_streamed(call.body, call.headers.getlist("accept"))
+    key = idempotency(call)
+    # Where there is no room to wait, the message is not taken in.
+    with call.state.waits.hold(call.caller.account.id):
+        receipt = await accept.accept(call.state, call.caller, intent, key, call.request_id)
+        if not is_streamed:
+            return await _answer(call, intent, receipt)
+    return await _follow(call, intent, receipt)
+
+
+def named_companion(call: Call, name: str) -> CompanionSettings:
+    """Return the companion of that type. Raises RequestError (COMPANION_NOT_FOUND)."""
+    companion = call.state.settings.companion(name)
+    if companion is None:
+        raise RequestError(
+            "There is no such companion; GET /v1/ai/agents lists those there are.",
+            Code.COMPANION_NOT_FOUND,
+        )
+    return companion
+
+
+async def check_brain(call: Call) -> Fleet:
+    """Return the live workers. Raises RefusedError (BRAIN_UNAVAILABLE) where there are none."""
+    fleet = await call.state.fleet()
+    if not fleet.workers:
+        raise RefusedError(
+            "No agent can answer now.",
+            Code.BRAIN_UNAVAILABLE,
+            retry_after_seconds=_BRAIN_AGAIN_SECONDS,
+        )
+    return fleet
+
+
+def idempotency(call: Call) -> accept.Idempotency | None:
+    """Return the caller's key, if any; the routes of a dialect, and of a companion, are its own."""
+    return parameters.idempotency(call, f"{call.request.method} {call.request.scope['path']}")
+
+
+async def _model(call: Call, companion: CompanionSettings | None) -> str:
+    """Return the model to ask: the caller's, else one that was chosen before and is still there."""
+    settings, account = call.state.settings, call.caller.account
+    if call.body.model is not None:
+        return translate.identifier(call.body.model, settings)
+    fleet = await call.state.fleet()
+    preferred = account.preferred_model
+    if preferred == AUTO or (preferred and accept.is_offered(settings, preferred, fleet)):
+        return preferred
+    companion = companion or await _remembered(call)
+    own = companion.model if companion is not None else None
+    return own if own is not None and accept.is_offered(settings, own, fleet) else AUTO
+
+
+async def _remembered(call: Call) -> CompanionSettings | None:
+    """Return the companion of the session, looked up only where it could have a model."""
+    settings, session = call.state.settings, call.body.session_id
+    if session is None or not ids.is_id(session):
+        return None
+    if all(companion.model is None for companion in settings.companions):
+        return None
+    name = (await sessions.load(call, session)).companion
+    return settings.companion(name) if name is not None else None
+
+
+async def _answer(call: Call, intent: accept.Intent, receipt: accept.Receipt) -> Answer:
+    """Return the answer, if it is there in time. The message is in: nothing refuses it now."""
+    state = call.state
+    try:
+        generation = await wait.until(
+            state.redis,
+            state.subscriber,
+            state.clock,
+            (call.caller.root, call.caller.account.id, receipt.generation),
+            None,
+            patience=wait.Patience(
+                float(state.settings.api.wait_seconds_max), call.request.is_disconnected
+            ),
+        )
+    except UnavailableError:
+        return await _later(call, intent, receipt)
+    if generation is None:
+        # Its session was deleted meanwhile.
+        raise _failed(receipt, CANCELLED)
+    if generation.stage == "completed":
+        return Answer(translate.answer(generation), headers=_headers(receipt))
+    if generation.is_final:
+        assistant = generation.assistant
+        raise _failed(receipt, (assistant.failure if assistant else None) or CANCELLED)
+    return await _later(call, intent, receipt, generation)
+
+
+async def _follow(call: Call, intent: accept.Intent, receipt: accept.Receipt) -> Answer | Stream:
+    """Return the events from the first. The message is in: nothing refuses it now."""
+    is_new = receipt.ahead is not None
+    try:
+        streamed = await stream.follow(
+            call, receipt.generation, None, accepted_in=receipt.session if is_new else None
+        )
+    except UnavailableError:
+        return await _later(call, intent, receipt)
+    return streamed._replace(headers=streamed.headers | _headers(receipt))
+
+
+async def _later(
+    call: Call,
+    intent: accept.Intent,
+    receipt: accept.Receipt,
+    generation: Generation | None = None,
+) -> Answer:
+    """Return where the answer will be."""
+    state, root = call.state, call.caller.root
+    try:
+        if generation is None:
+            hint = await hints.first(state, root, intent.model, receipt.ahead)
+        else:
+            hint, _ = await hints.now(state, root, generation)
+    except UnavailableError:
+        hint = pace.HINT_SECONDS_UNKNOWN
+    reply = wire.LaterReply(
+        id=receipt.generation,
+        session_id=receipt.session,
+        poll_url=links.poll_url(receipt.generation),
+        poll_interval_hint=hint,
+    )
+    return Answer(reply, status=202, headers=_headers(receipt))
+
+
+def _headers(receipt: accept.Receipt) -> dict[str, str]:
+    replayed = {"idempotent-replayed": "true"} if receipt.ahead is None else {}
+    return accept.rate_headers(receipt.rate) | replayed
+
+
+def _failed(receipt: accept.Receipt, failure: Failure) -> FailedError:
+    is_overload = failure.category in {"rate_limit", "overloaded"}
+    return FailedError(
+        failure,
+        retry_after_seconds=_OVERLOADED_AGAIN_SECONDS if is_overload else None,
+        headers=_headers(receipt),
+        details={
+            "id": receipt.generation,
+            "session_id": receipt.session,
+            "failure": told.failure(failure),
+        },
+    )

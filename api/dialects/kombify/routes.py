@@ -1,0 +1,247 @@
+"""The table of routes of the Kombify dialect, and a handler for each.
+
+A handler reads the call, goes through one door or window, and translates what comes back.
+"""
+
+from typing import Final
+
+from api import accept, parameters, sessions
+from api.dialects.kombify import translate, wire
+from api.dialects.kombify.chat import (
+    chat,
+    check_brain,
+    companion_chat,
+    idempotency,
+    named_companion,
+)
+from api.endpoint import Answer, Call, Endpoint, Query
+from api.follow import told
+from api.guards.body import Body
+from shared.errors import Code
+from shared.wire.submission import AUTO
+
+_LIMIT_DEFAULT: Final = 20
+_LIMIT_MAX: Final = 100
+# Two messages a turn.
+_TURNS_SHOWN: Final = 50
+
+
+async def agents(call: Call) -> Answer:
+    """GET /agents: who there is to talk to."""
+    limit, offset = _part(call)
+    fleet = await check_brain(call)
+    known = call.state.settings.companions
+    items = [translate.agent(each, fleet) for each in known[offset : offset + limit]]
+    return Answer(wire.AgentsReply(items=items, total=len(known), limit=limit, offset=offset))
+
+
+async def create_session(call: Call) -> Answer:
+    """POST /sessions: begin a session that has no turn yet."""
+    body = call.body
+    if body.companion is not None:
+        named_companion(call, body.companion)
+    wish = sessions.Wish(body.name, body.companion, body.metadata)
+    made = await sessions.create(call, wish, idempotency(call))
+    headers = {"location": f"/v1/ai/sessions/{made.id}"}
+    if made.is_replayed:
+        headers["idempotent-replayed"] = "true"
+    found = await sessions.load(call, made.id)
+    return Answer(translate.session(found), status=201, headers=headers)
+
+
+async def list_sessions(call: Call) -> Answer:
+    """GET /sessions: the account's sessions, last active first."""
+    limit, offset = _part(call)
+    listed, total = await sessions.page(call, offset=offset, limit=limit)
+    items = [translate.session(each) for each in listed]
+    return Answer(wire.SessionsReply(items=items, total=total, limit=limit, offset=offset))
+
+
+async def read_session(call: Call) -> Answer:
+    """GET /sessions/{session_id}: a session and its last messages, or those before a turn."""
+    found = await sessions.load(call, parameters.session_id(call))
+    before = parameters.whole(call, "before", found.turns + 1, at_least=1)
+    last = min(before - 1, found.turns)
+    first = max(1, last - _TURNS_SHOWN + 1)
+    turns = await sessions.turns(call, found.id, first=first, last=last) if last else []
+    return Answer(translate.whole_session(found, turns))
+
+
+async def rename_session(call: Call) -> Answer:
+    """PATCH /sessions/{session_id}: give it another name."""
+    return Answer(translate.session(await sessions.rename(call, call.body.name)))
+
+
+async def delete_session(call: Call) -> Answer:
+    """DELETE /sessions/{session_id}: end what runs in it and forget all of it."""
+    await sessions.delete(call)
+    return Answer(None, status=204)
+
+
+async def preferences(call: Call) -> Answer:
+    """GET /preferences: what the account has chosen."""
+    return Answer(wire.PreferencesReply(model=call.caller.account.preferred_model))
+
+
+async def prefer_model(call: Call) -> Answer:
+    """PUT /preferences/model: choose the model of chats that name none."""
+    state, model = call.state, call.body.model
+    if model is not None:
+        model = translate.identifier(model, state.settings)
+        if model != AUTO:
+            accept.check_model(state.settings, model, await state.fleet())
+    await state.accounts.prefer(call.caller.account, model)
+    state.identities.forget(call.headers)
+    return Answer(wire.PreferencesReply(model=model))
+
+
+def _part(call: Call) -> tuple[int, int]:
+    limit = parameters.whole(call, "limit", _LIMIT_DEFAULT, at_least=1)
+    return min(limit, _LIMIT_MAX), parameters.whole(call, "offset", 0, at_least=0)
+
+
+_PARTS: Final = (
+    Query("limit", "integer", "How many at most: 20 when omitted; more than 100 is 100."),
+    Query("offset", "integer", "How many to leave out, from 0."),
+)
+_CHAT_DESCRIPTION: Final = (
+    "The answer is waited for. When it is not there in time: 202 and where to look for it. When "
+    "there will be none, `error.details` hold the generation's `id`, its `session_id` and the "
+    "`failure`, and the status follows the failure's category: 422 content_policy and "
+    "invalid_request, 409 cancelled, 504 timeout and expired, 503 rate_limit and overloaded, 502 "
+    "auth and provider_error, 500 internal. With `stream: true`, or an Accept header that prefers "
+    "text/event-stream, the events are sent as they happen, from the first; failures are events "
+    "then. An Idempotency-Key answers for the same generation again, whatever became of it."
+)
+_CHAT_ERRORS: Final = (
+    Code.MISSING_FIELDS,
+    Code.FEATURE_UNAVAILABLE,
+    Code.MODEL_NOT_FOUND,
+    Code.NO_SUITABLE_MODEL,
+    Code.CONTEXT_TOO_LONG,
+    Code.INSUFFICIENT_CREDITS,
+    Code.SESSION_NOT_FOUND,
+    Code.COMPANION_NOT_FOUND,
+    Code.SESSION_BUSY,
+    Code.IDEMPOTENCY_MISMATCH,
+    Code.QUEUE_FULL,
+    Code.BRAIN_UNAVAILABLE,
+)
+
+ENDPOINTS: Final = (
+    Endpoint(
+        method="POST",
+        path="/chat",
+        scope="chat",
+        handler=chat,
+        summary="Send a message",
+        description=_CHAT_DESCRIPTION,
+        body=Body(wire.ChatBody),
+        replies=wire.ChatReply,
+        later=wire.LaterReply,
+        stream=told.Event,
+        is_read=False,
+        headers=("Idempotency-Key",),
+        errors=_CHAT_ERRORS,
+    ),
+    Endpoint(
+        method="POST",
+        path="/companion/{type}/chat",
+        scope="chat",
+        handler=companion_chat,
+        summary="Send a message to a companion",
+        description=_CHAT_DESCRIPTION,
+        body=Body(wire.ChatBody),
+        replies=wire.ChatReply,
+        later=wire.LaterReply,
+        stream=told.Event,
+        is_read=False,
+        headers=("Idempotency-Key",),
+        errors=_CHAT_ERRORS,
+    ),
+    Endpoint(
+        method="GET",
+        path="/agents",
+        scope="read",
+        handler=agents,
+        summary="List the agents",
+        replies=wire.AgentsReply,
+        query=_PARTS,
+        errors=(Code.BRAIN_UNAVAILABLE,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/sessions",
+        scope="chat",
+        handler=create_session,
+        summary="Begin a session",
+        body=Body(wire.SessionBody),
+        replies=wire.SessionReply,
+        status=201,
+        headers=("Idempotency-Key",),
+        errors=(Code.COMPANION_NOT_FOUND, Code.IDEMPOTENCY_MISMATCH),
+    ),
+    Endpoint(
+        method="GET",
+        path="/sessions",
+        scope="read",
+        handler=list_sessions,
+        summary="List sessions",
+        replies=wire.SessionsReply,
+        query=_PARTS,
+    ),
+    Endpoint(
+        method="GET",
+        path="/sessions/{session_id}",
+        scope="read",
+        handler=read_session,
+        summary="Read a session and its messages",
+        replies=wire.WholeSessionReply,
+        query=(
+            Query(
+                "before",
+                "integer",
+                "Messages of the turns before this one: the `turn` of the first message you have.",
+            ),
+        ),
+        errors=(Code.SESSION_NOT_FOUND,),
+    ),
+    Endpoint(
+        method="PATCH",
+        path="/sessions/{session_id}",
+        scope="chat",
+        handler=rename_session,
+        summary="Rename a session",
+        body=Body(wire.SessionNameBody),
+        replies=wire.SessionReply,
+        errors=(Code.MISSING_FIELDS, Code.SESSION_NOT_FOUND),
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/sessions/{session_id}",
+        scope="chat",
+        handler=delete_session,
+        summary="Delete a session and its messages",
+        replies=None,
+        status=204,
+        errors=(Code.SESSION_NOT_FOUND,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/preferences",
+        scope="read",
+        handler=preferences,
+        summary="Look at the account's preferences",
+        replies=wire.PreferencesReply,
+    ),
+    Endpoint(
+        method="PUT",
+        path="/preferences/model",
+        scope="chat",
+        handler=prefer_model,
+        summary="Prefer a model",
+        body=Body(wire.PreferredModelBody),
+        replies=wire.PreferencesReply,
+        errors=(Code.MISSING_FIELDS, Code.MODEL_NOT_FOUND),
+    ),
+)

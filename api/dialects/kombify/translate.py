@@ -1,0 +1,134 @@
+"""From a chat body to an intent, from a generation to an answer, and the lists' items.
+
+Pure: no Redis, no clock. Aliases of models are resolved here and in no other dialect.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from api.dialects.kombify import wire
+from api.follow import told
+from shared.clock import iso
+from shared.settings import CompanionSettings, Settings
+from shared.stores.fleet import Fleet
+from shared.stores.sessions import Session, Turn
+from shared.wire.generation import Generation
+from shared.wire.message import AssistantMessage
+from shared.wire.submission import AUTO
+
+_EVENTS: Final = "text/event-stream"
+_JSON: Final = "application/json"
+
+
+def identifier(name: str, settings: Settings) -> str:
+    """Return what a model is called in the catalogue; a name that is no alias stays as it is."""
+    for model in settings.models:
+        if name in model.aliases:
+            return model.identifier
+    return name
+
+
+def is_streamed(body: wire.ChatBody, accept: Iterable[str]) -> bool:
+    """Tell whether the answer goes out as events: the body says so, or Accept prefers them."""
+    if body.stream:
+        return True
+    weights = _weights(",".join(accept))
+    events = weights.get(_EVENTS, 0.0)
+    any_kind = weights.get("application/*", weights.get("*/*", 0.0))
+    # What is named outweighs what a wildcard lets through.
+    return 0.0 < events >= any_kind and events > weights.get(_JSON, 0.0)
+
+
+def _weights(accept: str) -> dict[str, float]:
+    """Return how much each media type of an Accept header is wanted, from 0 to 1."""
+    weights = {}
+    for choice in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in choice.split(";"))
+        given = next((each[2:] for each in parameters if each.startswith("q=")), "1")
+        weights[kind] = float(given) if given.replace(".", "", 1).isdecimal() else 0.0
+    return weights
+
+
+def answer(generation: Generation) -> wire.ChatReply:
+    """Return a generation that was completed."""
+    return wire.ChatReply(
+        id=generation.id,
+        session_id=generation.session,
+        message=told.message(generation),
+        usage=told.usage(generation),
+        routing=told.routing(generation),
+    )
+
+
+def agent(companion: CompanionSettings, fleet: Fleet) -> wire.Agent:
+    """Return a companion as callers see it."""
+    is_served = companion.model in fleet.models if companion.model else bool(fleet.models)
+    return wire.Agent(
+        type=companion.type,
+        name=companion.name,
+        description=companion.description,
+        capabilities=companion.capabilities,
+        model=companion.model or AUTO,
+        memory_layers=companion.memory_layers,
+        available=is_served,
+    )
+
+
+def session(found: Session) -> wire.SessionReply:
+    """Return a session as this dialect lists it."""
+    return wire.SessionReply(
+        id=found.id,
+        companion=found.companion,
+        name=found.name,
+        metadata=found.metadata,
+        created_at=iso(found.created),
+        last_activity=iso(found.active),
+        messages_total=found.turns * 2,
+    )
+
+
+def whole_session(found: Session, turns: list[Turn]) -> wire.WholeSessionReply:
+    """Return a session with the messages of some of its turns."""
+    return wire.WholeSessionReply(
+        id=found.id,
+        companion=found.companion,
+        name=found.name,
+        metadata=found.metadata,
+        created_at=iso(found.created),
+        last_activity=iso(found.active),
+        messages_total=found.turns * 2,
+        messages=[message for turn in turns for message in _messages(turn)],
+    )
+
+
+def _messages(turn: Turn) -> tuple[wire.SessionMessage, wire.SessionMessage]:
+    """Return a turn's two messages: the user's, then the assistant's, finished or not."""
+    assistant = turn.assistant
+    return (
+        wire.SessionMessage(
+            id=turn.user.id,
+            role="user",
+            content=turn.user.content,
+            status="completed",
+            model=None,
+            turn=turn.number,
+            created_at=iso(turn.user.created),
+        ),
+        wire.SessionMessage(
+            id=turn.user.generation,
+            role="assistant",
+            content=assistant.content if assistant is not None else "",
+            status=turn.state,
+            model=_answering_model(assistant),
+            turn=turn.number,
+            created_at=iso(assistant.created if assistant is not None else turn.user.created),
+        ),
+    )
+
+
+def _answering_model(assistant: AssistantMessage | None) -> str | None:
+    if assistant is None:
+        return None
+    if assistant.model is not None:
+        return assistant.model.identifier
+    return assistant.routing.chosen if assistant.routing is not None else None

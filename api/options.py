@@ -1,0 +1,97 @@
+"""What a caller may say with a message, in every dialect, and the intent that it makes.
+
+Owns the options' names, bounds and refusals. Refuses to choose a model: how one is named is a
+dialect's own. Pure: no Redis, no clock.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from api.accept import Intent
+from shared import ids
+from shared.errors import Code, RequestError
+from shared.settings import LimitSettings
+
+_MICROCREDITS: Final = 1_000_000
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16),
+]
+SessionName = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message to answer. Fields whose feature is not there are refused when asked for."""
+
+    message: Annotated[str, Meta(description="The message to send to the model.")]
+    session_id: Annotated[str | None, Meta(description="Continue this conversation.")] = None
+    system_prompt: Annotated[
+        str | None, Meta(description="For a new conversation; ignored when `session_id` is given.")
+    ] = None
+    enhance_prompt: Annotated[
+        bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
+    ] = None
+    web_search: bool | None = None
+    deep_think: bool | None = None
+    media_urls: Annotated[list[str], Meta(max_length=10)] | None = None
+    project_id: Annotated[str, Meta(max_length=128)] | None = None
+    priority: Literal["interactive", "batch"] | None = None
+    max_credits: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    deadline_seconds: Annotated[int, Meta(ge=1, le=604_800)] | None = None
+    metadata: Metadata | None = None
+    cost_quality: Annotated[int, Meta(ge=0, le=10)] | None = None
+    on_conflict: Literal["enqueue", "reject", "interrupt"] | None = None
+    webhook_url: str | None = None
+
+
+def intent(
+    body: Options, limits: LimitSettings, *, model: str, companion: str | None = None
+) -> Intent:
+    """Return what a body asks for. Raises RequestError naming the field that is wrong."""
+    if not body.message.strip():
+        raise RequestError("The field `message` is required.", Code.MISSING_FIELDS)
+    for name in ("message", "system_prompt"):
+        if len(getattr(body, name) or "") > limits.message_characters_max:
+            raise RequestError(
+                f"The field `{name}` is longer than {limits.message_characters_max} characters.",
+                Code.INVALID_FIELDS,
+            )
+    _refuse_unavailable(body)
+    if body.session_id is not None and not ids.is_id(body.session_id):
+        raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+    return Intent(
+        message=body.message,
+        model=model,
+        session=body.session_id,
+        system_prompt=body.system_prompt or None,
+        enhance_prompt=body.enhance_prompt is not False,
+        lane=body.priority or "interactive",
+        on_conflict=body.on_conflict or "enqueue",
+        budget=None
+        if body.max_credits is None
+        else max(1, round(body.max_credits * _MICROCREDITS)),
+        deadline_seconds=body.deadline_seconds,
+        metadata=body.metadata or None,
+        project=body.project_id,
+        companion=companion,
+    )
+
+
+def _refuse_unavailable(body: Options) -> None:
+    """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
+    asked = {
+        "web_search": body.web_search,
+        "deep_think": body.deep_think,
+        "media_urls": body.media_urls,
+        "webhook_url": body.webhook_url,
+        "cost_quality": body.cost_quality is not None,
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise RequestError(
+                f"The field `{name}` asks for a feature that this deployment does not have.",
+                Code.FEATURE_UNAVAILABLE,
+            )

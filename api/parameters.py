@@ -1,0 +1,69 @@
+"""What every dialect reads from a request's path, query and headers, and how it refuses them.
+
+Owns ids, whole numbers, and the idempotency key. Bodies are read by their types.
+"""
+
+from typing import Final
+
+from api.accept import Idempotency
+from api.endpoint import Call
+from shared import ids
+from shared.errors import Code, RequestError
+from shared.telemetry import logs
+
+_KEY_CHARACTERS_MAX: Final = 255
+# A number with more names no page of anything.
+_DIGITS_MAX: Final = 9
+
+
+def idempotency(call: Call, route: str) -> Idempotency | None:
+    """Return the caller's key, if any, for this route and body."""
+    key = call.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= _KEY_CHARACTERS_MAX:
+        raise RequestError("Idempotency-Key has 1 to 255 characters.", Code.INVALID_FIELDS)
+    return Idempotency.of(key, route, call.raw)
+
+
+def generation_id(call: Call) -> str:
+    """Return the generation that the path names, as far as it can be one."""
+    generation = call.path["generation_id"]
+    if not ids.is_id(generation):
+        raise unknown_generation()
+    logs.bind(generation=generation)
+    return generation
+
+
+def session_id(call: Call) -> str:
+    """Return the session that the path names, as far as it can be one."""
+    session = call.path["session_id"]
+    if not ids.is_id(session):
+        raise unknown_session()
+    return session
+
+
+def unknown_generation() -> RequestError:
+    """Return the refusal of a generation that the account does not have."""
+    return RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
+
+
+def unknown_session() -> RequestError:
+    """Return the refusal of a session that the account does not have."""
+    return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+
+
+def whole(call: Call, name: str, default: int, *, at_least: int) -> int:
+    """Return a parameter of the query as a number."""
+    text = call.query.get(name)
+    if text is None:
+        return default
+    if (
+        not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX)
+        or int(text) < at_least
+    ):
+        raise RequestError(
+            f"The parameter `{name}` must be a whole number, {at_least} or more.",
+            Code.INVALID_FIELDS,
+        )
+    return int(text)

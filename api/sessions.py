@@ -1,0 +1,96 @@
+"""What callers do to their sessions, whichever dialect they speak.
+
+Owns the refusal of what is not theirs. A session made through one dialect is the same in another.
+"""
+
+from typing import NamedTuple
+
+from api import accept, parameters
+from api.endpoint import Call
+from shared import ids
+from shared.errors import Code, RequestError
+from shared.redis import functions, keys
+from shared.redis.functions import Keep, NewSession
+from shared.stores import sessions
+from shared.stores.sessions import Session, Turn
+
+
+class Wish(NamedTuple):
+    """What a caller wants of a new session."""
+
+    name: str | None
+    companion: str | None
+    metadata: dict[str, str] | None
+
+
+async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> NewSession:
+    """Begin an empty session. Raises RequestError (IDEMPOTENCY_MISMATCH)."""
+    state = call.state
+    ask = functions.CreateSessionAsk(
+        account=call.caller.account.id,
+        id=ids.new_id(),
+        name=wish.name or accept.session_name(state),
+        companion=wish.companion,
+        metadata=wish.metadata or None,
+        idempotency=idempotency.key if idempotency else None,
+        fingerprint=idempotency.fingerprint if idempotency else None,
+        idempotency_ms=state.settings.retention.idempotency_seconds * 1000 if idempotency else None,
+    )
+    made = await functions.create_session(state.redis, call.caller.root, ask)
+    if made is None:
+        raise RequestError(
+            "This Idempotency-Key was used for another request.", Code.IDEMPOTENCY_MISMATCH
+        )
+    return made
+
+
+async def load(call: Call, session: str) -> Session:
+    """Return a session. Raises RequestError (SESSION_NOT_FOUND)."""
+    found = await sessions.find(call.state.redis, call.caller.root, call.caller.account.id, session)
+    if found is None:
+        raise parameters.unknown_session()
+    return found
+
+
+async def page(call: Call, *, offset: int, limit: int) -> tuple[list[Session], int]:
+    """Return the account's sessions, last active first, and how many there are."""
+    caller = call.caller
+    return await sessions.page(
+        call.state.redis, caller.root, caller.account.id, offset=offset, limit=limit
+    )
+
+
+async def turns(call: Call, session: str, *, first: int, last: int) -> list[Turn]:
+    """Return the turns `first` to `last` of a session, both included."""
+    caller = call.caller
+    return await sessions.turns(
+        call.state.redis, caller.root, caller.account.id, session, first=first, last=last
+    )
+
+
+async def rename(call: Call, name: str) -> Session:
+    """Give the path's session another name. Raises RequestError (SESSION_NOT_FOUND)."""
+    session = parameters.session_id(call)
+    place = (call.state.redis, call.caller.root, call.caller.account.id, session)
+    if not await sessions.rename(*place, name):
+        raise parameters.unknown_session()
+    return await load(call, session)
+
+
+async def delete(call: Call) -> str:
+    """End what runs in the path's session and forget all of it. Return the session's id.
+
+    Raises:
+        RequestError: SESSION_NOT_FOUND.
+
+    """
+    session = parameters.session_id(call)
+    ask = functions.DeleteSessionAsk(
+        account=call.caller.account.id,
+        id=session,
+        keep=Keep.of(call.state.settings.retention),
+        channels=keys.worker_channel(keys.system_root(call.state.settings.redis), ""),
+    )
+    if not await functions.delete_session(call.state.redis, call.caller.root, ask):
+        raise parameters.unknown_session()
+    return session

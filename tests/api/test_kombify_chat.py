@@ -1,0 +1,301 @@
+"""`POST /v1/ai/chat`: answered when it is answered in time, and never refused once it is in."""
+
+import asyncio
+from typing import Final
+
+import httpx
+import pytest
+
+from api.follow import wait
+from shared import ids
+from tests.api.kombify import AI, CHAT, SESSIONS, TIME, chat, refused, told
+from tests.api.test_kolbo_submit import UNAVAILABLE, WRONG
+from tests.support import waiting
+from tests.support.customer import Customer, body
+from tests.support.provider import Answer, Provider
+from tests.support.server import Server
+from tests.support.system import System
+
+LIST: Final = "/api/v1/chat/conversations"
+
+
+async def _total(api: Customer) -> int:
+    return int(body(await api.get(LIST))["pagination"]["total"])
+
+
+def _later(api: Customer, **fields: object) -> "asyncio.Task[httpx.Response]":
+    """Send a message without waiting for its answer."""
+    return asyncio.create_task(api.post(CHAT, json={"message": "hello", **fields}))
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+async def test_the_answer_is_waited_for(api: Customer) -> None:
+    answer = await api.post(CHAT, json={"message": "hello", "metadata": {"a": "b"}})
+    said = told(answer)
+    assert said.keys() == {"id", "session_id", "message", "usage", "routing"}
+    message = said["message"]
+    assert message.pop("id") == said["id"]
+    assert TIME.fullmatch(message.pop("created_at"))
+    assert message == {
+        "role": "assistant",
+        "content": "You said: hello",
+        "reasoning_content": None,
+        "image_urls": [],
+        "video_urls": [],
+        "audio_urls": [],
+        "model": "alpha",
+    }
+    assert said["usage"].keys() == {"input_tokens", "output_tokens", "reasoning_tokens", "credits"}
+    assert said["usage"]["credits"] > 0
+    assert said["routing"]["chosen"] == "alpha"
+    assert int(answer.headers["ratelimit-remaining"]) >= 0
+    status = body(await api.get(f"/api/v1/generate/{said['id']}/status"))
+    assert (status["state"], status["metadata"]) == ("completed", {"a": "b"})
+    assert status["credits_used"] == said["usage"]["credits"]
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+async def test_the_published_request_runs_as_it_stands(system: System, api: Customer) -> None:
+    assert api
+    bearer = await system.caller({"authorization": f"Bearer {(await system.key()).key}"})
+    asked = {
+        "message": "Explain my server architecture",
+        "companion": "smart-home",
+        "model": "gpt-4o",
+    }
+    said = told(await bearer.post(CHAT, json=asked))
+    assert said["message"]["content"] == "You said: Explain my server architecture"
+
+
+@pytest.mark.each_once
+async def test_what_is_not_answered_in_time_is_looked_at_later(system: System) -> None:
+    system.change("api", wait_seconds_max=1)
+    await system.front()
+    api = await system.customer()
+    said = told(await api.post(CHAT, json={"message": "hello"}), 202)
+    hint = said.pop("poll_interval_hint")
+    assert hint in range(1, 31)
+    assert said == {
+        "id": said["id"],
+        "session_id": said["session_id"],
+        "state": "processing",
+        "poll_url": f"/api/v1/generate/{said['id']}/status",
+    }
+    await system.worker()
+    assert (await api.end(said))["result"]["content"] == "You said: hello"
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+async def test_what_has_no_answer_is_an_error_that_says_why(
+    api: Customer, provider: Provider
+) -> None:
+    provider.script.append(Answer(status=401))
+    headers = {"idempotency-key": "k"}
+    first, again = [
+        await api.post(CHAT, json={"message": "hello"}, headers=headers) for _ in range(2)
+    ]
+    error = refused(first, 502, "GENERATION_ERROR")
+    assert error["message"] == "The provider refused the deployment's credentials."
+    details = error["details"]
+    assert details.keys() == {"id", "session_id", "failure"}
+    assert details["failure"]["category"] == "auth"
+    assert details["failure"]["message"] == error["message"]
+    assert refused(again, 502, "GENERATION_ERROR") == error
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(provider.requests) == 1
+    status = body(await api.get(f"/api/v1/generate/{details['id']}/status"))
+    assert (status["state"], status["session_id"]) == ("failed", details["session_id"])
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    ("scripted", "status", "category"),
+    [
+        (Answer(status=400), 422, "invalid_request"),
+        (Answer(text="", finish_reason="content_filter"), 422, "content_policy"),
+        (Answer(text="one two", error_after=1), 502, "provider_error"),
+        # It asks for more patience than the deadline leaves.
+        (Answer(status=429, headers={"retry-after": "3600"}), 503, "rate_limit"),
+        (Answer(status=503, headers={"retry-after": "3600"}), 503, "overloaded"),
+    ],
+    ids=["invalid", "policy", "broken", "limited", "overloaded"],
+)
+async def test_the_status_follows_the_failure(
+    api: Customer, provider: Provider, scripted: Answer, status: int, category: str
+) -> None:
+    provider.answer = lambda _: scripted
+    answer = await api.post(CHAT, json={"message": "hello"})
+    error = refused(answer, status, "GENERATION_ERROR")
+    assert error["details"]["failure"]["category"] == category
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+async def test_what_passes_its_deadline_is_a_gateway_timeout(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    # The worker and whoever reaps notice at the same time.
+    system.expected.add("reaped")
+    provider.script.append(Answer(gate=asyncio.Event()))
+    answer = await api.post(CHAT, json={"message": "hello", "deadline_seconds": 1})
+    error = refused(answer, 504, "GENERATION_ERROR")
+    assert error["details"]["failure"]["category"] == "expired"
+
+
+@pytest.mark.each_once
+@pytest.mark.parametrize("how", ["cancel", "delete"])
+async def test_what_is_cancelled_meanwhile_is_a_conflict(api: Customer, how: str) -> None:
+    sent = _later(api)
+    await waiting.until(lambda: _total(api), what="the message")
+    (found,) = told(await api.get(SESSIONS))["items"]
+    whole = told(await api.get(f"{SESSIONS}/{found['id']}"))
+    if how == "cancel":
+        await api.post(f"/api/v1/generate/{whole['messages'][1]['id']}/cancel")
+    else:
+        await api.delete(f"{SESSIONS}/{found['id']}")
+    error = refused(await sent, 409, "GENERATION_ERROR")
+    assert error["details"]["failure"]["category"] == "cancelled"
+    assert error["details"]["session_id"] == found["id"]
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+async def test_the_same_request_again_waits_for_the_same_answer(
+    api: Customer, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(gate=gate))
+    asked, headers = {"message": "hello"}, {"idempotency-key": "k"}
+    both = [asyncio.create_task(api.post(CHAT, json=asked, headers=headers)) for _ in range(2)]
+    await waiting.until(lambda: provider.requests)
+    gate.set()
+    answers = [*(await asyncio.gather(*both)), await api.post(CHAT, json=asked, headers=headers)]
+    assert told(answers[0]) == told(answers[1]) == told(answers[2])
+    assert sum("idempotent-replayed" in answer.headers for answer in answers) == 2
+    assert answers[2].headers["idempotent-replayed"] == "true"
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+async def test_each_route_and_each_body_is_a_request_of_its_own(api: Customer) -> None:
+    headers = {"idempotency-key": "k"}
+    told(await api.post(f"{AI}/companion/personal/chat", json={"message": "a"}, headers=headers))
+    for path, asked in (
+        (f"{AI}/companion/personal/chat", {"message": "b"}),
+        (f"{AI}/companion/devops/chat", {"message": "a"}),
+        (CHAT, {"message": "a"}),
+    ):
+        answer = await api.post(path, json=asked, headers=headers)
+        refused(answer, 422, "IDEMPOTENCY_MISMATCH")
+    answer = await api.post("/api/v1/chat", json={"message": "a"}, headers=headers)
+    assert answer.status_code == 422
+    answer = await api.post(CHAT, json={"message": "a"}, headers={"idempotency-key": "k" * 256})
+    assert "Idempotency-Key" in refused(answer, 400, "INVALID_FIELDS")["message"]
+
+
+@pytest.mark.each_once
+@pytest.mark.usefixtures("worker")
+async def test_an_alias_names_a_model_here_and_nowhere_else(
+    api: Customer, provider: Provider
+) -> None:
+    said = await chat(api, "hello", model="gpt-4o")
+    assert (said["message"]["model"], said["routing"]["policy"]) == ("alpha", "requested")
+    assert provider.requests[-1].body["model"] == "upstream-alpha"
+    assert (await chat(api, "hello", model="beta"))["message"]["model"] == "beta"
+    assert (await chat(api, "hello", model="auto"))["routing"]["policy"] == "catalogue_order"
+    answer = await api.post(CHAT, json={"message": "hello", "model": "gpt-5"})
+    refused(answer, 400, "MODEL_NOT_FOUND")
+    answer = await api.post("/api/v1/chat", json={"message": "hello", "model": "gpt-4o"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "MODEL_NOT_FOUND")
+
+
+@pytest.mark.each_once
+async def test_every_option_is_refused_as_in_the_other_dialect(api: Customer) -> None:
+    for name, values in WRONG.items():
+        for value in values:
+            answer = await api.post(CHAT, json={"message": "hello", name: value})
+            assert f"`{name}" in refused(answer, 400, "INVALID_FIELDS")["message"], (name, value)
+    for name, values in UNAVAILABLE.items():
+        answer = await api.post(CHAT, json={"message": "hello", name: values[0]})
+        assert f"`{name}`" in refused(answer, 400, "FEATURE_UNAVAILABLE")["message"]
+    for name, wrong in {"companion": 3, "stream": "yes"}.items():
+        answer = await api.post(CHAT, json={"message": "hello", name: wrong})
+        assert f"`{name}`" in refused(answer, 400, "INVALID_FIELDS")["message"]
+    answer = await api.post(CHAT, json={"message": "hello", "mood": "good"})
+    assert "`mood`" in refused(answer, 400, "INVALID_FIELDS")["message"]
+    for asked in ({}, {"message": None}, {"message": "  "}):
+        refused(await api.post(CHAT, json=asked), 400, "MISSING_FIELDS")
+    for id_ in ("x", "a:b", ""):
+        answer = await api.post(CHAT, json={"message": "hello", "session_id": id_})
+        refused(answer, 404, "SESSION_NOT_FOUND")
+    assert await _total(api) == 0
+
+
+@pytest.mark.each_once
+async def test_who_may_not_wait_is_refused_before_the_message_is_in(system: System) -> None:
+    system.change("api", waits_per_account=1)
+    await system.front()
+    api = await system.customer()
+    sent = [_later(api) for _ in range(2)]
+    done, pending = await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
+    answer = done.pop().result()
+    refused(answer, 429, "RATE_LIMITED")
+    assert int(answer.headers["retry-after"]) >= 1
+    await waiting.until(lambda: _total(api), what="the other message")
+    assert await _total(api) == 1
+    await system.worker()
+    told(await pending.pop())
+
+
+@pytest.mark.each_once
+async def test_who_hangs_up_gives_the_place_back_and_loses_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
+    system.change("api", waits_per_account=1)
+    await system.front()
+    api = await system.customer()
+    sent = _later(api)
+    await waiting.until(lambda: _total(api), what="the message")
+    sent.cancel()
+
+    async def is_free() -> bool:
+        answer = await api.get(f"/api/v1/generate/{ids.new_id()}/status", params={"wait": 1})
+        return answer.status_code == 404
+
+    await waiting.until(is_free, 5, what="the place of who has gone")
+    await system.worker()
+    (found,) = told(await api.get(SESSIONS))["items"]
+
+    async def is_answered() -> bool:
+        whole = told(await api.get(f"{SESSIONS}/{found['id']}"))
+        return bool(whole["messages"][1]["content"] == "You said: hello")
+
+    await waiting.until(is_answered)
+
+
+async def test_redis_going_away_does_not_refuse_what_is_in(
+    own_system: System, own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
+    own_system.expected |= {"unavailable", "waiting for Redis", "a beat was missed", "reaped"}
+    await own_system.front()
+    api = await own_system.customer()
+    sent = _later(api)
+    await waiting.until(lambda: _total(api), what="the message")
+    own_server.kill()
+    said = told(await sent, 202)
+    own_server.start()
+
+    async def is_back() -> bool:
+        return (await api.get("/readyz")).status_code == 200
+
+    await waiting.until(is_back)
+    await own_system.worker()
+    assert (await api.end(said))["result"]["content"] == "You said: hello"

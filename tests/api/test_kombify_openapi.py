@@ -1,0 +1,79 @@
+"""The dialect in the published document: its own error shape, 201, 202, 204, and streams."""
+
+from typing import Any
+
+import pytest
+
+from api.app import MOUNTS
+from tests.api.kombify import AI, CHAT, SESSIONS, chat, session
+from tests.support import document
+from tests.support.customer import Customer
+
+pytestmark = pytest.mark.each_once
+
+
+def _responses(method: str, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = document.document()["paths"][AI + path][method]["responses"]
+    return found
+
+
+def _shape(response: dict[str, Any]) -> str:
+    reference: str = response["content"]["application/json"]["schema"]["$ref"]
+    return reference.rsplit("/", 1)[-1]
+
+
+def test_each_dialect_is_documented_with_its_own_refusals() -> None:
+    for path, item in document.document()["paths"].items():
+        shape = "ErrorEnvelope" if path.startswith(f"{AI}/") else "ErrorReply"
+        for operation in item.values():
+            refusals = [
+                response for status, response in operation["responses"].items() if status >= "400"
+            ]
+            assert {_shape(response) for response in refusals} == {shape}, path
+
+
+def test_chat_tells_of_waiting_and_of_events() -> None:
+    for path in ("/chat", "/companion/{type}/chat"):
+        responses = _responses("post", path)
+        assert responses["200"]["content"].keys() == {"application/json", "text/event-stream"}
+        assert _shape(responses["200"]) == "ChatReply"
+        assert _shape(responses["202"]) == "LaterReply"
+        assert {"409", "422", "500", "502", "503", "504"} <= responses.keys()
+        assert "expired" in responses["504"]["description"]
+
+
+def test_every_success_is_documented_by_its_status() -> None:
+    assert _shape(_responses("post", "/sessions")["201"]) == "SessionReply"
+    assert "content" not in _responses("delete", "/sessions/{session_id}")["204"]
+    assert "200" not in _responses("delete", "/sessions/{session_id}")
+
+
+def test_every_schema_has_a_plain_name() -> None:
+    names = set(document.document()["components"]["schemas"])
+    assert {name for name in names if "." in name} == {"kolbo.Candidate", "kolbo.Routing"}
+    assert {"Candidate", "Routing"} < names
+
+
+@pytest.mark.usefixtures("worker")
+async def test_every_operation_answers_as_it_is_documented(api: Customer) -> None:
+    said = await chat(api, "hello", model="alpha")
+    made = await session(api, companion="work", metadata={"a": "b"})
+    answers = [
+        await api.post(CHAT, json={"message": "hello"}),
+        await api.post(f"{AI}/companion/personal/chat", json={"message": "hello"}),
+        await api.get(f"{AI}/agents"),
+        await api.post(SESSIONS, json={}),
+        await api.get(SESSIONS),
+        await api.get(f"{SESSIONS}/{said['session_id']}"),
+        await api.patch(f"{SESSIONS}/{made['id']}", json={"name": "n"}),
+        await api.delete(f"{SESSIONS}/{made['id']}"),
+        await api.get(f"{AI}/preferences"),
+        await api.put(f"{AI}/preferences/model", json={"model": "alpha"}),
+    ]
+    assert len(answers) == len(MOUNTS[AI])
+    for answer in answers:
+        asked = answer.request
+        where = (asked.method, asked.url.path, answer.status_code)
+        kind = answer.headers.get("content-type", "")
+        assert answer.is_success
+        assert document.faults(*where, kind, answer.content) == []

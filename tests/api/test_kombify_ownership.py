@@ -1,0 +1,62 @@
+"""What is somebody else's answers exactly like what is not there, on every route with an id."""
+
+from typing import Final
+
+import httpx
+import pytest
+
+from api.app import MOUNTS
+from shared import ids
+from tests.api.kombify import AI, CHAT, SESSIONS, chat, told
+from tests.support.customer import Customer, Json
+from tests.support.provider import Provider
+
+pytestmark = pytest.mark.each_once
+
+# What each route with a body is sent, so that nothing but the id can be wrong.
+BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}
+
+
+def _said(answer: httpx.Response) -> tuple[int, Json, set[str]]:
+    """Return all of an answer that could tell one case from another."""
+    decoded: Json = answer.json()
+    decoded.pop("meta")
+    names = {name for name in answer.headers if not name.startswith("ratelimit")}
+    return answer.status_code, decoded, names
+
+
+@pytest.mark.usefixtures("worker")
+async def test_another_accounts_session_answers_as_unknown_on_every_route(
+    api: Customer, other: Customer, provider: Provider
+) -> None:
+    mine = await chat(api, "my secret", companion="work")
+    before = told(await api.get(f"{SESSIONS}/{mine['session_id']}"))
+    rows = [endpoint for endpoint in MOUNTS[AI] if "{session_id}" in endpoint.path]
+    assert len(rows) == 3
+    for endpoint in rows:
+        answers = [
+            await other.request(
+                endpoint.method,
+                AI + endpoint.path.replace("{session_id}", id_),
+                json=BODIES.get(endpoint.method),
+            )
+            for id_ in (mine["session_id"], ids.new_id(), mine["id"])
+        ]
+        assert _said(answers[0]) == _said(answers[1]) == _said(answers[2])
+        assert answers[0].status_code == 404
+    for fields in ({}, {"companion": "work"}, {"on_conflict": "interrupt"}):
+        answers = [
+            await other.post(CHAT, json={"message": "hi", "session_id": id_, **fields})
+            for id_ in (mine["session_id"], ids.new_id())
+        ]
+        assert _said(answers[0]) == _said(answers[1])
+        assert (answers[0].status_code, answers[0].json()["code"]) == (404, "SESSION_NOT_FOUND")
+    assert told(await api.get(f"{SESSIONS}/{mine['session_id']}")) == before
+    assert len(provider.requests) == 1
+
+
+async def test_lists_hold_only_ones_own(api: Customer, other: Customer) -> None:
+    for customer in (api, other):
+        made = told(await customer.post(SESSIONS, json={}), 201)
+        listed = told(await customer.get(SESSIONS))
+        assert ([each["id"] for each in listed["items"]], listed["total"]) == ([made["id"]], 1)

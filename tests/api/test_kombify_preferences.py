@@ -1,0 +1,108 @@
+"""The account's preferred model: stored, told, and used where a chat names none."""
+
+import msgspec
+import pytest
+
+from shared.settings import CompanionSettings
+from shared.stores.accounts import Accounts
+from tests.api.kombify import AI, chat, refused, told
+from tests.support.customer import Customer, Json
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+
+async def _prefer(api: Customer, model: str | None) -> Json:
+    return told(await api.put(f"{AI}/preferences/model", json={"model": model}))
+
+
+async def _preferred(api: Customer) -> str | None:
+    model: str | None = told(await api.get(f"{AI}/preferences"))["model"]
+    return model
+
+
+async def test_a_preference_is_stored_told_and_cleared(api: Customer) -> None:
+    assert await _preferred(api) is None
+    for asked, stored in (("beta", "beta"), ("gpt-4o", "alpha"), ("auto", "auto"), (None, None)):
+        assert await _prefer(api, asked) == {"model": stored}
+        # In the process that wrote it, it holds at once.
+        assert await _preferred(api) == stored
+
+
+@pytest.mark.usefixtures("worker")
+async def test_chats_that_name_no_model_follow_it(api: Customer) -> None:
+    await _prefer(api, "beta")
+    assert (await chat(api, "hello"))["message"]["model"] == "beta"
+    assert (await chat(api, "hello", model="alpha"))["message"]["model"] == "alpha"
+    assert (await chat(api, "hello", model="auto"))["routing"]["policy"] == "catalogue_order"
+    # The other dialect promises Smart Select to who names none.
+    assert (await api.answer("hello"))["result"]["model"] == "auto"
+    await _prefer(api, None)
+    assert (await chat(api, "hello"))["routing"]["policy"] == "catalogue_order"
+
+
+async def test_it_goes_before_a_companions_own_model(system: System) -> None:
+    companion = CompanionSettings(type="poet", name="Poet", persona="Rhyme.", model="beta")
+    system.settings = msgspec.structs.replace(system.settings, companions=(companion,))
+    await system.front()
+    await system.worker()
+    api = await system.customer()
+    for preferred, policy, model in (
+        (None, "requested", "beta"),
+        ("alpha", "requested", "alpha"),
+        ("auto", "catalogue_order", "alpha"),
+    ):
+        await _prefer(api, preferred)
+        said = await chat(api, "hello", companion="poet")
+        assert (said["routing"]["policy"], said["message"]["model"]) == (policy, model)
+
+
+async def test_another_front_knows_within_a_second(system: System) -> None:
+    await system.front()
+    api = await system.customer()
+    elsewhere = await system.front()
+    there = f"{elsewhere}{AI}/preferences"
+    assert told(await api.get(there)) == {"model": None}
+    await _prefer(api, "beta")
+    system.clock.turn(0.8)
+    assert told(await api.get(there)) == {"model": "beta"}
+
+
+async def test_an_unknown_model_is_refused_and_changes_nothing(api: Customer) -> None:
+    await _prefer(api, "beta")
+    for model in ("nothing", "", "Beta"):
+        answer = await api.put(f"{AI}/preferences/model", json={"model": model})
+        refused(answer, 400, "MODEL_NOT_FOUND")
+    refused(await api.put(f"{AI}/preferences/model", json={}), 400, "MISSING_FIELDS")
+    answer = await api.put(f"{AI}/preferences/model", json={"model": 3})
+    refused(answer, 400, "INVALID_FIELDS")
+    assert await _preferred(api) == "beta"
+
+
+async def test_a_preference_that_left_the_catalogue_is_passed_over(system: System) -> None:
+    await system.front()
+    api = await system.customer()
+    account = await system.account()
+    await system.accounts.prefer(account, "of-yesterday")
+    await system.worker()
+    assert (await chat(api, "hello"))["routing"]["policy"] == "catalogue_order"
+
+
+async def test_it_is_the_accounts_own(api: Customer, other: Customer, system: System) -> None:
+    await _prefer(api, "beta")
+    assert await _preferred(other) is None
+    twin = await system.customer("one")
+    assert await _preferred(twin) == "beta"
+
+
+async def test_a_change_of_tier_keeps_it(api: Customer, system: System) -> None:
+    await _prefer(api, "beta")
+    accounts: Accounts = system.accounts
+    changed = await accounts.create("one", "free")
+    assert (changed.tier, changed.preferred_model) == ("free", "beta")
+    await _prefer(api, "alpha")
+    found = await accounts.find("one")
+    assert found is not None
+    assert (found.tier, found.preferred_model) == ("free", "alpha")
+    assert found.partition == changed.partition
+    assert found.created == changed.created

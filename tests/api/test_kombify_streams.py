@@ -1,0 +1,123 @@
+"""`POST /v1/ai/chat`, streamed: from the first event, and never refused once it is in."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from api.follow.subscriber import Subscriber
+from shared.errors import UnavailableError
+from tests.api.kombify import CHAT, SESSIONS, refused, told
+from tests.support.customer import Customer, Json
+from tests.support.follower import Heard, following, read_events, text_of
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+
+def _heard(answer: httpx.Response) -> list[Heard]:
+    """Return the events of an answer that must be a stream of them."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert "ratelimit-limit" in answer.headers or "idempotent-replayed" in answer.headers
+    return read_events(answer.content)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_who_asks_for_events_gets_them_from_the_first(api: Customer) -> None:
+    ways: list[tuple[Json, dict[str, str]]] = [
+        ({"stream": True}, {}),
+        ({"stream": True}, {"accept": "application/json"}),
+        ({}, {"accept": "text/event-stream"}),
+        ({"stream": False}, {"accept": "text/event-stream, */*;q=0.1"}),
+    ]
+    for fields, headers in ways:
+        answer = await api.post(CHAT, json={"message": "hello", **fields}, headers=headers)
+        heard = _heard(answer)
+        assert (heard[0].name, heard[-1].name) == ("accepted", "completed")
+        assert text_of(heard) == heard[-1].told["message"]["content"] == "You said: hello"
+        begun = heard[0].told
+        session = told(await api.get(f"{SESSIONS}/{begun['session_id']}"))
+        assert session["messages"][1]["id"] == begun["id"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_published_request_streams_as_it_stands(system: System, api: Customer) -> None:
+    assert api
+    bearer = await system.caller({"authorization": f"Bearer {(await system.key()).key}"})
+    asked = {
+        "message": "Explain my server architecture",
+        "companion": "smart-home",
+        "model": "gpt-4o",
+        "stream": True,
+    }
+    heard = _heard(await bearer.post(CHAT, json=asked))
+    assert text_of(heard) == "You said: Explain my server architecture"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_same_request_again_streams_the_same_generation(
+    api: Customer, provider: Provider
+) -> None:
+    asked, headers = {"message": "hello", "stream": True}, {"idempotency-key": "k"}
+    answers = [await api.post(CHAT, json=asked, headers=headers) for _ in range(2)]
+    assert ["idempotent-replayed" in answer.headers for answer in answers] == [False, True]
+    assert _heard(answers[0]) == _heard(answers[1])
+    assert len(provider.requests) == 1
+
+
+async def test_reasoning_is_streamed_and_kept_apart(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    await system.worker()
+    provider.script.append(Answer(reasoning="Let me think.", text="Two bears."))
+    heard = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
+    names = [one.name for one in heard]
+    assert names.index("reasoning") < names.index("delta")
+    thought = "".join(one.told["text"] for one in heard if one.name == "reasoning")
+    assert (thought, text_of(heard)) == ("Let me think.", "Two bears.")
+    message = heard[-1].told["message"]
+    assert (message["content"], message["reasoning_content"]) == ("Two bears.", "Let me think.")
+
+
+async def test_who_vanishes_from_a_stream_cancels_nothing(
+    system: System, api: Customer, provider: Provider
+) -> None:
+    await system.worker()
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two three", gate=gate, gate_after=1))
+    key = {"idempotency-key": "k"}
+    with pytest.raises(httpx.ReadTimeout):
+        await api.post(CHAT, json={"message": "hello", "stream": True}, headers=key, timeout=0.5)
+    gate.set()
+    again = await api.post(CHAT, json={"message": "hello", "stream": True}, headers=key)
+    assert text_of(_heard(again)) == "one two three"
+    assert len(provider.requests) == 1
+
+
+async def test_a_stream_that_cannot_begin_does_not_refuse_what_is_in(
+    api: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(_: Subscriber) -> None:
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(Subscriber, "connect", connect)
+    said = told(await api.post(CHAT, json={"message": "hello", "stream": True}), 202)
+    assert (await api.look(said))["state"] == "processing"
+
+
+async def test_who_follows_as_many_as_it_may_is_refused_before_the_message_is_in(
+    system: System, provider: Provider
+) -> None:
+    system.change("api", waits_per_account=1)
+    await system.front()
+    api = await system.customer()
+    first = await api.ask("hello")
+    async with following(api, first["events_url"]) as stream:
+        assert await stream.next()
+        asked = {"message": "another", "stream": True}
+        refused(await api.post(CHAT, json=asked), 429, "RATE_LIMITED")
+    listed = told(await api.get(SESSIONS))
+    assert listed["total"] == 1
+    assert not provider.requests
