@@ -1,6 +1,6 @@
 """The answer's way out: what an attempt tells, numbered, coalesced, under its token.
 
-Owns the order and the numbers of what is appended. The first thing written leaves at once; what
+Owns the order and the numbers of what is appended. The first words leave at once; what
 follows within the next `flush_seconds` leaves together. An append that Redis did not answer is said
 again with the same number, which Redis takes as done; one that fails otherwise stops the attempt.
 Refuses to end anything: what is left at the end goes out with the settlement.
@@ -57,6 +57,7 @@ class Writer:
         self._progress = 0
         self._flight: asyncio.Task[Answer] | None = None
         self._timer: asyncio.Handle | None = None
+        self._is_patient = False
         self._closed = False
         self._has_failed = False
 
@@ -86,7 +87,10 @@ class Writer:
         self._events.append(events.encode(event))
         self._has_shown = self._has_shown or isinstance(event, _SHOWN)
         self._stage = stage or self._stage
-        self._wake()
+        if self._is_idle():
+            # What is said of an answer can wait for its first words, and leave with them.
+            self._is_patient = True
+            self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
 
     def add(self, text: str, *, progress: int) -> None:
         """Let the answer grow. `progress` is 0-99 and is never shown to fall."""
@@ -116,8 +120,15 @@ class Writer:
             await asyncio.wait((self._flight,))
         return None if self._has_failed else self._take()
 
+    def _is_idle(self) -> bool:
+        return self._flight is None and self._timer is None and not self._closed
+
     def _wake(self) -> None:
-        if self._flight is None and self._timer is None and not self._closed:
+        if self._is_patient and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._is_patient = False
+        if self._is_idle():
             # One turn of the loop lets what is written in the same breath leave together, and a
             # near end take it along.
             self._timer = asyncio.get_running_loop().call_soon(self._flush)
@@ -125,6 +136,7 @@ class Writer:
     def _flush(self) -> None:
         """Send all there is."""
         self._timer = None
+        self._is_patient = False
         ask = self._take()
         if ask is not None:
             self._flight = asyncio.create_task(self._append(ask))

@@ -1,12 +1,15 @@
 """A generation as soon as it is as awaited, or as it is when patience ends.
 
 A waiter is woken by the events that a worker publishes, reads the record then, and does not ask
-Redis in between. A message that got lost costs a look once in a few seconds.
+Redis in between. A message that got lost costs a look once in a few seconds. Who hangs up waits no
+longer, and when the process goes away it answers with what there is.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
+
+from starlette.requests import Request
 
 from api.follow.subscriber import Subscriber
 from shared.clock import Clock
@@ -19,11 +22,34 @@ from shared.wire.generation import Generation
 _LOOK_ANYWAY_SECONDS: Final = 5.0
 
 
-class Patience(NamedTuple):
-    """How long a caller waits, and whether it has hung up meanwhile."""
+class Patience:
+    """How long a caller waits: so many seconds, unless its line or this process ends before."""
 
-    seconds: float
-    is_gone: Callable[[], Awaitable[bool]]
+    def __init__(self, request: Request, seconds: float) -> None:
+        self.seconds = seconds
+        self.has_ended = False
+        self._request = request
+        self._changed = asyncio.Event()
+        request.scope.update(on_gone=self.end, on_leave=self.end)
+
+    def end(self) -> None:
+        """Wait no longer."""
+        self.has_ended = True
+        self._changed.set()
+
+    def note_change(self) -> None:
+        """Have the waiter look."""
+        self._changed.set()
+
+    async def change(self, seconds: float) -> None:
+        """Wait for a change, at most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            # It may have gone before there was anybody to tell.
+            self.has_ended = await self._request.is_disconnected()
+        self._changed.clear()
 
 
 async def until(
@@ -37,29 +63,21 @@ async def until(
 ) -> Generation | None:
     """Return a generation once it is as awaited, or as it is when patience ends; None without one.
 
-    `place` is the partition's root, the account and the id; `is_awaited` None means its end. Who
-    hangs up is noticed at the next look that no event asked for.
+    `place` is the partition's root, the account and the id; `is_awaited` None means its end.
     """
     await subscriber.connect()
     ends = clock.monotonic() + patience.seconds
-    changed = asyncio.Event()
 
     def hear(said: bytes | None) -> None:
         if said is None or is_awaited is not None or events.is_end(said.partition(b" ")[2]):
-            changed.set()
+            patience.note_change()
 
     with subscriber.listen(keys.events_channel(*place), hear):
         while True:
-            changed.clear()
             generation = await generations.find(redis, *place)
             left = ends - clock.monotonic()
-            if generation is None or generation.is_final or left <= 0:
+            if generation is None or generation.is_final or left <= 0 or patience.has_ended:
                 return generation
             if is_awaited is not None and is_awaited(generation):
                 return generation
-            try:
-                async with asyncio.timeout(min(left, _LOOK_ANYWAY_SECONDS)):
-                    await changed.wait()
-            except TimeoutError:
-                if await patience.is_gone():
-                    return generation
+            await patience.change(min(left, _LOOK_ANYWAY_SECONDS))

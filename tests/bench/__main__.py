@@ -9,6 +9,7 @@ from tests.bench import (
     conversations,
     engine,
     figures,
+    followers,
     front,
     idle,
     load,
@@ -16,6 +17,7 @@ from tests.bench import (
     pickup,
     policy,
     polling,
+    streams,
     trips,
     wakeup,
 )
@@ -39,6 +41,8 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "conversations": conversations.measure,
     "conversations --local": conversations.measure_local,
     "polling": polling.measure,
+    "streams": streams.measure,
+    "followers": followers.measure,
     "policy": _policy,
 }
 

@@ -44,10 +44,10 @@ _PACED: Final = "tokens=50 gap=0.01"
 class Sizes(NamedTuple):
     """How many answers each part takes."""
 
-    first_token: int = 300
-    short: int = 1_500
-    long: int = 100
-    paced: int = 256
+    first_token: int = 200
+    short: int = 600
+    long: int = 32
+    paced: int = 128
 
 
 SIZES: Final = Sizes()

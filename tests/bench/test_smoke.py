@@ -6,12 +6,14 @@ from tests.bench import (
     cancel,
     conversations,
     engine,
+    followers,
     front,
     idle,
     memory,
     pickup,
     policy,
     polling,
+    streams,
     trips,
     wakeup,
 )
@@ -77,6 +79,14 @@ async def test_conversations() -> None:
 
 async def test_polling() -> None:
     _check(await polling.measure(clients=1, durations=(0.1,)), 3)
+
+
+async def test_streams() -> None:
+    _check(await streams.measure(streams.Sizes(2, 4, 2, 2), runs=1, with_peer=False), 7)
+
+
+async def test_followers() -> None:
+    _check(await followers.measure(followers=8, generations=2, seconds=1, crowd=3, runs=1), 5)
 
 
 def test_policy() -> None:

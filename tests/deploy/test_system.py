@@ -59,6 +59,10 @@ async def test_up_keeps_what_it_was_told(short: Path, environment: dict[str, str
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
         assert status["result"]["content"] == "You said: Hello"
         assert "deploy.local.model" not in up.children()
+        words_ = ("ask", "And now?", "-s", receipt["session_id"])
+        async with command.running(*words_, cwd=short, environment=environment) as ask:
+            assert await ask.ended() == 0
+            assert "You said: And now?" in ask.text
         async with command.running("keys", "list", cwd=short, environment=environment) as keys:
             assert await keys.ended() == 0
             assert "account=dev" in keys.text
@@ -72,7 +76,7 @@ async def test_up_keeps_what_it_was_told(short: Path, environment: dict[str, str
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
             path = f"/api/v1/chat/conversations/{receipt['session_id']}/messages"
             said = [message["content"] for message in (await http.get(path)).json()["messages"]]
-        assert said == ["Hello", "You said: Hello"]
+        assert said == ["Hello", "You said: Hello", "And now?", "You said: And now?"]
         up.send(signal.SIGKILL)
         await up.until_gone()
 

@@ -6,6 +6,7 @@ import signal
 import httpx
 import pytest
 
+from shared.redis import keys
 from tests.support import waiting
 from tests.support.customer import Customer, Json
 from tests.support.follower import ENDS, Heard, following, text_of
@@ -185,3 +186,25 @@ async def test_a_front_that_is_told_to_go_ends_its_streams_between_two_events(
         heard = heard + await stream.rest()
     assert text_of(heard) == "the whole answer"
     assert heard[-1].name == "completed"
+
+
+async def test_a_front_that_is_told_to_go_answers_who_waits(
+    system: System, provider: Provider
+) -> None:
+    """A new version of the server is rolled out while I wait; I learn how it stands, and go on."""
+    old = await system.spawn_front()
+    api = await system.customer()
+    receipt = await api.ask("hello")
+    waiting_ = asyncio.create_task(api.look(receipt, wait=15))
+
+    async def is_waiting() -> bool:
+        account = await system.account()
+        where = (system.accounts.root_of(account), account.id, receipt["message_id"])
+        _, count = await system.redis.call("PUBSUB", "NUMSUB", keys.events_channel(*where))
+        return bool(count)
+
+    await waiting.until(is_waiting, what="the waiter")
+    old.terminate()
+    assert (await asyncio.wait_for(waiting_, 5))["state"] == "processing"
+    assert await old.ended() == -signal.SIGTERM
+    assert not provider.requests

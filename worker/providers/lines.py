@@ -1,22 +1,39 @@
-"""The lines to an upstream: each call has one for itself and leaves it to the next.
+"""The lines to an upstream: httpx's words, spoken by aiohttp.
 
-Owns the idle ones, of which the last used goes first. Refuses to queue: how many calls there are at
-once is the worker's to bound.
+Owns the connections, of which each call has one for itself and leaves it to the next, and the table
+from aiohttp's failures to httpx's. Refuses to queue: how many calls there are at once is the
+worker's to bound.
 
-DESIGN. The pool of httpcore looks at every connection, and for every idle one at every other, each
-time a call begins and ends: with 32 calls at once that was half the CPU that a short answer took. A
-transport of one line has nothing to look through.
+DESIGN. httpx's own transport spends 100 to 200 us of CPU on every chunk that comes by itself, as
+tokens do; aiohttp, whose parser is in C, a third of that, and a third on a whole short answer.
 """
 
 import ssl
-from collections.abc import AsyncIterator
-from typing import Final, cast
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, Final
 
+import aiohttp
 import httpx
 from typing_extensions import override
 
-_ONE: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-_IDLE_MAX: Final = 64
+_IDLE_SECONDS: Final = 15.0
+_OURS: Final = frozenset({"accept", "accept-encoding", "user-agent", "content-type"})
+
+# The first that fits: aiohttp's own, from the particular to the general.
+_FAILURES: Final[tuple[tuple[type[Exception], type[httpx.TransportError]], ...]] = (
+    (aiohttp.SocketTimeoutError, httpx.ReadTimeout),
+    (aiohttp.ServerTimeoutError, httpx.ConnectTimeout),
+    (aiohttp.ClientConnectorError, httpx.ConnectError),
+    (aiohttp.ClientPayloadError, httpx.ReadError),
+    (aiohttp.ClientOSError, httpx.ReadError),
+    # A name that no resolver takes is one that cannot be found.
+    (aiohttp.InvalidURL, httpx.ConnectError),
+    (UnicodeError, httpx.ConnectError),
+    (aiohttp.ClientError, httpx.RemoteProtocolError),
+    (TimeoutError, httpx.ReadTimeout),
+)
 
 
 class Lines(httpx.AsyncBaseTransport):
@@ -24,73 +41,95 @@ class Lines(httpx.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self._tls: ssl.SSLContext = httpx.create_ssl_context(trust_env=False)
-        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._opened: aiohttp.ClientSession | None = None
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a line that is free, or on a new one; it is free again once closed.
 
         An idle line may be closed by the upstream in the very moment in which it is taken: what
-        fails there before its answer has begun is asked once more, on a new one.
+        fails there before its answer has begun is asked once more.
         """
-        if self._idle:
-            try:
-                return await self._ask(self._idle.pop(), request)
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                pass
-        return await self._ask(self._new(), request)
-
-    async def _ask(self, line: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        taken = SimpleNamespace(is_idle=False)
         try:
-            response = await line.handle_async_request(request)
-        except BaseException:
-            await line.aclose()
-            raise
-        response.stream = _Held(response, line, self._idle)
-        return response
+            response = await self._ask(request, taken)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            if not taken.is_idle:
+                raise
+            response = await self._ask(request, taken)
+        return httpx.Response(
+            response.status, headers=list(response.raw_headers), stream=_Held(response)
+        )
+
+    async def _ask(self, request: httpx.Request, taken: SimpleNamespace) -> aiohttp.ClientResponse:
+        patience = request.extensions.get("timeout", {})
+        with _translated():
+            return await self._session().request(
+                request.method,
+                str(request.url),
+                data=request.content,
+                headers=dict(request.headers),
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    sock_connect=patience.get("connect"), sock_read=patience.get("read")
+                ),
+                trace_request_ctx=taken,
+            )
 
     @override
     async def aclose(self) -> None:
         """Close the idle lines."""
-        while self._idle:
-            await self._idle.pop().aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
-    def _new(self) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=_ONE)
+    def _session(self) -> aiohttp.ClientSession:
+        """Open the session where there is a loop to open it in."""
+        if self._opened is None:
+            watching = aiohttp.TraceConfig()
+            watching.on_connection_reuseconn.append(_note_idle)
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, ssl=self._tls, keepalive_timeout=_IDLE_SECONDS
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=_OURS,
+                trace_configs=[watching],
+            )
+        return self._opened
 
 
 class _Held(httpx.AsyncByteStream):
     """A response's bytes; the line is left to the next call once they were read to their end."""
 
-    def __init__(
-        self,
-        response: httpx.Response,
-        line: httpx.AsyncHTTPTransport,
-        idle: list[httpx.AsyncHTTPTransport],
-    ) -> None:
-        self._stream = cast("httpx.AsyncByteStream", response.stream)
-        self._line: httpx.AsyncHTTPTransport | None = line
-        self._idle = idle
-        self._is_read = False
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
 
     @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
-            yield piece
-        self._is_read = True
+        with _translated():
+            async for piece in self._response.content.iter_any():
+                yield piece
 
     @override
     async def aclose(self) -> None:
-        line, self._line = self._line, None
-        if line is None:
-            return
-        # In the middle of an answer it is of no use, however its close was interrupted.
-        is_kept = False
-        try:
-            await self._stream.aclose()
-            is_kept = self._is_read and len(self._idle) < _IDLE_MAX
-        finally:
-            if is_kept:
-                self._idle.append(line)
-            else:
-                await line.aclose()
+        # In the middle of an answer the line is of no use to anybody.
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+async def _note_idle(_session: object, context: Any, _parameters: object) -> None:  # noqa: ANN401  aiohttp's own
+    context.trace_request_ctx.is_idle = True
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        for theirs, ours in _FAILURES:
+            if isinstance(error, theirs):
+                raise ours(str(error)) from error
+        raise

@@ -72,7 +72,7 @@ async def _look(call: Call) -> Generation | None:
             call.state.clock,
             place,
             has_changed if "if-none-match" in call.headers else None,
-            patience=wait.Patience(seconds, call.request.is_disconnected),
+            patience=wait.Patience(call.request, seconds),
         )
 
 

@@ -130,9 +130,7 @@ async def _answer(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
             state.clock,
             (call.caller.root, call.caller.account.id, receipt.generation),
             None,
-            patience=wait.Patience(
-                float(state.settings.api.wait_seconds_max), call.request.is_disconnected
-            ),
+            patience=wait.Patience(call.request, float(state.settings.api.wait_seconds_max)),
         )
     except UnavailableError:
         return await _later(call, intent, receipt)

@@ -2,12 +2,9 @@
 
 import asyncio
 
-import pytest
-
 from tests.support.waiting import until
 from tests.worker.providers.calls import Call, listen
 from tests.worker.providers.upstream import Line, Upstream, chunked, held, whole
-from worker.providers import lines
 from worker.providers.lines import Lines
 from worker.providers.openai import OpenAI
 
@@ -35,7 +32,10 @@ def _idle(call: Call) -> int:
     assert isinstance(call.provider, OpenAI)
     transport = call.provider._client._transport
     assert isinstance(transport, Lines)
-    return len(transport._idle)
+    session = transport._opened
+    assert session is not None
+    connector = session.connector
+    return sum(map(len, connector._conns.values())) if connector is not None else 0
 
 
 async def test_calls_at_once_have_a_line_each_and_leave_it_to_the_next(call: Call) -> None:
@@ -43,12 +43,6 @@ async def test_calls_at_once_have_a_line_each_and_leave_it_to_the_next(call: Cal
     assert (call.upstream.connections, _idle(call)) == (8, 8)
     await _at_once(call, 5)
     assert (call.upstream.connections, _idle(call)) == (8, 8)
-
-
-async def test_idle_lines_are_bounded(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "_IDLE_MAX", 3)
-    await _at_once(call, 6)
-    assert _idle(call) == 3
 
 
 async def test_line_of_a_call_that_failed_serves_the_next(brief: Call) -> None:

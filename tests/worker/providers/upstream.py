@@ -153,8 +153,8 @@ class Upstream:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            writer.close()
             with suppress(ConnectionError):
+                writer.close()
                 await writer.wait_closed()
             self.closed += 1
 
