@@ -92,7 +92,8 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
     beat_seconds: Seconds = 0.5
     reap_seconds: Seconds = 0.08
     grace_seconds: Seconds = 20.0
-    flush_seconds: Seconds = 0.04
+    flush_seconds: Seconds = 0.05
+    batch_flush_seconds: Seconds = 1.0
     crashes_max: Positive = 3
 
 

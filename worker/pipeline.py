@@ -57,11 +57,13 @@ async def _steps(attempt: Run) -> Outcome:
 
 
 def _begin(tools: Tools, claimed: Claimed, brake: Brake) -> Run:
+    worker = tools.settings.worker
+    is_batch = claimed.lane == "batch"
     writer = Writer(
         tools.redis,
         claimed,
         clock=tools.clock,
-        flush_seconds=tools.settings.worker.flush_seconds,
+        flush_seconds=worker.batch_flush_seconds if is_batch else worker.flush_seconds,
         on_stop=brake.pull,
     )
     return Run(

@@ -149,6 +149,7 @@ class Claimed(msgspec.Struct, frozen=True):
     root: str
     account: str
     id: str
+    lane: Lane
     attempt: int
     turn: int
     hold: int
@@ -200,12 +201,13 @@ def _batch(root: str, reply: list[Reply]) -> Batch:
 
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
-    account, id_, attempt, turn, hold, deadline, accepted, retries, *texts = entry
+    account, id_, lane, attempt, turn, hold, deadline, accepted, retries, *texts = entry
     submission, user, system, companion = texts
     return Claimed(
         root=root,
         account=_text(account),
         id=_text(id_),
+        lane="batch" if lane == b"batch" else "interactive",
         attempt=attempt,
         turn=turn,
         hold=int(hold),

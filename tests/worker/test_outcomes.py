@@ -7,6 +7,7 @@ import pytest
 from shared.routing import price
 from shared.wire import event as events
 from shared.wire.generation import Generation
+from shared.wire.submission import Lane
 from tests.support.provider import Answer, Provider, context_error
 from tests.worker.attempts import Attempts
 from tests.worker.front import GRANT, HOLD, Front, text_of
@@ -335,3 +336,17 @@ async def test_answer_s_room_is_set_aside_first(
     assert request.body["max_tokens"] == 100
     assert asked + 100 <= 512
     assert len(request.messages) > 5
+
+
+async def test_batch_work_is_told_in_few_pieces(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    provider.answer = lambda _: Answer(text=" ".join(["word"] * 12), gap_seconds=0.02)
+    pieces = {}
+    lanes: tuple[Lane, ...] = ("interactive", "batch")
+    for lane in lanes:
+        ticket = await front.submit(lane=lane)
+        await attempts.run(ticket)
+        told = await front.told(ticket)
+        pieces[lane] = sum(isinstance(one.event, events.Delta) for one in told)
+    assert pieces["batch"] <= 3 < pieces["interactive"]
