@@ -36,6 +36,7 @@ from worker.providers.registry import Registry
 from worker.run import Brake, Tools
 
 _IDLE_SECONDS: Final = 1.0
+_UNBLOCK_SECONDS: Final = 0.05
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
 # More at once would make every other caller of Redis wait for milliseconds.
@@ -96,6 +97,7 @@ class PolluxWorker(Worker):
         self._is_missing = False
         # Nobody has looked yet.
         self._is_more = True
+        self._is_at_bell = False
         self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
 
     # -- the process -------------------------------------------------------------------------------
@@ -137,8 +139,14 @@ class PolluxWorker(Worker):
         """Stop claiming, as on SIGTERM. A claim under way is waited for: it may bring work."""
         self._draining.set()
         self._room.set()
-        if self._bell.id is not None:
-            self.redis.send("CLIENT", "UNBLOCK", self._bell.id)
+        self._leave_bell()
+
+    def _leave_bell(self) -> None:
+        """End the wait for a bell; again and again, since Redis may not have heard of it yet."""
+        if self._is_at_bell:
+            if self._bell.id is not None:
+                self.redis.send("CLIENT", "UNBLOCK", self._bell.id)
+            self.loop.call_later(_UNBLOCK_SECONDS, self._leave_bell)
 
     @override
     async def close(self) -> None:
@@ -213,7 +221,11 @@ class PolluxWorker(Worker):
         elif self._is_more:
             self._is_more = await self._claim_from_all(free)
         else:
-            self._is_more = await self._wait_for_bell()
+            self._is_at_bell = True
+            try:
+                self._is_more = await self._wait_for_bell()
+            finally:
+                self._is_at_bell = False
 
     async def _claim_from_all(self, free: int) -> bool:
         """Claim from every partition while there is room; return whether more may be ready."""

@@ -154,7 +154,9 @@ async def test_brake_that_is_pulled_twice_stops_once(
     attempts.brake.pull("cancel")
     await attempt
     stage = (await front.look(ticket)).stage
-    assert stage == {"cancel": "cancelled", "drain": "queued", "lost": "generating"}[why]
+    # Who has lost its lease leaves the stage as it was: the first append may have been made.
+    expected = {"cancel": {"cancelled"}, "drain": {"queued"}, "lost": {"routing", "generating"}}
+    assert stage in expected[why]
 
 
 # Lost
