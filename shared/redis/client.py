@@ -79,6 +79,9 @@ class _Line(asyncio.Protocol):
         self.alive = True
 
     def ask(self, command: tuple[Argument, ...]) -> asyncio.Future[Reply]:
+        if not self.alive:
+            # It went between its opening and this: nobody is left to fail who waits on it now.
+            raise _LostError
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._write(command, future)
         return future
@@ -269,6 +272,8 @@ class Redis:
             raise UnavailableError(
                 f"Redis cannot be reached: {error or type(error).__name__}"
             ) from None
+        if not line.alive:
+            raise UnavailableError("The connection to Redis was lost.")
         self._line = line
         self._watch_silence()
         if self._on_ready is not None:

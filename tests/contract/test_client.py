@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -130,6 +131,27 @@ async def test_call_that_may_be_repeated_survives_a_cut_line(through: Redis, pro
         await through.call("ECHO", "b", repeat=False)
     assert await through.call("ECHO", "c", repeat=False) == b"c"
     assert proxy.opened == 3
+
+
+@pytest.mark.parametrize("is_listener", [False, True])
+async def test_line_that_dies_as_soon_as_it_is_open_is_unavailable(
+    tmp_path: Path, is_listener: bool
+) -> None:
+    """Its end is seen after the greeting and before the first command: nobody may wait on it."""
+
+    async def greet_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"pollux\r\n")
+        writer.write(b"%1\r\n$2\r\nid\r\n:1\r\n")
+        writer.close()
+
+    path = tmp_path / "s"
+    settings = RedisSettings(url=f"unix://{path}")
+    client = Redis(settings, on_push=(lambda _push: None) if is_listener else None)
+    async with await asyncio.start_unix_server(greet_and_go, path):
+        for _ in range(20):
+            with pytest.raises(UnavailableError):
+                await client.call("PING")
+        await client.close()
 
 
 async def test_line_that_is_lost_twice_is_unavailable(through: Redis, proxy: Proxy) -> None:
