@@ -35,7 +35,7 @@ from tests.bench.peers import contract
 from tests.support.desk import KEEP, Desk
 from worker.consumer import PolluxWorker
 from worker.providers import registry
-from worker.providers.contract import ChatRequest, Ended, Part, Text
+from worker.providers.contract import ChatRequest, Ended, Part, Provider, Text
 
 _OPEN: Final = asyncio.Event()
 _TEXT: Final = "There is nothing to it."
@@ -45,9 +45,6 @@ _USAGE: Final = Usage(input_tokens=8, output_tokens=8, cost=10)
 class Noop:
     """A provider whose upstream is this process."""
 
-    def __init__(self, _settings: ProviderSettings, _key: Secret | None) -> None:
-        pass
-
     async def stream(self, _request: ChatRequest) -> AsyncGenerator[Part, None]:
         """Answer in one piece."""
         await _OPEN.wait()
@@ -56,6 +53,10 @@ class Noop:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def _connect_to_nothing(provider: ProviderSettings, key: Secret | None) -> Provider:  # noqa: ARG001  as it is called
+    return Noop()
 
 
 async def _begin(ctx: dict[str, Any]) -> None:  # noqa: ARG001  as arq names it
@@ -146,7 +147,7 @@ def main() -> None:
     settings = Settings.read(dict(os.environ))  # noqa: TID251  the edge of a process
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if arguments.role == "work":
-            registry.DIALECTS["openai"] = Noop
+            registry.connect = _connect_to_nothing
             logs.configure(settings.log, process="worker")
             if not arguments.held:
                 _OPEN.set()

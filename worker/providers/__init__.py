@@ -1,9 +1,11 @@
 """How to talk to an upstream that serves models.
 
-contract   what every adapter offers, in Pollux' own words
-registry   which adapter speaks which dialect, and which models this worker can serve
+contract   what every provider offers, in Pollux' own words, and what makes a dialect
+registry   which upstream speaks which dialect, and which models this worker can serve
+upstream   one call: the request out, the parts of its answer back
 lines      the connections to an upstream, each to one call at a time
-bounds     what no upstream may exceed: event, body
+sse        events out of bytes, within bounds
+failures   what an upstream's failures are in our words
 openai     chat completions, as OpenAI and everybody compatible speaks it
 
 A new dialect is one file and one line of the registry. httpx is imported only here.

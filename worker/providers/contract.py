@@ -1,18 +1,23 @@
-"""What every adapter offers: a stream of a model's answer, in Pollux' own words.
+"""What every provider offers: a stream of a model's answer, in Pollux' own words.
 
-An adapter turns one request into one upstream call, and every way in which that can fail into a
-`ProviderError` by its one table. It never retries and never touches Redis. A part that an upstream
-does not know is one that its adapter does not yield.
+A provider turns one request into one upstream call, and every way in which that can fail into a
+`ProviderError` by one table. It never retries and never touches Redis. What differs from one kind
+of upstream to the next is its dialect, which is pure: no socket, no clock. A part that an upstream
+does not know is one that its dialect does not read.
 """
 
-from collections.abc import AsyncGenerator
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final, Literal, Protocol
 
 import msgspec
 
-from shared.settings import ModelSettings
+from shared.settings import ModelSettings, Secret
 from shared.wire.event import ToolCall, ToolResult
 from shared.wire.message import Media
+
+# More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
+TOKENS_MAX: Final = 100_000_000
+EndReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -53,7 +58,7 @@ class Used(msgspec.Struct, frozen=True):
 class Ended(msgspec.Struct, frozen=True):
     """The upstream ended the answer by itself, and why."""
 
-    reason: Literal["stop", "length", "content_filter", "tool_calls", "other"]
+    reason: EndReason
 
 
 # What comes beside the text. What an upstream's own tools do, and media, are told as they are.
@@ -69,3 +74,38 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Close the upstream's connections."""
+
+
+class Reader(Protocol):
+    """What reads the events of one answer, in their order."""
+
+    def read(self, data: bytes) -> Sequence[Part] | None:
+        """Return the parts of an event, or None when the upstream has said its last word.
+
+        Raises:
+            InBandError: it is a failure that the upstream tells.
+            msgspec.MsgspecError: it is nothing that an upstream of this kind says.
+
+        """
+
+
+class Dialect(Protocol):
+    """How one kind of upstream is spoken to."""
+
+    def credentials(self, key: Secret) -> dict[str, str]:
+        """Return the headers that carry a key."""
+
+    def path(self, model: ModelSettings) -> str:
+        """Return where a request for a model goes, below the provider's base URL."""
+
+    def body(self, request: ChatRequest) -> bytes:
+        """Return what a request says, as JSON."""
+
+    def reader(self) -> Reader:
+        """Return what reads one answer."""
+
+
+def believable(input_tokens: int, output_tokens: int, reasoning_tokens: int) -> Used | None:
+    """Return what was used, unless no model can have used it."""
+    counts = (input_tokens, output_tokens, reasoning_tokens)
+    return Used(*counts) if all(0 <= count <= TOKENS_MAX for count in counts) else None

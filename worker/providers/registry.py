@@ -1,28 +1,27 @@
-"""Which adapter speaks which dialect, and which models this worker can serve.
+"""Which upstream speaks which dialect, and which models this worker can serve.
 
-Owns the adapters of one worker and the keys they carry. A provider whose key is not in the
+Owns the connections of one worker and the keys they carry. A provider whose key is not in the
 environment is left out: its models are then served by other workers, or by none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from shared.errors import ConfigurationError
 from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
-from worker.providers.contract import Provider
+from worker.providers.contract import Dialect, Provider
 from worker.providers.openai import OpenAI
+from worker.providers.upstream import Upstream
 
-DIALECTS: Final[dict[str, Callable[[ProviderSettings, Secret | None], Provider]]] = {
-    "openai": OpenAI
-}
+DIALECTS: Final[dict[str, Dialect]] = {"openai": OpenAI()}
 
 
 class Registry:
     """The upstreams that this worker can reach."""
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
-        self._providers = {
-            provider.name: DIALECTS[provider.dialect](provider, _key(provider, environment))
+        self._providers: dict[str, Provider] = {
+            provider.name: connect(provider, _key(provider, environment))
             for provider in settings.providers
             if provider.api_key_env is None or environment.get(provider.api_key_env, "").strip()
         }
@@ -37,6 +36,11 @@ class Registry:
         """Close every upstream's connections."""
         for provider in self._providers.values():
             await provider.close()
+
+
+def connect(provider: ProviderSettings, key: Secret | None) -> Provider:
+    """Return a connection to an upstream. Raises ConfigurationError."""
+    return Upstream(DIALECTS[provider.dialect], provider, key)
 
 
 def _key(provider: ProviderSettings, environment: Mapping[str, str]) -> Secret | None:

@@ -6,10 +6,13 @@ Owns the request that is always the same, and the patience of the adapters under
 import time
 from typing import Final
 
+import httpx
+
 from shared.errors import ProviderError
 from shared.settings import ProviderSettings, Secret
 from tests.worker.providers.dialects import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
+from worker.providers import upstream as provider
 from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Provider, Text, Used
 
 PATIENT_SECONDS: Final = 10.0
@@ -68,19 +71,24 @@ class Call:
         return await listen(self.provider)
 
 
-def connect(dialect: Dialect, url: str, seconds: float = PATIENT_SECONDS) -> Provider:
-    """Return an adapter for an upstream at `url`, of so much patience."""
+def connect(
+    dialect: Dialect,
+    url: str,
+    seconds: float = PATIENT_SECONDS,
+    lines: httpx.AsyncBaseTransport | None = None,
+) -> provider.Upstream:
+    """Return a connection to an upstream at `url`, of so much patience."""
     settings = ProviderSettings(
         name="up", base_url=url, connect_seconds=seconds, idle_seconds=seconds
     )
-    return dialect.connect(settings, Secret("sk-wholly-secret"))
+    return provider.Upstream(dialect.words, settings, Secret("sk-wholly-secret"), lines)
 
 
-async def listen(provider: Provider) -> Heard:
+async def listen(asked: Provider) -> Heard:
     """Hear one answer to its end; anything but a ProviderError is a fault of the adapter."""
     heard, began = Heard(), time.monotonic()
     try:
-        async for part in provider.stream(REQUEST):
+        async for part in asked.stream(REQUEST):
             heard.parts.append(part)
     except ProviderError as error:
         heard.error = error

@@ -7,10 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
-import httpx
-
-from shared.settings import ModelSettings, ProviderSettings, Secret
-from worker.providers.contract import Provider
+from shared.settings import ModelSettings
+from worker.providers import contract
 from worker.providers.openai import OpenAI
 
 Reason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
@@ -20,7 +18,7 @@ class Dialect(NamedTuple):
     """How one kind of upstream speaks; every callable returns whole events or a whole body."""
 
     name: str
-    connect: Callable[[ProviderSettings, Secret | None], Provider]
+    words: contract.Dialect
     path: str
     text: Callable[[str], bytes]
     used: Callable[[int, int], bytes]
@@ -28,7 +26,6 @@ class Dialect(NamedTuple):
     done: bytes
     error_event: Callable[[int, str], bytes]
     refusal: Callable[[str, str], bytes]
-    lay_over: Callable[[Provider, httpx.AsyncBaseTransport], None]
 
     def answer(
         self, *texts: str, reason: Reason = "stop", usage: tuple[int, int] = (3, 2)
@@ -64,15 +61,10 @@ def _openai_refusal(code: str, message: str) -> bytes:
     return json.dumps({"error": {"message": message, "type": "x", "code": code}}).encode()
 
 
-def _openai_over(provider: Provider, transport: httpx.AsyncBaseTransport) -> None:
-    assert isinstance(provider, OpenAI)
-    provider._client._transport = transport
-
-
 DIALECTS: Final = (
     Dialect(
         name="openai",
-        connect=OpenAI,
+        words=OpenAI(),
         path="/v1/chat/completions",
         text=_openai_text,
         used=_openai_used,
@@ -80,7 +72,6 @@ DIALECTS: Final = (
         done=b"data: [DONE]\n\n",
         error_event=_openai_error,
         refusal=_openai_refusal,
-        lay_over=_openai_over,
     ),
 )
 

@@ -182,8 +182,7 @@ async def test_answer_that_comes_byte_by_byte_is_the_same(call: Call) -> None:
 async def test_answer_cut_in_two_anywhere_is_the_same(dialect: Dialect, ending: bytes) -> None:
     data = dialect.answer("Bär\u2028🐻").replace(b"\n", ending)
     memory = Memory()
-    provider = connect(dialect, "http://127.0.0.1:9/v1")
-    dialect.lay_over(provider, memory)
+    provider = connect(dialect, "http://127.0.0.1:9/v1", lines=memory)
     for at in range(len(data) + 1):
         memory.reads = [data[:at], data[at:]]
         heard = await listen(provider)

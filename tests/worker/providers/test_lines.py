@@ -6,7 +6,6 @@ from tests.support.waiting import until
 from tests.worker.providers.calls import Call, listen
 from tests.worker.providers.upstream import Line, Upstream, chunked, held, whole
 from worker.providers.lines import Lines
-from worker.providers.openai import OpenAI
 
 
 async def _at_once(call: Call, count: int) -> None:
@@ -29,10 +28,9 @@ async def _at_once(call: Call, count: int) -> None:
 
 
 def _idle(call: Call) -> int:
-    assert isinstance(call.provider, OpenAI)
-    transport = call.provider._client._transport
-    assert isinstance(transport, Lines)
-    session = transport._opened
+    lines = call.provider._lines
+    assert isinstance(lines, Lines)
+    session = lines._opened
     assert session is not None
     connector = session.connector
     return sum(map(len, connector._conns.values())) if connector is not None else 0

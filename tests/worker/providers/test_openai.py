@@ -20,6 +20,7 @@ from worker.providers.contract import (
     Used,
 )
 from worker.providers.openai import OpenAI
+from worker.providers.upstream import Upstream as Provider
 
 
 @pytest.fixture
@@ -62,7 +63,8 @@ async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upst
         ChatMessage("assistant", ""),
         ChatMessage("user", "\\"),
     ]
-    provider = OpenAI(ProviderSettings(name="up", base_url=upstream.url + "/"), None)
+    settings = ProviderSettings(name="up", base_url=upstream.url + "/")
+    provider = Provider(OpenAI(), settings, None)
     model = ModelSettings(identifier="m", provider="up", upstream="org/model:free")
     async for _ in provider.stream(ChatRequest(model=model, messages=messages, max_tokens=1)):
         pass
@@ -159,8 +161,8 @@ async def test_error_event_in_every_shape(
 async def test_key_is_nowhere_but_in_the_request(upstream: Upstream) -> None:
     upstream.script = whole(status=401)
     settings = ProviderSettings(name="up", base_url=upstream.url)
-    provider = OpenAI(settings, Secret("sk-wholly-secret"))
+    provider = Provider(OpenAI(), settings, Secret("sk-wholly-secret"))
     heard = await listen(provider)
     await provider.close()
     assert heard.error is not None
-    assert "secret" not in repr(vars(provider)) + repr(heard.error) + repr(provider._client.headers)
+    assert "secret" not in repr(vars(provider)) + repr(heard.error) + repr(provider._headers)

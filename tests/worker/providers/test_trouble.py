@@ -16,8 +16,8 @@ from tests.support.waiting import until
 from tests.worker.providers.calls import IDLE_SECONDS, REQUEST, Call, Heard, connect, listen
 from tests.worker.providers.dialects import MODEL, Dialect
 from tests.worker.providers.upstream import Line, Script, chunked, endless, held, whole
-from worker.providers.bounds import BODY_BYTES_MAX, EVENT_BYTES_MAX
 from worker.providers.contract import Text
+from worker.providers.sse import BODY_BYTES_MAX, EVENT_BYTES_MAX
 
 _SILENT = ("timeout", "PROVIDER_SILENT", "backoff")
 _CUT = ("provider_error", "STREAM_CUT", "backoff")

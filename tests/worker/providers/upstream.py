@@ -162,13 +162,15 @@ class Upstream:
         """Run the script beside a watch on the client; return whether another request may come."""
         script = asyncio.ensure_future(self.script(line))
         watch = asyncio.create_task(_watch(reader))
-        await asyncio.wait((script, watch), return_when=asyncio.FIRST_COMPLETED)
-        if watch.done():
-            line.left()
-            script.cancel()
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
-        (fault,) = await asyncio.gather(script, return_exceptions=True)
+        try:
+            await asyncio.wait((script, watch), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if watch.done():
+                line.left()
+            if not script.done():
+                script.cancel()
+            watch.cancel()
+            fault, _ = await asyncio.gather(script, watch, return_exceptions=True)
         if isinstance(fault, ConnectionError):
             line.left()
         assert fault is None or isinstance(fault, ConnectionError | asyncio.CancelledError), fault

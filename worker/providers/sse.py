@@ -1,0 +1,100 @@
+"""Server-sent events out of an upstream's bytes, as they come and within bounds.
+
+Owns the framing that the standard of event streams lays down, as far as upstreams use it: of an
+event, its data. Refuses to decode what it finds, and to hold more than one event, or read more of
+an answer, than any upstream has reason to send.
+
+DESIGN. Bytes, not text: what is inside is JSON, and its decoder reads bytes. The one form that all
+upstreams send, a `data: ` line before a blank one, is found by two searches in C.
+"""
+
+from typing import Final
+
+EVENT_BYTES_MAX: Final = 1_048_576
+BODY_BYTES_MAX: Final = 16_777_216
+# A token comes in an event of a few hundred bytes, so a long answer may need more than the above.
+_BYTES_PER_TOKEN_MAX: Final = 1_024
+_MARK: Final = b"\xef\xbb\xbf"
+_END: Final = b"\n\n"
+_PLAIN: Final = b"data: "
+
+
+class TooLargeError(Exception):
+    """An event, or the whole, is larger than any answer has reason to be."""
+
+
+class Events:
+    """The events of one answer of at most `max_tokens`: bytes go in, the data of events comes out.
+
+    What has come of an event that has not ended is held in pieces, so that one that drips in costs
+    no more than one that comes at once.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._bytes_left = max(BODY_BYTES_MAX, max_tokens * _BYTES_PER_TOKEN_MAX)
+        self._pieces: list[bytes] = []
+        self._held_bytes = 0
+        self._has_begun = False
+        self._ends_in_cr = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the data of each event that has ended with this chunk; raises TooLargeError."""
+        self._bytes_left -= len(chunk)
+        if self._bytes_left < 0:
+            raise TooLargeError
+        if not self._has_begun:
+            chunk = self._begin(chunk)
+        if self._ends_in_cr or b"\r" in chunk:
+            chunk = self._with_plain_ends(chunk)
+        last = self._pieces[-1][-1:] if self._pieces else b""
+        if _END not in last + chunk:
+            self._hold(chunk)
+            return []
+        blocks = b"".join((*self._pieces, chunk)).split(_END)
+        self._pieces, self._held_bytes = [], 0
+        self._hold(blocks.pop())
+        return [data for block in blocks if (data := _data(block))]
+
+    def _hold(self, piece: bytes) -> None:
+        if piece:
+            self._pieces.append(piece)
+            self._held_bytes += len(piece)
+            if self._held_bytes > EVENT_BYTES_MAX:
+                raise TooLargeError
+
+    def _begin(self, chunk: bytes) -> bytes:
+        """Return what has come so far without the mark that may lead it; nothing while in doubt."""
+        came = b"".join((*self._pieces, chunk))
+        if len(came) < len(_MARK) and _MARK.startswith(came):
+            self._pieces = []
+            self._pieces.append(came)
+            return b""
+        self._pieces, self._has_begun = [], True
+        return came.removeprefix(_MARK)
+
+    def _with_plain_ends(self, chunk: bytes) -> bytes:
+        """Return the chunk with line feeds for line ends, also for one that came in two halves."""
+        if self._ends_in_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._ends_in_cr = False
+        self._ends_in_cr = self._ends_in_cr or chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _data(block: bytes) -> bytes:
+    """Return the data of one event, with what is no UTF-8 replaced; none is no event."""
+    if block.startswith(_PLAIN) and b"\n" not in block:
+        data = block[len(_PLAIN) :]
+    else:
+        data = b"\n".join(_values(block))
+    return data if data.isascii() else data.decode(errors="replace").encode()
+
+
+def _values(block: bytes) -> list[bytes]:
+    """Return the value of every `data` field of an event."""
+    found = []
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            found.append(value.removeprefix(b" "))
+    return found

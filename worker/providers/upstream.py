@@ -1,0 +1,152 @@
+"""One upstream, whatever its dialect: a request goes out, the parts of an answer come back.
+
+Owns the HTTP of a call and its end: what is a whole answer, what is a cut, and when a line may be
+kept. A call is one request; redirects are not followed, proxies of the environment not used,
+compressed bodies refused, cookies not kept. What is said in the call is its dialect's.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import httpx
+
+from shared.errors import ConfigurationError, ProviderError
+from shared.settings import ModelSettings, ProviderSettings, Secret
+from worker.providers.contract import ChatRequest, Dialect, Ended, Part
+from worker.providers.failures import Failures
+from worker.providers.lines import Lines
+from worker.providers.sse import Events
+
+_ERROR_BYTES_MAX: Final = 65_536
+_ERROR_SECONDS: Final = 0.5
+# How long to listen after the last word for the end of the answer, which lets the line be kept.
+_GOODBYE_SECONDS: Final = 0.1
+_HEADERS: Final = {
+    "accept": "text/event-stream",
+    "accept-encoding": "identity",
+    "content-type": "application/json",
+    "user-agent": "pollux",
+}
+
+
+class Upstream:
+    """A connection to one upstream that speaks a dialect; `lines` is what it goes over."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        settings: ProviderSettings,
+        key: Secret | None,
+        lines: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._dialect = dialect
+        self._settings = settings
+        self._headers = httpx.Headers(_HEADERS | (dialect.credentials(key) if key else {}))
+        self._failures = Failures(settings.name)
+        self._lines = lines or Lines()
+        self._urls: dict[str, httpx.URL] = {}
+        _check(settings)
+
+    async def close(self) -> None:
+        """Close the upstream's connections."""
+        await self._lines.aclose()
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
+        """Yield the parts of an answer; an end without `Ended` is a cut. Raises ProviderError."""
+        has_ended = False
+        try:
+            with self._failures.translated():
+                async with self._open(request) as body:
+                    events, reader = Events(request.max_tokens), self._dialect.reader()
+                    chunks = aiter(body)
+                    async for chunk in chunks:
+                        for data in events.feed(chunk):
+                            parts = reader.read(data)
+                            if parts is None:
+                                self._check_end(has_ended=has_ended)
+                                await _say_goodbye(chunks)
+                                return
+                            for part in parts:
+                                has_ended = has_ended or type(part) is Ended
+                                yield part
+            self._check_end(has_ended=has_ended)
+        except ProviderError as error:
+            # What goes wrong with the line once the end was told takes nothing from the answer.
+            if not has_ended or error.failure.code not in {"STREAM_CUT", "PROVIDER_SILENT"}:
+                raise
+
+    def _check_end(self, *, has_ended: bool) -> None:
+        """Refuse an answer that stops before it ends."""
+        if not has_ended:
+            raise self._failures.error(("provider_error", "STREAM_CUT", "backoff"))
+
+    @asynccontextmanager
+    async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.AsyncByteStream]:
+        """Send the request; yield its answer's body. Who waits for parts is the patient."""
+        connect_seconds = self._settings.connect_seconds
+        silence_seconds = max(self._settings.idle_seconds, request.model.first_token_seconds)
+        patience = {"connect": connect_seconds, "pool": connect_seconds, "read": silence_seconds}
+        response = await self._lines.handle_async_request(
+            httpx.Request(
+                "POST",
+                self._url(request.model),
+                headers=self._headers,
+                content=self._dialect.body(request),
+                extensions={"timeout": patience},
+            )
+        )
+        body = response.stream
+        assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101  the transport's own word
+        try:
+            await self._check_head(response, body)
+            yield body
+        finally:
+            await body.aclose()
+
+    async def _check_head(self, response: httpx.Response, body: httpx.AsyncByteStream) -> None:
+        """Refuse what is not a stream of events as it should be."""
+        headers = response.headers
+        if response.status_code != httpx.codes.OK:
+            raise self._failures.refusal(response, await _beginning(body))
+        if headers.get("content-encoding", "").lower() not in {"", "identity"}:
+            raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
+        if "text/event-stream" not in headers.get("content-type", "").lower():
+            raise self._failures.error(("provider_error", "MALFORMED_STREAM", "backoff"))
+
+    def _url(self, model: ModelSettings) -> httpx.URL:
+        path = self._dialect.path(model)
+        if path not in self._urls:
+            self._urls[path] = httpx.URL(self._settings.base_url.rstrip("/") + path)
+        return self._urls[path]
+
+
+def _check(settings: ProviderSettings) -> None:
+    """Refuse an address that names no host. Raises ConfigurationError."""
+    try:
+        fault = "" if httpx.URL(settings.base_url).host else "names no host"
+    except (httpx.InvalidURL, UnicodeError) as error:
+        fault = str(error)
+    if fault:
+        raise ConfigurationError([f"providers.{settings.name}.base_url: {fault}"])
+
+
+async def _say_goodbye(chunks: AsyncIterator[bytes]) -> None:
+    """Read to the end of an answer that has said its last word, if that end is there."""
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_SECONDS):
+            async for _ in chunks:
+                pass
+
+
+async def _beginning(body: httpx.AsyncByteStream) -> bytes:
+    """Return the beginning of an error's body, as much as is worth reading and waiting for."""
+    head = b""
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(_ERROR_SECONDS):
+            async for chunk in body:
+                head += chunk
+                if len(head) > _ERROR_BYTES_MAX:
+                    break
+    return head[:_ERROR_BYTES_MAX]
