@@ -186,6 +186,7 @@ def _ask(
     ]
     return AcceptAsk(
         account=caller.account.id,
+        key=caller.key.id,
         generation=ids.new_id(),
         session=intent.session or ids.new_id(),
         is_new=intent.session is None,

@@ -3,6 +3,8 @@
 Owns ids, whole numbers, and the idempotency key. Bodies are read by their types.
 """
 
+import re
+from datetime import date
 from typing import Final
 
 from api.accept import Idempotency
@@ -14,6 +16,7 @@ from shared.telemetry import logs
 _KEY_CHARACTERS_MAX: Final = 255
 # A number with more names no page of anything.
 _DIGITS_MAX: Final = 9
+_DAY: Final = re.compile(r"[12][0-9]{3}-[0-9]{2}-[0-9]{2}")
 
 
 def idempotency(call: Call, route: str) -> Idempotency | None:
@@ -51,6 +54,21 @@ def unknown_generation() -> RequestError:
 def unknown_session() -> RequestError:
     """Return the refusal of a session that the account does not have."""
     return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+
+
+def day(call: Call, name: str, default: date) -> date:
+    """Return a parameter of the query as a day, `YYYY-MM-DD`."""
+    text = call.query.get(name)
+    if text is None:
+        return default
+    try:
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise RequestError(
+        f"The parameter `{name}` must be a day, as in 2026-01-31.", Code.INVALID_FIELDS
+    )
 
 
 def whole(call: Call, name: str, default: int, *, at_least: int) -> int:

@@ -1,15 +1,18 @@
 """`pollux credits`: show and grant what an account may spend."""
 
 import sys
-from typing import Final
+from typing import Annotated, Final
 
-from cyclopts import App
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from deploy import store
 from deploy.keys import microcredits
 from deploy.options import FOLDER, RunningFolder
+from shared.clock import iso
 from shared.errors import Code, RequestError
 from shared.stores.accounts import MICROCREDITS, Accounts
+from shared.stores.ledger import Line
 from shared.wire.account import Account
 
 app: Final = App(
@@ -42,6 +45,35 @@ async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLD
         owner = await _load(accounts, account)
         await accounts.grant(owner, microcredits(credits))
         await _print_books(accounts, owner)
+
+
+@app.command
+async def ledger(
+    account: str,
+    /,
+    *,
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
+    folder: RunningFolder = FOLDER,
+) -> None:
+    """List what an account was given and what it paid, newest first.
+
+    Args:
+        account: The account's name.
+        limit: How many entries.
+
+    """
+    async with store.accounts(folder) as accounts:
+        for line in await accounts.ledger(await _load(accounts, account), limit):
+            _print_line(line)
+
+
+def _print_line(line: Line) -> None:
+    entry = line.entry
+    amount = entry.amount if entry.kind == "grant" else -entry.amount
+    about = " ".join(filter(None, (entry.generation, entry.model)))
+    if entry.overrun:
+        about += f" (cost {entry.overrun / MICROCREDITS:f} more than was held)"
+    sys.stdout.write(f"{iso(line.at)}  {amount / MICROCREDITS:>+16.6f}  {about}".rstrip() + "\n")
 
 
 async def _load(accounts: Accounts, name: str) -> Account:

@@ -43,6 +43,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     """What `accept` needs beside the submission; times are milliseconds, money microcredits."""
 
     account: str
+    key: str
     generation: str
     session: str
     is_new: bool
@@ -272,6 +273,15 @@ async def append(
             raise StoreError(f"append answered {answer!r}")
 
 
+class Meter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generation used, in tokens, and of which model."""
+
+    model: str
+    input: int
+    output: int
+    reasoning: int
+
+
 class SettleAsk(Ask, frozen=True, kw_only=True):
     """The end that an attempt reports; `cost` in microcredits, `event` as JSON.
 
@@ -288,6 +298,7 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
     keep: Keep
     events: list[str] = []
     through: Stage | None = None
+    meter: Meter | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):

@@ -72,6 +72,12 @@ TURNS: Final = Key(
 
 # One account, inside its partition.
 BOOKS: Final = Key("books:<account>", holds="hash: credits and running counts", end="permanent")
+LEDGER: Final = Key(
+    "ledger:<account>", holds="stream: every grant and charge, append-only", end="permanent"
+)
+USAGE: Final = Key(
+    "usage:<account>:<day>", holds="hash: a day's use by model and API key", end="permanent"
+)
 SESSIONS: Final = Key(
     "sessions:<account>", holds="zset: sessions by last activity", end="permanent"
 )

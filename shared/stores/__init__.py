@@ -1,6 +1,7 @@
 """One file a family of keys: the reads, and the writes that need no more than their own key.
 
 accounts      tenants and their API keys
+ledger        what they were given, paid and used
 generations   a generation as a caller may look at it
 sessions      conversations and their messages
 fleet         live workers and what they serve

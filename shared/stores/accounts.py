@@ -15,6 +15,8 @@ from shared.errors import Code, RequestError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
+from shared.stores import ledger
+from shared.stores.ledger import Line
 from shared.wire.account import Account, ApiKey, Books, Scope, TierName
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -138,6 +140,10 @@ class Accounts:
                 Code.INSUFFICIENT_CREDITS,
             )
         return balance
+
+    async def ledger(self, account: Account, count: int) -> list[Line]:
+        """Return an account's last grants and charges, newest first."""
+        return await ledger.last(self._redis, self.root_of(account), account.id, count)
 
     async def books(self, account: Account) -> Books:
         """Return an account's credits."""

@@ -87,6 +87,7 @@ async def test_every_operation_answers_as_it_is_documented(
         await api.get(list_),
         await api.get(f"{list_}/{session}/messages"),
         await api.get("/api/v1/account/credits"),
+        await api.get("/api/v1/account/usage"),
         await api.patch(f"{list_}/{session}", json={"name": "n"}),
         await api.delete(f"{list_}/{session}"),
     ]

@@ -67,10 +67,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "settle",
         "I3",
         before=_RECORD,
-        after=(
-            f"if {_IS_DONE} then\n"
-            "settle_books(root, ask.account, tonumber(record.hold), ask.cost)\nend"
-        ),
+        after=(f"if {_IS_DONE} then\nsettle_books(root, ask.account, ask.id, record, ask)\nend"),
     ),
     "hold kept after a failure": Fault(
         "settle",

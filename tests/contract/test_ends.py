@@ -228,7 +228,7 @@ async def test_deleted_session_leaves_no_key(desk: Desk) -> None:
     assert not await desk.delete_session("ann", ended.session)
     names = await desk.redis.call("KEYS", f"{desk.root}*")
     kept = {name.decode().removeprefix(desk.root).split(":")[0] for name in names}
-    assert kept == {"books", "clocks", "holders", "submissions", "pace"}
+    assert kept == {"books", "ledger", "clocks", "holders", "submissions", "pace"}
     for ticket in (ended, running, waiting):
         assert await desk.find("ann", ticket.id) is None
     books = await desk.books()

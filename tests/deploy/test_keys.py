@@ -105,12 +105,21 @@ def test_credits_are_granted_and_shown(pollux: Pollux, reach: dict[str, str]) ->
     assert "1.500000" in shown
 
 
+def test_the_ledger_is_listed_newest_first(pollux: Pollux, reach: dict[str, str]) -> None:
+    _made(pollux, reach, "--account", "acme", "--credits", "1")
+    assert pollux("credits", "grant", "acme", "0.5", **reach).code == 0
+    listed = pollux("credits", "ledger", "acme", **reach).out.splitlines()
+    assert [line.split()[1] for line in listed] == ["+0.500000", "+1.000000"]
+    assert len(pollux("credits", "ledger", "acme", "--limit", "1", **reach).out.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         ("keys revoke nobody", "No key has the id nobody"),
         ("credits show nobody", "no account nobody"),
         ("credits grant nobody 1", "no account nobody"),
+        ("credits ledger nobody", "no account nobody"),
     ],
 )
 def test_who_is_not_there_is_told(

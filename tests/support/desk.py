@@ -101,6 +101,7 @@ class Desk:
         }
         ask = functions.AcceptAsk(
             account=account,
+            key="key-1",
             session=session or ids.new_id(),
             is_new=session is None if is_new is None else is_new,
             message=ids.new_id(),
@@ -173,6 +174,7 @@ class Desk:
         stage: Stage = "completed",
         cost: int = 0,
         text: str = "",
+        meter: functions.Meter | None = None,
     ) -> Settled | None:
         """End an attempt."""
         ask = functions.SettleAsk(
@@ -184,6 +186,7 @@ class Desk:
             event=f'{{"type":"{stage}"}}',
             cost=cost,
             keep=KEEP,
+            meter=meter,
         )
         message = AssistantMessage(
             status="completed" if stage == "completed" else "failed",
@@ -192,12 +195,19 @@ class Desk:
         )
         return await functions.settle(self.redis, self.root, ask, encode_assistant(message))
 
-    async def complete(self, claimed: Claimed, text: str = "Hi", *, cost: int = 0) -> Settled:
+    async def complete(
+        self,
+        claimed: Claimed,
+        text: str = "Hi",
+        *,
+        cost: int = 0,
+        meter: functions.Meter | None = None,
+    ) -> Settled:
         """Write an answer and end; a refusal fails the test."""
         # A later attempt's first event came with its claim.
         first = 1 if claimed.attempt == 1 else 2
         assert await self.append(claimed, first, text) == "appended"
-        settled = await self.settle(claimed, seq=first + 1, cost=cost, text=text)
+        settled = await self.settle(claimed, seq=first + 1, cost=cost, text=text, meter=meter)
         assert settled is not None
         return settled
 

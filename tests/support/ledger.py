@@ -13,6 +13,7 @@ from shared.lifecycle import ENDS
 from shared.redis import keys
 from shared.redis.client import Reply
 from shared.settings import RedisSettings
+from shared.stores import ledger
 from tests.support.server import Look
 
 _ARQ: Final = "arq:*"
@@ -41,10 +42,11 @@ class _Place(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """What is under a prefix: hashes, members of sorted sets, and what is left to live in ms."""
+    """What is under a prefix: hashes, members of sorted sets, ledgers, and the ms left to live."""
 
     hashes: dict[str, dict[str, str]]
     sets: dict[str, set[str]]
+    ledgers: dict[str, list[ledger.Entry]]
     left_ms: dict[str, int]
 
     def is_unfinished(self, root: str, account: str, id_: str) -> bool:
@@ -81,6 +83,12 @@ def _read(look: Look, settings: RedisSettings) -> _Snapshot:
     names = look.names(f"{settings.prefix}:*")
     kinds = look.all([("TYPE", name) for name in names])
     reads = {b"hash": ("HGETALL",), b"zset": ("ZRANGE", "0", "-1")}
+    kept = [name for name in names if "}:ledger:" in name]
+    entries = look.all([("XRANGE", name, "-", "+") for name in kept])
+    ledgers = {
+        name: [ledger.decode(fields[b"e"]) for _, fields in found]
+        for name, found in zip(kept, entries, strict=True)
+    }
     chosen = [(name, kind) for name, kind in zip(names, kinds, strict=True) if kind in reads]
     values = look.all([(reads[kind][0], name, *reads[kind][1:]) for name, kind in chosen])
     left = look.all([("PTTL", name) for name in names])
@@ -92,7 +100,7 @@ def _read(look: Look, settings: RedisSettings) -> _Snapshot:
             sets[name] = {member.decode() for member in value}
     # What expired meanwhile is not there any more.
     alive = {name: ms for name, ms in zip(names, left, strict=True) if ms != _GONE}
-    return _Snapshot(hashes, sets, alive)
+    return _Snapshot(hashes, sets, ledgers, alive)
 
 
 _GONE: Final = -2
@@ -205,6 +213,11 @@ def _books_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
         )
         if books.get(f"running_{lane}", 0) != leased:
             found.append(f"{place.name}: {books} counts other than the {leased} leases of {lane}")
+    lines = snapshot.ledgers.get(keys.LEDGER(place.root, account), [])
+    for kind, amount in (("grant", granted), ("charge", settled)):
+        written = sum(line.amount for line in lines if line.kind == kind)
+        if written != amount:
+            found.append(f"{place.name}: {amount} of {kind}, but the ledger says {written}")
     if holds != held:
         found.append(f"{place.name}: {held} held, but the unfinished hold {holds}")
     return found

@@ -79,6 +79,7 @@ class Front:
         ticket = Ticket(root, account, session or ids.new_id(), ids.new_id())
         ask = AcceptAsk(
             account=account,
+            key="key-1",
             generation=ticket.id,
             session=ticket.session,
             is_new=session is None,

@@ -71,6 +71,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         keep=functions.Keep.of(run.tools.settings.retention),
         events=rest.events if rest is not None else [],
         through=rest.stage if rest is not None else None,
+        meter=_meter(run, usage),
     )
     record = encode_assistant(assistant)
     settled = await _until_answered(
@@ -113,6 +114,18 @@ def _usage(run: Run, stage: Stage) -> Usage:
         return _NOTHING_USED
     return run.usage or estimate(
         run.model, run.input_tokens, run.writer.text(), run.writer.reasoning()
+    )
+
+
+def _meter(run: Run, usage: Usage) -> functions.Meter | None:
+    """Return what the account's usage grows by; what is not paid for is not counted."""
+    if usage is _NOTHING_USED or run.model is None:
+        return None
+    return functions.Meter(
+        model=run.model.identifier,
+        input=usage.input_tokens,
+        output=usage.output_tokens,
+        reasoning=usage.reasoning_tokens,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from api import accept, hints, parameters, sessions, stream
-from api.dialects.kolbo import translate, wire
+from api.dialects.kolbo import account, translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
 from api.follow import told, wait
 from api.guards.body import Body
@@ -167,20 +167,6 @@ async def messages(call: Call) -> Answer:
     )
 
 
-async def credits_(call: Call) -> Answer:
-    """GET /account/credits: what there is, and what is held."""
-    books = await call.state.accounts.books(call.caller.account)
-    return Answer(
-        wire.CreditsReply(
-            credits=wire.Credits(
-                total=(books.balance + books.held) / _MICROCREDITS,
-                available=books.balance / _MICROCREDITS,
-                held=books.held / _MICROCREDITS,
-            )
-        )
-    )
-
-
 def _is_known(tag: str, headers: Mapping[str, str]) -> bool:
     """Tell whether If-None-Match names a tag; compared weakly, as HTTP has it for this header."""
     known = {
@@ -325,8 +311,21 @@ ENDPOINTS: Final = (
         method="GET",
         path="/account/credits",
         scope="read",
-        handler=credits_,
+        handler=account.credits_,
         summary="Look at the account's credits",
         replies=wire.CreditsReply,
+    ),
+    Endpoint(
+        method="GET",
+        path="/account/usage",
+        scope="read",
+        handler=account.usage,
+        summary="Look at what the account's answers used and cost",
+        replies=wire.UsageReply,
+        query=(
+            Query("from", "string", "The first day, `YYYY-MM-DD`; 30 days by default."),
+            Query("to", "string", "The last day; today by default."),
+            Query("by", "string", "`model`, `day` or `key`; `day` by default."),
+        ),
     ),
 )

@@ -261,6 +261,39 @@ class CreditsReply(msgspec.Struct, frozen=True, kw_only=True):
     credits: Credits
 
 
+class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """How many answers, the tokens that they used, and the credits that they cost."""
+
+    generations: int
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    credits: float
+
+
+class UsageItem(UsageTotal, frozen=True, kw_only=True):
+    """The use of one model, of one day (`YYYY-MM-DD`), or through one API key, by its id."""
+
+    name: str
+
+
+class AccountUsage(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """An account's use between two days, both included, in UTC."""
+
+    from_: str
+    to: str
+    by: Literal["model", "day", "key"]
+    items: list[UsageItem]
+    total: UsageTotal
+
+
+class UsageReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What the account's answers used and cost."""
+
+    success: Literal[True] = True
+    usage: AccountUsage
+
+
 class ErrorReply(msgspec.Struct, frozen=True, kw_only=True):
     """Every refusal of this dialect."""
 

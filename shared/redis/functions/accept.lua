@@ -1,5 +1,5 @@
 -- accept: take one message in, whole or not at all.
--- ASK      account, generation, session, is_new, message, content, blob (the submission), lane, wire, model,
+-- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the submission), lane, wire, model,
 --          hold, deadline_ms, per_minute, unfinished_max, total_max; if given: on_conflict ('reject' or
 --          'interrupt', with keep and channels), name, system_prompt, companion, metadata, project,
 --          idempotency, fingerprint, idempotency_ms
@@ -68,7 +68,7 @@ local function store(root, ask, generation, turn, number, now)
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
   redis.call('HSET', generation, 'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
     'model', ask.model, 'wire', ask.wire, 'number', number, 'accepted', now, 'deadline', now + ask.deadline_ms,
-    'hold', ask.hold, 'attempt', 0)
+    'hold', ask.hold, 'attempt', 0, 'key', ask.key)
   if ask.idempotency then
     local key = idempotency_key(root, ask.account, ask.idempotency)
     redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)

@@ -9,6 +9,7 @@ local function grant(root, ask)
   if balance < 0 then return -1 end
   redis.call('HINCRBY', books, 'granted', int(ask.amount))
   redis.call('HSET', books, 'balance', int(balance))
+  write_ledger(root, ask.account, {kind = 'grant', amount = ask.amount})
   return int(balance)
 end
 

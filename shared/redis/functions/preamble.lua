@@ -119,8 +119,23 @@ local function leave_session(root, account, id, session, head)
   make_ready(root, account, following, record[1], record[2])
 end
 
-local function settle_books(root, account, hold, cost)
+-- What an account was given and what it paid, for ever: nothing changes or removes an entry.
+local function write_ledger(root, account, entry)
+  redis.call('XADD', ledger_key(root, account), '*', 'e', cmsgpack.pack(entry))
+end
+
+-- Credits go from held to settled, what was held beyond the cost is free again, and what it cost beyond the
+-- hold is noted. Returns the captured microcredits.
+local function settle_books(root, account, id, generation, ending)
+  local hold, cost = tonumber(generation.hold), ending.cost
   local captured = math.min(hold, cost)
+  if cost > 0 then
+    local model = ending.meter and ending.meter.model
+    write_ledger(root, account, {
+      kind = 'charge', generation = id, amount = captured, overrun = cost > captured and cost - captured or nil,
+      model = model, key = generation.key,
+    })
+  end
   if hold > 0 then
     local books = books_key(root, account)
     redis.call('HINCRBY', books, 'held', int(-hold))
@@ -133,13 +148,28 @@ local function settle_books(root, account, hold, cost)
   return captured
 end
 
+local MS_PER_DAY = 86400000
+
+-- A day's use, by model and key; days are counted from 1970-01-01, in UTC.
+local function count_use(root, account, generation, ending, captured)
+  local meter = ending.meter
+  local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
+  local of = meter.model .. '|' .. (generation.key or '') .. '|'
+  redis.call('HINCRBY', name, of .. 'generations', 1)
+  redis.call('HINCRBY', name, of .. 'input', int(meter.input))
+  redis.call('HINCRBY', name, of .. 'output', int(meter.output))
+  if meter.reasoning > 0 then redis.call('HINCRBY', name, of .. 'reasoning', int(meter.reasoning)) end
+  if captured > 0 then redis.call('HINCRBY', name, of .. 'credits', int(captured)) end
+end
+
 -- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
--- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events} in ms; now in ms.
--- Returns the captured microcredits.
+-- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events} in ms; now in ms; where
+-- something was used, meter = {model, input, output, reasoning}. Returns the captured microcredits.
 local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
   local key = generation_key(root, account, id)
-  local captured = settle_books(root, account, tonumber(generation.hold), ending.cost)
+  local captured = settle_books(root, account, id, generation, ending)
+  if ending.meter then count_use(root, account, generation, ending, captured) end
   -- What was leased is neither ready nor deferred.
   if not drop_lease(root, account, id, generation.lane) then
     unready(root, account, id, generation.lane)
@@ -160,7 +190,8 @@ local function finish(root, account, id, generation, ending)
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
-  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains')
+  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains',
+    'key')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured

@@ -1,0 +1,88 @@
+"""What an account was given, what it paid, and what it used day by day.
+
+Both are written by the functions that move credits, in the same moment; nothing here writes. Days
+are counted from 1970-01-01, in UTC.
+"""
+
+import asyncio
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from shared.redis import keys
+from shared.redis.client import Connection
+
+MS_PER_DAY: Final = 86_400_000
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the ledger, in microcredits; of a charge also what it was for.
+
+    `overrun` is what an answer cost beyond its hold, which nobody paid.
+    """
+
+    kind: Literal["grant", "charge"]
+    amount: int
+    generation: str | None = None
+    overrun: int = 0
+    model: str | None = None
+    key: str | None = None
+
+
+class Line(NamedTuple):
+    """An entry and when it was written, in ms."""
+
+    at: int
+    entry: Entry
+
+
+class Use(NamedTuple):
+    """What answers used: how many, tokens, and microcredits captured."""
+
+    generations: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    captured: int = 0
+
+    def plus(self, other: "Use") -> "Use":
+        """Return both together."""
+        return Use(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Used(NamedTuple):
+    """A day's use of one model through one API key, by its id."""
+
+    day: int
+    model: str
+    key: str
+    use: Use
+
+
+_METRICS: Final = ("generations", "input", "output", "reasoning", "credits")
+decode = msgspec.msgpack.Decoder(Entry).decode
+
+
+async def last(redis: Connection, root: str, account: str, count: int) -> list[Line]:
+    """Return an account's last entries, newest first."""
+    name = keys.LEDGER(root, account)
+    found = await redis.call("XREVRANGE", name, "+", "-", "COUNT", count)
+    return [Line(int(at.partition(b"-")[0]), decode(fields[1])) for at, fields in found]
+
+
+async def used(redis: Connection, root: str, account: str, days: range) -> list[Used]:
+    """Return what an account used on each of these days, by model and key."""
+    names = [keys.USAGE(root, account, day) for day in days]
+    found = await asyncio.gather(*(redis.call("HGETALL", name) for name in names))
+    return [row for day, fields in zip(days, found, strict=True) for row in _rows(day, fields)]
+
+
+def _rows(day: int, fields: dict[bytes, bytes]) -> list[Used]:
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for name, count in fields.items():
+        model, key, metric = name.decode().split("|")
+        counts.setdefault((model, key), {})[metric] = int(count)
+    return [
+        Used(day, model, key, Use(*(count.get(metric, 0) for metric in _METRICS)))
+        for (model, key), count in counts.items()
+    ]

@@ -1,0 +1,99 @@
+"""The ledger and the day's use: written with the books, once for each move, and never changed."""
+
+import asyncio
+
+from shared.redis.functions import Accepted, Meter, NotAccepted
+from shared.stores import ledger
+from shared.stores.ledger import Entry, Use
+from tests.support.desk import Desk
+
+_METER = Meter(model="m/1", input=30, output=12, reasoning=5)
+
+
+async def _entries(desk: Desk, account: str = "ann") -> list[Entry]:
+    return [line.entry for line in await ledger.last(desk.redis, desk.root, account, 100)]
+
+
+async def _use(desk: Desk) -> dict[tuple[str, str], Use]:
+    """Return today's use, and yesterday's in case that the day has just turned."""
+    seconds, _ = await desk.redis.call("TIME")
+    today = int(seconds) // 86_400
+    rows = await ledger.used(desk.redis, desk.root, "ann", range(today - 1, today + 1))
+    return {(row.model, row.key): row.use for row in rows}
+
+
+async def test_grants_and_charges_are_entries_newest_first(desk: Desk) -> None:
+    await desk.grant(100)
+    ticket = await desk.submit(hold=40, model="m/1")
+    assert await _entries(desk) == [Entry(kind="grant", amount=100)]
+    await desk.complete(await desk.claim_one(), cost=25, meter=_METER)
+    await desk.grant(-10)
+    assert await _entries(desk) == [
+        Entry(kind="grant", amount=-10),
+        Entry(kind="charge", amount=25, generation=ticket.id, model="m/1", key="key-1"),
+        Entry(kind="grant", amount=100),
+    ]
+
+
+async def test_settlement_that_is_repeated_is_charged_and_counted_once(desk: Desk) -> None:
+    await desk.grant(100)
+    await desk.submit(hold=40)
+    claimed = await desk.claim_one()
+    await desk.append(claimed, 1, "Hi")
+    for _ in range(3):
+        settled = await desk.settle(claimed, seq=2, cost=25, meter=_METER)
+        assert settled is not None
+        assert settled.captured == 25
+    assert [entry.amount for entry in await _entries(desk)] == [25, 100]
+    assert await _use(desk) == {("m/1", "key-1"): Use(1, 30, 12, 5, 25)}
+
+
+async def test_cost_beyond_the_hold_is_noted_and_not_taken(desk: Desk) -> None:
+    await desk.grant(100)
+    await desk.submit(hold=40)
+    await desk.complete(await desk.claim_one(), cost=55, meter=_METER)
+    charge, _ = await _entries(desk)
+    assert (charge.amount, charge.overrun) == (40, 15)
+    assert (await desk.books()).overrun == 15
+    assert (await _use(desk))["m/1", "key-1"].captured == 40
+
+
+async def test_what_costs_nothing_is_counted_and_not_charged(desk: Desk) -> None:
+    await desk.grant(100)
+    await desk.submit(hold=40)
+    await desk.complete(await desk.claim_one(), meter=_METER)
+    await desk.submit(hold=40)
+    await desk.settle(await desk.claim_one(), stage="failed")
+    await desk.cancel(await desk.submit(hold=40))
+    assert await _entries(desk) == [Entry(kind="grant", amount=100)]
+    assert await _use(desk) == {("m/1", "key-1"): Use(1, 30, 12, 5, 0)}
+
+
+async def test_use_adds_up_by_model(desk: Desk) -> None:
+    await desk.grant(1000)
+    for model in ("a", "b", "a"):
+        await desk.submit(hold=40)
+        meter = Meter(model=model, input=3, output=2, reasoning=0)
+        await desk.complete(await desk.claim_one(), cost=7, meter=meter)
+    assert await _use(desk) == {
+        ("a", "key-1"): Use(2, 6, 4, 0, 14),
+        ("b", "key-1"): Use(1, 3, 2, 0, 7),
+    }
+
+
+async def test_ledger_stays_when_a_session_goes(desk: Desk) -> None:
+    await desk.grant(100)
+    ticket = await desk.submit(hold=40)
+    await desk.complete(await desk.claim_one(), cost=25, meter=_METER)
+    assert await desk.delete_session("ann", ticket.session)
+    assert [entry.amount for entry in await _entries(desk)] == [25, 100]
+
+
+async def test_as_many_at_once_are_accepted_as_can_be_paid(desk: Desk) -> None:
+    await desk.grant(20 * 40 + 39)
+    answers = await asyncio.gather(*(desk.accept("ann", hold=40) for _ in range(500)))
+    assert sum(isinstance(answer, Accepted) for answer in answers) == 20
+    refused = [answer for answer in answers if isinstance(answer, NotAccepted)]
+    assert {(answer.reason, answer.about) for answer in refused} == {("poor", "39")}
+    books = await desk.books()
+    assert (books.balance, books.held) == (39, 800)
