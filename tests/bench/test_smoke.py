@@ -10,6 +10,7 @@ from tests.bench import (
     front,
     idle,
     memory,
+    overdraft,
     pickup,
     policy,
     polling,
@@ -49,6 +50,11 @@ async def test_memory() -> None:
         "bytes of 16 conversations of one turn",
         "bytes of 16 turns, 20 a conversation",
     ]
+
+
+async def test_overdraft() -> None:
+    [figure] = await overdraft.measure(submissions=300, paid_for=7)
+    assert figure.is_met, figure
 
 
 async def test_pickup() -> None:

@@ -1,0 +1,82 @@
+"""Ten thousand messages at once on credits for a hundred: a hundred are accepted, to the last one.
+
+No worker runs, so nothing is given back meanwhile. Every answer is counted, and in the end the
+books must say what the answers said.
+"""
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+from shared.clock import SystemClock
+from shared.errors import Code
+from shared.stores.accounts import Accounts
+from tests.bench import figures, rig
+from tests.bench.figures import Figure
+from tests.bench.rig import Rig
+from tests.support import ledger
+
+SUBMISSIONS: Final = 10_000
+PAID_FOR: Final = 100
+_AT_ONCE: Final = 200
+_MESSAGE: Final = {"message": "Is there anything left to pay this with?"}
+
+
+async def measure(submissions: int = SUBMISSIONS, paid_for: int = PAID_FOR) -> list[Figure]:
+    """Leave the account so many holds and send so many messages."""
+    async with rig.running() as system:
+        accounts = Accounts(system.redis, system.settings.redis, b"", SystemClock())
+        hold = await _hold(system, accounts)
+        balance = (await accounts.books(system.account)).balance
+        # A hold that is almost whole pays for nothing.
+        await accounts.grant(system.account, paid_for * hold + hold - 1 - balance)
+        came = await _send(system, submissions)
+        books = await accounts.books(system.account)
+        with system.server.look() as look:
+            faults = ledger.faults(look, system.settings.redis)
+    expected = Counter(
+        {"accepted": paid_for, Code.INSUFFICIENT_CREDITS.value: submissions - paid_for}
+    )
+    is_met = came == expected and books.held == (paid_for + 1) * hold and not faults
+    said = ", ".join(f"{count:,} {word}" for word, count in came.most_common())
+    return [
+        Figure(
+            f"{submissions:,} messages at once, credits for {paid_for}",
+            f"{came['accepted']} accepted",
+            said,
+            f"{paid_for}, books exact",
+            is_met,
+        )
+    ]
+
+
+async def _hold(system: Rig, accounts: Accounts) -> int:
+    """Return what one message holds, by holding it."""
+    async with system.customer() as customer:
+        (await customer.post("/api/v1/chat", json=_MESSAGE)).raise_for_status()
+    return (await accounts.books(system.account)).held
+
+
+async def _send(system: Rig, submissions: int) -> Counter[str]:
+    """Send them from a few clients that each have several under way; count the answers."""
+    left = iter(range(submissions))
+    came: Counter[str] = Counter()
+
+    async def client() -> None:
+        async with system.customer() as customer:
+            for _ in left:
+                answer = (await customer.post("/api/v1/chat", json=_MESSAGE)).json()
+                came["accepted" if answer["success"] else answer["code"]] += 1
+
+    await asyncio.gather(*(client() for _ in range(_AT_ONCE)))
+    return came
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table("overdraft", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())
