@@ -126,6 +126,8 @@ class Frame:
             await self._app(scope, receive, send)
         except PolluxError as error:
             _note(scope, error)
+            if "is_answered" in scope:
+                raise
             await _refuse(scope, send, error)
         except Exception:
             logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])

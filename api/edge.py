@@ -40,7 +40,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api import head, refusals
+from api import farewell, head, refusals
+from api.unframed import UnframedCycle
 from api.watchdog import Watchdog
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.settings import ApiSettings
@@ -116,7 +117,7 @@ class EdgeProtocol(HttpToolsProtocol):
     @override
     def shutdown(self) -> None:
         if self._is_owing:
-            self._tell("on_leave")
+            self._tell("process")
             super().shutdown()
         else:
             self._wire.close()
@@ -209,7 +210,7 @@ class EdgeProtocol(HttpToolsProtocol):
         is_owing = self._is_owing
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self._is_last = not keep_alive
-        self.cycle = RequestResponseCycle(
+        self.cycle = (UnframedCycle if version == "1.0" else RequestResponseCycle)(
             scope=scope,
             transport=self.transport,
             flow=self.flow,
@@ -355,11 +356,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._forsake()
         self._wire.abort()
 
-    def _tell(self, what: str) -> None:
-        """Wake an application that waits for something else, if it has asked for that."""
-        hear = self._served.scope.get(what) if self._served is not None else None
-        if callable(hear):
-            hear()
+    def _tell(self, going: farewell.Going) -> None:
+        """Wake an application that waits for something else, now or when its turn comes."""
+        for cycle in filter(None, (self._served, *(queued for queued, _ in self.pipeline))):
+            farewell.say(cast("dict[str, Any]", cycle.scope), going)
 
     def _forsake(self) -> None:
         """Tell the application that nobody waits for its answer, and drop what is queued behind."""
@@ -369,7 +369,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._served.disconnected = True
         self._served.waiting_for_100_continue = False
         self._served.message_event.set()
-        self._tell("on_gone")
+        self._tell("caller")
         serving = cast("asyncio.Task[None]", self._task)
         if getcoroutinestate(cast("Coroutine[Any, Any, None]", serving.get_coro())) == CORO_CREATED:
             serving.cancel()

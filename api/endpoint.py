@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 from api.guards import body as bodies
 from api.guards.identify import Caller
 from api.state import State
-from shared.errors import Code, RequestError
+from shared.errors import Code, RequestError, UnavailableError
+from shared.telemetry import logs
 from shared.wire.account import Scope as KeyScope
 
 encode = msgspec.json.Encoder().encode
@@ -71,10 +72,19 @@ class Answer(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What goes back piece by piece: whole server-sent events, until the source ends."""
+    """What goes back piece by piece: whole server-sent events, until the source ends.
 
+    The source has begun, and what it holds is given back by closing it; `first` may be empty.
+    """
+
+    first: bytes
     events: AsyncGenerator[bytes, None]
     headers: dict[str, str] = {}  # noqa: RUF012  never changed, only read
+
+    @classmethod
+    async def begin(cls, events: AsyncGenerator[bytes, None]) -> "Stream":
+        """Take the first piece of a source; until then the request may still be refused."""
+        return cls(await anext(events), events)
 
 
 class Query(NamedTuple):
@@ -184,18 +194,21 @@ async def reply(
 async def relay(scope: Scope, send: Send, stream: Stream) -> None:
     """Send an answer piece by piece; HEAD is told how it would begin.
 
-    Until the first piece is there, which may be empty, the request may still be refused.
+    Pieces are whole events, so one that cannot go on ends as if it were at its end: the caller goes
+    on after the last id.
     """
     raw = [(b"x-request-id", scope["request_id"].encode()), *_EVENTS]
     raw += [(name.encode(), value.encode()) for name, value in stream.headers.items()]
     async with aclosing(stream.events) as pieces:
-        piece = await anext(pieces)
         scope["is_answered"] = True
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         if scope["method"] != "HEAD":
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": stream.first, "more_body": True})
+            try:
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except UnavailableError as error:
+                logs.logger().warning("unavailable", reason=error.message, path=scope["path"])
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Final
 
+from api import farewell
 from api.endpoint import Answer, Call, Stream
 from api.follow import told
 from api.follow.ring import BEGINNING, Number, Ring, Where, encode, frame, read_page
@@ -37,7 +38,7 @@ async def follow(
 
     Raises:
         RequestError: GENERATION_NOT_FOUND; INVALID_FIELDS for what is no number of an event.
-        RefusedError: RATE_LIMITED when the account follows as many as it may, at the first event.
+        RefusedError: RATE_LIMITED when the account follows as many as it may.
         UnavailableError: Redis is away.
 
     """
@@ -45,17 +46,17 @@ async def follow(
     where = Where(call.caller.root, call.caller.account.id, generation_id)
     await call.state.subscriber.connect()
     if accepted_in is not None:
-        return Stream(_live(call, where, after_number, accepted_in, deadline_ms=None))
+        return await Stream.begin(_live(call, where, after_number, accepted_in, deadline_ms=None))
     generation = await generations.find(call.state.redis, *where)
     if generation is None:
         raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
     if not generation.is_final:
-        return Stream(
+        return await Stream.begin(
             _live(call, where, after_number, generation.session, deadline_ms=generation.deadline)
         )
     if after_number == Number.of(generation.last_event):
         return Answer(None, status=204)
-    return Stream(_ended(call, where, after_number, generation))
+    return await Stream.begin(_ended(call, where, after_number, generation))
 
 
 def _number(text: str | None) -> Number:
@@ -93,7 +94,7 @@ async def _live(
     """Tell what comes, as it comes, until the end."""
     state = call.state
     reader = _Reader(state.settings.api.ping_seconds)
-    call.request.scope.update(on_gone=reader.hang_up, on_leave=reader.leave)
+    farewell.listen(call.request.scope, on_gone=reader.hang_up, on_leave=reader.leave)
     with state.waits.hold(where.account), reader, state.rings.join(where, reader) as ring:
         yield _accepted(where, session, after)
         cursor = BEGINNING if after.epoch == 0 else after
@@ -103,10 +104,10 @@ async def _live(
             if piece:
                 reader.note_said()
                 yield piece
-            elif ring.has_ended or ring.is_broken:
+            elif ring.is_broken or (ring.has_ended and cursor >= ring.last):
                 return
             elif not await reader.news():
-                # It may have gone before there was anybody to tell.
+                # Where there is another server than our edge, nobody tells.
                 if await call.request.is_disconnected():
                     return
                 yield _PING
@@ -122,13 +123,30 @@ async def _next(state: State, where: Where, ring: Ring, cursor: Number) -> tuple
         return b"", cursor
     if cursor < ring.base:
         page = await read_page(state.redis, where, cursor)
-        return (page.frames, page.last) if page else (b"", ring.base)
-    if cursor > ring.last:
-        # Redis has lost what this follower has seen: it begins anew from what there is.
-        generation = await generations.find(state.redis, *where)
-        if generation is not None:
-            return _snapshot(generation), _snapshot_number(generation)
-    return ring.read(cursor)
+        if page is not None and page.frames:
+            return page.frames, page.last
+    elif cursor <= ring.last:
+        return ring.read(cursor)
+    return await _reconcile(state, where, ring, cursor)
+
+
+async def _reconcile(
+    state: State, where: Where, ring: Ring, cursor: Number
+) -> tuple[bytes, Number]:
+    """Go on for a follower that has seen what is not here, or has not seen what is nowhere."""
+    known = ring.last
+    generation = await generations.find(state.redis, *where)
+    if generation is None or ring.base <= cursor <= ring.last:
+        return ring.read(max(cursor, ring.base))
+    number = _snapshot_number(generation)
+    if known < cursor <= Number.of(generation.last_event):
+        if await read_page(state.redis, where, known):
+            # It has heard from Redis what the ring has yet to hear.
+            ring.look_again()
+            return b"", cursor
+        number = known
+    # Redis has lost one or the other: the follower begins anew from what there is.
+    return _snapshot(generation), number
 
 
 async def _tend(state: State, where: Where, deadline_ms: int | None) -> int | None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TextIO, cast
 
 import httpx
 from cyclopts import Parameter
@@ -102,9 +102,11 @@ def _is_url(text: str) -> bool:
 def _question(message: str | None) -> str:
     """Return what to ask: the argument, standard input, or both with a blank line between."""
     said, piped = message or "", ""
-    if message == "-" or not sys.stdin.isatty():
+    # There is none where it was closed before the command began.
+    stdin = cast("TextIO | None", sys.stdin)
+    if stdin is not None and (message == "-" or not stdin.isatty()):
         # Bytes that are no text come to light below, as they do in the argument.
-        piped = sys.stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
+        piped = stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
     parts = (piped,) if message == "-" else (said, piped)
     question = "\n\n".join(part for part in parts if part)
     try:

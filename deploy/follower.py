@@ -28,6 +28,7 @@ _SILENCE_SECONDS: Final = 45.0
 _TIMEOUT: Final = httpx.Timeout(10.0, read=_SILENCE_SECONDS)
 _CANCEL_SECONDS: Final = 5.0
 _BROKE_OFF: Final = "the stream broke off"
+_NOT_YET: Final = "the message is in, but cannot be followed yet"
 
 
 class Media(msgspec.Struct, frozen=True):
@@ -87,6 +88,12 @@ class _Refusal(msgspec.Struct, frozen=True):
     error: object = None
 
 
+class _Receipt(msgspec.Struct, frozen=True):
+    """What is said of a message that is in, when its events cannot be followed now."""
+
+    id: str
+
+
 class _LaterError(Exception):
     """The other end cannot now: it may after `pause_seconds`."""
 
@@ -97,6 +104,7 @@ class _LaterError(Exception):
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_decode_receipt = msgspec.json.Decoder(_Receipt).decode
 
 
 class Follower:
@@ -149,6 +157,9 @@ class Follower:
         """Yield the events of one line."""
         async with self._open(body, key) as reply:
             self._patience.meet()
+            if reply.status_code == httpx.codes.ACCEPTED:
+                self._generation = _decode_receipt(await reply.aread()).id
+                raise _LaterError(_NOT_YET, 0.0)
             if reply.status_code != httpx.codes.OK:
                 raise await _refused(reply)
             async with aclosing(EventSource(reply).aiter_sse()) as events:

@@ -1,9 +1,10 @@
 """The last events of one generation, encoded once for all who follow it in this process.
 
 Owns their order: what is published is taken while the numbers follow one another; a gap, a new
-attempt or a subscription that begins anew sends it to the stream, which is the record. Owns no
-follower's pace: each has a cursor of its own, and who falls behind what is kept reads the stream.
-The end is told from the generation's record, read once for all.
+attempt or a subscription that begins anew sends it to the stream, which is the record. A record
+that has less than was told breaks the ring: who comes back learns what is left. Owns no follower's
+pace: each has a cursor of its own, and who falls behind what is kept reads the stream. The end is
+told from the generation's record, read once for all.
 """
 
 import asyncio
@@ -30,6 +31,9 @@ BYTES_MAX: Final = 1024 * 1024
 _PIECE_BYTES_MAX: Final = 64 * 1024
 _PAGE: Final = 256
 _AGAIN_SECONDS: Final = 0.2
+
+# What ends a line for many readers of text, though not of events; in JSON it is inside a text only.
+_LINE_ENDS: Final = tuple((mark.encode(), b"\\u%04x" % ord(mark)) for mark in "\x85\u2028\u2029")
 
 encode = msgspec.json.Encoder().encode
 
@@ -73,6 +77,8 @@ class Follower(Protocol):
 
 def frame(number: Number, event: bytes) -> bytes:
     """Return one server-sent event; `event` is a line of JSON that begins with its type."""
+    for line_end, escaped in _LINE_ENDS:
+        event = event.replace(line_end, escaped)
     return b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (*number, events.name_of(event), event)
 
 
@@ -90,7 +96,7 @@ class Ring:
         self._bytes = 0
         self._followers: set[Follower] = set()
         self._reading: asyncio.Task[None] | None = None
-        self._is_stale = False
+        self._is_stale = self._is_doubtful = False
         self._last_word: tuple[Number, bytes] | None = None
         self._heard_at = clock.monotonic()
 
@@ -123,6 +129,7 @@ class Ring:
         """Take what was published, if it comes next; else read the stream."""
         self._heard_at = self._clock.monotonic()
         if said is None:
+            self._is_doubtful = self.is_loaded
             self.look_again()
             return
         at, _, event = said.partition(b" ")
@@ -188,6 +195,8 @@ class Ring:
 
     async def _read(self) -> None:
         self._is_stale = False
+        if self._is_doubtful:
+            await self._check_record()
         while entries := await _range(self._redis, self._where, self.last):
             for number, event in entries:
                 if events.is_end(event):
@@ -201,6 +210,16 @@ class Ring:
             # It was heard before this reading began and is not in the stream: with its session
             # deleted, that was gone before its end could be read.
             await self._end(*word)
+
+    async def _check_record(self) -> None:
+        """Check that the stream has all that was told: another server may have taken over."""
+        newest = await self._redis.call(
+            "XREVRANGE", keys.EVENTS(*self._where), "+", "-", "COUNT", 1
+        )
+        known = Number.of(newest[0][0]) if newest else BEGINNING
+        if known < self.last and self._last_word is None:
+            raise StoreError("Redis has less of a stream than was told.")
+        self._is_doubtful = False
 
     async def _end(self, number: Number, event: bytes) -> None:
         self._keep(number, await told_end(self._redis, self._where, event))
@@ -275,18 +294,22 @@ class Rings:
     @contextmanager
     def join(self, where: Where, follower: Follower) -> Iterator[Ring]:
         """Yield the ring of a generation, which wakes the follower from now on."""
-        ring, ending = self._open.get(where) or self._begin(where)
+        opened = self._open.get(where)
+        if opened is None or opened[0].is_broken:
+            opened = self._open[where] = self._begin(where)
+        ring, ending = opened
         try:
             with ring.followed_by(follower):
                 yield ring
         finally:
             if not ring.is_followed:
-                del self._open[where]
                 ending.close()
+                # In the place of one that broke there may be another.
+                if self._open.get(where) is opened:
+                    del self._open[where]
 
     def _begin(self, where: Where) -> tuple[Ring, ExitStack]:
         ring, ending = Ring(self._redis, self._clock, where), ExitStack()
         ending.enter_context(self._subscriber.listen(keys.events_channel(*where), ring.hear))
         ending.callback(ring.close)
-        self._open[where] = ring, ending
         return ring, ending

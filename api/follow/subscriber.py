@@ -19,6 +19,7 @@ class Subscriber:
     def __init__(self, settings: RedisSettings) -> None:
         self._ear = Redis(settings, on_push=self._on_push, on_ready=self._listen_again)
         self._listening: dict[str, set[Hear]] = {}
+        self._held: set[str] = set()
 
     async def connect(self) -> None:
         """Open the connection, unless it is open. Raises UnavailableError."""
@@ -32,14 +33,16 @@ class Subscriber:
     def listen(self, channel: str, hear: Hear) -> Iterator[None]:
         """Have `hear` called with whatever is said on the channel.
 
-        It is called with None when the subscription begins to hold: what was said before that may
-        have been missed.
+        It is called with None when the subscription begins to hold, at once where it does already:
+        what was said before that may have been missed.
         """
         others = self._listening.setdefault(channel, set())
         if not others:
             self._ear.listen("SUBSCRIBE", channel)
         others.add(hear)
         try:
+            if channel in self._held:
+                hear(None)
             yield
         finally:
             others.discard(hear)
@@ -48,11 +51,16 @@ class Subscriber:
                 self._ear.listen("UNSUBSCRIBE", channel)
 
     def _listen_again(self) -> None:
+        self._held.clear()
         for channel in self._listening:
             self._ear.listen("SUBSCRIBE", channel)
 
     def _on_push(self, push: list[Reply]) -> None:
-        kind, channel, said = push
+        kind, channel, said = push[0], push[1].decode(), push[2]
+        if kind == b"subscribe":
+            self._held.add(channel)
+        elif kind == b"unsubscribe":
+            self._held.discard(channel)
         if kind in {b"message", b"subscribe"}:
-            for hear in tuple(self._listening.get(channel.decode(), ())):
+            for hear in tuple(self._listening.get(channel, ())):
                 hear(said if kind == b"message" else None)

@@ -11,6 +11,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from api import farewell
 from api.follow.subscriber import Subscriber
 from shared.clock import Clock
 from shared.redis import keys
@@ -30,7 +31,7 @@ class Patience:
         self.has_ended = False
         self._request = request
         self._changed = asyncio.Event()
-        request.scope.update(on_gone=self.end, on_leave=self.end)
+        farewell.listen(request.scope, on_gone=self.end, on_leave=self.end)
 
     def end(self) -> None:
         """Wait no longer."""
@@ -47,8 +48,9 @@ class Patience:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
         except TimeoutError:
-            # It may have gone before there was anybody to tell.
-            self.has_ended = await self._request.is_disconnected()
+            # Where there is another server than our edge, nobody tells.
+            if await self._request.is_disconnected():
+                self.has_ended = True
         self._changed.clear()
 
 

@@ -62,6 +62,7 @@ def render() -> tuple[str, str]:
             f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
             f"local AUTO = {_lua(AUTO)}",
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
+            f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
             f"local COMPANION_WIRE = {COMPANION_WIRE}",
             f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
             _REGISTER,

@@ -205,6 +205,24 @@ async def test_a_new_attempt_begins_with_a_reset(
     assert await _all(api, receipt) == heard
 
 
+@pytest.mark.usefixtures("worker")
+async def test_who_has_to_wait_for_another_try_is_told_so(
+    api: Customer, provider: Provider
+) -> None:
+    provider.script.append(Answer(status=429, headers={"retry-after": "60"}))
+    receipt = await api.ask("hello")
+    async with following(api, receipt["events_url"]) as stream:
+        told = [await stream.until("stage")]
+        while told[-1].told["stage"] != "retrying":
+            told.append(await stream.until("stage"))
+        assert (await api.look(receipt))["stage"] == "retrying"
+        await api.post(receipt["cancel_url"])
+        heard = await stream.rest()
+    assert heard[-1].name == "cancelled"
+    assert await _all(api, receipt) == heard
+    assert await _all(api, receipt, after=told[-1].id) == heard[-1:]
+
+
 async def test_what_is_nobodys_or_no_event_s_is_refused(
     system: System, api: Customer, other: Customer
 ) -> None:
@@ -328,7 +346,7 @@ async def test_head_is_told_how_it_would_begin(api: Customer) -> None:
 async def test_a_reader_that_is_stuck_is_cut_and_others_do_not_notice(
     system: System, provider: Provider
 ) -> None:
-    system.change("api", stuck_reader_seconds=0.4)
+    system.change("api", stuck_reader_seconds=2.0)
     url = await system.front()
     api = await system.customer()
     text = " ".join(["w" * 4_000] * 1_000)

@@ -1,12 +1,16 @@
 """`POST /v1/ai/chat`, streamed: from the first event, and never refused once it is in."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from api.follow.subscriber import Subscriber
-from shared.errors import UnavailableError
+from api.guards.limits import Slots
+from shared.errors import Code, RefusedError, UnavailableError
+from shared.stores import generations
 from tests.api.kombify import CHAT, SESSIONS, refused, told
 from tests.support.customer import Customer, Json
 from tests.support.follower import Heard, following, read_events, text_of
@@ -105,6 +109,46 @@ async def test_a_stream_that_cannot_begin_does_not_refuse_what_is_in(
     monkeypatch.setattr(Subscriber, "connect", connect)
     said = told(await api.post(CHAT, json={"message": "hello", "stream": True}), 202)
     assert (await api.look(said))["state"] == "processing"
+
+
+async def test_what_was_deleted_meanwhile_is_a_conflict_as_for_who_waits(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.change("api", wait_seconds_max=1)
+    await system.front()
+    api = await system.customer()
+    asked, headers = {"message": "hello"}, {"idempotency-key": "k"}
+    told(await api.post(CHAT, json=asked, headers=headers), 202)
+
+    async def find(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(generations, "find", find)
+    for accept in ("application/json", "text/event-stream"):
+        answer = await api.post(CHAT, json=asked, headers=headers | {"accept": accept})
+        error = refused(answer, 409, "GENERATION_ERROR")
+        assert error["details"]["failure"]["category"] == "cancelled"
+
+
+async def test_a_stream_that_finds_no_room_does_not_refuse_what_is_in(
+    api: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last place may go to another between the message and its stream."""
+    held, places = Slots.hold, iter([True, False] * 2)
+
+    @contextmanager
+    def hold(slots: Slots, account: str) -> Iterator[None]:
+        if not next(places):
+            raise RefusedError("no place", Code.RATE_LIMITED, retry_after_seconds=1)
+        with held(slots, account):
+            yield
+
+    monkeypatch.setattr(Slots, "hold", hold)
+    asked, headers = {"message": "hello", "stream": True}, {"idempotency-key": "k"}
+    answers = [await api.post(CHAT, json=asked, headers=headers) for _ in range(2)]
+    assert told(answers[0], 202) == told(answers[1], 202)
+    assert ["idempotent-replayed" in answer.headers for answer in answers] == [False, True]
+    assert (await api.look(told(answers[0], 202)))["state"] == "processing"
 
 
 async def test_who_follows_as_many_as_it_may_is_refused_before_the_message_is_in(

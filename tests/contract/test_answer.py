@@ -60,7 +60,7 @@ async def test_older_attempt_can_write_nothing(desk: Desk) -> None:
     look = await desk.status(ticket)
     assert look.body is not None
     assert decode_assistant(look.body).content == "new"
-    assert [at for at, _ in await desk.events(ticket)] == ["1-1", "2-1", "2-2", "2-3"]
+    assert [at for at, _ in await desk.events(ticket)] == ["1-1", "1-2", "2-1", "2-2", "2-3"]
 
 
 async def test_lapsed_lease_still_writes_until_it_is_reaped(desk: Desk) -> None:

@@ -1,6 +1,7 @@
 """`claim`, `beat` and `release`: who holds what, in which order, and how it is handed back."""
 
 import asyncio
+import json
 from collections import Counter
 
 from shared.redis import functions, keys
@@ -174,6 +175,32 @@ async def test_deferred_work_waits_for_its_time(desk: Desk) -> None:
     assert (again.id, again.attempt, again.retries) == (ticket.id, 2, 1)
 
 
+async def test_deferral_is_told_as_the_attempts_last_event(desk: Desk) -> None:
+    ticket = await desk.submit()
+    first = await desk.claim_one()
+    await desk.append(first, 1, "Hm")
+    assert await desk.release(first, delay_ms=1) == "released"
+    # A repetition, and whatever the attempt still wanted to say, come too late.
+    assert await desk.release(first, delay_ms=1) == "refused"
+    assert await desk.append(first, 2, "late") == "refused"
+    assert (await desk.status(ticket)).record["seq"] == "2"
+
+    async def back() -> list[Claimed]:
+        await desk.reap()
+        return await desk.claim()
+
+    [again] = await until(back)
+    await desk.release(again, delay_ms=60_000)
+    assert [(at, json.loads(event)["type"]) for at, event in await desk.events(ticket)] == [
+        ("1-1", "delta"),
+        ("1-2", "stage"),
+        ("2-1", "reset"),
+        ("2-2", "stage"),
+    ]
+    told = [event for _, event in await desk.events(ticket) if "stage" in event]
+    assert told == ['{"type":"stage","stage":"retrying"}'] * 2
+
+
 async def test_short_deferral_comes_back_by_the_clock_of_redis(desk: Desk) -> None:
     await desk.submit()
     await desk.release(await desk.claim_one(), delay_ms=5)
@@ -291,3 +318,13 @@ async def test_claim_tells_whether_to_look_again(desk: Desk) -> None:
         (2, True),
         (1, False),
     ]
+
+
+async def test_what_is_tried_for_ever_is_told_of_its_last_attempts(desk: Desk) -> None:
+    ticket = await desk.submit()
+    for _ in range(70):
+        await desk.release(await desk.claim_one())
+    numbers = [number for number, _ in await desk.events(ticket)]
+    assert numbers == [f"{attempt}-1" for attempt in range(7, 71)]
+    await desk.complete(await desk.claim_one())
+    assert (await desk.status(ticket)).record["last"] == "71-3"

@@ -81,6 +81,8 @@ async def test_worker_that_died_is_replaced(desk: Desk) -> None:
     reaped = await desk.reap()
     assert reaped.done == [("ann", ticket.id, "crashed")]
     assert await desk.stage(ticket) == "retrying"
+    assert (await desk.events(ticket))[-1] == ("1-2", '{"type":"stage","stage":"retrying"}')
+    assert await desk.append(dead, 2, "late words") == "refused"
     assert (await desk.claim_one()).attempt == 2
 
 

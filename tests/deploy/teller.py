@@ -146,3 +146,9 @@ def refusal(status: int, sentence: str, *headers: str) -> Line:
     """Return a refusal in this dialect's form."""
     body = {"status": "error", "code": "X", "message": sentence, "error": {"message": sentence}}
     return Line((json.dumps(body).encode(),), status, headers, "application/json")
+
+
+def later() -> Line:
+    """Return what is said of a message that is in, when its events cannot be followed now."""
+    body = {"id": ID, "session_id": "the-session", "state": "processing", "poll_interval_hint": 1}
+    return Line((json.dumps(body).encode(),), 202, kind="application/json")

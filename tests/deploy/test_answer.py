@@ -13,7 +13,7 @@ from deploy.answer import Answer
 from deploy.follower import Event, Failure, Follower, Told
 from shared.clock import SystemClock
 from shared.errors import PolluxError, UnavailableError
-from tests.deploy.teller import ID, Line, Teller, accepted, completed, event, refusal
+from tests.deploy.teller import ID, Line, Teller, accepted, completed, event, later, refusal
 
 
 class Terminal(io.StringIO):
@@ -222,6 +222,16 @@ async def test_lines_that_break_at_once_are_none(teller: Teller) -> None:
     async with _follower(teller.url, Leaping()) as (follower, _):
         with pytest.raises(UnavailableError, match="broke off"):
             await _heard(follower)
+
+
+async def test_what_is_in_but_cannot_yet_be_followed_is_followed_later(teller: Teller) -> None:
+    teller.lines.append(later())
+    teller.lines.append(refusal(503, "Away."))
+    teller.lines.append(Line((accepted(), completed("1-1", "x"))))
+    async with _follower(teller.url, Leaping()) as (follower, notes):
+        assert await _heard(follower) == ["accepted", "completed"]
+    assert [asked.path for asked in teller.asked[1:]] == [f"/api/v1/generate/{ID}/events"] * 2
+    assert notes == ["[the message is in, but cannot be followed yet; trying again]"]
 
 
 async def test_longer_wish_than_patience_is_not_waited_for(teller: Teller) -> None:

@@ -145,6 +145,23 @@ async def test_lost_line_is_taken_up_after_the_last_event(
     assert [asked.headers["last-event-id"] for asked in resumed] == ["1-2"] * 2
 
 
+async def test_who_has_closed_its_input_is_asked_by_its_words_alone(
+    teller: Teller, tmp_path: Path
+) -> None:
+    teller.lines.append(Line((accepted(), completed("1-1", "Yes"))))
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$@" <&-', "sh"),
+        *(sys.executable, "-P", "-m", "deploy.cli", "ask", "What?"),
+        cwd=tmp_path,
+        env={"PATH": os.defpath, "POLLUX_URL": teller.url, "POLLUX_API_KEY": "the-key"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (0, b"Yes\n"), err
+    assert teller.asked[0].body["message"] == "What?"
+
+
 async def test_acceptance_that_was_not_heard_is_asked_for_again_under_the_same_key(
     teller: Teller, tmp_path: Path
 ) -> None:

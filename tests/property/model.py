@@ -155,9 +155,11 @@ class Model:
         if one.is_cancelled:
             self._end(one, "cancelled")
             return "cancelled"
-        one.where = "deferred" if is_deferred else "ready"
-        one.stage = "retrying" if is_deferred else "queued"
         one.is_due = False
+        if is_deferred:
+            self._retry_later(one, "deferred")
+        else:
+            one.where, one.stage = "ready", "queued"
         return "released"
 
     def cancel(self, one: Generation) -> Cancelled | AlreadyEnded:
@@ -199,8 +201,14 @@ class Model:
             what = "buried"
         else:
             one.crashes += 1
-            one.where, one.stage = "ready", "retrying"
+            self._retry_later(one, "ready")
         return one.account, one.id, what
+
+    def _retry_later(self, one: Generation, where: Where) -> None:
+        """End an attempt, which tells so, and let another be made."""
+        one.where, one.stage = where, "retrying"
+        one.seq += 1
+        one.epochs[one.attempt] = one.epochs.get(one.attempt, 0) + 1
 
     def _end(
         self, one: Generation, stage: Stage, *, cost: int = 0, at: tuple[int, int] | None = None

@@ -137,6 +137,7 @@ class System:
         self._stack = AsyncExitStack()
         self.workers: list[PolluxWorker] = []
         self._workers: dict[str, AsyncExitStack] = {}
+        self._fronts: dict[str, AsyncExitStack] = {}
         self.redis = Redis(redis)
         self.accounts = Accounts(self.redis, redis, b"", self.clock)
 
@@ -161,9 +162,16 @@ class System:
 
     async def front(self, clock: Clock | None = None) -> str:
         """Start a front and return its URL; the first is the one that customers call."""
-        url = await self._stack.enter_async_context(_serving(self.settings, clock or self.clock))
+        own = AsyncExitStack()
+        url = await own.enter_async_context(_serving(self.settings, clock or self.clock))
+        self._fronts[url] = own
+        self._stack.push_async_callback(own.aclose)
         self.url = self.url or url
         return url
+
+    async def stop_front(self, url: str) -> None:
+        """Let a front go, as on SIGTERM."""
+        await self._fronts[url].aclose()
 
     async def worker(self) -> PolluxWorker:
         """Start a worker and return once it claims."""

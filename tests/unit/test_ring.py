@@ -1,15 +1,20 @@
 """The ring of what is followed: what it keeps, what it forgets, and where it looks again."""
 
 import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final, cast
 
 import pytest
 
 from api.follow import ring as rings
-from api.follow.ring import BEGINNING, Number, Ring, Where, frame
+from api.follow.ring import BEGINNING, Number, Ring, Rings, Where, encode, frame
+from api.follow.subscriber import Hear, Subscriber
 from shared.clock import SystemClock
 from shared.errors import UnavailableError
 from shared.redis.client import Argument, Redis, Reply
+from shared.wire import event as events
 from tests.support import waiting
 
 _WHERE: Final = Where("root:", "ann", "one")
@@ -37,6 +42,8 @@ class Stream:
             return int(not self.is_gone)
         if command[0] == "FCALL_RO":
             return []
+        if command[0] == "XREVRANGE":
+            return [(b"%d-%d" % number, [b"e", event]) for number, event in self.entries[-1:]]
         assert command[0] == "XRANGE"
         if self.is_away:
             self.refused += 1
@@ -81,6 +88,16 @@ async def _turn() -> None:
 
 def _numbers(piece: bytes) -> list[str]:
     return [line[4:].decode() for line in piece.split(b"\n") if line.startswith(b"id: ")]
+
+
+def test_an_event_is_one_line_to_whoever_splits_lines() -> None:
+    """Many readers of text end a line where the specification of the events does not."""
+    text = "".join(map(chr, (*range(0x20), 0x7F, 0x85, 0x2028, 0x2029, 0x1F642)))
+    for event in (encode(events.Delta(text)), encode(events.ToolCall("c", text, {text: [text]}))):
+        framed = frame(Number(1, 1), event)
+        name, kind, data, empty = framed.decode().splitlines()
+        assert (name, kind.partition(":")[0], empty) == ("id: 1-1", "event", "")
+        assert json.loads(data.removeprefix("data: ")) == json.loads(event)
 
 
 async def test_what_follows_is_taken_without_a_look(ring: Ring, stream: Stream) -> None:
@@ -205,3 +222,36 @@ async def test_what_is_no_more_is_not_followed_for_ever(ring: Ring, stream: Stre
     ring.look_if_quiet(0.0)
     await _settled(ring)
     assert ring.is_broken
+
+
+class Ear:
+    """A subscriber that knows who listens."""
+
+    def __init__(self) -> None:
+        self.listening: list[Hear] = []
+
+    @contextmanager
+    def listen(self, _channel: str, hear: Hear) -> Iterator[None]:
+        """Count one in and out."""
+        self.listening.append(hear)
+        yield
+        self.listening.remove(hear)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_ring_that_broke_is_joined_by_nobody(stream: Stream, first: int) -> None:
+    ear = Ear()
+    kept = Rings(cast("Redis", stream), cast("Subscriber", ear), SystemClock())
+    followers = [ExitStack(), ExitStack()]
+    broken = followers[0].enter_context(kept.join(_WHERE, Woken()))
+    broken.is_broken = True
+    whole = followers[1].enter_context(kept.join(_WHERE, Woken()))
+    assert whole is not broken
+    with kept.join(_WHERE, Woken()) as another:
+        assert another is whole
+    followers[first].close()
+    assert len(ear.listening) == 1
+    followers[1 - first].close()
+    assert not ear.listening
+    with kept.join(_WHERE, Woken()) as fresh:
+        assert fresh not in {broken, whole}

@@ -215,6 +215,7 @@ async def test_provider_that_asks_for_patience_is_waited_for_in_the_queue(
     await attempts.run(ticket)
     assert (await front.look(ticket)).stage == "retrying"
     assert (await front.record(ticket))["retries"] == "1"
+    assert (await front.told(ticket))[-1].event == events.StageChanged("retrying")
     assert len(provider.requests) == 1
     await front.cancel(ticket)
 

@@ -152,8 +152,12 @@ async def _follow(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
         streamed = await stream.follow(
             call, receipt.generation, None, accepted_in=receipt.session if is_new else None
         )
-    except UnavailableError:
+    except (UnavailableError, RefusedError):
+        # Redis is away, or the last place went to another stream.
         return await _later(call, intent, receipt)
+    except RequestError:
+        # Its session was deleted meanwhile.
+        raise _failed(receipt, CANCELLED) from None
     return streamed._replace(headers=streamed.headers | _headers(receipt))
 
 

@@ -7,8 +7,10 @@
 -- A reply that is lost leaves leases that lapse; the generations run again under the next token.
 -- When nothing is ready, no ring is due to anybody: the bell is emptied, so that no worker wakes for nothing.
 -- A later attempt begins by dropping what was told: the text and, as its first event, the stream at once.
+-- What is tried for hours is told of its last attempts only; the reset of any of them drops all before it.
 
 local ACCOUNTS_TRIED = 64
+local ATTEMPTS_TOLD = 64
 
 local function take(root, account, id, record, ask, now)
   -- What cannot be claimed must not stand in the way of what can.
@@ -26,6 +28,9 @@ local function take(root, account, id, record, ask, now)
   if is_again then
     redis.call('DEL', text_key(root, account, id))
     emit(root, account, id, attempt, 1, RESET)
+    if attempt > ATTEMPTS_TOLD then
+      redis.call('XTRIM', events_key(root, account, id), 'MINID', int(attempt - ATTEMPTS_TOLD + 1) .. '-0')
+    end
   end
   return {
     account, id, record.lane, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,

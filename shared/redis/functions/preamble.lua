@@ -2,8 +2,8 @@
 --
 -- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py, the
 -- table TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, AUTO (the word for a model
--- that was not named), RESET (the event that drops what was told), COMPANION_WIRE (what a worker must read to
--- answer for a companion), and TURNS_PER_CHUNK.
+-- that was not named), RESET (the event that drops what was told), RETRYING (the event of that stage),
+-- COMPANION_WIRE (what a worker must read to answer for a companion), and TURNS_PER_CHUNK.
 --
 -- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only.
 -- Each checks everything before it writes anything, because nothing is rolled back, and each may be
@@ -99,6 +99,16 @@ local function drop_lease(root, account, id, lane)
   if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
   redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
   return true
+end
+
+-- An attempt is over, and the next one waits. Whoever calls this takes the lease away, so the attempt's next
+-- number is nobody else's: followers are told under it.
+local function retry_later(root, account, id, record)
+  check_step(record, 'retrying')
+  local key, seq = generation_key(root, account, id), tonumber(record.seq or 0) + 1
+  redis.call('HDEL', key, 'worker')
+  redis.call('HSET', key, 'stage', 'retrying', 'seq', int(seq))
+  emit(root, account, id, record.attempt, seq, RETRYING)
 end
 
 -- The head of a session leaves and the next turn moves up; a turn that waits just leaves the line.

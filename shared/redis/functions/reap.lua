@@ -23,9 +23,7 @@ local function expire_lease(root, name, ask)
     end_from_outside(root, account, id, record, 'failed', CRASHED, ask.keep)
     return {account, id, 'buried'}
   end
-  check_step(record, 'retrying')
-  redis.call('HDEL', generation_key(root, account, id), 'worker')
-  redis.call('HSET', generation_key(root, account, id), 'stage', 'retrying')
+  retry_later(root, account, id, record)
   make_ready(root, account, id, record.lane, record.number)
   return {account, id, 'crashed'}
 end

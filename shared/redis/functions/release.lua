@@ -2,6 +2,7 @@
 -- ASK      account, id, attempt, delay_ms (0: now, and the stage is `queued` again), keep
 -- RETURNS  'released', 'cancelled' (it was to be stopped, and has ended) or 'refused'
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
+-- What is deferred tells its followers so: the stage is an event of the attempt, its last.
 
 local function release(root, ask)
   local record = load(root, ask.account, ask.id)
@@ -11,18 +12,18 @@ local function release(root, ask)
     end_from_outside(root, ask.account, ask.id, record, 'cancelled', CANCELLED, ask.keep)
     return 'cancelled'
   end
-  local stage = ask.delay_ms > 0 and 'retrying' or 'queued'
-  check_step(record, stage)
-  drop_lease(root, ask.account, ask.id, record.lane)
   local key = generation_key(root, ask.account, ask.id)
-  redis.call('HDEL', key, 'worker')
-  redis.call('HSET', key, 'stage', stage)
-  redis.call('HINCRBY', key, ask.delay_ms > 0 and 'retries' or 'drains', 1)
   if ask.delay_ms > 0 then
+    retry_later(root, ask.account, ask.id, record)
     redis.call('ZADD', deferred_key(root), int(now_ms() + ask.delay_ms), member(ask.account, ask.id))
   else
+    check_step(record, 'queued')
+    redis.call('HDEL', key, 'worker')
+    redis.call('HSET', key, 'stage', 'queued')
     make_ready(root, ask.account, ask.id, record.lane, record.number)
   end
+  redis.call('HINCRBY', key, ask.delay_ms > 0 and 'retries' or 'drains', 1)
+  drop_lease(root, ask.account, ask.id, record.lane)
   return 'released'
 end
 
