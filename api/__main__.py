@@ -4,15 +4,22 @@ import argparse
 import asyncio
 import gc
 import os
+import signal
 import sys
+from contextlib import suppress
+from socket import socket
 
 import uvicorn
 from starlette.types import ASGIApp
+from typing_extensions import override
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from api.app import build
 from api.edge import protocol
 from shared.clock import SystemClock
 from shared.errors import PolluxError
+from shared.hangup import Hangup
 from shared.redis import library, server
 from shared.redis.client import Redis
 from shared.settings import Settings
@@ -39,6 +46,23 @@ async def _check(settings: Settings) -> None:
         await redis.close()
 
 
+class _Family(Multiprocess):
+    """The processes of `--workers`; a hang-up is theirs to heed, none is replaced for it."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
+        super().__init__(config, sockets)
+        self._hangup = Hangup(self._pass_on)
+
+    @override
+    def handle_hup(self) -> None:
+        self._hangup.heed()
+
+    def _pass_on(self) -> None:
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
 def main() -> int:
     """Serve until a signal; return the process' exit code."""
     parser = argparse.ArgumentParser(prog="pollux api", description="Serve Pollux' HTTP API.")
@@ -52,7 +76,7 @@ def main() -> int:
     except PolluxError as error:
         sys.stderr.write(f"pollux api: {error}\n")
         return 1
-    uvicorn.run(
+    config = uvicorn.Config(
         "api.__main__:app",
         factory=True,
         host=arguments.host,
@@ -71,6 +95,14 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
+    # What uvicorn.run does, but for whose the hang-ups are.
+    with suppress(KeyboardInterrupt):
+        if arguments.workers > 1:
+            _Family(config, [config.bind_socket()]).run()
+            return 0
+        front = uvicorn.Server(config)
+        front.run()
+        return 0 if front.started else STARTUP_FAILURE
     return 0
 
 

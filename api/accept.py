@@ -14,6 +14,7 @@ import msgspec
 from api.guards.identify import Caller
 from api.state import State
 from shared import ids
+from shared.catalogue import Catalogue
 from shared.clock import iso
 from shared.errors import Code, RefusedError, RequestError
 from shared.redis import functions, keys
@@ -111,9 +112,11 @@ async def accept(
 
 async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
     """Return the model that the hold is priced by, and the tokens going in, as far as known now."""
-    models, fleet = state.settings.models, await state.fleet()
-    if intent.model != AUTO:
-        check_model(state.settings, intent.model, fleet)
+    fleet = await state.fleet()
+    if intent.model == AUTO:
+        models = state.offered(fleet)
+    else:
+        models = (find_model(state.catalogue, intent.model, fleet),)
     tokens = sum(map(price.tokens_in, _known_texts(state.settings, intent)))
     question = Question(model=intent.model, input_tokens=tokens, budget=intent.budget)
     model = pick(models, question)
@@ -134,21 +137,20 @@ def _known_texts(settings: Settings, intent: Intent) -> Iterator[str]:
         yield companion.persona
 
 
-def is_offered(settings: Settings, name: str, fleet: Fleet) -> bool:
-    """Tell whether a model is listed; while no worker lives, nobody knows its keys."""
-    model = next((model for model in settings.models if model.identifier == name), None)
-    if model is None:
-        return False
-    return not fleet.workers or fleet.offers(model, settings.provider(model.provider))
+def is_offered(catalogue: Catalogue, name: str, fleet: Fleet) -> bool:
+    """Tell whether a message may ask for a model by its name."""
+    model = catalogue.by_identifier.get(name)
+    return model is not None and fleet.may_take(model, catalogue.provider_of(model))
 
 
-def check_model(settings: Settings, name: str, fleet: Fleet) -> None:
-    """Raise RequestError (MODEL_NOT_FOUND) for a model that is not listed."""
-    if not is_offered(settings, name, fleet):
+def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
+    """Return a model by its name; raises RequestError (MODEL_NOT_FOUND) if it is not to be had."""
+    if not is_offered(catalogue, name, fleet):
         raise RequestError(
             f"There is no model `{name}`; GET /api/v1/models lists those there are.",
             Code.MODEL_NOT_FOUND,
         )
+    return catalogue.by_identifier[name]
 
 
 def _unsuitable(choice: Choice) -> RequestError:

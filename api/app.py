@@ -5,6 +5,8 @@
 Everything a request may reach is made once by the lifespan and found in `State`.
 """
 
+import asyncio
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -25,8 +27,10 @@ from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
 from api.state import State
+from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
+from shared.hangup import Hangup
 from shared.redis import library, server
 from shared.redis.client import Redis
 from shared.settings import Settings
@@ -51,7 +55,12 @@ def build(settings: Settings, environment: Mapping[str, str], clock: Clock) -> A
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:
         async with _state(settings, environment, clock) as state:
-            yield {"pollux": state}
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, Hangup(state.renew).heed)
+            try:
+                yield {"pollux": state}
+            finally:
+                loop.remove_signal_handler(signal.SIGHUP)
 
     rows = [
         route
@@ -77,6 +86,7 @@ async def _state(
     subscriber = Subscriber(settings.redis)
     pepper = environment.get(settings.auth.pepper_env, "").encode()
     accounts = Accounts(redis, settings.redis, pepper, clock)
+    shelf = Shelf(Catalogue.of(settings))
 
     async def view(_: None) -> Fleet:
         return await fleet.view(redis, settings.redis)
@@ -88,6 +98,8 @@ async def _state(
         logs.logger().info("front ready", durability=settings.redis.durability)
         yield State(
             settings=settings,
+            environment=environment,
+            shelf=shelf,
             redis=redis,
             clock=clock,
             accounts=accounts,
@@ -96,7 +108,7 @@ async def _state(
             waits=Slots(settings.api.waits_per_account),
             subscriber=subscriber,
             rings=Rings(redis, subscriber, clock),
-            paces=Paces(redis, settings, clock),
+            paces=Paces(redis, shelf, clock),
             fleets=Fresh(view, clock, trusted_seconds=_FLEET_SECONDS),
         )
     finally:

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Self
 
 from api.fresh import Fresh
+from shared.catalogue import Shelf
 from shared.clock import Clock
 from shared.redis.client import Connection
-from shared.settings import Settings
 from shared.stores import pace
 from shared.stores.fleet import Fleet
 from shared.wire.submission import AUTO
@@ -64,14 +64,9 @@ class Known(NamedTuple):
 class Paces:
     """The measured durations of every model lately asked about, as this process knows them."""
 
-    def __init__(self, redis: Connection, settings: Settings, clock: Clock) -> None:
+    def __init__(self, redis: Connection, shelf: Shelf, clock: Clock) -> None:
         self._redis = redis
-        self._prior = {
-            model.identifier: model.estimated_duration_seconds for model in settings.models
-        }
-        # Who names no model is answered by the first that can.
-        for first in settings.models[:1]:
-            self._prior[AUTO] = first.estimated_duration_seconds
+        self._shelf = shelf
         self._known = Fresh(self._look, clock, trusted_seconds=_TRUSTED_SECONDS)
 
     async def durations(self, root: str, model: str) -> Known:
@@ -81,9 +76,16 @@ class Paces:
     async def _look(self, name: tuple[str, str]) -> Known:
         root, model = name
         measured = await pace.durations_ms(self._redis, root, model)
-        word = self._prior.get(model, _UNKNOWN_SECONDS)
+        word = self._prior_seconds(model)
         durations = [each / 1000 for each in measured] or [word * doubt for doubt in DOUBTS]
         return Known.of(durations)
+
+    def _prior_seconds(self, name: str) -> float:
+        """Return what the catalogue says; who names no model is answered by the first that can."""
+        catalogue = self._shelf.catalogue
+        first = catalogue.models[0] if name == AUTO and catalogue.models else None
+        model = first or catalogue.by_identifier.get(name)
+        return _UNKNOWN_SECONDS if model is None else model.estimated_duration_seconds
 
 
 def hint(known: Known, elapsed: float, wait: float) -> int:

@@ -1,6 +1,7 @@
 """The typed things a request may reach, made once a process by the lifespan."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from api.follow.ring import Rings
 from api.follow.subscriber import Subscriber
@@ -8,12 +9,16 @@ from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
+from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
+from shared.errors import ConfigurationError
 from shared.redis import functions
 from shared.redis.client import Redis
-from shared.settings import Settings
+from shared.settings import ModelSettings, Settings
 from shared.stores.accounts import Accounts
 from shared.stores.fleet import Fleet
+from shared.telemetry import logs
+from shared.wire.submission import AUTO
 
 
 @dataclass(kw_only=True)
@@ -21,6 +26,8 @@ class State:
     """What every request shares."""
 
     settings: Settings
+    environment: Mapping[str, str]
+    shelf: Shelf
     redis: Redis
     clock: Clock
     accounts: Accounts
@@ -31,6 +38,34 @@ class State:
     rings: Rings
     paces: Paces
     fleets: Fresh[None, Fleet]
+    _offered: tuple[Catalogue, Fleet, tuple[ModelSettings, ...]] | None = field(
+        default=None, init=False
+    )
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The catalogue as it is now: hold it for one request, not for the next."""
+        return self.shelf.catalogue
+
+    def offered(self, fleet: Fleet) -> tuple[ModelSettings, ...]:
+        """Return the models that may be asked without a name; looked up once for each fleet."""
+        catalogue, known = self.catalogue, self._offered
+        if known is None or known[0] is not catalogue or known[1] is not fleet:
+            models = catalogue.candidates(
+                AUTO, lambda model: fleet.may_take(model, catalogue.provider_of(model))
+            )
+            known = self._offered = (catalogue, fleet, models)
+        return known[2]
+
+    def renew(self) -> None:
+        """Read the catalogue anew; a faulty one is told and changes nothing."""
+        try:
+            catalogue = Catalogue.of(Settings.read(self.environment))
+        except ConfigurationError as error:
+            logs.logger().error("the catalogue stays as it was", faults=error.faults)
+            return
+        self.shelf.catalogue = catalogue
+        logs.logger().info("catalogue read anew", models=len(catalogue.models))
 
     async def fleet(self) -> Fleet:
         """Return the live workers, as of at most a second ago."""

@@ -5,13 +5,17 @@ demo, up             the whole system, once or until it is told to stop
 apart                one part of it, as production runs it
 ask                  a question, and its answer as it is made
 follower, answer     who hears an answer over HTTP, and what is shown of it
+models, config       the catalogue, and whether the settings can be used
+reach                whether a provider answers
+prices               a program that renews the catalogue's rates
 keys, credits        what an operator does with accounts, through `store`
 options              what several of them share on the command line
 caller               a careful client of the published API, which the demo is
 local/               a store, a model, the front and the workers as children of one supervisor
 
-Beside them: the image and the composition for production (Dockerfile, compose.yaml), and the pinned
-dependencies (requirements/) with the script that makes them (lock.sh).
+Beside them: the catalogue that comes with Pollux (catalog.toml), the image and the composition for
+production (Dockerfile, compose.yaml), and the pinned dependencies (requirements/) with the script
+that makes them (lock.sh).
 
 It starts the other parts as processes and imports none of them.
 """

@@ -27,6 +27,8 @@ app.command("deploy.ask:ask", name="ask", help="Ask a running Pollux and see the
 app.command("deploy.up:up", name="up", help="Run the whole system on this machine until Ctrl-C.")
 app.command("deploy.apart:api", name="api", help="Run the API alone.")
 app.command("deploy.apart:worker", name="worker", help="Run one worker alone.")
+app.command("deploy.models:models", name="models", help="List the models of the catalogue.")
+app.command("deploy.config:app", name="config", help="Check the settings.")
 app.command("deploy.keys:app", name="keys", help="Create, list and revoke API keys.")
 app.command("deploy.credits:app", name="credits", help="Show and grant an account's credits.")
 

@@ -12,14 +12,15 @@ from deploy.local.supervisor import StartError
 from deploy.local.system import Plan, Running
 from deploy.options import FOLDER, HOST, PORT, Count, Port
 from shared.clock import SystemClock
-from shared.errors import UnavailableError
+from shared.errors import ConfigurationError, UnavailableError
 
 
 def up(*, host: str = HOST, port: Port = PORT, folder: Path = FOLDER, workers: Count = 2) -> int:
     """Run the whole system here until Ctrl-C, and print its URL, a key and a request to paste.
 
     A Valkey and a small local model are started with it, unless REDIS_URL names a Redis and the
-    settings name models.
+    settings name models. Beside the local model, those that come with Pollux are served whose
+    provider's key is in the environment. SIGHUP makes it read the catalogue anew.
 
     Args:
         host: Address that the API listens on.
@@ -45,21 +46,36 @@ def up(*, host: str = HOST, port: Port = PORT, folder: Path = FOLDER, workers: C
 
 async def _until_stopped(plan: Plan, clock: SystemClock) -> None:
     progress = Progress(sys.stdout)
-    await ending.run(_keep_up(plan, progress, clock), clock)
+    hung_up = asyncio.Event()
+    await ending.run(_keep_up(plan, progress, clock, hung_up), clock, renew=hung_up.set)
     progress.line("Pollux has ended.")
 
 
-async def _keep_up(plan: Plan, progress: Progress, clock: SystemClock) -> None:
+async def _keep_up(
+    plan: Plan, progress: Progress, clock: SystemClock, hung_up: asyncio.Event
+) -> None:
     progress.line(f"Pollux is starting; what it keeps is in {plan.folder}")
     async with system.running(plan, progress, clock) as running:
         for line in _welcome(running):
             progress.line(line)
         try:
-            await asyncio.Event().wait()
+            while await hung_up.wait():
+                hung_up.clear()
+                _renew(running, progress)
         finally:
             progress.line(
                 "\nPollux is ending: what runs is finished or handed back (again to end at once)."
             )
+
+
+def _renew(running: Running, progress: Progress) -> None:
+    try:
+        running.renew()
+        progress.line("The catalogue is read anew.")
+    except ConfigurationError as error:
+        progress.line("The catalogue stays as it was:")
+        for fault in error.faults:
+            progress.line(f"  {fault}")
 
 
 def _welcome(running: Running) -> list[str]:

@@ -1,6 +1,9 @@
 """What the front and the workers must agree on, and nothing they need not.
 
-settings, errors, clock, ids, lifecycle   the ground floor: no I/O
+settings, errors, clock, ids, lifecycle   the ground floor: no I/O but for what follows
+reading     the files and variables that settings come from, and every fault in them
+hangup      what SIGHUP means to a process
+catalogue   which providers and models there are, by their names
 wire/       the records that cross a process or rest in Redis, as msgspec Structs
 redis/      one connection, every key, and the atomic functions with their typed stubs
 stores/     one file a family of keys: accounts, generations, sessions, fleet, pace

@@ -1,30 +1,33 @@
 """Settings: what an operator may decide, with its bounds, from one TOML file and the environment.
 
-Owns the shape, the defaults and the reading of `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and
-`REDIS_URL`. Unknown names are refused, and all faults are told at once, each with its path. Refuses
+Owns the shape and the defaults, what `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and `REDIS_URL`
+mean, and what must hold between entries. Providers and models may stand in a second file, which
+the settings name; an entry of the settings themselves goes before one of the same name there.
+Unknown names are refused, and all faults are told at once, each with its path. Refuses
 to look at the process' environment by itself: `__main__` files and the command line hand it in.
 
 Secrets are never values here, only the names of environment variables; `Secret` carries one once
 read and never prints it.
 """
 
-import re
-import tomllib
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
 from typing_extensions import override
 
+from shared import reading
 from shared.errors import ConfigurationError
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 Durability = Literal["process", "fsync", "none"]
+Dialect = Literal["openai", "anthropic", "gemini"]
 Layer = Literal["identity", "preferences", "history"]
 Capability = Literal[
     "vision", "tools", "web_search", "reasoning", "image_output", "audio_output", "json"
@@ -143,7 +146,7 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
 
     name: Name
     label: str = ""
-    dialect: Literal["openai"] = "openai"
+    dialect: Dialect = "openai"
     base_url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$")]
     api_key_env: str | None = None
     connect_seconds: Seconds = 5.0
@@ -156,7 +159,10 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
 
 
 class ModelSettings(Section, frozen=True, kw_only=True):
-    """A model that callers name by `identifier`. Rates are US dollars per million tokens."""
+    """A model that callers name by `identifier`. Rates are US dollars per million tokens.
+
+    `rates_date` is the day on which the rates were looked up, if anybody wrote it down.
+    """
 
     identifier: Name
     provider: str
@@ -169,6 +175,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     max_output_tokens: Annotated[int, Meta(ge=1)] = 2048
     input_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     output_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    rates_date: date | None = None
     strengths: dict[str, Annotated[float, Meta(ge=0, le=1)]] = {}
     summary: str = ""
     recommended: bool = False
@@ -229,6 +236,19 @@ COMPANIONS = (
 )
 
 
+class Entries(Section, frozen=True, kw_only=True):
+    """What a catalogue's own file holds."""
+
+    providers: tuple[ProviderSettings, ...] = ()
+    models: tuple[ModelSettings, ...] = ()
+
+
+class CatalogueSettings(Section, frozen=True, kw_only=True):
+    """A file of more providers and models; its path is relative to the settings file's folder."""
+
+    path: str | None = None
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """Everything an operator decides. The catalogue is in the order that routing prefers."""
 
@@ -239,6 +259,7 @@ class Settings(Section, frozen=True, kw_only=True):
     retention: RetentionSettings = RetentionSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
     providers: tuple[ProviderSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
     companions: tuple[CompanionSettings, ...] = COMPANIONS
@@ -247,47 +268,52 @@ class Settings(Section, frozen=True, kw_only=True):
     def read(cls, environment: Mapping[str, str], *, folder: Path | None = None) -> Self:
         """Read the TOML file of `POLLUX_CONFIG` (or `pollux.toml`, if there), then the environment.
 
+        The file that `catalogue.path` names is read with it.
+
         Raises:
             ConfigurationError: with every fault found, each with its path.
 
         """
-        tree, faults = _read_file(environment, folder or Path.cwd())
-        secrets = _secret_names(tree)
+        faults: list[str] = []
+        theirs: list[str] = []
+        tree, more, catalogue = reading.trees(environment, folder or Path.cwd(), faults)
+        secrets = _secret_names(tree) | _secret_names(more)
         for name, text in environment.items():
             if name.startswith(_ENV_PREFIX) and name not in _NOT_SETTINGS | secrets:
-                _set(tree, name, text, faults)
+                reading.put(tree, _ENV_PREFIX, name, text, faults)
         if "REDIS_URL" in environment:
-            _table(tree, "redis", faults)["url"] = environment["REDIS_URL"]
-        _check(cls, tree, "", faults)
+            reading.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
+        reading.check(cls, tree, "", faults)
+        _check_url(tree, faults)
+        reading.check(Entries, more, "", theirs)
+        for each, told in ((tree, faults), (more, theirs)):
+            _check_entries(each, _named("providers", "name", tree, more), told)
+        _check_companions(tree, _named("models", "identifier", tree, more), faults)
+        faults += [f"{catalogue}: {fault}" for fault in theirs]
         if faults:
             raise ConfigurationError(faults)
         settings = msgspec.convert(tree, cls, strict=False)
-        _check_url(settings.redis.url, faults)
-        _check_catalogue(settings, faults)
-        if faults:
-            raise ConfigurationError(faults)
-        return settings
+        return settings.with_entries(msgspec.convert(more, Entries, strict=False))
 
-    def provider(self, name: str) -> ProviderSettings:
-        """Return the provider of that name; the catalogue was checked, so it is there."""
-        return next(provider for provider in self.providers if provider.name == name)
+    def with_entries(self, entries: Entries) -> Self:
+        """Return the settings and what a catalogue adds; names they have already are theirs."""
+        providers = {provider.name for provider in self.providers}
+        models = {model.identifier for model in self.models}
+        return msgspec.structs.replace(
+            self,
+            providers=(
+                *self.providers,
+                *(each for each in entries.providers if each.name not in providers),
+            ),
+            models=(
+                *self.models,
+                *(each for each in entries.models if each.identifier not in models),
+            ),
+        )
 
     def companion(self, name: str) -> CompanionSettings | None:
         """Return the companion of that type, or None."""
         return next((each for each in self.companions if each.type == name), None)
-
-
-def _read_file(environment: Mapping[str, str], folder: Path) -> tuple[dict[str, Any], list[str]]:
-    named = environment.get("POLLUX_CONFIG")
-    path = Path(named) if named else folder / "pollux.toml"
-    if not named and not path.exists():
-        return {}, []
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), []
-    except OSError as error:
-        return {}, [f"{path}: cannot be read: {error.strerror}"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        return {}, [f"{path}: not valid TOML: {error}"]
 
 
 def _secret_names(tree: Mapping[str, Any]) -> set[str]:
@@ -296,72 +322,18 @@ def _secret_names(tree: Mapping[str, Any]) -> set[str]:
     names = {AuthSettings().pepper_env}
     if isinstance(auth, dict) and isinstance(auth.get("pepper_env"), str):
         names.add(auth["pepper_env"])
-    providers = tree.get("providers")
-    for provider in providers if isinstance(providers, list) else ():
+    for provider in reading.entries(tree, "providers"):
         if isinstance(provider, dict) and isinstance(provider.get("api_key_env"), str):
             names.add(provider["api_key_env"])
     return names
 
 
-def _set(tree: dict[str, Any], name: str, text: str, faults: list[str]) -> None:
-    """Put `POLLUX_REDIS__PARTITIONS=3` at `redis.partitions`, and so on for deeper names."""
-    path = name.removeprefix(_ENV_PREFIX).lower().split("__")
-    if len(path) == 1 or not all(path):
-        faults.append(f"{name}: unknown setting (names have the form POLLUX_SECTION__NAME)")
-        return
-    table = tree
-    for part in path[:-1]:
-        table = _table(table, part, faults)
-    table[path[-1]] = text
-
-
-def _table(tree: dict[str, Any], name: str, faults: list[str]) -> dict[str, Any]:
-    table = tree.setdefault(name, {})
-    if not isinstance(table, dict):
-        faults.append(f"{name}: expected a table")
-        table = tree[name] = {}
-    return table
-
-
-def _check(
-    shape: type[msgspec.Struct], tree: Mapping[str, Any], path: str, faults: list[str]
-) -> None:
-    """Convert every leaf by itself, so that one wrong value does not hide the next."""
-    hints = get_type_hints(shape, include_extras=True)
-    required = {field.name for field in msgspec.structs.fields(shape) if field.required}
-    for name, value in tree.items():
-        if name not in hints:
-            faults.append(f"{path}{name}: unknown setting")
-        else:
-            _check_field(hints[name], value, f"{path}{name}", faults)
-    faults.extend(f"{path}{name}: is required" for name in sorted(required - tree.keys()))
-
-
-def _check_field(hint: object, value: object, path: str, faults: list[str]) -> None:
-    if isinstance(hint, type) and issubclass(hint, Section) and isinstance(value, dict):
-        _check(hint, value, f"{path}.", faults)
-        return
-    item = getattr(hint, "__args__", (None,))[0]
-    if isinstance(item, type) and issubclass(item, Section) and isinstance(value, list):
-        for index, entry in enumerate(value):
-            _check_field(item, entry, f"{path}[{index}]", faults)
-        return
-    try:
-        msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError as error:
-        faults.append(f"{path}: {_sentence(str(error))}")
-
-
-def _sentence(message: str) -> str:
-    """Drop msgspec's own path (`$`), since ours is already there."""
-    said = re.sub(
-        r" - at `\$(.*)`$", lambda found: f" (at {found[1]})" if found[1] else "", message
-    )
-    return said[:1].lower() + said[1:]
-
-
-def _check_url(url: str, faults: list[str]) -> None:
+def _check_url(tree: reading.Tree, faults: list[str]) -> None:
     """Refuse what the pattern lets through: a port or a database that is no number."""
+    section = tree.get("redis")
+    url = section.get("url", "") if isinstance(section, dict) else ""
+    if not isinstance(url, str):
+        return
     try:
         parts = urlsplit(url)
         database = parse_qs(parts.query).get("db", ["0"])[0]
@@ -374,24 +346,35 @@ def _check_url(url: str, faults: list[str]) -> None:
         faults.append("redis.url: its port or its database is not a number")
 
 
-def _check_catalogue(settings: Settings, faults: list[str]) -> None:
-    names = [provider.name for provider in settings.providers]
+def _check_entries(tree: reading.Tree, providers: set[str], faults: list[str]) -> None:
+    """Check that what can be read of a file's providers and models holds together."""
+    names = [each.name for each in reading.sound(tree, "providers", ProviderSettings).values()]
+    models = reading.sound(tree, "models", ModelSettings)
     faults.extend(f"providers: {name} stands twice" for name in _twice(names))
-    spoken = [word for model in settings.models for word in (model.identifier, *model.aliases)]
+    spoken = [word for model in models.values() for word in (model.identifier, *model.aliases)]
     faults.extend(f"models: {name} stands twice" for name in _twice(spoken))
-    for index, model in enumerate(settings.models):
-        if model.provider not in names:
+    for index, model in models.items():
+        if model.provider not in providers:
             faults.append(f"models[{index}].provider: no provider is named {model.provider}")
         if model.max_output_tokens >= model.context_window:
             faults.append(f"models[{index}].max_output_tokens: must be below the context window")
         if "auto" in (model.identifier, *model.aliases):
             faults.append(f"models[{index}]: `auto` is the word for Smart Select")
-    types = [companion.type for companion in settings.companions]
+
+
+def _check_companions(tree: reading.Tree, models: set[str], faults: list[str]) -> None:
+    companions = reading.sound(tree, "companions", CompanionSettings)
+    types = [companion.type for companion in companions.values()]
     faults.extend(f"companions: {name} stands twice" for name in _twice(types))
-    models = {model.identifier for model in settings.models}
-    for index, companion in enumerate(settings.companions):
+    for index, companion in companions.items():
         if companion.model is not None and companion.model not in models:
             faults.append(f"companions[{index}].model: no model is named {companion.model}")
+
+
+def _named(kind: str, field: str, *trees: reading.Tree) -> set[str]:
+    """Return the names of all entries of a kind, also of those with faults."""
+    entries = [entry for tree in trees for entry in reading.entries(tree, kind)]
+    return {str(entry[field]) for entry in entries if isinstance(entry, dict) and field in entry}
 
 
 def _twice(names: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 consumer    the only file that knows arq's Worker: claim, reap, drain, chores
 heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
+renewal     the step from one catalogue to the next
 run         the value that the steps pass along, and the closed set of outcomes
 writer      the answer's way out: events and text, coalesced, under the fencing token
 steps/      verbs, one a file

@@ -11,6 +11,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +20,10 @@ from arq.worker import Worker, func
 from typing_extensions import override
 
 from shared import ids, queue
+from shared.catalogue import Catalogue
 from shared.clock import Clock
 from shared.errors import PolluxError, UnavailableError
+from shared.hangup import Hangup
 from shared.redis import functions, keys, library, server
 from shared.redis.client import Redis, Reply
 from shared.redis.functions import Batch, ClaimAsk, Claimed, Stop
@@ -33,6 +36,7 @@ from worker import pipeline
 from worker.chores import trim
 from worker.heart import Heart
 from worker.providers.registry import Registry
+from worker.renewal import Renewal
 from worker.run import Brake, Tools
 
 _IDLE_SECONDS: Final = 1.0
@@ -81,8 +85,10 @@ class PolluxWorker(Worker):
             keep_result=0,
             handle_signals=False,
         )
-        self.registry = Registry(settings, environment)
         self.redis = Redis(settings.redis)
+        registry = Registry(Catalogue.of(settings), environment)
+        self._tools = Tools(settings=settings, redis=self.redis, clock=clock, registry=registry)
+        self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
         # A bell that does not ring for a second is no silence of the server's.
         seconds = settings.redis.timeout_seconds + _IDLE_SECONDS
         self._bell = Redis(msgspec.structs.replace(settings.redis, timeout_seconds=seconds))
@@ -110,13 +116,12 @@ class PolluxWorker(Worker):
         await library.load(self.redis)
         await trim.mark_used(self.redis, self.settings.redis, self.clock.now_ms())
         await self._ear.connect()
-        self.ctx["tools"] = Tools(
-            settings=self.settings, redis=self.redis, clock=self.clock, registry=self.registry
-        )
+        self.ctx["tools"] = self._tools
         if self.on_startup:
             await self.on_startup(self.ctx)
         for number in _SIGNALS:
             self.loop.add_signal_handler(number, self.begin_drain)
+        self.loop.add_signal_handler(signal.SIGHUP, Hangup(self._renewal.renew).heed)
         heart = Heart(self.settings, self.clock, self._held, self._stop)
         heart.start()
         loops = [
@@ -127,7 +132,9 @@ class PolluxWorker(Worker):
                 (self._do_chores, lambda: _CHORES_SECONDS),
             )
         ]
-        logs.logger().info("worker ready", worker=self.id, models=sorted(self.registry.served))
+        logs.logger().info(
+            "worker ready", worker=self.id, models=sorted(self._tools.registry.served)
+        )
         await self._keep_doing(self._take_work, lambda: 0.0, until=self._draining)
         await self._drain()
         await heart.stop()
@@ -160,11 +167,13 @@ class PolluxWorker(Worker):
             await self._leave()
         for connection in (self._bell, self._ear, self.redis):
             await connection.close()
-        await self.registry.close()
+        await self._renewal.close()
+        tools: Tools = self.ctx.get("tools", self._tools)
+        await tools.registry.close()
         if self._pool is not None:
             await self._pool.aclose(close_connection_pool=True)
             self._pool = None
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGHUP):
             self.loop.remove_signal_handler(number)
 
     async def _leave(self) -> None:
@@ -351,15 +360,19 @@ class PolluxWorker(Worker):
         return pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311  jitter
 
     async def _report(self) -> None:
+        tools: Tools = self.ctx["tools"]
         pulse = WorkerReport(
             id=self.id,
             concurrency=self.settings.worker.concurrency,
             running=len(self._running),
-            models=tuple(sorted(self.registry.served)),
+            models=tuple(sorted(tools.registry.served)),
             wire=WIRE,
         )
         self._is_reported = True
-        self._fleet_size = max(1, await fleet.report(self.redis, self.settings.redis, pulse))
+        standing = await fleet.report(self.redis, self.settings.redis, pulse)
+        self._fleet_size = max(1, standing.workers)
+        # Not `tools`: they may have been replaced meanwhile.
+        self.ctx["tools"] = replace(self.ctx["tools"], configured=standing.configured)
 
     async def _do_chores(self) -> None:
         """Look at arq's own queue once, the way arq does."""

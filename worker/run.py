@@ -8,6 +8,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from shared.catalogue import Catalogue
 from shared.clock import Clock
 from shared.errors import Failure
 from shared.redis.client import Connection
@@ -107,12 +108,25 @@ class Brake:
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """What every run of a worker shares."""
+    """What every run of a worker shares; one that has begun ends with what it began with.
+
+    `configured` are the models that the whole fleet has keys of, as far as heard.
+    """
 
     settings: Settings
     redis: Connection
     clock: Clock
     registry: Registry
+    configured: frozenset[str] = frozenset()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The catalogue that the registry serves."""
+        return self.registry.catalogue
+
+    def offers(self, model: ModelSettings) -> bool:
+        """Tell whether somebody in the fleet can serve a model."""
+        return model.identifier in self.registry.served or model.identifier in self.configured
 
 
 @dataclass(kw_only=True)

@@ -1,12 +1,21 @@
-"""The catalogue of the local system: one provider, one model, as a settings file.
+"""The catalogue of the local system: one provider, one model, as a settings file; and the shipped.
 
-Used when the operator names no model. Rates are not zero, so that credits can be seen moving; the
-alias is the model name of the published examples, so that they run as they stand.
+Used when the operator names no model: the local one answers, and beside it those of the catalogue
+that comes with Pollux, as far as their keys are there. Rates of the local one are not zero, so that
+credits can be seen moving; its alias is the model name of the published examples, so that they run
+as they stand.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from deploy.local import model
+from shared.catalogue import Catalogue
+from shared.settings import Settings
+
+SHIPPED: Final = Path(__file__).parents[1] / "catalog.toml"
+_PATH: Final = "POLLUX_CATALOGUE__PATH"
 
 _TEXT: Final = """
 [[providers]]
@@ -35,3 +44,14 @@ estimated_duration_seconds = 2.0
 def render(port: int) -> str:
     """Return the TOML of the catalogue, with the local model at this port."""
     return _TEXT.format(port=port, upstream=model.UPSTREAM, context_tokens=model.CONTEXT_TOKENS)
+
+
+def read(environment: Mapping[str, str]) -> Catalogue:
+    """Return the catalogue that the settings name; raises ConfigurationError with every fault."""
+    return Catalogue.of(Settings.read(environment))
+
+
+def with_shipped(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment that names models: the shipped ones where the settings name none."""
+    named = dict(environment)
+    return named if read(named).models else named | {_PATH: str(SHIPPED)}

@@ -1,31 +1,40 @@
 """Run until the work is done or somebody says stop: a signal, or a parent that is gone.
 
-The first word cancels the work, which then ends in order; a second one cancels the ending too.
+The first word cancels the work, which then ends in order; a second one cancels the ending too. A
+hang-up is such a word when a terminal goes away, and where nobody reads anything anew.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from shared.clock import Clock
+from shared.hangup import Hangup
 
 _LOOK_SECONDS: Final = 0.25
 
 
 async def run(
-    work: Coroutine[Any, Any, None], clock: Clock, *, with_parent: bool = False
+    work: Coroutine[Any, Any, None],
+    clock: Clock,
+    *,
+    with_parent: bool = False,
+    renew: Callable[[], None] | None = None,
 ) -> int | None:
     """Run the work; return None when it is done, or the number of the signal that stopped it.
 
     `with_parent`: stop also when the process that started us is gone, as after a kill of `uv run`.
+    `renew`: what a hang-up asks for while our terminal, if we had one, is still there.
     """
     stopper = _Stopper(asyncio.ensure_future(work))
     loop = asyncio.get_running_loop()
     for signum in _signals():
         loop.add_signal_handler(signum, stopper.stop, signum)
+    if renew is not None:
+        loop.add_signal_handler(signal.SIGHUP, Hangup(renew).heed)
     watch = asyncio.ensure_future(_watch_parent(stopper, clock)) if with_parent else None
     try:
         with contextlib.suppress(asyncio.CancelledError):

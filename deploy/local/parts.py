@@ -24,6 +24,7 @@ def api(environment: Mapping[str, str], http: httpx.AsyncClient, host: str, port
         environment=environment,
         is_ready=lambda: _answers(http, f"{network.url(host, port)}/readyz"),
         stop_seconds=_DRAIN_SECONDS,
+        heeds_hangup=True,
     )
 
 
@@ -42,6 +43,7 @@ def worker(environment: Mapping[str, str], number: int, redis: Redis, settings: 
         environment=environment,
         is_ready=is_ready,
         stop_seconds=settings.worker.grace_seconds + _DRAIN_SECONDS,
+        heeds_hangup=True,
     )
 
 

@@ -54,6 +54,7 @@ class Child:
     """What to run. `is_ready` is asked until it says yes; it answers no while it cannot know.
 
     `kept_files`: file descriptors that the child inherits and so keeps open, as a lock.
+    `heeds_hangup`: SIGHUP makes it read anew, and is not its end.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Child:
     ready_seconds: float = 30.0
     stop_seconds: float = 5.0
     kept_files: tuple[int, ...] = ()
+    heeds_hangup: bool = False
 
 
 class StartError(UnavailableError):
@@ -150,6 +152,12 @@ class Supervisor:
                 self.progress.waiting(list(awaited), self.clock.monotonic() - began)
                 await self.clock.sleep(_POLL_SECONDS)
 
+    def hang_up(self) -> None:
+        """Pass SIGHUP on to the children that read anew at it."""
+        for wave in self._waves:
+            for kept in wave:
+                kept.hang_up()
+
     async def _keep_a_janitor(self) -> None:
         while True:
             await self._janitor.ended()
@@ -183,6 +191,13 @@ class _Kept:
         if self._process is not None and await self._child.is_ready():
             self.was_ready = True
         return self.was_ready
+
+    def hang_up(self) -> None:
+        """Send SIGHUP to a child that heeds it; one that is starting reads anew anyway."""
+        process = self._process
+        if self._child.heeds_hangup and self.was_ready and process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
         """End the child in order, and by force when its time is over."""

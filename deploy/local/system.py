@@ -60,10 +60,14 @@ class Plan:
 
 
 class Running(NamedTuple):
-    """A system that answers, and a key of its account `dev`."""
+    """A system that answers, and a key of its account `dev`.
+
+    `renew` makes it read the catalogue anew; raises ConfigurationError for one that is faulty.
+    """
 
     url: str
     api_key: str
+    renew: Callable[[], None]
 
 
 @contextlib.asynccontextmanager
@@ -97,12 +101,23 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
             folder = await stack.enter_async_context(folders.held(runtime / "data", clock))
         if not wanted.has_redis:
             environment.setdefault(wanted.settings.auth.pepper_env, folder.secrets.pepper)
-        upstream = None if wanted.has_models else _add_catalogue(environment, wanted, runtime)
+        upstream = None
+        if not wanted.has_models:
+            upstream = network.free_port("127.0.0.1", None)
+            environment |= _add_catalogue(wanted, runtime, upstream)
         system = _System(folder, supervisor, environment)
         stack.push_async_callback(system.close)
         await system.start_store(server_program)
         await system.start_rest(plan, port, upstream)
-        reached = Running(network.url(plan.host, port), await system.key())
+
+        def renew() -> None:
+            """Read the operator's own settings first: theirs are the faults to tell."""
+            now = named.read(plan.environment)
+            if upstream is not None:
+                _add_catalogue(now, runtime, upstream)
+            supervisor.hang_up()
+
+        reached = Running(network.url(plan.host, port), await system.key(), renew)
         system.announce(reached)
         yield reached
 
@@ -212,13 +227,14 @@ async def _examine(settings: Settings) -> bool:
         await redis.close()
 
 
-def _add_catalogue(environment: dict[str, str], wanted: Named, runtime: Path) -> int:
-    """Name the local model in a settings file of ours, and return the port it is to listen on."""
-    port = network.free_port("127.0.0.1", None)
+def _add_catalogue(wanted: Named, runtime: Path, port: int) -> dict[str, str]:
+    """Name the local model, which listens at this port, in a settings file of ours.
+
+    Return the variables that lead to it, and to the models that come with Pollux.
+    """
     where = runtime / "pollux.toml"
     where.write_text(f"{wanted.text}\n{catalogue.render(port)}", encoding="utf-8")
-    environment["POLLUX_CONFIG"] = str(where)
-    return port
+    return {"POLLUX_CONFIG": str(where), "POLLUX_CATALOGUE__PATH": str(catalogue.SHIPPED)}
 
 
 def _runtime_folder() -> Path:

@@ -575,9 +575,15 @@ class ReportAsk(Ask, frozen=True, kw_only=True):
     forget_ms: int
 
 
-async def report(redis: Connection, root: str, ask: ReportAsk, pulse: bytes) -> int:
-    """Write a worker's pulse, or take it back if it is empty; return how many workers live."""
-    return int(await invoke(redis, "report", root, ask, blob=pulse))
+async def report(
+    redis: Connection, root: str, ask: ReportAsk, pulse: bytes
+) -> tuple[int, list[str]]:
+    """Write a worker's pulse, or take it back if it is empty.
+
+    Return how many workers live, and the models that are or were lately served.
+    """
+    living, served = await invoke(redis, "report", root, ask, blob=pulse)
+    return int(living), [_text(model) for model in served]
 
 
 class FleetAsk(Ask, frozen=True, kw_only=True):
@@ -587,6 +593,6 @@ class FleetAsk(Ask, frozen=True, kw_only=True):
 
 
 async def fleet(redis: Connection, root: str, ask: FleetAsk) -> tuple[list[str], list[bytes]]:
-    """Return the models that were ever served, and the pulses of those who live."""
+    """Return the models that are or were lately served, and the pulses of those who live."""
     served, *pulses = await invoke(redis, "fleet", root, ask, effect="none")
     return [_text(model) for model in served], pulses

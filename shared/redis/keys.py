@@ -111,7 +111,7 @@ ACCOUNT: Final = Key("account:<id>", holds="an account's record, msgpack", end="
 KEY_IDS: Final = Key("key-ids", holds="hash: key id to key hash", end="permanent")
 WORKERS: Final = Key("reports", holds="hash: what each live worker reports", end="permanent")
 PULSES: Final = Key("pulses", holds="zset: worker to when it last reported", end="permanent")
-SERVED: Final = Key("models", holds="set: models that a worker has served", end="permanent")
+SERVED: Final = Key("served", holds="zset: model to when a worker last served it", end="permanent")
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
 CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
 CHORES_HEALTH: Final = Key("chores:health-check", holds="arq's own word on its queue", end="ttl")

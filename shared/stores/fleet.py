@@ -1,6 +1,8 @@
 """The live workers: who reports, what they serve, how much room there is.
 
-A worker writes its own report, by Redis' clock; it is among the living for three seconds.
+A worker writes its own report, by Redis' clock; it is among the living for three seconds. What it
+serves, it has the keys of: that counts for a minute of others' reports, and for as long as nobody
+reports at all, so that a deploy makes no model vanish.
 """
 
 from typing import Final, NamedTuple
@@ -16,23 +18,36 @@ _FORGET_MS: Final = 60_000
 
 
 class Fleet(NamedTuple):
-    """What the live workers can do together."""
+    """What the live workers can do together; `configured` are the models they have keys of."""
 
     workers: int = 0
     slots: int = 0
     models: frozenset[str] = frozenset()
-    ever_served: frozenset[str] = frozenset()
+    configured: frozenset[str] = frozenset()
 
     def offers(self, model: ModelSettings, provider: ProviderSettings) -> bool:
-        """Return whether a model is to be had at all: a worker had its key, or it needs none."""
-        return provider.api_key_env is None or model.identifier in self.ever_served
+        """Return whether a model is to be had at all: a worker has its key, or it needs none."""
+        return provider.api_key_env is None or model.identifier in self.configured
+
+    def may_take(self, model: ModelSettings, provider: ProviderSettings) -> bool:
+        """Return whether a message may wait for a model: until a worker came nobody knows keys."""
+        is_unknown = not self.workers and not self.configured
+        return is_unknown or self.offers(model, provider)
 
 
-async def report(redis: Connection, settings: RedisSettings, pulse: WorkerReport) -> int:
-    """Write a worker's pulse and the models it serves; return how many workers live."""
-    return await functions.report(
+class Standing(NamedTuple):
+    """What a worker hears in return for its report: how many live, and what all have keys of."""
+
+    workers: int
+    configured: frozenset[str]
+
+
+async def report(redis: Connection, settings: RedisSettings, pulse: WorkerReport) -> Standing:
+    """Write a worker's pulse and the models it serves."""
+    workers, served = await functions.report(
         redis, keys.system_root(settings), _ask(pulse.id, pulse.models), encode(pulse)
     )
+    return Standing(workers, frozenset(served))
 
 
 async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None:
@@ -45,11 +60,13 @@ async def view(redis: Connection, settings: RedisSettings) -> Fleet:
     ask = FleetAsk(alive_ms=_ALIVE_MS)
     served, pulses = await functions.fleet(redis, keys.system_root(settings), ask)
     alive = [decode(pulse) for pulse in pulses]
+    models = frozenset(model for pulse in alive for model in pulse.models)
     return Fleet(
         workers=len(alive),
         slots=sum(pulse.concurrency for pulse in alive),
-        models=frozenset(model for pulse in alive for model in pulse.models),
-        ever_served=frozenset(served),
+        models=models,
+        # Workers of an older text tell what they serve in their pulse only.
+        configured=models.union(served),
     )
 
 

@@ -124,12 +124,17 @@ async def test_fleet_is_who_reported_lately(redis: Redis, redis_settings: RedisS
     pulse = WorkerReport(id="w1", concurrency=4, running=1, models=("a", "b"), wire=1)
     other = msgspec.structs.replace(pulse, id="w2", concurrency=8, models=("b", "c"))
     silent = msgspec.structs.replace(pulse, id="w3", models=("d",))
-    living = [await fleet.report(redis, redis_settings, each) for each in (pulse, silent, other)]
-    assert living == [1, 2, 3]
+    heard = [await fleet.report(redis, redis_settings, each) for each in (pulse, silent, other)]
+    assert [each.workers for each in heard] == [1, 2, 3]
+    assert [sorted(each.configured) for each in heard] == [
+        ["a", "b"],
+        ["a", "b", "d"],
+        ["a", "b", "c", "d"],
+    ]
     await _falls_silent(redis, redis_settings, "w3", 4_000)
     view = await fleet.view(redis, redis_settings)
     assert (view.workers, view.slots, sorted(view.models)) == (2, 12, ["a", "b", "c"])
-    assert view.ever_served == {"a", "b", "c", "d"}
+    assert view.configured == {"a", "b", "c", "d"}
     await fleet.leave(redis, redis_settings, "w2")
     assert (await fleet.view(redis, redis_settings)).models == {"a", "b"}
 
@@ -140,7 +145,7 @@ async def test_fleet_forgets_who_fell_silent(redis: Redis, redis_settings: Redis
     await _falls_silent(redis, redis_settings, "w1", 70_000)
     assert (await fleet.view(redis, redis_settings)).workers == 0
     other = msgspec.structs.replace(pulse, id="w2")
-    assert await fleet.report(redis, redis_settings, other) == 1
+    assert (await fleet.report(redis, redis_settings, other)).workers == 1
     reports = await redis.call("HKEYS", keys.WORKERS(keys.system_root(redis_settings)))
     assert reports == [b"w2"]
 

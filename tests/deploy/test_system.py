@@ -12,7 +12,7 @@ import pytest
 
 from deploy.local import folder, network
 from shared.redis import library
-from tests.support import command
+from tests.support import command, waiting
 from tests.support.command import Command
 from tests.support.provider import Provider
 from tests.support.server import Server
@@ -138,3 +138,38 @@ async def test_a_demo_without_a_model_to_ask_says_so(short: Path, keyless: dict[
         assert await demo.ended() == 1
         assert "pollux: No worker can serve a model" in demo.text
         assert demo.left() == []
+
+
+def _rewrite(settings: str, old: str, new: str) -> None:
+    where = Path(settings)
+    where.write_text(where.read_text().replace(old, new, 1))
+
+
+async def test_up_reads_the_catalogue_anew_at_a_hangup(
+    short: Path, environment: dict[str, str]
+) -> None:
+    port = network.free_port("127.0.0.1", None)
+    words = ("up", "--port", str(port), "--workers", "1")
+    settings = environment["POLLUX_CONFIG"]
+    async with command.running(*words, cwd=short, environment=environment) as up:
+        url, key = await _address(up)
+        _rewrite(settings, "[[models]]", "[[models")
+        up.send(signal.SIGHUP)
+        await up.says("The catalogue stays as it was:")
+        await up.says(f"{settings}: not valid TOML")
+        _rewrite(settings, "[[models", '[[models]]\n        name = "Omega"')
+        up.send(signal.SIGHUP)
+        await up.says("The catalogue is read anew.")
+        async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
+
+            async def is_there() -> bool:
+                listed = (await http.get("/api/v1/models")).json()["models"]
+                return [each["name"] for each in listed] == ["Omega"]
+
+            await waiting.until(is_there, what="the other name")
+            receipt = (await http.post("/api/v1/chat", json={"message": "Hello"})).json()
+            status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
+        assert status["result"]["content"] == "You said: Hello"
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
+        assert up.left() == []

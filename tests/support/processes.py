@@ -68,6 +68,10 @@ class Process:
         """Ask it to go."""
         self._process.send_signal(signal.SIGTERM)
 
+    def hang_up(self) -> None:
+        """Tell it to read its catalogue anew."""
+        self._process.send_signal(signal.SIGHUP)
+
     def pause(self) -> None:
         """Stop it from running; it keeps its connections."""
         self._process.send_signal(signal.SIGSTOP)

@@ -188,10 +188,10 @@ class System:
 
     # Fronts and workers as processes
 
-    async def spawn_front(self) -> Process:
-        """Start a front as a process and return once it is ready."""
+    async def spawn_front(self, *words: str) -> Process:
+        """Start a front as a process, with more words if given, and return once it is ready."""
         port = processes.free_port()
-        spawned = self._spawn("api", "--port", str(port))
+        spawned = self._spawn("api", "--port", str(port), *words)
         self.url = f"http://127.0.0.1:{port}"
         async with customer.connected(self.url, {}) as prober:
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shared.catalogue import Catalogue
 from shared.errors import ConfigurationError
 from shared.settings import Secret, Section, Settings
 
@@ -67,7 +68,7 @@ def test_catalogue_is_read_in_its_order(tmp_path: Path) -> None:
         CATALOGUE + CATALOGUE.replace('"small"', '"other"').split("\n\n")[1].replace("tiny", "wee"),
     )
     assert [model.identifier for model in read.models] == ["small", "other"]
-    assert read.provider("local").base_url == "http://127.0.0.1:9/v1"
+    assert Catalogue.of(read).provider_of(read.models[1]).base_url == "http://127.0.0.1:9/v1"
 
 
 def test_variables_that_hold_secrets_are_no_settings(tmp_path: Path) -> None:
@@ -219,3 +220,115 @@ def test_secret_shows_itself_to_nobody() -> None:
 def test_what_a_caller_sets_is_no_setting(tmp_path: Path) -> None:
     read = _read(tmp_path, POLLUX_URL="http://127.0.0.1:8000", POLLUX_API_KEY="a-key")
     assert read == Settings()
+
+
+_MORE = """
+[[providers]]
+name = "local"
+base_url = "http://127.0.0.1:1/v1"
+
+[[providers]]
+name = "far"
+base_url = "http://127.0.0.1:2/v1"
+api_key_env = "POLLUX_FAR_KEY"
+
+[[models]]
+identifier = "small"
+provider = "far"
+upstream = "theirs"
+
+[[models]]
+identifier = "tiny"
+provider = "far"
+upstream = "tiny-1"
+rates_date = 2026-11-22
+
+[[models]]
+identifier = "near"
+provider = "local"
+upstream = "near-1"
+"""
+
+
+def _with_catalogue(tmp_path: Path, more: str, text: str = CATALOGUE) -> str:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "catalog.toml").write_text(more)
+    return f'[catalogue]\npath = "more/catalog.toml"\n{text}'
+
+
+def test_a_catalogue_s_entries_come_after_the_settings_own(tmp_path: Path) -> None:
+    read = _read(tmp_path, _with_catalogue(tmp_path, _MORE), POLLUX_FAR_KEY="k")
+    assert [(model.identifier, model.upstream) for model in read.models] == [
+        ("small", "small-1"),
+        ("tiny", "tiny-1"),
+        ("near", "near-1"),
+    ]
+    assert [(each.name, each.base_url[-4]) for each in read.providers] == [
+        ("local", "9"),
+        ("far", "2"),
+    ]
+    assert str(read.models[1].rates_date) == "2026-11-22"
+
+
+def test_a_variable_names_another_catalogue(tmp_path: Path) -> None:
+    text = _with_catalogue(tmp_path, _MORE)
+    (tmp_path / "none.toml").write_text("")
+    assert len(_read(tmp_path, text, POLLUX_CATALOGUE__PATH="none.toml").models) == 1
+    away = Settings.read({"POLLUX_CATALOGUE__PATH": "more/catalog.toml"}, folder=tmp_path)
+    assert len(away.models) == 3
+
+
+def test_one_fault_hides_no_other(tmp_path: Path) -> None:
+    model = '[[models]]\nidentifier = "{}"\nprovider = "{}"\nupstream = "x"\n{}\n'
+    companion = '[[companions]]\ntype = "poet"\nname = "N"\npersona = "P"\nmodel = "{}"\n'
+    found = _faults(
+        tmp_path,
+        CATALOGUE.replace("http:", "ftp:")
+        + model.format("tiny", "local", "")
+        + model.format("odd", "nobody", "context_window = 1")
+        + model.format("lost", "nobody", "")
+        + companion.format("odd")
+        + companion.format("absent").replace("poet", "seer"),
+    )
+    assert [fault.split(":")[0] for fault in found] == [
+        "providers[0].base_url",
+        "models[2].context_window",
+        "models",
+        "models[3].provider",
+        "companions[1].model",
+    ]
+
+
+def test_faults_of_a_catalogue_are_told_with_its_name(tmp_path: Path) -> None:
+    faulty = _MORE.replace('"near-1"', '"near-1"\ncontext_window = 1\nlimits = 1')
+    where = tmp_path / "more" / "catalog.toml"
+    found = _faults(tmp_path, _with_catalogue(tmp_path, faulty), POLLUX_REDIS__PARTITIONS="0")
+    assert [fault.rsplit(":", 1)[0] for fault in found] == [
+        "redis.partitions",
+        f"{where}: models[2].context_window",
+        f"{where}: models[2].limits",
+    ]
+    where.write_text(
+        _MORE.replace('"near"', '"tiny"').replace('provider = "local"', 'provider = "no"')
+    )
+    text = '[catalogue]\npath = "more/catalog.toml"\n'
+    assert _faults(tmp_path, text) == [
+        f"{where}: models: tiny stands twice",
+        f"{where}: models[2].provider: no provider is named no",
+    ]
+    where.write_text("[redis]\npartitions = 3\n")
+    assert _faults(tmp_path, text) == [f"{where}: redis: unknown setting"]
+    where.unlink()
+    assert _faults(tmp_path, text) == [f"{where}: cannot be read: No such file or directory"]
+    assert _faults(tmp_path, "[catalogue]\npath = 3\n") == [
+        "catalogue.path: expected `str | null`, got `int`"
+    ]
+
+
+def test_a_companion_may_speak_by_a_model_of_the_catalogue(tmp_path: Path) -> None:
+    companion = '[[companions]]\ntype = "poet"\nname = "N"\npersona = "P"\nmodel = "{}"\n'
+    text = _with_catalogue(tmp_path, _MORE, companion.format("near"))
+    assert _read(tmp_path, text).companions[0].model == "near"
+    assert _faults(tmp_path, text.replace('"near"', '"far"')) == [
+        "companions[0].model: no model is named far"
+    ]

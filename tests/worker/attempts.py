@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from typing_extensions import override
 
+from shared.catalogue import Catalogue
 from shared.clock import SystemClock
 from shared.redis.client import Connection
 from shared.wire.generation import Generation
@@ -28,12 +29,16 @@ class Hasty(SystemClock):
 
 
 class Attempts:
-    """A maker of attempts; `redis` may be replaced by a shaky one, `settings` by other ones."""
+    """A maker of attempts; `redis` may be replaced by a shaky one, `settings` by other ones.
+
+    `configured` is what other workers have keys of.
+    """
 
     def __init__(self, system: System, front: Front) -> None:
         self.settings = system.settings
         self.redis: Connection = front.redis
         self.brake = Brake()
+        self.configured: frozenset[str] = frozenset()
         self._front = front
         self._registry: Registry | None = None
 
@@ -87,10 +92,11 @@ class Attempts:
             await self._registry.close()
 
     def _tools(self) -> Tools:
-        self._registry = self._registry or Registry(self.settings, {})
+        self._registry = self._registry or Registry(Catalogue.of(self.settings), {})
         return Tools(
             settings=self.settings,
             redis=self.redis,
             clock=Hasty(),
             registry=self._registry,
+            configured=self.configured,
         )

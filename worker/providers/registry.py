@@ -2,13 +2,17 @@
 
 Owns the connections of one worker and the keys they carry. A provider whose key is not in the
 environment is left out: its models are then served by other workers, or by none.
+
+DESIGN. A registry does not change. One for another catalogue takes over the connections of
+providers that stayed as they were, with their open lines, and leaves the rest to be closed once
+idle.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
-from shared.errors import ConfigurationError
-from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
+from shared.catalogue import Catalogue, key_of
+from shared.settings import ModelSettings, ProviderSettings, Secret
 from worker.providers.contract import Dialect, Provider
 from worker.providers.openai import OpenAI
 from worker.providers.upstream import Upstream
@@ -19,35 +23,39 @@ DIALECTS: Final[dict[str, Dialect]] = {"openai": OpenAI()}
 class Registry:
     """The upstreams that this worker can reach."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
-        self._providers: dict[str, Provider] = {
-            provider.name: connect(provider, _key(provider, environment))
-            for provider in settings.providers
-            if provider.api_key_env is None or environment.get(provider.api_key_env, "").strip()
-        }
-        self.models = tuple(model for model in settings.models if model.provider in self._providers)
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        environment: Mapping[str, str],
+        before: "Registry | None" = None,
+    ) -> None:
+        self.catalogue = catalogue
+        self._connections: dict[ProviderSettings, Provider] = {}
+        for provider in catalogue.providers:
+            key = key_of(provider, environment)
+            if key is None and provider.api_key_env is not None:
+                continue
+            kept = before.connection(provider) if before is not None else None
+            self._connections[provider] = kept or connect(provider, key)
+        self._by_name = {provider.name: open_ for provider, open_ in self._connections.items()}
+        self.models = tuple(model for model in catalogue.models if model.provider in self._by_name)
         self.served = frozenset(model.identifier for model in self.models)
 
     def provider_of(self, model: ModelSettings) -> Provider:
-        """Return the adapter that serves a model of `served`."""
-        return self._providers[model.provider]
+        """Return the connection that serves a model of `served`."""
+        return self._by_name[model.provider]
 
-    async def close(self) -> None:
-        """Close every upstream's connections."""
-        for provider in self._providers.values():
-            await provider.close()
+    def connection(self, provider: ProviderSettings) -> Provider | None:
+        """Return the connection to exactly this provider, if there is one."""
+        return self._connections.get(provider)
+
+    async def close(self, *, but: "Registry | None" = None) -> None:
+        """Close every upstream's connections, but for those that another registry took over."""
+        for provider, open_ in self._connections.items():
+            if but is None or but.connection(provider) is not open_:
+                await open_.close()
 
 
 def connect(provider: ProviderSettings, key: Secret | None) -> Provider:
     """Return a connection to an upstream. Raises ConfigurationError."""
     return Upstream(DIALECTS[provider.dialect], provider, key)
-
-
-def _key(provider: ProviderSettings, environment: Mapping[str, str]) -> Secret | None:
-    """Return a provider's key, without the line end that a file of secrets leaves behind it."""
-    if provider.api_key_env is None:
-        return None
-    key = environment[provider.api_key_env].strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigurationError([f"{provider.api_key_env}: holds what cannot be sent as a key"])
-    return Secret(key)

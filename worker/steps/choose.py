@@ -1,30 +1,34 @@
 """Decide which model answers, among those this worker can reach."""
 
+import random
+
 from shared.errors import Failure
 from shared.routing import price
 from shared.routing.choose import Question, choose as decide
 from shared.wire.event import Routed, StageChanged
+from shared.wire.submission import AUTO
 from worker.run import Failed, Retry, Run
 
 # Another worker may hold the key that this one lacks; until then the generation waits in the queue.
-_ELSEWHERE_SECONDS = 1.0
+# Not always as long as an idle worker waits at its bell, or the same one would always be in time.
+_ELSEWHERE_SECONDS = (0.2, 1.2)
 
 
 async def choose(run: Run) -> Failed | Retry | None:
     """Fill `run.model` and `run.routing`; without a model, wait for another worker or fail."""
-    registry = run.tools.registry
+    tools, name = run.tools, run.submission.model
     tokens = price.tokens_in(run.user.content) + price.tokens_in(run.system_prompt or "")
-    question = Question(model=run.submission.model, input_tokens=tokens, served=registry.served)
-    run.routing, run.model = decide(run.tools.settings.models, question)
+    question = Question(model=name, input_tokens=tokens, served=tools.registry.served)
+    candidates = tools.catalogue.candidates(name, tools.offers)
+    run.routing, run.model = decide(candidates, question)
     if run.model is not None:
         run.writer.say(Routed(run.routing))
         run.writer.say(StageChanged("generating"), stage="generating")
         return None
-    if any(candidate.excluded_by == "unavailable" for candidate in run.routing.candidates):
-        return Retry(_ELSEWHERE_SECONDS)
-    if run.routing.candidates:
-        return Failed(_NOTHING_FITS)
-    return Failed(_NO_SUCH_MODEL)
+    is_elsewhere = any(each.excluded_by == "unavailable" for each in run.routing.candidates)
+    if is_elsewhere or (name == AUTO and not candidates):
+        return Retry(random.uniform(*_ELSEWHERE_SECONDS))  # noqa: S311  jitter
+    return Failed(_NOTHING_FITS if candidates else _NO_SUCH_MODEL)
 
 
 _NOTHING_FITS = Failure(

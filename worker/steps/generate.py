@@ -116,7 +116,7 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + run.seconds_left()
-    idle_seconds = run.tools.settings.provider(model.provider).idle_seconds
+    idle_seconds = run.tools.catalogue.provider_of(model).idle_seconds
     reason, is_heard, due = "", False, 0.0
     parts = run.tools.registry.provider_of(model).stream(request)
     patience = asyncio.timeout_at(min(deadline, loop.time() + model.first_token_seconds))

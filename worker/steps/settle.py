@@ -133,7 +133,7 @@ def _snapshot(run: Run) -> ModelSnapshot | None:
     """Keep how the model was named, if it was: the catalogue may change later."""
     if run.submission.model == AUTO or run.model is None:
         return None
-    provider = run.tools.settings.provider(run.model.provider)
+    provider = run.tools.catalogue.provider_of(run.model)
     return ModelSnapshot(
         identifier=run.model.identifier, name=run.model.title, provider=provider.title
     )

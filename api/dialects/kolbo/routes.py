@@ -110,14 +110,13 @@ async def cancel(call: Call) -> Answer:
 
 async def models(call: Call) -> Answer:
     """GET /models: the catalogue, as far as its providers are configured."""
-    settings, fleet = call.state.settings, await call.state.fleet()
+    catalogue, fleet = call.state.catalogue, await call.state.fleet()
     kind = {"text": "chat"}.get(call.query.get("type", ""), call.query.get("type", ""))
     provider = call.query.get("provider", "").lower()
     listed = [
-        translate.model(entry, settings, is_available=entry.identifier in fleet.models)
-        for entry in settings.models
-        if (not kind or kind in entry.types)
-        and fleet.offers(entry, settings.provider(entry.provider))
+        translate.model(entry, catalogue, is_available=entry.identifier in fleet.models)
+        for entry in catalogue.models
+        if (not kind or kind in entry.types) and fleet.offers(entry, catalogue.provider_of(entry))
     ]
     if provider:
         listed = [item for item in listed if item.provider.lower() == provider]
@@ -155,7 +154,7 @@ async def messages(call: Call) -> Answer:
     listed = []
     if first < last:
         turns = await sessions.turns(call, session.id, first=first // 2 + 1, last=(last + 1) // 2)
-        rows = [row for turn in turns for row in translate.messages(turn, call.state.settings)]
+        rows = [row for turn in turns for row in translate.messages(turn, call.state.catalogue)]
         skipped = first % 2
         listed = rows[skipped : skipped + last - first]
     return Answer(

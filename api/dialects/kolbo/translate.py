@@ -12,9 +12,10 @@ from api import links, options
 from api.accept import Intent
 from api.dialects.kolbo import wire
 from api.pace import Eta
+from shared.catalogue import Catalogue
 from shared.clock import iso
 from shared.routing import price
-from shared.settings import LimitSettings, ModelSettings, Settings
+from shared.settings import LimitSettings, ModelSettings
 from shared.stores.sessions import Session, Turn
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage
@@ -125,9 +126,9 @@ def etag(generation: Generation) -> str:
     return f'W/"{generation.stage}-{generation.attempt}-{generation.last_event}"'
 
 
-def model(entry: ModelSettings, settings: Settings, *, is_available: bool) -> wire.ModelItem:
+def model(entry: ModelSettings, catalogue: Catalogue, *, is_available: bool) -> wire.ModelItem:
     """Return a catalogue entry as callers see it."""
-    provider = settings.provider(entry.provider)
+    provider = catalogue.provider_of(entry)
     return wire.ModelItem(
         identifier=entry.identifier,
         name=entry.title,
@@ -157,7 +158,7 @@ def conversation(session: Session) -> wire.Conversation:
     )
 
 
-def messages(turn: Turn, settings: Settings) -> tuple[wire.MessageItem, wire.MessageItem]:
+def messages(turn: Turn, catalogue: Catalogue) -> tuple[wire.MessageItem, wire.MessageItem]:
     """Return a turn's two messages: the user's, then the assistant's, finished or not."""
     assistant = turn.assistant
     return (
@@ -173,13 +174,13 @@ def messages(turn: Turn, settings: Settings) -> tuple[wire.MessageItem, wire.Mes
             role="assistant",
             content=assistant.content if assistant is not None else "",
             status=turn.state,
-            model=_named_model(turn, settings),
+            model=_named_model(turn, catalogue),
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )
 
 
-def _named_model(turn: Turn, settings: Settings) -> wire.MessageModel:
+def _named_model(turn: Turn, catalogue: Catalogue) -> wire.MessageModel:
     """Return the model as it was when it answered; before that, and after no answer, as it is."""
     name = turn.user.model
     if name is None:
@@ -187,8 +188,7 @@ def _named_model(turn: Turn, settings: Settings) -> wire.MessageModel:
     kept = turn.assistant.model if turn.assistant is not None else None
     if kept is not None:
         return wire.MessageModel(kept.identifier, kept.name, kept.provider)
-    for entry in settings.models:
-        if entry.identifier == name:
-            provider = settings.provider(entry.provider)
-            return wire.MessageModel(name, entry.title, provider.title)
-    return wire.MessageModel(name, name, "")
+    entry = catalogue.by_identifier.get(name)
+    if entry is None:
+        return wire.MessageModel(name, name, "")
+    return wire.MessageModel(name, entry.title, catalogue.provider_of(entry).title)

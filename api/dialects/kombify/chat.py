@@ -97,16 +97,16 @@ def idempotency(call: Call) -> accept.Idempotency | None:
 
 async def _model(call: Call, companion: CompanionSettings | None) -> str:
     """Return the model to ask: the caller's, else one that was chosen before and is still there."""
-    settings, account = call.state.settings, call.caller.account
-    if call.body.model is not None:
-        return translate.identifier(call.body.model, settings)
+    catalogue, account = call.state.catalogue, call.caller.account
     fleet = await call.state.fleet()
+    if call.body.model is not None:
+        return translate.identifier(call.body.model, catalogue, fleet)
     preferred = account.preferred_model
-    if preferred == AUTO or (preferred and accept.is_offered(settings, preferred, fleet)):
+    if preferred == AUTO or (preferred and accept.is_offered(catalogue, preferred, fleet)):
         return preferred
     companion = companion or await _remembered(call)
     own = companion.model if companion is not None else None
-    return own if own is not None and accept.is_offered(settings, own, fleet) else AUTO
+    return own if own is not None and accept.is_offered(catalogue, own, fleet) else AUTO
 
 
 async def _remembered(call: Call) -> CompanionSettings | None:

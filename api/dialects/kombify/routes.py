@@ -87,9 +87,10 @@ async def prefer_model(call: Call) -> Answer:
     """PUT /preferences/model: choose the model of chats that name none."""
     state, model = call.state, call.body.model
     if model is not None:
-        model = translate.identifier(model, state.settings)
+        catalogue, fleet = state.catalogue, await state.fleet()
+        model = translate.identifier(model, catalogue, fleet)
         if model != AUTO:
-            accept.check_model(state.settings, model, await state.fleet())
+            accept.find_model(catalogue, model, fleet)
     await state.accounts.prefer(call.caller.account, model)
     state.identities.forget(call.headers)
     return Answer(wire.PreferencesReply(model=model))

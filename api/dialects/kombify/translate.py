@@ -8,8 +8,9 @@ from typing import Final
 
 from api.dialects.kombify import wire
 from api.follow import told
+from shared.catalogue import Catalogue
 from shared.clock import iso
-from shared.settings import CompanionSettings, Settings
+from shared.settings import CompanionSettings
 from shared.stores.fleet import Fleet
 from shared.stores.sessions import Session, Turn
 from shared.wire.generation import Generation
@@ -20,12 +21,12 @@ _EVENTS: Final = "text/event-stream"
 _JSON: Final = "application/json"
 
 
-def identifier(name: str, settings: Settings) -> str:
-    """Return what a model is called in the catalogue; a name that is no alias stays as it is."""
-    for model in settings.models:
-        if name in model.aliases:
-            return model.identifier
-    return name
+def identifier(name: str, catalogue: Catalogue, fleet: Fleet) -> str:
+    """Return what a model is called in the catalogue: an alias, where no such model is to be had.
+
+    A name that is neither stays as it is.
+    """
+    return catalogue.named(name, lambda model: fleet.offers(model, catalogue.provider_of(model)))
 
 
 def is_streamed(body: wire.ChatBody, accept: Iterable[str]) -> bool:

@@ -1,10 +1,10 @@
--- fleet: who lives, and which models were ever served.
+-- fleet: who lives, and which models are served, or were lately.
 -- ASK      alive_ms (a silence longer than that is none of the living)
 -- RETURNS  {{model...}, pulse...}
 -- ATOMIC   no need; it is one look instead of three round trips.
 
 local function fleet(root, ask)
-  local answer = {redis.call('SMEMBERS', served_key(root))}
+  local answer = {redis.call('ZRANGE', served_key(root), 0, -1)}
   for _, worker in ipairs(redis.call('ZRANGE', pulses_key(root), int(now_ms() - ask.alive_ms), '+inf', 'BYSCORE')) do
     table.insert(answer, redis.call('HGET', workers_key(root), worker))
   end

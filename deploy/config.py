@@ -1,0 +1,115 @@
+"""`pollux config`: whether the settings can be used, before anything is started with them.
+
+Reads them as every process does. Refuses to show a secret: of a key, only whether it is there.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+import httpx
+from cyclopts import App, Parameter
+
+from deploy import reach
+from deploy.local.catalogue import SHIPPED
+from shared import reading
+from shared.catalogue import key_of
+from shared.errors import ConfigurationError
+from shared.settings import ProviderSettings, Secret, Settings
+
+app: Final = App(name="config", help="Check the settings.", help_format="plaintext")
+
+Try = Annotated[bool, Parameter(name="--try", negative="")]
+
+
+@app.command
+def check(*, try_: Try = False) -> int:
+    """Read the settings and the catalogue, name every fault with its path, and tell what was read.
+
+    Args:
+        try_: Also ask each provider whose key is set for its list of models.
+
+    """
+    environment = dict(os.environ)
+    try:
+        settings = Settings.read(environment)
+        keys = _keys(settings, environment)
+    except ConfigurationError as error:
+        for fault in error.faults:
+            sys.stderr.write(f"{fault}\n")
+        return 1
+    _tell(settings, keys, environment)
+    return 0 if not try_ or asyncio.run(_try_all(settings, keys)) else 1
+
+
+@app.command
+def shipped() -> None:
+    """Print the path of the catalogue that comes with Pollux."""
+    _print(str(SHIPPED))
+
+
+def _keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secret | None]:
+    """Return each provider's key; raises ConfigurationError with every one that cannot be sent."""
+    keys, faults = {}, []
+    for provider in settings.providers:
+        try:
+            keys[provider.name] = key_of(provider, environment)
+        except ConfigurationError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigurationError(faults)
+    return keys
+
+
+def _tell(
+    settings: Settings, keys: Mapping[str, Secret | None], environment: Mapping[str, str]
+) -> None:
+    files = reading.files(environment, Path.cwd())
+    for path in files:
+        _print(f"read {path.absolute()}")
+    if not files:
+        _print("no settings file: what the environment does not say is as by default")
+    _print(
+        f"{len(settings.providers)} providers, {len(settings.models)} models, "
+        f"{len(settings.companions)} companions"
+    )
+    for provider in settings.providers:
+        _print(f"  {provider.name}: {_key_told(provider, keys)}")
+
+
+def _key_told(provider: ProviderSettings, keys: Mapping[str, Secret | None]) -> str:
+    if provider.api_key_env is None:
+        return "needs no key"
+    is_there = keys[provider.name] is not None
+    return f"{provider.api_key_env} is {'set' if is_there else 'missing: not served here'}"
+
+
+async def _try_all(settings: Settings, keys: Mapping[str, Secret | None]) -> bool:
+    """Ask all providers at once; return whether every one answered well."""
+    tried = [
+        each
+        for each in settings.providers
+        if each.api_key_env is None or keys[each.name] is not None
+    ]
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answers = await asyncio.gather(
+            *(
+                reach.ask(
+                    http,
+                    provider,
+                    keys[provider.name],
+                    [m.upstream for m in settings.models if m.provider == provider.name],
+                )
+                for provider in tried
+            )
+        )
+    for provider, (_, sentence) in zip(tried, answers, strict=True):
+        _print(f"  {provider.name}: {sentence}")
+    return all(is_well for is_well, _ in answers)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

@@ -1,0 +1,73 @@
+"""A front's catalogue, read anew at a hang-up, by one process and by several."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support import processes, waiting
+from tests.support.customer import Customer, body, refused
+from tests.support.processes import Process
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+
+def _rename(system: System, folder: Path, name: str) -> None:
+    """Call the first model something else in the catalogue's file."""
+    first, *others = system.settings.models
+    changed = msgspec.structs.replace(first, name=name, identifier=name.lower())
+    settings = msgspec.structs.replace(system.settings, models=(changed, *others))
+    processes.environment(settings, folder)
+
+
+async def _names(api: Customer) -> list[str]:
+    return [model["name"] for model in body(await api.get("/api/v1/models"))["models"]]
+
+
+def _count(front: Process, event: str) -> int:
+    return sum(line["event"] == event for line in front.lines())
+
+
+async def test_a_hangup_makes_a_front_read_its_catalogue_anew(
+    system: System, tmp_path: Path
+) -> None:
+    front = await system.spawn_front()
+    api = await system.customer()
+    assert await _names(api) == ["Alpha", "beta"]
+    await api.ask("hello", model="alpha")
+    _rename(system, tmp_path, "Omega")
+    front.hang_up()
+    await front.says("catalogue read anew")
+    assert await _names(api) == ["Omega", "beta"]
+    await api.ask("hello", model="omega")
+    asked = {"message": "hello", "model": "alpha"}
+    refused(await api.post("/api/v1/chat", json=asked), 400, "MODEL_NOT_FOUND")
+
+
+async def test_a_faulty_catalogue_leaves_the_old_one(system: System, tmp_path: Path) -> None:
+    front = await system.spawn_front()
+    api = await system.customer()
+    where = tmp_path / "catalogue.toml"
+    where.write_text(where.read_text().replace('"upstream-beta"', "3"))
+    front.hang_up()
+    await front.says("the catalogue stays as it was")
+    [line] = [line for line in front.lines() if "faults" in line]
+    assert line["level"] == "error"
+    assert line["faults"] == ["models[1].upstream: expected `str`, got `int`"]
+    assert await _names(api) == ["Alpha", "beta"]
+
+
+async def test_several_processes_all_read_it_and_none_is_replaced(
+    system: System, tmp_path: Path
+) -> None:
+    front = await system.spawn_front("--workers", "2")
+    api = await system.customer()
+    await waiting.until(lambda: _count(front, "front ready") == 2)
+    _rename(system, tmp_path, "Omega")
+    front.hang_up()
+    await waiting.until(lambda: _count(front, "catalogue read anew") == 2)
+    assert await _names(api) == ["Omega", "beta"]
+    assert _count(front, "front ready") == 2
+    front.terminate()
+    assert await front.ended() == 0

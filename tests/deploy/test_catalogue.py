@@ -1,0 +1,176 @@
+"""`pollux models` and `pollux config`: what there is, what is wrong with it, and who answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy.local.catalogue import SHIPPED
+from shared.catalogue import Catalogue
+from shared.settings import Settings
+from tests.deploy.conftest import Pollux
+from tests.deploy.teller import Line, Teller
+from tests.support import command
+
+_SETTINGS = """
+[catalogue]
+path = "catalog.toml"
+
+[[providers]]
+name = "near"
+base_url = "{url}/near"
+
+[[models]]
+identifier = "small"
+provider = "near"
+upstream = "small-1"
+context_window = 4096
+"""
+_MORE = """
+[[providers]]
+name = "far"
+base_url = "{url}/far/"
+dialect = "anthropic"
+api_key_env = "FAR_KEY"
+
+[[providers]]
+name = "wide"
+base_url = "{url}/wide"
+dialect = "gemini"
+api_key_env = "WIDE_KEY"
+
+[[models]]
+identifier = "big"
+provider = "far"
+upstream = "big-1"
+name = "Big One"
+context_window = 200_000
+input_rate = 1.25
+output_rate = 10.0
+rates_date = 2026-11-22
+capabilities = ["tools", "json"]
+"""
+
+
+@pytest.fixture(name="reach")
+def _reach(tmp_path: Path, teller: Teller) -> dict[str, str]:
+    """Return what leads the command to a settings file and a catalogue beside it."""
+    (tmp_path / "pollux.toml").write_text(_SETTINGS.replace("{url}", teller.url))
+    (tmp_path / "catalog.toml").write_text(_MORE.replace("{url}", teller.url))
+    return {"POLLUX_CONFIG": str(tmp_path / "pollux.toml")}
+
+
+def _list(*names: str) -> Line:
+    entries = {"data": [{"id": name} for name in names]}
+    return Line((json.dumps(entries).encode(),), kind="application/json")
+
+
+async def test_models_are_a_table(pollux: Pollux, reach: dict[str, str]) -> None:
+    assert "FAR_KEY is not set" in pollux("models", **reach).out
+    shown = pollux("models", FAR_KEY="sk-hush", **reach)
+    assert shown.code == 0, shown.err
+    head, small, big = shown.out.splitlines()
+    assert head.split()[:4] == ["identifier", "name", "provider", "window"]
+    assert small.split() == "small small near 4,096 0 0 - - none needed".split()
+    assert big.split() == "big Big One far 200,000 1.25 10 2026-11-22 tools json set".split()
+    assert "hush" not in shown.out
+
+
+async def test_models_are_json(pollux: Pollux, reach: dict[str, str]) -> None:
+    small, big = json.loads(pollux("models", "--json", **reach).out)
+    assert (small["identifier"], small["has_key"], small["rates_date"]) == ("small", True, None)
+    assert big == {
+        "identifier": "big",
+        "name": "Big One",
+        "provider": "far",
+        "upstream": "big-1",
+        "aliases": [],
+        "context_window": 200_000,
+        "max_output_tokens": 2048,
+        "input_rate": 1.25,
+        "output_rate": 10.0,
+        "rates_date": "2026-11-22",
+        "capabilities": ["tools", "json"],
+        "api_key_env": "FAR_KEY",
+        "has_key": False,
+    }
+
+
+def test_models_that_ship_are_listed_where_none_is_named(pollux: Pollux) -> None:
+    shipped = Catalogue.of(Settings.read({"POLLUX_CONFIG": str(SHIPPED)}))
+    rows = json.loads(pollux("models", "--json").out)
+    assert [row["identifier"] for row in rows] == list(shipped.by_identifier)
+    assert pollux("config", "shipped").out == f"{SHIPPED}\n"
+
+
+async def test_a_check_tells_what_was_read(
+    pollux: Pollux, reach: dict[str, str], tmp_path: Path, teller: Teller
+) -> None:
+    shown = pollux("config", "check", FAR_KEY="sk-hush", **reach)
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines() == [
+        f"read {tmp_path / 'pollux.toml'}",
+        f"read {tmp_path / 'catalog.toml'}",
+        "3 providers, 2 models, 4 companions",
+        "  near: needs no key",
+        "  far: FAR_KEY is set",
+        "  wide: WIDE_KEY is missing: not served here",
+    ]
+    assert teller.asked == []
+
+
+def test_a_check_of_nothing_says_so(pollux: Pollux) -> None:
+    shown = pollux("config", "check")
+    assert shown.code == 0
+    assert shown.out.startswith("no settings file: ")
+
+
+async def test_a_check_names_every_fault_with_its_path(
+    pollux: Pollux, reach: dict[str, str], tmp_path: Path
+) -> None:
+    catalogue = tmp_path / "catalog.toml"
+    catalogue.write_text(catalogue.read_text() + "colour = 3\n")
+    shown = pollux("config", "check", POLLUX_REDIS__PARTITIONS="0", **reach)
+    assert (shown.code, shown.out) == (1, "")
+    assert shown.err.splitlines() == [
+        "redis.partitions: expected `int` >= 1",
+        f"{catalogue}: models[0].colour: unknown setting",
+    ]
+
+
+async def test_a_check_names_every_key_that_cannot_be_sent(
+    pollux: Pollux, reach: dict[str, str]
+) -> None:
+    shown = pollux("config", "check", FAR_KEY="sk-\x01", WIDE_KEY="ä", **reach)
+    assert shown.code == 1
+    assert [line.split(":")[0] for line in shown.err.splitlines()] == ["FAR_KEY", "WIDE_KEY"]
+    assert "sk-" not in shown.err
+
+
+async def test_those_whose_key_is_there_are_tried(
+    short: Path, reach: dict[str, str], teller: Teller
+) -> None:
+    teller.lines.extend([_list("small-1", "big-1")] * 2)
+    words = ("config", "check", "--try")
+    environment = {**reach, "FAR_KEY": "sk-hush\n"}
+    async with command.running(*words, cwd=short, environment=environment) as check:
+        assert await check.ended() == 0, check.text
+        assert check.text.splitlines()[-2:] == ["  near: ok", "  far: ok"]
+        assert "hush" not in check.text
+    asked = {each.path: each.headers for each in teller.asked}
+    assert asked.keys() == {"/near/models", "/far/models?limit=1000"}
+    assert "authorization" not in asked["/near/models"]
+    assert asked["/far/models?limit=1000"]["x-api-key"] == "sk-hush"
+
+
+async def test_a_try_that_fails_is_told_and_is_the_exit_code(
+    short: Path, reach: dict[str, str], teller: Teller
+) -> None:
+    teller.lines.extend([Line((b"sk-hush is wrong",), status=401)] * 2)
+    words = ("config", "check", "--try")
+    async with command.running(
+        *words, cwd=short, environment={**reach, "FAR_KEY": "sk-hush"}
+    ) as check:
+        assert await check.ended() == 1
+        assert "  far: refuses the key (status 401)\n" in check.text
+        assert "hush" not in check.text

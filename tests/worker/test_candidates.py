@@ -1,0 +1,77 @@
+"""Whom a worker weighs: the models that somebody in the fleet has keys of, and no others."""
+
+import msgspec
+import pytest
+
+from shared.wire.generation import Generation
+from shared.wire.routing import KeptRouting
+from tests.support.system import System
+from tests.support.waiting import until
+from tests.worker.attempts import Attempts
+from tests.worker.crew import working
+from tests.worker.front import Front
+
+pytestmark = pytest.mark.each_once
+_LONG = "word " * 6_000
+
+
+@pytest.fixture(autouse=True)
+def _roomy(attempts: Attempts) -> None:
+    """Let the model that this worker has no key of be the only one with room for a long message."""
+    *others, gamma = attempts.settings.models
+    gamma = msgspec.structs.replace(gamma, context_window=1_000_000)
+    attempts.settings = msgspec.structs.replace(attempts.settings, models=(*others, gamma))
+
+
+def _weighed(ended: Generation) -> list[str]:
+    assert ended.assistant is not None
+    assert ended.assistant.routing is not None
+    kept = ended.assistant.routing
+    routing = kept.told() if isinstance(kept, KeptRouting) else kept
+    return [candidate.model for candidate in routing.candidates]
+
+
+async def test_models_that_nobody_has_the_key_of_are_not_weighed(attempts: Attempts) -> None:
+    assert _weighed(await attempts.ended("hello")) == ["alpha", "beta"]
+
+
+async def test_models_of_other_workers_are_weighed_and_told_as_unavailable(
+    attempts: Attempts,
+) -> None:
+    attempts.configured = frozenset({"gamma", "of another catalogue"})
+    assert _weighed(await attempts.ended("hello")) == ["alpha", "beta", "gamma"]
+
+
+async def test_what_only_a_model_without_a_key_has_room_for_fails_at_once(
+    attempts: Attempts,
+) -> None:
+    ended = await attempts.ended(_LONG)
+    assert ended.assistant is not None
+    assert ended.assistant.failure is not None
+    assert ended.assistant.failure.code == "CONTEXT_TOO_LONG"
+
+
+async def test_what_a_model_of_another_worker_has_room_for_waits_for_it(
+    attempts: Attempts, front: Front
+) -> None:
+    attempts.configured = frozenset({"gamma"})
+    ticket = await front.submit(_LONG)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+
+
+async def test_without_any_model_to_be_had_a_message_waits(
+    attempts: Attempts, front: Front
+) -> None:
+    attempts.change_providers(api_key_env="NOBODYS_KEY")
+    ticket = await front.submit()
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+
+
+async def test_a_worker_learns_from_its_report_what_others_have_keys_of(system: System) -> None:
+    async with working(system) as worker, working(system, {"NO_SUCH_KEY": "k"}):
+        tools = worker.ctx["tools"]
+        assert "gamma" not in tools.registry.served
+        await until(lambda: worker.ctx["tools"].configured >= {"alpha", "beta", "gamma"})
+        assert worker.ctx["tools"].offers(system.settings.models[2])
