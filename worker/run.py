@@ -131,7 +131,10 @@ class Tools:
 
 @dataclass(kw_only=True)
 class Run:
-    """One attempt at a generation, as far as it has come. `claimed_at` is monotonic, in seconds."""
+    """One attempt at a generation, as far as it has come. `claimed_at` is monotonic, in seconds.
+
+    `others` may answer if `model` fails; `calls` counts those made of upstreams, also before.
+    """
 
     tools: Tools
     claimed: Claimed
@@ -142,6 +145,8 @@ class Run:
     system_prompt: str | None = None
     history: list[ChatMessage] = field(default_factory=list)
     model: ModelSettings | None = None
+    others: tuple[ModelSettings, ...] = ()
+    calls: int = 0
     routing: Routing | None = None
     input_tokens: int = 0
     usage: Usage | None = None

@@ -143,7 +143,8 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
 class Claimed(msgspec.Struct, frozen=True):
     """A generation in a worker's hands; `attempt` is its fencing token, `root` its partition's.
 
-    Times are milliseconds, money microcredits; `retries` counts how often it was deferred.
+    Times are milliseconds, money microcredits; `retries` counts how often it was deferred,
+    `calls` those of upstreams in earlier attempts, but for such as died.
     `system_prompt` and `companion` are the session's.
     """
 
@@ -158,6 +159,7 @@ class Claimed(msgspec.Struct, frozen=True):
     accepted_ms: int
     claimed_ms: int
     retries: int
+    calls: int
     submission: bytes
     user_message: bytes
     system_prompt: str | None
@@ -202,7 +204,7 @@ def _batch(root: str, reply: list[Reply]) -> Batch:
 
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
-    account, id_, lane, attempt, turn, hold, deadline, accepted, retries, *texts = entry
+    account, id_, lane, attempt, turn, hold, deadline, accepted, retries, calls, *texts = entry
     submission, user, system, companion = texts
     return Claimed(
         root=root,
@@ -216,6 +218,7 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
         accepted_ms=int(accepted),
         claimed_ms=now_ms,
         retries=int(retries),
+        calls=int(calls),
         submission=submission or b"",
         user_message=user or b"",
         system_prompt=system.decode() if system is not None else None,
@@ -320,13 +323,17 @@ async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes)
 
 
 class ReleaseAsk(Ask, frozen=True, kw_only=True):
-    """Hand an attempt back: at once to the front of the line, or after `delay_ms`."""
+    """Hand an attempt back: at once to the front of the line, or after `delay_ms`.
+
+    `calls` are those made of upstreams by now.
+    """
 
     account: str
     id: str
     attempt: int
     delay_ms: int
     keep: Keep
+    calls: int = 0
 
 
 async def release(

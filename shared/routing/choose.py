@@ -14,7 +14,7 @@ from shared.wire.routing import Candidate, Policy, Routing, reason
 from shared.wire.submission import AUTO
 
 # A budget that pays for fewer tokens than this buys no answer.
-_OUTPUT_TOKENS_MIN: Final = 16
+OUTPUT_TOKENS_MIN: Final = 16
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,31 +30,47 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(NamedTuple):
-    """The decision and, when a candidate was open, its catalogue entry."""
+    """The decision, and the catalogue entries of the open candidates: the chosen, then the next."""
 
     routing: Routing
-    model: ModelSettings | None
+    models: tuple[ModelSettings, ...]
 
 
 def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
     """Decide which model answers; `routing.candidates` tells every model weighed, and its bar."""
     is_auto = question.model == AUTO
     policy: Policy = "catalogue_order" if is_auto else "requested"
-    model = pick(models, question)
-    chosen = model.identifier if model else None
+    weighed = [
+        (model, _gate(model, question))
+        for model in models
+        if is_auto or model.identifier == question.model
+    ]
+    open_ = tuple(model for model, excluded_by in weighed if excluded_by is None)
+    chosen = open_[0].identifier if open_ else None
     return Choice(
         Routing(
             policy=policy,
             chosen=chosen,
             category="chat",
             reason=reason(policy, chosen),
-            candidates=tuple(
-                _candidate(model, question, _gate(model, question))
-                for model in models
-                if is_auto or model.identifier == question.model
-            ),
+            candidates=tuple(_candidate(model, question, bar) for model, bar in weighed),
         ),
-        model,
+        open_,
+    )
+
+
+def pass_over(routing: Routing, failed: str, chosen: str) -> Routing:
+    """Return the decision after a candidate has failed, and the next one was chosen."""
+    return msgspec.structs.replace(
+        routing,
+        chosen=chosen,
+        reason=reason(routing.policy, chosen),
+        candidates=tuple(
+            msgspec.structs.replace(candidate, excluded_by="failed")
+            if candidate.model == failed
+            else candidate
+            for candidate in routing.candidates
+        ),
     )
 
 
@@ -69,11 +85,11 @@ def pick(models: tuple[ModelSettings, ...], question: Question) -> ModelSettings
 
 def _gate(model: ModelSettings, question: Question) -> str | None:
     """Name the first gate that shuts a model out, or None."""
-    if question.input_tokens + _OUTPUT_TOKENS_MIN > model.context_window:
+    if question.input_tokens + OUTPUT_TOKENS_MIN > model.context_window:
         return "context_window"
     if question.budget is not None:
         affordable = price.affordable_tokens(model, question.input_tokens, question.budget)
-        if affordable < min(_OUTPUT_TOKENS_MIN, model.max_output_tokens):
+        if affordable < min(OUTPUT_TOKENS_MIN, model.max_output_tokens):
             return "max_credits"
     if question.served is not None and model.identifier not in question.served:
         return "unavailable"

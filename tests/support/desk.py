@@ -211,13 +211,14 @@ class Desk:
         assert settled is not None
         return settled
 
-    async def release(self, claimed: Claimed, *, delay_ms: int = 0) -> str:
+    async def release(self, claimed: Claimed, *, delay_ms: int = 0, calls: int = 0) -> str:
         """Hand an attempt back."""
         ask = functions.ReleaseAsk(
             account=claimed.account,
             id=claimed.id,
             attempt=claimed.attempt,
             delay_ms=delay_ms,
+            calls=calls,
             keep=KEEP,
         )
         return await functions.release(self.redis, self.root, ask)

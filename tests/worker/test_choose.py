@@ -52,7 +52,8 @@ def _is_open(model: ModelSettings, question: Question) -> bool:
 def test_first_open_model_of_those_asked_for_answers(
     models: tuple[ModelSettings, ...], question: Question
 ) -> None:
-    routing, model = choose(models, question)
+    routing, open_ = choose(models, question)
+    model = open_[0] if open_ else None
     asked = [each for each in models if question.model in {AUTO, each.identifier}]
     expected = next((each for each in asked if _is_open(each, question)), None)
     assert model is expected

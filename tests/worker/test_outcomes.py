@@ -169,7 +169,7 @@ async def test_failure_before_the_first_token_is_tried_again_where_that_helps(
     calls: int,
 ) -> None:
     provider.answer = lambda _: Answer(**answer)
-    ended = await attempts.ended()
+    ended = await attempts.ended(model="alpha")
     assert _fault(ended) == fault
     assert len(provider.requests) == calls
     assert await _is_free(front)
@@ -211,7 +211,7 @@ async def test_provider_that_asks_for_patience_is_waited_for_in_the_queue(
     attempts: Attempts, front: Front, provider: Provider, header: str
 ) -> None:
     provider.script.append(Answer(status=429, headers={"retry-after": header}))
-    ticket = await front.submit()
+    ticket = await front.submit(model="alpha")
     await attempts.run(ticket)
     assert (await front.look(ticket)).stage == "retrying"
     assert (await front.record(ticket))["retries"] == "1"
@@ -224,7 +224,7 @@ async def test_provider_is_not_waited_for_in_the_queue_for_ever(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:
     provider.answer = lambda _: Answer(status=429, headers={"retry-after": "7"})
-    ticket = await front.submit()
+    ticket = await front.submit(model="alpha")
     for turn in range(1, 4):
         await attempts.run(ticket)
         assert (await front.record(ticket))["retries"] == str(turn)
@@ -311,7 +311,7 @@ async def test_completed_turns_are_sent_in_order_and_no_others(
     await attempts.run(ticket)
     provider.script.append(Answer(status=401))
     for message in ("two fails", "three"):
-        await attempts.run(await front.submit(message, session=ticket.session))
+        await attempts.run(await front.submit(message, session=ticket.session, model="alpha"))
     await attempts.run(await front.submit("four", session=ticket.session))
     assert [
         (message["role"], message["content"]) for message in provider.requests[-1].messages

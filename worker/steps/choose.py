@@ -4,7 +4,8 @@ import random
 
 from shared.errors import Failure
 from shared.routing import price
-from shared.routing.choose import Question, choose as decide
+from shared.routing.choose import OUTPUT_TOKENS_MIN, Question, choose as decide
+from shared.settings import ModelSettings
 from shared.wire.event import Routed, StageChanged
 from shared.wire.submission import AUTO
 from worker.run import Failed, Retry, Run
@@ -20,8 +21,10 @@ async def choose(run: Run) -> Failed | Retry | None:
     tokens = price.tokens_in(run.user.content) + price.tokens_in(run.system_prompt or "")
     question = Question(model=name, input_tokens=tokens, served=tools.registry.served)
     candidates = tools.catalogue.candidates(name, tools.offers)
-    run.routing, run.model = decide(candidates, question)
-    if run.model is not None:
+    run.routing, open_ = decide(candidates, question)
+    if open_:
+        run.model, *others = open_
+        run.others = tuple(each for each in others if _is_paid_for(run, each, tokens))
         run.writer.say(Routed(run.routing))
         run.writer.say(StageChanged("generating"), stage="generating")
         return None
@@ -29,6 +32,11 @@ async def choose(run: Run) -> Failed | Retry | None:
     if is_elsewhere or (name == AUTO and not candidates):
         return Retry(random.uniform(*_ELSEWHERE_SECONDS))  # noqa: S311  jitter
     return Failed(_NOTHING_FITS if candidates else _NO_SUCH_MODEL)
+
+
+def _is_paid_for(run: Run, model: ModelSettings, tokens: int) -> bool:
+    """Tell whether what was set aside for the first choice pays for an answer of another."""
+    return price.affordable_tokens(model, tokens, run.claimed.hold) >= OUTPUT_TOKENS_MIN
 
 
 _NOTHING_FITS = Failure(

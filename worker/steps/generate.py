@@ -1,7 +1,8 @@
 """Call the model and stream what it says.
 
-Owns the conversation's fit into the context window, the retries before the first token, and the
-time limits: first token, silence, and the whole deadline. What has been shown to a caller, be it
+Owns the conversation's fit into the context window, the retries before the first token, the way
+along the route when a provider fails, and the time limits: first token, silence, and the whole
+deadline. What has been shown to a caller, be it
 reasoning or a tool's call, is never retried away; only text and media make an answer.
 """
 
@@ -12,6 +13,7 @@ from typing import Final
 
 from shared.errors import EXPIRED, Failure, ProviderError
 from shared.routing import price
+from shared.routing.choose import OUTPUT_TOKENS_MIN, pass_over
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
@@ -21,6 +23,10 @@ from worker.run import Failed, Outcome, Retry, Run
 from worker.steps.fit import fit, tokens_of
 
 _CALLS_MAX: Final = 3
+# Over all attempts and all models of the route.
+_CALLS_PER_TURN_MAX: Final = 6
+# Failures of one provider, of which the next one need know nothing.
+_OWN_FAULTS: Final = frozenset({"rate_limit", "overloaded", "timeout", "auth", "provider_error"})
 _BACKOFF_SECONDS: Final = 0.5
 # A provider that asks for more patience than this is waited for in the queue, where it holds no
 # slot.
@@ -46,13 +52,43 @@ _FILTERED: Final = Failure(
 async def generate(run: Run) -> Outcome | None:
     """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is whole.
 
-    The call is tried again while nothing has been shown and trying again helps.
+    A model whose provider fails is asked again where that helps, and then the next one of the
+    route, as long as nothing has been shown.
     """
-    model = run.model
-    assert model is not None  # noqa: S101  `choose` went before
+    run.calls = run.claimed.calls
+    while True:
+        assert run.model is not None  # noqa: S101  `choose` went before
+        outcome = await _ask(run, run.model)
+        if not _may_pass_over(run, outcome):
+            return outcome
+        _pass_over(run, run.model)
+
+
+def _may_pass_over(run: Run, outcome: Outcome | None) -> bool:
+    """Tell whether what became of one model is no reason to let the next one not try."""
+    if not run.others or run.writer.has_shown() or run.calls >= _CALLS_PER_TURN_MAX:
+        return False
+    if isinstance(outcome, Failed):
+        failure = outcome.failure
+        return failure.category in _OWN_FAULTS or failure.code == "UNKNOWN_UPSTREAM_MODEL"
+    return isinstance(outcome, Retry)
+
+
+def _pass_over(run: Run, failed: ModelSettings) -> None:
+    """Go on to the next model of the route."""
+    assert run.routing is not None  # noqa: S101  `choose` went before
+    run.model, *others = run.others
+    run.others = tuple(others)
+    run.routing = pass_over(run.routing, failed.identifier, run.model.identifier)
+    run.writer.say(events.Routed(run.routing))
+    logs.logger().info("passed over", model=failed.identifier, chosen=run.model.identifier)
+
+
+async def _ask(run: Run, model: ModelSettings) -> Outcome | None:
+    """Have one model answer; Failed or Retry is what its provider's last failure comes to."""
     room, is_trimmed, calls = model.context_window - _reserve(run, model), False, 0
     while run.seconds_left() > 0:
-        calls += 1
+        calls, run.calls = calls + 1, run.calls + 1
         try:
             return await _call(run, model, room)
         except ProviderError as error:
@@ -62,7 +98,8 @@ async def generate(run: Run) -> Outcome | None:
                 code=error.failure.code,
                 call=calls,
             )
-            if _is_trimmable(run, error) and not is_trimmed and calls < _CALLS_MAX:
+            may_call = calls < _CALLS_MAX and run.calls < _CALLS_PER_TURN_MAX
+            if may_call and _is_trimmable(run, error) and not is_trimmed:
                 # The catalogue may promise too much: what counts is what was refused.
                 room, is_trimmed = run.input_tokens // 2, True
                 continue
@@ -82,6 +119,8 @@ def _is_trimmable(run: Run, error: ProviderError) -> bool:
 def _given_up(run: Run, error: ProviderError, calls: int, delay: float) -> Outcome | None:
     """Return what a failed call comes to, or None when another is worth the wait here."""
     if run.writer.has_shown() or error.retry == "never" or delay >= run.seconds_left():
+        return Failed(error.failure)
+    if run.calls >= _CALLS_PER_TURN_MAX:
         return Failed(error.failure)
     if delay > _WAIT_HERE_SECONDS and run.claimed.retries < _DEFERRALS_MAX:
         return Retry(delay)
@@ -169,8 +208,14 @@ def _silent(model: ModelSettings, *, is_heard: bool) -> ProviderError:
 
 
 def _reserve(run: Run, model: ModelSettings) -> int:
-    """Return how many tokens are set aside for the answer, before anything else."""
-    return min(run.submission.max_output_tokens, model.max_output_tokens)
+    """Return how many tokens are set aside for the answer, before anything else.
+
+    Of a model that the hold was not made for, as many as it pays for.
+    """
+    asked = min(run.submission.max_output_tokens, model.max_output_tokens)
+    tokens = price.tokens_in(run.user.content) + price.tokens_in(run.system_prompt or "")
+    paid = price.affordable_tokens(model, tokens, run.claimed.hold)
+    return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
 
 
 def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:

@@ -92,6 +92,7 @@ async def _release(run: Run, delay_ms: int) -> None:
         id=run.claimed.id,
         attempt=run.claimed.attempt,
         delay_ms=delay_ms,
+        calls=max(run.calls, run.claimed.calls),
         keep=functions.Keep.of(run.tools.settings.retention),
     )
     answer = await _until_answered(

@@ -1,7 +1,7 @@
 -- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
 -- ASK      worker, wire, count, lease_ms, lanes (in order of preference), keep
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms,
---          retries, submission, user message, the session's system prompt and companion}...}
+--          retries, calls, submission, user message, the session's system prompt and companion}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves leases that lapse; the generations run again under the next token.
@@ -34,7 +34,7 @@ local function take(root, account, id, record, ask, now)
   end
   return {
     account, id, record.lane, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
-    record.retries or '0',
+    record.retries or '0', record.calls or '0',
     redis.call('GET', submission_key(root, account, id)),
     redis.call('HGET', turns_of(root, account, record.session, record.turn), record.turn .. ':u'),
     unpack(redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')),

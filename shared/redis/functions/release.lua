@@ -1,5 +1,6 @@
 -- release: hand a claimed generation back, to the front of its account's line or for a later time.
--- ASK      account, id, attempt, delay_ms (0: now, and the stage is `queued` again), keep
+-- ASK      account, id, attempt, delay_ms (0: now, and the stage is `queued` again), keep; if any: calls (made
+--          upstream in all)
 -- RETURNS  'released', 'cancelled' (it was to be stopped, and has ended) or 'refused'
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
 -- What is deferred tells its followers so: the stage is an event of the attempt, its last.
@@ -22,6 +23,7 @@ local function release(root, ask)
     redis.call('HSET', key, 'stage', 'queued')
     make_ready(root, ask.account, ask.id, record.lane, record.number)
   end
+  redis.call('HSET', key, 'calls', ask.calls or 0)
   redis.call('HINCRBY', key, ask.delay_ms > 0 and 'retries' or 'drains', 1)
   drop_lease(root, ask.account, ask.id, record.lane)
   return 'released'

@@ -1,0 +1,140 @@
+"""A provider that fails is passed over for the next of the route, as long as nothing was shown."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.wire import event as events
+from shared.wire.generation import Generation
+from shared.wire.routing import KeptRouting, Routing
+from tests.support.provider import Answer, Provider, Request, by_words
+from tests.worker.attempts import Attempts
+from tests.worker.front import Front
+
+pytestmark = pytest.mark.each_once
+
+
+def _routing(ended: Generation) -> Routing:
+    assert ended.assistant is not None
+    kept = ended.assistant.routing
+    assert isinstance(kept, KeptRouting)
+    return kept.told()
+
+
+def _asked(provider: Provider) -> list[str]:
+    return [str(request.body["model"]).removeprefix("upstream-") for request in provider.requests]
+
+
+def _alpha_says(provider: Provider, **answer: Any) -> None:  # noqa: ANN401  of any field
+    """Let the first model of the route answer so, and the others well."""
+
+    def say(request: Request) -> Answer:
+        is_first = request.body["model"] == "upstream-alpha"
+        return Answer(**answer) if is_first else by_words(request)
+
+    provider.answer = say
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls"),
+    [
+        ({"status": 500}, 3),
+        ({"status": 401}, 1),
+        ({"status": 404}, 1),
+        ({"cut_bytes": 10}, 3),
+        # Another one at once is better than this one later.
+        ({"status": 429, "headers": {"retry-after": "30"}}, 1),
+        ({"text": ""}, 1),
+    ],
+    ids=str,
+)
+async def test_next_model_answers_and_the_decision_says_why(
+    attempts: Attempts, front: Front, provider: Provider, answer: dict[str, Any], calls: int
+) -> None:
+    _alpha_says(provider, **answer)
+    ticket = await front.submit("hello")
+    await attempts.run(ticket)
+    ended = await front.look(ticket)
+    assert (ended.stage, ended.text) == ("completed", "You said: hello")
+    assert _asked(provider) == ["alpha"] * calls + ["beta"]
+    routing = _routing(ended)
+    assert routing.chosen == "beta"
+    assert {each.model: each.excluded_by for each in routing.candidates} == {
+        "alpha": "failed",
+        "beta": None,
+    }
+    told = [each.event for each in await front.told(ticket)]
+    chosen = [event.routing.chosen for event in told if isinstance(event, events.Routed)]
+    assert chosen == ["alpha", "beta"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 400, "code": "content_filter"},
+        {"status": 422},
+        {"text": "word " * 30, "error_after": 5},
+        {"text": "word " * 30, "cut_bytes": 1200},
+    ],
+    ids=str,
+)
+async def test_what_is_the_message_s_fault_or_was_shown_is_not_passed_on(
+    attempts: Attempts, provider: Provider, answer: dict[str, Any]
+) -> None:
+    _alpha_says(provider, **answer)
+    ended = await attempts.ended("hello")
+    assert ended.stage == "failed"
+    assert _asked(provider) == ["alpha"]
+
+
+async def test_model_that_was_asked_for_by_name_is_not_replaced(
+    attempts: Attempts, provider: Provider
+) -> None:
+    _alpha_says(provider, status=401)
+    ended = await attempts.ended("hello", model="alpha")
+    assert ended.stage == "failed"
+    assert _asked(provider) == ["alpha"]
+
+
+async def test_upstreams_are_called_six_times_at_most(
+    attempts: Attempts, provider: Provider
+) -> None:
+    provider.answer = lambda _: Answer(status=500)
+    ended = await attempts.ended("hello")
+    assert ended.stage == "failed"
+    assert _asked(provider) == ["alpha"] * 3 + ["beta"] * 3
+
+
+async def test_calls_of_earlier_attempts_count(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    late = {"retry-after": "30"}
+    provider.script.extend([Answer(status=500), Answer(status=500)])
+    provider.script.extend(Answer(status=429, headers=late) for _ in range(9))
+    ticket = await front.submit("hello")
+    await attempts.run(ticket)
+    assert _asked(provider) == ["alpha"] * 3 + ["beta"]
+    assert (await front.record(ticket))["calls"] == "4"
+    await front.hasten(ticket)
+    await attempts.run(ticket)
+    ended = await front.look(ticket)
+    assert ended.stage == "failed"
+    assert _asked(provider)[4:] == ["alpha", "beta"]
+
+
+async def test_model_that_the_hold_does_not_pay_for_is_not_tried(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    alpha, beta, *others = attempts.settings.models
+    models = (
+        msgspec.structs.replace(alpha, input_rate=0.01, output_rate=0.01),
+        msgspec.structs.replace(beta, input_rate=1000.0, output_rate=1000.0),
+        *others,
+    )
+    attempts.settings = msgspec.structs.replace(attempts.settings, models=models)
+    _alpha_says(provider, status=401)
+    ticket = await front.submit("hello", hold=100)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "failed"
+    assert _asked(provider) == ["alpha"]
