@@ -8,6 +8,7 @@ cancel          from a cancel to the end of the upstream's call
 pickup          from POST to the upstream's first byte, beside stock arq's
 wakeup          from the enqueue to the job's function, beside other queues' (`peers`)
 engine          generations a second of one worker that has nothing else to do, beside the same
+adapters        CPU of a streamed token in each provider's adapter, beside bare httpx
 idle            what workers cost that have nothing to do
 conversations   200 conversations at once: every answer in its place, once
 polling         how late, and how often asking, a client is that obeys the hint

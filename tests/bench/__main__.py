@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tests.bench import (
+    adapters,
     cancel,
     conversations,
     engine,
@@ -38,6 +39,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "wakeup": wakeup.measure,
     "cancel": cancel.measure,
     "engine": engine.measure,
+    "adapters": adapters.measure,
     "idle": idle.measure,
     "conversations": conversations.measure,
     "conversations --local": conversations.measure_local,

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.bench import (
+    adapters,
     cancel,
     conversations,
     engine,
@@ -71,6 +72,10 @@ async def test_engine() -> None:
     found = await engine.measure(generations=20, runs=1, concurrencies=(8,), in_flight=20, peers=())
     _check(found, 6)
     assert found[-1].is_met
+
+
+async def test_adapters() -> None:
+    _check(await adapters.measure(runs=1, streams=2), 6)
 
 
 async def test_idle() -> None:

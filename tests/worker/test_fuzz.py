@@ -1,32 +1,51 @@
-"""A short walk of the fuzz, from another place each time, and the plain reading's own test."""
+"""A short walk of the fuzz, from another place each time, and the plain readings' own test."""
 
 import random
 
 import pytest
 
-from tests.worker import fuzz
+from shared.wire.event import ToolCall
+from tests.worker.fuzz.comparison import TONGUES, differences, expected, make
+from tests.worker.fuzz.reading import Outcome
 from tests.worker.providers.dialects import DIALECTS
-from worker.providers.contract import Ended, Part, Text, Used
+from tests.worker.providers.row import Dialect
+from worker.providers.contract import Ended, Part, Reasoning, Text, Used
+
+_of_every_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+
+
+def test_every_dialect_is_fuzzed() -> None:
+    assert set(TONGUES) == {dialect.name for dialect in DIALECTS}
 
 
 @pytest.mark.timeout(90)
-async def test_adapter_agrees_with_a_plain_reading_of_mutated_streams() -> None:
+@_of_every_dialect
+async def test_adapter_agrees_with_a_plain_reading_of_mutated_streams(dialect: Dialect) -> None:
     seed = random.randrange(2**32)
-    assert [different async for different in fuzz.differences(seed, 2_000)] == []
+    assert [different async for different in differences(dialect.name, seed, 1_500)] == []
 
 
-def test_plain_reading_reads_what_it_should() -> None:
-    dialect = DIALECTS[0]
+@_of_every_dialect
+def test_plain_reading_reads_what_it_should(dialect: Dialect) -> None:
+    def read(data: bytes) -> Outcome:
+        return expected(dialect.name, data)
+
     parts: list[Part] = [Text("Two"), Ended("stop"), Used(3, 2)]
-    assert fuzz.read(dialect.answer("Two")) == fuzz.Outcome(parts, None)
-    assert fuzz.read(dialect.text("Two")) == fuzz.Outcome(parts[:1], "cut")
-    assert fuzz.read(dialect.text("Two") + b"data: 5\n\n") == fuzz.Outcome(parts[:1], "malformed")
-    assert fuzz.read(dialect.error_event(500, "no")) == fuzz.Outcome([], "told")
+    assert read(dialect.answer("Two")) == Outcome(parts, None)
+    assert read(dialect.text("Two")) == Outcome(parts[:1], "cut")
+    assert read(dialect.text("Two") + b"data: 5\n\n") == Outcome(parts[:1], "malformed")
+    assert read(dialect.error_event(500, "no")) == Outcome([], "told")
+    told: list[Part] = [Reasoning("hm"), ToolCall("a", "f", {"n": [1]}), Ended("tool_calls")]
+    called = dialect.reasoning("hm") + dialect.call("a", "f", ['{"n":', "[1]}"], 1)
+    assert read(dialect.calling(called)) == Outcome([*told, Used(3, 2)], None)
 
 
-def test_inputs_are_of_every_kind() -> None:
-    inputs = [fuzz.make(random.Random(number)) for number in range(2_000)]
-    outcomes = [fuzz.read(b"".join(each.reads)) for each in inputs]
+@_of_every_dialect
+def test_inputs_are_of_every_kind(dialect: Dialect) -> None:
+    inputs = [make(dialect.name, random.Random(number)) for number in range(2_000)]
+    outcomes = [expected(dialect.name, b"".join(each.reads)) for each in inputs]
     assert {outcome.fault for outcome in outcomes} == {None, "cut", "malformed", "told"}
     assert {each.is_cut for each in inputs} == {True, False}
     assert sum(bool(outcome.parts) for outcome in outcomes) > 1_000
+    called = [part for outcome in outcomes for part in outcome.parts if isinstance(part, ToolCall)]
+    assert len(called) > 100

@@ -219,7 +219,7 @@ async def test_model_that_does_not_begin_is_given_up(
 ) -> None:
     attempts.change_models(first_token_seconds=0.1)
     provider.answer = lambda _: Answer(gate=asyncio.Event())
-    ticket = await front.submit()
+    ticket = await front.submit(model="alpha")
     await attempts.run(ticket)
     assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
     assert len(provider.requests) == 3
@@ -251,7 +251,7 @@ async def test_provider_that_only_pings_is_given_up(attempts: Attempts, front: F
     async with Upstream() as upstream:
         upstream.script = _pinging
         attempts.change_providers(base_url=upstream.url)
-        ticket = await front.submit()
+        ticket = await front.submit(model="alpha")
         await asyncio.wait_for(attempts.run(ticket), 5)
     assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
 

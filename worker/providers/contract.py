@@ -7,7 +7,7 @@ does not know is one that its dialect does not read.
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -20,19 +20,47 @@ TOKENS_MAX: Final = 100_000_000
 EndReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One message as a model reads it."""
+class Image(msgspec.Struct, frozen=True):
+    """A picture that a model looks at, in full; `media_type` is like `image/png`."""
 
-    role: Literal["system", "user", "assistant"]
+    media_type: str
+    content: bytes
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message as a model reads it.
+
+    A user's may have images, an assistant's may have called tools. A tool's is the result of the
+    call `call_id`; the results of all calls of a message follow it at once. What a model thought is
+    no part of what it is told again.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    images: tuple[Image, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """What a model may call; `parameters` is the JSON schema of an object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One upstream call; `max_tokens` bounds the answer."""
+    """One upstream call; `max_tokens` bounds the answer, and what is thought before it.
+
+    `deep_think` is for models that can: the catalogue says which, and no dialect asks it.
+    """
 
     model: ModelSettings
     messages: list[ChatMessage]
     max_tokens: int
+    tools: tuple[Tool, ...] = ()
+    deep_think: bool = False
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -84,6 +112,7 @@ class Reader(Protocol):
 
         Raises:
             InBandError: it is a failure that the upstream tells.
+            TooLargeError: there is more of something than any answer has reason to have.
             msgspec.MsgspecError: it is nothing that an upstream of this kind says.
 
         """
@@ -92,8 +121,8 @@ class Reader(Protocol):
 class Dialect(Protocol):
     """How one kind of upstream is spoken to."""
 
-    def credentials(self, key: Secret) -> dict[str, str]:
-        """Return the headers that carry a key."""
+    def headers(self, key: Secret | None) -> dict[str, str]:
+        """Return the headers of every request, among them the one that carries the key."""
 
     def path(self, model: ModelSettings) -> str:
         """Return where a request for a model goes, below the provider's base URL."""
@@ -108,4 +137,4 @@ class Dialect(Protocol):
 def believable(input_tokens: int, output_tokens: int, reasoning_tokens: int) -> Used | None:
     """Return what was used, unless no model can have used it."""
     counts = (input_tokens, output_tokens, reasoning_tokens)
-    return Used(*counts) if all(0 <= count <= TOKENS_MAX for count in counts) else None
+    return Used(*counts) if min(counts) >= 0 and max(counts) <= TOKENS_MAX else None

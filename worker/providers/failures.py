@@ -65,11 +65,21 @@ _CONTEXT_WORDS: Final = (
     "context length",
     "context size",
     "maximum context",
+    "context limit",
     "too many tokens",
+    "prompt is too long",
+    "exceeds the maximum number of tokens",
 )
 # Only these may be told more exactly by words: a rate limit speaks of too many tokens, too.
 _TOLD_BY_WORDS: Final = frozenset({"invalid_request", "provider_error"})
-_POLICY_WORDS: Final = ("content_policy", "content_filter", "content management policy")
+_POLICY_WORDS: Final = (
+    "content_policy",
+    "content_filter",
+    "content filtering policy",
+    "content management policy",
+)
+# Gemini has no status of its own for a key that it does not know, Anthropic none for no credit.
+_STATUS_BY_WORDS: Final = {"api_key_invalid": 401, "credit balance is too low": 402}
 
 
 class InBandError(Exception):
@@ -130,7 +140,8 @@ def _refined(fault: Fault, words: str) -> Fault:
         return "invalid_request", "CONTEXT_TOO_LONG", "never"
     if any(known in said for known in _POLICY_WORDS):
         return "content_policy", "CONTENT_POLICY", "never"
-    return fault
+    told = (status for known, status in _STATUS_BY_WORDS.items() if known in said)
+    return _BY_STATUS.get(next(told, 0), fault)
 
 
 def _seconds(header: str | None) -> float | None:

@@ -1,21 +1,35 @@
 """Chat completions, as OpenAI and all compatible speak it: DeepSeek, Groq, vLLM, llama.cpp...
 
 Owns the words of the dialect: what a request says, and what the chunks of its answer mean. Pure.
+A call of a tool comes in pieces and is told once, when the answer's end says that all have come.
+
+Some words depend on the model, and no upstream says which it takes, so its name decides: OpenAI's
+own models that reason (o1, o3..., gpt-5 and later) refuse `max_tokens` and want its successor,
+which many compatible servers do not know.
+
+Left out: refusals and audio of the answer, all choices but the first, and calls of the old form
+(`function_call`), which is never offered.
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from shared.settings import ModelSettings, Secret
+from worker.providers.calls import Calls, OpenCall
 from worker.providers.contract import (
+    ChatMessage,
     ChatRequest,
     Ended,
     EndReason,
+    Image,
     Part,
     Reasoning,
     Text,
+    Tool,
     Used,
     believable,
 )
@@ -28,6 +42,20 @@ _REASONS: Final[dict[str, EndReason]] = {
     "tool_calls": "tool_calls",
 }
 _LAST_WORD: Final = b"[DONE]"
+_REASONS_BY_ITSELF: Final = re.compile(r"(^|/)(o[1-9]|gpt-([5-9]|\d\d))")
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Piece(msgspec.Struct):
+    """A piece of a call: its first has the id and the name."""
+
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -36,6 +64,7 @@ class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: Any = None
     reasoning: Any = None
+    tool_calls: list[_Piece] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -61,7 +90,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-_NOTHING: Final = _Delta()
+_NO_FUNCTION: Final = _Function()
 _decode = msgspec.json.Decoder(_Chunk).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -69,9 +98,9 @@ _encode = msgspec.json.Encoder().encode
 class OpenAI:
     """The dialect."""
 
-    def credentials(self, key: Secret) -> dict[str, str]:
+    def headers(self, key: Secret | None) -> dict[str, str]:
         """Return the header that carries the key."""
-        return {"authorization": f"Bearer {key.reveal()}"}
+        return {"authorization": f"Bearer {key.reveal()}"} if key else {}
 
     def path(self, _model: ModelSettings) -> str:
         """Return where a request goes, below the base URL."""
@@ -79,26 +108,62 @@ class OpenAI:
 
     def body(self, request: ChatRequest) -> bytes:
         """Return what a request says."""
-        return _encode(
-            {
-                "model": request.model.upstream,
-                "messages": [
-                    {"role": message.role, "content": message.content}
-                    for message in request.messages
-                ],
-                "max_tokens": request.max_tokens,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
+        is_reasoner = _REASONS_BY_ITSELF.search(request.model.upstream)
+        said: dict[str, Any] = {
+            "model": request.model.upstream,
+            "messages": [_message(message) for message in request.messages],
+            "max_completion_tokens" if is_reasoner else "max_tokens": request.max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if request.tools:
+            said["tools"] = [_tool(tool) for tool in request.tools]
+        if request.deep_think:
+            said["reasoning_effort"] = "high"
+        return _encode(said)
 
     def reader(self) -> "Chunks":
         """Return what reads one answer."""
         return Chunks()
 
 
+def _message(message: ChatMessage) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.role == "tool":
+        said["tool_call_id"] = message.call_id
+    if message.images:
+        text = [{"type": "text", "text": message.content}] if message.content else []
+        said["content"] = [*map(_image, message.images), *text]
+    if message.calls:
+        said["content"] = message.content or None
+        said["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.tool, "arguments": _encode(call.arguments).decode()},
+            }
+            for call in message.calls
+        ]
+    return said
+
+
+def _image(image: Image) -> dict[str, Any]:
+    url = f"data:{image.media_type};base64,{b64encode(image.content).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    return {"type": "function", "function": msgspec.to_builtins(tool)}
+
+
 class Chunks:
     """What reads the chunks of one answer."""
+
+    def __init__(self) -> None:
+        self._calls = Calls()
+        self._open: dict[int, OpenCall] = {}
+        self._begun: list[OpenCall] = []
+        self._has_ended = False
 
     def read(self, data: bytes) -> Sequence[Part] | None:
         """Return the parts of a chunk, or None for the last word. Raises InBandError."""
@@ -109,25 +174,62 @@ class Chunks:
             raise _in_band(chunk.error)
         parts: list[Part] = []
         if chunk.choices:
-            _take(chunk.choices[0], parts)
+            self._take(chunk.choices[0], parts)
         if chunk.usage is not None:
             used = _used(chunk.usage)
             if used is not None:
                 parts.append(used)
         return parts
 
+    def _take(self, choice: _Choice, parts: list[Part]) -> None:
+        """Add what a choice says; what comes in one step was thought before it was said."""
+        delta = choice.delta
+        if delta is not None:
+            thought = delta.reasoning_content or delta.reasoning
+            # An odd form of a thought is no fault of the answer, and says nothing.
+            if thought and isinstance(thought, str):
+                parts.append(Reasoning(thought))
+            if delta.content:
+                parts.append(Text(delta.content))
+            if delta.tool_calls:
+                self._gather(delta.tool_calls)
+        if choice.finish_reason:
+            self._end(choice.finish_reason, parts)
 
-def _take(choice: _Choice, parts: list[Part]) -> None:
-    """Add what a choice says; what comes in one step was thought before it was said."""
-    delta = choice.delta or _NOTHING
-    thought = delta.reasoning_content or delta.reasoning
-    # An odd form of a thought is no fault of the answer, and says nothing.
-    if thought and isinstance(thought, str):
-        parts.append(Reasoning(thought))
-    if delta.content:
-        parts.append(Text(delta.content))
-    if choice.finish_reason:
-        parts.append(Ended(_REASONS.get(choice.finish_reason, "other")))
+    def _gather(self, pieces: list[_Piece]) -> None:
+        """Add to the calls. Raises TooLargeError, and ValidationError for what comes too late."""
+        if self._has_ended:
+            raise msgspec.ValidationError("a call goes on after the end")
+        for piece in pieces:
+            function = piece.function or _NO_FUNCTION
+            call = self._call(piece, function.name)
+            if function.arguments:
+                call.grow(function.arguments.encode())
+
+    def _call(self, piece: _Piece, tool: str | None) -> OpenCall:
+        """Return the call that a piece is of.
+
+        Some servers give every call the same index, or none: an id that is new begins a call.
+        """
+        index = piece.index if piece.index is not None else -1
+        call = self._open.get(index)
+        if call is None or (piece.id and call.call_id and piece.id != call.call_id):
+            call = self._open[index] = self._calls.begin(piece.id, tool)
+            self._begun.append(call)
+        call.call_id = call.call_id or piece.id
+        call.tool = call.tool or tool
+        return call
+
+    def _end(self, reason: str, parts: list[Part]) -> None:
+        """Tell the calls, which are whole now, and the end. Raises MsgspecError if one is not."""
+        told = _REASONS.get(reason, "other")
+        parts += (call.whole() for call in self._begun)
+        # With some servers an answer that calls is one that stops like any other.
+        if told == "stop" and self._calls.count:
+            told = "tool_calls"
+        self._begun.clear()
+        self._has_ended = True
+        parts.append(Ended(told))
 
 
 def _used(usage: _Usage) -> Used | None:

@@ -13,11 +13,17 @@ from typing import Final
 
 from shared.catalogue import Catalogue, key_of
 from shared.settings import ModelSettings, ProviderSettings, Secret
+from worker.providers.anthropic import Anthropic
 from worker.providers.contract import Dialect, Provider
+from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 from worker.providers.upstream import Upstream
 
-DIALECTS: Final[dict[str, Dialect]] = {"openai": OpenAI()}
+DIALECTS: Final[dict[str, Dialect]] = {
+    "openai": OpenAI(),
+    "anthropic": Anthropic(),
+    "gemini": Gemini(),
+}
 
 
 class Registry:

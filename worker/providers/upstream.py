@@ -43,7 +43,7 @@ class Upstream:
     ) -> None:
         self._dialect = dialect
         self._settings = settings
-        self._headers = httpx.Headers(_HEADERS | (dialect.credentials(key) if key else {}))
+        self._headers = httpx.Headers(_HEADERS | dialect.headers(key))
         self._failures = Failures(settings.name)
         self._lines = lines or Lines()
         self._urls: dict[str, httpx.URL] = {}

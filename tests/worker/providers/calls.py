@@ -10,7 +10,8 @@ import httpx
 
 from shared.errors import ProviderError
 from shared.settings import ProviderSettings, Secret
-from tests.worker.providers.dialects import MODEL, Dialect
+from shared.wire.event import ToolCall
+from tests.worker.providers.row import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
 from worker.providers import upstream as provider
 from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Provider, Text, Used
@@ -42,6 +43,11 @@ class Heard:
         return found[-1] if found else None
 
     @property
+    def called(self) -> list[ToolCall]:
+        """The tools that were called."""
+        return [part for part in self.parts if isinstance(part, ToolCall)]
+
+    @property
     def reasons(self) -> list[str]:
         """Why it ended; once, if it did."""
         return [part.reason for part in self.parts if isinstance(part, Ended)]
@@ -64,11 +70,11 @@ class Call:
         self.upstream = upstream
         self.provider = connect(dialect, upstream.url, seconds)
 
-    async def __call__(self, script: Script | None = None) -> Heard:
+    async def __call__(self, script: Script | None = None, request: ChatRequest = REQUEST) -> Heard:
         """Ask once and hear it to the end."""
         if script is not None:
             self.upstream.script = script
-        return await listen(self.provider)
+        return await listen(self.provider, request)
 
 
 def connect(
@@ -84,11 +90,11 @@ def connect(
     return provider.Upstream(dialect.words, settings, Secret("sk-wholly-secret"), lines)
 
 
-async def listen(asked: Provider) -> Heard:
+async def listen(asked: Provider, request: ChatRequest = REQUEST) -> Heard:
     """Hear one answer to its end; anything but a ProviderError is a fault of the adapter."""
     heard, began = Heard(), time.monotonic()
     try:
-        async for part in asked.stream(REQUEST):
+        async for part in asked.stream(request):
             heard.parts.append(part)
     except ProviderError as error:
         heard.error = error

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.worker.providers.calls import IDLE_SECONDS, PATIENT_SECONDS, Call
-from tests.worker.providers.dialects import DIALECTS, Dialect
+from tests.worker.providers.dialects import DIALECTS
+from tests.worker.providers.row import Dialect
 from tests.worker.providers.upstream import Upstream
 
 
@@ -13,6 +14,8 @@ from tests.worker.providers.upstream import Upstream
 def dialect(request: pytest.FixtureRequest) -> Dialect:
     """Return a dialect; the test runs for each."""
     chosen: Dialect = request.param
+    # For the table of `python -m tests.worker.providers`.
+    request.node.user_properties.append(("dialect", chosen.name))
     return chosen
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from tests.support.waiting import until
 from tests.worker.providers.calls import Call, connect, listen
-from tests.worker.providers.dialects import Dialect, Reason
+from tests.worker.providers.dialects import DIALECTS
 from tests.worker.providers.memory import Memory
+from tests.worker.providers.row import Dialect, Reason
 from tests.worker.providers.upstream import Line, chunked, held, whole
-from worker.providers.contract import Ended, Text, Used
+from worker.providers.contract import Ended, Reasoning, Text, Used
 
 
 async def test_whole_answer_is_text_an_end_and_usage(call: Call) -> None:
@@ -18,7 +19,7 @@ async def test_whole_answer_is_text_an_end_and_usage(call: Call) -> None:
     assert heard.error is None
     assert heard.parts == [Text("Two "), Text("bears."), Ended("stop"), Used(3, 2)]
     assert call.upstream.line.request.startswith(f"POST {call.dialect.path} ".encode())
-    assert b"sk-wholly-secret" in call.upstream.line.request
+    assert f"\r\n{call.dialect.key_header}\r\n".encode() in call.upstream.line.request
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "tool_calls", "other"])
@@ -45,6 +46,15 @@ async def test_usage_that_nobody_can_believe_is_no_usage(
 async def test_largest_believable_usage_is_told(call: Call) -> None:
     heard = await call(whole(call.dialect.answer("Two", usage=(2_000_000, 128_000))))
     assert heard.used == Used(2_000_000, 128_000)
+
+
+async def test_what_was_thought_is_told_beside_the_answer(call: Call) -> None:
+    said = call.dialect
+    thought = said.reasoning("Bears? ") + said.reasoning("Count.")
+    heard = await call(whole(said.framed(thought + said.text("Two"), "stop", (3, 2))))
+    assert heard.error is None
+    told = [Reasoning("Bears? "), Reasoning("Count."), Text("Two")]
+    assert heard.parts == [*told, Ended("stop"), Used(3, 2)]
 
 
 async def test_empty_answer_is_an_end_without_text(call: Call) -> None:
@@ -81,6 +91,12 @@ async def test_answers_come_over_one_kept_line(call: Call) -> None:
     assert call.upstream.connections == 1
 
 
+@pytest.mark.parametrize(
+    "dialect",
+    [dialect for dialect in DIALECTS if dialect.has_last_word],
+    ids=lambda dialect: dialect.name,
+    indirect=True,
+)
 async def test_upstream_that_keeps_talking_after_the_last_word_is_left(call: Call) -> None:
     async def script(line: Line) -> None:
         await line.head()

@@ -1,14 +1,17 @@
 """What only chat completions have: their request, their chunks, their errors in many shapes."""
 
 import json
-from typing import Any
+from typing import Final
 
 import msgspec
 import pytest
 
 from shared.settings import ModelSettings, ProviderSettings, Secret
+from shared.wire.event import ToolCall
+from tests.worker.providers import openai
 from tests.worker.providers.calls import Call, listen
-from tests.worker.providers.dialects import DIALECTS, event
+from tests.worker.providers.openai import chunk as _chunk
+from tests.worker.providers.row import event
 from tests.worker.providers.upstream import Upstream, whole
 from worker.providers.contract import (
     ChatMessage,
@@ -26,11 +29,7 @@ from worker.providers.upstream import Upstream as Provider
 @pytest.fixture
 def dialect() -> object:
     """Return the one dialect that is looked at here."""
-    return DIALECTS[0]
-
-
-def _chunk(*choices: dict[str, Any], **fields: object) -> bytes:
-    return event({"id": "c", "object": "chat.completion.chunk", "choices": choices, **fields})
+    return openai.ROW
 
 
 _STOP = _chunk({"index": 0, "delta": {}, "finish_reason": "stop"})
@@ -156,6 +155,121 @@ async def test_error_event_in_every_shape(
     call: Call, error: object, expected: tuple[str, str, str]
 ) -> None:
     assert (await call(whole(event({"error": error})))).fault == expected
+
+
+def _piece(index: int | None = None, call_id: str | None = None, **function: str) -> bytes:
+    """Return a chunk with a piece of a call, as odd servers send it."""
+    piece: dict[str, object] = {"function": function}
+    piece |= {"index": index} if index is not None else {}
+    piece |= {"id": call_id} if call_id is not None else {}
+    return _chunk({"delta": {"tool_calls": [piece]}})
+
+
+_A: Final = ToolCall("a", "f", {"x": 1})
+_B: Final = ToolCall("b", "g", {})
+
+
+@pytest.mark.parametrize(
+    ("pieces", "calls"),
+    [
+        (
+            [
+                _piece(0, "a", name="f"),
+                _piece(1, "b", name="g", arguments="{"),
+                _piece(0, arguments='{"x":'),
+                _piece(1, arguments="}"),
+                _piece(0, arguments="1}"),
+            ],
+            [_A, _B],
+        ),
+        ([_piece(0, "a", name="f", arguments='{"x":1}'), _piece(0, "b", name="g")], [_A, _B]),
+        ([_piece(None, "a", name="f", arguments='{"x":1}'), _piece(None, "b", name="g")], [_A, _B]),
+        (
+            [_piece(0, "a", name="f", arguments='{"x"'), _piece(0, "a", name="f", arguments=":1}")],
+            [_A],
+        ),
+        ([_piece(0, arguments='{"x":1}'), _piece(0, "a", name="f")], [_A]),
+        ([_piece(7, "b", name="g", arguments="")], [_B]),
+        ([_chunk({"delta": {"tool_calls": []}}), _chunk({"delta": {"tool_calls": None}})], []),
+    ],
+    ids=["interleaved", "one index", "no index", "all repeated", "id at last", "gaps", "none"],
+)
+async def test_pieces_of_calls_as_every_server_sends_them(
+    call: Call, pieces: list[bytes], calls: list[ToolCall]
+) -> None:
+    heard = await call(whole(*pieces, _STOP))
+    assert heard.error is None
+    assert heard.called == calls
+
+
+async def test_whole_exchange(call: Call) -> None:
+    def step(**delta: object) -> bytes:
+        return _chunk({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
+
+    first = {"index": 0, "id": "call_1", "type": "function"}
+    counts = {"prompt_tokens": 20, "completion_tokens": 41, "total_tokens": 61}
+    answer = (
+        step(role="assistant", content="", refusal=None),
+        step(reasoning_content="Bears: two."),
+        step(content="I look "),
+        step(content="out."),
+        step(tool_calls=[{**first, "function": {"name": "look", "arguments": ""}}]),
+        step(tool_calls=[{"index": 0, "function": {"arguments": '{"where": "out'}}]),
+        step(tool_calls=[{"index": 0, "function": {"arguments": 'side"}'}}]),
+        _chunk({"index": 0, "delta": {}, "logprobs": None, "finish_reason": "tool_calls"}),
+        _chunk(usage={**counts, "completion_tokens_details": {"reasoning_tokens": 30}}),
+        openai.DONE,
+    )
+    heard = await call(whole(*answer))
+    assert heard.error is None
+    assert heard.parts == [
+        Reasoning("Bears: two."),
+        Text("I look "),
+        Text("out."),
+        ToolCall("call_1", "look", {"where": "outside"}),
+        Ended("tool_calls"),
+        Used(20, 41, 30),
+    ]
+
+
+async def test_call_in_the_chunk_of_the_end_is_told(call: Call) -> None:
+    piece = {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}}
+    final = _chunk({"delta": {"tool_calls": [piece]}, "finish_reason": "tool_calls"})
+    heard = await call(whole(final))
+    assert heard.parts == [_B, Ended("tool_calls")]
+
+
+async def test_call_is_not_told_again_with_a_second_end(call: Call) -> None:
+    heard = await call(whole(_piece(0, "b", name="g"), _STOP, _STOP))
+    assert heard.parts == [_B, Ended("tool_calls"), Ended("tool_calls")]
+
+
+async def test_call_that_goes_on_after_the_end_is_an_error(call: Call) -> None:
+    heard = await call(whole(_STOP, _piece(0, "b", name="g")))
+    assert heard.fault == ("provider_error", "MALFORMED_STREAM", "backoff")
+
+
+@pytest.mark.parametrize(
+    ("upstream_name", "field"),
+    [
+        ("gpt-4o", "max_tokens"),
+        ("gpt-oss-120b", "max_tokens"),
+        ("deepseek-reasoner", "max_tokens"),
+        ("org/model:free", "max_tokens"),
+        ("phi-o3", "max_tokens"),
+        ("o1", "max_completion_tokens"),
+        ("o4-mini", "max_completion_tokens"),
+        ("gpt-5", "max_completion_tokens"),
+        ("gpt-5.2-pro", "max_completion_tokens"),
+        ("openai/gpt-5-mini", "max_completion_tokens"),
+    ],
+)
+def test_name_of_a_model_tells_how_its_answer_is_bounded(upstream_name: str, field: str) -> None:
+    model = ModelSettings(identifier="m", provider="up", upstream=upstream_name)
+    request = ChatRequest(model=model, messages=[ChatMessage("user", "Two?")], max_tokens=9)
+    sent = json.loads(OpenAI().body(request))
+    assert [name for name in sent if name.startswith("max_")] == [field]
+    assert sent[field] == 9
 
 
 async def test_key_is_nowhere_but_in_the_request(upstream: Upstream) -> None:

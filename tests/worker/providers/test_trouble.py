@@ -14,7 +14,7 @@ import pytest
 from shared.errors import ConfigurationError
 from tests.support.waiting import until
 from tests.worker.providers.calls import IDLE_SECONDS, REQUEST, Call, Heard, connect, listen
-from tests.worker.providers.dialects import MODEL, Dialect
+from tests.worker.providers.row import MODEL, Dialect
 from tests.worker.providers.upstream import Line, Script, chunked, endless, held, whole
 from worker.providers.contract import Text
 from worker.providers.sse import BODY_BYTES_MAX, EVENT_BYTES_MAX

@@ -1,0 +1,122 @@
+"""What a streamed token costs in an adapter, beside the least that could read it.
+
+Each dialect is spoken by an upstream in another process, over sockets of 127.0.0.1: to our adapter,
+with all its bounds and errors, and in turns with it to bare httpx, which splits what comes at blank
+lines and decodes the JSON of each event. CPU of the reading thread alone, of whole calls: 32 at
+once, once with an event in a chunk, as tokens come, and once with forty. The loop is the workers'.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import httpx
+import uvloop
+
+from tests.bench import arms, figures
+from tests.bench.arms import Arm
+from tests.bench.figures import Figure, median
+from tests.worker.providers.calls import REQUEST, connect
+from tests.worker.providers.dialects import DIALECTS
+from tests.worker.providers.row import Dialect
+from worker.providers.contract import Text
+
+RUNS: Final = 3
+STREAMS: Final = 32
+# Tokens of an answer, events in a chunk, and how many times the bare reading's cost is enough.
+_SHAPES: Final = ((50, 1, 1.5), (1_000, 40, 2.0))
+_ARM: Final = Arm("talker", (sys.executable, "-m", "tests.bench.talker"))
+
+# Reads one answer and returns its tokens.
+Read = Callable[[], Awaitable[int]]
+
+
+async def measure(runs: int = RUNS, streams: int = STREAMS) -> list[Figure]:
+    """Race, in turns, for each dialect and each shape of its answers."""
+    found = []
+    for tokens, events, aim in _SHAPES:
+        words = ("--tokens", str(tokens), "--events", str(events))
+        async with arms.running(_ARM, *words) as talker:
+            (port,) = await talker.told()
+            for dialect in DIALECTS:
+                race = _race(dialect, int(port), runs, streams, tokens)
+                ours, bare = await asyncio.to_thread(_in_a_loop, race)
+                found.append(_figure(dialect.name, events, ours, bare, aim))
+    return found
+
+
+def _in_a_loop(race: Awaitable[tuple[float, float]]) -> tuple[float, float]:
+    async def run() -> tuple[float, float]:
+        return await race
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+def _figure(name: str, events: int, ours: float, bare: float, aim: float) -> Figure:
+    return Figure(
+        f"{name}, {events} event{'s' * (events > 1)} a chunk: CPU a token",
+        f"{ours * 1e6:.1f} us = {ours / bare:.2f}",
+        f"httpx and json: {bare * 1e6:.1f} us",
+        f"<= {aim:g}",
+        ours <= aim * bare,
+    )
+
+
+async def _race(
+    dialect: Dialect, port: int, runs: int, streams: int, tokens: int
+) -> tuple[float, float]:
+    """Return the CPU seconds of a token: ours, and those of the bare reading."""
+    provider = connect(dialect, f"http://127.0.0.1:{port}/v1")
+    body = dialect.words.body(REQUEST)
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=streams)) as client:
+
+        async def ours() -> int:
+            return sum([type(part) is Text async for part in provider.stream(REQUEST)])
+
+        async def bare() -> int:
+            return await _read(client, f"http://127.0.0.1:{port}{dialect.path}", body)
+
+        spent: dict[Read, list[float]] = {ours: [], bare: []}
+        # The first turn opens the lines.
+        for turn in range(runs + 1):
+            for read, found in spent.items():
+                seconds = await _spent(read, streams, tokens)
+                if turn:
+                    found.append(seconds)
+    await provider.close()
+    return median(spent[ours]), median(spent[bare])
+
+
+async def _spent(read: Read, streams: int, tokens: int) -> float:
+    """Return the CPU seconds of a token when so many answers are read at once."""
+    before = time.thread_time()
+    counts = await asyncio.gather(*(read() for _ in range(streams)))
+    assert all(count >= tokens for count in counts), counts
+    return (time.thread_time() - before) / (streams * tokens)
+
+
+async def _read(client: httpx.AsyncClient, url: str, body: bytes) -> int:
+    """Read an answer as anybody would who trusts it; return its events."""
+    count, left = 0, b""
+    async with client.stream("POST", url, content=body) as response:
+        async for chunk in response.aiter_bytes():
+            *events, left = (left + chunk).split(b"\n\n")
+            for event in events:
+                data = event.partition(b"data: ")[2]
+                if data != b"[DONE]":
+                    json.loads(data)
+                count += 1
+    return count
+
+
+async def main() -> None:
+    """Measure and print."""
+    figures.say(figures.table(figures.machine(), await measure()))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

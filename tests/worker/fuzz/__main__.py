@@ -1,0 +1,47 @@
+"""Fuzz the reading of providers' streams; exit code 1 when anything differs, or memory grows."""
+
+import argparse
+import asyncio
+import resource
+import sys
+import time
+from typing import Final
+
+from tests.worker.fuzz.comparison import TONGUES, differences
+
+_ADDED_MIB_MAX: Final = 32
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+async def _walk(name: str, seed: int, inputs: int) -> bool:
+    """Try one dialect and tell what was found; return whether all is well."""
+    began, before_mib, found = time.monotonic(), _peak_mib(), 0
+    async for difference in differences(name, seed, inputs):
+        found += 1
+        sys.stdout.write(difference + "\n")
+    added_mib = _peak_mib() - before_mib
+    seconds = time.monotonic() - began
+    sys.stdout.write(
+        f"{name}: {inputs} inputs of seed {seed}: {found} differ; {seconds:.0f} s, "
+        f"{added_mib:.1f} MiB more at most (of {_ADDED_MIB_MAX})\n"
+    )
+    sys.stdout.flush()
+    return not found and added_mib <= _ADDED_MIB_MAX
+
+
+async def _main(names: list[str], seed: int, inputs: int) -> int:
+    results = [await _walk(name, seed, inputs) for name in names]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Fuzz the reading of providers' streams.")
+    parser.add_argument("--inputs", type=int, default=10_000, help="of each dialect")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--dialect", choices=TONGUES, help="one of them; all, when not given")
+    arguments = parser.parse_args()
+    chosen = [arguments.dialect] if arguments.dialect else list(TONGUES)
+    sys.exit(asyncio.run(_main(chosen, arguments.seed, arguments.inputs)))

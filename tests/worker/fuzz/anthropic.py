@@ -1,0 +1,176 @@
+"""Answers of Anthropic's messages, and their plain reading."""
+
+import random
+from typing import Any, Final
+
+from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, split
+from tests.worker.fuzz.reading import (
+    FaultError,
+    anything,
+    called,
+    fields,
+    from_json,
+    mapping,
+    maybe,
+    one,
+    used,
+)
+from tests.worker.providers.anthropic import DONE, ROW, begun, closed, grown, said, started
+from worker.providers.contract import Ended, EndReason, Part, Reasoning, Text
+
+PIECES: Final = (
+    *(DONE, b'"message_stop"', b'"message_delta"', b'"content_block_stop"', b'"tool_use"'),
+    *(b'"text_delta"', b'"thinking_delta"', b'"input_json_delta"', b'"index":1,', b'"usage":null,'),
+    *(b'"stop_reason":"end_turn",', b'"type":"text",', b'"text":"x",', b'"input":{"n":1},'),
+)
+_REASONS: Final = ("end_turn", "max_tokens", "tool_use", "refusal", "pause_turn", "", None)
+_OURS: Final[dict[str, EndReason]] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+
+def answer(chance: random.Random) -> bytes:
+    """Return the bytes of an answer of some server of this kind."""
+    parts = [started(input_tokens=chance.randrange(9), output_tokens=1), said("ping")]
+    if chance.random() < 0.3:
+        thinking = grown("thinking_delta", thinking=chance.choice(WORDS))
+        parts += [begun(type="thinking", thinking=""), thinking, closed()]
+    parts.append(begun(type="text", text=chance.choice(("", "", "So "))))
+    for _ in range(chance.randrange(6)):
+        parts.append(grown("text_delta", text=chance.choice(WORDS)))
+    parts.append(closed())
+    for index in range(1, 1 + chance.choice((0, 0, 0, 1, 2))):
+        pieces = split(chance, chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS))
+        parts.append(
+            ROW.call(chance.choice(("a", "b", "")), chance.choice(("f", "g", "")), pieces, index)
+        )
+    if chance.random() < 0.05:
+        parts.append(ROW.error_event(chance.choice((400, 429, 500)), "no"))
+    if chance.random() < 0.9:
+        usage = {"output_tokens": chance.randrange(9)} if chance.random() < 0.8 else None
+        delta = {"stop_reason": chance.choice(_REASONS)}
+        parts.append(said("message_delta", delta=delta, usage=usage))
+    if chance.random() < 0.8:
+        parts.append(DONE)
+    return b"".join(parts)
+
+
+class Plain:
+    """The plain reading of one answer."""
+
+    def __init__(self) -> None:
+        self._begun_with: dict[str, Any] = {}
+        self._open: dict[int, dict[str, Any]] = {}
+        self._has_called = False
+
+    def parts(self, text: str) -> list[Part] | None:
+        """Return the parts of an event, or None for the last word. Raises FaultError."""
+        event = _event(from_json(text))
+        kind, delta = event["type"], event["delta"]
+        if kind == "content_block_delta" and delta is not None:
+            return self._grow(event["index"] or 0, delta)
+        if kind == "error" or event["error"] is not None:
+            raise FaultError
+        has_ended = kind == "message_stop" or (
+            kind == "message_delta" and (delta or {}).get("stop_reason")
+        )
+        if has_ended and self._open:
+            raise FaultError(is_ours=True)
+        if kind == "message_stop":
+            return None
+        if kind == "message_start":
+            self._begun_with = (event["message"] or {}).get("usage") or self._begun_with
+        return self._end(event) if kind == "message_delta" else self._block(event)
+
+    def _block(self, event: dict[str, Any]) -> list[Part]:
+        index, block = event["index"] or 0, event["content_block"]
+        if event["type"] == "content_block_start" and block is not None:
+            return self._begin(index, block)
+        return self._close(index) if event["type"] == "content_block_stop" else []
+
+    def _grow(self, index: int, delta: dict[str, Any]) -> list[Part]:
+        kind = delta["type"]
+        if kind == "text_delta" and delta["text"]:
+            return [Text(delta["text"])]
+        if kind == "thinking_delta" and delta["thinking"]:
+            return [Reasoning(delta["thinking"])]
+        if kind == "input_json_delta" and delta["partial_json"]:
+            if index not in self._open:
+                raise FaultError(is_ours=True)
+            self._open[index]["pieces"] += delta["partial_json"]
+        return []
+
+    def _begin(self, index: int, block: dict[str, Any]) -> list[Part]:
+        if not block["type"]:
+            raise FaultError(is_ours=True)
+        if not block["type"].endswith("tool_use"):
+            thought: list[Part] = [Reasoning(block["thinking"])] if block["thinking"] else []
+            return thought + ([Text(block["text"])] if block["text"] else [])
+        if index in self._open:
+            raise FaultError(is_ours=True)
+        self._open[index] = {**block, "pieces": ""}
+        return []
+
+    def _close(self, index: int) -> list[Part]:
+        block = self._open.pop(index, None)
+        if block is None or block["type"] != "tool_use":
+            return []
+        self._has_called = True
+        if block["input"]:
+            # What is begun with arguments is whole: there is nothing that they could go on with.
+            if block["pieces"].strip(" \t\n\r\f\v"):
+                raise FaultError(is_ours=True)
+            call = called(block["id"], block["name"], "")
+            return [type(call)(call.call_id, call.tool, block["input"])]
+        return [called(block["id"], block["name"], block["pieces"])]
+
+    def _end(self, event: dict[str, Any]) -> list[Part]:
+        reason = (event["delta"] or {}).get("stop_reason")
+        parts: list[Part] = []
+        if reason:
+            told = _OURS.get(reason, "other")
+            parts = [Ended("tool_calls" if told == "stop" and self._has_called else told)]
+        usage = event["usage"]
+        return parts + self._used(usage) if usage is not None else parts
+
+    def _used(self, usage: dict[str, Any]) -> list[Part]:
+        inputs = []
+        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"):
+            now, then = usage[name], self._begun_with.get(name)
+            inputs.append(now if now is not None else then)
+        asked = None if inputs[0] is None else sum(count or 0 for count in inputs)
+        details = usage["output_tokens_details"] or {}
+        return used(asked, usage["output_tokens"], details.get("thinking_tokens"))
+
+
+_count: Final = maybe(one(int))
+_usage: Final = maybe(
+    fields(
+        input_tokens=_count,
+        cache_creation_input_tokens=_count,
+        cache_read_input_tokens=_count,
+        output_tokens=_count,
+        output_tokens_details=maybe(fields(thinking_tokens=_count)),
+    )
+)
+_text: Final = maybe(one(str))
+_event: Final = fields(
+    type=one(str),
+    index=one(int),
+    delta=maybe(
+        fields(type=_text, text=_text, thinking=_text, partial_json=_text, stop_reason=_text)
+    ),
+    content_block=maybe(
+        fields(
+            type=one(str), text=_text, thinking=_text, id=_text, name=_text, input=maybe(mapping)
+        )
+    ),
+    message=maybe(fields(usage=_usage)),
+    usage=_usage,
+    error=anything,
+)

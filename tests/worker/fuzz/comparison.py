@@ -1,0 +1,91 @@
+"""Where an adapter and the plain reading of its dialect differ."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shared.ids import is_id
+from shared.wire.event import ToolCall
+from tests.worker.fuzz import anthropic, gemini, mutations, openai
+from tests.worker.fuzz.mutations import Answer, Input
+from tests.worker.fuzz.reading import Fault, Outcome, Reading, read
+from tests.worker.providers.calls import connect, listen
+from tests.worker.providers.dialects import named
+from tests.worker.providers.memory import Memory
+from worker.providers.contract import Part
+
+
+class Tongue(NamedTuple):
+    """What is needed to try a dialect: its answers, what matters in them, its plain reading."""
+
+    answer: Answer
+    pieces: Sequence[bytes]
+    plain: Callable[[], Reading]
+
+
+TONGUES: Final[dict[str, Tongue]] = {
+    "openai": Tongue(openai.answer, openai.PIECES, openai.Plain),
+    "anthropic": Tongue(anthropic.answer, anthropic.PIECES, anthropic.Plain),
+    "gemini": Tongue(gemini.answer, gemini.PIECES, gemini.Plain),
+}
+
+
+def make(name: str, chance: random.Random) -> Input:
+    """Return an input of a dialect."""
+    tongue = TONGUES[name]
+    return mutations.make(chance, tongue.answer, tongue.pieces)
+
+
+def expected(name: str, data: bytes) -> Outcome:
+    """Return what the plain reading of a dialect makes of a stream."""
+    return read(data, TONGUES[name].plain())
+
+
+async def differences(name: str, seed: int, inputs: int) -> AsyncIterator[str]:
+    """Yield a sentence for every input on which the adapter and the plain reading differ."""
+    memory = Memory()
+    provider = connect(named(name), "http://127.0.0.1:9/v1", lines=memory)
+    for number in range(inputs):
+        tried = make(name, random.Random(f"{seed}:{number}"))
+        memory.reads, memory.is_cut = tried
+        # Nothing here waits, and the loop must come to finish what generators leave to it.
+        await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
+        try:
+            heard = await listen(provider)
+        except Exception as fault:  # noqa: BLE001  whatever it is, it is found
+            yield f"{name} {seed}:{number} raised {fault!r} on {tried}"
+            continue
+        code = heard.error.failure.code if heard.error is not None else None
+        outcome = expected(name, b"".join(tried.reads))
+        if not (_are_same(heard.parts, outcome.parts) and _is_fault(code, outcome.fault)):
+            yield f"{name} {seed}:{number} heard {heard.parts} {code}, not {outcome}, of {tried}"
+    await provider.close()
+
+
+def _are_same(heard: list[Part], read_plainly: list[Part]) -> bool:
+    """Tell whether both have the same parts; where no id was given, any of ours will do."""
+    if len(heard) != len(read_plainly):
+        return False
+    return all(map(_is_same, heard, read_plainly))
+
+
+def _is_same(heard: Part, plain: Part) -> bool:
+    if isinstance(heard, ToolCall) and isinstance(plain, ToolCall) and not plain.call_id:
+        return is_id(heard.call_id) and msgspec.structs.replace(heard, call_id="") == plain
+    return heard == plain
+
+
+def _is_fault(code: str | None, fault: Fault | None) -> bool:
+    """Tell whether the adapter's code says what the plain reading found."""
+    match fault:
+        case None:
+            return code is None
+        case "cut":
+            return code == "STREAM_CUT"
+        case "malformed":
+            return code == "MALFORMED_STREAM"
+        case "told":
+            return code not in {None, "STREAM_CUT", "MALFORMED_STREAM"}

@@ -1,0 +1,135 @@
+"""Answers of Gemini's generateContent, and their plain reading."""
+
+import random
+from typing import Any, Final
+
+from shared.wire.event import ToolCall
+from tests.worker.fuzz.mutations import ARGUMENTS, WORDS
+from tests.worker.fuzz.reading import (
+    FaultError,
+    Pairs,
+    anything,
+    fields,
+    from_json,
+    mapping,
+    maybe,
+    one,
+    several,
+    used,
+)
+from tests.worker.providers.gemini import ROW, chunk, used as counts
+from tests.worker.providers.row import event
+from worker.providers.contract import Ended, EndReason, Part, Reasoning, Text
+
+PIECES: Final = (
+    *(b'"thought":true,', b'"text":"x",', b'"functionCall":{"name":"f"},', b'"args":null,'),
+    *(b'"finishReason":"STOP",', b'"usageMetadata":null,', b'"candidates":[],', b'"parts":null,'),
+    *(b'"promptFeedback":{"blockReason":"SAFETY"},', b'"promptTokenCount":5,'),
+)
+_REASONS: Final = ("STOP", "STOP", "MAX_TOKENS", "SAFETY", "LANGUAGE", "", None)
+_OURS: Final[dict[str, EndReason]] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+}
+
+
+def answer(chance: random.Random) -> bytes:
+    """Return the bytes of an answer of some server of this kind."""
+    said = []
+    for _ in range(chance.randrange(6)):
+        part: dict[str, Any] = {"text": chance.choice(WORDS)}
+        if chance.random() < 0.25:
+            part["thought"] = True
+        usage = counts(5, 1) if chance.random() < 0.3 else None
+        said.append(chunk(part, usageMetadata=usage))
+    for _ in range(chance.choice((0, 0, 0, 1, 2))):
+        pieces = [chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS)]
+        said.append(ROW.call(chance.choice(("a", "")), chance.choice(("f", "g", "")), pieces, 0))
+    if chance.random() < 0.05:
+        said.append(ROW.error_event(chance.choice((400, 429, 500)), "no"))
+    if chance.random() < 0.05:
+        said.append(event({"promptFeedback": {"blockReason": "SAFETY"}}))
+    if chance.random() < 0.9:
+        usage = counts(chance.randrange(9), 3) if chance.random() < 0.8 else None
+        said.append(chunk({"text": ""}, reason=chance.choice(_REASONS), usageMetadata=usage))
+    return b"".join(said)
+
+
+class Plain:
+    """The plain reading of one answer."""
+
+    def __init__(self) -> None:
+        self._has_called = False
+        self._has_ended = False
+        self._usage: dict[str, Any] | None = None
+
+    def parts(self, text: str) -> list[Part] | None:
+        """Return the parts of an event; there is no last word. Raises FaultError."""
+        said = _chunk(from_json(text))
+        if said["error"] is not None:
+            raise FaultError
+        parts: list[Part] = []
+        for candidate in (said["candidates"] or [])[:1]:
+            for part in (candidate["content"] or {}).get("parts") or []:
+                parts += self._told(part)
+            parts += self._end(candidate["finishReason"])
+        if (said["promptFeedback"] or {}).get("blockReason"):
+            self._has_ended = True
+            parts.append(Ended("content_filter"))
+        self._usage = said["usageMetadata"] or self._usage
+        if self._has_ended and self._usage is not None:
+            usage, self._usage = self._usage, None
+            thoughts = usage["thoughtsTokenCount"] or 0
+            answered = (usage["candidatesTokenCount"] or 0) + thoughts
+            parts += used(usage["promptTokenCount"], answered, thoughts)
+        return parts
+
+    def _told(self, part: dict[str, Any]) -> list[Part]:
+        parts: list[Part] = []
+        if part["text"]:
+            parts.append(Reasoning(part["text"]) if part["thought"] else Text(part["text"]))
+        call = part["functionCall"]
+        if call is not None:
+            self._has_called = True
+            if not call["name"]:
+                raise FaultError(is_ours=True)
+            arguments = call["args"] if call["args"] is not None else Pairs()
+            parts.append(ToolCall(call["id"] or "", call["name"], mapping(arguments)))
+        return parts
+
+    def _end(self, reason: str | None) -> list[Part]:
+        if not reason:
+            return []
+        self._has_ended = True
+        told = _OURS.get(reason, "other")
+        return [Ended("tool_calls" if told == "stop" and self._has_called else told)]
+
+
+_count: Final = maybe(one(int))
+_text: Final = maybe(one(str))
+_part: Final = fields(
+    text=_text,
+    thought=maybe(one(bool)),
+    # What the arguments are is judged when they count.
+    functionCall=maybe(fields(id=_text, name=_text, args=lambda value: value)),
+)
+_chunk: Final = fields(
+    candidates=maybe(
+        several(
+            fields(content=maybe(fields(parts=maybe(several(_part)))), finishReason=_text),
+        )
+    ),
+    usageMetadata=maybe(
+        fields(promptTokenCount=_count, candidatesTokenCount=_count, thoughtsTokenCount=_count)
+    ),
+    promptFeedback=maybe(fields(blockReason=_text)),
+    error=anything,
+)

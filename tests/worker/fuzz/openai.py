@@ -1,0 +1,141 @@
+"""Answers of chat completions, and their plain reading."""
+
+import random
+from typing import Any, Final
+
+from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, split
+from tests.worker.fuzz.reading import (
+    FaultError,
+    anything,
+    called,
+    fields,
+    from_json,
+    maybe,
+    one,
+    several,
+    used,
+)
+from tests.worker.providers.openai import DONE, ROW, chunk
+from worker.providers.contract import Ended, EndReason, Part, Reasoning, Text
+
+PIECES: Final = (
+    *(b"data: [DONE]\n\n", b'"usage":null,', b'"finish_reason":"stop"', b'"choices":[],'),
+    *(b'"delta":{"content":"x"}', b'"reasoning":"x",', b'"reasoning_content":"y",'),
+    *(b'"reasoning":{},', b'"reasoning":null,', b'"tool_calls":[],', b'"index":0,', b'"id":"b",'),
+)
+_REASONS: Final = ("stop", "length", "content_filter", "tool_calls", "eos", "", None)
+_OURS: Final[dict[str, EndReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+}
+
+
+def answer(chance: random.Random) -> bytes:
+    """Return the bytes of an answer of some server of this kind."""
+    said = [chunk({"delta": {"role": "assistant", "content": ""}})]
+    for _ in range(chance.randrange(6)):
+        name = chance.choice(("content", "content", "content", "reasoning", "reasoning_content"))
+        said.append(chunk({"delta": {name: chance.choice(WORDS)}, "finish_reason": None}))
+    for number in range(chance.choice((0, 0, 1, 1, 2))):
+        pieces = split(chance, chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS))
+        call_id = chance.choice(("a", "b", ""))
+        tool, index = chance.choice("fffg") if chance.random() < 0.9 else "", number
+        said.append(ROW.call(call_id, tool, pieces, index if chance.random() < 0.8 else 0))
+    if chance.random() < 0.05:
+        said.append(ROW.error_event(chance.choice((400, 429, 500)), "no"))
+    if chance.random() < 0.9:
+        said.append(chunk({"delta": {}, "finish_reason": chance.choice(_REASONS)}))
+    if chance.random() < 0.5:
+        tokens = {"prompt_tokens": chance.randrange(9), "completion_tokens": chance.randrange(9)}
+        said.append(chunk(usage=tokens))
+    if chance.random() < 0.8:
+        said.append(DONE)
+    return b"".join(said)
+
+
+class Plain:
+    """The plain reading of one answer."""
+
+    def __init__(self) -> None:
+        # Every call that has begun, in its order: its index, id, name and arguments.
+        self._begun: list[dict[str, Any]] = []
+        self._has_called = False
+        self._has_ended = False
+
+    def parts(self, text: str) -> list[Part] | None:
+        """Return the parts of an event, or None for the last word. Raises FaultError."""
+        if text == "[DONE]":
+            return None
+        said = _chunk(from_json(text))
+        if said["error"] is not None:
+            raise FaultError
+        parts: list[Part] = []
+        for choice in (said["choices"] or [])[:1]:
+            delta, reason = choice["delta"] or {}, choice["finish_reason"]
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            parts += [Reasoning(thought)] if thought and isinstance(thought, str) else []
+            parts += [Text(delta["content"])] if delta.get("content") else []
+            for piece in delta.get("tool_calls") or []:
+                self._gather(piece)
+            parts += self._end(reason) if reason else []
+        usage = said["usage"] or {}
+        details = usage.get("completion_tokens_details") or {}
+        asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        return parts + used(asked, answered, details.get("reasoning_tokens"))
+
+    def _gather(self, piece: dict[str, Any]) -> None:
+        if self._has_ended:
+            raise FaultError(is_ours=True)
+        function = piece["function"] or {}
+        same = [call for call in self._begun if call["index"] == piece["index"]]
+        is_new = not same or (piece["id"] and same[-1]["id"] not in {"", piece["id"]})
+        if is_new:
+            self._begun.append({"index": piece["index"], "id": "", "tool": "", "arguments": ""})
+            same = self._begun[-1:]
+        call = same[-1]
+        call["id"] = call["id"] or piece["id"] or ""
+        call["tool"] = call["tool"] or function.get("name") or ""
+        call["arguments"] += function.get("arguments") or ""
+
+    def _end(self, reason: str) -> list[Part]:
+        calls: list[Part] = [
+            called(call["id"], call["tool"], call["arguments"]) for call in self._begun
+        ]
+        self._has_called = self._has_called or bool(calls)
+        self._begun, self._has_ended = [], True
+        told = _OURS.get(reason, "other")
+        return [*calls, Ended("tool_calls" if told == "stop" and self._has_called else told)]
+
+
+_piece: Final = fields(
+    index=maybe(one(int)),
+    id=maybe(one(str)),
+    function=maybe(fields(name=maybe(one(str)), arguments=maybe(one(str)))),
+)
+_chunk: Final = fields(
+    choices=maybe(
+        several(
+            fields(
+                delta=maybe(
+                    fields(
+                        content=maybe(one(str)),
+                        reasoning_content=anything,
+                        reasoning=anything,
+                        tool_calls=maybe(several(_piece)),
+                    )
+                ),
+                finish_reason=maybe(one(str)),
+            )
+        )
+    ),
+    usage=maybe(
+        fields(
+            prompt_tokens=maybe(one(int)),
+            completion_tokens=maybe(one(int)),
+            completion_tokens_details=maybe(fields(reasoning_tokens=maybe(one(int)))),
+        )
+    ),
+    error=anything,
+)

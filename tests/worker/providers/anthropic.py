@@ -1,0 +1,146 @@
+"""The row of Anthropic's messages: its events, its errors, and what its requests say."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tests.worker.providers.row import SCHEMA, Dialect, Reason, Usage, event
+from worker.providers.anthropic import Anthropic
+
+_REASONS: Final[dict[Reason, str]] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "content_filter": "refusal",
+    "tool_calls": "tool_use",
+    "other": "pause_turn",
+}
+_ERRORS: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+
+
+def said(kind: str, **fields: object) -> bytes:
+    """Return an event under its name, which is also in it."""
+    return event({"type": kind, **fields}, kind)
+
+
+def grown(kind: str, index: int = 0, **fields: object) -> bytes:
+    """Return a step of a block."""
+    return said("content_block_delta", index=index, delta={"type": kind, **fields})
+
+
+def begun(index: int = 0, **block: object) -> bytes:
+    """Return the beginning of a block."""
+    return said("content_block_start", index=index, content_block=block)
+
+
+def closed(index: int = 0) -> bytes:
+    """Return the end of a block."""
+    return said("content_block_stop", index=index)
+
+
+def _call(call_id: str, tool: str, pieces: Sequence[str], index: int) -> bytes:
+    steps = [grown("input_json_delta", index, partial_json=piece) for piece in ("", *pieces)]
+    first = begun(index, type="tool_use", id=call_id, name=tool, input={})
+    return b"".join((first, *steps, closed(index)))
+
+
+def ended(reason: Reason, **usage: int) -> bytes:
+    """Return how the message ended, and what was used where that is told."""
+    fields = {"usage": usage} if usage else {}
+    delta = {"stop_reason": _REASONS[reason], "stop_sequence": None}
+    return said("message_delta", delta=delta, **fields)
+
+
+def started(**usage: int) -> bytes:
+    """Return the first event of an answer."""
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+    return said("message_start", message={**message, "stop_reason": None, "usage": usage})
+
+
+DONE: Final = said("message_stop")
+
+
+def _framed(content: bytes, reason: Reason, usage: Usage) -> bytes:
+    asked, answered = usage
+    first = started(input_tokens=asked, output_tokens=1) + begun(type="text", text="")
+    return b"".join(
+        (first, said("ping"), content, closed(), ended(reason, output_tokens=answered), DONE)
+    )
+
+
+def _error(status: int, words: str) -> bytes:
+    kind = _ERRORS.get(status, "a kind of their own")
+    return said("error", error={"type": kind, "message": words})
+
+
+def _refusal(code: str, words: str) -> bytes:
+    return json.dumps({"type": "error", "error": {"type": code, "message": words}}).encode()
+
+
+def _user(*blocks: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": list(blocks)}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _called(call_id: str, city: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": "weather", "input": {"city": city}}
+
+
+def _result(call_id: str, text: str) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": text}
+
+
+_PICTURE: Final = {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
+ROW: Final = Dialect(
+    name="anthropic",
+    words=Anthropic(),
+    path="/v1/messages",
+    key_header="x-api-key: sk-wholly-secret",
+    text=lambda text: grown("text_delta", text=text),
+    reasoning=lambda text: grown("thinking_delta", thinking=text),
+    call=_call,
+    ended=ended,
+    framed=_framed,
+    error_event=_error,
+    refusal=_refusal,
+    done=DONE,
+    sent={
+        "system prompt": {"system": "Be brief.", "messages": [_user(_text("How many bears?"))]},
+        "image": {
+            "messages": [_user({"type": "image", "source": _PICTURE}, _text("What is it?"))],
+        },
+        "tools": {
+            "tools": [
+                {"name": "weather", "description": "Tells the weather.", "input_schema": SCHEMA}
+            ]
+        },
+        "deep think": {
+            "max_tokens": 4096,
+            "thinking": {"type": "enabled", "budget_tokens": 2048},
+        },
+        "history of calls": {
+            "messages": [
+                _user(_text("Is it warm?")),
+                {"role": "assistant", "content": [_called("c1", "Bärn"), _called("c2", "Basel")]},
+                _user(_result("c1", "sunny"), _result("c2", "rain")),
+                {"role": "assistant", "content": [_text("In Bärn.")]},
+                _user(_text("And now?")),
+            ]
+        },
+    },
+)

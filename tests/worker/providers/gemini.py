@@ -1,0 +1,125 @@
+"""The row of Gemini's generateContent: its chunks, its errors, and what its requests say."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tests.worker.providers.row import SCHEMA, Dialect, Reason, Usage, event
+from worker.providers.gemini import Gemini
+
+_REASONS: Final[dict[Reason, str]] = {
+    "stop": "STOP",
+    "length": "MAX_TOKENS",
+    "content_filter": "SAFETY",
+    "tool_calls": "STOP",
+    "other": "LANGUAGE",
+}
+
+
+def chunk(*parts: dict[str, Any], reason: str | None = None, **fields: object) -> bytes:
+    """Return a chunk of an answer."""
+    candidate: dict[str, Any] = {"content": {"parts": parts, "role": "model"}, "index": 0}
+    if reason is not None:
+        candidate["finishReason"] = reason
+    return event({"candidates": [candidate], "modelVersion": "gemini-m", **fields})
+
+
+def used(asked: int, answered: int, **more: int) -> dict[str, int]:
+    """Return what an upstream says that it used."""
+    counts = {"promptTokenCount": asked, "candidatesTokenCount": answered}
+    return {**counts, "totalTokenCount": asked + answered, **more}
+
+
+def _call(call_id: str, tool: str, pieces: Sequence[str], _index: int) -> bytes:
+    # What is no JSON comes through as it is.
+    called = chunk({"functionCall": {"id": call_id, "name": tool, "args": "ARGUMENTS"}})
+    return called.replace(b'"ARGUMENTS"', "".join(pieces).encode() or b"{}")
+
+
+def _ending(reason: Reason, **fields: object) -> bytes:
+    called = [{"functionCall": {"name": "weather"}}] if reason == "tool_calls" else []
+    return chunk(*called, reason=_REASONS[reason], **fields)
+
+
+def _framed(said: bytes, reason: Reason, usage: Usage) -> bytes:
+    asked, answered = usage
+    final = _ending(reason, usageMetadata=used(asked, answered))
+    if b"functionCall" in said:
+        final = chunk({"text": ""}, reason="STOP", usageMetadata=used(asked, answered))
+    return said + final
+
+
+def _error(status: int, words: str) -> bytes:
+    return event({"error": {"code": status, "message": words, "status": "UNKNOWN"}})
+
+
+def _refusal(code: str, words: str) -> bytes:
+    return json.dumps([{"error": {"code": 400, "message": words, "status": code}}]).encode()
+
+
+def _user(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "parts": list(parts)}
+
+
+def _called(call_id: str, city: str) -> dict[str, Any]:
+    return {"functionCall": {"id": call_id, "name": "weather", "args": {"city": city}}}
+
+
+def _result(call_id: str, text: str) -> dict[str, Any]:
+    result = {"id": call_id, "name": "weather", "response": {"result": text}}
+    return {"functionResponse": result}
+
+
+_TOOL: Final = {
+    "name": "weather",
+    "description": "Tells the weather.",
+    "parametersJsonSchema": SCHEMA,
+}
+_SIGNED: Final = {"thoughtSignature": "skip_thought_signature_validator"}
+ROW: Final = Dialect(
+    name="gemini",
+    words=Gemini(),
+    path="/v1/models/upstream-m:streamGenerateContent?alt=sse",
+    key_header="x-goog-api-key: sk-wholly-secret",
+    text=lambda text: chunk({"text": text}),
+    reasoning=lambda text: chunk({"text": text, "thought": True}),
+    call=_call,
+    ended=_ending,
+    framed=_framed,
+    error_event=_error,
+    refusal=_refusal,
+    has_pieces=False,
+    sent={
+        "system prompt": {
+            "systemInstruction": {"parts": [{"text": "Be brief."}]},
+            "contents": [_user({"text": "How many bears?"})],
+        },
+        "image": {
+            "contents": [
+                _user(
+                    {"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}},
+                    {"text": "What is it?"},
+                )
+            ]
+        },
+        "tools": {"tools": [{"functionDeclarations": [_TOOL]}]},
+        "deep think": {
+            "generationConfig": {
+                "maxOutputTokens": 4096,
+                "thinkingConfig": {"includeThoughts": True, "thinkingLevel": "high"},
+            }
+        },
+        "history of calls": {
+            "contents": [
+                _user({"text": "Is it warm?"}),
+                {
+                    "role": "model",
+                    "parts": [_called("c1", "Bärn") | _SIGNED, _called("c2", "Basel")],
+                },
+                _user(_result("c1", "sunny"), _result("c2", "rain")),
+                {"role": "model", "parts": [{"text": "In Bärn."}]},
+                _user({"text": "And now?"}),
+            ]
+        },
+    },
+)

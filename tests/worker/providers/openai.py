@@ -1,0 +1,104 @@
+"""The row of chat completions: its events, its errors, and what its requests say."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tests.worker.providers.row import SCHEMA, Dialect, Reason, Usage, event
+from worker.providers.openai import OpenAI
+
+DONE: Final = b"data: [DONE]\n\n"
+
+
+def chunk(*choices: dict[str, Any], **fields: object) -> bytes:
+    """Return a chunk of an answer."""
+    return event({"id": "c", "object": "chat.completion.chunk", "choices": choices, **fields})
+
+
+def _delta(**delta: object) -> bytes:
+    return chunk({"index": 0, "delta": delta, "finish_reason": None})
+
+
+def _call(call_id: str, tool: str, pieces: Sequence[str], index: int) -> bytes:
+    first = {"index": index, "id": call_id, "type": "function"}
+    head = _delta(tool_calls=[{**first, "function": {"name": tool, "arguments": ""}}])
+    return head + b"".join(
+        _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}]) for piece in pieces
+    )
+
+
+def ended(reason: Reason) -> bytes:
+    """Return the chunk that says why the answer ended."""
+    word = "a reason of their own" if reason == "other" else reason
+    return chunk({"index": 0, "delta": {}, "finish_reason": word})
+
+
+def _framed(said: bytes, reason: Reason, usage: Usage) -> bytes:
+    asked, answered = usage
+    used = chunk(usage={"prompt_tokens": asked, "completion_tokens": answered})
+    return said + ended(reason) + used + DONE
+
+
+def _called(call_id: str, arguments: str) -> dict[str, Any]:
+    function = {"name": "weather", "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+_TOOL: Final = {"name": "weather", "description": "Tells the weather.", "parameters": SCHEMA}
+ROW: Final = Dialect(
+    name="openai",
+    words=OpenAI(),
+    path="/v1/chat/completions",
+    key_header="authorization: Bearer sk-wholly-secret",
+    text=lambda text: _delta(content=text),
+    reasoning=lambda text: _delta(reasoning_content=text),
+    call=_call,
+    ended=ended,
+    framed=_framed,
+    error_event=lambda status, words: event({"error": {"message": words, "code": status}}),
+    refusal=lambda code, words: json.dumps(
+        {"error": {"message": words, "type": "x", "code": code}}
+    ).encode(),
+    done=DONE,
+    sent={
+        "system prompt": {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "How many bears?"},
+            ]
+        },
+        "image": {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "image_url",
+                            "image_url": {"url": "data:image/png;base64,iVBORw=="},
+                        },
+                        {"type": "text", "text": "What is it?"},
+                    ],
+                }
+            ]
+        },
+        "tools": {"tools": [{"type": "function", "function": _TOOL}]},
+        "deep think": {"reasoning_effort": "high", "max_tokens": 4096},
+        "history of calls": {
+            "messages": [
+                {"role": "user", "content": "Is it warm?"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        _called("c1", '{"city":"Bärn"}'),
+                        _called("c2", '{"city":"Basel"}'),
+                    ],
+                },
+                {"role": "tool", "content": "sunny", "tool_call_id": "c1"},
+                {"role": "tool", "content": "rain", "tool_call_id": "c2"},
+                {"role": "assistant", "content": "In Bärn."},
+                {"role": "user", "content": "And now?"},
+            ]
+        },
+    },
+)

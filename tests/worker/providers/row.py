@@ -1,0 +1,97 @@
+"""A row of the conformance suite: how one kind of upstream says the things that all of them say.
+
+Owns the form of a row and the requests that every dialect has to put into its own words.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from shared.settings import ModelSettings
+from shared.wire.event import ToolCall
+from worker.providers import contract
+from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
+
+Reason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
+Usage = tuple[int, int]
+Topic = Literal["system prompt", "image", "tools", "deep think", "history of calls"]
+
+
+class Dialect(NamedTuple):
+    """How one kind of upstream speaks; every callable returns whole events or a whole body.
+
+    `framed` makes an answer of what is said in it; `call` says one call, whose arguments come in
+    pieces; `sent` is what a request has to say of each topic, letter by letter.
+    """
+
+    name: str
+    words: contract.Dialect
+    path: str
+    key_header: str
+    text: Callable[[str], bytes]
+    reasoning: Callable[[str], bytes]
+    call: Callable[[str, str, Sequence[str], int], bytes]
+    ended: Callable[[Reason], bytes]
+    framed: Callable[[bytes, Reason, Usage], bytes]
+    error_event: Callable[[int, str], bytes]
+    refusal: Callable[[str, str], bytes]
+    sent: Mapping[Topic, Mapping[str, Any]]
+    done: bytes = b""
+    has_pieces: bool = True
+
+    @property
+    def has_last_word(self) -> bool:
+        """Whether an answer ends with a word of its own, and not with the stream."""
+        return bool(self.done)
+
+    def answer(self, *texts: str, reason: Reason = "stop", usage: Usage = (3, 2)) -> bytes:
+        """Return all the events of a whole answer."""
+        return self.framed(b"".join(self.text(text) for text in texts), reason, usage)
+
+    def calling(self, *calls: bytes) -> bytes:
+        """Return all the events of an answer that calls tools."""
+        return self.framed(b"".join(calls), "tool_calls", (3, 2))
+
+
+def event(content: object, name: str = "") -> bytes:
+    """Return an event as servers of all kinds send them, under a name or without one."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+
+
+MODEL: Final = ModelSettings(
+    identifier="m", provider="up", upstream="upstream-m", first_token_seconds=0.4
+)
+SCHEMA: Final = {"type": "object", "properties": {"city": {"type": "string"}}}
+_QUESTION: Final = ChatMessage("user", "How many bears?")
+
+
+def _request(
+    *messages: ChatMessage, tools: tuple[Tool, ...] = (), think: bool = False
+) -> ChatRequest:
+    return ChatRequest(
+        model=MODEL, messages=list(messages), max_tokens=4096, tools=tools, deep_think=think
+    )
+
+
+REQUESTS: Final[dict[Topic, ChatRequest]] = {
+    "system prompt": _request(ChatMessage("system", "Be brief."), _QUESTION),
+    "image": _request(ChatMessage("user", "What is it?", images=(Image("image/png", b"\x89PNG"),))),
+    "tools": _request(_QUESTION, tools=(Tool("weather", "Tells the weather.", SCHEMA),)),
+    "deep think": _request(_QUESTION, think=True),
+    "history of calls": _request(
+        ChatMessage("user", "Is it warm?"),
+        ChatMessage(
+            "assistant",
+            "",
+            calls=(
+                ToolCall("c1", "weather", {"city": "Bärn"}),
+                ToolCall("c2", "weather", {"city": "Basel"}),
+            ),
+        ),
+        ChatMessage("tool", "sunny", call_id="c1"),
+        ChatMessage("tool", "rain", call_id="c2"),
+        ChatMessage("assistant", "In Bärn."),
+        ChatMessage("user", "And now?"),
+    ),
+}

@@ -1,0 +1,66 @@
+"""The calls of tools in one answer, gathered from the pieces that they come in.
+
+Owns what makes a call whole: a name, and arguments that are one JSON object. Refuses to pass over
+anything: a call that cannot be read is an error of the stream, and so is one call too many.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from shared.ids import new_id
+from shared.wire.event import ToolCall
+from worker.providers.sse import EVENT_BYTES_MAX, TooLargeError
+
+CALLS_MAX: Final = 128
+_NO_ARGUMENTS: Final = (b"", b"null")
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Calls:
+    """The calls of an answer: how many there were, and their arguments' bytes in all."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._bytes_left = EVENT_BYTES_MAX
+
+    def begin(self, call_id: str | None, tool: str | None) -> "OpenCall":
+        """Return a call that has begun. Raises TooLargeError."""
+        self.count += 1
+        if self.count > CALLS_MAX:
+            raise TooLargeError
+        return OpenCall(self, call_id, tool)
+
+    def count_in(self, length: int) -> None:
+        """Count the bytes of some arguments. Raises TooLargeError."""
+        self._bytes_left -= length
+        if self._bytes_left < 0:
+            raise TooLargeError
+
+
+class OpenCall:
+    """One call, as much of it as has come."""
+
+    def __init__(self, calls: Calls, call_id: str | None, tool: str | None) -> None:
+        self.call_id = call_id
+        self.tool = tool
+        self._calls = calls
+        self._arguments = bytearray()
+
+    def grow(self, piece: bytes) -> None:
+        """Add to the arguments, which are JSON. Raises TooLargeError."""
+        self._calls.count_in(len(piece))
+        self._arguments += piece
+
+    def whole(self) -> ToolCall:
+        """Return the call. Where an upstream gives it no id, it gets one.
+
+        Raises:
+            msgspec.MsgspecError: it is none, or not whole.
+
+        """
+        if not self.tool:
+            raise msgspec.ValidationError("a call names no tool")
+        said = bytes(self._arguments.strip())
+        arguments = {} if said in _NO_ARGUMENTS else _decode(said)
+        return ToolCall(self.call_id or new_id(), self.tool, arguments)
