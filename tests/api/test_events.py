@@ -179,7 +179,7 @@ async def test_ends_without_an_answer_are_told_too(
     assert await _all(api, waiting_) == heard
     await system.worker()
     provider.script.append(Answer(status=401))
-    failed = await api.ask("fails")
+    failed = await api.ask("fails", model="alpha")
     heard = await _all(api, failed)
     assert heard[-1].name == "failed"
     assert heard[-1].told["failure"] == (await api.look(failed))["failure"]
@@ -210,7 +210,7 @@ async def test_who_has_to_wait_for_another_try_is_told_so(
     api: Customer, provider: Provider
 ) -> None:
     provider.script.append(Answer(status=429, headers={"retry-after": "60"}))
-    receipt = await api.ask("hello")
+    receipt = await api.ask("hello", model="alpha")
     async with following(api, receipt["events_url"]) as stream:
         told = [await stream.until("stage")]
         while told[-1].told["stage"] != "retrying":

@@ -90,7 +90,7 @@ async def test_a_cancelled_answer_is_paid_as_far_as_it_came(
 
 @pytest.mark.usefixtures("worker")
 async def test_what_has_ended_cannot_be_cancelled(api: Customer, provider: Provider) -> None:
-    provider.script += [Answer(), Answer(status=401), Answer(gate=asyncio.Event())]
+    provider.script += [Answer(), Answer(status=422), Answer(gate=asyncio.Event())]
     ends = []
     for message in ("completes", "fails", "is cancelled"):
         receipt = await api.ask(message)

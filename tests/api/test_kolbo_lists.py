@@ -146,7 +146,7 @@ async def test_messages_come_in_pages_of_any_size(api: Customer) -> None:
 async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
     api: Customer, provider: Provider
 ) -> None:
-    provider.script.append(Answer(status=401))
+    provider.script.append(Answer(status=422))
     provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
     provider.script.append(Answer(gate=asyncio.Event()))
     receipt = await api.ask("fails")

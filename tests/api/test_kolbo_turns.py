@@ -75,7 +75,7 @@ async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
 ) -> None:
     provider.script += [
         Answer(text="first"),
-        Answer(status=401),
+        Answer(status=422),
         Answer(text="half a word", gate=asyncio.Event(), gate_after=1),
         Answer(text="last"),
     ]

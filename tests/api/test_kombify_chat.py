@@ -95,7 +95,8 @@ async def test_what_has_no_answer_is_an_error_that_says_why(
     provider.script.append(Answer(status=401))
     headers = {"idempotency-key": "k"}
     first, again = [
-        await api.post(CHAT, json={"message": "hello"}, headers=headers) for _ in range(2)
+        await api.post(CHAT, json={"message": "hello", "model": "alpha"}, headers=headers)
+        for _ in range(2)
     ]
     error = refused(first, 502, "GENERATION_ERROR")
     assert error["message"] == "The provider refused the deployment's credentials."

@@ -112,7 +112,7 @@ async def test_parts_must_be_whole_numbers(api: Customer) -> None:
 async def test_messages_are_told_with_the_session(api: Customer, provider: Provider) -> None:
     first = await chat(api, "one", model="beta")
     id_ = first["session_id"]
-    provider.script.append(Answer(status=401))
+    provider.script.append(Answer(status=422))
     await api.answer("two", session_id=id_)
     whole = told(await api.get(f"{SESSIONS}/{id_}"))
     assert whole["messages_total"] == 4

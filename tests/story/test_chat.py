@@ -144,7 +144,7 @@ async def test_retry_safely(api: Customer, provider: Provider) -> None:
 async def test_an_answer_that_failed_says_why(api: Customer, provider: Provider) -> None:
     """My answer could not be made; I read a sentence, a code for my program, and pay nothing."""
     provider.script.append(Answer(status=401))
-    status = await api.answer("hello")
+    status = await api.answer("hello", model="alpha")
     assert status["state"] == "failed"
     assert status["error"] == "The provider refused the deployment's credentials."
     assert status["failure"]["category"] == "auth"
