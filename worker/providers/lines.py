@@ -68,7 +68,8 @@ class Lines(httpx.AsyncBaseTransport):
                 request.method,
                 str(request.url),
                 data=request.content,
-                headers=dict(request.headers),
+                # httpx' own view of them takes ten times as long.
+                headers=[(name.decode(), field.decode()) for name, field in request.headers.raw],
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     sock_connect=patience.get("connect"), sock_read=patience.get("read")
