@@ -16,7 +16,7 @@ from shared.errors import Code, RequestError
 from shared.stores.accounts import Accounts
 from shared.wire.account import Account, ApiKey, Scope
 
-_TRUSTED_SECONDS: Final = 0.8
+TRUSTED_SECONDS: Final = 0.8
 
 
 class Caller(NamedTuple):
@@ -33,7 +33,7 @@ class Identities:
     def __init__(self, accounts: Accounts, clock: Clock) -> None:
         self._accounts = accounts
         self._clock = clock
-        self._seen = Fresh(self._look, clock, trusted_seconds=_TRUSTED_SECONDS)
+        self._seen = Fresh(self._look, clock, trusted_seconds=TRUSTED_SECONDS)
 
     async def identify(self, headers: Headers, scope: Scope) -> Caller:
         """Return the caller, whose key must carry the scope.

@@ -7,6 +7,7 @@ import pytest
 
 from api.app import DOUBLED, MOUNTS
 from api.endpoint import Endpoint
+from api.guards import identify
 from shared import ids
 from shared.wire.account import SCOPES
 from tests.support import waiting
@@ -154,3 +155,8 @@ async def test_a_change_of_tier_holds_within_a_second(api: Customer, system: Sys
         return answer.headers["ratelimit-limit"] == "10"
 
     await waiting.until(is_free, 2)
+
+
+def test_a_look_at_a_key_is_trusted_for_less_than_a_second() -> None:
+    """So a revocation holds on every front within one; `test_fresh` turns the clock on it."""
+    assert identify.TRUSTED_SECONDS < 1.0

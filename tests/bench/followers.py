@@ -41,7 +41,7 @@ _SETTLE_SECONDS: Final = 1.0
 _BETWEEN_SECONDS: Final = 0.01
 _TOKENS: Final = 50
 _TOKEN_SECONDS: Final = 0.01
-_PACED_GENERATIONS: Final = 10
+PACED_GENERATIONS: Final = 10
 _ALLOWED: Final = 1.15
 
 
@@ -60,6 +60,7 @@ async def measure(
     seconds: float = SECONDS,
     crowd: int = CROWD,
     runs: int = RUNS,
+    paced: int = PACED_GENERATIONS,
 ) -> list[Figure]:
     """Let them follow, and tell each of them something once a second."""
     async with rig.running() as system:
@@ -92,7 +93,7 @@ async def measure(
             f"<= {_OTHERS_MS:.0f} ms",
             found.others_p99 <= _OTHERS_MS,
         ),
-        *await _one_and_many(crowd, runs),
+        *await _one_and_many(crowd, runs, paced),
     ]
 
 
@@ -196,10 +197,12 @@ async def _seen(programs: list[Program]) -> list[list[float]]:
     return [await program.told() for program in programs]
 
 
-async def _one_and_many(crowd: int, runs: int) -> list[Figure]:
+async def _one_and_many(crowd: int, runs: int, paced: int) -> list[Figure]:
     """Compare what a generation costs behind the front with one follower and with many."""
     async with rig.running(workers=1) as system:
-        spent = {count: [await _paced(system, count) for _ in range(runs)] for count in (1, crowd)}
+        spent = {
+            count: [await _paced(system, count, paced) for _ in range(runs)] for count in (1, crowd)
+        }
     cpu = {n: figures.median(ms for ms, _ in found) for n, found in spent.items()}
     asked = {n: figures.median(count for _, count in found) for n, found in spent.items()}
     return [
@@ -220,14 +223,14 @@ async def _one_and_many(crowd: int, runs: int) -> list[Figure]:
     ]
 
 
-async def _paced(system: Rig, followers: int) -> tuple[float, float]:
+async def _paced(system: Rig, followers: int, generations: int) -> tuple[float, float]:
     """Return the CPU in ms and the commands that a generation of fifty tokens takes."""
     pids = [system.server.pid, *(worker.pid for worker in system.workers)]
     commands: Counter[str] = Counter()
     cpu = 0.0
     async with system.customer() as customer, AsyncExitStack() as stack:
         monitor = await stack.enter_async_context(monitored(system.server, system.redis))
-        for _ in range(_PACED_GENERATIONS):
+        for _ in range(generations):
             gate = asyncio.Event()
             text = " ".join(["word"] * _TOKENS)
             system.provider.script.append(Answer(text=text, gate=gate, gap_seconds=_TOKEN_SECONDS))
@@ -239,7 +242,7 @@ async def _paced(system: Rig, followers: int) -> tuple[float, float]:
                 await customer.end(receipt)
                 cpu += kernel.cpu_seconds(pids) - before
                 commands += await monitor.taken()
-    return cpu / _PACED_GENERATIONS * 1000, commands.total() / _PACED_GENERATIONS
+    return cpu / generations * 1000, commands.total() / generations
 
 
 async def report() -> None:

@@ -97,7 +97,8 @@ async def test_streams() -> None:
 
 
 async def test_followers() -> None:
-    _check(await followers.measure(followers=8, generations=2, seconds=1, crowd=3, runs=1), 5)
+    found = await followers.measure(followers=8, generations=2, seconds=1, crowd=3, runs=1, paced=1)
+    _check(found, 5)
 
 
 def test_policy() -> None:
