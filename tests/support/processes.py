@@ -4,7 +4,10 @@ Owns their command lines, their environment and catalogue, what they write to st
 their ends. A keeper, one line of shell, kills a process when the tests themselves have died.
 """
 
+import contextlib
+import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -22,6 +25,10 @@ _KEEPER: Final = 'read _; kill -9 "$1" 2>&-'
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _SECTIONS: Final = ("redis", "api", "worker", "limits", "retention")
 _PATIENCE_SECONDS: Final = 15.0
+_PORTS_FROM: Final = 20_000
+_PORTS_EACH: Final = 100
+_SHARES: Final = 119
+_asked: Final = itertools.count()
 
 
 class Process:
@@ -146,8 +153,16 @@ def _toml(value: object) -> str:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 that nobody uses now, and nobody else will be told of.
+
+    What the kernel would name may be anybody's again before a program has come to listen there. So
+    each process that asks has ports of its own, below those that the kernel gives to others.
+    """
+    first = _PORTS_FROM + os.getpid() % _SHARES * _PORTS_EACH
+    for _ in range(_PORTS_EACH):
+        port = first + next(_asked) % _PORTS_EACH
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    message = f"no port is free from {first} on"
+    raise AssertionError(message)
