@@ -36,7 +36,8 @@ async def choose(run: Run) -> Failed | Retry | None:
 
 def _is_paid_for(run: Run, model: ModelSettings, tokens: int) -> bool:
     """Tell whether what was set aside for the first choice pays for an answer of another."""
-    return price.affordable_tokens(model, tokens, run.claimed.hold) >= OUTPUT_TOKENS_MIN
+    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+    return price.affordable_tokens(model, tokens, run.claimed.hold) >= least
 
 
 _NOTHING_FITS = Failure(
