@@ -20,12 +20,12 @@ from shared.errors import Code, RefusedError, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, Keep, NotAccepted, Rate, Replayed
 from shared.routing import price
-from shared.routing.choose import Choice, Question, choose, pick
+from shared.routing.choose import Choice, Question, choose, needs, pick
 from shared.settings import ModelSettings, Settings
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 from shared.wire import submission as submissions
-from shared.wire.submission import AUTO, PLAIN_WIRE, Lane, OnConflict, Submission
+from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
 
 _MICROCREDITS: Final = 1_000_000
 
@@ -45,6 +45,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None
     project: str | None
     companion: str | None = None
+    features: Features = PLAIN
 
 
 class Idempotency(NamedTuple):
@@ -93,6 +94,7 @@ async def accept(
         max_output_tokens=max(1, paid),
         request_id=request_id,
         companion=intent.companion,
+        features=intent.features,
     )
     result = await functions.accept(state.redis, caller.root, ask, submissions.encode(submission))
     match result:
@@ -118,7 +120,12 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
     else:
         models = (find_model(state.catalogue, intent.model, fleet),)
     tokens = sum(map(price.tokens_in, _known_texts(state.settings, intent)))
-    question = Question(model=intent.model, input_tokens=tokens, budget=intent.budget)
+    question = Question(
+        model=intent.model,
+        input_tokens=tokens,
+        needs=needs(intent.features),
+        budget=intent.budget,
+    )
     model = pick(models, question)
     if model is None:
         raise _unsuitable(choose(models, question))
@@ -195,7 +202,7 @@ def _ask(
         message=ids.new_id(),
         content=intent.message,
         lane=intent.lane,
-        wire=PLAIN_WIRE,
+        wire=submissions.PLAIN_WIRE if intent.features == PLAIN else submissions.FEATURES_WIRE,
         model=intent.model,
         hold=hold,
         deadline_ms=int(

@@ -13,6 +13,7 @@ from api.accept import Intent
 from shared import ids
 from shared.errors import Code, RequestError
 from shared.settings import LimitSettings
+from shared.wire.submission import Features
 
 _MICROCREDITS: Final = 1_000_000
 
@@ -77,6 +78,11 @@ def intent(
         metadata=body.metadata or None,
         project=body.project_id,
         companion=companion,
+        features=Features(
+            deep_think=body.deep_think is True,
+            web_search=body.web_search is True,
+            media_urls=tuple(body.media_urls or ()),
+        ),
     )
 
 
@@ -84,7 +90,6 @@ def _refuse_unavailable(body: Options) -> None:
     """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
     asked = {
         "web_search": body.web_search,
-        "deep_think": body.deep_think,
         "media_urls": body.media_urls,
         "webhook_url": body.webhook_url,
         "cost_quality": body.cost_quality is not None,

@@ -13,6 +13,8 @@ State = Literal["processing", "completed", "failed", "cancelled"]
 Stage = Literal[
     "queued",
     "routing",
+    "enhancing",
+    "searching",
     "generating",
     "retrying",
     "completed",
@@ -23,15 +25,17 @@ Stage = Literal[
 ENDS: Final[frozenset[Stage]] = frozenset({"completed", "failed", "cancelled"})
 
 # A generation waits as `queued` (never tried, or handed back by a worker that drains) or `retrying`
-# (deferred, or its worker died); it is claimed into `routing`. Anything that waits or runs may fail
-# (deadline, too many crashes) or be cancelled; only what generates can complete.
+# (deferred, or its worker died); it is claimed into `routing`. Its message may be reworded and the
+# web searched before it generates. Anything that waits or runs may fail (deadline, too many
+# crashes) or be cancelled; only what generates can complete.
+_HANDED_BACK: Final[frozenset[Stage]] = frozenset({"queued", "retrying", "failed", "cancelled"})
 TRANSITIONS: Final[dict[Stage, frozenset[Stage]]] = {
     "queued": frozenset({"routing", "failed", "cancelled"}),
     "retrying": frozenset({"routing", "failed", "cancelled"}),
-    "routing": frozenset({"generating", "queued", "retrying", "failed", "cancelled"}),
-    "generating": frozenset(
-        {"generating", "completed", "queued", "retrying", "failed", "cancelled"}
-    ),
+    "routing": _HANDED_BACK | {"enhancing", "searching", "generating"},
+    "enhancing": _HANDED_BACK | {"searching", "generating"},
+    "searching": _HANDED_BACK | {"generating"},
+    "generating": _HANDED_BACK | {"generating", "completed"},
     "completed": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),

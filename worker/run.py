@@ -14,7 +14,7 @@ from shared.errors import Failure
 from shared.redis.client import Connection
 from shared.redis.functions import Claimed
 from shared.settings import ModelSettings, Settings
-from shared.wire.message import Media, Usage, UserMessage
+from shared.wire.message import Citation, Enhancement, Media, Usage, UserMessage
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
 from worker.providers.contract import ChatMessage
@@ -151,6 +151,8 @@ class Run:
     input_tokens: int = 0
     usage: Usage | None = None
     media: list[Media] = field(default_factory=list)
+    citations: list[Citation] = field(default_factory=list)
+    enhancement: Enhancement | None = None
 
     def now_ms(self) -> int:
         """Return Redis' time as well as is known here: the claim's, and what has passed since."""

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from shared.routing import price
-from shared.settings import ModelSettings
+from shared.settings import Capability, ModelSettings
 from shared.wire.routing import Candidate, Policy, Routing, reason
-from shared.wire.submission import AUTO
+from shared.wire.submission import AUTO, Features
 
 # A budget that pays for fewer tokens than this buys no answer.
 OUTPUT_TOKENS_MIN: Final = 16
@@ -20,11 +20,13 @@ OUTPUT_TOKENS_MIN: Final = 16
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be answered: the model asked for, the tokens going in, a budget in microcredits.
 
-    `served` are the models that can answer now; None when that is not known.
+    `needs` is what a model must be capable of; `served` are the models that can answer now, None
+    when that is not known.
     """
 
     model: str
     input_tokens: int
+    needs: tuple[Capability, ...] = ()
     budget: int | None = None
     served: frozenset[str] | None = None
 
@@ -34,6 +36,16 @@ class Choice(NamedTuple):
 
     routing: Routing
     models: tuple[ModelSettings, ...]
+
+
+def needs(features: Features) -> tuple[Capability, ...]:
+    """Return what a model must be capable of to do what a turn asks for."""
+    asked: tuple[tuple[Capability, bool], ...] = (
+        ("reasoning", features.deep_think),
+        ("vision", bool(features.media_urls)),
+        ("web_search", features.web_search),
+    )
+    return tuple(capability for capability, is_asked in asked if is_asked)
 
 
 def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
@@ -84,7 +96,10 @@ def pick(models: tuple[ModelSettings, ...], question: Question) -> ModelSettings
 
 
 def _gate(model: ModelSettings, question: Question) -> str | None:
-    """Name the first gate that shuts a model out, or None."""
+    """Name the first gate that shuts a model out, or None; a lacking capability is a gate."""
+    for capability in question.needs:
+        if capability not in model.capabilities:
+            return capability
     if question.input_tokens + OUTPUT_TOKENS_MIN > model.context_window:
         return "context_window"
     if question.budget is not None:

@@ -56,6 +56,21 @@ class Media(msgspec.Struct, frozen=True):
     url: str
 
 
+class Citation(msgspec.Struct, frozen=True):
+    """A page that an answer rests on, as a search found it."""
+
+    url: str
+    title: str = ""
+
+
+class Enhancement(msgspec.Struct, frozen=True):
+    """Whether a message was reworded before it was answered, and why; `text` is what was sent."""
+
+    applied: bool
+    reason: str
+    text: str | None = None
+
+
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer, or as much of it as there was when it ended; `created` is in ms.
 
@@ -73,6 +88,8 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     failure: Failure | None = None
     reasoning: str = ""
     media: tuple[Media, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    enhancement: Enhancement | None = None
 
 
 encode_assistant = msgspec.msgpack.Encoder().encode

@@ -6,12 +6,27 @@ import msgspec
 
 AUTO: Final = "auto"
 # What a worker of this text can carry out; one that carries out less leaves it in the line.
-WIRE: Final = 2
+WIRE: Final = 3
 PLAIN_WIRE: Final = 1
 COMPANION_WIRE: Final = 2
+FEATURES_WIRE: Final = 3
 
 OnConflict = Literal["enqueue", "reject", "interrupt"]
 Lane = Literal["interactive", "batch"]
+
+
+class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a turn asks for beyond an answer to its text; not every model can.
+
+    `media_urls` are pictures to look at, where they are.
+    """
+
+    deep_think: bool = False
+    web_search: bool = False
+    media_urls: tuple[str, ...] = ()
+
+
+PLAIN: Final = Features()
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,6 +42,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_output_tokens: int = 2048
     request_id: str = ""
     companion: str | None = None
+    features: Features = PLAIN
 
 
 encode = msgspec.msgpack.Encoder().encode

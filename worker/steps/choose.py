@@ -4,9 +4,9 @@ import random
 
 from shared.errors import Failure
 from shared.routing import price
-from shared.routing.choose import OUTPUT_TOKENS_MIN, Question, choose as decide
+from shared.routing.choose import OUTPUT_TOKENS_MIN, Question, choose as decide, needs
 from shared.settings import ModelSettings
-from shared.wire.event import Routed, StageChanged
+from shared.wire.event import Routed
 from shared.wire.submission import AUTO
 from worker.run import Failed, Retry, Run
 
@@ -19,19 +19,26 @@ async def choose(run: Run) -> Failed | Retry | None:
     """Fill `run.model` and `run.routing`; without a model, wait for another worker or fail."""
     tools, name = run.tools, run.submission.model
     tokens = price.tokens_in(run.user.content) + price.tokens_in(run.system_prompt or "")
-    question = Question(model=name, input_tokens=tokens, served=tools.registry.served)
+    question = Question(
+        model=name,
+        input_tokens=tokens,
+        needs=needs(run.submission.features),
+        served=tools.registry.served,
+    )
     candidates = tools.catalogue.candidates(name, tools.offers)
     run.routing, open_ = decide(candidates, question)
     if open_:
         run.model, *others = open_
         run.others = tuple(each for each in others if _is_paid_for(run, each, tokens))
         run.writer.say(Routed(run.routing))
-        run.writer.say(StageChanged("generating"), stage="generating")
         return None
     is_elsewhere = any(each.excluded_by == "unavailable" for each in run.routing.candidates)
     if is_elsewhere or (name == AUTO and not candidates):
         return Retry(random.uniform(*_ELSEWHERE_SECONDS))  # noqa: S311  jitter
-    return Failed(_NOTHING_FITS if candidates else _NO_SUCH_MODEL)
+    if not candidates:
+        return Failed(_NO_SUCH_MODEL)
+    is_too_long = any(each.excluded_by == "context_window" for each in run.routing.candidates)
+    return Failed(_NOTHING_FITS if is_too_long else _NOTHING_CAN)
 
 
 def _is_paid_for(run: Run, model: ModelSettings, tokens: int) -> bool:
@@ -44,6 +51,11 @@ _NOTHING_FITS = Failure(
     message="The message is longer than any model's context window.",
     category="invalid_request",
     code="CONTEXT_TOO_LONG",
+)
+_NOTHING_CAN = Failure(
+    message="No model that could answer can do what the message asks for.",
+    category="invalid_request",
+    code="NO_SUITABLE_MODEL",
 )
 _NO_SUCH_MODEL = Failure(
     message="The model is no longer in the catalogue.",

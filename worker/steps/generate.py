@@ -56,6 +56,7 @@ async def generate(run: Run) -> Outcome | None:
     route, as long as nothing has been shown.
     """
     run.calls = run.claimed.calls
+    run.writer.say(events.StageChanged("generating"), stage="generating")
     while True:
         assert run.model is not None  # noqa: S101  `choose` went before
         outcome = await _ask(run, run.model)
@@ -222,7 +223,12 @@ def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
     messages = fit(run.system_prompt, run.history, run.user.content, tokens_max=room)
     left = model.context_window - tokens_of(messages)
     max_tokens = max(1, min(_reserve(run, model), left))
-    return ChatRequest(model=model, messages=messages, max_tokens=max_tokens)
+    return ChatRequest(
+        model=model,
+        messages=messages,
+        max_tokens=max_tokens,
+        deep_think=run.submission.features.deep_think,
+    )
 
 
 def estimate(model: ModelSettings, input_tokens: int, text: str, reasoning: str) -> Usage:

@@ -59,6 +59,8 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         failure=failure,
         reasoning=run.writer.reasoning(),
         media=tuple(run.media),
+        citations=tuple(run.citations),
+        enhancement=run.enhancement,
     )
     ask = functions.SettleAsk(
         account=run.claimed.account,
