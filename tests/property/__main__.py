@@ -1,0 +1,66 @@
+"""Walk until so many operations have been compared with the model; exit code 1 if one differs.
+
+After each of them the answer and the books of both accounts are the model's, to a microcredit; the
+ledger, the streams and every generation are looked at now and then, and at the end of each walk.
+"""
+
+import argparse
+import sys
+import time
+from typing import Final
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from shared.settings import RedisSettings
+from tests.property.walk import Walk
+from tests.support.server import Server
+
+_WALKS_PER_ROUND: Final = 50
+_STEPS_PER_WALK: Final = 100
+_LOOK_EVERY: Final = 25
+
+
+def _walk_on(server: Server, first_seed: int, operations: int) -> None:
+    """Walk rounds of their own seeds. Raises AssertionError with the steps that led to it."""
+
+    class Here(Walk):
+        look_every = _LOOK_EVERY
+
+    Here.server, Here.place = server, RedisSettings(url=server.url)
+    began, told, number = time.monotonic(), 0, first_seed
+    while Here.operations < operations:
+        run_state_machine_as_test(
+            seed(number)(Here),
+            settings=settings(
+                max_examples=_WALKS_PER_ROUND,
+                stateful_step_count=_STEPS_PER_WALK,
+                phases=[Phase.generate],
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        number += 1
+        if Here.operations - told >= operations / 20 or Here.operations >= operations:
+            told = Here.operations
+            seconds = time.monotonic() - began
+            sys.stdout.write(f"{told} operations, {seconds:.0f} s, seed {number - 1}: drift 0\n")
+            sys.stdout.flush()
+
+
+def _main(first_seed: int, operations: int) -> None:
+    server = Server()
+    server.start()
+    try:
+        _walk_on(server, first_seed, operations)
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Walk the functions beside their model.")
+    parser.add_argument("--operations", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    _main(arguments.seed, arguments.operations)
