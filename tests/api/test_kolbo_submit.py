@@ -50,7 +50,6 @@ WRONG: Final[dict[str, tuple[Any, ...]]] = {
 }
 UNAVAILABLE: Final[dict[str, tuple[Any, ...]]] = {
     "web_search": (True,),
-    "deep_think": (True,),
     "media_urls": (["https://example.com/a.png"],),
     "cost_quality": (0, 10),
     "webhook_url": ("https://example.com/hook",),

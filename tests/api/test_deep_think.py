@@ -1,0 +1,90 @@
+"""`deep_think`: a model that reasons answers, what it thinks is told apart and paid for."""
+
+import msgspec
+import pytest
+
+from shared.redis import keys
+from tests.api.kombify import chat
+from tests.support.customer import Customer, refused
+from tests.support.provider import Provider
+from tests.support.system import System
+from worker.consumer import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+
+@pytest.fixture
+async def api(system: System) -> Customer:
+    """Return a customer of a system whose second model reasons."""
+    models = tuple(
+        msgspec.structs.replace(model, capabilities=("reasoning",))
+        if model.identifier == "beta"
+        else model
+        for model in system.settings.models
+    )
+    system.settings = msgspec.structs.replace(system.settings, models=models)
+    await system.front()
+    return await system.customer()
+
+
+@pytest.fixture
+async def worker(api: Customer, system: System) -> PolluxWorker:
+    """Return a worker of the same catalogue."""
+    assert api
+    return await system.worker()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_model_that_reasons_is_chosen_and_asked_to(
+    api: Customer, provider: Provider
+) -> None:
+    status = await api.answer("Why? [tokens=3 think=4]", deep_think=True)
+    assert status["routing"]["chosen"] == "beta"
+    bars = {each["model"]: each["excluded_by"] for each in status["routing"]["candidates"]}
+    assert bars == {"alpha": "reasoning", "beta": None}
+    assert provider.requests[0].body["reasoning_effort"] == "high"
+    result = status["result"]
+    assert result["content"]
+    assert result["reasoning_content"]
+    assert result["reasoning_content"] not in result["content"]
+    assert status["credits_used"] > 0
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_other_dialect_has_it_too(api: Customer, provider: Provider) -> None:
+    said = await chat(api, "Why? [tokens=3 think=4]", deep_think=True)
+    assert said["message"]["model"] == "beta"
+    assert said["message"]["reasoning_content"]
+    assert provider.requests[0].body["reasoning_effort"] == "high"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_nobody_is_asked_to_think_who_was_not_told_to(
+    api: Customer, provider: Provider
+) -> None:
+    await api.answer("hello", model="beta", deep_think=False)
+    assert "reasoning_effort" not in provider.requests[0].body
+
+
+async def test_a_model_that_cannot_reason_is_refused_with_the_reason(api: Customer) -> None:
+    answer = await api.post(
+        "/api/v1/chat", json={"message": "Why?", "model": "alpha", "deep_think": True}
+    )
+    refusal = refused(answer, 400, "NO_SUITABLE_MODEL")
+    [candidate] = refusal["routing"]["candidates"]
+    assert (candidate["model"], candidate["excluded_by"]) == ("alpha", "reasoning")
+    assert await api.credits() == {"total": 1000.0, "available": 1000.0, "held": 0.0}
+
+
+async def test_a_worker_of_before_leaves_it_in_the_line(api: Customer, system: System) -> None:
+    plain = await api.ask("hello")
+    deep = await api.ask("Why?", deep_think=True)
+    account = await system.account()
+    root = system.accounts.root_of(account)
+    wires = [
+        await system.redis.call(
+            "HGET", keys.GENERATION(root, account.id, asked["message_id"]), "wire"
+        )
+        for asked in (plain, deep)
+    ]
+    assert wires == [b"1", b"3"]
