@@ -28,6 +28,8 @@ from shared.wire import submission as submissions
 from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
 
 _MICROCREDITS: Final = 1_000_000
+# What a claim costs an account of weight 1 in virtual time, which is counted in whole numbers.
+_STRIDE: Final = 1_000
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +211,9 @@ def _ask(
             min(intent.deadline_seconds or default, limits.deadline_seconds_max) * 1000
         ),
         per_minute=tier.submissions_per_minute,
-        unfinished_max=limits.unfinished_per_account,
+        unfinished_max=tier.unfinished_max,
+        running_max=tier.running_max,
+        stride=_STRIDE // tier.weight,
         total_max=limits.unfinished_total,
         on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
         keep=Keep.of(settings.retention) if intent.on_conflict == "interrupt" else None,

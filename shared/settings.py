@@ -91,6 +91,8 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
     """A worker process: how much at once, and how it holds what it has claimed."""
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    # The most that batches may hold of it; one slot at least.
+    batch_share: Annotated[float, Meta(gt=0, le=1)] = 0.75
     lease_seconds: Seconds = 2.0
     beat_seconds: Seconds = 0.5
     reap_seconds: Seconds = 0.08
@@ -101,18 +103,26 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
 
 
 class Tier(Section, frozen=True, kw_only=True):
-    """What an account of a tier may do."""
+    """What an account of a tier may do.
+
+    `weight` is its share where accounts compete: one of weight 4 is served four times as often as
+    one of weight 1.
+    """
 
     submissions_per_minute: Positive
+    unfinished_max: Positive = 10_000
+    running_max: Positive = 1_000
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
     """Bounds that hold in the accepting call itself."""
 
-    free: Tier = Tier(submissions_per_minute=10)
-    pro: Tier = Tier(submissions_per_minute=120)
-    enterprise: Tier = Tier(submissions_per_minute=6000)
-    unfinished_per_account: Positive = 10_000
+    free: Tier = Tier(submissions_per_minute=10, unfinished_max=1_000, running_max=10)
+    pro: Tier = Tier(submissions_per_minute=120, running_max=200, unfinished_max=100_000, weight=4)
+    enterprise: Tier = Tier(
+        submissions_per_minute=6000, unfinished_max=500_000, running_max=5_000, weight=16
+    )
     unfinished_total: Positive = 1_000_000
     message_characters_max: Positive = 200_000
     interactive_deadline_seconds: Seconds = 900.0

@@ -1,7 +1,7 @@
 """arq's worker, made fit: claims generations, keeps their leases, stops them, drains.
 
 Owns the process: which loops run, how it survives Redis, how it ends. The only file that knows
-arq's Worker. Two paths, on purpose. Generations come from our own lanes: bell, claim, the
+arq's Worker. Two paths, on purpose. Generations come from our own lanes (`claims`): the
 registered function `generate` with arq's ctx and hooks, under a lease and a fencing token. Chores
 come from arq's own queue, looked at once a second. Refuses to know what a generation is: that is
 the pipeline's.
@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
 from arq.cron import cron
 from arq.worker import Worker, func
 from typing_extensions import override
@@ -26,7 +25,7 @@ from shared.errors import PolluxError, UnavailableError
 from shared.hangup import Hangup
 from shared.redis import functions, keys, library, server
 from shared.redis.client import Redis, Reply
-from shared.redis.functions import Batch, ClaimAsk, Claimed, Stop
+from shared.redis.functions import Claimed
 from shared.settings import Settings
 from shared.stores import fleet
 from shared.telemetry import logs
@@ -34,17 +33,15 @@ from shared.wire.fleet import WorkerReport
 from shared.wire.submission import WIRE
 from worker import pipeline
 from worker.chores import trim
+from worker.claims import Claims
 from worker.heart import Heart
 from worker.providers.registry import Registry
 from worker.renewal import Renewal
 from worker.run import Brake, Tools
+from worker.slots import Slots
 
-_IDLE_SECONDS: Final = 1.0
-_UNBLOCK_SECONDS: Final = 0.05
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
-# More at once would make every other caller of Redis wait for milliseconds.
-_CLAIM_MAX: Final = 32
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -89,22 +86,14 @@ class PolluxWorker(Worker):
         registry = Registry(Catalogue.of(settings), environment)
         self._tools = Tools(settings=settings, redis=self.redis, clock=clock, registry=registry)
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
-        # A bell that does not ring for a second is no silence of the server's.
-        seconds = settings.redis.timeout_seconds + _IDLE_SECONDS
-        self._bell = Redis(msgspec.structs.replace(settings.redis, timeout_seconds=seconds))
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
-        # By attempt: one that has lost its lease may still be ending when the next runs here, too.
-        self._running: dict[tuple[str, str, int], tuple[Claimed, Brake]] = {}
+        self.slots = Slots(settings.worker)
+        self.claims = Claims(settings, self.id, self.redis, self.slots, self._start)
         self._attempts: set[asyncio.Task[object]] = set()
-        self._room = asyncio.Event()
         self._draining = asyncio.Event()
         self._is_reported = False
         self._fleet_size = 1
         self._is_missing = False
-        # Nobody has looked yet.
-        self._is_more = True
-        self._is_at_bell = False
-        self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
 
     # -- the process -------------------------------------------------------------------------------
 
@@ -122,7 +111,7 @@ class PolluxWorker(Worker):
         for number in _SIGNALS:
             self.loop.add_signal_handler(number, self.begin_drain)
         self.loop.add_signal_handler(signal.SIGHUP, Hangup(self._renewal.renew).heed)
-        heart = Heart(self.settings, self.clock, self._held, self._stop)
+        heart = Heart(self.settings, self.clock, self.slots.held, self.slots.stop)
         heart.start()
         loops = [
             asyncio.create_task(self._keep_doing(loop, pause_seconds))
@@ -135,7 +124,7 @@ class PolluxWorker(Worker):
         logs.logger().info(
             "worker ready", worker=self.id, models=sorted(self._tools.registry.served)
         )
-        await self._keep_doing(self._take_work, lambda: 0.0, until=self._draining)
+        await self._keep_doing(self.claims.take_work, lambda: 0.0, until=self._draining)
         await self._drain()
         await heart.stop()
         for task in loops:
@@ -143,17 +132,9 @@ class PolluxWorker(Worker):
         await asyncio.gather(*loops, return_exceptions=True)
 
     def begin_drain(self) -> None:
-        """Stop claiming, as on SIGTERM. A claim under way is waited for: it may bring work."""
+        """Stop claiming, as on SIGTERM."""
         self._draining.set()
-        self._room.set()
-        self._leave_bell()
-
-    def _leave_bell(self) -> None:
-        """End the wait for a bell; again and again, since Redis may not have heard of it yet."""
-        if self._is_at_bell:
-            if self._bell.id is not None:
-                self.redis.send("CLIENT", "UNBLOCK", self._bell.id)
-            self.loop.call_later(_UNBLOCK_SECONDS, self._leave_bell)
+        self.claims.end()
 
     @override
     async def close(self) -> None:
@@ -165,7 +146,8 @@ class PolluxWorker(Worker):
         await asyncio.gather(*under_way, return_exceptions=True)
         if self._is_reported:
             await self._leave()
-        for connection in (self._bell, self._ear, self.redis):
+        await self.claims.close()
+        for connection in (self._ear, self.redis):
             await connection.close()
         await self._renewal.close()
         tools: Tools = self.ctx.get("tools", self._tools)
@@ -207,10 +189,10 @@ class PolluxWorker(Worker):
 
     async def _drain(self) -> None:
         """Finish what ends within the grace, hand the rest back while Redis takes it."""
-        logs.logger().info("draining", running=len(self._running))
+        logs.logger().info("draining", running=len(self.slots))
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=self.settings.worker.grace_seconds)
-        for _, brake in list(self._running.values()):
+        for brake in self.slots.brakes():
             brake.pull("drain")
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=self.settings.worker.lease_seconds)
@@ -219,77 +201,11 @@ class PolluxWorker(Worker):
 
     # -- generations -------------------------------------------------------------------------------
 
-    async def _take_work(self) -> None:
-        """Claim as much as there is room for; with nothing to claim, wait for a bell."""
-        self._room.clear()
-        free = self.settings.worker.concurrency - len(self._running)
-        if self._draining.is_set():
-            return
-        if free <= 0:
-            await self._room.wait()
-        elif self._is_more:
-            self._is_more = await self._claim_from_all(free)
-        else:
-            self._is_at_bell = True
-            try:
-                self._is_more = await self._wait_for_bell()
-            finally:
-                self._is_at_bell = False
-
-    async def _claim_from_all(self, free: int) -> bool:
-        """Claim from every partition while there is room; return whether more may be ready."""
-        is_more = False
-        for _ in range(self.settings.redis.partitions):
-            # The next look begins with the next: a busy partition must not hide the others.
-            partition = self._partition
-            self._partition = (partition + 1) % self.settings.redis.partitions
-            batch = await functions.claim(
-                self.redis, self._root_of(partition), self._claim_ask(min(free, _CLAIM_MAX))
-            )
-            self._start(batch)
-            is_more = is_more or batch.is_more
-            free -= len(batch.claimed)
-            if free <= 0:
-                return True
-        return is_more
-
-    async def _wait_for_bell(self) -> bool:
-        """Sleep until a bell rings or a second passes; return whether to look for more.
-
-        A ring wakes one worker for one generation. With one partition it is claimed on the spot, in
-        the round trip that was waited for. A worker that is stopped while it sleeps is handed one
-        at most, and before its leases lapse: none of what they then set free.
-        """
-        patience_seconds = min(_IDLE_SECONDS, self.settings.worker.lease_seconds / 2)
-        if self.settings.redis.partitions > 1:
-            await functions.wait_for_bells(self._bell, self.settings.redis, patience_seconds)
-            return True
-        batch = await functions.claim_at_bell(
-            self._bell, self._root_of(0), self._claim_ask(1), patience_seconds
-        )
-        self._start(batch)
-        return batch.is_more
-
-    def _root_of(self, partition: int) -> str:
-        return keys.partition_root(self.settings.redis, partition)
-
-    def _claim_ask(self, count: int) -> ClaimAsk:
-        return ClaimAsk(
-            worker=self.id,
-            wire=WIRE,
-            count=count,
-            lease_ms=int(self.settings.worker.lease_seconds * 1000),
-            lanes=functions.LANES,
-            keep=functions.Keep.of(self.settings.retention),
-        )
-
-    def _start(self, batch: Batch) -> None:
-        for claimed in batch.claimed:
-            brake = Brake()
-            task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed, brake))
-            self._running[claimed.account, claimed.id, claimed.attempt] = (claimed, brake)
-            self._attempts.add(task)
-            task.add_done_callback(self._attempts.discard)
+    def _start(self, claimed: Claimed) -> None:
+        brake = self.slots.take(claimed)
+        task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed, brake))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
 
     async def _attempt(self, claimed: Claimed, brake: Brake) -> None:
         """Run one attempt between arq's hooks; nothing that goes wrong here leaves this method."""
@@ -310,9 +226,15 @@ class PolluxWorker(Worker):
                 logs.logger().exception("an attempt could not be settled; its lease will lapse")
                 self.jobs_failed += 1
             finally:
-                del self._running[claimed.account, claimed.id, claimed.attempt]
-                self._room.set()
+                self.slots.leave(claimed)
+                await self._use_slot()
             await self._hook(self.after_job_end, ctx)
+
+    async def _use_slot(self) -> None:
+        try:
+            await self.claims.slot_is_free()
+        except UnavailableError as error:
+            logs.logger().warning("waiting for Redis", work="a claim", error=error.message)
 
     async def _hook(
         self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]
@@ -327,15 +249,6 @@ class PolluxWorker(Worker):
 
     # -- what keeps them alive and ends them
     # ------------------------------------------------------------
-
-    def _held(self) -> list[Claimed]:
-        return [claimed for claimed, _ in list(self._running.values())]
-
-    def _stop(self, stop: Stop) -> None:
-        """Brake what is no longer ours; it may have been settled since the beat left."""
-        found = self._running.get((stop.account, stop.id, stop.attempt))
-        if found is not None:
-            found[1].pull(stop.why)
 
     async def _reap(self) -> None:
         """Put right what time has overtaken, in every partition."""
@@ -364,7 +277,7 @@ class PolluxWorker(Worker):
         pulse = WorkerReport(
             id=self.id,
             concurrency=self.settings.worker.concurrency,
-            running=len(self._running),
+            running=len(self.slots),
             models=tuple(sorted(tools.registry.served)),
             wire=WIRE,
         )
@@ -391,6 +304,5 @@ class PolluxWorker(Worker):
         """Hear that a caller cancelled something that runs here."""
         if push[0] == b"message":
             account, _, generation = push[2].decode().partition(":")
-            for claimed, brake in self._running.values():
-                if (claimed.account, claimed.id) == (account, generation):
-                    brake.pull("cancel")
+            for brake in self.slots.brakes_of(account, generation):
+                brake.pull("cancel")

@@ -4,6 +4,7 @@ Owns the translation between typed values and the words of `functions/*.lua`, wh
 is atomic and why. A test holds the names and fields of both sides equal.
 """
 
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -40,7 +41,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AcceptAsk(Ask, frozen=True, kw_only=True):
-    """What `accept` needs beside the submission; times are milliseconds, money microcredits."""
+    """What `accept` needs beside the submission; times are milliseconds, money microcredits.
+
+    `stride` is what a claim costs the account in virtual time: half of it is twice the share.
+    """
 
     account: str
     key: str
@@ -56,6 +60,8 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     deadline_ms: int
     per_minute: int
     unfinished_max: int
+    running_max: int
+    stride: int
     total_max: int
     on_conflict: OnConflict | None = None
     keep: Keep | None = None
@@ -127,7 +133,7 @@ async def accept(
 
 
 class ClaimAsk(Ask, frozen=True, kw_only=True):
-    """How many a worker takes, from which lanes, and for how long before it must beat.
+    """How many a worker takes, how many of them of a batch, and for how long without a beat.
 
     `wire` is the newest form of a submission that it can read.
     """
@@ -135,8 +141,8 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
     worker: str
     wire: int
     count: int
+    batch: int
     lease_ms: int
-    lanes: tuple[Lane, ...]
     keep: Keep
 
 
@@ -179,23 +185,33 @@ async def claim(redis: Connection, root: str, ask: ClaimAsk) -> Batch:
 
 
 async def claim_at_bell(redis: Redis, root: str, ask: ClaimAsk, patience_seconds: float) -> Batch:
-    """Wait for the partition's bell, at most so long, and claim in the same round trip.
+    """Wait for the bell of what may be claimed, at most so long, and claim in the same round trip.
 
     The connection is the waiter's own: what others ask on it waits, too.
     """
-    bell = ("BLPOP", keys.BELL(root), patience_seconds)
+    bells = _bells((root,), with_batch=ask.batch > 0)
     try:
-        _, reply = await redis.pipeline(bell, command("claim", root, ask))
+        _, reply = await redis.pipeline(
+            ("BLPOP", *bells, patience_seconds), command("claim", root, ask)
+        )
     except FunctionMissingError:
         await load(redis)
         return await claim(redis, root, ask)
     return _batch(root, reply)
 
 
-async def wait_for_bells(redis: Redis, settings: RedisSettings, patience_seconds: float) -> None:
-    """Wait for the bell of any partition, at most so long; the connection is the waiter's own."""
+async def wait_for_bells(
+    redis: Redis, settings: RedisSettings, patience_seconds: float, *, with_batch: bool
+) -> None:
+    """Wait for the bells of any partition, at most so long; the connection is the waiter's own."""
     roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
-    await redis.call("BLPOP", *map(keys.BELL, roots), patience_seconds, repeat=False)
+    bells = _bells(roots, with_batch=with_batch)
+    await redis.call("BLPOP", *bells, patience_seconds, repeat=False)
+
+
+def _bells(roots: Iterable[str], *, with_batch: bool) -> list[str]:
+    lanes = LANES if with_batch else LANES[:1]
+    return [keys.BELL(root, lane) for root in roots for lane in lanes]
 
 
 def _batch(root: str, reply: list[Reply]) -> Batch:

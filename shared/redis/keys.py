@@ -100,7 +100,7 @@ LEASES: Final = Key("leases", holds="zset: running generations by lease end", en
 HOLDERS: Final = Key(
     "holders", holds="zset: workers that claimed, by when they fell silent", end="permanent"
 )
-BELL: Final = Key("bell", holds="list: a ring for what became ready", end="deleted")
+BELL: Final = Key("bell:<lane>", holds="list: a ring for what became ready", end="deleted")
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
 PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")

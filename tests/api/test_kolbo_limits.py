@@ -129,7 +129,7 @@ async def test_unfinished_work_may_be_looked_at_more_often(system: System) -> No
 
 
 async def test_an_account_has_only_so_much_unfinished(system: System) -> None:
-    system.change("limits", unfinished_per_account=2)
+    system.change("limits", enterprise=Tier(submissions_per_minute=6_000, unfinished_max=2))
     await system.front()
     api, other = await system.customer(), await system.customer("two")
     receipts = [await api.ask("hello"), await api.ask("hello", priority="batch")]

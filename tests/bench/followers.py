@@ -107,7 +107,7 @@ async def _claimed(system: Rig, count: int) -> list[Claimed]:
         wire=WIRE,
         count=count,
         lease_ms=86_400_000,
-        lanes=functions.LANES,
+        batch=0,
         keep=Keep.of(system.settings.retention),
     )
     held, _ = await functions.claim(system.redis, system.root, ask)

@@ -125,7 +125,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
             wire=WIRE,
             count=_GENERATIONS,
             lease_ms=86_400_000,
-            lanes=functions.LANES,
+            batch=0,
             keep=keep,
         ),
     )

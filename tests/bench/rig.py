@@ -204,8 +204,9 @@ def _settings(
         api=ApiSettings(reads_per_minute=_PLENTY, waits_per_account=_PLENTY),
         worker=WorkerSettings(concurrency=concurrency),
         limits=LimitSettings(
-            enterprise=Tier(submissions_per_minute=_PLENTY),
-            unfinished_per_account=_PLENTY,
+            enterprise=Tier(
+                submissions_per_minute=_PLENTY, unfinished_max=_PLENTY, running_max=_PLENTY
+            ),
             unfinished_total=_PLENTY,
         ),
         retention=retention,

@@ -82,7 +82,11 @@ def settings_of(redis: RedisSettings, upstream: str, worker: WorkerSettings) -> 
         redis=redis,
         api=ApiSettings(reads_per_minute=_PLENTY, waits_per_account=_PLENTY),
         worker=msgspec.structs.replace(worker, crashes_max=CRASHES_MAX),
-        limits=LimitSettings(enterprise=Tier(submissions_per_minute=_PLENTY)),
+        limits=LimitSettings(
+            enterprise=Tier(
+                submissions_per_minute=_PLENTY, unfinished_max=_PLENTY, running_max=_PLENTY
+            )
+        ),
         retention=RetentionSettings(events_seconds=3_600),
         providers=(ProviderSettings(name="scripted", base_url=upstream),),
         models=(

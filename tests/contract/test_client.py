@@ -69,7 +69,7 @@ async def test_commands_of_one_turn_of_the_loop_leave_in_few_writes(redis: Redis
 
 
 async def test_types_come_and_go_as_they_are(redis: Redis, redis_settings: RedisSettings) -> None:
-    name = f"{redis_settings.prefix}:{{p00}}:bell"
+    name = f"{redis_settings.prefix}:{{p00}}:bell:interactive"
     await redis.call("RPUSH", name, "text", b"\x00\xff\r\n", 7, 1.5, "é")
     stored = await redis.call("LRANGE", name, 0, -1)
     assert stored == [b"text", b"\x00\xff\r\n", b"7", b"1.5", "é".encode()]
@@ -88,7 +88,7 @@ async def test_command_that_is_wrong_is_a_fault_of_ours(redis: Redis) -> None:
 async def test_send_needs_no_reply_and_disturbs_none(
     redis: Redis, redis_settings: RedisSettings
 ) -> None:
-    name = f"{redis_settings.prefix}:{{p00}}:bell"
+    name = f"{redis_settings.prefix}:{{p00}}:bell:interactive"
     for number in range(50):
         redis.send("RPUSH", name, number)
         redis.send("NONSENSE")

@@ -14,6 +14,7 @@ from shared.wire.submission import Lane, OnConflict
 Where = Literal["waiting", "ready", "leased", "deferred", "ended"]
 
 CRASHES_MAX: Final = 3
+TRICKLE: Final = 20
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Model:
         self.generations: dict[str, Generation] = {}
         self.sessions: dict[str, list[str]] = {}
         self._number = 0
+        self.looked_on = 0
 
     def unfinished(self, session: str) -> list[Generation]:
         """Return what a session has under way, in the order of its turns."""
@@ -112,6 +114,16 @@ class Model:
         if len(self.unfinished(one.session)) == 1:
             one.where = "ready"
         return "accepted"
+
+    def lane_due(self, *, is_batch_waiting: bool) -> Lane:
+        """Return the lane that the next claim is from: a person's, but for a trickle of batch."""
+        lanes = {one.lane for one in self.at("ready")}
+        is_batch_due = is_batch_waiting and self.looked_on >= TRICKLE - 1
+        lane: Lane = "batch" if is_batch_due or lanes == {"batch"} else "interactive"
+        due: Lane = lane if lane in lanes else "interactive"
+        if is_batch_waiting:
+            self.looked_on = 0 if due == "batch" else self.looked_on + 1
+        return due
 
     def claimable(self) -> list[Generation]:
         """Return what is ready, as far as the order among accounts is left open: persons first."""

@@ -140,16 +140,16 @@ class Walk(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def claim(self, count: int) -> None:
         ready = self.model.claimable()
+        is_batch_waiting = any(one.lane == "batch" for one in ready)
         claimed = self.act(self.desk.claim(count))
         assert len(claimed) == min(count, len(ready))
         for claim in claimed:
             one = self.model.generations[claim.id]
             assert one.where == "ready"
-            # A person never waits for a batch, and of an account's own the oldest goes first.
+            # Persons first, but for a trickle; of an account's own the oldest goes first.
+            assert one.lane == self.model.lane_due(is_batch_waiting=is_batch_waiting)
             rivals = [other for other in self.model.at("ready") if other.number < one.number]
             assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
-            if one.lane == "batch":
-                assert not [o for o in self.model.at("ready") if o.lane == "interactive"]
             attempt = self.model.claim(one)
             assert claim.attempt == attempt.token
             assert decode_user(claim.user_message).generation == one.id

@@ -55,6 +55,8 @@ class Wish(TypedDict, total=False):
     wire: int
     per_minute: int
     unfinished_max: int
+    running_max: int
+    stride: int
     total_max: int
     on_conflict: OnConflict
     name: str
@@ -93,6 +95,8 @@ class Desk:
             "wire": 1,
             "per_minute": 60_000,
             "unfinished_max": 1_000,
+            "running_max": 1_000,
+            "stride": 1_000,
             "total_max": 10_000,
             "on_conflict": "enqueue",
             "name": "A talk",
@@ -129,12 +133,12 @@ class Desk:
         *,
         worker: str = "worker-1",
         lease_ms: int = LONG_MS,
-        lanes: tuple[Lane, ...] = functions.LANES,
+        batch: int = 1_000,
         wire: int = 1,
     ) -> list[Claimed]:
         """Take what is ready."""
         ask = functions.ClaimAsk(
-            worker=worker, wire=wire, count=count, lease_ms=lease_ms, lanes=lanes, keep=KEEP
+            worker=worker, wire=wire, count=count, batch=batch, lease_ms=lease_ms, keep=KEEP
         )
         return (await functions.claim(self.redis, self.root, ask)).claimed
 

@@ -178,9 +178,18 @@ def _placing_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
         found.append(f"{place.name}: has no deadline")
     if not snapshot.holds(keys.UNFINISHED(place.root, account, record["lane"]), id_):
         found.append(f"{place.name}: is not among its account's unfinished")
-    if "ready" in standing and not snapshot.holds(keys.LANE(place.root, record["lane"]), account):
-        found.append(f"{place.name}: is ready, but its account is not in the lane")
+    is_in_lane = snapshot.holds(keys.LANE(place.root, record["lane"]), account)
+    if "ready" in standing and is_in_lane == _is_at_its_most(snapshot, place):
+        where = "in the lane" if is_in_lane else "not in the lane"
+        found.append(f"{place.name}: is ready, but its account is {where}")
     return found
+
+
+def _is_at_its_most(snapshot: _Snapshot, place: _Place) -> bool:
+    """Tell whether as many of the account run as it may have: it then stays outside the lanes."""
+    books = snapshot.hashes[keys.BOOKS(place.root, place.parts[0])]
+    running = sum(int(books.get(f"running_{lane}", 0)) for lane in _LANES)
+    return "running_most" in books and running >= int(books["running_most"])
 
 
 def _strangers(snapshot: _Snapshot, place: _Place, members: Iterable[tuple[str, ...]]) -> list[str]:

@@ -297,7 +297,7 @@ async def _working(settings: Settings) -> AsyncIterator[PolluxWorker]:
     worker = PolluxWorker(settings, {}, SystemClock())
     running = asyncio.create_task(worker.async_run())
     try:
-        await waiting.until(lambda: not worker._is_more or running.done(), what="the worker")
+        await waiting.until(lambda: not worker.claims.is_more or running.done(), what="the worker")
         yield worker
     finally:
         worker.begin_drain()

@@ -92,6 +92,8 @@ class Front:
             deadline_ms=deadline_ms,
             per_minute=1_000_000,
             unfinished_max=100_000,
+            running_max=100_000,
+            stride=1_000,
             total_max=1_000_000,
             keep=Keep.of(self.settings.retention),
             channels=self._channels(),
@@ -112,7 +114,7 @@ class Front:
             wire=WIRE,
             count=1,
             lease_ms=lease_ms,
-            lanes=functions.LANES,
+            batch=1,
             keep=Keep.of(self.settings.retention),
         )
         [claimed], _ = await functions.claim(self.redis, ticket.root, ask)

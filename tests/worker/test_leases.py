@@ -34,10 +34,10 @@ async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_
         assert await functions.release(front.redis, ticket.root, ask) == "released"
         await front.seen(ticket, lambda found: found.attempt == 2 and found.text)
         await asyncio.wait_for(provider.requests[0].ended.wait(), 3)
-        await until(lambda: [name[2] for name in worker._running] == [2])
+        await until(lambda: [one.attempt for one in worker.slots.held()] == [2])
         gate.set()
         ended = await front.end(ticket)
-        await until(lambda: not worker._running)
+        await until(lambda: not len(worker.slots))
     assert (ended.stage, ended.text, ended.attempt) == ("completed", "new new new", 2)
     assert (await front.books()).held == 0
 

@@ -74,7 +74,7 @@ async def test_patience_shorter_than_the_bell_s_silence_is_no_trouble(
 ) -> None:
     async with working(own_system) as worker:
         rings = 0
-        wait = worker._wait_for_bell
+        wait = worker.claims._wait_for_bell
 
         async def counted() -> bool:
             nonlocal rings
@@ -82,7 +82,7 @@ async def test_patience_shorter_than_the_bell_s_silence_is_no_trouble(
             rings += 1
             return is_more
 
-        monkeypatch.setattr(worker, "_wait_for_bell", counted)
+        monkeypatch.setattr(worker.claims, "_wait_for_bell", counted)
         await own_front.end(await own_front.submit())
         await until(lambda: rings >= 3)
     assert [line for line in own_system.lines if line["event"] in _EXPECTED] == []

@@ -14,7 +14,7 @@ from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.crew import working
 from tests.worker.front import Front, Ticket
-from worker.consumer import PolluxWorker
+from worker.claims import Claims
 
 _MANY: Final = 1_000
 
@@ -48,13 +48,13 @@ async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_bell(
     provider.answer = lambda _: Answer(text="Two", gate=gate)
     for _ in range(45):
         await front.submit()
-    hear = PolluxWorker._wait_for_bell
+    hear = Claims._wait_for_bell
 
-    async def wait_for_bell(worker: PolluxWorker) -> bool:
-        waits.append(len(worker._running))
-        return await hear(worker)
+    async def wait_for_bell(claims: Claims) -> bool:
+        waits.append(len(claims._slots))
+        return await hear(claims)
 
-    monkeypatch.setattr(PolluxWorker, "_wait_for_bell", wait_for_bell)
+    monkeypatch.setattr(Claims, "_wait_for_bell", wait_for_bell)
     async with working(system):
         await until(lambda: len(provider.requests) == 40)
         assert waits == []
@@ -165,7 +165,7 @@ async def test_worker_takes_no_more_than_it_has_room_for(
     tickets = await _submit(front, "ann", 8)
     async with working(system) as worker:
         await front.seen(tickets[2], lambda found: found.stage == "generating")
-        assert len(worker._running) == 3
+        assert len(worker.slots) == 3
         assert (await front.look(tickets[3])).stage == "queued"
         gate.set()
         await _all_end(front, tickets)
@@ -195,7 +195,7 @@ async def test_ring_that_is_lost_costs_a_second_and_nothing_else(
 ) -> None:
     thief = Redis(own_system.settings.redis)
     # Who has waited longest is woken.
-    bell = keys.BELL(own_front.root_of("ann"))
+    bell = keys.BELL(own_front.root_of("ann"), "interactive")
     stealing = asyncio.create_task(thief.call("BLPOP", bell, 0))
     await until(lambda: own_server.blocked_clients() == 1)
     async with working(own_system):

@@ -215,14 +215,16 @@ async def test_deadline_in_the_middle_ends_the_answer_and_gives_the_credits_back
 
 
 async def test_model_that_does_not_begin_is_given_up(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: Provider, system: System
 ) -> None:
     attempts.change_models(first_token_seconds=0.1)
     provider.answer = lambda _: Answer(gate=asyncio.Event())
     ticket = await front.submit(model="alpha")
     await attempts.run(ticket)
     assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
-    assert len(provider.requests) == 3
+    # On a busy machine a call may be given up before the upstream has read it.
+    failed = [line for line in system.lines if line["event"] == "the provider failed"]
+    assert len(failed) == 3
 
 
 async def test_provider_that_falls_silent_is_given_up(

@@ -15,7 +15,7 @@ from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.crew import started, working
 from tests.worker.front import Front
-from worker import consumer
+from worker import claims
 from worker.consumer import PolluxWorker
 
 _OTHER = f"{library.NAME}x"
@@ -46,8 +46,10 @@ async def test_two_function_libraries_serve_one_queue(system: System, front: Fro
     await front.redis.call("FUNCTION", "LOAD", library.TEXT.replace(library.NAME, _OTHER))
     async with working(system), started(system) as (worker, _):
         other, other_bell = Other(system.settings.redis), Other(system.settings.redis)
-        ours = (worker.redis, worker._bell)
-        worker.redis, worker._bell = other, other_bell
+        taking = worker.claims
+        ours = (worker.redis, taking._bell)
+        worker.redis = taking._redis = other
+        taking._bell = other_bell
         worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], redis=other)
         first = [await front.submit(f"talk {n}") for n in range(20)]
         then = [await front.submit("and then?", session=one.session) for one in first]
@@ -69,7 +71,7 @@ async def test_newer_generation_waits_for_a_newer_worker(
         await front.end(ours)
         assert (await front.look(newer)).stage == "queued"
         assert [request.last for request in provider.requests] == ["of today"]
-    monkeypatch.setattr(consumer, "WIRE", WIRE + 1)
+    monkeypatch.setattr(claims, "WIRE", WIRE + 1)
     async with working(system):
         ended = await front.end(newer)
     assert (ended.stage, ended.attempt) == ("completed", 1)
@@ -94,4 +96,4 @@ async def test_workers_come_and_go_under_load(
 
 
 def _is_busy(worker: PolluxWorker) -> Callable[[], object]:
-    return lambda: worker._running
+    return lambda: len(worker.slots)

@@ -30,7 +30,7 @@ async def test_hook_that_raises_costs_a_line_and_no_generation(
     async with working(system, hooks={hook: broken}) as worker:
         for _ in range(3):
             assert (await front.end(await front.submit())).stage == "completed"
-        await until(lambda: not worker._running)
+        await until(lambda: not len(worker.slots))
     assert [line["event"] for line in system.lines].count("a hook raised") == 3
 
 
@@ -65,7 +65,7 @@ async def test_cancel_during_a_hook_is_not_lost(system: System, front: Front) ->
         ticket = await front.submit()
         await begun.wait()
         await front.cancel(ticket)
-        await until(lambda: all(brake.why == "cancel" for _, brake in worker._running.values()))
+        await until(lambda: all(brake.why == "cancel" for brake in worker.slots.brakes()))
         gate.set()
         assert (await front.end(ticket, 1)).stage == "cancelled"
 
@@ -109,7 +109,7 @@ async def test_cancels_that_race_with_claims_all_end(system: System, front: Fron
             ticket = await front.submit()
             await front.cancel(ticket)
             assert (await front.end(ticket, 2)).stage in {"cancelled", "completed"}
-        await until(lambda: not worker._running)
+        await until(lambda: not len(worker.slots))
     books = await front.books()
     assert books.held == 0
 

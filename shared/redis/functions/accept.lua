@@ -1,6 +1,7 @@
 -- accept: take one message in, whole or not at all.
 -- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the submission), lane, wire, model,
---          hold, deadline_ms, per_minute, unfinished_max, total_max; if given: on_conflict ('reject' or
+--          hold, deadline_ms, per_minute, unfinished_max, running_max, stride (of its account in virtual time),
+--          total_max; if given: on_conflict ('reject' or
 --          'interrupt', with keep and channels), name, system_prompt, companion, metadata, project,
 --          idempotency, fingerprint, idempotency_ms
 -- RETURNS  {'accepted', turn, accepted ms, ahead, unfinished, rate}, {'replayed', generation, session},
@@ -98,7 +99,7 @@ local function accept(root, ask)
   local deadlines = deadlines_key(root)
   if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
   local books = books_key(root, account)
-  local known = redis.call('HMGET', books, 'balance', 'running_' .. ask.lane)
+  local known = redis.call('HMGET', books, 'balance', 'running_' .. ask.lane, 'lane_stride', 'running_most')
   local balance = tonumber(known[1] or 0)
   if balance < ask.hold then return {'poor', int(balance), rate} end
 
@@ -108,6 +109,9 @@ local function accept(root, ask)
   if ask.hold > 0 then
     redis.call('HINCRBY', books, 'balance', -ask.hold)
     redis.call('HINCRBY', books, 'held', ask.hold)
+  end
+  if tonumber(known[3]) ~= ask.stride or tonumber(known[4]) ~= ask.running_max then
+    redis.call('HSET', books, 'lane_stride', ask.stride, 'running_most', ask.running_max)
   end
   local turn, is_head = take_turn(root, ask, session, tonumber(turns), now)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)

@@ -1,16 +1,28 @@
 -- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
--- ASK      worker, wire, count, lease_ms, lanes (in order of preference), keep
+-- ASK      worker, wire, count, batch (at most so many of them are of that lane), lease_ms, keep
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms,
 --          retries, calls, submission, user message, the session's system prompt and companion}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves leases that lapse; the generations run again under the next token.
 -- When nothing is ready, no ring is due to anybody: the bell is emptied, so that no worker wakes for nothing.
+-- Who waits for an answer goes first. But of so many claims that a batch has to look on at, one is its own:
+-- it never starves.
 -- A later attempt begins by dropping what was told: the text and, as its first event, the stream at once.
 -- What is tried for hours is told of its last attempts only; the reset of any of them drops all before it.
 
 local ACCOUNTS_TRIED = 64
+local TRICKLE = 20
+-- Of an account that nothing has been accepted for since strides are told.
+local STRIDE_OF_BEFORE = 1000
 local ATTEMPTS_TOLD = 64
+
+local function stay_outside(root, account)
+  for _, lane in ipairs(LANES) do
+    local at = redis.call('ZSCORE', lane_key(root, lane), account)
+    if at then leave_lane(root, account, lane, at) end
+  end
+end
 
 local function take(root, account, id, record, ask, now)
   -- What cannot be claimed must not stand in the way of what can.
@@ -25,6 +37,7 @@ local function take(root, account, id, record, ask, now)
     'worker', ask.worker, 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
   redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
+  if is_at_its_most(root, account) then stay_outside(root, account) end
   if is_again then
     redis.call('DEL', text_key(root, account, id))
     emit(root, account, id, attempt, 1, RESET)
@@ -53,39 +66,65 @@ local function first_ready(root, lane, wire)
   end
 end
 
--- It leaves the line, and its account moves on by one.
+-- It leaves the line, and its account moves on by its stride: the more weight it has, the shorter.
 local function pop(root, lane, wire)
   local account, time, id, record, following = first_ready(root, lane, wire)
   if not account then return nil end
   redis.call('ZREM', ready_key(root, account, lane), id)
   redis.call('HSET', clocks_key(root), lane, time)
+  local stride = tonumber(redis.call('HGET', books_key(root, account), 'lane_stride') or STRIDE_OF_BEFORE)
   if following then
-    redis.call('ZINCRBY', lane_key(root, lane), 1, account)
+    redis.call('ZINCRBY', lane_key(root, lane), stride, account)
   else
-    leave_lane(root, account, lane, time + 1)
+    leave_lane(root, account, lane, time + stride)
   end
   return account, id, record
 end
 
-local function is_any_ready(root, lanes)
+local function is_ready(root, lane) return redis.call('EXISTS', lane_key(root, lane)) == 1 end
+
+-- Take one from the first of these lanes that has one. Returns the lane, and what a worker is handed.
+local function take_from(root, lanes, ask, now)
   for _, lane in ipairs(lanes) do
-    if redis.call('EXISTS', lane_key(root, lane)) == 1 then return true end
+    local account, id, record = pop(root, lane, ask.wire)
+    if account then return lane, take(root, account, id, record, ask, now) end
   end
-  return false
+end
+
+local PERSONS_FIRST, PERSONS_ONLY, BATCH_FIRST = LANES, {'interactive'}, {'batch', 'interactive'}
+
+-- How often a batch has looked on since one of its own was taken; nil when none waits.
+local function looked_on(root)
+  return is_ready(root, 'batch') and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
 end
 
 local function claim(root, ask)
-  local now, claimed = now_ms(), {}
-  for _, lane in ipairs(ask.lanes) do
-    while #claimed < ask.count do
-      local account, id, record = pop(root, lane, ask.wire)
-      if not account then break end
-      table.insert(claimed, take(root, account, id, record, ask, now))
+  local now, claimed, batch = now_ms(), {}, ask.batch
+  local before = looked_on(root)
+  local passed = before
+  while #claimed < ask.count do
+    local order = PERSONS_FIRST
+    if batch <= 0 then
+      order = PERSONS_ONLY
+    elseif passed and passed >= TRICKLE - 1 then
+      order = BATCH_FIRST
+    end
+    local lane, taken = take_from(root, order, ask, now)
+    if not lane then break end
+    if lane == 'batch' then batch = batch - 1 end
+    if passed then passed = lane == 'batch' and 0 or passed + 1 end
+    table.insert(claimed, taken)
+  end
+  if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
+  if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
+  local is_more = false
+  for _, lane in ipairs(LANES) do
+    if not is_ready(root, lane) then
+      redis.call('DEL', bell_key(root, lane))
+    elseif lane == 'interactive' or batch > 0 then
+      is_more = true
     end
   end
-  if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
-  local is_more = is_any_ready(root, ask.lanes)
-  if not is_more then redis.call('DEL', bell_key(root)) end
   return {now, is_more and #claimed == ask.count and 1 or 0, unpack(claimed)}
 end
 

@@ -52,24 +52,42 @@ local function turns_of(root, account, session, turn)
   return turns_key(root, account, session, int(math.floor(tonumber(turn) / TURNS_PER_CHUNK)))
 end
 
+-- Persons first.
+local LANES = {'interactive', 'batch'}
+
 -- One ring wakes one worker that waits; more rings than this wake nobody more.
 local BELLS_MAX = 128
 
-local function ring(root)
-  local bell = bell_key(root)
+local function ring(root, lane)
+  local bell = bell_key(root, lane)
   if redis.call('LPUSH', bell, 1) > BELLS_MAX then redis.call('RPOP', bell) end
 end
 
+-- How many of an account run, and whether that is as many as it may.
+local function is_at_its_most(root, account)
+  local books = redis.call('HMGET', books_key(root, account), 'running_interactive', 'running_batch', 'running_most')
+  return books[3] and tonumber(books[1] or 0) + tonumber(books[2] or 0) >= tonumber(books[3])
+end
+
 -- Virtual time: an account joins its lane at the lane's clock, or where it left if that is later, so that
--- neither a newcomer nor one who comes and goes gets more than a share.
-local function make_ready(root, account, id, lane, number)
-  redis.call('ZADD', ready_key(root, account, lane), number, id)
-  ring(root)
+-- neither a newcomer nor one who comes and goes gets more than a share. One that runs as many as it may
+-- stays outside until one of them has ended.
+local function join_lane(root, account, lane)
   local key = lane_key(root, lane)
-  if redis.call('ZSCORE', key, account) then return end
+  if redis.call('ZSCORE', key, account) or is_at_its_most(root, account) then return end
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
   local own = tonumber(redis.call('HGET', books_key(root, account), 'left_' .. lane) or 0)
   redis.call('ZADD', key, int(math.max(clock, own)), account)
+  ring(root, lane)
+end
+
+local function make_ready(root, account, id, lane, number)
+  redis.call('ZADD', ready_key(root, account, lane), number, id)
+  if redis.call('ZSCORE', lane_key(root, lane), account) then
+    ring(root, lane)
+  else
+    join_lane(root, account, lane)
+  end
 end
 
 local function leave_lane(root, account, lane, at)
@@ -79,9 +97,9 @@ end
 
 local function unready(root, account, id, lane)
   local ready = ready_key(root, account, lane)
-  if redis.call('ZREM', ready, id) == 1 and redis.call('EXISTS', ready) == 0 then
-    leave_lane(root, account, lane, redis.call('ZSCORE', lane_key(root, lane), account))
-  end
+  if redis.call('ZREM', ready, id) == 0 or redis.call('EXISTS', ready) == 1 then return end
+  local at = redis.call('ZSCORE', lane_key(root, lane), account)
+  if at then leave_lane(root, account, lane, at) end
 end
 
 -- One event: kept in the stream and said on the channel, the same bytes in both.
@@ -93,11 +111,14 @@ local function emit(root, account, id, epoch, seq, event)
   return at
 end
 
--- A lease that is gone gives its slot back to the account's count; the second call finds nothing to give.
--- Returns whether there was one.
+-- A lease that is gone gives its slot back to the account's count, which lets the account in again where it
+-- had to stay outside; the second call finds nothing to give. Returns whether there was one.
 local function drop_lease(root, account, id, lane)
   if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
   redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
+  for _, each in ipairs(LANES) do
+    if redis.call('EXISTS', ready_key(root, account, each)) == 1 then join_lane(root, account, each) end
+  end
   return true
 end
 

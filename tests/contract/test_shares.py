@@ -1,0 +1,125 @@
+"""Who is served when not all can be: persons before batches, accounts by weight, up to their most."""
+
+from collections import Counter
+
+from shared.redis import keys
+from tests.support.desk import Desk
+
+_TRICKLE = 20
+
+
+async def test_batch_gets_one_claim_in_twenty_while_persons_wait(desk: Desk) -> None:
+    for number in range(60):
+        await desk.submit(f"person{number % 7}")
+    for _ in range(5):
+        await desk.submit("mill", lane="batch")
+    lanes = [claimed.lane for _ in range(15) for claimed in await desk.claim(4)]
+    assert lanes[:_TRICKLE] == ["interactive"] * (_TRICKLE - 1) + ["batch"]
+    assert [at for at, lane in enumerate(lanes, 1) if lane == "batch"] == [20, 40, 60]
+
+
+async def test_persons_who_were_alone_owe_a_batch_nothing(desk: Desk) -> None:
+    for _ in range(40):
+        await desk.submit()
+    assert len(await desk.claim(30)) == 30
+    await desk.submit("mill", lane="batch")
+    assert [claimed.lane for claimed in await desk.claim(10)] == ["interactive"] * 10
+
+
+async def test_batch_is_given_no_more_slots_than_are_free_for_it(desk: Desk) -> None:
+    for _ in range(5):
+        await desk.submit("mill", lane="batch")
+    assert len(await desk.claim(5, batch=2)) == 2
+    assert await desk.claim(5, batch=0) == []
+    person = await desk.submit("ann")
+    assert [claimed.id for claimed in await desk.claim(5, batch=0)] == [person.id]
+    assert len(await desk.claim(5, batch=3)) == 3
+
+
+async def test_bell_of_a_batch_rings_apart(desk: Desk) -> None:
+    async def rings() -> list[int]:
+        names = [keys.BELL(desk.root, lane) for lane in ("interactive", "batch")]
+        return [int(await desk.redis.call("LLEN", name)) for name in names]
+
+    await desk.submit("mill", lane="batch")
+    assert await rings() == [0, 1]
+    await desk.submit("ann")
+    assert await rings() == [1, 1]
+    await desk.claim(5, batch=0)
+    assert await rings() == [0, 1]
+    await desk.claim(5)
+    assert await rings() == [0, 0]
+
+
+async def test_accounts_are_served_by_their_weight(desk: Desk) -> None:
+    for _ in range(40):
+        await desk.submit("light", stride=1000)
+        await desk.submit("heavy", stride=250)
+    served = Counter(claimed.account for claimed in await desk.claim(40))
+    assert served == {"heavy": 32, "light": 8}
+
+
+async def test_weight_may_change_while_work_waits(desk: Desk) -> None:
+    for _ in range(20):
+        await desk.submit("light", stride=1000)
+        await desk.submit("heavy", stride=1000)
+    assert Counter(one.account for one in await desk.claim(10)) == {"light": 5, "heavy": 5}
+    await desk.submit("heavy", stride=250)
+    served = Counter(one.account for one in await desk.claim(20))
+    assert served["heavy"] == 16
+
+
+async def test_account_runs_no_more_than_it_may_and_goes_on_as_they_end(desk: Desk) -> None:
+    for _ in range(4):
+        await desk.submit("ann", running_max=2)
+    other = await desk.submit("bob", running_max=2)
+    claimed = await desk.claim(10)
+    assert Counter(one.account for one in claimed) == {"ann": 2, "bob": 1}
+    assert await desk.claim(10) == []
+    mine = [one for one in claimed if one.id != other.id]
+    await desk.settle(mine[0], seq=1, stage="failed")
+    [following] = await desk.claim(10)
+    assert following.account == "ann"
+    await desk.release(mine[1])
+    assert len(await desk.claim(10)) == 1
+    assert await desk.claim(10) == []
+
+
+async def test_what_runs_of_one_lane_counts_in_the_other(desk: Desk) -> None:
+    await desk.submit("ann", running_max=1, lane="batch")
+    [running] = await desk.claim(1)
+    person = await desk.submit("ann", running_max=1)
+    await desk.submit("ann", running_max=1, lane="batch")
+    assert await desk.claim(5) == []
+    await desk.settle(running, seq=1, stage="failed")
+    assert [one.id for one in await desk.claim(5)] == [person.id]
+
+
+async def test_account_that_waits_outside_may_cancel_what_waits(desk: Desk) -> None:
+    await desk.submit("ann", running_max=1)
+    [running] = await desk.claim(5)
+    waiting = await desk.submit("ann", running_max=1)
+    await desk.cancel(waiting)
+    await desk.settle(running, seq=1, stage="failed")
+    assert await desk.claim(5) == []
+
+
+async def test_lease_that_lapses_lets_an_account_in_again(desk: Desk) -> None:
+    await desk.submit("ann", running_max=1)
+    await desk.submit("ann", running_max=1)
+    [first] = await desk.claim(5)
+    await desk.redis.call("ZADD", keys.LEASES(desk.root), "XX", 1, f"ann:{first.id}")
+    await desk.reap()
+    again = await desk.claim(5)
+    assert [(one.id, one.attempt) for one in again] == [(first.id, 2)]
+
+
+async def test_raised_most_counts_from_the_next_end_on(desk: Desk) -> None:
+    for _ in range(6):
+        await desk.submit("ann", running_max=1)
+    [running] = await desk.claim(5)
+    await desk.submit("ann", running_max=3)
+    claimed = await desk.claim(5)
+    await desk.settle(running, seq=1, stage="failed")
+    claimed += await desk.claim(5)
+    assert len(claimed) == 3

@@ -1,0 +1,150 @@
+"""Taking work: claims from every partition, and the wait at the bell when there is none.
+
+Owns whom to ask next, how many to ask for, and the connection that waits. What is claimed has a
+slot before anything else happens. Refuses to run it: `start` does.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from shared.redis import functions, keys
+from shared.redis.client import Redis
+from shared.redis.functions import Batch, ClaimAsk, Claimed
+from shared.settings import Settings
+from shared.wire.submission import WIRE
+from worker.slots import Slots
+
+_IDLE_SECONDS: Final = 1.0
+_UNBLOCK_SECONDS: Final = 0.05
+# More at once would make every other caller of Redis wait for milliseconds.
+_CLAIM_MAX: Final = 32
+
+
+class Claims:
+    """The claims of one worker; `take_work` is to be called again and again."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker: str,
+        redis: Redis,
+        slots: Slots,
+        start: Callable[[Claimed], None],
+    ) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._redis = redis
+        self._slots = slots
+        self._start = start
+        # A bell that does not ring for a second is no silence of the server's.
+        seconds = settings.redis.timeout_seconds + _IDLE_SECONDS
+        self._bell = Redis(msgspec.structs.replace(settings.redis, timeout_seconds=seconds))
+        self._room = asyncio.Event()
+        self._is_ending = False
+        # Nobody has looked yet.
+        self.is_more = True
+        self._is_at_bell = False
+        self._hears_batch = True
+        self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
+
+    async def close(self) -> None:
+        """Let the bell go."""
+        await self._bell.close()
+
+    def end(self) -> None:
+        """Claim no more. A claim under way is waited for: it may bring work."""
+        self._is_ending = True
+        self._room.set()
+        self._leave_bell()
+
+    def _leave_bell(self) -> None:
+        """End the wait for a bell; again and again, since Redis may not have heard of it yet."""
+        if self._is_at_bell:
+            if self._bell.id is not None:
+                self._redis.send("CLIENT", "UNBLOCK", self._bell.id)
+            asyncio.get_running_loop().call_later(_UNBLOCK_SECONDS, self._leave_bell)
+
+    async def take_work(self) -> None:
+        """Claim as much as there is room for; with nothing to claim, wait for a bell."""
+        self._room.clear()
+        free = self._slots.free
+        if self._is_ending:
+            return
+        if free <= 0:
+            await self._room.wait()
+        elif self.is_more:
+            self.is_more = await self._claim_from_all(free)
+        else:
+            self._is_at_bell, self._hears_batch = True, self._slots.free_for_batch > 0
+            try:
+                self.is_more = await self._wait_for_bell()
+            finally:
+                self._is_at_bell = False
+
+    async def slot_is_free(self) -> None:
+        """Use a slot that has become free: who waits at a bell that tells of no batch claims one.
+
+        The last slot is left for what that bell brings.
+        """
+        self._room.set()
+        is_deaf = self._is_at_bell and not self._hears_batch
+        if is_deaf and self._slots.free > 1 and not self._is_ending:
+            await self._claim_from_all(1)
+
+    async def _claim_from_all(self, free: int) -> bool:
+        """Claim from every partition while there is room; return whether more may be ready."""
+        is_more = False
+        for _ in range(self._settings.redis.partitions):
+            # The next look begins with the next: a busy partition must not hide the others.
+            partition = self._partition
+            self._partition = (partition + 1) % self._settings.redis.partitions
+            batch = await functions.claim(
+                self._redis, self._root_of(partition), self._ask(min(free, _CLAIM_MAX))
+            )
+            self._begin(batch)
+            is_more = is_more or batch.is_more
+            free -= len(batch.claimed)
+            if free <= 0:
+                return True
+        return is_more
+
+    async def _wait_for_bell(self) -> bool:
+        """Sleep until a bell rings or a second passes; return whether to look for more.
+
+        A ring wakes one worker for one generation. With one partition it is claimed on the spot, in
+        the round trip that was waited for. A worker that is stopped while it sleeps is handed one
+        at most, and before its leases lapse: none of what they then set free.
+        """
+        settings = self._settings.redis
+        patience_seconds = min(_IDLE_SECONDS, self._settings.worker.lease_seconds / 2)
+        if settings.partitions > 1:
+            await functions.wait_for_bells(
+                self._bell, settings, patience_seconds, with_batch=self._hears_batch
+            )
+            return True
+        batch = await functions.claim_at_bell(
+            self._bell, self._root_of(0), self._ask(1), patience_seconds
+        )
+        self._begin(batch)
+        return batch.is_more
+
+    def _begin(self, batch: Batch) -> None:
+        for claimed in batch.claimed:
+            self._start(claimed)
+
+    def _root_of(self, partition: int) -> str:
+        return keys.partition_root(self._settings.redis, partition)
+
+    def _ask(self, count: int) -> ClaimAsk:
+        return ClaimAsk(
+            worker=self._worker,
+            wire=WIRE,
+            count=count,
+            batch=self._slots.free_for_batch,
+            lease_ms=int(self._settings.worker.lease_seconds * 1000),
+            keep=functions.Keep.of(self._settings.retention),
+        )
