@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from api.guards.identify import Caller
+from api.pace import Line
 from api.state import State
 from shared import ids
 from shared.catalogue import Catalogue
@@ -66,11 +67,11 @@ class Idempotency(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """A message is in. `ahead` is None when this is the answer to a repeated request."""
+    """A message is in. `line` is None when this is the answer to a repeated request."""
 
     generation: str
     session: str
-    ahead: int | None
+    line: Line | None
     rate: Rate | None
 
 
@@ -105,11 +106,13 @@ async def accept(
             logs.logger().info(
                 "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
             )
-            return Receipt(ask.generation, ask.session, result.ahead, result.rate)
+            return Receipt(
+                ask.generation, ask.session, Line(result.ahead, result.crowd), result.rate
+            )
         case Replayed(generation, session):
             # Our own repetition of a call whose reply was lost is no replay to the caller.
             is_ours = generation == ask.generation
-            return Receipt(generation, session, 0 if is_ours else None, None)
+            return Receipt(generation, session, Line(0) if is_ours else None, None)
         case NotAccepted():
             raise _refusal(ask, result)
 

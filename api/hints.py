@@ -3,20 +3,25 @@
 Owns no arithmetic, which is pace's: only what it is fed with.
 """
 
+from typing import Final
+
 from api import pace
 from api.state import State
 from shared.errors import UnavailableError
 from shared.wire.generation import Generation
 
+# A request that is repeated is told of what may long be under way.
+_NO_LINE: Final = pace.Line(None)
 
-async def first(state: State, root: str, model: str, ahead: int | None) -> int:
+
+async def first(state: State, root: str, model: str, line: pace.Line | None) -> int:
     """Return a receipt's hint, in seconds.
 
     The message is in: Redis going away now must not refuse it.
     """
     try:
         durations = await state.paces.durations(root, model)
-        waiting = pace.wait_seconds(ahead, durations, await state.fleet())
+        waiting = pace.wait_seconds(line or _NO_LINE, durations, await state.fleet())
     except UnavailableError:
         return pace.HINT_SECONDS_UNKNOWN
     return pace.hint(durations, 0.0, waiting)
@@ -27,7 +32,8 @@ async def now(state: State, root: str, generation: Generation) -> tuple[int, pac
     if generation.is_final:
         return 1, None
     durations = await state.paces.durations(root, generation.model)
-    waiting = pace.wait_seconds(generation.ahead, durations, await state.fleet())
+    line = pace.Line(generation.ahead, generation.crowd)
+    waiting = pace.wait_seconds(line, durations, await state.fleet())
     elapsed = 0.0
     if generation.started is not None and generation.ahead is None:
         elapsed = max(0.0, (state.clock.now_ms() - generation.started) / 1000)

@@ -171,14 +171,21 @@ def eta(known: Known, elapsed: float, wait: float) -> Eta:
     return Eta(wait + _quantile(remaining, 0.5), wait + _quantile(remaining, 0.9))
 
 
-def wait_seconds(ahead: int | None, known: Known, fleet: Fleet) -> float:
-    """Return the wait for a turn, by the account's own line and the fleet's room.
+class Line(NamedTuple):
+    """A place in an account's line: how many of its own come first; None for who no longer waits.
 
-    `ahead` counts the account's own that come first; None for what no longer waits.
+    `crowd` counts the accounts that wait, among whom the fleet's room is shared.
     """
-    if ahead is None:
+
+    ahead: int | None
+    crowd: int = 0
+
+
+def wait_seconds(line: Line, known: Known, fleet: Fleet) -> float:
+    """Return the wait for a turn, by the account's own line and its share of the fleet's room."""
+    if line.ahead is None:
         return 0.0
-    rounds = ahead // max(1, fleet.slots)
+    rounds = line.ahead // max(1, fleet.slots // max(1, line.crowd))
     return rounds * _quantile(known.durations, 0.5)
 
 

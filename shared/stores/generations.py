@@ -35,6 +35,7 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         hold=int(record.get("hold", 0)),
         progress=int(record.get("progress", 0)),
         ahead=_ahead(look),
+        crowd=look.crowd,
         unfinished=look.unfinished,
         last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
         text=text,

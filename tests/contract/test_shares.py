@@ -1,4 +1,4 @@
-"""Who is served when not all can be: persons before batches, accounts by weight, up to their most."""
+"""Who is served when not all can be: persons first, accounts by weight, none beyond its most."""
 
 from collections import Counter
 

@@ -81,6 +81,12 @@ def test_the_estimate_is_of_what_is_left(durations: list[float], elapsed: float)
 def test_the_wait_for_a_turn_goes_by_rounds_of_the_fleets_room() -> None:
     known = Known.of([4.0] * 9)
     fleet = Fleet(workers=2, slots=10)
-    assert pace.wait_seconds(None, known, fleet) == 0
-    assert [pace.wait_seconds(ahead, known, fleet) for ahead in (0, 9, 10, 25)] == [0, 0, 4, 8]
-    assert pace.wait_seconds(3, known, Fleet()) == 12
+
+    def wait(ahead: int | None, crowd: int, fleet: Fleet = fleet) -> float:
+        return pace.wait_seconds(pace.Line(ahead, crowd), known, fleet)
+
+    assert wait(None, 1) == 0
+    assert [wait(ahead, 1) for ahead in (0, 9, 10, 25)] == [0, 0, 4, 8]
+    assert [wait(ahead, 5) for ahead in (0, 1, 2, 9)] == [0, 0, 4, 16]
+    assert wait(3, 0, Fleet()) == 12
+    assert wait(3, 100) == 12

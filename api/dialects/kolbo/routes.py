@@ -27,9 +27,9 @@ async def submit(call: Call) -> Answer:
     idempotency = parameters.idempotency(call, call.route)
     receipt = await accept.accept(call.state, call.caller, intent, idempotency, call.request_id)
     headers = accept.rate_headers(receipt.rate)
-    if receipt.ahead is None:
+    if receipt.line is None:
         headers["idempotent-replayed"] = "true"
-    hint = await hints.first(call.state, call.caller.root, intent.model, receipt.ahead)
+    hint = await hints.first(call.state, call.caller.root, intent.model, receipt.line)
     return Answer(
         translate.receipt(receipt.generation, receipt.session, intent.model, hint), headers=headers
     )

@@ -147,7 +147,7 @@ async def _answer(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
 
 async def _follow(call: Call, intent: accept.Intent, receipt: accept.Receipt) -> Answer | Stream:
     """Return the events from the first. The message is in: nothing refuses it now."""
-    is_new = receipt.ahead is not None
+    is_new = receipt.line is not None
     try:
         streamed = await stream.follow(
             call, receipt.generation, None, accepted_in=receipt.session if is_new else None
@@ -171,7 +171,7 @@ async def _later(
     state, root = call.state, call.caller.root
     try:
         if generation is None:
-            hint = await hints.first(state, root, intent.model, receipt.ahead)
+            hint = await hints.first(state, root, intent.model, receipt.line)
         else:
             hint, _ = await hints.now(state, root, generation)
     except UnavailableError:
@@ -186,7 +186,7 @@ async def _later(
 
 
 def _headers(receipt: accept.Receipt) -> dict[str, str]:
-    replayed = {"idempotent-replayed": "true"} if receipt.ahead is None else {}
+    replayed = {"idempotent-replayed": "true"} if receipt.line is None else {}
     return accept.rate_headers(receipt.rate) | replayed
 
 

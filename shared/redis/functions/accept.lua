@@ -4,7 +4,7 @@
 --          total_max; if given: on_conflict ('reject' or
 --          'interrupt', with keep and channels), name, system_prompt, companion, metadata, project,
 --          idempotency, fingerprint, idempotency_ms
--- RETURNS  {'accepted', turn, accepted ms, ahead, unfinished, rate}, {'replayed', generation, session},
+-- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
 --          {'full', rate} or {'poor', balance, rate}; rate = {limit, remaining, reset ms, retry ms}
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
@@ -125,7 +125,8 @@ local function accept(root, ask)
     redis.call('ZADD', waiting_key(root, account, ask.session), turn, ask.generation)
   end
   local ahead = redis.call('ZRANK', line, ask.generation) - tonumber(known[2] or 0)
-  return {'accepted', turn, now, math.max(0, ahead), unfinished + 1, rate}
+  local crowd = redis.call('ZCARD', lane_key(root, ask.lane))
+  return {'accepted', turn, now, math.max(0, ahead), crowd, unfinished + 1, rate}
 end
 
 register('accept', accept)
