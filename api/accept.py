@@ -11,13 +11,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from api import not_accepted, pressure
 from api.guards.identify import Caller
 from api.pace import Line
 from api.state import State
 from shared import ids
 from shared.catalogue import Catalogue
 from shared.clock import iso
-from shared.errors import Code, RefusedError, RequestError
+from shared.errors import Code, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, Keep, NotAccepted, Rate, Replayed
 from shared.routing import price
@@ -89,6 +90,7 @@ async def accept(
     """
     model, tokens = await _model(state, intent)
     ask = _ask(state, caller, intent, _hold(intent, model, tokens), idempotency)
+    ask = await _pressed(state, caller, ask)
     paid = price.affordable_tokens(model, tokens, ask.hold)
     submission = Submission(
         session=ask.session,
@@ -114,7 +116,7 @@ async def accept(
             is_ours = generation == ask.generation
             return Receipt(generation, session, Line(0) if is_ours else None, None)
         case NotAccepted():
-            raise _refusal(ask, result)
+            raise await not_accepted.error(state, caller.root, ask, result)
 
 
 async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
@@ -195,9 +197,7 @@ def _ask(
         if intent.lane == "interactive"
         else limits.batch_deadline_seconds
     )
-    tier = {"free": limits.free, "pro": limits.pro, "enterprise": limits.enterprise}[
-        caller.account.tier
-    ]
+    tier = limits.of(caller.account.tier)
     return AcceptAsk(
         account=caller.account.id,
         key=caller.key.id,
@@ -218,6 +218,8 @@ def _ask(
         running_max=tier.running_max,
         stride=_STRIDE // tier.weight,
         total_max=limits.unfinished_total,
+        slots=0,
+        rounds_max=0,
         on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
         keep=Keep.of(settings.retention) if intent.on_conflict == "interrupt" else None,
         channels=keys.worker_channel(root, "") if intent.on_conflict == "interrupt" else None,
@@ -232,60 +234,19 @@ def _ask(
     )
 
 
+async def _pressed(state: State, caller: Caller, ask: AcceptAsk) -> AcceptAsk:
+    """Return what is asked, with what the moment allows: the fleet's room, the server's memory."""
+    now, fleet = await state.pressures.of(caller.root), await state.fleet()
+    known = await state.paces.durations(caller.root, ask.model)
+    has_memory = pressure.has_memory(now, state.settings.limits, ask.lane, caller.account.tier)
+    return msgspec.structs.replace(
+        ask,
+        total_max=ask.total_max if has_memory else 0,
+        slots=fleet.slots,
+        rounds_max=int(ask.deadline_ms / 1000 / known.typical_seconds),
+    )
+
+
 def session_name(state: State) -> str:
     """Return the name of a session that nobody named."""
     return f"API Chat - {iso(state.clock.now_ms())[:10]}"
-
-
-def rate_headers(rate: Rate | None) -> dict[str, str]:
-    """Return the headers that tell where an account stands against its submission limit."""
-    if rate is None:
-        return {}
-    return {
-        "ratelimit-limit": str(rate.limit),
-        "ratelimit-remaining": str(rate.remaining),
-        "ratelimit-reset": str(-(-rate.reset_ms // 1000)),
-    }
-
-
-def _refusal(ask: AcceptAsk, refused: NotAccepted) -> RequestError | RefusedError:
-    headers = rate_headers(refused.rate)
-    match refused.reason:
-        case "mismatch":
-            return RequestError(
-                "This Idempotency-Key was used for another request.", Code.IDEMPOTENCY_MISMATCH
-            )
-        case "no_session":
-            return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
-        case "busy":
-            return RefusedError(
-                "The session is answering another message.",
-                Code.SESSION_BUSY,
-                details={"generation_id": refused.about},
-            )
-        case "limited":
-            wait_ms = refused.rate.retry_ms if refused.rate else 1000
-            return RefusedError(
-                f"More than {ask.per_minute} messages a minute.",
-                Code.RATE_LIMITED,
-                retry_after_seconds=max(1, -(-wait_ms // 1000)),
-                headers=headers,
-            )
-        case "crowded":
-            return RefusedError(
-                f"The account has {ask.unfinished_max} unfinished generations, as many as it may.",
-                Code.RATE_LIMITED,
-                retry_after_seconds=5,
-                headers=headers,
-            )
-        case "full":
-            return RefusedError(
-                "The queue is full.", Code.QUEUE_FULL, retry_after_seconds=10, headers=headers
-            )
-        case "poor":
-            needed, there = ask.hold / _MICROCREDITS, int(refused.about) / _MICROCREDITS
-            return RefusedError(
-                f"The answer may cost {needed:g} credits; {there:g} are available.",
-                Code.INSUFFICIENT_CREDITS,
-                headers=headers,
-            )

@@ -26,6 +26,7 @@ from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
+from api.pressure import Pressures
 from api.state import State
 from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
@@ -109,6 +110,7 @@ async def _state(
             subscriber=subscriber,
             rings=Rings(redis, subscriber, clock),
             paces=Paces(redis, shelf, clock),
+            pressures=Pressures(redis, clock),
             fleets=Fresh(view, clock, trusted_seconds=_FLEET_SECONDS),
         )
     finally:

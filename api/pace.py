@@ -39,6 +39,7 @@ _WORTH_SECONDS: Final = 0.05
 _SETTLING_SECONDS: Final = 0.02
 _EARLY_SECONDS: Final = 0.1
 _BEYOND_SHARE: Final = 0.05
+_SHORTEST_SECONDS: Final = 0.001
 
 
 class Eta(NamedTuple):
@@ -53,6 +54,11 @@ class Known(NamedTuple):
 
     durations: tuple[float, ...]
     looks: tuple[int, ...]
+
+    @property
+    def typical_seconds(self) -> float:
+        """How long half of them took, at most."""
+        return max(_SHORTEST_SECONDS, _quantile(self.durations, 0.5))
 
     @classmethod
     def of(cls, durations: Iterable[float]) -> Self:

@@ -9,6 +9,7 @@ from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
+from api.pressure import Pressures
 from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
 from shared.errors import ConfigurationError
@@ -37,6 +38,7 @@ class State:
     subscriber: Subscriber
     rings: Rings
     paces: Paces
+    pressures: Pressures
     fleets: Fresh[None, Fleet]
     _offered: tuple[Catalogue, Fleet, tuple[ModelSettings, ...]] | None = field(
         default=None, init=False

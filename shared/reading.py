@@ -2,7 +2,8 @@
 
 Owns which files there are: `POLLUX_CONFIG`, or `pollux.toml` if it is there, and the catalogue that
 it or a variable names, relative to it. Owns how a variable's name becomes a path, and how a tree is
-checked against a shape, leaf by leaf. Refuses to know what else the settings are.
+checked against a shape, which is made of sections, leaf by leaf. Refuses to know what else the
+settings are.
 """
 
 import re
@@ -14,6 +15,11 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_type_hints
 
 import msgspec
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of a file: frozen, closed, every field with a default or required by name."""
+
 
 Tree = dict[str, Any]
 Shape = TypeVar("Shape", bound=msgspec.Struct)

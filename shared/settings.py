@@ -13,7 +13,7 @@ read and never prints it.
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -21,14 +21,17 @@ from msgspec import Meta
 from typing_extensions import override
 
 from shared import reading
+from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
+from shared.reading import Section
+from shared.wire.account import TierName
 
 Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 Durability = Literal["process", "fsync", "none"]
 Dialect = Literal["openai", "anthropic", "gemini"]
-Layer = Literal["identity", "preferences", "history"]
 Capability = Literal[
     "vision", "tools", "web_search", "reasoning", "image_output", "audio_output", "json"
 ]
@@ -53,10 +56,6 @@ class Secret:
     @override
     def __repr__(self) -> str:
         return "Secret(...)"
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the file: frozen, closed, every field with a default or required by name."""
 
 
 class RedisSettings(Section, frozen=True, kw_only=True):
@@ -92,7 +91,7 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 16
     # The most that batches may hold of it; one slot at least.
-    batch_share: Annotated[float, Meta(gt=0, le=1)] = 0.75
+    batch_share: Share = 0.75
     lease_seconds: Seconds = 2.0
     beat_seconds: Seconds = 0.5
     reap_seconds: Seconds = 0.08
@@ -124,10 +123,18 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         submissions_per_minute=6000, unfinished_max=500_000, running_max=5_000, weight=16
     )
     unfinished_total: Positive = 1_000_000
+    # Of the server's memory: who is turned away beyond it.
+    memory_share_max_batch: Share = 0.7
+    memory_share_max_free: Share = 0.8
+    memory_share_max: Share = 0.9
     message_characters_max: Positive = 200_000
     interactive_deadline_seconds: Seconds = 900.0
     batch_deadline_seconds: Seconds = 86_400.0
     deadline_seconds_max: Seconds = 604_800.0
+
+    def of(self, tier: TierName) -> Tier:
+        """Return what an account of a tier may do."""
+        return {"free": self.free, "pro": self.pro, "enterprise": self.enterprise}[tier]
 
 
 class RetentionSettings(Section, frozen=True, kw_only=True):
@@ -186,7 +193,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     input_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     output_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     rates_date: date | None = None
-    strengths: dict[str, Annotated[float, Meta(ge=0, le=1)]] = {}
+    strengths: dict[str, Share] = msgspec.field(default_factory=dict)
     summary: str = ""
     recommended: bool = False
     estimated_duration_seconds: Annotated[float, Meta(gt=0)] = 5.0
@@ -196,54 +203,6 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     def title(self) -> str:
         """How callers see it."""
         return self.name or self.identifier
-
-
-class CompanionSettings(Section, frozen=True, kw_only=True):
-    """Somebody to talk to, by `type`: how it speaks, and by which model if not Smart Select."""
-
-    type: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
-    name: str
-    description: str = ""
-    persona: Annotated[str, Meta(max_length=20_000)]
-    model: str | None = None
-    capabilities: tuple[str, ...] = ()
-    memory_layers: tuple[Layer, ...] = get_args(Layer)
-
-
-COMPANIONS = (
-    CompanionSettings(
-        type="smart-home",
-        name="Smart Home",
-        description="Knows your home: lights, heating, sensors, and the servers behind them.",
-        persona="You look after a household's devices and the machines that run them. Be practical "
-        "and calm, prefer what is safe and saves energy, and say plainly what you cannot see.",
-        capabilities=("devices", "automations", "troubleshooting"),
-    ),
-    CompanionSettings(
-        type="devops",
-        name="DevOps",
-        description="Builds, ships and repairs systems with you.",
-        persona="You are an experienced operations engineer. Give exact commands and explain the "
-        "risk of each, ask before anything destructive, and look for the cause before the fix.",
-        capabilities=("deployments", "incidents", "infrastructure"),
-    ),
-    CompanionSettings(
-        type="personal",
-        name="Personal",
-        description="Helps with plans, errands and everyday questions.",
-        persona="You are a warm, discreet assistant for everyday life. Answer briefly, offer one "
-        "good suggestion instead of five, and never pretend to know what you were not told.",
-        capabilities=("planning", "writing", "reminders"),
-    ),
-    CompanionSettings(
-        type="work",
-        name="Work",
-        description="Drafts, summarises and thinks along at work.",
-        persona="You are a clear-headed colleague. Lead with the result, structure what is long, "
-        "mark assumptions as such, and keep to a professional and friendly tone.",
-        capabilities=("writing", "summaries", "analysis"),
-    ),
-)
 
 
 class Entries(Section, frozen=True, kw_only=True):

@@ -44,6 +44,8 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     """What `accept` needs beside the submission; times are milliseconds, money microcredits.
 
     `stride` is what a claim costs the account in virtual time: half of it is twice the share.
+    `slots` are those of all live workers, 0 if that is not known; they can be taken `rounds_max`
+    times one after the other before the deadline.
     """
 
     account: str
@@ -63,6 +65,8 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     running_max: int
     stride: int
     total_max: int
+    slots: int
+    rounds_max: int
     on_conflict: OnConflict | None = None
     keep: Keep | None = None
     channels: str | None = None
@@ -109,7 +113,7 @@ class Replayed(msgspec.Struct, frozen=True):
 class NotAccepted(msgspec.Struct, frozen=True):
     """Nothing was stored. `about` is the busy generation or the balance, where there is one."""
 
-    reason: Literal["mismatch", "no_session", "busy", "limited", "crowded", "full", "poor"]
+    reason: Literal["mismatch", "no_session", "busy", "limited", "crowded", "late", "full", "poor"]
     about: str = ""
     rate: Rate | None = None
 
@@ -128,7 +132,7 @@ async def accept(
             return NotAccepted("poor", _text(balance), Rate(*rate))
         case ["busy", generation]:
             return NotAccepted("busy", _text(generation))
-        case [("limited" | "crowded" | "full") as reason, rate]:
+        case [("limited" | "crowded" | "late" | "full") as reason, rate]:
             return NotAccepted(reason, rate=Rate(*rate))
         case [("mismatch" | "no_session") as reason]:
             return NotAccepted(reason)
@@ -619,6 +623,26 @@ async def report(
     """
     living, served = await invoke(redis, "report", root, ask, blob=pulse)
     return int(living), [_text(model) for model in served]
+
+
+class PressureAsk(Ask, frozen=True, kw_only=True):
+    """Nothing is asked."""
+
+
+class Pressed(msgspec.Struct, frozen=True, array_like=True):
+    """A partition's counts, and its server's memory in bytes: `most_bytes` is 0 for no bound."""
+
+    now_ms: int
+    unfinished: int
+    running: int
+    ended: int
+    used_bytes: int
+    most_bytes: int
+
+
+async def pressure(redis: Connection, root: str, ask: PressureAsk) -> Pressed:
+    """Return how much waits, how much has ended, and how full the server is."""
+    return Pressed(*await invoke(redis, "pressure", root, ask, effect="none"))
 
 
 class FleetAsk(Ask, frozen=True, kw_only=True):

@@ -10,7 +10,10 @@ import pytest
 from shared.settings import Tier
 from shared.wire.account import TierName
 from tests.support import waiting
+from tests.support.completions import Answer
 from tests.support.customer import Customer, body, refused
+from tests.support.provider import Provider
+from tests.support.server import Look, Server
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -189,3 +192,79 @@ async def test_who_cannot_pay_is_refused_and_reads_what_it_takes(system: System)
     cancelled = body(await api.post(receipt["cancel_url"]))
     assert cancelled["credits_refunded"] == credits_["held"]
     body(await _post(api))
+
+
+def _used_bytes(look: Look) -> int:
+    return int(look("INFO", "memory")["used_memory"])
+
+
+async def test_a_server_that_fills_up_turns_batches_away_first(
+    own_system: System, own_server: Server
+) -> None:
+    await own_system.front()
+    pro = await own_system.customer(tier="pro")
+    free = await own_system.customer("two", tier="free")
+    batch = {"message": "x", "priority": "batch"}
+    body(await pro.post(CHAT, json=batch))
+
+    async def fill(share: float) -> None:
+        with own_server.look() as look:
+            look("CONFIG", "SET", "maxmemory", int(_used_bytes(look) / share))
+        own_system.clock.turn(10)
+        # The first look behind a request finds it; the next one goes by it.
+        await pro.get(CREDITS)
+
+    await fill(0.75)
+    refusal = refused(await pro.post(CHAT, json=batch), 503, "QUEUE_FULL")
+    assert "Redis" not in refusal["error"]
+    body(await _post(free))
+    await fill(0.85)
+    answer = await _post(free)
+    refused(answer, 503, "QUEUE_FULL")
+    assert int(answer.headers["retry-after"]) >= 1
+    body(await _post(pro))
+    await fill(0.95)
+    before = await pro.credits()
+    refused(await _post(pro), 503, "QUEUE_FULL")
+    assert await pro.credits() == before
+    with own_server.look() as look:
+        look("CONFIG", "SET", "maxmemory", "0")
+    own_system.clock.turn(10)
+    body(await _post(pro))
+
+
+async def test_who_sends_again_what_was_taken_in_is_answered_though_nothing_more_is(
+    own_system: System, own_server: Server
+) -> None:
+    await own_system.front()
+    api = await own_system.customer()
+    asked, key = {"message": "once"}, {"idempotency-key": "k"}
+    receipt = body(await api.post(CHAT, json=asked, headers=key))
+    with own_server.look() as look:
+        look("CONFIG", "SET", "maxmemory", int(_used_bytes(look) / 0.95))
+    own_system.clock.turn(10)
+    refused(await _post(api), 503, "QUEUE_FULL")
+    again = await api.post(CHAT, json=asked, headers=key)
+    assert body(again)["message_id"] == receipt["message_id"]
+
+
+async def test_what_could_not_be_answered_in_time_is_not_taken_in(
+    system: System, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.answer = lambda _: Answer(gate=gate)
+    system.change("worker", concurrency=1)
+    worker = await system.worker()
+    await system.front()
+    api = await system.customer()
+    # By the catalogue's word an answer takes two seconds.
+    first = await api.ask("hello", model="alpha", deadline_seconds=60)
+    await waiting.until(lambda: len(worker.slots))
+    second = await api.ask("hello", model="alpha", deadline_seconds=60)
+    hurried = {"message": "hello", "model": "alpha", "deadline_seconds": 1}
+    answer = await api.post(CHAT, json=hurried)
+    assert "1 s" in refused(answer, 503, "QUEUE_FULL")["error"]
+    assert int(answer.headers["retry-after"]) >= 1
+    gate.set()
+    for receipt in (first, second):
+        assert (await api.end(receipt))["state"] == "completed"

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from shared.settings import CompanionSettings
+from shared.companions import CompanionSettings
 from tests.api.kombify import AI, CHAT, SESSIONS, chat, refused, session, told
 from tests.support import waiting
 from tests.support.customer import Customer, Json

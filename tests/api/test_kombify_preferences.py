@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from shared.settings import CompanionSettings
+from shared.companions import CompanionSettings
 from shared.stores.accounts import Accounts
 from tests.api.kombify import AI, chat, refused, told
 from tests.support.customer import Customer, Json

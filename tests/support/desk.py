@@ -58,6 +58,8 @@ class Wish(TypedDict, total=False):
     running_max: int
     stride: int
     total_max: int
+    slots: int
+    rounds_max: int
     on_conflict: OnConflict
     name: str
     system_prompt: str
@@ -98,6 +100,8 @@ class Desk:
             "running_max": 1_000,
             "stride": 1_000,
             "total_max": 10_000,
+            "slots": 0,
+            "rounds_max": 0,
             "on_conflict": "enqueue",
             "name": "A talk",
             "fingerprint": "same",

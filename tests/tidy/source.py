@@ -29,15 +29,26 @@ def texts() -> dict[str, str]:
 def modules(*packages: str) -> dict[str, ast.Module]:
     """Return the syntax tree of every Python file of some packages by its path."""
     return {
-        path: ast.parse(text, path)
-        for path, text in texts().items()
+        path: _parsed(path)
+        for path in texts()
         if path.endswith(".py") and path.split("/")[0] in (packages or PACKAGES)
     }
 
 
+@cache
+def _parsed(path: str) -> ast.Module:
+    return ast.parse(texts()[path], path)
+
+
+@cache
+def nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """Return every node of a file's tree; to walk one takes long."""
+    return tuple(ast.walk(tree))
+
+
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield every function and method."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -51,12 +62,12 @@ def strings(tree: ast.Module) -> Iterator[str]:
     """Yield every text constant that is no docstring, the fixed pieces of f-strings among them."""
     documents = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if (
             isinstance(node, ast.Constant)
             and isinstance(node.value, str)

@@ -12,8 +12,9 @@ import msgspec
 
 from api.errors import STATUS
 from shared.lifecycle import TRANSITIONS, state_of
+from shared.reading import Section
 from shared.redis.keys import FAMILIES
-from shared.settings import Section, Settings
+from shared.settings import Settings
 
 README: Final = Path(__file__).parents[2] / "README.md"
 _TABLE: Final = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)

@@ -59,7 +59,7 @@ def test_names_say_what_a_thing_is() -> None:
     vague = []
     for path, tree in source.modules().items():
         names = [Path(path).stem, *path.split("/")[:-1]]
-        for node in ast.walk(tree):
+        for node in source.nodes(tree):
             if isinstance(node, ast.ClassDef):
                 names += re.findall("[A-Z][a-z]*", node.name)
         words = [word.lower() for name in names for word in name.split("_")]
@@ -85,7 +85,7 @@ def test_catch_alls_stand_at_the_edges_only() -> None:
     found = {
         path: count
         for path, tree in source.modules(*source.PRODUCT).items()
-        if (count := sum(_catches_all(node) for node in ast.walk(tree)))
+        if (count := sum(_catches_all(node) for node in source.nodes(tree)))
     }
     assert found == CATCH_ALLS
 
@@ -104,7 +104,7 @@ def test_inheritance_is_shallow() -> None:
     parents = {
         node.name: [base.id for base in node.bases if isinstance(base, ast.Name)]
         for tree in source.modules(*source.PRODUCT).values()
-        for node in ast.walk(tree)
+        for node in source.nodes(tree)
         if isinstance(node, ast.ClassDef)
     }
 

@@ -15,7 +15,7 @@ _LAZY: Final = re.compile(r"^((?:api|worker|shared|deploy)(?:\.\w+)+)(?::\w+)?$"
 def _imported(tree: ast.Module) -> set[str]:
     """Return every module that a file imports, by a statement or by its name in a text."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in source.nodes(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -8,7 +8,8 @@ import pytest
 
 from shared.catalogue import Catalogue
 from shared.errors import ConfigurationError
-from shared.settings import Secret, Section, Settings
+from shared.reading import Section
+from shared.settings import Secret, Settings
 
 CATALOGUE = """
 [[providers]]

@@ -95,6 +95,8 @@ class Front:
             running_max=100_000,
             stride=1_000,
             total_max=1_000_000,
+            slots=0,
+            rounds_max=0,
             keep=Keep.of(self.settings.retention),
             channels=self._channels(),
             name="a session",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from api import accept, hints, parameters, sessions, stream
+from api import accept, hints, not_accepted, parameters, sessions, stream
 from api.dialects.kolbo import account, translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
 from api.follow import told, wait
@@ -26,7 +26,7 @@ async def submit(call: Call) -> Answer:
     intent = translate.intent(call.body, call.state.settings.limits)
     idempotency = parameters.idempotency(call, call.route)
     receipt = await accept.accept(call.state, call.caller, intent, idempotency, call.request_id)
-    headers = accept.rate_headers(receipt.rate)
+    headers = not_accepted.rate_headers(receipt.rate)
     if receipt.line is None:
         headers["idempotent-replayed"] = "true"
     hint = await hints.first(call.state, call.caller.root, intent.model, receipt.line)

@@ -7,11 +7,12 @@ look.
 
 from typing import Final
 
-from api import accept, hints, links, options, pace, parameters, sessions, stream
+from api import accept, hints, links, not_accepted, options, pace, parameters, sessions, stream
 from api.dialects.kombify import translate, wire
 from api.endpoint import Answer, Call, Stream
 from api.follow import told, wait
 from shared import ids
+from shared.companions import CompanionSettings
 from shared.errors import (
     CANCELLED,
     Code,
@@ -21,7 +22,6 @@ from shared.errors import (
     RequestError,
     UnavailableError,
 )
-from shared.settings import CompanionSettings
 from shared.stores.fleet import Fleet
 from shared.wire.generation import Generation
 from shared.wire.submission import AUTO
@@ -187,7 +187,7 @@ async def _later(
 
 def _headers(receipt: accept.Receipt) -> dict[str, str]:
     replayed = {"idempotent-replayed": "true"} if receipt.line is None else {}
-    return accept.rate_headers(receipt.rate) | replayed
+    return not_accepted.rate_headers(receipt.rate) | replayed
 
 
 def _failed(receipt: accept.Receipt, failure: Failure) -> FailedError:

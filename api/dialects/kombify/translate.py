@@ -10,7 +10,7 @@ from api.dialects.kombify import wire
 from api.follow import told
 from shared.catalogue import Catalogue
 from shared.clock import iso
-from shared.settings import CompanionSettings
+from shared.companions import CompanionSettings
 from shared.stores.fleet import Fleet
 from shared.stores.sessions import Session, Turn
 from shared.wire.generation import Generation

@@ -12,8 +12,8 @@ from msgspec import Meta
 
 from api.follow.told import Message, Usage
 from api.options import Metadata, Options, SessionName
+from shared.companions import Layer
 from shared.lifecycle import State
-from shared.settings import Layer
 from shared.wire.routing import Routing
 
 

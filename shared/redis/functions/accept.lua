@@ -1,12 +1,13 @@
 -- accept: take one message in, whole or not at all.
--- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the submission), lane, wire, model,
---          hold, deadline_ms, per_minute, unfinished_max, running_max, stride (of its account in virtual time),
---          total_max; if given: on_conflict ('reject' or
---          'interrupt', with keep and channels), name, system_prompt, companion, metadata, project,
---          idempotency, fingerprint, idempotency_ms
+-- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the
+--          submission), lane, wire, model, hold, deadline_ms, per_minute, unfinished_max, running_max, stride
+--          (of its account in virtual time), total_max, slots (of all workers), rounds_max (of all slots that
+--          the deadline leaves time for); if given: on_conflict ('reject' or 'interrupt', with keep and
+--          channels), name, system_prompt, companion, metadata, project, idempotency, fingerprint,
+--          idempotency_ms
 -- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
---          {'full', rate} or {'poor', balance, rate}; rate = {limit, remaining, reset ms, retry ms}
+--          {'late', rate}, {'full', rate} or {'poor', balance, rate}; rate = {limit, remaining, reset ms, retry ms}
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
 --          repeated request must find either all of it or nothing.
 -- A turn with a companion, its own or its session's, is left to workers that know what one is.
@@ -24,6 +25,16 @@ local function take_rate(root, ask, now)
   redis.call('SET', key, math.floor(arrival), 'PX', math.ceil((arrival - now) / 1000) + 1000)
   local remaining = math.floor((window - (arrival - now)) / interval + 0.000001)
   return {ask.per_minute, remaining, math.ceil((arrival - now) / 1000), 0}, true
+end
+
+-- What cannot be answered before its deadline is not taken in: too many of the account's own come first, by
+-- its share of the slots.
+local function is_late(root, ask, running)
+  if ask.slots == 0 then return false end
+  local ahead = redis.call('ZCARD', unfinished_key(root, ask.account, ask.lane)) - running
+  local crowd = redis.call('ZCARD', lane_key(root, ask.lane))
+  local share = math.max(1, math.floor(ask.slots / math.max(1, crowd)))
+  return math.floor(ahead / share) > ask.rounds_max
 end
 
 local function find_replay(root, ask)
@@ -100,6 +111,7 @@ local function accept(root, ask)
   if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
   local books = books_key(root, account)
   local known = redis.call('HMGET', books, 'balance', 'running_' .. ask.lane, 'lane_stride', 'running_most')
+  if is_late(root, ask, tonumber(known[2] or 0)) then return {'late', rate} end
   local balance = tonumber(known[1] or 0)
   if balance < ask.hold then return {'poor', int(balance), rate} end
 

@@ -218,6 +218,7 @@ local function finish(root, account, id, generation, ending)
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
     leave_session(root, account, id, generation.session, head)
   end
+  redis.call('HINCRBY', clocks_key(root), 'ended', 1)
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))

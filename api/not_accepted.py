@@ -1,0 +1,74 @@
+"""What a message that was not taken in comes to: the sentence, the code, and when to come again.
+
+Owns the translation of each reason that the accepting call may give. Pure but for what the moment's
+pressure says of patience.
+"""
+
+from typing import Final
+
+from api import pressure
+from api.state import State
+from shared.errors import Code, RefusedError, RequestError
+from shared.redis.functions import AcceptAsk, NotAccepted, Rate
+
+_MICROCREDITS: Final = 1_000_000
+
+
+async def error(
+    state: State, root: str, ask: AcceptAsk, refused: NotAccepted
+) -> RequestError | RefusedError:
+    """Return what a refusal of `accept` comes to."""
+    match refused.reason:
+        case "mismatch":
+            return RequestError(
+                "This Idempotency-Key was used for another request.", Code.IDEMPOTENCY_MISMATCH
+            )
+        case "no_session":
+            return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+        case "busy":
+            return RefusedError(
+                "The session is answering another message.",
+                Code.SESSION_BUSY,
+                details={"generation_id": refused.about},
+            )
+        case "poor":
+            needed, there = ask.hold / _MICROCREDITS, int(refused.about) / _MICROCREDITS
+            return RefusedError(
+                f"The answer may cost {needed:g} credits; {there:g} are available.",
+                Code.INSUFFICIENT_CREDITS,
+                headers=rate_headers(refused.rate),
+            )
+        case _:
+            return await _not_now(state, root, ask, refused)
+
+
+async def _not_now(state: State, root: str, ask: AcceptAsk, refused: NotAccepted) -> RefusedError:
+    """Return a refusal that says when to come again; the account's own limits are no fault here."""
+    rate, code = state.pressures.rate(root), Code.RATE_LIMITED
+    if refused.reason == "limited":
+        sentence = f"More than {ask.per_minute} messages a minute."
+        seconds = max(1, -(-(refused.rate.retry_ms if refused.rate else 1000) // 1000))
+    elif refused.reason == "crowded":
+        sentence = (
+            f"The account has {ask.unfinished_max} unfinished generations, as many as it may."
+        )
+        seconds = pressure.seconds_until_ended(1, rate)
+    else:
+        code = Code.QUEUE_FULL
+        sentence = "There is no room for more at the moment."
+        if refused.reason == "late":
+            sentence = f"It could not be answered within {ask.deadline_ms / 1000:g} s."
+        seconds = pressure.seconds_until_room(await state.pressures.of(root), rate)
+    headers = rate_headers(refused.rate)
+    return RefusedError(sentence, code, retry_after_seconds=seconds, headers=headers)
+
+
+def rate_headers(rate: Rate | None) -> dict[str, str]:
+    """Return the headers that tell where an account stands against its submission limit."""
+    if rate is None:
+        return {}
+    return {
+        "ratelimit-limit": str(rate.limit),
+        "ratelimit-remaining": str(rate.remaining),
+        "ratelimit-reset": str(-(-rate.reset_ms // 1000)),
+    }
