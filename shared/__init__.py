@@ -1,6 +1,7 @@
 """What the front and the workers must agree on, and nothing they need not.
 
 settings, errors, clock, ids, lifecycle   the ground floor: no I/O but for what follows
+clarity     whether a message wants rewording, told from its form
 reading     the files and variables that settings come from, and every fault in them
 hangup      what SIGHUP means to a process
 catalogue   which providers and models there are, by their names

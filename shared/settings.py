@@ -151,6 +151,14 @@ class AuthSettings(Section, frozen=True, kw_only=True):
     pepper_env: str = "POLLUX_PEPPER"
 
 
+class EnhancementSettings(Section, frozen=True, kw_only=True):
+    """Who rewords unclear messages, how long it may take and how much say; without it, nobody."""
+
+    model: str | None = None
+    seconds: Seconds = 3.0
+    output_tokens_max: Positive = 512
+
+
 class LogSettings(Section, frozen=True, kw_only=True):
     """What is written to standard error, and how."""
 
@@ -227,6 +235,7 @@ class Settings(Section, frozen=True, kw_only=True):
     limits: LimitSettings = LimitSettings()
     retention: RetentionSettings = RetentionSettings()
     auth: AuthSettings = AuthSettings()
+    enhancement: EnhancementSettings = EnhancementSettings()
     log: LogSettings = LogSettings()
     catalogue: CatalogueSettings = CatalogueSettings()
     providers: tuple[ProviderSettings, ...] = ()
@@ -257,7 +266,7 @@ class Settings(Section, frozen=True, kw_only=True):
         reading.check(Entries, more, "", theirs)
         for each, told in ((tree, faults), (more, theirs)):
             _check_entries(each, _named("providers", "name", tree, more), told)
-        _check_companions(tree, _named("models", "identifier", tree, more), faults)
+        _check_named_models(tree, _named("models", "identifier", tree, more), faults)
         faults += [f"{catalogue}: {fault}" for fault in theirs]
         if faults:
             raise ConfigurationError(faults)
@@ -331,7 +340,13 @@ def _check_entries(tree: reading.Tree, providers: set[str], faults: list[str]) -
             faults.append(f"models[{index}]: `auto` is the word for Smart Select")
 
 
-def _check_companions(tree: reading.Tree, models: set[str], faults: list[str]) -> None:
+def _check_named_models(tree: reading.Tree, models: set[str], faults: list[str]) -> None:
+    """Check what names a model elsewhere than in the catalogue: rewording, companions."""
+    section = tree.get("enhancement")
+    rewords = section.get("model") if isinstance(section, dict) else None
+    # Where none is named at all, `pollux up` brings its own, and reads again.
+    if isinstance(rewords, str) and models and rewords not in models:
+        faults.append(f"enhancement.model: no model is named {rewords}")
     companions = reading.sound(tree, "companions", CompanionSettings)
     types = [companion.type for companion in companions.values()]
     faults.extend(f"companions: {name} stands twice" for name in _twice(types))

@@ -154,6 +154,12 @@ class Run:
     citations: list[Citation] = field(default_factory=list)
     enhancement: Enhancement | None = None
 
+    @property
+    def prompt(self) -> str:
+        """What the model reads as the user's message: it, or what it was reworded to."""
+        reworded = self.enhancement.text if self.enhancement is not None else None
+        return self.user.content if reworded is None else reworded
+
     def now_ms(self) -> int:
         """Return Redis' time as well as is known here: the claim's, and what has passed since."""
         passed = self.tools.clock.monotonic() - self.claimed_at

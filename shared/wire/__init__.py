@@ -3,6 +3,7 @@
 submission   what a caller asked, as a worker finds it
 generation   one answer being made, as a caller may look at it
 message      what a session keeps of a turn
+enhancement  why a message was reworded or left alone
 event        one numbered entry of a generation's stream
 routing      which model was chosen, and why
 account      who owns what, and the keys that prove it

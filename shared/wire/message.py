@@ -63,8 +63,11 @@ class Citation(msgspec.Struct, frozen=True):
     title: str = ""
 
 
-class Enhancement(msgspec.Struct, frozen=True):
-    """Whether a message was reworded before it was answered, and why; `text` is what was sent."""
+class Enhancement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether a message was reworded before it was answered; `text` is what was sent.
+
+    `reason` is a word of `wire.enhancement`.
+    """
 
     applied: bool
     reason: str

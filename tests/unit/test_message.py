@@ -4,7 +4,13 @@ import msgspec
 
 from shared.routing.choose import Question, choose
 from shared.settings import ModelSettings
-from shared.wire.message import AssistantMessage, Media, decode_assistant, encode_assistant
+from shared.wire.message import (
+    AssistantMessage,
+    Enhancement,
+    Media,
+    decode_assistant,
+    encode_assistant,
+)
 from shared.wire.routing import KeptRouting
 
 _MODELS = tuple(
@@ -53,3 +59,13 @@ def test_reasoning_and_media_are_kept_and_do_not_disturb_who_knows_none() -> Non
 def test_an_answer_without_reasoning_and_media_weighs_nothing_for_them() -> None:
     record = encode_assistant(AssistantMessage(status="completed", content="Hi", created=1))
     assert msgspec.msgpack.decode(record) == {"status": "completed", "content": "Hi", "created": 1}
+
+
+def test_a_message_that_was_left_alone_weighs_a_word() -> None:
+    left = Enhancement(applied=False, reason="slow")
+    record = encode_assistant(
+        AssistantMessage(status="completed", content="Hi", created=1, enhancement=left)
+    )
+    kept = msgspec.msgpack.decode(record)["enhancement"]
+    assert kept == {"applied": False, "reason": "slow"}
+    assert decode_assistant(record).enhancement == left

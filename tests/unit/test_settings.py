@@ -147,6 +147,18 @@ def test_companions_ship_and_may_be_others(tmp_path: Path) -> None:
     assert _read(tmp_path, "companions = []").companions == ()
 
 
+def test_model_that_rewords_must_be_in_the_catalogue(tmp_path: Path) -> None:
+    read = _read(tmp_path, CATALOGUE, POLLUX_ENHANCEMENT__MODEL="small")
+    assert (read.enhancement.model, read.enhancement.seconds) == ("small", 3.0)
+    # Who names none at all is brought some, and reads again.
+    assert _read(tmp_path, POLLUX_ENHANCEMENT__MODEL="small").enhancement.model == "small"
+    said = "[enhancement]\nmodel = 'gone'\nseconds = 0\n"
+    assert _faults(tmp_path, said + CATALOGUE) == [
+        "enhancement.seconds: expected `float` > 0.0",
+        "enhancement.model: no model is named gone",
+    ]
+
+
 def test_companions_must_hold_together(tmp_path: Path) -> None:
     companion = '[[companions]]\ntype = "{}"\nname = "N"\npersona = "P"\n{}\n'
     found = _faults(

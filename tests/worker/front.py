@@ -16,7 +16,7 @@ from shared.stores import generations, sessions
 from shared.wire import event as events, submission as submissions
 from shared.wire.account import Books
 from shared.wire.generation import Generation
-from shared.wire.submission import AUTO, WIRE, Lane, Submission
+from shared.wire.submission import AUTO, PLAIN, WIRE, Features, Lane, Submission
 from tests.support import waiting
 
 GRANT: Final = 10_000_000_000
@@ -69,6 +69,8 @@ class Front:
         deadline_ms: int = 60_000,
         wire: int = WIRE,
         system_prompt: str | None = None,
+        enhance_prompt: bool = True,
+        features: Features = PLAIN,
         blob: bytes | None = None,
     ) -> Ticket:
         """Accept a message; a session that is not named is a new one."""
@@ -102,7 +104,13 @@ class Front:
             name="a session",
             system_prompt=system_prompt,
         )
-        asked = Submission(session=ticket.session, model=model, max_output_tokens=max_output_tokens)
+        asked = Submission(
+            session=ticket.session,
+            model=model,
+            max_output_tokens=max_output_tokens,
+            enhance_prompt=enhance_prompt,
+            features=features,
+        )
         accepted = await functions.accept(
             self.redis, root, ask, submissions.encode(asked) if blob is None else blob
         )

@@ -4,7 +4,7 @@ import random
 
 from shared.errors import Failure
 from shared.routing import price
-from shared.routing.choose import OUTPUT_TOKENS_MIN, Question, choose as decide, needs
+from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose as decide, needs
 from shared.settings import ModelSettings
 from shared.wire.event import Routed
 from shared.wire.submission import AUTO
@@ -17,8 +17,30 @@ _ELSEWHERE_SECONDS = (0.2, 1.2)
 
 async def choose(run: Run) -> Failed | Retry | None:
     """Fill `run.model` and `run.routing`; without a model, wait for another worker or fail."""
+    tokens = tokens_of_prompt(run, run.prompt)
+    candidates, (run.routing, open_) = weigh(run, tokens)
+    if open_:
+        run.model, *others = open_
+        run.others = tuple(each for each in others if _is_paid_for(run, each, tokens))
+        run.writer.say(Routed(run.routing))
+        return None
+    is_elsewhere = any(each.excluded_by == "unavailable" for each in run.routing.candidates)
+    if is_elsewhere or (run.submission.model == AUTO and not candidates):
+        return Retry(random.uniform(*_ELSEWHERE_SECONDS))  # noqa: S311  jitter
+    if not candidates:
+        return Failed(_NO_SUCH_MODEL)
+    is_too_long = any(each.excluded_by == "context_window" for each in run.routing.candidates)
+    return Failed(_NOTHING_FITS if is_too_long else _NOTHING_CAN)
+
+
+def tokens_of_prompt(run: Run, prompt: str) -> int:
+    """Estimate, high, what is sent whatever else is: the prompt and the system's."""
+    return price.tokens_in(prompt) + price.tokens_in(run.system_prompt or "")
+
+
+def weigh(run: Run, tokens: int) -> tuple[tuple[ModelSettings, ...], Choice]:
+    """Return who may answer a prompt of so many tokens, and the decision among them."""
     tools, name = run.tools, run.submission.model
-    tokens = price.tokens_in(run.user.content) + price.tokens_in(run.system_prompt or "")
     question = Question(
         model=name,
         input_tokens=tokens,
@@ -26,19 +48,7 @@ async def choose(run: Run) -> Failed | Retry | None:
         served=tools.registry.served,
     )
     candidates = tools.catalogue.candidates(name, tools.offers)
-    run.routing, open_ = decide(candidates, question)
-    if open_:
-        run.model, *others = open_
-        run.others = tuple(each for each in others if _is_paid_for(run, each, tokens))
-        run.writer.say(Routed(run.routing))
-        return None
-    is_elsewhere = any(each.excluded_by == "unavailable" for each in run.routing.candidates)
-    if is_elsewhere or (name == AUTO and not candidates):
-        return Retry(random.uniform(*_ELSEWHERE_SECONDS))  # noqa: S311  jitter
-    if not candidates:
-        return Failed(_NO_SUCH_MODEL)
-    is_too_long = any(each.excluded_by == "context_window" for each in run.routing.candidates)
-    return Failed(_NOTHING_FITS if is_too_long else _NOTHING_CAN)
+    return candidates, decide(candidates, question)
 
 
 def _is_paid_for(run: Run, model: ModelSettings, tokens: int) -> bool:

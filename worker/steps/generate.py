@@ -214,13 +214,13 @@ def _reserve(run: Run, model: ModelSettings) -> int:
     Of a model that the hold was not made for, as many as it pays for.
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
-    tokens = price.tokens_in(run.user.content) + price.tokens_in(run.system_prompt or "")
+    tokens = price.tokens_in(run.prompt) + price.tokens_in(run.system_prompt or "")
     paid = price.affordable_tokens(model, tokens, run.claimed.hold)
     return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
 
 
 def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
-    messages = fit(run.system_prompt, run.history, run.user.content, tokens_max=room)
+    messages = fit(run.system_prompt, run.history, run.prompt, tokens_max=room)
     left = model.context_window - tokens_of(messages)
     max_tokens = max(1, min(_reserve(run, model), left))
     return ChatRequest(

@@ -51,8 +51,10 @@ async def status(call: Call) -> Answer:
     tag = translate.etag(generation)
     if _is_known(tag, call.headers):
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
+    may_reword = call.state.settings.enhancement.model is not None
     return Answer(
-        translate.status(generation, hint, eta), headers={"etag": tag, "cache-control": "no-store"}
+        translate.status(generation, hint, eta, may_reword=may_reword),
+        headers={"etag": tag, "cache-control": "no-store"},
     )
 
 

@@ -12,11 +12,13 @@ from api import links, options
 from api.accept import Intent
 from api.dialects.kolbo import wire
 from api.pace import Eta
+from shared import clarity
 from shared.catalogue import Catalogue
 from shared.clock import iso
 from shared.routing import price
 from shared.settings import LimitSettings, ModelSettings
 from shared.stores.sessions import Session, Turn
+from shared.wire.enhancement import Reason, sentence
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage
 from shared.wire.routing import KeptRouting
@@ -25,9 +27,6 @@ from shared.wire.submission import AUTO
 _MICROCREDITS: Final = 1_000_000
 # What a typical exchange is made of, for the one figure `credit` of a model.
 _TYPICAL_TOKENS: Final = (1_000, 500)
-_UNTOUCHED: Final = wire.Enhancement(
-    applied=False, reason="Messages are sent as they are written.", text=None
-)
 _AUTO: Final = wire.MessageModel(AUTO, "Auto", "Pollux")
 
 
@@ -49,8 +48,10 @@ def receipt(generation: str, session: str, model: str, hint: int) -> wire.Submit
     )
 
 
-def status(generation: Generation, hint: int, eta: Eta | None) -> wire.StatusReply:
-    """Return a generation as this dialect shows it."""
+def status(
+    generation: Generation, hint: int, eta: Eta | None, *, may_reword: bool
+) -> wire.StatusReply:
+    """Return a generation as this dialect shows it; `may_reword` where messages ever are."""
     assistant, user = generation.assistant, generation.user
     failure = assistant.failure if assistant is not None else None
     return wire.StatusReply(
@@ -66,7 +67,7 @@ def status(generation: Generation, hint: int, eta: Eta | None) -> wire.StatusRep
         result=_result(generation),
         error=failure.message if failure is not None else None,
         failure=wire.Failure(**msgspec.structs.asdict(failure)) if failure is not None else None,
-        enhancement=_UNTOUCHED,
+        enhancement=_enhancement(generation, may_reword=may_reword),
         credits_used=generation.captured / _MICROCREDITS,
         credits_breakdown=_breakdown(generation),
         routing=_routing(assistant),
@@ -92,6 +93,23 @@ def _result(generation: Generation) -> wire.Result:
         created_at=iso(assistant.created if assistant is not None else generation.accepted),
         partial=UNSET if generation.is_final else True,
     )
+
+
+def _enhancement(generation: Generation, *, may_reword: bool) -> wire.Enhancement:
+    """Tell what became of the message: as it was kept, else as it follows from what was."""
+    assistant, user = generation.assistant, generation.user
+    kept = assistant.enhancement if assistant is not None else None
+    if kept is not None:
+        return wire.Enhancement(kept.applied, sentence(kept.reason), kept.text)
+    reason: Reason
+    if not may_reword:
+        reason = "off"
+    elif not generation.is_final:
+        reason = "undecided"
+    else:
+        otherwise: Reason = "as_written" if generation.state == "completed" else "ended"
+        reason = (clarity.left_alone(user.content) if user is not None else None) or otherwise
+    return wire.Enhancement(applied=False, reason=sentence(reason), text=None)
 
 
 def _routing(assistant: AssistantMessage | None) -> wire.Routing | None:

@@ -1,0 +1,145 @@
+"""Have an unclear message reworded before it is answered, if it may be.
+
+Owns when a model is asked to and what becomes of what it says. What the person wrote never changes:
+a rewording stands in `run.enhancement` and is what the model that answers is sent in this attempt.
+Whatever goes wrong, the message is sent as it is written; no answer waits longer than the setting
+says, nor more than a share of what its deadline leaves.
+
+DESIGN. What the rewording costs is the deployment's: a permission that nobody had to give is not
+billed. A later attempt asks again, since what an attempt knows is kept at the end only. Left out of
+the record is what follows from the message itself, and what was not begun.
+"""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from shared import clarity
+from shared.errors import ProviderError
+from shared.routing import price
+from shared.routing.choose import OUTPUT_TOKENS_MIN
+from shared.settings import ModelSettings
+from shared.telemetry import logs
+from shared.wire.enhancement import Reason
+from shared.wire.event import StageChanged
+from shared.wire.message import Enhancement
+from worker.providers.contract import ChatRequest, Ended, Text, Used
+from worker.run import Run
+from worker.steps import rewording
+from worker.steps.choose import tokens_of_prompt, weigh
+from worker.steps.fit import tokens_of
+
+_SHARE_OF_DEADLINE: Final = 0.25
+# Of the longest answer that was held for, so much must still be paid for after a longer message.
+_SHARE_OF_ANSWER: Final = 0.9
+# Beside the rewording itself: blanks and quotation marks.
+_MARGIN_CHARACTERS: Final = 16
+_ENDS: Final[dict[str, Reason | None]] = {
+    "stop": None,
+    "length": "long",
+    "content_filter": "refused",
+}
+
+
+@dataclass
+class _Said:
+    """What the model that rewords has said so far."""
+
+    text: str = ""
+    used: Used | None = None
+
+
+async def enhance(run: Run) -> None:
+    """Fill `run.enhancement`, unless why the message is left alone shows from the message."""
+    if run.tools.settings.enhancement.model is None:
+        return
+    if not run.submission.enhance_prompt:
+        run.enhancement = Enhancement(applied=False, reason="withheld")
+        return
+    if clarity.left_alone(run.user.content) or not _choice(run, run.user.content):
+        return
+    request = _request(run, run.tools.settings.enhancement.model)
+    if isinstance(request, ChatRequest):
+        run.enhancement = await _reword(run, request)
+    else:
+        run.enhancement = Enhancement(applied=False, reason=request)
+
+
+def _request(run: Run, name: str) -> ChatRequest | Reason:
+    """Return what to ask the model that rewords, or why it cannot be asked."""
+    if run.submission.features.media_urls:
+        return "pictures"
+    if run.claimed.turn > 1 and not run.history:
+        return "alone"
+    model = run.tools.catalogue.by_identifier.get(name)
+    if model is None or name not in run.tools.registry.served:
+        return "unserved"
+    messages = rewording.question(run.user.content, run.history, run.claimed.id)
+    tokens_max = min(run.tools.settings.enhancement.output_tokens_max, model.max_output_tokens)
+    if tokens_of(messages) + tokens_max > model.context_window:
+        return "room"
+    return ChatRequest(model=model, messages=messages, max_tokens=tokens_max)
+
+
+async def _reword(run: Run, request: ChatRequest) -> Enhancement:
+    """Ask, judge what is said, and tell the log what it took."""
+    run.writer.say(StageChanged("enhancing"), stage="enhancing")
+    limit_seconds = run.tools.settings.enhancement.seconds
+    began, said = run.tools.clock.monotonic(), _Said()
+    try:
+        async with asyncio.timeout(min(limit_seconds, run.seconds_left() * _SHARE_OF_DEADLINE)):
+            reason = await _hear(run, request, said)
+    except TimeoutError:
+        reason = "slow"
+    except ProviderError as error:
+        reason = "refused" if error.failure.category == "content_policy" else "failed"
+    text = rewording.bare(said.text)
+    reason = reason or rewording.flaw(run.user.content, text, run.claimed.id) or _bar(run, text)
+    logs.logger().info(
+        "rewording",
+        model=request.model.identifier,
+        reason=reason or "reworded",
+        input_tokens=said.used.input_tokens if said.used else None,
+        output_tokens=said.used.output_tokens if said.used else None,
+        ms=int((run.tools.clock.monotonic() - began) * 1000),
+    )
+    if reason is not None:
+        return Enhancement(applied=False, reason=reason)
+    return Enhancement(applied=True, reason="reworded", text=text)
+
+
+async def _hear(run: Run, request: ChatRequest, said: _Said) -> Reason | None:
+    """Call the model and take what it says; return what is wrong with it. Raises ProviderError."""
+    longest = rewording.TIMES_LONGER_MAX * len(run.user.content) + _MARGIN_CHARACTERS
+    reason: Reason | None = "failed"
+    async with aclosing(run.tools.registry.provider_of(request.model).stream(request)) as parts:
+        async for part in parts:
+            if isinstance(part, Text):
+                said.text += part.text
+            elif isinstance(part, Used):
+                said.used = part
+            elif isinstance(part, Ended):
+                reason = _ENDS.get(part.reason, "failed")
+            if len(said.text) > longest:
+                return "long"
+    return reason
+
+
+def _bar(run: Run, text: str) -> Reason | None:
+    """Return why a rewording cannot be sent: too much of it, or not what was set aside for."""
+    if price.tokens_in(text) > run.tools.settings.enhancement.output_tokens_max:
+        return "long"
+    before, after = _choice(run, run.user.content), _choice(run, text)
+    if after is None or after != before:
+        return "unpaid"
+    asked = min(run.submission.max_output_tokens, after.max_output_tokens)
+    paid = price.affordable_tokens(after, tokens_of_prompt(run, text), run.claimed.hold)
+    least = max(OUTPUT_TOKENS_MIN, int(asked * _SHARE_OF_ANSWER))
+    return None if paid >= min(asked, least) else "unpaid"
+
+
+def _choice(run: Run, prompt: str) -> ModelSettings | None:
+    """Return the model that a prompt would go to."""
+    _, (_, models) = weigh(run, tokens_of_prompt(run, prompt))
+    return models[0] if models else None
