@@ -20,7 +20,8 @@ from shared.catalogue import Catalogue
 from shared.clock import iso
 from shared.errors import Code, RequestError
 from shared.redis import functions, keys
-from shared.redis.functions import AcceptAsk, Accepted, Keep, NotAccepted, Rate, Replayed
+from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Keep, NotAccepted, Rate, Replayed
+from shared.redis.replicated import NotReplicatedError
 from shared.routing import price
 from shared.routing.choose import Choice, Question, choose, needs, pick
 from shared.settings import ModelSettings, Settings
@@ -101,7 +102,7 @@ async def accept(
         companion=intent.companion,
         features=intent.features,
     )
-    result = await functions.accept(state.redis, caller.root, ask, submissions.encode(submission))
+    result = await _take_in(state, caller.root, ask, submissions.encode(submission))
     match result:
         case Accepted():
             state.read_limits.note_unfinished(caller.account.id, result.unfinished)
@@ -117,6 +118,26 @@ async def accept(
             return Receipt(generation, session, Line(0) if is_ours else None, None)
         case NotAccepted():
             raise await not_accepted.error(state, caller.root, ask, result)
+
+
+async def _take_in(
+    state: State, root: str, ask: AcceptAsk, submission: bytes
+) -> Accepted | Replayed | NotAccepted:
+    """Accept; what was not confirmed by a replica in time is called off before it is refused."""
+    try:
+        return await functions.accept(state.promise, root, ask, submission)
+    except NotReplicatedError:
+        await functions.cancel(
+            state.redis,
+            root,
+            CancelAsk(
+                account=ask.account,
+                id=ask.generation,
+                keep=Keep.of(state.settings.retention),
+                channels=keys.worker_channel(keys.system_root(state.settings.redis), ""),
+            ),
+        )
+        raise
 
 
 async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:

@@ -32,7 +32,7 @@ from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.hangup import Hangup
-from shared.redis import library, server
+from shared.redis import library, replicated, server
 from shared.redis.client import Redis
 from shared.settings import Settings
 from shared.stores import fleet
@@ -84,6 +84,7 @@ async def _state(
 ) -> AsyncIterator[State]:
     """Connect, check that Redis is fit, and hold everything open until the end."""
     redis = Redis(settings.redis)
+    promise = replicated.promise(settings.redis, redis)
     subscriber = Subscriber(settings.redis)
     pepper = environment.get(settings.auth.pepper_env, "").encode()
     accounts = Accounts(redis, settings.redis, pepper, clock)
@@ -102,6 +103,7 @@ async def _state(
             environment=environment,
             shelf=shelf,
             redis=redis,
+            promise=promise,
             clock=clock,
             accounts=accounts,
             identities=Identities(accounts, clock),
@@ -115,6 +117,7 @@ async def _state(
         )
     finally:
         await subscriber.close()
+        await promise.close()
         await redis.close()
 
 

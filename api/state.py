@@ -14,7 +14,7 @@ from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
 from shared.errors import ConfigurationError
 from shared.redis import functions
-from shared.redis.client import Redis
+from shared.redis.client import Connection, Redis
 from shared.settings import ModelSettings, Settings
 from shared.stores.accounts import Accounts
 from shared.stores.fleet import Fleet
@@ -24,12 +24,13 @@ from shared.wire.submission import AUTO
 
 @dataclass(kw_only=True)
 class State:
-    """What every request shares."""
+    """What every request shares; `promise` carries what is acknowledged to callers."""
 
     settings: Settings
     environment: Mapping[str, str]
     shelf: Shelf
     redis: Redis
+    promise: Connection
     clock: Clock
     accounts: Accounts
     identities: Identities

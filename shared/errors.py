@@ -5,6 +5,7 @@
     +-- RefusedError            right request, wrong moment: limits, credits, a busy session
     |   +-- FailedError         what the caller waited for has ended without an answer
     +-- UnavailableError        our doing, for now: Redis away, not ready, too slow
+    |   +-- NotReplicatedError  no replica confirmed in time (in shared/redis/replicated.py)
     +-- ProviderError           an upstream's doing, as told by the table of its adapter
     +-- ConfigurationError      the operator's doing: settings, catalogue, environment
     +-- StoreError              a reply of Redis that our code does not expect: a fault in Pollux

@@ -30,7 +30,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
-Durability = Literal["process", "fsync", "none"]
+Durability = Literal["process", "fsync", "replica", "none"]
 Dialect = Literal["openai", "anthropic", "gemini"]
 Capability = Literal[
     "vision", "tools", "web_search", "reasoning", "image_output", "audio_output", "json"
@@ -65,8 +65,9 @@ class RedisSettings(Section, frozen=True, kw_only=True):
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
     # process: an acknowledged write survives the server process (AOF); fsync: also the machine;
-    # none: neither.
+    # replica: also the loss of either, once a replica has confirmed it; none: nothing.
     durability: Durability = "process"
+    replica_seconds: Annotated[float, Meta(gt=0, le=60)] = 1.0
     connect_seconds: Seconds = 2.0
     timeout_seconds: Seconds = 5.0
 

@@ -23,7 +23,7 @@ from shared.catalogue import Catalogue
 from shared.clock import Clock
 from shared.errors import PolluxError, UnavailableError
 from shared.hangup import Hangup
-from shared.redis import functions, keys, library, server
+from shared.redis import functions, keys, library, replicated, server
 from shared.redis.client import Redis, Reply
 from shared.redis.functions import Claimed
 from shared.settings import Settings
@@ -84,7 +84,14 @@ class PolluxWorker(Worker):
         )
         self.redis = Redis(settings.redis)
         registry = Registry(Catalogue.of(settings), environment)
-        self._tools = Tools(settings=settings, redis=self.redis, clock=clock, registry=registry)
+        self._promise = replicated.promise(settings.redis, self.redis)
+        self._tools = Tools(
+            settings=settings,
+            redis=self.redis,
+            promise=self._promise,
+            clock=clock,
+            registry=registry,
+        )
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
         self.slots = Slots(settings.worker)
@@ -147,7 +154,7 @@ class PolluxWorker(Worker):
         if self._is_reported:
             await self._leave()
         await self.claims.close()
-        for connection in (self._ear, self.redis):
+        for connection in (self._ear, self._promise, self.redis):
             await connection.close()
         await self._renewal.close()
         tools: Tools = self.ctx.get("tools", self._tools)

@@ -110,11 +110,13 @@ class Brake:
 class Tools:
     """What every run of a worker shares; one that has begun ends with what it began with.
 
-    `configured` are the models that the whole fleet has keys of, as far as heard.
+    `configured` are the models that the whole fleet has keys of, as far as heard; `promise` carries
+    what callers rely on.
     """
 
     settings: Settings
     redis: Connection
+    promise: Connection
     clock: Clock
     registry: Registry
     configured: frozenset[str] = frozenset()

@@ -16,11 +16,13 @@ VERSION_MIN: Final = (7, 0)
 async def check(redis: Connection, settings: RedisSettings) -> None:
     """Return if this server is fit. Raises ConfigurationError with every reason why it is not."""
     info = await _info(redis)
-    faults = [
-        fault
-        for fault in (_too_old(info), _evicting(info), await _volatile(redis, info, settings))
-        if fault
-    ]
+    found = (
+        _too_old(info),
+        _evicting(info),
+        await _volatile(redis, info, settings),
+        _alone(info, settings),
+    )
+    faults = [fault for fault in found if fault]
     if faults:
         raise ConfigurationError(faults)
 
@@ -58,6 +60,12 @@ async def _volatile(redis: Connection, info: dict[str, str], settings: RedisSett
     if settings.durability == "fsync" and await _appendfsync(redis) not in {"always", None}:
         return "redis.durability: `fsync` needs a server with appendfsync always"
     return None
+
+
+def _alone(info: dict[str, str], settings: RedisSettings) -> str | None:
+    if settings.durability != "replica" or int(info.get("connected_slaves", 0)) > 0:
+        return None
+    return "redis.durability: `replica` needs a server with a replica connected"
 
 
 async def _appendfsync(redis: Connection) -> str | None:

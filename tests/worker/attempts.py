@@ -96,6 +96,7 @@ class Attempts:
         return Tools(
             settings=self.settings,
             redis=self.redis,
+            promise=self.redis,
             clock=Hasty(),
             registry=self._registry,
             configured=self.configured,

@@ -77,7 +77,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     )
     record = encode_assistant(assistant)
     settled = await _until_answered(
-        run, lambda: functions.settle(run.tools.redis, run.claimed.root, ask, record)
+        run, lambda: functions.settle(run.tools.promise, run.claimed.root, ask, record)
     )
     logs.logger().info(
         "settled" if settled else "settlement refused",
@@ -107,7 +107,8 @@ async def _until_answered(run: Run, say: Callable[[], Awaitable[Answer]]) -> Ans
     while True:
         try:
             return await say()
-        except UnavailableError:
+        except UnavailableError as error:
+            logs.logger().warning("waiting for Redis", work="a settlement", error=error.message)
             await run.tools.clock.sleep(_AGAIN_SECONDS)
 
 

@@ -1,0 +1,105 @@
+"""`durability = "replica"`: what is acknowledged is where a second server has it, or is not."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from shared.errors import ConfigurationError
+from shared.redis import server
+from tests.support import processes, waiting
+from tests.support.customer import Customer, body, refused
+from tests.support.server import Server
+from tests.support.system import System
+
+CHAT: Final = "/api/v1/chat"
+EXPECTED: Final = {"unavailable", "waiting for Redis"}
+
+
+@pytest.fixture
+def replica(own_server: Server) -> Iterator[Server]:
+    """Return a second server that follows the test's own."""
+    port = processes.free_port()
+    with own_server.look() as look:
+        look("CONFIG", "SET", "bind", "127.0.0.1")
+        look("CONFIG", "SET", "port", port)
+    with Server(own_server.kind) as follower:
+        with follower.look() as look:
+            look("REPLICAOF", "127.0.0.1", port)
+        _await_replicas(own_server, 1)
+        yield follower
+
+
+def _await_replicas(own_server: Server, count: int) -> None:
+    def has_them() -> bool:
+        with own_server.look() as look:
+            told = look("INFO", "replication")
+        return sum("online" in str(told.get(f"slave{n}")) for n in range(2)) == count
+
+    waiting.until_now(has_them, what="the replica")
+
+
+async def _started(system: System) -> Customer:
+    system.expected |= EXPECTED
+    system.change("redis", durability="replica", replica_seconds=0.3)
+    await system.front()
+    return await system.customer()
+
+
+async def test_what_is_acknowledged_is_on_the_replica(own_system: System, replica: Server) -> None:
+    api = await _started(own_system)
+    receipt = await api.ask("hello")
+    with replica.look() as look:
+        names = look.names(f"*generation:*:{receipt['message_id']}")
+    assert len(names) == 1
+    await own_system.worker()
+    assert (await api.end(receipt))["state"] == "completed"
+    with replica.look() as look:
+        assert look.fields(names[0])["stage"] == "completed"
+
+
+async def test_what_no_replica_confirms_is_refused_called_off_and_told_to_who_asks_again(
+    own_system: System, replica: Server
+) -> None:
+    api = await _started(own_system)
+    asked, key = {"message": "hello"}, {"idempotency-key": "k"}
+    before = await api.credits()
+    replica.pause()
+    try:
+        answer = await api.post(CHAT, json=asked, headers=key)
+        refused(answer, 503, "UNAVAILABLE")
+        assert int(answer.headers["retry-after"]) >= 1
+    finally:
+        replica.resume()
+
+    async def is_confirmed() -> bool:
+        return (await api.post(CHAT, json=asked, headers=key)).status_code == 200
+
+    await waiting.until(is_confirmed)
+    again = await api.post(CHAT, json=asked, headers=key)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (await api.end(body(again)))["state"] == "cancelled"
+    assert await api.credits() == before
+
+
+async def test_an_answer_waits_for_the_replica_and_is_settled_once(
+    own_system: System, replica: Server
+) -> None:
+    api = await _started(own_system)
+    receipt = await api.ask("hello")
+    replica.pause()
+    worker = await own_system.worker()
+    await waiting.until(
+        lambda: any(line.get("work") == "a settlement" for line in own_system.lines)
+    )
+    replica.resume()
+    await waiting.until(lambda: not len(worker.slots))
+    status = await api.end(receipt)
+    assert status["state"] == "completed"
+    assert (await api.credits())["held"] == 0
+
+
+async def test_a_server_without_a_replica_is_unfit(own_system: System) -> None:
+    own_system.change("redis", durability="replica")
+    with pytest.raises(ConfigurationError, match="replica connected"):
+        await server.check(own_system.redis, own_system.settings.redis)
