@@ -6,9 +6,11 @@ from typing import Final
 
 from tests.bench import (
     adapters,
+    backlog,
     cancel,
     conversations,
     engine,
+    fairness,
     figures,
     followers,
     front,
@@ -40,6 +42,8 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "cancel": cancel.measure,
     "engine": engine.measure,
     "adapters": adapters.measure,
+    "fairness": fairness.measure,
+    "backlog": backlog.measure,
     "idle": idle.measure,
     "conversations": conversations.measure,
     "conversations --local": conversations.measure_local,

@@ -4,9 +4,11 @@ import pytest
 
 from tests.bench import (
     adapters,
+    backlog,
     cancel,
     conversations,
     engine,
+    fairness,
     followers,
     front,
     idle,
@@ -33,6 +35,14 @@ def _check(figures: list[Figure], lines: int) -> None:
 
 async def test_front() -> None:
     _check(await front.measure(runs=1, seconds=0.1), 4)
+
+
+async def test_backlog() -> None:
+    _check(await backlog.measure(long=50, short=10, rounds=1), 3)
+
+
+async def test_fairness() -> None:
+    _check(await fairness.measure(samples=4, backlog=40, rounds=1, big=60), 3)
 
 
 async def test_cancel() -> None:

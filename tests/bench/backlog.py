@@ -1,0 +1,125 @@
+"""Whether a queue grows slow as it grows long: accept and claim at a thousand and at a million.
+
+Two servers side by side, of which one has the backlog; rounds of calls on the one follow rounds on
+the other, and what was claimed is settled between them, so that the backlog stays. One call after
+the other: what is compared is the time of a call, its round trip included, as the median of all.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Final, TypeVar
+
+from shared.clock import SystemClock
+from shared.redis import library
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from tests.bench import figures
+from tests.bench.figures import Figure
+from tests.support.desk import Desk
+from tests.support.server import Server
+
+LONG: Final = 1_000_000
+SHORT: Final = 1_000
+ROUNDS: Final = 40
+_CALLS: Final = 100
+_ACCOUNTS: Final = 100
+_AT_ONCE: Final = 500
+_TIMES: Final = 1.3
+_PLENTY: Final = 1_000_000_000
+_PATIENCE_SECONDS: Final = 60.0
+
+
+async def measure(long: int = LONG, short: int = SHORT, rounds: int = ROUNDS) -> list[Figure]:
+    """Fill both, then measure in turns."""
+    async with AsyncExitStack() as stack:
+        few = await stack.enter_async_context(_standing())
+        many = await stack.enter_async_context(_standing())
+        await _fill(few, short)
+        before = await _used_bytes(many)
+        await _fill(many, long)
+        each = (await _used_bytes(many) - before) / long
+        taken: dict[tuple[str, int], list[float]] = {}
+        for _ in range(rounds):
+            for desk, size in ((few, short), (many, long)):
+                await _round(desk, taken, size)
+    found = [_figure(name, taken[name, short], taken[name, long], short, long) for name in _NAMES]
+    return [*found, Figure(f"Redis' bytes a queued generation, of {long:,}", f"{each:,.0f}")]
+
+
+_NAMES: Final = ("accept", "claim")
+Answer = TypeVar("Answer")
+
+
+async def _round(desk: Desk, taken: dict[tuple[str, int], list[float]], size: int) -> None:
+    for number in range(_CALLS):
+        call = partial(_accept, desk, f"account{number % _ACCOUNTS}")
+        await _timed(call, taken.setdefault(("accept", size), []))
+    for _ in range(_CALLS):
+        [claimed] = await _timed(desk.claim, taken.setdefault(("claim", size), []))
+        assert await desk.settle(claimed, stage="failed") is not None
+
+
+async def _timed(call: Callable[[], Awaitable[Answer]], taken: list[float]) -> Answer:
+    clock = SystemClock()
+    began = clock.monotonic()
+    result = await call()
+    taken.append(clock.monotonic() - began)
+    return result
+
+
+async def _accept(desk: Desk, account: str) -> None:
+    await desk.submit(
+        account,
+        content="What is a job queue, and what is it good for?",
+        deadline_ms=86_400_000,
+        per_minute=_PLENTY,
+        unfinished_max=_PLENTY,
+        running_max=_PLENTY,
+        total_max=_PLENTY,
+    )
+
+
+async def _fill(desk: Desk, count: int) -> None:
+    for first in range(0, count, _AT_ONCE):
+        numbers = range(first, min(count, first + _AT_ONCE))
+        await asyncio.gather(*(_accept(desk, f"account{number % _ACCOUNTS}") for number in numbers))
+
+
+async def _used_bytes(desk: Desk) -> int:
+    memory: bytes = await desk.redis.call("INFO", "memory")
+    return int(memory.split(b"used_memory:")[1].split(b"\r")[0])
+
+
+def _figure(name: str, few: list[float], many: list[float], short: int, long: int) -> Figure:
+    ratio = figures.median(many) / figures.median(few)
+    return Figure(
+        f"{name} at a backlog of {long:,}",
+        f"{ratio:.2f} times that at {short:,}",
+        f"{figures.median(many) * 1e6:.0f} us against {figures.median(few) * 1e6:.0f}",
+        f"{_TIMES:g}",
+        ratio <= _TIMES,
+    )
+
+
+@asynccontextmanager
+async def _standing() -> AsyncIterator[Desk]:
+    with Server() as server:
+        settings = RedisSettings(url=server.url, timeout_seconds=_PATIENCE_SECONDS)
+        redis = Redis(settings)
+        try:
+            await library.load(redis)
+            yield Desk(redis, settings, 0)
+        finally:
+            await redis.close()
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.say(figures.table("backlog", await measure()))
+
+
+if __name__ == "__main__":
+    figures.say(figures.machine())
+    asyncio.run(report())
