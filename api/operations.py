@@ -1,7 +1,7 @@
 """What operators and tools ask without a key: is it alive, is it ready, what can it do.
 
 health says that the process runs, and how durable what it accepts is; readiness that it reaches
-Redis now.
+Redis now, and which providers' models the workers spare for a while.
 """
 
 import asyncio
@@ -34,9 +34,13 @@ class Operation:
         if self._name == "openapi":
             await reply(scope, send, 200, self._document, {})
             return
-        answer = {"status": "ok", "durability": state.settings.redis.durability}
+        answer: dict[str, object] = {
+            "status": "ok",
+            "durability": state.settings.redis.durability,
+        }
         if self._name == "ready":
             await _check_redis(state)
+            answer |= await _cooling(state)
         await reply(scope, send, 200, encode(answer), {})
 
 
@@ -46,6 +50,13 @@ async def _check_redis(state: State) -> None:
             await state.redis.call("PING")
     except TimeoutError:
         raise UnavailableError("Redis does not answer.") from None
+
+
+async def _cooling(state: State) -> dict[str, object]:
+    """Return the providers' models that cool, if any; under which credential is nobody's here."""
+    circuits = (await state.fleet()).cooling
+    names = sorted({circuit.rpartition("/")[0] for circuit in circuits})
+    return {"cooling": names} if names else {}
 
 
 def routes(openapi: bytes) -> list[Route]:

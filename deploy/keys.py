@@ -13,8 +13,9 @@ from deploy import store
 from deploy.options import FOLDER, Json, RunningFolder
 from shared.clock import SystemClock, iso
 from shared.errors import Code, RequestError
+from shared.settings import TierName
 from shared.stores.accounts import MICROCREDITS
-from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope, TierName
+from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope
 
 app: Final = App(name="keys", help="Create, list and revoke API keys.", help_format="plaintext")
 

@@ -2,6 +2,7 @@
 
 settings, errors, clock, ids, lifecycle   the ground floor: no I/O but for what follows
 clarity     whether a message wants rewording, told from its form
+sections    what a table of the settings is made of
 reading     the files and variables that settings come from, and every fault in them
 hangup      what SIGHUP means to a process
 catalogue   which providers and models there are, by their names

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
-from shared.reading import Section
+from shared.sections import Section
 
 Layer = Literal["identity", "preferences", "history"]
 

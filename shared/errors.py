@@ -7,6 +7,7 @@
     +-- UnavailableError        our doing, for now: Redis away, not ready, too slow
     |   +-- NotReplicatedError  no replica confirmed in time (in shared/redis/replicated.py)
     +-- ProviderError           an upstream's doing, as told by the table of its adapter
+    |   +-- BarredError         our own gate spares an upstream the call: it cools, or is busy
     +-- ConfigurationError      the operator's doing: settings, catalogue, environment
     +-- StoreError              a reply of Redis that our code does not expect: a fault in Pollux
 
@@ -191,6 +192,21 @@ class ProviderError(PolluxError):
         self.failure = failure
         self.retry = retry
         self.retry_after_seconds = retry_after_seconds
+
+
+Bar = Literal["cooling", "probing", "busy"]
+
+
+class BarredError(ProviderError):
+    """A call that was not made: the gate to its upstream is shut for so long, as well as is known.
+
+    `why`: cooling after failures; probing, by somebody else's call; busy, with no room for more.
+    """
+
+    def __init__(self, failure: Failure, why: Bar, retry_after_seconds: float) -> None:
+        super().__init__(failure, retry="backoff", retry_after_seconds=retry_after_seconds)
+        self.why = why
+        self.wait_seconds = retry_after_seconds
 
 
 class ConfigurationError(PolluxError):

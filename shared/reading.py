@@ -16,11 +16,6 @@ from typing import Any, TypeGuard, TypeVar, get_type_hints
 
 import msgspec
 
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of a file: frozen, closed, every field with a default or required by name."""
-
-
 Tree = dict[str, Any]
 Shape = TypeVar("Shape", bound=msgspec.Struct)
 

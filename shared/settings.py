@@ -23,12 +23,9 @@ from typing_extensions import override
 from shared import reading
 from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
-from shared.reading import Section
-from shared.wire.account import TierName
+from shared.sections import BreakerSettings, Positive, RetrySettings, Seconds, Section, Share
 
-Positive = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
+TierName = Literal["free", "pro", "enterprise"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 Durability = Literal["process", "fsync", "replica", "none"]
 Dialect = Literal["openai", "anthropic", "gemini"]
@@ -168,7 +165,11 @@ class LogSettings(Section, frozen=True, kw_only=True):
 
 
 class ProviderSettings(Section, frozen=True, kw_only=True):
-    """An upstream that serves models. `api_key_env` names the variable that holds its key."""
+    """An upstream that serves models. `api_key_env` names the variable that holds its key.
+
+    Its limits hold for all workers together, and without any it is called as often as there is
+    work. Work of the batch lane takes at most `batch_share` of `concurrency_max`.
+    """
 
     name: Name
     label: str = ""
@@ -177,11 +178,20 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     api_key_env: str | None = None
     connect_seconds: Seconds = 5.0
     idle_seconds: Seconds = 30.0
+    concurrency_max: Positive | None = None
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    batch_share: Annotated[float, Meta(gt=0, le=1)] = 0.75
 
     @property
     def title(self) -> str:
         """How callers see it."""
         return self.label or self.name
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit to keep to."""
+        return bool(self.concurrency_max or self.requests_per_minute or self.tokens_per_minute)
 
 
 class ModelSettings(Section, frozen=True, kw_only=True):
@@ -235,6 +245,8 @@ class Settings(Section, frozen=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     limits: LimitSettings = LimitSettings()
     retention: RetentionSettings = RetentionSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    retries: RetrySettings = RetrySettings()
     auth: AuthSettings = AuthSettings()
     enhancement: EnhancementSettings = EnhancementSettings()
     log: LogSettings = LogSettings()

@@ -4,6 +4,9 @@ consumer    the only file that knows arq's Worker: claim, reap, drain, chores
 heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
 renewal     the step from one catalogue to the next
+gate        which calls of upstreams are made at all: breakers, limits, retry budgets
+budget      the arithmetic of second tries
+limits      the arithmetic of a provider's limits
 run         the value that the steps pass along, and the closed set of outcomes
 writer      the answer's way out: events and text, coalesced, under the fencing token
 steps/      verbs, one a file

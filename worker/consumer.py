@@ -34,6 +34,7 @@ from shared.wire.submission import WIRE
 from worker import pipeline
 from worker.chores import trim
 from worker.claims import Claims
+from worker.gate import Gate
 from worker.heart import Heart
 from worker.providers.registry import Registry
 from worker.renewal import Renewal
@@ -91,6 +92,7 @@ class PolluxWorker(Worker):
             promise=self._promise,
             clock=clock,
             registry=registry,
+            gate=Gate(settings, self.redis, clock, registry),
         )
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
@@ -247,15 +249,13 @@ class PolluxWorker(Worker):
         self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]
     ) -> None:
         """Call one of arq's hooks; one that raises costs a log line, not a generation."""
-        if hook is None:
-            return
         try:
-            await hook(ctx)
+            if hook is not None:
+                await hook(ctx)
         except Exception:
             logs.logger().exception("a hook raised")
 
-    # -- what keeps them alive and ends them
-    # ------------------------------------------------------------
+    # -- what keeps them alive and ends them -------------------------------------------------------
 
     async def _reap(self) -> None:
         """Put right what time has overtaken, in every partition."""
@@ -281,15 +281,18 @@ class PolluxWorker(Worker):
 
     async def _report(self) -> None:
         tools: Tools = self.ctx["tools"]
+        self._is_reported = True
         pulse = WorkerReport(
             id=self.id,
             concurrency=self.settings.worker.concurrency,
             running=len(self.slots),
             models=tuple(sorted(tools.registry.served)),
             wire=WIRE,
+            made_ms=self.clock.now_ms(),
+            cooling=tools.gate.spared(),
         )
-        self._is_reported = True
-        standing = await fleet.report(self.redis, self.settings.redis, pulse)
+        standing = await fleet.report(self.redis, self.settings.redis, pulse, tools.gate.tell())
+        tools.gate.hear(standing.breakers)
         self._fleet_size = max(1, standing.workers)
         # Not `tools`: they may have been replaced meanwhile.
         self.ctx["tools"] = replace(self.ctx["tools"], configured=standing.configured)

@@ -40,7 +40,7 @@ class Renewal:
         except ConfigurationError as error:
             logs.logger().error("the catalogue stays as it was", faults=error.faults)
             return
-        self._ctx["tools"] = replace(tools, registry=registry)
+        self._ctx["tools"] = replace(tools, registry=registry, gate=tools.gate.over(registry))
         logs.logger().info("catalogue read anew", models=sorted(registry.served))
         closing = asyncio.create_task(self._close_lines(tools.registry, registry))
         self._closing.add(closing)

@@ -10,13 +10,14 @@ from typing import Final, Literal, NamedTuple
 
 from shared.catalogue import Catalogue
 from shared.clock import Clock
-from shared.errors import Failure
+from shared.errors import Bar, Failure
 from shared.redis.client import Connection
 from shared.redis.functions import Claimed
 from shared.settings import ModelSettings, Settings
 from shared.wire.message import Citation, Enhancement, Media, Usage, UserMessage
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
+from worker.gate import Gate
 from worker.providers.contract import ChatMessage
 from worker.providers.registry import Registry
 from worker.writer import Writer
@@ -33,9 +34,18 @@ class Failed(NamedTuple):
 
 
 class Retry(NamedTuple):
-    """Not now: wait in the queue for so many seconds, then any worker tries again."""
+    """Not now: wait in the queue for so many seconds, then any worker tries again.
+
+    What waits for room, or for somebody's probe, was not tried: that is no deferral.
+    """
 
     delay_seconds: float
+    why: Literal["failed"] | Bar = "failed"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether only the deadline ends it."""
+        return self.why in {"probing", "busy"}
 
 
 class Released(NamedTuple):
@@ -119,6 +129,7 @@ class Tools:
     promise: Connection
     clock: Clock
     registry: Registry
+    gate: Gate
     configured: frozenset[str] = frozenset()
 
     @property

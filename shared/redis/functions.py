@@ -13,7 +13,7 @@ from shared.errors import StoreError
 from shared.lifecycle import Stage
 from shared.redis import keys
 from shared.redis.client import Connection, FunctionMissingError, Redis, Reply
-from shared.redis.library import command, invoke, load
+from shared.redis.library import command, invoke, load, tell
 from shared.settings import RedisSettings, RetentionSettings, Settings
 from shared.wire.submission import Lane, OnConflict
 
@@ -349,7 +349,7 @@ async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes)
 class ReleaseAsk(Ask, frozen=True, kw_only=True):
     """Hand an attempt back: at once to the front of the line, or after `delay_ms`.
 
-    `calls` are those made of upstreams by now.
+    `calls` are those made of upstreams by now; what `is_waiting` for room was not deferred.
     """
 
     account: str
@@ -358,6 +358,7 @@ class ReleaseAsk(Ask, frozen=True, kw_only=True):
     delay_ms: int
     keep: Keep
     calls: int = 0
+    is_waiting: bool = False
 
 
 async def release(
@@ -606,23 +607,39 @@ def _text(word: Reply) -> str:
 
 
 class ReportAsk(Ask, frozen=True, kw_only=True):
-    """A worker's word: `models` that it serves. After `alive_ms` without one it counts as dead."""
+    """A worker's word: `models` that it serves. After `alive_ms` without one it counts as dead.
+
+    Of its calls: `slots` as (provider, lane, call) and `probes` as (circuit, call) are under way
+    and leased for `lease_ms`; `answered` counts those that were, by circuit.
+    """
 
     worker: str
     models: tuple[str, ...]
     alive_ms: int
     forget_ms: int
+    lease_ms: int = 0
+    slots: tuple[tuple[str, Lane, str], ...] = ()
+    probes: tuple[tuple[str, str], ...] = ()
+    answered: tuple[tuple[str, int], ...] = ()
+    window_ms: int = 0
 
 
-async def report(
-    redis: Connection, root: str, ask: ReportAsk, pulse: bytes
-) -> tuple[int, list[str]]:
-    """Write a worker's pulse, or take it back if it is empty.
+class Reported(NamedTuple):
+    """How many workers live, the models that are or were lately served, the breakers not closed."""
 
-    Return how many workers live, and the models that are or were lately served.
-    """
-    living, served = await invoke(redis, "report", root, ask, blob=pulse)
-    return int(living), [_text(model) for model in served]
+    living: int
+    served: list[str]
+    breakers: dict[str, "Breaker"]
+
+
+async def report(redis: Connection, root: str, ask: ReportAsk, pulse: bytes) -> Reported:
+    """Write a worker's pulse, or take it back if it is empty."""
+    living, served, breakers = await invoke(redis, "report", root, ask, blob=pulse)
+    return Reported(
+        int(living),
+        [_text(model) for model in served],
+        {_text(circuit): _breaker(rest) for circuit, *rest in breakers},
+    )
 
 
 class PressureAsk(Ask, frozen=True, kw_only=True):
@@ -655,3 +672,110 @@ async def fleet(redis: Connection, root: str, ask: FleetAsk) -> tuple[list[str],
     """Return the models that are or were lately served, and the pulses of those who live."""
     served, *pulses = await invoke(redis, "fleet", root, ask, effect="none")
     return [_text(model) for model in served], pulses
+
+
+class Breaker(NamedTuple):
+    """How a circuit's breaker stands; `left_ms` until it is due for a probe, or its lease ends.
+
+    A circuit is a provider's model under one credential; `why` is the category of the failure.
+    """
+
+    state: Literal["closed", "open", "probing", "due"]
+    left_ms: int = 0
+    why: str = ""
+
+
+def _breaker(reply: list[Reply]) -> Breaker:
+    match [_text(reply[0]), *reply[1:]]:
+        case [("closed" | "open" | "probing" | "due") as state, left, why]:
+            return Breaker(state, int(left), _text(why))
+        case _:
+            raise StoreError(f"a breaker stands at {reply!r}")
+
+
+class FailAsk(Ask, frozen=True, kw_only=True):
+    """A provider's own failure, of the category `why`; `chance` is from 0 to 1, for the jitter.
+
+    With `at_once_ms` it opens the breaker by itself, for so long. `answered` calls weigh against
+    it that this worker has not reported yet.
+    """
+
+    circuit: str
+    call: str
+    why: str
+    window_ms: int
+    failures_min: int
+    failures_share: float
+    cooling_ms: int
+    cooling_max_ms: int
+    chance: float
+    at_once_ms: int | None = None
+    answered: int = 0
+
+
+async def fail(redis: Connection, root: str, ask: FailAsk) -> tuple[Breaker, bool]:
+    """Return how the breaker stands now, and whether it was this failure that opened it."""
+    *breaker, is_new = await invoke(redis, "fail", root, ask)
+    return _breaker(breaker), bool(is_new)
+
+
+class ProbeAsk(Ask, frozen=True, kw_only=True):
+    """Which call would try a circuit, and for how long before it must be heard of again."""
+
+    circuit: str
+    call: str
+    lease_ms: int
+
+
+async def probe(redis: Connection, root: str, ask: ProbeAsk) -> Breaker | None:
+    """Make a call the circuit's one probe, and return None; else how the breaker stands."""
+    reply = await invoke(redis, "probe", root, ask)
+    return None if reply[0] == b"granted" else _breaker(reply)
+
+
+class EndProbeAsk(Ask, frozen=True, kw_only=True):
+    """What a probe came to: the provider `is_well`, or nothing was learnt."""
+
+    circuit: str
+    call: str
+    is_well: bool
+
+
+def end_probe(redis: Connection, root: str, ask: EndProbeAsk) -> None:
+    """Close the breaker, or let another probe; its lease would end it, too, but later."""
+    tell(redis, "end_probe", root, ask)
+
+
+class AdmitAsk(Ask, frozen=True, kw_only=True):
+    """A call to a provider with limits, those that it has; rates as microseconds, for GCRA."""
+
+    provider: str
+    lane: Lane
+    call: str
+    lease_ms: int
+    concurrency_max: int | None = None
+    batch_max: int | None = None
+    request_us: int | None = None
+    request_burst_us: int | None = None
+    tokens_us: int | None = None
+    tokens_burst_us: int | None = None
+
+
+async def admit(redis: Connection, root: str, ask: AdmitAsk) -> int | None:
+    """Take room for a call, and return None; else in how many ms there may be some, 0: unknown."""
+    word, *wait = await invoke(redis, "admit", root, ask)
+    return None if word == b"admitted" else int(wait[0])
+
+
+class DepartAsk(Ask, frozen=True, kw_only=True):
+    """A call that is over; `more_us` is what it took beyond what was reserved, in tokens' time."""
+
+    provider: str
+    lane: Lane
+    call: str
+    more_us: int | None = None
+
+
+def depart(redis: Connection, root: str, ask: DepartAsk) -> None:
+    """Give a call's room back; its lease would end, too, but later."""
+    tell(redis, "depart", root, ask)

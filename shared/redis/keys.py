@@ -112,6 +112,20 @@ KEY_IDS: Final = Key("key-ids", holds="hash: key id to key hash", end="permanent
 WORKERS: Final = Key("reports", holds="hash: what each live worker reports", end="permanent")
 PULSES: Final = Key("pulses", holds="zset: worker to when it last reported", end="permanent")
 SERVED: Final = Key("served", holds="zset: model to when a worker last served it", end="permanent")
+BREAKER: Final = Key(
+    "breaker:<circuit>", holds="hash: until when a provider's model cools, who probes", end="ttl"
+)
+FAILURES: Final = Key("failures:<circuit>", holds="zset: failed calls of late, by time", end="ttl")
+SUCCESSES: Final = Key(
+    "successes:<circuit>:<slot>", holds="how many calls of a while were answered", end="ttl"
+)
+COOLING: Final = Key(
+    "cooling", holds="zset: circuits that are open, by when they may be probed", end="deleted"
+)
+SLOTS: Final = Key("slots:<provider>:<lane>", holds="zset: calls under way by lease end", end="ttl")
+RATES: Final = Key(
+    "rates:<provider>", holds="hash: arrival times of requests and tokens", end="ttl"
+)
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
 CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
 CHORES_HEALTH: Final = Key("chores:health-check", holds="arq's own word on its queue", end="ttl")

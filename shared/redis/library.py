@@ -77,7 +77,7 @@ _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books ledger usage
     sessions unfinished submissions ready lane clocks bell leases holders deadlines deferred pace
-    api_key account workers pulses served
+    api_key account workers pulses served breaker failures successes cooling slots rates
     """.split()
 )
 
@@ -128,6 +128,11 @@ async def invoke(
     except FunctionMissingError:
         await load(redis)
         return await redis.call(*line, repeat=repeat)
+
+
+def tell(redis: Connection, name: str, root: str, ask: msgspec.Struct) -> None:
+    """Call a function whose answer nobody waits for, and which may be lost with the line."""
+    redis.send(*command(name, root, ask))
 
 
 def command(

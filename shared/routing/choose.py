@@ -21,7 +21,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be answered: the model asked for, the tokens going in, a budget in microcredits.
 
     `needs` is what a model must be capable of; `served` are the models that can answer now, None
-    when that is not known.
+    when that is not known. `cooling` are those whose provider has failed too often lately.
     """
 
     model: str
@@ -29,6 +29,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[Capability, ...] = ()
     budget: int | None = None
     served: frozenset[str] | None = None
+    cooling: frozenset[str] = frozenset()
 
 
 class Choice(NamedTuple):
@@ -71,14 +72,14 @@ def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
     )
 
 
-def pass_over(routing: Routing, failed: str, chosen: str) -> Routing:
+def pass_over(routing: Routing, failed: str, chosen: str, excluded_by: str = "failed") -> Routing:
     """Return the decision after a candidate has failed, and the next one was chosen."""
     return msgspec.structs.replace(
         routing,
         chosen=chosen,
         reason=reason(routing.policy, chosen),
         candidates=tuple(
-            msgspec.structs.replace(candidate, excluded_by="failed")
+            msgspec.structs.replace(candidate, excluded_by=excluded_by)
             if candidate.model == failed
             else candidate
             for candidate in routing.candidates
@@ -108,6 +109,8 @@ def _gate(model: ModelSettings, question: Question) -> str | None:
             return "max_credits"
     if question.served is not None and model.identifier not in question.served:
         return "unavailable"
+    if model.identifier in question.cooling:
+        return "cooling"
     return None
 
 

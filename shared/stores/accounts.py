@@ -14,10 +14,10 @@ from shared.clock import Clock
 from shared.errors import Code, RequestError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.settings import RedisSettings
+from shared.settings import RedisSettings, TierName
 from shared.stores import ledger
 from shared.stores.ledger import Line
-from shared.wire.account import Account, ApiKey, Books, Scope, TierName
+from shared.wire.account import Account, ApiKey, Books, Scope
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_key = msgspec.msgpack.Decoder(ApiKey).decode

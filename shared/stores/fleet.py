@@ -7,23 +7,30 @@ reports at all, so that a deploy makes no model vanish.
 
 from typing import Final, NamedTuple
 
+import msgspec
+
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.redis.functions import FleetAsk, ReportAsk
+from shared.redis.functions import Breaker, FleetAsk, ReportAsk
 from shared.settings import ModelSettings, ProviderSettings, RedisSettings
 from shared.wire.fleet import WorkerReport, decode, encode
+from shared.wire.submission import Lane
 
 _ALIVE_MS: Final = 3_000
 _FORGET_MS: Final = 60_000
 
 
 class Fleet(NamedTuple):
-    """What the live workers can do together; `configured` are the models they have keys of."""
+    """What the live workers can do together; `configured` are the models they have keys of.
+
+    `cooling` are the circuits that they spare: a provider's model under one credential.
+    """
 
     workers: int = 0
     slots: int = 0
     models: frozenset[str] = frozenset()
     configured: frozenset[str] = frozenset()
+    cooling: frozenset[str] = frozenset()
 
     def offers(self, model: ModelSettings, provider: ProviderSettings) -> bool:
         """Return whether a model is to be had at all: a worker has its key, or it needs none."""
@@ -36,18 +43,39 @@ class Fleet(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What a worker hears in return for its report: how many live, and what all have keys of."""
+    """What a worker hears in return for its report.
+
+    How many live, what all have keys of, and which breakers are not closed, by circuit.
+    """
 
     workers: int
     configured: frozenset[str]
+    breakers: dict[str, Breaker]
 
 
-async def report(redis: Connection, settings: RedisSettings, pulse: WorkerReport) -> Standing:
-    """Write a worker's pulse and the models it serves."""
-    workers, served = await functions.report(
-        redis, keys.system_root(settings), _ask(pulse.id, pulse.models), encode(pulse)
-    )
-    return Standing(workers, frozenset(served))
+class Calls(NamedTuple):
+    """What a worker's gate tells: leases on `slots` and `probes` to keep, and calls `answered`.
+
+    They are (provider, lane, call), (circuit, call), and (circuit, how many since the last report).
+    """
+
+    slots: tuple[tuple[str, Lane, str], ...] = ()
+    probes: tuple[tuple[str, str], ...] = ()
+    answered: tuple[tuple[str, int], ...] = ()
+    lease_ms: int = 0
+    window_ms: int = 0
+
+
+_NO_CALLS: Final = Calls()
+
+
+async def report(
+    redis: Connection, settings: RedisSettings, pulse: WorkerReport, calls: Calls = _NO_CALLS
+) -> Standing:
+    """Write a worker's pulse, the models it serves, and what its gate tells."""
+    ask = msgspec.structs.replace(_ask(pulse.id, pulse.models), **calls._asdict())
+    reported = await functions.report(redis, keys.system_root(settings), ask, encode(pulse))
+    return Standing(reported.living, frozenset(reported.served), reported.breakers)
 
 
 async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None:
@@ -67,6 +95,7 @@ async def view(redis: Connection, settings: RedisSettings) -> Fleet:
         models=models,
         # Workers of an older text tell what they serve in their pulse only.
         configured=models.union(served),
+        cooling=frozenset(circuit for pulse in alive for circuit in pulse.cooling),
     )
 
 

@@ -4,7 +4,8 @@ from typing import Literal, get_args
 
 import msgspec
 
-TierName = Literal["free", "pro", "enterprise"]
+from shared.settings import TierName
+
 Scope = Literal["chat", "read", "approve", "keys", "operator"]
 TIERS: tuple[TierName, ...] = get_args(TierName)
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -4,13 +4,19 @@ import msgspec
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A worker's pulse: how much it can run and does, which models it can serve."""
+    """A worker's pulse: how much it can run and does, which models it can serve.
+
+    `made_ms` is its own clock's, which tells it from the one before; `cooling` are the circuits
+    that it spares, as far as it has heard.
+    """
 
     id: str
     concurrency: int
     running: int
     models: tuple[str, ...]
     wire: int
+    made_ms: int = 0
+    cooling: tuple[str, ...] = ()
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -7,8 +7,7 @@ from typing import Final
 import httpx
 import pytest
 
-from shared.settings import Tier
-from shared.wire.account import TierName
+from shared.settings import Tier, TierName
 from tests.support import waiting
 from tests.support.completions import Answer
 from tests.support.customer import Customer, body, refused

@@ -5,18 +5,26 @@ The server has all slots, but as a node of a cluster it refuses a function that 
 
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 
 from shared import ids
 from shared.clock import SystemClock
-from shared.errors import StoreError
-from shared.redis import keys, library
+from shared.errors import Failure, ProviderError, StoreError
+from shared.redis import functions, keys, library
 from shared.redis.client import Redis
-from shared.settings import RedisSettings
+from shared.redis.functions import EndProbeAsk, ProbeAsk
+from shared.sections import BreakerSettings
+from shared.settings import ProviderSettings, RedisSettings
+from shared.stores import fleet
 from shared.stores.accounts import Accounts
+from shared.stores.fleet import Calls
+from shared.wire.fleet import WorkerReport
 from tests.support import ledger
 from tests.support.desk import Desk
 from tests.support.server import Kind, Server, binaries
+from worker.gate import failing
+from worker.limits import Limits
 
 
 @pytest.fixture(scope="module", params=list(binaries()))
@@ -80,6 +88,29 @@ async def test_accounts_and_keys_stay_in_theirs(desk: Desk) -> None:
     made = await accounts.create_key(account, ("chat",))
     assert await accounts.authenticate(made.key) is not None
     assert await accounts.grant(account, 5) == 5
+
+
+async def test_health_and_limits_of_providers_stay_in_theirs(desk: Desk) -> None:
+    root, provider = (
+        keys.system_root(desk.settings),
+        ProviderSettings(name="p", base_url="http://p"),
+    )
+    limits = Limits(msgspec.structs.replace(provider, concurrency_max=1, tokens_per_minute=9))
+    assert await functions.admit(desk.redis, root, limits.admission("c", "batch", 1, 1_000)) is None
+    failure = Failure(message="No.", category="auth", code="X")
+    ask = failing("p/m/open", "c", ProviderError(failure), BreakerSettings())
+    assert ask is not None
+    assert (await functions.fail(desk.redis, root, ask))[1]
+    pulse = WorkerReport(id="w", concurrency=1, running=1, models=("m",), wire=1)
+    calls = Calls((("p", "batch", "c"),), (("p/m/open", "c"),), (("p/m/open", 1),), 1_000, 1_000)
+    assert (await fleet.report(desk.redis, desk.settings, pulse, calls)).breakers
+    await desk.redis.call("HSET", keys.BREAKER(root, "p/m/open"), "due", 1)
+    probe = ProbeAsk(circuit="p/m/open", call="d", lease_ms=1_000)
+    assert await functions.probe(desk.redis, root, probe) is None
+    functions.end_probe(desk.redis, root, EndProbeAsk(circuit="p/m/open", call="d", is_well=True))
+    functions.depart(desk.redis, root, limits.departure("c", "batch", 1, 2))
+    assert not (await fleet.report(desk.redis, desk.settings, pulse)).breakers
+    assert await desk.redis.call("EXISTS", keys.SLOTS(root, "p", "batch")) == 0
 
 
 async def test_partitions_have_slots_of_their_own(desk: Desk) -> None:

@@ -12,8 +12,8 @@ import msgspec
 
 from api.errors import STATUS
 from shared.lifecycle import TRANSITIONS, state_of
-from shared.reading import Section
 from shared.redis.keys import FAMILIES
+from shared.sections import Section
 from shared.settings import Settings
 
 README: Final = Path(__file__).parents[2] / "README.md"

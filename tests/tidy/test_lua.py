@@ -19,7 +19,7 @@ def _stubs() -> dict[str, tuple[str, bool]]:
     tree = source.modules()["shared/redis/functions.py"]
     for function in source.functions(tree):
         for node in ast.walk(function):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "invoke":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"invoke", "tell"}:
                 name = ast.literal_eval(node.args[1])
                 has_blob = any(keyword.arg == "blob" for keyword in node.keywords)
                 found[name] = (function.name, has_blob)

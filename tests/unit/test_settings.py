@@ -8,7 +8,7 @@ import pytest
 
 from shared.catalogue import Catalogue
 from shared.errors import ConfigurationError
-from shared.reading import Section
+from shared.sections import Section
 from shared.settings import Secret, Settings
 
 CATALOGUE = """
@@ -70,6 +70,22 @@ def test_catalogue_is_read_in_its_order(tmp_path: Path) -> None:
     )
     assert [model.identifier for model in read.models] == ["small", "other"]
     assert Catalogue.of(read).provider_of(read.models[1]).base_url == "http://127.0.0.1:9/v1"
+
+
+def test_limits_of_providers_and_breakers_have_bounds(tmp_path: Path) -> None:
+    limited = CATALOGUE.replace('api_key_env = "POLLUX_LOCAL_KEY"', "concurrency_max = 4")
+    read = _read(tmp_path, limited, POLLUX_BREAKER__COOLING_SECONDS="2.5")
+    assert read.providers[0].is_limited
+    assert not _read(tmp_path, CATALOGUE).providers[0].is_limited
+    assert read.breaker.cooling_seconds == 2.5
+    faulty = limited.replace("concurrency_max = 4", "tokens_per_minute = 0\nbatch_share = 1.5")
+    found = _faults(tmp_path, faulty, POLLUX_BREAKER__FAILURES_SHARE="0", POLLUX_RETRIES__SHARE="2")
+    assert sorted(fault.split(":")[0] for fault in found) == [
+        "breaker.failures_share",
+        "providers[0].batch_share",
+        "providers[0].tokens_per_minute",
+        "retries.share",
+    ]
 
 
 def test_variables_that_hold_secrets_are_no_settings(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import msgspec
 from typing_extensions import override
 
 from shared.catalogue import Catalogue
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.redis.client import Connection
 from shared.wire.generation import Generation
 from tests.support.system import System
 from tests.worker.front import Front, Ticket
 from worker import pipeline
+from worker.gate import Gate
 from worker.providers.registry import Registry
 from worker.run import Brake, StopReason, Tools
 
@@ -40,7 +41,16 @@ class Attempts:
         self.brake = Brake()
         self.configured: frozenset[str] = frozenset()
         self._front = front
+        self.clock: Clock = Hasty()
         self._registry: Registry | None = None
+        self._gate: Gate | None = None
+
+    @property
+    def gate(self) -> Gate:
+        """The gate of all the attempts; with the first look the catalogue is settled."""
+        self._registry = self._registry or Registry(Catalogue.of(self.settings), {})
+        self._gate = self._gate or Gate(self.settings, self.redis, self.clock, self._registry)
+        return self._gate
 
     def change_models(self, **fields: Any) -> None:  # noqa: ANN401  of any field's type
         """Change every model of the catalogue, before the first attempt."""
@@ -92,12 +102,14 @@ class Attempts:
             await self._registry.close()
 
     def _tools(self) -> Tools:
-        self._registry = self._registry or Registry(Catalogue.of(self.settings), {})
+        gate = self.gate
+        assert self._registry is not None
         return Tools(
             settings=self.settings,
             redis=self.redis,
             promise=self.redis,
-            clock=Hasty(),
+            clock=self.clock,
             registry=self._registry,
+            gate=gate,
             configured=self.configured,
         )

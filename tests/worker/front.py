@@ -10,7 +10,15 @@ from typing import Final, NamedTuple
 from shared import ids
 from shared.redis import functions, keys
 from shared.redis.client import Redis
-from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Claimed, GrantAsk, Keep
+from shared.redis.functions import (
+    AcceptAsk,
+    Accepted,
+    Breaker,
+    CancelAsk,
+    Claimed,
+    GrantAsk,
+    Keep,
+)
 from shared.settings import Settings
 from shared.stores import generations, sessions
 from shared.wire import event as events, submission as submissions
@@ -18,6 +26,7 @@ from shared.wire.account import Books
 from shared.wire.generation import Generation
 from shared.wire.submission import AUTO, PLAIN, WIRE, Features, Lane, Submission
 from tests.support import waiting
+from worker.gate import Gate
 
 GRANT: Final = 10_000_000_000
 HOLD: Final = 100_000
@@ -180,6 +189,15 @@ class Front:
             keep=Keep.of(self.settings.retention),
         )
         await functions.reap(self.redis, ticket.root, ask)
+
+    async def thaw(self, *gates: Gate) -> None:
+        """Let every open breaker be due for a probe now, and these gates know it."""
+        root = keys.system_root(self.settings.redis)
+        names = await self.redis.call("ZRANGE", keys.COOLING(root), 0, -1)
+        for name in names:
+            await self.redis.call("HSET", keys.BREAKER(root, name.decode()), "due", 1)
+        for gate in gates:
+            gate.hear({name.decode(): Breaker("due") for name in names})
 
     async def told(self, ticket: Ticket) -> list[Told]:
         """Return the generation's stream as it is."""

@@ -33,12 +33,15 @@ _QUESTIONS = st.builds(
     input_tokens=st.integers(0, 2500),
     budget=st.none() | st.integers(0, 200_000),
     served=st.none() | st.frozensets(st.sampled_from(_IDENTIFIERS)),
+    cooling=st.frozensets(st.sampled_from(_IDENTIFIERS)),
 )
 
 
 def _is_open(model: ModelSettings, question: Question) -> bool:
     """Tell, in other words than the product's, whether a model could answer."""
     if question.input_tokens > model.context_window - 16:
+        return False
+    if model.identifier in question.cooling:
         return False
     if question.served is not None and model.identifier not in question.served:
         return False
@@ -72,7 +75,13 @@ def test_every_candidate_is_told_with_what_shut_it_out(
     ]
     for each, candidate in zip(asked, routing.candidates, strict=True):
         assert (candidate.excluded_by is None) == _is_open(each, question)
-        assert candidate.excluded_by in {None, "context_window", "max_credits", "unavailable"}
+        assert candidate.excluded_by in {
+            None,
+            "context_window",
+            "max_credits",
+            "unavailable",
+            "cooling",
+        }
         assert candidate.est_credits >= 0
 
 

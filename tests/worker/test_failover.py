@@ -117,6 +117,7 @@ async def test_calls_of_earlier_attempts_count(
     assert _asked(provider) == ["alpha"] * 3 + ["beta"]
     assert (await front.record(ticket))["calls"] == "4"
     await front.hasten(ticket)
+    await front.thaw(attempts.gate)
     await attempts.run(ticket)
     ended = await front.look(ticket)
     assert ended.stage == "failed"

@@ -95,9 +95,10 @@ async def test_provider_that_asks_for_patience_gets_it_and_is_asked_again(
     system: System, front: Front, provider: Provider
 ) -> None:
     provider.script.extend([Answer(status=429, headers={"retry-after": "9"}), Answer(text="Two")])
-    async with working(system):
+    async with working(system) as worker:
         ticket = await front.submit(model="alpha")
         await front.seen(ticket, lambda found: found.stage == "retrying")
+        await front.thaw(worker.ctx["tools"].gate)
         name = f"{ticket.account}:{ticket.id}"
         assert await front.redis.call("ZADD", keys.DEFERRED(ticket.root), "XX", "CH", 1, name)
         ended = await front.end(ticket, 2)

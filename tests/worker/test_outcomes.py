@@ -229,6 +229,7 @@ async def test_provider_is_not_waited_for_in_the_queue_for_ever(
         await attempts.run(ticket)
         assert (await front.record(ticket))["retries"] == str(turn)
         await front.hasten(ticket)
+        await front.thaw(attempts.gate)
     await attempts.run(ticket)
     assert _fault(await front.look(ticket)) == ("rate_limit", "PROVIDER_RATE_LIMITED")
     assert len(provider.requests) == 4
@@ -309,7 +310,7 @@ async def test_completed_turns_are_sent_in_order_and_no_others(
 ) -> None:
     ticket = await front.submit("one", system_prompt="Be brief.")
     await attempts.run(ticket)
-    provider.script.append(Answer(status=401))
+    provider.script.append(Answer(status=400))
     for message in ("two fails", "three"):
         await attempts.run(await front.submit(message, session=ticket.session, model="alpha"))
     await attempts.run(await front.submit("four", session=ticket.session))

@@ -8,6 +8,7 @@ providers that stayed as they were, with their open lines, and leaves the rest t
 idle.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -37,19 +38,29 @@ class Registry:
     ) -> None:
         self.catalogue = catalogue
         self._connections: dict[ProviderSettings, Provider] = {}
+        credentials: dict[str, str] = {}
         for provider in catalogue.providers:
             key = key_of(provider, environment)
             if key is None and provider.api_key_env is not None:
                 continue
             kept = before.connection(provider) if before is not None else None
             self._connections[provider] = kept or connect(provider, key)
+            credentials[provider.name] = _credential(key)
         self._by_name = {provider.name: open_ for provider, open_ in self._connections.items()}
         self.models = tuple(model for model in catalogue.models if model.provider in self._by_name)
+        self._circuits = {
+            model.identifier: f"{model.provider}/{model.identifier}/{credentials[model.provider]}"
+            for model in self.models
+        }
         self.served = frozenset(model.identifier for model in self.models)
 
     def provider_of(self, model: ModelSettings) -> Provider:
         """Return the connection that serves a model of `served`."""
         return self._by_name[model.provider]
+
+    def circuit_of(self, model: ModelSettings) -> str:
+        """Return what fails together: the provider, the model of `served`, and the credential."""
+        return self._circuits[model.identifier]
 
     def connection(self, provider: ProviderSettings) -> Provider | None:
         """Return the connection to exactly this provider, if there is one."""
@@ -60,6 +71,11 @@ class Registry:
         for provider, open_ in self._connections.items():
             if but is None or but.connection(provider) is not open_:
                 await open_.close()
+
+
+def _credential(key: Secret | None) -> str:
+    """Tell one key from another without telling it."""
+    return hashlib.sha256(key.reveal().encode()).hexdigest()[:8] if key is not None else "open"
 
 
 def connect(provider: ProviderSettings, key: Secret | None) -> Provider:

@@ -6,4 +6,6 @@ enhance   have an unclear message reworded, if it may be
 choose    decide which model answers
 generate  call it and stream what it says
 settle    end the generation with what came of it
+
+patience is no step: what a failed call comes to, decided without waiting for anything.
 """

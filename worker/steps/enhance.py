@@ -112,13 +112,18 @@ async def _reword(run: Run, request: ChatRequest) -> Enhancement:
 async def _hear(run: Run, request: ChatRequest, said: _Said) -> Reason | None:
     """Call the model and take what it says; return what is wrong with it. Raises ProviderError."""
     longest = rewording.TIMES_LONGER_MAX * len(run.user.content) + _MARGIN_CHARACTERS
+    tokens = tokens_of(request.messages) + request.max_tokens
     reason: Reason | None = "failed"
-    async with aclosing(run.tools.registry.provider_of(request.model).stream(request)) as parts:
+    stream = run.tools.registry.provider_of(request.model).stream(request)
+    gated = run.tools.gate.call(request.model, lane=run.claimed.lane, tokens=tokens)
+    async with gated as call, aclosing(stream) as parts:
         async for part in parts:
+            call.heard()
             if isinstance(part, Text):
                 said.text += part.text
             elif isinstance(part, Used):
                 said.used = part
+                call.used_tokens = part.input_tokens + part.output_tokens
             elif isinstance(part, Ended):
                 reason = _ENDS.get(part.reason, "failed")
             if len(said.text) > longest:

@@ -11,27 +11,19 @@ import random
 from contextlib import aclosing
 from typing import Final
 
-from shared.errors import EXPIRED, Failure, ProviderError
+from shared.errors import EXPIRED, BarredError, Failure, ProviderError
 from shared.routing import price
 from shared.routing.choose import OUTPUT_TOKENS_MIN, pass_over
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import Media, Usage
+from worker.gate import Call
 from worker.providers.contract import Aside, ChatRequest, Ended, Reasoning, Text, Used
 from worker.run import Failed, Outcome, Retry, Run
+from worker.steps import patience
 from worker.steps.fit import fit, tokens_of
 
-_CALLS_MAX: Final = 3
-# Over all attempts and all models of the route.
-_CALLS_PER_TURN_MAX: Final = 6
-# Failures of one provider, of which the next one need know nothing.
-_OWN_FAULTS: Final = frozenset({"rate_limit", "overloaded", "timeout", "auth", "provider_error"})
-_BACKOFF_SECONDS: Final = 0.5
-# A provider that asks for more patience than this is waited for in the queue, where it holds no
-# slot.
-_WAIT_HERE_SECONDS: Final = 2.0
-_DEFERRALS_MAX: Final = 3
 # What may follow the told end of an answer, its usage, follows soon or not at all.
 _AFTERWORD_SECONDS: Final = 2.0
 _TIMERS_PER_SILENCE: Final = 16
@@ -57,59 +49,72 @@ async def generate(run: Run) -> Outcome | None:
     """
     run.calls = run.claimed.calls
     run.writer.say(events.StageChanged("generating"), stage="generating")
+    waiting: Retry | None = None
     while True:
         assert run.model is not None  # noqa: S101  `choose` went before
         outcome = await _ask(run, run.model)
-        if not _may_pass_over(run, outcome):
-            return outcome
-        _pass_over(run, run.model)
+        if isinstance(outcome, Retry) and outcome.is_waiting:
+            waiting = waiting or outcome
+        if not patience.may_pass_over(outcome, patience.standing(run, calls=0)):
+            break
+        _pass_over(run, run.model, patience.excluded_by(outcome))
+    # A model that only has no room for now is worth the wait when all others have failed.
+    is_worth_it = not run.writer.has_shown() and patience.is_own_fault(outcome)
+    return waiting if waiting is not None and is_worth_it else outcome
 
 
-def _may_pass_over(run: Run, outcome: Outcome | None) -> bool:
-    """Tell whether what became of one model is no reason to let the next one not try."""
-    if not run.others or run.writer.has_shown() or run.calls >= _CALLS_PER_TURN_MAX:
-        return False
-    if isinstance(outcome, Failed):
-        failure = outcome.failure
-        return failure.category in _OWN_FAULTS or failure.code == "UNKNOWN_UPSTREAM_MODEL"
-    return isinstance(outcome, Retry)
-
-
-def _pass_over(run: Run, failed: ModelSettings) -> None:
+def _pass_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
     """Go on to the next model of the route."""
     assert run.routing is not None  # noqa: S101  `choose` went before
     run.model, *others = run.others
     run.others = tuple(others)
-    run.routing = pass_over(run.routing, failed.identifier, run.model.identifier)
+    run.routing = pass_over(run.routing, failed.identifier, run.model.identifier, excluded_by)
     run.writer.say(events.Routed(run.routing))
-    logs.logger().info("passed over", model=failed.identifier, chosen=run.model.identifier)
+    logs.logger().info(
+        "passed over", model=failed.identifier, why=excluded_by, chosen=run.model.identifier
+    )
 
 
 async def _ask(run: Run, model: ModelSettings) -> Outcome | None:
     """Have one model answer; Failed or Retry is what its provider's last failure comes to."""
-    room, is_trimmed, calls = model.context_window - _reserve(run, model), False, 0
+    room, is_trimmed = model.context_window - _reserve(run, model), False
+    calls_before, waited = run.calls, 0.0
     while run.seconds_left() > 0:
-        calls, run.calls = calls + 1, run.calls + 1
+        is_retry = run.calls > calls_before or run.claimed.calls > 0
         try:
-            return await _call(run, model, room)
+            return await _call(run, model, room, is_retry=is_retry)
         except ProviderError as error:
-            logs.logger().info(
-                "the provider failed",
-                provider=model.provider,
-                code=error.failure.code,
-                call=calls,
-            )
-            may_call = calls < _CALLS_MAX and run.calls < _CALLS_PER_TURN_MAX
-            if may_call and _is_trimmable(run, error) and not is_trimmed:
-                # The catalogue may promise too much: what counts is what was refused.
-                room, is_trimmed = run.input_tokens // 2, True
-                continue
-            delay = _delay(error, calls)
-            outcome = _given_up(run, error, calls, delay)
-            if outcome is not None:
-                return outcome
-        await run.tools.clock.sleep(delay)
+            failed = error
+        at = patience.standing(run, run.calls - calls_before, waited)
+        _log(failed, model, at.calls)
+        if _is_trimmable(run, failed) and patience.may_call(at) and not is_trimmed:
+            # The catalogue may promise too much: what counts is what was refused.
+            room, is_trimmed = run.input_tokens // 2, True
+            continue
+        what = _after(run, model, failed, at)
+        if not isinstance(what, patience.Wait):
+            return what
+        if isinstance(failed, BarredError):
+            waited += what.seconds
+        await run.tools.clock.sleep(what.seconds)
     return Failed(EXPIRED)
+
+
+def _after(
+    run: Run, model: ModelSettings, error: ProviderError, at: patience.Standing
+) -> Failed | Retry | patience.Wait:
+    """Decide what follows a failure; a second try needs what is left of the provider's budget."""
+    what = patience.after(error, at, random.random())  # noqa: S311  jitter, not a secret
+    is_over = isinstance(what, Failed) or patience.may_pass_over(what, at)
+    if is_over or isinstance(error, BarredError) or run.tools.gate.may_retry(model):
+        return what
+    logs.logger().info("no retry is left", provider=model.provider)
+    return Failed(error.failure)
+
+
+def _log(error: ProviderError, model: ModelSettings, call: int) -> None:
+    what = "the provider was spared" if isinstance(error, BarredError) else "the provider failed"
+    logs.logger().info(what, provider=model.provider, code=error.failure.code, call=call)
 
 
 def _is_trimmable(run: Run, error: ProviderError) -> bool:
@@ -117,38 +122,25 @@ def _is_trimmable(run: Run, error: ProviderError) -> bool:
     return is_too_long and bool(run.history) and not run.writer.has_shown()
 
 
-def _given_up(run: Run, error: ProviderError, calls: int, delay: float) -> Outcome | None:
-    """Return what a failed call comes to, or None when another is worth the wait here."""
-    if run.writer.has_shown() or error.retry == "never" or delay >= run.seconds_left():
-        return Failed(error.failure)
-    if run.calls >= _CALLS_PER_TURN_MAX:
-        return Failed(error.failure)
-    if delay > _WAIT_HERE_SECONDS and run.claimed.retries < _DEFERRALS_MAX:
-        return Retry(delay)
-    return Failed(error.failure) if calls == _CALLS_MAX or delay > _WAIT_HERE_SECONDS else None
-
-
-def _delay(error: ProviderError, calls: int) -> float:
-    """Full jitter, unless the provider said when."""
-    if error.retry_after_seconds is not None:
-        return error.retry_after_seconds
-    return random.uniform(0, _BACKOFF_SECONDS * 2 ** (calls - 1))  # noqa: S311  jitter, not a secret
-
-
-async def _call(run: Run, model: ModelSettings, room: int) -> Outcome | None:
+async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) -> Outcome | None:
     """Make one upstream call with as much of the history as has room. Raises ProviderError."""
     request = _request(run, model, room)
     run.input_tokens = tokens_of(request.messages)
     run.usage = None
-    reason = await _hear(run, model, request)
-    if run.usage is None:
-        run.usage = estimate(model, run.input_tokens, run.writer.text(), run.writer.reasoning())
+    tokens = run.input_tokens + request.max_tokens
+    lane = run.claimed.lane
+    async with run.tools.gate.call(model, lane=lane, tokens=tokens, is_retry=is_retry) as call:
+        run.calls += 1
+        reason = await _hear(run, model, request, call)
+        if run.usage is None:
+            run.usage = estimate(model, run.input_tokens, run.writer.text(), run.writer.reasoning())
+        call.used_tokens = run.usage.input_tokens + run.usage.output_tokens
     if run.writer.text() or run.media:
         return None
     return Failed(_FILTERED if reason == "content_filter" else _EMPTY)
 
 
-async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
+async def _hear(run: Run, model: ModelSettings, request: ChatRequest, call: Call) -> str:
     """Take the parts of an answer as they come; return why it ended.
 
     The model may think before its first part, but not fall silent between two, and nothing lasts
@@ -163,6 +155,7 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest) -> str:
     try:
         async with patience, aclosing(parts):
             async for part in parts:
+                call.heard()
                 if isinstance(part, Text):
                     run.writer.add(part.text, progress=_progress(run, request))
                 elif isinstance(part, Ended):

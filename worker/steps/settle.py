@@ -34,7 +34,8 @@ async def settle(run: Run, outcome: Outcome) -> None:
         case Cancelled():
             await _end(run, "cancelled", CANCELLED)
         case Retry(delay_seconds):
-            await _release(run, max(1, int(delay_seconds * 1000)))
+            delay_ms = max(1, int(delay_seconds * 1000))
+            await _release(run, delay_ms, is_waiting=outcome.is_waiting)
         case Released():
             await _release(run, 0)
         case Lost():
@@ -87,7 +88,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     )
 
 
-async def _release(run: Run, delay_ms: int) -> None:
+async def _release(run: Run, delay_ms: int, *, is_waiting: bool = False) -> None:
     await run.writer.close()
     ask = functions.ReleaseAsk(
         account=run.claimed.account,
@@ -95,6 +96,7 @@ async def _release(run: Run, delay_ms: int) -> None:
         attempt=run.claimed.attempt,
         delay_ms=delay_ms,
         calls=max(run.calls, run.claimed.calls),
+        is_waiting=is_waiting,
         keep=functions.Keep.of(run.tools.settings.retention),
     )
     answer = await _until_answered(

@@ -111,6 +111,28 @@ local function emit(root, account, id, epoch, seq, event)
   return at
 end
 
+-- A circuit is a provider's model under one credential. While its breaker is open the record says when it is
+-- `due` for a probe, and who probes until when. Returns {state, ms left, why}: closed, open, probing or due.
+local function look_at_breaker(root, circuit, now)
+  local due, lease, why = unpack(redis.call('HMGET', breaker_key(root, circuit), 'due', 'lease', 'why'))
+  if not due then return {'closed', 0, ''} end
+  if tonumber(due) > now then return {'open', due - now, why} end
+  if lease and tonumber(lease) > now then return {'probing', lease - now, why} end
+  return {'due', 0, why}
+end
+
+-- Answered calls are counted by slots of time, as many as make a window.
+local WINDOW_SLOTS = 6
+
+local function window_slot(now, window_ms) return math.floor(now * WINDOW_SLOTS / window_ms) end
+
+local function hold_slot(root, provider, lane, call, now, lease_ms)
+  local key = slots_key(root, provider, lane)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now))
+  redis.call('ZADD', key, int(now + lease_ms), call)
+  redis.call('PEXPIRE', key, int(2 * lease_ms))
+end
+
 -- A lease that is gone gives its slot back to the account's count, which lets the account in again where it
 -- had to stay outside; the second call finds nothing to give. Returns whether there was one.
 local function drop_lease(root, account, id, lane)
@@ -223,7 +245,7 @@ local function finish(root, account, id, generation, ending)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains',
-    'key', 'calls')
+    'waits', 'key', 'calls')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured

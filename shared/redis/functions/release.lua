@@ -1,6 +1,6 @@
 -- release: hand a claimed generation back, to the front of its account's line or for a later time.
 -- ASK      account, id, attempt, delay_ms (0: now, and the stage is `queued` again), keep; if any: calls (made
---          upstream in all)
+--          upstream in all), is_waiting (only for room: it is no deferral)
 -- RETURNS  'released', 'cancelled' (it was to be stopped, and has ended) or 'refused'
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
 -- What is deferred tells its followers so: the stage is an event of the attempt, its last.
@@ -24,7 +24,7 @@ local function release(root, ask)
     make_ready(root, ask.account, ask.id, record.lane, record.number)
   end
   redis.call('HSET', key, 'calls', ask.calls or 0)
-  redis.call('HINCRBY', key, ask.delay_ms > 0 and 'retries' or 'drains', 1)
+  redis.call('HINCRBY', key, ask.delay_ms == 0 and 'drains' or ask.is_waiting and 'waits' or 'retries', 1)
   drop_lease(root, ask.account, ask.id, record.lane)
   return 'released'
 end

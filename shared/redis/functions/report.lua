@@ -1,11 +1,50 @@
 -- report: a worker says that it lives, or that it goes.
--- ASK      worker, models (that it serves), blob (its pulse; empty when it goes), alive_ms, forget_ms
--- RETURNS  {how many workers live, {model (that is served, or was lately)...}}
+-- ASK      worker, models (that it serves), blob (its pulse; empty when it goes), alive_ms, forget_ms; of its calls to
+--          providers, if any: lease_ms, slots = {{provider, lane, call}...} and probes = {{circuit, call}...} (under
+--          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count)
+-- RETURNS  {how many workers live, {model (that is served, or was lately)...},
+--          {{circuit, its breaker's state, ms left, why}... (that are not closed)}}
 -- ATOMIC   because who is counted must be who is listed, and the dead are forgotten by whoever lives.
+-- No two pulses of a worker are the same: one that is there already was sent again, and its calls are counted.
 
 local function forget(root, worker)
   redis.call('ZREM', pulses_key(root), worker)
   redis.call('HDEL', workers_key(root), worker)
+end
+
+local function keep_probe(root, circuit, call, now, lease_ms)
+  local key = breaker_key(root, circuit)
+  local probe, lease = unpack(redis.call('HMGET', key, 'probe', 'lease'))
+  if lease and probe == call then redis.call('HSET', key, 'lease', int(now + lease_ms)) end
+end
+
+local function count_answered(root, circuit, count, now, window_ms)
+  local key = successes_key(root, circuit, int(window_slot(now, window_ms)))
+  redis.call('INCRBY', key, count)
+  redis.call('PEXPIRE', key, int(2 * window_ms))
+end
+
+local function take_calls(root, ask, now)
+  for _, slot in ipairs(ask.slots or {}) do hold_slot(root, slot[1], slot[2], slot[3], now, ask.lease_ms) end
+  for _, probe in ipairs(ask.probes or {}) do keep_probe(root, probe[1], probe[2], now, ask.lease_ms) end
+  if redis.call('HGET', workers_key(root), ask.worker) == ask.blob then return end
+  for _, each in ipairs(ask.answered or {}) do
+    count_answered(root, each[1], each[2], now, ask.window_ms)
+  end
+end
+
+-- What nobody has asked for until its breaker was forgotten is closed.
+local function open_circuits(root, now)
+  local found = {}
+  for _, circuit in ipairs(redis.call('ZRANGE', cooling_key(root), 0, -1)) do
+    local state, left, why = unpack(look_at_breaker(root, circuit, now))
+    if state == 'closed' then
+      redis.call('ZREM', cooling_key(root), circuit)
+    else
+      table.insert(found, {circuit, state, left, why})
+    end
+  end
+  return found
 end
 
 local function report(root, ask)
@@ -14,6 +53,7 @@ local function report(root, ask)
   if ask.blob == '' then
     forget(root, ask.worker)
   else
+    take_calls(root, ask, now)
     redis.call('ZADD', pulses, int(now), ask.worker)
     redis.call('HSET', workers_key(root), ask.worker, ask.blob)
     for _, model in ipairs(ask.models) do redis.call('ZADD', served, int(now), model) end
@@ -24,7 +64,7 @@ local function report(root, ask)
     forget(root, worker)
   end
   local living = redis.call('ZCOUNT', pulses, int(now - ask.alive_ms), '+inf')
-  return {living, redis.call('ZRANGE', served, 0, -1)}
+  return {living, redis.call('ZRANGE', served, 0, -1), open_circuits(root, now)}
 end
 
 register('report', report)

@@ -1,0 +1,50 @@
+-- admit: let a call go to a provider that has limits, if they leave room.
+-- ASK      provider, lane, call (its id), lease_ms; where so many are allowed at once: concurrency_max,
+--          batch_max (of the batch lane); where so many a minute: request_us (between two), request_burst_us,
+--          tokens_us (what it is thought to take, as time), tokens_burst_us
+-- RETURNS  {'admitted'}, or {'busy', ms until there may be room (0: nobody knows)}
+-- ATOMIC   because a slot, a request and tokens are taken together, by one worker at a time, or not at all.
+-- GCRA, for both rates: an arrival is the time at which the provider would be idle if it kept to its rate.
+
+local function is_full(root, ask, now)
+  if not ask.concurrency_max then return false end
+  local from = '(' .. int(now)
+  local batch = redis.call('ZCOUNT', slots_key(root, ask.provider, 'batch'), from, '+inf')
+  local all = batch + redis.call('ZCOUNT', slots_key(root, ask.provider, 'interactive'), from, '+inf')
+  return all >= ask.concurrency_max or (ask.lane == 'batch' and batch >= ask.batch_max)
+end
+
+-- Returns the arrival after a cost, and for how many us too early that is.
+local function arrive(known, cost, burst, now)
+  local arrival = math.max(tonumber(known or 0), now) + cost
+  return arrival, arrival - now - burst
+end
+
+local function admit(root, ask)
+  local now = now_us()
+  local ms = math.floor(now / 1000)
+  local leased = redis.call('ZSCORE', slots_key(root, ask.provider, ask.lane), ask.call)
+  if leased and tonumber(leased) > ms then return {'admitted'} end
+  if is_full(root, ask, ms) then return {'busy', 0} end
+  local key, early = rates_key(root, ask.provider), 0
+  local requests, tokens = unpack(redis.call('HMGET', key, 'requests', 'tokens'))
+  if ask.request_us then
+    requests, early = arrive(requests, ask.request_us, ask.request_burst_us, now)
+  end
+  if ask.tokens_us then
+    local over
+    tokens, over = arrive(tokens, ask.tokens_us, ask.tokens_burst_us, now)
+    early = math.max(early, over)
+  end
+  if early > 0 then return {'busy', math.ceil(early / 1000)} end
+  if ask.request_us then redis.call('HSET', key, 'requests', int(requests)) end
+  if ask.tokens_us then redis.call('HSET', key, 'tokens', int(tokens)) end
+  if ask.request_us or ask.tokens_us then
+    local last = math.max(ask.request_us and requests or 0, ask.tokens_us and tokens or 0)
+    redis.call('PEXPIRE', key, int((last - now) / 1000 + 60000))
+  end
+  hold_slot(root, ask.provider, ask.lane, ask.call, ms, ask.lease_ms)
+  return {'admitted'}
+end
+
+register('admit', admit)

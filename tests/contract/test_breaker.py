@@ -1,0 +1,266 @@
+"""The breaker of a circuit: when it opens, who may probe it, and what closes it again."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.redis import functions, keys
+from shared.redis.client import Redis
+from shared.redis.functions import Breaker, EndProbeAsk, FailAsk, ProbeAsk
+from shared.settings import RedisSettings
+from shared.stores import fleet
+from shared.stores.fleet import Calls
+from shared.wire.fleet import WorkerReport
+from tests.support import waiting
+
+_CIRCUIT = "scripted/alpha/open"
+_LEASE_MS = 5_000
+_FAILED = FailAsk(
+    circuit=_CIRCUIT,
+    call="",
+    why="timeout",
+    window_ms=30_000,
+    failures_min=5,
+    failures_share=0.5,
+    cooling_ms=10_000,
+    cooling_max_ms=300_000,
+    chance=0.5,
+)
+
+
+class Ward:
+    """The breakers of a deployment, in few words."""
+
+    def __init__(self, redis: Redis, settings: RedisSettings) -> None:
+        self.redis = redis
+        self.settings = settings
+        self.root = keys.system_root(settings)
+        self._made = 0
+
+    async def fail(self, call: str = "", **fields: Any) -> tuple[Breaker, bool]:  # noqa: ANN401  of any field
+        """Tell a failure, of a call of its own if none is named."""
+        self._made += 1
+        call = call or f"call-{self._made}"
+        ask = msgspec.structs.replace(_FAILED, call=call, **fields)
+        return await functions.fail(self.redis, self.root, ask)
+
+    async def open(self) -> None:
+        """Let enough calls fail."""
+        for _ in range(_FAILED.failures_min):
+            await self.fail()
+
+    async def due(self) -> None:
+        """Let the cooling be over."""
+        await self.redis.call("HSET", keys.BREAKER(self.root, _CIRCUIT), "due", 1)
+
+    async def probe(self, call: str, lease_ms: int = _LEASE_MS) -> Breaker | None:
+        """Ask to be the probe."""
+        ask = ProbeAsk(circuit=_CIRCUIT, call=call, lease_ms=lease_ms)
+        return await functions.probe(self.redis, self.root, ask)
+
+    def end(self, call: str, *, is_well: bool) -> None:
+        """End a probe."""
+        ask = EndProbeAsk(circuit=_CIRCUIT, call=call, is_well=is_well)
+        functions.end_probe(self.redis, self.root, ask)
+
+    async def report(self, made_ms: int = 1, **told: Any) -> dict[str, Breaker]:  # noqa: ANN401  of any field
+        """Report as a worker, and return the breakers that it hears of."""
+        pulse = WorkerReport(id="w1", concurrency=1, running=0, models=(), wire=1, made_ms=made_ms)
+        calls = Calls(lease_ms=_LEASE_MS, window_ms=_FAILED.window_ms)._replace(**told)
+        return (await fleet.report(self.redis, self.settings, pulse, calls)).breakers
+
+
+@pytest.fixture
+def ward(redis: Redis, redis_settings: RedisSettings) -> Ward:
+    return Ward(redis, redis_settings)
+
+
+# What opens it
+
+
+async def test_enough_failures_open_it_once_and_everybody_hears(ward: Ward) -> None:
+    told = [await ward.fail() for _ in range(7)]
+    assert [breaker.state for breaker, _ in told] == ["closed"] * 4 + ["open"] * 3
+    assert [is_new for _, is_new in told] == [False] * 4 + [True] + [False] * 2
+    assert told[4][0].left_ms == 10_000
+    heard = await ward.report()
+    assert heard[_CIRCUIT].state == "open"
+    assert heard[_CIRCUIT].why == "timeout"
+    assert 9_000 < heard[_CIRCUIT].left_ms <= 10_000
+
+
+async def test_the_same_failure_counts_once(ward: Ward) -> None:
+    told = [(await ward.fail("one"))[0].state for _ in range(9)]
+    assert set(told) == {"closed"}
+
+
+async def test_of_many_at_once_one_opens(ward: Ward) -> None:
+    told = await asyncio.gather(*(ward.fail() for _ in range(40)))
+    assert sum(is_new for _, is_new in told) == 1
+    assert [breaker.state for breaker, _ in told].count("closed") == 4
+
+
+@pytest.mark.parametrize(("answered", "state"), [(5, "open"), (6, "closed")])
+async def test_answered_calls_weigh_against_the_failures(
+    ward: Ward, answered: int, state: str
+) -> None:
+    await ward.report(answered=((_CIRCUIT, answered), ("another", 100)))
+    told = [(await ward.fail())[0].state for _ in range(5)]
+    assert told[-1] == state
+
+
+async def test_calls_that_no_report_has_told_of_weigh_too(ward: Ward) -> None:
+    await ward.report(answered=((_CIRCUIT, 3),))
+    told = [(await ward.fail(answered=3))[0].state for _ in range(5)]
+    assert told[-1] == "closed"
+    assert (await ward.fail(answered=3))[0].state == "open"
+
+
+async def test_report_that_is_sent_again_counts_once(ward: Ward) -> None:
+    for made_ms in (1, 1, 1, 2, 2):
+        await ward.report(made_ms, answered=((_CIRCUIT, 2),))
+    found = await ward.redis.call("KEYS", keys.SUCCESSES(ward.root, _CIRCUIT, "*"))
+    counts = [int(await ward.redis.call("GET", name)) for name in found]
+    assert sum(counts) == 4
+
+
+async def test_old_failures_do_not_count(ward: Ward) -> None:
+    for _ in range(4):
+        await ward.fail()
+    name = keys.FAILURES(ward.root, _CIRCUIT)
+    for call in await ward.redis.call("ZRANGE", name, 0, -1):
+        await ward.redis.call("ZADD", name, 1, call)
+    breaker, _ = await ward.fail()
+    assert breaker.state == "closed"
+    assert await ward.redis.call("ZCARD", name) == 1
+
+
+async def test_some_failures_open_it_at_once_for_as_long_as_they_say(ward: Ward) -> None:
+    breaker, is_new = await ward.fail(why="auth", at_once_ms=60_000)
+    assert (breaker, is_new) == (Breaker("open", 60_000, "auth"), True)
+
+
+# Who probes it
+
+
+async def test_nobody_probes_before_it_is_due(ward: Ward) -> None:
+    assert await ward.probe("p") == Breaker("closed")
+    await ward.open()
+    seen = await ward.probe("p")
+    assert seen is not None
+    assert seen.state == "open"
+
+
+async def test_there_is_one_probe_in_the_fleet(ward: Ward, redis_settings: RedisSettings) -> None:
+    await ward.open()
+    await ward.due()
+    clients = [Redis(redis_settings) for _ in range(4)]
+    others = [Ward(client, redis_settings) for client in clients]
+    asked = [other.probe(f"p{n}-{m}") for n, other in enumerate(others) for m in range(10)]
+    granted = await asyncio.gather(*asked)
+    for client in clients:
+        await client.close()
+    assert granted.count(None) == 1
+    assert {seen.state for seen in granted if seen is not None} == {"probing"}
+    assert (await ward.report())[_CIRCUIT].state == "probing"
+
+
+async def test_probe_that_asks_again_still_is_it(ward: Ward) -> None:
+    await ward.open()
+    await ward.due()
+    assert await ward.probe("p") is None
+    assert await ward.probe("p") is None
+
+
+async def test_probe_whose_worker_died_lapses_and_decides_nothing_more(ward: Ward) -> None:
+    await ward.open()
+    await ward.due()
+    assert await ward.probe("dead", lease_ms=1) is None
+
+    async def is_mine() -> bool:
+        return await ward.probe("p") is None
+
+    await waiting.until(is_mine)
+    ward.end("dead", is_well=True)
+    assert (await ward.report())[_CIRCUIT].state == "probing"
+    breaker, is_new = await ward.fail("dead")
+    assert (breaker.state, is_new) == ("probing", False)
+
+
+async def test_report_keeps_the_probe_that_is_under_way(ward: Ward) -> None:
+    await ward.open()
+    await ward.due()
+    await ward.probe("p", lease_ms=60)
+    await ward.report(probes=((_CIRCUIT, "p"), (_CIRCUIT, "another"), ("unknown", "p")))
+    lease = await ward.redis.call("HGET", keys.BREAKER(ward.root, _CIRCUIT), "lease")
+    seconds, _ = await ward.redis.call("TIME")
+    assert int(lease) > int(seconds) * 1000 + 2_000
+
+
+# What it comes to
+
+
+async def test_probe_that_is_answered_closes_it(ward: Ward) -> None:
+    await ward.open()
+    await ward.due()
+    await ward.probe("p")
+    for _ in range(2):
+        ward.end("p", is_well=True)
+    assert await ward.report() == {}
+    assert await ward.probe("next") == Breaker("closed")
+    told = [(await ward.fail())[0].state for _ in range(5)]
+    assert told == ["closed"] * 4 + ["open"]
+
+
+async def test_probe_that_learnt_nothing_leaves_it_to_the_next(ward: Ward) -> None:
+    await ward.open()
+    await ward.due()
+    await ward.probe("p")
+    ward.end("p", is_well=False)
+    assert await ward.probe("next") is None
+
+
+async def test_each_probe_that_fails_doubles_the_cooling_up_to_its_bound(ward: Ward) -> None:
+    await ward.open()
+    left = []
+    for number in range(6):
+        await ward.due()
+        assert await ward.probe(f"p{number}") is None
+        breaker, is_new = await ward.fail(f"p{number}")
+        again, is_again = await ward.fail(f"p{number}")
+        assert (is_new, is_again, again.state) == (True, False, "open")
+        left.append(breaker.left_ms)
+    assert left == [20_000, 40_000, 80_000, 160_000, 300_000, 300_000]
+
+
+async def test_cooling_is_jittered(ward: Ward) -> None:
+    shortest, _ = await ward.fail(failures_min=1, chance=0.0, circuit="a/b/c")
+    longest, _ = await ward.fail(failures_min=1, chance=1.0, circuit="a/b/d")
+    assert (shortest.left_ms, longest.left_ms) == (8_000, 12_000)
+
+
+async def test_calls_from_before_neither_open_nor_close_it(ward: Ward) -> None:
+    await ward.open()
+    await ward.due()
+    assert (await ward.fail())[0].state == "due"
+    await ward.probe("p")
+    assert (await ward.fail())[0].state == "probing"
+    assert (await ward.fail(at_once_ms=99_000))[0].state == "probing"
+
+
+async def test_probe_that_fails_after_its_first_words_opens_it_again(ward: Ward) -> None:
+    await ward.open()
+    await ward.due()
+    await ward.probe("p")
+    ward.end("p", is_well=True)
+    breaker, is_new = await ward.fail("p")
+    assert (breaker, is_new) == (Breaker("open", 20_000, "timeout"), True)
+
+
+async def test_breaker_that_nobody_asked_for_is_forgotten(ward: Ward) -> None:
+    await ward.open()
+    await ward.redis.call("DEL", keys.BREAKER(ward.root, _CIRCUIT))
+    assert await ward.report() == {}
+    assert await ward.redis.call("EXISTS", keys.COOLING(ward.root)) == 0

@@ -1,0 +1,171 @@
+"""A provider's limits: slots, requests and tokens, taken together by one worker at a time."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from shared.redis import functions, keys
+from shared.redis.client import Redis
+from shared.settings import ProviderSettings, RedisSettings
+from shared.stores import fleet
+from shared.stores.fleet import Calls
+from shared.wire.fleet import WorkerReport
+from shared.wire.submission import Lane
+from worker.limits import Limits
+
+_LEASE_MS = 5_000
+
+
+class Door:
+    """One provider's limits, in few words."""
+
+    def __init__(self, redis: Redis, settings: RedisSettings, **limits: Any) -> None:  # noqa: ANN401  of any field
+        provider = ProviderSettings(name="p", base_url="http://127.0.0.1:9", **limits)
+        self.redis = redis
+        self.settings = settings
+        self.root = keys.system_root(settings)
+        self.limits = Limits(provider)
+
+    async def admit(
+        self, call: str, lane: Lane = "interactive", *, tokens: int = 0, lease_ms: int = _LEASE_MS
+    ) -> int | None:
+        """Ask for room."""
+        ask = self.limits.admission(call, lane, tokens, lease_ms)
+        return await functions.admit(self.redis, self.root, ask)
+
+    def depart(
+        self, call: str, lane: Lane = "interactive", *, tokens: int = 0, used: int = 0
+    ) -> None:
+        """Give it back."""
+        functions.depart(self.redis, self.root, self.limits.departure(call, lane, tokens, used))
+
+    async def count(self) -> int:
+        """Return how many slots are taken."""
+        lanes = [keys.SLOTS(self.root, "p", lane) for lane in functions.LANES]
+        return sum([await self.redis.call("ZCARD", lane) for lane in lanes])
+
+    async def pass_minute(self, ms: int) -> None:
+        """As if so much time had passed since what was taken of the rates."""
+        name = keys.RATES(self.root, "p")
+        for field in ("requests", "tokens"):
+            if await self.redis.call("HEXISTS", name, field):
+                await self.redis.call("HINCRBY", name, field, -ms * 1000)
+
+
+@pytest.fixture
+def opened(redis: Redis, redis_settings: RedisSettings) -> Any:  # noqa: ANN401  a maker of doors
+    def make(**limits: Any) -> Door:  # noqa: ANN401  of any field
+        return Door(redis, redis_settings, **limits)
+
+    return make
+
+
+async def test_no_more_at_once_than_allowed(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=3)
+    found = await asyncio.gather(*(door.admit(f"c{n}") for n in range(20)))
+    assert found.count(None) == 3
+    assert set(found) == {None, 0}
+    door.depart("c0")
+    door.depart("c0")
+    assert await door.admit("next") is None
+    assert await door.admit("another") == 0
+
+
+async def test_asking_again_takes_nothing_more(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=2, requests_per_minute=1)
+    assert [await door.admit("c") for _ in range(3)] == [None] * 3
+    assert await door.count() == 1
+
+
+async def test_batch_work_leaves_room_for_interactive_work(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=4)
+    batch = [await door.admit(f"b{n}", "batch") for n in range(5)]
+    assert batch == [None, None, None, 0, 0]
+    assert [await door.admit(f"i{n}") for n in range(2)] == [None, 0]
+    door.depart("b0", "batch")
+    assert await door.admit("i2") is None
+    assert await door.admit("b9", "batch") == 0
+
+
+async def test_batch_work_may_have_the_only_slot(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    assert await opened(concurrency_max=1).admit("b", "batch") is None
+
+
+async def test_slots_of_a_dead_worker_lapse(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=1)
+    assert await door.admit("dead") is None
+    assert await door.admit("c") == 0
+    await door.redis.call("ZADD", keys.SLOTS(door.root, "p", "interactive"), 1, "dead")
+    assert await door.admit("c") is None
+    assert await door.count() == 1
+
+
+async def test_report_keeps_the_slots_of_calls_under_way(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=1)
+    assert await door.admit("long", lease_ms=60) is None
+    pulse = WorkerReport(id="w1", concurrency=1, running=1, models=(), wire=1)
+    calls = Calls(slots=(("p", "interactive", "long"),), lease_ms=_LEASE_MS, window_ms=1)
+    await fleet.report(door.redis, door.settings, pulse, calls)
+    name = keys.SLOTS(door.root, "p", "interactive")
+    ends = float(await door.redis.call("ZSCORE", name, "long"))
+    seconds, _ = await door.redis.call("TIME")
+    assert ends > int(seconds) * 1000 + 2_000
+
+
+async def test_no_minute_sees_more_requests_than_allowed(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(requests_per_minute=60)
+    times, turned, began = [], 0, time.monotonic()
+    for number in range(200):
+        wait = await door.admit(f"c{number}")
+        if wait is None:
+            times.append(turned + (time.monotonic() - began) * 1000)
+        else:
+            assert 0 < wait <= 1_100
+            await door.pass_minute(wait)
+            turned += wait
+    for begin in times:
+        # Half a second for a slow box, which hears of an admission after it was made.
+        assert sum(begin <= moment < begin + 59_500 for moment in times) <= 60
+    assert times[-1] < 1_100 * len(times)
+
+
+async def test_tokens_are_reserved_and_corrected(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(tokens_per_minute=4_000)
+    assert await door.admit("a", tokens=600) is None
+    wait = await door.admit("b", tokens=600)
+    assert wait is not None
+    # 200 too many, at 3,000 a minute.
+    assert 3_000 < wait <= 4_000
+    door.depart("a", tokens=600, used=100)
+    door.depart("a", tokens=600, used=100)
+    assert await door.admit("b", tokens=600) is None
+    assert await door.admit("c", tokens=400) is not None
+
+
+async def test_tokens_beyond_the_estimate_are_owed(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(tokens_per_minute=4_000)
+    assert await door.admit("a", tokens=10) is None
+    door.depart("a", tokens=10, used=3_000)
+    wait = await door.admit("b", tokens=10)
+    assert wait is not None
+    assert 35_000 < wait <= 41_000
+
+
+async def test_call_larger_than_the_burst_waits_for_all_of_it_and_not_for_ever(
+    opened: Any,  # noqa: ANN401  a maker of doors
+) -> None:
+    door = opened(tokens_per_minute=4_000)
+    assert await door.admit("large", tokens=100_000) is None
+    assert await door.admit("next", tokens=1) is not None
+
+
+async def test_what_one_limit_refuses_takes_nothing_of_the_others(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=9, requests_per_minute=600, tokens_per_minute=4_000)
+    assert await door.admit("a", tokens=1_000) is None
+    before = await door.redis.call("HGETALL", keys.RATES(door.root, "p"))
+    for number in range(5):
+        assert await door.admit(f"c{number}", tokens=1_000)
+    assert await door.redis.call("HGETALL", keys.RATES(door.root, "p")) == before
+    assert await door.count() == 1

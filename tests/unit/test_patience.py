@@ -1,0 +1,118 @@
+"""What a failed call comes to, decided without a clock."""
+
+from typing import Any
+
+import pytest
+
+from shared.errors import Bar, BarredError, Category, Failure, ProviderError, Retry as Wish
+from worker.run import Failed, Outcome, Retry
+from worker.steps.patience import Standing, Wait, after, excluded_by, may_pass_over
+
+_FRESH = Standing(calls=1, turn_calls=1, deferrals=0, left=60.0, age=0.0)
+
+
+def _fault(
+    category: Category = "provider_error",
+    *,
+    wish: Wish = "backoff",
+    seconds: float | None = None,
+    code: str = "X",
+) -> ProviderError:
+    failure = Failure(message="No.", category=category, code=code)
+    return ProviderError(failure, retry=wish, retry_after_seconds=seconds)
+
+
+def _bar(why: Bar, seconds: float, *, is_refused: bool = False) -> BarredError:
+    failure = Failure(
+        message="No.", category="overloaded", code="PROVIDER_COOLING", retryable=not is_refused
+    )
+    return BarredError(failure, why, seconds)
+
+
+@pytest.mark.parametrize(
+    ("error", "changed", "expected"),
+    [
+        (_fault(), {}, Wait(0.25)),
+        (_fault(), {"calls": 2, "turn_calls": 2}, Wait(0.5)),
+        (_fault(), {"calls": 3, "turn_calls": 3}, "failed"),
+        (_fault(), {"calls": 1, "turn_calls": 6}, "failed"),
+        (_fault(wish="never"), {}, "failed"),
+        (_fault(), {"has_shown": True}, "failed"),
+        (_fault(), {"left": 0.2}, "failed"),
+        (_fault(seconds=1.5), {}, Wait(1.5)),
+        (_fault(seconds=9), {}, Retry(9)),
+        (_fault(seconds=9), {"calls": 3, "turn_calls": 3}, Retry(9)),
+        (_fault(seconds=9), {"deferrals": 3}, "failed"),
+        (_fault(seconds=90), {}, "failed"),
+    ],
+)
+def test_a_failure_is_tried_again_here_or_later_or_stands(
+    error: ProviderError, changed: dict[str, Any], expected: object
+) -> None:
+    outcome = after(error, _FRESH._replace(**changed), 0.5)
+    assert outcome == (Failed(error.failure) if expected == "failed" else expected)
+
+
+@pytest.mark.parametrize(
+    ("bar", "changed", "expected"),
+    [
+        (_bar("cooling", 8), {}, Retry(8.5, "cooling")),
+        (_bar("cooling", 8), {"has_others": True}, Retry(8.5, "cooling")),
+        (_bar("cooling", 8), {"deferrals": 3}, "failed"),
+        (_bar("cooling", 8), {"left": 8.0}, "failed"),
+        (_bar("cooling", 8, is_refused=True), {}, "failed"),
+        (_bar("cooling", 1), {}, Wait(1.25)),
+        (_bar("probing", 1), {"waited_here": 1.5}, Retry(3.0, "probing")),
+        # Only the deadline ends a wait for room.
+        (_bar("busy", 8), {"deferrals": 3}, Retry(10.0, "busy")),
+        (_bar("busy", 8), {"deferrals": 99, "left": 5.0}, Retry(5.0, "busy")),
+        (_bar("busy", 0), {}, Wait(0.75)),
+        (_bar("busy", 1), {}, Wait(1.25)),
+        (_bar("busy", 1), {"has_others": True}, Retry(3.0, "busy")),
+        # Who has waited long is in no hurry to ask again.
+        (_bar("busy", 8), {"age": 40.0}, Retry(18.0, "busy")),
+        (_bar("busy", 8), {"age": 9_000.0}, Retry(23.0, "busy")),
+    ],
+)
+def test_a_call_that_was_not_made_waits_here_or_in_the_queue(
+    bar: BarredError, changed: dict[str, Any], expected: object
+) -> None:
+    outcome = after(bar, _FRESH._replace(calls=0, turn_calls=0, **changed), 0.5)
+    assert outcome == (Failed(bar.failure) if expected == "failed" else expected)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "changed", "expected"),
+    [
+        (Failed(_fault().failure), {}, True),
+        (Failed(_fault("invalid_request", code="UNKNOWN_UPSTREAM_MODEL").failure), {}, True),
+        (Failed(_fault("invalid_request").failure), {}, False),
+        (Failed(_fault("content_policy").failure), {}, False),
+        (Failed(_fault("expired").failure), {}, False),
+        (Retry(1), {}, True),
+        (Retry(1, "busy"), {}, True),
+        (Retry(1), {"has_others": False}, False),
+        (Retry(1), {"has_shown": True}, False),
+        (Retry(1), {"turn_calls": 6}, False),
+        (Wait(1), {}, False),
+        (None, {}, False),
+    ],
+)
+def test_the_next_model_is_tried_for_what_is_the_provider_s_own_fault(
+    outcome: Outcome | Wait | None, changed: dict[str, Any], expected: bool
+) -> None:
+    at = _FRESH._replace(**({"has_others": True} | changed))
+    assert may_pass_over(outcome, at) == expected
+
+
+def test_the_route_says_why_a_model_was_passed_over() -> None:
+    assert excluded_by(Failed(_fault().failure)) == "failed"
+    assert excluded_by(Failed(_bar("cooling", 1).failure)) == "cooling"
+    assert excluded_by(Retry(1)) == "failed"
+    assert excluded_by(Retry(1, "busy")) == "busy"
+    assert {excluded_by(Retry(1, "cooling")), excluded_by(Retry(1, "probing"))} == {"cooling"}
+
+
+def test_waits_for_room_are_no_deferrals() -> None:
+    waiting = [Retry(1, why).is_waiting for why in ("failed", "cooling", "probing", "busy")]
+    assert waiting == [False, False, True, True]

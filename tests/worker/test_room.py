@@ -1,0 +1,132 @@
+"""Limits of a provider in the pipeline: never exceeded by all workers together, never a failure."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from shared.errors import BarredError, Failure, ProviderError
+from shared.redis import keys
+from shared.settings import Settings
+from shared.wire.routing import KeptRouting
+from tests.support.provider import Answer, Provider, Request, by_words
+from tests.support.system import System
+from tests.worker.attempts import Attempts
+from tests.worker.crew import working
+from tests.worker.front import Front
+
+pytestmark = pytest.mark.each_once
+
+
+def _apart(settings: Settings, most: int) -> Settings:
+    """Give the second model a provider of its own, and the first one's a limit."""
+    first, second = settings.providers
+    alpha, beta, gamma = settings.models
+    return msgspec.structs.replace(
+        settings,
+        providers=(
+            msgspec.structs.replace(first, concurrency_max=most),
+            msgspec.structs.replace(second, api_key_env=None),
+        ),
+        models=(alpha, msgspec.structs.replace(beta, provider="keyless"), gamma),
+    )
+
+
+def _most_at_once(requests: list[Request], is_counted: Callable[[Request], bool]) -> int:
+    moments = sorted(
+        moment
+        for request in requests
+        if is_counted(request)
+        for moment in ((request.came_at, 1), (request.answered_at or 0.0, -1))
+    )
+    running = most = 0
+    for _, change in moments:
+        running += change
+        most = max(most, running)
+    return most
+
+
+@pytest.mark.timeout(60)
+async def test_two_workers_never_exceed_a_provider_s_concurrency(
+    system: System, front: Front, provider: Provider
+) -> None:
+    provider.answer = lambda _: Answer(text="Two", first_seconds=0.02)
+    providers = tuple(
+        msgspec.structs.replace(each, concurrency_max=4) for each in system.settings.providers
+    )
+    system.settings = msgspec.structs.replace(system.settings, providers=providers)
+    async with working(system), working(system):
+        tickets = [
+            await front.submit(f"{lane} {n}", account=f"a{n % 7}", lane=lane, model="alpha")
+            for n in range(20)
+            for lane in ("interactive", "batch")
+        ]
+        ended = [await front.end(ticket, 40) for ticket in tickets]
+        records = [await front.record(ticket) for ticket in tickets]
+    assert {each.stage for each in ended} == {"completed"}
+    assert {record.get("retries") for record in records} == {None}
+    assert len(provider.requests) == len(tickets)
+    assert 1 < _most_at_once(provider.requests, lambda _: True) <= 4
+    assert _most_at_once(provider.requests, lambda each: each.last.startswith("batch")) <= 3
+
+
+async def test_auto_does_not_wait_for_room_where_another_model_has_some(
+    attempts: Attempts, front: Front
+) -> None:
+    attempts.settings = _apart(attempts.settings, 1)
+    alpha = attempts.settings.models[0]
+    async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+        ended = await attempts.ended("hello")
+        ticket = await front.submit(model="alpha")
+        await attempts.run(ticket)
+        record = await front.record(ticket)
+    assert ended.assistant is not None
+    kept = ended.assistant.routing
+    assert isinstance(kept, KeptRouting)
+    assert [each.excluded_by for each in kept.told().candidates] == ["busy", None, None]
+    assert (record["stage"], record["waits"], record.get("retries")) == ("retrying", "1", None)
+    await front.hasten(ticket)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "completed"
+
+
+async def test_model_without_room_is_worth_the_wait_when_the_others_fail(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    attempts.settings = _apart(attempts.settings, 1)
+    alpha = attempts.settings.models[0]
+    provider.answer = lambda _: Answer(status=401)
+    ticket = await front.submit("hello")
+    async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+        await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+    provider.answer = by_words
+    await front.hasten(ticket)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "completed"
+
+
+async def test_room_is_given_back_whatever_the_end(attempts: Attempts, front: Front) -> None:
+    attempts.change_providers(concurrency_max=1)
+    alpha = attempts.settings.models[0]
+    slots = keys.SLOTS(keys.system_root(attempts.settings.redis), "scripted", "interactive")
+    failure = Failure(message="No.", category="timeout", code="X")
+    for error in (ProviderError(failure), ValueError("ours"), asyncio.CancelledError()):
+        with pytest.raises(type(error)):
+            async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+                raise error
+    assert await front.redis.call("EXISTS", slots) == 0
+    async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+        assert len(attempts.gate.tell().slots) == 1
+        with pytest.raises(BarredError):
+            async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+                pass
+    assert attempts.gate.tell().slots == ()
+
+
+async def test_tokens_that_were_not_used_are_given_back(attempts: Attempts) -> None:
+    attempts.change_providers(tokens_per_minute=1_000)
+    for _ in range(12):
+        # Each reserves 64 and more and takes 8, of 250 that may come at once.
+        assert (await attempts.ended("hello", model="alpha")).stage == "completed"

@@ -1,0 +1,66 @@
+"""What a provider allows, in the words of the function that keeps to it for all workers.
+
+Owns the arithmetic from so many a minute to times between two. Refuses to count: that is Redis'.
+
+DESIGN. A provider may count its minutes from any moment. A tenth of the requests may come at once,
+and the others are spread, so that no minute, whenever it begins, sees more than allowed; of the
+tokens a quarter, since one call may need many.
+"""
+
+from typing import Final, NamedTuple
+
+from shared.redis.functions import AdmitAsk, DepartAsk
+from shared.settings import ProviderSettings
+from shared.wire.submission import Lane
+
+_MINUTE_US: Final = 60_000_000
+_REQUESTS_BURST: Final = 10
+_TOKENS_BURST: Final = 4
+
+
+class Limits(NamedTuple):
+    """The limits of one provider."""
+
+    provider: ProviderSettings
+
+    def admission(self, call: str, lane: Lane, tokens: int, lease_ms: int) -> AdmitAsk:
+        """Return what is asked for a call that is thought to take so many tokens."""
+        one = self.provider
+        request_us = burst = batch = None
+        if one.requests_per_minute:
+            burst = max(1, one.requests_per_minute // _REQUESTS_BURST)
+            request_us = -(-_MINUTE_US // (one.requests_per_minute - burst + 1))
+        if one.concurrency_max:
+            batch = max(1, int(one.concurrency_max * one.batch_share))
+        return AdmitAsk(
+            provider=one.name,
+            lane=lane,
+            call=call,
+            lease_ms=lease_ms,
+            concurrency_max=one.concurrency_max,
+            batch_max=batch,
+            request_us=request_us,
+            request_burst_us=request_us * burst if request_us and burst else None,
+            tokens_us=self._tokens_us(self._reserved(tokens)),
+            tokens_burst_us=self._tokens_us(self._burst()),
+        )
+
+    def departure(self, call: str, lane: Lane, tokens: int, used: int) -> DepartAsk:
+        """Return what is told of a call that is over and has used so many."""
+        more = used - self._reserved(tokens)
+        return DepartAsk(
+            provider=self.provider.name, lane=lane, call=call, more_us=self._tokens_us(more)
+        )
+
+    def _burst(self) -> int:
+        return max(1, (self.provider.tokens_per_minute or 0) // _TOKENS_BURST)
+
+    def _reserved(self, tokens: int) -> int:
+        """A call that is larger than what may come at once waits for all of that."""
+        return min(tokens, self._burst())
+
+    def _tokens_us(self, tokens: int) -> int | None:
+        """Return how long a provider takes to allow so many."""
+        per_minute = self.provider.tokens_per_minute
+        spread = max(1, per_minute - self._burst()) if per_minute else 0
+        return tokens * _MINUTE_US // spread if spread else None
