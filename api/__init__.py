@@ -16,5 +16,6 @@ stream      a generation's events to one follower
 hints       when to look again, for a message just taken in and for a generation as it stands
 pace        the arithmetic of that: hints and estimates from measured durations
 links       where a generation is looked at, followed and cancelled
+media       the files that models made, to whoever has a signed URL
 operations  health, readiness, OpenAPI
 """

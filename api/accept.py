@@ -148,6 +148,7 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
     else:
         models = (find_model(state.catalogue, intent.model, fleet),)
     tokens = sum(map(price.tokens_in, _known_texts(state.settings, intent)))
+    tokens += price.IMAGE_TOKENS * len(intent.features.media_urls)
     question = Question(
         model=intent.model,
         input_tokens=tokens,
@@ -249,6 +250,7 @@ def _ask(
         companion=intent.companion,
         metadata=intent.metadata,
         project=intent.project,
+        media=intent.features.media_urls or None,
         idempotency=idempotency.key if idempotency else None,
         fingerprint=idempotency.fingerprint if idempotency else None,
         idempotency_ms=settings.retention.idempotency_seconds * 1000 if idempotency else None,

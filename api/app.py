@@ -15,7 +15,7 @@ from typing import Final
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import endpoint, errors, openapi, operations, refusals
+from api import endpoint, errors, media, openapi, operations, refusals
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
 from api.dialects.kombify import routes as kombify
@@ -32,6 +32,8 @@ from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.hangup import Hangup
+from shared.media import seal as media_seal
+from shared.media.files import Files
 from shared.redis import library, replicated, server
 from shared.redis.client import Redis
 from shared.settings import Settings
@@ -70,7 +72,7 @@ def build(settings: Settings, environment: Mapping[str, str], clock: Clock) -> A
     ]
     return Frame(
         Router(
-            [*rows, *operations.routes(document)],
+            [*rows, *media.routes(), *operations.routes(document)],
             redirect_slashes=False,
             default=_not_found,
             lifespan=lifespan,
@@ -97,6 +99,8 @@ async def _state(
         await redis.connect()
         await server.check(redis, settings.redis)
         await library.load(redis)
+        secret = await media_seal.secret(redis, settings.redis)
+        seal = media_seal.Seal(secret, clock, settings.media.url_seconds)
         logs.logger().info("front ready", durability=settings.redis.durability)
         yield State(
             settings=settings,
@@ -110,10 +114,12 @@ async def _state(
             read_limits=ReadLimits(settings.api, clock),
             waits=Slots(settings.api.waits_per_account),
             subscriber=subscriber,
-            rings=Rings(redis, subscriber, clock),
+            rings=Rings(redis, subscriber, clock, seal.signed),
             paces=Paces(redis, shelf, clock),
             pressures=Pressures(redis, clock),
             fleets=Fresh(view, clock, trusted_seconds=_FLEET_SECONDS),
+            files=Files(settings.media.folder),
+            seal=seal,
         )
     finally:
         await subscriber.close()

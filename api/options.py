@@ -4,14 +4,15 @@ Owns the options' names, bounds and refusals. Refuses to choose a model: how one
 dialect's own. Pure: no Redis, no clock.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from api.accept import Intent
-from shared import ids
-from shared.errors import Code, RequestError
+from shared import egress, ids
+from shared.errors import Code, EgressError, RequestError
 from shared.settings import LimitSettings
 from shared.wire.submission import Features
 
@@ -37,7 +38,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     web_search: bool | None = None
     deep_think: bool | None = None
-    media_urls: Annotated[list[str], Meta(max_length=10)] | None = None
+    media_urls: (
+        Annotated[
+            list[str],
+            Meta(max_length=10, description="Pictures to look at: PNG, JPEG, GIF or WebP."),
+        ]
+        | None
+    ) = None
     project_id: Annotated[str, Meta(max_length=128)] | None = None
     priority: Literal["interactive", "batch"] | None = None
     max_credits: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
@@ -61,6 +68,7 @@ def intent(
                 Code.INVALID_FIELDS,
             )
     _refuse_unavailable(body)
+    _check_media(body.media_urls or ())
     if body.session_id is not None and not ids.is_id(body.session_id):
         raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
     return Intent(
@@ -86,11 +94,22 @@ def intent(
     )
 
 
+def _check_media(urls: Sequence[str]) -> None:
+    """Refuse by its place what cannot be fetched whatever the network; nothing is looked up."""
+    for place, url in enumerate(urls):
+        try:
+            egress.read(url)
+        except EgressError as error:
+            raise RequestError(
+                f"The field `media_urls[{place}]` cannot be taken. {error.message}",
+                Code.INVALID_FIELDS,
+            ) from None
+
+
 def _refuse_unavailable(body: Options) -> None:
     """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
     asked = {
         "web_search": body.web_search,
-        "media_urls": body.media_urls,
         "webhook_url": body.webhook_url,
         "cost_quality": body.cost_quality is not None,
     }

@@ -13,6 +13,8 @@ from api.pressure import Pressures
 from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
 from shared.errors import ConfigurationError
+from shared.media.files import Files
+from shared.media.seal import Seal
 from shared.redis import functions
 from shared.redis.client import Connection, Redis
 from shared.settings import ModelSettings, Settings
@@ -41,6 +43,8 @@ class State:
     paces: Paces
     pressures: Pressures
     fleets: Fresh[None, Fleet]
+    files: Files
+    seal: Seal
     _offered: tuple[Catalogue, Fleet, tuple[ModelSettings, ...]] | None = field(
         default=None, init=False
     )

@@ -84,8 +84,8 @@ async def _ended(
             if page.has_end:
                 break
         else:
-            yield _snapshot(generation)
-        yield frame(last, encode(told.end(generation)))
+            yield _snapshot(call.state, generation)
+        yield frame(last, encode(told.end(generation, call.state.seal.signed)))
 
 
 async def _live(
@@ -146,7 +146,7 @@ async def _reconcile(
             return b"", cursor
         number = known
     # Redis has lost one or the other: the follower begins anew from what there is.
-    return _snapshot(generation), number
+    return _snapshot(state, generation), number
 
 
 async def _tend(state: State, where: Where, deadline_ms: int | None) -> int | None:
@@ -167,8 +167,9 @@ def _accepted(where: Where, session: str, after: Number) -> bytes:
     return frame(_FIRST, encode(told.accepted(where.id, session)))
 
 
-def _snapshot(generation: Generation) -> bytes:
-    return frame(_snapshot_number(generation), encode(told.snapshot(generation)))
+def _snapshot(state: State, generation: Generation) -> bytes:
+    said = told.snapshot(generation, state.seal.signed)
+    return frame(_snapshot_number(generation), encode(said))
 
 
 def _snapshot_number(generation: Generation) -> Number:

@@ -19,12 +19,16 @@ _DIM: Final = ("\x1b[2m", "\x1b[22m")
 
 
 class Answer:
-    """An answer that is being told: on `out` its text, or its events as JSON, on `err` the rest."""
+    """An answer that is being told: on `out` its text, or its events as JSON, on `err` the rest.
 
-    def __init__(self, out: TextIO, err: TextIO, *, as_json: bool = False) -> None:
+    `url` is where the API is: what an answer refers to by a path alone is there.
+    """
+
+    def __init__(self, out: TextIO, err: TextIO, *, as_json: bool = False, url: str = "") -> None:
         self._out = out
         self._err = err
         self._as_json = as_json
+        self._url = url.rstrip("/")
         self._is_live = out.isatty()
         self._text = ""
         self._session = ""
@@ -36,7 +40,7 @@ class Answer:
             "routed": self._route,
             "reasoning": lambda event: self._think(event.text),
             "delta": lambda event: self._grow(event.text),
-            "media": lambda event: self.note(f"{event.kind}: {event.url}"),
+            "media": lambda event: self._show(event.kind, event.url),
             "reset": self._reset,
             "snapshot": self._replace,
             "completed": self._finish,
@@ -78,7 +82,11 @@ class Answer:
             self._think(event.reasoning)
         self._become(event.text)
         for media in event.media:
-            self.note(f"{media.kind}: {media.url}")
+            self._show(media.kind, media.url)
+
+    def _show(self, kind: str, url: str) -> None:
+        """Tell where a picture or a sound is, so that it can be opened from anywhere."""
+        self.note(f"{kind}: {self._url}{url}" if url.startswith("/") else f"{kind}: {url}")
 
     def _finish(self, event: Event) -> None:
         if event.message is not None:

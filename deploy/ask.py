@@ -68,7 +68,8 @@ def ask(
         # What the terminal's own encoding lacks must not end an answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    answer, clock = Answer(sys.stdout, sys.stderr, as_json=as_json), SystemClock()
+    answer = Answer(sys.stdout, sys.stderr, as_json=as_json, url=place.url)
+    clock = SystemClock()
     signum = asyncio.run(ending.run(_converse(place, body, answer, clock), clock))
     return 0 if signum is None else _SIGNAL_EXIT + signum
 

@@ -4,11 +4,14 @@ settings, errors, clock, ids, lifecycle   the ground floor: no I/O but for what 
 clarity     whether a message wants rewording, told from its form
 sections    what a table of the settings is made of
 reading     the files and variables that settings come from, and every fault in them
+sections    what a table of the settings is, and those of media and the way out
+egress      where a URL that others name may lead: pure decisions
 hangup      what SIGHUP means to a process
 catalogue   which providers and models there are, by their names
 wire/       the records that cross a process or rest in Redis, as msgspec Structs
 redis/      one connection, every key, and the atomic functions with their typed stubs
 stores/     one file a family of keys: accounts, generations, sessions, fleet, pace
+media/      what models make, as files and as signed URLs
 queue       the doorbell, and the pool of arq's own queue
 streams     a generation's events: numbering, encoding, listening
 routing/    which model answers: a pure decision

@@ -8,6 +8,7 @@
     |   +-- NotReplicatedError  no replica confirmed in time (in shared/redis/replicated.py)
     +-- ProviderError           an upstream's doing, as told by the table of its adapter
     |   +-- BarredError         our own gate spares an upstream the call: it cools, or is busy
+    +-- EgressError             a URL that was named to us: it leads nowhere, or must not be called
     +-- ConfigurationError      the operator's doing: settings, catalogue, environment
     +-- StoreError              a reply of Redis that our code does not expect: a fault in Pollux
 
@@ -207,6 +208,20 @@ class BarredError(ProviderError):
         super().__init__(failure, retry="backoff", retry_after_seconds=retry_after_seconds)
         self.why = why
         self.wait_seconds = retry_after_seconds
+
+
+EgressKind = Literal["forbidden", "unreachable", "too_large", "encoded"]
+
+
+class EgressError(PolluxError):
+    """A URL that was named to us brought nothing; the sentence tells nothing of where it led."""
+
+    blame: Blame = "caller"
+
+    def __init__(self, message: str, kind: EgressKind, *, retry: Retry = "never") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry = retry
 
 
 class ConfigurationError(PolluxError):

@@ -1,9 +1,10 @@
-"""What a table of the settings is made of, and the tables about upstreams that fail.
+"""What a table of the settings is made of, and the tables about what lies outside.
 
-Owns the form that all of them have, and their numbers' bounds. The rest stands in settings.py.
+Owns the form of every table and the bounds of its numbers, and the tables about upstreams that
+fail, about media and about the way out. The rest stands in settings.py.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +12,12 @@ from msgspec import Meta
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+
+_NAME: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_NETWORK_4: Final = r"[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?"
+_NETWORK_6: Final = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?"
+# A network, or the name of a host; what looks like a network and is none is no host's name either.
+Place = Annotated[str, Meta(pattern=rf"^({_NETWORK_4}|{_NETWORK_6}|{_NAME}(\.{_NAME})*)$")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,3 +47,28 @@ class RetrySettings(Section, frozen=True, kw_only=True):
 
     share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     per_minute_min: Annotated[int, Meta(ge=0, le=100_000)] = 10
+
+
+class MediaSettings(Section, frozen=True, kw_only=True):
+    """Pictures that models look at, and what models make, which is kept in `folder`.
+
+    `fetch_seconds` is for each picture, `fetched_bytes_max` for all those of a message; a URL of
+    what is kept is good for `url_seconds`, the file is there for `files_seconds`.
+    """
+
+    folder: Annotated[str, Meta(min_length=1)] = ".pollux/media"
+    file_bytes_max: Positive = 10_485_760
+    fetched_bytes_max: Positive = 20_971_520
+    fetch_seconds: Seconds = 15.0
+    url_seconds: Positive = 86_400
+    files_seconds: Positive = 2_592_000
+
+
+class EgressSettings(Section, frozen=True, kw_only=True):
+    """Where URLs that callers or models name may lead, beyond what is public.
+
+    `allow` are networks and names of hosts that are private and yet meant.
+    """
+
+    allow: tuple[Place, ...] = ()
+    ports: tuple[Annotated[int, Meta(ge=1, le=65_535)], ...] = (80, 443, 8080, 8443)

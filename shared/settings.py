@@ -23,7 +23,16 @@ from typing_extensions import override
 from shared import reading
 from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
-from shared.sections import BreakerSettings, Positive, RetrySettings, Seconds, Section, Share
+from shared.sections import (
+    BreakerSettings,
+    EgressSettings,
+    MediaSettings,
+    Positive,
+    RetrySettings,
+    Seconds,
+    Section,
+    Share,
+)
 
 TierName = Literal["free", "pro", "enterprise"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
@@ -223,6 +232,11 @@ class ModelSettings(Section, frozen=True, kw_only=True):
         """How callers see it."""
         return self.name or self.identifier
 
+    @property
+    def makes_media(self) -> bool:
+        """Whether it answers with more than text."""
+        return not {"image_output", "audio_output"}.isdisjoint(self.capabilities)
+
 
 class Entries(Section, frozen=True, kw_only=True):
     """What a catalogue's own file holds."""
@@ -251,6 +265,8 @@ class Settings(Section, frozen=True, kw_only=True):
     enhancement: EnhancementSettings = EnhancementSettings()
     log: LogSettings = LogSettings()
     catalogue: CatalogueSettings = CatalogueSettings()
+    media: MediaSettings = MediaSettings()
+    egress: EgressSettings = EgressSettings()
     providers: tuple[ProviderSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
     companions: tuple[CompanionSettings, ...] = COMPANIONS

@@ -32,9 +32,8 @@ from shared.telemetry import logs
 from shared.wire.fleet import WorkerReport
 from shared.wire.submission import WIRE
 from worker import pipeline
-from worker.chores import trim
+from worker.chores import rota, trim
 from worker.claims import Claims
-from worker.gate import Gate
 from worker.heart import Heart
 from worker.providers.registry import Registry
 from worker.renewal import Renewal
@@ -53,16 +52,6 @@ async def generate(ctx: dict[str, Any], _id: str) -> None:
     await pipeline.run(ctx["tools"], ctx["claimed"], ctx["brake"])
 
 
-async def trim_libraries(ctx: dict[str, Any]) -> None:
-    """Run the chore `trim`, once a slot in the whole fleet."""
-    tools: Tools = ctx["tools"]
-    slot = tools.clock.now_ms() // 600_000
-    root = keys.system_root(tools.settings.redis)
-    if await tools.redis.call("SET", keys.CHORE_SLOT(root, "trim", slot), 1, "NX", "PX", 1_200_000):
-        gone = await trim.trim(tools.redis, tools.settings.redis, tools.clock.now_ms())
-        logs.logger().info("trimmed function libraries", count=len(gone))
-
-
 class PolluxWorker(Worker):
     """One worker process. Its loops run until a signal; each survives whatever Redis does."""
 
@@ -73,7 +62,11 @@ class PolluxWorker(Worker):
         self._root = keys.system_root(settings.redis)
         super().__init__(
             functions=[func(generate, name="generate")],
-            cron_jobs=[cron(trim_libraries, minute=set(range(0, 60, 10)), run_at_startup=False)],
+            cron_jobs=[
+                cron(rota.trim_libraries, minute=set(range(0, 60, rota.TRIM_MINUTES))),
+                cron(rota.forget_media, second=set(range(0, 60, rota.FORGET_SECONDS))),
+                cron(rota.sweep_media, minute=7),
+            ],
             queue_name=keys.CHORES(self._root),
             redis_settings=queue.arq_settings(settings.redis),
             job_serializer=queue.serialize,
@@ -86,14 +79,7 @@ class PolluxWorker(Worker):
         self.redis = Redis(settings.redis)
         registry = Registry(Catalogue.of(settings), environment)
         self._promise = replicated.promise(settings.redis, self.redis)
-        self._tools = Tools(
-            settings=settings,
-            redis=self.redis,
-            promise=self._promise,
-            clock=clock,
-            registry=registry,
-            gate=Gate(settings, self.redis, clock, registry),
-        )
+        self._tools = Tools.of(settings, self.redis, self._promise, clock, registry)
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
         self.slots = Slots(settings.worker)
@@ -114,6 +100,8 @@ class PolluxWorker(Worker):
         await library.load(self.redis)
         await trim.mark_used(self.redis, self.settings.redis, self.clock.now_ms())
         await self._ear.connect()
+        if any(model.makes_media for model in self._tools.registry.models):
+            await self._tools.gallery.open()
         self.ctx["tools"] = self._tools
         if self.on_startup:
             await self.on_startup(self.ctx)

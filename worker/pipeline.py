@@ -1,8 +1,8 @@
 """The life of a generation in a worker: the list of steps, and the single catch-all.
 
-read -> recall -> enhance -> choose -> generate, then `settle` with whatever came of them. A step
-that returns an outcome ends the line. Whatever else goes wrong ends this one generation and never
-the worker.
+read -> recall -> enhance -> choose -> look -> generate, then `settle` with whatever came of them. A
+step that returns an outcome ends the line. Whatever else goes wrong ends this one generation and
+never the worker.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from worker.run import INTERNAL, Brake, Failed, Finished, Outcome, Retry, Run, T
 from worker.steps.choose import choose
 from worker.steps.enhance import enhance
 from worker.steps.generate import generate
+from worker.steps.look import look
 from worker.steps.read import read
 from worker.steps.recall import recall
 from worker.steps.settle import settle
@@ -23,7 +24,7 @@ from worker.writer import Writer
 
 Step = Callable[[Run], Awaitable[Outcome | None]]
 
-STEPS: Final[tuple[Step, ...]] = (read, recall, enhance, choose, generate)
+STEPS: Final[tuple[Step, ...]] = (read, recall, enhance, choose, look, generate)
 
 # After a step that Redis did not answer; it may be another worker that reaches it first.
 _AGAIN_SECONDS: Final = 1.0

@@ -6,7 +6,7 @@ to go on or an outcome to stop.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Self
 
 from shared.catalogue import Catalogue
 from shared.clock import Clock
@@ -17,8 +17,10 @@ from shared.settings import ModelSettings, Settings
 from shared.wire.message import Citation, Enhancement, Media, Usage, UserMessage
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
+from worker.fetch import Outside
+from worker.gallery import Gallery
 from worker.gate import Gate
-from worker.providers.contract import ChatMessage
+from worker.providers.contract import ChatMessage, Image
 from worker.providers.registry import Registry
 from worker.writer import Writer
 
@@ -130,7 +132,30 @@ class Tools:
     clock: Clock
     registry: Registry
     gate: Gate
+    outside: Outside
+    gallery: Gallery
     configured: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        redis: Connection,
+        promise: Connection,
+        clock: Clock,
+        registry: Registry,
+    ) -> Self:
+        """Return the tools of a worker that begins."""
+        return cls(
+            settings=settings,
+            redis=redis,
+            promise=promise,
+            clock=clock,
+            registry=registry,
+            gate=Gate(settings, redis, clock, registry),
+            outside=Outside(settings.egress),
+            gallery=Gallery(settings, redis, clock),
+        )
 
     @property
     def catalogue(self) -> Catalogue:
@@ -157,6 +182,7 @@ class Run:
     user: UserMessage = field(default=UserMessage(id="", generation="", content="", created=0))
     system_prompt: str | None = None
     history: list[ChatMessage] = field(default_factory=list)
+    images: tuple[Image, ...] = ()
     model: ModelSettings | None = None
     others: tuple[ModelSettings, ...] = ()
     calls: int = 0

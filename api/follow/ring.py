@@ -85,12 +85,13 @@ def frame(number: Number, event: bytes) -> bytes:
 class Ring:
     """What is kept of one generation. Everything after `base` up to `last` is here."""
 
-    def __init__(self, redis: Redis, clock: Clock, where: Where) -> None:
+    def __init__(self, redis: Redis, clock: Clock, where: Where, sign: told.Sign) -> None:
         self.base = self.last = BEGINNING
         self.has_ended = self.is_broken = self.is_loaded = False
         self._redis = redis
         self._clock = clock
         self._where = where
+        self._sign = sign
         self._numbers: list[Number] = []
         self._frames: list[bytes] = []
         self._bytes = 0
@@ -222,7 +223,7 @@ class Ring:
         self._is_doubtful = False
 
     async def _end(self, number: Number, event: bytes) -> None:
-        self._keep(number, await told_end(self._redis, self._where, event))
+        self._keep(number, await told_end(self._redis, self._where, event, self._sign))
         self.has_ended = True
 
     def _keep(self, number: Number, event: bytes) -> None:
@@ -249,12 +250,12 @@ class Ring:
             follower.wake()
 
 
-async def told_end(redis: Redis, where: Where, event: bytes) -> bytes:
+async def told_end(redis: Redis, where: Where, event: bytes, sign: told.Sign) -> bytes:
     """Return the last event as callers are told it; of what is deleted, as it was published."""
     generation = await generations.find(redis, *where)
     if generation is None or not generation.is_final:
         return event
-    return encode(told.end(generation))
+    return encode(told.end(generation, sign))
 
 
 class Page(NamedTuple):
@@ -285,10 +286,11 @@ async def _range(redis: Redis, where: Where, after: Number) -> list[tuple[Number
 class Rings:
     """The rings of what is followed in this process; one goes with its last follower."""
 
-    def __init__(self, redis: Redis, subscriber: Subscriber, clock: Clock) -> None:
+    def __init__(self, redis: Redis, subscriber: Subscriber, clock: Clock, sign: told.Sign) -> None:
         self._redis = redis
         self._subscriber = subscriber
         self._clock = clock
+        self._sign = sign
         self._open: dict[Where, tuple[Ring, ExitStack]] = {}
 
     @contextmanager
@@ -309,7 +311,7 @@ class Rings:
                     del self._open[where]
 
     def _begin(self, where: Where) -> tuple[Ring, ExitStack]:
-        ring, ending = Ring(self._redis, self._clock, where), ExitStack()
+        ring, ending = Ring(self._redis, self._clock, where, self._sign), ExitStack()
         ending.enter_context(self._subscriber.listen(keys.events_channel(*where), ring.hear))
         ending.callback(ring.close)
         return ring, ending

@@ -1,10 +1,11 @@
 """What followers are told that the stream does not keep: its beginning, and its end.
 
 The end is told from the generation's record, in the same words as the answer of a caller who
-waited: what was charged is known there only. Pure. The events between them go by as they were
-published.
+waited: what was charged is known there only. Media are told as the caller's `sign` has them. The
+events between them go by as they were published. Pure.
 """
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -14,14 +15,20 @@ from shared.clock import iso
 from shared.errors import CANCELLED, Category, Failure
 from shared.wire import event as events
 from shared.wire.generation import Generation
-from shared.wire.message import Media, Usage as Used
+from shared.wire.message import AssistantMessage, Media, MediaKind, Usage as Used
 from shared.wire.routing import KeptRouting, Routing
 
 _MICROCREDITS: Final = 1_000_000
 
+# From what a record refers to, to what a caller may open.
+Sign = Callable[[Media], Media]
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer. `model` is the identifier of the one that gave it."""
+    """The answer. `model` is the identifier of the one that gave it.
+
+    A URL that is a path is good on this front, without a key, until its `expires`.
+    """
 
     id: str
     role: Literal["assistant"] = "assistant"
@@ -112,21 +119,23 @@ def accepted(generation: str, session: str) -> Accepted:
     return Accepted(id=generation, session_id=session, poll_url=links.poll_url(generation))
 
 
-def snapshot(generation: Generation) -> Snapshot:
+def snapshot(generation: Generation, sign: Sign) -> Snapshot:
     """Return all of the answer; what was thought, and media, are known once it has ended."""
     assistant = generation.assistant
     return Snapshot(
         text=generation.text,
         reasoning=assistant.reasoning if assistant else "",
-        media=assistant.media if assistant else (),
+        media=tuple(map(sign, assistant.media)) if assistant else (),
     )
 
 
-def end(generation: Generation) -> End:
+def end(generation: Generation, sign: Sign) -> End:
     """Return the last event of a stream that has ended."""
     if generation.stage == "completed":
         return Completed(
-            message=message(generation), usage=usage(generation), routing=routing(generation)
+            message=message(generation, sign),
+            usage=usage(generation),
+            routing=routing(generation),
         )
     if generation.stage == "cancelled":
         return Cancelled()
@@ -136,20 +145,28 @@ def end(generation: Generation) -> End:
     )
 
 
-def message(generation: Generation) -> Message:
+def message(generation: Generation, sign: Sign) -> Message:
     """Return the answer, finished or as far as it is."""
     assistant, chosen = generation.assistant, routing(generation)
-    media = assistant.media if assistant else ()
+    media = urls(assistant, sign)
     return Message(
         id=generation.id,
         content=generation.text,
         reasoning_content=(assistant.reasoning if assistant else None) or None,
-        image_urls=[found.url for found in media if found.kind == "image"],
-        video_urls=[found.url for found in media if found.kind == "video"],
-        audio_urls=[found.url for found in media if found.kind == "audio"],
+        image_urls=media["image"],
+        video_urls=media["video"],
+        audio_urls=media["audio"],
         model=(chosen.chosen if chosen else None) or generation.model,
         created_at=iso(assistant.created if assistant else generation.accepted),
     )
+
+
+def urls(assistant: AssistantMessage | None, sign: Sign) -> dict[MediaKind, list[str]]:
+    """Return the URLs of an answer's media, by their kind."""
+    found: dict[MediaKind, list[str]] = {"image": [], "video": [], "audio": []}
+    for media in assistant.media if assistant is not None else ():
+        found[media.kind].append(sign(media).url)
+    return found
 
 
 def usage(generation: Generation) -> Usage:

@@ -1,9 +1,9 @@
 """The data folder of a local system: what outlives a restart.
 
 Owns `.pollux` or whatever the caller names: a lock, so that two systems never share it; the
-secrets, readable by their owner only; where the children write their logs and the embedded server
-its data. Refuses to hold anything that lives only as long as the processes do, except
-`running.json`, which says how to reach them.
+secrets, readable by their owner only; where the children write their logs, the embedded server its
+data, and the workers what models make. Refuses to hold anything that lives only as long as the
+processes do, except `running.json`, which says how to reach them.
 """
 
 import contextlib
@@ -40,6 +40,7 @@ class Folder:
         self.lock = lock
         self.logs = path / "logs"
         self.valkey = path / "valkey"
+        self.media = path / "media"
         self.secrets = self._load_secrets()
 
     def keep(self, changed: Secrets) -> None:

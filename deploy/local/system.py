@@ -33,6 +33,7 @@ from shared.clock import Clock
 from shared.errors import ConfigurationError, UnavailableError
 from shared.redis import library, server
 from shared.redis.client import Redis
+from shared.sections import MediaSettings
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
 
@@ -101,6 +102,8 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
             folder = await stack.enter_async_context(folders.held(runtime / "data", clock))
         if not wanted.has_redis:
             environment.setdefault(wanted.settings.auth.pepper_env, folder.secrets.pepper)
+        if wanted.settings.media.folder == MediaSettings().folder:
+            environment["POLLUX_MEDIA__FOLDER"] = str(folder.media)
         upstream = None
         if not wanted.has_models:
             upstream = network.free_port("127.0.0.1", None)

@@ -75,6 +75,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     companion: str | None = None
     metadata: dict[str, str] | None = None
     project: str | None = None
+    media: tuple[str, ...] | None = None
     idempotency: str | None = None
     fingerprint: str | None = None
     idempotency_ms: int | None = None

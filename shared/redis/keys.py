@@ -103,6 +103,9 @@ HOLDERS: Final = Key(
 BELL: Final = Key("bell:<lane>", holds="list: a ring for what became ready", end="deleted")
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
+FORGOTTEN: Final = Key(
+    "forgotten", holds="zset: deleted sessions whose files are to go, by when", end="deleted"
+)
 PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
 
 # The whole deployment.
@@ -127,6 +130,9 @@ RATES: Final = Key(
     "rates:<provider>", holds="hash: arrival times of requests and tokens", end="ttl"
 )
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
+MEDIA_SECRET: Final = Key(
+    "media-secret", holds="what URLs of media are signed with", end="permanent"
+)
 CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
 CHORES_HEALTH: Final = Key("chores:health-check", holds="arq's own word on its queue", end="ttl")
 CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")

@@ -76,8 +76,9 @@ def render() -> tuple[str, str]:
 _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books ledger usage
-    sessions unfinished submissions ready lane clocks bell leases holders deadlines deferred pace
-    api_key account workers pulses served breaker failures successes cooling slots rates
+    sessions unfinished submissions ready lane clocks bell leases holders deadlines deferred
+    forgotten pace api_key account workers pulses served breaker failures successes cooling slots
+    rates
     """.split()
 )
 

@@ -13,6 +13,8 @@ from shared.settings import ModelSettings
 _MICROCREDITS_PER_MICRODOLLAR: Final = 100
 _BYTES_PER_TOKEN: Final = 3
 _TOKENS_PER_MESSAGE: Final = 8
+# More than a picture of any size takes with the models that see, but for some that count otherwise.
+IMAGE_TOKENS: Final = 1_600
 
 
 def tokens_in(text: str) -> int:

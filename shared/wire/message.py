@@ -19,7 +19,8 @@ MediaKind = Literal["image", "video", "audio"]
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the person said, and to which model, where one was named.
 
-    `generation` is the id of the answer; `created` is in ms.
+    `generation` is the id of the answer; `created` is in ms; `media` are the URLs of pictures that
+    came with it, as they were named.
     """
 
     id: str
@@ -29,6 +30,7 @@ class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     model: str | None = None
     metadata: dict[str, str] | None = None
     project: str | None = None
+    media: tuple[str, ...] = ()
 
 
 class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Media(msgspec.Struct, frozen=True):
-    """A picture, a film or a sound of an answer, and where it is."""
+    """A picture, a film or a sound of an answer, and where it is.
+
+    In a record the `url` of what is kept here is its path alone, which is signed when it is told.
+    """
 
     kind: MediaKind
     url: str

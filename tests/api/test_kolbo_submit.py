@@ -27,7 +27,17 @@ WRONG: Final[dict[str, tuple[Any, ...]]] = {
     "enhance_prompt": ("true", 1, 0, []),
     "web_search": ("false", 0, {}),
     "deep_think": ("no", 2.5),
-    "media_urls": ("https://a/b.png", [3], {}, ["u"] * 11),
+    "media_urls": (
+        "https://a/b.png",
+        [3],
+        {},
+        ["https://a/b.png"] * 11,
+        ["https://a/b.png", "ftp://a/b.png"],
+        ["https://user@a/b.png"],
+        ["https://a/" + "b" * 2048],
+        [""],
+        ["http://0177.0.0.1/"],
+    ),
     "project_id": (3, "p" * 129, "a\0"),
     "priority": ("urgent", "Batch", 1, ""),
     "max_credits": (0, -1, "5", True, 1_000_001, []),
@@ -50,7 +60,6 @@ WRONG: Final[dict[str, tuple[Any, ...]]] = {
 }
 UNAVAILABLE: Final[dict[str, tuple[Any, ...]]] = {
     "web_search": (True,),
-    "media_urls": (["https://example.com/a.png"],),
     "cost_quality": (0, 10),
     "webhook_url": ("https://example.com/hook",),
 }
@@ -78,6 +87,27 @@ async def test_what_is_not_there_yet_is_refused_and_never_ignored(api: Customer)
             asked = {"message": "hello", name: value}
             refusal = refused(await api.post(CHAT, json=asked), 400, "FEATURE_UNAVAILABLE")
             assert f"`{name}`" in refusal["error"]
+    await _is_empty(api)
+
+
+async def test_what_no_model_can_do_is_refused_with_what_excluded_each(api: Customer) -> None:
+    for asked, lacking in (
+        ({"deep_think": True}, "reasoning"),
+        ({"media_urls": ["https://example.com/a.png"]}, "vision"),
+    ):
+        answer = await api.post(CHAT, json={"message": "hello", **asked})
+        refusal = refused(answer, 400, "NO_SUITABLE_MODEL")
+        barred = {each["excluded_by"] for each in refusal["routing"]["candidates"]}
+        assert barred == {lacking}
+    await _is_empty(api)
+
+
+async def test_a_picture_that_cannot_be_fetched_is_refused_by_its_place(api: Customer) -> None:
+    urls = ["https://a/b.png", "https://me:secret@a/c.png"]
+    answer = await api.post(CHAT, json={"message": "hello", "media_urls": urls})
+    refusal = refused(answer, 400, "INVALID_FIELDS")
+    assert "`media_urls[1]`" in refusal["error"]
+    assert "secret" not in refusal["error"]
     await _is_empty(api)
 
 

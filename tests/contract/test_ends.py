@@ -230,7 +230,10 @@ async def test_deleted_session_leaves_no_key(desk: Desk) -> None:
     assert not await desk.delete_session("ann", ended.session)
     names = await desk.redis.call("KEYS", f"{desk.root}*")
     kept = {name.decode().removeprefix(desk.root).split(":")[0] for name in names}
-    assert kept == {"books", "ledger", "clocks", "holders", "submissions", "pace"}
+    assert kept == {"books", "ledger", "clocks", "holders", "submissions", "pace", "forgotten"}
+    # The name is for the chore that deletes its files.
+    noted = await desk.redis.call("ZRANGE", keys.FORGOTTEN(desk.root), 0, -1)
+    assert noted == [f"ann:{ended.session}".encode()]
     for ticket in (ended, running, waiting):
         assert await desk.find("ann", ticket.id) is None
     books = await desk.books()

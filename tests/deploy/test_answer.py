@@ -160,6 +160,13 @@ def test_media_are_told_beside_the_answer() -> None:
     assert (out.getvalue(), err.getvalue()) == ("", "image: https://example.org/1\n")
 
 
+def test_media_of_the_front_are_told_with_its_address() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    answer = Answer(out, err, url="http://127.0.0.1:8000/")
+    _tell(answer, {"media": {"kind": "image", "url": "/media/a/s/x.png?expires=1"}})
+    assert err.getvalue() == "image: http://127.0.0.1:8000/media/a/s/x.png?expires=1\n"
+
+
 # Patience
 
 

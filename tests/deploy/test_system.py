@@ -33,6 +33,7 @@ def environment(short: Path, provider: Provider) -> dict[str, str]:
         identifier = "alpha"
         provider = "scripted"
         upstream = "alpha"
+        capabilities = ["image_output"]
         estimated_duration_seconds = 0.1
     """)
     return {"POLLUX_CONFIG": str(where)}
@@ -59,6 +60,7 @@ async def test_up_keeps_what_it_was_told(short: Path, environment: dict[str, str
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
         assert status["result"]["content"] == "You said: Hello"
         assert "deploy.local.model" not in up.children()
+        assert (short / ".pollux" / "media").is_dir()
         words_ = ("ask", "And now?", "-s", receipt["session_id"])
         async with command.running(*words_, cwd=short, environment=environment) as ask:
             assert await ask.ended() == 0

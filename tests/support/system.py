@@ -29,6 +29,7 @@ from api.edge import protocol
 from shared.clock import Clock, SystemClock
 from shared.redis import library
 from shared.redis.client import Redis
+from shared.sections import MediaSettings
 from shared.settings import (
     ModelSettings,
     ProviderSettings,
@@ -133,6 +134,7 @@ class System:
                 grace_seconds=0.05,
                 flush_seconds=0.005,
             ),
+            media=MediaSettings(folder=str(folder / "media")),
             **catalogue(provider.url),
         )
         self._folder = folder

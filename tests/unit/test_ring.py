@@ -15,6 +15,7 @@ from shared.clock import SystemClock
 from shared.errors import UnavailableError
 from shared.redis.client import Argument, Redis, Reply
 from shared.wire import event as events
+from shared.wire.message import Media
 from tests.support import waiting
 
 _WHERE: Final = Where("root:", "ann", "one")
@@ -65,6 +66,10 @@ class Woken:
         self.times += 1
 
 
+def _as_it_is(media: Media) -> Media:
+    return media
+
+
 @pytest.fixture
 def stream() -> Stream:
     return Stream()
@@ -72,7 +77,7 @@ def stream() -> Stream:
 
 @pytest.fixture
 async def ring(stream: Stream) -> Ring:
-    made = Ring(cast("Redis", stream), SystemClock(), _WHERE)
+    made = Ring(cast("Redis", stream), SystemClock(), _WHERE, _as_it_is)
     made.hear(None)
     await _settled(made)
     return made
@@ -241,7 +246,7 @@ class Ear:
 @pytest.mark.parametrize("first", [0, 1])
 async def test_a_ring_that_broke_is_joined_by_nobody(stream: Stream, first: int) -> None:
     ear = Ear()
-    kept = Rings(cast("Redis", stream), cast("Subscriber", ear), SystemClock())
+    kept = Rings(cast("Redis", stream), cast("Subscriber", ear), SystemClock(), _as_it_is)
     followers = [ExitStack(), ExitStack()]
     broken = followers[0].enter_context(kept.join(_WHERE, Woken()))
     broken.is_broken = True

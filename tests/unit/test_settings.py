@@ -361,3 +361,18 @@ def test_a_companion_may_speak_by_a_model_of_the_catalogue(tmp_path: Path) -> No
     assert _faults(tmp_path, text.replace('"near"', '"far"')) == [
         "companions[0].model: no model is named far"
     ]
+
+
+@pytest.mark.parametrize("entry", ["", "http://a", "a b", "10.0.0.0/8/8", "a/b", "*.a", "a..b"])
+def test_what_is_neither_a_network_nor_a_host_is_allowed_by_nobody(
+    tmp_path: Path, entry: str
+) -> None:
+    faults = _faults(tmp_path, f"[egress]\nallow = ['10.0.0.0/8', '{entry}']\n")
+    assert len(faults) == 1
+    assert faults[0].startswith("egress.allow: ")
+
+
+def test_networks_and_hosts_may_be_allowed(tmp_path: Path) -> None:
+    read = _read(tmp_path, "[egress]\nallow = ['10.0.0.1/8', 'fd00::/8', '::1', 'Files.local']\n")
+    assert read.egress.allow == ("10.0.0.1/8", "fd00::/8", "::1", "Files.local")
+    assert read.egress.ports == (80, 443, 8080, 8443)

@@ -37,18 +37,24 @@ _ENDED: Final = Generation(
 )
 
 
+def _as_it_is(media: Media) -> Media:
+    return media
+
+
 def test_a_whole_answer_is_told_with_reasoning_and_media() -> None:
-    end = told.end(_ENDED)
+    end = told.end(_ENDED, _as_it_is)
     assert isinstance(end, told.Completed)
     assert (end.message.content, end.message.reasoning_content) == ("Two bears", "Hm")
     assert end.message.image_urls == ["https://example.org/image"]
     assert end.message.video_urls == ["https://example.org/video"]
     assert end.message.audio_urls == ["https://example.org/audio"]
-    assert told.snapshot(_ENDED) == told.Snapshot(text="Two bears", reasoning="Hm", media=_MEDIA)
+    assert told.snapshot(_ENDED, _as_it_is) == told.Snapshot(
+        text="Two bears", reasoning="Hm", media=_MEDIA
+    )
 
 
 def test_an_answer_under_way_is_told_as_far_as_its_text_is() -> None:
-    message = told.message(_RUNNING)
+    message = told.message(_RUNNING, _as_it_is)
     assert (message.content, message.reasoning_content) == ("Two", None)
     assert (message.image_urls, message.video_urls, message.audio_urls) == ([], [], [])
-    assert told.snapshot(_RUNNING) == told.Snapshot(text="Two")
+    assert told.snapshot(_RUNNING, _as_it_is) == told.Snapshot(text="Two")

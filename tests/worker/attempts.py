@@ -4,6 +4,7 @@ Owns what a worker would hand to the pipeline. Refuses to beat: leases here are 
 """
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from shared.wire.generation import Generation
 from tests.support.system import System
 from tests.worker.front import Front, Ticket
 from worker import pipeline
+from worker.fetch import Outside
 from worker.gate import Gate
 from worker.providers.registry import Registry
 from worker.run import Brake, StopReason, Tools
@@ -32,7 +34,7 @@ class Hasty(SystemClock):
 class Attempts:
     """A maker of attempts; `redis` may be replaced by a shaky one, `settings` by other ones.
 
-    `configured` is what other workers have keys of.
+    `configured` is what other workers have keys of; `outside` another way out than their own.
     """
 
     def __init__(self, system: System, front: Front) -> None:
@@ -40,6 +42,7 @@ class Attempts:
         self.redis: Connection = front.redis
         self.brake = Brake()
         self.configured: frozenset[str] = frozenset()
+        self.outside: Outside | None = None
         self._front = front
         self.clock: Clock = Hasty()
         self._registry: Registry | None = None
@@ -104,12 +107,6 @@ class Attempts:
     def _tools(self) -> Tools:
         gate = self.gate
         assert self._registry is not None
-        return Tools(
-            settings=self.settings,
-            redis=self.redis,
-            promise=self.redis,
-            clock=self.clock,
-            registry=self._registry,
-            gate=gate,
-            configured=self.configured,
-        )
+        tools = Tools.of(self.settings, self.redis, self.redis, self.clock, self._registry)
+        outside = self.outside or tools.outside
+        return dataclasses.replace(tools, gate=gate, configured=self.configured, outside=outside)

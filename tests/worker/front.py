@@ -112,6 +112,7 @@ class Front:
             channels=self._channels(),
             name="a session",
             system_prompt=system_prompt,
+            media=features.media_urls or None,
         )
         asked = Submission(
             session=ticket.session,

@@ -9,7 +9,7 @@ from tests.worker.fuzz.comparison import TONGUES, differences, expected, make
 from tests.worker.fuzz.reading import Outcome
 from tests.worker.providers.dialects import DIALECTS
 from tests.worker.providers.row import Dialect
-from worker.providers.contract import Ended, Part, Reasoning, Text, Used
+from worker.providers.contract import Ended, Part, Produced, Reasoning, Text, Used
 
 _of_every_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 
@@ -49,3 +49,5 @@ def test_inputs_are_of_every_kind(dialect: Dialect) -> None:
     assert sum(bool(outcome.parts) for outcome in outcomes) > 1_000
     called = [part for outcome in outcomes for part in outcome.parts if isinstance(part, ToolCall)]
     assert len(called) > 100
+    made = [part for outcome in outcomes for part in outcome.parts if isinstance(part, Produced)]
+    assert dialect.name == "anthropic" or len(made) > 40

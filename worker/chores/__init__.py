@@ -1,4 +1,6 @@
 """Periodic work of the workers, one chore a file; arq's cron starts them, once a slot in all.
 
-trim   forget function libraries that no process has used for a day
+rota    the chores as arq calls them, and whose slot it is
+forget  delete the files of sessions that were deleted
+trim    forget function libraries that no process has used for a day
 """

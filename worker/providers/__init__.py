@@ -7,9 +7,11 @@ lines      the connections to an upstream, each to one call at a time
 sse        events out of bytes, within bounds
 failures   what an upstream's failures are in our words
 calls      the calls of tools in an answer, gathered from their pieces
+media      bytes in base64, and sounds gathered from their pieces
 openai     chat completions, as OpenAI and everybody compatible speaks it
 anthropic  messages, as Anthropic speaks it
 gemini     generateContent, as Google's Gemini API speaks it
 
-A new dialect is one file and one line of the registry. httpx is imported only here.
+A new dialect is one file and one line of the registry. httpx is imported only here, and in
+`worker/fetch.py`.
 """

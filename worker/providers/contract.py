@@ -13,7 +13,7 @@ import msgspec
 
 from shared.settings import ModelSettings, Secret
 from shared.wire.event import ToolCall, ToolResult
-from shared.wire.message import Media
+from shared.wire.message import Media, MediaKind
 
 # More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
 TOKENS_MAX: Final = 100_000_000
@@ -83,14 +83,23 @@ class Used(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
+class Produced(msgspec.Struct, frozen=True):
+    """The model made a picture or a sound, here in full; `media_type` is what the upstream says."""
+
+    kind: MediaKind
+    media_type: str
+    content: bytes
+
+
 class Ended(msgspec.Struct, frozen=True):
     """The upstream ended the answer by itself, and why."""
 
     reason: EndReason
 
 
-# What comes beside the text. What an upstream's own tools do, and media, are told as they are.
-Aside = Reasoning | ToolCall | ToolResult | Media | Used
+# What comes beside the text. What an upstream's own tools do, and media elsewhere, are told as they
+# are.
+Aside = Reasoning | ToolCall | ToolResult | Media | Produced | Used
 Part = Text | Aside | Ended
 
 

@@ -9,8 +9,11 @@ thinking (half of `max_tokens`, which it shares with the answer), later ones a l
 also refuse a call of theirs in the conversation without the signature that came with it; it is not
 kept, and the word that the API has for calls from elsewhere is sent in its place.
 
-Left out of the answer: media (`inlineData`, `fileData`), code that the upstream runs by itself,
-signatures, citations, and all candidates but the first.
+A model that makes pictures or sounds is asked for them, and each comes whole but for bare samples,
+which come in pieces and are told as one sound at the end.
+
+Left out of the answer: media elsewhere (`fileData`) and those of thoughts, code that the upstream
+runs by itself, signatures, citations, and all candidates but the first.
 """
 
 import re
@@ -23,6 +26,7 @@ from urllib.parse import quote
 import msgspec
 
 from shared.settings import ModelSettings, Secret
+from shared.wire.message import MediaKind
 from worker.providers.calls import Calls
 from worker.providers.contract import (
     ChatMessage,
@@ -31,6 +35,7 @@ from worker.providers.contract import (
     EndReason,
     Image,
     Part,
+    Produced,
     Reasoning,
     Text,
     Tool,
@@ -39,6 +44,7 @@ from worker.providers.contract import (
 )
 from worker.providers.conversation import spoken, system_prompt
 from worker.providers.failures import InBandError
+from worker.providers.media import Samples, decoded
 
 _FORBIDDEN: Final = (
     *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
@@ -53,6 +59,9 @@ _BEFORE_3: Final = re.compile(r"gemini-[12]\b")
 # The least and the most that every one of them allows.
 _BUDGET_TOKENS_MIN: Final = 512
 _BUDGET_TOKENS_MAX: Final = 24_576
+_SAMPLES: Final = frozenset({"audio/l16", "audio/pcm"})
+_KINDS: Final[dict[str, MediaKind]] = {"image": "image", "audio": "audio"}
+_RATE: Final = re.compile(r"rate=([0-9]{4,6})")
 _FOREIGN: Final = "skip_thought_signature_validator"
 
 
@@ -62,12 +71,20 @@ class _Call(msgspec.Struct):
     args: msgspec.Raw = msgspec.Raw()
 
 
+class _Blob(msgspec.Struct, rename="camel"):
+    """A picture or a sound, in base64."""
+
+    mime_type: str | None = None
+    data: str | None = None
+
+
 class _Part(msgspec.Struct, rename="camel"):
-    """A step of the answer: a text, or a call."""
+    """A step of the answer: a text, a call, a picture or a sound."""
 
     text: str | None = None
     thought: bool | None = None
     function_call: _Call | None = None
+    inline_data: _Blob | None = None
 
 
 class _Content(msgspec.Struct):
@@ -121,6 +138,8 @@ class Gemini:
         limits: dict[str, Any] = {"maxOutputTokens": request.max_tokens}
         if request.deep_think:
             limits["thinkingConfig"] = _thinking(request)
+        if request.model.makes_media:
+            limits["responseModalities"] = _modalities(request.model)
         said = {"contents": _contents(request), "generationConfig": limits}
         prompt = system_prompt(request.messages)
         if prompt:
@@ -187,11 +206,17 @@ def _thinking(request: ChatRequest) -> dict[str, Any]:
     return {"includeThoughts": True, "thinkingBudget": budget_tokens}
 
 
+def _modalities(model: ModelSettings) -> list[str]:
+    """Return what a model answers with; those that speak do nothing else."""
+    return ["TEXT", "IMAGE"] if "image_output" in model.capabilities else ["AUDIO"]
+
+
 class Chunks:
     """What reads the chunks of one answer."""
 
     def __init__(self) -> None:
         self._calls = Calls()
+        self._samples = Samples()
         self._has_ended = False
         self._usage: _Usage | None = None
 
@@ -222,12 +247,29 @@ class Chunks:
                 parts.append(Reasoning(part.text) if part.thought else Text(part.text))
             if part.function_call is not None:
                 parts.append(self._whole(part.function_call))
+            if part.inline_data is not None and not part.thought:
+                parts += self._produced(part.inline_data)
         reason = candidate.finish_reason
         if reason:
             told = _REASONS.get(reason, "other")
+            parts += self._samples.whole()
             # An answer that calls is one that stops like any other.
             parts.append(Ended("tool_calls" if told == "stop" and self._calls.count else told))
             self._has_ended = True
+
+    def _produced(self, blob: _Blob) -> Sequence[Produced]:
+        """Return a picture or a sound, unless it is a piece of one or neither."""
+        # Bare samples say how many there are a second: `audio/L16;codec=pcm;rate=24000`.
+        media_type, *more = (word.strip() for word in (blob.mime_type or "").lower().split(";"))
+        kind = _KINDS.get(media_type.partition("/")[0])
+        if kind is None or not blob.data:
+            return ()
+        content = decoded(blob.data)
+        if media_type not in _SAMPLES:
+            return (Produced(kind, media_type, content),)
+        rates = [int(found[1]) for word in more if (found := _RATE.fullmatch(word))]
+        self._samples.grow(content, rates[0] if rates else None)
+        return ()
 
     def _whole(self, said: _Call) -> Part:
         call = self._calls.begin(said.id, said.name)

@@ -7,7 +7,10 @@ Some words depend on the model, and no upstream says which it takes, so its name
 own models that reason (o1, o3..., gpt-5 and later) refuse `max_tokens` and want its successor,
 which many compatible servers do not know.
 
-Left out: refusals and audio of the answer, all choices but the first, and calls of the old form
+A model that makes pictures or sounds is asked for them: pictures come as data URLs (OpenRouter's
+form), sound in pieces of samples, told once at the end, beside a transcript that counts as text.
+
+Left out: refusals, pictures elsewhere, all choices but the first, and calls of the old form
 (`function_call`), which is never offered.
 """
 
@@ -27,6 +30,7 @@ from worker.providers.contract import (
     EndReason,
     Image,
     Part,
+    Produced,
     Reasoning,
     Text,
     Tool,
@@ -34,6 +38,7 @@ from worker.providers.contract import (
     believable,
 )
 from worker.providers.failures import InBandError
+from worker.providers.media import Samples, decoded
 
 _REASONS: Final[dict[str, EndReason]] = {
     "stop": "stop",
@@ -42,6 +47,8 @@ _REASONS: Final[dict[str, EndReason]] = {
     "tool_calls": "tool_calls",
 }
 _LAST_WORD: Final = b"[DONE]"
+_VOICE: Final = "alloy"
+_PICTURE: Final = re.compile(r"data:(image/[a-z0-9.+-]+);base64,")
 _REASONS_BY_ITSELF: Final = re.compile(r"(^|/)(o[1-9]|gpt-([5-9]|\d\d))")
 
 
@@ -58,6 +65,21 @@ class _Piece(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Link(msgspec.Struct):
+    url: str | None = None
+
+
+class _Picture(msgspec.Struct):
+    image_url: _Link | None = None
+
+
+class _Sound(msgspec.Struct):
+    """A piece of a sound, in base64, and of what is said in it."""
+
+    data: str | None = None
+    transcript: str | None = None
+
+
 class _Delta(msgspec.Struct):
     """A step of the answer. Servers name what the model thinks the one way, the other, or both."""
 
@@ -65,6 +87,8 @@ class _Delta(msgspec.Struct):
     reasoning_content: Any = None
     reasoning: Any = None
     tool_calls: list[_Piece] | None = None
+    images: list[_Picture] | None = None
+    audio: _Sound | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -120,6 +144,8 @@ class OpenAI:
             said["tools"] = [_tool(tool) for tool in request.tools]
         if request.deep_think:
             said["reasoning_effort"] = "high"
+        if request.model.makes_media:
+            said |= _modalities(request.model)
         return _encode(said)
 
     def reader(self) -> "Chunks":
@@ -156,10 +182,21 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": msgspec.to_builtins(tool)}
 
 
+def _modalities(model: ModelSettings) -> dict[str, Any]:
+    """Return how a model is asked for what it makes beside text."""
+    if "audio_output" in model.capabilities:
+        return {
+            "modalities": ["text", "audio"],
+            "audio": {"voice": _VOICE, "format": "pcm16"},
+        }
+    return {"modalities": ["image", "text"]}
+
+
 class Chunks:
     """What reads the chunks of one answer."""
 
     def __init__(self) -> None:
+        self._samples = Samples()
         self._calls = Calls()
         self._open: dict[int, OpenCall] = {}
         self._begun: list[OpenCall] = []
@@ -193,8 +230,24 @@ class Chunks:
                 parts.append(Text(delta.content))
             if delta.tool_calls:
                 self._gather(delta.tool_calls)
+            if delta.images or delta.audio is not None:
+                self._show(delta, parts)
         if choice.finish_reason:
             self._end(choice.finish_reason, parts)
+
+    def _show(self, delta: _Delta, parts: list[Part]) -> None:
+        """Add the pictures of a step, and what is said in a sound. Raises MsgspecError."""
+        for picture in delta.images or ():
+            url = (picture.image_url.url if picture.image_url is not None else None) or ""
+            if known := _PICTURE.match(url):
+                parts.append(Produced("image", known[1], decoded(url[known.end() :])))
+        if delta.audio is not None:
+            if delta.audio.transcript:
+                parts.append(Text(delta.audio.transcript))
+            if delta.audio.data:
+                if self._has_ended:
+                    raise msgspec.ValidationError("a sound goes on after the end")
+                self._samples.grow(decoded(delta.audio.data))
 
     def _gather(self, pieces: list[_Piece]) -> None:
         """Add to the calls. Raises TooLargeError, and ValidationError for what comes too late."""
@@ -224,6 +277,7 @@ class Chunks:
         """Tell the calls, which are whole now, and the end. Raises MsgspecError if one is not."""
         told = _REASONS.get(reason, "other")
         parts += (call.whole() for call in self._begun)
+        parts += self._samples.whole()
         # With some servers an answer that calls is one that stops like any other.
         if told == "stop" and self._calls.count:
             told = "tool_calls"

@@ -12,6 +12,9 @@ from typing import Final
 
 EVENT_BYTES_MAX: Final = 1_048_576
 BODY_BYTES_MAX: Final = 16_777_216
+# Of a model that makes pictures or sounds: each is one line, a third longer than what it holds.
+MEDIA_EVENT_BYTES_MAX: Final = 25_165_824
+MEDIA_BODY_BYTES_MAX: Final = 100_663_296
 # A token comes in an event of a few hundred bytes, so a long answer may need more than the above.
 _BYTES_PER_TOKEN_MAX: Final = 1_024
 _MARK: Final = b"\xef\xbb\xbf"
@@ -27,11 +30,13 @@ class Events:
     """The events of one answer of at most `max_tokens`: bytes go in, the data of events comes out.
 
     What has come of an event that has not ended is held in pieces, so that one that drips in costs
-    no more than one that comes at once.
+    no more than one that comes at once. `has_media` raises the bounds to what media need.
     """
 
-    def __init__(self, max_tokens: int) -> None:
-        self._bytes_left = max(BODY_BYTES_MAX, max_tokens * _BYTES_PER_TOKEN_MAX)
+    def __init__(self, max_tokens: int, *, has_media: bool = False) -> None:
+        body_bytes = MEDIA_BODY_BYTES_MAX if has_media else BODY_BYTES_MAX
+        self._bytes_left = max(body_bytes, max_tokens * _BYTES_PER_TOKEN_MAX)
+        self._event_bytes_max = MEDIA_EVENT_BYTES_MAX if has_media else EVENT_BYTES_MAX
         self._pieces: list[bytes] = []
         self._held_bytes = 0
         self._has_begun = False
@@ -59,7 +64,7 @@ class Events:
         if piece:
             self._pieces.append(piece)
             self._held_bytes += len(piece)
-            if self._held_bytes > EVENT_BYTES_MAX:
+            if self._held_bytes > self._event_bytes_max:
                 raise TooLargeError
 
     def _begin(self, chunk: bytes) -> bytes:

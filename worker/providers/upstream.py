@@ -59,7 +59,8 @@ class Upstream:
         try:
             with self._failures.translated():
                 async with self._open(request) as body:
-                    events, reader = Events(request.max_tokens), self._dialect.reader()
+                    events = Events(request.max_tokens, has_media=request.model.makes_media)
+                    reader = self._dialect.reader()
                     chunks = aiter(body)
                     async for chunk in chunks:
                         for data in events.feed(chunk):

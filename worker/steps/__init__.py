@@ -4,6 +4,7 @@ read      decode what was asked
 recall    read the conversation so far
 enhance   have an unclear message reworded, if it may be
 choose    decide which model answers
+look      fetch the pictures that came with the message
 generate  call it and stream what it says
 settle    end the generation with what came of it
 

@@ -40,8 +40,9 @@ async def choose(run: Run) -> Failed | Retry | None:
 
 
 def tokens_of_prompt(run: Run, prompt: str) -> int:
-    """Estimate, high, what is sent whatever else is: the prompt and the system's."""
-    return price.tokens_in(prompt) + price.tokens_in(run.system_prompt or "")
+    """Estimate, high, what is sent whatever else is: the prompt, its pictures and the system's."""
+    pictures = price.IMAGE_TOKENS * len(run.submission.features.media_urls)
+    return price.tokens_in(prompt) + price.tokens_in(run.system_prompt or "") + pictures
 
 
 def weigh(

@@ -1,14 +1,20 @@
 """Fit a conversation into a window: whole turns go, oldest first; the system prompt stays.
 
-Pure. Tokens are estimated high; the room for the answer is set aside before anything else.
+Pure. Pictures belong to their own turn: they go with the message and with nothing that went before.
+Tokens are estimated high; the room for the answer is set aside before anything else.
 """
 
 from shared.routing import price
-from worker.providers.contract import ChatMessage
+from worker.providers.contract import ChatMessage, Image
 
 
 def fit(
-    system_prompt: str | None, history: list[ChatMessage], message: str, *, tokens_max: int
+    system_prompt: str | None,
+    history: list[ChatMessage],
+    message: str,
+    *,
+    tokens_max: int,
+    images: tuple[Image, ...] = (),
 ) -> list[ChatMessage]:
     """Return the messages to send: the last turns that fit into `tokens_max` beside what must be.
 
@@ -16,8 +22,8 @@ def fit(
     they take.
     """
     fixed = [ChatMessage("system", system_prompt)] if system_prompt else []
-    ending = ChatMessage("user", message)
-    left = tokens_max - sum(price.tokens_in(part.content) for part in (*fixed, ending))
+    ending = ChatMessage("user", message, images=images)
+    left = tokens_max - tokens_of([*fixed, ending])
     kept: list[ChatMessage] = []
     for user, assistant in reversed(list(zip(history[::2], history[1::2], strict=True))):
         left -= price.tokens_in(user.content) + price.tokens_in(assistant.content)
@@ -29,4 +35,7 @@ def fit(
 
 def tokens_of(messages: list[ChatMessage]) -> int:
     """Estimate the tokens of a conversation, high."""
-    return sum(price.tokens_in(message.content) for message in messages)
+    return sum(
+        price.tokens_in(message.content) + price.IMAGE_TOKENS * len(message.images)
+        for message in messages
+    )

@@ -19,9 +19,18 @@ from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import Media, Usage
 from worker.gate import Call
-from worker.providers.contract import Aside, ChatRequest, Ended, Reasoning, Text, Used
+from worker.providers.contract import (
+    Aside,
+    ChatRequest,
+    Ended,
+    Produced,
+    Reasoning,
+    Text,
+    Used,
+)
 from worker.run import Failed, Outcome, Retry, Run
 from worker.steps import patience
+from worker.steps.choose import tokens_of_prompt
 from worker.steps.fit import fit, tokens_of
 
 # What may follow the told end of an answer, its usage, follows soon or not at all.
@@ -133,7 +142,7 @@ async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) ->
         run.calls += 1
         reason = await _hear(run, model, request, call)
         if run.usage is None:
-            run.usage = estimate(model, run.input_tokens, run.writer.text(), run.writer.reasoning())
+            run.usage = estimate(run, model)
         call.used_tokens = run.usage.input_tokens + run.usage.output_tokens
     if run.writer.text() or run.media:
         return None
@@ -161,7 +170,7 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest, call: Call
                 elif isinstance(part, Ended):
                     reason = part.reason
                 else:
-                    _pass_on(run, model, request, part)
+                    await _pass_on(run, model, request, part)
                 seconds = _AFTERWORD_SECONDS if reason else idle_seconds
                 # A timer is set anew for a sixteenth of its time, not for every token.
                 if not is_heard or reason or loop.time() > due:
@@ -176,7 +185,7 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest, call: Call
     return reason
 
 
-def _pass_on(run: Run, model: ModelSettings, request: ChatRequest, part: Aside) -> None:
+async def _pass_on(run: Run, model: ModelSettings, request: ChatRequest, part: Aside) -> None:
     """Hand on what comes beside the text."""
     match part:
         case Reasoning(text):
@@ -186,8 +195,27 @@ def _pass_on(run: Run, model: ModelSettings, request: ChatRequest, part: Aside) 
         case Media():
             run.media.append(part)
             run.writer.say(events.Media(part.kind, part.url))
+        case Produced():
+            await _keep(run, part)
         case events.ToolCall() | events.ToolResult():
             run.writer.say(part)
+
+
+async def _keep(run: Run, part: Produced) -> None:
+    """Put what the model made where callers find it, then tell of it.
+
+    Its URL is good for as long as the stream may be read. Raises ProviderError.
+    """
+    claimed, retention = run.claimed, run.tools.settings.retention
+    hung = await run.tools.gallery.hang(
+        claimed.account,
+        run.submission.session,
+        part.content,
+        seconds_min=run.seconds_left() + retention.events_seconds,
+    )
+    if hung is not None:
+        run.media.append(hung.kept)
+        run.writer.say(events.Media(hung.told.kind, hung.told.url))
 
 
 def _silent(model: ModelSettings, *, is_heard: bool) -> ProviderError:
@@ -207,13 +235,13 @@ def _reserve(run: Run, model: ModelSettings) -> int:
     Of a model that the hold was not made for, as many as it pays for.
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
-    tokens = price.tokens_in(run.prompt) + price.tokens_in(run.system_prompt or "")
+    tokens = tokens_of_prompt(run, run.prompt)
     paid = price.affordable_tokens(model, tokens, run.claimed.hold)
     return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
 
 
 def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
-    messages = fit(run.system_prompt, run.history, run.prompt, tokens_max=room)
+    messages = fit(run.system_prompt, run.history, run.prompt, tokens_max=room, images=run.images)
     left = model.context_window - tokens_of(messages)
     max_tokens = max(1, min(_reserve(run, model), left))
     return ChatRequest(
@@ -224,18 +252,21 @@ def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
     )
 
 
-def estimate(model: ModelSettings, input_tokens: int, text: str, reasoning: str) -> Usage:
+def estimate(run: Run, model: ModelSettings) -> Usage:
     """Return what an answer consumed when the provider did not say, flagged as our own estimate.
 
-    As with the providers, what was thought is counted in with what was said.
+    As with the providers, what was thought is counted in with what was said; a picture or a sound
+    counts as much as one that is looked at.
     """
+    text, reasoning = run.writer.text(), run.writer.reasoning()
     reasoning_tokens = price.tokens_in(reasoning) if reasoning else 0
     output_tokens = reasoning_tokens + (price.tokens_in(text) if text else 0)
+    output_tokens += price.IMAGE_TOKENS * len(run.media)
     return Usage(
-        input_tokens=input_tokens,
+        input_tokens=run.input_tokens,
         output_tokens=output_tokens,
         reasoning_tokens=reasoning_tokens,
-        cost=price.cost(model, input_tokens, output_tokens),
+        cost=price.cost(model, run.input_tokens, output_tokens),
         estimated=True,
     )
 

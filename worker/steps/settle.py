@@ -118,9 +118,7 @@ def _usage(run: Run, stage: Stage) -> Usage:
     """Return what is paid for: an answer, or as much of a cancelled one as was made or thought."""
     if stage == "failed" or run.model is None or not run.writer.has_shown():
         return _NOTHING_USED
-    return run.usage or estimate(
-        run.model, run.input_tokens, run.writer.text(), run.writer.reasoning()
-    )
+    return run.usage or estimate(run, run.model)
 
 
 def _meter(run: Run, usage: Usage) -> functions.Meter | None:

@@ -53,7 +53,7 @@ async def status(call: Call) -> Answer:
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
     may_reword = call.state.settings.enhancement.model is not None
     return Answer(
-        translate.status(generation, hint, eta, may_reword=may_reword),
+        translate.status(generation, hint, eta, call.state.seal.signed, may_reword=may_reword),
         headers={"etag": tag, "cache-control": "no-store"},
     )
 
@@ -156,7 +156,8 @@ async def messages(call: Call) -> Answer:
     listed = []
     if first < last:
         turns = await sessions.turns(call, session.id, first=first // 2 + 1, last=(last + 1) // 2)
-        rows = [row for turn in turns for row in translate.messages(turn, call.state.catalogue)]
+        catalogue, sign = call.state.catalogue, call.state.seal.signed
+        rows = [row for turn in turns for row in translate.messages(turn, catalogue, sign)]
         skipped = first % 2
         listed = rows[skipped : skipped + last - first]
     return Answer(

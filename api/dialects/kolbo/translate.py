@@ -11,6 +11,7 @@ from msgspec import UNSET
 from api import links, options
 from api.accept import Intent
 from api.dialects.kolbo import wire
+from api.follow import told
 from api.pace import Eta
 from shared import clarity
 from shared.catalogue import Catalogue
@@ -49,7 +50,7 @@ def receipt(generation: str, session: str, model: str, hint: int) -> wire.Submit
 
 
 def status(
-    generation: Generation, hint: int, eta: Eta | None, *, may_reword: bool
+    generation: Generation, hint: int, eta: Eta | None, sign: told.Sign, *, may_reword: bool
 ) -> wire.StatusReply:
     """Return a generation as this dialect shows it; `may_reword` where messages ever are."""
     assistant, user = generation.assistant, generation.user
@@ -64,7 +65,7 @@ def status(
         queue_position=generation.ahead,
         eta_seconds=wire.EtaSeconds(round(eta.p50, 1), round(eta.p90, 1)) if eta else None,
         attempt=generation.attempt,
-        result=_result(generation),
+        result=_result(generation, sign),
         error=failure.message if failure is not None else None,
         failure=wire.Failure(**msgspec.structs.asdict(failure)) if failure is not None else None,
         enhancement=_enhancement(generation, may_reword=may_reword),
@@ -79,16 +80,16 @@ def status(
     )
 
 
-def _result(generation: Generation) -> wire.Result:
+def _result(generation: Generation, sign: told.Sign) -> wire.Result:
     """Return the answer; what was thought, and media, are known once it has ended."""
     assistant = generation.assistant
-    media = assistant.media if assistant is not None else ()
+    media = told.urls(assistant, sign)
     return wire.Result(
         content=generation.text,
         reasoning_content=(assistant.reasoning if assistant is not None else None) or None,
-        image_urls=[found.url for found in media if found.kind == "image"],
-        video_urls=[found.url for found in media if found.kind == "video"],
-        audio_urls=[found.url for found in media if found.kind == "audio"],
+        image_urls=media["image"],
+        video_urls=media["video"],
+        audio_urls=media["audio"],
         model=generation.model,
         created_at=iso(assistant.created if assistant is not None else generation.accepted),
         partial=UNSET if generation.is_final else True,
@@ -176,15 +177,19 @@ def conversation(session: Session) -> wire.Conversation:
     )
 
 
-def messages(turn: Turn, catalogue: Catalogue) -> tuple[wire.MessageItem, wire.MessageItem]:
+def messages(
+    turn: Turn, catalogue: Catalogue, sign: told.Sign
+) -> tuple[wire.MessageItem, wire.MessageItem]:
     """Return a turn's two messages: the user's, then the assistant's, finished or not."""
     assistant = turn.assistant
+    media = told.urls(assistant, sign)
     return (
         wire.MessageItem(
             message_id=turn.user.id,
             role="user",
             content=turn.user.content,
             status="completed",
+            media_urls=list(turn.user.media) or UNSET,
             created_at=iso(turn.user.created),
         ),
         wire.MessageItem(
@@ -193,6 +198,9 @@ def messages(turn: Turn, catalogue: Catalogue) -> tuple[wire.MessageItem, wire.M
             content=assistant.content if assistant is not None else "",
             status=turn.state,
             model=_named_model(turn, catalogue),
+            image_urls=media["image"] or UNSET,
+            video_urls=media["video"] or UNSET,
+            audio_urls=media["audio"] or UNSET,
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )

@@ -45,7 +45,8 @@ class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The answer, always an object, since clients read it unguarded. `partial` while being made.
 
-    While it is being made, `content` alone is told as far as it is.
+    While it is being made, `content` alone is told as far as it is. A URL that is a path is good on
+    this front, without a key, until the second that its `expires` names; a later look has another.
     """
 
     content: str
@@ -220,13 +221,20 @@ class MessageModel(msgspec.Struct, frozen=True):
 
 
 class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of a conversation; `model` only with the assistant's."""
+    """A message of a conversation; `model` only with the assistant's.
+
+    `media_urls` are the pictures that came with a user's, the others those that an answer has.
+    """
 
     message_id: str
     role: Literal["user", "assistant"]
     content: str
     status: State
     model: MessageModel | UnsetType = UNSET
+    media_urls: list[str] | UnsetType = UNSET
+    image_urls: list[str] | UnsetType = UNSET
+    video_urls: list[str] | UnsetType = UNSET
+    audio_urls: list[str] | UnsetType = UNSET
     created_at: str
 
 

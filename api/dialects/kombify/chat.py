@@ -138,7 +138,7 @@ async def _answer(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED)
     if generation.stage == "completed":
-        return Answer(translate.answer(generation), headers=_headers(receipt))
+        return Answer(translate.answer(generation, state.seal.signed), headers=_headers(receipt))
     if generation.is_final:
         assistant = generation.assistant
         raise _failed(receipt, (assistant.failure if assistant else None) or CANCELLED)

@@ -64,7 +64,7 @@ async def read_session(call: Call) -> Answer:
     last = min(before - 1, found.turns)
     first = max(1, last - _TURNS_SHOWN + 1)
     turns = await sessions.turns(call, found.id, first=first, last=last) if last else []
-    return Answer(translate.whole_session(found, turns))
+    return Answer(translate.whole_session(found, turns, call.state.seal.signed))
 
 
 async def rename_session(call: Call) -> Answer:

@@ -6,6 +6,8 @@ Pure: no Redis, no clock. Aliases of models are resolved here and in no other di
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec import UNSET
+
 from api.dialects.kombify import wire
 from api.follow import told
 from shared.catalogue import Catalogue
@@ -50,12 +52,12 @@ def _weights(accept: str) -> dict[str, float]:
     return weights
 
 
-def answer(generation: Generation) -> wire.ChatReply:
+def answer(generation: Generation, sign: told.Sign) -> wire.ChatReply:
     """Return a generation that was completed."""
     return wire.ChatReply(
         id=generation.id,
         session_id=generation.session,
-        message=told.message(generation),
+        message=told.message(generation, sign),
         usage=told.usage(generation),
         routing=told.routing(generation),
     )
@@ -88,7 +90,7 @@ def session(found: Session) -> wire.SessionReply:
     )
 
 
-def whole_session(found: Session, turns: list[Turn]) -> wire.WholeSessionReply:
+def whole_session(found: Session, turns: list[Turn], sign: told.Sign) -> wire.WholeSessionReply:
     """Return a session with the messages of some of its turns."""
     return wire.WholeSessionReply(
         id=found.id,
@@ -98,13 +100,14 @@ def whole_session(found: Session, turns: list[Turn]) -> wire.WholeSessionReply:
         created_at=iso(found.created),
         last_activity=iso(found.active),
         messages_total=found.turns * 2,
-        messages=[message for turn in turns for message in _messages(turn)],
+        messages=[message for turn in turns for message in _messages(turn, sign)],
     )
 
 
-def _messages(turn: Turn) -> tuple[wire.SessionMessage, wire.SessionMessage]:
+def _messages(turn: Turn, sign: told.Sign) -> tuple[wire.SessionMessage, wire.SessionMessage]:
     """Return a turn's two messages: the user's, then the assistant's, finished or not."""
     assistant = turn.assistant
+    media = told.urls(assistant, sign)
     return (
         wire.SessionMessage(
             id=turn.user.id,
@@ -113,6 +116,7 @@ def _messages(turn: Turn) -> tuple[wire.SessionMessage, wire.SessionMessage]:
             status="completed",
             model=None,
             turn=turn.number,
+            media_urls=list(turn.user.media) or UNSET,
             created_at=iso(turn.user.created),
         ),
         wire.SessionMessage(
@@ -122,6 +126,9 @@ def _messages(turn: Turn) -> tuple[wire.SessionMessage, wire.SessionMessage]:
             status=turn.state,
             model=_answering_model(assistant),
             turn=turn.number,
+            image_urls=media["image"] or UNSET,
+            video_urls=media["video"] or UNSET,
+            audio_urls=media["audio"] or UNSET,
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )

@@ -8,7 +8,7 @@ single object is the object itself; a list says how many there are and which par
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from api.follow.told import Message, Usage
 from api.options import Metadata, Options, SessionName
@@ -126,7 +126,10 @@ class SessionsReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of a session, one of the two of its turn; `model` gave the answer."""
+    """A message of a session, one of the two of its turn; `model` gave the answer.
+
+    `media_urls` are the pictures that came with a user's, the others those that an answer has.
+    """
 
     id: str
     role: Literal["user", "assistant"]
@@ -134,6 +137,10 @@ class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
     status: State
     model: str | None
     turn: int
+    media_urls: list[str] | UnsetType = UNSET
+    image_urls: list[str] | UnsetType = UNSET
+    video_urls: list[str] | UnsetType = UNSET
+    audio_urls: list[str] | UnsetType = UNSET
     created_at: str
 
 

@@ -3,7 +3,7 @@
 --          submission), lane, wire, model, hold, deadline_ms, per_minute, unfinished_max, running_max, stride
 --          (of its account in virtual time), total_max, slots (of all workers), rounds_max (of all slots that
 --          the deadline leaves time for); if given: on_conflict ('reject' or 'interrupt', with keep and
---          channels), name, system_prompt, companion, metadata, project, idempotency, fingerprint,
+--          channels), name, system_prompt, companion, metadata, project, media, idempotency, fingerprint,
 --          idempotency_ms
 -- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
@@ -76,6 +76,7 @@ local function store(root, ask, generation, turn, number, now)
     model = ask.model ~= AUTO and ask.model or nil,
     metadata = ask.metadata,
     project = ask.project,
+    media = ask.media,
   }))
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
   redis.call('HSET', generation, 'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,

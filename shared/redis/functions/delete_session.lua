@@ -2,7 +2,7 @@
 -- ASK      account, id, keep, channels
 -- RETURNS  'deleted' or 'unknown'
 -- ATOMIC   because no turn may be accepted, claimed or settled into a session that is half gone.
--- The credits of what ran are given back; the books stay.
+-- The credits of what ran are given back; the books stay. Files of the session are left to a chore, by name.
 
 -- An old key may have been used again since, for what is not of this session.
 local function forget_receipt(root, account, idempotency, field, id)
@@ -26,6 +26,7 @@ local function delete_session(root, ask)
   forget_receipt(root, account, idempotency, 'session', ask.id)
   redis.call('DEL', session, waiting_key(root, account, ask.id))
   redis.call('ZREM', sessions_key(root, account), ask.id)
+  redis.call('ZADD', forgotten_key(root), now_ms(), member(account, ask.id))
   for _, id in ipairs(running) do
     local record = load(root, account, id)
     if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end

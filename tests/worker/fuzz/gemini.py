@@ -9,22 +9,35 @@ from tests.worker.fuzz.reading import (
     FaultError,
     Pairs,
     anything,
+    decoded,
     fields,
     from_json,
     mapping,
     maybe,
     one,
     several,
+    sound,
     used,
 )
 from tests.worker.providers.gemini import ROW, chunk, used as counts
 from tests.worker.providers.row import event
-from worker.providers.contract import Ended, EndReason, Part, Reasoning, Text
+from worker.providers.contract import Ended, EndReason, Part, Produced, Reasoning, Text
 
 PIECES: Final = (
     *(b'"thought":true,', b'"text":"x",', b'"functionCall":{"name":"f"},', b'"args":null,'),
     *(b'"finishReason":"STOP",', b'"usageMetadata":null,', b'"candidates":[],', b'"parts":null,'),
+    *(b'"inlineData":{"mimeType":"image/png","data":"QUJD"},', b'"inlineData":null,', b"QUI="),
+    *(b'"mimeType":"audio/L16;rate=16000",', b'"data":"QUJDREVG",', b"; rate=48000", b"image/"),
     *(b'"promptFeedback":{"blockReason":"SAFETY"},', b'"promptTokenCount":5,'),
+)
+_BLOBS: Final = (
+    *(("image/png", "iVBORw=="), ("IMAGE/WEBP;a=b", "AAEC"), ("video/mp4", "AAEC"), ("", "AAEC")),
+    *(
+        ("audio/L16;codec=pcm;rate=16000", "AAECAw=="),
+        ("audio/pcm", "AAEC"),
+        ("audio/mpeg", "SUQz"),
+    ),
+    *(("image/png", ""), ("image/png", "no base64"), ("image/png", "QUI"), ("audio/l16", "")),
 )
 _REASONS: Final = ("STOP", "STOP", "MAX_TOKENS", "SAFETY", "LANGUAGE", "", None)
 _OURS: Final[dict[str, EndReason]] = {
@@ -50,6 +63,10 @@ def answer(chance: random.Random) -> bytes:
             part["thought"] = True
         usage = counts(5, 1) if chance.random() < 0.3 else None
         said.append(chunk(part, usageMetadata=usage))
+    for _ in range(chance.choice((0, 0, 0, 0, 1, 2))):
+        kind, data = chance.choice(_BLOBS)
+        blob: dict[str, Any] = {"inlineData": {"mimeType": kind, "data": data}}
+        said.append(chunk(blob | ({"thought": True} if chance.random() < 0.1 else {})))
     for _ in range(chance.choice((0, 0, 0, 1, 2))):
         pieces = [chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS)]
         said.append(ROW.call(chance.choice(("a", "")), chance.choice(("f", "g", "")), pieces, 0))
@@ -67,6 +84,7 @@ class Plain:
     """The plain reading of one answer."""
 
     def __init__(self) -> None:
+        self._samples, self._rate = b"", 24_000
         self._has_called = False
         self._has_ended = False
         self._usage: dict[str, Any] | None = None
@@ -103,14 +121,32 @@ class Plain:
                 raise FaultError(is_ours=True)
             arguments = call["args"] if call["args"] is not None else Pairs()
             parts.append(ToolCall(call["id"] or "", call["name"], mapping(arguments)))
+        if part["inlineData"] is not None and not part["thought"]:
+            parts += self._made(part["inlineData"])
         return parts
+
+    def _made(self, blob: dict[str, Any]) -> list[Part]:
+        name, *more = [word.strip() for word in (blob["mimeType"] or "").lower().split(";")]
+        kind = name.split("/")[0]
+        if kind not in {"image", "audio"} or not blob["data"]:
+            return []
+        content = decoded(blob["data"])
+        if name not in {"audio/l16", "audio/pcm"}:
+            return [Produced("image" if kind == "image" else "audio", name, content)]
+        rates = [word[5:] for word in more if word.startswith("rate=")]
+        rates = [each for each in rates if each.isascii() and each.isdigit()]
+        rates = [each for each in rates if 4 <= len(each) <= 6]
+        self._rate = int(rates[0]) if rates and int(rates[0]) else self._rate
+        self._samples += content
+        return []
 
     def _end(self, reason: str | None) -> list[Part]:
         if not reason:
             return []
         self._has_ended = True
         told = _OURS.get(reason, "other")
-        return [Ended("tool_calls" if told == "stop" and self._has_called else told)]
+        made, self._samples = sound(self._samples, self._rate), b""
+        return [*made, Ended("tool_calls" if told == "stop" and self._has_called else told)]
 
 
 _count: Final = maybe(one(int))
@@ -118,6 +154,7 @@ _text: Final = maybe(one(str))
 _part: Final = fields(
     text=_text,
     thought=maybe(one(bool)),
+    inlineData=maybe(fields(mimeType=_text, data=_text)),
     # What the arguments are is judged when they count.
     functionCall=maybe(fields(id=_text, name=_text, args=lambda value: value)),
 )

@@ -1,6 +1,7 @@
 """Answers of chat completions, and their plain reading."""
 
 import random
+import re
 from typing import Any, Final
 
 from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, split
@@ -8,20 +9,33 @@ from tests.worker.fuzz.reading import (
     FaultError,
     anything,
     called,
+    decoded,
     fields,
     from_json,
     maybe,
     one,
     several,
+    sound,
     used,
 )
 from tests.worker.providers.openai import DONE, ROW, chunk
-from worker.providers.contract import Ended, EndReason, Part, Reasoning, Text
+from worker.providers.contract import Ended, EndReason, Part, Produced, Reasoning, Text
 
 PIECES: Final = (
     *(b"data: [DONE]\n\n", b'"usage":null,', b'"finish_reason":"stop"', b'"choices":[],'),
     *(b'"delta":{"content":"x"}', b'"reasoning":"x",', b'"reasoning_content":"y",'),
+    *(b'"images":[{"image_url":{"url":"data:image/png;base64,QUJD"}}],', b'"images":null,'),
+    *(b'"audio":{"data":"QUJD"},', b'"audio":null,', b'"transcript":"x",', b";base64,", b"QUI="),
     *(b'"reasoning":{},', b'"reasoning":null,', b'"tool_calls":[],', b'"index":0,', b'"id":"b",'),
+)
+_SHOWN: Final[tuple[dict[str, Any], ...]] = (
+    {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}]},
+    {"images": [{"image_url": {"url": "https://example.org/a"}}, {"image_url": {"url": ""}}]},
+    {"images": [{"image_url": {"url": "data:image/svg+xml;base64,QQ="}}]},
+    {"audio": {"id": "a", "data": "AAECAw==", "transcript": "Two"}},
+    {"audio": {"data": "AAEC"}},
+    {"audio": {"data": "", "transcript": None}},
+    {"audio": {"data": "no base64"}},
 )
 _REASONS: Final = ("stop", "length", "content_filter", "tool_calls", "eos", "", None)
 _OURS: Final[dict[str, EndReason]] = {
@@ -38,6 +52,8 @@ def answer(chance: random.Random) -> bytes:
     for _ in range(chance.randrange(6)):
         name = chance.choice(("content", "content", "content", "reasoning", "reasoning_content"))
         said.append(chunk({"delta": {name: chance.choice(WORDS)}, "finish_reason": None}))
+    shown = chance.choices(_SHOWN, k=chance.choice((0, 0, 0, 0, 1, 2)))
+    said += (chunk({"delta": delta}) for delta in shown)
     for number in range(chance.choice((0, 0, 1, 1, 2))):
         pieces = split(chance, chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS))
         call_id = chance.choice(("a", "b", ""))
@@ -61,6 +77,7 @@ class Plain:
     def __init__(self) -> None:
         # Every call that has begun, in its order: its index, id, name and arguments.
         self._begun: list[dict[str, Any]] = []
+        self._samples = b""
         self._has_called = False
         self._has_ended = False
 
@@ -79,11 +96,28 @@ class Plain:
             parts += [Text(delta["content"])] if delta.get("content") else []
             for piece in delta.get("tool_calls") or []:
                 self._gather(piece)
+            parts += self._shown(delta)
             parts += self._end(reason) if reason else []
         usage = said["usage"] or {}
         details = usage.get("completion_tokens_details") or {}
         asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
         return parts + used(asked, answered, details.get("reasoning_tokens"))
+
+    def _shown(self, delta: dict[str, Any]) -> list[Part]:
+        parts: list[Part] = []
+        for picture in delta.get("images") or []:
+            url = (picture["image_url"] or {}).get("url") or ""
+            kind, is_inline, content = url.removeprefix("data:").partition(";base64,")
+            is_picture = re.fullmatch(r"image/[a-z0-9.+-]+", kind) and url.startswith("data:")
+            if is_inline and is_picture:
+                parts.append(Produced("image", kind, decoded(content)))
+        audio = delta.get("audio") or {}
+        parts += [Text(audio["transcript"])] if audio.get("transcript") else []
+        if audio.get("data"):
+            if self._has_ended:
+                raise FaultError(is_ours=True)
+            self._samples += decoded(audio["data"])
+        return parts
 
     def _gather(self, piece: dict[str, Any]) -> None:
         if self._has_ended:
@@ -106,7 +140,8 @@ class Plain:
         self._has_called = self._has_called or bool(calls)
         self._begun, self._has_ended = [], True
         told = _OURS.get(reason, "other")
-        return [*calls, Ended("tool_calls" if told == "stop" and self._has_called else told)]
+        made, self._samples = sound(self._samples, 24_000), b""
+        return [*calls, *made, Ended("tool_calls" if told == "stop" and self._has_called else told)]
 
 
 _piece: Final = fields(
@@ -114,6 +149,7 @@ _piece: Final = fields(
     id=maybe(one(str)),
     function=maybe(fields(name=maybe(one(str)), arguments=maybe(one(str)))),
 )
+_picture: Final = fields(image_url=maybe(fields(url=maybe(one(str)))))
 _chunk: Final = fields(
     choices=maybe(
         several(
@@ -124,6 +160,8 @@ _chunk: Final = fields(
                         reasoning_content=anything,
                         reasoning=anything,
                         tool_calls=maybe(several(_piece)),
+                        images=maybe(several(_picture)),
+                        audio=maybe(fields(data=maybe(one(str)), transcript=maybe(one(str)))),
                     )
                 ),
                 finish_reason=maybe(one(str)),

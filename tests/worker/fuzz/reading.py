@@ -4,14 +4,17 @@ Owns what is common to all dialects: which events there are, what their data say
 ends the reading. Written for plainness, not for speed, and without anything of the adapters.
 """
 
+import base64
+import io
 import json
 import math
 import re
+import wave
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 from shared.wire.event import ToolCall
-from worker.providers.contract import TOKENS_MAX, Ended, Part, Used
+from worker.providers.contract import TOKENS_MAX, Ended, Part, Produced, Used
 
 Fault = Literal["cut", "malformed", "told"]
 Check = Callable[[object], Any]
@@ -150,6 +153,33 @@ def called(call_id: str | None, tool: str | None, arguments: str) -> ToolCall:
     said = arguments.strip(" \t\n\r\f\v")
     found = {} if said in {"", "null"} else mapping(from_json(said))
     return ToolCall(call_id or "", tool, found)
+
+
+def decoded(text: str) -> bytes:
+    """Return what base64 says. Raises FaultError."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise FaultError(is_ours=True) from None
+
+
+def sound(samples: bytes, rate: int) -> list[Part]:
+    """Return the one sound that pieces make: as it is if it is a WAV, else in one of its own."""
+    if not samples:
+        return []
+    if samples[:4] == b"RIFF" and samples[8:12] == b"WAVE":
+        return [Produced("audio", "audio/wav", samples)]
+    made = io.BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        # The library counts whole samples only, and its own head is what an odd byte follows.
+        file.writeframesraw(samples)
+    content = bytearray(made.getvalue())
+    content[4:8] = (36 + len(samples)).to_bytes(4, "little")
+    content[40:44] = len(samples).to_bytes(4, "little")
+    return [Produced("audio", "audio/wav", bytes(content))]
 
 
 def used(asked: int | None, answered: int | None, reasoning: int | None) -> list[Part]:

@@ -13,7 +13,16 @@ from tests.worker.providers.calls import Call
 from tests.worker.providers.gemini import chunk, used
 from tests.worker.providers.row import MODEL, event
 from tests.worker.providers.upstream import chunked, whole
-from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Reasoning, Text, Used
+from worker.providers.contract import (
+    ChatMessage,
+    ChatRequest,
+    Ended,
+    Part,
+    Produced,
+    Reasoning,
+    Text,
+    Used,
+)
 from worker.providers.conversation import BLANK
 from worker.providers.gemini import Gemini
 
@@ -65,7 +74,10 @@ async def test_whole_exchange(call: Call) -> None:
         (event({"candidates": [{"content": {"parts": None}, "finishReason": None}]}), []),
         (chunk({"text": ""}), []),
         (chunk({"text": "b", "thought": False}, {"text": "c"}), [Text("b"), Text("c")]),
-        (chunk({"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}), []),
+        (
+            chunk({"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}),
+            [Produced("image", "image/png", b"\x89PNG")],
+        ),
         (chunk({"executableCode": {"language": "PYTHON", "code": "1"}}), []),
         (event({"candidates": [{"index": 0}, {"content": {"parts": [{"text": "b"}]}}]}), []),
         (event({"promptFeedback": {"safetyRatings": []}}), []),

@@ -1,0 +1,105 @@
+"""The files that models made, to whoever has a signed URL of one: GET and HEAD, without a key.
+
+Owns what a browser may do with them: keep one as long as its URL is good, save it, never run it.
+What was not signed by us, or is over, is refused before any file is looked for.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from api.state import State
+from shared.errors import Code, RequestError
+from shared.media.files import ROOT, Files
+from shared.media.kinds import Format
+from shared.media.seal import Seal
+
+_PIECE_BYTES: Final = 262_144
+_PATH: Final = "{account}/{session}/{name}"
+
+
+class Exhibit:
+    """One file, as an ASGI application; the URL's path below `mount` is what was signed."""
+
+    def __init__(self, mount: str) -> None:
+        self._mount = mount
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; errors rise to the front's catch-all."""
+        request = Request(scope, receive)
+        if request.method not in {"GET", "HEAD"}:
+            scope["allow"] = "GET, HEAD"
+            raise RequestError("Only GET is allowed here.", Code.METHOD_NOT_ALLOWED)
+        state: State = scope["state"]["pollux"]
+        path = str(scope["path"]).removeprefix(self._mount)
+        seconds = _seconds_left(request, path, state.seal)
+        opened = await asyncio.to_thread(_open, state.files, path)
+        if opened is None:
+            raise RequestError("This file is no more.", Code.NOT_FOUND)
+        file, length, form = opened
+        try:
+            scope["is_answered"] = True
+            head = _head(scope, Path(path).name, form, length, seconds)
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            if request.method == "GET":
+                await _relay(file, send)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            file.close()
+
+
+def _seconds_left(request: Request, path: str, seal: Seal) -> int:
+    """Return how long the URL is good. Raises RequestError (FORBIDDEN) for one that is not."""
+    said = [request.query_params.getlist(name) for name in ("expires", "signature")]
+    if [len(values) for values in said] == [1, 1]:
+        (expires,), (signature,) = said
+        seconds = seal.seconds_left(path, expires, signature)
+        if seconds is not None:
+            return seconds
+    raise RequestError(
+        "The URL is not one of ours, or is over; look at the generation again for another.",
+        Code.FORBIDDEN,
+    )
+
+
+def _open(files: Files, path: str) -> tuple[BinaryIO, int, Format] | None:
+    """Return a file, its length in bytes and its form; None where there is none."""
+    found = files.find(path)
+    if found is None:
+        return None
+    try:
+        file = found[0].open("rb")
+    except OSError:
+        return None
+    return file, file.seek(0, 2), found[1]
+
+
+def _head(
+    scope: Scope, name: str, form: Format, length: int, seconds: int
+) -> list[tuple[bytes, bytes]]:
+    fields = {
+        "x-request-id": scope["request_id"],
+        "content-type": form.media_type,
+        "content-length": str(length),
+        "content-disposition": f'attachment; filename="{name}"',
+        "content-security-policy": "default-src 'none'; sandbox",
+        "x-content-type-options": "nosniff",
+        "cache-control": f"private, max-age={seconds}, immutable",
+    }
+    return [(field.encode(), value.encode()) for field, value in fields.items()]
+
+
+async def _relay(file: BinaryIO, send: Send) -> None:
+    """Send a file piece by piece, as fast as it is read."""
+    file.seek(0)
+    while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+def routes() -> list[Route]:
+    """Return the routes: as signed, and as a base that ends in /api makes of them."""
+    return [Route(f"{mount}{ROOT}{_PATH}", endpoint=Exhibit(mount)) for mount in ("", "/api")]

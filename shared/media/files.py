@@ -1,0 +1,122 @@
+"""The files that hold what models made: named by their content, in a folder for each session.
+
+Owns `<folder>/<account>/<session>/<sha256>.<suffix>` and its URL's path, `/media/` and the same.
+A file is there whole or not at all; the same content twice is one file. Refuses names that it did
+not make. Every call here waits for a disk: ask from a thread.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from shared import ids
+from shared.media import kinds
+from shared.media.kinds import Format
+
+ROOT: Final = "/media/"
+# A writer that has not finished after so long has died.
+_WRITING_SECONDS_MAX: Final = 3_600
+_NAME: Final = re.compile(r"([0-9a-f]{64})\.([a-z0-9]{1,5})")
+_FRESH: Final = ".new"
+
+
+class Files:
+    """The files below one folder, which fronts and workers share."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder).absolute()
+
+    def check(self) -> None:
+        """Try whether files can be written here. Raises OSError."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(self.folder / f"{ids.new_id()}{_FRESH}", b"").unlink()
+
+    def keep(self, account: str, session: str, content: bytes, form: Format) -> str:
+        """Write some content; return the path of its URL. Raises OSError."""
+        name = f"{hashlib.sha256(content).hexdigest()}.{form.suffix}"
+        folder = self.folder / account / session
+        try:
+            _put(folder, name, content)
+        except FileNotFoundError:
+            # An empty folder may be swept in the very moment in which it is to hold something.
+            _put(folder, name, content)
+        return f"{ROOT}{account}/{session}/{name}"
+
+    def find(self, path: str) -> tuple[Path, Format] | None:
+        """Return the file of a URL's path and its form; None for what is no name of ours."""
+        account, _, rest = path.removeprefix(ROOT).partition("/")
+        session, _, name = rest.partition("/")
+        found = _NAME.fullmatch(name)
+        if not (path.startswith(ROOT) and ids.is_id(account) and ids.is_id(session) and found):
+            return None
+        form = kinds.BY_SUFFIX.get(found[2])
+        return None if form is None else (self.folder / account / session / name, form)
+
+    def forget(self, account: str, session: str) -> None:
+        """Delete all that is of a session. Raises OSError for what cannot be deleted."""
+        if ids.is_id(account) and ids.is_id(session):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self.folder / account / session)
+            # The last session of an account takes its folder along.
+            with suppress(OSError):
+                (self.folder / account).rmdir()
+
+    def sweep(self, now_seconds: float, files_seconds: int) -> int:
+        """Delete what is older, and what writers that died left behind; return how many files."""
+        count = 0
+        for path in self._all():
+            is_fresh = path.name.endswith(_FRESH)
+            age_max = min(files_seconds, _WRITING_SECONDS_MAX) if is_fresh else files_seconds
+            with suppress(FileNotFoundError):
+                if now_seconds - path.stat().st_mtime > age_max:
+                    path.unlink()
+                    count += 1
+        for folder in (*self.folder.glob("*/*"), *self.folder.glob("*")):
+            # What holds anything, and what is not ours, stays.
+            with suppress(OSError):
+                folder.rmdir()
+        return count
+
+    def _all(self) -> Iterator[Path]:
+        """Yield every file that was made here, and no other."""
+        yield from self.folder.glob(f"*{_FRESH}")
+        for path in self.folder.glob("*/*/*"):
+            if _NAME.fullmatch(path.name) or path.name.endswith(_FRESH):
+                yield path
+
+
+def _put(folder: Path, name: str, content: bytes) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (folder / name).exists():
+        # It is as young as if it had been written now.
+        os.utime(folder / name)
+        return
+    _write(folder / f"{ids.new_id()}{_FRESH}", content).rename(folder / name)
+    _sync(folder)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write a new file that only its owner can read, down to the disk."""
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _sync(folder: Path) -> None:
+    """Have the new name outlive the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

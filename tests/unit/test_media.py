@@ -1,0 +1,201 @@
+"""What models make, as files and URLs: told by first bytes, named by content, signed, swept."""
+
+import io
+import os
+import wave
+from pathlib import Path
+
+import pytest
+
+from shared.clock import SystemClock
+from shared.media import kinds
+from shared.media.files import Files
+from shared.media.kinds import JPEG, PNG, WAV
+from shared.media.seal import Seal
+from shared.wire.message import Media
+from tests.support.system import TurnedClock
+
+_PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
+_DAY = 86_400
+
+
+# Kinds
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        (_PNG, "png"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "jpg"),
+        (b"GIF89a\1\0", "gif"),
+        (b"GIF87a\1\0", "gif"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "webp"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "wav"),
+        (b"ID3\4\0", "mp3"),
+        (b"\xff\xfb\x90\0", "mp3"),
+        (b"OggS\0\2", "ogg"),
+        (b"fLaC\0\0", "flac"),
+    ],
+)
+def test_a_form_is_told_by_its_first_bytes(content: bytes, suffix: str) -> None:
+    form = kinds.form_of(content)
+    assert form is not None
+    assert form.suffix == suffix
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\x89PNG", b"GIF88a", b"RIFF\x24\0\0\0AVI LIST", b"<svg/>", b"<html>"),
+        *(b"\0" + _PNG, b"%PDF-1.7", b"\xff\xd8", b"BM", b"\x1f\x8b\x08"),
+    ],
+)
+def test_what_is_none_of_ours_has_no_form(content: bytes) -> None:
+    assert kinds.form_of(content) is None
+
+
+def test_samples_become_a_file_that_others_read() -> None:
+    samples = bytes(range(200))
+    made = kinds.wav(samples, 24_000)
+    with wave.open(io.BytesIO(made)) as read:
+        assert (read.getnchannels(), read.getsampwidth(), read.getframerate()) == (1, 2, 24_000)
+        assert read.readframes(1_000) == samples
+    assert kinds.form_of(made) is WAV
+    assert kinds.wav(made, 8_000) == made
+
+
+# Files
+
+
+def test_the_same_content_is_one_file_of_its_session(tmp_path: Path) -> None:
+    files = Files(str(tmp_path / "media"))
+    path = files.keep("ann", "s1", _PNG, PNG)
+    assert files.keep("ann", "s1", _PNG, PNG) == path
+    assert files.keep("ann", "s2", _PNG, PNG) != path
+    found = files.find(path)
+    assert found is not None
+    assert (found[0].read_bytes(), found[1]) == (_PNG, PNG)
+    assert found[0].stat().st_mode & 0o777 == 0o600
+    assert len(list((tmp_path / "media").glob("*/*/*"))) == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/media/", "/media/ann", "/media/ann/s1/", "/media/ann/s1/x.png"),
+        *("/media/../s1/{name}", "/media/ann/../{name}", "/media/ann/s1/../{name}"),
+        *("/media/ann//{name}", "//media/ann/s1/{name}", "/media/ann/s1/{name}/", "/x/a/s/{name}"),
+        *("/media/ann/s1/{name}\n", "/media/ann\0/s1/{name}", "/media/ann/s1/" + "a" * 64 + ".exe"),
+    ],
+)
+def test_no_other_name_is_a_file(tmp_path: Path, path: str) -> None:
+    files = Files(str(tmp_path / "media"))
+    name = files.keep("ann", "s1", _PNG, PNG).rpartition("/")[2]
+    assert files.find(path.replace("{name}", name)) is None
+
+
+def test_a_session_takes_its_files_along_and_no_others(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    kept = [files.keep(account, "s1", _PNG, PNG) for account in ("ann", "bob")]
+    files.forget("ann", "s1")
+    files.forget("ann", "s1")
+    files.forget("ann", "..")
+    found = [files.find(path) for path in kept]
+    assert [each is not None and each[0].exists() for each in found] == [False, True]
+    assert not (tmp_path / "ann").exists()
+
+
+def test_what_is_old_is_swept_and_what_dead_writers_left(tmp_path: Path) -> None:
+    files, now = Files(str(tmp_path)), 1_000_000_000.0
+    ages = {
+        files.keep("ann", "s1", _PNG, PNG): 40 * _DAY,
+        files.keep("ann", "s2", _PNG, PNG): 10 * _DAY,
+    }
+    for path, age in ages.items():
+        found = files.find(path)
+        assert found is not None
+        os.utime(found[0], (now - age, now - age))
+    strangers = {tmp_path / "ann/s2/old.new": 7_200, tmp_path / "ann/s2/young.new": 60}
+    strangers |= {tmp_path / "ann/s2/readme.txt": 90 * _DAY, tmp_path / "top.new": 7_200}
+    for stranger, age in strangers.items():
+        stranger.write_bytes(b"")
+        os.utime(stranger, (now - age, now - age))
+    assert files.sweep(now, 30 * _DAY) == 3
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    young = list(ages)[1].rpartition("/")[2]
+    assert left == {young, "young.new", "readme.txt"}
+    assert not (tmp_path / "ann/s1").exists()
+
+
+def test_keeping_again_makes_young_again(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    found = files.find(files.keep("ann", "s1", _PNG, PNG))
+    assert found is not None
+    os.utime(found[0], (1, 1))
+    files.keep("ann", "s1", _PNG, PNG)
+    assert files.sweep(found[0].stat().st_mtime + 10, 3_600) == 0
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    files = Files(str(tmp_path / "file" / "media"))
+    with pytest.raises(OSError, match="Not a directory"):
+        files.check()
+    with pytest.raises(OSError, match="Not a directory"):
+        files.keep("ann", "s1", _PNG, JPEG)
+
+
+# URLs
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    path, _, query = url.partition("?expires=")
+    expires, _, signature = query.partition("&signature=")
+    return path, expires, signature
+
+
+def test_a_url_is_good_for_as_long_as_it_says() -> None:
+    clock = TurnedClock()
+    seal = Seal(b"secret", clock, _DAY)
+    url = seal.url("/media/a/s/x.png")
+    left = seal.seconds_left(*_parts(url))
+    assert left is not None
+    assert _DAY <= left <= _DAY * 25 // 24
+    clock.turn(left - 1)
+    assert seal.seconds_left(*_parts(url)) in {1, 2}
+    clock.turn(2)
+    assert seal.seconds_left(*_parts(url)) is None
+
+
+def test_a_url_may_be_asked_to_be_good_for_longer() -> None:
+    seal = Seal(b"secret", SystemClock(), 60)
+    left = seal.seconds_left(*_parts(seal.url("/media/a/s/x.png", seconds_min=1_000.5)))
+    assert left is not None
+    assert left >= 1_000
+
+
+def test_nothing_of_a_url_can_be_changed() -> None:
+    seal = Seal(b"secret", SystemClock(), _DAY)
+    path, expires, signature = _parts(seal.url("/media/a/s/x.png"))
+    assert seal.seconds_left(path, expires, signature)
+    for changed in (
+        ("/media/b/s/x.png", expires, signature),
+        (path, str(int(expires) + 1), signature),
+        (path, f"0{expires}", signature),
+        (path, f"{expires} ", signature),
+        (path, expires, signature.upper()),
+        (path, expires, signature[:-1]),
+        (path, expires, signature[:-1] + ("0" if signature[-1] != "0" else "1")),
+        (path, expires, ""),
+        (path, expires, "ü"),
+        (path + "\udc80", expires, signature),
+    ):
+        assert seal.seconds_left(*changed) is None
+    assert Seal(b"other", SystemClock(), _DAY).seconds_left(path, expires, signature) is None
+
+
+def test_what_is_not_kept_here_is_told_as_it_is() -> None:
+    seal = Seal(b"secret", SystemClock(), _DAY)
+    elsewhere = Media("image", "https://example.org/1")
+    assert seal.signed(elsewhere) == elsewhere
+    assert seal.signed(Media("image", "/media/a/s/x.png")).url.startswith("/media/a/s/x.png?")

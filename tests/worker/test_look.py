@@ -1,0 +1,228 @@
+"""Pictures that come with a message: fetched through the one way out, shown, or told why not."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.routing import price
+from shared.sections import EgressSettings
+from shared.wire.generation import Generation
+from shared.wire.submission import Features
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+from tests.worker.attempts import Attempts
+from tests.worker.front import GRANT, HOLD, Front
+from tests.worker.providers.upstream import Line, Script, Upstream, endless, held, whole
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 40
+GIF = b"GIF89a" + b"g" * 40
+
+
+@pytest.fixture
+async def pictures(attempts: Attempts) -> AsyncIterator[Upstream]:
+    """Return a server of pictures that an operator allows, for models that see."""
+    async with Upstream() as listening:
+        attempts.change_models(capabilities=("vision",), context_window=100_000)
+        egress = EgressSettings(allow=("127.0.0.1",), ports=(listening.port,))
+        media = msgspec.structs.replace(attempts.settings.media, fetch_seconds=5.0)
+        attempts.settings = msgspec.structs.replace(attempts.settings, egress=egress, media=media)
+        yield listening
+
+
+def _change_media(attempts: Attempts, **fields: Any) -> None:  # noqa: ANN401  of any field's type
+    media = msgspec.structs.replace(attempts.settings.media, **fields)
+    attempts.settings = msgspec.structs.replace(attempts.settings, media=media)
+
+
+def _urls(pictures: Upstream, *names: str) -> Features:
+    return Features(media_urls=tuple(f"http://127.0.0.1:{pictures.port}/{name}" for name in names))
+
+
+def _gallery(**contents: bytes | Script) -> Script:
+    """Return a script that gives each name what it has."""
+
+    async def script(line: Line) -> None:
+        content = contents[line.request.split(b" ")[1].decode().removeprefix("/")]
+        script = whole(content, content_type="text/html") if isinstance(content, bytes) else content
+        await script(line)
+
+    return script
+
+
+def _code(ended: Generation) -> tuple[str, str, str]:
+    assert ended.assistant is not None
+    failure = ended.assistant.failure
+    assert failure is not None
+    assert "127.0.0.1" not in failure.message
+    return failure.category, failure.code, failure.message
+
+
+@pytest.mark.each_once
+async def test_pictures_are_shown_with_the_message_and_in_their_order(
+    attempts: Attempts, pictures: Upstream, provider: Provider
+) -> None:
+    # What a server calls them is not asked.
+    pictures.script = _gallery(a=PNG, b=GIF)
+    ended = await attempts.ended("What is it?", features=_urls(pictures, "b", "a"))
+    assert ended.stage == "completed"
+    content: Any = provider.requests[0].messages[-1]["content"]
+    *shown, text = content
+    assert text == {"type": "text", "text": "What is it?"}
+    kinds = ("image/gif", GIF), ("image/png", PNG)
+    assert [each["image_url"]["url"] for each in shown] == [
+        f"data:{kind};base64,{base64.b64encode(picture).decode()}" for kind, picture in kinds
+    ]
+    assert ended.user is not None
+    assert [url.rpartition("/")[2] for url in ended.user.media] == ["b", "a"]
+
+
+@pytest.mark.each_once
+async def test_pictures_belong_to_their_turn(
+    attempts: Attempts, pictures: Upstream, provider: Provider, front: Front
+) -> None:
+    pictures.script = _gallery(a=PNG)
+    provider.script.append(Answer(text="A bear."))
+    first = await front.submit("Look", features=_urls(pictures, "a"))
+    await attempts.run(first)
+    await attempts.run(await front.submit("And now?", session=first.session))
+    contents = [message["content"] for message in provider.requests[-1].messages]
+    assert contents == ["Look", "A bear.", "And now?"]
+
+
+@pytest.mark.each_once
+async def test_pictures_are_counted_when_nobody_says_what_was_used(
+    attempts: Attempts, pictures: Upstream, provider: Provider
+) -> None:
+    pictures.script = _gallery(a=PNG)
+    provider.script.append(Answer(text="A bear.", has_usage=False))
+    ended = await attempts.ended("hi", features=_urls(pictures, "a", "a"), hold=HOLD * 9)
+    assert ended.assistant is not None
+    assert ended.assistant.usage is not None
+    said = price.tokens_in("hi")
+    assert ended.assistant.usage.input_tokens == said + 2 * price.IMAGE_TOKENS
+
+
+@pytest.mark.each_once
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        (_gallery(a=PNG, b=b"<html>not at all</html>"), "MEDIA_TYPE"),
+        (_gallery(a=PNG, b=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "MEDIA_TYPE"),
+        (_gallery(a=PNG, b=b"RIFF\x24\0\0\0WAVEfmt "), "MEDIA_TYPE"),
+        (_gallery(a=PNG, b=b""), "MEDIA_TYPE"),
+        (_gallery(a=PNG, b=whole(PNG, content_encoding="gzip")), "MEDIA_TYPE"),
+        (_gallery(a=PNG, b=whole(b"", status=404)), "MEDIA_UNREACHABLE"),
+        (_gallery(a=PNG, b=held(PNG)), "MEDIA_UNREACHABLE"),
+        (_gallery(a=PNG, b=endless(PNG)), "MEDIA_TOO_LARGE"),
+        (
+            _gallery(a=PNG, b=whole(b"", status=302, location="http://10.0.0.1/")),
+            "MEDIA_FORBIDDEN",
+        ),
+        (_gallery(a=PNG, b=whole(b"", status=302, location="/b")), "MEDIA_UNREACHABLE"),
+    ],
+    ids=["html", "svg", "sound", "nothing", "gzip", "404", "slow", "endless", "inside", "round"],
+)
+async def test_a_picture_that_cannot_be_had_ends_the_generation_at_no_cost(
+    attempts: Attempts,
+    pictures: Upstream,
+    provider: Provider,
+    front: Front,
+    script: Script,
+    code: str,
+) -> None:
+    pictures.script = script
+    _change_media(attempts, fetch_seconds=1.0, file_bytes_max=10_000)
+    ended = await attempts.ended(features=_urls(pictures, "a", "b"))
+    category, said, message = _code(ended)
+    assert (ended.stage, category, said) == ("failed", "invalid_request", code)
+    assert "`media_urls[1]`" in message
+    assert provider.requests == []
+    assert (await front.books()).balance == GRANT
+
+
+@pytest.mark.each_once
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://[::1]/", "http://a:22/"])
+async def test_what_is_inside_is_forbidden(
+    attempts: Attempts, pictures: Upstream, url: str
+) -> None:
+    ended = await attempts.ended(features=Features(media_urls=(url,)))
+    assert _code(ended)[1] == "MEDIA_FORBIDDEN"
+    assert pictures.connections == 0
+
+
+@pytest.mark.each_once
+async def test_all_the_pictures_of_a_message_are_bounded_together(
+    attempts: Attempts, pictures: Upstream
+) -> None:
+    pictures.script = _gallery(a=PNG)
+    _change_media(attempts, fetched_bytes_max=3 * len(PNG))
+    assert (await attempts.ended(features=_urls(pictures, *"aaa"))).stage == "completed"
+    assert _code(await attempts.ended(features=_urls(pictures, *"aaaa")))[1] == "MEDIA_TOO_LARGE"
+
+
+@pytest.mark.each_once
+async def test_trouble_that_passes_is_tried_once_more(
+    attempts: Attempts, pictures: Upstream
+) -> None:
+    troubles = [whole(b"", status=503), whole(PNG), whole(b"", status=500), whole(b"", status=500)]
+
+    async def script(line: Line) -> None:
+        await troubles.pop(0)(line)
+
+    pictures.script = script
+    assert (await attempts.ended(features=_urls(pictures, "a"))).stage == "completed"
+    assert _code(await attempts.ended(features=_urls(pictures, "a")))[1] == "MEDIA_UNREACHABLE"
+    assert troubles == []
+
+
+@pytest.mark.each_once
+async def test_pictures_come_at_once(attempts: Attempts, pictures: Upstream) -> None:
+    asked, all_asked = 0, asyncio.Event()
+
+    async def script(line: Line) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            all_asked.set()
+        await all_asked.wait()
+        await whole(PNG)(line)
+
+    pictures.script = script
+    assert (await attempts.ended(features=_urls(pictures, *"abcde"))).stage == "completed"
+
+
+@pytest.mark.each_once
+async def test_a_cancel_leaves_what_is_being_fetched(
+    attempts: Attempts, pictures: Upstream, front: Front
+) -> None:
+    arrived = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        arrived.set()
+        await line.gone.wait()
+
+    pictures.script = script
+    ticket = await front.submit(features=_urls(pictures, "a"))
+    running = attempts.begin(ticket)
+    await asyncio.wait_for(arrived.wait(), 5)
+    attempts.brake.pull("cancel")
+    await running
+    assert (await front.look(ticket)).stage == "cancelled"
+    await asyncio.wait_for(pictures.line.gone.wait(), 5)
+
+
+@pytest.mark.each_once
+async def test_a_model_that_fails_is_passed_over_for_one_that_sees(
+    attempts: Attempts, pictures: Upstream, provider: Provider, system: System
+) -> None:
+    pictures.script = _gallery(a=PNG)
+    provider.script.append(Answer(status=401))
+    ended = await attempts.ended(features=_urls(pictures, "a"), hold=HOLD * 100)
+    assert ended.stage == "completed"
+    assert len(pictures.lines) == 1
+    assert isinstance(provider.requests[-1].messages[-1]["content"], list)
+    assert system.settings.media.folder

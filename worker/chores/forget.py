@@ -1,0 +1,35 @@
+"""Delete the files of sessions that were deleted.
+
+The function that deletes a session notes its name beside the queue, in the same moment, so that no
+death of a process in between leaves files behind. A name stays for a while: an attempt that ran
+meanwhile may still have been writing.
+"""
+
+import asyncio
+from typing import Final
+
+from shared.media.files import Files
+from shared.redis import keys
+from shared.redis.client import Connection
+from shared.settings import RedisSettings
+
+# Longer than any attempt of a deleted session goes on.
+LATE_MS: Final = 60_000
+_SESSIONS_MAX: Final = 1_000
+
+
+async def forget(redis: Connection, settings: RedisSettings, files: Files, now_ms: int) -> int:
+    """Delete what is left of every session noted; return how many there were. Raises OSError."""
+    count = 0
+    for partition in range(settings.partitions):
+        noted = keys.FORGOTTEN(keys.partition_root(settings, partition))
+        flat: list[tuple[bytes, float]] = await redis.call(
+            "ZRANGE", noted, 0, _SESSIONS_MAX - 1, "WITHSCORES"
+        )
+        for name, at_ms in flat:
+            account, _, session = name.decode().partition(":")
+            await asyncio.to_thread(files.forget, account, session)
+            if now_ms - at_ms > LATE_MS:
+                await redis.call("ZREM", noted, name)
+        count += len(flat)
+    return count

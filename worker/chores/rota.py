@@ -1,0 +1,51 @@
+"""The chores as arq calls them: each runs once a slot in the whole fleet, whoever gets it first.
+
+Owns the slots. A chore that fails is logged by arq, and due again in the next slot.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from shared.redis import keys
+from shared.telemetry import logs
+from worker.chores import forget, trim
+from worker.run import Tools
+
+TRIM_MINUTES: Final = 10
+FORGET_SECONDS: Final = 30
+_HOUR_SECONDS: Final = 3_600
+
+
+async def trim_libraries(ctx: dict[str, Any]) -> None:
+    """Run the chore `trim`."""
+    tools: Tools = ctx["tools"]
+    if await _is_ours(tools, "trim", TRIM_MINUTES * 60):
+        gone = await trim.trim(tools.redis, tools.settings.redis, tools.clock.now_ms())
+        logs.logger().info("trimmed function libraries", count=len(gone))
+
+
+async def forget_media(ctx: dict[str, Any]) -> None:
+    """Run the chore `forget`."""
+    tools: Tools = ctx["tools"]
+    if await _is_ours(tools, "forget", FORGET_SECONDS):
+        files, now_ms = tools.gallery.files, tools.clock.now_ms()
+        count = await forget.forget(tools.redis, tools.settings.redis, files, now_ms)
+        if count:
+            logs.logger().info("forgot deleted sessions' files", sessions=count)
+
+
+async def sweep_media(ctx: dict[str, Any]) -> None:
+    """Delete files that are older than they are kept, and what dead writers left."""
+    tools: Tools = ctx["tools"]
+    if await _is_ours(tools, "sweep", _HOUR_SECONDS):
+        now_seconds = tools.clock.now_ms() / 1000
+        sweep, seconds = tools.gallery.files.sweep, tools.settings.media.files_seconds
+        count = await asyncio.to_thread(sweep, now_seconds, seconds)
+        logs.logger().info("swept media", files=count)
+
+
+async def _is_ours(tools: Tools, name: str, seconds: int) -> bool:
+    """Take the present slot of a chore, unless another worker has it."""
+    slot = tools.clock.now_ms() // (seconds * 1000)
+    key = keys.CHORE_SLOT(keys.system_root(tools.settings.redis), name, slot)
+    return bool(await tools.redis.call("SET", key, 1, "NX", "PX", 2 * seconds * 1000))

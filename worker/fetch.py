@@ -1,0 +1,183 @@
+"""What a URL has to give that others named: the only way out to where a caller or a model points.
+
+Owns the call: a name is resolved once, every address of it is judged, and the line goes to one of
+exactly those, with the name kept for the server; each redirect begins anew. Bytes and seconds are
+bounded. Refuses proxies of the environment, cookies, compressed bodies, and to tell a caller more
+than that it did not work: what lies inside a network is nobody's to find out. Which addresses are
+public, and what an operator allows beyond them, is for shared/egress.py.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urljoin
+
+import aiohttp
+import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
+from typing_extensions import override
+from yarl import URL
+
+from shared import egress
+from shared.egress import Address, Rules, Target
+from shared.errors import EgressError
+from shared.sections import EgressSettings
+
+Resolve = Callable[[str], Awaitable[Sequence[Address]]]
+
+_REDIRECTS_MAX: Final = 3
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_RESOLVE_SECONDS: Final = 5.0
+_HEADERS: Final = {"accept-encoding": "identity", "user-agent": "pollux"}
+_PIECE_BYTES: Final = 65_536
+_TROUBLE: Final = (aiohttp.ClientError, OSError, UnicodeError)
+
+
+async def resolve(name: str) -> list[Address]:
+    """Return the addresses of a name, as the machine's own resolver has them. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(_RESOLVE_SECONDS):
+        found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(place[0]) for *_, place in found))
+
+
+class Budget:
+    """How many bytes may still be fetched, by all who share it."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_left = bytes_max
+
+    def spend(self, count: int) -> None:
+        """Count bytes that came. Raises EgressError ("too_large")."""
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            raise _too_large()
+
+
+class Outside:
+    """The way out. `resolve` is asked once for each name that a URL or a redirect names."""
+
+    def __init__(self, settings: EgressSettings, resolve: Resolve = resolve) -> None:
+        self._rules = Rules(settings.allow, settings.ports)
+        self._resolve = resolve
+        self._tls: ssl.SSLContext | None = None
+
+    async def fetch(self, url: str, *, bytes_max: int, seconds: float, budget: Budget) -> bytes:
+        """Return what a URL has to give.
+
+        Raises:
+            EgressError: "forbidden", "too_large" or "encoded", which trying again does not mend;
+                "unreachable", whose `retry` says whether it may.
+
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._follow(url, bytes_max, budget)
+        except TimeoutError:
+            raise _unreachable("The URL did not answer in time.") from None
+        except _TROUBLE:
+            raise _unreachable("The URL could not be reached.", is_passing=True) from None
+
+    async def _follow(self, url: str, bytes_max: int, budget: Budget) -> bytes:
+        for _ in range(_REDIRECTS_MAX + 1):
+            target = egress.read(url)
+            async with self._asked(target) as answer:
+                if answer.status not in _REDIRECTS:
+                    return await _content(answer, bytes_max, budget)
+                url = urljoin(target.url, answer.headers.get("location", ""))
+        raise _unreachable("The URL redirects too often.")
+
+    @asynccontextmanager
+    async def _asked(self, target: Target) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield the answer of one request, on a line of its own to an address that was judged."""
+        if self._tls is None:
+            self._tls = httpx.create_ssl_context(trust_env=False)
+        connector = aiohttp.TCPConnector(
+            resolver=_Judged(target, await self._addresses(target)),
+            use_dns_cache=False,
+            force_close=True,
+            ssl=self._tls,
+        )
+        async with (
+            aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=None),
+            ) as session,
+            session.get(
+                URL(target.url, encoded=True), headers=_HEADERS, allow_redirects=False
+            ) as answer,
+        ):
+            yield answer
+
+    async def _addresses(self, target: Target) -> Sequence[Address]:
+        """Return the addresses that a target may be called at: all of its own, or none."""
+        self._rules.check(target)
+        if target.address is not None:
+            return [target.address]
+        addresses = await self._resolve(target.host)
+        self._rules.check_addresses(target, addresses)
+        return addresses
+
+
+class _Judged(AbstractResolver):
+    """A resolver that knows one name, and of it what was judged."""
+
+    def __init__(self, target: Target, addresses: Sequence[Address]) -> None:
+        self._host = target.host
+        self._addresses = addresses
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if host != self._host or not self._addresses:
+            raise OSError("no address was judged for this name")
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address),
+                port=port,
+                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,  # noqa: PLR2004  its number is its name
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in self._addresses
+        ]
+
+    @override
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def _content(answer: aiohttp.ClientResponse, bytes_max: int, budget: Budget) -> bytes:
+    """Return the body of a success. Raises EgressError."""
+    if answer.status != HTTPStatus.OK:
+        is_passing = answer.status >= 500 or answer.status in {408, 429}  # noqa: PLR2004  statuses
+        raise _unreachable("The URL answers with an error.", is_passing=is_passing)
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        raise EgressError("The URL answers in a compressed form.", "encoded")
+    if (answer.content_length or 0) > bytes_max:
+        raise _too_large()
+    content = bytearray()
+    async for piece in answer.content.iter_chunked(_PIECE_BYTES):
+        budget.spend(len(piece))
+        content += piece
+        if len(content) > bytes_max:
+            raise _too_large()
+    return bytes(content)
+
+
+def _too_large() -> EgressError:
+    return EgressError("What the URL has to give is too large.", "too_large")
+
+
+def _unreachable(sentence: str, *, is_passing: bool = False) -> EgressError:
+    return EgressError(sentence, "unreachable", retry="soon" if is_passing else "never")
