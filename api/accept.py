@@ -23,7 +23,7 @@ from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Keep, NotAccepted, Rate, Replayed
 from shared.redis.replicated import NotReplicatedError
 from shared.routing import price
-from shared.routing.choose import Choice, Question, choose, needs, pick
+from shared.routing.choose import Choice, Question, choose, needs, pick, terms
 from shared.settings import ModelSettings, Settings
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
@@ -33,6 +33,12 @@ from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Subm
 _MICROCREDITS: Final = 1_000_000
 # What a claim costs an account of weight 1 in virtual time, which is counted in whole numbers.
 _STRIDE: Final = 1_000
+# The fields that ask for what not every model is capable of.
+_FIELDS: Final[dict[str, str]] = {
+    "reasoning": "deep_think",
+    "vision": "media_urls",
+    "web_search": "web_search",
+}
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,16 +89,18 @@ async def accept(
     """Take a message in, which wakes a worker.
 
     Raises:
-        RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, CONTEXT_TOO_LONG, SESSION_NOT_FOUND,
-            IDEMPOTENCY_MISMATCH.
+        RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, FEATURE_UNAVAILABLE, CONTEXT_TOO_LONG,
+            SESSION_NOT_FOUND, IDEMPOTENCY_MISMATCH.
         RefusedError: RATE_LIMITED, INSUFFICIENT_CREDITS, SESSION_BUSY, QUEUE_FULL.
         UnavailableError: Redis is away; the same Idempotency-Key may be sent again.
 
     """
-    model, tokens = await _model(state, intent)
-    ask = _ask(state, caller, intent, _hold(intent, model, tokens), idempotency)
-    ask = await _pressed(state, caller, ask)
-    paid = price.affordable_tokens(model, tokens, ask.hold)
+    model, question = await _model(state, intent)
+    added = terms(model, question)
+    tokens = question.input_tokens + added.input_tokens
+    hold = _hold(intent, price.cost(model, tokens, model.max_output_tokens, added.searches))
+    ask = await _pressed(state, caller, _ask(state, caller, intent, hold, idempotency))
+    paid = price.affordable_tokens(model, tokens, hold, added.searches)
     submission = Submission(
         session=ask.session,
         model=intent.model,
@@ -140,8 +148,8 @@ async def _take_in(
         raise
 
 
-async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
-    """Return the model that the hold is priced by, and the tokens going in, as far as known now."""
+async def _model(state: State, intent: Intent) -> tuple[ModelSettings, Question]:
+    """Return the model that the hold is priced by, and what was asked, as far as known now."""
     fleet = await state.fleet()
     if intent.model == AUTO:
         models = state.offered(fleet)
@@ -149,19 +157,22 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, int]:
         models = (find_model(state.catalogue, intent.model, fleet),)
     tokens = sum(map(price.tokens_in, _known_texts(state.settings, intent)))
     tokens += price.IMAGE_TOKENS * len(intent.features.media_urls)
+    search = state.settings.search
     question = Question(
         model=intent.model,
         input_tokens=tokens,
-        needs=needs(intent.features),
+        needs=needs(intent.features, search),
         budget=intent.budget,
+        search=search if intent.features.web_search else None,
     )
     model = pick(models, question)
     if model is None:
+        _refuse_unavailable(state.catalogue, question)
         raise _unsuitable(choose(models, question))
     if intent.model == AUTO:
         # Without a live worker the message waits for one, priced by the first that could answer.
         model = pick(models, msgspec.structs.replace(question, served=fleet.models)) or model
-    return model, tokens
+    return model, question
 
 
 def _known_texts(settings: Settings, intent: Intent) -> Iterator[str]:
@@ -189,6 +200,17 @@ def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
     return catalogue.by_identifier[name]
 
 
+def _refuse_unavailable(catalogue: Catalogue, question: Question) -> None:
+    """Refuse by its field's name what no model of the deployment can do."""
+    for capability in question.needs:
+        if not any(capability in model.capabilities for model in catalogue.models):
+            raise RequestError(
+                f"The field `{_FIELDS[capability]}` asks for a feature that this deployment does "
+                "not have.",
+                Code.FEATURE_UNAVAILABLE,
+            )
+
+
 def _unsuitable(choice: Choice) -> RequestError:
     reasons = {candidate.excluded_by for candidate in choice.routing.candidates}
     if reasons == {"context_window"}:
@@ -203,9 +225,8 @@ def _unsuitable(choice: Choice) -> RequestError:
     )
 
 
-def _hold(intent: Intent, model: ModelSettings, tokens: int) -> int:
+def _hold(intent: Intent, longest: int) -> int:
     """Return the credits to set aside: the longest answer's price, or the caller's own limit."""
-    longest = price.cost(model, tokens, model.max_output_tokens)
     return longest if intent.budget is None else min(longest, intent.budget)
 
 

@@ -36,7 +36,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enhance_prompt: Annotated[
         bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
     ] = None
-    web_search: bool | None = None
+    web_search: Annotated[
+        bool | None, Meta(description="Search the web for the answer; `citations` tell its pages.")
+    ] = None
     deep_think: bool | None = None
     media_urls: (
         Annotated[
@@ -109,7 +111,6 @@ def _check_media(urls: Sequence[str]) -> None:
 def _refuse_unavailable(body: Options) -> None:
     """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
     asked = {
-        "web_search": body.web_search,
         "webhook_url": body.webhook_url,
         "cost_quality": body.cost_quality is not None,
     }

@@ -78,6 +78,16 @@ def _tell(
     )
     for provider in settings.providers:
         _print(f"  {provider.name}: {_key_told(provider, keys)}")
+    if settings.search.service is not None:
+        _print(f"  search by {settings.search.service}: {_search_key(settings, environment)}")
+
+
+def _search_key(settings: Settings, environment: Mapping[str, str]) -> str:
+    variable = settings.search.api_key_env
+    if variable is None:
+        return "needs no key"
+    is_there = bool(environment.get(variable, "").strip())
+    return f"{variable} is {'set' if is_there else 'missing: not searched here'}"
 
 
 def _key_told(provider: ProviderSettings, keys: Mapping[str, Secret | None]) -> str:

@@ -1,7 +1,7 @@
 """What a table of the settings is made of, and the tables about what lies outside.
 
 Owns the form of every table and the bounds of its numbers, and the tables about upstreams that
-fail, about media and about the way out. The rest stands in settings.py.
+fail, rewording, media and the way out. The rest stands in settings.py.
 """
 
 from typing import Annotated, Final
@@ -12,12 +12,14 @@ from msgspec import Meta
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+Address = Annotated[str, Meta(pattern=r"^https?://[^\s]+$")]
 
-_NAME: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _NETWORK_4: Final = r"[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?"
 _NETWORK_6: Final = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?"
 # A network, or the name of a host; what looks like a network and is none is no host's name either.
-Place = Annotated[str, Meta(pattern=rf"^({_NETWORK_4}|{_NETWORK_6}|{_NAME}(\.{_NAME})*)$")]
+Place = Annotated[str, Meta(pattern=rf"^({_NETWORK_4}|{_NETWORK_6}|{_LABEL}(\.{_LABEL})*)$")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +49,14 @@ class RetrySettings(Section, frozen=True, kw_only=True):
 
     share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     per_minute_min: Annotated[int, Meta(ge=0, le=100_000)] = 10
+
+
+class EnhancementSettings(Section, frozen=True, kw_only=True):
+    """Who rewords unclear messages, how long it may take and how much say; without it, nobody."""
+
+    model: str | None = None
+    seconds: Seconds = 3.0
+    output_tokens_max: Positive = 512
 
 
 class MediaSettings(Section, frozen=True, kw_only=True):

@@ -20,22 +20,25 @@ import msgspec
 from msgspec import Meta
 from typing_extensions import override
 
-from shared import reading
+from shared import reading, websearch
 from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
 from shared.sections import (
+    Address,
     BreakerSettings,
     EgressSettings,
+    EnhancementSettings,
     MediaSettings,
+    Name,
     Positive,
     RetrySettings,
     Seconds,
     Section,
     Share,
 )
+from shared.websearch import SearchSettings
 
 TierName = Literal["free", "pro", "enterprise"]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 Durability = Literal["process", "fsync", "replica", "none"]
 Dialect = Literal["openai", "anthropic", "gemini"]
 Capability = Literal[
@@ -158,14 +161,6 @@ class AuthSettings(Section, frozen=True, kw_only=True):
     pepper_env: str = "POLLUX_PEPPER"
 
 
-class EnhancementSettings(Section, frozen=True, kw_only=True):
-    """Who rewords unclear messages, how long it may take and how much say; without it, nobody."""
-
-    model: str | None = None
-    seconds: Seconds = 3.0
-    output_tokens_max: Positive = 512
-
-
 class LogSettings(Section, frozen=True, kw_only=True):
     """What is written to standard error, and how."""
 
@@ -183,7 +178,7 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     name: Name
     label: str = ""
     dialect: Dialect = "openai"
-    base_url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$")]
+    base_url: Address
     api_key_env: str | None = None
     connect_seconds: Seconds = 5.0
     idle_seconds: Seconds = 30.0
@@ -206,7 +201,9 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
 class ModelSettings(Section, frozen=True, kw_only=True):
     """A model that callers name by `identifier`. Rates are US dollars per million tokens.
 
-    `rates_date` is the day on which the rates were looked up, if anybody wrote it down.
+    `rates_date` is the day on which the rates were looked up, if anybody wrote it down. Of one that
+    searches the web by itself, `search_rate` is US dollars per 1,000 searches, and `search_option`
+    the word that asks for it where chat completions have more than one.
     """
 
     identifier: Name
@@ -220,6 +217,8 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     max_output_tokens: Annotated[int, Meta(ge=1)] = 2048
     input_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     output_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    search_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    search_option: Literal["web_search_options", "plugins"] = "web_search_options"
     rates_date: date | None = None
     strengths: dict[str, Share] = msgspec.field(default_factory=dict)
     summary: str = ""
@@ -264,6 +263,7 @@ class Settings(Section, frozen=True, kw_only=True):
     auth: AuthSettings = AuthSettings()
     enhancement: EnhancementSettings = EnhancementSettings()
     log: LogSettings = LogSettings()
+    search: SearchSettings = SearchSettings()
     catalogue: CatalogueSettings = CatalogueSettings()
     media: MediaSettings = MediaSettings()
     egress: EgressSettings = EgressSettings()
@@ -292,6 +292,7 @@ class Settings(Section, frozen=True, kw_only=True):
             reading.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
         reading.check(cls, tree, "", faults)
         _check_url(tree, faults)
+        faults += websearch.faults(tree.get("search"))
         reading.check(Entries, more, "", theirs)
         for each, told in ((tree, faults), (more, theirs)):
             _check_entries(each, _named("providers", "name", tree, more), told)
@@ -324,15 +325,15 @@ class Settings(Section, frozen=True, kw_only=True):
 
 
 def _secret_names(tree: Mapping[str, Any]) -> set[str]:
-    """Return the variables that settings only name: the pepper's and the providers' keys'."""
-    auth = tree.get("auth")
-    names = {AuthSettings().pepper_env}
-    if isinstance(auth, dict) and isinstance(auth.get("pepper_env"), str):
-        names.add(auth["pepper_env"])
-    for provider in reading.entries(tree, "providers"):
-        if isinstance(provider, dict) and isinstance(provider.get("api_key_env"), str):
-            names.add(provider["api_key_env"])
-    return names
+    """Return the variables that settings only name: the pepper's and the keys' of upstreams."""
+    tables = [tree.get("auth"), tree.get("search"), *reading.entries(tree, "providers")]
+    named = (
+        table.get(field)
+        for table in tables
+        if isinstance(table, dict)
+        for field in ("pepper_env", "api_key_env")
+    )
+    return {AuthSettings().pepper_env, *(name for name in named if isinstance(name, str))}
 
 
 def _check_url(tree: reading.Tree, faults: list[str]) -> None:

@@ -13,6 +13,7 @@ gallery     where an attempt puts what its model made
 writer      the answer's way out: events and text, coalesced, under the fencing token
 steps/      verbs, one a file
 providers/  how to talk to an upstream: contract, registry, one file a dialect
+search/     how to ask the web: contract, one file a service, its line
 chores/     periodic work
 
 A worker never speaks HTTP to a caller and never decides what a caller may do.

@@ -19,7 +19,6 @@ from arq.worker import Worker, func
 from typing_extensions import override
 
 from shared import ids, queue
-from shared.catalogue import Catalogue
 from shared.clock import Clock
 from shared.errors import PolluxError, UnavailableError
 from shared.hangup import Hangup
@@ -35,7 +34,6 @@ from worker import pipeline
 from worker.chores import rota, trim
 from worker.claims import Claims
 from worker.heart import Heart
-from worker.providers.registry import Registry
 from worker.renewal import Renewal
 from worker.run import Brake, Tools
 from worker.slots import Slots
@@ -77,9 +75,8 @@ class PolluxWorker(Worker):
             handle_signals=False,
         )
         self.redis = Redis(settings.redis)
-        registry = Registry(Catalogue.of(settings), environment)
         self._promise = replicated.promise(settings.redis, self.redis)
-        self._tools = Tools.of(settings, self.redis, self._promise, clock, registry)
+        self._tools = Tools.of(settings, environment, self.redis, self._promise, clock)
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
         self.slots = Slots(settings.worker)
@@ -148,7 +145,7 @@ class PolluxWorker(Worker):
             await connection.close()
         await self._renewal.close()
         tools: Tools = self.ctx.get("tools", self._tools)
-        await tools.registry.close()
+        await tools.close()
         if self._pool is not None:
             await self._pool.aclose(close_connection_pool=True)
             self._pool = None

@@ -1,8 +1,8 @@
 """The life of a generation in a worker: the list of steps, and the single catch-all.
 
-read -> recall -> enhance -> choose -> look -> generate, then `settle` with whatever came of them. A
-step that returns an outcome ends the line. Whatever else goes wrong ends this one generation and
-never the worker.
+read -> recall -> enhance -> choose -> look -> search -> generate, then `settle` with whatever came
+of them. A step that returns an outcome ends the line. Whatever else goes wrong ends this one
+generation and never the worker.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ from worker.steps.generate import generate
 from worker.steps.look import look
 from worker.steps.read import read
 from worker.steps.recall import recall
+from worker.steps.search import search
 from worker.steps.settle import settle
 from worker.writer import Writer
 
 Step = Callable[[Run], Awaitable[Outcome | None]]
 
-STEPS: Final[tuple[Step, ...]] = (read, recall, enhance, choose, look, generate)
+STEPS: Final[tuple[Step, ...]] = (read, recall, enhance, choose, look, search, generate)
 
 # After a step that Redis did not answer; it may be another worker that reaches it first.
 _AGAIN_SECONDS: Final = 1.0

@@ -5,6 +5,7 @@ to go on or an outcome to stop.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Self
 
@@ -13,6 +14,7 @@ from shared.clock import Clock
 from shared.errors import Bar, Failure
 from shared.redis.client import Connection
 from shared.redis.functions import Claimed
+from shared.routing.search import Way
 from shared.settings import ModelSettings, Settings
 from shared.wire.message import Citation, Enhancement, Media, Usage, UserMessage
 from shared.wire.routing import Routing
@@ -22,6 +24,7 @@ from worker.gallery import Gallery
 from worker.gate import Gate
 from worker.providers.contract import ChatMessage, Image
 from worker.providers.registry import Registry
+from worker.search.line import SearchLine, connect
 from worker.writer import Writer
 
 
@@ -123,7 +126,8 @@ class Tools:
     """What every run of a worker shares; one that has begun ends with what it began with.
 
     `configured` are the models that the whole fleet has keys of, as far as heard; `promise` carries
-    what callers rely on.
+    what callers rely on. `search` is None where no service searches the web, or another worker has
+    its key.
     """
 
     settings: Settings
@@ -135,17 +139,19 @@ class Tools:
     outside: Outside
     gallery: Gallery
     configured: frozenset[str] = frozenset()
+    search: SearchLine | None = None
 
     @classmethod
     def of(
         cls,
         settings: Settings,
+        environment: Mapping[str, str],
         redis: Connection,
         promise: Connection,
         clock: Clock,
-        registry: Registry,
     ) -> Self:
-        """Return the tools of a worker that begins."""
+        """Return the tools that settings and an environment make. Raises ConfigurationError."""
+        registry = Registry(Catalogue.of(settings), environment)
         return cls(
             settings=settings,
             redis=redis,
@@ -155,7 +161,14 @@ class Tools:
             gate=Gate(settings, redis, clock, registry),
             outside=Outside(settings.egress),
             gallery=Gallery(settings, redis, clock),
+            search=connect(settings.search, environment),
         )
+
+    async def close(self) -> None:
+        """Close the connections to everybody upstream."""
+        await self.registry.close()
+        if self.search is not None:
+            await self.search.close()
 
     @property
     def catalogue(self) -> Catalogue:
@@ -172,6 +185,8 @@ class Run:
     """One attempt at a generation, as far as it has come. `claimed_at` is monotonic, in seconds.
 
     `others` may answer if `model` fails; `calls` counts those made of upstreams, also before.
+    `search` is who searches the web, where that is asked for: the same for the whole route.
+    `searches` are those that were made.
     """
 
     tools: Tools
@@ -186,6 +201,8 @@ class Run:
     model: ModelSettings | None = None
     others: tuple[ModelSettings, ...] = ()
     calls: int = 0
+    search: Way | None = None
+    searches: int = 0
     routing: Routing | None = None
     input_tokens: int = 0
     usage: Usage | None = None

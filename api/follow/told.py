@@ -15,7 +15,7 @@ from shared.clock import iso
 from shared.errors import CANCELLED, Category, Failure
 from shared.wire import event as events
 from shared.wire.generation import Generation
-from shared.wire.message import AssistantMessage, Media, MediaKind, Usage as Used
+from shared.wire.message import AssistantMessage, Citation, Media, MediaKind, Usage as Used
 from shared.wire.routing import KeptRouting, Routing
 
 _MICROCREDITS: Final = 1_000_000
@@ -37,6 +37,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     image_urls: list[str]
     video_urls: list[str]
     audio_urls: list[str]
+    citations: list[Citation]
     model: str
     created_at: str
 
@@ -156,6 +157,7 @@ def message(generation: Generation, sign: Sign) -> Message:
         image_urls=media["image"],
         video_urls=media["video"],
         audio_urls=media["audio"],
+        citations=list(assistant.citations) if assistant else [],
         model=(chosen.chosen if chosen else None) or generation.model,
         created_at=iso(assistant.created if assistant else generation.accepted),
     )

@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shared.routing import price
+from shared.routing import price, search as searching
 from shared.settings import Capability, ModelSettings
+from shared.websearch import SearchSettings
 from shared.wire.routing import Candidate, Policy, Routing, reason
 from shared.wire.submission import AUTO, Features
 
@@ -21,7 +22,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be answered: the model asked for, the tokens going in, a budget in microcredits.
 
     `needs` is what a model must be capable of; `served` are the models that can answer now, None
-    when that is not known. `cooling` are those whose provider has failed too often lately.
+    when that is not known. `cooling` are those whose provider has failed too often lately. `search`
+    is set when the web is to be searched.
     """
 
     model: str
@@ -30,6 +32,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     budget: int | None = None
     served: frozenset[str] | None = None
     cooling: frozenset[str] = frozenset()
+    search: SearchSettings | None = None
 
 
 class Choice(NamedTuple):
@@ -39,12 +42,15 @@ class Choice(NamedTuple):
     models: tuple[ModelSettings, ...]
 
 
-def needs(features: Features) -> tuple[Capability, ...]:
-    """Return what a model must be capable of to do what a turn asks for."""
+def needs(features: Features, search: SearchSettings) -> tuple[Capability, ...]:
+    """Return what a model must be capable of to do what a turn asks for.
+
+    For one that does not search the web a service does, where there is one.
+    """
     asked: tuple[tuple[Capability, bool], ...] = (
         ("reasoning", features.deep_think),
         ("vision", bool(features.media_urls)),
-        ("web_search", features.web_search),
+        ("web_search", features.web_search and search.service is None),
     )
     return tuple(capability for capability, is_asked in asked if is_asked)
 
@@ -96,15 +102,24 @@ def pick(models: tuple[ModelSettings, ...], question: Question) -> ModelSettings
     return None
 
 
+def terms(model: ModelSettings, question: Question) -> searching.Terms:
+    """Return what a search adds when this model answers; nothing where none is asked for."""
+    if question.search is None:
+        return searching.NONE
+    return searching.terms(model, question.search, searching.way_of(model))
+
+
 def _gate(model: ModelSettings, question: Question) -> str | None:
     """Name the first gate that shuts a model out, or None; a lacking capability is a gate."""
     for capability in question.needs:
         if capability not in model.capabilities:
             return capability
-    if question.input_tokens + OUTPUT_TOKENS_MIN > model.context_window:
+    added = terms(model, question)
+    tokens = question.input_tokens + added.input_tokens
+    if tokens + OUTPUT_TOKENS_MIN > model.context_window:
         return "context_window"
     if question.budget is not None:
-        affordable = price.affordable_tokens(model, question.input_tokens, question.budget)
+        affordable = price.affordable_tokens(model, tokens, question.budget, added.searches)
         if affordable < min(OUTPUT_TOKENS_MIN, model.max_output_tokens):
             return "max_credits"
     if question.served is not None and model.identifier not in question.served:
@@ -115,7 +130,10 @@ def _gate(model: ModelSettings, question: Question) -> str | None:
 
 
 def _candidate(model: ModelSettings, question: Question, excluded_by: str | None) -> Candidate:
-    typical = price.cost(model, question.input_tokens, min(500, model.max_output_tokens))
+    added = terms(model, question)
+    tokens = question.input_tokens + added.input_tokens
+    searches = price.Searches(min(1, added.searches.count), added.searches.rate)
+    typical = price.cost(model, tokens, min(500, model.max_output_tokens), searches)
     return Candidate(
         model=model.identifier,
         score=model.strengths.get("general", 0.5),

@@ -1,20 +1,39 @@
 """What an answer costs, in microcredits: 1 credit = 10^6 microcredits = $0.01.
 
-Owns the arithmetic of rates (US dollars per million tokens) and the estimate of tokens. Rounded up
-once, at the end; estimates err on the high side.
+Owns the arithmetic of rates (US dollars per million tokens, and per 1,000 searches) and the
+estimate of tokens. Rounded up once, at the end; estimates err on the high side.
 """
 
 import math
 from typing import Final
 
+import msgspec
+
 from shared.settings import ModelSettings
 
 # A dollar a million tokens is a microdollar a token, and a microdollar is a hundred microcredits.
 _MICROCREDITS_PER_MICRODOLLAR: Final = 100
+# A dollar a thousand searches is so many microdollars a search.
+_MICRODOLLARS_PER_SEARCH: Final = 1_000
 _BYTES_PER_TOKEN: Final = 3
 _TOKENS_PER_MESSAGE: Final = 8
 # More than a picture of any size takes with the models that see, but for some that count otherwise.
 IMAGE_TOKENS: Final = 1_600
+
+
+class Searches(msgspec.Struct, frozen=True):
+    """Searches of the web, and their rate in US dollars per 1,000."""
+
+    count: int = 0
+    rate: float = 0.0
+
+    @property
+    def microdollars(self) -> float:
+        """What they cost, not rounded."""
+        return self.count * self.rate * _MICRODOLLARS_PER_SEARCH
+
+
+NO_SEARCH: Final = Searches()
 
 
 def tokens_in(text: str) -> int:
@@ -22,22 +41,37 @@ def tokens_in(text: str) -> int:
     return len(text.encode()) // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
 
 
-def cost(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
+def cost(
+    model: ModelSettings, input_tokens: int, output_tokens: int, searches: Searches = NO_SEARCH
+) -> int:
     """Return the price of a use in microcredits, rounded up."""
     microdollars = input_tokens * model.input_rate + output_tokens * model.output_rate
+    return _rounded_up(microdollars + searches.microdollars)
+
+
+def search_cost(searches: Searches) -> int:
+    """Return the part of a price that searches have, in microcredits, rounded up by itself."""
+    return _rounded_up(searches.microdollars)
+
+
+def _rounded_up(microdollars: float) -> int:
     # Rounding first to a ten-thousandth keeps 570 tokens at 74.355, which floats make a hair too
     # much, from costing one microcredit more than they should.
     return math.ceil(round(microdollars * _MICROCREDITS_PER_MICRODOLLAR, 4))
 
 
-def affordable_tokens(model: ModelSettings, input_tokens: int, budget: int) -> int:
+def affordable_tokens(
+    model: ModelSettings, input_tokens: int, budget: int, searches: Searches = NO_SEARCH
+) -> int:
     """Return how many output tokens a budget of microcredits pays for, within the model's limit."""
-    if cost(model, input_tokens, 0) > budget:
+    if cost(model, input_tokens, 0, searches) > budget:
         return 0
     if model.output_rate == 0:
         return model.max_output_tokens
-    left = budget - input_tokens * model.input_rate * _MICROCREDITS_PER_MICRODOLLAR
+    spent = input_tokens * model.input_rate + searches.microdollars
+    left = budget - spent * _MICROCREDITS_PER_MICRODOLLAR
     # Half a token more, to round to the nearest; the price itself says whether that was too many.
     tokens = int(left / (model.output_rate * _MICROCREDITS_PER_MICRODOLLAR) + 0.5)
     tokens = max(0, min(model.max_output_tokens, tokens))
-    return tokens if cost(model, input_tokens, tokens) <= budget else max(0, tokens - 1)
+    is_paid = cost(model, input_tokens, tokens, searches) <= budget
+    return tokens if is_paid else max(0, tokens - 1)

@@ -42,13 +42,18 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an answer consumed; `estimated` when the provider did not say. Cost in microcredits."""
+    """What an answer consumed; `estimated` when the provider did not say. Costs in microcredits.
+
+    `search_cost` is the part of `cost` that its `searches` of the web have.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     cost: int = 0
     estimated: bool = False
+    searches: int = 0
+    search_cost: int = 0
 
 
 class Media(msgspec.Struct, frozen=True):

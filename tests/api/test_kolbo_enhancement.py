@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from shared.settings import EnhancementSettings
+from shared.sections import EnhancementSettings
 from tests.support import waiting
 from tests.support.customer import Customer, Json
 from tests.support.provider import Answer, Provider, Request, by_words

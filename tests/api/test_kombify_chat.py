@@ -44,6 +44,7 @@ async def test_the_answer_is_waited_for(api: Customer) -> None:
         "image_urls": [],
         "video_urls": [],
         "audio_urls": [],
+        "citations": [],
         "model": "alpha",
     }
     assert said["usage"].keys() == {"input_tokens", "output_tokens", "reasoning_tokens", "credits"}

@@ -119,6 +119,14 @@ async def test_a_check_tells_what_was_read(
     assert teller.asked == []
 
 
+@pytest.mark.parametrize(("key", "told"), [("sk-hush", "set"), (" ", "missing: not searched here")])
+def test_a_check_tells_who_searches(pollux: Pollux, key: str, told: str) -> None:
+    named = {"POLLUX_SEARCH__SERVICE": "brave", "POLLUX_SEARCH__API_KEY_ENV": "FIND_KEY"}
+    shown = pollux("config", "check", FIND_KEY=key, **named)
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines()[-1] == f"  search by brave: FIND_KEY is {told}"
+
+
 def test_a_check_of_nothing_says_so(pollux: Pollux) -> None:
     shown = pollux("config", "check")
     assert shown.code == 0

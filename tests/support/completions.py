@@ -7,7 +7,7 @@ time: those are the provider's.
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 import msgspec
@@ -21,13 +21,15 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What to do with one request. `text` of None repeats the last user message.
 
     `reasoning` comes before the text, as deltas of the name `reasoning_as`; its tokens count as the
-    text's do. `gate` holds the answer back until it is set: before the first token, or after
-    `gate_after` of them. `raw` is sent as it stands in place of any answer, and the line is cut.
+    text's do. `pages`, each an address and a title, are cited behind the text. `gate` holds the
+    answer back until it is set: before the first token, or after `gate_after` of them.
+    `raw` is sent as it stands in place of any answer, and the line is cut.
     """
 
     text: str | None = None
     reasoning: str = ""
     reasoning_as: str = "reasoning_content"
+    pages: tuple[tuple[str, str], ...] = ()
     first_seconds: float = 0.0
     gap_seconds: float = 0.0
     gate: asyncio.Event | None = None
@@ -166,6 +168,8 @@ def events(request: Request, answer: Answer) -> Iterator[bytes]:
             yield b"data: " + error(answer) + b"\n\n"
             return
         yield _event(model, {name: token})
+    if answer.pages:
+        yield _event(model, {"annotations": [_annotation(*page) for page in answer.pages]})
     yield _event(model, {}, answer.finish_reason)
     if answer.has_usage and request.wants_usage:
         usage = _usage(request, tokens)
@@ -174,7 +178,11 @@ def events(request: Request, answer: Answer) -> Iterator[bytes]:
         yield b"data: [DONE]\n\n"
 
 
-def _event(model: str, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+def _annotation(url: str, title: str) -> dict[str, object]:
+    return {"type": "url_citation", "url_citation": {"url": url, "title": title}}
+
+
+def _event(model: str, delta: Mapping[str, object], finish_reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return b"data: " + _encode({**_chunk(model), "choices": [choice]}) + b"\n\n"
 

@@ -6,8 +6,10 @@ from shared.routing.choose import Question, choose
 from shared.settings import ModelSettings
 from shared.wire.message import (
     AssistantMessage,
+    Citation,
     Enhancement,
     Media,
+    Usage,
     decode_assistant,
     encode_assistant,
 )
@@ -54,6 +56,18 @@ def test_reasoning_and_media_are_kept_and_do_not_disturb_who_knows_none() -> Non
     assert (before.status, before.content) == ("completed", "Hi")
     read = decode_assistant(msgspec.msgpack.encode(before))
     assert (read.reasoning, read.media) == ("", ())
+
+
+def test_searches_are_kept_and_weigh_nothing_where_there_were_none() -> None:
+    pages = (Citation("https://a.example", "A"), Citation("https://b.example"))
+    usage = Usage(cost=7, searches=2, search_cost=5)
+    message = AssistantMessage(
+        status="completed", content="Hi", created=1, citations=pages, usage=usage
+    )
+    record = encode_assistant(message)
+    assert decode_assistant(record) == message
+    assert msgspec.msgpack.decode(record, type=_Before).content == "Hi"
+    assert msgspec.to_builtins(Usage(cost=7)) == {"cost": 7}
 
 
 def test_an_answer_without_reasoning_and_media_weighs_nothing_for_them() -> None:

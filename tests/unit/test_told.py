@@ -4,7 +4,7 @@ from typing import Final
 
 from api.follow import told
 from shared.wire.generation import Generation
-from shared.wire.message import AssistantMessage, Media
+from shared.wire.message import AssistantMessage, Citation, Media
 
 _MEDIA: Final = tuple(
     Media(kind, f"https://example.org/{kind}") for kind in ("image", "video", "audio")
@@ -32,7 +32,12 @@ _ENDED: Final = Generation(
     finished=1,
     text="Two bears",
     assistant=AssistantMessage(
-        status="completed", content="Two bears", created=0, reasoning="Hm", media=_MEDIA
+        status="completed",
+        content="Two bears",
+        created=0,
+        reasoning="Hm",
+        media=_MEDIA,
+        citations=(Citation("https://example.org", "Bears"),),
     ),
 )
 
@@ -48,6 +53,7 @@ def test_a_whole_answer_is_told_with_reasoning_and_media() -> None:
     assert end.message.image_urls == ["https://example.org/image"]
     assert end.message.video_urls == ["https://example.org/video"]
     assert end.message.audio_urls == ["https://example.org/audio"]
+    assert end.message.citations == [Citation("https://example.org", "Bears")]
     assert told.snapshot(_ENDED, _as_it_is) == told.Snapshot(
         text="Two bears", reasoning="Hm", media=_MEDIA
     )
@@ -56,5 +62,6 @@ def test_a_whole_answer_is_told_with_reasoning_and_media() -> None:
 def test_an_answer_under_way_is_told_as_far_as_its_text_is() -> None:
     message = told.message(_RUNNING, _as_it_is)
     assert (message.content, message.reasoning_content) == ("Two", None)
+    assert message.citations == []
     assert (message.image_urls, message.video_urls, message.audio_urls) == ([], [], [])
     assert told.snapshot(_RUNNING, _as_it_is) == told.Snapshot(text="Two")

@@ -4,7 +4,6 @@ Owns what a worker would hand to the pipeline. Refuses to beat: leases here are 
 """
 
 import asyncio
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -13,14 +12,17 @@ from typing_extensions import override
 from shared.catalogue import Catalogue
 from shared.clock import Clock, SystemClock
 from shared.redis.client import Connection
+from shared.websearch import SearchSettings
 from shared.wire.generation import Generation
 from tests.support.system import System
 from tests.worker.front import Front, Ticket
 from worker import pipeline
 from worker.fetch import Outside
+from worker.gallery import Gallery
 from worker.gate import Gate
 from worker.providers.registry import Registry
 from worker.run import Brake, StopReason, Tools
+from worker.search.line import SearchLine, connect
 
 
 class Hasty(SystemClock):
@@ -47,6 +49,7 @@ class Attempts:
         self.clock: Clock = Hasty()
         self._registry: Registry | None = None
         self._gate: Gate | None = None
+        self._search: SearchLine | None = None
 
     @property
     def gate(self) -> Gate:
@@ -68,6 +71,11 @@ class Attempts:
             msgspec.structs.replace(provider, **fields) for provider in self.settings.providers
         )
         self.settings = msgspec.structs.replace(self.settings, providers=changed)
+
+    def change_search(self, search: SearchSettings) -> None:
+        """Name who searches the web, before the first attempt."""
+        assert self._search is None
+        self.settings = msgspec.structs.replace(self.settings, search=search)
 
     def change_worker(self, **fields: Any) -> None:  # noqa: ANN401  of any field's type
         """Change how the worker works."""
@@ -103,10 +111,22 @@ class Attempts:
         """Let go of the upstreams."""
         if self._registry is not None:
             await self._registry.close()
+        if self._search is not None:
+            await self._search.close()
 
     def _tools(self) -> Tools:
         gate = self.gate
         assert self._registry is not None
-        tools = Tools.of(self.settings, self.redis, self.redis, self.clock, self._registry)
-        outside = self.outside or tools.outside
-        return dataclasses.replace(tools, gate=gate, configured=self.configured, outside=outside)
+        self._search = self._search or connect(self.settings.search, {})
+        return Tools(
+            settings=self.settings,
+            redis=self.redis,
+            promise=self.redis,
+            clock=self.clock,
+            registry=self._registry,
+            gate=gate,
+            outside=self.outside or Outside(self.settings.egress),
+            gallery=Gallery(self.settings, self.redis, self.clock),
+            configured=self.configured,
+            search=self._search,
+        )

@@ -3,16 +3,19 @@
 from hypothesis import given, strategies as st
 
 from shared.routing import price
-from shared.routing.choose import Question, choose
+from shared.routing.choose import Question, choose, needs
 from shared.settings import ModelSettings
-from shared.wire.submission import AUTO
+from shared.websearch import SearchSettings
+from shared.wire.submission import AUTO, Features
 
+_BARS = {"cooling", None, "web_search", "context_window", "max_credits", "unavailable"}
 _IDENTIFIERS = ("a", "b", "c", "d")
 _MODEL = st.builds(
-    lambda window, output, rate: (window, min(output, window - 1), rate),
+    lambda window, output, rate, can: (window, min(output, window - 1), rate, can),
     st.integers(256, 2000),
     st.integers(1, 600),
     st.sampled_from([0.0, 0.5, 20.0]),
+    st.booleans(),
 )
 _CATALOGUES = st.lists(_MODEL, min_size=1, max_size=4).map(
     lambda models: tuple(
@@ -23,12 +26,21 @@ _CATALOGUES = st.lists(_MODEL, min_size=1, max_size=4).map(
             context_window=window,
             max_output_tokens=output,
             output_rate=rate,
+            capabilities=("web_search",) if can else (),
+            search_rate=1.5,
         )
-        for name, (window, output, rate) in zip(_IDENTIFIERS, models, strict=False)
+        for name, (window, output, rate, can) in zip(_IDENTIFIERS, models, strict=False)
     )
 )
+_SERVICE = SearchSettings(service="brave", api_key_env="K", results_max=2, rate=0.5)
+_SEARCHES = st.sampled_from([None, SearchSettings(), _SERVICE])
 _QUESTIONS = st.builds(
-    Question,
+    lambda search, **asked: Question(
+        needs=needs(Features(web_search=search is not None), search or _SERVICE),
+        search=search,
+        **asked,
+    ),
+    search=_SEARCHES,
     model=st.sampled_from([AUTO, *_IDENTIFIERS]),
     input_tokens=st.integers(0, 2500),
     budget=st.none() | st.integers(0, 200_000),
@@ -39,16 +51,21 @@ _QUESTIONS = st.builds(
 
 def _is_open(model: ModelSettings, question: Question) -> bool:
     """Tell, in other words than the product's, whether a model could answer."""
-    if question.input_tokens > model.context_window - 16:
+    is_asked, can = question.search is not None, "web_search" in model.capabilities
+    if is_asked and not can and question.search != _SERVICE:
+        return False
+    # Two results of 300 tokens, and what is said around them.
+    tokens = question.input_tokens + (850 if is_asked and not can else 0)
+    if tokens > model.context_window - 16:
         return False
     if model.identifier in question.cooling:
         return False
     if question.served is not None and model.identifier not in question.served:
         return False
     worth = min(16, model.max_output_tokens)
-    return question.budget is None or (
-        price.cost(model, question.input_tokens, worth) <= question.budget
-    )
+    searches = price.Searches(3, 1.5) if can else price.Searches(1, 0.5)
+    cost = price.cost(model, tokens, worth, searches if is_asked else price.NO_SEARCH)
+    return question.budget is None or cost <= question.budget
 
 
 @given(_CATALOGUES, _QUESTIONS)
@@ -75,13 +92,7 @@ def test_every_candidate_is_told_with_what_shut_it_out(
     ]
     for each, candidate in zip(asked, routing.candidates, strict=True):
         assert (candidate.excluded_by is None) == _is_open(each, question)
-        assert candidate.excluded_by in {
-            None,
-            "context_window",
-            "max_credits",
-            "unavailable",
-            "cooling",
-        }
+        assert candidate.excluded_by in _BARS
         assert candidate.est_credits >= 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.settings import EnhancementSettings
+from shared.sections import EnhancementSettings
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, Enhancement
 from shared.wire.submission import Features

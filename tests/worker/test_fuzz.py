@@ -5,6 +5,7 @@ import random
 import pytest
 
 from shared.wire.event import ToolCall
+from shared.wire.message import Citation
 from tests.worker.fuzz.comparison import TONGUES, differences, expected, make
 from tests.worker.fuzz.reading import Outcome
 from tests.worker.providers.dialects import DIALECTS
@@ -51,3 +52,5 @@ def test_inputs_are_of_every_kind(dialect: Dialect) -> None:
     assert len(called) > 100
     made = [part for outcome in outcomes for part in outcome.parts if isinstance(part, Produced)]
     assert dialect.name == "anthropic" or len(made) > 40
+    cited = [part for outcome in outcomes for part in outcome.parts if isinstance(part, Citation)]
+    assert len(cited) > 100

@@ -79,7 +79,7 @@ async def test_end_that_redis_will_not_have_is_tried_again_and_then_given_up(
     async with working(system) as worker:
         shaky = Shaky(front.redis, "settle")
         shaky.troubles.append("refused")
-        worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], redis=shaky)
+        worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], promise=shaky)
         ended = await front.end(await front.submit())
         assert (ended.stage, ended.attempt) == ("completed", 2)
         shaky.troubles.extend(["refused"] * 3)

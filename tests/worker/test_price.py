@@ -28,21 +28,39 @@ def _model(input_rate: float, output_rate: float, max_output_tokens: int = 4096)
 _MODELS = st.builds(_model, _RATES, _RATES, st.integers(1, 200_000))
 
 
-def _exact(model: ModelSettings, input_tokens: int, output_tokens: int) -> int:
+# Searches of an answer, at a rate of dollars per thousand.
+_SEARCHES = st.builds(price.Searches, st.integers(0, 1_000), _RATES)
+
+
+def _exact(
+    model: ModelSettings, input_tokens: int, output_tokens: int, searches: price.Searches
+) -> int:
     input_rate, output_rate = Fraction(str(model.input_rate)), Fraction(str(model.output_rate))
-    return ceil((input_tokens * input_rate + output_tokens * output_rate) * 100)
+    of_searches = searches.count * Fraction(str(searches.rate)) * 1_000
+    return ceil((input_tokens * input_rate + output_tokens * output_rate + of_searches) * 100)
 
 
-@given(_MODELS, _TOKENS, _TOKENS)
-@example(_model(0.1, 0.1), 3, 0)
-@example(_model(0.1, 0.1), 3_000_000, 0)
-@example(_model(74.355, 0), 570, 0)
+@given(_MODELS, _TOKENS, _TOKENS, _SEARCHES)
+@example(_model(0.1, 0.1), 3, 0, price.NO_SEARCH)
+@example(_model(0.1, 0.1), 3_000_000, 0, price.NO_SEARCH)
+@example(_model(74.355, 0), 570, 0, price.NO_SEARCH)
+@example(_model(0.001, 0.001), 1, 1, price.Searches(3, 0.001))
 def test_cost_is_exact_and_rounded_up_once(
-    model: ModelSettings, input_tokens: int, output_tokens: int
+    model: ModelSettings, input_tokens: int, output_tokens: int, searches: price.Searches
 ) -> None:
-    assert price.cost(model, input_tokens, output_tokens) == _exact(
-        model, input_tokens, output_tokens
+    assert price.cost(model, input_tokens, output_tokens, searches) == _exact(
+        model, input_tokens, output_tokens, searches
     )
+
+
+@given(_MODELS, _TOKENS, _TOKENS, _SEARCHES)
+def test_searches_are_a_part_of_the_cost_that_leaves_the_tokens_theirs(
+    model: ModelSettings, input_tokens: int, output_tokens: int, searches: price.Searches
+) -> None:
+    whole = price.cost(model, input_tokens, output_tokens, searches)
+    of_tokens = whole - price.search_cost(searches)
+    assert price.cost(model, input_tokens, output_tokens) - 1 <= of_tokens
+    assert 0 <= of_tokens <= price.cost(model, input_tokens, output_tokens)
 
 
 @given(_MODELS, _TOKENS, _TOKENS, _TOKENS, _TOKENS)
@@ -53,32 +71,33 @@ def test_more_tokens_never_cost_less(
     assert less <= price.cost(model, asked + more_asked, answered + more_answered)
 
 
-@given(_MODELS, _TOKENS, _BUDGETS)
+@given(_MODELS, _TOKENS, _BUDGETS, _SEARCHES)
 def test_affordable_tokens_are_paid_for_by_the_budget(
-    model: ModelSettings, input_tokens: int, budget: int
+    model: ModelSettings, input_tokens: int, budget: int, searches: price.Searches
 ) -> None:
-    assume(price.cost(model, input_tokens, 0) <= budget)
-    tokens = price.affordable_tokens(model, input_tokens, budget)
+    assume(price.cost(model, input_tokens, 0, searches) <= budget)
+    tokens = price.affordable_tokens(model, input_tokens, budget, searches)
     assert 0 <= tokens <= model.max_output_tokens
-    assert price.cost(model, input_tokens, tokens) <= budget
+    assert price.cost(model, input_tokens, tokens, searches) <= budget
     if tokens < model.max_output_tokens:
-        assert price.cost(model, input_tokens, tokens + 1) > budget
+        assert price.cost(model, input_tokens, tokens + 1, searches) > budget
 
 
-@given(_MODELS, _TOKENS)
+@given(_MODELS, _TOKENS, _SEARCHES)
 def test_hold_for_the_longest_answer_affords_the_longest_answer(
-    model: ModelSettings, input_tokens: int
+    model: ModelSettings, input_tokens: int, searches: price.Searches
 ) -> None:
-    hold = price.cost(model, input_tokens, model.max_output_tokens)
-    assert price.affordable_tokens(model, input_tokens, hold) == model.max_output_tokens
+    hold = price.cost(model, input_tokens, model.max_output_tokens, searches)
+    affordable = price.affordable_tokens(model, input_tokens, hold, searches)
+    assert affordable == model.max_output_tokens
 
 
-@given(_MODELS, _TOKENS, _BUDGETS)
-def test_budget_that_does_not_pay_for_the_question_affords_nothing(
-    model: ModelSettings, input_tokens: int, budget: int
+@given(_MODELS, _TOKENS, _BUDGETS, _SEARCHES)
+def test_budget_that_does_not_pay_for_question_and_search_affords_nothing(
+    model: ModelSettings, input_tokens: int, budget: int, searches: price.Searches
 ) -> None:
-    assume(price.cost(model, input_tokens, 0) > budget)
-    assert price.affordable_tokens(model, input_tokens, budget) == 0
+    assume(price.cost(model, input_tokens, 0, searches) > budget)
+    assert price.affordable_tokens(model, input_tokens, budget, searches) == 0
 
 
 @given(st.text(), st.text())

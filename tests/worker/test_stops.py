@@ -21,6 +21,12 @@ from worker import pipeline
 from worker.run import Outcome, Run, StopReason
 
 
+@pytest.fixture(autouse=True)
+def _loud(system: System) -> None:
+    """A settlement that Redis does not answer is told."""
+    system.expected.add("waiting for Redis")
+
+
 def _fault(ended: Generation) -> tuple[str, str]:
     assert ended.stage == "failed"
     assert ended.assistant is not None

@@ -10,9 +10,14 @@ The signed thinking blocks of earlier turns are not sent back: between turns nob
 model with a budget refuses a turn of its own that calls tools and does not begin with one, so
 it is not asked to think on while the results of its calls are what it answers to.
 
-Left out of the answer: signatures, redacted thinking, citations, and the tools that the upstream
-runs by itself, which are never offered. Events of unknown types are passed over, as its versioning
-policy asks.
+Searching the web is a tool that the upstream runs by itself, in the version of 2025-03-05: the one
+that every model since Claude 3.5 takes, and that needs no other tool beside it. Its calls and their
+results are read past; what the answer cites is told, and how often it searched. One that is paused
+in the middle (`pause_turn`) is taken as far as it is.
+
+Left out of the answer: signatures, redacted thinking, citations of other than pages, and all other
+tools that the upstream runs by itself, which are never offered. Events of unknown types are passed
+over, as its versioning policy asks.
 """
 
 import re
@@ -23,8 +28,10 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.routing.search import MODEL_SEARCHES_MAX
 from shared.settings import ModelSettings, Secret
 from worker.providers.calls import Calls, OpenCall
+from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatMessage,
     ChatRequest,
@@ -66,6 +73,11 @@ _VERSION: Final = {"anthropic-version": "2023-06-01"}
 _BUDGET_TOKENS_MIN: Final = 1024
 _GENERATION: Final = re.compile(r"claude-(?:[a-z]+-)?(\d+)(?:-(\d{1,2}))?(?!\d)")
 _FIRST_ADAPTIVE: Final = (4, 6)
+_SEARCH: Final = {
+    "type": "web_search_20250305",
+    "name": "web_search",
+    "max_uses": MODEL_SEARCHES_MAX,
+}
 _NOT_IN_AN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -77,6 +89,7 @@ class _Delta(msgspec.Struct):
     thinking: str | None = None
     partial_json: str | None = None
     stop_reason: str | None = None
+    citation: Any = None
 
 
 class _Block(msgspec.Struct):
@@ -94,6 +107,10 @@ class _Details(msgspec.Struct):
     thinking_tokens: int | None = None
 
 
+class _Searches(msgspec.Struct):
+    web_search_requests: int | None = None
+
+
 class _Usage(msgspec.Struct):
     """Tokens so far; those read from a cache and written to it are not among `input_tokens`."""
 
@@ -102,6 +119,7 @@ class _Usage(msgspec.Struct):
     cache_read_input_tokens: int | None = None
     output_tokens: int | None = None
     output_tokens_details: _Details | None = None
+    server_tool_use: _Searches | None = None
 
 
 class _Message(msgspec.Struct):
@@ -153,8 +171,11 @@ class Anthropic:
         prompt = system_prompt(request.messages)
         if prompt:
             said["system"] = prompt
-        if request.tools:
-            said["tools"] = [_tool(tool) for tool in request.tools]
+        tools = [_tool(tool) for tool in request.tools]
+        if request.web_search:
+            tools.append(_SEARCH)
+        if tools:
+            said["tools"] = tools
         if request.deep_think:
             said |= _thinking(request)
         return _encode(said)
@@ -221,6 +242,7 @@ class Events:
 
     def __init__(self) -> None:
         self._calls = Calls()
+        self._citations = Citations()
         # The calls that have begun, by their block, and whether they are for us to answer.
         self._open: dict[int, tuple[OpenCall, bool]] = {}
         self._has_called = False
@@ -276,6 +298,9 @@ class Events:
         """Take another step of a block than one of text. Raises TooLargeError, ValidationError."""
         if delta.type == "thinking_delta" and delta.thinking:
             return (Reasoning(delta.thinking),)
+        if delta.type == "citations_delta" and isinstance(delta.citation, dict):
+            page = delta.citation
+            return tuple(self._citations.take(page.get("url"), page.get("title")))
         if delta.type == "input_json_delta" and delta.partial_json:
             if index not in self._open:
                 raise msgspec.ValidationError("arguments of no call")
@@ -318,7 +343,10 @@ def _used(usage: _Usage, begun_with: _Usage) -> Sequence[Used]:
         return ()
     details = usage.output_tokens_details
     thought = (details.thinking_tokens if details is not None else None) or 0
-    used = believable(sum(count or 0 for count in inputs), usage.output_tokens, thought)
+    tools = usage.server_tool_use or begun_with.server_tool_use
+    searches = (tools.web_search_requests if tools is not None else None) or 0
+    asked = sum(count or 0 for count in inputs)
+    used = believable(asked, usage.output_tokens, thought, searches)
     return (used,) if used is not None else ()
 
 

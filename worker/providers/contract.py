@@ -13,10 +13,11 @@ import msgspec
 
 from shared.settings import ModelSettings, Secret
 from shared.wire.event import ToolCall, ToolResult
-from shared.wire.message import Media, MediaKind
+from shared.wire.message import Citation, Media, MediaKind
 
 # More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
 TOKENS_MAX: Final = 100_000_000
+SEARCHES_MAX: Final = 1_000
 EndReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 
 
@@ -53,7 +54,8 @@ class Tool(msgspec.Struct, frozen=True):
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call; `max_tokens` bounds the answer, and what is thought before it.
 
-    `deep_think` is for models that can: the catalogue says which, and no dialect asks it.
+    `deep_think` and `web_search` are for models that can: the catalogue says which, and no dialect
+    asks it.
     """
 
     model: ModelSettings
@@ -61,6 +63,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int
     tools: tuple[Tool, ...] = ()
     deep_think: bool = False
+    web_search: bool = False
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -76,11 +79,12 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class Used(msgspec.Struct, frozen=True):
-    """What the upstream says it consumed."""
+    """What the upstream says it consumed; `searches` is 0 also where it counts none."""
 
     input_tokens: int
     output_tokens: int
     reasoning_tokens: int = 0
+    searches: int = 0
 
 
 class Produced(msgspec.Struct, frozen=True):
@@ -98,8 +102,8 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 # What comes beside the text. What an upstream's own tools do, and media elsewhere, are told as they
-# are.
-Aside = Reasoning | ToolCall | ToolResult | Media | Produced | Used
+# are; of a search it made, the pages that the answer rests on.
+Aside = Reasoning | ToolCall | ToolResult | Media | Produced | Citation | Used
 Part = Text | Aside | Ended
 
 
@@ -143,7 +147,10 @@ class Dialect(Protocol):
         """Return what reads one answer."""
 
 
-def believable(input_tokens: int, output_tokens: int, reasoning_tokens: int) -> Used | None:
+def believable(
+    input_tokens: int, output_tokens: int, reasoning_tokens: int, searches: int = 0
+) -> Used | None:
     """Return what was used, unless no model can have used it."""
-    counts = (input_tokens, output_tokens, reasoning_tokens)
-    return Used(*counts) if min(counts) >= 0 and max(counts) <= TOKENS_MAX else None
+    counts = (input_tokens, output_tokens, reasoning_tokens, searches)
+    is_lawful = min(counts) >= 0 and max(counts) <= TOKENS_MAX and searches <= SEARCHES_MAX
+    return Used(*counts) if is_lawful else None

@@ -12,13 +12,17 @@ kept, and the word that the API has for calls from elsewhere is sent in its plac
 A model that makes pictures or sounds is asked for them, and each comes whole but for bare samples,
 which come in pieces and are told as one sound at the end.
 
+Searching the web is the tool `googleSearch`, which later models bill by the query and those before
+Gemini 3 by the prompt: what is told as used is the number of queries, so the earlier ones are not
+to be listed as searching.
+
 Left out of the answer: media elsewhere (`fileData`) and those of thoughts, code that the upstream
-runs by itself, signatures, citations, and all candidates but the first.
+runs by itself, signatures, citations of other than pages, and all candidates but the first.
 """
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 from urllib.parse import quote
@@ -28,6 +32,7 @@ import msgspec
 from shared.settings import ModelSettings, Secret
 from shared.wire.message import MediaKind
 from worker.providers.calls import Calls
+from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatMessage,
     ChatRequest,
@@ -94,6 +99,7 @@ class _Content(msgspec.Struct):
 class _Candidate(msgspec.Struct, rename="camel"):
     content: _Content | None = None
     finish_reason: str | None = None
+    grounding_metadata: Any = None
 
 
 class _Usage(msgspec.Struct, rename="camel"):
@@ -140,12 +146,17 @@ class Gemini:
             limits["thinkingConfig"] = _thinking(request)
         if request.model.makes_media:
             limits["responseModalities"] = _modalities(request.model)
-        said = {"contents": _contents(request), "generationConfig": limits}
+        said: dict[str, Any] = {"contents": _contents(request), "generationConfig": limits}
         prompt = system_prompt(request.messages)
         if prompt:
             said["systemInstruction"] = {"parts": [{"text": prompt}]}
+        tools: list[dict[str, Any]] = []
         if request.tools:
-            said["tools"] = [{"functionDeclarations": [_tool(tool) for tool in request.tools]}]
+            tools.append({"functionDeclarations": [_tool(tool) for tool in request.tools]})
+        if request.web_search:
+            tools.append({"googleSearch": {}})
+        if tools:
+            said["tools"] = tools
         return _encode(said)
 
     def reader(self) -> "Chunks":
@@ -217,6 +228,8 @@ class Chunks:
     def __init__(self) -> None:
         self._calls = Calls()
         self._samples = Samples()
+        self._citations = Citations()
+        self._searches = 0
         self._has_ended = False
         self._usage: _Usage | None = None
 
@@ -235,7 +248,7 @@ class Chunks:
         if chunk.usage_metadata is not None:
             self._usage = chunk.usage_metadata
         if self._has_ended and self._usage is not None:
-            parts += _used(self._usage)
+            parts += _used(self._usage, self._searches)
             self._usage = None
         return parts
 
@@ -249,6 +262,8 @@ class Chunks:
                 parts.append(self._whole(part.function_call))
             if part.inline_data is not None and not part.thought:
                 parts += self._produced(part.inline_data)
+        if isinstance(candidate.grounding_metadata, dict):
+            parts += self._cited(candidate.grounding_metadata)
         reason = candidate.finish_reason
         if reason:
             told = _REASONS.get(reason, "other")
@@ -271,19 +286,30 @@ class Chunks:
         self._samples.grow(content, rates[0] if rates else None)
         return ()
 
+    def _cited(self, grounding: dict[str, Any]) -> Iterator[Part]:
+        """Yield the pages that are told for the first time; what is odd says nothing."""
+        queries, grounds = grounding.get("webSearchQueries"), grounding.get("groundingChunks")
+        if isinstance(queries, list):
+            # Every chunk that tells them tells all there were so far.
+            self._searches = max(self._searches, len(queries))
+        for ground in grounds if isinstance(grounds, list) else ():
+            page = ground.get("web") if isinstance(ground, dict) else None
+            if isinstance(page, dict):
+                yield from self._citations.take(page.get("uri"), page.get("title"))
+
     def _whole(self, said: _Call) -> Part:
         call = self._calls.begin(said.id, said.name)
         call.grow(bytes(said.args))
         return call.whole()
 
 
-def _used(usage: _Usage) -> Sequence[Used]:
+def _used(usage: _Usage, searches: int) -> Sequence[Used]:
     """Return what was used, if it can be believed; what was thought is output, too."""
     if usage.prompt_token_count is None:
         return ()
     thoughts = usage.thoughts_token_count or 0
     answered = (usage.candidates_token_count or 0) + thoughts
-    used = believable(usage.prompt_token_count, answered, thoughts)
+    used = believable(usage.prompt_token_count, answered, thoughts, searches)
     return (used,) if used is not None else ()
 
 

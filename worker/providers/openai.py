@@ -10,19 +10,25 @@ which many compatible servers do not know.
 A model that makes pictures or sounds is asked for them: pictures come as data URLs (OpenRouter's
 form), sound in pieces of samples, told once at the end, beside a transcript that counts as text.
 
+Searching the web is asked for in one of two words, and the catalogue says which: with
+`web_search_options` OpenAI's search models and those who follow them, with the plugin `web`
+OpenRouter. Both cite by annotations, and count no searches. Other servers have words of their own
+(xAI, Groq and Mistral among them): their models are not to be listed as searching.
+
 Left out: refusals, pictures elsewhere, all choices but the first, and calls of the old form
 (`function_call`), which is never offered.
 """
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from shared.settings import ModelSettings, Secret
 from worker.providers.calls import Calls, OpenCall
+from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatMessage,
     ChatRequest,
@@ -49,6 +55,10 @@ _REASONS: Final[dict[str, EndReason]] = {
 _LAST_WORD: Final = b"[DONE]"
 _VOICE: Final = "alloy"
 _PICTURE: Final = re.compile(r"data:(image/[a-z0-9.+-]+);base64,")
+_SEARCH: Final[dict[str, dict[str, Any]]] = {
+    "web_search_options": {"web_search_options": {}},
+    "plugins": {"plugins": [{"id": "web", "max_results": 5}]},
+}
 _REASONS_BY_ITSELF: Final = re.compile(r"(^|/)(o[1-9]|gpt-([5-9]|\d\d))")
 
 
@@ -89,6 +99,7 @@ class _Delta(msgspec.Struct):
     tool_calls: list[_Piece] | None = None
     images: list[_Picture] | None = None
     audio: _Sound | None = None
+    annotations: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -146,6 +157,8 @@ class OpenAI:
             said["reasoning_effort"] = "high"
         if request.model.makes_media:
             said |= _modalities(request.model)
+        if request.web_search:
+            said |= _SEARCH[request.model.search_option]
         return _encode(said)
 
     def reader(self) -> "Chunks":
@@ -198,6 +211,7 @@ class Chunks:
     def __init__(self) -> None:
         self._samples = Samples()
         self._calls = Calls()
+        self._citations = Citations()
         self._open: dict[int, OpenCall] = {}
         self._begun: list[OpenCall] = []
         self._has_ended = False
@@ -232,6 +246,8 @@ class Chunks:
                 self._gather(delta.tool_calls)
             if delta.images or delta.audio is not None:
                 self._show(delta, parts)
+            if delta.annotations:
+                parts += self._cited(delta.annotations)
         if choice.finish_reason:
             self._end(choice.finish_reason, parts)
 
@@ -248,6 +264,13 @@ class Chunks:
                 if self._has_ended:
                     raise msgspec.ValidationError("a sound goes on after the end")
                 self._samples.grow(decoded(delta.audio.data))
+
+    def _cited(self, annotations: object) -> Iterator[Part]:
+        """Yield the pages that are told for the first time; an odd annotation says nothing."""
+        for each in annotations if isinstance(annotations, list) else ():
+            page = each.get("url_citation") if isinstance(each, dict) else None
+            if isinstance(page, dict):
+                yield from self._citations.take(page.get("url"), page.get("title"))
 
     def _gather(self, pieces: list[_Piece]) -> None:
         """Add to the calls. Raises TooLargeError, and ValidationError for what comes too late."""

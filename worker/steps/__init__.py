@@ -5,6 +5,7 @@ recall    read the conversation so far
 enhance   have an unclear message reworded, if it may be
 choose    decide which model answers
 look      fetch the pictures that came with the message
+search    search the web for a model that does not
 generate  call it and stream what it says
 settle    end the generation with what came of it
 

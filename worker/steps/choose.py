@@ -2,12 +2,14 @@
 
 import random
 
+import msgspec
+
 from shared.errors import BarredError, Failure
-from shared.routing import price
+from shared.routing import price, search
 from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose as decide, needs
 from shared.settings import ModelSettings
 from shared.wire.event import Routed
-from shared.wire.submission import AUTO
+from shared.wire.routing import Routing
 from worker.run import Failed, Retry, Run
 from worker.steps import patience
 
@@ -17,26 +19,42 @@ _ELSEWHERE_SECONDS = (0.2, 1.2)
 
 
 async def choose(run: Run) -> Failed | Retry | None:
-    """Fill `run.model` and `run.routing`; without a model, wait for another worker or fail."""
-    tokens = tokens_of_prompt(run, run.prompt)
-    candidates, (run.routing, open_) = weigh(run, tokens)
-    if open_ and run.tools.gate.cooling() and not _is_paid_for(run, open_[0], tokens):
+    """Fill `run.model`, `run.routing` and `run.search`; without a model, wait for another worker.
+
+    Who searches the web for the first choice does so for the whole route.
+    """
+    question = question_of(run, run.prompt)
+    candidates, (run.routing, open_) = weigh(run, question)
+    if open_ and question.cooling and not _may_follow(run, open_[0], question):
         # What was set aside was for a model that cools.
-        _, (run.routing, open_) = weigh(run, tokens, budget=run.claimed.hold)
-    if open_:
-        run.model, *others = open_
-        run.others = tuple(each for each in others if _is_paid_for(run, each, tokens))
-        run.writer.say(Routed(run.routing))
-        return None
-    is_elsewhere = any(each.excluded_by == "unavailable" for each in run.routing.candidates)
-    if is_elsewhere or (run.submission.model == AUTO and not candidates):
-        return Retry(random.uniform(*_ELSEWHERE_SECONDS))  # noqa: S311  jitter
-    if any(each.excluded_by == "cooling" for each in run.routing.candidates):
+        question = msgspec.structs.replace(question, budget=run.claimed.hold)
+        candidates, (run.routing, open_) = weigh(run, question)
+    if not open_:
+        return _closed(run, run.routing, candidates)
+    run.model, *others = open_
+    if question.search is not None:
+        run.search = search.way_of(run.model)
+        if run.search == "service" and run.tools.search is None:
+            return Retry(_until_elsewhere())
+    run.others = tuple(each for each in others if _may_follow(run, each, question))
+    run.writer.say(Routed(run.routing))
+    return None
+
+
+def _closed(run: Run, routing: Routing, candidates: tuple[ModelSettings, ...]) -> Failed | Retry:
+    """Return what it comes to that no model is open."""
+    bars = {each.excluded_by for each in routing.candidates}
+    if "unavailable" in bars or (routing.policy != "requested" and not bars):
+        return Retry(_until_elsewhere())
+    if "cooling" in bars:
         return _await_cooling(run, candidates)
-    if not candidates:
+    if not bars:
         return Failed(_NO_SUCH_MODEL)
-    is_too_long = any(each.excluded_by == "context_window" for each in run.routing.candidates)
-    return Failed(_NOTHING_FITS if is_too_long else _NOTHING_CAN)
+    return Failed(_NOTHING_FITS if "context_window" in bars else _NOTHING_CAN)
+
+
+def _until_elsewhere() -> float:
+    return random.uniform(*_ELSEWHERE_SECONDS)  # noqa: S311  jitter
 
 
 def tokens_of_prompt(run: Run, prompt: str) -> int:
@@ -45,20 +63,22 @@ def tokens_of_prompt(run: Run, prompt: str) -> int:
     return price.tokens_in(prompt) + price.tokens_in(run.system_prompt or "") + pictures
 
 
-def weigh(
-    run: Run, tokens: int, *, budget: int | None = None
-) -> tuple[tuple[ModelSettings, ...], Choice]:
-    """Return who may answer a prompt of so many tokens, and the decision among them."""
-    tools, name = run.tools, run.submission.model
-    question = Question(
-        model=name,
-        input_tokens=tokens,
-        needs=needs(run.submission.features),
-        budget=budget,
-        served=tools.registry.served,
-        cooling=tools.gate.cooling(),
+def question_of(run: Run, prompt: str) -> Question:
+    """Return what a prompt asks of a model."""
+    settings, features = run.tools.settings.search, run.submission.features
+    return Question(
+        model=run.submission.model,
+        input_tokens=tokens_of_prompt(run, prompt),
+        needs=needs(features, settings),
+        served=run.tools.registry.served,
+        cooling=run.tools.gate.cooling(),
+        search=settings if features.web_search else None,
     )
-    candidates = tools.catalogue.candidates(name, tools.offers)
+
+
+def weigh(run: Run, question: Question) -> tuple[tuple[ModelSettings, ...], Choice]:
+    """Return who may answer, and the decision among them."""
+    candidates = run.tools.catalogue.candidates(question.model, run.tools.offers)
     return candidates, decide(candidates, question)
 
 
@@ -75,10 +95,21 @@ def _await_cooling(run: Run, candidates: tuple[ModelSettings, ...]) -> Failed | 
     return patience.in_queue(soonest, at, random.random())  # noqa: S311  jitter
 
 
-def _is_paid_for(run: Run, model: ModelSettings, tokens: int) -> bool:
-    """Tell whether what was set aside for the first choice pays for an answer of another."""
+def _may_follow(run: Run, model: ModelSettings, question: Question) -> bool:
+    """Tell whether a model may stand in for the first choice.
+
+    The web must be searched in the same way for it, and what was set aside must pay for an answer.
+    """
+    added = search.NONE
+    if question.search is not None:
+        added = search.terms(model, question.search, run.search or search.way_of(model))
+    tokens = question.input_tokens + added.input_tokens
+    if run.search == "model" and not search.can(model):
+        return False
+    if tokens + OUTPUT_TOKENS_MIN > model.context_window:
+        return False
     least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
-    return price.affordable_tokens(model, tokens, run.claimed.hold) >= least
+    return price.affordable_tokens(model, tokens, run.claimed.hold, added.searches) >= least
 
 
 _NOTHING_FITS = Failure(

@@ -27,7 +27,7 @@ from shared.wire.message import Enhancement
 from worker.providers.contract import ChatRequest, Ended, Text, Used
 from worker.run import Run
 from worker.steps import rewording
-from worker.steps.choose import tokens_of_prompt, weigh
+from worker.steps.choose import question_of, tokens_of_prompt, weigh
 from worker.steps.fit import tokens_of
 
 _SHARE_OF_DEADLINE: Final = 0.25
@@ -146,5 +146,5 @@ def _bar(run: Run, text: str) -> Reason | None:
 
 def _choice(run: Run, prompt: str) -> ModelSettings | None:
     """Return the model that a prompt would go to."""
-    _, (_, models) = weigh(run, tokens_of_prompt(run, prompt))
+    _, (_, models) = weigh(run, question_of(run, prompt))
     return models[0] if models else None

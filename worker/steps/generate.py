@@ -17,7 +17,7 @@ from shared.routing.choose import OUTPUT_TOKENS_MIN, pass_over
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
-from shared.wire.message import Media, Usage
+from shared.wire.message import Citation, Media, Usage
 from worker.gate import Call
 from worker.providers.contract import (
     Aside,
@@ -32,6 +32,7 @@ from worker.run import Failed, Outcome, Retry, Run
 from worker.steps import patience
 from worker.steps.choose import tokens_of_prompt
 from worker.steps.fit import fit, tokens_of
+from worker.steps.search import at_most
 
 # What may follow the told end of an answer, its usage, follows soon or not at all.
 _AFTERWORD_SECONDS: Final = 2.0
@@ -136,6 +137,9 @@ async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) ->
     request = _request(run, model, room)
     run.input_tokens = tokens_of(request.messages)
     run.usage = None
+    if run.search != "service":
+        # What an earlier call found is not what this answer rests on.
+        run.citations, run.searches = [], 0
     tokens = run.input_tokens + request.max_tokens
     lane = run.claimed.lane
     async with run.tools.gate.call(model, lane=lane, tokens=tokens, is_retry=is_retry) as call:
@@ -192,6 +196,9 @@ async def _pass_on(run: Run, model: ModelSettings, request: ChatRequest, part: A
             run.writer.think(text, progress=_progress(run, request))
         case Used():
             run.usage = _usage(model, part)
+            run.searches = part.searches if run.search == "model" else run.searches
+        case Citation():
+            _cite(run, part)
         case Media():
             run.media.append(part)
             run.writer.say(events.Media(part.kind, part.url))
@@ -199,6 +206,12 @@ async def _pass_on(run: Run, model: ModelSettings, request: ChatRequest, part: A
             await _keep(run, part)
         case events.ToolCall() | events.ToolResult():
             run.writer.say(part)
+
+
+def _cite(run: Run, page: Citation) -> None:
+    """Note a page; where a service searched, pages are cited by the numbers that it gave them."""
+    if run.search != "service":
+        run.citations.append(page)
 
 
 async def _keep(run: Run, part: Produced) -> None:
@@ -236,7 +249,7 @@ def _reserve(run: Run, model: ModelSettings) -> int:
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
     tokens = tokens_of_prompt(run, run.prompt)
-    paid = price.affordable_tokens(model, tokens, run.claimed.hold)
+    paid = price.affordable_tokens(model, tokens, run.claimed.hold, at_most(run, model))
     return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
 
 
@@ -249,6 +262,7 @@ def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
         messages=messages,
         max_tokens=max_tokens,
         deep_think=run.submission.features.deep_think,
+        web_search=run.search == "model",
     )
 
 

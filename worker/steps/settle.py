@@ -17,6 +17,7 @@ from shared.wire.routing import KeptRouting
 from shared.wire.submission import AUTO
 from worker.run import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Run
 from worker.steps.generate import estimate
+from worker.steps.search import paid
 
 _AGAIN_SECONDS: Final = 0.2
 _NOTHING_USED: Final = Usage()
@@ -118,7 +119,7 @@ def _usage(run: Run, stage: Stage) -> Usage:
     """Return what is paid for: an answer, or as much of a cancelled one as was made or thought."""
     if stage == "failed" or run.model is None or not run.writer.has_shown():
         return _NOTHING_USED
-    return run.usage or estimate(run, run.model)
+    return paid(run, run.model, run.usage or estimate(run, run.model))
 
 
 def _meter(run: Run, usage: Usage) -> functions.Meter | None:

@@ -90,6 +90,7 @@ def _result(generation: Generation, sign: told.Sign) -> wire.Result:
         image_urls=media["image"],
         video_urls=media["video"],
         audio_urls=media["audio"],
+        citations=list(assistant.citations) if assistant is not None else [],
         model=generation.model,
         created_at=iso(assistant.created if assistant is not None else generation.accepted),
         partial=UNSET if generation.is_final else True,
@@ -130,14 +131,20 @@ def _routing(assistant: AssistantMessage | None) -> wire.Routing | None:
 
 
 def _breakdown(generation: Generation) -> list[wire.CreditLine]:
+    """Return what the charge is made of; the lines add up to it."""
     usage = generation.assistant.usage if generation.assistant is not None else None
     if usage is None or not generation.captured:
         return []
-    return [
-        wire.CreditLine(
-            "tokens", usage.input_tokens + usage.output_tokens, generation.captured / _MICROCREDITS
-        )
-    ]
+    of_searches = min(usage.search_cost, generation.captured)
+    tokens = usage.input_tokens + usage.output_tokens
+    lines = [_line("tokens", tokens, generation.captured - of_searches)]
+    if usage.searches:
+        lines.append(_line("web_search", usage.searches, of_searches))
+    return lines
+
+
+def _line(item: str, quantity: int, microcredits: int) -> wire.CreditLine:
+    return wire.CreditLine(item, quantity, microcredits / _MICROCREDITS)
 
 
 def etag(generation: Generation) -> str:
@@ -201,6 +208,7 @@ def messages(
             image_urls=media["image"] or UNSET,
             video_urls=media["video"] or UNSET,
             audio_urls=media["audio"] or UNSET,
+            citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.options import Options, SessionName
 from shared.errors import Category
 from shared.lifecycle import Stage, State
+from shared.wire.message import Citation
 
 
 class SubmitBody(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +55,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     image_urls: list[str] = []
     video_urls: list[str] = []
     audio_urls: list[str] = []
-    citations: list[str] = []
+    citations: list[Citation] = []
     model: str
     created_at: str
     partial: bool | UnsetType = UNSET
@@ -221,7 +222,7 @@ class MessageModel(msgspec.Struct, frozen=True):
 
 
 class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of a conversation; `model` only with the assistant's.
+    """A message of a conversation; `model`, and `citations` if any, only with the assistant's.
 
     `media_urls` are the pictures that came with a user's, the others those that an answer has.
     """
@@ -235,6 +236,7 @@ class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
     image_urls: list[str] | UnsetType = UNSET
     video_urls: list[str] | UnsetType = UNSET
     audio_urls: list[str] | UnsetType = UNSET
+    citations: list[Citation] | UnsetType = UNSET
     created_at: str
 
 

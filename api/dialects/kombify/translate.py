@@ -125,6 +125,7 @@ def _messages(turn: Turn, sign: told.Sign) -> tuple[wire.SessionMessage, wire.Se
             content=assistant.content if assistant is not None else "",
             status=turn.state,
             model=_answering_model(assistant),
+            citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
             turn=turn.number,
             image_urls=media["image"] or UNSET,
             video_urls=media["video"] or UNSET,

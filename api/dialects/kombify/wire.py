@@ -14,6 +14,7 @@ from api.follow.told import Message, Usage
 from api.options import Metadata, Options, SessionName
 from shared.companions import Layer
 from shared.lifecycle import State
+from shared.wire.message import Citation
 from shared.wire.routing import Routing
 
 
@@ -128,7 +129,8 @@ class SessionsReply(msgspec.Struct, frozen=True, kw_only=True):
 class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message of a session, one of the two of its turn; `model` gave the answer.
 
-    `media_urls` are the pictures that came with a user's, the others those that an answer has.
+    `media_urls` are the pictures that came with a user's, the others those that an answer has;
+    `citations` are there only if there are any.
     """
 
     id: str
@@ -136,6 +138,7 @@ class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str
     status: State
     model: str | None
+    citations: list[Citation] | UnsetType = UNSET
     turn: int
     media_urls: list[str] | UnsetType = UNSET
     image_urls: list[str] | UnsetType = UNSET

@@ -3,11 +3,12 @@
 import random
 from typing import Any, Final
 
-from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, split
+from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, pages, split
 from tests.worker.fuzz.reading import (
     FaultError,
     anything,
     called,
+    cited,
     fields,
     from_json,
     mapping,
@@ -15,12 +16,22 @@ from tests.worker.fuzz.reading import (
     one,
     used,
 )
-from tests.worker.providers.anthropic import DONE, ROW, begun, closed, grown, said, started
+from tests.worker.providers.anthropic import (
+    DONE,
+    ROW,
+    begun,
+    closed,
+    grown,
+    said,
+    searching,
+    started,
+)
 from worker.providers.contract import Ended, EndReason, Part, Reasoning, Text
 
 PIECES: Final = (
     *(DONE, b'"message_stop"', b'"message_delta"', b'"content_block_stop"', b'"tool_use"'),
     *(b'"text_delta"', b'"thinking_delta"', b'"input_json_delta"', b'"index":1,', b'"usage":null,'),
+    *(b'"citation":7,', b'"citations_delta"', b'"server_tool_use":null,'),
     *(b'"stop_reason":"end_turn",', b'"type":"text",', b'"text":"x",', b'"input":{"n":1},'),
 )
 _REASONS: Final = ("end_turn", "max_tokens", "tool_use", "refusal", "pause_turn", "", None)
@@ -43,7 +54,9 @@ def answer(chance: random.Random) -> bytes:
     parts.append(begun(type="text", text=chance.choice(("", "", "So "))))
     for _ in range(chance.randrange(6)):
         parts.append(grown("text_delta", text=chance.choice(WORDS)))
+    parts.append(pages(chance, ROW.cited))
     parts.append(closed())
+    parts.append(searching(7) if chance.random() < 0.2 else b"")
     for index in range(1, 1 + chance.choice((0, 0, 0, 1, 2))):
         pieces = split(chance, chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS))
         parts.append(
@@ -52,7 +65,11 @@ def answer(chance: random.Random) -> bytes:
     if chance.random() < 0.05:
         parts.append(ROW.error_event(chance.choice((400, 429, 500)), "no"))
     if chance.random() < 0.9:
-        usage = {"output_tokens": chance.randrange(9)} if chance.random() < 0.8 else None
+        usage: dict[str, Any] | None = None
+        if chance.random() < 0.8:
+            searches = {"web_search_requests": chance.choice((0, 1, 3, None))}
+            tools = chance.choice((None, searches))
+            usage = {"output_tokens": chance.randrange(9), "server_tool_use": tools}
         delta = {"stop_reason": chance.choice(_REASONS)}
         parts.append(said("message_delta", delta=delta, usage=usage))
     if chance.random() < 0.8:
@@ -67,6 +84,7 @@ class Plain:
         self._begun_with: dict[str, Any] = {}
         self._open: dict[int, dict[str, Any]] = {}
         self._has_called = False
+        self._cited: list[str] = []
 
     def parts(self, text: str) -> list[Part] | None:
         """Return the parts of an event, or None for the last word. Raises FaultError."""
@@ -99,6 +117,8 @@ class Plain:
             return [Text(delta["text"])]
         if kind == "thinking_delta" and delta["thinking"]:
             return [Reasoning(delta["thinking"])]
+        if kind == "citations_delta" and isinstance(delta["citation"], dict):
+            return cited(self._cited, delta["citation"].get("url"), delta["citation"].get("title"))
         if kind == "input_json_delta" and delta["partial_json"]:
             if index not in self._open:
                 raise FaultError(is_ours=True)
@@ -145,7 +165,11 @@ class Plain:
             inputs.append(now if now is not None else then)
         asked = None if inputs[0] is None else sum(count or 0 for count in inputs)
         details = usage["output_tokens_details"] or {}
-        return used(asked, usage["output_tokens"], details.get("thinking_tokens"))
+        tools = usage["server_tool_use"]
+        if tools is None:
+            tools = self._begun_with.get("server_tool_use") or {}
+        searches = tools.get("web_search_requests")
+        return used(asked, usage["output_tokens"], details.get("thinking_tokens"), searches)
 
 
 _count: Final = maybe(one(int))
@@ -156,6 +180,7 @@ _usage: Final = maybe(
         cache_read_input_tokens=_count,
         output_tokens=_count,
         output_tokens_details=maybe(fields(thinking_tokens=_count)),
+        server_tool_use=maybe(fields(web_search_requests=_count)),
     )
 )
 _text: Final = maybe(one(str))
@@ -163,7 +188,14 @@ _event: Final = fields(
     type=one(str),
     index=one(int),
     delta=maybe(
-        fields(type=_text, text=_text, thinking=_text, partial_json=_text, stop_reason=_text)
+        fields(
+            type=_text,
+            text=_text,
+            thinking=_text,
+            partial_json=_text,
+            stop_reason=_text,
+            citation=anything,
+        )
     ),
     content_block=maybe(
         fields(

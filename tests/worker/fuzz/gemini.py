@@ -4,11 +4,12 @@ import random
 from typing import Any, Final
 
 from shared.wire.event import ToolCall
-from tests.worker.fuzz.mutations import ARGUMENTS, WORDS
+from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, pages
 from tests.worker.fuzz.reading import (
     FaultError,
     Pairs,
     anything,
+    cited,
     decoded,
     fields,
     from_json,
@@ -19,7 +20,7 @@ from tests.worker.fuzz.reading import (
     sound,
     used,
 )
-from tests.worker.providers.gemini import ROW, chunk, used as counts
+from tests.worker.providers.gemini import ROW, chunk, grounded, used as counts
 from tests.worker.providers.row import event
 from worker.providers.contract import Ended, EndReason, Part, Produced, Reasoning, Text
 
@@ -29,6 +30,7 @@ PIECES: Final = (
     *(b'"inlineData":{"mimeType":"image/png","data":"QUJD"},', b'"inlineData":null,', b"QUI="),
     *(b'"mimeType":"audio/L16;rate=16000",', b'"data":"QUJDREVG",', b"; rate=48000", b"image/"),
     *(b'"promptFeedback":{"blockReason":"SAFETY"},', b'"promptTokenCount":5,'),
+    *(b'"groundingMetadata":7,', b'"web":7,', b'"webSearchQueries":["x"],'),
 )
 _BLOBS: Final = (
     *(("image/png", "iVBORw=="), ("IMAGE/WEBP;a=b", "AAEC"), ("video/mp4", "AAEC"), ("", "AAEC")),
@@ -67,6 +69,8 @@ def answer(chance: random.Random) -> bytes:
         kind, data = chance.choice(_BLOBS)
         blob: dict[str, Any] = {"inlineData": {"mimeType": kind, "data": data}}
         said.append(chunk(blob | ({"thought": True} if chance.random() < 0.1 else {})))
+    said.append(pages(chance, ROW.cited))
+    said.append(grounded([], chance.choice((0, 0, 0, 3))))
     for _ in range(chance.choice((0, 0, 0, 1, 2))):
         pieces = [chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS)]
         said.append(ROW.call(chance.choice(("a", "")), chance.choice(("f", "g", "")), pieces, 0))
@@ -88,6 +92,8 @@ class Plain:
         self._has_called = False
         self._has_ended = False
         self._usage: dict[str, Any] | None = None
+        self._cited: list[str] = []
+        self._searches = 0
 
     def parts(self, text: str) -> list[Part] | None:
         """Return the parts of an event; there is no last word. Raises FaultError."""
@@ -98,6 +104,8 @@ class Plain:
         for candidate in (said["candidates"] or [])[:1]:
             for part in (candidate["content"] or {}).get("parts") or []:
                 parts += self._told(part)
+            if isinstance(candidate["groundingMetadata"], dict):
+                parts += self._grounds(candidate["groundingMetadata"])
             parts += self._end(candidate["finishReason"])
         if (said["promptFeedback"] or {}).get("blockReason"):
             self._has_ended = True
@@ -107,7 +115,18 @@ class Plain:
             usage, self._usage = self._usage, None
             thoughts = usage["thoughtsTokenCount"] or 0
             answered = (usage["candidatesTokenCount"] or 0) + thoughts
-            parts += used(usage["promptTokenCount"], answered, thoughts)
+            parts += used(usage["promptTokenCount"], answered, thoughts, self._searches)
+        return parts
+
+    def _grounds(self, grounding: dict[str, Any]) -> list[Part]:
+        queries, chunks = grounding.get("webSearchQueries"), grounding.get("groundingChunks")
+        if isinstance(queries, list) and len(queries) > self._searches:
+            self._searches = len(queries)
+        parts: list[Part] = []
+        for chunk_ in chunks if isinstance(chunks, list) else []:
+            page = chunk_.get("web") if isinstance(chunk_, dict) else None
+            if isinstance(page, dict):
+                parts += cited(self._cited, page.get("uri"), page.get("title"))
         return parts
 
     def _told(self, part: dict[str, Any]) -> list[Part]:
@@ -161,7 +180,11 @@ _part: Final = fields(
 _chunk: Final = fields(
     candidates=maybe(
         several(
-            fields(content=maybe(fields(parts=maybe(several(_part)))), finishReason=_text),
+            fields(
+                content=maybe(fields(parts=maybe(several(_part)))),
+                finishReason=_text,
+                groundingMetadata=anything,
+            ),
         )
     ),
     usageMetadata=maybe(

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 WORDS: Final = ("Two", " bears", "Bär", "🐻‍❄️", "\u2028", "", "a\nb", "data: x", "[DONE]", "\x7f")
 # What a call's arguments may come as; the last ones are none.
 ARGUMENTS: Final = ("{}", '{"n":1,"t":"Bär"}', '{"a":[{"b":null}]}', "", "[1]", '{"n":', "7")
+# The addresses of pages, and what is none.
+_PAGES: Final = ("https://a.example/x", "HTTP://b.example", "https://", "javascript:x", "", " ", 7)
 _PIECES: Final = (
     *(b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\n\r", b":", b": ping\n\n", b"data:", b"data: "),
     *(b"event: error\n", b"id: 1\n", b"retry: 5\n", b"\xef\xbb\xbf", b"\xff"),
@@ -46,6 +48,12 @@ def split(chance: random.Random, text: str) -> list[str]:
     """Return a text in a few pieces."""
     at = sorted(chance.randrange(len(text) + 1) for _ in range(chance.randrange(3)))
     return [text[start:end] for start, end in zip([0, *at], [*at, len(text)], strict=True)]
+
+
+def pages(chance: random.Random, cited: Callable[[object, object], bytes]) -> bytes:
+    """Return the telling of a few pages."""
+    count = chance.choice((0, 0, 0, 1, 3))
+    return b"".join(cited(chance.choice(_PAGES), chance.choice(WORDS)) for _ in range(count))
 
 
 def _rearrange(chance: random.Random, events: list[bytes]) -> None:

@@ -4,11 +4,12 @@ import random
 import re
 from typing import Any, Final
 
-from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, split
+from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, pages, split
 from tests.worker.fuzz.reading import (
     FaultError,
     anything,
     called,
+    cited,
     decoded,
     fields,
     from_json,
@@ -26,7 +27,8 @@ PIECES: Final = (
     *(b'"delta":{"content":"x"}', b'"reasoning":"x",', b'"reasoning_content":"y",'),
     *(b'"images":[{"image_url":{"url":"data:image/png;base64,QUJD"}}],', b'"images":null,'),
     *(b'"audio":{"data":"QUJD"},', b'"audio":null,', b'"transcript":"x",', b";base64,", b"QUI="),
-    *(b'"reasoning":{},', b'"reasoning":null,', b'"tool_calls":[],', b'"index":0,', b'"id":"b",'),
+    *(b'"annotations":7,', b'"reasoning":{},', b'"reasoning":null,', b'"tool_calls":[],'),
+    *(b'"index":0,', b'"id":"b",'),
 )
 _SHOWN: Final[tuple[dict[str, Any], ...]] = (
     {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}]},
@@ -54,6 +56,7 @@ def answer(chance: random.Random) -> bytes:
         said.append(chunk({"delta": {name: chance.choice(WORDS)}, "finish_reason": None}))
     shown = chance.choices(_SHOWN, k=chance.choice((0, 0, 0, 0, 1, 2)))
     said += (chunk({"delta": delta}) for delta in shown)
+    said.append(pages(chance, ROW.cited))
     for number in range(chance.choice((0, 0, 1, 1, 2))):
         pieces = split(chance, chance.choice(ARGUMENTS[:4] if chance.random() < 0.8 else ARGUMENTS))
         call_id = chance.choice(("a", "b", ""))
@@ -80,6 +83,7 @@ class Plain:
         self._samples = b""
         self._has_called = False
         self._has_ended = False
+        self._cited: list[str] = []
 
     def parts(self, text: str) -> list[Part] | None:
         """Return the parts of an event, or None for the last word. Raises FaultError."""
@@ -97,6 +101,11 @@ class Plain:
             for piece in delta.get("tool_calls") or []:
                 self._gather(piece)
             parts += self._shown(delta)
+            annotations = delta.get("annotations")
+            for each in annotations if isinstance(annotations, list) else []:
+                page = each.get("url_citation") if isinstance(each, dict) else None
+                if isinstance(page, dict):
+                    parts += cited(self._cited, page.get("url"), page.get("title"))
             parts += self._end(reason) if reason else []
         usage = said["usage"] or {}
         details = usage.get("completion_tokens_details") or {}
@@ -162,6 +171,7 @@ _chunk: Final = fields(
                         tool_calls=maybe(several(_piece)),
                         images=maybe(several(_picture)),
                         audio=maybe(fields(data=maybe(one(str)), transcript=maybe(one(str)))),
+                        annotations=anything,
                     )
                 ),
                 finish_reason=maybe(one(str)),

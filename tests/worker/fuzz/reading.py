@@ -9,12 +9,14 @@ import io
 import json
 import math
 import re
+import unicodedata
 import wave
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 from shared.wire.event import ToolCall
-from worker.providers.contract import TOKENS_MAX, Ended, Part, Produced, Used
+from shared.wire.message import Citation
+from worker.providers.contract import SEARCHES_MAX, TOKENS_MAX, Ended, Part, Produced, Used
 
 Fault = Literal["cut", "malformed", "told"]
 Check = Callable[[object], Any]
@@ -182,9 +184,27 @@ def sound(samples: bytes, rate: int) -> list[Part]:
     return [Produced("audio", "audio/wav", bytes(content))]
 
 
-def used(asked: int | None, answered: int | None, reasoning: int | None) -> list[Part]:
+def cited(told: list[str], url: object, title: object) -> list[Part]:
+    """Return the citation of a page that is not among those told, and note it there."""
+    if not isinstance(url, str) or not url.isprintable() or len(url) > 2048:
+        return []
+    if url in told or len(told) == 64 or not re.fullmatch("(?i)https?://[^ ]+", url):
+        return []
+    told.append(url)
+    words = "".join(
+        " " if unicodedata.category(letter).startswith("C") else letter
+        for letter in (title if isinstance(title, str) else "")
+    ).split()
+    return [Citation(url, " ".join(words))]
+
+
+def used(
+    asked: int | None, answered: int | None, reasoning: int | None, searches: int | None = None
+) -> list[Part]:
     """Return what was used, if it is told and can be believed."""
     if asked is None or answered is None:
         return []
-    counts = (asked, answered, reasoning or 0)
+    counts = (asked, answered, reasoning or 0, searches or 0)
+    if counts[3] > SEARCHES_MAX:
+        return []
     return [Used(*counts)] if all(0 <= count <= TOKENS_MAX for count in counts) else []

@@ -56,6 +56,46 @@ def _call(call_id: str, tool: str, pieces: Sequence[str], index: int) -> bytes:
     return b"".join((first, *steps, closed(index)))
 
 
+def cited(url: object, title: object) -> bytes:
+    """Return a step that tells a page."""
+    page = {"type": "web_search_result_location", "url": url, "title": title, "cited_text": "x"}
+    return grown("citations_delta", citation=page)
+
+
+def searching(index: int) -> bytes:
+    """Return a search that the upstream makes by itself, and its results."""
+    call = {"type": "server_tool_use", "id": f"srvtoolu_{index}", "name": "web_search"}
+    page = {"type": "web_search_result", "url": "https://example.org/unread", "title": "Unread"}
+    results = {"type": "web_search_tool_result", "tool_use_id": f"srvtoolu_{index}"}
+    return b"".join(
+        (
+            begun(index, **call, input={}),
+            grown("input_json_delta", index, partial_json='{"query":'),
+            grown("input_json_delta", index, partial_json='"bears"}'),
+            closed(index),
+            begun(index + 1, **results, content=[page | {"encrypted_content": "x" * 10_000}]),
+            closed(index + 1),
+        )
+    )
+
+
+def _searched(content: bytes, count: int) -> bytes:
+    usage = {"output_tokens": 2, "server_tool_use": {"web_search_requests": count}}
+    delta = {"stop_reason": "end_turn", "stop_sequence": None}
+    searches = [searching(index * 2 + 1) for index in range(count)]
+    return b"".join(
+        (
+            started(input_tokens=3, output_tokens=1),
+            *searches,
+            begun(type="text", text="", citations=[]),
+            content,
+            closed(),
+            said("message_delta", delta=delta, usage=usage),
+            DONE,
+        )
+    )
+
+
 def ended(reason: Reason, **usage: int) -> bytes:
     """Return how the message ended, and what was used where that is told."""
     fields = {"usage": usage} if usage else {}
@@ -105,6 +145,8 @@ def _result(call_id: str, text: str) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": call_id, "content": text}
 
 
+_TOOL: Final = {"name": "weather", "description": "Tells the weather.", "input_schema": SCHEMA}
+_SEARCH: Final = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 _PICTURE: Final = {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
 ROW: Final = Dialect(
     name="anthropic",
@@ -114,6 +156,8 @@ ROW: Final = Dialect(
     text=lambda text: grown("text_delta", text=text),
     reasoning=lambda text: grown("thinking_delta", thinking=text),
     call=_call,
+    cited=cited,
+    searched=_searched,
     ended=ended,
     framed=_framed,
     error_event=_error,
@@ -124,11 +168,9 @@ ROW: Final = Dialect(
         "image": {
             "messages": [_user({"type": "image", "source": _PICTURE}, _text("What is it?"))],
         },
-        "tools": {
-            "tools": [
-                {"name": "weather", "description": "Tells the weather.", "input_schema": SCHEMA}
-            ]
-        },
+        "tools": {"tools": [_TOOL]},
+        "web search": {"tools": [_SEARCH], "tool_choice": None},
+        "web search beside tools": {"tools": [_TOOL, _SEARCH]},
         "deep think": {
             "max_tokens": 4096,
             "thinking": {"type": "enabled", "budget_tokens": 2048},

@@ -11,6 +11,7 @@ import httpx
 from shared.errors import ProviderError
 from shared.settings import ProviderSettings, Secret
 from shared.wire.event import ToolCall
+from shared.wire.message import Citation
 from tests.worker.providers.row import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
 from worker.providers import upstream as provider
@@ -46,6 +47,11 @@ class Heard:
     def called(self) -> list[ToolCall]:
         """The tools that were called."""
         return [part for part in self.parts if isinstance(part, ToolCall)]
+
+    @property
+    def cited(self) -> list[Citation]:
+        """The pages that the answer is said to rest on."""
+        return [part for part in self.parts if isinstance(part, Citation)]
 
     @property
     def reasons(self) -> list[str]:

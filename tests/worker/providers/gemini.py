@@ -61,6 +61,21 @@ def _user(*parts: dict[str, Any]) -> dict[str, Any]:
     return {"role": "user", "parts": list(parts)}
 
 
+def cited(url: object, title: object) -> bytes:
+    """Return a chunk that tells a page, beside what is none."""
+    return grounded([{"retrievedContext": {"uri": "x"}}, {"web": {"uri": url, "title": title}}])
+
+
+def grounded(chunks: list[Any], queries: int = 0) -> bytes:
+    grounding = {"groundingChunks": chunks, "webSearchQueries": ["bears"] * queries}
+    candidate = {"content": {"parts": [], "role": "model"}, "groundingMetadata": grounding}
+    return event({"candidates": [candidate]})
+
+
+def _searched(said: bytes, count: int) -> bytes:
+    return _framed(grounded([], count) + said, "stop", (3, 2))
+
+
 def _called(call_id: str, city: str) -> dict[str, Any]:
     return {"functionCall": {"id": call_id, "name": "weather", "args": {"city": city}}}
 
@@ -84,6 +99,8 @@ ROW: Final = Dialect(
     text=lambda text: chunk({"text": text}),
     reasoning=lambda text: chunk({"text": text, "thought": True}),
     call=_call,
+    cited=cited,
+    searched=_searched,
     ended=_ending,
     framed=_framed,
     error_event=_error,
@@ -103,6 +120,10 @@ ROW: Final = Dialect(
             ]
         },
         "tools": {"tools": [{"functionDeclarations": [_TOOL]}]},
+        "web search": {"tools": [{"googleSearch": {}}]},
+        "web search beside tools": {
+            "tools": [{"functionDeclarations": [_TOOL]}, {"googleSearch": {}}]
+        },
         "deep think": {
             "generationConfig": {
                 "maxOutputTokens": 4096,

@@ -39,6 +39,12 @@ def _framed(said: bytes, reason: Reason, usage: Usage) -> bytes:
     return said + ended(reason) + used + DONE
 
 
+def cited(url: object, title: object) -> bytes:
+    """Return a step that tells a page, beside an annotation of another kind."""
+    page = {"url": url, "title": title, "start_index": 0, "end_index": 3}
+    return _delta(annotations=[{"type": "file"}, {"type": "url_citation", "url_citation": page}])
+
+
 def _called(call_id: str, arguments: str) -> dict[str, Any]:
     function = {"name": "weather", "arguments": arguments}
     return {"id": call_id, "type": "function", "function": function}
@@ -53,6 +59,9 @@ ROW: Final = Dialect(
     text=lambda text: _delta(content=text),
     reasoning=lambda text: _delta(reasoning_content=text),
     call=_call,
+    cited=cited,
+    # No count of searches is told.
+    searched=lambda said, _: _framed(said, "stop", (3, 2)),
     ended=ended,
     framed=_framed,
     error_event=lambda status, words: event({"error": {"message": words, "code": status}}),
@@ -60,6 +69,7 @@ ROW: Final = Dialect(
         {"error": {"message": words, "type": "x", "code": code}}
     ).encode(),
     done=DONE,
+    counts_searches=False,
     sent={
         "system prompt": {
             "messages": [
@@ -82,6 +92,11 @@ ROW: Final = Dialect(
             ]
         },
         "tools": {"tools": [{"type": "function", "function": _TOOL}]},
+        "web search": {"web_search_options": {}, "tools": None, "plugins": None},
+        "web search beside tools": {
+            "web_search_options": {},
+            "tools": [{"type": "function", "function": _TOOL}],
+        },
         "deep think": {"reasoning_effort": "high", "max_tokens": 4096},
         "history of calls": {
             "messages": [

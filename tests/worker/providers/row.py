@@ -14,14 +14,23 @@ from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
 
 Reason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 Usage = tuple[int, int]
-Topic = Literal["system prompt", "image", "tools", "deep think", "history of calls"]
+Topic = Literal[
+    "system prompt",
+    "image",
+    "tools",
+    "deep think",
+    "web search",
+    "web search beside tools",
+    "history of calls",
+]
 
 
 class Dialect(NamedTuple):
     """How one kind of upstream speaks; every callable returns whole events or a whole body.
 
     `framed` makes an answer of what is said in it; `call` says one call, whose arguments come in
-    pieces; `sent` is what a request has to say of each topic, letter by letter.
+    pieces; `cited` tells a page beside the text, and `searched` makes an answer of an upstream that
+    searched so often; `sent` is what a request has to say of each topic, letter by letter.
     """
 
     name: str
@@ -31,12 +40,15 @@ class Dialect(NamedTuple):
     text: Callable[[str], bytes]
     reasoning: Callable[[str], bytes]
     call: Callable[[str, str, Sequence[str], int], bytes]
+    cited: Callable[[object, object], bytes]
+    searched: Callable[[bytes, int], bytes]
     ended: Callable[[Reason], bytes]
     framed: Callable[[bytes, Reason, Usage], bytes]
     error_event: Callable[[int, str], bytes]
     refusal: Callable[[str, str], bytes]
     sent: Mapping[Topic, Mapping[str, Any]]
     done: bytes = b""
+    counts_searches: bool = True
     has_pieces: bool = True
 
     @property
@@ -67,18 +79,29 @@ _QUESTION: Final = ChatMessage("user", "How many bears?")
 
 
 def _request(
-    *messages: ChatMessage, tools: tuple[Tool, ...] = (), think: bool = False
+    *messages: ChatMessage,
+    tools: tuple[Tool, ...] = (),
+    think: bool = False,
+    search: bool = False,
 ) -> ChatRequest:
     return ChatRequest(
-        model=MODEL, messages=list(messages), max_tokens=4096, tools=tools, deep_think=think
+        model=MODEL,
+        messages=list(messages),
+        max_tokens=4096,
+        tools=tools,
+        deep_think=think,
+        web_search=search,
     )
 
 
+_WEATHER: Final = Tool("weather", "Tells the weather.", SCHEMA)
 REQUESTS: Final[dict[Topic, ChatRequest]] = {
     "system prompt": _request(ChatMessage("system", "Be brief."), _QUESTION),
     "image": _request(ChatMessage("user", "What is it?", images=(Image("image/png", b"\x89PNG"),))),
-    "tools": _request(_QUESTION, tools=(Tool("weather", "Tells the weather.", SCHEMA),)),
+    "tools": _request(_QUESTION, tools=(_WEATHER,)),
     "deep think": _request(_QUESTION, think=True),
+    "web search": _request(_QUESTION, search=True),
+    "web search beside tools": _request(_QUESTION, tools=(_WEATHER,), search=True),
     "history of calls": _request(
         ChatMessage("user", "Is it warm?"),
         ChatMessage(

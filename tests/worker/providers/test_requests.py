@@ -37,7 +37,9 @@ async def test_request_says_in_its_dialect(
 
 async def test_what_is_not_asked_for_is_not_said(call: Call) -> None:
     sent = json.dumps(await _sent(call, REQUEST)).lower()
-    assert not any(word in sent for word in ("tool", "system", "reason", "think", "image"))
+    assert not any(
+        word in sent for word in ("tool", "system", "reason", "think", "image", "search", "plugin")
+    )
 
 
 async def test_request_without_a_key_has_no_credentials(

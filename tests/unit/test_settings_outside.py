@@ -1,0 +1,60 @@
+"""Settings of what lies outside: who searches the web, and where URLs may lead."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_settings import faults_of, settings_of
+
+
+def test_search_service_is_named_with_what_it_needs(tmp_path: Path) -> None:
+    assert settings_of(tmp_path).search.service is None
+    search = settings_of(
+        tmp_path,
+        '[search]\nservice = "brave"\napi_key_env = "POLLUX_BRAVE_KEY"\nrate = 5\n',
+        POLLUX_BRAVE_KEY="k",
+        POLLUX_SEARCH__RESULTS_MAX="3",
+    ).search
+    assert (search.service, search.rate, search.results_max) == ("brave", 5.0, 3)
+    at_home = settings_of(
+        tmp_path, POLLUX_SEARCH__SERVICE="searxng", POLLUX_SEARCH__BASE_URL="http://x:8080"
+    )
+    assert at_home.search.base_url == "http://x:8080"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('service = "searxng"', "search.base_url: is required by searxng"),
+        ('service = "brave"\nbase_url = "http://x"', "search.api_key_env: is required by brave"),
+        ('service = "tavily"\napi_key_env = ""', "search.api_key_env: is required by tavily"),
+        ('service = "altavista"', "search.service: "),
+        ("service = [1]", "search.service: "),
+        ("results_max = 21", "search.results_max: "),
+        ("seconds = 0", "search.seconds: "),
+        ("rate = -1", "search.rate: "),
+        ('key = "x"', "search.key: unknown setting"),
+    ],
+)
+def test_search_service_that_cannot_be_used_is_a_fault(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    (found,) = faults_of(tmp_path, f"[search]\n{text}\n")
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize("entry", ["", "http://a", "a b", "10.0.0.0/8/8", "a/b", "*.a", "a..b"])
+def test_what_is_neither_a_network_nor_a_host_is_allowed_by_nobody(
+    tmp_path: Path, entry: str
+) -> None:
+    faults = faults_of(tmp_path, f"[egress]\nallow = ['10.0.0.0/8', '{entry}']\n")
+    assert len(faults) == 1
+    assert faults[0].startswith("egress.allow: ")
+
+
+def test_networks_and_hosts_may_be_allowed(tmp_path: Path) -> None:
+    read = settings_of(
+        tmp_path, "[egress]\nallow = ['10.0.0.1/8', 'fd00::/8', '::1', 'Files.local']\n"
+    )
+    assert read.egress.allow == ("10.0.0.1/8", "fd00::/8", "::1", "Files.local")
+    assert read.egress.ports == (80, 443, 8080, 8443)
