@@ -7,6 +7,7 @@ endpoint    one row of a dialect's table of routes: who may, how much, what come
 errors      one place where our error becomes the mount's own error shape; the single catch-all
 guards/     who, how often, how big
 dialects/   kolbo, kombify: routes, wire, translate
+admin/      what operators may ask, behind a door of their own: dead letters
 options     what a caller may say with a message, in every dialect
 parameters  what every dialect reads from path, query and headers
 sessions    what callers do to their sessions, whichever dialect they speak

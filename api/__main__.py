@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from socket import socket
 
 import uvicorn
 from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.importer import import_from_string
 from uvicorn.supervisors import Multiprocess
 
 from api.app import build
@@ -26,13 +28,13 @@ from shared.settings import Settings
 from shared.telemetry import logs
 
 
-def app() -> ASGIApp:
+def app(admin_port: int | None = None) -> ASGIApp:
     """Return the front as the environment describes it; each process of `--workers` calls it."""
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
     # What is there now stays; the collector need not look at it again and again.
     gc.freeze()
-    return build(settings, os.environ, SystemClock())
+    return build(settings, os.environ, SystemClock(), admin_port)
 
 
 async def _check(settings: Settings) -> None:
@@ -69,18 +71,43 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--admin-host", default="127.0.0.1", help="where operators come in")
+    parser.add_argument("--admin-port", type=int, help="another one; without it nobody does")
     arguments = parser.parse_args()
+    if arguments.admin_port in {0, arguments.port}:
+        parser.error("--admin-port must be another port than --port")
     try:
         settings = Settings.read(os.environ)
         asyncio.run(_check(settings))
     except PolluxError as error:
         sys.stderr.write(f"pollux api: {error}\n")
         return 1
-    config = uvicorn.Config(
-        "api.__main__:app",
+    config = _config(settings, arguments, arguments.host, arguments.port)
+    sockets = None
+    if arguments.admin_port is not None:
+        admin = _config(settings, arguments, arguments.admin_host, arguments.admin_port)
+        sockets = [config.bind_socket(), admin.bind_socket()]
+    # What uvicorn.run does, but for whose the hang-ups are.
+    with suppress(KeyboardInterrupt):
+        if arguments.workers > 1:
+            _Family(config, sockets or [config.bind_socket()]).run()
+            return 0
+        front = uvicorn.Server(config)
+        front.run(sockets)
+        return 0 if front.started else STARTUP_FAILURE
+    return 0
+
+
+def _config(
+    settings: Settings, arguments: argparse.Namespace, host: str, port: int
+) -> uvicorn.Config:
+    # By its name, so that the processes of `--workers` find it there.
+    front = import_from_string("api.__main__:app")
+    return uvicorn.Config(
+        partial(front, arguments.admin_port),
         factory=True,
-        host=arguments.host,
-        port=arguments.port,
+        host=host,
+        port=port,
         workers=arguments.workers,
         http=protocol(settings.api),
         loop="uvloop",
@@ -95,15 +122,6 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
-    # What uvicorn.run does, but for whose the hang-ups are.
-    with suppress(KeyboardInterrupt):
-        if arguments.workers > 1:
-            _Family(config, [config.bind_socket()]).run()
-            return 0
-        front = uvicorn.Server(config)
-        front.run()
-        return 0 if front.started else STARTUP_FAILURE
-    return 0
 
 
 if __name__ == "__main__":

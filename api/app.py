@@ -16,6 +16,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import endpoint, errors, media, openapi, operations, refusals
+from api.admin import routes as admin
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
 from api.dialects.kombify import routes as kombify
@@ -48,11 +49,20 @@ DOUBLED: Final = {"/api/api/v1": kolbo.ENDPOINTS}
 
 REFUSALS: Final[dict[str, type]] = {"/api/v1": ErrorReply, "/v1/ai": ErrorEnvelope}
 
+# On a bind of its own, for operators.
+ADMIN: Final = {"/admin/v1": admin.ENDPOINTS}
+ADMIN_REFUSALS: Final[dict[str, type]] = {"/admin/v1": ErrorReply}
+
 _FLEET_SECONDS: Final = 1.0
 
 
-def build(settings: Settings, environment: Mapping[str, str], clock: Clock) -> ASGIApp:
-    """Return the front as an ASGI application."""
+def build(
+    settings: Settings,
+    environment: Mapping[str, str],
+    clock: Clock,
+    admin_port: int | None = None,
+) -> ASGIApp:
+    """Return the front as an ASGI application; what came to `admin_port` is an operator's."""
     document = endpoint.encode(openapi.document(MOUNTS, REFUSALS, version=version("pollux")))
 
     @asynccontextmanager
@@ -70,14 +80,23 @@ def build(settings: Settings, environment: Mapping[str, str], clock: Clock) -> A
         for prefix, endpoints in (MOUNTS | DOUBLED).items()
         for route in endpoint.routes(prefix, endpoints)
     ]
-    return Frame(
-        Router(
-            [*rows, *media.routes(), *operations.routes(document)],
-            redirect_slashes=False,
-            default=_not_found,
-            lifespan=lifespan,
-        )
+    public = Router(
+        [*rows, *media.routes(), *operations.routes(document)],
+        redirect_slashes=False,
+        default=_not_found,
+        lifespan=lifespan,
     )
+    return Frame(public if admin_port is None else Doors(public, _operators(), admin_port))
+
+
+def _operators() -> ASGIApp:
+    """Return what is behind the operators' door, and nowhere else."""
+    document = openapi.document(ADMIN, ADMIN_REFUSALS, version=version("pollux"), about=admin.ABOUT)
+    rows = [
+        route for prefix, endpoints in ADMIN.items() for route in endpoint.routes(prefix, endpoints)
+    ]
+    told = operations.document_route(admin.DOCUMENT, endpoint.encode(document))
+    return Router([*rows, told], redirect_slashes=False, default=_not_found)
 
 
 @asynccontextmanager
@@ -129,6 +148,23 @@ async def _state(
 
 async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
     raise RequestError(f"There is nothing at {scope['path']}.", Code.NOT_FOUND)
+
+
+class Doors:
+    """Two applications of one process, by the port that a connection came to.
+
+    The port is this end's of the connection; nothing that a caller sends can name another.
+    """
+
+    def __init__(self, public: ASGIApp, operators: ASGIApp, admin_port: int) -> None:
+        self._public = public
+        self._operators = operators
+        self._admin_port = admin_port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request in by its door; the process' life is the public one's to lead."""
+        is_operators = scope["type"] == "http" and scope["server"][1] == self._admin_port
+        await (self._operators if is_operators else self._public)(scope, receive, send)
 
 
 class Frame:

@@ -15,6 +15,7 @@ from shared.errors import Code
 
 _REF: Final = "#/components/schemas/{name}"
 _PARAMETER: Final = re.compile(r"{(\w+)}")
+_ABOUT: Final = "Chat in over HTTP, queued, answered by workers; polled or streamed."
 _ALWAYS: Final = (
     Code.INVALID_API_KEY,
     Code.FORBIDDEN,
@@ -35,6 +36,7 @@ def document(
     refusals: Mapping[str, type[Any]],
     *,
     version: str,
+    about: str = _ABOUT,
 ) -> dict[str, Any]:
     """Return the document of every dialect's routes; `refusals` has each mount's error shape."""
     shapes: set[Any] = set(refusals.values())
@@ -51,7 +53,7 @@ def document(
         "info": {
             "title": "Pollux",
             "version": version,
-            "description": "Chat in over HTTP, queued, answered by workers; polled or streamed.",
+            "description": about,
         },
         "security": [{"key": []}, {"bearer": []}],
         "paths": _paths(mounts, refs, errors_of),

@@ -12,7 +12,7 @@ from api.pace import Paces
 from api.pressure import Pressures
 from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
-from shared.errors import ConfigurationError
+from shared.errors import CRASHED, ConfigurationError
 from shared.media.files import Files
 from shared.media.seal import Seal
 from shared.redis import functions
@@ -82,5 +82,9 @@ class State:
         """End what has passed its deadline in a partition if no worker lives to do it."""
         if (await self.fleet()).workers:
             return False
-        await functions.reap(self.redis, root, functions.ReapAsk.of(self.settings))
+        reaped = await functions.reap(self.redis, root, functions.ReapAsk.of(self.settings))
+        for account, generation, what in reaped.done:
+            if what == "buried":
+                about = {"account": account, "generation": generation}
+                logs.logger().warning("dead letter", code=CRASHED.code, **about)
         return True

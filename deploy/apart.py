@@ -11,16 +11,28 @@ from deploy.local.supervisor import python
 from deploy.options import HOST, PORT, Count, Port
 
 
-def api(*, host: str = HOST, port: Port = PORT, workers: Count = 1) -> NoReturn:
+def api(
+    *,
+    host: str = HOST,
+    port: Port = PORT,
+    workers: Count = 1,
+    admin_host: str = HOST,
+    admin_port: Port | None = None,
+) -> NoReturn:
     """Run the API: accepts messages, answers polls. Never calls a model.
 
     Args:
         host: Address to listen on.
         port: Port to listen on.
         workers: How many processes share the port.
+        admin_host: Address for operators to come in by.
+        admin_port: Port for operators, where /admin/v1 is served; without it, it is served nowhere.
 
     """
-    _become("api", "--host", host, "--port", str(port), "--workers", str(workers))
+    words = ["--host", host, "--port", str(port), "--workers", str(workers)]
+    if admin_port is not None:
+        words += ["--admin-host", admin_host, "--admin-port", str(admin_port)]
+    _become("api", *words)
 
 
 def worker(*, concurrency: Count | None = None) -> NoReturn:

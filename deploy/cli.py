@@ -31,6 +31,7 @@ app.command("deploy.models:models", name="models", help="List the models of the 
 app.command("deploy.config:app", name="config", help="Check the settings.")
 app.command("deploy.keys:app", name="keys", help="Create, list and revoke API keys.")
 app.command("deploy.credits:app", name="credits", help="Show and grant an account's credits.")
+app.command("deploy.dead:app", name="dead", help="List, retry and discard what failed.")
 
 
 def main() -> NoReturn:

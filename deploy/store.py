@@ -1,4 +1,4 @@
-"""The accounts, as the commands of an operator reach them.
+"""The accounts and the dead letters, as the commands of an operator reach them.
 
 Without a Redis named, the commands speak to the system that runs in the folder of `pollux up`.
 """
@@ -15,11 +15,25 @@ from shared.redis import library
 from shared.redis.client import Redis
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
+from shared.stores.dead import DeadLetters
 
 
 @contextlib.asynccontextmanager
 async def accounts(folder: Path) -> AsyncIterator[Accounts]:
     """Open the accounts; raises PolluxError when the settings are faulty or Redis is away."""
+    async with _opened(folder) as (_, _, found):
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def dead_letters(folder: Path) -> AsyncIterator[DeadLetters]:
+    """Open the dead letters; raises PolluxError as `accounts` does."""
+    async with _opened(folder) as (redis, settings, found):
+        yield DeadLetters(redis, found, settings)
+
+
+@contextlib.asynccontextmanager
+async def _opened(folder: Path) -> AsyncIterator[tuple[Redis, Settings, Accounts]]:
     environment = dict(os.environ)
     if not named.read(environment).has_redis:
         environment = folders.environment_of_running(folder) | environment
@@ -32,6 +46,6 @@ async def accounts(folder: Path) -> AsyncIterator[Accounts]:
         raise ConfigurationError([f"redis.url: {error}"]) from None
     try:
         await library.load(redis)
-        yield Accounts(redis, settings.redis, pepper, SystemClock())
+        yield redis, settings, Accounts(redis, settings.redis, pepper, SystemClock())
     finally:
         await redis.close()

@@ -8,7 +8,9 @@ import asyncio
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Final, Protocol
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -43,6 +45,20 @@ class SystemClock:
 def iso(ms: int) -> str:
     """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, as the APIs show them."""
     return _iso(ms // 1000)
+
+
+def instant(text: str) -> int | None:
+    """Return the milliseconds since the epoch of `YYYY-MM-DD[THH:MM:SSZ]`, or None if it is none.
+
+    Without an offset from UTC it is UTC.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int((moment - _EPOCH).total_seconds() * 1000)
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ maps to which error the adapter's; neither stands here.
 """
 
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -125,6 +125,13 @@ Category = Literal[
     "expired",
     "internal",
 ]
+# Failures that are an operator's to look into: nothing that the caller asked for or did.
+DEAD_CATEGORIES: Final[frozenset[Category]] = frozenset(get_args(Category)) - {
+    "content_policy",
+    "invalid_request",
+    "cancelled",
+    "expired",
+}
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -153,6 +153,9 @@ class RetentionSettings(Section, frozen=True, kw_only=True):
     generation_seconds: Positive = 86_400
     events_seconds: Positive = 600
     idempotency_seconds: Positive = 86_400
+    # What failed for no fault of its caller: until then, and so many in a partition at most.
+    dead_seconds: Positive = 604_800
+    dead_max: Positive = 100_000
 
 
 class AuthSettings(Section, frozen=True, kw_only=True):

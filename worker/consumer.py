@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from shared import ids, queue
 from shared.clock import Clock
-from shared.errors import PolluxError, UnavailableError
+from shared.errors import CRASHED, PolluxError, UnavailableError
 from shared.hangup import Hangup
 from shared.redis import functions, keys, library, replicated, server
 from shared.redis.client import Redis, Reply
@@ -249,7 +249,10 @@ class PolluxWorker(Worker):
             root = keys.partition_root(self.settings.redis, partition)
             reaped = await functions.reap(self.redis, root, ask)
             for account, generation, what in reaped.done:
-                logs.logger().warning("reaped", account=account, generation=generation, what=what)
+                about = {"account": account, "generation": generation}
+                logs.logger().warning("reaped", what=what, **about)
+                if what == "buried":
+                    logs.logger().warning("dead letter", code=CRASHED.code, **about)
             self._is_missing = self._is_missing or bool(reaped.missed)
             for worker in reaped.dead:
                 await fleet.leave(self.redis, self.settings.redis, worker)

@@ -44,7 +44,7 @@ async def run(tools: Tools, claimed: Claimed, brake: Brake) -> None:
         outcome = Failed(error.failure)
     except UnavailableError as error:
         logs.logger().warning("waiting for Redis", work="a step", error=error.message)
-        outcome = Retry(_AGAIN_SECONDS)
+        outcome = Retry(_AGAIN_SECONDS, code=error.code.value)
     except Exception:
         logs.logger().exception("a step failed")
         outcome = Failed(INTERNAL)

@@ -41,11 +41,13 @@ class Failed(NamedTuple):
 class Retry(NamedTuple):
     """Not now: wait in the queue for so many seconds, then any worker tries again.
 
-    What waits for room, or for somebody's probe, was not tried: that is no deferral.
+    What waits for room, or for somebody's probe, was not tried: that is no deferral. `code` tells
+    what it is put off for.
     """
 
     delay_seconds: float
     why: Literal["failed"] | Bar = "failed"
+    code: str = "DEFERRED"
 
     @property
     def is_waiting(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
 
-from shared.errors import StoreError
+from shared.errors import Failure, StoreError
 from shared.lifecycle import Stage
 from shared.redis import keys
 from shared.redis.client import Connection, FunctionMissingError, Redis, Reply
@@ -25,15 +25,25 @@ ABSENT_MS: Final = 100
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
-    """How long the record and the events of an ended generation stay, in milliseconds."""
+    """How long the record and the events of an ended generation stay, in milliseconds.
+
+    What failed for no fault of its caller stays longer, and no more than `dead_max` in a partition.
+    """
 
     record_ms: int
     events_ms: int
+    dead_ms: int = 604_800_000
+    dead_max: int = 100_000
 
     @classmethod
     def of(cls, settings: RetentionSettings) -> Self:
         """Return what an operator decided, in the functions' words."""
-        return cls(settings.generation_seconds * 1000, settings.events_seconds * 1000)
+        return cls(
+            settings.generation_seconds * 1000,
+            settings.events_seconds * 1000,
+            settings.dead_seconds * 1000,
+            settings.dead_max,
+        )
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -313,7 +323,8 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
 class SettleAsk(Ask, frozen=True, kw_only=True):
     """The end that an attempt reports; `cost` in microcredits, `event` as JSON.
 
-    `events` come right before it and were not appended yet; they lead `through` a stage.
+    `events` come right before it and were not appended yet; they lead `through` a stage. A failure
+    is told together with the model that was `chosen`, if one was.
     """
 
     account: str
@@ -327,6 +338,8 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
     events: list[str] = []
     through: Stage | None = None
     meter: Meter | None = None
+    failure: Failure | None = None
+    chosen: str | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -350,7 +363,8 @@ async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes)
 class ReleaseAsk(Ask, frozen=True, kw_only=True):
     """Hand an attempt back: at once to the front of the line, or after `delay_ms`.
 
-    `calls` are those made of upstreams by now; what `is_waiting` for room was not deferred.
+    `calls` are those made of upstreams by now; what `is_waiting` for room was not deferred. `why`
+    is the code of what it is put off for.
     """
 
     account: str
@@ -360,6 +374,7 @@ class ReleaseAsk(Ask, frozen=True, kw_only=True):
     keep: Keep
     calls: int = 0
     is_waiting: bool = False
+    why: str | None = None
 
 
 async def release(
@@ -780,3 +795,89 @@ class DepartAsk(Ask, frozen=True, kw_only=True):
 def depart(redis: Connection, root: str, ask: DepartAsk) -> None:
     """Give a call's room back; its lease would end, too, but later."""
     tell(redis, "depart", root, ask)
+
+
+class DeadAsk(Ask, frozen=True, kw_only=True):
+    """Which dead letters: `count` of them behind the name `after`, died between two times.
+
+    A name is `account:id`; `after_ms` is when that one died. Both times are still in.
+    """
+
+    count: int
+    keep: Keep
+    after_ms: int | None = None
+    after: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+class Buried(NamedTuple):
+    """A dead letter in the list; `record` is empty when it has gone before its place there."""
+
+    died_ms: int
+    account: str
+    id: str
+    record: dict[str, bytes]
+
+
+async def dead(redis: Connection, root: str, ask: DeadAsk) -> list[Buried]:
+    """Return a page of the dead letters, newest first; fewer than asked for are all."""
+    reply: list[list[Reply]] = await invoke(redis, "dead", root, ask)
+    return [
+        Buried(
+            int(died),
+            _text(account),
+            _text(id_),
+            dict(zip(map(_text, told[::2]), told[1::2], strict=True)),
+        )
+        for died, account, id_, *told in reply
+    ]
+
+
+class ReviveAsk(Ask, frozen=True, kw_only=True):
+    """Which dead letter to ask again, under which new ids, if the account has room for it."""
+
+    account: str
+    id: str
+    generation: str
+    message: str
+    unfinished_max: int
+    total_max: int
+
+
+class Revived(NamedTuple):
+    """The generation that answers a dead letter, made now or by an earlier retry."""
+
+    generation: str
+
+
+class NotRevived(NamedTuple):
+    """Nothing was done; `balance` in microcredits where that was the reason."""
+
+    reason: Literal["unknown", "unreadable", "no_session", "crowded", "full", "poor"]
+    balance: int = 0
+
+
+async def revive(redis: Connection, root: str, ask: ReviveAsk) -> Revived | NotRevived:
+    """Make a new generation of a dead letter, once; repeating is safe, also with other ids."""
+    reply: list[Reply] = await invoke(redis, "revive", root, ask)
+    match [_text(word) for word in reply]:
+        case ["revived", generation]:
+            return Revived(generation)
+        case ["poor", balance]:
+            return NotRevived("poor", int(balance))
+        case [("unknown" | "unreadable" | "no_session" | "crowded" | "full") as reason]:
+            return NotRevived(reason)
+        case _:
+            raise StoreError(f"revive answered {reply!r}")
+
+
+class DiscardAsk(Ask, frozen=True, kw_only=True):
+    """Dead letters to forget, as (account, id), at most a hundred."""
+
+    names: list[tuple[str, str]]
+
+
+async def discard(redis: Connection, root: str, ask: DiscardAsk) -> list[bool]:
+    """Forget dead letters; return of each whether it was there. A repetition finds none."""
+    return [bool(gone) for gone in await invoke(redis, "discard", root, ask)]

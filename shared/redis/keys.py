@@ -106,6 +106,12 @@ DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time
 FORGOTTEN: Final = Key(
     "forgotten", holds="zset: deleted sessions whose files are to go, by when", end="deleted"
 )
+DEAD: Final = Key("dead", holds="zset: dead letters by when they died", end="permanent")
+LETTER: Final = Key(
+    "dead:<account>:<id>",
+    holds="hash: a generation that failed for no fault of its caller",
+    end="ttl",
+)
 PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
 
 # The whole deployment.

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from shared.errors import CANCELLED, CRASHED, EXPIRED, StoreError
+from shared.errors import CANCELLED, CRASHED, DEAD_CATEGORIES, EXPIRED, StoreError
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
@@ -60,6 +60,7 @@ def render() -> tuple[str, str]:
             f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
             f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
             f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
+            f"local DEAD_CATEGORIES = {_lua(dict.fromkeys(sorted(DEAD_CATEGORIES), True))}",
             f"local AUTO = {_lua(AUTO)}",
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
             f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
@@ -76,9 +77,9 @@ def render() -> tuple[str, str]:
 _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books ledger usage
-    sessions unfinished submissions ready lane clocks bell leases holders deadlines deferred
-    forgotten pace api_key account workers pulses served breaker failures successes cooling slots
-    rates
+    sessions unfinished submissions ready lane clocks bell leases holders deadlines deferred dead
+    letter forgotten pace api_key account workers pulses served breaker failures successes cooling
+    slots rates
     """.split()
 )
 

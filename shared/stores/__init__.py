@@ -4,6 +4,7 @@ accounts      tenants and their API keys
 ledger        what they were given, paid and used
 generations   a generation as a caller may look at it
 sessions      conversations and their messages
+dead          what failed for no fault of its caller
 fleet         live workers and what they serve
 pace          how long answers take
 

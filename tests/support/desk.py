@@ -9,19 +9,23 @@ from typing import NamedTuple, TypedDict, Unpack
 import msgspec
 
 from shared import ids
+from shared.errors import Failure
 from shared.lifecycle import Stage
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import (
     Accepted,
     AlreadyEnded,
+    Buried,
     Cancelled,
     Claimed,
     Keep,
     Look,
     NotAccepted,
+    NotRevived,
     Reaped,
     Replayed,
+    Revived,
     Settled,
     Stop,
 )
@@ -68,6 +72,16 @@ class Wish(TypedDict, total=False):
     idempotency: str
     fingerprint: str
     idempotency_ms: int
+
+
+class Part(TypedDict, total=False):
+    """Which part of the dead letters a test wants."""
+
+    keep: Keep
+    after_ms: int
+    after: str
+    since_ms: int
+    until_ms: int
 
 
 class Desk:
@@ -183,6 +197,8 @@ class Desk:
         cost: int = 0,
         text: str = "",
         meter: functions.Meter | None = None,
+        failure: Failure | None = None,
+        keep: Keep = KEEP,
     ) -> Settled | None:
         """End an attempt."""
         ask = functions.SettleAsk(
@@ -193,8 +209,10 @@ class Desk:
             stage=stage,
             event=f'{{"type":"{stage}"}}',
             cost=cost,
-            keep=KEEP,
+            keep=keep,
             meter=meter,
+            failure=failure,
+            chosen=None if failure is None else "alpha",
         )
         message = AssistantMessage(
             status="completed" if stage == "completed" else "failed",
@@ -219,7 +237,9 @@ class Desk:
         assert settled is not None
         return settled
 
-    async def release(self, claimed: Claimed, *, delay_ms: int = 0, calls: int = 0) -> str:
+    async def release(
+        self, claimed: Claimed, *, delay_ms: int = 0, calls: int = 0, why: str | None = None
+    ) -> str:
         """Hand an attempt back."""
         ask = functions.ReleaseAsk(
             account=claimed.account,
@@ -227,6 +247,7 @@ class Desk:
             attempt=claimed.attempt,
             delay_ms=delay_ms,
             calls=calls,
+            why=why,
             keep=KEEP,
         )
         return await functions.release(self.redis, self.root, ask)
@@ -304,3 +325,34 @@ class Desk:
         where = keys.EVENTS(self.root, ticket.account, ticket.id)
         stored: list[tuple[bytes, list[bytes]]] = await self.redis.call("XRANGE", where, "-", "+")
         return [(at.decode(), fields[1].decode()) for at, fields in stored]
+
+    async def fail(
+        self, claimed: Claimed, failure: Failure, *, keep: Keep = KEEP
+    ) -> Settled | None:
+        """End an attempt that failed before it said anything."""
+        seq = 1 if claimed.attempt == 1 else 2
+        return await self.settle(claimed, seq=seq, stage="failed", failure=failure, keep=keep)
+
+    async def dead(self, count: int = 100, **asked: Unpack[Part]) -> list[Buried]:
+        """Return a page of the dead letters."""
+        ask = functions.DeadAsk(count=count, **({"keep": KEEP} | asked))
+        return await functions.dead(self.redis, self.root, ask)
+
+    async def revive(
+        self, ticket: Ticket, *, unfinished_max: int = 1_000, total_max: int = 10_000
+    ) -> Revived | NotRevived:
+        """Ask again what a dead letter holds."""
+        ask = functions.ReviveAsk(
+            account=ticket.account,
+            id=ticket.id,
+            generation=ids.new_id(),
+            message=ids.new_id(),
+            unfinished_max=unfinished_max,
+            total_max=total_max,
+        )
+        return await functions.revive(self.redis, self.root, ask)
+
+    async def discard(self, *tickets: Ticket) -> list[bool]:
+        """Forget dead letters."""
+        ask = functions.DiscardAsk(names=[(ticket.account, ticket.id) for ticket in tickets])
+        return await functions.discard(self.redis, self.root, ask)

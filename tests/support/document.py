@@ -12,15 +12,17 @@ import jsonschema  # type: ignore[import-untyped]  # it comes without types
 import msgspec
 
 from api import openapi
-from api.app import MOUNTS, REFUSALS
+from api.app import ADMIN, ADMIN_REFUSALS, MOUNTS, REFUSALS
 
 _DOUBLED: Final = "/api/api/"
+_NOT_FOUND: Final = 404
 
 
 @functools.cache
-def document() -> dict[str, Any]:
-    """Return the document as it is served, read back."""
-    made = openapi.document(MOUNTS, REFUSALS, version="0")
+def document(*, is_admin: bool = False) -> dict[str, Any]:
+    """Return the document as it is served, read back: the public one, or the operators'."""
+    mounts, refusals = (ADMIN, ADMIN_REFUSALS) if is_admin else (MOUNTS, REFUSALS)
+    made = openapi.document(mounts, refusals, version="0")
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     return decoded
 
@@ -28,10 +30,13 @@ def document() -> dict[str, Any]:
 def faults(method: str, path: str, status: int, kind: str, content: bytes) -> list[str]:
     """Return what an answer has that was not promised; nothing for what no operation answers."""
     template = _template(path.replace(_DOUBLED, "/api/", 1))
-    operation = document()["paths"].get(template, {}).get(method.lower())
+    operation = _of(path)["paths"].get(template, {}).get(method.lower())
     if operation is None:
         return []
     where = f"{method} {template} {status}"
+    if status == _NOT_FOUND and path.startswith("/admin/"):
+        # At the public door there is no such path.
+        return []
     if str(status) not in operation["responses"]:
         return [f"{where} is not documented"]
     promised = operation["responses"][str(status)].get("content")
@@ -47,6 +52,11 @@ def faults(method: str, path: str, status: int, kind: str, content: bytes) -> li
     ]
 
 
+def _of(path: str | None) -> dict[str, Any]:
+    """Return the document that a path is to be found in, if in any."""
+    return document(is_admin=(path or "").startswith("/admin/"))
+
+
 def _said(content: bytes) -> list[bytes]:
     """Return the body, or what each of its server-sent events says."""
     if content.startswith(b"{"):
@@ -56,7 +66,7 @@ def _said(content: bytes) -> list[bytes]:
 
 @functools.cache
 def _template(path: str) -> str | None:
-    for template in document()["paths"]:
+    for template in _of(path)["paths"]:
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
             return str(template)
     return None
@@ -64,9 +74,9 @@ def _template(path: str) -> str | None:
 
 @functools.cache
 def _validator(template: str, method: str, status: str, kind: str) -> Any:  # noqa: ANN401  jsonschema comes without types
-    response = document()["paths"][template][method]["responses"][status]
+    response = _of(template)["paths"][template][method]["responses"][status]
     schema = response["content"][kind]["schema"]
-    schemas = document()["components"]["schemas"]
+    schemas = _of(template)["components"]["schemas"]
     if status.startswith("2"):
         schemas = {name: _closed(each) for name, each in schemas.items()}
     return jsonschema.Draft202012Validator({**schema, "components": {"schemas": schemas}})

@@ -150,6 +150,9 @@ def _content_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     members = snapshot.sets.get(place.name, set())
     if place.key in {keys.LEASES, keys.DEADLINES, keys.DEFERRED}:
         return _strangers(snapshot, place, (tuple(member.split(":", 1)) for member in members))
+    if place.key in {keys.DEAD, keys.LETTER}:
+        check = _dead_faults if place.key is keys.DEAD else _letter_faults
+        return check(snapshot, place)
     if place.key in {keys.UNFINISHED, keys.READY, keys.WAITING}:
         return _strangers(snapshot, place, ((place.parts[0], member) for member in members))
     if place.key is keys.LANE:
@@ -189,6 +192,31 @@ def _placing_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     if "ready" in standing and is_in_lane == _is_at_its_most(snapshot, place):
         where = "in the lane" if is_in_lane else "not in the lane"
         found.append(f"{place.name}: is ready, but its account is {where}")
+    return found
+
+
+def _dead_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
+    """Return what is wrong with the list: what stands there has a letter that nobody retried."""
+    found = []
+    for member in snapshot.sets[place.name]:
+        letter = snapshot.hashes.get(keys.LETTER(place.root, *member.split(":", 1)))
+        if letter is None or "retried_as" in letter:
+            found.append(f"{place.name}: lists {member}, which is gone or was retried")
+    return found
+
+
+def _letter_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
+    """Return what is wrong with a dead letter: it is of something that ended, in a session."""
+    account, id_ = place.parts
+    letter = snapshot.hashes[place.name]
+    found = []
+    if snapshot.is_unfinished(place.root, account, id_):
+        found.append(f"{place.name}: is dead, but under way")
+    if keys.SESSION(place.root, account, letter["session"]) not in snapshot.hashes:
+        found.append(f"{place.name}: outlived its session")
+    is_listed = snapshot.holds(keys.DEAD(place.root), f"{account}:{id_}")
+    if is_listed == ("retried_as" in letter):
+        found.append(f"{place.name}: is {'' if is_listed else 'not '}in the list")
     return found
 
 

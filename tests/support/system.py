@@ -13,7 +13,7 @@ whole of it. Both are real processes where a test wants to kill one.
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -121,8 +121,8 @@ class System:
         self.provider = provider
         self.clock = TurnedClock()
         self.lines: list[Any] = []
-        # A provider that a script makes fail may open one; tests of the breaker look at the lines.
-        self.expected: set[str] = {"breaker opened"}
+        # A provider that a script makes fail may leave these lines, as it should.
+        self.expected: set[str] = {"breaker opened", "dead letter"}
         self.url = ""
         self.settings = Settings(
             redis=redis,
@@ -167,11 +167,21 @@ class System:
     async def front(self, clock: Clock | None = None) -> str:
         """Start a front and return its URL; the first is the one that customers call."""
         own = AsyncExitStack()
-        url = await own.enter_async_context(_serving(self.settings, clock or self.clock))
+        serving = _serving(self.settings, clock or self.clock, _listener())
+        url = await own.enter_async_context(serving)
         self._fronts[url] = own
         self._stack.push_async_callback(own.aclose)
         self.url = self.url or url
         return url
+
+    async def two_doors(self) -> str:
+        """Start a front that operators have a door to, and return the URL of that door."""
+        own, behind = AsyncExitStack(), _listener()
+        serving = _serving(self.settings, self.clock, _listener(), behind)
+        self.url = await own.enter_async_context(serving)
+        self._fronts[self.url] = own
+        self._stack.push_async_callback(own.aclose)
+        return _url(behind)
 
     async def stop_front(self, url: str) -> None:
         """Let a front go, as on SIGTERM."""
@@ -256,18 +266,34 @@ class System:
         account = await self.account(name, tier=tier, funds=funds)
         return await self.caller({"x-api-key": (await self.key(account, scopes=scopes)).key})
 
-    async def caller(self, headers: dict[str, str]) -> Customer:
-        """Return a program that sends these headers with everything."""
-        return await self._stack.enter_async_context(customer.connected(self.url, headers))
+    async def caller(self, headers: dict[str, str], url: str | None = None) -> Customer:
+        """Return a program that sends these headers with everything, to the front or that URL."""
+        connected = customer.connected(url or self.url, headers)
+        return await self._stack.enter_async_context(connected)
+
+
+def _listener() -> socket.socket:
+    # asyncio turns Nagle's delays off only where the protocol is named.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @asynccontextmanager
-async def _serving(settings: Settings, clock: Clock) -> AsyncIterator[str]:
-    # asyncio turns Nagle's delays off only where the protocol is named.
-    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
+async def _serving(
+    settings: Settings,
+    clock: Clock,
+    listener: socket.socket,
+    behind: socket.socket | None = None,
+) -> AsyncIterator[str]:
+    with listener, behind or nullcontext():
+        admin_port = behind.getsockname()[1] if behind is not None else None
         config = uvicorn.Config(
-            build(settings, {}, clock),
+            build(settings, {}, clock, admin_port),
             http=protocol(settings.api),
             ws="none",
             lifespan="on",
@@ -279,9 +305,9 @@ async def _serving(settings: Settings, clock: Clock) -> AsyncIterator[str]:
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[listener])
+        await server.startup(sockets=[each for each in (listener, behind) if each is not None])
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield _url(listener)
         finally:
             await _leave(server)
 

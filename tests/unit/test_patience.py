@@ -22,6 +22,13 @@ def _fault(
     return ProviderError(failure, retry=wish, retry_after_seconds=seconds)
 
 
+def _told(expected: object, error: ProviderError) -> object:
+    """Return what is expected with what it tells of its cause."""
+    if isinstance(expected, Retry):
+        return expected._replace(code=error.failure.code)
+    return Failed(error.failure) if expected == "failed" else expected
+
+
 def _bar(why: Bar, seconds: float, *, is_refused: bool = False) -> BarredError:
     failure = Failure(
         message="No.", category="overloaded", code="PROVIDER_COOLING", retryable=not is_refused
@@ -50,7 +57,7 @@ def test_a_failure_is_tried_again_here_or_later_or_stands(
     error: ProviderError, changed: dict[str, Any], expected: object
 ) -> None:
     outcome = after(error, _FRESH._replace(**changed), 0.5)
-    assert outcome == (Failed(error.failure) if expected == "failed" else expected)
+    assert outcome == _told(expected, error)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +85,7 @@ def test_a_call_that_was_not_made_waits_here_or_in_the_queue(
     bar: BarredError, changed: dict[str, Any], expected: object
 ) -> None:
     outcome = after(bar, _FRESH._replace(calls=0, turn_calls=0, **changed), 0.5)
-    assert outcome == (Failed(bar.failure) if expected == "failed" else expected)
+    assert outcome == _told(expected, bar)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from shared import ids
+from shared.errors import Failure
 from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.redis.functions import (
@@ -24,6 +25,7 @@ from shared.stores import generations, sessions
 from shared.wire import event as events, submission as submissions
 from shared.wire.account import Books
 from shared.wire.generation import Generation
+from shared.wire.message import AssistantMessage, encode_assistant
 from shared.wire.submission import AUTO, PLAIN, WIRE, Features, Lane, Submission
 from tests.support import waiting
 from worker.gate import Gate
@@ -142,6 +144,23 @@ class Front:
         # Nobody listens for this one, and nobody is to miss it.
         await self.redis.call("ZREM", keys.HOLDERS(ticket.root), "nobody")
         return claimed
+
+    async def fail(self, claimed: Claimed, failure: Failure) -> None:
+        """End an attempt that this process has claimed."""
+        ask = functions.SettleAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=1,
+            stage="failed",
+            event=events.encode(events.Failed(failure)),
+            cost=0,
+            keep=Keep.of(self.settings.retention),
+            failure=failure,
+        )
+        message = AssistantMessage(status="failed", content="", created=0, failure=failure)
+        record = encode_assistant(message)
+        assert await functions.settle(self.redis, claimed.root, ask, record) is not None
 
     async def look(self, ticket: Ticket) -> Generation:
         """Return a generation as it is."""

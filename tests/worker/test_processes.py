@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
+from shared.stores.dead import ALL, DeadLetters
 from tests.support.processes import Process
 from tests.support.provider import Answer, Provider, Request
 from tests.support.system import System
@@ -94,6 +95,13 @@ async def test_generation_that_kills_every_worker_is_given_up_and_costs_nothing(
     books = await front.books()
     assert (books.held, books.balance + books.settled) == (0, GRANT)
     assert ended.captured == 0
+    letters = DeadLetters(front.redis, system.accounts, system.settings)
+    [letter] = (await letters.listing(ALL, None, 10)).letters
+    assert letter.name == (poison.account, poison.id)
+    assert [each.why for each in letter.attempts] == ["CRASHED"] * 3
+    assert len({each.worker for each in letter.attempts}) == 3
+    [line] = [each for each in system.lines if each["event"] == "dead letter"]
+    assert (line["generation"], line["code"]) == (poison.id, "CRASHED")
 
 
 async def test_worker_that_was_stopped_past_its_lease_shows_nothing_and_works_on(

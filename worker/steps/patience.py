@@ -74,7 +74,7 @@ def after(error: ProviderError, at: Standing, chance: float) -> Failed | Retry |
     if at.turn_calls >= CALLS_PER_TURN_MAX:
         return Failed(error.failure)
     if delay > SHORT_SECONDS and at.deferrals < DEFERRALS_MAX:
-        return Retry(delay)
+        return Retry(delay, code=error.failure.code)
     if at.calls >= CALLS_MAX or delay > SHORT_SECONDS:
         return Failed(error.failure)
     return Wait(delay)
@@ -94,10 +94,11 @@ def in_queue(barred: BarredError, at: Standing, chance: float) -> Failed | Retry
         delay = barred.wait_seconds + chance * min(1.0, barred.wait_seconds)
         if not barred.failure.retryable or delay >= at.left or at.deferrals >= DEFERRALS_MAX:
             return Failed(barred.failure)
-        return Retry(delay, "cooling")
+        return Retry(delay, "cooling", barred.failure.code)
     low, high = _QUEUE_SECONDS
     spread = min(high, max(low, at.age / 2))
-    return Retry(min(barred.wait_seconds + chance * spread, at.left), barred.why)
+    delay = min(barred.wait_seconds + chance * spread, at.left)
+    return Retry(delay, barred.why, barred.failure.code)
 
 
 def may_call(at: Standing) -> bool:

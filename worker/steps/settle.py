@@ -7,7 +7,7 @@ or refuses the token: an answer that was made is never lost for want of patience
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from shared.errors import CANCELLED, Failure, UnavailableError
+from shared.errors import CANCELLED, DEAD_CATEGORIES, Failure, UnavailableError
 from shared.lifecycle import Stage
 from shared.redis import functions
 from shared.telemetry import logs
@@ -36,9 +36,9 @@ async def settle(run: Run, outcome: Outcome) -> None:
             await _end(run, "cancelled", CANCELLED)
         case Retry(delay_seconds):
             delay_ms = max(1, int(delay_seconds * 1000))
-            await _release(run, delay_ms, is_waiting=outcome.is_waiting)
+            await _release(run, delay_ms, outcome.code, is_waiting=outcome.is_waiting)
         case Released():
-            await _release(run, 0)
+            await _release(run, 0, None)
         case Lost():
             await run.writer.close()
 
@@ -76,6 +76,8 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         events=rest.events if rest is not None else [],
         through=rest.stage if rest is not None else None,
         meter=_meter(run, usage),
+        failure=failure if stage == "failed" else None,
+        chosen=run.model.identifier if run.model is not None else None,
     )
     record = encode_assistant(assistant)
     settled = await _until_answered(
@@ -87,9 +89,11 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         code=failure.code if failure else None,
         captured=settled.captured if settled else None,
     )
+    if settled and failure is not None and failure.category in DEAD_CATEGORIES:
+        logs.logger().warning("dead letter", code=failure.code)
 
 
-async def _release(run: Run, delay_ms: int, *, is_waiting: bool = False) -> None:
+async def _release(run: Run, delay_ms: int, why: str | None, *, is_waiting: bool = False) -> None:
     await run.writer.close()
     ask = functions.ReleaseAsk(
         account=run.claimed.account,
@@ -98,6 +102,7 @@ async def _release(run: Run, delay_ms: int, *, is_waiting: bool = False) -> None
         delay_ms=delay_ms,
         calls=max(run.calls, run.claimed.calls),
         is_waiting=is_waiting,
+        why=why,
         keep=functions.Keep.of(run.tools.settings.retention),
     )
     answer = await _until_answered(

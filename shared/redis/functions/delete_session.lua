@@ -15,6 +15,7 @@ local function forget(root, account, id)
   local idempotency = redis.call('HGET', generation_key(root, account, id), 'idempotency')
   forget_receipt(root, account, idempotency, 'generation', id)
   redis.call('DEL', generation_key(root, account, id), events_key(root, account, id))
+  drop_letter(root, account, id)
 end
 
 local function delete_session(root, ask)

@@ -1,9 +1,10 @@
 -- What the functions share: time, numbers, the queue's moves, and the one way a generation ends.
 --
 -- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py, the
--- table TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, AUTO (the word for a model
--- that was not named), RESET (the event that drops what was told), RETRYING (the event of that stage),
--- COMPANION_WIRE (what a worker must read to answer for a companion), and TURNS_PER_CHUNK.
+-- table TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, DEAD_CATEGORIES (of failures
+-- that leave a dead letter), AUTO (the word for a model that was not named), RESET (the event that drops what
+-- was told), RETRYING (the event of that stage), COMPANION_WIRE (what a worker must read to answer for a
+-- companion), and TURNS_PER_CHUNK.
 --
 -- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only.
 -- Each checks everything before it writes anything, because nothing is rolled back, and each may be
@@ -144,10 +145,24 @@ local function drop_lease(root, account, id, lane)
   return true
 end
 
+-- How the last attempts ended, a line each: number, begun, ended, worker, why. Returns all of them.
+local ATTEMPTS_NOTED = 16
+
+local function note_attempt(root, account, id, record, why, now)
+  local lines = {}
+  for line in string.gmatch(record.history or '', '[^\n]+') do table.insert(lines, line) end
+  local words = {record.attempt, record.started or '0', int(now), record.worker or '-', why}
+  table.insert(lines, table.concat(words, ' '))
+  local history = table.concat(lines, '\n', math.max(1, #lines - ATTEMPTS_NOTED + 1))
+  redis.call('HSET', generation_key(root, account, id), 'history', history)
+  return history
+end
+
 -- An attempt is over, and the next one waits. Whoever calls this takes the lease away, so the attempt's next
 -- number is nobody else's: followers are told under it.
-local function retry_later(root, account, id, record)
+local function retry_later(root, account, id, record, why)
   check_step(record, 'retrying')
+  note_attempt(root, account, id, record, why, now_ms())
   local key, seq = generation_key(root, account, id), tonumber(record.seq or 0) + 1
   redis.call('HDEL', key, 'worker')
   redis.call('HSET', key, 'stage', 'retrying', 'seq', int(seq))
@@ -215,9 +230,48 @@ local function count_use(root, account, generation, ending, captured)
   if captured > 0 then redis.call('HINCRBY', name, of .. 'credits', int(captured)) end
 end
 
+-- A dead letter and its place in the list go together. Returns whether there was one.
+local function drop_letter(root, account, id)
+  local is_listed = redis.call('ZREM', dead_key(root), member(account, id))
+  return is_listed + redis.call('UNLINK', letter_key(root, account, id)) > 0
+end
+
+-- The oldest dead letters go: what is past its time, and what is too many. So many in one go at most.
+local TRIMMED_MAX = 100
+
+local function trim_dead(root, now, keep)
+  local key, dead_ms, dead_max = dead_key(root), keep[3], keep[4]
+  local excess = redis.call('ZCARD', key) - dead_max
+  local oldest = redis.call('ZRANGE', key, 0, TRIMMED_MAX - 1, 'WITHSCORES')
+  for i = 1, #oldest, 2 do
+    if tonumber(oldest[i + 1]) > now - dead_ms and excess <= 0 then return end
+    drop_letter(root, split(oldest[i]))
+    excess = excess - 1
+  end
+end
+
+-- What failed for no fault of its caller is kept, with all that asking it again takes.
+local function bury(root, account, id, generation, ending)
+  local key, failure = letter_key(root, account, id), ending.failure
+  redis.call('HSET', key, 'session', generation.session, 'turn', generation.turn, 'lane', generation.lane,
+    'model', generation.model, 'wire', generation.wire, 'attempt', generation.attempt, 'hold', generation.hold,
+    'key', generation.key or '', 'accepted', generation.accepted, 'died', int(ending.now),
+    'deadline', int(tonumber(generation.deadline) - tonumber(generation.accepted)),
+    'failure', cmsgpack.pack(failure),
+    'attempts', note_attempt(root, account, id, generation, failure.code, ending.now),
+    'submission', redis.call('GET', submission_key(root, account, id)) or '',
+    'message', redis.call('HGET', turns_of(root, account, generation.session, generation.turn),
+      generation.turn .. ':u') or '')
+  if ending.chosen then redis.call('HSET', key, 'chosen', ending.chosen) end
+  redis.call('PEXPIRE', key, int(ending.keep[3]))
+  redis.call('ZADD', dead_key(root), int(ending.now), member(account, id))
+  trim_dead(root, ending.now, ending.keep)
+end
+
 -- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
--- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events} in ms; now in ms; where
--- something was used, meter = {model, input, output, reasoning}. Returns the captured microcredits.
+-- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events, dead letter} in ms and how
+-- many dead letters; now in ms; where something was used, meter = {model, input, output, reasoning}; where it
+-- failed, failure and, if known, the chosen model. Returns the captured microcredits.
 local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
   local key = generation_key(root, account, id)
@@ -238,6 +292,9 @@ local function finish(root, account, id, generation, ending)
       generation.turn .. ':a', ending.assistant)
     redis.call('HSET', session, 'active', int(ending.now))
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
+    if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
+      bury(root, account, id, generation, ending)
+    end
     leave_session(root, account, id, generation.session, head)
   end
   redis.call('HINCRBY', clocks_key(root), 'ended', 1)
@@ -245,7 +302,7 @@ local function finish(root, account, id, generation, ending)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains',
-    'waits', 'key', 'calls')
+    'waits', 'key', 'calls', 'history')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured
@@ -270,6 +327,7 @@ local function end_from_outside(root, account, id, generation, stage, failure, k
     seq = 1,
     cost = 0,
     keep = keep,
+    failure = failure,
     now = now,
   })
 end

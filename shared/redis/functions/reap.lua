@@ -23,7 +23,7 @@ local function expire_lease(root, name, ask)
     end_from_outside(root, account, id, record, 'failed', CRASHED, ask.keep)
     return {account, id, 'buried'}
   end
-  retry_later(root, account, id, record)
+  retry_later(root, account, id, record, CRASHED.code)
   make_ready(root, account, id, record.lane, record.number)
   return {account, id, 'crashed'}
 end

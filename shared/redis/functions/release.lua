@@ -1,6 +1,6 @@
 -- release: hand a claimed generation back, to the front of its account's line or for a later time.
 -- ASK      account, id, attempt, delay_ms (0: now, and the stage is `queued` again), keep; if any: calls (made
---          upstream in all), is_waiting (only for room: it is no deferral)
+--          upstream in all), is_waiting (only for room: it is no deferral), why (a code)
 -- RETURNS  'released', 'cancelled' (it was to be stopped, and has ended) or 'refused'
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
 -- What is deferred tells its followers so: the stage is an event of the attempt, its last.
@@ -15,10 +15,11 @@ local function release(root, ask)
   end
   local key = generation_key(root, ask.account, ask.id)
   if ask.delay_ms > 0 then
-    retry_later(root, ask.account, ask.id, record)
+    retry_later(root, ask.account, ask.id, record, ask.why or 'DEFERRED')
     redis.call('ZADD', deferred_key(root), int(now_ms() + ask.delay_ms), member(ask.account, ask.id))
   else
     check_step(record, 'queued')
+    note_attempt(root, ask.account, ask.id, record, 'RELEASED', now_ms())
     redis.call('HDEL', key, 'worker')
     redis.call('HSET', key, 'stage', 'queued')
     make_ready(root, ask.account, ask.id, record.lane, record.number)

@@ -1,0 +1,146 @@
+"""The table of routes of `/admin/v1`, and a handler for each.
+
+What is done here is an operator's: every row needs the scope `operator`, whoever's key has it.
+"""
+
+from typing import Final
+
+from api.admin import translate, wire
+from api.endpoint import Answer, Call, Endpoint, Query
+from api.guards.body import Body
+from shared.errors import Code, RequestError
+from shared.redis.functions import NotRevived
+from shared.stores.dead import DeadLetters
+from shared.telemetry import logs
+from shared.wire.letter import Name
+
+ABOUT: Final = (
+    "For operators: what failed for no fault of its caller, over all accounts. Prompts are shown."
+)
+DOCUMENT: Final = "/admin/v1/openapi.json"
+
+
+async def list_dead(call: Call) -> Answer:
+    """GET /dead: newest first, without what was asked."""
+    asked = translate.queried(dict(call.query))
+    page = await _letters(call).listing(
+        translate.wanted(asked),
+        translate.place(call.query.get("after")),
+        asked.limit or wire.ACTED_ON,
+    )
+    return Answer(
+        wire.ListReply(
+            dead=[translate.letter(letter) for letter in page.letters],
+            count=len(page.letters),
+            next_after=str(page.next) if page.next else None,
+        )
+    )
+
+
+async def show_dead(call: Call) -> Answer:
+    """GET /dead/{account}/{generation_id}: one of them, with what was asked."""
+    name = Name.parse(f"{call.path['account']}/{call.path['generation_id']}")
+    found = None if name is None else await _letters(call).find(name)
+    if found is None:
+        raise RequestError("There is no such dead letter.", Code.NOT_FOUND)
+    return Answer(
+        wire.LetterReply(dead=translate.letter(found.letter), asked=translate.asked(found.asked)),
+        headers={"cache-control": "no-store"},
+    )
+
+
+async def retry_dead(call: Call) -> Answer:
+    """POST /dead/retry: ask again, each as a generation of its own."""
+    letters, retried, refused = _letters(call), [], []
+    for name in await _chosen(call):
+        told = await letters.retry(name)
+        if isinstance(told, NotRevived):
+            refused.append(translate.refused(name, told))
+        else:
+            retried.append(wire.Retried(id=str(name), generation_id=told.generation))
+    logs.logger().info("dead letters retried", key=call.caller.key.id, count=len(retried))
+    return Answer(wire.RetryReply(count=len(retried), retried=retried, refused=refused))
+
+
+async def discard_dead(call: Call) -> Answer:
+    """POST /dead/discard: forget them."""
+    names = await _chosen(call)
+    gone = await _letters(call).discard(names)
+    discarded = [str(name) for name, is_gone in zip(names, gone, strict=True) if is_gone]
+    unknown = [str(name) for name, is_gone in zip(names, gone, strict=True) if not is_gone]
+    logs.logger().info("dead letters discarded", key=call.caller.key.id, count=len(discarded))
+    return Answer(wire.DiscardReply(count=len(discarded), discarded=discarded, unknown=unknown))
+
+
+def _letters(call: Call) -> DeadLetters:
+    return DeadLetters(call.state.redis, call.state.accounts, call.state.settings)
+
+
+async def _chosen(call: Call) -> list[Name]:
+    """Return what a body means: the ids it names, or what fits its filter now."""
+    asked: wire.ActionBody = call.body
+    if asked.ids is not None and asked.filter is None:
+        return translate.names(asked.ids)
+    if asked.filter is None or asked.ids is not None:
+        raise RequestError("Name either `ids` or a `filter`.", Code.INVALID_FIELDS)
+    limit = asked.filter.limit or wire.ACTED_ON
+    pages = _letters(call).pages(translate.wanted(asked.filter), limit)
+    return [letter.name async for page in pages for letter in page]
+
+
+_LIMIT: Final = f"{wire.ACTED_ON} by default, {wire.ACTED_ON_MAX} at most."
+_ACTIONS: Final = f"At most {wire.ACTED_ON_MAX} in one call; of a filter, {_LIMIT}"
+
+ENDPOINTS: Final = (
+    Endpoint(
+        method="GET",
+        path="/dead",
+        scope="operator",
+        handler=list_dead,
+        summary="List dead letters",
+        replies=wire.ListReply,
+        query=(
+            Query("category", "string", "A failure's category."),
+            Query("code", "string", "A failure's code."),
+            Query("provider", "string", "The upstream's name in the catalogue."),
+            Query("model", "string", "As it was asked for, or as it was chosen."),
+            Query("account", "string", "An account's name."),
+            Query("since", "string", "Died then or later, `YYYY-MM-DDTHH:MM:SSZ`."),
+            Query("until", "string", "Died then or earlier."),
+            Query("limit", "integer", _LIMIT),
+            Query("after", "string", "Go on there: the `next_after` of an earlier page."),
+        ),
+        description="A page may hold fewer than `limit`, or none; the last has no `next_after`.",
+    ),
+    Endpoint(
+        method="GET",
+        path="/dead/{account}/{generation_id}",
+        scope="operator",
+        handler=show_dead,
+        summary="Look at a dead letter, with the prompt",
+        replies=wire.LetterReply,
+        errors=(Code.NOT_FOUND,),
+        description="Shows what the caller wrote.",
+    ),
+    Endpoint(
+        method="POST",
+        path="/dead/retry",
+        scope="operator",
+        handler=retry_dead,
+        summary="Ask again what dead letters hold",
+        body=Body(wire.ActionBody),
+        replies=wire.RetryReply,
+        description="Each becomes a new turn of its session, once, and its credits are set aside "
+        f"again. {_ACTIONS}",
+    ),
+    Endpoint(
+        method="POST",
+        path="/dead/discard",
+        scope="operator",
+        handler=discard_dead,
+        summary="Discard dead letters",
+        body=Body(wire.ActionBody),
+        replies=wire.DiscardReply,
+        description=_ACTIONS,
+    ),
+)

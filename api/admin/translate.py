@@ -1,0 +1,136 @@
+"""Between dead letters as they are kept and as `/admin/v1` tells them. Pure."""
+
+from typing import Any, Final
+
+import msgspec
+
+from api.admin import wire
+from api.dialects.kolbo.wire import Failure
+from shared.clock import instant, iso
+from shared.errors import Code, RequestError
+from shared.redis.functions import NotRevived
+from shared.stores.dead import REFUSALS, Place, Wanted
+from shared.wire.letter import Asked, Letter, Name
+from shared.wire.submission import PLAIN
+
+_MICROCREDITS: Final = 1_000_000
+
+
+def wanted(asked: wire.Filter) -> Wanted:
+    """Return which letters a filter means. Raises RequestError for what is no time."""
+    return Wanted(
+        category=asked.category,
+        code=asked.code,
+        provider=asked.provider,
+        model=asked.model,
+        account=asked.account,
+        since_ms=_instant("since", asked.since),
+        until_ms=_instant("until", asked.until),
+    )
+
+
+def _instant(field: str, text: str | None) -> int | None:
+    found = None if text is None else instant(text)
+    if text is not None and found is None:
+        raise RequestError(
+            f"`{field}` must be a time, as in 2026-01-31T12:00:00Z.", Code.INVALID_FIELDS
+        )
+    return found
+
+
+def queried(parameters: dict[str, Any]) -> wire.Filter:
+    """Return the filter of a query. Raises RequestError naming the parameter that is wrong."""
+    fields = {name: parameters[name] for name in _FILTERS if parameters.get(name)}
+    try:
+        return msgspec.convert(fields, wire.Filter, strict=False)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"A parameter is wrong: {error}.", Code.INVALID_FIELDS) from None
+
+
+_FILTERS: Final = tuple(wire.Filter.__struct_fields__)
+
+
+def names(ids: list[str]) -> list[Name]:
+    """Return what ids name, each once. Raises RequestError for one that cannot be any."""
+    found: dict[Name, None] = {}
+    for id_ in ids:
+        name = Name.parse(id_)
+        if name is None:
+            raise RequestError("The field `ids` holds ACCOUNT/GENERATION.", Code.INVALID_FIELDS)
+        found[name] = None
+    return list(found)
+
+
+def place(text: str | None) -> Place | None:
+    """Return where a page begins. Raises RequestError when it is no `next_after` of ours."""
+    if text is None:
+        return None
+    found = Place.parse(text)
+    if found is None:
+        raise RequestError(
+            "The parameter `after` must be the `next_after` of an earlier page.",
+            Code.INVALID_FIELDS,
+        )
+    return found
+
+
+def letter(found: Letter) -> wire.DeadLetter:
+    """Return a dead letter without what was asked."""
+    failure = found.failure
+    return wire.DeadLetter(
+        id=str(found.name),
+        account=found.name.account,
+        generation_id=found.name.id,
+        session_id=found.session,
+        turn=found.turn,
+        lane=found.lane,
+        model=found.model,
+        chosen=found.chosen,
+        failure=Failure(
+            message=failure.message,
+            category=failure.category,
+            code=failure.code,
+            retryable=failure.retryable,
+            severity=failure.severity,
+            provider=failure.provider,
+        ),
+        attempt=found.attempt,
+        attempts=[
+            wire.Attempt(
+                attempt=each.attempt,
+                started_at=iso(each.started),
+                ended_at=iso(each.ended),
+                worker=each.worker,
+                why=each.why,
+            )
+            for each in found.attempts
+        ],
+        accepted_at=iso(found.accepted),
+        died_at=iso(found.died),
+        held_credits=found.hold / _MICROCREDITS,
+        key_id=found.key,
+        retried_as=found.retried_as,
+    )
+
+
+def asked(found: Asked) -> wire.Asked:
+    """Return what a dead letter's caller had asked."""
+    message, submission = found
+    features = submission.features if submission else PLAIN
+    return wire.Asked(
+        message=message.content if message else None,
+        metadata=(message.metadata if message else None) or {},
+        project_id=message.project if message else None,
+        companion=submission.companion if submission else None,
+        enhance_prompt=submission.enhance_prompt if submission else None,
+        max_output_tokens=submission.max_output_tokens if submission else None,
+        deep_think=features.deep_think if submission else None,
+        web_search=features.web_search if submission else None,
+        media_urls=list(features.media_urls),
+    )
+
+
+def refused(name: Name, why: NotRevived) -> wire.Refused:
+    """Return why a dead letter was not retried."""
+    code, sentence = REFUSALS[why.reason]
+    return wire.Refused(id=str(name), code=code.value, error=sentence)

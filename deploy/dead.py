@@ -1,0 +1,276 @@
+"""`pollux dead`: list, look at, retry and discard what failed for no fault of its caller.
+
+`show` prints what the caller wrote. Many are acted on only where that is said: by their ids, or by
+`--all`, which the filters narrow.
+"""
+
+import json as json_text
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import msgspec
+from cyclopts import App, Parameter
+
+from deploy import store
+from deploy.options import FOLDER, Count, Json, RunningFolder
+from shared.clock import instant, iso
+from shared.errors import Category, Code, RequestError
+from shared.redis.functions import NotRevived
+from shared.stores.accounts import MICROCREDITS
+from shared.stores.dead import REFUSALS, DeadLetters, Wanted
+from shared.wire.letter import Letter, Name
+
+app: Final = App(
+    name="dead",
+    help="List, look at, retry and discard what failed for no fault of its caller.",
+    help_format="plaintext",
+)
+
+All = Annotated[bool, Parameter(name="--all", negative="", help="All, as far as they fit.")]
+
+_COLUMNS: Final = ("id", "died_at", "category", "code", "provider", "model", "attempt")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which dead letters.
+
+    Attributes:
+        category: Of a failure, as in provider_error.
+        code: Of a failure, as in CRASHED.
+        provider: An upstream's name in the catalogue.
+        model: As it was asked for, or as it was chosen.
+        account: An account's name.
+        since: Died then or later: YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ.
+        until: Died then or earlier.
+
+    """
+
+    category: Category | None = None
+    code: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    account: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def wanted(self) -> Wanted:
+        """Return it in the store's words. Raises RequestError for what is no time."""
+        return Wanted(
+            category=self.category,
+            code=self.code,
+            provider=self.provider,
+            model=self.model,
+            account=self.account,
+            since_ms=_instant("since", self.since),
+            until_ms=_instant("until", self.until),
+        )
+
+
+_EVERY: Final = Filter()
+
+
+@app.command(name="list")
+async def list_(
+    *,
+    filter: Filter = _EVERY,  # noqa: A002  the command's word
+    limit: Count = 100,
+    json: Json = False,
+    folder: RunningFolder = FOLDER,
+) -> None:
+    """List dead letters, the newest first, without what was asked.
+
+    Args:
+        limit: How many.
+
+    """
+    wanted = filter.wanted()
+    async with store.dead_letters(folder) as letters:
+        rows = [_row(letter) async for page in letters.pages(wanted, limit) for letter in page]
+    if json:
+        _print(json_text.dumps(rows))
+        return
+    _print_table([_COLUMNS, *(tuple(str(row[name] or "-") for name in _COLUMNS) for row in rows)])
+
+
+@app.command
+async def show(id: str, /, *, json: Json = False, folder: RunningFolder = FOLDER) -> None:  # noqa: A002  the list's word
+    """Show a dead letter with its attempts and what was asked, prompt and all.
+
+    Args:
+        id: ACCOUNT/GENERATION, as `list` prints it.
+
+    """
+    [name] = _names((id,))
+    async with store.dead_letters(folder) as letters:
+        found = await letters.find(name)
+    if found is None:
+        raise RequestError(f"There is no dead letter {name}.", Code.NOT_FOUND)
+    told = _row(found.letter) | {
+        "message": found.asked.message and msgspec.to_builtins(found.asked.message),
+        "submission": found.asked.submission and msgspec.to_builtins(found.asked.submission),
+    }
+    if json:
+        _print(json_text.dumps(told))
+        return
+    attempts = told.pop("attempts")
+    for word, value in told.items():
+        _print(f"{word + ':':<13}{'-' if value is None else value}")
+    for attempt in attempts:
+        _print("attempt      " + "  ".join(map(str, attempt.values())))
+
+
+@app.command
+async def retry(
+    *ids: str,
+    filter: Filter = _EVERY,  # noqa: A002  the command's word
+    all: All = False,  # noqa: A002  the option's name
+    limit: Count | None = None,
+    json: Json = False,
+    folder: RunningFolder = FOLDER,
+) -> int:
+    """Ask again: each becomes a new turn of its session, and its credits are set aside again.
+
+    Args:
+        ids: ACCOUNT/GENERATION, as `list` prints it.
+        limit: With --all, how many at most.
+
+    """
+    retried, refused = {}, {}
+    async with store.dead_letters(folder) as letters:
+        async for names in _chosen(letters, ids, filter, is_all=all, limit=limit):
+            for name in names:
+                told = await letters.retry(name)
+                if isinstance(told, NotRevived):
+                    refused[str(name)] = REFUSALS[told.reason][1]
+                else:
+                    retried[str(name)] = told.generation
+    if json:
+        _print(json_text.dumps({"retried": retried, "refused": refused}))
+    else:
+        for id_, generation in retried.items():
+            _print(f"{id_} is asked again as {generation}")
+        _print(f"{len(retried)} retried, {len(refused)} refused.")
+    _complain(refused)
+    return 1 if refused else 0
+
+
+@app.command
+async def discard(
+    *ids: str,
+    filter: Filter = _EVERY,  # noqa: A002  the command's word
+    all: All = False,  # noqa: A002  the option's name
+    limit: Count | None = None,
+    json: Json = False,
+    folder: RunningFolder = FOLDER,
+) -> int:
+    """Discard dead letters for good.
+
+    Args:
+        ids: ACCOUNT/GENERATION, as `list` prints it.
+        limit: With --all, how many at most.
+
+    """
+    gone: dict[str, bool] = {}
+    async with store.dead_letters(folder) as letters:
+        async for names in _chosen(letters, ids, filter, is_all=all, limit=limit):
+            told = await letters.discard(names)
+            gone |= dict(zip(map(str, names), told, strict=True))
+    discarded = [id_ for id_, is_gone in gone.items() if is_gone]
+    unknown = {id_: REFUSALS["unknown"][1] for id_, is_gone in gone.items() if not is_gone}
+    if json:
+        _print(json_text.dumps({"discarded": discarded, "unknown": list(unknown)}))
+    else:
+        for id_ in discarded:
+            _print(f"{id_} is discarded")
+        _print(f"{len(discarded)} discarded, {len(unknown)} unknown.")
+    _complain(unknown)
+    return 1 if unknown else 0
+
+
+async def _chosen(
+    letters: DeadLetters, ids: tuple[str, ...], asked: Filter, *, is_all: bool, limit: int | None
+) -> AsyncIterator[list[Name]]:
+    """Yield what is to be acted on, in pieces. Raises RequestError where that was not said."""
+    if bool(ids) == is_all or (ids and (asked != _EVERY or limit is not None)):
+        raise RequestError(
+            "Name dead letters by their ids, or say --all, which the filters narrow.",
+            Code.INVALID_FIELDS,
+        )
+    if ids:
+        yield _names(ids)
+        return
+    async for page in letters.pages(asked.wanted(), limit):
+        yield [letter.name for letter in page]
+
+
+def _names(ids: tuple[str, ...]) -> list[Name]:
+    names: dict[Name, None] = {}
+    for id_ in ids:
+        name = Name.parse(id_)
+        if name is None:
+            raise RequestError(
+                f"A dead letter's id is ACCOUNT/GENERATION; got {id_!r}.", Code.INVALID_FIELDS
+            )
+        names[name] = None
+    return list(names)
+
+
+def _instant(word: str, text: str | None) -> int | None:
+    found = None if text is None else instant(text)
+    if text is not None and found is None:
+        raise RequestError(
+            f"--{word} is YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ; got {text!r}.", Code.INVALID_FIELDS
+        )
+    return found
+
+
+def _row(letter: Letter) -> dict[str, Any]:
+    failure = letter.failure
+    return {
+        "id": str(letter.name),
+        "died_at": iso(letter.died),
+        "accepted_at": iso(letter.accepted),
+        "category": failure.category,
+        "code": failure.code,
+        "failure": failure.message,
+        "provider": failure.provider,
+        "model": letter.model,
+        "chosen": letter.chosen,
+        "session": letter.session,
+        "turn": letter.turn,
+        "lane": letter.lane,
+        "hold": letter.hold / MICROCREDITS,
+        "key_id": letter.key,
+        "retried_as": letter.retried_as,
+        "attempt": letter.attempt,
+        "attempts": [
+            {
+                "attempt": each.attempt,
+                "started_at": iso(each.started),
+                "ended_at": iso(each.ended),
+                "worker": each.worker,
+                "why": each.why,
+            }
+            for each in letter.attempts
+        ],
+    }
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        _print("  ".join(cells).rstrip())
+
+
+def _complain(reasons: dict[str, str]) -> None:
+    for id_, reason in reasons.items():
+        sys.stderr.write(f"pollux: {id_}: {reason}\n")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

@@ -1,0 +1,73 @@
+-- revive: ask again what a dead letter holds: a new turn of its session, with the same message and options.
+-- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, total_max
+-- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
+--          {'crowded'}, {'full'}
+-- ATOMIC   because a dead letter is asked again once at most: the hold, the turn, the place in the line and the mark
+--          on the letter are one fact. A repetition finds the mark.
+-- An end is an end, so it is a generation of its own. It has as long as the first one had, waits behind
+-- what its account has sent since, and is not counted against the rate at which that may send.
+
+local function load_letter(root, ask)
+  local flat = redis.call('HGETALL', letter_key(root, ask.account, ask.id))
+  local letter = {}
+  for i = 1, #flat, 2 do letter[flat[i]] = flat[i + 1] end
+  return letter
+end
+
+-- Returns why it cannot be, or nil.
+local function refusal(root, ask, letter, session)
+  if redis.call('EXISTS', session) == 0 then return {'no_session'} end
+  if unfinished_of(root, ask.account) >= ask.unfinished_max then return {'crowded'} end
+  if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
+  local balance = tonumber(redis.call('HGET', books_key(root, ask.account), 'balance') or 0)
+  if balance < tonumber(letter.hold) then return {'poor', int(balance)} end
+end
+
+local function store(root, ask, letter, said, turn, number, now)
+  said.id, said.generation, said.created = ask.message, ask.generation, now
+  redis.call('HSET', turns_of(root, ask.account, letter.session, turn), turn .. ':u', cmsgpack.pack(said))
+  redis.call('SET', submission_key(root, ask.account, ask.generation), letter.submission)
+  redis.call('HSET', generation_key(root, ask.account, ask.generation), 'stage', 'queued',
+    'session', letter.session, 'turn', turn, 'lane', letter.lane, 'model', letter.model, 'wire', letter.wire,
+    'number', number, 'accepted', int(now), 'deadline', int(now + tonumber(letter.deadline)),
+    'hold', letter.hold, 'attempt', 0, 'key', letter.key)
+end
+
+local function enter(root, ask, letter, said, session, now)
+  local account, id = ask.account, ask.generation
+  local turn = redis.call('HINCRBY', session, 'turns', 1)
+  redis.call('HSET', session, 'active', int(now))
+  redis.call('ZADD', sessions_key(root, account), int(now), letter.session)
+  local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
+  store(root, ask, letter, said, turn, number, now)
+  redis.call('ZADD', deadlines_key(root), int(now + tonumber(letter.deadline)), member(account, id))
+  redis.call('ZADD', unfinished_key(root, account, letter.lane), number, id)
+  if redis.call('HSETNX', session, 'head', id) == 1 then
+    make_ready(root, account, id, letter.lane, number)
+  else
+    redis.call('ZADD', waiting_key(root, account, letter.session), turn, id)
+  end
+end
+
+local function revive(root, ask)
+  local letter = load_letter(root, ask)
+  if not letter.session then return {'unknown'} end
+  if letter.retried_as then return {'revived', letter.retried_as} end
+  local session = session_key(root, ask.account, letter.session)
+  local refused = refusal(root, ask, letter, session)
+  if refused then return refused end
+  local is_read, said = pcall(cmsgpack.unpack, letter.message)
+  if not is_read or type(said) ~= 'table' then return {'unreadable'} end
+  local hold = tonumber(letter.hold)
+  if hold > 0 then
+    local books = books_key(root, ask.account)
+    redis.call('HINCRBY', books, 'balance', int(-hold))
+    redis.call('HINCRBY', books, 'held', int(hold))
+  end
+  enter(root, ask, letter, said, session, now_ms())
+  redis.call('HSET', letter_key(root, ask.account, ask.id), 'retried_as', ask.generation)
+  redis.call('ZREM', dead_key(root), member(ask.account, ask.id))
+  return {'revived', ask.generation}
+end
+
+register('revive', revive)

@@ -1,0 +1,287 @@
+"""The operators' door: who may come in, what is served behind it alone, and dead letters."""
+
+import signal
+from pathlib import Path
+from typing import Final
+
+import httpx
+import openapi_spec_validator
+import pytest
+
+from api.app import ADMIN
+from api.endpoint import Endpoint
+from shared import ids
+from tests.support import document, processes
+from tests.support.customer import Customer, Json, body, refused
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+DEAD: Final = "/admin/v1/dead"
+
+
+@pytest.fixture
+async def door(system: System) -> str:
+    """Return the URL of the operators' door of a front that customers call, too."""
+    return await system.two_doors()
+
+
+@pytest.fixture
+async def operator(door: str, system: System) -> Customer:
+    """Return an operator's program, whose account has nothing."""
+    owner = await system.account("ops", funds=0)
+    key = await system.key(owner, scopes=("operator",))
+    return await system.caller({"x-api-key": key.key}, door)
+
+
+@pytest.fixture
+async def person(door: str, system: System) -> Customer:
+    """Return a customer at the front's public door."""
+    assert door
+    return await system.customer()
+
+
+async def _dies(person: Customer, provider: Provider, **fields: object) -> Json:
+    """Have a message fail for no fault of its sender; return its receipt."""
+    answer = provider.answer
+    provider.answer = lambda _: Answer(status=401)
+    receipt = await person.ask("Why is it down?", **fields)
+    assert (await person.end(receipt))["state"] == "failed"
+    provider.answer = answer
+    return receipt
+
+
+def _id(receipt: Json) -> str:
+    return f"one/{receipt['message_id']}"
+
+
+ROWS: Final = [(prefix, row) for prefix, rows in ADMIN.items() for row in rows]
+
+
+@pytest.mark.parametrize(("prefix", "row"), ROWS, ids=[row.route for _, row in ROWS])
+async def test_only_an_operators_key_opens(
+    system: System, door: str, operator: Customer, prefix: str, row: Endpoint
+) -> None:
+    path = prefix + row.path.format(account="one", generation_id=ids.new_id())
+    method = row.method
+    sent: Json | None = {"filter": {}} if row.body is not None else None
+    owner = await system.account("one")
+    narrow = await system.key(owner, scopes=("chat", "read", "approve", "keys"))
+    for headers, status, code in (
+        ({}, 401, "INVALID_API_KEY"),
+        ({"x-api-key": ids.new_key()}, 401, "INVALID_API_KEY"),
+        ({"x-api-key": narrow.key}, 403, "FORBIDDEN"),
+    ):
+        caller = await system.caller(headers, door)
+        refused(await caller.request(method, path, json=sent), status, code)
+    allowed = await operator.request(method, path, json=sent)
+    assert allowed.status_code in {200, 404}
+    # The public door knows nothing of it, whoever asks.
+    public = await system.caller({"x-api-key": operator.headers["x-api-key"]})
+    refused(await public.request(method, path, json=sent), 404, "NOT_FOUND")
+
+
+async def test_each_door_serves_its_own(
+    operator: Customer, person: Customer, door: str, system: System
+) -> None:
+    # At the public door, a POST alone is allowed there.
+    refused(await operator.get("/api/v1/chat"), 404, "NOT_FOUND")
+    refused(await operator.get("/openapi.json"), 404, "NOT_FOUND")
+    refused(await person.get("/admin/v1/openapi.json"), 404, "NOT_FOUND")
+    # What a caller says of the host opens no door.
+    told = {"host": door.removeprefix("http://"), "x-forwarded-host": door}
+    refused(await person.get(DEAD, headers=told), 404, "NOT_FOUND")
+    public = (await person.get("/openapi.json")).json()
+    assert not [path for path in public["paths"] if path.startswith("/admin")]
+    assert system.url != door
+
+
+async def test_without_the_operators_door_nothing_is_served_behind_it(
+    api: Customer, system: System
+) -> None:
+    key = (await system.key(scopes=("operator", "read"))).key
+    refused(await api.get(DEAD, headers={"x-api-key": key}), 404, "NOT_FOUND")
+
+
+async def test_the_operators_document_is_served_and_valid(door: str, system: System) -> None:
+    stranger = await system.caller({}, door)
+    served = (await stranger.get("/admin/v1/openapi.json")).json()
+    openapi_spec_validator.validate(served)
+    made = document.document(is_admin=True)
+    assert served["paths"] == made["paths"]
+    documented = {
+        (method.upper(), path) for path, item in served["paths"].items() for method in item
+    }
+    assert documented == {
+        (endpoint.method, prefix + endpoint.path)
+        for prefix, endpoints in ADMIN.items()
+        for endpoint in endpoints
+    }
+    refused(await stranger.post("/admin/v1/openapi.json"), 405, "METHOD_NOT_ALLOWED")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_front_with_two_doors_comes_and_goes_as_one(system: System, workers: str) -> None:
+    port = processes.free_port()
+    front = await system.spawn_front("--admin-port", str(port), "--workers", workers)
+    key = (await system.key(scopes=("operator",))).key
+    behind = await system.caller({"x-api-key": key}, f"http://127.0.0.1:{port}")
+    public = await system.caller({"x-api-key": key})
+    # As many connections as meet every process.
+    for _ in range(6):
+        head = {"connection": "close"}
+        assert body(await behind.get(DEAD, headers=head))["count"] == 0
+        refused(await public.get(DEAD, headers=head), 404, "NOT_FOUND")
+    front.terminate()
+    # One process ends by the signal that it was sent, once all is done.
+    assert await front.ended() in {0, -signal.SIGTERM}
+    for gone in (behind, public):
+        with pytest.raises(httpx.TransportError):
+            await gone.get("/readyz")
+
+
+async def test_a_front_has_two_ports_or_one_door(system: System, tmp_path: Path) -> None:
+    environment = processes.environment(system.settings, tmp_path)
+    words = ["api", "--port", "8000", "--admin-port", "8000"]
+    with processes.Process(words, environment, tmp_path / "log") as front:
+        assert await front.ended() == 2
+        assert "another port" in front.text()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_dead_letter_is_listed_and_shown_with_the_prompt(
+    operator: Customer, person: Customer, provider: Provider
+) -> None:
+    asked = {"metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}
+    receipt = await _dies(person, provider, **asked)
+    listed = await operator.get(DEAD)
+    assert "Why is it down?" not in listed.text
+    page = body(listed)
+    assert (page["count"], page["next_after"]) == (1, None)
+    [letter] = page["dead"]
+    assert letter["id"] == _id(receipt)
+    assert (letter["account"], letter["generation_id"]) == ("one", receipt["message_id"])
+    assert letter["session_id"] == receipt["session_id"]
+    assert letter["failure"]["category"] == "auth"
+    assert letter["failure"]["provider"] == "scripted"
+    assert [each["why"] for each in letter["attempts"]] == [letter["failure"]["code"]]
+    shown = body(await operator.get(f"{DEAD}/{letter['id']}"))
+    assert shown["dead"] == letter
+    assert shown["asked"]["message"] == "Why is it down?"
+    assert (shown["asked"]["metadata"], shown["asked"]["project_id"]) == ({"a": "b"}, "p")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_retried_it_is_answered_in_its_session_and_charged_once(
+    operator: Customer, person: Customer, provider: Provider
+) -> None:
+    receipt = await _dies(person, provider)
+    before = (await person.credits())["total"]
+    told = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)] * 2}))
+    assert (told["count"], told["refused"]) == (1, [])
+    [retried] = told["retried"]
+    assert body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]})) == told
+    again = {"poll_url": f"/api/v1/generate/{retried['generation_id']}/status"}
+    ended = await person.end(again)
+    assert ended["state"] == "completed"
+    assert ended["result"]["content"] == "You said: Why is it down?"
+    messages = await person.messages(receipt["session_id"])
+    assert [each["status"] for each in messages] == [
+        "completed",
+        "failed",
+        "completed",
+        "completed",
+    ]
+    left = await person.credits()
+    assert left["held"] == 0
+    assert before - left["total"] == pytest.approx(ended["credits_used"])
+    assert ended["credits_used"] > 0
+    assert body(await operator.get(DEAD))["dead"] == []
+
+
+@pytest.mark.usefixtures("worker")
+async def test_filter_chooses_what_is_retried_and_discarded(
+    operator: Customer, person: Customer, provider: Provider
+) -> None:
+    receipts = [await _dies(person, provider) for _ in range(3)]
+    nothing: list[Json] = [{"category": "internal"}, {"account": "two"}, {"until": "2020-01-01"}]
+    for filter_ in nothing:
+        for action in ("retry", "discard"):
+            answer = await operator.post(f"{DEAD}/{action}", json={"filter": filter_})
+            assert body(answer)["count"] == 0
+    told = body(await operator.post(f"{DEAD}/discard", json={"filter": {"limit": 1}}))
+    assert told["discarded"] == [_id(receipts[2])]
+    sent: Json = {"filter": {"category": "auth", "provider": "scripted", "account": "one"}}
+    told = body(await operator.post(f"{DEAD}/retry", json=sent))
+    assert {each["id"] for each in told["retried"]} == {_id(each) for each in receipts[:2]}
+    sent = {"ids": [_id(receipts[2]), "one/nobody"]}
+    told = body(await operator.post(f"{DEAD}/discard", json=sent))
+    assert (told["count"], told["unknown"]) == (0, sent["ids"])
+    for each in body(await operator.post(f"{DEAD}/retry", json=sent))["refused"]:
+        assert each["code"] == "NOT_FOUND"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_list_is_paged_and_narrowed(
+    operator: Customer, person: Customer, provider: Provider
+) -> None:
+    receipts = [await _dies(person, provider) for _ in range(3)]
+    found: list[str] = []
+    after: str | None = None
+    while True:
+        asked = {"limit": "2"} | ({"after": after} if after else {})
+        page = body(await operator.get(DEAD, params=asked))
+        found += [each["id"] for each in page["dead"]]
+        after = page["next_after"]
+        if after is None:
+            break
+        assert page["count"] == 2
+    assert found == [_id(each) for each in reversed(receipts)]
+    for asked, count in (({"code": "NO_SUCH"}, 0), ({"model": "auto"}, 3), ({"account": "x"}, 0)):
+        assert body(await operator.get(DEAD, params=asked))["count"] == count
+
+
+@pytest.mark.usefixtures("worker")
+async def test_letter_of_a_deleted_session_is_gone(
+    operator: Customer, person: Customer, provider: Provider
+) -> None:
+    receipt = await _dies(person, provider)
+    body(await person.delete(f"/api/v1/chat/conversations/{receipt['session_id']}"))
+    refused(await operator.get(f"{DEAD}/{_id(receipt)}"), 404, "NOT_FOUND")
+    told = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]}))
+    assert [each["code"] for each in told["refused"]] == ["NOT_FOUND"]
+    assert body(await operator.get(DEAD))["count"] == 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["category=weather", "limit=0", "limit=x", "limit=1001", "since=soon", "after=x", "after=1.a"],
+)
+async def test_wrong_parameters_are_refused(operator: Customer, query: str) -> None:
+    refused(await operator.get(f"{DEAD}?{query}"), 400, "INVALID_FIELDS")
+
+
+@pytest.mark.parametrize("action", ["retry", "discard"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {},
+        {"ids": [], "filter": None},
+        {"ids": ["one"]},
+        {"ids": ["one/a:b"]},
+        {"ids": ["one/x"], "filter": {}},
+        {"filter": {"limit": 0}},
+        {"filter": {"category": "weather"}},
+        {"filter": {"since": "soon"}},
+        {"filter": {"colour": "red"}},
+        {"all": True},
+    ],
+)
+async def test_wrong_bodies_are_refused(operator: Customer, action: str, sent: Json) -> None:
+    refused(await operator.post(f"{DEAD}/{action}", json=sent), 400, "INVALID_FIELDS")
+
+
+@pytest.mark.parametrize("account", ["one", "a:b", "*", "%0A", "%2E%2E"])
+async def test_unknown_letters_are_not_found(operator: Customer, account: str) -> None:
+    refused(await operator.get(f"{DEAD}/{account}/{ids.new_id()}"), 404, "NOT_FOUND")

@@ -1,0 +1,96 @@
+"""Names of dead letters, places in their list, and the times by which they are looked for."""
+
+import pytest
+
+from shared import ids
+from shared.clock import instant, iso
+from shared.errors import Category, Failure
+from shared.stores.dead import ALL, Place, Wanted
+from shared.wire.letter import Letter, Name
+
+
+def _letter(category: Category = "internal", **fields: object) -> Letter:
+    failure = Failure(message="No.", category=category, code="X", provider="p")
+    values = {
+        "name": Name("ann", "g"),
+        "session": "s",
+        "turn": 1,
+        "lane": "interactive",
+        "model": "auto",
+        "failure": failure,
+        "attempt": 1,
+        "attempts": (),
+        "accepted": 1,
+        "died": 2,
+        "hold": 0,
+        "key": "k",
+    }
+    return Letter(**(values | fields))  # type: ignore[arg-type]  # of the fields' types
+
+
+def test_name_is_read_as_it_is_written() -> None:
+    name = Name("acme", ids.new_id())
+    assert Name.parse(str(name)) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["", "acme", "/x", "acme/", "a:b/x", "acme/x/y", "acme/x\n", "é/x"]
+)
+def test_what_names_no_letter_is_none(text: str) -> None:
+    assert Name.parse(text) is None
+
+
+def test_place_is_read_as_it_is_written() -> None:
+    place = Place(1_790_000_000_000, "acme", ids.new_id())
+    assert Place.parse(str(place)) == place
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "1.a", "1.a.", ".a.b", "x.a.b", "-1.a.b", "²1.a.b", "1.a.b.c", f"{10**16}.a.b"],
+)
+def test_what_is_no_place_is_none(text: str) -> None:
+    assert Place.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("2026-01-31", "2026-01-31T00:00:00Z"),
+        ("2026-01-31T12:30:15Z", "2026-01-31T12:30:15Z"),
+        ("2026-01-31T12:30:15", "2026-01-31T12:30:15Z"),
+        ("2026-01-31T12:30:15+02:00", "2026-01-31T10:30:15Z"),
+    ],
+)
+def test_times_are_read_in_utc(text: str, told: str) -> None:
+    found = instant(text)
+    assert found is not None
+    assert iso(found) == told
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "31.1.2026", "2026-13-01", "2026-02-30", "²026-01-01"]
+)
+def test_what_is_no_time_is_none(text: str) -> None:
+    assert instant(text) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_fit"),
+    [
+        (ALL, True),
+        (Wanted(category="internal", code="X", provider="p", model="auto", account="ann"), True),
+        (Wanted(category="timeout"), False),
+        (Wanted(code="Y"), False),
+        (Wanted(provider="q"), False),
+        (Wanted(model="alpha"), True),
+        (Wanted(model="beta"), False),
+        (Wanted(account="bob"), False),
+    ],
+)
+def test_all_that_is_wanted_must_fit(wanted: Wanted, is_fit: bool) -> None:
+    assert wanted.fits(_letter(chosen="alpha")) == is_fit
+
+
+def test_a_model_that_nobody_chose_is_not_wanted_by_any_name() -> None:
+    assert not Wanted(model="alpha").fits(_letter())
