@@ -11,6 +11,7 @@ every function of ours may be, and waits again.
 
 from typing import Final
 
+import msgspec
 from typing_extensions import override
 
 from shared.errors import UnavailableError
@@ -28,7 +29,9 @@ class Replicated(Connection):
     """Commands that are answered once a replica has what they wrote."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        self._redis = Redis(settings)
+        # A replica that is waited for is no silence of the server's.
+        seconds = settings.timeout_seconds + settings.replica_seconds
+        self._redis = Redis(msgspec.structs.replace(settings, timeout_seconds=seconds))
         self._patience_ms = int(settings.replica_seconds * 1000)
 
     @override

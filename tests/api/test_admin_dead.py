@@ -45,7 +45,7 @@ async def person(door: str, system: System) -> Customer:
 async def _dies(person: Customer, provider: Provider, **fields: object) -> Json:
     """Have a message fail for no fault of its sender; return its receipt."""
     answer = provider.answer
-    provider.answer = lambda _: Answer(status=401)
+    provider.answer = lambda _: Answer(status=302)
     receipt = await person.ask("Why is it down?", **fields)
     assert (await person.end(receipt))["state"] == "failed"
     provider.answer = answer
@@ -163,7 +163,7 @@ async def test_dead_letter_is_listed_and_shown_with_the_prompt(
     assert letter["id"] == _id(receipt)
     assert (letter["account"], letter["generation_id"]) == ("one", receipt["message_id"])
     assert letter["session_id"] == receipt["session_id"]
-    assert letter["failure"]["category"] == "auth"
+    assert letter["failure"]["category"] == "provider_error"
     assert letter["failure"]["provider"] == "scripted"
     assert [each["why"] for each in letter["attempts"]] == [letter["failure"]["code"]]
     shown = body(await operator.get(f"{DEAD}/{letter['id']}"))
@@ -212,7 +212,9 @@ async def test_filter_chooses_what_is_retried_and_discarded(
             assert body(answer)["count"] == 0
     told = body(await operator.post(f"{DEAD}/discard", json={"filter": {"limit": 1}}))
     assert told["discarded"] == [_id(receipts[2])]
-    sent: Json = {"filter": {"category": "auth", "provider": "scripted", "account": "one"}}
+    sent: Json = {
+        "filter": {"category": "provider_error", "provider": "scripted", "account": "one"}
+    }
     told = body(await operator.post(f"{DEAD}/retry", json=sent))
     assert {each["id"] for each in told["retried"]} == {_id(each) for each in receipts[:2]}
     sent = {"ids": [_id(receipts[2]), "one/nobody"]}

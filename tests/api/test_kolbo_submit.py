@@ -90,15 +90,17 @@ async def test_what_is_not_there_yet_is_refused_and_never_ignored(api: Customer)
     await _is_empty(api)
 
 
-async def test_what_no_model_can_do_is_refused_with_what_excluded_each(api: Customer) -> None:
-    for asked, lacking in (
-        ({"deep_think": True}, "reasoning"),
-        ({"media_urls": ["https://example.com/a.png"]}, "vision"),
+async def test_what_no_model_of_the_deployment_can_do_is_refused_by_its_name(
+    api: Customer,
+) -> None:
+    for name, value in (
+        ("deep_think", True),
+        ("media_urls", ["https://example.com/a.png"]),
+        ("web_search", True),
     ):
-        answer = await api.post(CHAT, json={"message": "hello", **asked})
-        refusal = refused(answer, 400, "NO_SUITABLE_MODEL")
-        barred = {each["excluded_by"] for each in refusal["routing"]["candidates"]}
-        assert barred == {lacking}
+        answer = await api.post(CHAT, json={"message": "hello", name: value})
+        refusal = refused(answer, 400, "FEATURE_UNAVAILABLE")
+        assert f"`{name}`" in refusal["error"]
     await _is_empty(api)
 
 

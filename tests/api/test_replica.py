@@ -39,9 +39,9 @@ def _await_replicas(own_server: Server, count: int) -> None:
     waiting.until_now(has_them, what="the replica")
 
 
-async def _started(system: System) -> Customer:
+async def _started(system: System, patience_seconds: float = 10.0) -> Customer:
     system.expected |= EXPECTED
-    system.change("redis", durability="replica", replica_seconds=0.3)
+    system.change("redis", durability="replica", replica_seconds=patience_seconds)
     await system.front()
     return await system.customer()
 
@@ -61,7 +61,7 @@ async def test_what_is_acknowledged_is_on_the_replica(own_system: System, replic
 async def test_what_no_replica_confirms_is_refused_called_off_and_told_to_who_asks_again(
     own_system: System, replica: Server
 ) -> None:
-    api = await _started(own_system)
+    api = await _started(own_system, 0.3)
     asked, key = {"message": "hello"}, {"idempotency-key": "k"}
     before = await api.credits()
     replica.pause()
@@ -85,7 +85,7 @@ async def test_what_no_replica_confirms_is_refused_called_off_and_told_to_who_as
 async def test_an_answer_waits_for_the_replica_and_is_settled_once(
     own_system: System, replica: Server
 ) -> None:
-    api = await _started(own_system)
+    api = await _started(own_system, 2.0)
     receipt = await api.ask("hello")
     replica.pause()
     worker = await own_system.worker()
