@@ -10,14 +10,16 @@ source does not know is told, and the exit code is 1.
 
 DESIGN. A provider is found by its address, which the source has a pattern for. One rate stands for
 a whole window: where the source's price rises with the length of the prompt, the window ends where
-it does, and of a price that changes with the hour the dearest is taken.
+it does, and of a price that changes with the hour the dearest is taken. So is the dearest of what a
+model makes, be it words, pictures or sounds. What a search costs is looked up for models that have
+the capability, where the source says it.
 """
 
 import argparse
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -25,14 +27,19 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from shared.clock import SystemClock, iso
 from shared.errors import ConfigurationError, PolluxError
-from shared.settings import Settings
+from shared.settings import Capability, Settings
 
 _MODEL: Final = "[[models]]"
+# Under which names the source prices what is made beside words.
+_OF_WHAT_IS_MADE: Final[dict[Capability, str]] = {
+    "image_output": "output_image_mtok",
+    "audio_output": "output_audio_mtok",
+}
 _FIELD: Final = re.compile(r"^(\w+)( *= *)([^#\n]*?)( *#.*)?$")
 
 
 class SourceModel(Protocol):
-    """A model as the source knows it; prices have `input_mtok` and `output_mtok`."""
+    """A model as the source knows it; prices have `input_mtok`, `output_mtok` and more."""
 
     context_window: int | None
 
@@ -57,6 +64,7 @@ class Looked(NamedTuple):
     input_rate: float
     output_rate: float
     context_window: int | None
+    search_rate: float | None = None
 
 
 class Change(NamedTuple):
@@ -73,7 +81,13 @@ class Change(NamedTuple):
         return f"{self.identifier}: {self.name} {self.before:g} -> {self.after:g}"
 
 
-def look(sources: Iterable[Source], url: str, upstream: str, day: date) -> Looked | None:
+def look(
+    sources: Iterable[Source],
+    url: str,
+    upstream: str,
+    day: date,
+    capabilities: Collection[Capability] = (),
+) -> Looked | None:
     """Return what holds for a model on a day, or None where the source does not know it."""
     fitting = (source for source in sources if re.match(source.api_pattern, url))
     model = next((found for each in fitting if (found := each.find_model(upstream))), None)
@@ -81,13 +95,26 @@ def look(sources: Iterable[Source], url: str, upstream: str, day: date) -> Looke
         return None
     hours = [datetime.combine(day, time(hour), UTC) for hour in range(24)]
     prices = [model.get_prices(hour) for hour in hours]
-    inputs = [each.input_mtok for each in prices if each.input_mtok is not None]
-    outputs = [each.output_mtok for each in prices if each.output_mtok is not None]
+    made = [_OF_WHAT_IS_MADE[each] for each in capabilities if each in _OF_WHAT_IS_MADE]
+    inputs = _said(prices, "input_mtok")
+    outputs = _said(prices, "output_mtok", *made)
     if not inputs or not outputs:
         return None
     rises = [tier.start for price in (*inputs, *outputs) for tier in getattr(price, "tiers", ())]
     windows = [window for window in (model.context_window, *rises) if window is not None]
-    return Looked(_dearest(inputs), _dearest(outputs), min(windows, default=None))
+    searches = _said(prices, "web_searches_kcount") if "web_search" in capabilities else []
+    return Looked(
+        _dearest(inputs),
+        _dearest(outputs),
+        min(windows, default=None),
+        _dearest(searches) if searches else None,
+    )
+
+
+def _said(prices: Iterable[Any], *names: str) -> list[Any]:
+    """Return what the source says under some names, at any hour."""
+    found = (getattr(each, name, None) for each in prices for name in names)
+    return [price for price in found if price is not None]
 
 
 def _dearest(prices: Sequence[Any]) -> float:
@@ -101,7 +128,8 @@ def compare(
     urls = {provider.name: provider.base_url for provider in settings.providers}
     changes, unknown = [], []
     for index, model in enumerate(settings.models):
-        looked = look(sources, urls[model.provider], model.upstream, day)
+        url = urls[model.provider]
+        looked = look(sources, url, model.upstream, day, model.capabilities)
         if looked is None:
             unknown.append(model.identifier)
             continue

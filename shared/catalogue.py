@@ -58,11 +58,15 @@ class Catalogue:
     def candidates(
         self, name: str, is_offered: Callable[[ModelSettings], bool]
     ) -> tuple[ModelSettings, ...]:
-        """Return who may answer: the model of that name, or for `auto` all that are to be had."""
+        """Return who may answer: the model of that name, or for `auto` all that are to be had.
+
+        Of those, the ones that make pictures or sounds come last: not everybody wants any.
+        """
         if name != AUTO:
             model = self.by_identifier.get(name)
             return () if model is None else (model,)
-        return tuple(model for model in self.models if is_offered(model))
+        offered = (model for model in self.models if is_offered(model))
+        return tuple(sorted(offered, key=lambda model: model.makes_media))
 
 
 class Shelf:

@@ -11,6 +11,7 @@ import pytest
 from deploy import prices
 from deploy.prices import Looked
 from shared.errors import ConfigurationError
+from shared.settings import Capability
 
 _DAY = date(2026, 12, 1)
 _TEXT = """\
@@ -46,6 +47,8 @@ persona = "P"
 class _Prices:
     input_mtok: Any
     output_mtok: Any
+    output_image_mtok: Any = None
+    web_searches_kcount: Any = None
 
 
 @dataclass
@@ -110,6 +113,27 @@ def test_the_dearest_hour_of_the_day_holds() -> None:
 
 def test_a_window_ends_where_the_price_rises() -> None:
     assert _look("tiered-1") == Looked(0.1, 0.4, 90_000)
+
+
+def test_the_dearest_of_what_a_model_makes_holds_for_all() -> None:
+    priced = _Prices(Decimal(1), Decimal(2), output_image_mtok=Decimal(30))
+    sources = [_Vendor("https", {"painter-1": _Model(9, priced)})]
+
+    def look(*capabilities: Capability) -> Looked | None:
+        return prices.look(sources, "https://a.example", "painter-1", _DAY, capabilities)
+
+    assert look() == Looked(1.0, 2.0, 9)
+    assert look("image_output") == Looked(1.0, 30.0, 9)
+    assert look("audio_output") == Looked(1.0, 2.0, 9)
+
+
+def test_a_search_is_priced_for_who_can_search() -> None:
+    priced = _Prices(Decimal(1), Decimal(2), web_searches_kcount=Decimal(10))
+    sources = [_Vendor("https", {"finder-1": _Model(9, priced)})]
+    can: tuple[Capability, ...] = ("web_search",)
+    found = prices.look(sources, "https://a.example", "finder-1", _DAY, can)
+    assert found == Looked(1.0, 2.0, 9, 10.0)
+    assert prices.look(sources, "https://a.example", "finder-1", _DAY) == Looked(1.0, 2.0, 9)
 
 
 def test_what_the_source_does_not_know_is_nothing() -> None:

@@ -108,3 +108,11 @@ def test_every_model_that_ships_says_all_about_itself(shipped: Catalogue) -> Non
 def test_models_that_are_named_keep_the_shipped_ones_away() -> None:
     environment = {"POLLUX_CONFIG": str(catalogues.SHIPPED)}
     assert catalogues.with_shipped(environment) == environment
+
+
+def test_auto_takes_what_makes_pictures_or_sounds_last() -> None:
+    brush = ModelSettings(
+        identifier="brush", provider="open", upstream="b", capabilities=("image_output",)
+    )
+    found = Catalogue((_OPEN,), (brush, _SMALL)).candidates("auto", lambda _: True)
+    assert found == (_SMALL, brush)
