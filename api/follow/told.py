@@ -43,12 +43,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer consumed and cost."""
+    """What an answer consumed and cost; `estimated` by us where the provider did not say."""
 
     input_tokens: int
     output_tokens: int
     reasoning_tokens: int
     credits: float
+    estimated: bool
 
 
 class ToldFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +180,7 @@ def usage(generation: Generation) -> Usage:
         output_tokens=used.output_tokens,
         reasoning_tokens=used.reasoning_tokens,
         credits=generation.captured / _MICROCREDITS,
+        estimated=used.estimated,
     )
 
 

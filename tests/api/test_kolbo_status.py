@@ -139,7 +139,8 @@ async def test_a_completed_generation_tells_its_answer_model_and_price(api: Cust
     assert status["result"]["model"] == "auto"
     # Three words in, five out, at 100 and 200 microcredits each.
     assert status["credits_used"] == 0.0013
-    assert status["credits_breakdown"] == [{"item": "tokens", "quantity": 8, "credits": 0.0013}]
+    line = {"item": "tokens", "quantity": 8, "credits": 0.0013, "estimated": False}
+    assert status["credits_breakdown"] == [line]
     routing = status["routing"]
     assert routing.keys() == {"policy", "chosen", "category", "reason", "candidates"}
     assert routing["chosen"] == "alpha"
@@ -367,3 +368,10 @@ async def test_an_unknown_generation_is_not_found(api: Customer) -> None:
             answer = await api.get(f"/api/v1/generate/{id_}/status", params=query)
             refused(answer, 404, "GENERATION_NOT_FOUND")
         refused(await api.post(f"/api/v1/generate/{id_}/cancel"), 404, "GENERATION_NOT_FOUND")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: Customer) -> None:
+    status = await api.answer("hello [tokens=5 no-usage]")
+    assert status["credits_used"] > 0
+    assert [line["estimated"] for line in status["credits_breakdown"]] == [True]

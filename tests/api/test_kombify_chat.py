@@ -47,7 +47,9 @@ async def test_the_answer_is_waited_for(api: Customer) -> None:
         "citations": [],
         "model": "alpha",
     }
-    assert said["usage"].keys() == {"input_tokens", "output_tokens", "reasoning_tokens", "credits"}
+    counts = {"input_tokens", "output_tokens", "reasoning_tokens", "credits"}
+    assert said["usage"].keys() == counts | {"estimated"}
+    assert said["usage"]["estimated"] is False
     assert said["usage"]["credits"] > 0
     assert said["routing"]["chosen"] == "alpha"
     assert int(answer.headers["ratelimit-remaining"]) >= 0

@@ -137,14 +137,14 @@ def _breakdown(generation: Generation) -> list[wire.CreditLine]:
         return []
     of_searches = min(usage.search_cost, generation.captured)
     tokens = usage.input_tokens + usage.output_tokens
-    lines = [_line("tokens", tokens, generation.captured - of_searches)]
+    of_tokens = (generation.captured - of_searches) / _MICROCREDITS
+    lines = [wire.CreditLine("tokens", tokens, of_tokens, usage.estimated)]
     if usage.searches:
-        lines.append(_line("web_search", usage.searches, of_searches))
+        searched = wire.CreditLine(
+            "web_search", usage.searches, of_searches / _MICROCREDITS, estimated=False
+        )
+        lines.append(searched)
     return lines
-
-
-def _line(item: str, quantity: int, microcredits: int) -> wire.CreditLine:
-    return wire.CreditLine(item, quantity, microcredits / _MICROCREDITS)
 
 
 def etag(generation: Generation) -> str:

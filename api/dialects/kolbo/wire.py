@@ -108,11 +108,12 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreditLine(msgspec.Struct, frozen=True):
-    """A part of what an answer cost."""
+    """A part of what an answer cost; `estimated` by us where the provider did not say."""
 
     item: str
     quantity: int
     credits: float
+    estimated: bool
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
