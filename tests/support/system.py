@@ -48,6 +48,8 @@ from tests.support.provider import Provider
 from worker.consumer import PolluxWorker
 
 MICROCREDITS: Final = 1_000_000
+# What a program takes to start on a machine that is busy with other tests.
+_START_SECONDS: Final = 30.0
 _LOUD: Final = ("warning", "error", "critical")
 
 
@@ -215,7 +217,7 @@ class System:
                 except httpx.TransportError:
                     return False
 
-            await waiting.until(is_ready, what="the front")
+            await waiting.until(is_ready, _START_SECONDS, what="the front")
         return spawned
 
     async def spawn_worker(self) -> Process:
