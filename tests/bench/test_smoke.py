@@ -34,7 +34,7 @@ def _check(figures: list[Figure], lines: int) -> None:
 
 
 async def test_front() -> None:
-    _check(await front.measure(runs=1, seconds=0.1), 4)
+    _check(await front.measure(runs=1, seconds=1.0), 4)
 
 
 async def test_backlog() -> None:
@@ -50,7 +50,7 @@ async def test_cancel() -> None:
 
 
 async def test_trips() -> None:
-    found = await trips.measure(posts=3, seconds=0.1)
+    found = await trips.measure(posts=3, seconds=1.0)
     _check(found, 4)
     assert "accept 1.00" in found[0].found
 
