@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from typing import Final
 
 from shared.redis import functions, keys
 from shared.redis.functions import Claimed
@@ -13,6 +14,8 @@ from tests.support.desk import KEEP, Desk, Ticket
 from tests.support.waiting import until
 
 LEASE_MS = 30_000
+# How many claims of weight 1 an account has at once that asked for nothing of late.
+_AHEAD: Final = 8
 
 
 async def test_claim_hands_over_all_that_a_worker_needs(desk: Desk) -> None:
@@ -124,21 +127,37 @@ async def test_accounts_share_a_lane_whatever_their_backlog(desk: Desk) -> None:
     await desk.claim(15)
     for _ in range(20):
         await desk.submit("late")
-    # Neither the long line of the one nor the fresh start of the other counts.
-    served = Counter(one.account for one in await desk.claim(10))
-    assert served == {"hog": 5, "late": 5}
+    # Who asked for nothing until now is let in before the line; then its length counts for nothing.
+    served = [one.account for one in await desk.claim(20)]
+    assert served[:_AHEAD] == ["late"] * _AHEAD
+    assert abs(Counter(served[_AHEAD:])["hog"] - (20 - _AHEAD) / 2) <= 1
 
 
 async def test_coming_and_going_earns_no_more_than_a_share(desk: Desk) -> None:
-    for _ in range(60):
+    for _ in range(120):
         await desk.submit("steady")
+    await desk.claim(30)
     served: Counter[str] = Counter()
-    for _ in range(40):
+    for _ in range(80):
         # One at a time: the account leaves the lane after each, and joins it again.
         if not await desk.redis.call("EXISTS", keys.READY(desk.root, "visitor", "interactive")):
             await desk.submit("visitor")
         served[(await desk.claim_one()).account] += 1
-    assert abs(served["visitor"] - served["steady"]) <= 2
+    assert abs(served["visitor"] - served["steady"] - _AHEAD) <= 2
+
+
+async def test_what_is_let_in_before_the_line_takes_no_time_from_it(desk: Desk) -> None:
+    """The clock does not go back with who was let in early: the next newcomer is no earlier."""
+    for _ in range(60):
+        await desk.submit("hog")
+    await desk.claim(20)
+    for name in ("first", "second", "third"):
+        for _ in range(12):
+            await desk.submit(name)
+        served = Counter(one.account for one in await desk.claim(_AHEAD))
+        assert served == {name: _AHEAD}
+    joined = await desk.redis.call("HGET", keys.CLOCKS(desk.root), "interactive")
+    assert int(joined) >= 19_000
 
 
 async def test_beat_keeps_a_lease_and_tells_what_is_lost(desk: Desk) -> None:

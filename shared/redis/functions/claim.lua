@@ -66,12 +66,18 @@ local function first_ready(root, lane, wire)
   end
 end
 
+-- The lane's clock never goes back, whoever is let in before it.
+local function tick(root, lane, time)
+  local key = clocks_key(root)
+  if time > tonumber(redis.call('HGET', key, lane) or 0) then redis.call('HSET', key, lane, int(time)) end
+end
+
 -- It leaves the line, and its account moves on by its stride: the more weight it has, the shorter.
 local function pop(root, lane, wire)
   local account, time, id, record, following = first_ready(root, lane, wire)
   if not account then return nil end
   redis.call('ZREM', ready_key(root, account, lane), id)
-  redis.call('HSET', clocks_key(root), lane, time)
+  tick(root, lane, tonumber(time))
   local stride = tonumber(redis.call('HGET', books_key(root, account), 'lane_stride') or STRIDE_OF_BEFORE)
   if following then
     redis.call('ZINCRBY', lane_key(root, lane), stride, account)
