@@ -14,7 +14,7 @@ from tests.support.desk import KEEP, Desk, Ticket
 from tests.support.waiting import until
 
 LEASE_MS = 30_000
-# How many claims of weight 1 an account has at once that asked for nothing of late.
+# How many claims an account has at once that asked for nothing of late.
 _AHEAD: Final = 8
 
 

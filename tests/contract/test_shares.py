@@ -6,6 +6,8 @@ from shared.redis import keys
 from tests.support.desk import Desk
 
 _TRICKLE = 20
+# How many claims an account has at once that asked for nothing of late.
+_AHEAD = 8
 
 
 async def test_batch_gets_one_claim_in_twenty_while_persons_wait(desk: Desk) -> None:
@@ -123,3 +125,15 @@ async def test_raised_most_counts_from_the_next_end_on(desk: Desk) -> None:
     await desk.settle(running, seq=1, stage="failed")
     claimed += await desk.claim(5)
     assert len(claimed) == 3
+
+
+async def test_weight_lets_nobody_more_in_before_the_line(desk: Desk) -> None:
+    for _ in range(60):
+        await desk.submit("hog")
+    await desk.claim(20)
+    for _ in range(40):
+        await desk.submit("heavy", stride=250)
+    served = [claimed.account for claimed in await desk.claim(30)]
+    assert served[:_AHEAD] == ["heavy"] * _AHEAD
+    share = Counter(served[_AHEAD:])
+    assert abs(share["hog"] - (30 - _AHEAD) / 5) <= 1

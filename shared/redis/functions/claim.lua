@@ -13,8 +13,6 @@
 
 local ACCOUNTS_TRIED = 64
 local TRICKLE = 20
--- Of an account that nothing has been accepted for since strides are told.
-local STRIDE_OF_BEFORE = 1000
 local ATTEMPTS_TOLD = 64
 
 local function stay_outside(root, account)

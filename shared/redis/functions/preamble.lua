@@ -70,17 +70,20 @@ local function is_at_its_most(root, account)
   return books[3] and tonumber(books[1] or 0) + tonumber(books[2] or 0) >= tonumber(books[3])
 end
 
+-- Of an account that nothing has been accepted for since strides are told.
+local STRIDE_OF_BEFORE = 1000
+local CLAIMS_AHEAD = 8
+
 -- Virtual time: an account joins its lane a little before the lane's clock, or where it left if that is later.
 -- Who asked for nothing of late so has a few claims at once, and who comes and goes gets no more than a share.
 -- One that runs as many as it may stays outside until one of them has ended.
-local AHEAD = 8000
-
 local function join_lane(root, account, lane)
   local key = lane_key(root, lane)
   if redis.call('ZSCORE', key, account) or is_at_its_most(root, account) then return end
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
-  local own = tonumber(redis.call('HGET', books_key(root, account), 'left_' .. lane) or 0)
-  redis.call('ZADD', key, int(math.max(clock - AHEAD, own)), account)
+  local own = redis.call('HMGET', books_key(root, account), 'left_' .. lane, 'lane_stride')
+  local early = clock - CLAIMS_AHEAD * tonumber(own[2] or STRIDE_OF_BEFORE)
+  redis.call('ZADD', key, int(math.max(early, tonumber(own[1] or 0))), account)
   ring(root, lane)
 end
 
