@@ -1,0 +1,78 @@
+"""`python -m tests.soak --minutes 30`: a table, a picture, exit code 1 if anything broke or grew.
+
+A process may hold a tenth more in the last fifth of the run than behind its warm-up; Redis too, the
+ledger apart, of which nothing is ever removed.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from tests.bench import figures
+from tests.bench.figures import Figure
+from tests.soak import course, gauges, picture
+from tests.soak.course import Plan, Report
+
+_GROWTH_MAX: Final = 1.1
+# What is small moves by more than a share all the time, and does not grow by so much.
+_MOVES: Final = {"descriptors": 12, "tasks not done": 12, "keys": 60, "objects, thousands": 2}
+# What grows with every answer, as it should, or is no holding at all.
+_UNBOUND: Final = frozenset({("Redis' memory, MiB", "all"), ("ended a second", "generations")})
+_SHOWN_MAX: Final = 40
+
+
+def main() -> int:
+    """Read the options, run, print and draw."""
+    parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--clients", type=int, default=Plan().clients)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, default=Path("soak.svg"))
+    options = parser.parse_args()
+    plan = Plan(seconds=options.minutes * 60, clients=options.clients, seed=options.seed)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(course.run(plan))
+    found = [*_counts(report), *_growths(report)]
+    figures.say(figures.machine())
+    figures.say(figures.table("soak", found))
+    for finding in report.findings[:_SHOWN_MAX]:
+        figures.say(finding)
+    title = f"{report.seconds / 60:.0f} minutes, {sum(report.thrown.values())} faults (grey)"
+    drawn = picture.draw(title, report.series, report.marks, report.seconds)
+    options.picture.write_text(drawn)
+    return 1 if report.findings or any(figure.is_met is False for figure in found) else 0
+
+
+def _counts(report: Report) -> Iterator[Figure]:
+    yield Figure("seconds, seed", f"{report.seconds:.0f}, {report.plan.seed}")
+    for name, count in sorted(report.thrown.items()):
+        yield Figure(name, f"{count} times")
+    for name, count in sorted(report.ended.items(), key=lambda each: -each[1]):
+        yield Figure(f"generations {name}", f"{count:,}")
+    for status, count in sorted(report.refused.items()):
+        yield Figure(f"answers of {status}, sent again", f"{count:,}")
+    yield Figure("findings", f"{len(report.findings)}", "", "0", not report.findings)
+
+
+def _growths(report: Report) -> Iterator[Figure]:
+    grown = gauges.every_growth(report.series, report.seconds)
+    for (panel, name), (early, late) in grown.items():
+        ratio = late / early if early else 1.0
+        is_flat = ratio <= _GROWTH_MAX or late - early <= _MOVES.get(panel, 0)
+        is_bound = (panel, name) not in _UNBOUND
+        yield Figure(
+            f"{panel}: {name}",
+            f"{late:,.1f}",
+            f"{early:,.1f} before",
+            f"{_GROWTH_MAX:g} times" if is_bound else "",
+            is_flat if is_bound else None,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

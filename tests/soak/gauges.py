@@ -1,0 +1,106 @@
+"""The gauges: what each process and Redis hold, looked at again and again.
+
+Owns the series. Refuses to say what is well: `growth` compares two stretches of a series, and the
+bounds are the course's.
+"""
+
+import contextlib
+import resource
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import redis
+
+from shared.redis import keys
+from tests.bench.figures import median
+from tests.soak import witness
+from tests.support.server import Look, Server
+
+_MIB: Final = 1 << 20
+_PAGE_BYTES: Final = resource.getpagesize()
+# Entries of a stream that are measured for the size of all.
+_MEASURED: Final = 16
+# The stretches that are compared: behind the warm-up, and the end, in shares of the whole.
+_EARLY: Final = (0.2, 0.4)
+_LATE: Final = (0.8, 1.0)
+
+Point = tuple[float, float]
+
+
+class Watched(NamedTuple):
+    """A process that lives through all of it, and where its witness writes."""
+
+    name: str
+    pid: int
+    told: Path
+
+
+class Gauges:
+    """All series by panel and name; a point is the second and the value."""
+
+    def __init__(self, server: Server, root: str) -> None:
+        self.series: defaultdict[str, dict[str, list[Point]]] = defaultdict(dict)
+        self._server = server
+        self._root = root
+
+    def look(self, at: float, processes: Sequence[Watched]) -> None:
+        """Take one point of everything that can be seen just now."""
+        for each in processes:
+            self._look_at_process(at, each)
+        # Redis may be away: that is the weather.
+        with contextlib.suppress(redis.RedisError), self._server.look() as look:
+            self._look_at_redis(at, look)
+
+    def _look_at_process(self, at: float, process: Watched) -> None:
+        kernel = Path("/proc") / str(process.pid)
+        resident = int((kernel / "statm").read_text().split()[1])
+        self.note("resident memory, MiB", process.name, at, resident * _PAGE_BYTES / _MIB)
+        self.note("descriptors", process.name, at, sum(1 for _ in (kernel / "fd").iterdir()))
+        heard = witness.told(process.told)
+        if heard is not None:
+            self.note("tasks not done", process.name, at, heard[0])
+            self.note("objects, thousands", process.name, at, heard[1] / 1000)
+
+    def _look_at_redis(self, at: float, look: Look) -> None:
+        used = int(look("INFO", "memory")["used_memory"])
+        for_ever = sum(
+            int(look("MEMORY", "USAGE", name, "SAMPLES", _MEASURED) or 0)
+            for name in look.names(keys.LEDGER(self._root, "*"))
+        )
+        self.note("Redis' memory, MiB", "all", at, used / _MIB)
+        self.note("Redis' memory, MiB", "without the ledger", at, (used - for_ever) / _MIB)
+        self.note("keys", "Redis", at, int(look("DBSIZE")))
+        clients = look("INFO", "clients")["connected_clients"]
+        self.note("descriptors", "Redis' clients", at, int(clients))
+
+    def note(self, panel: str, name: str, at: float, value: float) -> None:
+        """Add a point."""
+        self.series[panel].setdefault(name, []).append((at, value))
+
+
+def growth(points: Sequence[Point], whole_seconds: float) -> tuple[float, float] | None:
+    """Return the medians of an early stretch and of the last; None where one has no points."""
+    found = []
+    for first, last in (_EARLY, _LATE):
+        stretch = [
+            value for at, value in points if first * whole_seconds <= at <= last * whole_seconds
+        ]
+        if not stretch:
+            return None
+        found.append(median(stretch))
+    return found[0], found[1]
+
+
+def every_growth(
+    series: Mapping[str, Mapping[str, Sequence[Point]]], whole_seconds: float
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the growth of every series that has both stretches."""
+    found = {}
+    for panel, lines in series.items():
+        for name, points in lines.items():
+            grown = growth(points, whole_seconds)
+            if grown is not None:
+                found[panel, name] = grown
+    return found

@@ -1,0 +1,69 @@
+"""What the two models answer: mostly the question and some words, now and then a fault.
+
+Owns the shares of the faults. `alpha` can be away as a whole; `beta`, which stands in for it, never
+is. Every answer repeats its question first and ends with the same word, so that a part is known to
+be one.
+"""
+
+import random
+from typing import Final
+
+from shared.settings import ModelSettings, ProviderSettings
+from tests.soak.tenants import LAST_WORD
+from tests.support.provider import Answer, Request
+
+_WORDS: Final = (3, 25)
+_GAP_SECONDS: Final = (0.005, 0.05)
+_CUT_BYTES: Final = (100, 3_000)
+
+
+class Upstream:
+    """The script of the upstream."""
+
+    def __init__(self, seed: int) -> None:
+        self.is_away = False
+        self._chance = random.Random(seed)
+
+    def answer(self, request: Request) -> Answer:
+        """Return what to answer a request."""
+        if self.is_away and request.body["model"] == "alpha":
+            return Answer(status=503)
+        words = " ".join(f"word{n}" for n in range(self._chance.randint(*_WORDS)))
+        text = f"[{request.last}] {words} {LAST_WORD}"
+        gap = self._chance.uniform(*_GAP_SECONDS)
+        match self._chance.random():
+            case share if share < 0.02:
+                return Answer(status=500)
+            case share if share < 0.03:
+                return Answer(status=429, headers={"retry-after": "1"})
+            case share if share < 0.04:
+                return Answer(text=text, gap_seconds=gap, is_malformed=True)
+            case share if share < 0.05:
+                return Answer(
+                    text=text, gap_seconds=gap, cut_bytes=self._chance.randint(*_CUT_BYTES)
+                )
+            case _:
+                return Answer(text=text, gap_seconds=gap)
+
+
+def providers(url: str) -> tuple[ProviderSettings, ...]:
+    """Return the two that serve a model each."""
+    return tuple(ProviderSettings(name=name, base_url=url) for name in ("first", "second"))
+
+
+def models() -> tuple[ModelSettings, ...]:
+    """Return both models; what names none goes to the first that answers."""
+    return tuple(
+        ModelSettings(
+            identifier=name,
+            provider=provider,
+            upstream=name,
+            context_window=32_768,
+            max_output_tokens=512,
+            input_rate=1.0,
+            output_rate=2.0,
+            strengths={"general": strength},
+            first_token_seconds=8.0,
+        )
+        for name, provider, strength in (("alpha", "first", 0.9), ("beta", "second", 0.5))
+    )
