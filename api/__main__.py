@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import gc
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from functools import partial
 from socket import socket
@@ -34,7 +36,21 @@ def app(admin_port: int | None = None) -> ASGIApp:
     logs.configure(settings.log, process="api")
     # What is there now stays; the collector need not look at it again and again.
     gc.freeze()
+    _leave_with_parent()
     return build(settings, os.environ, SystemClock(), admin_port)
+
+
+def _leave_with_parent() -> None:
+    """Drain, as on SIGTERM, when the process of `--workers` has gone, by whatever death."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 async def _check(settings: Settings) -> None:
