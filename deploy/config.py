@@ -6,7 +6,7 @@ Reads them as every process does. Refuses to show a secret: of a key, only wheth
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -52,9 +52,12 @@ def shipped() -> None:
 
 
 def _keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secret | None]:
-    """Return each provider's key; raises ConfigurationError with every one that cannot be sent."""
+    """Return each provider's key, and that of who searches, by its name.
+
+    Raises ConfigurationError with every one that cannot be sent.
+    """
     keys, faults = {}, []
-    for provider in settings.providers:
+    for provider in (*settings.providers, *_searchers(settings)):
         try:
             keys[provider.name] = key_of(provider, environment)
         except ConfigurationError as error:
@@ -62,6 +65,16 @@ def _keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secre
     if faults:
         raise ConfigurationError(faults)
     return keys
+
+
+def _searchers(settings: Settings) -> Iterator[ProviderSettings]:
+    """Yield who searches the web, if anybody does, as one that needs a key."""
+    search = settings.search
+    if search.service is not None:
+        url = search.base_url or "http://localhost"
+        yield ProviderSettings(
+            name=f"search by {search.service}", base_url=url, api_key_env=search.api_key_env
+        )
 
 
 def _tell(
@@ -78,23 +91,17 @@ def _tell(
     )
     for provider in settings.providers:
         _print(f"  {provider.name}: {_key_told(provider, keys)}")
-    if settings.search.service is not None:
-        _print(f"  search by {settings.search.service}: {_search_key(settings, environment)}")
+    for searcher in _searchers(settings):
+        _print(f"  {searcher.name}: {_key_told(searcher, keys, 'searched')}")
 
 
-def _search_key(settings: Settings, environment: Mapping[str, str]) -> str:
-    variable = settings.search.api_key_env
-    if variable is None:
-        return "needs no key"
-    is_there = bool(environment.get(variable, "").strip())
-    return f"{variable} is {'set' if is_there else 'missing: not searched here'}"
-
-
-def _key_told(provider: ProviderSettings, keys: Mapping[str, Secret | None]) -> str:
+def _key_told(
+    provider: ProviderSettings, keys: Mapping[str, Secret | None], what: str = "served"
+) -> str:
     if provider.api_key_env is None:
         return "needs no key"
     is_there = keys[provider.name] is not None
-    return f"{provider.api_key_env} is {'set' if is_there else 'missing: not served here'}"
+    return f"{provider.api_key_env} is {'set' if is_there else f'missing: not {what} here'}"
 
 
 async def _try_all(settings: Settings, keys: Mapping[str, Secret | None]) -> bool:

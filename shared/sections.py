@@ -13,7 +13,10 @@ Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
-Address = Annotated[str, Meta(pattern=r"^https?://[^\s]+$")]
+
+# A host, perhaps a port, and what stands below; a secret is no part of an address.
+_HOST: Final = r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@\[\]]+)(:[0-9]{1,5})?"
+Address = Annotated[str, Meta(pattern=rf"^https?://{_HOST}([/?#]\S*)?$")]
 
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _NETWORK_4: Final = r"[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?"

@@ -11,7 +11,9 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Final
@@ -35,14 +37,17 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _RESOLVE_SECONDS: Final = 5.0
 _HEADERS: Final = {"accept-encoding": "identity", "user-agent": "pollux"}
 _PIECE_BYTES: Final = 65_536
+# A name whose servers are silent holds a thread for longer than anybody waits for it. Those of the
+# loop look up the providers' names, too, and no caller is to take them.
+_ASKERS: Final = ThreadPoolExecutor(8, "resolve")
 _TROUBLE: Final = (aiohttp.ClientError, OSError, UnicodeError)
 
 
 async def resolve(name: str) -> list[Address]:
     """Return the addresses of a name, as the machine's own resolver has them. Raises OSError."""
-    loop = asyncio.get_running_loop()
+    ask = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
     async with asyncio.timeout(_RESOLVE_SECONDS):
-        found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_ASKERS, ask)
     return list(dict.fromkeys(ip_address(place[0]) for *_, place in found))
 
 
@@ -89,7 +94,7 @@ class Outside:
             async with self._asked(target) as answer:
                 if answer.status not in _REDIRECTS:
                     return await _content(answer, bytes_max, budget)
-                url = urljoin(target.url, answer.headers.get("location", ""))
+                url = _led(target, answer.headers.get("location", ""))
         raise _unreachable("The URL redirects too often.")
 
     @asynccontextmanager
@@ -155,6 +160,14 @@ class _Judged(AbstractResolver):
     @override
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def _led(target: Target, location: str) -> str:
+    """Return where a redirect leads. Raises EgressError ("forbidden") for what is no URL."""
+    try:
+        return urljoin(target.url, location)
+    except ValueError:
+        raise egress.forbidden("The URL redirects to what cannot be read.") from None
 
 
 async def _content(answer: aiohttp.ClientResponse, bytes_max: int, budget: Budget) -> bytes:

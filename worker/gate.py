@@ -223,11 +223,16 @@ class Gate:
 
     async def _admit(self, call: Call, limits: Limits) -> None:
         """Take room in the provider's limits, or raise BarredError."""
-        self._slots[call.id] = (limits.provider.name, call.lane, call.id)
         ask = limits.admission(call.id, call.lane, call.tokens, _LEASE_MS)
-        wait_ms = await functions.admit(self._redis, self._root, ask)
+        wait_ms: int | None = None
+        try:
+            wait_ms = await functions.admit(self._redis, self._root, ask)
+        finally:
+            # A report keeps what is noted here, so no call that only asks; but one whose answer
+            # never came may have been let in.
+            if wait_ms is None:
+                self._slots[call.id] = (limits.provider.name, call.lane, call.id)
         if wait_ms is not None:
-            del self._slots[call.id]
             raise _barred(call.model, "busy", wait_ms / 1000)
 
     def _let_go(self, call: Call) -> None:

@@ -41,18 +41,18 @@ class Failed(NamedTuple):
 class Retry(NamedTuple):
     """Not now: wait in the queue for so many seconds, then any worker tries again.
 
-    What waits for room, or for somebody's probe, was not tried: that is no deferral. `code` tells
-    what it is put off for.
+    What waits for room, for somebody's probe or for another worker was not tried: that is no
+    deferral. `code` tells what it is put off for.
     """
 
     delay_seconds: float
-    why: Literal["failed"] | Bar = "failed"
+    why: Literal["failed", "elsewhere"] | Bar = "failed"
     code: str = "DEFERRED"
 
     @property
     def is_waiting(self) -> bool:
         """Whether only the deadline ends it."""
-        return self.why in {"probing", "busy"}
+        return self.why in {"probing", "busy", "elsewhere"}
 
 
 class Released(NamedTuple):
@@ -111,7 +111,11 @@ class Brake:
         self._is_off = True
 
     def outcome(self) -> Outcome:
-        """Return what an interrupted attempt comes to; without a reason the worker is going."""
+        """Return what an interrupted attempt comes to.
+
+        Without a reason the worker is going; where nobody interrupted it at all, a step is at
+        fault, and would be again.
+        """
         match self.why:
             case "cancel":
                 return Cancelled()
@@ -119,8 +123,11 @@ class Brake:
                 return Lost()
             case "fault":
                 return Failed(INTERNAL)
-            case "drain" | None:
+            case "drain":
                 return Released()
+            case None:
+                is_going = self._task is not None and self._task.cancelling() > 0
+                return Released() if is_going else Failed(INTERNAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from shared.settings import ModelSettings
 _MICROCREDITS_PER_MICRODOLLAR: Final = 100
 # A dollar a thousand searches is so many microdollars a search.
 _MICRODOLLARS_PER_SEARCH: Final = 1_000
-_BYTES_PER_TOKEN: Final = 3
+BYTES_PER_TOKEN: Final = 3
 _TOKENS_PER_MESSAGE: Final = 8
 # More than a picture of any size takes with the models that see, but for some that count otherwise.
 IMAGE_TOKENS: Final = 1_600
@@ -38,7 +38,7 @@ NO_SEARCH: Final = Searches()
 
 def tokens_in(text: str) -> int:
     """Estimate a message's tokens, high: one holds four bytes of English, three of most else."""
-    return len(text.encode()) // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
+    return len(text.encode()) // BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
 
 
 def cost(

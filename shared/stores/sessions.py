@@ -5,6 +5,7 @@ history. Refuses to add a turn or end one: that is `accept` and `settle`.
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,6 +17,8 @@ from shared.redis.keys import TURNS_PER_CHUNK
 from shared.wire.message import AssistantMessage, UserMessage, decode_assistant, decode_user
 
 _FIELDS: Final = ("name", "created", "active", "turns", "companion", "metadata")
+# So many turns a round trip; what is read beyond what is needed is no more than these.
+_CHUNKS_AT_ONCE: Final = 2
 _decode_metadata = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
@@ -96,25 +99,42 @@ async def turns(
 
 
 async def history(
-    redis: Connection, root: str, account: str, session: str, before: int
+    redis: Connection, root: str, account: str, session: str, before: int, *, bytes_max: int
 ) -> list[Turn]:
-    """Return the completed turns before a turn, oldest first."""
-    if before == 1:
-        return []
-    chunks = range(before // TURNS_PER_CHUNK + 1)
-    read = [redis.call("HGETALL", keys.TURNS(root, account, session, chunk)) for chunk in chunks]
-    stored = await asyncio.gather(*read)
-    fields: dict[bytes, bytes] = {
-        name: record for chunk in stored for name, record in chunk.items()
-    }
-    complete = []
-    for number in range(1, before):
+    """Return the last completed turns before a turn, oldest first.
+
+    All that are needed for `bytes_max` of what was said, and little more: a conversation may have
+    any length, and no model reads all of it.
+    """
+    complete: list[Turn] = []
+    last, bytes_left = (before - 1) // TURNS_PER_CHUNK, bytes_max
+    while last >= 0 and before > 1 and bytes_left > 0:
+        first = max(0, last - _CHUNKS_AT_ONCE + 1)
+        chunks = range(first, last + 1)
+        read = [
+            redis.call("HGETALL", keys.TURNS(root, account, session, chunk)) for chunk in chunks
+        ]
+        stored = await asyncio.gather(*read)
+        numbers = range(max(1, first * TURNS_PER_CHUNK), min(before, (last + 1) * TURNS_PER_CHUNK))
+        found = list(_complete({n: each for chunk in stored for n, each in chunk.items()}, numbers))
+        bytes_left -= sum(map(_said_bytes, found))
+        complete[:0] = found
+        last = first - 1
+    return complete
+
+
+def _complete(fields: dict[bytes, bytes], numbers: range) -> Iterator[Turn]:
+    for number in numbers:
         user, assistant = fields.get(b"%d:u" % number), fields.get(b"%d:a" % number)
         if user is not None and assistant is not None:
             answer = decode_assistant(assistant)
             if answer.status == "completed":
-                complete.append(Turn(number, decode_user(user), answer, "completed"))
-    return complete
+                yield Turn(number, decode_user(user), answer, "completed")
+
+
+def _said_bytes(turn: Turn) -> int:
+    answer = turn.assistant.content if turn.assistant is not None else ""
+    return len(turn.user.content.encode()) + len(answer.encode())
 
 
 async def _state(

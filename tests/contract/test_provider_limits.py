@@ -14,6 +14,7 @@ from shared.stores.fleet import Calls
 from shared.wire.fleet import WorkerReport
 from shared.wire.submission import Lane
 from worker.limits import Limits
+from worker.providers.contract import TOKENS_MAX
 
 _LEASE_MS = 5_000
 
@@ -151,6 +152,18 @@ async def test_tokens_beyond_the_estimate_are_owed(opened: Any) -> None:  # noqa
     wait = await door.admit("b", tokens=10)
     assert wait is not None
     assert 35_000 < wait <= 41_000
+
+
+async def test_what_one_call_says_that_it_took_does_not_shut_a_provider_for_days(
+    opened: Any,  # noqa: ANN401  a maker of doors
+) -> None:
+    door = opened(tokens_per_minute=4_000)
+    assert await door.admit("a", tokens=10) is None
+    door.depart("a", tokens=10, used=TOKENS_MAX)
+    wait = await door.admit("b", tokens=10)
+    assert wait is not None
+    assert 60_000 < wait <= 300_000
+    assert await door.redis.call("PTTL", keys.RATES(door.root, "p")) <= 400_000
 
 
 async def test_call_larger_than_the_burst_waits_for_all_of_it_and_not_for_ever(

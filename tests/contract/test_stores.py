@@ -23,7 +23,9 @@ async def _talk(desk: Desk, turns: int) -> Ticket:
 
 async def test_history_is_all_completed_turns_before_one(desk: Desk) -> None:
     ticket = await _talk(desk, 35)
-    turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 35)
+    turns = await sessions.history(
+        desk.redis, desk.root, "ann", ticket.session, 35, bytes_max=10_000
+    )
     assert [turn.number for turn in turns] == list(range(1, 35))
     assert [turn.user.content for turn in turns] == [f"question {n}" for n in range(1, 35)]
     assert [turn.assistant and turn.assistant.content for turn in turns] == [
@@ -38,13 +40,27 @@ async def test_history_leaves_out_what_failed_or_was_cancelled(desk: Desk) -> No
     cancelled = await desk.submit("ann", ticket.session)
     await desk.cancel(Ticket("ann", ticket.session, cancelled.id))
     await desk.submit("ann", ticket.session)
-    turns = await sessions.history(desk.redis, desk.root, "ann", ticket.session, 4)
+    turns = await sessions.history(
+        desk.redis, desk.root, "ann", ticket.session, 4, bytes_max=10_000
+    )
     assert [turn.number for turn in turns] == [1]
 
 
 async def test_history_of_a_first_turn_is_empty(desk: Desk) -> None:
     ticket = await desk.submit()
-    assert await sessions.history(desk.redis, desk.root, "ann", ticket.session, 1) == []
+    found = await sessions.history(
+        desk.redis, desk.root, "ann", ticket.session, 1, bytes_max=10_000
+    )
+    assert found == []
+
+
+async def test_of_a_long_conversation_no_more_is_read_than_anybody_needs(desk: Desk) -> None:
+    ticket = await _talk(desk, 80)
+    for bytes_max, first in ((0, 80), (1, 48), (700, 16), (10_000, 1)):
+        turns = await sessions.history(
+            desk.redis, desk.root, "ann", ticket.session, 80, bytes_max=bytes_max
+        )
+        assert [turn.number for turn in turns] == list(range(first, 80))
 
 
 async def test_turns_are_read_across_chunks_with_their_states(desk: Desk) -> None:

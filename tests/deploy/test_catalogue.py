@@ -153,6 +153,9 @@ async def test_a_check_names_every_key_that_cannot_be_sent(
     assert shown.code == 1
     assert [line.split(":")[0] for line in shown.err.splitlines()] == ["FAR_KEY", "WIDE_KEY"]
     assert "sk-" not in shown.err
+    named = {"POLLUX_SEARCH__SERVICE": "brave", "POLLUX_SEARCH__API_KEY_ENV": "FIND_KEY"}
+    shown = pollux("config", "check", FIND_KEY="sk-\x01", **named)
+    assert (shown.code, shown.err.split(":")[0]) == (1, "FIND_KEY")
 
 
 async def test_those_whose_key_is_there_are_tried(

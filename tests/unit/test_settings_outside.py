@@ -58,3 +58,30 @@ def test_networks_and_hosts_may_be_allowed(tmp_path: Path) -> None:
     )
     assert read.egress.allow == ("10.0.0.1/8", "fd00::/8", "::1", "Files.local")
     assert read.egress.ports == (80, 443, 8080, 8443)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://:80",
+        "https:///v1",
+        "http://?a",
+        "http://[",
+        "http://h:abc",
+        "http://u:p@h",
+    ],
+)
+def test_an_address_without_a_host_or_with_a_secret_is_a_fault(tmp_path: Path, url: str) -> None:
+    provider = f"[[providers]]\nname = 'p'\nbase_url = '{url}'\n"
+    faults = faults_of(tmp_path, f"{provider}[search]\nservice = 'searxng'\nbase_url = '{url}'\n")
+    named = [fault.partition(": ")[0] for fault in faults]
+    assert named == ["providers[0].base_url", "search.base_url"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", "https://[::1]:8443/v1", "http://h:80?a", "http://h_1/v1"]
+)
+def test_an_address_names_a_host(tmp_path: Path, url: str) -> None:
+    read = settings_of(tmp_path, f"[[providers]]\nname = 'p'\nbase_url = '{url}'\n")
+    assert read.providers[0].base_url == url

@@ -14,7 +14,7 @@ from tests.support.provider import Answer, Provider
 from tests.support.waiting import until
 from tests.worker.attempts import Attempts
 from tests.worker.front import GRANT, Front, Ticket, text_of
-from worker.providers.contract import ChatRequest, Ended, Part, Text
+from worker.providers.contract import ChatRequest, Ended, Part, Produced, Text
 from worker.providers.registry import Registry
 
 _LOST = ProviderError(
@@ -234,3 +234,19 @@ async def test_model_is_sent_neither_reasoning_nor_turns_without_a_word(
     assert [
         (message["role"], message["content"]) for message in provider.requests[-1].messages
     ] == [("user", "one"), ("assistant", "Two bears"), ("user", "three")]
+
+
+async def test_an_answer_holds_so_many_pictures_and_no_more(
+    attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [Produced("image", "image/png", b"\x89PNG\r\n\x1a\n%d" % n) for n in range(65)]
+    _use(monkeypatch, Scripted(*pictures[:64], Ended("stop")))
+    ticket = await front.submit()
+    await attempts.run(ticket)
+    assert len((await _kept(front, ticket)).media) == 64
+    _use(monkeypatch, Scripted(*pictures, Ended("stop")))
+    ticket = await front.submit()
+    await attempts.run(ticket)
+    kept = await _kept(front, ticket)
+    assert kept.failure is not None
+    assert (kept.failure.code, len(kept.media)) == ("RESPONSE_TOO_LARGE", 64)

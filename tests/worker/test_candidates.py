@@ -5,6 +5,7 @@ import pytest
 
 from shared.wire.generation import Generation
 from shared.wire.routing import KeptRouting
+from tests.support.provider import Provider
 from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.attempts import Attempts
@@ -67,6 +68,43 @@ async def test_without_any_model_to_be_had_a_message_waits(
     ticket = await front.submit()
     await attempts.run(ticket)
     assert (await front.look(ticket)).stage == "retrying"
+    record = await front.record(ticket)
+    # Nothing was tried, so nothing was put off.
+    assert (record.get("retries"), record["waits"]) == (None, "1")
+
+
+async def test_a_model_of_a_newer_catalogue_waits_for_a_worker_that_knows_it(
+    attempts: Attempts, front: Front
+) -> None:
+    attempts.configured = frozenset({"delta"})
+    ticket = await front.submit(model="delta")
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+    attempts.configured = frozenset()
+    await front.hasten(ticket)
+    await attempts.run(ticket)
+    ended = await front.look(ticket)
+    assert ended.assistant is not None
+    assert ended.assistant.failure is not None
+    assert ended.assistant.failure.code == "MODEL_NOT_FOUND"
+
+
+async def test_a_dearer_model_does_not_stand_in_for_another_worker_s(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    _, beta, gamma = attempts.settings.models
+    beta = msgspec.structs.replace(beta, input_rate=1000.0, output_rate=4000.0)
+    attempts.settings = msgspec.structs.replace(attempts.settings, models=(gamma, beta))
+    attempts.configured = frozenset({"gamma"})
+    ticket = await front.submit("hello", hold=1_000)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+    assert provider.requests == []
+    # Where what was set aside pays for it, it does; and where nobody has the key of the other one.
+    paid = await attempts.ended("hello", hold=100_000_000)
+    attempts.configured = frozenset()
+    alone = await attempts.ended("hello", hold=1_000)
+    assert (paid.stage, alone.stage) == ("completed", "completed")
 
 
 async def test_a_worker_learns_from_its_report_what_others_have_keys_of(system: System) -> None:

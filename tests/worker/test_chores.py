@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from arq.typing import WorkerCoroutine
 from arq.worker import async_check_health, func
+from typing_extensions import override
 
 from shared import queue
 from shared.clock import SystemClock
@@ -116,6 +117,25 @@ async def test_files_of_a_deleted_session_go_also_those_that_come_late(
     assert await redis.call("EXISTS", noted) == 0
     assert kept is not None
     assert kept[0].exists()
+
+
+async def test_files_that_cannot_be_deleted_are_in_nobody_s_way(
+    redis: Redis, redis_settings: RedisSettings, tmp_path: Path
+) -> None:
+    class Stubborn(Files):
+        @override
+        def forget(self, account: str, session: str) -> None:
+            if session == "stuck":
+                raise PermissionError("not yours")
+            super().forget(account, session)
+
+    files = Stubborn(str(tmp_path))
+    noted = keys.FORGOTTEN(keys.partition_root(redis_settings, 0))
+    files.keep("ann", "gone", _PNG, PNG)
+    await redis.call("ZADD", noted, 1, "ann:stuck", 2, "ann:gone")
+    await forget.forget(redis, redis_settings, files, 10**9)
+    assert not (tmp_path / "ann" / "gone").exists()
+    assert await redis.call("ZRANGE", noted, 0, -1) == [b"ann:stuck"]
 
 
 @pytest.mark.each_once

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from shared.sections import EnhancementSettings
+from shared.websearch import SearchSettings
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, Enhancement
 from shared.wire.submission import Features
@@ -370,3 +371,14 @@ async def test_failure_of_the_answer_keeps_what_was_sent(
 
 def test_rewording_is_off_unless_a_model_is_named() -> None:
     assert EnhancementSettings().model is None
+
+
+async def test_nothing_is_reworded_for_another_worker_to_answer(
+    attempts: Attempts, front: Front, scribe: Scribe, system: System
+) -> None:
+    system.expected.add("the key of the search service is not set; other workers search")
+    attempts.change_search(SearchSettings(service="brave", api_key_env="NOBODYS_KEY"))
+    ticket = await front.submit(UNCLEAR, features=Features(web_search=True))
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+    assert scribe.asked == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -344,3 +345,30 @@ async def test_proxies_of_the_environment_are_not_asked(
     server.script = _picture()
     outside = Outside(_settings(server, "127.0.0.1"))
     assert await _fetch(outside, f"http://127.0.0.1:{server.port}/") == b"picture"
+
+
+@pytest.mark.parametrize("location", ["http://[", "//[::1", "http://a]b/", "http://\u2100.com/"])
+async def test_a_redirect_to_what_is_no_url_is_refused(server: Upstream, location: str) -> None:
+    server.script = _redirect(location)
+    outside = Outside(_settings(server, "127.0.0.0/8"))
+    error = await _refused(outside, f"http://127.0.0.1:{server.port}/a")
+    assert (error.kind, error.retry) == ("forbidden", "never")
+
+
+async def test_names_that_nobody_answers_for_hold_up_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    let_go = threading.Event()
+
+    def silent(*_: object, **__: object) -> list[object]:
+        let_go.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    asking = [asyncio.create_task(resolve(f"n{number}.example")) for number in range(64)]
+    await asyncio.sleep(0)  # noqa: TID251  each of them asks now
+    try:
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "here"), 3) == "here"
+    finally:
+        let_go.set()
+        await asyncio.gather(*asking, return_exceptions=True)

@@ -295,6 +295,14 @@ async def test_what_was_set_aside_for_a_model_that_cools_is_not_overdrawn(
     await front.cancel(ticket)
 
 
+async def test_a_model_asked_for_by_name_answers_whatever_else_cools(attempts: Attempts) -> None:
+    await _fail(attempts.gate, attempts.settings.models[1], _FAILED, 5)
+    # What a session remembers was not known when the credits were set aside.
+    prompt = "Speak like a pirate. " * 40
+    ended = await attempts.ended("hello", model="alpha", hold=3_000, system_prompt=prompt)
+    assert ended.stage == "completed"
+
+
 # The budget
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from typing_extensions import override
 
 from shared.routing import price
 from shared.sections import EgressSettings
@@ -17,6 +18,7 @@ from tests.support.system import System
 from tests.worker.attempts import Attempts
 from tests.worker.front import GRANT, HOLD, Front
 from tests.worker.providers.upstream import Line, Script, Upstream, endless, held, whole
+from worker.fetch import Budget, Outside
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 40
 GIF = b"GIF89a" + b"g" * 40
@@ -123,8 +125,12 @@ async def test_pictures_are_counted_when_nobody_says_what_was_used(
             "MEDIA_FORBIDDEN",
         ),
         (_gallery(a=PNG, b=whole(b"", status=302, location="/b")), "MEDIA_UNREACHABLE"),
+        (_gallery(a=PNG, b=whole(b"", status=302, location="http://[")), "MEDIA_FORBIDDEN"),
     ],
-    ids=["html", "svg", "sound", "nothing", "gzip", "404", "slow", "endless", "inside", "round"],
+    ids=[
+        *("html", "svg", "sound", "nothing", "gzip", "404", "slow", "endless", "inside", "round"),
+        "nowhere",
+    ],
 )
 async def test_a_picture_that_cannot_be_had_ends_the_generation_at_no_cost(
     attempts: Attempts,
@@ -213,6 +219,26 @@ async def test_a_cancel_leaves_what_is_being_fetched(
     await running
     assert (await front.look(ticket)).stage == "cancelled"
     await asyncio.wait_for(pictures.line.gone.wait(), 5)
+
+
+@pytest.mark.each_once
+async def test_a_fault_of_ours_with_one_picture_ends_the_generation_while_another_is_fetched(
+    attempts: Attempts, pictures: Upstream, front: Front, system: System
+) -> None:
+    system.expected.add("a step failed")
+
+    class Faulty(Outside):
+        @override
+        async def fetch(self, url: str, *, bytes_max: int, seconds: float, budget: Budget) -> bytes:
+            if url.endswith("b"):
+                raise ZeroDivisionError
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    attempts.outside = Faulty(attempts.settings.egress)
+    ended = await attempts.ended(features=_urls(pictures, "a", "b"))
+    assert _code(ended)[1] == "INTERNAL"
+    assert (await front.books()).balance == GRANT
 
 
 @pytest.mark.each_once

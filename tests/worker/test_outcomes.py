@@ -1,5 +1,6 @@
 """Every way in which an attempt can end, and what is then told, kept and charged."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from shared.wire.submission import Lane
 from tests.support.provider import Answer, Provider, context_error
 from tests.worker.attempts import Attempts
 from tests.worker.front import GRANT, HOLD, Front, text_of
+from worker import pipeline
+from worker.run import Outcome, Run
 
 
 def _fault(ended: Generation) -> tuple[str, str]:
@@ -352,3 +355,15 @@ async def test_batch_work_is_told_in_few_pieces(
         told = await front.told(ticket)
         pieces[lane] = sum(isinstance(one.event, events.Delta) for one in told)
     assert pieces["batch"] <= 3 < pieces["interactive"]
+
+
+async def test_a_step_that_is_cancelled_by_nobody_is_a_failure(
+    attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Run) -> Outcome | None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(pipeline, "STEPS", (broken,))
+    ticket = await front.submit()
+    await attempts.run(ticket)
+    assert _fault(await front.look(ticket)) == ("internal", "INTERNAL")

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shared.redis import keys
 from shared.settings import ModelSettings, ProviderSettings, Settings
 from shared.stores import fleet
 from tests.support import processes
@@ -45,6 +46,13 @@ def _rewrite(environment: Mapping[str, str], old: str, new: str) -> None:
     where.write_text(where.read_text().replace(old, new, 1))
 
 
+async def _is_forgotten(front: Front, worker: PolluxWorker, model: str) -> bool:
+    """As if a minute had passed since anybody served the model."""
+    served = keys.SERVED(keys.system_root(front.settings.redis))
+    await front.redis.call("ZREM", served, model)
+    return model not in worker.ctx["tools"].configured
+
+
 def _connection(worker: PolluxWorker, provider: ProviderSettings) -> Upstream:
     found = worker.ctx["tools"].registry.connection(provider)
     assert isinstance(found, Upstream)
@@ -75,6 +83,7 @@ async def test_what_runs_ends_with_what_it_began_with(
         next_ = await front.end(await front.submit(model="delta"))
         assert next_.stage == "completed"
         assert provider.requests[-1].body["model"] == "upstream-delta"
+        await until(lambda: _is_forgotten(front, worker, "alpha"))
         gone = await front.end(await front.submit(model="alpha"))
         assert gone.assistant is not None
         assert gone.assistant.failure is not None

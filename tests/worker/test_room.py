@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from typing_extensions import override
 
-from shared.errors import BarredError, Failure, ProviderError
+from shared.errors import BarredError, Failure, ProviderError, UnavailableError
 from shared.redis import keys
+from shared.redis.client import Argument, Reply
 from shared.settings import Settings
 from shared.wire.routing import KeptRouting
 from tests.support.provider import Answer, Provider, Request, by_words
@@ -15,6 +17,7 @@ from tests.support.system import System
 from tests.worker.attempts import Attempts
 from tests.worker.crew import working
 from tests.worker.front import Front
+from tests.worker.shaky import Shaky
 
 pytestmark = pytest.mark.each_once
 
@@ -107,6 +110,19 @@ async def test_model_without_room_is_worth_the_wait_when_the_others_fail(
     assert (await front.look(ticket)).stage == "completed"
 
 
+async def test_a_turn_that_has_made_all_its_calls_waits_for_no_room(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    attempts.settings = _apart(attempts.settings, 1)
+    alpha = attempts.settings.models[0]
+    provider.answer = lambda _: Answer(status=500)
+    ticket = await front.submit("hello")
+    async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+        await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "failed"
+    assert len(provider.requests) == 6
+
+
 async def test_room_is_given_back_whatever_the_end(attempts: Attempts, front: Front) -> None:
     attempts.change_providers(concurrency_max=1)
     alpha = attempts.settings.models[0]
@@ -130,3 +146,39 @@ async def test_tokens_that_were_not_used_are_given_back(attempts: Attempts) -> N
     for _ in range(12):
         # Each reserves 64 and more and takes 8, of 250 that may come at once.
         assert (await attempts.ended("hello", model="alpha")).stage == "completed"
+
+
+async def test_a_call_that_only_asks_for_room_is_not_kept_as_one_that_has_it(
+    attempts: Attempts, front: Front
+) -> None:
+    attempts.change_providers(concurrency_max=1)
+    alpha, told = attempts.settings.models[0], []
+
+    class Watched(Shaky):
+        @override
+        async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+            reply = await super().call(*command, repeat=repeat)
+            # A report that is made up before the answer is read.
+            told.append(attempts.gate.tell().slots)
+            return reply
+
+    attempts.redis = Watched(front.redis)
+    async with attempts.gate.call(alpha, lane="interactive", tokens=1) as call:
+        with pytest.raises(BarredError):
+            async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+                pass
+        assert [len(slots) for slots in told] == [0, 1]
+        assert {slot[2] for slots in told for slot in slots} == {call.id}
+
+
+async def test_room_that_was_given_unheard_is_given_back(attempts: Attempts, front: Front) -> None:
+    attempts.change_providers(concurrency_max=1)
+    alpha = attempts.settings.models[0]
+    shaky = Shaky(front.redis, "admit")
+    shaky.troubles.append("unanswered")
+    attempts.redis = shaky
+    with pytest.raises(UnavailableError):
+        async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+            pass
+    async with attempts.gate.call(alpha, lane="interactive", tokens=1):
+        assert len(attempts.gate.tell().slots) == 1

@@ -12,6 +12,7 @@ from shared.media.files import Files
 from shared.redis import keys
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
+from shared.telemetry import logs
 
 # Longer than any attempt of a deleted session goes on.
 LATE_MS: Final = 60_000
@@ -19,7 +20,7 @@ _SESSIONS_MAX: Final = 1_000
 
 
 async def forget(redis: Connection, settings: RedisSettings, files: Files, now_ms: int) -> int:
-    """Delete what is left of every session noted; return how many there were. Raises OSError."""
+    """Delete what is left of every session noted; return how many there were."""
     count = 0
     for partition in range(settings.partitions):
         noted = keys.FORGOTTEN(keys.partition_root(settings, partition))
@@ -28,7 +29,12 @@ async def forget(redis: Connection, settings: RedisSettings, files: Files, now_m
         )
         for name, at_ms in flat:
             account, _, session = name.decode().partition(":")
-            await asyncio.to_thread(files.forget, account, session)
+            try:
+                await asyncio.to_thread(files.forget, account, session)
+            except OSError as error:
+                # The others must not wait for it; it stays noted.
+                logs.logger().error("files cannot be deleted", name=name.decode(), fault=str(error))
+                continue
             if now_ms - at_ms > LATE_MS:
                 await redis.call("ZREM", noted, name)
         count += len(flat)

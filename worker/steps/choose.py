@@ -1,6 +1,7 @@
 """Decide which model answers, among those this worker can reach."""
 
 import random
+from itertools import takewhile
 
 import msgspec
 
@@ -10,6 +11,7 @@ from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose as
 from shared.settings import ModelSettings
 from shared.wire.event import Routed
 from shared.wire.routing import Routing
+from shared.wire.submission import AUTO
 from worker.run import Failed, Retry, Run
 from worker.steps import patience
 
@@ -25,36 +27,65 @@ async def choose(run: Run) -> Failed | Retry | None:
     """
     question = question_of(run, run.prompt)
     candidates, (run.routing, open_) = weigh(run, question)
-    if open_ and question.cooling and not _may_follow(run, open_[0], question):
-        # What was set aside was for a model that cools.
+    bars = _bars(run.routing)
+    if open_ and _is_overdrawn(run, run.routing, open_[0], question):
+        # What was set aside was for a model that cools, or that another worker has the key of.
         question = msgspec.structs.replace(question, budget=run.claimed.hold)
-        candidates, (run.routing, open_) = weigh(run, question)
+        _, (run.routing, open_) = weigh(run, question)
     if not open_:
-        return _closed(run, run.routing, candidates)
+        return _closed(run, bars, candidates)
     run.model, *others = open_
+    if _is_searched_elsewhere(run, run.model, question):
+        return _elsewhere()
     if question.search is not None:
         run.search = search.way_of(run.model)
-        if run.search == "service" and run.tools.search is None:
-            return Retry(_until_elsewhere())
     run.others = tuple(each for each in others if _may_follow(run, each, question))
     run.writer.say(Routed(run.routing))
     return None
 
 
-def _closed(run: Run, routing: Routing, candidates: tuple[ModelSettings, ...]) -> Failed | Retry:
+def _bars(routing: Routing) -> dict[str, str | None]:
+    """Return what shuts each candidate out."""
+    return {each.model: each.excluded_by for each in routing.candidates}
+
+
+def _is_overdrawn(run: Run, routing: Routing, chosen: ModelSettings, question: Question) -> bool:
+    """Tell whether what was set aside does not pay for a model that only stands in.
+
+    One that goes before it is not to be had here or now.
+    """
+    before = takewhile(lambda each: each.model != routing.chosen, routing.candidates)
+    stands_in = any(each.excluded_by in {"cooling", "unavailable"} for each in before)
+    return stands_in and not _may_follow(run, chosen, question)
+
+
+def _is_searched_elsewhere(run: Run, model: ModelSettings, question: Question) -> bool:
+    """Tell whether the service that would search for a model is another worker's to ask."""
+    is_asked = question.search is not None and search.way_of(model) == "service"
+    return is_asked and run.tools.search is None
+
+
+def _closed(
+    run: Run, bars: dict[str, str | None], candidates: tuple[ModelSettings, ...]
+) -> Failed | Retry:
     """Return what it comes to that no model is open."""
-    bars = {each.excluded_by for each in routing.candidates}
-    if "unavailable" in bars or (routing.policy != "requested" and not bars):
-        return Retry(_until_elsewhere())
-    if "cooling" in bars:
-        return _await_cooling(run, candidates)
+    name = run.submission.model
+    # A catalogue that is older than the fleet's may lack what others serve.
+    if "unavailable" in bars.values() or (
+        not bars and (name == AUTO or name in run.tools.configured)
+    ):
+        return _elsewhere()
+    if "cooling" in bars.values():
+        return _await_cooling(
+            run, [each for each in candidates if bars[each.identifier] == "cooling"]
+        )
     if not bars:
         return Failed(_NO_SUCH_MODEL)
-    return Failed(_NOTHING_FITS if "context_window" in bars else _NOTHING_CAN)
+    return Failed(_NOTHING_FITS if "context_window" in bars.values() else _NOTHING_CAN)
 
 
-def _until_elsewhere() -> float:
-    return random.uniform(*_ELSEWHERE_SECONDS)  # noqa: S311  jitter
+def _elsewhere() -> Retry:
+    return Retry(random.uniform(*_ELSEWHERE_SECONDS), "elsewhere")  # noqa: S311  jitter
 
 
 def tokens_of_prompt(run: Run, prompt: str) -> int:
@@ -76,17 +107,24 @@ def question_of(run: Run, prompt: str) -> Question:
     )
 
 
+def first_choice(run: Run, prompt: str) -> ModelSettings | None:
+    """Return the model that a prompt would go to from here, without waiting for anybody."""
+    question = question_of(run, prompt)
+    _, (routing, open_) = weigh(run, question)
+    if not open_ or _is_overdrawn(run, routing, open_[0], question):
+        return None
+    return None if _is_searched_elsewhere(run, open_[0], question) else open_[0]
+
+
 def weigh(run: Run, question: Question) -> tuple[tuple[ModelSettings, ...], Choice]:
     """Return who may answer, and the decision among them."""
     candidates = run.tools.catalogue.candidates(question.model, run.tools.offers)
     return candidates, decide(candidates, question)
 
 
-def _await_cooling(run: Run, candidates: tuple[ModelSettings, ...]) -> Failed | Retry:
+def _await_cooling(run: Run, cooling: list[ModelSettings]) -> Failed | Retry:
     """Wait in the queue for the model that may be called soonest, of those that only cool."""
-    assert run.routing is not None  # noqa: S101  just decided
-    cooling = {each.model for each in run.routing.candidates if each.excluded_by == "cooling"}
-    found = (run.tools.gate.bar(each) for each in candidates if each.identifier in cooling)
+    found = (run.tools.gate.bar(each) for each in cooling)
     bars: list[BarredError] = [bar for bar in found if bar is not None]
     if not bars:
         return Retry(0.0)

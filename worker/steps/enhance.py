@@ -19,7 +19,6 @@ from shared import clarity
 from shared.errors import ProviderError
 from shared.routing import price
 from shared.routing.choose import OUTPUT_TOKENS_MIN
-from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire.enhancement import Reason
 from shared.wire.event import StageChanged
@@ -27,7 +26,7 @@ from shared.wire.message import Enhancement
 from worker.providers.contract import ChatRequest, Ended, Text, Used
 from worker.run import Run
 from worker.steps import rewording
-from worker.steps.choose import question_of, tokens_of_prompt, weigh
+from worker.steps.choose import first_choice, tokens_of_prompt
 from worker.steps.fit import tokens_of
 
 _SHARE_OF_DEADLINE: Final = 0.25
@@ -57,7 +56,7 @@ async def enhance(run: Run) -> None:
     if not run.submission.enhance_prompt:
         run.enhancement = Enhancement(applied=False, reason="withheld")
         return
-    if clarity.left_alone(run.user.content) or not _choice(run, run.user.content):
+    if clarity.left_alone(run.user.content) or not first_choice(run, run.user.content):
         return
     request = _request(run, run.tools.settings.enhancement.model)
     if isinstance(request, ChatRequest):
@@ -135,16 +134,10 @@ def _bar(run: Run, text: str) -> Reason | None:
     """Return why a rewording cannot be sent: too much of it, or not what was set aside for."""
     if price.tokens_in(text) > run.tools.settings.enhancement.output_tokens_max:
         return "long"
-    before, after = _choice(run, run.user.content), _choice(run, text)
+    before, after = first_choice(run, run.user.content), first_choice(run, text)
     if after is None or after != before:
         return "unpaid"
     asked = min(run.submission.max_output_tokens, after.max_output_tokens)
     paid = price.affordable_tokens(after, tokens_of_prompt(run, text), run.claimed.hold)
     least = max(OUTPUT_TOKENS_MIN, int(asked * _SHARE_OF_ANSWER))
     return None if paid >= min(asked, least) else "unpaid"
-
-
-def _choice(run: Run, prompt: str) -> ModelSettings | None:
-    """Return the model that a prompt would go to."""
-    _, (_, models) = weigh(run, question_of(run, prompt))
-    return models[0] if models else None

@@ -37,12 +37,19 @@ from worker.steps.search import at_most
 # What may follow the told end of an answer, its usage, follows soon or not at all.
 _AFTERWORD_SECONDS: Final = 2.0
 _TIMERS_PER_SILENCE: Final = 16
+# Of pictures and sounds in one answer: each is a file, and stands in its record.
+_MEDIA_MAX: Final = 64
 
 _EMPTY: Final = Failure(
     message="The model gave an empty answer.",
     category="provider_error",
     code="EMPTY_ANSWER",
     retryable=True,
+)
+_TOO_MANY: Final = Failure(
+    message="The model made more pictures and sounds than an answer may hold.",
+    category="provider_error",
+    code="RESPONSE_TOO_LARGE",
 )
 _FILTERED: Final = Failure(
     message="The provider's content policy forbids the answer.",
@@ -69,7 +76,8 @@ async def generate(run: Run) -> Outcome | None:
             break
         _pass_over(run, run.model, patience.excluded_by(outcome))
     # A model that only has no room for now is worth the wait when all others have failed.
-    is_worth_it = not run.writer.has_shown() and patience.is_own_fault(outcome)
+    has_calls = run.calls < patience.CALLS_PER_TURN_MAX
+    is_worth_it = has_calls and not run.writer.has_shown() and patience.is_own_fault(outcome)
     return waiting if waiting is not None and is_worth_it else outcome
 
 
@@ -219,6 +227,8 @@ async def _keep(run: Run, part: Produced) -> None:
 
     Its URL is good for as long as the stream may be read. Raises ProviderError.
     """
+    if len(run.media) == _MEDIA_MAX:
+        raise ProviderError(_TOO_MANY)
     claimed, retention = run.claimed, run.tools.settings.retention
     hung = await run.tools.gallery.hang(
         claimed.account,

@@ -51,6 +51,8 @@ def _taken(run: Run, came: list[bytes | BaseException]) -> Failed | None:
         if isinstance(content, EgressError):
             is_passing = content.kind == "unreachable"
             return _failed(place, _FAULTS[content.kind], retryable=is_passing)
+        if isinstance(content, Exception):
+            raise content
     images = []
     for place, content in enumerate(came):
         if isinstance(content, BaseException):

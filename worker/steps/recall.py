@@ -4,6 +4,7 @@ Turns that failed or were cancelled stay in the list a person sees and are not s
 are those that were answered without a word. A model is sent text: neither media nor reasoning.
 """
 
+from shared.routing import price
 from shared.stores import sessions
 from shared.telemetry import logs
 from worker.providers.contract import ChatMessage
@@ -22,6 +23,7 @@ async def recall(run: Run) -> None:
         run.claimed.account,
         run.submission.session,
         run.claimed.turn,
+        bytes_max=_bytes_max(run),
     )
     run.history = [
         message
@@ -32,6 +34,12 @@ async def recall(run: Run) -> None:
             ChatMessage("assistant", turn.assistant.content),
         )
     ]
+
+
+def _bytes_max(run: Run) -> int:
+    """Return what the largest window holds of what was said, if that takes the least it may."""
+    windows = (model.context_window for model in run.tools.registry.models)
+    return price.BYTES_PER_TOKEN * max(windows, default=0)
 
 
 def _persona(run: Run) -> str | None:
