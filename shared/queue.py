@@ -4,6 +4,7 @@ Owns how arq reaches Redis: an id and a name travel, in msgpack, never in pickle
 generations: they wait in the partitions' lanes.
 """
 
+import asyncio
 from typing import Final
 
 import msgspec
@@ -26,10 +27,16 @@ def arq_settings(settings: RedisSettings) -> ArqSettings:
 
 
 async def pool(settings: RedisSettings) -> ArqRedis:
-    """Open arq's client for chores."""
-    return await create_pool(
-        arq_settings(settings),
-        job_serializer=serialize,
-        job_deserializer=deserialize,
-        default_queue_name=keys.CHORES(keys.system_root(settings)),
-    )
+    """Open arq's client for chores; a line that has fallen silent ends as ours do, with trouble."""
+    async with asyncio.timeout(settings.connect_seconds + settings.timeout_seconds):
+        client = await create_pool(
+            arq_settings(settings),
+            job_serializer=serialize,
+            job_deserializer=deserialize,
+            default_queue_name=keys.CHORES(keys.system_root(settings)),
+        )
+    # arq has no word for it; without one, a line that leads nowhere would be waited on for ever.
+    client.connection_pool.connection_kwargs["socket_timeout"] = settings.timeout_seconds
+    await client.connection_pool.disconnect()
+    client.connection_pool.reset()  # type: ignore[no-untyped-call]  # it comes without types
+    return client

@@ -10,6 +10,7 @@ limits      the arithmetic of a provider's limits
 run         the value that the steps pass along, and the closed set of outcomes
 fetch       the one way out to URLs that others name
 gallery     where an attempt puts what its model made
+insist      what must be said to Redis, said until it is answered
 writer      the answer's way out: events and text, coalesced, under the fencing token
 steps/      verbs, one a file
 providers/  how to talk to an upstream: contract, registry, one file a dialect

@@ -269,7 +269,7 @@ class PolluxWorker(Worker):
 
     async def _report(self) -> None:
         tools: Tools = self.ctx["tools"]
-        self._is_reported = True
+        was_reported, self._is_reported = self._is_reported, True
         pulse = WorkerReport(
             id=self.id,
             concurrency=self.settings.worker.concurrency,
@@ -280,6 +280,9 @@ class PolluxWorker(Worker):
             cooling=tools.gate.spared(),
         )
         standing = await fleet.report(self.redis, self.settings.redis, pulse, tools.gate.tell())
+        if standing.is_new and was_reported:
+            # Another took it for dead, or Redis was emptied: nothing else would tell of that.
+            logs.logger().warning("this worker was forgotten", worker=self.id)
         tools.gate.hear(standing.breakers)
         self._fleet_size = max(1, standing.workers)
         # Not `tools`: they may have been replaced meanwhile.

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from shared.clock import Clock
-from shared.errors import UnavailableError
 from shared.lifecycle import Stage
 from shared.redis import functions
 from shared.redis.client import Connection
 from shared.telemetry import logs
 from shared.wire import event as events
-
-_AGAIN_SECONDS: Final = 0.1
+from worker.insist import until_answered
 
 Answer = Literal["appended", "cancel", "refused"]
 StopReason = Literal["lost", "cancel", "fault"]
@@ -160,11 +158,11 @@ class Writer:
         self._on_stop(why)
 
     async def _append(self, ask: functions.AppendAsk) -> Answer:
-        while True:
-            try:
-                return await functions.append(self._redis, self._claimed.root, ask)
-            except UnavailableError:
-                await self._clock.sleep(_AGAIN_SECONDS)
+        return await until_answered(
+            self._clock,
+            "an append",
+            lambda: functions.append(self._redis, self._claimed.root, ask),
+        )
 
     def _take(self) -> functions.AppendAsk | None:
         self._gather()

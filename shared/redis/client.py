@@ -8,7 +8,8 @@ DESIGN. redis-py spends 70 to 110 us of CPU on a command (a pool checkout, sever
 shared connection about a tenth of it. A caller that is cancelled leaves its place in the line of
 replies, marked done, so that nobody gets another's reply. Any trouble with the line (cut, silence
 beyond the timeout, bytes that are not RESP) ends the connection and fails all who wait; the next
-call opens a new one.
+call opens a new one. A call takes no longer than to connect and to be answered once may, also where
+it is sent a second time.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from typing_extensions import override
 
 from shared.errors import StoreError, UnavailableError
 from shared.settings import RedisSettings
+from shared.telemetry import logs
 
 # What a client of redis-py raises, for those who must use one.
 RedisError = redis.exceptions.RedisError
@@ -40,6 +42,10 @@ _PASSING: Final = frozenset(
 _NOT_YET: Final = object()
 # A write costs a few us, a server that sits idle until a long tick ends costs more.
 _COMMANDS_PER_WRITE: Final = 8
+# Between two attempts at a line: however many wait for a server, it is not dialled more often.
+_DIAL_PAUSE_SECONDS: Final = 0.05
+# A listener is back well before its leases lapse, which are given their whole time by who is first.
+_MEND_SECONDS: Final = (0.05, 0.5)
 
 
 class FunctionMissingError(StoreError):
@@ -194,6 +200,7 @@ class Redis:
         self._opening: asyncio.Task[_Line] | None = None
         self._mending: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._dial_at = 0.0
         self._closed = False
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
@@ -202,17 +209,21 @@ class Redis:
         `repeat`: whether the command may be sent a second time when the line went before the reply
         came; all of Pollux' functions and every read allow it, a push or an increment does not.
         """
+        began = asyncio.get_running_loop().time()
         line = self._line if self._line is not None and self._line.alive else await self._open()
         try:
             return await line.ask(command)
         except _LostError:
             if not repeat:
                 raise UnavailableError("The connection to Redis was lost.") from None
-        line = await self._open()
+        patience_seconds = self._settings.connect_seconds + self._settings.timeout_seconds
         try:
-            return await line.ask(command)
+            async with asyncio.timeout_at(began + patience_seconds):
+                return await (await self._open()).ask(command)
         except _LostError:
             raise UnavailableError("The connection to Redis was lost twice.") from None
+        except TimeoutError:
+            raise UnavailableError("Redis did not answer in time.") from None
 
     async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Reply]:
         """Send commands in one write and return their replies; nothing is sent a second time."""
@@ -260,24 +271,34 @@ class Redis:
             return self._line
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._dial())
+            self._opening.add_done_callback(_note_end)
         return await asyncio.shield(self._opening)
 
     async def _dial(self) -> _Line:
         if self._closed:
             raise UnavailableError("The connection to Redis is closed.")
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._dial_at - loop.time()))
         try:
-            async with asyncio.timeout(self._settings.connect_seconds):
-                line = await _connect(self._settings.url, self._on_push, self._lost)
-        except (OSError, TimeoutError, _LostError) as error:
-            raise UnavailableError(
-                f"Redis cannot be reached: {error or type(error).__name__}"
-            ) from None
-        if not line.alive:
-            raise UnavailableError("The connection to Redis was lost.")
+            line = await self._connect()
+        except UnavailableError:
+            self._dial_at = loop.time() + _DIAL_PAUSE_SECONDS
+            raise
         self._line = line
         self._watch_silence()
         if self._on_ready is not None:
             self._on_ready()
+        return line
+
+    async def _connect(self) -> _Line:
+        try:
+            async with asyncio.timeout(self._settings.connect_seconds):
+                line = await _connect(self._settings.url, self._on_push, self._lost)
+        except (OSError, TimeoutError, _LostError) as error:
+            why = str(error) or type(error).__name__
+            raise UnavailableError(f"Redis cannot be reached: {why}") from None
+        if not line.alive:
+            raise UnavailableError("The connection to Redis was lost.")
         return line
 
     def _lost(self, line: _Line) -> None:
@@ -286,13 +307,13 @@ class Redis:
             self._mending = asyncio.create_task(self._mend())
 
     async def _mend(self) -> None:
-        delay = 0.05
+        delay = _MEND_SECONDS[0]
         while not self._closed:
             try:
                 await self._open()
             except UnavailableError:
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, 2.0)
+                delay = min(delay * 2, _MEND_SECONDS[1])
             else:
                 return
 
@@ -303,13 +324,23 @@ class Redis:
             self._watch.cancel()
         if self._line is None or not self._line.alive or self._closed:
             return
-        if self._line.silent_seconds() > timeout:
+        left = timeout - self._line.silent_seconds()
+        if left <= 0:
+            logs.logger().warning("Redis fell silent", seconds=timeout)
             self._line.abort()
             return
         if self._on_push is not None and self._line.quiet_seconds() > timeout / 2:
             # A listener asks nothing, so only this shows that the other end is still there.
             self._line.tell(("PING",), answered=True)
-        self._watch = asyncio.get_running_loop().call_later(timeout / 4, self._watch_silence)
+        # Who waits is not kept waiting for the next look.
+        seconds = min(left, timeout / 4)
+        self._watch = asyncio.get_running_loop().call_later(seconds, self._watch_silence)
+
+
+def _note_end(opening: asyncio.Task[_Line]) -> None:
+    """Take in how an attempt ended: whoever waited for it may have lost patience."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 async def _connect(

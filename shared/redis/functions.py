@@ -13,7 +13,7 @@ from shared.errors import Failure, StoreError
 from shared.lifecycle import Stage
 from shared.redis import keys
 from shared.redis.client import Connection, FunctionMissingError, Redis, Reply
-from shared.redis.library import command, invoke, load, tell
+from shared.redis.library import command, invoke, load_again, tell
 from shared.settings import RedisSettings, RetentionSettings, Settings
 from shared.wire.submission import Lane, OnConflict
 
@@ -214,7 +214,7 @@ async def claim_at_bell(redis: Redis, root: str, ask: ClaimAsk, patience_seconds
             ("BLPOP", *bells, patience_seconds), command("claim", root, ask)
         )
     except FunctionMissingError:
-        await load(redis)
+        await load_again(redis)
         return await claim(redis, root, ask)
     return _batch(root, reply)
 
@@ -641,20 +641,25 @@ class ReportAsk(Ask, frozen=True, kw_only=True):
 
 
 class Reported(NamedTuple):
-    """How many workers live, the models that are or were lately served, the breakers not closed."""
+    """How many workers live, the models that are or were lately served, the breakers not closed.
+
+    `is_new` when the one who reports was not known to live.
+    """
 
     living: int
     served: list[str]
     breakers: dict[str, "Breaker"]
+    is_new: bool
 
 
 async def report(redis: Connection, root: str, ask: ReportAsk, pulse: bytes) -> Reported:
     """Write a worker's pulse, or take it back if it is empty."""
-    living, served, breakers = await invoke(redis, "report", root, ask, blob=pulse)
+    living, served, breakers, is_new = await invoke(redis, "report", root, ask, blob=pulse)
     return Reported(
         int(living),
         [_text(model) for model in served],
         {_text(circuit): _breaker(rest) for circuit, *rest in breakers},
+        bool(is_new),
     )
 
 

@@ -15,6 +15,7 @@ from shared.errors import CANCELLED, CRASHED, DEAD_CATEGORIES, EXPIRED, StoreErr
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
+from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.submission import AUTO, COMPANION_WIRE
 
@@ -97,15 +98,26 @@ def _lua(value: object) -> str:
 NAME, TEXT = render()
 
 
-async def load(redis: Connection) -> None:
-    """Load this process' library if the server lacks it; safe when many do it at once."""
+async def load(redis: Connection) -> bool:
+    """Load this process' library if the server lacks it; safe when many do it at once.
+
+    Return whether it was this call that loaded it.
+    """
     if await redis.call("FUNCTION", "LIST", "LIBRARYNAME", NAME):
-        return
+        return False
     try:
         await redis.call("FUNCTION", "LOAD", TEXT)
     except StoreError as error:
         if "already exists" not in error.message:
             raise
+        return False
+    return True
+
+
+async def load_again(redis: Connection) -> None:
+    """Load the library into a server that had it and lost it: nothing of ours makes it do that."""
+    if await load(redis):
+        logs.logger().warning("Redis had lost its functions", library=NAME)
 
 
 async def invoke(
@@ -128,7 +140,7 @@ async def invoke(
     try:
         return await redis.call(*line, repeat=repeat)
     except FunctionMissingError:
-        await load(redis)
+        await load_again(redis)
         return await redis.call(*line, repeat=repeat)
 
 

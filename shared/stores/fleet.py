@@ -45,12 +45,14 @@ class Fleet(NamedTuple):
 class Standing(NamedTuple):
     """What a worker hears in return for its report.
 
-    How many live, what all have keys of, and which breakers are not closed, by circuit.
+    How many live, what all have keys of, and which breakers are not closed, by circuit; `is_new`
+    when it was not known to live.
     """
 
     workers: int
     configured: frozenset[str]
     breakers: dict[str, Breaker]
+    is_new: bool
 
 
 class Calls(NamedTuple):
@@ -75,7 +77,8 @@ async def report(
     """Write a worker's pulse, the models it serves, and what its gate tells."""
     ask = msgspec.structs.replace(_ask(pulse.id, pulse.models), **calls._asdict())
     reported = await functions.report(redis, keys.system_root(settings), ask, encode(pulse))
-    return Standing(reported.living, frozenset(reported.served), reported.breakers)
+    configured = frozenset(reported.served)
+    return Standing(reported.living, configured, reported.breakers, reported.is_new)
 
 
 async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None:

@@ -14,8 +14,15 @@ from tests.support.server import Server
 from tests.support.system import System
 
 CHAT: Final = "/api/v1/chat"
+LOST: Final = "Redis had lost its functions"
 # What a front says to itself and its workers while Redis is away.
-EXPECTED: Final = {"unavailable", "waiting for Redis", "a beat was missed", "reaped"}
+EXPECTED: Final = {
+    "unavailable",
+    "waiting for Redis",
+    "a beat was missed",
+    "reaped",
+    "Redis fell silent",
+}
 
 
 async def _calls(api: Customer, receipt: dict[str, str]) -> list[httpx.Response]:
@@ -138,6 +145,7 @@ async def test_an_answer_under_way_survives_a_restart_of_redis(
 async def test_a_front_comes_back_to_a_redis_that_lost_its_functions(
     own_system: System, own_server: Server
 ) -> None:
+    own_system.expected.add(LOST)
     api, receipt = await _started(own_system)
     with own_server.look() as look:
         look("FUNCTION", "FLUSH")
@@ -145,6 +153,8 @@ async def test_a_front_comes_back_to_a_redis_that_lost_its_functions(
     with own_server.look() as look:
         look("FUNCTION", "FLUSH")
     assert await api.ask("after")
+    # Somebody did that, and an operator should know.
+    assert [line["event"] for line in own_system.lines].count(LOST) == 2
 
 
 async def test_a_redis_that_cannot_write_is_503_for_writers_only(

@@ -9,6 +9,7 @@ survey       what is under way, looked at again and again: the worker, the attem
 storm        kills, stops and deploys at seeded times; `python -m tests.chaos --kills 1000 --seed 1`
 boundaries   one scenario, killed before and after each of its store calls
 day          one scenario without processes in which everything happens once
+troubles/    what can befall Redis, and what a running system then makes of it, row by row
 planted      known faults, each of which the ledger must name
 
 The ledger is kept apart from every workload, so that what makes mistakes does not also mark them.

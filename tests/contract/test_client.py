@@ -7,9 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from shared.errors import StoreError, UnavailableError
-from shared.redis.client import Redis, Reply
+from shared.redis.client import _DIAL_PAUSE_SECONDS, Redis, Reply
 from shared.settings import RedisSettings
 from tests.support.proxy import Proxy
 from tests.support.server import Server
@@ -152,6 +153,67 @@ async def test_line_that_dies_as_soon_as_it_is_open_is_unavailable(
             with pytest.raises(UnavailableError):
                 await client.call("PING")
         await client.close()
+
+
+@pytest.fixture
+async def mute(tmp_path: Path) -> AsyncIterator[str]:
+    """Return the URL of a server that greets, and answers nothing else."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"pollux\r\n")
+        writer.write(b"%1\r\n$2\r\nid\r\n:1\r\n")
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "s"
+    async with await asyncio.start_unix_server(greet, path):
+        yield f"unix://{path}"
+
+
+async def test_call_that_is_repeated_has_no_more_patience_for_that(mute: str) -> None:
+    """To connect and to be answered once: the second try has what the first one left of it."""
+    settings = RedisSettings(url=mute, connect_seconds=1.0, timeout_seconds=1.2)
+    client = Redis(settings)
+    with (
+        capture_logs() as lines,
+        pytest.raises(UnavailableError, match="did not answer in time"),
+    ):
+        await client.call("PING")
+    # The second line had not been silent for long enough to be given up.
+    assert [line["event"] for line in lines] == ["Redis fell silent"]
+    await client.close()
+
+
+async def test_server_that_is_away_is_not_dialled_by_everybody_who_waits(tmp_path: Path) -> None:
+    client, loop = Redis(RedisSettings(url=f"unix://{tmp_path / 's'}")), asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(4):
+        calls = (client.call("PING") for _ in range(20))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in found} == {UnavailableError}
+        assert "No such file" in str(found[0])
+    # Each time all waited for one attempt, and that for its turn.
+    assert loop.time() - began >= 3 * _DIAL_PAUSE_SECONDS
+    await client.close()
+
+
+async def test_attempt_to_connect_that_nobody_waits_for_any_more_may_fail(
+    own_settings: RedisSettings, proxy: Proxy
+) -> None:
+    settings = msgspec.structs.replace(
+        own_settings, url=proxy.url, connect_seconds=0.2, timeout_seconds=0.2
+    )
+    client = Redis(settings)
+    await client.connect()
+    proxy.freeze()
+    asking = asyncio.create_task(client.call("PING"))
+    await until(lambda: proxy.opened == 2, what="a second line")
+    asking.cancel()
+    opening = client._opening
+    assert opening is not None
+    # Else its end would be told as an exception that nobody retrieved, and fail this test.
+    await until(opening.done)
+    await client.close()
 
 
 async def test_line_that_is_lost_twice_is_unavailable(through: Redis, proxy: Proxy) -> None:

@@ -166,6 +166,32 @@ async def test_fleet_forgets_who_fell_silent(redis: Redis, redis_settings: Redis
     assert reports == [b"w2"]
 
 
+async def test_worker_is_new_until_it_was_forgotten(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
+    pulse = WorkerReport(id="w1", concurrency=4, running=0, models=(), wire=1)
+    heard = [await fleet.report(redis, redis_settings, pulse) for _ in range(2)]
+    assert [each.is_new for each in heard] == [True, False]
+    await redis.call("DEL", keys.PULSES(keys.system_root(redis_settings)))
+    assert (await fleet.report(redis, redis_settings, pulse)).is_new
+
+
+async def test_what_was_served_outlives_a_time_in_which_nobody_could_report(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
+    """The first who comes back must not forget what the others are about to say again."""
+    root = keys.system_root(redis_settings)
+    pulse = WorkerReport(id="w1", concurrency=4, running=0, models=("a",), wire=1)
+    other = msgspec.structs.replace(pulse, id="w2", models=("b",))
+    for each in (pulse, other):
+        await fleet.report(redis, redis_settings, each)
+        await _falls_silent(redis, redis_settings, each.id, 120_000)
+        await redis.call("ZINCRBY", keys.SERVED(root), -120_000, *each.models)
+    assert (await fleet.report(redis, redis_settings, pulse)).configured == {"a", "b"}
+    await redis.call("ZINCRBY", keys.SERVED(root), -120_000, "b")
+    assert (await fleet.report(redis, redis_settings, pulse)).configured == {"a"}
+
+
 async def _falls_silent(redis: Redis, settings: RedisSettings, worker: str, ago_ms: int) -> None:
     """As if a worker had reported so long ago for the last time."""
     pulses = keys.PULSES(keys.system_root(settings))

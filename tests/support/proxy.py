@@ -14,8 +14,7 @@ _CHUNK_BYTES: Final = 65_536
 class Proxy:
     """An asynchronous context manager: entering opens a port, leaving cuts every line.
 
-    `replies_to_lose` lines are cut when the next reply comes, which the client never sees;
-    `is_frozen` holds everything back in both directions until it is set to False.
+    `replies_to_lose` lines are cut when the next reply comes, which the client never sees.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -39,6 +38,12 @@ class Proxy:
 
     def thaw(self) -> None:
         """Let everything through again."""
+        self._moving.set()
+
+    def forget(self) -> None:
+        """Let nothing more through on the lines there are, as a firewall that lost its table."""
+        self._moving.clear()
+        self._moving = asyncio.Event()
         self._moving.set()
 
     def cut(self) -> None:
@@ -72,9 +77,10 @@ class Proxy:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry bytes both ways until one side ends, or the line is cut."""
         inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._socket))
+        moving = self._moving
         ways = [
-            asyncio.create_task(self._carry(reader, inner_writer, loses=False)),
-            asyncio.create_task(self._carry(inner_reader, writer, loses=True)),
+            asyncio.create_task(self._carry(reader, inner_writer, moving, loses=False)),
+            asyncio.create_task(self._carry(inner_reader, writer, moving, loses=True)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -84,11 +90,16 @@ class Proxy:
                 way.cancel()
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, loses: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        moving: asyncio.Event,
+        *,
+        loses: bool,
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(_CHUNK_BYTES):
-                await self._moving.wait()
+                await moving.wait()
                 if loses and self.replies_to_lose:
                     self.replies_to_lose -= 1
                     return

@@ -100,6 +100,14 @@ class Server:
         (self.folder / "pid").unlink()
         self._process = None
 
+    def shut_down(self) -> None:
+        """End the process as an operator does, by SIGTERM; its folder stays."""
+        process = self._running()
+        process.terminate()
+        process.wait()
+        (self.folder / "pid").unlink()
+        self._process = None
+
     def restart(self) -> None:
         """Kill the process if it runs, and start it again on the same data."""
         if self._process is not None:

@@ -21,6 +21,7 @@ from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from tests.support.provider import Answer, Provider
+from tests.support.proxy import Proxy
 from tests.support.server import Look, Server
 from tests.support.system import System
 from tests.support.waiting import until
@@ -185,6 +186,22 @@ async def test_chore_that_raises_costs_nothing_else(system: System, front: Front
         await until(lambda: worker.jobs_failed >= 2)
         assert (await front.end(await front.submit())).stage == "completed"
     await pool.aclose(close_connection_pool=True)
+
+
+async def test_line_of_the_queue_that_leads_nowhere_is_given_up(
+    own_settings: RedisSettings, own_server: Server
+) -> None:
+    """A firewall may forget a line without a word to either end; chores went on waiting on it."""
+    async with Proxy(own_server.socket) as proxy:
+        settings = msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2)
+        pool = await queue.pool(settings)
+        name = keys.CHORES(keys.system_root(settings))
+        assert await pool.zcard(name) == 0
+        proxy.forget()
+        with pytest.raises(queue.TROUBLE):
+            await pool.zcard(name)
+        assert await pool.zcard(name) == 0
+        await pool.aclose(close_connection_pool=True)
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")

@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
+from shared.redis import keys
 from tests.support.provider import Answer, Provider
 from tests.support.server import Server
 from tests.support.system import System
@@ -12,7 +13,12 @@ from tests.support.waiting import until
 from tests.worker.crew import started, working
 from tests.worker.front import Front, Ticket, text_of
 
-_EXPECTED = ("waiting for Redis", "a beat was missed", "leaving unannounced")
+_EXPECTED = (
+    "waiting for Redis",
+    "a beat was missed",
+    "leaving unannounced",
+    "Redis fell silent",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +113,7 @@ async def test_worker_goes_on_as_before_after_redis_was_away(
 async def test_functions_that_redis_has_forgotten_are_loaded_again(
     own_system: System, own_front: Front, provider: Provider
 ) -> None:
+    own_system.expected.add("Redis had lost its functions")
     async with working(own_system):
         ticket, gate, text = await _begun(own_front, provider)
         await own_front.redis.call("FUNCTION", "FLUSH")
@@ -114,6 +121,26 @@ async def test_functions_that_redis_has_forgotten_are_loaded_again(
         await _whole(own_front, ticket, text)
         await own_front.redis.call("FUNCTION", "FLUSH")
         assert (await own_front.end(await own_front.submit())).stage == "completed"
+
+
+async def test_worker_that_was_forgotten_says_so_and_serves_on(
+    own_system: System, own_front: Front
+) -> None:
+    forgotten = "this worker was forgotten"
+    own_system.expected.add(forgotten)
+    async with working(own_system):
+        await own_front.end(await own_front.submit())
+        await until(lambda: _reported(own_system, own_front))
+        await own_front.redis.call("FLUSHALL")
+        told = await until(lambda: [x for x in own_system.lines if x["event"] == forgotten])
+        assert [line["log_level"] for line in told] == ["warning"]
+        ticket = await own_front.submit(account="newcomer")
+        assert (await own_front.end(ticket)).stage == "completed"
+
+
+async def _reported(system: System, front: Front) -> bool:
+    pulses = keys.PULSES(keys.system_root(system.settings.redis))
+    return bool(await front.redis.call("ZCARD", pulses))
 
 
 async def test_worker_that_is_told_to_go_while_redis_is_away_goes(

@@ -192,8 +192,9 @@ async def test_later_attempt_begins_by_dropping_what_was_told(front: Front) -> N
 
 @pytest.mark.parametrize("trouble", ["lost", "unanswered"])
 async def test_append_without_a_reply_is_said_again_and_changes_nothing_twice(
-    front: Front, trouble: Trouble
+    front: Front, trouble: Trouble, system: System
 ) -> None:
+    system.expected.add("waiting for Redis")
     scribe = await _scribe(front)
     scribe.redis.troubles.extend([trouble, trouble])
     scribe.writer.add("Two", progress=3)
@@ -206,7 +207,8 @@ async def test_append_without_a_reply_is_said_again_and_changes_nothing_twice(
     assert scribe.stops == []
 
 
-async def test_close_waits_for_what_is_under_way(front: Front) -> None:
+async def test_close_waits_for_what_is_under_way(front: Front, system: System) -> None:
+    system.expected.add("waiting for Redis")
     scribe = await _scribe(front)
     scribe.redis.troubles.extend(["lost", "unanswered"])
     scribe.writer.add("Two", progress=3)
@@ -291,8 +293,9 @@ async def test_progress_never_falls(front: Front) -> None:
 
 
 async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_order(
-    front: Front,
+    front: Front, system: System
 ) -> None:
+    system.expected.add("waiting for Redis")
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     scribe = await _scribe(front, flush=0.001)

@@ -4,10 +4,9 @@ Owns the translation of an outcome into the one atomic write. It is said again u
 or refuses the token: an answer that was made is never lost for want of patience here.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
-from shared.errors import CANCELLED, DEAD_CATEGORIES, Failure, UnavailableError
+from shared.errors import CANCELLED, DEAD_CATEGORIES, Failure
 from shared.lifecycle import Stage
 from shared.redis import functions
 from shared.telemetry import logs
@@ -15,14 +14,12 @@ from shared.wire import event as events
 from shared.wire.message import AssistantMessage, ModelSnapshot, Usage, encode_assistant
 from shared.wire.routing import KeptRouting
 from shared.wire.submission import AUTO
+from worker.insist import until_answered
 from worker.run import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Run
 from worker.steps.generate import estimate
 from worker.steps.search import paid
 
-_AGAIN_SECONDS: Final = 0.2
 _NOTHING_USED: Final = Usage()
-
-Answer = TypeVar("Answer")
 
 
 async def settle(run: Run, outcome: Outcome) -> None:
@@ -80,8 +77,10 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         chosen=run.model.identifier if run.model is not None else None,
     )
     record = encode_assistant(assistant)
-    settled = await _until_answered(
-        run, lambda: functions.settle(run.tools.promise, run.claimed.root, ask, record)
+    settled = await until_answered(
+        run.tools.clock,
+        "a settlement",
+        lambda: functions.settle(run.tools.promise, run.claimed.root, ask, record),
     )
     logs.logger().info(
         "settled" if settled else "settlement refused",
@@ -105,19 +104,12 @@ async def _release(run: Run, delay_ms: int, why: str | None, *, is_waiting: bool
         why=why,
         keep=functions.Keep.of(run.tools.settings.retention),
     )
-    answer = await _until_answered(
-        run, lambda: functions.release(run.tools.redis, run.claimed.root, ask)
+    answer = await until_answered(
+        run.tools.clock,
+        "a release",
+        lambda: functions.release(run.tools.redis, run.claimed.root, ask),
     )
     logs.logger().info("released", delay_ms=delay_ms, answer=answer)
-
-
-async def _until_answered(run: Run, say: Callable[[], Awaitable[Answer]]) -> Answer:
-    while True:
-        try:
-            return await say()
-        except UnavailableError as error:
-            logs.logger().warning("waiting for Redis", work="a settlement", error=error.message)
-            await run.tools.clock.sleep(_AGAIN_SECONDS)
 
 
 def _usage(run: Run, stage: Stage) -> Usage:

@@ -3,8 +3,9 @@
 --          providers, if any: lease_ms, slots = {{provider, lane, call}...} and probes = {{circuit, call}...} (under
 --          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count)
 -- RETURNS  {how many workers live, {model (that is served, or was lately)...},
---          {{circuit, its breaker's state, ms left, why}... (that are not closed)}}
+--          {{circuit, its breaker's state, ms left, why}... (that are not closed)}, 1 if it was not known to live}
 -- ATOMIC   because who is counted must be who is listed, and the dead are forgotten by whoever lives.
+-- What was served is forgotten after a time in which others reported: when nobody could, it is given that time again.
 -- No two pulses of a worker are the same: one that is there already was sent again, and its calls are counted.
 
 local function forget(root, worker)
@@ -47,14 +48,21 @@ local function open_circuits(root, now)
   return found
 end
 
+local function renew_served(root, now)
+  for _, model in ipairs(redis.call('ZRANGE', served_key(root), 0, -1)) do
+    redis.call('ZADD', served_key(root), int(now), model)
+  end
+end
+
 local function report(root, ask)
   local pulses, served, now = pulses_key(root), served_key(root), now_ms()
-  local forgotten = int(now - ask.forget_ms)
+  local forgotten, is_new = int(now - ask.forget_ms), 0
   if ask.blob == '' then
     forget(root, ask.worker)
   else
     take_calls(root, ask, now)
-    redis.call('ZADD', pulses, int(now), ask.worker)
+    if redis.call('ZCOUNT', pulses, int(now - ask.alive_ms), '+inf') == 0 then renew_served(root, now) end
+    is_new = redis.call('ZADD', pulses, int(now), ask.worker)
     redis.call('HSET', workers_key(root), ask.worker, ask.blob)
     for _, model in ipairs(ask.models) do redis.call('ZADD', served, int(now), model) end
     -- Only while somebody lives: what the last of them served stays known until others come.
@@ -64,7 +72,7 @@ local function report(root, ask)
     forget(root, worker)
   end
   local living = redis.call('ZCOUNT', pulses, int(now - ask.alive_ms), '+inf')
-  return {living, redis.call('ZRANGE', served, 0, -1), open_circuits(root, now)}
+  return {living, redis.call('ZRANGE', served, 0, -1), open_circuits(root, now), is_new}
 end
 
 register('report', report)
