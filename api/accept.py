@@ -258,6 +258,7 @@ def _ask(
         ),
         per_minute=tier.submissions_per_minute,
         unfinished_max=tier.unfinished_max,
+        waiting_max=limits.waiting_per_session,
         running_max=tier.running_max,
         stride=_STRIDE // tier.weight,
         total_max=limits.unfinished_total,

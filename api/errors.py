@@ -65,6 +65,8 @@ FAILURE_STATUS: Final[dict[Category, int]] = {
 }
 
 Shape = Callable[[Code, str, str, dict[str, object]], object]
+# A caller's own words come back in a refusal, but not all of them.
+_TOLD_MAX: Final = 500
 _encode = msgspec.json.Encoder().encode
 _CLOCK: Final = SystemClock()
 
@@ -105,7 +107,8 @@ def refusal(
 def sentence(error: PolluxError) -> str:
     """Return what a caller may read: of faults that are ours, nothing of what lies behind."""
     if error.blame == "caller":
-        return error.message
+        message = error.message
+        return message if len(message) <= _TOLD_MAX else f"{message[:_TOLD_MAX]}..."
     if isinstance(error, UnavailableError):
         return "Pollux cannot serve this now; send it again, with the same Idempotency-Key if any."
     return "Pollux failed to answer."

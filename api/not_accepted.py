@@ -32,14 +32,19 @@ async def error(
                 details={"generation_id": refused.about},
             )
         case "poor":
-            needed, there = ask.hold / _MICROCREDITS, int(refused.about) / _MICROCREDITS
+            needed, there = _credits(ask.hold), _credits(int(refused.about))
             return RefusedError(
-                f"The answer may cost {needed:g} credits; {there:g} are available.",
+                f"The answer may cost {needed} credits; {there} are available.",
                 Code.INSUFFICIENT_CREDITS,
                 headers=rate_headers(refused.rate),
             )
         case _:
             return await _not_now(state, root, ask, refused)
+
+
+def _credits(microcredits: int) -> str:
+    """Return credits with every digit that counts."""
+    return f"{microcredits / _MICROCREDITS:.6f}".rstrip("0").rstrip(".")
 
 
 async def _not_now(state: State, root: str, ask: AcceptAsk, refused: NotAccepted) -> RefusedError:
@@ -52,6 +57,9 @@ async def _not_now(state: State, root: str, ask: AcceptAsk, refused: NotAccepted
         sentence = (
             f"The account has {ask.unfinished_max} unfinished generations, as many as it may."
         )
+        seconds = pressure.seconds_until_ended(1, rate)
+    elif refused.reason == "waiting":
+        sentence = f"The session has {ask.waiting_max} waiting messages, as many as it may."
         seconds = pressure.seconds_until_ended(1, rate)
     else:
         code = Code.QUEUE_FULL

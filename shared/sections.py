@@ -1,10 +1,10 @@
-"""What a table of the settings is made of, and the tables about what lies outside.
+"""What a table of the settings is made of, and some of the tables.
 
-Owns the form of every table and the bounds of its numbers, and the tables about upstreams that
-fail, rewording, media and the way out. The rest stands in settings.py.
+Owns the form of every table and the bounds of its numbers, and the tables about keys, logs,
+upstreams that fail, rewording, media and the way out. The rest stands in settings.py.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,8 @@ from msgspec import Meta
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+# A hundred years. What Redis cannot count in milliseconds would fail in the midst of an end.
+Retention = Annotated[int, Meta(ge=1, le=3_153_600_000)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 
 # A host, perhaps a port, and what stands below; a secret is no part of an address.
@@ -27,6 +29,19 @@ Place = Annotated[str, Meta(pattern=rf"^({_NETWORK_4}|{_NETWORK_6}|{_LABEL}(\.{_
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file: frozen, closed, every field with a default or required by name."""
+
+
+class AuthSettings(Section, frozen=True, kw_only=True):
+    """How API keys are kept."""
+
+    pepper_env: str = "POLLUX_PEPPER"
+
+
+class LogSettings(Section, frozen=True, kw_only=True):
+    """What is written to standard error, and how."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class BreakerSettings(Section, frozen=True, kw_only=True):

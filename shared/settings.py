@@ -11,6 +11,7 @@ read and never prints it.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,12 +26,15 @@ from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
 from shared.sections import (
     Address,
+    AuthSettings,
     BreakerSettings,
     EgressSettings,
     EnhancementSettings,
+    LogSettings,
     MediaSettings,
     Name,
     Positive,
+    Retention,
     RetrySettings,
     Seconds,
     Section,
@@ -133,6 +137,8 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         submissions_per_minute=6000, unfinished_max=500_000, running_max=5_000, weight=16
     )
     unfinished_total: Positive = 1_000_000
+    # Behind the head of a session. Who interrupts or deletes it ends them all in one call.
+    waiting_per_session: Positive = 250
     # Of the server's memory: who is turned away beyond it.
     memory_share_max_batch: Share = 0.7
     memory_share_max_free: Share = 0.8
@@ -150,25 +156,12 @@ class LimitSettings(Section, frozen=True, kw_only=True):
 class RetentionSettings(Section, frozen=True, kw_only=True):
     """How long what has ended is kept; messages and sessions stay until they are deleted."""
 
-    generation_seconds: Positive = 86_400
-    events_seconds: Positive = 600
-    idempotency_seconds: Positive = 86_400
+    generation_seconds: Retention = 86_400
+    events_seconds: Retention = 600
+    idempotency_seconds: Retention = 86_400
     # What failed for no fault of its caller: until then, and so many in a partition at most.
-    dead_seconds: Positive = 604_800
+    dead_seconds: Retention = 604_800
     dead_max: Positive = 100_000
-
-
-class AuthSettings(Section, frozen=True, kw_only=True):
-    """How API keys are kept."""
-
-    pepper_env: str = "POLLUX_PEPPER"
-
-
-class LogSettings(Section, frozen=True, kw_only=True):
-    """What is written to standard error, and how."""
-
-    format: Literal["json", "console"] = "json"
-    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class ProviderSettings(Section, frozen=True, kw_only=True):
@@ -295,6 +288,7 @@ class Settings(Section, frozen=True, kw_only=True):
             reading.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
         reading.check(cls, tree, "", faults)
         _check_url(tree, faults)
+        _check_beat(tree, faults)
         faults += websearch.faults(tree.get("search"))
         reading.check(Entries, more, "", theirs)
         for each, told in ((tree, faults), (more, theirs)):
@@ -355,6 +349,14 @@ def _check_url(tree: reading.Tree, faults: list[str]) -> None:
         is_sound = False
     if not is_sound:
         faults.append("redis.url: its port or its database is not a number")
+
+
+def _check_beat(tree: reading.Tree, faults: list[str]) -> None:
+    """Refuse leases that lapse between two beats: every attempt would be taken for dead."""
+    with suppress(msgspec.ValidationError):
+        worker = msgspec.convert(tree.get("worker", {}), WorkerSettings, strict=False)
+        if worker.beat_seconds > worker.lease_seconds / 2:
+            faults.append("worker.beat_seconds: must be at most half of worker.lease_seconds")
 
 
 def _check_entries(tree: reading.Tree, providers: set[str], faults: list[str]) -> None:

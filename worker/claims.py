@@ -44,6 +44,8 @@ class Claims:
         seconds = settings.redis.timeout_seconds + _IDLE_SECONDS
         self._bell = Redis(msgspec.structs.replace(settings.redis, timeout_seconds=seconds))
         self._room = asyncio.Event()
+        # Claims for slots that became free, under way.
+        self._asked = 0
         self._is_ending = False
         # Nobody has looked yet.
         self.is_more = True
@@ -74,7 +76,8 @@ class Claims:
         free = self._slots.free
         if self._is_ending:
             return
-        if free <= 0:
+        if free <= 0 or self._asked:
+            # What is under way may fill it.
             await self._room.wait()
         elif self.is_more:
             self.is_more = await self._claim_from_all(free)
@@ -92,8 +95,13 @@ class Claims:
         """
         self._room.set()
         is_deaf = self._is_at_bell and not self._hears_batch
-        if is_deaf and self._slots.free > 1 and not self._is_ending:
-            await self._claim_from_all(1)
+        if is_deaf and self._slots.free - self._asked > 1 and not self._is_ending:
+            self._asked += 1
+            try:
+                await self._claim_from_all(1)
+            finally:
+                self._asked -= 1
+                self._room.set()
 
     async def _claim_from_all(self, free: int) -> bool:
         """Claim from every partition while there is room; return whether more may be ready."""

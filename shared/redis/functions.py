@@ -54,6 +54,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     """What `accept` needs beside the submission; times are milliseconds, money microcredits.
 
     `stride` is what a claim costs the account in virtual time: half of it is twice the share.
+    `waiting_max` may wait behind the head of a session.
     `slots` are those of all live workers, 0 if that is not known; they can be taken `rounds_max`
     times one after the other before the deadline.
     """
@@ -72,6 +73,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     deadline_ms: int
     per_minute: int
     unfinished_max: int
+    waiting_max: int
     running_max: int
     stride: int
     total_max: int
@@ -124,7 +126,17 @@ class Replayed(msgspec.Struct, frozen=True):
 class NotAccepted(msgspec.Struct, frozen=True):
     """Nothing was stored. `about` is the busy generation or the balance, where there is one."""
 
-    reason: Literal["mismatch", "no_session", "busy", "limited", "crowded", "late", "full", "poor"]
+    reason: Literal[
+        "mismatch",
+        "no_session",
+        "busy",
+        "limited",
+        "crowded",
+        "waiting",
+        "late",
+        "full",
+        "poor",
+    ]
     about: str = ""
     rate: Rate | None = None
 
@@ -143,7 +155,7 @@ async def accept(
             return NotAccepted("poor", _text(balance), Rate(*rate))
         case ["busy", generation]:
             return NotAccepted("busy", _text(generation))
-        case [("limited" | "crowded" | "late" | "full") as reason, rate]:
+        case [("limited" | "crowded" | "waiting" | "late" | "full") as reason, rate]:
             return NotAccepted(reason, rate=Rate(*rate))
         case [("mismatch" | "no_session") as reason]:
             return NotAccepted(reason)
@@ -847,6 +859,7 @@ class ReviveAsk(Ask, frozen=True, kw_only=True):
     generation: str
     message: str
     unfinished_max: int
+    waiting_max: int
     total_max: int
 
 
@@ -859,7 +872,7 @@ class Revived(NamedTuple):
 class NotRevived(NamedTuple):
     """Nothing was done; `balance` in microcredits where that was the reason."""
 
-    reason: Literal["unknown", "unreadable", "no_session", "crowded", "full", "poor"]
+    reason: Literal["unknown", "unreadable", "no_session", "crowded", "waiting", "full", "poor"]
     balance: int = 0
 
 
@@ -871,7 +884,7 @@ async def revive(redis: Connection, root: str, ask: ReviveAsk) -> Revived | NotR
             return Revived(generation)
         case ["poor", balance]:
             return NotRevived("poor", int(balance))
-        case [("unknown" | "unreadable" | "no_session" | "crowded" | "full") as reason]:
+        case [("unknown" | "unreadable" | "no_session" | "crowded" | "waiting" | "full") as reason]:
             return NotRevived(reason)
         case _:
             raise StoreError(f"revive answered {reply!r}")

@@ -136,6 +136,7 @@ RATES: Final = Key(
     "rates:<provider>", holds="hash: arrival times of requests and tokens", end="ttl"
 )
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
+MARK: Final = Key("mark", holds="nothing: a write that a replica confirms", end="permanent")
 MEDIA_SECRET: Final = Key(
     "media-secret", holds="what URLs of media are signed with", end="permanent"
 )

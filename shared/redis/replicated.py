@@ -4,17 +4,24 @@ Owns a connection of its own and the wait behind every command on it. The wait h
 behind it, so reads and events do not go this way; what does is the little that was promised: that a
 message is in, and how it ended.
 
-DESIGN. WAIT speaks of the writes of its own connection, so both must leave on the same. Who is told
-that no replica confirmed in time does not know whether one has it: the call may be repeated, since
-every function of ours may be, and waits again.
+DESIGN. WAIT speaks of the writes of its own connection, so both must leave on the same; and who
+wrote nothing there waits for nothing, as a repetition does that finds all of it done, perhaps by
+another connection. So a write of our own goes right before each WAIT, which is then for all that
+was written until then. A wait that no replica ends takes its whole time, so there is one at a time,
+for all who came while the last one was under way: however many, nobody waits longer than twice.
+
+Who is told that no replica confirmed in time does not know whether one has it: the call may be
+repeated, since every function of ours may be, and waits again.
 """
 
-from typing import Final
+import asyncio
+from typing import Final, NamedTuple
 
 import msgspec
 from typing_extensions import override
 
 from shared.errors import UnavailableError
+from shared.redis import keys
 from shared.redis.client import Argument, Connection, Redis, Reply
 from shared.settings import RedisSettings
 
@@ -25,6 +32,13 @@ class NotReplicatedError(UnavailableError):
     """The server did it, and no replica confirmed in time."""
 
 
+class _Call(NamedTuple):
+    """What one caller says, and where the answer goes."""
+
+    command: tuple[Argument, ...]
+    answer: asyncio.Future[Reply]
+
+
 class Replicated(Connection):
     """Commands that are answered once a replica has what they wrote."""
 
@@ -32,7 +46,10 @@ class Replicated(Connection):
         # A replica that is waited for is no silence of the server's.
         seconds = settings.timeout_seconds + settings.replica_seconds
         self._redis = Redis(msgspec.structs.replace(settings, timeout_seconds=seconds))
-        self._patience_ms = int(settings.replica_seconds * 1000)
+        self._write = ("SET", keys.MARK(keys.system_root(settings)), "")
+        self._wait = ("WAIT", _REPLICAS, int(settings.replica_seconds * 1000))
+        self._calls: list[_Call] = []
+        self._rounds: asyncio.Task[None] | None = None
 
     @override
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
@@ -43,11 +60,24 @@ class Replicated(Connection):
             UnavailableError, StoreError: as `Redis.call`.
 
         """
-        wait = ("WAIT", _REPLICAS, self._patience_ms)
-        reply, confirmed = await self._redis.pipeline(command, wait)
-        if confirmed < _REPLICAS:
-            raise NotReplicatedError("No replica confirmed the write in time.")
-        return reply
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._calls.append(_Call(command, answer))
+        if self._rounds is None or self._rounds.done():
+            self._rounds = asyncio.create_task(self._go_round())
+        return await answer
+
+    async def _go_round(self) -> None:
+        """Say what is to be said, and then what came meanwhile, until there is nothing."""
+        while self._calls:
+            calls, self._calls = self._calls, []
+            *replies, waited = await asyncio.gather(
+                *(self._redis.call(*call.command, repeat=False) for call in calls),
+                self._redis.pipeline(self._write, self._wait),
+                return_exceptions=True,
+            )
+            for call, reply in zip(calls, replies, strict=True):
+                if not call.answer.done():
+                    _answer(call.answer, reply, waited)
 
     @override
     def send(self, *command: Argument) -> None:
@@ -57,6 +87,18 @@ class Replicated(Connection):
     async def close(self) -> None:
         """End the connection; who still waits fails."""
         await self._redis.close()
+
+
+def _answer(answer: asyncio.Future[Reply], reply: Reply, waited: Reply) -> None:
+    """Tell a caller its reply, or what went wrong: with its command, with the wait, with both."""
+    if isinstance(reply, BaseException):
+        answer.set_exception(reply)
+    elif isinstance(waited, BaseException):
+        answer.set_exception(waited)
+    elif waited[1] < _REPLICAS:
+        answer.set_exception(NotReplicatedError("No replica confirmed the write in time."))
+    else:
+        answer.set_result(reply)
 
 
 def promise(settings: RedisSettings, redis: Redis) -> "Redis | Replicated":

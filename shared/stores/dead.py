@@ -33,6 +33,7 @@ REFUSALS: Final[dict[str, tuple[Code, str]]] = {
     "unreadable": (Code.GENERATION_ERROR, "What was asked can no longer be read."),
     "no_session": (Code.SESSION_NOT_FOUND, "Its session was deleted."),
     "crowded": (Code.RATE_LIMITED, "Its account has as many unfinished generations as it may."),
+    "waiting": (Code.RATE_LIMITED, "Its session has as many waiting messages as it may."),
     "full": (Code.QUEUE_FULL, "The queue is full."),
     "poor": (Code.INSUFFICIENT_CREDITS, "Its account has too few credits for the answer."),
 }
@@ -174,6 +175,7 @@ class DeadLetters:
             generation=ids.new_id(),
             message=ids.new_id(),
             unfinished_max=tier[account.tier].unfinished_max,
+            waiting_max=limits.waiting_per_session,
             total_max=limits.unfinished_total,
         )
         return await functions.revive(self._redis, self._accounts.root_of(account), ask)

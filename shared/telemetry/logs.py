@@ -17,7 +17,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from shared.clock import SystemClock, iso
-from shared.settings import LogSettings
+from shared.sections import LogSettings
 
 
 def configure(settings: LogSettings, *, process: str) -> None:

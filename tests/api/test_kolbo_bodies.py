@@ -113,6 +113,19 @@ async def test_malformed_bodies_are_refused(api: Customer, system: System) -> No
     assert (await api.credits())["held"] > 0
 
 
+async def test_a_refusal_repeats_little_of_what_was_said(api: Customer) -> None:
+    long = b"a" * 100_000
+    for raw in (
+        b'{"message":"hello","' + long + b'":1}',
+        _with(b'"' + long + b'"', b"priority"),
+        _with(b'"' + long + b'"', b"model"),
+    ):
+        answer = await api.post(CHAT, content=raw, headers=JSON)
+        assert (answer.status_code, len(answer.content) < 1_000) == (400, True)
+        answer = await api.post("/v1/ai/chat", content=raw, headers=JSON)
+        assert (answer.status_code, len(answer.content) < 2_000) == (400, True)
+
+
 async def test_odd_but_valid_bodies_are_taken(api: Customer) -> None:
     for raw, message in (
         (b' \r\n\t{"message" :\n"hello"}\n ', "hello"),

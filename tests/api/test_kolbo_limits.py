@@ -1,6 +1,7 @@
 """How often and how much: submissions by tier, reads, unfinished work, and a full queue."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -144,6 +145,21 @@ async def test_an_account_has_only_so_much_unfinished(system: System) -> None:
     refused(await _post(api), 429, "RATE_LIMITED")
 
 
+async def test_a_session_has_only_so_many_that_wait(system: System) -> None:
+    system.change("limits", waiting_per_session=1)
+    await system.front()
+    api = await system.customer()
+    session = (await api.ask("hello"))["session_id"]
+    waits = await api.ask("hello", session_id=session)
+    answer = await api.post("/api/v1/chat", json={"message": "hello", "session_id": session})
+    told = refused(answer, 429, "RATE_LIMITED")
+    assert told["error"] == "The session has 1 waiting messages, as many as it may."
+    assert int(answer.headers["retry-after"]) >= 1
+    body(await _post(api))
+    body(await api.post(waits["cancel_url"]))
+    assert await api.ask("hello", session_id=session)
+
+
 async def test_a_full_queue_is_our_own_fault(system: System) -> None:
     system.change("limits", unfinished_total=2)
     await system.front()
@@ -186,7 +202,8 @@ async def test_who_cannot_pay_is_refused_and_reads_what_it_takes(system: System)
     assert credits_["total"] == pytest.approx(0.06)
     answer = await _post(api)
     refusal = refused(answer, 402, "INSUFFICIENT_CREDITS")
-    assert "credits" in refusal["error"]
+    needed, there = (float(word) for word in re.findall(r"\d[\d.]*\d", refusal["error"]))
+    assert (needed, there) == (credits_["held"], credits_["available"])
     assert await api.credits() == credits_
     cancelled = body(await api.post(receipt["cancel_url"]))
     assert cancelled["credits_refunded"] == credits_["held"]

@@ -1,12 +1,17 @@
 """`durability = "replica"`: what is acknowledged is where a second server has it, or is not."""
 
+import asyncio
+import time
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 import pytest
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, StoreError
 from shared.redis import server
+from shared.redis.replicated import NotReplicatedError, Replicated
+from shared.settings import RedisSettings
 from tests.support import processes, waiting
 from tests.support.customer import Customer, body, refused
 from tests.support.server import Server
@@ -103,3 +108,63 @@ async def test_a_server_without_a_replica_is_unfit(own_system: System) -> None:
     own_system.change("redis", durability="replica")
     with pytest.raises(ConfigurationError, match="replica connected"):
         await server.check(own_system.redis, own_system.settings.redis)
+
+
+def _patient(settings: RedisSettings, seconds: float) -> RedisSettings:
+    return msgspec.structs.replace(settings, durability="replica", replica_seconds=seconds)
+
+
+async def test_who_finds_it_done_by_another_connection_waits_for_the_replica_too(
+    own_settings: RedisSettings, replica: Server
+) -> None:
+    settings = _patient(own_settings, 0.2)
+    first, second = Replicated(settings), Replicated(settings)
+    key = f"{own_settings.prefix}:x"
+    replica.pause()
+    try:
+        for redis, command in ((first, ("SET", key, 1)), (second, ("GET", key))):
+            with pytest.raises(NotReplicatedError):
+                await redis.call(*command)
+    finally:
+        replica.resume()
+    await waiting.until(lambda: _is_confirmed(second, "DEL", key))
+    await first.close()
+    await second.close()
+
+
+async def _is_confirmed(redis: Replicated, *command: str) -> bool:
+    try:
+        await redis.call(*command)
+    except NotReplicatedError:
+        return False
+    return True
+
+
+async def test_many_that_no_replica_confirms_do_not_wait_for_one_another(
+    own_settings: RedisSettings, replica: Server
+) -> None:
+    redis, many, patience_seconds = Replicated(_patient(own_settings, 0.5)), 40, 0.5
+    replica.pause()
+    try:
+        began = time.monotonic()
+        answers = await asyncio.gather(
+            *(redis.call("PING") for _ in range(many)), return_exceptions=True
+        )
+        seconds = time.monotonic() - began
+    finally:
+        replica.resume()
+    assert [type(answer) for answer in answers] == [NotReplicatedError] * many
+    assert seconds < many * patience_seconds / 2
+    await redis.close()
+
+
+@pytest.mark.usefixtures("replica")
+async def test_a_fault_is_told_to_its_own_caller_alone(own_settings: RedisSettings) -> None:
+    redis = Replicated(_patient(own_settings, 10.0))
+    answers = await asyncio.gather(
+        redis.call("ECHO", "a"), redis.call("ECHO"), redis.call("ECHO", "b"), return_exceptions=True
+    )
+    first, faulty, last = answers
+    assert (first, last) == (b"a", b"b")
+    assert isinstance(faulty, StoreError)
+    await redis.close()

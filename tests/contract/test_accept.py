@@ -163,6 +163,18 @@ async def test_bounds_on_unfinished_work_hold(desk: Desk, bound: str, reason: st
     assert isinstance(await accept(), Accepted)
 
 
+async def test_so_many_wait_in_a_session_at_most_and_an_interrupt_ends_them(desk: Desk) -> None:
+    first = await desk.submit(waiting_max=2)
+    for _ in range(2):
+        await desk.submit("ann", first.session, waiting_max=2)
+    refused = await desk.accept("ann", first.session, waiting_max=2)
+    assert isinstance(refused, NotAccepted)
+    assert (refused.reason, refused.rate is not None) == ("waiting", True)
+    assert isinstance(await desk.accept(waiting_max=2), Accepted)
+    interrupt = await desk.submit("ann", first.session, waiting_max=2, on_conflict="interrupt")
+    assert [await desk.stage(one) for one in (first, interrupt)] == ["cancelled", "queued"]
+
+
 async def test_too_few_credits_store_nothing(desk: Desk) -> None:
     await desk.grant(99)
     refused = await desk.accept(hold=100)

@@ -265,6 +265,31 @@ async def test_expired_in_the_queue_is_ended_not_claimed(desk: Desk) -> None:
     assert await desk.stage(late) == "failed"
 
 
+async def test_many_who_wait_for_a_newer_worker_do_not_hold_up_the_others(desk: Desk) -> None:
+    newer = [await desk.submit(f"new-{number}", wire=2) for number in range(64)]
+    plain = await desk.submit("ann")
+    assert [one.id for one in await desk.claim(9, wire=1)] == [plain.id]
+    assert await desk.claim(9, wire=1) == []
+    claimed = [one.id for _ in range(8) for one in await desk.claim(8, wire=2)]
+    assert sorted(claimed) == sorted(one.id for one in newer)
+
+
+async def test_expired_are_ended_so_many_at_a_time_and_take_no_room(desk: Desk) -> None:
+    for _ in range(150):
+        await desk.submit(lane="batch", deadline_ms=0)
+    good = await desk.submit(lane="batch")
+    ask = functions.ClaimAsk(worker="w", wire=1, count=1, batch=1, lease_ms=LEASE_MS, keep=KEEP)
+    left = []
+    while True:
+        batch = await functions.claim(desk.redis, desk.root, ask)
+        left.append(int(await desk.redis.call("ZCARD", keys.DEADLINES(desk.root))))
+        if batch.claimed:
+            break
+        assert batch.is_more
+    assert [one.id for one in batch.claimed] == [good.id]
+    assert left == [87, 23, 1]
+
+
 async def _rings(desk: Desk, lane: Lane = "interactive") -> int:
     return int(await desk.redis.call("LLEN", keys.BELL(desk.root, lane)))
 

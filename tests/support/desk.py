@@ -59,6 +59,7 @@ class Wish(TypedDict, total=False):
     wire: int
     per_minute: int
     unfinished_max: int
+    waiting_max: int
     running_max: int
     stride: int
     total_max: int
@@ -111,6 +112,7 @@ class Desk:
             "wire": 1,
             "per_minute": 60_000,
             "unfinished_max": 1_000,
+            "waiting_max": 1_000,
             "running_max": 1_000,
             "stride": 1_000,
             "total_max": 10_000,
@@ -339,7 +341,12 @@ class Desk:
         return await functions.dead(self.redis, self.root, ask)
 
     async def revive(
-        self, ticket: Ticket, *, unfinished_max: int = 1_000, total_max: int = 10_000
+        self,
+        ticket: Ticket,
+        *,
+        unfinished_max: int = 1_000,
+        waiting_max: int = 1_000,
+        total_max: int = 10_000,
     ) -> Revived | NotRevived:
         """Ask again what a dead letter holds."""
         ask = functions.ReviveAsk(
@@ -348,6 +355,7 @@ class Desk:
             generation=ids.new_id(),
             message=ids.new_id(),
             unfinished_max=unfinished_max,
+            waiting_max=waiting_max,
             total_max=total_max,
         )
         return await functions.revive(self.redis, self.root, ask)

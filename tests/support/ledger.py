@@ -32,6 +32,7 @@ _SYSTEM: Final = {
     keys.COOLING,
     keys.SLOTS,
     keys.RATES,
+    keys.MARK,
     keys.MEDIA_SECRET,
     keys.CHORES,
     keys.CHORES_HEALTH,

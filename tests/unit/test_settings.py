@@ -136,6 +136,27 @@ def test_all_faults_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
     assert not [fault for fault in found if " at `$" in fault]
 
 
+@pytest.mark.parametrize(
+    ("lease", "beat", "is_sound"), [(None, "1.0", True), (None, "1.1", False), ("0.9", None, False)]
+)
+def test_a_lease_outlasts_two_beats(
+    tmp_path: Path, lease: str | None, beat: str | None, *, is_sound: bool
+) -> None:
+    named = {"POLLUX_WORKER__LEASE_SECONDS": lease, "POLLUX_WORKER__BEAT_SECONDS": beat}
+    environment = {name: text for name, text in named.items() if text is not None}
+    if is_sound:
+        assert Settings.read(environment, folder=tmp_path)
+        return
+    with pytest.raises(ConfigurationError, match=r"worker\.beat_seconds: must be at most half"):
+        Settings.read(environment, folder=tmp_path)
+
+
+def test_what_is_kept_is_kept_for_a_time_that_redis_can_count(tmp_path: Path) -> None:
+    for name in ("GENERATION", "EVENTS", "IDEMPOTENCY", "DEAD"):
+        with pytest.raises(ConfigurationError, match=rf"retention\.{name.lower()}_seconds"):
+            Settings.read({f"POLLUX_RETENTION__{name}_SECONDS": f"{10**16}"}, folder=tmp_path)
+
+
 def test_catalogue_must_hold_together(tmp_path: Path) -> None:
     model = '[[models]]\nidentifier = "{}"\nprovider = "{}"\nupstream = "x"\n{}\n'
     found = faults_of(

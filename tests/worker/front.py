@@ -105,6 +105,7 @@ class Front:
             deadline_ms=deadline_ms,
             per_minute=1_000_000,
             unfinished_max=100_000,
+            waiting_max=100_000,
             running_max=100_000,
             stride=1_000,
             total_max=1_000_000,

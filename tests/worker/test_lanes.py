@@ -2,12 +2,21 @@
 
 import asyncio
 
+import pytest
+
+from shared.redis import functions
+from shared.redis.client import Redis
+from shared.redis.functions import Batch, ClaimAsk, Claimed
+from shared.settings import Settings, WorkerSettings
+from shared.wire.submission import Lane
 from tests.support.completions import Answer
 from tests.support.provider import Provider
 from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.crew import working
 from tests.worker.front import Front
+from worker.claims import Claims
+from worker.slots import Slots
 
 
 async def test_batch_leaves_slots_to_persons_and_takes_its_own_again_at_once(
@@ -30,7 +39,8 @@ async def test_batch_leaves_slots_to_persons_and_takes_its_own_again_at_once(
         await until(lambda: len(provider.requests) == 6)
         person = await front.submit("hello")
         assert (await front.end(person, 3)).stage == "completed"
-        assert len(worker.slots) == 6
+        # Its end is told a moment before its slot is free.
+        await until(lambda: len(worker.slots) == 6)
         assert worker.slots.free_for_batch == 0
         gates[0].set()
         await front.end(items[0])
@@ -51,3 +61,77 @@ async def test_worker_of_one_slot_does_both(
         assert (await front.end(await front.submit("hello"))).stage == "completed"
         assert worker.slots.free_for_batch == 1
     assert len(provider.requests) == 2
+
+
+class _Asked:
+    """Claims that are answered when a test says so, each by as many as it asked for."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.counts: list[int] = []
+        self.answers: list[asyncio.Future[Batch]] = []
+        self.slots = slots
+        self._numbers = iter(range(1_000))
+
+    async def claim(self, _redis: object, _root: str, ask: ClaimAsk, *_: float) -> Batch:
+        self.counts.append(ask.count)
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return await self.answers[-1]
+
+    def answer(self, number: int) -> None:
+        taken = [self.new("interactive") for _ in range(self.counts[number])]
+        self.answers[number].set_result(Batch(taken, is_more=True))
+
+    def new(self, lane: Lane) -> Claimed:
+        return Claimed(
+            root="",
+            account="ann",
+            id=str(next(self._numbers)),
+            lane=lane,
+            attempt=1,
+            turn=1,
+            hold=0,
+            deadline_ms=0,
+            accepted_ms=0,
+            claimed_ms=0,
+            retries=0,
+            calls=0,
+            submission=b"",
+            user_message=b"",
+            system_prompt=None,
+            companion=None,
+        )
+
+
+async def test_what_is_claimed_for_a_slot_that_became_free_is_not_claimed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(worker=WorkerSettings(concurrency=4, batch_share=0.5))
+    slots = Slots(settings.worker)
+    asked = _Asked(slots)
+    monkeypatch.setattr(functions, "claim", asked.claim)
+    monkeypatch.setattr(functions, "claim_at_bell", asked.claim)
+    running = [asked.new("batch"), asked.new("batch"), asked.new("interactive")]
+    for claimed in running:
+        slots.take(claimed)
+    redis = Redis(settings.redis)
+
+    def start(claimed: Claimed) -> None:
+        slots.take(claimed)
+
+    claims = Claims(settings, "w", redis, slots, start)
+    claims.is_more = False
+    bell = asyncio.create_task(claims.take_work())
+    await until(lambda: asked.counts == [1])
+    slots.leave(running[0])
+    freed = asyncio.create_task(claims.slot_is_free())
+    await until(lambda: asked.counts == [1, 1])
+    asked.answer(0)
+    await bell
+    # Four run or are claimed: there is no room for more.
+    more = asyncio.create_task(claims.take_work())
+    asked.answer(1)
+    await freed
+    await more
+    assert (asked.counts, slots.free) == ([1, 1], 0)
+    await claims.close()
+    await redis.close()

@@ -1,13 +1,14 @@
 -- accept: take one message in, whole or not at all.
 -- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the
---          submission), lane, wire, model, hold, deadline_ms, per_minute, unfinished_max, running_max, stride
---          (of its account in virtual time), total_max, slots (of all workers), rounds_max (of all slots that
---          the deadline leaves time for); if given: on_conflict ('reject' or 'interrupt', with keep and
---          channels), name, system_prompt, companion, metadata, project, media, idempotency, fingerprint,
---          idempotency_ms
+--          submission), lane, wire, model, hold, deadline_ms, per_minute, unfinished_max, waiting_max (in
+--          its session), running_max, stride (of its account in virtual time), total_max, slots (of all
+--          workers), rounds_max (of all slots that the deadline leaves time for); if given: on_conflict
+--          ('reject' or 'interrupt', with keep and channels), name, system_prompt, companion, metadata,
+--          project, media, idempotency, fingerprint, idempotency_ms
 -- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
---          {'late', rate}, {'full', rate} or {'poor', balance, rate}; rate = {limit, remaining, reset ms, retry ms}
+--          {'waiting', rate}, {'late', rate}, {'full', rate} or {'poor', balance, rate};
+--          rate = {limit, remaining, reset ms, retry ms}
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
 --          repeated request must find either all of it or nothing.
 -- A turn with a companion, its own or its session's, is left to workers that know what one is.
@@ -108,6 +109,10 @@ local function accept(root, ask)
   if not is_in_time then return {'limited', rate} end
   local unfinished = unfinished_of(root, account)
   if unfinished >= ask.unfinished_max then return {'crowded', rate} end
+  -- An interrupt leaves none of them.
+  if busy and ask.on_conflict ~= 'interrupt' and waiting_in(root, account, ask.session) >= ask.waiting_max then
+    return {'waiting', rate}
+  end
   local deadlines = deadlines_key(root)
   if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
   local books = books_key(root, account)

@@ -14,6 +14,8 @@
 local ACCOUNTS_TRIED = 64
 local TRICKLE = 20
 local ATTEMPTS_TOLD = 64
+-- What has expired in the line is ended on the way, so many in one call: the server serves nobody meanwhile.
+local ENDED_MAX = 64
 
 local function stay_outside(root, account)
   for _, lane in ipairs(LANES) do
@@ -54,14 +56,22 @@ end
 
 -- The account with the least virtual time gives its oldest ready generation. One that this worker cannot
 -- read waits for a worker that can, and the next account gives.
-local function first_ready(root, lane, wire)
-  for place = 0, ACCOUNTS_TRIED - 1 do
+local function ready_from(root, lane, wire, first)
+  for place = first, first + ACCOUNTS_TRIED - 1 do
     local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), place, place, 'WITHSCORES'))
     if not account then return nil end
     local id, following = unpack(redis.call('ZRANGE', ready_key(root, account, lane), 0, 1))
     local record = load(root, account, id)
     if not record or tonumber(record.wire) <= wire then return account, time, id, record, following end
   end
+end
+
+-- Where all of the first wait for another worker, as many of those behind them are tried, each time others.
+local function first_ready(root, lane, wire)
+  local account, time, id, record, following = ready_from(root, lane, wire, 0)
+  local behind = redis.call('ZCARD', lane_key(root, lane)) - ACCOUNTS_TRIED
+  if account or behind <= 0 then return account, time, id, record, following end
+  return ready_from(root, lane, wire, ACCOUNTS_TRIED + now_us() % behind)
 end
 
 -- The lane's clock never goes back, whoever is let in before it.
@@ -103,10 +113,10 @@ local function looked_on(root)
 end
 
 local function claim(root, ask)
-  local now, claimed, batch = now_ms(), {}, ask.batch
+  local now, claimed, ended, batch = now_ms(), {}, 0, ask.batch
   local before = looked_on(root)
   local passed = before
-  while #claimed < ask.count do
+  while #claimed < ask.count and ended < ENDED_MAX do
     local order = PERSONS_FIRST
     if batch <= 0 then
       order = PERSONS_ONLY
@@ -115,9 +125,13 @@ local function claim(root, ask)
     end
     local lane, taken = take_from(root, order, ask, now)
     if not lane then break end
-    if lane == 'batch' then batch = batch - 1 end
-    if passed then passed = lane == 'batch' and 0 or passed + 1 end
-    table.insert(claimed, taken)
+    if taken then
+      if lane == 'batch' then batch = batch - 1 end
+      if passed then passed = lane == 'batch' and 0 or passed + 1 end
+      table.insert(claimed, taken)
+    else
+      ended = ended + 1
+    end
   end
   if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
   if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
@@ -129,7 +143,8 @@ local function claim(root, ask)
       is_more = true
     end
   end
-  return {now, is_more and #claimed == ask.count and 1 or 0, unpack(claimed)}
+  local is_enough = #claimed == ask.count or ended == ENDED_MAX
+  return {now, is_more and is_enough and 1 or 0, unpack(claimed)}
 end
 
 register('claim', claim)

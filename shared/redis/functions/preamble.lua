@@ -41,6 +41,10 @@ local function unfinished_of(root, account)
     + redis.call('ZCARD', unfinished_key(root, account, 'batch'))
 end
 
+local function waiting_in(root, account, session)
+  return redis.call('ZCARD', waiting_key(root, account, session))
+end
+
 local function is_final(generation) return next(TRANSITIONS[generation.stage]) == nil end
 
 local function check_step(generation, stage)

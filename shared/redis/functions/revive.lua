@@ -1,7 +1,7 @@
 -- revive: ask again what a dead letter holds: a new turn of its session, with the same message and options.
--- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, total_max
+-- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max, total_max
 -- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
---          {'crowded'}, {'full'}
+--          {'crowded'}, {'waiting'}, {'full'}
 -- ATOMIC   because a dead letter is asked again once at most: the hold, the turn, the place in the line and the mark
 --          on the letter are one fact. A repetition finds the mark.
 -- An end is an end, so it is a generation of its own. It has as long as the first one had, waits behind
@@ -18,6 +18,7 @@ end
 local function refusal(root, ask, letter, session)
   if redis.call('EXISTS', session) == 0 then return {'no_session'} end
   if unfinished_of(root, ask.account) >= ask.unfinished_max then return {'crowded'} end
+  if waiting_in(root, ask.account, letter.session) >= ask.waiting_max then return {'waiting'} end
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
   local balance = tonumber(redis.call('HGET', books_key(root, ask.account), 'balance') or 0)
   if balance < tonumber(letter.hold) then return {'poor', int(balance)} end
