@@ -116,17 +116,18 @@ async def _state(
 
     try:
         await redis.connect()
-        await server.check(redis, settings.redis)
+        holds = await server.check(redis, settings.redis)
         await library.load(redis)
         secret = await media_seal.secret(redis, settings.redis)
         seal = media_seal.Seal(secret, clock, settings.media.url_seconds)
-        logs.logger().info("front ready", durability=settings.redis.durability)
+        logs.logger().info("front ready", durability=settings.redis.durability, holds=holds)
         yield State(
             settings=settings,
             environment=environment,
             shelf=shelf,
             redis=redis,
             promise=promise,
+            holds=holds,
             clock=clock,
             accounts=accounts,
             identities=Identities(accounts, clock),

@@ -37,6 +37,7 @@ class Operation:
         answer: dict[str, object] = {
             "status": "ok",
             "durability": state.settings.redis.durability,
+            "holds": state.holds,
         }
         if self._name == "ready":
             await _check_redis(state)

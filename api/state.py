@@ -26,13 +26,17 @@ from shared.wire.submission import AUTO
 
 @dataclass(kw_only=True)
 class State:
-    """What every request shares; `promise` carries what is acknowledged to callers."""
+    """What every request shares; `promise` carries what is acknowledged to callers.
+
+    `holds` tells in one line what becomes of that when Redis dies.
+    """
 
     settings: Settings
     environment: Mapping[str, str]
     shelf: Shelf
     redis: Redis
     promise: Connection
+    holds: str
     clock: Clock
     accounts: Accounts
     identities: Identities

@@ -43,7 +43,7 @@ from shared.sections import (
 from shared.websearch import SearchSettings
 
 TierName = Literal["free", "pro", "enterprise"]
-Durability = Literal["process", "fsync", "replica", "none"]
+Durability = Literal["process", "fsync", "replica", "everysec", "none"]
 Dialect = Literal["openai", "anthropic", "gemini"]
 Capability = Literal[
     "vision", "tools", "web_search", "reasoning", "image_output", "audio_output", "json"
@@ -78,7 +78,8 @@ class RedisSettings(Section, frozen=True, kw_only=True):
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
     # process: an acknowledged write survives the server process (AOF); fsync: also the machine;
-    # replica: also the loss of either, once a replica has confirmed it; none: nothing.
+    # replica: also the loss of either, once a replica has confirmed it; everysec: but for those of
+    # the last two seconds; none: nothing.
     durability: Durability = "process"
     replica_seconds: Annotated[float, Meta(gt=0, le=60)] = 1.0
     connect_seconds: Seconds = 2.0

@@ -111,7 +111,7 @@ def _own_kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture
 def own_server(_own_kind: Kind) -> Iterator[Server]:
     """Return a server for this test alone."""
-    with Server(_own_kind, is_durable=True) as server:
+    with Server(_own_kind, appendfsync="always") as server:
         yield server
 
 

@@ -44,8 +44,8 @@ _NOT_YET: Final = object()
 _COMMANDS_PER_WRITE: Final = 8
 # Between two attempts at a line: however many wait for a server, it is not dialled more often.
 _DIAL_PAUSE_SECONDS: Final = 0.05
-# A listener is back well before its leases lapse, which are given their whole time by who is first.
-_MEND_SECONDS: Final = (0.05, 0.5)
+# A worker whose listener comes back later than its leases last is taken for dead.
+_MEND_SECONDS: Final = (0.05, 0.4)
 
 
 class FunctionMissingError(StoreError):
@@ -307,13 +307,13 @@ class Redis:
             self._mending = asyncio.create_task(self._mend())
 
     async def _mend(self) -> None:
-        delay = _MEND_SECONDS[0]
+        delay, delay_max = _MEND_SECONDS
         while not self._closed:
             try:
                 await self._open()
             except UnavailableError:
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, _MEND_SECONDS[1])
+                delay = min(delay * 2, delay_max)
             else:
                 return
 

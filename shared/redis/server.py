@@ -1,30 +1,75 @@
 """Is this server fit to hold the record?
 
 Owns the conditions: new enough for functions, never evicting, and as durable as the settings
-promise. A deployment that wants less says so by name: `durability = "none"`.
+promise; and what each name of durability means, in one line. A deployment that wants less says so
+by name: `everysec`, or `none`.
+
+DESIGN. With `appendfsync everysec`, Redis' own default, a server answers before it writes as long
+as the disk is busy with the sync of the second before, for two seconds at most. Who kills its
+process then loses what was acknowledged, though no machine failed: so `process` warns of it, and
+tells what holds then. With `no` and with `always` each write is the kernel's before its reply
+leaves.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from shared.errors import ConfigurationError, StoreError, UnavailableError
 from shared.redis.client import Connection
-from shared.settings import RedisSettings
+from shared.settings import Durability, RedisSettings
+from shared.telemetry import logs
 
 VERSION_MIN: Final = (7, 0)
+HOLDS: Final[dict[Durability, str]] = {
+    "process": "what was accepted survives the death of Redis' process, not of its machine",
+    "fsync": "what was accepted survives the death of Redis' process and of its machine",
+    "replica": "what was accepted survives the death of Redis' process, and is on a replica",
+    "everysec": "what was accepted survives the death of Redis, but for the last two seconds",
+    "none": "what was accepted is lost when Redis dies",
+}
+UNSEEN: Final = "as far as the operator says: the server does not show its configuration"
+_APPENDFSYNC: Final[dict[Durability, frozenset[str]]] = {
+    "fsync": frozenset({"always"}),
+    "everysec": frozenset({"everysec", "always"}),
+}
+LATE: Final = "but for two seconds at most in which its disk is busy (appendfsync everysec)"
+# Those who promise nothing of a machine, whose writes need only to be the kernel's.
+_WRITTEN: Final[frozenset[Durability]] = frozenset({"process", "replica"})
+# Those who promise something of the machine, too.
+_SYNCED: Final[frozenset[Durability]] = frozenset({"fsync", "everysec"})
 
 
-async def check(redis: Connection, settings: RedisSettings) -> None:
-    """Return if this server is fit. Raises ConfigurationError with every reason why it is not."""
+async def check(redis: Connection, settings: RedisSettings) -> str:
+    """Return what a server that is fit holds, in one line.
+
+    Raises ConfigurationError with every reason why it is not fit.
+    """
     info = await _info(redis)
+    shown = None if settings.durability == "none" else await _configuration(redis)
     found = (
         _too_old(info),
         _evicting(info),
-        await _volatile(redis, info, settings),
+        _volatile(info, settings),
+        *_unsynced(shown or {}, settings.durability),
         _alone(info, settings),
     )
     faults = [fault for fault in found if fault]
     if faults:
         raise ConfigurationError(faults)
+    return _holds(shown, settings.durability)
+
+
+def _holds(shown: dict[str, str] | None, name: Durability) -> str:
+    """Return what a name means on this server; one that it only nearly keeps is warned of."""
+    holds = HOLDS[name]
+    if name == "none":
+        return holds
+    if shown is None:
+        return f"{holds}; {UNSEEN}"
+    if name not in _WRITTEN or shown.get("appendfsync") != "everysec":
+        return holds
+    logs.logger().warning("durability falls short", durability=name, holds=f"{holds}, {LATE}")
+    return f"{holds}, {LATE}"
 
 
 async def _info(redis: Connection) -> dict[str, str]:
@@ -49,17 +94,23 @@ def _evicting(info: dict[str, str]) -> str | None:
     return f"redis.url: the server evicts keys (maxmemory-policy {policy}); it must be noeviction"
 
 
-async def _volatile(redis: Connection, info: dict[str, str], settings: RedisSettings) -> str | None:
-    if settings.durability == "none":
+def _volatile(info: dict[str, str], settings: RedisSettings) -> str | None:
+    if settings.durability == "none" or info.get("aof_enabled") == "1":
         return None
-    if info.get("aof_enabled") != "1":
-        return (
-            "redis.durability: the server keeps no append-only file (appendonly no), so a restart "
-            'would lose accepted messages; turn it on, or set durability to "none"'
-        )
-    if settings.durability == "fsync" and await _appendfsync(redis) not in {"always", None}:
-        return "redis.durability: `fsync` needs a server with appendfsync always"
-    return None
+    return (
+        "redis.durability: the server keeps no append-only file (appendonly no), so a restart "
+        'would lose accepted messages; turn it on, or set durability to "none"'
+    )
+
+
+def _unsynced(shown: dict[str, str], name: Durability) -> Iterator[str]:
+    """Tell what the server would sync too late; nothing where it shows nothing."""
+    is_set = shown.get("appendfsync")
+    fitting = sorted(_APPENDFSYNC.get(name, ()))
+    if is_set is not None and fitting and is_set not in fitting:
+        yield f"redis.durability: `{name}` needs a server with appendfsync {' or '.join(fitting)}"
+    if name in _SYNCED and shown.get("no-appendfsync-on-rewrite") == "yes":
+        yield f"redis.durability: `{name}` needs a server with no-appendfsync-on-rewrite no"
 
 
 def _alone(info: dict[str, str], settings: RedisSettings) -> str | None:
@@ -68,10 +119,10 @@ def _alone(info: dict[str, str], settings: RedisSettings) -> str | None:
     return "redis.durability: `replica` needs a server with a replica connected"
 
 
-async def _appendfsync(redis: Connection) -> str | None:
-    """Return the server's setting, or None where CONFIG is not allowed."""
+async def _configuration(redis: Connection) -> dict[str, str] | None:
+    """Return how the server syncs, or None where CONFIG is not allowed."""
     try:
-        reply = await redis.call("CONFIG", "GET", "appendfsync")
+        reply = await redis.call("CONFIG", "GET", "*appendfsync*")
     except StoreError:
         return None
     except UnavailableError as error:
@@ -79,5 +130,4 @@ async def _appendfsync(redis: Connection) -> str | None:
         if "NOPERM" in error.message:
             return None
         raise
-    value = reply.get(b"appendfsync")
-    return value.decode() if value else None
+    return {name.decode(): value.decode() for name, value in reply.items()}

@@ -7,6 +7,7 @@ import pytest
 
 from api.app import DOUBLED, MOUNTS
 from shared import ids
+from shared.redis.server import HOLDS
 from tests.support.customer import Customer, Json, body, refused
 from tests.support.system import System
 
@@ -142,7 +143,8 @@ async def test_health_readiness_and_the_document_need_no_key(system: System) -> 
     nobody = await system.caller({})
     for path in ("/healthz", "/readyz"):
         answer = await nobody.get(path)
-        assert answer.json() == {"status": "ok", "durability": "process"}
+        told = {"status": "ok", "durability": "process", "holds": HOLDS["process"]}
+        assert answer.json() == told
         assert answer.status_code == 200
         assert answer.headers["x-request-id"]
     for path in ("/healthz", "/readyz", "/openapi.json"):

@@ -102,7 +102,7 @@ class Stand:
 async def standing(*, concurrency: int = 16, is_durable: bool = False) -> AsyncIterator[Stand]:
     """Start a server with an account; end it with the block. `is_durable`: it syncs each write."""
     async with AsyncExitStack() as stack:
-        server = stack.enter_context(Server(is_durable=is_durable))
+        server = stack.enter_context(Server(appendfsync="always" if is_durable else "no"))
         settings = _settings(server, concurrency, is_durable=is_durable)
         redis = Redis(settings.redis)
         stack.push_async_callback(redis.close)

@@ -1,4 +1,4 @@
-"""Workers that die at any moment, and the proof that nobody who waits for an answer notices.
+"""Workers and Redis that die at any moment, and the proof that nobody who waits notices.
 
 evidence     what clients were promised, what the upstream was asked, what was seen meanwhile
 ledger       holds Redis against the evidence, invariant by invariant; knows no workload
@@ -7,6 +7,8 @@ scene        the parts that a run stands on: a server, an upstream, a front, a n
 crowd        clients in several accounts that hold conversations, some of which they give up
 survey       what is under way, looked at again and again: the worker, the attempt, the stage
 storm        kills, stops and deploys at seeded times; `python -m tests.chaos --kills 1000 --seed 1`
+shocks       Redis killed, hung or down meanwhile: `--crashes 200`, `--hangs 20`, `--outages 20`
+torn         append-only files cut in the middle, and what a server has then
 boundaries   one scenario, killed before and after each of its store calls
 day          one scenario without processes in which everything happens once
 troubles/    what can befall Redis, and what a running system then makes of it, row by row

@@ -1,6 +1,7 @@
 """`python -m tests.chaos --kills 1000 --seed 1`: a run, one table, exit code 1 if anything broke.
 
-Every option is a field of the plan. Without `--generations` there are 15 for each fault.
+Every option is a field of the plan. Without `--generations` there are 15 for each fault, and more
+for each that lasts.
 """
 
 import argparse
@@ -13,9 +14,13 @@ import msgspec
 import uvloop
 
 from tests.chaos import planted, storm
-from tests.chaos.storm import Plan, Report
+from tests.chaos.scene import APPENDFSYNC
+from tests.chaos.storm import BLOWS, SHOCKS, Kind, Plan, Report
 
-_PER_FAULT = 15
+# So many are sent until the next; Redis' absences stand apart.
+_PER_FAULT: dict[Kind, int] = {"hang": 120, "outage": 120}
+_PER_OTHER_FAULT = 15
+_GENERATIONS_MIN = 150
 _SHOWN_MAX = 40
 
 
@@ -30,13 +35,15 @@ def main() -> int:
     for record in report.unfinished:
         sys.stdout.write(f"not ended: {record}\n")
     broken = (report.findings, report.unfinished, report.consumed, report.exits, report.hung)
-    return 1 if any(broken) else 0
+    return 1 if any((*broken, report.unkept, report.unready, report.needless)) else 0
 
 
 def _plan() -> Plan:
     parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
-    for name in ("kills", "stops", "deploys", "generations", "clients"):
+    faults = ("kills", "stops", "deploys", "crashes", "hangs", "outages")
+    for name in (*faults, "generations", "clients"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--durability", choices=sorted(APPENDFSYNC))
     parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-second", type=float)
@@ -47,7 +54,8 @@ def _plan() -> Plan:
     plan = msgspec.convert(options, Plan)
     if "generations" in options:
         return plan
-    return msgspec.structs.replace(plan, generations=_PER_FAULT * max(10, len(plan.faults())))
+    wanted = sum(_PER_FAULT.get(kind, _PER_OTHER_FAULT) for kind in plan.faults())
+    return msgspec.structs.replace(plan, generations=max(_GENERATIONS_MIN, wanted))
 
 
 def _rows(report: Report) -> Iterator[tuple[str, str]]:
@@ -55,7 +63,11 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "seed, seconds", f"{report.plan.seed}, {report.seconds:.0f}"
     yield "generations", f"{report.sent:,} ({report.sent / report.seconds:.0f} a second)"
     yield "ended", ", ".join(f"{count:,} {stage}" for stage, count in sorted(report.stages.items()))
-    yield "kills, stops, deploys", ", ".join(str(count) for count in report.thrown.values())
+    yield "kills, stops, deploys", ", ".join(str(report.thrown[kind]) for kind in BLOWS)
+    yield "of Redis: crashes, hangs, outages", ", ".join(str(report.thrown[one]) for one in SHOCKS)
+    if report.back_ms:
+        yield "accepting again p50 / p99 / max", " / ".join(_quantiles(report.back_ms))
+    yield "acknowledged writes lost", f"{report.unkept} ({report.plan.durability})"
     yield "lost (I1)", str(broken["I1"])
     yield "doubled (I2, I4)", str(broken["I2"] + broken["I4"])
     yield "credit drift (I3)", str(broken["I3"])
@@ -68,10 +80,12 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "answers that hung", str(report.hung)
     wasted = f"of which wasted {report.wasted:,} ({report.calls:,} calls)"
     yield "attempts", f"{report.attempts:,}, {wasted}"
-    yield "attempts that nothing had caused", str(report.undisturbed)
+    called = f"of which called an upstream {report.uncalled_for}"
+    yield "attempts that nothing had caused", f"{report.undisturbed}, {called}"
     yield "failed", str(report.stages.get("failed", 0))
     yield "attempts consumed by deploys", str(report.consumed)
     yield "unexpected exit codes", str(report.exits)
+    yield "workers that found no Redis", str(report.turned_away)
     yield "logged by workers", ", ".join(f"{n} {event}" for event, n in report.logged.items())
 
 

@@ -99,8 +99,15 @@ class Brood:
 
     @property
     def failed(self) -> list[int]:
-        """The exit codes of those who ended badly, and were not killed."""
-        return [ward.code for ward in self._wards.values() if ward.code and not ward.is_killed]
+        """The exit codes of those who ended badly once they were ready, and were not killed."""
+        ready = [ward for ward in self._wards.values() if ward.id and not ward.is_killed]
+        return [ward.code for ward in ready if ward.code]
+
+    @property
+    def turned_away(self) -> int:
+        """How many ended badly before they were ready, as a worker does that finds no Redis."""
+        wards = self._wards.values()
+        return sum(bool(ward.code) and not ward.is_killed and not ward.id for ward in wards)
 
     @property
     def pid(self) -> int:

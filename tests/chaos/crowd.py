@@ -8,6 +8,7 @@ and does again what the front could not do just then, under the same Idempotency
 import asyncio
 import random
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
@@ -24,7 +25,7 @@ _TURNS_MAX: Final = 5
 _WAIT_SECONDS: Final = 20
 _AGAIN_SECONDS: Final = 0.3
 _PATIENCE_SECONDS: Final = 60.0
-_TRIES: Final = 20
+_TRIES: Final = 100
 _NOT_NOW: Final = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
 _CANCELS: Final = 0.03
 _BATCH: Final = 0.1
@@ -35,7 +36,10 @@ Json = dict[str, Any]
 
 
 class Crowd:
-    """The clients of a run. `wanted` messages are sent, then all end."""
+    """The clients of a run. `wanted` messages are sent, more while it `goes_on`, then all end.
+
+    `on_accepted` hears of each message that is in, with when it was sent (monotonic seconds).
+    """
 
     def __init__(self, scene: Scene, url: str, *, wanted: int, clients: int, seed: int) -> None:
         self._scene = scene
@@ -46,11 +50,13 @@ class Crowd:
         self.clock = SystemClock()
         self._keys: dict[str, str] = {}
         self.sent = 0
+        self.goes_on = True
+        self.on_accepted: Callable[[float], None] = lambda _: None
 
     @property
     def is_done(self) -> bool:
         """Whether as many messages were sent as were wanted."""
-        return self.sent >= self._wanted
+        return self.sent >= self._wanted and not self.goes_on
 
     async def open(self, names: tuple[str, ...]) -> None:
         """Open the accounts, each with a key and more credits than it can spend."""
@@ -81,35 +87,36 @@ class Crowd:
             while not self.is_done:
                 await talker.converse()
 
-    async def post(self, client: httpx.AsyncClient, path: str, body: Json) -> Json:
+    async def post(
+        self, client: httpx.AsyncClient, path: str, body: Json | None = None
+    ) -> httpx.Response:
         """Send, and send again while the front says that it cannot just now."""
         headers = {"idempotency-key": ids.new_id()}
+        sent_at = self.clock.monotonic()
         answer = await client.post(path, json=body, headers=headers)
         for _ in range(_TRIES):
             if answer.status_code not in _NOT_NOW:
                 break
             await self.clock.sleep(_AGAIN_SECONDS)
+            sent_at = self.clock.monotonic()
             answer = await client.post(path, json=body, headers=headers)
-        assert answer.status_code == httpx.codes.OK, answer.text
-        decoded: Json = answer.json()
-        return decoded
+        if body is not None and answer.status_code == httpx.codes.OK:
+            self.on_accepted(sent_at)
+        return answer
 
     async def pause(self, seconds: float) -> None:
         """Let time pass for one client."""
         await self.clock.sleep(seconds)
 
-    async def redis_ms(self) -> int:
-        """Return Redis' time."""
-        seconds, micros = await self._scene.redis.call("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
-
     def promise(self, promise: Promise) -> None:
         """Keep a receipt."""
         self._scene.evidence.promises.append(promise)
 
-    def confirm(self, generation: str, at_ms: int) -> None:
-        """Note that a cancel was confirmed."""
-        self._scene.evidence.cancelled[generation] = at_ms
+    def confirm(self, generation: str, *, is_over: bool) -> None:
+        """Note that a cancel was confirmed, now; Redis' time is this machine's."""
+        self._scene.evidence.cancelled[generation] = self.clock.now_ms()
+        if is_over:
+            self._scene.evidence.called_off.add(generation)
 
     def show(self, generation: str, shown: Shown) -> None:
         """Note what a client was told of an end."""
@@ -150,17 +157,20 @@ class Talker:
             body["session_id"] = session
         if self._chance.random() < _BATCH:
             body["priority"] = "batch"
-        receipt = await self._crowd.post(self._client, "/api/v1/chat", body)
+        answer = await self._crowd.post(self._client, "/api/v1/chat", body)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        receipt: Json = answer.json()
         name, talk = receipt["message_id"], receipt["session_id"]
         self._crowd.promise(Promise(self._account, talk, name, asked))
         return receipt
 
     async def _cancel(self, receipt: Json) -> None:
         await self._crowd.pause(self._chance.uniform(0, 1))
-        answer = await self._client.post(receipt["cancel_url"])
+        answer = await self._crowd.post(self._client, receipt["cancel_url"])
         # What had ended before cannot be cancelled any more.
         if answer.status_code == httpx.codes.OK:
-            self._crowd.confirm(receipt["message_id"], await self._crowd.redis_ms())
+            is_over = answer.json()["state"] == "cancelled"
+            self._crowd.confirm(receipt["message_id"], is_over=is_over)
 
     async def _hear(self, receipts: list[Json]) -> None:
         """Wait for the end of each, and keep what was told; what never ends is not waited for."""

@@ -17,8 +17,14 @@ from shared.lifecycle import ENDS, Stage
 from shared.redis import functions, keys
 from shared.redis.functions import Accepted, Claimed
 from shared.wire import event as events
-from shared.wire.message import AssistantMessage, Usage, decode_user, encode_assistant
-from tests.chaos.evidence import Asking, Evidence, Promise, Sight, calls_in, question
+from shared.wire.message import (
+    AssistantMessage,
+    Usage,
+    decode_assistant,
+    decode_user,
+    encode_assistant,
+)
+from tests.chaos.evidence import Asking, Evidence, Promise, Shown, Sight, calls_in, question
 from tests.support.desk import KEEP, Desk, Ticket
 
 _GRANT: Final = 1_000_000
@@ -46,11 +52,17 @@ class Attempt(NamedTuple):
 
 
 class Day:
-    """A day at one desk, and the evidence that it leaves."""
+    """A day at one desk, and the evidence that it leaves.
 
-    def __init__(self, desk: Desk) -> None:
+    `sent` are the messages that were posted, accepted or not yet; `callers` the generation and the
+    attempt of each upstream call.
+    """
+
+    def __init__(self, desk: Desk, evidence: Evidence | None = None) -> None:
         self.desk = desk
-        self.evidence = Evidence(disturbed=Counter())
+        self.evidence = evidence or Evidence(disturbed=Counter())
+        self.sent: list[Promise] = []
+        self.callers: list[tuple[str, int]] = []
         self._seqs: Counter[tuple[str, int]] = Counter()
 
     async def run(self) -> Evidence:
@@ -156,6 +168,8 @@ class Day:
         asked = question(account, f"{name} {number}")
         session = f"{account}-{name.replace(' ', '-')}"
         ticket = Ticket(account, session, f"{session}-{number}")
+        promise = Promise(account, session, ticket.id, asked)
+        self.sent.append(promise)
         answer = await self.desk.accept(
             account,
             session,
@@ -165,7 +179,7 @@ class Day:
             hold=_HOLD,
         )
         assert isinstance(answer, Accepted), answer
-        self.evidence.promises.append(Promise(account, session, ticket.id, asked))
+        self.evidence.promises.append(promise)
         return ticket
 
     async def claim(self, worker: str, count: int = 1) -> list[Attempt]:
@@ -185,6 +199,7 @@ class Day:
             ticket = Ticket(earlier.account, earlier.session, earlier.generation)
             if await self.desk.stage(ticket) == "completed":
                 said.append(earlier.question)
+        self.callers.append((claimed.id, claimed.attempt))
         return self.evidence.ask([*said, asked], _WORDS)
 
     async def tell(self, attempt: Attempt, first: int, last: int) -> None:
@@ -250,6 +265,9 @@ class Day:
         if found is not None:
             stage = msgspec.convert(found.record["stage"], Stage)
             text = "" if stage in ENDS else (found.body or b"").decode()
+            if stage in ENDS and found.body is not None:
+                content = decode_assistant(found.body).content
+                self.evidence.shown[claimed.id] = Shown(stage, content)
             attempt = int(found.record["attempt"])
             self.evidence.sights.append(Sight(claimed.id, stage, attempt, calls_in(text)))
 

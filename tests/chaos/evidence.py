@@ -64,8 +64,9 @@ class Shown(NamedTuple):
 class Evidence:
     """All that is known from outside. `granted` in microcredits by account, times in Redis' ms.
 
-    `cancelled` is when a cancel was confirmed, by generation. `disturbed` counts how often
-    something befell a generation's holder; None where that was not watched.
+    `cancelled` is when a cancel was confirmed, by generation; `called_off` are those that were
+    ended by it at once. `disturbed` counts how often something befell a generation's holder; None
+    where that was not watched.
     """
 
     granted: dict[str, int] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Evidence:
     sights: list[Sight] = field(default_factory=list)
     shown: dict[str, Shown] = field(default_factory=dict)
     cancelled: dict[str, int] = field(default_factory=dict)
+    called_off: set[str] = field(default_factory=set)
     disturbed: Counter[str] | None = None
 
     def ask(self, said: Iterable[str], words: int) -> Asking:

@@ -64,12 +64,13 @@ def check(look: Look, settings: RedisSettings, evidence: Evidence) -> list[Findi
 class Tally(NamedTuple):
     """How many ended in each stage, how often each was claimed, and how long its last claim took.
 
-    Times in milliseconds, sorted.
+    Times in milliseconds, sorted. `unkept` counts what a client was told and is not so.
     """
 
     stages: dict[str, int]
     attempts: dict[str, int]
     took_ms: list[int]
+    unkept: int
 
 
 def tally(look: Look, settings: RedisSettings, evidence: Evidence) -> Tally:
@@ -77,12 +78,14 @@ def tally(look: Look, settings: RedisSettings, evidence: Evidence) -> Tally:
     stages: Counter[str] = Counter()
     attempts = {}
     took_ms = []
+    unkept = 0
     for case in records.cases(look, settings, evidence.promises):
+        unkept += not case.record or any(True for _ in _told_its_client(case, evidence))
         stages[case.record.get("stage", "lost")] += 1
         attempts[case.promise.generation] = case.attempt
         if case.attempt and case.has_ended:
             took_ms.append(int(case.record["finished"]) - int(case.record["started"]))
-    return Tally(dict(stages), attempts, sorted(took_ms))
+    return Tally(dict(stages), attempts, sorted(took_ms), unkept)
 
 
 def dump(look: Look, settings: RedisSettings) -> list[str]:
@@ -123,10 +126,13 @@ def _ended_once(case: Case, _: Evidence) -> Iterator[str]:
 
 
 def _told_its_client(case: Case, evidence: Evidence) -> Iterator[str]:
-    shown = evidence.shown.get(case.promise.generation)
+    name, stage = case.promise.generation, case.record.get("stage")
+    if name in evidence.called_off and stage != "cancelled":
+        yield f"its client was told that it is cancelled, and it is {stage}"
+    shown = evidence.shown.get(name)
     if shown is None or case.assistant is None:
         return
-    if shown != (case.record["stage"], case.assistant.content):
+    if shown != (stage, case.assistant.content):
         yield f"its client was shown {shown}, and now it is {case.assistant}"
 
 

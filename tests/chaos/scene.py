@@ -16,6 +16,7 @@ from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import (
     ApiSettings,
+    Durability,
     LimitSettings,
     ModelSettings,
     ProviderSettings,
@@ -29,11 +30,16 @@ from tests.chaos.brood import Brood
 from tests.chaos.evidence import Evidence
 from tests.support import processes
 from tests.support.provider import Answer, Provider, Request
-from tests.support.server import Server
+from tests.support.server import Appendfsync, Server
 
 _PLENTY: Final = 1_000_000
 # No generation is given up: that one of them ended is then never the run's own doing.
 CRASHES_MAX: Final = 1_000
+APPENDFSYNC: Final[dict[Durability, Appendfsync]] = {
+    "process": "no",
+    "everysec": "everysec",
+    "fsync": "always",
+}
 
 Pace = tuple[float, float]
 
@@ -107,15 +113,21 @@ def settings_of(redis: RedisSettings, upstream: str, worker: WorkerSettings) -> 
 
 @asynccontextmanager
 async def standing(
-    worker: WorkerSettings, *, seed: int = 0, words: tuple[int, int], pace: Pace
+    worker: WorkerSettings,
+    *,
+    seed: int = 0,
+    words: tuple[int, int],
+    pace: Pace,
+    durability: Durability = "process",
 ) -> AsyncIterator[Scene]:
     """Start everything but workers and fronts; the end of the block ends it all."""
     evidence = Evidence()
-    with Server() as server:
+    with Server(appendfsync=APPENDFSYNC[durability], rewrites=True) as server:
         async with Provider() as provider:
             provider.keeps_requests = False
             provider.answer = Upstream(evidence, seed, words, pace).answer
-            settings = settings_of(RedisSettings(url=server.url), provider.url, worker)
+            place = RedisSettings(url=server.url, durability=durability)
+            settings = settings_of(place, provider.url, worker)
             environment = processes.environment(settings, server.folder)
             environment["POLLUX_LOG__LEVEL"] = "warning"
             redis = Redis(settings.redis)

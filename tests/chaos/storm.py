@@ -1,11 +1,13 @@
-"""A run: clients talk while workers are killed, stopped and replaced at seeded times.
+"""A run: clients talk while workers are killed, stopped and replaced, and Redis falls and hangs.
 
 Owns the faults and their times, and the figures of what they did. Refuses to say whether all held:
 that is the ledger's, asked once nothing is under way any more.
 
 DESIGN. Faults follow the clients' progress as well as the clock: the k-th is not thrown before its
-share of the messages was sent, so that a slow machine is not hit faster than it can work. A slot
-whose worker is killed or told to go gets the next worker at once.
+share of the messages was sent, so that a slow machine is not hit faster than it can work; and the
+clients talk on until the last has been thrown. A slot
+whose worker is killed or told to go gets the next worker at once; one that ended because it found
+no Redis is started again, as a supervisor would. What befalls Redis goes on while workers die.
 """
 
 import asyncio
@@ -16,22 +18,22 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import httpx
 import msgspec
 
 from shared.clock import SystemClock
-from shared.settings import WorkerSettings
+from shared.settings import Durability, WorkerSettings
 from tests.chaos import ledger, planted
 from tests.chaos.brood import Ward
 from tests.chaos.crowd import Crowd
 from tests.chaos.evidence import Finding
 from tests.chaos.scene import Scene, standing
+from tests.chaos.shocks import DOWN_SECONDS, HUNG_SECONDS, Shock, Shocks
 from tests.chaos.survey import Survey
 from tests.support import processes, waiting
 from tests.support.processes import Process
-from tests.support.server import Look
 
 _ACCOUNTS: Final = ("ann", "bob", "cem", "dee", "eva")
 _LOOK_SECONDS: Final = 0.1
@@ -40,16 +42,28 @@ _QUIET_SECONDS: Final = 60.0
 _READY_SECONDS: Final = 30.0
 _AHEAD: Final = 0.97
 _HUNG_MS: Final = 6_000
+_FALLS_SECONDS: Final = 10.0
 
-Kind = Literal["kill", "stop", "deploy"]
+Blow = Literal["kill", "stop", "deploy"]
+Kind = Blow | Shock
+BLOWS: Final[tuple[Blow, ...]] = get_args(Blow)
+SHOCKS: Final[tuple[Shock, ...]] = get_args(Shock)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is asked for. `per_second` bounds the faults, `fault` is planted in workers."""
+    """What a run is asked for. `per_second` bounds the faults, `fault` is planted in workers.
+
+    Workers are killed, stopped, deployed; Redis is killed and started again at once (`crashes`),
+    stands still (`hangs`), or is away (`outages`).
+    """
 
     kills: int = 0
     stops: int = 0
     deploys: int = 0
+    crashes: int = 0
+    hangs: int = 0
+    outages: int = 0
+    durability: Durability = "process"
     generations: int = 100
     workers: int = 6
     seed: int = 0
@@ -62,13 +76,27 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def faults(self) -> list[Kind]:
         """Return the faults in their seeded order."""
-        kinds: list[Kind] = [
-            *["kill"] * self.kills,  # type: ignore[list-item]  # a list of one word is of texts
-            *["stop"] * self.stops,  # type: ignore[list-item]  # the same
-            *["deploy"] * self.deploys,  # type: ignore[list-item]  # the same
-        ]
+        wanted: dict[Kind, int] = {
+            "kill": self.kills,
+            "stop": self.stops,
+            "deploy": self.deploys,
+            "crash": self.crashes,
+            "hang": self.hangs,
+            "outage": self.outages,
+        }
+        kinds = [kind for kind, count in wanted.items() for _ in range(count)]
         random.Random(self.seed).shuffle(kinds)
         return kinds
+
+    @property
+    def absent_seconds(self) -> float:
+        """How long Redis is away at a time, or falls so often that no lease lapses."""
+        lengths = (
+            HUNG_SECONDS * bool(self.hangs),
+            DOWN_SECONDS * bool(self.outages),
+            _FALLS_SECONDS * bool(self.crashes),
+        )
+        return max(lengths)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,37 +108,53 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stages: dict[str, int]
     thrown: dict[str, int]
     recovered_ms: list[int]
+    back_ms: list[int]
+    unkept: int
     unseen: int
     took_ms: list[int]
     attempts: int
     wasted: int
     calls: int
     undisturbed: int
+    uncalled_for: int
     consumed: int
     exits: list[int]
+    turned_away: int
     logged: dict[str, int]
     findings: list[Finding]
     unfinished: list[str]
 
     @property
     def hung(self) -> int:
-        """How many answers took far longer than the upstream ever does."""
-        return sum(ms > _HUNG_MS for ms in self.took_ms)
+        """How many answers took far longer than the upstream and Redis' absences ever do."""
+        longest_ms = _HUNG_MS + 2_000 * self.plan.absent_seconds
+        return sum(ms > longest_ms for ms in self.took_ms)
+
+    @property
+    def unready(self) -> int:
+        """How many workers could not start, though Redis was there all the time."""
+        return 0 if any(self.thrown[kind] for kind in SHOCKS) else self.turned_away
+
+    @property
+    def needless(self) -> int:
+        """How many answers were asked for again where nothing befell a worker, but Redis alone."""
+        return 0 if any(self.thrown[kind] for kind in BLOWS) else self.uncalled_for
 
 
 class Storm:
-    """The workers of a run and what befalls them."""
+    """The workers of a run, and what befalls them and Redis."""
 
-    def __init__(self, scene: Scene, plan: Plan, crowd: Crowd, look: Look) -> None:
+    def __init__(self, scene: Scene, plan: Plan, crowd: Crowd) -> None:
         self.survey = Survey(scene)
-        self.thrown: dict[str, int] = {"kill": 0, "stop": 0, "deploy": 0}
+        rest_seconds = plan.worker.lease_seconds + _STOP_MARGIN_SECONDS
+        self.shocks = Shocks(scene.server, crowd, seed=plan.seed, rest_seconds=rest_seconds)
+        self.thrown: dict[str, int] = dict.fromkeys((*BLOWS, *SHOCKS), 0)
         self.consumed = 0
         self._scene = scene
         self._plan = plan
         self._crowd = crowd
         self._chance = random.Random(plan.seed)
         self._clock = SystemClock()
-        self._look = look
         self._slots: list[Ward] = []
         self._stopped: set[Ward] = set()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -135,22 +179,35 @@ class Storm:
     async def _rage(self) -> None:
         """Throw every fault, none before its time."""
         faults = self._plan.faults()
-        throw: dict[Kind, Callable[[int], Awaitable[None]]] = {
-            "kill": self._kill,
-            "stop": self._stop,
-            "deploy": self._deploy,
-        }
         for number, kind in enumerate(faults):
             await self._clock.sleep(self._chance.expovariate(self._plan.per_second))
             share = self._plan.generations * _AHEAD * number / len(faults)
             await waiting.until(lambda: self._crowd.sent >= share, 120, what="the clients")  # noqa: B023  awaited here
-            await throw[kind](await self._victim(kind))
+            await self._throw(kind)
             self.thrown[kind] += 1
+        await self.shocks.rest()
+        self._crowd.goes_on = False
+
+    async def _throw(self, kind: Kind) -> None:
+        """Let one thing happen to Redis or to a worker."""
+        blows: dict[Blow, Callable[[int], Awaitable[None]]] = {
+            "kill": self._kill,
+            "stop": self._stop,
+            "deploy": self._deploy,
+        }
+        match kind:
+            case "kill" | "stop" | "deploy":
+                await blows[kind](await self._victim(kind))
+            case _:
+                await self.shocks.strike(kind)
 
     async def _watch(self) -> None:
-        """Look on until cancelled."""
+        """Look on until cancelled, and start again who ended by himself."""
         while True:
             await self.survey.look()
+            for slot, ward in enumerate(self._slots):
+                if ward.is_gone.is_set():
+                    self._slots[slot] = self._bear()
             await self._clock.sleep(_LOOK_SECONDS)
 
     async def _come_to_rest(self) -> None:
@@ -158,10 +215,11 @@ class Storm:
         await asyncio.gather(*self._under_way)
         with contextlib.suppress(AssertionError):
             await waiting.until(self._is_quiet, _QUIET_SECONDS, what="quiescence")
-        for ward in self._slots:
+        slots, self._slots = self._slots, []
+        for ward in slots:
             await self._scene.brood.named(ward)
             ward.terminate()
-        for ward in self._slots:
+        for ward in slots:
             await ward.ended()
 
     def _bear(self) -> Ward:
@@ -171,14 +229,14 @@ class Storm:
     async def _is_quiet(self) -> bool:
         return not await self.survey.look()
 
-    async def _victim(self, kind: Kind) -> int:
+    async def _victim(self, kind: Blow) -> int:
         """Choose a slot whose worker runs; not too many may be stopped at once."""
 
         def candidates() -> list[int]:
             running = [
                 slot
                 for slot, ward in enumerate(self._slots)
-                if ward.is_named.is_set() and ward not in self._stopped
+                if ward.id and not ward.is_gone.is_set() and ward not in self._stopped
             ]
             is_enough = kind != "stop" or len(self._stopped) < len(self._slots) // 2
             return running if is_enough else []
@@ -188,10 +246,11 @@ class Storm:
 
     async def _kill(self, slot: int) -> None:
         ward = self._slots[slot]
-        seconds, micros = self._look("TIME")
+        # Redis' time is this machine's.
+        at_ms = self._clock.now_ms()
         ward.kill()
         self._slots[slot] = self._bear()
-        await self.survey.lose(ward.id, int(seconds) * 1000 + int(micros) // 1000)
+        self._begin(self.survey.lose(ward.id, at_ms))
 
     async def _stop(self, slot: int) -> None:
         ward = self._slots[slot]
@@ -229,17 +288,20 @@ class Storm:
 async def run(plan: Plan) -> Report:
     """Carry a plan out and return what came of it."""
     clock = SystemClock()
-    async with standing(plan.worker, seed=plan.seed, words=plan.words, pace=plan.pace) as scene:
-        with scene.server.look() as look:
-            async with _front(scene) as url:
-                crowd = Crowd(
-                    scene, url, wanted=plan.generations, clients=plan.clients, seed=plan.seed
-                )
-                await crowd.open(_ACCOUNTS)
-                storm = Storm(scene, plan, crowd, look)
-                began = clock.monotonic()
-                await storm.live()
-            return _report(scene, plan, crowd, storm, clock.monotonic() - began)
+    async with standing(
+        plan.worker,
+        seed=plan.seed,
+        words=plan.words,
+        pace=plan.pace,
+        durability=plan.durability,
+    ) as scene:
+        async with _front(scene) as url:
+            crowd = Crowd(scene, url, wanted=plan.generations, clients=plan.clients, seed=plan.seed)
+            await crowd.open(_ACCOUNTS)
+            storm = Storm(scene, plan, crowd)
+            began = clock.monotonic()
+            await storm.live()
+        return _report(scene, plan, crowd, storm, clock.monotonic() - began)
 
 
 @asynccontextmanager
@@ -276,6 +338,7 @@ def _report(scene: Scene, plan: Plan, crowd: Crowd, storm: Storm, seconds: float
         tally = ledger.tally(look, scene.settings.redis, evidence)
         unfinished = ledger.dump(look, scene.settings.redis)
     befallen = storm.survey.disturbed()
+    calls = evidence.calls()
     return Report(
         plan=plan,
         seconds=seconds,
@@ -283,6 +346,8 @@ def _report(scene: Scene, plan: Plan, crowd: Crowd, storm: Storm, seconds: float
         stages=tally.stages,
         thrown=storm.thrown,
         recovered_ms=sorted(storm.survey.recovered_ms),
+        back_ms=sorted(storm.shocks.back_ms),
+        unkept=tally.unkept,
         unseen=storm.survey.unseen,
         took_ms=tally.took_ms,
         attempts=sum(tally.attempts.values()),
@@ -291,8 +356,13 @@ def _report(scene: Scene, plan: Plan, crowd: Crowd, storm: Storm, seconds: float
         undisturbed=sum(
             max(0, attempts - 1 - befallen[name]) for name, attempts in tally.attempts.items()
         ),
+        uncalled_for=sum(
+            max(0, calls[promise.question] - 1 - befallen[promise.generation])
+            for promise in evidence.promises
+        ),
         consumed=storm.consumed,
         exits=scene.brood.failed,
+        turned_away=scene.brood.turned_away,
         logged=_logged(scene),
         findings=findings,
         unfinished=unfinished,

@@ -10,11 +10,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from shared.clock import SystemClock
+from shared.errors import UnavailableError
 from shared.lifecycle import Stage
 from shared.redis import keys
+from shared.redis.client import Argument, Reply
 from tests.chaos.evidence import Sight, calls_in
 from tests.chaos.scene import Scene
 
+_AGAIN_SECONDS: Final = 0.02
 # One look at one moment, so that no worker is seen between two of its steps.
 _LOOK: Final = "\n".join(
     (
@@ -63,6 +67,7 @@ class Survey:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
+        self._clock = SystemClock()
         self._last: dict[str, Sight] = {}
         self._losses: list[Loss] = []
         self._befallen: set[tuple[str, int]] = set()
@@ -76,8 +81,8 @@ class Survey:
         return Counter(generation for generation, _ in self._befallen)
 
     async def look(self) -> list[Held]:
-        """Look once and return what is unfinished."""
-        entries = await self._scene.redis.call("EVAL", _LOOK, 1, self._scene.root)
+        """Look once and return what is unfinished; while Redis is away, wait for it."""
+        entries = await self._insisted("EVAL", _LOOK, 1, self._scene.root)
         found = [self._seen(*(word.decode() for word in entry)) for entry in entries]
         self.unfinished = len(found)
         by_name = {held.generation: held for held in found}
@@ -99,6 +104,13 @@ class Survey:
     def befall(self, held: list[Held]) -> None:
         """Note that something befell the holder of each."""
         self._befallen.update((one.generation, one.attempt) for one in held)
+
+    async def _insisted(self, *command: Argument) -> Reply:
+        while True:
+            try:
+                return await self._scene.redis.call(*command)
+            except UnavailableError:
+                await self._clock.sleep(_AGAIN_SECONDS)
 
     def _seen(self, *words: str) -> Held:
         account, generation, stage, attempt, worker, started, text = words
@@ -122,7 +134,7 @@ class Survey:
         """See whether what was lost was begun again, or has ended without."""
         if now is None:
             where = keys.GENERATION(self._scene.root, loss.held.account, loss.held.generation)
-            attempt, started = await self._scene.redis.call("HMGET", where, "attempt", "started")
+            attempt, started = await self._insisted("HMGET", where, "attempt", "started")
         else:
             attempt, started = now.attempt, now.started_ms
         if int(attempt or 0) == loss.held.attempt + 1:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 
 from shared.errors import StoreError, UnavailableError
 from shared.redis.client import _DIAL_PAUSE_SECONDS, Redis, Reply
-from shared.settings import RedisSettings
+from shared.settings import RedisSettings, WorkerSettings
 from tests.support.proxy import Proxy
 from tests.support.server import Server
 from tests.support.waiting import until
@@ -390,3 +391,20 @@ async def test_listener_notices_a_line_that_swallows_everything(
     proxy.thaw()
     await until(lambda: ear.confirmed == 2)
     await ear.redis.close()
+
+
+async def test_listener_tries_often_however_long_nobody_answers(
+    own_settings: RedisSettings, proxy: Proxy
+) -> None:
+    ear = _Ear(msgspec.structs.replace(own_settings, url=proxy.url))
+    await ear.redis.connect()
+    proxy.replies_to_lose = 1_000
+    proxy.cut()
+    knocks = []
+    for number in range(2, 10):
+        await until(lambda: proxy.opened >= number, what="another try")  # noqa: B023  awaited here
+        knocks.append(asyncio.get_running_loop().time())
+    await ear.redis.close()
+    # One that comes back later than leases last is taken for dead.
+    gaps_seconds = [after - before for before, after in pairwise(knocks)]
+    assert min(gaps_seconds[-2:]) < WorkerSettings().lease_seconds / 2

@@ -141,6 +141,19 @@ async def test_nobody_is_missed_right_after_a_gap_in_the_reaping(desk: Desk) -> 
     assert (await desk.reap(absent_ms=0)).done == []
 
 
+async def test_worker_that_claims_before_its_listener_is_back_is_not_missed(desk: Desk) -> None:
+    await desk.submit()
+    await desk.reap(absent_ms=0)
+    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "reaped", 1)
+    assert (await desk.reap(absent_ms=0, gap_ms=1_000)).done == []
+    claimed = await desk.claim_one(lease_ms=LONG_MS)
+    for _ in range(3):
+        assert await desk.reap(absent_ms=0) == Reaped([], [], 0)
+    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "deaf", 1)
+    assert (await desk.reap(absent_ms=0)).missed == 1
+    assert (await desk.reap(absent_ms=0)).done == [("ann", claimed.id, "crashed")]
+
+
 async def test_dead_workers_work_comes_back_in_bounded_pieces(desk: Desk) -> None:
     for _ in range(7):
         await desk.submit()

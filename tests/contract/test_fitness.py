@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from shared.errors import ConfigurationError
 from shared.redis import server
 from shared.redis.client import Redis
-from shared.settings import RedisSettings
+from shared.settings import Durability, RedisSettings
 
 
 @pytest.fixture
@@ -42,18 +43,79 @@ async def test_server_that_forgets_or_evicts_is_unfit(
     assert await _faults(own_redis, careless) == [evicts]
 
 
-async def test_word_to_sync_each_write_must_be_kept(
+@pytest.mark.parametrize(
+    ("durability", "appendfsync"),
+    [
+        ("process", "no"),
+        ("process", "always"),
+        ("replica", "no"),
+        ("fsync", "always"),
+        ("everysec", "everysec"),
+        ("everysec", "always"),
+        ("none", "everysec"),
+    ],
+)
+async def test_name_of_durability_is_told_in_one_line(
+    own_redis: Redis, own_settings: RedisSettings, durability: Durability, appendfsync: str
+) -> None:
+    await own_redis.call("CONFIG", "SET", "appendfsync", appendfsync)
+    named = msgspec.structs.replace(own_settings, durability=durability)
+    if durability == "replica":
+        [fault] = await _faults(own_redis, named)
+        assert "a replica connected" in fault
+    else:
+        assert await server.check(own_redis, named) == server.HOLDS[durability]
+
+
+@pytest.mark.parametrize(
+    ("durability", "appendfsync", "needed"),
+    [
+        ("fsync", "everysec", "appendfsync always"),
+        ("fsync", "no", "appendfsync always"),
+        ("everysec", "no", "appendfsync always or everysec"),
+    ],
+)
+async def test_name_that_promises_more_than_the_server_holds_is_refused(
+    own_redis: Redis,
+    own_settings: RedisSettings,
+    durability: Durability,
+    appendfsync: str,
+    needed: str,
+) -> None:
+    await own_redis.call("CONFIG", "SET", "appendfsync", appendfsync)
+    named = msgspec.structs.replace(own_settings, durability=durability)
+    fault = (await _faults(own_redis, named))[0]
+    assert fault.endswith(f"`{durability}` needs a server with {needed}")
+
+
+async def test_what_is_nearly_kept_is_told_and_warned_of(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await own_redis.call("CONFIG", "SET", "appendfsync", "everysec")
+    with capture_logs() as lines:
+        holds = await server.check(own_redis, own_settings)
+    assert holds == f"{server.HOLDS['process']}, {server.LATE}"
+    [line] = lines
+    assert (line["log_level"], line["event"], line["holds"]) == (
+        "warning",
+        "durability falls short",
+        holds,
+    )
+
+
+@pytest.mark.parametrize("durability", ["fsync", "everysec"])
+async def test_server_that_syncs_nothing_while_it_rewrites_is_unfit(
+    own_redis: Redis, own_settings: RedisSettings, durability: Durability
+) -> None:
+    await own_redis.call("CONFIG", "SET", "no-appendfsync-on-rewrite", "yes")
     await server.check(own_redis, own_settings)
-    strict = msgspec.structs.replace(own_settings, durability="fsync")
-    [fault] = await _faults(own_redis, strict)
-    assert "appendfsync always" in fault
+    [fault] = await _faults(own_redis, msgspec.structs.replace(own_settings, durability=durability))
+    assert "no-appendfsync-on-rewrite no" in fault
 
 
 async def test_where_config_is_denied_the_operators_word_must_do(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await own_redis.call("ACL", "SETUSER", "default", "-config")
-    await server.check(own_redis, msgspec.structs.replace(own_settings, durability="fsync"))
+    strict = msgspec.structs.replace(own_settings, durability="fsync")
+    assert await server.check(own_redis, strict) == f"{server.HOLDS['fsync']}; {server.UNSEEN}"

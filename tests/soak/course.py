@@ -161,7 +161,7 @@ class Course:
 async def run(plan: Plan) -> Report:
     """Carry a plan out and return what came of it."""
     async with AsyncExitStack() as stack:
-        server = stack.enter_context(Server(is_durable=True))
+        server = stack.enter_context(Server(appendfsync="always"))
         provider = await stack.enter_async_context(Provider())
         script = Upstream(plan.seed)
         provider.keeps_requests, provider.answer = False, script.answer

@@ -37,6 +37,7 @@ from tests.support.completions import Answer, Request, by_words, context_error
 __all__ = ["Answer", "Provider", "Request", "by_words", "context_error"]
 
 _BODY_BYTES_MAX: Final = 64 * 1024 * 1024
+_BACKLOG: Final = 1_024
 
 
 class Provider:
@@ -69,7 +70,11 @@ class Provider:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Line(self), "127.0.0.1", self._port)
+        # A fleet that comes back calls all at once, and whom the kernel turns away knocks a second
+        # later, then three, then seven.
+        self._server = await loop.create_server(
+            lambda: _Line(self), "127.0.0.1", self._port, backlog=_BACKLOG
+        )
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 

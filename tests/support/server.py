@@ -26,6 +26,7 @@ from shared.redis.client import Argument, Reply
 from tests.support import waiting
 
 Kind = Literal["valkey", "redis"]
+Appendfsync = Literal["no", "everysec", "always"]
 
 _KEEPER: Final = 'read _; kill -9 "$(cat "$1/pid")" 2>&-; rm -rf "$1"'
 _START_SECONDS: Final = 10.0
@@ -45,11 +46,18 @@ class Server:
     """One server and its folder. A context manager: leaving it stops both."""
 
     def __init__(
-        self, kind: Kind = "valkey", *, is_cluster: bool = False, is_durable: bool = False
-    ) -> None:
-        self.kind = kind
+        self,
+        kind: Kind = "valkey",
+        *,
+        is_cluster: bool = False,
         # With `everysec` a reply may leave before its write while the disk is busy with another.
-        self._appendfsync = "always" if is_durable else "everysec"
+        appendfsync: Appendfsync = "no",
+        rewrites: bool = False,
+    ) -> None:
+        """`rewrites`: the append-only file is written anew again and again, as a large one is."""
+        self.kind = kind
+        self._rewrites = rewrites
+        self._appendfsync = appendfsync
         self.folder = Path(tempfile.mkdtemp(prefix="plx"))
         self.socket = self.folder / "s"
         self.url = f"unix://{self.socket}"
@@ -158,6 +166,8 @@ class Server:
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "local",
         }
+        if self._rewrites:
+            options |= {"auto-aof-rewrite-percentage": "20", "auto-aof-rewrite-min-size": "256kb"}
         if self._is_cluster:
             options |= {
                 "cluster-enabled": "yes",

@@ -3,7 +3,8 @@
 -- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead}; what is 'crashed', 'buried', 'expired' or 'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
--- on a server that has been started anew, every lease is first given its whole time again.
+-- on a server that has been started anew, every lease is first given its whole time again. Nobody is missed for
+-- as long: a worker's listener may come back later than its claims, by which it is known again.
 -- A worker listens on a channel of its own. When its process ends the listener is gone at once, long before
 -- the leases lapse. Where the server cannot tell (an ACL that forbids the question, a cluster, whose nodes know
 -- their own listeners only), they lapse.
@@ -40,9 +41,11 @@ local function was_away(root, info, now, gap_ms)
   return known[1] and (since > gap_ms or known[2] ~= server)
 end
 
--- Listeners come back before leases lapse; until then none is missed.
+-- Listeners come back before leases lapse; until then none is missed. (`deaf` says so to this text, the scores
+-- of holders to older ones.)
 local function renew_all(root, now, lease_ms)
   local ends = int(now + lease_ms)
+  redis.call('HSET', clocks_key(root), 'deaf', ends)
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
     redis.call('ZADD', leases_key(root), ends, name)
   end
@@ -78,6 +81,7 @@ end
 -- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
 local function lapse(root, info, ask, now)
   if string.find(info, '_mode:cluster', 1, true) then return {}, 0 end
+  if now < tonumber(redis.call('HGET', clocks_key(root), 'deaf') or 0) then return {}, 0 end
   local gone, missed = absent(root, ask, now)
   local dead, left = {}, ask.limit
   if not next(gone) then return dead, missed end
