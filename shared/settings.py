@@ -77,9 +77,7 @@ class RedisSettings(Section, frozen=True, kw_only=True):
     url: Annotated[str, Meta(pattern=r"^(rediss?|unix)://\S+$")] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
-    # process: an acknowledged write survives the server process (AOF); fsync: also the machine;
-    # replica: also the loss of either, once a replica has confirmed it; everysec: but for those of
-    # the last two seconds; none: nothing.
+    # What each name holds stands in shared/redis/server.py.
     durability: Durability = "process"
     replica_seconds: Annotated[float, Meta(gt=0, le=60)] = 1.0
     connect_seconds: Seconds = 2.0

@@ -1,13 +1,24 @@
-"""A partition to work on: the last of those there are, so that no test leans on the first."""
+"""A partition to work on, the last of those there are, so that no test leans on the first; a proxy."""
+
+from collections.abc import AsyncIterator
 
 import pytest
 
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from tests.support.desk import Desk
+from tests.support.proxy import Proxy
+from tests.support.server import Server
 
 
 @pytest.fixture
 def desk(redis: Redis, redis_settings: RedisSettings) -> Desk:
     """Return the functions of the last partition."""
     return Desk(redis, redis_settings, redis_settings.partitions - 1)
+
+
+@pytest.fixture
+async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
+    """Return a door to the test's own server, with faults on demand."""
+    async with Proxy(own_server.socket) as door:
+        yield door

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -11,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.errors import StoreError, UnavailableError
-from shared.redis.client import _DIAL_PAUSE_SECONDS, Redis, Reply
-from shared.settings import RedisSettings, WorkerSettings
+from shared.redis.client import _DIAL_PAUSE_SECONDS, Redis
+from shared.settings import RedisSettings
 from tests.support.proxy import Proxy
 from tests.support.server import Server
 from tests.support.waiting import until
@@ -23,12 +22,6 @@ async def own_redis(own_settings: RedisSettings) -> AsyncIterator[Redis]:
     client = Redis(own_settings)
     yield client
     await client.close()
-
-
-@pytest.fixture
-async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
-    async with Proxy(own_server.socket) as door:
-        yield door
 
 
 @pytest.fixture
@@ -338,73 +331,3 @@ async def test_caller_that_gives_up_while_connecting_takes_nobody_along(
     await asyncio.wait([first], timeout=0)
     first.cancel()
     assert list(await asyncio.gather(second, third)) == [b"PONG", b"PONG"]
-
-
-class _Ear:
-    """A listener as the front has one: it says its subscription again on every new line."""
-
-    def __init__(self, settings: RedisSettings) -> None:
-        self.heard: list[bytes] = []
-        self.confirmed = 0
-        self.redis = Redis(settings, on_push=self._on_push, on_ready=self._on_ready)
-
-    def _on_ready(self) -> None:
-        self.redis.listen("SUBSCRIBE", "news")
-
-    def _on_push(self, push: list[Reply]) -> None:
-        if push[0] == b"subscribe":
-            self.confirmed += 1
-        elif push[0] == b"message":
-            self.heard.append(push[2])
-
-
-async def test_listener_hears_and_comes_back_by_itself(
-    own_server: Server, own_settings: RedisSettings
-) -> None:
-    ear = _Ear(own_settings)
-    await ear.redis.connect()
-    await until(lambda: ear.confirmed == 1)
-    with own_server.look() as look:
-        look("PUBLISH", "news", "one")
-    await until(lambda: ear.heard == [b"one"])
-    assert await ear.redis.call("PING") == b"PONG"
-    own_server.restart()
-    await until(lambda: ear.confirmed == 2)
-    with own_server.look() as look:
-        look("PUBLISH", "news", "two")
-    await until(lambda: ear.heard == [b"one", b"two"])
-    ear.redis.listen("UNSUBSCRIBE", "news")
-    await ear.redis.call("PING")
-    with own_server.look() as look:
-        assert look("PUBLISH", "news", "three") == 0
-    await ear.redis.close()
-
-
-async def test_listener_notices_a_line_that_swallows_everything(
-    own_settings: RedisSettings, proxy: Proxy
-) -> None:
-    ear = _Ear(msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2))
-    await ear.redis.connect()
-    await until(lambda: ear.confirmed == 1)
-    proxy.freeze()
-    await until(lambda: proxy.opened > 1, what="a second try to connect")
-    proxy.thaw()
-    await until(lambda: ear.confirmed == 2)
-    await ear.redis.close()
-
-
-async def test_listener_tries_often_however_long_nobody_answers(
-    own_settings: RedisSettings, proxy: Proxy
-) -> None:
-    ear = _Ear(msgspec.structs.replace(own_settings, url=proxy.url))
-    await ear.redis.connect()
-    proxy.replies_to_lose = 1_000
-    proxy.cut()
-    knocks = []
-    for number in range(2, 10):
-        await until(lambda: proxy.opened >= number, what="another try")  # noqa: B023  awaited here
-        knocks.append(asyncio.get_running_loop().time())
-    await ear.redis.close()
-    # One that comes back later than leases last is taken for dead.
-    gaps_seconds = [after - before for before, after in pairwise(knocks)]
-    assert min(gaps_seconds[-2:]) < WorkerSettings().lease_seconds / 2
