@@ -1,4 +1,4 @@
-"""A partition to work on, the last of those there are, so that no test leans on the first; a proxy."""
+"""The last partition to work on, so that no test leans on the first; a door with faults to it."""
 
 from collections.abc import AsyncIterator
 
