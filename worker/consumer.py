@@ -40,6 +40,9 @@ from worker.slots import Slots
 
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
+# Of a large fleet all but one may die: the one that is left must not sleep until the others' turns
+# are over, nor so long that its look counts as the first after a gap.
+_REAP_SECONDS_MAX: Final = 0.6
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -265,7 +268,7 @@ class PolluxWorker(Worker):
         if self._is_missing:
             return functions.ABSENT_MS / 1000
         pause_seconds = self.settings.worker.reap_seconds * self._fleet_size
-        return pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311  jitter
+        return min(pause_seconds, _REAP_SECONDS_MAX) * random.uniform(0.5, 1.5)  # noqa: S311  jitter
 
     async def _report(self) -> None:
         tools: Tools = self.ctx["tools"]

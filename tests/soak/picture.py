@@ -16,6 +16,8 @@ _WIDTH, _HEIGHT = 620, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 132, 30, 28
 _COLOURS: Final = ("#0b5fa5", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#444444")
 _MARKS: Final = "#dddddd"
+# More than a line has pixels is not seen.
+_POINTS_MAX: Final = 430
 _STEPS: Final = (1, 2, 5, 10)
 _MINUTE: Final = 60
 _HEAD: Final = (
@@ -69,8 +71,7 @@ def _panel(
     frame: _Frame, name: str, lines: Mapping[str, Sequence[Point]], marks: Sequence[float]
 ) -> Iterator[str]:
     yield _text(frame.x + _LEFT, frame.y + _TOP - 8, name, "font-weight='bold'")
-    for mark in marks:
-        yield _line([frame.at((mark, 0)), frame.at((mark, frame.most))], _MARKS)
+    yield _marks(frame, marks)
     for share in (0.0, 0.5, 1.0):
         x, y = frame.at((0, frame.most * share))
         yield _line([(x, y), frame.at((frame.seconds, frame.most * share))], "#bbbbbb")
@@ -81,9 +82,16 @@ def _panel(
         yield _text(x, y + 15, f"{minutes:.3g} min", "text-anchor='middle'")
     for number, (label, points) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        yield _line(list(map(frame.at, points)), colour, "1.4")
+        drawn = points[:: 1 + len(points) // _POINTS_MAX]
+        yield _line(list(map(frame.at, drawn)), colour, "1.4")
         x, _ = frame.at((frame.seconds, 0))
         yield _text(x + 8, frame.y + _TOP + 14 * number + 8, label, f"fill='{colour}'")
+
+
+def _marks(frame: _Frame, marks: Sequence[float]) -> str:
+    (_, top), (_, bottom) = frame.at((0, frame.most)), frame.at((0, 0))
+    path = "".join(f"M{frame.at((mark, 0))[0]:.1f},{top:.0f}V{bottom:.0f}" for mark in marks)
+    return f"<path stroke='{_MARKS}' stroke-width='0.7' d='{path}'/>"
 
 
 def _line(points: Sequence[tuple[float, float]], colour: str, width: str = "0.7") -> str:

@@ -91,6 +91,32 @@ async def test_end_that_redis_will_not_have_is_tried_again_and_then_given_up(
     assert (await front.books()).held == 0
 
 
+@pytest.mark.each_once
+async def test_one_that_is_left_of_a_large_fleet_looks_for_the_dead_as_often(
+    system: System, front: Front
+) -> None:
+    root = keys.system_root(system.settings.redis)
+    clocks = keys.CLOCKS(keys.partition_root(system.settings.redis, 0))
+    async with working(system) as worker:
+        # They report once more and are gone; this one believes in them for a while.
+        now_ms = system.clock.now_ms()
+        fleet = [word for number in range(1_000) for word in (now_ms + 60_000, f"gone{number}")]
+        await front.redis.call("ZADD", keys.PULSES(root), *fleet)
+        before = await front.redis.call("ZSCORE", keys.PULSES(root), worker.id)
+        await until(lambda: _has_changed(front.redis, keys.PULSES(root), worker.id, before))
+        looks = set()
+
+        async def looked() -> bool:
+            looks.add(await front.redis.call("HGET", clocks, "reaped"))
+            return len(looks) > 3
+
+        await until(looked, what="looks for the dead")
+
+
+async def _has_changed(redis: Connection, key: str, member: str, before: object) -> bool:
+    return bool(await redis.call("ZSCORE", key, member) != before)
+
+
 async def test_provider_that_asks_for_patience_gets_it_and_is_asked_again(
     system: System, front: Front, provider: Provider
 ) -> None:
