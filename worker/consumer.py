@@ -53,6 +53,13 @@ async def generate(ctx: dict[str, Any], _id: str) -> None:
     await pipeline.run(ctx["tools"], ctx["claimed"], ctx["brake"])
 
 
+def _heed_cancel() -> None:
+    """End the task here if it was told to: a library may have swallowed that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class PolluxWorker(Worker):
     """One worker process. Its loops run until a signal; each survives whatever Redis does."""
 
@@ -174,6 +181,7 @@ class PolluxWorker(Worker):
         while until is None or not until.is_set():
             try:
                 await work()
+                _heed_cancel()
                 backoff = low
                 await self.clock.sleep(pause_seconds())
             except UnavailableError as error:

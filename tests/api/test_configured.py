@@ -48,11 +48,11 @@ async def test_what_the_last_worker_had_stays_while_none_lives(
 async def test_a_key_that_is_gone_for_a_minute_takes_its_models_along(
     api: Customer, system: System
 ) -> None:
-    async with working(system, _KEY) as worker:
-        await waiting.until(lambda: worker.ctx["tools"].configured)
-    served = keys.SERVED(keys.system_root(system.settings.redis))
-    await system.redis.call("ZINCRBY", served, -61_000, "gamma")
     async with working(system) as worker:
+        async with working(system, _KEY):
+            await waiting.until(lambda: "gamma" in worker.ctx["tools"].configured)
+        served = keys.SERVED(keys.system_root(system.settings.redis))
+        await system.redis.call("ZINCRBY", served, -61_000, "gamma")
         await waiting.until(lambda: worker.ctx["tools"].configured == {"alpha", "beta"})
         assert await _listed(system, api) == {"alpha": True, "beta": True}
         asked = {"message": "hello", "model": "gamma"}

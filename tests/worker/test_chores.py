@@ -205,6 +205,25 @@ async def test_line_of_the_queue_that_leads_nowhere_is_given_up(
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")
+@pytest.mark.each_once
+async def test_worker_goes_though_a_library_swallows_that_it_should(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    async def deaf(_: PolluxWorker) -> None:
+        heard.append("began")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            heard.append("swallowed")
+
+    monkeypatch.setattr(PolluxWorker, "_do_chores", deaf)
+    async with working(system):
+        await until(lambda: heard)
+    assert heard == ["began", "swallowed"]
+
+
 async def test_arq_can_ask_whether_the_queue_is_looked_after(system: System) -> None:
     settings = queue.arq_settings(system.settings.redis)
     name = keys.CHORES(keys.system_root(system.settings.redis))
