@@ -204,7 +204,6 @@ async def test_line_of_the_queue_that_leads_nowhere_is_given_up(
         await pool.aclose(close_connection_pool=True)
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated close")
 @pytest.mark.each_once
 async def test_worker_goes_though_a_library_swallows_that_it_should(
     system: System, monkeypatch: pytest.MonkeyPatch
@@ -224,6 +223,7 @@ async def test_worker_goes_though_a_library_swallows_that_it_should(
     assert heard == ["began", "swallowed"]
 
 
+@pytest.mark.filterwarnings("ignore:Call to deprecated close")
 async def test_arq_can_ask_whether_the_queue_is_looked_after(system: System) -> None:
     settings = queue.arq_settings(system.settings.redis)
     name = keys.CHORES(keys.system_root(system.settings.redis))
