@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shared.settings import RedisSettings
+from tests.chaos.troubles.callers import Kind
 from tests.chaos.troubles.play import Result
 from tests.chaos.troubles.troubles import Trouble
 
@@ -18,6 +19,8 @@ _LINES_PER_SECOND: Final = 40
 _ANSWERS: Final = frozenset({"200", "202", "204", "503"})
 # Of an account that is gone; a front trusts for a moment what it knew of a key.
 _GONE: Final = frozenset({"401", "402", "404"})
+# Who waits for the answer to a message that is gone is told that it was cancelled.
+_CANCELLED: Final = "409"
 
 
 def breaches(
@@ -44,11 +47,17 @@ def breaches(
 
 def _answers(trouble: Trouble, result: Result) -> Iterator[str]:
     """Yield what no caller should have been answered."""
-    allowed = _ANSWERS | _GONE if trouble.loses_all else _ANSWERS
     for kind, statuses in result.saw().items():
-        promised = frozenset({"200"}) if kind == "healthz" else allowed
-        for status in statuses.keys() - promised:
+        for status in statuses.keys() - _promised(trouble, kind):
             yield f"{kind} was answered {status} {statuses[status]} times"
     told = sum(count for event, count in result.logged.items() if event != "unavailable")
     if told > _LINES_PER_SECOND * (result.seconds + _RECOVERY_SECONDS):
         yield f"{told} lines were logged"
+
+
+def _promised(trouble: Trouble, kind: Kind) -> frozenset[str]:
+    if kind == "healthz":
+        return frozenset({"200"})
+    if not trouble.loses_all:
+        return _ANSWERS
+    return _ANSWERS | _GONE | ({_CANCELLED} if kind == "chat" else frozenset())
