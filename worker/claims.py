@@ -1,18 +1,21 @@
 """Taking work: claims from every partition, and the wait at the bell when there is none.
 
-Owns whom to ask next, how many to ask for, and the connection that waits. What is claimed has a
-slot before anything else happens. Refuses to run it: `start` does.
+Owns whom to ask next, how many to ask for, the connection that waits, and which claims were never
+answered: the next one gives back what they took. What is claimed has a slot before anything else
+happens. Refuses to run it: `start` does.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
+from shared.errors import UnavailableError
 from shared.redis import functions, keys
-from shared.redis.client import Redis
+from shared.redis.client import Connection, Redis
 from shared.redis.functions import Batch, ClaimAsk, Claimed
 from shared.settings import Settings
 from shared.wire.submission import WIRE
@@ -31,7 +34,7 @@ class Claims:
         self,
         settings: Settings,
         worker: str,
-        redis: Redis,
+        redis: Connection,
         slots: Slots,
         start: Callable[[Claimed], None],
     ) -> None:
@@ -47,6 +50,8 @@ class Claims:
         # Claims for slots that became free, under way.
         self._asked = 0
         self._is_ending = False
+        self._number = 0
+        self._unheard: defaultdict[str, set[int]] = defaultdict(set)
         # Nobody has looked yet.
         self.is_more = True
         self._is_at_bell = False
@@ -110,10 +115,9 @@ class Claims:
             # The next look begins with the next: a busy partition must not hide the others.
             partition = self._partition
             self._partition = (partition + 1) % self._settings.redis.partitions
-            batch = await functions.claim(
-                self._redis, self._root_of(partition), self._ask(min(free, _CLAIM_MAX))
-            )
-            self._begin(batch)
+            root = keys.partition_root(self._settings.redis, partition)
+            ask = self._ask(root, min(free, _CLAIM_MAX))
+            batch = await self._begin(root, ask, functions.claim(self._redis, root, ask))
             is_more = is_more or batch.is_more
             free -= len(batch.claimed)
             if free <= 0:
@@ -134,21 +138,29 @@ class Claims:
                 self._bell, settings, patience_seconds, with_batch=self._hears_batch
             )
             return True
-        batch = await functions.claim_at_bell(
-            self._bell, self._root_of(0), self._ask(1), patience_seconds
-        )
-        self._begin(batch)
-        return batch.is_more
+        root = keys.partition_root(settings, 0)
+        ask = self._ask(root, 1)
+        claiming = functions.claim_at_bell(self._bell, root, ask, patience_seconds)
+        return (await self._begin(root, ask, claiming)).is_more
 
-    def _begin(self, batch: Batch) -> None:
+    async def _begin(self, root: str, ask: ClaimAsk, claiming: Awaitable[Batch]) -> Batch:
+        """Start what a claim brings; one that is not answered may have taken something."""
+        unheard = self._unheard[root]
+        try:
+            batch = await claiming
+        except UnavailableError:
+            unheard.add(ask.claim)
+            raise
+        unheard.difference_update(ask.unheard)
         for claimed in batch.claimed:
             self._start(claimed)
+        return batch
 
-    def _root_of(self, partition: int) -> str:
-        return keys.partition_root(self._settings.redis, partition)
-
-    def _ask(self, count: int) -> ClaimAsk:
+    def _ask(self, root: str, count: int) -> ClaimAsk:
+        self._number += 1
         return ClaimAsk(
+            claim=self._number,
+            unheard=tuple(sorted(self._unheard[root])),
             worker=self._worker,
             wire=WIRE,
             count=count,

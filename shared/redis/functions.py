@@ -4,7 +4,7 @@ Owns the translation between typed values and the words of `functions/*.lua`, wh
 is atomic and why. A test holds the names and fields of both sides equal.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -166,7 +166,9 @@ async def accept(
 class ClaimAsk(Ask, frozen=True, kw_only=True):
     """How many a worker takes, how many of them of a batch, and for how long without a beat.
 
-    `wire` is the newest form of a submission that it can read.
+    `wire` is the newest form of a submission that it can read. `claim` is the call's number among
+    the worker's, `unheard` are those of earlier calls whose reply was lost: what they took is given
+    back first.
     """
 
     worker: str
@@ -175,6 +177,8 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
     batch: int
     lease_ms: int
     keep: Keep
+    claim: int
+    unheard: Sequence[int] = ()
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -211,8 +215,11 @@ class Batch(NamedTuple):
 
 
 async def claim(redis: Connection, root: str, ask: ClaimAsk) -> Batch:
-    """Take up to `count` ready generations, none if there are none."""
-    return _batch(root, await invoke(redis, "claim", root, ask))
+    """Take up to `count` ready generations, none if there are none.
+
+    Raises UnavailableError when no reply came: the next claim should say so, in `unheard`.
+    """
+    return _batch(root, await invoke(redis, "claim", root, ask, effect="once"))
 
 
 async def claim_at_bell(redis: Redis, root: str, ask: ClaimAsk, patience_seconds: float) -> Batch:

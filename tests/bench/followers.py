@@ -103,6 +103,7 @@ async def _claimed(system: Rig, count: int) -> list[Claimed]:
         for _ in range(count):
             await customer.ask("hello")
     ask = functions.ClaimAsk(
+        claim=1,
         worker="bench",
         wire=WIRE,
         count=count,

@@ -121,6 +121,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
         system.redis,
         root,
         functions.ClaimAsk(
+            claim=1,
             worker="bench",
             wire=WIRE,
             count=_GENERATIONS,

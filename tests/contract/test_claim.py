@@ -278,7 +278,9 @@ async def test_expired_are_ended_so_many_at_a_time_and_take_no_room(desk: Desk) 
     for _ in range(150):
         await desk.submit(lane="batch", deadline_ms=0)
     good = await desk.submit(lane="batch")
-    ask = functions.ClaimAsk(worker="w", wire=1, count=1, batch=1, lease_ms=LEASE_MS, keep=KEEP)
+    ask = functions.ClaimAsk(
+        claim=1, worker="w", wire=1, count=1, batch=1, lease_ms=LEASE_MS, keep=KEEP
+    )
     left = []
     while True:
         batch = await functions.claim(desk.redis, desk.root, ask)
@@ -352,7 +354,9 @@ async def test_a_bell_that_nobody_hears_stays_short(desk: Desk) -> None:
 
 
 async def test_claim_tells_whether_to_look_again(desk: Desk) -> None:
-    ask = functions.ClaimAsk(worker="w", wire=1, count=2, batch=2, lease_ms=60_000, keep=KEEP)
+    ask = functions.ClaimAsk(
+        claim=1, worker="w", wire=1, count=2, batch=2, lease_ms=60_000, keep=KEEP
+    )
     for _ in range(5):
         await desk.submit()
     looks = [await functions.claim(desk.redis, desk.root, ask) for _ in range(3)]

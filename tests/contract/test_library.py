@@ -90,10 +90,23 @@ async def test_accept_whose_reply_was_lost_is_replayed(far_desk: Desk, proxy: Pr
     assert len(await far_desk.claim(10)) == 1
 
 
-async def test_claim_whose_reply_was_lost_is_handed_out_again(far_desk: Desk, proxy: Proxy) -> None:
+async def test_claim_whose_reply_was_lost_is_given_back_by_the_next(
+    far_desk: Desk, proxy: Proxy
+) -> None:
     ticket = await far_desk.submit()
     proxy.replies_to_lose = 1
-    assert await far_desk.claim(lease_ms=0) == []
+    with pytest.raises(UnavailableError):
+        await far_desk.claim(number=1)
+    assert await far_desk.stage(ticket) == "routing"
+    [claimed] = await far_desk.claim(number=2, unheard=[1])
+    assert (claimed.id, claimed.attempt) == (ticket.id, 2)
+
+
+async def test_claim_whose_worker_never_comes_back_lapses(far_desk: Desk, proxy: Proxy) -> None:
+    ticket = await far_desk.submit()
+    proxy.replies_to_lose = 1
+    with pytest.raises(UnavailableError):
+        await far_desk.claim(lease_ms=0)
     assert (await far_desk.reap()).done == [("ann", ticket.id, "crashed")]
     assert (await far_desk.claim_one()).attempt == 2
 

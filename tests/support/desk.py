@@ -4,6 +4,7 @@ Owns defaults, and one way to say each step of a generation's life. Refuses to h
 method returns what the function's stub returned.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, Unpack
 
 import msgspec
@@ -155,10 +156,19 @@ class Desk:
         lease_ms: int = LONG_MS,
         batch: int = 1_000,
         wire: int = 1,
+        number: int = 0,
+        unheard: Sequence[int] = (),
     ) -> list[Claimed]:
         """Take what is ready."""
         ask = functions.ClaimAsk(
-            worker=worker, wire=wire, count=count, batch=batch, lease_ms=lease_ms, keep=KEEP
+            worker=worker,
+            wire=wire,
+            count=count,
+            batch=batch,
+            lease_ms=lease_ms,
+            keep=KEEP,
+            claim=number,
+            unheard=unheard,
         )
         return (await functions.claim(self.redis, self.root, ask)).claimed
 

@@ -133,6 +133,7 @@ class Front:
     async def claim(self, ticket: Ticket, *, lease_ms: int = 60_000) -> Claimed:
         """Take a generation as a worker would, which this process then is not."""
         ask = functions.ClaimAsk(
+            claim=1,
             worker="nobody",
             wire=WIRE,
             count=1,

@@ -3,13 +3,14 @@
 import asyncio
 import dataclasses
 import time
+from itertools import repeat
 
 import pytest
 
-from shared.errors import StoreError
+from shared.errors import StoreError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.redis.functions import BeatAsk, ReleaseAsk, Stop
+from shared.redis.functions import BeatAsk, Claimed, ReleaseAsk, Stop
 from tests.support.desk import KEEP
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
@@ -17,6 +18,8 @@ from tests.support.waiting import until
 from tests.worker.crew import working
 from tests.worker.front import Front
 from tests.worker.shaky import Shaky
+from worker.claims import Claims
+from worker.slots import Slots
 
 
 async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_kept_apart(
@@ -151,3 +154,23 @@ async def test_beat_that_fails_is_made_again(
     async with working(system):
         ended = await front.end(await front.submit())
     assert (ended.stage, ended.attempt, failed) == ("completed", 1, 3)
+
+
+async def test_claim_whose_reply_is_lost_costs_nothing(system: System, front: Front) -> None:
+    redis, started = Shaky(front.redis, "claim"), list[Claimed]()
+    claims = Claims(system.settings, "deaf", redis, Slots(system.settings.worker), started.append)
+    ticket = await front.submit()
+    # Each look begins with another partition.
+    redis.troubles.extend(repeat("unanswered", 2 * system.settings.redis.partitions))
+    while redis.troubles:
+        with pytest.raises(UnavailableError):
+            await claims.take_work()
+    for _ in range(2):
+        claims.is_more = True
+        await claims.take_work()
+    await claims.close()
+    record = await front.record(ticket)
+    assert [(one.id, one.attempt) for one in started] == [(ticket.id, 3)]
+    assert (record["stage"], record["worker"], record["drains"]) == ("routing", "deaf", "2")
+    assert "crashes" not in record
+    assert "unheard" not in redis.asked[-1]

@@ -1,10 +1,12 @@
 -- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
--- ASK      worker, wire, count, batch (at most so many of them are of that lane), lease_ms, keep
+-- ASK      worker, wire, count, batch (at most so many of them are of that lane), lease_ms, keep, claim (its
+--          number among the worker's); if any: unheard (the numbers of earlier ones, of which no reply came)
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms,
 --          retries, calls, submission, user message, the session's system prompt and companion}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
--- A reply that is lost leaves leases that lapse; the generations run again under the next token.
+-- A reply that is lost leaves generations with a worker that does not know of them: nobody repeats the call,
+-- but the worker's next one names it, and gives them back before anything is taken.
 -- When nothing is ready, no ring is due to anybody: the bell is emptied, so that no worker wakes for nothing.
 -- Who waits for an answer goes first. But of so many claims that a batch has to look on at, one is its own:
 -- it never starves.
@@ -34,7 +36,7 @@ local function take(root, account, id, record, ask, now)
   local attempt = tonumber(record.attempt) + 1
   local is_again = attempt > 1
   redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
-    'worker', ask.worker, 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
+    'worker', ask.worker, 'claim', ask.claim, 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
   redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
   if is_at_its_most(root, account) then stay_outside(root, account) end
@@ -112,7 +114,25 @@ local function looked_on(root)
   return is_ready(root, 'batch') and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
 end
 
+local function give_back_unheard(root, ask)
+  local is_unheard = {}
+  for _, number in ipairs(ask.unheard) do is_unheard[tostring(number)] = true end
+  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
+    local account, id = split(name)
+    local worker, number = unpack(redis.call('HMGET', generation_key(root, account, id), 'worker', 'claim'))
+    if worker == ask.worker and is_unheard[number] then
+      local record = load(root, account, id)
+      if record.cancel then
+        end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+      else
+        give_back(root, account, id, record, 'UNHEARD')
+      end
+    end
+  end
+end
+
 local function claim(root, ask)
+  if ask.unheard then give_back_unheard(root, ask) end
   local now, claimed, ended, batch = now_ms(), {}, 0, ask.batch
   local before = looked_on(root)
   local passed = before

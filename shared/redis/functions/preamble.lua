@@ -178,6 +178,18 @@ local function retry_later(root, account, id, record, why)
   emit(root, account, id, record.attempt, seq, RETRYING)
 end
 
+-- An attempt ends as if it had never begun: to the front of the line again.
+local function give_back(root, account, id, record, why)
+  check_step(record, 'queued')
+  note_attempt(root, account, id, record, why, now_ms())
+  local key = generation_key(root, account, id)
+  redis.call('HDEL', key, 'worker')
+  redis.call('HSET', key, 'stage', 'queued')
+  redis.call('HINCRBY', key, 'drains', 1)
+  make_ready(root, account, id, record.lane, record.number)
+  drop_lease(root, account, id, record.lane)
+end
+
 -- The head of a session leaves and the next turn moves up; a turn that waits just leaves the line.
 local function leave_session(root, account, id, session, head)
   local key = session_key(root, account, session)
@@ -311,7 +323,7 @@ local function finish(root, account, id, generation, ending)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains',
-    'waits', 'key', 'calls', 'history')
+    'waits', 'key', 'calls', 'history', 'claim')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured

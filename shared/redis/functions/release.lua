@@ -17,16 +17,12 @@ local function release(root, ask)
   if ask.delay_ms > 0 then
     retry_later(root, ask.account, ask.id, record, ask.why or 'DEFERRED')
     redis.call('ZADD', deferred_key(root), int(now_ms() + ask.delay_ms), member(ask.account, ask.id))
+    redis.call('HINCRBY', key, ask.is_waiting and 'waits' or 'retries', 1)
+    drop_lease(root, ask.account, ask.id, record.lane)
   else
-    check_step(record, 'queued')
-    note_attempt(root, ask.account, ask.id, record, 'RELEASED', now_ms())
-    redis.call('HDEL', key, 'worker')
-    redis.call('HSET', key, 'stage', 'queued')
-    make_ready(root, ask.account, ask.id, record.lane, record.number)
+    give_back(root, ask.account, ask.id, record, 'RELEASED')
   end
   redis.call('HSET', key, 'calls', ask.calls or 0)
-  redis.call('HINCRBY', key, ask.delay_ms == 0 and 'drains' or ask.is_waiting and 'waits' or 'retries', 1)
-  drop_lease(root, ask.account, ask.id, record.lane)
   return 'released'
 end
 
