@@ -582,7 +582,23 @@ class DeleteSessionAsk(Ask, frozen=True, kw_only=True):
 
 async def delete_session(redis: Connection, root: str, ask: DeleteSessionAsk) -> bool:
     """End what runs in a session and forget all of it; False when there is none."""
-    return _text(await invoke(redis, "delete_session", root, ask)) == "deleted"
+    if _text(await invoke(redis, "delete_session", root, ask)) != "deleted":
+        return False
+    await forget_turns(redis, root, ForgetTurnsAsk(account=ask.account, id=ask.id))
+    return True
+
+
+class ForgetTurnsAsk(Ask, frozen=True, kw_only=True):
+    """Of which deleted session."""
+
+    account: str
+    id: str
+
+
+async def forget_turns(redis: Connection, root: str, ask: ForgetTurnsAsk) -> None:
+    """Forget all that the turns of a deleted session left, in as many calls as that takes."""
+    while await invoke(redis, "forget_turns", root, ask):
+        pass
 
 
 class RenameSessionAsk(Ask, frozen=True, kw_only=True):

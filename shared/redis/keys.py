@@ -106,6 +106,9 @@ DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time
 FORGOTTEN: Final = Key(
     "forgotten", holds="zset: deleted sessions whose files are to go, by when", end="deleted"
 )
+FORGETTING: Final = Key(
+    "forgetting", holds="hash: deleted sessions' last chunk of turns that is left", end="deleted"
+)
 DEAD: Final = Key("dead", holds="zset: dead letters by when they died", end="permanent")
 LETTER: Final = Key(
     "dead:<account>:<id>",

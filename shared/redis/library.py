@@ -79,8 +79,8 @@ _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books ledger usage
     sessions unfinished submissions ready lane clocks bell leases holders deadlines deferred dead
-    letter forgotten pace api_key account workers pulses served breaker failures successes cooling
-    slots rates
+    letter forgotten forgetting pace api_key account workers pulses served breaker failures
+    successes cooling slots rates
     """.split()
 )
 

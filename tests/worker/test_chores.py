@@ -19,7 +19,9 @@ from shared.media.files import Files
 from shared.media.kinds import PNG
 from shared.redis import keys, library
 from shared.redis.client import Redis
+from shared.redis.functions import DeleteSessionAsk
 from shared.settings import RedisSettings
+from tests.support.desk import CHANNELS, KEEP, Desk
 from tests.support.provider import Answer, Provider
 from tests.support.proxy import Proxy
 from tests.support.server import Look, Server
@@ -118,6 +120,20 @@ async def test_files_of_a_deleted_session_go_also_those_that_come_late(
     assert await redis.call("EXISTS", noted) == 0
     assert kept is not None
     assert kept[0].exists()
+
+
+async def test_turns_that_nobody_lived_to_forget_are_forgotten(
+    redis: Redis, redis_settings: RedisSettings, tmp_path: Path
+) -> None:
+    desk = Desk(redis, redis_settings, redis_settings.partitions - 1)
+    ticket = await desk.submit()
+    await desk.complete(await desk.claim_one())
+    ask = DeleteSessionAsk(account="ann", id=ticket.session, keep=KEEP, channels=CHANNELS)
+    await library.invoke(redis, "delete_session", desk.root, ask)
+    assert await desk.find("ann", ticket.id) is not None
+    await forget.forget(redis, redis_settings, Files(str(tmp_path)), 0)
+    assert await redis.call("KEYS", f"{desk.root}*:ann:*") == []
+    assert await redis.call("EXISTS", keys.FORGETTING(desk.root)) == 0
 
 
 async def test_files_that_cannot_be_deleted_are_in_nobody_s_way(

@@ -1,15 +1,16 @@
-"""Delete the files of sessions that were deleted.
+"""Delete what is left of sessions that were deleted: their files, and turns.
 
 The function that deletes a session notes its name beside the queue, in the same moment, so that no
 death of a process in between leaves files behind. A name stays for a while: an attempt that ran
-meanwhile may still have been writing.
+meanwhile may still have been writing. Turns are forgotten by whoever deletes the session, piece by
+piece; here are those that it did not live to forget.
 """
 
 import asyncio
 from typing import Final
 
 from shared.media.files import Files
-from shared.redis import keys
+from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
 from shared.telemetry import logs
@@ -23,7 +24,12 @@ async def forget(redis: Connection, settings: RedisSettings, files: Files, now_m
     """Delete what is left of every session noted; return how many there were."""
     count = 0
     for partition in range(settings.partitions):
-        noted = keys.FORGOTTEN(keys.partition_root(settings, partition))
+        root = keys.partition_root(settings, partition)
+        for name in await redis.call("HKEYS", keys.FORGETTING(root)):
+            account, _, session = name.decode().partition(":")
+            ask = functions.ForgetTurnsAsk(account=account, id=session)
+            await functions.forget_turns(redis, root, ask)
+        noted = keys.FORGOTTEN(root)
         flat: list[tuple[bytes, float]] = await redis.call(
             "ZRANGE", noted, 0, _SESSIONS_MAX - 1, "WITHSCORES"
         )

@@ -353,6 +353,13 @@ local function end_from_outside(root, account, id, generation, stage, failure, k
   })
 end
 
+-- An old key may have been used again since, for what is not of this session.
+local function forget_receipt(root, account, idempotency, field, id)
+  if not idempotency then return end
+  local receipt = idempotency_key(root, account, idempotency)
+  if redis.call('HGET', receipt, field) == id then redis.call('DEL', receipt) end
+end
+
 -- Cancel what waits, ask the worker to stop what runs. Returns 'cancelled' with the credits given back,
 -- or 'pending'.
 local function cancel_one(root, account, id, generation, keep, channels)
