@@ -4,8 +4,8 @@ Owns the server's process during a run, one shock at a time, and how long it the
 next message was accepted. Refuses to tell anybody that a shock is near.
 
 DESIGN. A server that has been started anew gives every lease its whole time again, so what a dead
-worker holds, or nobody because the answer to a claim was lost, stays where it is as long as Redis
-falls more often than leases lapse. So now and then there is time for that.
+worker holds stays where it is as long as Redis falls more often than leases lapse. So now and then
+there is time for that.
 """
 
 import asyncio

@@ -175,6 +175,21 @@ async def test_so_many_wait_in_a_session_at_most_and_an_interrupt_ends_them(desk
     assert [await desk.stage(one) for one in (first, interrupt)] == ["cancelled", "queued"]
 
 
+async def test_interrupt_needs_no_more_room_than_what_it_replaces(desk: Desk) -> None:
+    first = await desk.submit(unfinished_max=3)
+    await desk.claim_one()
+    for _ in range(2):
+        await desk.submit("ann", first.session, unfinished_max=3)
+    assert isinstance(await desk.accept(unfinished_max=3), NotAccepted)
+    for _ in range(3):
+        await desk.submit("ann", first.session, unfinished_max=3, on_conflict="interrupt")
+    await desk.submit(unfinished_max=3)
+    # Their place is taken by one, beside what was told to stop.
+    refused = await desk.accept(unfinished_max=3)
+    assert isinstance(refused, NotAccepted)
+    assert refused.reason == "crowded"
+
+
 async def test_too_few_credits_store_nothing(desk: Desk) -> None:
     await desk.grant(99)
     refused = await desk.accept(hold=100)

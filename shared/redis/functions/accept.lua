@@ -108,11 +108,11 @@ local function accept(root, ask)
   local rate, is_in_time = take_rate(root, ask, now)
   if not is_in_time then return {'limited', rate} end
   local unfinished = unfinished_of(root, account)
-  if unfinished >= ask.unfinished_max then return {'crowded', rate} end
-  -- An interrupt leaves none of them.
-  if busy and ask.on_conflict ~= 'interrupt' and waiting_in(root, account, ask.session) >= ask.waiting_max then
-    return {'waiting', rate}
-  end
+  -- An interrupt takes the place of all that its session has.
+  local waiting, replaced = busy and waiting_in(root, account, ask.session) or 0, 0
+  if busy and ask.on_conflict == 'interrupt' then waiting, replaced = 0, waiting + 1 end
+  if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
+  if waiting >= ask.waiting_max then return {'waiting', rate} end
   local deadlines = deadlines_key(root)
   if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
   local books = books_key(root, account)

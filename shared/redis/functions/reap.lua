@@ -1,6 +1,7 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
 -- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep
--- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead}; what is 'crashed', 'buried', 'expired' or 'cancelled'
+-- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead}; what is
+--          'crashed', 'buried', 'expired' or 'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again. Nobody is missed for
@@ -54,8 +55,8 @@ local function renew_all(root, now, lease_ms)
   end
 end
 
--- Returns the workers that nobody has heard for long enough, and how many for less. A holder's score is 0 while it listens, else
--- the time since when it does not.
+-- Returns the workers that nobody has heard for long enough, and how many for less. A holder's score is 0 while
+-- it listens, else the time since when it does not.
 local function absent(root, ask, now)
   local key, gone, missed, channels = holders_key(root), {}, 0, {}
   local holders = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')

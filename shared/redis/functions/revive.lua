@@ -1,5 +1,6 @@
 -- revive: ask again what a dead letter holds: a new turn of its session, with the same message and options.
--- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max, total_max
+-- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max,
+--          total_max
 -- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
 --          {'crowded'}, {'waiting'}, {'full'}
 -- ATOMIC   because a dead letter is asked again once at most: the hold, the turn, the place in the line and the mark
