@@ -150,6 +150,8 @@ class Claims:
             batch = await claiming
         except UnavailableError:
             unheard.add(ask.claim)
+            # What it took waits for the next claim, no bell rings for it.
+            self.is_more = True
             raise
         unheard.difference_update(ask.unheard)
         for claimed in batch.claimed:

@@ -5,13 +5,14 @@ import dataclasses
 import time
 from itertools import repeat
 
+import msgspec
 import pytest
 
 from shared.errors import StoreError, UnavailableError
 from shared.redis import functions, keys
-from shared.redis.client import Connection
-from shared.redis.functions import BeatAsk, Claimed, ReleaseAsk, Stop
-from tests.support.desk import KEEP
+from shared.redis.client import Connection, Redis
+from shared.redis.functions import Batch, BeatAsk, ClaimAsk, Claimed, ReleaseAsk, Stop
+from tests.support.desk import KEEP, Desk
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
 from tests.support.waiting import until
@@ -174,3 +175,27 @@ async def test_claim_whose_reply_is_lost_costs_nothing(system: System, front: Fr
     assert (record["stage"], record["worker"], record["drains"]) == ("routing", "deaf", "2")
     assert "crashes" not in record
     assert "unheard" not in redis.asked[-1]
+
+
+@pytest.mark.each_once
+async def test_claim_at_the_bell_whose_reply_is_lost_is_made_good_at_once(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = msgspec.structs.replace(system.settings.redis, partitions=1)
+    settings, started = msgspec.structs.replace(system.settings, redis=redis), list[Claimed]()
+    desk, claim_at_bell = Desk(system.redis, redis), functions.claim_at_bell
+
+    async def unanswered(redis: Redis, root: str, ask: ClaimAsk, patience_seconds: float) -> Batch:
+        await claim_at_bell(redis, root, ask, patience_seconds)
+        raise UnavailableError("unanswered")
+
+    monkeypatch.setattr(functions, "claim_at_bell", unanswered)
+    claims = Claims(settings, "deaf", system.redis, Slots(settings.worker), started.append)
+    await claims.take_work()
+    ticket = await desk.submit()
+    with pytest.raises(UnavailableError):
+        await claims.take_work()
+    # It does not wait for a bell: none rings for what was given back.
+    await claims.take_work()
+    await claims.close()
+    assert [(one.id, one.attempt) for one in started] == [(ticket.id, 2)]
