@@ -117,9 +117,8 @@ async def accept(
             logs.logger().info(
                 "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
             )
-            return Receipt(
-                ask.generation, ask.session, Line(result.ahead, result.crowd), result.rate
-            )
+            line = Line(result.ahead, result.crowd, ask.running_max, result.behind)
+            return Receipt(ask.generation, ask.session, line, result.rate)
         case Replayed(generation, session):
             # Our own repetition of a call whose reply was lost is no replay to the caller.
             is_ours = generation == ask.generation
@@ -283,13 +282,21 @@ async def _pressed(state: State, caller: Caller, ask: AcceptAsk) -> AcceptAsk:
     """Return what is asked, with what the moment allows: the fleet's room, the server's memory."""
     now, fleet = await state.pressures.of(caller.root), await state.fleet()
     known = await state.paces.durations(caller.root, ask.model)
+    elsewhere = await _unfinished_elsewhere(state, caller.root)
     has_memory = pressure.has_memory(now, state.settings.limits, ask.lane, caller.account.tier)
     return msgspec.structs.replace(
         ask,
-        total_max=ask.total_max if has_memory else 0,
+        total_max=ask.total_max - elsewhere if has_memory else 0,
         slots=fleet.slots,
         rounds_max=int(ask.deadline_ms / 1000 / known.typical_seconds),
     )
+
+
+async def _unfinished_elsewhere(state: State, root: str) -> int:
+    """Count what is unfinished in the other partitions: the bound is one of all of them."""
+    redis = state.settings.redis
+    others = {keys.partition_root(redis, number) for number in range(redis.partitions)} - {root}
+    return sum([(await state.pressures.of(other)).unfinished for other in others])
 
 
 def session_name(state: State) -> str:

@@ -32,7 +32,7 @@ async def now(state: State, root: str, generation: Generation) -> tuple[int, pac
     if generation.is_final:
         return 1, None
     durations = await state.paces.durations(root, generation.model)
-    line = pace.Line(generation.ahead, generation.crowd)
+    line = pace.Line(generation.ahead, generation.crowd, generation.most, generation.behind)
     waiting = pace.wait_seconds(line, durations, await state.fleet())
     elapsed = 0.0
     if generation.started is not None and generation.ahead is None:

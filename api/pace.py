@@ -180,19 +180,23 @@ def eta(known: Known, elapsed: float, wait: float) -> Eta:
 class Line(NamedTuple):
     """A place in an account's line: how many of its own come first; None for who no longer waits.
 
-    `crowd` counts the accounts that wait, among whom the fleet's room is shared.
+    `crowd` counts those among whom the fleet's room is shared, in accounts of its own weight; it
+    may run `most` at once (0: unknown). `behind` turns of its session come first, one by one.
     """
 
     ahead: int | None
     crowd: int = 0
+    most: int = 0
+    behind: int = 0
 
 
 def wait_seconds(line: Line, known: Known, fleet: Fleet) -> float:
     """Return the wait for a turn, by the account's own line and its share of the fleet's room."""
     if line.ahead is None:
         return 0.0
-    rounds = line.ahead // max(1, fleet.slots // max(1, line.crowd))
-    return rounds * _quantile(known.durations, 0.5)
+    by_share = line.ahead * max(1, line.crowd) // max(1, fleet.slots)
+    by_most = line.ahead // line.most if line.most else 0
+    return max(by_share, by_most, line.behind) * _quantile(known.durations, 0.5)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

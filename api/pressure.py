@@ -84,4 +84,5 @@ def seconds_until_room(now: Pressure, rate: float) -> int:
 def _spread(seconds: float) -> int:
     low, high = _RETRY_SECONDS
     jitter = random.uniform(*_JITTER)  # noqa: S311  jitter, not a secret
-    return math.ceil(min(high, max(low, seconds) * jitter))
+    # Bounded before it is spread: also those of a long backlog must not come back together.
+    return math.ceil(min(high / _JITTER[1], max(low, seconds)) * jitter)

@@ -101,22 +101,26 @@ class Claims:
         self._room.set()
         is_deaf = self._is_at_bell and not self._hears_batch
         if is_deaf and self._slots.free - self._asked > 1 and not self._is_ending:
+            before = self._asked
             self._asked += 1
             try:
-                await self._claim_from_all(1)
+                await self._claim_from_all(1, asked_before=before)
             finally:
                 self._asked -= 1
                 self._room.set()
 
-    async def _claim_from_all(self, free: int) -> bool:
-        """Claim from every partition while there is room; return whether more may be ready."""
+    async def _claim_from_all(self, free: int, *, asked_before: int = 0) -> bool:
+        """Claim from every partition while there is room; return whether more may be ready.
+
+        Each of those asked for before, and still under way, may be of a batch.
+        """
         is_more = False
         for _ in range(self._settings.redis.partitions):
             # The next look begins with the next: a busy partition must not hide the others.
             partition = self._partition
             self._partition = (partition + 1) % self._settings.redis.partitions
             root = keys.partition_root(self._settings.redis, partition)
-            ask = self._ask(root, min(free, _CLAIM_MAX))
+            ask = self._ask(root, min(free, _CLAIM_MAX), asked_before)
             batch = await self._begin(root, ask, functions.claim(self._redis, root, ask))
             is_more = is_more or batch.is_more
             free -= len(batch.claimed)
@@ -158,7 +162,7 @@ class Claims:
             self._start(claimed)
         return batch
 
-    def _ask(self, root: str, count: int) -> ClaimAsk:
+    def _ask(self, root: str, count: int, asked_before: int = 0) -> ClaimAsk:
         self._number += 1
         return ClaimAsk(
             claim=self._number,
@@ -166,7 +170,7 @@ class Claims:
             worker=self._worker,
             wire=WIRE,
             count=count,
-            batch=self._slots.free_for_batch,
+            batch=max(0, self._slots.free_for_batch - asked_before),
             lease_ms=int(self._settings.worker.lease_seconds * 1000),
             keep=functions.Keep.of(self._settings.retention),
         )

@@ -105,13 +105,15 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
 class Accepted(msgspec.Struct, frozen=True):
     """The message is in: turn, time, how many of the account's own come first, how many it has.
 
-    `crowd` counts the accounts that wait in its lane.
+    `crowd` counts those who share its lane, itself too, in accounts of its weight, where anything
+    comes first; `behind` what waits before it in its session.
     """
 
     turn: int
     accepted_ms: int
     ahead: int
     crowd: int
+    behind: int
     unfinished: int
     rate: Rate
 
@@ -147,8 +149,8 @@ async def accept(
     """Take one message in, whole or not at all; repeating with the same generation id is safe."""
     reply: list[Reply] = await invoke(redis, "accept", root, ask, blob=submission)
     match [_text(reply[0]), *reply[1:]]:
-        case ["accepted", turn, accepted_ms, ahead, crowd, unfinished, rate]:
-            return Accepted(turn, accepted_ms, ahead, crowd, unfinished, Rate(*rate))
+        case ["accepted", turn, accepted_ms, ahead, crowd, behind, unfinished, rate]:
+            return Accepted(turn, accepted_ms, ahead, crowd, behind, unfinished, Rate(*rate))
         case ["replayed", generation, session]:
             return Replayed(_text(generation), _text(session))
         case ["poor", balance, rate]:
@@ -506,14 +508,17 @@ class StatusAsk(Ask, frozen=True, kw_only=True):
 class Look(msgspec.Struct, frozen=True):
     """A generation's record at one moment; `body` is the text so far or the final message.
 
-    `unfinished` counts all of the account's; `rank` is the place among those of its lane, in which
-    `crowd` accounts wait.
+    `unfinished` counts all of the account's, of which `most` may run (0: unknown); `rank` is the
+    place among those of its lane. What waits shares that with `crowd` accounts of its own one's
+    weight, and has `behind` turns of its session before it.
     """
 
     unfinished: int
     rank: int
     running: int
+    most: int
     crowd: int
+    behind: int
     body: bytes | None
     user_message: bytes | None
     record: dict[str, str]
@@ -524,13 +529,15 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     reply: list[Reply] = await invoke(redis, "status", root, ask, effect="none")
     if not reply:
         return None
-    unfinished, rank, running, crowd, body, user, *flat = reply
+    unfinished, rank, running, most, crowd, behind, body, user, *flat = reply
     words = [_text(word) for word in flat]
     return Look(
         unfinished,
         rank,
         running,
+        most,
         crowd,
+        behind,
         body,
         user,
         dict(zip(words[::2], words[1::2], strict=True)),

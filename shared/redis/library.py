@@ -25,7 +25,7 @@ _REGISTER: Final = """
 local function register(name, body, reads_only)
   redis.register_function{
     function_name = LIBRARY .. '_' .. name,
-    flags = reads_only and {'no-writes'} or {},
+    flags = reads_only and {'no-writes'} or ENDS_WORK[name] and {'allow-oom'} or {},
     callback = function(roots, arguments)
       local ask = cmsgpack.unpack(arguments[1])
       ask.blob = arguments[2]
@@ -34,6 +34,15 @@ local function register(name, body, reads_only)
   }
 end
 """
+
+# What ends work and gives room back, or lets what runs come to its end: also where a server is
+# full. Otherwise nothing could end there, and it would stay full.
+_ENDS_WORK: Final = frozenset(
+    """
+    append beat cancel delete_session depart discard end_probe forget_turns reap release report
+    settle
+    """.split()
+)
 
 
 def sources() -> dict[str, str]:
@@ -65,6 +74,7 @@ def render() -> tuple[str, str]:
             f"local AUTO = {_lua(AUTO)}",
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
             f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
+            f"local ENDS_WORK = {_lua(dict.fromkeys(sorted(_ENDS_WORK), True))}",
             f"local COMPANION_WIRE = {COMPANION_WIRE}",
             f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
             _REGISTER,

@@ -36,6 +36,8 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         progress=int(record.get("progress", 0)),
         ahead=_ahead(look),
         crowd=look.crowd,
+        most=look.most,
+        behind=look.behind,
         unfinished=look.unfinished,
         last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
         text=text,

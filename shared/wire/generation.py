@@ -11,8 +11,9 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """A generation at one moment. Times are ms of Redis' clock, money microcredits.
 
     `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead`
-    counts the account's own of the lane that will run before it, `crowd` the accounts that wait in
-    that lane; `last_event` is EPOCH-SEQ. What has ended has no `deadline`.
+    counts the account's own of the lane that will run before it, `most` how many it may run at once
+    (0: unknown), `crowd` those who share that lane, in accounts of its weight, `behind` the turns
+    of its session that wait before it; `last_event` is EPOCH-SEQ. What has ended has no `deadline`.
     """
 
     id: str
@@ -31,6 +32,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     progress: int = 0
     ahead: int | None = None
     crowd: int = 0
+    most: int = 0
+    behind: int = 0
     unfinished: int = 0
     last_event: str = "0-0"
     text: str = ""

@@ -160,6 +160,24 @@ async def test_a_session_has_only_so_many_that_wait(system: System) -> None:
     assert await api.ask("hello", session_id=session)
 
 
+async def test_the_queue_is_full_for_all_partitions_together(
+    own_system: System,
+) -> None:
+    own_system.change("limits", unfinished_total=2)
+    await own_system.front()
+    callers = {
+        (await own_system.account(name)).partition: await own_system.customer(name)
+        for name in map(str, range(24))
+    }
+    assert len(callers) > 1
+    one, other = [*callers.values()][:2]
+    for _ in range(2):
+        body(await _post(one))
+    # What was seen of the others is used for two seconds.
+    own_system.clock.turn(5)
+    refused(await _post(other), 503, "QUEUE_FULL")
+
+
 async def test_a_full_queue_is_our_own_fault(system: System) -> None:
     system.change("limits", unfinished_total=2)
     await system.front()

@@ -18,6 +18,14 @@ def desk(redis: Redis, redis_settings: RedisSettings) -> Desk:
 
 
 @pytest.fixture
+async def own_redis(own_settings: RedisSettings) -> AsyncIterator[Redis]:
+    """Return a connection to the test's own server."""
+    client = Redis(own_settings)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
 async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
     """Return a door to the test's own server, with faults on demand."""
     async with Proxy(own_server.socket) as door:

@@ -18,13 +18,6 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-async def own_redis(own_settings: RedisSettings) -> AsyncIterator[Redis]:
-    client = Redis(own_settings)
-    yield client
-    await client.close()
-
-
-@pytest.fixture
 async def through(own_settings: RedisSettings, proxy: Proxy) -> AsyncIterator[Redis]:
     client = Redis(msgspec.structs.replace(own_settings, url=proxy.url))
     yield client

@@ -132,6 +132,22 @@ async def test_worker_that_is_heard_again_in_time_is_not_missed(
     await ear.close()
 
 
+async def test_where_the_server_may_not_be_asked_nobody_is_noted_for_ever(
+    own_redis: Redis, own_settings: RedisSettings
+) -> None:
+    desk = Desk(own_redis, own_settings)
+    await own_redis.call("ACL", "SETUSER", "default", "-pubsub")
+    where = keys.HOLDERS(desk.root)
+    # As many as fleets of years leave behind, and more than Lua can name in one call.
+    for first in range(0, 9_000, 1_000):
+        names = [word for n in range(first, first + 1_000) for word in (0, f"worker-{n}")]
+        await own_redis.call("ZADD", where, *names)
+    await desk.submit()
+    claimed = await desk.claim_one(lease_ms=0)
+    assert (await desk.reap(absent_ms=0)).done == [("ann", claimed.id, "crashed")]
+    assert await own_redis.call("ZCARD", where) == 0
+
+
 async def test_nobody_is_missed_right_after_a_gap_in_the_reaping(desk: Desk) -> None:
     await desk.submit()
     await desk.claim_one(lease_ms=LONG_MS)

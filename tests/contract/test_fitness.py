@@ -1,7 +1,5 @@
 """Is a server fit to hold the record? Every reason why not is told, and told at once."""
 
-from collections.abc import AsyncIterator
-
 import msgspec
 import pytest
 from structlog.testing import capture_logs
@@ -10,13 +8,6 @@ from shared.errors import ConfigurationError
 from shared.redis import server
 from shared.redis.client import Redis
 from shared.settings import Durability, RedisSettings
-
-
-@pytest.fixture
-async def own_redis(own_settings: RedisSettings) -> AsyncIterator[Redis]:
-    client = Redis(own_settings)
-    yield client
-    await client.close()
 
 
 async def _faults(redis: Redis, settings: RedisSettings) -> list[str]:

@@ -89,4 +89,13 @@ def test_the_wait_for_a_turn_goes_by_rounds_of_the_fleets_room() -> None:
     assert [wait(ahead, 1) for ahead in (0, 9, 10, 25)] == [0, 0, 4, 8]
     assert [wait(ahead, 5) for ahead in (0, 1, 2, 9)] == [0, 0, 4, 16]
     assert wait(3, 0, Fleet()) == 12
-    assert wait(3, 100) == 12
+    # Where more accounts wait than there are slots, a round of all of them takes longer.
+    assert wait(3, 100) == 120
+
+
+def test_the_wait_goes_by_what_may_run_and_by_the_turns_of_its_session() -> None:
+    known = Known.of([4.0] * 9)
+    fleet = Fleet(workers=2, slots=10)
+    assert pace.wait_seconds(pace.Line(8, crowd=1, most=2), known, fleet) == 16
+    assert pace.wait_seconds(pace.Line(8, crowd=1, most=100), known, fleet) == 0
+    assert pace.wait_seconds(pace.Line(8, crowd=1, most=100, behind=5), known, fleet) == 20

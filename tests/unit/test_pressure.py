@@ -43,6 +43,7 @@ def test_patience_follows_what_ends_a_second_and_is_spread() -> None:
 def test_patience_has_bounds() -> None:
     assert all(1 <= pressure.seconds_until_ended(1, 1000.0) <= 2 for _ in range(50))
     assert all(pressure.seconds_until_ended(10**9, 0.1) <= 300 for _ in range(50))
+    assert len({pressure.seconds_until_ended(10**9, 0.1) for _ in range(200)}) > 20
     assert all(10 <= pressure.seconds_until_ended(1, 0.0) <= 15 for _ in range(50))
     full = Pressure(unfinished=1_000_000)
     assert all(100 <= pressure.seconds_until_room(full, 100.0) <= 150 for _ in range(50))

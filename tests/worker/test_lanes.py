@@ -68,18 +68,24 @@ class _Asked:
 
     def __init__(self, slots: Slots) -> None:
         self.counts: list[int] = []
+        self.batches: list[int] = []
         self.answers: list[asyncio.Future[Batch]] = []
         self.slots = slots
         self._numbers = iter(range(1_000))
 
     async def claim(self, _redis: object, _root: str, ask: ClaimAsk, *_: float) -> Batch:
         self.counts.append(ask.count)
+        self.batches.append(ask.batch)
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
 
     def answer(self, number: int) -> None:
         taken = [self.new("interactive") for _ in range(self.counts[number])]
         self.answers[number].set_result(Batch(taken, is_more=True))
+
+    def none(self) -> None:
+        for answer in self.answers:
+            answer.set_result(Batch([], is_more=False))
 
     def new(self, lane: Lane) -> Claimed:
         return Claimed(
@@ -133,5 +139,34 @@ async def test_what_is_claimed_for_a_slot_that_became_free_is_not_claimed_again(
     await freed
     await more
     assert (asked.counts, slots.free) == ([1, 1], 0)
+    await claims.close()
+    await redis.close()
+
+
+async def test_two_claims_under_way_never_ask_for_the_same_slot_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(worker=WorkerSettings(concurrency=8, batch_share=0.25))
+    slots = Slots(settings.worker)
+    asked = _Asked(slots)
+    monkeypatch.setattr(functions, "claim", asked.claim)
+    monkeypatch.setattr(functions, "claim_at_bell", asked.claim)
+    running = [asked.new("batch"), asked.new("batch"), asked.new("interactive")]
+    for claimed in running:
+        slots.take(claimed)
+    redis = Redis(settings.redis)
+    claims = Claims(settings, "w", redis, slots, lambda _: None)
+    claims.is_more = False
+    bell = asyncio.create_task(claims.take_work())
+    await until(lambda: asked.batches == [0])
+    freed = []
+    # One of the batch ends, then one of a person's: one slot is free for the batch, not two.
+    for claimed in running[1:]:
+        slots.leave(claimed)
+        freed.append(asyncio.create_task(claims.slot_is_free()))
+    await until(lambda: len(asked.batches) == 3)
+    assert asked.batches == [0, 1, 0]
+    asked.none()
+    await asyncio.gather(bell, *freed)
     await claims.close()
     await redis.close()

@@ -5,7 +5,7 @@
 --          workers), rounds_max (of all slots that the deadline leaves time for); if given: on_conflict
 --          ('reject' or 'interrupt', with keep and channels), name, system_prompt, companion, metadata,
 --          project, media, idempotency, fingerprint, idempotency_ms
--- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, unfinished, rate}, {'replayed', generation, session},
+-- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, behind, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
 --          {'waiting', rate}, {'late', rate}, {'full', rate} or {'poor', balance, rate};
 --          rate = {limit, remaining, reset ms, retry ms}
@@ -29,13 +29,11 @@ local function take_rate(root, ask, now)
 end
 
 -- What cannot be answered before its deadline is not taken in: too many of the account's own come first, by
--- its share of the slots.
-local function is_late(root, ask, running)
+-- its share of the slots and by how many it may run at once, or of its session's, which go one by one.
+local function is_late(ask, ahead, crowd, behind)
   if ask.slots == 0 then return false end
-  local ahead = redis.call('ZCARD', unfinished_key(root, ask.account, ask.lane)) - running
-  local crowd = redis.call('ZCARD', lane_key(root, ask.lane))
-  local share = math.max(1, math.floor(ask.slots / math.max(1, crowd)))
-  return math.floor(ahead / share) > ask.rounds_max
+  local rounds = math.max(ahead * crowd / ask.slots, ahead / ask.running_max, behind)
+  return math.floor(rounds) > ask.rounds_max
 end
 
 local function find_replay(root, ask)
@@ -109,15 +107,18 @@ local function accept(root, ask)
   if not is_in_time then return {'limited', rate} end
   local unfinished = unfinished_of(root, account)
   -- An interrupt takes the place of all that its session has.
-  local waiting, replaced = busy and waiting_in(root, account, ask.session) or 0, 0
-  if busy and ask.on_conflict == 'interrupt' then waiting, replaced = 0, waiting + 1 end
+  local behind, replaced = busy and waiting_in(root, account, ask.session) or 0, 0
+  if busy and ask.on_conflict == 'interrupt' then behind, replaced = 0, behind + 1 end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
-  if waiting >= ask.waiting_max then return {'waiting', rate} end
+  if behind >= ask.waiting_max then return {'waiting', rate} end
   local deadlines = deadlines_key(root)
   if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
   local books = books_key(root, account)
   local known = redis.call('HMGET', books, 'balance', 'running_' .. ask.lane, 'lane_stride', 'running_most')
-  if is_late(root, ask, tonumber(known[2] or 0)) then return {'late', rate} end
+  local line, running = unfinished_key(root, account, ask.lane), tonumber(known[2] or 0)
+  local ahead = redis.call('ZCARD', line) - running - replaced
+  local crowd = ahead > 0 and crowd_of(root, account, ask.lane, ask.stride) or 1
+  if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
   local balance = tonumber(known[1] or 0)
   if balance < ask.hold then return {'poor', int(balance), rate} end
 
@@ -135,16 +136,14 @@ local function accept(root, ask)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
   store(root, ask, generation, turn, number, now)
   redis.call('ZADD', deadlines, now + ask.deadline_ms, member(account, ask.generation))
-  local line = unfinished_key(root, account, ask.lane)
   redis.call('ZADD', line, number, ask.generation)
   if is_head then
     make_ready(root, account, ask.generation, ask.lane, number)
   else
     redis.call('ZADD', waiting_key(root, account, ask.session), turn, ask.generation)
   end
-  local ahead = redis.call('ZRANK', line, ask.generation) - tonumber(known[2] or 0)
-  local crowd = redis.call('ZCARD', lane_key(root, ask.lane))
-  return {'accepted', turn, now, math.max(0, ahead), crowd, unfinished + 1, rate}
+  ahead = redis.call('ZRANK', line, ask.generation) - running
+  return {'accepted', turn, now, math.max(0, ahead), crowd, behind, unfinished + 1, rate}
 end
 
 register('accept', accept)

@@ -88,7 +88,7 @@ local function pop(root, lane, wire)
   if not account then return nil end
   redis.call('ZREM', ready_key(root, account, lane), id)
   tick(root, lane, tonumber(time))
-  local stride = tonumber(redis.call('HGET', books_key(root, account), 'lane_stride') or STRIDE_OF_BEFORE)
+  local stride = stride_of(root, account)
   if following then
     redis.call('ZINCRBY', lane_key(root, lane), stride, account)
   else

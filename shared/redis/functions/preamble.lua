@@ -78,6 +78,24 @@ end
 local STRIDE_OF_BEFORE = 1000
 local CLAIMS_AHEAD = 8
 
+local function stride_of(root, account)
+  return tonumber(redis.call('HGET', books_key(root, account), 'lane_stride')) or STRIDE_OF_BEFORE
+end
+
+local STRIDES_SEEN = 6
+
+-- How many accounts of this one's weight those are, itself among them, that share a lane: who has twice the weight
+-- counts as two. Of many a few are looked at, from the middle of the line.
+local function crowd_of(root, account, lane, stride)
+  local key, weighed = lane_key(root, lane), 0
+  local count = redis.call('ZCARD', key)
+  local first = math.max(0, math.floor((count - STRIDES_SEEN) / 2))
+  local seen = redis.call('ZRANGE', key, first, first + STRIDES_SEEN - 1)
+  for _, each in ipairs(seen) do weighed = weighed + stride / stride_of(root, each) end
+  local crowd = count > 0 and math.ceil(count * weighed / #seen) or 0
+  return redis.call('ZSCORE', key, account) and crowd or crowd + 1
+end
+
 -- Virtual time: an account joins its lane a little before the lane's clock, or where it left if that is later.
 -- Who asked for nothing of late so has a few claims at once, and who comes and goes gets no more than a share.
 -- One that runs as many as it may stays outside until one of them has ended.

@@ -55,17 +55,39 @@ local function renew_all(root, now, lease_ms)
   end
 end
 
+-- More than some thousands Lua cannot name in one call.
+local ASKED_AT_ONCE = 1000
+
+-- How many listen on the channel of each holder, or nil where the server may not be asked. Holders come with
+-- scores.
+local function listeners_of(holders, channels)
+  local counts = {}
+  for first = 1, #holders, 2 * ASKED_AT_ONCE do
+    local names = {}
+    for i = first, math.min(first + 2 * ASKED_AT_ONCE, #holders) - 1, 2 do
+      table.insert(names, channels .. holders[i])
+    end
+    local found = redis.pcall('PUBSUB', 'NUMSUB', unpack(names))
+    if found.err then return nil end
+    for i = 2, #found, 2 do table.insert(counts, found[i]) end
+  end
+  return counts
+end
+
 -- Returns the workers that nobody has heard for long enough, and how many for less. A holder's score is 0 while
 -- it listens, else the time since when it does not.
 local function absent(root, ask, now)
-  local key, gone, missed, channels = holders_key(root), {}, 0, {}
+  local key, gone, missed = holders_key(root), {}, 0
   local holders = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-  for i = 1, #holders, 2 do table.insert(channels, ask.channels .. holders[i]) end
-  local listeners = #channels > 0 and redis.pcall('PUBSUB', 'NUMSUB', unpack(channels)) or {}
-  if listeners.err then return gone, missed end
+  local listeners = listeners_of(holders, ask.channels)
+  if not listeners then
+    -- Nobody is missed, so nobody need be known: else every worker that ever claimed would be, for ever.
+    redis.call('DEL', key)
+    return gone, missed
+  end
   for i = 1, #holders, 2 do
     local worker, since = holders[i], tonumber(holders[i + 1])
-    if listeners[i + 1] > 0 then
+    if listeners[(i + 1) / 2] > 0 then
       if since > 0 then redis.call('ZADD', key, 0, worker) end
     elseif since == 0 then
       redis.call('ZADD', key, int(now), worker)
@@ -81,7 +103,10 @@ end
 
 -- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
 local function lapse(root, info, ask, now)
-  if string.find(info, '_mode:cluster', 1, true) then return {}, 0 end
+  if string.find(info, '_mode:cluster', 1, true) then
+    redis.call('DEL', holders_key(root))
+    return {}, 0
+  end
   if now < tonumber(redis.call('HGET', clocks_key(root), 'deaf') or 0) then return {}, 0 end
   local gone, missed = absent(root, ask, now)
   local dead, left = {}, ask.limit

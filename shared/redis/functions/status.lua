@@ -1,7 +1,8 @@
 -- status: all that a caller may know of a generation, in one look.
 -- ASK      account, id
--- RETURNS  {} when there is none, else {unfinished of the account, rank, running, crowd, body, user
---          message, field, value...}; crowd counts the accounts that wait in its lane;
+-- RETURNS  {} when there is none, else {unfinished of the account, rank, running, most (that may run, 0: unknown),
+--          crowd, behind, body, user message, field, value...}; crowd counts those who share its lane, in accounts of
+--          its own account's weight, and behind what waits before it in its session, where anything comes first;
 --          body is the text so far, or the assistant message's record once it has ended
 -- ATOMIC   because the state and the text must be of the same moment.
 
@@ -10,7 +11,7 @@ local function status(root, ask)
   if #flat == 0 then return {} end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
-  local rank, running, crowd, body = -1, 0, 0, false
+  local rank, running, most, crowd, behind, body = -1, 0, 0, 1, 0, false
   local turns = turns_of(root, ask.account, record.session, record.turn)
   local user = redis.call('HGET', turns, record.turn .. ':u')
   if is_final(record) then
@@ -18,11 +19,16 @@ local function status(root, ask)
   else
     body = redis.call('GET', text_key(root, ask.account, ask.id))
     rank = redis.call('ZRANK', unfinished_key(root, ask.account, record.lane), ask.id) or -1
-    crowd = redis.call('ZCARD', lane_key(root, record.lane))
-    running = tonumber(redis.call('HGET', books_key(root, ask.account), 'running_' .. record.lane) or 0)
+    local own = redis.call('HMGET', books_key(root, ask.account), 'running_' .. record.lane, 'running_most',
+      'lane_stride')
+    running, most = tonumber(own[1] or 0), tonumber(own[2] or 0)
+    if not record.worker and rank > running then
+      crowd = crowd_of(root, ask.account, record.lane, tonumber(own[3]) or STRIDE_OF_BEFORE)
+      behind = redis.call('ZRANK', waiting_key(root, ask.account, record.session), ask.id) or 0
+    end
   end
-  local answer = {unfinished_of(root, ask.account), rank, running, crowd, body, user}
-  for i = 1, #flat do answer[i + 6] = flat[i] end
+  local answer = {unfinished_of(root, ask.account), rank, running, most, crowd, behind, body, user}
+  for i = 1, #flat do answer[i + 8] = flat[i] end
   return answer
 end
 
