@@ -11,6 +11,7 @@ at all, so what nobody has thought of yet is not.
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -22,7 +23,10 @@ from ipaddress import (
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+import msgspec
+
 from shared.errors import EgressError
+from shared.sections import Place
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -174,10 +178,11 @@ class Rules:
         self._networks: list[Network] = []
         self._names: set[str] = set()
         for entry in allow:
-            try:
-                self._networks.append(ip_network(entry, strict=False))
-            except ValueError:
+            network = _network(entry)
+            if network is None:
                 self._names.add(entry.lower())
+            else:
+                self._networks.append(network)
 
     def check(self, target: Target) -> None:
         """Refuse a target that nobody need resolve. Raises EgressError."""
@@ -198,6 +203,31 @@ class Rules:
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
+
+
+def faults(section: object) -> list[str]:
+    """Return which entries of a table `[egress]` are a network by their looks alone.
+
+    An `allow` that cannot be read at all is told of elsewhere.
+    """
+    found: list[str] = []
+    with suppress(msgspec.ValidationError):
+        table = section if isinstance(section, dict) else {}
+        allow = msgspec.convert(table.get("allow", ()), tuple[Place, ...])
+        found += [each for each in allow if _is_like_network(each) and _network(each) is None]
+    return [f"egress.allow: {entry} is no network and no name of a host" for entry in found]
+
+
+def _is_like_network(entry: str) -> bool:
+    """Tell whether an entry can be no host's name: no URL's host would ever be one with it."""
+    return "/" in entry or ":" in entry or _is_number(entry)
+
+
+def _network(entry: str) -> Network | None:
+    try:
+        return ip_network(entry, strict=False)
+    except ValueError:
+        return None
 
 
 def forbidden(sentence: str) -> EgressError:

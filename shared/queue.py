@@ -5,12 +5,13 @@ generations: they wait in the partitions' lanes.
 """
 
 import asyncio
+import math
 from typing import Final
 
 import msgspec
 from arq.connections import ArqRedis, RedisSettings as ArqSettings, create_pool
 
-from shared.redis import keys
+from shared.redis import dsn, keys
 from shared.redis.client import RedisError
 from shared.settings import RedisSettings
 
@@ -23,7 +24,19 @@ deserialize = msgspec.msgpack.Decoder().decode
 
 def arq_settings(settings: RedisSettings) -> ArqSettings:
     """Return where arq finds the same server; it gives up early, the worker tries for ever."""
-    return ArqSettings.from_dsn(settings.url)
+    where = dsn.read(settings.url)
+    return ArqSettings(
+        host=where.host,
+        port=where.port,
+        unix_socket_path=where.path,
+        database=where.database,
+        username=where.username,
+        password=where.password,
+        ssl=where.is_secure,
+        ssl_check_hostname=True,
+        conn_timeout=math.ceil(settings.connect_seconds),
+        conn_retries=0,
+    )
 
 
 async def pool(settings: RedisSettings) -> ArqRedis:

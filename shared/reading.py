@@ -54,7 +54,8 @@ def _file(path: Path, faults: list[str]) -> Tree:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         faults.append(f"{path}: cannot be read: {error.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # A name with NUL, bytes that are not UTF-8, what is no TOML, or is nested beyond reason.
         faults.append(f"{path}: not valid TOML: {error}")
     return {}
 

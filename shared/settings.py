@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 from typing_extensions import override
 
-from shared import reading, websearch
+from shared import egress, reading, websearch
 from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
 from shared.sections import (
@@ -79,7 +79,7 @@ class RedisSettings(Section, frozen=True, kw_only=True):
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
     # What each name holds stands in shared/redis/server.py.
     durability: Durability = "process"
-    replica_seconds: Annotated[float, Meta(gt=0, le=60)] = 1.0
+    replica_seconds: Annotated[float, Meta(ge=0.001, le=60)] = 1.0  # WAIT 0 would be for ever
     connect_seconds: Seconds = 2.0
     timeout_seconds: Seconds = 5.0
 
@@ -288,7 +288,7 @@ class Settings(Section, frozen=True, kw_only=True):
         reading.check(cls, tree, "", faults)
         _check_url(tree, faults)
         _check_beat(tree, faults)
-        faults += websearch.faults(tree.get("search"))
+        faults += websearch.faults(tree.get("search")) + egress.faults(tree.get("egress"))
         reading.check(Entries, more, "", theirs)
         for each, told in ((tree, faults), (more, theirs)):
             _check_entries(each, _named("providers", "name", tree, more), told)
@@ -333,21 +333,22 @@ def _secret_names(tree: Mapping[str, Any]) -> set[str]:
 
 
 def _check_url(tree: reading.Tree, faults: list[str]) -> None:
-    """Refuse what the pattern lets through: a port or a database that is no number."""
+    """Refuse what the pattern lets through: no number where one must be, and what nobody heeds."""
     section = tree.get("redis")
     url = section.get("url", "") if isinstance(section, dict) else ""
-    if not isinstance(url, str):
-        return
     try:
-        parts = urlsplit(url)
-        database = parse_qs(parts.query).get("db", ["0"])[0]
+        parts = urlsplit(url if isinstance(url, str) else "")
+        query = parse_qs(parts.query, keep_blank_values=True)
+        database, is_cut = query.pop("db", ["0"])[0], bool(query or parts.fragment)
         if parts.scheme != "unix":
             database = parts.path.strip("/") or database
         is_sound = parts.port != 0 and int(database) >= 0
     except ValueError:
-        is_sound = False
+        is_sound, is_cut = False, "#" in str(url)
     if not is_sound:
         faults.append("redis.url: its port or its database is not a number")
+    if is_cut:
+        faults.append("redis.url: only `db` may follow `?`, and no `#`; a password's is %23")
 
 
 def _check_beat(tree: reading.Tree, faults: list[str]) -> None:

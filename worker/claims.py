@@ -25,6 +25,7 @@ _IDLE_SECONDS: Final = 1.0
 _UNBLOCK_SECONDS: Final = 0.05
 # More at once would make every other caller of Redis wait for milliseconds.
 _CLAIM_MAX: Final = 32
+_UNHEARD_MAX: Final = 1_000
 
 
 class Claims:
@@ -153,7 +154,9 @@ class Claims:
         try:
             batch = await claiming
         except UnavailableError:
-            unheard.add(ask.claim)
+            # While Redis is away none is carried out but the first.
+            if len(unheard) < _UNHEARD_MAX:
+                unheard.add(ask.claim)
             # What it took waits for the next claim, no bell rings for it.
             self.is_more = True
             raise

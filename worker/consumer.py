@@ -71,9 +71,8 @@ class PolluxWorker(Worker):
         super().__init__(
             functions=[func(generate, name="generate")],
             cron_jobs=[
-                cron(rota.trim_libraries, minute=set(range(0, 60, rota.TRIM_MINUTES))),
-                cron(rota.forget_media, second=set(range(0, 60, rota.FORGET_SECONDS))),
-                cron(rota.sweep_media, minute=7),
+                cron(chore, name=f"{self._root}{name}", minute=minutes, second=seconds)
+                for name, chore, minutes, seconds in rota.CHORES
             ],
             queue_name=keys.CHORES(self._root),
             redis_settings=queue.arq_settings(settings.redis),
@@ -240,6 +239,8 @@ class PolluxWorker(Worker):
             await self.claims.slot_is_free()
         except UnavailableError as error:
             logs.logger().warning("waiting for Redis", work="a claim", error=error.message)
+        except PolluxError:
+            logs.logger().exception("a claim failed")
 
     async def _hook(
         self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]
@@ -307,6 +308,9 @@ class PolluxWorker(Worker):
                 self.ctx["redis"] = self._pool
             await self._poll_iteration()
         except queue.TROUBLE as error:
+            if self._pool is not None:
+                # Its lines may lead to what is no longer the master.
+                await self._pool.connection_pool.disconnect(inuse_connections=False)
             raise UnavailableError(str(error)) from None
 
     def _listen(self) -> None:

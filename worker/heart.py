@@ -87,5 +87,8 @@ class Heart:
             except PolluxError as error:
                 logs.logger().warning("a beat was missed", error=error.message)
                 continue
+            except Exception:  # noqa: BLE001  a worker without a beat would lose all that it claims
+                logs.logger().exception("a beat failed")
+                continue
             for stop in stops:
                 self._loop.call_soon_threadsafe(self._on_stop, stop)

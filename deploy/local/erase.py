@@ -1,4 +1,4 @@
-"""Erase every key below the prefix of the settings, and nothing else.
+"""Erase every key below the prefix of the settings, and arq's of its chores; nothing else.
 
 A program of its own, `python -m deploy.local.erase [--library]`, run by the janitor when a demo
 that borrowed somebody's Redis is over. Settings come from the environment, as for every process.
@@ -25,7 +25,7 @@ async def erase(settings: Settings, *, with_library: bool) -> None:
     redis = Redis(settings.redis)
     try:
         # What a process sent just before it was killed may arrive after the first look.
-        while await _pass(redis, settings.redis.prefix):
+        while sum([await _pass(redis, each) for each in _patterns(settings.redis.prefix)]):
             pass
         if with_library:
             with contextlib.suppress(StoreError):
@@ -34,14 +34,17 @@ async def erase(settings: Settings, *, with_library: bool) -> None:
         await redis.close()
 
 
-async def _pass(redis: Redis, prefix: str) -> int:
+def _patterns(prefix: str) -> tuple[str, str]:
+    """Return what to look for: our own keys, and what arq notes of our chores under their names."""
+    return f"{prefix}:*", f"arq:*:{prefix}:*"
+
+
+async def _pass(redis: Redis, pattern: str) -> int:
     """Go through all keys once and return how many were removed."""
     cursor: bytes | int = 0
     removed = 0
     while True:
-        cursor, names = await redis.call(
-            "SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", _SCAN_COUNT
-        )
+        cursor, names = await redis.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
         if names:
             removed += await redis.call("UNLINK", *names)
         if int(cursor) == 0:

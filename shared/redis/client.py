@@ -7,9 +7,9 @@ one by itself except where the caller says that repeating is safe.
 DESIGN. redis-py spends 70 to 110 us of CPU on a command (a pool checkout, several task switches); a
 shared connection about a tenth of it. A caller that is cancelled leaves its place in the line of
 replies, marked done, so that nobody gets another's reply. Any trouble with the line (cut, silence
-beyond the timeout, bytes that are not RESP) ends the connection and fails all who wait; the next
-call opens a new one. A call takes no longer than to connect and to be answered once may, also where
-it is sent a second time.
+beyond the timeout, bytes that are not RESP, a server that has become a replica) ends the connection
+and fails all who wait; the next call opens a new one. A call takes no longer than to connect and to
+be answered once may, also where it is sent a second time.
 """
 
 import asyncio
@@ -20,10 +20,11 @@ from typing import Any, Final, Protocol, cast
 
 import hiredis
 import redis.exceptions
-from redis.asyncio.connection import SSLConnection, parse_url
 from typing_extensions import override
 
 from shared.errors import StoreError, UnavailableError
+from shared.redis import dsn, keys
+from shared.redis.dsn import Dsn
 from shared.settings import RedisSettings
 from shared.telemetry import logs
 
@@ -124,22 +125,33 @@ class _Line(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _NOT_YET:
-                self._deliver(reply)
-        except (hiredis.ProtocolError, IndexError):
+                if not self._deliver(reply):
+                    said = str(reply) if isinstance(reply, hiredis.ReplyError) else type(reply)
+                    logs.logger().warning("Redis said what nobody asked for", said=str(said))
+                    self.abort()
+                    return
+        except hiredis.ProtocolError:
             self.abort()
 
-    def _deliver(self, reply: Reply) -> None:
+    def _deliver(self, reply: Reply) -> bool:
+        """Hand a reply to its asker, if there is one: a subscription that is refused has none."""
         if isinstance(reply, hiredis.PushNotification):
             if self._on_push is not None:
                 self._on_push(reply)
-            return
+            return True
+        if not self._waiting:
+            return False
         future = self._waiting.popleft()
-        if future is None or future.done():
-            return
-        if isinstance(reply, hiredis.ReplyError):
-            future.set_exception(_error_of(str(reply)))
-        else:
-            future.set_result(reply)
+        is_error = isinstance(reply, hiredis.ReplyError)
+        if is_error and str(reply).startswith("READONLY"):
+            # It was the master. Where the name in the URL leads by now, there may be another.
+            self._loop.call_soon(self.abort)
+        if future is not None and not future.done():
+            if is_error:
+                future.set_exception(_error_of(str(reply)))
+            else:
+                future.set_result(reply)
+        return True
 
     @override
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -201,6 +213,8 @@ class Redis:
         self._mending: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._dial_at = 0.0
+        self._opened_at = 0.0
+        self._mend_seconds = 0.0
         self._closed = False
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
@@ -250,8 +264,7 @@ class Redis:
 
     async def connect(self) -> None:
         """Open the line now, to fail early."""
-        if self._line is None or not self._line.alive:
-            await self._open()
+        await self._open()
 
     async def close(self) -> None:
         """End the connection; who still waits fails."""
@@ -281,10 +294,9 @@ class Redis:
         await asyncio.sleep(max(0.0, self._dial_at - loop.time()))
         try:
             line = await self._connect()
-        except UnavailableError:
+        finally:
             self._dial_at = loop.time() + _DIAL_PAUSE_SECONDS
-            raise
-        self._line = line
+        self._line, self._opened_at = line, loop.time()
         self._watch_silence()
         if self._on_ready is not None:
             self._on_ready()
@@ -294,7 +306,7 @@ class Redis:
         try:
             async with asyncio.timeout(self._settings.connect_seconds):
                 line = await _connect(self._settings.url, self._on_push, self._lost)
-        except (OSError, TimeoutError, _LostError) as error:
+        except (OSError, UnicodeError, _LostError) as error:
             why = str(error) or type(error).__name__
             raise UnavailableError(f"Redis cannot be reached: {why}") from None
         if not line.alive:
@@ -307,15 +319,21 @@ class Redis:
             self._mending = asyncio.create_task(self._mend())
 
     async def _mend(self) -> None:
-        delay, delay_max = _MEND_SECONDS
+        """Dial at once, then less often; also where each line opens and is lost again."""
+        low, high = _MEND_SECONDS
+        if asyncio.get_running_loop().time() - self._opened_at > high:
+            self._mend_seconds = 0.0
         while not self._closed:
+            await asyncio.sleep(self._mend_seconds)
+            self._mend_seconds = min(max(low, self._mend_seconds * 2), high)
             try:
                 await self._open()
             except UnavailableError:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, delay_max)
-            else:
-                return
+                continue
+            except Exception:  # noqa: BLE001  who stays away is taken for dead, whatever the reason
+                logs.logger().exception("a listener could not come back")
+                continue
+            return
 
     def _watch_silence(self) -> None:
         """End the line after a silence beyond the timeout: one timer for all, not one a command."""
@@ -330,8 +348,9 @@ class Redis:
             self._line.abort()
             return
         if self._on_push is not None and self._line.quiet_seconds() > timeout / 2:
-            # A listener asks nothing, so only this shows that the other end is still there.
-            self._line.tell(("PING",), answered=True)
+            # A listener asks nothing: only this shows that there is a server, and no replica.
+            mark = keys.MARK(keys.system_root(self._settings))
+            self._line.tell(("UNLINK", mark), answered=True)
         # Who waits is not kept waiting for the next look.
         seconds = min(left, timeout / 4)
         self._watch = asyncio.get_running_loop().call_later(seconds, self._watch_silence)
@@ -347,41 +366,35 @@ async def _connect(
     url: str, on_push: Callable[[list[Reply]], None] | None, on_lost: Callable[[_Line], None]
 ) -> _Line:
     """Open the socket and greet: RESP3, credentials, database."""
-    options = cast("dict[str, Any]", parse_url(url))
+    where = dsn.read(url)
     loop = asyncio.get_running_loop()
 
     def factory() -> _Line:
         return _Line(on_push, on_lost)
 
     opening: Awaitable[tuple[asyncio.Transport, _Line]]
-    if "path" in options:
-        opening = loop.create_unix_connection(factory, options["path"])
+    if where.path is not None:
+        opening = loop.create_unix_connection(factory, where.path)
     else:
-        secure = (
-            ssl.create_default_context()
-            if options.get("connection_class") is SSLConnection
-            else None
-        )
-        opening = loop.create_connection(
-            factory, options.get("host", "localhost"), int(options.get("port", 6379)), ssl=secure
-        )
+        secure = ssl.create_default_context() if where.is_secure else None
+        opening = loop.create_connection(factory, where.host, where.port, ssl=secure)
     _, line = await opening
     try:
-        await _greet(line, options)
+        await _greet(line, where)
     except BaseException:
         line.abort()
         raise
     return line
 
 
-async def _greet(line: _Line, options: dict[str, Any]) -> None:
+async def _greet(line: _Line, where: Dsn) -> None:
     hello: list[Argument] = ["HELLO", 3]
-    if options.get("password"):
-        hello += ["AUTH", options.get("username") or "default", options["password"]]
+    if where.password:
+        hello += ["AUTH", where.username or "default", where.password]
     try:
         greeting = await line.ask((*hello, "SETNAME", "pollux"))
         line.id = greeting[b"id"]
-        if options.get("db"):
-            await line.ask(("SELECT", int(options["db"])))
+        if where.database:
+            await line.ask(("SELECT", where.database))
     except StoreError as error:
         raise UnavailableError(f"Redis refuses the connection: {error.message}") from None

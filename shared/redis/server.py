@@ -1,8 +1,8 @@
 """Is this server fit to hold the record?
 
-Owns the conditions: new enough for functions, never evicting, and as durable as the settings
-promise; and what each name of durability means, in one line. A deployment that wants less says so
-by name: `everysec`, or `none`.
+Owns the conditions: new enough for functions, never evicting, letting us publish, and as durable
+as the settings promise; and what each name of durability means, in one line. A deployment that
+wants less says so by name: `everysec`, or `none`.
 
 DESIGN. With `appendfsync everysec`, Redis' own default, a server answers before it writes as long
 as the disk is busy with the sync of the second before, for two seconds at most. Who kills its
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shared.errors import ConfigurationError, StoreError, UnavailableError
+from shared.redis import keys
 from shared.redis.client import Connection
 from shared.settings import Durability, RedisSettings
 from shared.telemetry import logs
@@ -48,6 +49,7 @@ async def check(redis: Connection, settings: RedisSettings) -> str:
     shown = None if settings.durability == "none" else await _configuration(redis)
     found = (
         _too_old(info),
+        await _mute(redis, settings),
         _evicting(info),
         _volatile(info, settings),
         *_unsynced(shown or {}, settings.durability),
@@ -92,6 +94,21 @@ def _evicting(info: dict[str, str]) -> str | None:
     if policy == "noeviction":
         return None
     return f"redis.url: the server evicts keys (maxmemory-policy {policy}); it must be noeviction"
+
+
+async def _mute(redis: Connection, settings: RedisSettings) -> str | None:
+    """Try a channel of each kind: a function that may not publish is cut off in its midst."""
+    for root in (keys.system_root(settings), keys.partition_root(settings, 0)):
+        try:
+            await redis.call("PUBLISH", keys.worker_channel(root, "nobody"), "")
+        except UnavailableError as error:
+            if "NOPERM" not in error.message:
+                raise
+            return (
+                "redis.url: its user may not use the channels below "
+                f"`{settings.prefix}:`; ACL SETUSER needs &{settings.prefix}:*"
+            )
+    return None
 
 
 def _volatile(info: dict[str, str], settings: RedisSettings) -> str | None:

@@ -115,7 +115,11 @@ class Accounts:
         if hashed is None:
             return False
         where = keys.API_KEY(self._root, hashed.decode())
-        record = _decode_key(await self._redis.call("GET", where))
+        stored: bytes | None = await self._redis.call("GET", where)
+        if stored is None:
+            # Whoever made it died before it was a key.
+            return False
+        record = _decode_key(stored)
         if record.revoked is None:
             await self._redis.call(
                 "SET", where, _encode(msgspec.structs.replace(record, revoked=self._clock.now_ms()))

@@ -81,6 +81,15 @@ async def test_unknown_key_and_other_pepper_open_nothing(
     assert await strangers.authenticate(made.key) is None
 
 
+async def test_key_whose_making_was_cut_off_is_unknown(
+    accounts: Accounts, redis: Redis, redis_settings: RedisSettings
+) -> None:
+    names = keys.KEY_IDS(keys.system_root(redis_settings))
+    await redis.call("HSET", names, "half", "0" * 64)
+    assert not await accounts.revoke_key("half")
+    assert await accounts.list_keys() == []
+
+
 async def test_revoked_key_stays_known_as_revoked(accounts: Accounts) -> None:
     account = await accounts.create("acme", None)
     made = await accounts.create_key(account, ("chat",))

@@ -288,6 +288,40 @@ async def test_password_and_database_of_the_url_are_used(own_server: Server) -> 
         await wrong.close()
 
 
+async def test_server_that_became_a_replica_is_left_for_where_its_name_leads(
+    own_server: Server, tmp_path: Path
+) -> None:
+    name, heard = tmp_path / "s", list[bytes]()
+    name.symlink_to(own_server.socket)
+    settings = RedisSettings(url=f"unix://{name}", timeout_seconds=0.4)
+    client = Redis(settings)
+    ear = Redis(
+        settings,
+        on_push=lambda push: heard.append(push[0]),
+        on_ready=lambda: ear.listen("SUBSCRIBE", "news"),
+    )
+    await client.call("SET", "x", "old")
+    await ear.connect()
+    with Server(own_server.kind) as other, own_server.look() as look, other.look() as there:
+        look("REPLICAOF", "127.0.0.1", 1)
+        name.unlink()
+        name.symlink_to(other.socket)
+        with pytest.raises(UnavailableError, match="READONLY"):
+            await client.call("SET", "x", "lost")
+        await client.call("SET", "x", "new")
+        assert there("GET", "x") == b"new"
+        await until(lambda: there("PUBLISH", "news", "x") == 1, what="the listener")
+        await client.close()
+        await ear.close()
+
+
+async def test_host_that_can_be_no_name_is_nobody_there() -> None:
+    client = Redis(RedisSettings(url=f"redis://{'a' * 70}.b/0"))
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        await client.call("PING")
+    await client.close()
+
+
 async def test_bytes_that_are_not_the_protocol_end_the_line() -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)

@@ -110,3 +110,13 @@ async def test_where_config_is_denied_the_operators_word_must_do(
     await own_redis.call("ACL", "SETUSER", "default", "-config")
     strict = msgspec.structs.replace(own_settings, durability="fsync")
     assert await server.check(own_redis, strict) == f"{server.HOLDS['fsync']}; {server.UNSEEN}"
+
+
+async def test_user_that_may_not_use_our_channels_is_told_so(
+    own_redis: Redis, own_settings: RedisSettings
+) -> None:
+    await own_redis.call("ACL", "SETUSER", "default", "resetchannels")
+    [fault] = await _faults(own_redis, own_settings)
+    assert f"&{own_settings.prefix}:*" in fault
+    await own_redis.call("ACL", "SETUSER", "default", f"&{own_settings.prefix}:*")
+    await server.check(own_redis, own_settings)

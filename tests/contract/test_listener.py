@@ -1,10 +1,14 @@
 """A connection that listens: it comes back by itself, also from a line that swallows everything."""
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
 
 import msgspec
+import pytest
+from structlog.testing import capture_logs
 
+from shared.redis import client
 from shared.redis.client import Redis, Reply
 from shared.settings import RedisSettings, WorkerSettings
 from tests.support.proxy import Proxy
@@ -80,3 +84,47 @@ async def test_listener_tries_often_however_long_nobody_answers(
     # One that comes back later than leases last is taken for dead.
     gaps_seconds = [after - before for before, after in pairwise(knocks)]
     assert min(gaps_seconds[-2:]) < WorkerSettings().lease_seconds / 2
+
+
+async def test_listener_that_is_refused_says_so_and_tries_less_often(
+    own_server: Server, own_settings: RedisSettings
+) -> None:
+    def opened() -> int:
+        return int(look("INFO", "stats")["total_connections_received"])
+
+    ear = _Ear(own_settings)
+    with own_server.look() as look, capture_logs() as lines:
+        look("ACL", "SETUSER", "default", "resetchannels")
+        before, began = opened(), asyncio.get_running_loop().time()
+        await ear.redis.connect()
+        await until(lambda: len(lines) >= 5, what="five refusals")
+        tries, seconds = opened() - before, asyncio.get_running_loop().time() - began
+        look("ACL", "SETUSER", "default", "allchannels")
+        await until(lambda: ear.confirmed == 1)
+    assert "NOPERM" in lines[0]["said"]
+    assert seconds >= 0.3
+    assert tries <= 8
+    await ear.redis.close()
+
+
+async def test_listener_comes_back_whatever_kept_it_away(
+    own_server: Server, own_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear, connect = _Ear(own_settings), client._connect
+    faults = [RuntimeError("can't start new thread"), TypeError("a greeting of another kind")]
+
+    async def faulty(
+        url: str, on_push: Callable[[list[Reply]], None], on_lost: Callable[[client._Line], None]
+    ) -> client._Line:
+        if faults:
+            raise faults.pop()
+        return await connect(url, on_push, on_lost)
+
+    await ear.redis.connect()
+    await until(lambda: ear.confirmed == 1)
+    monkeypatch.setattr(client, "_connect", faulty)
+    with capture_logs() as lines, own_server.look() as look:
+        look("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: ear.confirmed == 2, what="the listener")
+    assert [line["event"] for line in lines] == ["a listener could not come back"] * 2
+    await ear.redis.close()

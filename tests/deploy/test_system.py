@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from deploy.local import folder, network
+from deploy.local.erase import erase
 from shared.redis import library
+from shared.settings import RedisSettings, Settings
 from tests.support import command, waiting
 from tests.support.command import Command
 from tests.support.provider import Provider
@@ -124,6 +126,17 @@ async def test_a_demo_leaves_no_key_in_a_redis_that_it_borrows(
             await demo.until_gone()
         assert look.names("*") == ["somebody's"]
         assert look("FUNCTION", "LIST", "LIBRARYNAME", library.NAME) == []
+
+
+async def test_erasing_a_prefix_leaves_what_is_not_its_own() -> None:
+    ours = ("demo:{sys}:a", "demo:{0}:b", "arq:in-progress:demo:{sys}:forget:1")
+    theirs = ["arq:in-progress:cron:work:1", "arq:in-progress:x", "demonstration", "x:demo:a"]
+    with Server() as server, server.look() as look:
+        for name in (*ours, *theirs):
+            look("SET", name, "x")
+        redis = RedisSettings(url=server.url, prefix="demo")
+        await erase(Settings(redis=redis), with_library=False)
+        assert sorted(look.names("*")) == sorted(theirs)
 
 
 @pytest.fixture

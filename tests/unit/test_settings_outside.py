@@ -1,4 +1,4 @@
-"""Settings of what lies outside: who searches the web, and where URLs may lead."""
+"""Settings of what lies outside: Redis, who searches the web, and where URLs may lead."""
 
 from pathlib import Path
 
@@ -52,6 +52,12 @@ def test_what_is_neither_a_network_nor_a_host_is_allowed_by_nobody(
     assert faults[0].startswith("egress.allow: ")
 
 
+@pytest.mark.parametrize("entry", ["10.0.0.0/99", "300.1.1.1", "fd00::/200", "0x7f.1", "1.2.3"])
+def test_what_looks_like_a_network_and_is_none_is_a_fault(tmp_path: Path, entry: str) -> None:
+    faults = faults_of(tmp_path, f"[egress]\nallow = ['10.0.0.0/8', '{entry}', 'files.local']\n")
+    assert faults == [f"egress.allow: {entry} is no network and no name of a host"]
+
+
 def test_networks_and_hosts_may_be_allowed(tmp_path: Path) -> None:
     read = settings_of(
         tmp_path, "[egress]\nallow = ['10.0.0.1/8', 'fd00::/8', '::1', 'Files.local']\n"
@@ -85,3 +91,36 @@ def test_an_address_without_a_host_or_with_a_secret_is_a_fault(tmp_path: Path, u
 def test_an_address_names_a_host(tmp_path: Path, url: str) -> None:
     read = settings_of(tmp_path, f"[[providers]]\nname = 'p'\nbase_url = '{url}'\n")
     assert read.providers[0].base_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://h?ssl_cert_reqs=none",
+        "redis://h/0?db=1&timeout=3",
+        "unix:///s?ssl_ca_certs=",
+        # Read as it stands, it leads to a host named `word` with the password `pass`.
+        "redis://:pass@word#1@h/0",
+        "redis://:pass#word@h/0",
+    ],
+)
+def test_what_nobody_would_heed_in_the_url_of_redis_is_a_fault(tmp_path: Path, url: str) -> None:
+    faults = faults_of(tmp_path, REDIS_URL=url)
+    assert "redis.url: only `db` may follow `?`, and no `#`" in faults[-1]
+    assert "word" not in "".join(faults).replace("password", "")
+
+
+def test_quoted_marks_in_the_password_of_redis_are_no_fault(tmp_path: Path) -> None:
+    url = "redis://:p%23%3Fw@h:6379/0"
+    assert settings_of(tmp_path, REDIS_URL=url).redis.url == url
+
+
+def test_a_replica_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, POLLUX_REDIS__REPLICA_SECONDS="0.0004")
+    assert fault.startswith("redis.replica_seconds: ")
+
+
+@pytest.mark.parametrize("text", ['path = "a\\u0000b"', f"path = {'[' * 3000}{']' * 3000}"])
+def test_file_that_cannot_even_be_looked_for_is_a_fault(tmp_path: Path, text: str) -> None:
+    (fault,) = faults_of(tmp_path, f"[catalogue]\n{text}\n")
+    assert "not valid TOML" in fault

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pickletools
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -250,6 +251,44 @@ async def test_arq_can_ask_whether_the_queue_is_looked_after(system: System) -> 
             return await async_check_health(settings, queue_name=name) == 0
 
         await until(is_healthy)
+
+
+async def test_chores_leave_a_server_that_became_a_replica(
+    own_system: System, own_server: Server, tmp_path: Path
+) -> None:
+    name = tmp_path / "s"
+    name.symlink_to(own_server.socket)
+    redis = msgspec.structs.replace(own_system.settings.redis, url=f"unix://{name}")
+    own_system.settings = msgspec.structs.replace(own_system.settings, redis=redis)
+    own_system.expected |= {"waiting for Redis", "a beat was missed", "this worker was forgotten"}
+    own_system.expected.add("Redis had lost its functions")
+    health = keys.CHORES_HEALTH(keys.system_root(redis))
+    with Server(own_server.kind) as other, own_server.look() as look, other.look() as there:
+        async with working(own_system):
+            await until(lambda: look("EXISTS", health))
+            look("REPLICAOF", "127.0.0.1", 1)
+            name.unlink()
+            name.symlink_to(other.socket)
+            await until(lambda: there("EXISTS", health), 15, what="arq on the new master")
+        look("REPLICAOF", "NO", "ONE")
+
+
+async def test_arq_is_the_user_that_the_url_names(own_server: Server) -> None:
+    with own_server.look() as look:
+        look("ACL", "SETUSER", "an:na", "on", ">p@ss/word%", "~*", "&*", "+@all")
+        url = f"unix://an%3Ana:p%40ss%2Fword%25@{own_server.socket}?db=2"
+        arqs = await queue.pool(RedisSettings(url=url))
+        assert await arqs.client_setname("arqs")
+        ours = Redis(RedisSettings(url=url))
+        await ours.connect()
+        clients: bytes = look("CLIENT", "LIST")
+        lines = [
+            dict(re.findall(r"([\w-]+)=(\S*)", line)) for line in clients.decode().splitlines()
+        ]
+        users = {line["name"]: (line["user"], line["db"]) for line in lines}
+        assert users["arqs"] == users["pollux"] == ("an:na", "2")
+        await ours.close()
+        await arqs.aclose(close_connection_pool=True)
 
 
 @pytest.mark.each_once

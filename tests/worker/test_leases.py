@@ -57,6 +57,25 @@ async def test_worker_keeps_its_leases_while_a_model_thinks(
     assert len(provider.requests) == 1
 
 
+async def test_beat_that_fails_for_no_reason_that_is_known_is_not_the_last(
+    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.change("worker", lease_seconds=0.8, beat_seconds=0.1)
+    system.expected.add("a beat failed")
+    provider.script.append(Answer(text="Two", first_seconds=2.0))
+    beat, faults = functions.beat, [RuntimeError("can't start new thread")]
+
+    async def faulty(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
+        if faults:
+            raise faults.pop()
+        return await beat(redis, root, ask)
+
+    monkeypatch.setattr(functions, "beat", faulty)
+    async with working(system):
+        ended = await front.end(await front.submit())
+    assert (ended.stage, ended.attempt, faults) == ("completed", 1, [])
+
+
 async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
     system: System, front: Front, provider: Provider
 ) -> None:

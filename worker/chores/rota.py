@@ -1,6 +1,6 @@
 """The chores as arq calls them: each runs once a slot in the whole fleet, whoever gets it first.
 
-Owns the slots. A chore that fails is logged by arq, and due again in the next slot.
+Owns the slots and the times. A chore that fails is logged by arq, and due again in the next slot.
 """
 
 import asyncio
@@ -49,3 +49,11 @@ async def _is_ours(tools: Tools, name: str, seconds: int) -> bool:
     slot = tools.clock.now_ms() // (seconds * 1000)
     key = keys.CHORE_SLOT(keys.system_root(tools.settings.redis), name, slot)
     return bool(await tools.redis.call("SET", key, 1, "NX", "PX", 2 * seconds * 1000))
+
+
+# By name: the chore, and the minutes and the seconds at which it is due.
+CHORES: Final = (
+    ("trim", trim_libraries, set(range(0, 60, TRIM_MINUTES)), {0}),
+    ("forget", forget_media, None, set(range(0, 60, FORGET_SECONDS))),
+    ("sweep", sweep_media, {7}, {0}),
+)
