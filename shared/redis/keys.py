@@ -136,7 +136,7 @@ COOLING: Final = Key(
 )
 SLOTS: Final = Key("slots:<provider>:<lane>", holds="zset: calls under way by lease end", end="ttl")
 RATES: Final = Key(
-    "rates:<provider>", holds="hash: arrival times of requests and tokens", end="ttl"
+    "rates:<provider>", holds="hash: arrival times; when a batch was turned away", end="ttl"
 )
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
 MARK: Final = Key("mark", holds="nothing: a write that a replica confirms", end="permanent")

@@ -90,6 +90,36 @@ async def test_batch_work_leaves_room_for_interactive_work(opened: Any) -> None:
     assert await door.admit("b9", "batch") == 0
 
 
+async def test_batch_work_does_not_starve_where_persons_take_all(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=3)
+    assert [await door.admit(f"i{n}") for n in range(3)] == [None] * 3
+    assert await door.admit("b0", "batch") == 0
+    door.depart("i0")
+    assert await door.admit("i3") == 0
+    assert await door.admit("b0", "batch") is None
+    # It has had its turn, and nobody else waits.
+    door.depart("b0", "batch")
+    assert await door.admit("i3") is None
+
+
+async def test_slot_is_left_for_a_batch_only_as_long_as_that_may_come_back(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=2)
+    assert [await door.admit(f"i{n}") for n in range(2)] == [None, None]
+    assert await door.admit("b0", "batch") == 0
+    door.depart("i0")
+    assert await door.admit("i2") == 0
+    await door.redis.call("HINCRBY", keys.RATES(door.root, "p"), "batch", -35_000)
+    assert await door.admit("i2") is None
+
+
+async def test_person_may_have_the_only_slot_whoever_waits(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+    door = opened(concurrency_max=1)
+    assert await door.admit("i0") is None
+    assert await door.admit("b0", "batch") == 0
+    door.depart("i0")
+    assert await door.admit("i1") is None
+
+
 async def test_batch_work_may_have_the_only_slot(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     assert await opened(concurrency_max=1).admit("b", "batch") is None
 

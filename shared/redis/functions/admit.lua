@@ -5,13 +5,40 @@
 -- RETURNS  {'admitted'}, or {'busy', ms until there may be room (0: nobody knows)}
 -- ATOMIC   because a slot, a request and tokens are taken together, by one worker at a time, or not at all.
 -- GCRA, for both rates: an arrival is the time at which the provider would be idle if it kept to its rate.
+-- A batch never starves: where none of it is under way and one was turned away, persons leave it a slot, unless
+-- it is the only one.
+
+-- Who waits in the queue for room comes again by then.
+local TURNED_AWAY_MS = 35000
+
+local function is_owed(root, ask, batch, now)
+  if ask.lane == 'batch' or batch > 0 or ask.concurrency_max == 1 then return false end
+  local turned_away = redis.call('HGET', rates_key(root, ask.provider), 'batch')
+  return turned_away and now - tonumber(turned_away) < TURNED_AWAY_MS
+end
 
 local function is_full(root, ask, now)
   if not ask.concurrency_max then return false end
   local from = '(' .. int(now)
   local batch = redis.call('ZCOUNT', slots_key(root, ask.provider, 'batch'), from, '+inf')
   local all = batch + redis.call('ZCOUNT', slots_key(root, ask.provider, 'interactive'), from, '+inf')
-  return all >= ask.concurrency_max or (ask.lane == 'batch' and batch >= ask.batch_max)
+  if ask.lane == 'batch' and batch >= ask.batch_max then return true end
+  return all >= ask.concurrency_max - (is_owed(root, ask, batch, now) and 1 or 0)
+end
+
+local function keep(key, ms)
+  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, int(ms)) end
+end
+
+local function note_batch(root, ask, now, is_turned_away)
+  if ask.lane ~= 'batch' or not ask.concurrency_max then return end
+  local key = rates_key(root, ask.provider)
+  if is_turned_away then
+    redis.call('HSET', key, 'batch', int(now))
+    keep(key, 2 * TURNED_AWAY_MS)
+  else
+    redis.call('HDEL', key, 'batch')
+  end
 end
 
 -- Returns the arrival after a cost, and for how many us too early that is.
@@ -25,7 +52,10 @@ local function admit(root, ask)
   local ms = math.floor(now / 1000)
   local leased = redis.call('ZSCORE', slots_key(root, ask.provider, ask.lane), ask.call)
   if leased and tonumber(leased) > ms then return {'admitted'} end
-  if is_full(root, ask, ms) then return {'busy', 0} end
+  if is_full(root, ask, ms) then
+    note_batch(root, ask, ms, true)
+    return {'busy', 0}
+  end
   local key, early = rates_key(root, ask.provider), 0
   local requests, tokens = unpack(redis.call('HMGET', key, 'requests', 'tokens'))
   if ask.request_us then
@@ -41,8 +71,9 @@ local function admit(root, ask)
   if ask.tokens_us then redis.call('HSET', key, 'tokens', int(tokens)) end
   if ask.request_us or ask.tokens_us then
     local last = math.max(ask.request_us and requests or 0, ask.tokens_us and tokens or 0)
-    redis.call('PEXPIRE', key, int((last - now) / 1000 + 60000))
+    keep(key, (last - now) / 1000 + 60000)
   end
+  note_batch(root, ask, ms, false)
   hold_slot(root, ask.provider, ask.lane, ask.call, ms, ask.lease_ms)
   return {'admitted'}
 end
