@@ -97,6 +97,19 @@ async def test_what_runs_of_one_lane_counts_in_the_other(desk: Desk) -> None:
     assert [one.id for one in await desk.claim(5)] == [person.id]
 
 
+async def test_a_batch_leaves_its_own_account_s_person_room(desk: Desk) -> None:
+    for _ in range(6):
+        await desk.submit("ann", running_max=4, lane="batch")
+    batch = await desk.claim(9)
+    assert [one.lane for one in batch] == ["batch"] * 3
+    persons = [await desk.submit("ann", running_max=4) for _ in range(2)]
+    assert [one.id for one in await desk.claim(9)] == [persons[0].id]
+    await desk.complete(batch[0])
+    assert [one.id for one in await desk.claim(9)] == [persons[1].id]
+    await desk.complete(batch[1])
+    assert [one.lane for one in await desk.claim(9)] == ["batch"]
+
+
 async def test_account_that_waits_outside_may_cancel_what_waits(desk: Desk) -> None:
     await desk.submit("ann", running_max=1)
     [running] = await desk.claim(5)

@@ -19,9 +19,10 @@ local ATTEMPTS_TOLD = 64
 -- What has expired in the line is ended on the way, so many in one call: the server serves nobody meanwhile.
 local ENDED_MAX = 64
 
+-- Of the lanes of which it runs as many as it may.
 local function stay_outside(root, account)
   for _, lane in ipairs(LANES) do
-    local at = redis.call('ZSCORE', lane_key(root, lane), account)
+    local at = is_at_its_most(root, account, lane) and redis.call('ZSCORE', lane_key(root, lane), account)
     if at then leave_lane(root, account, lane, at) end
   end
 end
@@ -39,7 +40,7 @@ local function take(root, account, id, record, ask, now)
     'worker', ask.worker, 'claim', ask.claim, 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
   redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
-  if is_at_its_most(root, account) then stay_outside(root, account) end
+  stay_outside(root, account)
   if is_again then
     redis.call('DEL', text_key(root, account, id))
     emit(root, account, id, attempt, 1, RESET)

@@ -68,10 +68,16 @@ local function ring(root, lane)
   if redis.call('LPUSH', bell, 1) > BELLS_MAX then redis.call('RPOP', bell) end
 end
 
--- How many of an account run, and whether that is as many as it may.
-local function is_at_its_most(root, account)
+-- Of what an account may run at once; one at least.
+local BATCH_SHARE = 0.75
+
+-- Whether an account runs as many as it may of a lane: its batch leaves room for the person.
+local function is_at_its_most(root, account, lane)
   local books = redis.call('HMGET', books_key(root, account), 'running_interactive', 'running_batch', 'running_most')
-  return books[3] and tonumber(books[1] or 0) + tonumber(books[2] or 0) >= tonumber(books[3])
+  if not books[3] then return false end
+  local most, batch = tonumber(books[3]), tonumber(books[2] or 0)
+  if lane == 'batch' and batch >= math.max(1, math.floor(most * BATCH_SHARE)) then return true end
+  return tonumber(books[1] or 0) + batch >= most
 end
 
 -- Of an account that nothing has been accepted for since strides are told.
@@ -101,7 +107,7 @@ end
 -- One that runs as many as it may stays outside until one of them has ended.
 local function join_lane(root, account, lane)
   local key = lane_key(root, lane)
-  if redis.call('ZSCORE', key, account) or is_at_its_most(root, account) then return end
+  if redis.call('ZSCORE', key, account) or is_at_its_most(root, account, lane) then return end
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
   local own = redis.call('HMGET', books_key(root, account), 'left_' .. lane, 'lane_stride')
   local early = clock - CLAIMS_AHEAD * tonumber(own[2] or STRIDE_OF_BEFORE)
