@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 import httpx
+import msgspec
 
 from shared.errors import ProviderError
 from shared.settings import ProviderSettings, Secret
@@ -21,6 +22,11 @@ PATIENT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 0.3
 REQUEST: Final = ChatRequest(
     model=MODEL, messages=[ChatMessage("user", "How many bears?")], max_tokens=64
+)
+FIRST_SECONDS: Final = 0.4
+# Of a model that is not waited for long.
+BRIEF_REQUEST: Final = msgspec.structs.replace(
+    REQUEST, model=msgspec.structs.replace(MODEL, first_token_seconds=FIRST_SECONDS)
 )
 
 
@@ -71,16 +77,25 @@ class Heard:
 class Call:
     """An adapter of one dialect and the upstream it is connected to."""
 
-    def __init__(self, dialect: Dialect, upstream: Upstream, seconds: float) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        upstream: Upstream,
+        seconds: float = PATIENT_SECONDS,
+        request: ChatRequest = REQUEST,
+    ) -> None:
         self.dialect = dialect
         self.upstream = upstream
         self.provider = connect(dialect, upstream.url, seconds)
+        self._request = request
 
-    async def __call__(self, script: Script | None = None, request: ChatRequest = REQUEST) -> Heard:
+    async def __call__(
+        self, script: Script | None = None, request: ChatRequest | None = None
+    ) -> Heard:
         """Ask once and hear it to the end."""
         if script is not None:
             self.upstream.script = script
-        return await listen(self.provider, request)
+        return await listen(self.provider, request or self._request)
 
 
 def connect(

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.worker.providers.calls import IDLE_SECONDS, PATIENT_SECONDS, Call
+from tests.worker.providers.calls import BRIEF_REQUEST, IDLE_SECONDS, Call
 from tests.worker.providers.dialects import DIALECTS
 from tests.worker.providers.row import Dialect
 from tests.worker.providers.upstream import Upstream
@@ -29,7 +29,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest.fixture
 async def call(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
     """Return a patient adapter and its upstream."""
-    calling = Call(dialect, upstream, PATIENT_SECONDS)
+    calling = Call(dialect, upstream)
     yield calling
     await calling.provider.close()
 
@@ -37,6 +37,6 @@ async def call(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
 @pytest.fixture
 async def brief(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
     """Return an adapter that does not wait long for its upstream."""
-    calling = Call(dialect, upstream, IDLE_SECONDS)
+    calling = Call(dialect, upstream, IDLE_SECONDS, BRIEF_REQUEST)
     yield calling
     await calling.provider.close()

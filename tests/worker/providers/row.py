@@ -72,7 +72,7 @@ def event(content: object, name: str = "") -> bytes:
 
 
 MODEL: Final = ModelSettings(
-    identifier="m", provider="up", upstream="upstream-m", first_token_seconds=0.4
+    identifier="m", provider="up", upstream="upstream-m", first_token_seconds=10.0
 )
 SCHEMA: Final = {"type": "object", "properties": {"city": {"type": "string"}}}
 _QUESTION: Final = ChatMessage("user", "How many bears?")
