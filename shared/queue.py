@@ -4,12 +4,11 @@ Owns how arq reaches Redis: an id and a name travel, in msgpack, never in pickle
 generations: they wait in the partitions' lanes.
 """
 
-import asyncio
 import math
 from typing import Final
 
 import msgspec
-from arq.connections import ArqRedis, RedisSettings as ArqSettings, create_pool
+from arq.connections import ArqRedis, RedisSettings as ArqSettings
 
 from shared.redis import dsn, keys
 from shared.redis.client import RedisError
@@ -39,17 +38,25 @@ def arq_settings(settings: RedisSettings) -> ArqSettings:
     )
 
 
-async def pool(settings: RedisSettings) -> ArqRedis:
-    """Open arq's client for chores; a line that has fallen silent ends as ours do, with trouble."""
-    async with asyncio.timeout(settings.connect_seconds + settings.timeout_seconds):
-        client = await create_pool(
-            arq_settings(settings),
-            job_serializer=serialize,
-            job_deserializer=deserialize,
-            default_queue_name=keys.CHORES(keys.system_root(settings)),
-        )
-    # arq has no word for it; without one, a line that leads nowhere would be waited on for ever.
-    client.connection_pool.connection_kwargs["socket_timeout"] = settings.timeout_seconds
-    await client.connection_pool.disconnect()
-    client.connection_pool.reset()  # type: ignore[no-untyped-call]  # it comes without types
-    return client
+def pool(settings: RedisSettings) -> ArqRedis:
+    """Return arq's client for chores, which dials when it is asked; as patient as our own lines.
+
+    Not by arq's `create_pool`: who is cancelled in its midst has a line that nobody can close.
+    """
+    where = dsn.read(settings.url)
+    return ArqRedis(
+        job_serializer=serialize,
+        job_deserializer=deserialize,
+        default_queue_name=keys.CHORES(keys.system_root(settings)),
+        host=where.host,
+        port=where.port,
+        unix_socket_path=where.path,
+        db=where.database,
+        username=where.username,
+        password=where.password,
+        ssl=where.is_secure,
+        ssl_check_hostname=True,
+        socket_connect_timeout=settings.connect_seconds,
+        socket_timeout=settings.timeout_seconds,
+        retry=None,
+    )

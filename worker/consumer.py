@@ -178,6 +178,7 @@ class PolluxWorker(Worker):
         low, high = _BACKOFF_SECONDS
         backoff = low
         while until is None or not until.is_set():
+            _heed_cancel()
             try:
                 await work()
                 _heed_cancel()
@@ -304,7 +305,7 @@ class PolluxWorker(Worker):
         """Look at arq's own queue once, the way arq does."""
         try:
             if self._pool is None:
-                self._pool = await queue.pool(self.settings.redis)
+                self._pool = queue.pool(self.settings.redis)
                 self.ctx["redis"] = self._pool
             await self._poll_iteration()
         except queue.TROUBLE as error:

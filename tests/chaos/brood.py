@@ -4,6 +4,7 @@ Owns the nursery's process and one `Ward` for each worker. A context manager: le
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -40,7 +41,9 @@ class Ward:
         if self.code is None:
             # 0 would be this process' own group.
             assert self.pid
-            os.kill(self.pid, number)
+            # It may be gone, and its end not yet told.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

@@ -174,7 +174,7 @@ async def test_old_files_are_swept_by_the_fleet(system: System) -> None:
 
 @pytest.mark.each_once
 async def test_chores_sent_by_others_are_run(system: System) -> None:
-    pool = await queue.pool(system.settings.redis)
+    pool = queue.pool(system.settings.redis)
     ran = asyncio.Event()
 
     async def errand(_: object, *words: object) -> None:
@@ -191,7 +191,7 @@ async def test_chores_sent_by_others_are_run(system: System) -> None:
 
 @pytest.mark.each_once
 async def test_chore_that_raises_costs_nothing_else(system: System, front: Front) -> None:
-    pool = await queue.pool(system.settings.redis)
+    pool = queue.pool(system.settings.redis)
 
     async def broken(_: object) -> None:
         raise ZeroDivisionError
@@ -211,7 +211,7 @@ async def test_line_of_the_queue_that_leads_nowhere_is_given_up(
     """A firewall may forget a line without a word to either end; chores went on waiting on it."""
     async with Proxy(own_server.socket) as proxy:
         settings = msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2)
-        pool = await queue.pool(settings)
+        pool = queue.pool(settings)
         name = keys.CHORES(keys.system_root(settings))
         assert await pool.zcard(name) == 0
         proxy.forget()
@@ -277,7 +277,7 @@ async def test_arq_is_the_user_that_the_url_names(own_server: Server) -> None:
     with own_server.look() as look:
         look("ACL", "SETUSER", "an:na", "on", ">p@ss/word%", "~*", "&*", "+@all")
         url = f"unix://an%3Ana:p%40ss%2Fword%25@{own_server.socket}?db=2"
-        arqs = await queue.pool(RedisSettings(url=url))
+        arqs = queue.pool(RedisSettings(url=url))
         assert await arqs.client_setname("arqs")
         ours = Redis(RedisSettings(url=url))
         await ours.connect()
@@ -296,7 +296,7 @@ async def test_nothing_in_redis_is_pickled(
     system: System, front: Front, provider: Provider, server: Server
 ) -> None:
     gate = asyncio.Event()
-    pool = await queue.pool(system.settings.redis)
+    pool = queue.pool(system.settings.redis)
     async with working(system) as worker:
         _due_now(worker)
         await pool.enqueue_job("trim_libraries", "an argument", _defer_by=30)
