@@ -4,11 +4,10 @@ Owns how arq reaches Redis: an id and a name travel, in msgpack, never in pickle
 generations: they wait in the partitions' lanes.
 """
 
-import math
 from typing import Final
 
 import msgspec
-from arq.connections import ArqRedis, RedisSettings as ArqSettings
+from arq.connections import ArqRedis
 
 from shared.redis import dsn, keys
 from shared.redis.client import RedisError
@@ -19,23 +18,6 @@ TROUBLE: Final = (RedisError, OSError)
 
 serialize = msgspec.msgpack.Encoder().encode
 deserialize = msgspec.msgpack.Decoder().decode
-
-
-def arq_settings(settings: RedisSettings) -> ArqSettings:
-    """Return where arq finds the same server; it gives up early, the worker tries for ever."""
-    where = dsn.read(settings.url)
-    return ArqSettings(
-        host=where.host,
-        port=where.port,
-        unix_socket_path=where.path,
-        database=where.database,
-        username=where.username,
-        password=where.password,
-        ssl=where.is_secure,
-        ssl_check_hostname=True,
-        conn_timeout=math.ceil(settings.connect_seconds),
-        conn_retries=0,
-    )
 
 
 def pool(settings: RedisSettings) -> ArqRedis:

@@ -75,7 +75,6 @@ class PolluxWorker(Worker):
                 for name, chore, minutes, seconds in rota.CHORES
             ],
             queue_name=keys.CHORES(self._root),
-            redis_settings=queue.arq_settings(settings.redis),
             job_serializer=queue.serialize,
             job_deserializer=queue.deserialize,
             poll_delay=_CHORES_SECONDS,

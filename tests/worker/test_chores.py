@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from arq.connections import RedisSettings as ArqSettings
 from arq.typing import WorkerCoroutine
 from arq.worker import async_check_health, func
 from typing_extensions import override
@@ -242,7 +243,7 @@ async def test_worker_goes_though_a_library_swallows_that_it_should(
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")
 async def test_arq_can_ask_whether_the_queue_is_looked_after(system: System) -> None:
-    settings = queue.arq_settings(system.settings.redis)
+    settings = ArqSettings.from_dsn(system.settings.redis.url)
     name = keys.CHORES(keys.system_root(system.settings.redis))
     assert await async_check_health(settings, queue_name=name) == 1
     async with working(system):
