@@ -56,19 +56,6 @@ _REASONS: Final[dict[str, EndReason]] = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-_STATUS_OF_ERROR: Final = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "timeout_error": 408,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "overloaded_error": 529,
-}
 _VERSION: Final = {"anthropic-version": "2023-06-01"}
 _BUDGET_TOKENS_MIN: Final = 1024
 _GENERATION: Final = re.compile(r"claude-(?:[a-z]+-)?(\d+)(?:-(\d{1,2}))?(?!\d)")
@@ -261,7 +248,7 @@ class Events:
     def _read_rarer(self, event: _Event) -> Sequence[Part] | None:
         """Read what comes once for a block or for an answer."""
         if event.error is not None or event.type == "error":
-            raise _in_band(event.error)
+            raise InBandError(event.error)
         match event.type:
             case "message_stop" if not self._open:
                 return None
@@ -348,9 +335,3 @@ def _used(usage: _Usage, begun_with: _Usage) -> Sequence[Used]:
     asked = sum(count or 0 for count in inputs)
     used = believable(asked, usage.output_tokens, thought, searches)
     return (used,) if used is not None else ()
-
-
-def _in_band(error: object) -> InBandError:
-    """Read an error event inside a 200: its type stands for a status."""
-    kind = error.get("type") if isinstance(error, dict) else None
-    return InBandError(_STATUS_OF_ERROR.get(kind) if isinstance(kind, str) else None, str(error))

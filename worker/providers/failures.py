@@ -80,15 +80,46 @@ _POLICY_WORDS: Final = (
 )
 # Gemini has no status of its own for a key that it does not know, Anthropic none for no credit.
 _STATUS_BY_WORDS: Final = {"api_key_invalid": 401, "credit balance is too low": 402}
+# The types of errors that Anthropic names.
+_STATUS_BY_TYPE: Final = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "timeout_error": 408,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "overloaded_error": 529,
+}
 
 
 class InBandError(Exception):
-    """An upstream reports a failure inside a success: by status, where it names one, and words."""
+    """An upstream reports a failure inside a success; `error` is what it says, decoded from JSON.
 
-    def __init__(self, status: object, words: str) -> None:
+    An object as a rule, whose `code`, `status`, `type` and `message` tell what it is about; with
+    some servers only a text.
+    """
+
+    def __init__(self, error: object) -> None:
         super().__init__()
-        self.status = status
-        self.words = words
+        self.error = error
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status that the error stands for, where its code or its type names one."""
+        if not isinstance(self.error, dict):
+            return None
+        code, kind = self.error.get("code"), self.error.get("type")
+        by_type = _STATUS_BY_TYPE.get(kind) if isinstance(kind, str) else None
+        return code if type(code) is int else by_type
+
+    @property
+    def words(self) -> str:
+        """All that the error says."""
+        return str(self.error)
 
 
 class Failures:
@@ -124,8 +155,8 @@ class Failures:
         try:
             yield
         except InBandError as said:
-            known = _BY_STATUS.get(said.status) if isinstance(said.status, int) else None
-            raise self.error(_refined(known or _FAILED, said.words)) from None
+            known = _BY_STATUS.get(said.status or 0, _FAILED)
+            raise self.error(_refined(known, said.words)) from None
         except Exception as error:
             for kinds, fault in _BY_EXCEPTION:
                 if isinstance(error, kinds):

@@ -237,7 +237,7 @@ class Chunks:
         """Return the parts of a chunk. Raises InBandError."""
         chunk = _decode(data)
         if chunk.error is not None:
-            raise _in_band(chunk.error)
+            raise InBandError(chunk.error)
         parts: list[Part] = []
         if chunk.candidates:
             self._take(chunk.candidates[0], parts)
@@ -311,8 +311,3 @@ def _used(usage: _Usage, searches: int) -> Sequence[Used]:
     answered = (usage.candidates_token_count or 0) + thoughts
     used = believable(usage.prompt_token_count, answered, thoughts, searches)
     return (used,) if used is not None else ()
-
-
-def _in_band(error: object) -> InBandError:
-    """Read an error inside a 200; its `code` is a status."""
-    return InBandError(error.get("code") if isinstance(error, dict) else None, str(error))

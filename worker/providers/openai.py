@@ -222,7 +222,7 @@ class Chunks:
             return None
         chunk = _decode(data)
         if chunk.error is not None:
-            raise _in_band(chunk.error)
+            raise InBandError(chunk.error)
         parts: list[Part] = []
         if chunk.choices:
             self._take(chunk.choices[0], parts)
@@ -316,8 +316,3 @@ def _used(usage: _Usage) -> Used | None:
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
     return believable(usage.prompt_tokens, usage.completion_tokens, reasoning)
-
-
-def _in_band(error: object) -> InBandError:
-    """Read an error event inside a 200; its `code` is a status with many servers."""
-    return InBandError(error.get("code") if isinstance(error, dict) else None, str(error))

@@ -38,5 +38,5 @@ class SearXNG:
         """Yield the results. Raises InBandError when no engine answered, and MsgspecError."""
         answer = _decode(body)
         if not answer.results and answer.unresponsive_engines:
-            raise InBandError(503, "no engine answers")
+            raise InBandError({"code": 503, "message": "no engine answers"})
         return told(answer.results, "content")
