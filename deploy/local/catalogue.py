@@ -23,6 +23,7 @@ name = "local"
 label = "Local"
 dialect = "openai"
 base_url = "http://127.0.0.1:{port}/v1"
+api_key_env = "{key_variable}"
 
 [[models]]
 identifier = "smollm2-135m"
@@ -43,7 +44,12 @@ estimated_duration_seconds = 2.0
 
 def render(port: int) -> str:
     """Return the TOML of the catalogue, with the local model at this port."""
-    return _TEXT.format(port=port, upstream=model.UPSTREAM, context_tokens=model.CONTEXT_TOKENS)
+    return _TEXT.format(
+        port=port,
+        upstream=model.UPSTREAM,
+        context_tokens=model.CONTEXT_TOKENS,
+        key_variable=model.KEY_VARIABLE,
+    )
 
 
 def read(environment: Mapping[str, str]) -> Catalogue:

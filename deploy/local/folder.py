@@ -45,12 +45,12 @@ class Folder:
 
     def keep(self, changed: Secrets) -> None:
         """Store the secrets."""
-        _write_private(self.path / "secrets.json", msgspec.json.encode(changed))
+        write_private(self.path / "secrets.json", msgspec.json.encode(changed))
         self.secrets = changed
 
     def announce(self, environment: Mapping[str, str]) -> None:
         """Note how commands of the same machine reach the running system."""
-        _write_private(_running(self.path), msgspec.json.encode(dict(environment)))
+        write_private(_running(self.path), msgspec.json.encode(dict(environment)))
 
     def _load_secrets(self) -> Secrets:
         where = self.path / "secrets.json"
@@ -68,11 +68,18 @@ class Folder:
 
 @contextlib.asynccontextmanager
 async def held(path: Path, clock: Clock) -> AsyncIterator[Folder]:
-    """Make the folder if needed and hold it; raises ConfigurationError when somebody else does."""
+    """Make the folder if needed and hold it.
+
+    Raises:
+        ConfigurationError: another Pollux holds it, or others than this user can reach it.
+
+    """
     path = path.absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _check_private(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(path / "lock", flags, 0o600)
     except OSError as error:
         raise ConfigurationError(
             [f"{path}: cannot be used as the data folder: {error.strerror}"]
@@ -93,6 +100,23 @@ def environment_of_running(path: Path) -> dict[str, str]:
         return msgspec.json.decode(_running(path).read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError):
         return {}
+
+
+def _check_private(path: Path) -> None:
+    """Refuse a folder that others can reach: they could read its secrets, or put files there.
+
+    Raises:
+        ConfigurationError: it is another user's, or its mode lets others in.
+        OSError: it cannot be looked at.
+
+    """
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise ConfigurationError([f"{path}: the data folder belongs to another user"])
+    if found.st_mode & 0o077:
+        raise ConfigurationError(
+            [f"{path}: others can reach the data folder; run `chmod 700 {path}`"]
+        )
 
 
 async def _lock(path: Path, lock: int, clock: Clock) -> None:
@@ -131,10 +155,11 @@ def _running(path: Path) -> Path:
     return path / "running.json"
 
 
-def _write_private(where: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
+def write_private(where: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all. Raises OSError."""
     fresh = where.with_suffix(".new")
     fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
         file.write(content)
     fresh.replace(where)

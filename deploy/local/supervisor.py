@@ -79,23 +79,22 @@ class StartError(UnavailableError):
 class Supervisor:
     """An asynchronous context: inside, children may be launched; at its end all are gone.
 
-    `folder` is made and removed by the janitor. `last_command` is what the janitor runs, with
-    `environment`, when no child is left, even if this process was killed.
+    The janitor makes a private folder in `parent`, `folder`, and removes it. `last_command` is what
+    the janitor runs, with `environment`, when no child is left, even if this process was killed.
     """
 
     def __init__(
         self,
-        folder: Path,
+        parent: Path,
         progress: Progress,
         clock: Clock,
         *,
         last_command: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = folder
         self.progress = progress
         self.clock = clock
-        self._janitor = _Janitor(folder, last_command, environment)
+        self._janitor = _Janitor(parent, last_command, environment)
         self._watch: asyncio.Task[None] | None = None
         self._waves: list[list[_Kept]] = []
 
@@ -121,6 +120,12 @@ class Supervisor:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
             await self._janitor.dismiss()
+
+    @property
+    def folder(self) -> Path:
+        """Return the private folder, which is there as long as the context lasts."""
+        assert self._janitor.folder is not None  # noqa: S101  made before the context is entered
+        return self._janitor.folder
 
     @property
     def group(self) -> int:
@@ -264,11 +269,13 @@ class _Janitor:
     """The line to the janitor process, and the process group that it keeps."""
 
     def __init__(
-        self, folder: Path, last_command: tuple[str, ...], environment: Mapping[str, str] | None
+        self, parent: Path, last_command: tuple[str, ...], environment: Mapping[str, str] | None
     ) -> None:
-        self._command = python("deploy.local.janitor", str(folder), *last_command)
+        self._parent = parent
+        self._last_command = last_command
         self._environment = environment
         self._line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.folder: Path | None = None
         self.group = 0
 
     async def hire(self) -> None:
@@ -311,17 +318,19 @@ class _Janitor:
                 process = await self._spawn(theirs, group)
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
-            await reader.readexactly(len(janitor.READY))
+            ready = await reader.readuntil(b"\n")
         except (asyncio.IncompleteReadError, ConnectionResetError):
             writer.close()
             return False
         self._line = reader, writer
+        self.folder = Path(os.fsdecode(ready.removeprefix(janitor.READY).rstrip(b"\n")))
         self.group = group or process.pid
         return True
 
     async def _spawn(self, line: socket.socket, group: int) -> Process:
+        place = ("--in", self._parent) if self.folder is None else ("--folder", self.folder)
         return await asyncio.create_subprocess_exec(
-            *self._command,
+            *python("deploy.local.janitor", *map(str, place), *self._last_command),
             env=self._environment,
             stdin=line.fileno(),
             stdout=subprocess.DEVNULL,

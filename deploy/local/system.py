@@ -40,8 +40,9 @@ from shared.stores.accounts import Accounts
 _Answer = TypeVar("_Answer")
 
 # The path of a unix socket ends at 108 bytes, 104 on macOS.
-_FOLDER_CHARACTERS_MAX: Final = 80
+_PARENT_CHARACTERS_MAX: Final = 55
 _HTTP_SECONDS: Final = 2.0
+_KEY_BYTES: Final = 24
 _PATIENCE_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.1
 
@@ -85,8 +86,7 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
     server_program = None if wanted.has_redis else valkey.binary()
     if not wanted.has_models:
         model.file()
-    runtime = _runtime_folder()
-    environment, last_command = await _environment(plan, wanted, runtime)
+    environment, last_command = await _environment(plan, wanted)
     async with contextlib.AsyncExitStack() as stack:
         # A folder that is kept is taken before anything starts; one that is not lies in the runtime
         # folder.
@@ -96,11 +96,19 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
             else None
         )
         supervisor = await stack.enter_async_context(
-            Supervisor(runtime, progress, clock, last_command=last_command, environment=environment)
+            Supervisor(
+                _parent_of_runtime(),
+                progress,
+                clock,
+                last_command=last_command,
+                environment=parts.without(environment, parts.upstream_secrets(wanted.settings)),
+            )
         )
+        runtime = supervisor.folder
         if folder is None:
             folder = await stack.enter_async_context(folders.held(runtime / "data", clock))
         if not wanted.has_redis:
+            environment["REDIS_URL"] = valkey.url(runtime)
             environment.setdefault(wanted.settings.auth.pepper_env, folder.secrets.pepper)
         if wanted.settings.media.folder == MediaSettings().folder:
             environment["POLLUX_MEDIA__FOLDER"] = str(folder.media)
@@ -108,6 +116,7 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
         if not wanted.has_models:
             upstream = network.free_port("127.0.0.1", None)
             environment |= _add_catalogue(wanted, runtime, upstream)
+            environment[model.KEY_VARIABLE] = secrets.token_hex(_KEY_BYTES)
         system = _System(folder, supervisor, environment)
         stack.push_async_callback(system.close)
         await system.start_store(server_program)
@@ -168,11 +177,12 @@ class _System:
         """Start the model, the API and the workers together, and wait for all of them."""
         if upstream is not None:
             self._supervisor.launch(
-                self._folder.logs, parts.model(self._environment, self._http, upstream)
+                self._folder.logs,
+                parts.model(self._environment, self._settings, self._http, upstream),
             )
         self._supervisor.launch(
             self._folder.logs,
-            parts.api(self._environment, self._http, plan.host, port),
+            parts.api(self._environment, self._settings, self._http, plan.host, port),
             *(
                 parts.worker(self._environment, number, self._redis, self._settings)
                 for number in range(1, plan.workers + 1)
@@ -199,16 +209,11 @@ class _System:
                 await clock.sleep(_POLL_SECONDS)
 
 
-async def _environment(
-    plan: Plan, wanted: Named, runtime: Path
-) -> tuple[dict[str, str], tuple[str, ...]]:
+async def _environment(plan: Plan, wanted: Named) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return what every process is told, and what the janitor runs at the very end."""
     environment = dict(plan.environment)
     if not wanted.has_redis:
-        return environment | {
-            "REDIS_URL": valkey.url(runtime),
-            "POLLUX_REDIS__DURABILITY": "fsync",
-        }, ()
+        return environment | {"POLLUX_REDIS__DURABILITY": "fsync"}, ()
     has_library = await _examine(wanted.settings)
     if plan.folder is not None:
         return environment, ()
@@ -236,14 +241,13 @@ def _add_catalogue(wanted: Named, runtime: Path, port: int) -> dict[str, str]:
     Return the variables that lead to it, and to the models that come with Pollux.
     """
     where = runtime / "pollux.toml"
-    where.write_text(f"{wanted.text}\n{catalogue.render(port)}", encoding="utf-8")
+    folders.write_private(where, f"{wanted.text}\n{catalogue.render(port)}".encode())
     return {"POLLUX_CONFIG": str(where), "POLLUX_CATALOGUE__PATH": str(catalogue.SHIPPED)}
 
 
-def _runtime_folder() -> Path:
-    """Choose a short private folder; the janitor makes and removes it."""
-    name = f"pollux-{secrets.token_hex(4)}"
-    chosen = Path(tempfile.gettempdir()) / name
-    if len(str(chosen)) <= _FOLDER_CHARACTERS_MAX:
+def _parent_of_runtime() -> Path:
+    """Choose where the janitor makes its private folder: a short path, for a socket's sake."""
+    chosen = Path(tempfile.gettempdir())
+    if len(str(chosen)) <= _PARENT_CHARACTERS_MAX:
         return chosen
-    return Path("/tmp") / name  # noqa: S108  the janitor makes it, for this user alone
+    return Path("/tmp")  # noqa: S108  only a private folder with a random name is made in it

@@ -33,7 +33,7 @@ class Files:
 
     def check(self) -> None:
         """Try whether files can be written here. Raises OSError."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(self.folder)
         _write(self.folder / f"{ids.new_id()}{_FRESH}", b"").unlink()
 
     def keep(self, account: str, session: str, content: bytes, form: Format) -> str:
@@ -91,13 +91,20 @@ class Files:
 
 
 def _put(folder: Path, name: str, content: bytes) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(folder)
     if (folder / name).exists():
         # It is as young as if it had been written now.
         os.utime(folder / name)
         return
     _write(folder / f"{ids.new_id()}{_FRESH}", content).rename(folder / name)
     _sync(folder)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it, each for this user alone; `parents=True` would not."""
+    for each in (*reversed(folder.parents), folder):
+        if not each.exists():
+            each.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -78,6 +78,11 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
     return kept | dict(environment)
 
 
+def folders_in(parent: Path) -> list[Path]:
+    """Return the private folders of supervisors."""
+    return list(parent.glob("pollux-*"))
+
+
 class StandIn:
     """A running supervisor with three idle children and a janitor."""
 
@@ -107,11 +112,13 @@ class StandIn:
         """Return what is still alive of all that was ever started."""
         return [pid for pid in self.children.values() if family.is_alive(pid)]
 
+    def folders(self) -> list[Path]:
+        """Return the private folders that are left."""
+        return folders_in(self.folder)
+
     def until_gone(self) -> None:
         """Wait until neither a child nor the folder of the sockets is left."""
-        waiting.until_now(
-            lambda: not self.left() and not (self.folder / "run").exists(), what="nothing left"
-        )
+        waiting.until_now(lambda: not self.left() and not self.folders(), what="nothing left")
 
 
 @pytest.fixture

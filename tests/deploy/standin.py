@@ -36,7 +36,7 @@ def idle(name: str, *, stubborn: bool = False) -> Child:
 
 async def _main(folder: Path) -> None:
     progress = Progress(sys.stderr)
-    async with Supervisor(folder / "run", progress, SystemClock()) as supervisor:
+    async with Supervisor(folder, progress, SystemClock()) as supervisor:
         supervisor.launch(folder / "logs", idle("store"))
         await supervisor.until_ready()
         supervisor.launch(folder / "logs", idle("front"), idle("mule", stubborn=True))

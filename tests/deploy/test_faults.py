@@ -85,7 +85,7 @@ def test_a_host_that_is_not_ours(pollux: Pollux, config: str) -> None:
 
 
 def test_a_folder_in_use(pollux: Pollux, short: Path, config: str) -> None:
-    (short / ".pollux").mkdir()
+    (short / ".pollux").mkdir(mode=0o700)
     with (short / ".pollux" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))

@@ -27,7 +27,7 @@ sys.stdin.read()
 
 def _holder(path: Path, owner: str) -> "subprocess.Popen[str]":
     """Return a process that holds the folder's lock in the name of another process."""
-    path.mkdir()
+    path.mkdir(mode=0o700)
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", _HOLD, str(path / "lock"), owner],
         stdin=subprocess.PIPE,
@@ -104,9 +104,28 @@ async def test_a_folder_that_cannot_be_made_is_told(short: Path) -> None:
 
 
 async def test_spoilt_secrets_are_told_and_not_replaced(short: Path) -> None:
-    (short / "a").mkdir()
+    (short / "a").mkdir(mode=0o700)
     (short / "a" / "secrets.json").write_text("not json")
     with pytest.raises(ConfigurationError, match="secrets"):
         async with folder.held(short / "a", SystemClock()):
             pass
     assert (short / "a" / "secrets.json").read_text() == "not json"
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o711])
+async def test_a_folder_that_others_can_reach_is_refused(short: Path, mode: int) -> None:
+    (short / "a").mkdir()
+    (short / "a").chmod(mode)
+    with pytest.raises(ConfigurationError, match="chmod 700"):
+        async with folder.held(short / "a", SystemClock()):
+            pass
+
+
+async def test_a_lock_that_is_a_link_is_refused(short: Path) -> None:
+    (short / "a").mkdir(mode=0o700)
+    (short / "victim").write_text("theirs")
+    (short / "a" / "lock").symlink_to(short / "victim")
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        async with folder.held(short / "a", SystemClock()):
+            pass
+    assert (short / "victim").read_text() == "theirs"

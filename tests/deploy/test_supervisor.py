@@ -4,6 +4,8 @@ import asyncio
 import io
 import os
 import signal
+import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,16 +14,14 @@ import pytest
 from deploy.local.progress import Progress
 from deploy.local.supervisor import Child, StartError, Supervisor
 from shared.clock import SystemClock
-from tests.deploy.conftest import StandIn
+from tests.deploy.conftest import StandIn, folders_in
 from tests.deploy.standin import idle
 from tests.support import family, waiting
 
 
 def _supervisor(folder: Path, *last_command: str) -> tuple[Supervisor, io.StringIO]:
     told = io.StringIO()
-    supervisor = Supervisor(
-        folder / "run", Progress(told), SystemClock(), last_command=last_command
-    )
+    supervisor = Supervisor(folder, Progress(told), SystemClock(), last_command=last_command)
     return supervisor, told
 
 
@@ -49,7 +49,7 @@ def test_ending_in_order_leaves_nothing(stand_in: StandIn) -> None:
     stand_in.process.stdin.close()
     assert stand_in.process.wait(timeout=10) == 0
     assert not stand_in.left()
-    assert not (stand_in.folder / "run").exists()
+    assert not stand_in.folders()
 
 
 def test_killing_the_supervisor_leaves_nothing(stand_in: StandIn) -> None:
@@ -112,7 +112,7 @@ async def test_a_child_that_cannot_start_is_told_with_its_last_words(short: Path
         await _start(supervisor, short / "logs", child)
     assert raised.value.last_lines[-2:] == ["first", "the reason"]
     assert raised.value.log == short / "logs" / "front.log"
-    assert not (short / "run").exists()
+    assert not folders_in(short)
 
 
 async def test_a_child_that_never_becomes_ready_is_told(short: Path) -> None:
@@ -154,4 +154,41 @@ async def test_an_ending_that_is_cancelled_still_leaves_nothing(short: Path) -> 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not family.is_alive(mule)
-    assert not (short / "run").exists()
+    assert not folders_in(short)
+
+
+async def test_the_folder_is_private_and_nobody_elses(short: Path) -> None:
+    supervisor, _ = _supervisor(short)
+    async with supervisor:
+        found = supervisor.folder.lstat()
+        assert stat.S_IMODE(found.st_mode) == 0o700
+        assert found.st_uid == os.geteuid()
+        assert supervisor.folder.parent == short
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_janitor_takes_over_no_folder_that_others_can_reach(short: Path, mode: int) -> None:
+    strange = short / "pollux-strange"
+    strange.mkdir()
+    strange.chmod(mode)
+    ended = subprocess.run(
+        [sys.executable, "-m", "deploy.local.janitor", "--folder", strange],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert b"not a private folder" in ended.stderr
+    assert strange.exists()
+
+
+def test_a_janitor_takes_over_no_link(short: Path) -> None:
+    (short / "theirs").mkdir(mode=0o700)
+    (short / "pollux-link").symlink_to(short / "theirs")
+    ended = subprocess.run(
+        [sys.executable, "-m", "deploy.local.janitor", "--folder", short / "pollux-link"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode != 0

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import wave
 from pathlib import Path
 
@@ -199,3 +200,11 @@ def test_what_is_not_kept_here_is_told_as_it_is() -> None:
     elsewhere = Media("image", "https://example.org/1")
     assert seal.signed(elsewhere) == elsewhere
     assert seal.signed(Media("image", "/media/a/s/x.png")).url.startswith("/media/a/s/x.png?")
+
+
+def test_every_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
+    kept = Files(str(tmp_path / "deep" / "media"))
+    kept.check()
+    kept.keep("acc", "ses", _PNG, PNG)
+    made = [path for path in (tmp_path / "deep").rglob("*") if path.is_dir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
