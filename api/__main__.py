@@ -32,6 +32,7 @@ from shared.telemetry import logs
 
 def app(admin_port: int | None = None) -> ASGIApp:
     """Return the front as the environment describes it; each process of `--workers` calls it."""
+    logs.begin()
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
     # What is there now stays; the collector need not look at it again and again.
@@ -83,6 +84,7 @@ class _Family(Multiprocess):
 
 def main() -> int:
     """Serve until a signal; return the process' exit code."""
+    logs.begin()
     parser = argparse.ArgumentParser(prog="pollux api", description="Serve Pollux' HTTP API.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
@@ -94,6 +96,7 @@ def main() -> int:
         parser.error("--admin-port must be another port than --port")
     try:
         settings = Settings.read(os.environ)
+        logs.configure(settings.log, process="api")
         asyncio.run(_check(settings))
     except PolluxError as error:
         sys.stderr.write(f"pollux api: {error}\n")

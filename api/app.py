@@ -74,6 +74,8 @@ def build(
                 yield {"pollux": state}
             finally:
                 loop.remove_signal_handler(signal.SIGHUP)
+        # The server ends the process by the signal that it was sent: no exit handler runs then.
+        await asyncio.to_thread(logs.flush)
 
     rows = [
         route

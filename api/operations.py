@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.endpoint import encode, reply
 from api.state import State
 from shared.errors import Code, RequestError, UnavailableError
+from shared.telemetry import logs
 
 _READY_SECONDS = 2.0
 
@@ -41,7 +42,7 @@ class Operation:
         }
         if self._name == "ready":
             await _check_redis(state)
-            answer |= await _cooling(state)
+            answer |= await _cooling(state) | _dropped_lines()
         await reply(scope, send, 200, encode(answer), {})
 
 
@@ -58,6 +59,12 @@ async def _cooling(state: State) -> dict[str, object]:
     circuits = (await state.fleet()).cooling
     names = sorted({circuit.rpartition("/")[0] for circuit in circuits})
     return {"cooling": names} if names else {}
+
+
+def _dropped_lines() -> dict[str, object]:
+    """Return how many log lines of this process were lost, if any."""
+    dropped = logs.dropped()
+    return {"log_lines_dropped": dropped} if dropped else {}
 
 
 def routes(openapi: bytes) -> list[Route]:

@@ -11,6 +11,8 @@ from typing import Final, NoReturn
 from cyclopts import App
 
 from shared.errors import PolluxError
+from shared.sections import LogSettings
+from shared.telemetry import logs
 
 app: Final = App(
     name="pollux",
@@ -36,6 +38,8 @@ app.command("deploy.dead:app", name="dead", help="List, retry and discard what f
 
 def main() -> NoReturn:
     """Run the command line; every fault is one sentence on standard error and a non-zero exit."""
+    # Standard output is for what was asked for.
+    logs.configure(LogSettings(format="console", level="warning"), process="cli")
     try:
         app(sys.argv[1:])
     except PolluxError as error:

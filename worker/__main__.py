@@ -24,6 +24,7 @@ async def _run(settings: Settings) -> None:
 
 def main() -> int:
     """Run one worker until a signal; return the process' exit code."""
+    logs.begin()
     parser = argparse.ArgumentParser(prog="pollux worker", description="Run one Pollux worker.")
     parser.add_argument("--concurrency", help="generations at once")
     arguments = parser.parse_args()

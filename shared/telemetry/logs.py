@@ -2,63 +2,136 @@
 
 Owns the format and the context: `bound` puts the request's and the generation's id on every line
 below it, also across awaits. Refuses texts of users: no prompt, answer or key is ever handed to a
-log call.
+log call. A log call never raises and never waits: lines go to `sink`, and one that cannot be
+encoded is replaced by one that says so.
 """
 
+import json
 import logging
-import sys
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from typing import cast
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
+from typing_extensions import override
 
 from shared.clock import SystemClock, iso
 from shared.sections import LogSettings
+from shared.telemetry.sink import STDERR, replace_stderr
+
+
+def begin() -> None:
+    """Send all that this program writes to standard error, and its warnings, through the sink.
+
+    For the first line of a program; `configure` follows once its settings are read.
+    """
+    replace_stderr()
+    logging.captureWarnings(capture=True)
 
 
 def configure(settings: LogSettings, *, process: str) -> None:
     """Set up logging for this process; the standard library's loggers end in the same stream."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
+    stamp = _stamp(process)
     shared: list[structlog.typing.Processor] = [
         merge,
         structlog.processors.add_log_level,
-        _stamp(process),
+        stamp,
         structlog.processors.format_exc_info,
     ]
-    is_json = settings.format == "json"
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(serializer=_json)
-        if is_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    render = (
+        _as_json if settings.format == "json" else _Console(has_colors=os.isatty(STDERR.descriptor))
     )
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
-        if is_json
-        else structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_SinkLogger,
         cache_logger_on_first_use=False,
     )
     logger.cache_clear()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
+    STDERR.notice = _notice(shared, render)
+    foreign = _ForeignLines()
+    foreign.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer() if is_json else renderer,
+                lambda *line: render(*line).decode(errors="replace"),
             ],
         )
     )
-    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    logging.basicConfig(handlers=[foreign], level=max(level, logging.WARNING), force=True)
 
 
-def _json(line: object, **_: object) -> bytes:
-    return msgspec.json.encode(line, enc_hook=repr)
+def flush() -> None:
+    """Wait, within a limit, until what was logged is written."""
+    STDERR.flush()
+
+
+def dropped() -> int:
+    """Return how many lines of this process the sink had no room for."""
+    return STDERR.dropped
+
+
+Render = Callable[[object, str, EventDict], bytes]
+
+
+class _SinkLogger:
+    """What structlog hands a rendered line to; every method of a level does the same."""
+
+    def __init__(self, *_: object) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.msg
+
+    def msg(self, line: bytes) -> None:
+        STDERR.write(line + b"\n")
+
+
+class _ForeignLines(logging.Handler):
+    """The lines of the standard library's loggers: uvicorn's, arq's, asyncio's, warnings."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except (TypeError, ValueError):
+            # Its arguments do not fit its words.
+            line = f"{record.name}: {record.msg!r}"
+        STDERR.write(f"{line}\n".encode(errors="backslashreplace"))
+
+
+def _as_json(_logger: object, _method: str, line: EventDict) -> bytes:
+    try:
+        return msgspec.json.encode(line, enc_hook=repr)
+    except (TypeError, ValueError, RecursionError):
+        # Half of a surrogate pair, as in a file's name, or a number beyond 64 bits.
+        return json.dumps({name: repr(value) for name, value in line.items()}).encode()
+
+
+class _Console:
+    """The form for people."""
+
+    def __init__(self, *, has_colors: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=has_colors)
+
+    def __call__(self, logger: object, method: str, line: EventDict) -> bytes:
+        return self._render(logger, method, line).encode(errors="backslashreplace")
+
+
+def _notice(processors: list[structlog.typing.Processor], render: Render) -> Callable[[int], bytes]:
+    """Return what makes the line that stands where others found no room."""
+
+    def notice(missing: int) -> bytes:
+        line: EventDict = {"event": "log lines were dropped", "count": missing}
+        for processor in processors:
+            line = cast("EventDict", processor(None, "warning", line))
+        return render(None, "warning", line) + b"\n"
+
+    return notice
 
 
 def _stamp(process: str) -> structlog.typing.Processor:

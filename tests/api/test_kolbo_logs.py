@@ -102,6 +102,7 @@ async def test_one_message_can_be_followed_through_both_sides(system: System) ->
         "/api/v1/chat", json={"message": "hello"}, headers={"x-request-id": "my-own.id"}
     )
     await api.end(body(answer))
+    await front.says('"accepted"')
     (accepted,) = [line for line in _lines(front) if line["event"] == "accepted"]
     assert accepted["request_id"] == "my-own.id"
     assert accepted["generation"] == body(answer)["message_id"]

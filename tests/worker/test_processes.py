@@ -174,6 +174,11 @@ async def test_workers_share_the_work_and_make_nothing_twice(
         ended = await front.end(ticket)
         assert (ended.stage, ended.text, ended.attempt) == ("completed", f"You said: {said}", 1)
     assert sorted(request.last for request in provider.requests) == sorted(tickets)
-    made = [sum(line["event"] == "settled" for line in worker.lines()) for worker in workers]
-    assert sum(made) == len(tickets)
-    assert min(made) > 0
+
+    def made() -> list[int]:
+        return [sum(line["event"] == "settled" for line in worker.lines()) for worker in workers]
+
+    # A line is in the file a moment after it was logged.
+    await until(lambda: sum(made()) >= len(tickets), what="what both logged")
+    assert sum(made()) == len(tickets)
+    assert min(made()) > 0
