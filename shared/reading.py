@@ -8,8 +8,9 @@ settings are.
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_type_hints
@@ -18,6 +19,10 @@ import msgspec
 
 Tree = dict[str, Any]
 Shape = TypeVar("Shape", bound=msgspec.Struct)
+
+_SERVICE_LINK = re.compile(
+    r"_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)$"
+)
 
 
 def files(environment: Mapping[str, str], folder: Path) -> list[Path]:
@@ -60,16 +65,58 @@ def _file(path: Path, faults: list[str]) -> Tree:
     return {}
 
 
-def put(tree: Tree, prefix: str, name: str, text: str, faults: list[str]) -> None:
-    """Put `POLLUX_REDIS__PARTITIONS=3` at `redis.partitions`, and so on for deeper names."""
+def _is_service_link(name: str) -> bool:
+    """Tell whether a variable is one that Kubernetes or Docker sets for a service of that name.
+
+    A Service named `pollux` makes `POLLUX_PORT`, `POLLUX_SERVICE_HOST`, `POLLUX_PORT_8000_TCP_ADDR`
+    and the like in every pod beside it. Settings have a double underscore, these never do.
+    """
+    return "__" not in name and _SERVICE_LINK.search(name) is not None
+
+
+def put(
+    shape: type[msgspec.Struct], tree: Tree, name: str, text: str, faults: list[str], *, prefix: str
+) -> None:
+    """Put `POLLUX_REDIS__PARTITIONS=3` at `redis.partitions`, and so on for deeper names.
+
+    A variable that names no setting of the shape is a fault, told with the nearest that does; one
+    that a cluster sets for a service of our name is left alone.
+    """
+    if _is_service_link(name):
+        return
     path = name.removeprefix(prefix).lower().split("__")
-    if len(path) == 1 or not all(path):
-        faults.append(f"{name}: unknown setting (names have the form {prefix}SECTION__NAME)")
+    if len(path) == 1 or not _is_known(shape, path):
+        known = [f"{prefix}{each.replace('.', '__').upper()}" for each in _leaves(shape)]
+        form = f"names have the form {prefix}SECTION__NAME"
+        faults.append(f"{name}: unknown setting{_nearest(name, known) or f' ({form})'}")
         return
     table = tree
     for part in path[:-1]:
         table = table_of(table, part, faults)
     table[path[-1]] = text
+
+
+def _is_known(shape: object, path: list[str]) -> bool:
+    """Tell whether a path leads to a leaf of a shape that is made of sections."""
+    for part in path:
+        if not _is_section(shape) or part not in _hints(shape):
+            return False
+        shape = _hints(shape)[part]
+    return True
+
+
+def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[str]:
+    """Yield the path of every setting of a shape."""
+    for name, hint in _hints(shape).items():
+        if _is_section(hint):
+            yield from _leaves(hint, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = get_close_matches(name, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def table_of(tree: Tree, name: str, faults: list[str]) -> Tree:
@@ -104,7 +151,8 @@ def check(
     required = {field.name for field in msgspec.structs.fields(shape) if field.required}
     for name, value in tree.items():
         if name not in hints:
-            faults.append(f"{path}{name}: unknown setting")
+            near = _nearest(f"{path}{name}", (f"{path}{hint}" for hint in hints))
+            faults.append(f"{path}{name}: unknown setting{near}")
         else:
             _check_field(hints[name], value, f"{path}{name}", faults)
     faults.extend(f"{path}{name}: is required" for name in sorted(required - tree.keys()))

@@ -3,8 +3,8 @@
 Owns the shape and the defaults, what `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and `REDIS_URL`
 mean, and what must hold between entries. Providers and models may stand in a second file, which
 the settings name; an entry of the settings themselves goes before one of the same name there.
-Unknown names are refused, and all faults are told at once, each with its path. Refuses
-to look at the process' environment by itself: `__main__` files and the command line hand it in.
+Unknown names are refused, and all faults are told at once, each with its path. Refuses to look at
+the environment by itself: `__main__` files and the command line hand it in.
 
 Secrets are never values here, only the names of environment variables; `Secret` carries one once
 read and never prints it.
@@ -282,7 +282,7 @@ class Settings(Section, frozen=True, kw_only=True):
         secrets = _secret_names(tree) | _secret_names(more)
         for name, text in environment.items():
             if name.startswith(_ENV_PREFIX) and name not in _NOT_SETTINGS | secrets:
-                reading.put(tree, _ENV_PREFIX, name, text, faults)
+                reading.put(cls, tree, name, text, faults, prefix=_ENV_PREFIX)
         if "REDIS_URL" in environment:
             reading.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
         reading.check(cls, tree, "", faults)

@@ -122,13 +122,13 @@ def test_all_faults_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
     paths = sorted(fault.split(":")[0] for fault in found)
     assert paths == [
         "POLLUX_NONSENSE",
+        "POLLUX_REDIS__NONSENSE",
         "api.body_bytes_max",
         "limits.free.submissions_per_minute",
         "models[0].context_window",
         "models[0].provider",
         "providers[0].base_url",
         "redis.durability",
-        "redis.nonsense",
         "redis.partitions",
         "unknown",
         "worker.concurency",
@@ -383,4 +383,50 @@ def test_a_companion_may_speak_by_a_model_of_the_catalogue(tmp_path: Path) -> No
     assert settings_of(tmp_path, text).companions[0].model == "near"
     assert faults_of(tmp_path, text.replace('"near"', '"far"')) == [
         "companions[0].model: no model is named far"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "POLLUX_PORT",
+        "POLLUX_SERVICE_HOST",
+        "POLLUX_SERVICE_PORT",
+        "POLLUX_SERVICE_PORT_HTTP",
+        "POLLUX_PORT_8000_TCP",
+        "POLLUX_PORT_8000_TCP_ADDR",
+        "POLLUX_PORT_8000_TCP_PORT",
+        "POLLUX_PORT_8000_TCP_PROTO",
+        "POLLUX_API_SERVICE_HOST",
+        "POLLUX_API_PORT_8000_TCP",
+        "POLLUX_REDIS_PORT_6379_TCP_PROTO",
+    ],
+)
+def test_what_a_cluster_sets_for_a_service_of_that_name_is_left_alone(
+    tmp_path: Path, name: str
+) -> None:
+    assert Settings.read({name: "tcp://10.0.0.1:8000"}, folder=tmp_path) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("POLLUX_WORKER__CONCURENCY", "POLLUX_WORKER__CONCURRENCY"),
+        ("POLLUX_CONCURRENCY", "POLLUX_WORKER__CONCURRENCY"),
+        ("POLLUX_WORKER_CONCURRENCY", "POLLUX_WORKER__CONCURRENCY"),
+        ("POLLUX_REDIS__PARTITION", "POLLUX_REDIS__PARTITIONS"),
+        ("POLLUX_LIMITS__FREE__WEIGTH", "POLLUX_LIMITS__FREE__WEIGHT"),
+    ],
+)
+def test_an_unknown_variable_is_told_with_the_nearest_known(
+    tmp_path: Path, name: str, nearest: str
+) -> None:
+    [fault] = faults_of(tmp_path, "", **{name: "1"})
+    assert fault.startswith(f"{name}: unknown setting")
+    assert fault.endswith(f"did you mean {nearest}?")
+
+
+def test_an_unknown_name_in_a_file_is_told_with_the_nearest_known(tmp_path: Path) -> None:
+    assert faults_of(tmp_path, "[worker]\nconcurency = 3") == [
+        "worker.concurency: unknown setting; did you mean worker.concurrency?"
     ]
