@@ -8,7 +8,7 @@ follower, answer     who hears an answer over HTTP, and what is shown of it
 models, config       the catalogue, and whether the settings can be used
 reach                whether a provider answers
 prices               a program that renews the catalogue's rates
-keys, credits        what an operator does with accounts, through `store`
+keys, accounts, credits  what an operator does with accounts, through `store`
 dead                 what failed for no fault of its caller: listed, retried, discarded
 options              what several of them share on the command line
 caller               a careful client of the published API, which the demo is

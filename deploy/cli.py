@@ -6,10 +6,12 @@ environment.
 
 import os
 import sys
-from typing import Final, NoReturn
+from importlib.metadata import version
+from typing import Final, Literal, NoReturn
 
 from cyclopts import App
 
+from deploy.options import examples
 from shared.errors import PolluxError
 from shared.sections import LogSettings
 from shared.telemetry import logs
@@ -17,31 +19,61 @@ from shared.telemetry import logs
 app: Final = App(
     name="pollux",
     help="A distributed job-queue generation backend.",
-    help_format="plaintext",
-    version_flags=[],
+    help_format="markdown",
+    version=f"pollux {version('pollux')}",
+    version_flags=["--version", "-V"],
     error_formatter=lambda error: f"pollux: {error}",
     sort_key=0,
 )
-app.command(
-    "deploy.demo:demo", name="demo", help="Start the whole system, talk to it once, and end it."
-)
-app.command("deploy.ask:ask", name="ask", help="Ask a running Pollux and see the answer come.")
-app.command("deploy.up:up", name="up", help="Run the whole system on this machine until Ctrl-C.")
-app.command("deploy.apart:api", name="api", help="Run the API alone.")
-app.command("deploy.apart:worker", name="worker", help="Run one worker alone.")
-app.command("deploy.models:models", name="models", help="List the models of the catalogue.")
-app.command("deploy.config:app", name="config", help="Check the settings.")
-app.command("deploy.keys:app", name="keys", help="Create, list and revoke API keys.")
-app.command("deploy.credits:app", name="credits", help="Show and grant an account's credits.")
-app.command("deploy.dead:app", name="dead", help="List, retry and discard what failed.")
+
+# Commands that are one function, and how they are called; groups of commands have their own.
+_COMMANDS: Final = {
+    "demo": ("deploy.demo:demo", ("pollux demo",)),
+    "ask": (
+        "deploy.ask:ask",
+        (
+            "pollux ask What is a job queue?",
+            'git diff | pollux ask "What does this change?" > review.md',
+            'pollux ask -s SESSION "And in one sentence?"',
+        ),
+    ),
+    "up": ("deploy.up:up", ("pollux up", "pollux up --port 8001 --folder /var/lib/pollux")),
+    "api": (
+        "deploy.apart:api",
+        ("pollux api --host 0.0.0.0 --port 8000 --workers 4", "pollux api --admin-port 8001"),
+    ),
+    "worker": ("deploy.apart:worker", ("pollux worker", "pollux worker --concurrency 64")),
+    "models": ("deploy.models:models", ("pollux models", "pollux models --json")),
+}
+_GROUPS: Final = ("config", "keys", "accounts", "credits", "dead")
+for _name, (_where, _calls) in _COMMANDS.items():
+    app.command(_where, name=_name, help_epilogue=examples(*_calls))
+for _name in _GROUPS:
+    app.command(f"deploy.{_name}:app", name=_name)
+
+
+@app.command(help_epilogue=examples('eval "$(pollux completion bash)"'))
+def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /) -> None:
+    """Print the script that makes a shell complete this command and its options.
+
+    Args:
+        shell: bash, zsh or fish.
+
+    """
+    sys.stdout.write(app.generate_completion(prog_name="pollux", shell=shell))
 
 
 def main() -> NoReturn:
     """Run the command line; every fault is one sentence on standard error and a non-zero exit."""
     # Standard output is for what was asked for.
     logs.configure(LogSettings(format="console", level="warning"), process="cli")
+    words = sys.argv[1:]
+    if not words or words[0] in app.help_flags:
+        # Each command is described by its own docstring, which is read with its module.
+        for name in (*_COMMANDS, *_GROUPS):
+            _ = app[name]
     try:
-        app(sys.argv[1:])
+        app(words)
     except PolluxError as error:
         sys.stderr.write(f"pollux: {error}\n")
         sys.exit(1)

@@ -15,12 +15,21 @@ from cyclopts import App, Parameter
 
 from deploy import reach
 from deploy.local.catalogue import SHIPPED
+from deploy.options import examples
 from shared import reading
 from shared.catalogue import key_of
 from shared.errors import ConfigurationError
 from shared.settings import ProviderSettings, Secret, Settings
 
-app: Final = App(name="config", help="Check the settings.", help_format="plaintext")
+app: Final = App(
+    name="config",
+    help="Check the settings.",
+    help_format="markdown",
+    help_epilogue=examples(
+        "pollux config check --try",
+        "pollux config shipped",
+    ),
+)
 
 Try = Annotated[bool, Parameter(name="--try", negative="")]
 

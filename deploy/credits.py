@@ -1,4 +1,4 @@
-"""`pollux credits`: show and grant what an account may spend."""
+"""`pollux credits`: show, grant and take back what an account may spend."""
 
 import sys
 from typing import Annotated, Final
@@ -8,15 +8,20 @@ from cyclopts.validators import Number
 
 from deploy import store
 from deploy.keys import microcredits
-from deploy.options import FOLDER, RunningFolder
+from deploy.options import FOLDER, RunningFolder, examples
 from shared.clock import iso
-from shared.errors import Code, RequestError
 from shared.stores.accounts import MICROCREDITS, Accounts
 from shared.stores.ledger import Line
 from shared.wire.account import Account
 
 app: Final = App(
-    name="credits", help="Show and grant an account's credits.", help_format="plaintext"
+    name="credits",
+    help="Show, grant and take back an account's credits.",
+    help_format="markdown",
+    help_epilogue=examples(
+        "pollux credits grant acme 500",
+        "pollux credits revoke acme 20",
+    ),
 )
 
 
@@ -29,7 +34,7 @@ async def show(account: str, /, *, folder: RunningFolder = FOLDER) -> None:
 
     """
     async with store.accounts(folder) as accounts:
-        await _print_books(accounts, await _load(accounts, account))
+        await _print_books(accounts, await accounts.load(account))
 
 
 @app.command
@@ -42,8 +47,23 @@ async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLD
 
     """
     async with store.accounts(folder) as accounts:
-        owner = await _load(accounts, account)
+        owner = await accounts.load(account)
         await accounts.grant(owner, microcredits(credits))
+        await _print_books(accounts, owner)
+
+
+@app.command
+async def revoke(account: str, credits: float, /, *, folder: RunningFolder = FOLDER) -> None:  # noqa: A002  the unit
+    """Take credits back from an account, as far as they are neither held nor spent.
+
+    Args:
+        account: The account's name.
+        credits: How many to take; refused when fewer are free.
+
+    """
+    async with store.accounts(folder) as accounts:
+        owner = await accounts.load(account)
+        await accounts.grant(owner, -microcredits(credits))
         await _print_books(accounts, owner)
 
 
@@ -63,7 +83,7 @@ async def ledger(
 
     """
     async with store.accounts(folder) as accounts:
-        for line in await accounts.ledger(await _load(accounts, account), limit):
+        for line in await accounts.ledger(await accounts.load(account), limit):
             _print_line(line)
 
 
@@ -74,13 +94,6 @@ def _print_line(line: Line) -> None:
     if entry.overrun:
         about += f" (cost {entry.overrun / MICROCREDITS:f} more than was held)"
     sys.stdout.write(f"{iso(line.at)}  {amount / MICROCREDITS:>+16.6f}  {about}".rstrip() + "\n")
-
-
-async def _load(accounts: Accounts, name: str) -> Account:
-    account = await accounts.find(name)
-    if account is None:
-        raise RequestError(f"There is no account {name}.", Code.NOT_FOUND)
-    return account
 
 
 async def _print_books(accounts: Accounts, account: Account) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from deploy import store
-from deploy.options import FOLDER, Count, Json, RunningFolder
+from deploy.options import FOLDER, Count, Json, RunningFolder, examples
 from shared.clock import instant, iso
 from shared.errors import Category, Code, RequestError
 from shared.redis.functions import NotRevived
@@ -25,7 +25,11 @@ from shared.wire.letter import Letter, Name
 app: Final = App(
     name="dead",
     help="List, look at, retry and discard what failed for no fault of its caller.",
-    help_format="plaintext",
+    help_format="markdown",
+    help_epilogue=examples(
+        "pollux dead list --since 2026-11-01",
+        "pollux dead retry --all --code CRASHED",
+    ),
 )
 
 All = Annotated[bool, Parameter(name="--all", negative="", help="All, as far as they fit.")]
@@ -118,7 +122,8 @@ async def show(id: str, /, *, json: Json = False, folder: RunningFolder = FOLDER
         return
     attempts = told.pop("attempts")
     for word, value in told.items():
-        _print(f"{word + ':':<13}{'-' if value is None else value}")
+        shown = value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)
+        _print(f"{word + ':':<13}{'-' if value is None else shown}")
     for attempt in attempts:
         _print("attempt      " + "  ".join(map(str, attempt.values())))
 

@@ -10,14 +10,23 @@ from typing import Final
 from cyclopts import App
 
 from deploy import store
-from deploy.options import FOLDER, Json, RunningFolder
+from deploy.options import FOLDER, Json, RunningFolder, examples
 from shared.clock import SystemClock, iso
 from shared.errors import Code, RequestError
 from shared.settings import TierName
 from shared.stores.accounts import MICROCREDITS
 from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope
 
-app: Final = App(name="keys", help="Create, list and revoke API keys.", help_format="plaintext")
+app: Final = App(
+    name="keys",
+    help="Create, list and revoke API keys.",
+    help_format="markdown",
+    help_epilogue=examples(
+        "pollux keys create --account acme --tier pro --credits 1000",
+        "pollux keys list --json",
+        "pollux keys revoke KEY_ID",
+    ),
+)
 
 _DAY_MS: Final = 86_400_000
 _DAYS_MAX: Final = 36_500
@@ -53,6 +62,12 @@ async def create(
         if granted:
             await accounts.grant(owner, granted)
         made = await accounts.create_key(owner, allowed, expires_ms=expires_ms)
+        books = await accounts.books(owner)
+    if not books.balance and "chat" in allowed:
+        sys.stderr.write(
+            f"pollux: account {owner.id} has no credits, so its messages are refused; "
+            f"run `pollux credits grant {owner.id} 100`\n"
+        )
     if json:
         _print(json_text.dumps({"key": made.key, "key_id": made.key_id}))
         return

@@ -16,3 +16,9 @@ RunningFolder = Annotated[
 FOLDER: Final = Path(".pollux")
 HOST: Final = "127.0.0.1"
 PORT: Final = 8000
+
+
+def examples(*calls: str) -> str:
+    """Return the end of a command's help: how it is called, a line each."""
+    lines = "\n".join(f"    {call}" for call in calls)
+    return f"Examples:\n\n{lines}"

@@ -54,6 +54,25 @@ class Accounts:
         record: bytes | None = await self._redis.call("GET", keys.ACCOUNT(self._root, name))
         return _decode_account(record) if record else None
 
+    async def load(self, name: str) -> Account:
+        """Return the account of that name. Raises RequestError when there is none."""
+        account = await self.find(name)
+        if account is None:
+            raise RequestError(f"There is no account {name}.", Code.NOT_FOUND)
+        return account
+
+    async def list_accounts(self) -> list[Account]:
+        """Return every account, by name. Reads all names of the deployment: for operators."""
+        found: dict[str, Account] = {}
+        cursor: bytes | int = 0
+        pattern = keys.ACCOUNT(self._root, "*")
+        while True:
+            cursor, names = await self._redis.call("SCAN", cursor, "MATCH", pattern, "COUNT", 500)
+            records = await self._redis.call("MGET", *names) if names else []
+            found |= {each.id: each for each in map(_decode_account, filter(None, records))}
+            if int(cursor) == 0:
+                return [found[name] for name in sorted(found)]
+
     async def create(self, name: str, tier: TierName | None) -> Account:
         """Return the account of that name, made if need be; a given tier replaces its own."""
         if not ids.is_id(name):

@@ -1,0 +1,89 @@
+"""`pollux accounts`: list accounts, show one, and change its tier."""
+
+import json as json_text
+import sys
+from typing import Any, Final
+
+from cyclopts import App
+
+from deploy import store
+from deploy.options import FOLDER, Json, RunningFolder, examples
+from shared.clock import iso
+from shared.settings import TierName
+from shared.stores.accounts import MICROCREDITS, Accounts
+from shared.wire.account import Account
+
+app: Final = App(
+    name="accounts",
+    help="List accounts, show one, change its tier.",
+    help_format="markdown",
+    help_epilogue=examples(
+        "pollux accounts list",
+        "pollux accounts set-tier acme enterprise",
+    ),
+)
+
+
+@app.command(name="list")
+async def list_(*, json: Json = False, folder: RunningFolder = FOLDER) -> None:
+    """List all accounts by name, with tier and credits."""
+    async with store.accounts(folder) as accounts:
+        rows = [await _row(accounts, account) for account in await accounts.list_accounts()]
+    if json:
+        _print(json_text.dumps(rows))
+        return
+    for row in rows:
+        _print("  ".join(f"{name.removesuffix('_at')}={value}" for name, value in row.items()))
+
+
+@app.command
+async def show(account: str, /, *, json: Json = False, folder: RunningFolder = FOLDER) -> None:
+    """Show an account: its tier, its credits, its keys.
+
+    Args:
+        account: The account's name.
+
+    """
+    async with store.accounts(folder) as accounts:
+        owner = await accounts.load(account)
+        row = await _row(accounts, owner)
+        keys = [key for key in await accounts.list_keys() if key.account == owner.id]
+    row |= {"preferred_model": owner.preferred_model or "auto"}
+    row |= {"keys": [key.id for key in keys if key.revoked is None]}
+    if json:
+        _print(json_text.dumps(row))
+        return
+    for name, value in row.items():
+        shown = ", ".join(value) or "none" if isinstance(value, list) else value
+        _print(f"{name + ':':<17}{shown}")
+
+
+@app.command
+async def set_tier(account: str, tier: TierName, /, *, folder: RunningFolder = FOLDER) -> None:
+    """Change an account's tier; every API process notices within a second.
+
+    Args:
+        account: The account's name.
+        tier: free, pro or enterprise.
+
+    """
+    async with store.accounts(folder) as accounts:
+        owner = await accounts.load(account)
+        await accounts.create(owner.id, tier)
+    _print(f"Account {account} is {tier}.")
+
+
+async def _row(accounts: Accounts, account: Account) -> dict[str, Any]:
+    books = await accounts.books(account)
+    return {
+        "account": account.id,
+        "tier": account.tier,
+        "created_at": iso(account.created),
+        "available": books.balance / MICROCREDITS,
+        "held": books.held / MICROCREDITS,
+        "spent": books.settled / MICROCREDITS,
+    }
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
