@@ -5,6 +5,7 @@ demo, up             the whole system, once or until it is told to stop
 apart                one part of it, as production runs it
 ask                  a question, and its answer as it is made
 follower, answer     who hears an answer over HTTP, and what is shown of it
+waiting              what a message waits for, as long as nothing of its answer has come
 models, config       the catalogue, and whether the settings can be used
 reach                whether a provider answers
 prices               a program that renews the catalogue's rates

@@ -32,6 +32,7 @@ class Answer:
         self._is_live = out.isatty()
         self._text = ""
         self._session = ""
+        self._poll_url = ""
         self._has_thought = False
         # The stream on whose last line something stands.
         self._open: TextIO | None = None
@@ -58,6 +59,11 @@ class Answer:
         if told.event.type == "cancelled":
             raise PolluxError("The generation was cancelled.")
 
+    def awaited(self) -> str:
+        """Return where to look at an answer of which nothing has come yet; empty otherwise."""
+        has_begun = self._text or self._has_thought or self._as_json
+        return "" if has_begun else self._poll_url
+
     def note(self, line: str) -> None:
         """Show a person a line beside the answer."""
         self.end_line()
@@ -70,7 +76,7 @@ class Answer:
             self._open = None
 
     def _accept(self, event: Event) -> None:
-        self._session = event.session_id
+        self._session, self._poll_url = event.session_id, event.poll_url
 
     def _route(self, event: Event) -> None:
         if event.routing is not None and event.routing.chosen:

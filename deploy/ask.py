@@ -16,6 +16,7 @@ from typing import Annotated, Final, NamedTuple, TextIO, cast
 import httpx
 from cyclopts import Parameter
 
+from deploy import waiting
 from deploy.answer import Answer
 from deploy.follower import Follower
 from deploy.local import ending, folder as folders
@@ -36,9 +37,7 @@ class Place(NamedTuple):
 
 
 def ask(
-    message: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    /,
-    *,
+    *message: Annotated[str, Parameter(allow_leading_hyphen=True)],
     model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
     session: Annotated[str | None, Parameter(name=["--session", "-s"])] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -48,11 +47,13 @@ def ask(
     """Send a message and show the answer as it is made; Ctrl-C cancels it.
 
     The answer alone goes to standard output, the rest to standard error. In a pipe the answer comes
-    whole, at its end; on a terminal it grows, and one that is made anew begins anew below a line
-    `[starting over]`. The key is read from POLLUX_API_KEY.
+    whole, at its end; on a terminal it grows, and one that is made again begins below a line
+    `[starting over]`. As long as no word of it has come, it says what it waits for. The key is read
+    from POLLUX_API_KEY.
 
     Args:
-        message: What to ask; what comes from a pipe is read after it, or in its place if it is `-`.
+        message: What to ask, quoted or not; what comes from a pipe is read after it, or in its
+            place if it is `-`.
         model: Identifier or alias of a model; default is what Pollux chooses.
         session: Continue this conversation.
         as_json: Print each event's JSON on a line of its own.
@@ -61,7 +62,7 @@ def ask(
 
     """
     place = _place(url, os.environ, folder)
-    body: dict[str, object] = {"message": _question(message), "stream": True}
+    body: dict[str, object] = {"message": _question(" ".join(message)), "stream": True}
     wished = {"model": model, "session_id": session}
     body |= {name: value for name, value in wished.items() if value is not None}
     for stream in (sys.stdout, sys.stderr):
@@ -100,15 +101,15 @@ def _is_url(text: str) -> bool:
     return url.scheme in {"http", "https"} and bool(url.host)
 
 
-def _question(message: str | None) -> str:
-    """Return what to ask: the argument, standard input, or both with a blank line between."""
-    said, piped = message or "", ""
+def _question(said: str) -> str:
+    """Return what to ask: the words, standard input, or both with a blank line between."""
+    piped = ""
     # There is none where it was closed before the command began.
     stdin = cast("TextIO | None", sys.stdin)
-    if stdin is not None and (message == "-" or not stdin.isatty()):
+    if stdin is not None and (said == "-" or not stdin.isatty()):
         # Bytes that are no text come to light below, as they do in the argument.
         piped = stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
-    parts = (piped,) if message == "-" else (said, piped)
+    parts = (piped,) if said == "-" else (said, piped)
     question = "\n\n".join(part for part in parts if part)
     try:
         question.encode()
@@ -134,6 +135,7 @@ async def _converse(
         trust_env=url.host not in _LOOPBACK,
     ) as http:
         follower = Follower(http, clock, answer.note)
+        wait = asyncio.create_task(waiting.tell(http, clock, answer.awaited, answer.note))
         try:
             async with aclosing(follower.ask(body)) as heard:
                 async for told in heard:
@@ -142,4 +144,5 @@ async def _converse(
             await follower.cancel()
             raise
         finally:
+            wait.cancel()
             answer.end_line()

@@ -63,6 +63,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     id: str = ""
     session_id: str = ""
+    poll_url: str = ""
     text: str = ""
     reasoning: str = ""
     media: tuple[Media, ...] = ()

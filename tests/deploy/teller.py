@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 
 ID: Final = "g" * 23
 _CANCEL: Final = f"/api/v1/generate/{ID}/cancel"
+_STATUS: Final = f"/api/v1/generate/{ID}/status"
 _STREAM: Final = "text/event-stream"
 
 
@@ -45,6 +46,8 @@ class Teller:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.lines: deque[Line] = deque()
+        # What a look at the status is answered; every look gets the same.
+        self.status = Line(status=404, kind="text/plain")
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -77,10 +80,15 @@ class Teller:
             try:
                 asked = await _read(reader)
                 self.asked.append(asked)
-                await _tell(writer, _DONE if asked.path == _CANCEL else self._next())
+                await _tell(writer, self._reply(asked.path))
             finally:
                 writer.close()
                 await writer.wait_closed()
+
+    def _reply(self, path: str) -> Line:
+        if path == _CANCEL:
+            return _DONE
+        return self.status if path == _STATUS else self._next()
 
     def _next(self) -> Line:
         return self.lines.popleft() if self.lines else Line(status=500, kind="text/plain")
@@ -122,8 +130,7 @@ def event(at: str, name: str, **fields: object) -> bytes:
 
 def accepted() -> bytes:
     """Return a stream's first event."""
-    poll_url = f"/api/v1/generate/{ID}/status"
-    return event("0-1", "accepted", id=ID, session_id="the-session", poll_url=poll_url)
+    return event("0-1", "accepted", id=ID, session_id="the-session", poll_url=_STATUS)
 
 
 def routed() -> bytes:

@@ -95,6 +95,7 @@ async def test_answer_alone_is_on_standard_output(teller: Teller, tmp_path: Path
         ((), "Wär\nes?\n\n".encode(), "Wär\nes?"),
         (("Sum it up.",), b"A long\ntale.\n", "Sum it up.\n\nA long\ntale."),
         (("What?",), b"", "What?"),
+        (("What", "is", "-5", "plus", "3?"), b"", "What is -5 plus 3?"),
     ],
 )
 async def test_message_comes_from_the_argument_and_from_a_pipe(
@@ -291,3 +292,39 @@ async def test_what_is_missing_is_said_in_a_sentence(
     said = await _ask(teller, tmp_path, "What?", stdin=b"", **environment)
     assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
     assert sentence in said.err
+
+
+async def test_it_says_what_it_waits_for_until_words_come(teller: Teller, tmp_path: Path) -> None:
+    words = asyncio.Event()
+    teller.lines.append(Line((accepted(), words, *_TWO, completed("1-4", "Two bears"))))
+    status = {
+        "state": "processing",
+        "stage": "queued",
+        "queue_position": 2,
+        "eta_seconds": {"p50": 12.4, "p90": 40.0},
+        "routing": {"chosen": "alpha"},
+    }
+    teller.status = Line((json.dumps(status).encode(),), kind="application/json")
+    async with _asking(teller, tmp_path, "How many?") as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.close()
+        line = await process.stderr.readline()
+        assert line == b"waiting: queued, place 3, model alpha, about 12 s left\n"
+        words.set()
+        out, err = await process.communicate()
+    assert out == b"Two bears\n"
+    assert err == b"session: the-session\n"
+
+
+async def test_a_look_that_brings_nothing_ends_nothing(teller: Teller, tmp_path: Path) -> None:
+    words = asyncio.Event()
+    teller.lines.append(Line((accepted(), words, *_TWO, completed("1-4", "Two bears"))))
+    teller.status = Line((b"no json",), kind="application/json")
+    async with _asking(teller, tmp_path, "How many?") as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        await until(lambda: any(asked.path.endswith("/status") for asked in teller.asked))
+        words.set()
+        out, _ = await process.communicate()
+    assert out == b"Two bears\n"
