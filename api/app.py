@@ -29,7 +29,7 @@ from api.guards.limits import ReadLimits, Slots
 from api.pace import Paces
 from api.pressure import Pressures
 from api.state import State
-from shared.catalogue import Catalogue, Shelf
+from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, Catalogue, Shelf
 from shared.clock import Clock
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.hangup import Hangup
@@ -122,6 +122,8 @@ async def _state(
         await library.load(redis)
         secret = await media_seal.secret(redis, settings.redis)
         seal = media_seal.Seal(secret, clock, settings.media.url_seconds)
+        if not shelf.catalogue.models:
+            logs.logger().warning(NO_MODELS, remedy=NO_MODELS_REMEDY)
         logs.logger().info("front ready", durability=settings.redis.durability, holds=holds)
         yield State(
             settings=settings,

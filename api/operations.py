@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.endpoint import encode, reply
 from api.state import State
+from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.errors import Code, RequestError, UnavailableError
 from shared.telemetry import logs
 
@@ -43,6 +44,9 @@ class Operation:
         if self._name == "ready":
             await _check_redis(state)
             answer |= await _cooling(state) | _dropped_lines()
+            answer |= await _cooling(state)
+            if not state.catalogue.models:
+                answer["warnings"] = [f"{NO_MODELS}: {NO_MODELS_REMEDY}"]
         await reply(scope, send, 200, encode(answer), {})
 
 

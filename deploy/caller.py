@@ -6,6 +6,7 @@ that nothing is accepted twice. Refuses to know the system behind the address.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx
@@ -16,6 +17,7 @@ from shared.errors import UnavailableError
 
 _SHOWN_KEY_CHARACTERS: Final = 15
 _PAUSE_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.1
 _PATIENCE_SECONDS: Final = 60.0
 _TIMEOUT_SECONDS: Final = 60.0
 _TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
@@ -41,6 +43,16 @@ class Caller:
     async def read(self, path: str) -> Json:
         """Return what is at a path."""
         return await self._call("GET", path, None, {})
+
+    async def wait_for(self, path: str, is_there: Callable[[Json], bool], seconds: float) -> None:
+        """Look at a path, unseen, until what is there is as wanted, or the time is over."""
+        deadline = self._clock.monotonic() + seconds
+        while self._clock.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                reply = await self._http.get(path, headers={"X-API-Key": self._key})
+                if reply.is_success and is_there(reply.json()):
+                    return
+            await self._clock.sleep(_LOOK_SECONDS)
 
     async def pause(self, seconds: float) -> None:
         """Wait as long as the reply hinted."""

@@ -45,11 +45,17 @@ _COMMANDS: Final = {
     "worker": ("deploy.apart:worker", ("pollux worker", "pollux worker --concurrency 64")),
     "models": ("deploy.models:models", ("pollux models", "pollux models --json")),
 }
-_GROUPS: Final = ("config", "keys", "accounts", "credits", "dead")
+_GROUPS: Final = {
+    "config": "deploy.config:app",
+    "keys": "deploy.keys:app",
+    "accounts": "deploy.accounts:app",
+    "credits": "deploy.credits:app",
+    "dead": "deploy.dead:app",
+}
 for _name, (_where, _calls) in _COMMANDS.items():
     app.command(_where, name=_name, help_epilogue=examples(*_calls))
-for _name in _GROUPS:
-    app.command(f"deploy.{_name}:app", name=_name)
+for _name, _where in _GROUPS.items():
+    app.command(_where, name=_name)
 
 
 @app.command(help_epilogue=examples('eval "$(pollux completion bash)"'))

@@ -17,7 +17,7 @@ from deploy import reach
 from deploy.local.catalogue import SHIPPED
 from deploy.options import examples
 from shared import reading
-from shared.catalogue import key_of
+from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, key_of
 from shared.errors import ConfigurationError
 from shared.settings import ProviderSettings, Secret, Settings
 
@@ -98,6 +98,8 @@ def _tell(
         f"{len(settings.providers)} providers, {len(settings.models)} models, "
         f"{len(settings.companions)} companions"
     )
+    if not settings.models:
+        sys.stderr.write(f"warning: {NO_MODELS}; {NO_MODELS_REMEDY}\n")
     for provider in settings.providers:
         _print(f"  {provider.name}: {_key_told(provider, keys)}")
     for searcher in _searchers(settings):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from deploy.caller import Caller
+from deploy.caller import Caller, Json
 from deploy.local import ending, system
 from deploy.local.progress import Progress
 from deploy.local.supervisor import StartError
@@ -21,7 +21,9 @@ from shared.errors import UnavailableError
 
 _SIGNAL_EXIT: Final = 128
 _TRIES_MAX: Final = 8
-_LOOKS_MAX: Final = 3
+_MODELS: Final = "/api/v1/models?type=chat"
+# A worker that was killed a moment ago comes back by then.
+_SERVED_SECONDS: Final = 6.0
 _PAUSE_SECONDS: Final = 2.0
 _WORKERS: Final = 2
 # Nobody waits for the answers of a demo that was told to stop.
@@ -60,7 +62,9 @@ async def _tell(plan: Plan, clock: SystemClock) -> None:
 
 async def _converse(caller: Caller, progress: Progress) -> None:
     progress.line("== 0. The models that can be asked.\n")
-    await _until_available(caller)
+    await caller.wait_for(_MODELS, _has_model, _SERVED_SECONDS)
+    if not _has_model(await caller.read(_MODELS)):
+        raise UnavailableError("No worker can serve a model: is a provider's key missing?")
     progress.line("== 1. A message is submitted; the reply is a receipt with a poll_url.\n")
     first = await _answered(caller, progress, {"message": _FIRST})
     progress.line(
@@ -73,14 +77,9 @@ async def _converse(caller: Caller, progress: Progress) -> None:
     await caller.read("/api/v1/account/credits")
 
 
-async def _until_available(caller: Caller) -> None:
-    """Look for a model that a worker serves; one that was killed a moment ago comes back."""
-    for _ in range(_LOOKS_MAX):
-        found = await caller.read("/api/v1/models?type=chat")
-        if any(model["available"] for model in found["models"]):
-            return
-        await caller.pause(_PAUSE_SECONDS)
-    raise UnavailableError("No worker can serve a model: is a provider's key missing?")
+def _has_model(found: Json) -> bool:
+    """Tell whether a worker serves a model."""
+    return any(model["available"] for model in found["models"])
 
 
 async def _answered(caller: Caller, progress: Progress, body: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from deploy.local import ending, system
+from deploy.local import ending, network, system
 from deploy.local.progress import Progress
 from deploy.local.supervisor import StartError
 from deploy.local.system import Plan, Running
@@ -54,6 +54,8 @@ async def _until_stopped(plan: Plan, clock: SystemClock) -> None:
 async def _keep_up(
     plan: Plan, progress: Progress, clock: SystemClock, hung_up: asyncio.Event
 ) -> None:
+    # Said before anything else: somebody, perhaps another `up`, is there already.
+    network.free_port(plan.host, plan.port)
     progress.line(f"Pollux is starting; what it keeps is in {plan.folder}")
     async with system.running(plan, progress, clock) as running:
         for line in _welcome(running):
@@ -82,17 +84,22 @@ def _welcome(running: Running) -> list[str]:
     key = shlex.quote(f"X-API-Key: {running.api_key}")
     json = shlex.quote("Content-Type: application/json")
     body = shlex.quote('{"message": "What is a job queue?"}')
+    poll_url = """sed 's/.*"poll_url": *"\\([^"]*\\)".*/\\1/'"""
     return [
         "",
         f"Pollux is up at {running.url} (Ctrl-C ends it).",
         f"API key: {running.api_key}",
         "",
-        "Send it a message:",
+        "Ask it something in this folder:",
         "",
-        f"  curl -s {running.url}/api/v1/chat -H {key} -H {json} -d {body}",
+        "  pollux ask What is a job queue?",
         "",
-        "and read the answer at the poll_url of the reply:",
+        "or over HTTP, by a message and a look at the poll_url of its receipt:",
         "",
-        f"  curl -s '{running.url}POLL_URL?wait=30' -H {key}",
+        f"  POLL_URL=$(curl -s {running.url}/api/v1/chat -H {key} -H {json} \\",
+        f"    -d {body} | {poll_url})",
+        f'  curl -s "{running.url}$POLL_URL?wait=30" -H {key}',
+        "",
+        f"All that it can do is described at {running.url}/openapi.json",
         "",
     ]

@@ -9,11 +9,18 @@ which are, and an alias stands in for a model that is not.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 from shared.errors import ConfigurationError
 from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
 from shared.wire.submission import AUTO
+
+# Said by every process that starts without a model, and by `config check`.
+NO_MODELS: Final = "no model is configured, so nothing can be answered"
+NO_MODELS_REMEDY: Final = (
+    "name models in the file of POLLUX_CONFIG, or a catalogue in POLLUX_CATALOGUE__PATH; "
+    "`pollux config shipped` prints the path of one"
+)
 
 
 @dataclass(frozen=True, slots=True)

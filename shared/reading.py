@@ -20,6 +20,7 @@ import msgspec
 Tree = dict[str, Any]
 Shape = TypeVar("Shape", bound=msgspec.Struct)
 
+_LIKENESS_MIN = 0.75
 _SERVICE_LINK = re.compile(
     r"_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)$"
 )
@@ -115,7 +116,7 @@ def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[str]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    found = get_close_matches(name, list(known), 1)
+    found = get_close_matches(name, list(known), 1, _LIKENESS_MIN)
     return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -151,8 +152,7 @@ def check(
     required = {field.name for field in msgspec.structs.fields(shape) if field.required}
     for name, value in tree.items():
         if name not in hints:
-            near = _nearest(f"{path}{name}", (f"{path}{hint}" for hint in hints))
-            faults.append(f"{path}{name}: unknown setting{near}")
+            faults.append(f"{path}{name}: unknown setting{_nearest(name, hints)}")
         else:
             _check_field(hints[name], value, f"{path}{name}", faults)
     faults.extend(f"{path}{name}: is required" for name in sorted(required - tree.keys()))

@@ -19,6 +19,7 @@ from arq.worker import Worker, func
 from typing_extensions import override
 
 from shared import ids, queue
+from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.clock import Clock
 from shared.errors import CRASHED, PolluxError, UnavailableError
 from shared.hangup import Hangup
@@ -123,6 +124,8 @@ class PolluxWorker(Worker):
                 (self._do_chores, lambda: _CHORES_SECONDS),
             )
         ]
+        if not self._tools.catalogue.models:
+            logs.logger().warning(NO_MODELS, remedy=NO_MODELS_REMEDY)
         logs.logger().info(
             "worker ready", worker=self.id, models=sorted(self._tools.registry.served)
         )

@@ -128,3 +128,43 @@ def test_who_is_not_there_is_told(
     result = pollux(*words.split(), **reach)
     assert (result.code, result.out) == (1, "")
     assert reason in result.err
+
+
+def test_an_account_without_credits_is_told_what_to_do(
+    pollux: Pollux, reach: dict[str, str]
+) -> None:
+    poor = pollux("keys", "create", "--account", "acme", **reach)
+    assert poor.code == 0
+    assert "account acme has no credits" in poor.err
+    assert "pollux credits grant acme" in poor.err
+    pollux("credits", "grant", "acme", "5", **reach)
+    assert not pollux("keys", "create", "--account", "acme", **reach).err
+
+
+def test_credits_are_taken_back_as_far_as_they_are_free(
+    pollux: Pollux, reach: dict[str, str]
+) -> None:
+    _made(pollux, reach, *"--account acme --credits 10".split())
+    shown = pollux("credits", "revoke", "acme", "4", **reach)
+    assert shown.code == 0
+    assert shown.out.splitlines()[0].split() == ["available:", "6.000000"]
+    refused = pollux("credits", "revoke", "acme", "7", **reach)
+    assert refused.code == 1
+    assert "not that many credits" in refused.err
+    assert "-4.000000" in pollux("credits", "ledger", "acme", **reach).out
+
+
+def test_accounts_are_listed_shown_and_change_tier(pollux: Pollux, reach: dict[str, str]) -> None:
+    made = _made(pollux, reach, *"--account beta --tier pro --credits 2".split())
+    _made(pollux, reach, *"--account acme --credits 1".split())
+    listed = json.loads(pollux("accounts", "list", "--json", **reach).out)
+    assert [(row["account"], row["tier"], row["available"]) for row in listed] == [
+        ("acme", "free", 1.0),
+        ("beta", "pro", 2.0),
+    ]
+    assert pollux("accounts", "set-tier", "beta", "enterprise", **reach).code == 0
+    shown = json.loads(pollux("accounts", "show", "beta", "--json", **reach).out)
+    assert (shown["tier"], shown["keys"]) == ("enterprise", [made["key_id"]])
+    assert "tier:" in pollux("accounts", "show", "beta", **reach).out
+    missing = pollux("accounts", "set-tier", "nobody", "pro", **reach)
+    assert (missing.code, "no account nobody" in missing.err) == (1, True)

@@ -45,7 +45,7 @@ async def _address(up: Command) -> tuple[str, str]:
     """Return the URL and the key that `up` prints."""
     url = re.search(r"http://\S+", await up.says("Pollux is up at"))
     key = (await up.says("API key:")).split()[-1]
-    await up.says("POLL_URL")
+    await up.says("/openapi.json")
     assert url is not None
     return url[0], key
 
