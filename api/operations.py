@@ -44,7 +44,6 @@ class Operation:
         if self._name == "ready":
             await _check_redis(state)
             answer |= await _cooling(state) | _dropped_lines()
-            answer |= await _cooling(state)
             if not state.catalogue.models:
                 answer["warnings"] = [f"{NO_MODELS}: {NO_MODELS_REMEDY}"]
         await reply(scope, send, 200, encode(answer), {})
