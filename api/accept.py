@@ -18,14 +18,16 @@ from api.state import State
 from shared import ids
 from shared.catalogue import Catalogue
 from shared.clock import iso
-from shared.errors import Code, RequestError
+from shared.errors import Code, NotNowError, PolluxError, RequestError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Keep, NotAccepted, Rate, Replayed
 from shared.redis.replicated import NotReplicatedError
 from shared.routing import price
 from shared.routing.choose import Choice, Question, choose, needs, pick, terms
 from shared.settings import ModelSettings, Settings
+from shared.stores import receipts
 from shared.stores.fleet import Fleet
+from shared.stores.receipts import StoredReceipt
 from shared.telemetry import logs
 from shared.wire import submission as submissions
 from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
@@ -121,10 +123,43 @@ async def accept(
             return Receipt(ask.generation, ask.session, line, result.rate)
         case Replayed(generation, session):
             # Our own repetition of a call whose reply was lost is no replay to the caller.
-            is_ours = generation == ask.generation
-            return Receipt(generation, session, Line(0) if is_ours else None, None)
+            if generation == ask.generation:
+                return Receipt(generation, session, Line(0), None)
+            state.replay_limits.spend(caller.account.id)
+            return Receipt(generation, session, None, None)
         case NotAccepted():
             raise await not_accepted.error(state, caller.root, ask, result)
+
+
+async def first_receipt(
+    state: State, caller: Caller, idempotency: Idempotency | None, refused: PolluxError
+) -> Receipt:
+    """Return what the first request with this key was answered, now that this one is refused.
+
+    Only a request that is about to be refused pays for the look-up. Raises `refused` when it is no
+    repetition, RequestError (IDEMPOTENCY_MISMATCH) when the key stands for another request.
+    """
+    found = await stored_receipt(state, caller, idempotency, refused)
+    if found.generation is None:
+        raise refused
+    return Receipt(found.generation, found.session, None, None)
+
+
+async def stored_receipt(
+    state: State, caller: Caller, idempotency: Idempotency | None, refused: PolluxError
+) -> StoredReceipt:
+    """Return the ids that a repeated request was answered with; raises as `first_receipt`."""
+    # A server that did not answer would only be waited for once more.
+    is_silent = isinstance(refused, UnavailableError) and not isinstance(refused, NotNowError)
+    if idempotency is None or is_silent:
+        raise refused
+    found = await receipts.find(state.redis, caller.root, caller.account.id, idempotency.key)
+    if found is None:
+        raise refused
+    if found.fingerprint != idempotency.fingerprint:
+        raise not_accepted.mismatch() from refused
+    state.replay_limits.spend(caller.account.id)
+    return found
 
 
 async def _take_in(

@@ -136,6 +136,7 @@ async def _state(
             accounts=accounts,
             identities=Identities(accounts, clock),
             read_limits=ReadLimits(settings.api, clock),
+            replay_limits=ReadLimits(settings.api, clock),
             waits=Slots(settings.api.waits_per_account),
             subscriber=subscriber,
             rings=Rings(redis, subscriber, clock, seal.signed),

@@ -20,9 +20,7 @@ async def error(
     """Return what a refusal of `accept` comes to."""
     match refused.reason:
         case "mismatch":
-            return RequestError(
-                "This Idempotency-Key was used for another request.", Code.IDEMPOTENCY_MISMATCH
-            )
+            return mismatch()
         case "no_session":
             return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
         case "busy":
@@ -40,6 +38,13 @@ async def error(
             )
         case _:
             return await _not_now(state, root, ask, refused)
+
+
+def mismatch() -> RequestError:
+    """Return the refusal of a key that stands for another request."""
+    return RequestError(
+        "This Idempotency-Key was used for another request.", Code.IDEMPOTENCY_MISMATCH
+    )
 
 
 def _credits(microcredits: int) -> str:

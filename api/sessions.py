@@ -5,10 +5,11 @@ Owns the refusal of what is not theirs. A session made through one dialect is th
 
 from typing import NamedTuple
 
-from api import accept, parameters
+from api import accept, not_accepted, parameters
 from api.endpoint import Call
 from shared import ids
-from shared.errors import Code, RequestError
+from shared.companions import CompanionSettings
+from shared.errors import Code, PolluxError, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import Keep, NewSession
 from shared.stores import sessions
@@ -24,7 +25,20 @@ class Wish(NamedTuple):
 
 
 async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> NewSession:
-    """Begin an empty session. Raises RequestError (IDEMPOTENCY_MISMATCH)."""
+    """Begin an empty session, or return the one of a repeated request.
+
+    Raises RequestError (COMPANION_NOT_FOUND, IDEMPOTENCY_MISMATCH).
+    """
+    try:
+        return await _create(call, wish, idempotency)
+    except PolluxError as refused:
+        found = await accept.stored_receipt(call.state, call.caller, idempotency, refused)
+        return NewSession(found.session, is_replayed=True)
+
+
+async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> NewSession:
+    if wish.companion is not None:
+        named_companion(call, wish.companion)
     state = call.state
     ask = functions.CreateSessionAsk(
         account=call.caller.account.id,
@@ -38,10 +52,19 @@ async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None)
     )
     made = await functions.create_session(state.redis, call.caller.root, ask)
     if made is None:
-        raise RequestError(
-            "This Idempotency-Key was used for another request.", Code.IDEMPOTENCY_MISMATCH
-        )
+        raise not_accepted.mismatch()
     return made
+
+
+def named_companion(call: Call, name: str) -> CompanionSettings:
+    """Return the companion of that type. Raises RequestError (COMPANION_NOT_FOUND)."""
+    companion = call.state.settings.companion(name)
+    if companion is None:
+        raise RequestError(
+            "There is no such companion; GET /v1/ai/agents lists those there are.",
+            Code.COMPANION_NOT_FOUND,
+        )
+    return companion
 
 
 async def load(call: Call, session: str) -> Session:

@@ -28,7 +28,8 @@ from shared.wire.submission import AUTO
 class State:
     """What every request shares; `promise` carries what is acknowledged to callers.
 
-    `holds` tells in one line what becomes of that when Redis dies.
+    `holds` tells in one line what becomes of that when Redis dies. `replay_limits` are for repeated
+    requests, which no other limit refuses.
     """
 
     settings: Settings
@@ -41,6 +42,7 @@ class State:
     accounts: Accounts
     identities: Identities
     read_limits: ReadLimits
+    replay_limits: ReadLimits
     waits: Slots
     subscriber: Subscriber
     rings: Rings

@@ -113,6 +113,10 @@ class UnavailableError(PolluxError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NotNowError(UnavailableError):
+    """Redis answered that it cannot do this now; what it only reads, it may still answer."""
+
+
 Category = Literal[
     "content_policy",
     "auth",

@@ -22,7 +22,7 @@ import hiredis
 import redis.exceptions
 from typing_extensions import override
 
-from shared.errors import StoreError, UnavailableError
+from shared.errors import NotNowError, StoreError, UnavailableError
 from shared.redis import dsn, keys
 from shared.redis.dsn import Dsn
 from shared.settings import RedisSettings
@@ -185,7 +185,7 @@ def _error_of(text: str) -> Exception:
     if "Function not found" in text:
         return FunctionMissingError(text)
     if word in _PASSING or "max number of clients" in text:
-        return UnavailableError(f"Redis cannot serve this now: {text}")
+        return NotNowError(f"Redis cannot serve this now: {text}")
     return StoreError(f"Redis answered: {text}")
 
 

@@ -2,6 +2,7 @@
 
 accounts      tenants and their API keys
 ledger        what they were given, paid and used
+receipts      what an Idempotency-Key stands for
 generations   a generation as a caller may look at it
 sessions      conversations and their messages
 dead          what failed for no fault of its caller

@@ -12,7 +12,7 @@ from api.dialects.kolbo import account, translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
 from api.follow import told, wait
 from api.guards.body import Body
-from shared.errors import Code, RequestError
+from shared.errors import Code, PolluxError, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import AlreadyEnded, Keep
 from shared.stores import generations
@@ -23,15 +23,19 @@ _MICROCREDITS: Final = 1_000_000
 
 async def submit(call: Call) -> Answer:
     """POST /chat: take a message in."""
-    intent = translate.intent(call.body, call.state.settings.limits)
-    idempotency = parameters.idempotency(call, call.route)
-    receipt = await accept.accept(call.state, call.caller, intent, idempotency, call.request_id)
+    key = parameters.idempotency(call, call.route)
+    try:
+        intent = translate.intent(call.body, call.state.settings.limits)
+        receipt = await accept.accept(call.state, call.caller, intent, key, call.request_id)
+    except PolluxError as refused:
+        receipt = await accept.first_receipt(call.state, call.caller, key, refused)
     headers = not_accepted.rate_headers(receipt.rate)
     if receipt.line is None:
         headers["idempotent-replayed"] = "true"
-    hint = await hints.first(call.state, call.caller.root, intent.model, receipt.line)
+    model = translate.asked_model(call.body)
+    hint = await hints.first(call.state, call.caller.root, model, receipt.line)
     return Answer(
-        translate.receipt(receipt.generation, receipt.session, intent.model, hint), headers=headers
+        translate.receipt(receipt.generation, receipt.session, model, hint), headers=headers
     )
 
 

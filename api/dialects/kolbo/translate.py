@@ -33,7 +33,12 @@ _AUTO: Final = wire.MessageModel(AUTO, "Auto", "Pollux")
 
 def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
     """Return what a submit body asks for. Raises RequestError naming the field that is wrong."""
-    return options.intent(body, limits, model=AUTO if body.model is None else body.model)
+    return options.intent(body, limits, model=asked_model(body))
+
+
+def asked_model(body: wire.SubmitBody) -> str:
+    """Return the model that a body names, or the word for one that Pollux chooses."""
+    return AUTO if body.model is None else body.model
 
 
 def receipt(generation: str, session: str, model: str, hint: int) -> wire.SubmitReply:

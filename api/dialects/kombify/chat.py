@@ -5,6 +5,7 @@ answer in time. Once a message is in, nothing that happens to us refuses it: it 
 look.
 """
 
+from contextlib import ExitStack
 from typing import Final
 
 from api import accept, hints, links, not_accepted, options, pace, parameters, sessions, stream
@@ -18,6 +19,7 @@ from shared.errors import (
     Code,
     FailedError,
     Failure,
+    PolluxError,
     RefusedError,
     RequestError,
     UnavailableError,
@@ -38,8 +40,8 @@ async def chat(call: Call) -> Answer | Stream:
 async def companion_chat(call: Call) -> Answer | Stream:
     """POST /companion/{type}/chat: the same, with the companion fixed."""
     fixed = call.path["type"]
-    named_companion(call, fixed)
     if call.body.companion not in (None, fixed):
+        sessions.named_companion(call, fixed)
         raise RequestError(
             f"The field `companion` must be `{fixed}` here, or absent.", Code.INVALID_FIELDS
         )
@@ -47,35 +49,45 @@ async def companion_chat(call: Call) -> Answer | Stream:
 
 
 async def _chat(call: Call, name: str | None) -> Answer | Stream:
+    is_streamed = translate.is_streamed(call.body, call.headers.getlist("accept"))
+    key = idempotency(call)
+    with ExitStack() as waiting:
+        try:
+            intent = await _intent(call, name)
+            # Where there is no room to wait, the message is not taken in.
+            waiting.enter_context(call.state.waits.hold(call.caller.account.id))
+            receipt = await accept.accept(call.state, call.caller, intent, key, call.request_id)
+        except PolluxError as refused:
+            receipt = await accept.first_receipt(call.state, call.caller, key, refused)
+            return await _repeat(call, receipt, is_streamed=is_streamed)
+        if not is_streamed:
+            return await _answer(call, intent.model, receipt)
+    return await _follow(call, intent.model, receipt)
+
+
+async def _intent(call: Call, name: str | None) -> accept.Intent:
     companion = None
     if name is not None:
-        companion = named_companion(call, name)
+        companion = sessions.named_companion(call, name)
         await check_brain(call)
-    intent = options.intent(
+    return options.intent(
         call.body,
         call.state.settings.limits,
         model=await _model(call, companion),
         companion=name,
     )
-    is_streamed = translate.is_streamed(call.body, call.headers.getlist("accept"))
-    key = idempotency(call)
-    # Where there is no room to wait, the message is not taken in.
-    with call.state.waits.hold(call.caller.account.id):
-        receipt = await accept.accept(call.state, call.caller, intent, key, call.request_id)
-        if not is_streamed:
-            return await _answer(call, intent, receipt)
-    return await _follow(call, intent, receipt)
 
 
-def named_companion(call: Call, name: str) -> CompanionSettings:
-    """Return the companion of that type. Raises RequestError (COMPANION_NOT_FOUND)."""
-    companion = call.state.settings.companion(name)
-    if companion is None:
-        raise RequestError(
-            "There is no such companion; GET /v1/ai/agents lists those there are.",
-            Code.COMPANION_NOT_FOUND,
-        )
-    return companion
+async def _repeat(call: Call, receipt: accept.Receipt, *, is_streamed: bool) -> Answer | Stream:
+    """Answer for a message that was taken in before, where a new one would be refused."""
+    if is_streamed:
+        return await _follow(call, AUTO, receipt)
+    with ExitStack() as waiting:
+        try:
+            waiting.enter_context(call.state.waits.hold(call.caller.account.id))
+        except RefusedError:
+            return await _later(call, AUTO, receipt)
+        return await _answer(call, AUTO, receipt)
 
 
 async def check_brain(call: Call) -> Fleet:
@@ -120,7 +132,7 @@ async def _remembered(call: Call) -> CompanionSettings | None:
     return settings.companion(name) if name is not None else None
 
 
-async def _answer(call: Call, intent: accept.Intent, receipt: accept.Receipt) -> Answer:
+async def _answer(call: Call, model: str, receipt: accept.Receipt) -> Answer:
     """Return the answer, if it is there in time. The message is in: nothing refuses it now."""
     state = call.state
     try:
@@ -133,7 +145,7 @@ async def _answer(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
             patience=wait.Patience(call.request, float(state.settings.api.wait_seconds_max)),
         )
     except UnavailableError:
-        return await _later(call, intent, receipt)
+        return await _later(call, model, receipt)
     if generation is None:
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED)
@@ -142,10 +154,10 @@ async def _answer(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
     if generation.is_final:
         assistant = generation.assistant
         raise _failed(receipt, (assistant.failure if assistant else None) or CANCELLED)
-    return await _later(call, intent, receipt, generation)
+    return await _later(call, model, receipt, generation)
 
 
-async def _follow(call: Call, intent: accept.Intent, receipt: accept.Receipt) -> Answer | Stream:
+async def _follow(call: Call, model: str, receipt: accept.Receipt) -> Answer | Stream:
     """Return the events from the first. The message is in: nothing refuses it now."""
     is_new = receipt.line is not None
     try:
@@ -154,7 +166,7 @@ async def _follow(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
         )
     except (UnavailableError, RefusedError):
         # Redis is away, or the last place went to another stream.
-        return await _later(call, intent, receipt)
+        return await _later(call, model, receipt)
     except RequestError:
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED) from None
@@ -163,7 +175,7 @@ async def _follow(call: Call, intent: accept.Intent, receipt: accept.Receipt) ->
 
 async def _later(
     call: Call,
-    intent: accept.Intent,
+    model: str,
     receipt: accept.Receipt,
     generation: Generation | None = None,
 ) -> Answer:
@@ -171,7 +183,7 @@ async def _later(
     state, root = call.state, call.caller.root
     try:
         if generation is None:
-            hint = await hints.first(state, root, intent.model, receipt.line)
+            hint = await hints.first(state, root, model, receipt.line)
         else:
             hint, _ = await hints.now(state, root, generation)
     except UnavailableError:

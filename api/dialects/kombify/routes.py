@@ -12,7 +12,6 @@ from api.dialects.kombify.chat import (
     check_brain,
     companion_chat,
     idempotency,
-    named_companion,
 )
 from api.endpoint import Answer, Call, Endpoint, Query
 from api.follow import told
@@ -38,8 +37,6 @@ async def agents(call: Call) -> Answer:
 async def create_session(call: Call) -> Answer:
     """POST /sessions: begin a session that has no turn yet."""
     body = call.body
-    if body.companion is not None:
-        named_companion(call, body.companion)
     wish = sessions.Wish(body.name, body.companion, body.metadata)
     made = await sessions.create(call, wish, idempotency(call))
     headers = {"location": f"/v1/ai/sessions/{made.id}"}
