@@ -4,7 +4,7 @@ Owns the translation between typed values and the words of `functions/*.lua`, wh
 is atomic and why. A test holds the names and fields of both sides equal.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -15,13 +15,15 @@ from shared.redis import keys
 from shared.redis.client import Connection, FunctionMissingError, Redis, Reply
 from shared.redis.library import command, invoke, load_again, tell
 from shared.settings import RedisSettings, RetentionSettings, Settings
-from shared.wire.submission import Lane, OnConflict
+from shared.wire.submission import LANE_BELL_WIRE, WIRE_BELL, Lane, OnConflict
 
 LANES: tuple[Lane, ...] = ("interactive", "batch")
 
 _REAP_LIMIT: Final = 64
 _REAP_GAP_MS: Final = 1_000
 ABSENT_MS: Final = 100
+# After so long a parked turn is looked at again by whoever reaps, if nothing let it go earlier.
+LOOK_AGAIN_MS: Final = 30_000
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
@@ -170,7 +172,8 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
 
     `wire` is the newest form of a submission that it can read. `claim` is the call's number among
     the worker's, `unheard` are those of earlier calls whose reply was lost: what they took is given
-    back first.
+    back first. `room` tells how many turns may begin with each resource that the worker has,
+    `needs` which resources a model's turns take where that is limited or another worker's.
     """
 
     worker: str
@@ -181,6 +184,9 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
     keep: Keep
     claim: int
     unheard: Sequence[int] = ()
+    room: Mapping[str, int] | None = None
+    needs: Mapping[str, str] | None = None
+    look_again_ms: int = 0
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -229,7 +235,7 @@ async def claim_at_bell(redis: Redis, root: str, ask: ClaimAsk, patience_seconds
 
     The connection is the waiter's own: what others ask on it waits, too.
     """
-    bells = _bells((root,), with_batch=ask.batch > 0)
+    bells = _bells((root,), ask.room or (), ask.wire, with_batch=ask.batch > 0)
     try:
         _, reply = await redis.pipeline(
             ("BLPOP", *bells, patience_seconds), command("claim", root, ask)
@@ -241,17 +247,29 @@ async def claim_at_bell(redis: Redis, root: str, ask: ClaimAsk, patience_seconds
 
 
 async def wait_for_bells(
-    redis: Redis, settings: RedisSettings, patience_seconds: float, *, with_batch: bool
+    redis: Redis, settings: RedisSettings, patience_seconds: float, ask: ClaimAsk
 ) -> None:
-    """Wait for the bells of any partition, at most so long; the connection is the waiter's own."""
+    """Wait for the bells of any partition, at most so long; the connection is the waiter's own.
+
+    They are those that ring for what `ask` could take.
+    """
     roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
-    bells = _bells(roots, with_batch=with_batch)
+    bells = _bells(roots, ask.room or (), ask.wire, with_batch=ask.batch > 0)
     await redis.call("BLPOP", *bells, patience_seconds, repeat=False)
 
 
-def _bells(roots: Iterable[str], *, with_batch: bool) -> list[str]:
+def _bells(
+    roots: Sequence[str], resources: Iterable[str], wire: int, *, with_batch: bool
+) -> list[str]:
     lanes = LANES if with_batch else LANES[:1]
-    return [keys.BELL(root, lane) for root in roots for lane in lanes]
+    wires = [f"{WIRE_BELL}{number}" for number in range(LANE_BELL_WIRE + 1, wire + 1)]
+    own = (*wires, *resources)
+    return [
+        bell
+        for lane in lanes
+        for root in roots
+        for bell in (keys.BELL(root, lane), *(keys.BELL_FOR(root, lane, each) for each in own))
+    ]
 
 
 def _batch(root: str, reply: list[Reply]) -> Batch:
@@ -385,7 +403,8 @@ class ReleaseAsk(Ask, frozen=True, kw_only=True):
     """Hand an attempt back: at once to the front of the line, or after `delay_ms`.
 
     `calls` are those made of upstreams by now; what `is_waiting` for room was not deferred. `why`
-    is the code of what it is put off for.
+    is the code of what it is put off for. What is `parked` goes earlier if one of these resources
+    has room; with `is_elsewhere` one of the workers that have them is woken.
     """
 
     account: str
@@ -396,6 +415,8 @@ class ReleaseAsk(Ask, frozen=True, kw_only=True):
     calls: int = 0
     is_waiting: bool = False
     why: str | None = None
+    parked: str | None = None
+    is_elsewhere: bool = False
 
 
 async def release(
@@ -461,10 +482,12 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
     absent_ms: int
     channels: str
     keep: Keep
+    closed: Sequence[str] = ()
+    look_again_ms: int = 0
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Return what an operator decided, in the function's words."""
+    def of(cls, settings: Settings, closed: Sequence[str] = ()) -> Self:
+        """Return what an operator decided, and what is not to be had, in the function's words."""
         return cls(
             limit=_REAP_LIMIT,
             crashes_max=settings.worker.crashes_max,
@@ -473,6 +496,8 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
             absent_ms=ABSENT_MS,
             channels=keys.worker_channel(keys.system_root(settings.redis), ""),
             keep=Keep.of(settings.retention),
+            closed=closed,
+            look_again_ms=LOOK_AGAIN_MS,
         )
 
 
@@ -480,22 +505,36 @@ class Reaped(msgspec.Struct, frozen=True):
     """What a reap did: `done` lists (account, id, what).
 
     `dead` are the workers that were found to be gone; `missed` counts those of whom it will be
-    known after `absent_ms`.
+    known after `absent_ms`. `lines` are (lane, resource) of what is parked, `ready` the lanes in
+    which something may be claimed.
     """
 
     done: list[tuple[str, str, str]]
     dead: list[str]
     missed: int
+    lines: frozenset[tuple[Lane, str]] = frozenset()
+    ready: frozenset[Lane] = frozenset()
 
 
 async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
     """Put right what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
-    done, dead, missed = await invoke(redis, "reap", root, ask)
+    done, dead, missed, lines, ready = await invoke(redis, "reap", root, ask)
     return Reaped(
         [(_text(account), _text(id_), _text(what)) for account, id_, what in done],
         [_text(worker) for worker in dead],
         missed,
+        frozenset(_line(_text(name)) for name in lines),
+        frozenset(_lane(_text(name)) for name in ready),
     )
+
+
+def _lane(word: str) -> Lane:
+    return "batch" if word == "batch" else "interactive"
+
+
+def _line(name: str) -> tuple[Lane, str]:
+    lane, _, resource = name.partition(":")
+    return _lane(lane), resource
 
 
 class StatusAsk(Ask, frozen=True, kw_only=True):

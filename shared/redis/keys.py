@@ -101,6 +101,24 @@ HOLDERS: Final = Key(
     "holders", holds="zset: workers that claimed, by when they fell silent", end="permanent"
 )
 BELL: Final = Key("bell:<lane>", holds="list: a ring for what became ready", end="deleted")
+BELL_FOR: Final = Key(
+    "bell-for:<lane>:<resource>",
+    holds="list: a ring for who has what a parked turn waits for, or reads its wire",
+    end="deleted",
+)
+PARKED: Final = Key(
+    "parked:<lane>:<resource>",
+    holds="zset: accounts whose turns wait for a resource, by virtual time",
+    end="deleted",
+)
+PARKED_TURNS: Final = Key(
+    "parked-turns:<account>:<lane>:<resource>",
+    holds="zset: an account's turns that wait for a resource, by number",
+    end="deleted",
+)
+PARKED_LINES: Final = Key(
+    "parked-lines", holds="set: lane and resource that turns wait for", end="deleted"
+)
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
 FORGOTTEN: Final = Key(

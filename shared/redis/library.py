@@ -17,7 +17,7 @@ from shared.redis import keys
 from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
 from shared.telemetry import logs
 from shared.wire import event as events
-from shared.wire.submission import AUTO, COMPANION_WIRE
+from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_BELL_WIRE, WIRE_BELL
 
 Effect = Literal["none", "repeatable", "once"]
 
@@ -35,6 +35,9 @@ local function register(name, body, reads_only)
 end
 """
 
+# Texts that the functions share, in the order in which they stand before them.
+SHARED: Final = ("preamble", "lines")
+
 # What ends work and gives room back, or lets what runs come to its end: also where a server is
 # full. Otherwise nothing could end there, and it would stay full.
 _ENDS_WORK: Final = frozenset(
@@ -46,22 +49,20 @@ _ENDS_WORK: Final = frozenset(
 
 
 def sources() -> dict[str, str]:
-    """Return the text of every function's file by its name, the preamble not among them."""
+    """Return the text of every function's file by its name, what they share not among them."""
     folder = resources.files("shared.redis") / "functions"
     texts = {
         entry.name.removesuffix(".lua"): entry.read_text(encoding="utf-8")
         for entry in folder.iterdir()
         if entry.name.endswith(".lua")
     }
-    del texts["preamble"]
-    return dict(sorted(texts.items()))
+    return {name: text for name, text in sorted(texts.items()) if name not in SHARED}
 
 
 def render() -> tuple[str, str]:
     """Return the library's name and its whole text."""
-    preamble = (resources.files("shared.redis") / "functions" / "preamble.lua").read_text(
-        encoding="utf-8"
-    )
+    folder = resources.files("shared.redis") / "functions"
+    shared = [(folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED]
     steps = {stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()}
     rendered = "\n".join(
         (
@@ -76,11 +77,13 @@ def render() -> tuple[str, str]:
             f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
             f"local ENDS_WORK = {_lua(dict.fromkeys(sorted(_ENDS_WORK), True))}",
             f"local COMPANION_WIRE = {COMPANION_WIRE}",
+            f"local LANE_BELL_WIRE = {LANE_BELL_WIRE}",
+            f"local WIRE_BELL = {_lua(WIRE_BELL)}",
             f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
             _REGISTER,
         )
     )
-    body = "\n".join((rendered, preamble, *(f"do\n{text}\nend" for text in sources().values())))
+    body = "\n".join((rendered, *shared, *(f"do\n{text}\nend" for text in sources().values())))
     name = f"pollux_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
     return name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}"
 
@@ -88,7 +91,8 @@ def render() -> tuple[str, str]:
 _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books ledger usage
-    sessions unfinished submissions ready lane clocks bell leases holders deadlines deferred dead
+    sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
+    parked_lines leases holders deadlines deferred dead
     letter forgotten forgetting pace api_key account workers pulses served breaker failures
     successes cooling slots rates
     """.split()

@@ -4,7 +4,7 @@ Owns defaults, and one way to say each step of a generation's life. Refuses to h
 method returns what the function's stub returned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict, Unpack
 
 import msgspec
@@ -158,8 +158,10 @@ class Desk:
         wire: int = 1,
         number: int = 0,
         unheard: Sequence[int] = (),
+        room: Mapping[str, int] | None = None,
+        needs: Mapping[str, str] | None = None,
     ) -> list[Claimed]:
-        """Take what is ready."""
+        """Take what is ready, and what is parked and has room."""
         ask = functions.ClaimAsk(
             worker=worker,
             wire=wire,
@@ -169,6 +171,9 @@ class Desk:
             keep=KEEP,
             claim=number,
             unheard=unheard,
+            room=room,
+            needs=needs,
+            look_again_ms=LONG_MS,
         )
         return (await functions.claim(self.redis, self.root, ask)).claimed
 
@@ -250,7 +255,14 @@ class Desk:
         return settled
 
     async def release(
-        self, claimed: Claimed, *, delay_ms: int = 0, calls: int = 0, why: str | None = None
+        self,
+        claimed: Claimed,
+        *,
+        delay_ms: int = 0,
+        calls: int = 0,
+        why: str | None = None,
+        parked: str | None = None,
+        is_elsewhere: bool = False,
     ) -> str:
         """Hand an attempt back."""
         ask = functions.ReleaseAsk(
@@ -260,6 +272,8 @@ class Desk:
             delay_ms=delay_ms,
             calls=calls,
             why=why,
+            parked=parked,
+            is_elsewhere=is_elsewhere,
             keep=KEEP,
         )
         return await functions.release(self.redis, self.root, ask)
@@ -278,6 +292,7 @@ class Desk:
         crashes_max: int = 3,
         gap_ms: int = 86_400_000,
         absent_ms: int = 86_400_000,
+        closed: Sequence[str] = (),
     ) -> Reaped:
         """Put right what time has overtaken.
 
@@ -291,6 +306,8 @@ class Desk:
             absent_ms=absent_ms,
             channels=CHANNELS,
             keep=KEEP,
+            closed=closed,
+            look_again_ms=LONG_MS,
         )
         return await functions.reap(self.redis, self.root, ask)
 

@@ -138,7 +138,7 @@ local function accept(root, ask)
   redis.call('ZADD', deadlines, now + ask.deadline_ms, member(account, ask.generation))
   redis.call('ZADD', line, number, ask.generation)
   if is_head then
-    make_ready(root, account, ask.generation, ask.lane, number)
+    make_ready(root, account, ask.generation, ask.lane, number, ask.wire)
   else
     redis.call('ZADD', waiting_key(root, account, ask.session), turn, ask.generation)
   end

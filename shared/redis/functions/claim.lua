@@ -1,6 +1,9 @@
 -- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
 -- ASK      worker, wire, count, batch (at most so many of them are of that lane), lease_ms, keep, claim (its
---          number among the worker's); if any: unheard (the numbers of earlier ones, of which no reply came)
+--          number among the worker's); if any: unheard (the numbers of earlier ones, of which no reply came),
+--          room = {resource = how many turns may begin with it now}, for what the worker has, and for circuits where
+--          it differs from their provider's; needs = {model = the resources, between blanks, one of which its turns
+--          take}, where that is limited or another worker's; look_again_ms (of what is parked)
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms,
 --          retries, calls, submission, user message, the session's system prompt and companion}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
@@ -10,6 +13,9 @@
 -- When nothing is ready, no ring is due to anybody: the bell is emptied, so that no worker wakes for nothing.
 -- Who waits for an answer goes first. But of so many claims that a batch has to look on at, one is its own:
 -- it never starves.
+-- A turn at the head of the line that needs what this worker lacks, or what has no room, is parked; where others have
+-- it, one of them is rung for. Parked turns whose resource has room are taken like those in the lanes, in the same
+-- virtual time.
 -- A later attempt begins by dropping what was told: the text and, as its first event, the stream at once.
 -- What is tried for hours is told of its last attempts only; the reset of any of them drops all before it.
 
@@ -18,6 +24,8 @@ local TRICKLE = 20
 local ATTEMPTS_TOLD = 64
 -- What has expired in the line is ended on the way, so many in one call: the server serves nobody meanwhile.
 local ENDED_MAX = 64
+-- Of accounts in a line of parked turns, and of an account's turns there, before the next call goes on.
+local PARKED_TRIED = 64
 
 -- Of the lanes of which it runs as many as it may.
 local function stay_outside(root, account)
@@ -34,6 +42,7 @@ local function take(root, account, id, record, ask, now)
     end_from_outside(root, account, id, record, 'failed', EXPIRED, ask.keep)
     return nil
   end
+  unpark(root, account, id, record)
   local attempt = tonumber(record.attempt) + 1
   local is_again = attempt > 1
   redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
@@ -83,10 +92,118 @@ local function tick(root, lane, time)
   if time > tonumber(redis.call('HGET', key, lane) or 0) then redis.call('HSET', key, lane, int(time)) end
 end
 
--- It leaves the line, and its account moves on by its stride: the more weight it has, the shorter.
-local function pop(root, lane, wire)
-  local account, time, id, record, following = first_ready(root, lane, wire)
+local function room_for(ask, resource)
+  return ask.room[resource] or ask.room[string.match(resource, '^[^|]+')] or 0
+end
+
+-- The first of some resources that has room.
+local function open_one(ask, resources)
+  for resource in string.gmatch(resources, '%S+') do
+    if room_for(ask, resource) > 0 then return resource end
+  end
+end
+
+local function use_room(ask, resource)
+  local provider = string.match(resource, '^[^|]+')
+  for _, each in ipairs(resource == provider and {resource} or {resource, provider}) do
+    if ask.room[each] then ask.room[each] = ask.room[each] - 1 end
+  end
+end
+
+-- It cannot be taken here and now. Where this worker is not one of those that could, one of them may be idle.
+local function put_aside(root, account, id, record, resources, ask)
+  unready(root, account, id, record.lane)
+  park(root, account, id, record, resources, now_ms() + ask.look_again_ms)
+  for resource in string.gmatch(resources, '%S+') do
+    local is_here = ask.room[resource] or ask.room[string.match(resource, '^[^|]+')]
+    if not is_here then ring_bell(bell_for_key(root, record.lane, resource)) end
+  end
+end
+
+local function open_lines(root, ask)
+  local lines = {}
+  for _, name in ipairs(next(ask.room) and redis.call('SMEMBERS', parked_lines_key(root)) or {}) do
+    local lane, resource = split(name)
+    if room_for(ask, resource) > 0 then table.insert(lines, {lane = lane, resource = resource}) end
+  end
+  return lines
+end
+
+-- An account's oldest turn in a line. What is there and not parked any more, an older process has brought back.
+local function first_parked(root, account, line)
+  local turns = parked_turns_key(root, account, line.lane, line.resource)
+  for _, id in ipairs(redis.call('ZRANGE', turns, 0, PARKED_TRIED - 1)) do
+    local record = load(root, account, id)
+    if record and is_parked(root, account, id, record) then return id, record end
+    redis.call('ZREM', turns, id)
+  end
+  leave_line(root, account, line.lane, line.resource)
+end
+
+-- Finds the turn that a line would give next. However long it waited, its account is let in as one that comes anew.
+local function look_into(root, line, ask)
+  line.is_known, line.id = true, nil
+  local clock = tonumber(redis.call('HGET', clocks_key(root), line.lane) or 0)
+  local accounts = redis.call('ZRANGE', parked_key(root, line.lane, line.resource), 0, PARKED_TRIED - 1, 'WITHSCORES')
+  for i = 1, #accounts, 2 do
+    local account = accounts[i]
+    if not is_at_its_most(root, account, line.lane) then
+      local id, record = first_parked(root, account, line)
+      if id and tonumber(record.wire) <= ask.wire then
+        local early = clock - CLAIMS_AHEAD * stride_of(root, account)
+        line.account, line.id, line.record = account, id, record
+        line.time = math.max(early, tonumber(accounts[i + 1]))
+        return
+      end
+    end
+  end
+end
+
+-- The line of a lane whose next turn comes first; one may stand in several, and have been taken from another.
+local function first_line(root, lane, ask, lines)
+  local first
+  for _, line in ipairs(lines) do
+    if line.lane == lane and room_for(ask, line.resource) > 0 then
+      local is_known = line.is_known and (not line.id or is_parked(root, line.account, line.id, line.record))
+      if not is_known then look_into(root, line, ask) end
+      if line.id and (not first or line.time < first.time) then first = line end
+    end
+  end
+  return first
+end
+
+local function pop_parked(root, line, ask)
+  local account, lane, after = line.account, line.lane, line.time + stride_of(root, line.account)
+  redis.call('ZREM', deferred_key(root), member(account, line.id))
+  unpark(root, account, line.id, line.record)
+  line.record.parked, line.is_known = nil, false
+  redis.call('ZADD', parked_key(root, lane, line.resource), 'XX', int(after), account)
+  tick(root, lane, line.time)
+  if redis.call('ZSCORE', lane_key(root, lane), account) then
+    redis.call('ZINCRBY', lane_key(root, lane), stride_of(root, account), account)
+  else
+    leave_lane(root, account, lane, math.max(after, tonumber(account_time(root, account, lane))))
+  end
+  use_room(ask, line.resource)
+  return account, line.id, line.record
+end
+
+-- It leaves the line, and its account moves on by its stride: the more weight it has, the shorter. Returns no record
+-- for a turn that was parked.
+local function pop(root, lane, ask, lines)
+  local account, time, id, record, following = first_ready(root, lane, ask.wire)
+  local line = lines[1] and first_line(root, lane, ask, lines)
+  if line and (not account or line.time <= tonumber(time)) then return pop_parked(root, line, ask) end
   if not account then return nil end
+  local resources = ask.needs and record and ask.needs[record.model]
+  if resources then
+    local resource = open_one(ask, resources)
+    if not resource then
+      put_aside(root, account, id, record, resources, ask)
+      return account, nil
+    end
+    use_room(ask, resource)
+  end
   redis.call('ZREM', ready_key(root, account, lane), id)
   tick(root, lane, tonumber(time))
   local stride = stride_of(root, account)
@@ -101,18 +218,35 @@ end
 local function is_ready(root, lane) return redis.call('EXISTS', lane_key(root, lane)) == 1 end
 
 -- Take one from the first of these lanes that has one. Returns the lane, and what a worker is handed.
-local function take_from(root, lanes, ask, now)
+local function take_from(root, lanes, ask, lines, now)
   for _, lane in ipairs(lanes) do
-    local account, id, record = pop(root, lane, ask.wire)
-    if account then return lane, take(root, account, id, record, ask, now) end
+    local account, id, record = pop(root, lane, ask, lines)
+    if account then return lane, id and take(root, account, id, record, ask, now) end
   end
 end
 
 local PERSONS_FIRST, PERSONS_ONLY, BATCH_FIRST = LANES, {'interactive'}, {'batch', 'interactive'}
 
 -- How often a batch has looked on since one of its own was taken; nil when none waits.
-local function looked_on(root)
-  return is_ready(root, 'batch') and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
+local function looked_on(root, ask, lines)
+  local waits = is_ready(root, 'batch') or lines[1] and first_line(root, 'batch', ask, lines)
+  return waits and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
+end
+
+-- Where nothing is left no ring is due. Returns whether this worker may take more.
+local function silence(root, ask, lines, batch)
+  local is_more = false
+  for _, lane in ipairs(LANES) do
+    local is_heard = lane == 'interactive' or batch > 0
+    if is_ready(root, lane) then
+      is_more = is_more or is_heard
+    else
+      redis.call('DEL', bell_key(root, lane))
+      for wire = LANE_BELL_WIRE + 1, ask.wire do redis.call('DEL', bell_for_key(root, lane, WIRE_BELL .. wire)) end
+    end
+    is_more = is_more or is_heard and lines[1] and first_line(root, lane, ask, lines)
+  end
+  return is_more
 end
 
 local function give_back_unheard(root, ask)
@@ -133,9 +267,11 @@ local function give_back_unheard(root, ask)
 end
 
 local function claim(root, ask)
+  ask.room = ask.room or {}
   if ask.unheard then give_back_unheard(root, ask) end
   local now, claimed, ended, batch = now_ms(), {}, 0, ask.batch
-  local before = looked_on(root)
+  local lines = open_lines(root, ask)
+  local before = looked_on(root, ask, lines)
   local passed = before
   while #claimed < ask.count and ended < ENDED_MAX do
     local order = PERSONS_FIRST
@@ -144,7 +280,7 @@ local function claim(root, ask)
     elseif passed and passed >= TRICKLE - 1 then
       order = BATCH_FIRST
     end
-    local lane, taken = take_from(root, order, ask, now)
+    local lane, taken = take_from(root, order, ask, lines, now)
     if not lane then break end
     if taken then
       if lane == 'batch' then batch = batch - 1 end
@@ -156,14 +292,7 @@ local function claim(root, ask)
   end
   if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
   if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
-  local is_more = false
-  for _, lane in ipairs(LANES) do
-    if not is_ready(root, lane) then
-      redis.call('DEL', bell_key(root, lane))
-    elseif lane == 'interactive' or batch > 0 then
-      is_more = true
-    end
-  end
+  local is_more = silence(root, ask, lines, batch)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
   return {now, is_more and is_enough and 1 or 0, unpack(claimed)}
 end

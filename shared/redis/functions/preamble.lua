@@ -4,7 +4,7 @@
 -- table TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, DEAD_CATEGORIES (of failures
 -- that leave a dead letter), AUTO (the word for a model that was not named), RESET (the event that drops what
 -- was told), RETRYING (the event of that stage), COMPANION_WIRE (what a worker must read to answer for a
--- companion), and TURNS_PER_CHUNK.
+-- companion), LANE_BELL_WIRE and WIRE_BELL (which wires have a bell of their own), and TURNS_PER_CHUNK.
 --
 -- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only.
 -- Each checks everything before it writes anything, because nothing is rolled back, and each may be
@@ -63,9 +63,14 @@ local LANES = {'interactive', 'batch'}
 -- One ring wakes one worker that waits; more rings than this wake nobody more.
 local BELLS_MAX = 128
 
-local function ring(root, lane)
-  local bell = bell_key(root, lane)
+local function ring_bell(bell)
   if redis.call('LPUSH', bell, 1) > BELLS_MAX then redis.call('RPOP', bell) end
+end
+
+-- A wire that is newer than LANE_BELL_WIRE rings a bell of its own: workers that cannot read it never wait there.
+local function ring(root, lane, wire)
+  local is_newer = wire and tonumber(wire) > LANE_BELL_WIRE
+  ring_bell(is_newer and bell_for_key(root, lane, WIRE_BELL .. wire) or bell_key(root, lane))
 end
 
 -- Of what an account may run at once; one at least.
@@ -88,39 +93,29 @@ local function stride_of(root, account)
   return tonumber(redis.call('HGET', books_key(root, account), 'lane_stride')) or STRIDE_OF_BEFORE
 end
 
-local STRIDES_SEEN = 6
-
--- How many accounts of this one's weight those are, itself among them, that share a lane: who has twice the weight
--- counts as two. Of many a few are looked at, from the middle of the line.
-local function crowd_of(root, account, lane, stride)
-  local key, weighed = lane_key(root, lane), 0
-  local count = redis.call('ZCARD', key)
-  local first = math.max(0, math.floor((count - STRIDES_SEEN) / 2))
-  local seen = redis.call('ZRANGE', key, first, first + STRIDES_SEEN - 1)
-  for _, each in ipairs(seen) do weighed = weighed + stride / stride_of(root, each) end
-  local crowd = count > 0 and math.ceil(count * weighed / #seen) or 0
-  return redis.call('ZSCORE', key, account) and crowd or crowd + 1
-end
-
 -- Virtual time: an account joins its lane a little before the lane's clock, or where it left if that is later.
 -- Who asked for nothing of late so has a few claims at once, and who comes and goes gets no more than a share.
 -- One that runs as many as it may stays outside until one of them has ended.
-local function join_lane(root, account, lane)
-  local key = lane_key(root, lane)
-  if redis.call('ZSCORE', key, account) or is_at_its_most(root, account, lane) then return end
+local function time_to_join(root, account, lane)
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
   local own = redis.call('HMGET', books_key(root, account), 'left_' .. lane, 'lane_stride')
   local early = clock - CLAIMS_AHEAD * tonumber(own[2] or STRIDE_OF_BEFORE)
-  redis.call('ZADD', key, int(math.max(early, tonumber(own[1] or 0))), account)
-  ring(root, lane)
+  return int(math.max(early, tonumber(own[1] or 0)))
 end
 
-local function make_ready(root, account, id, lane, number)
+local function join_lane(root, account, lane, wire)
+  local key = lane_key(root, lane)
+  if redis.call('ZSCORE', key, account) or is_at_its_most(root, account, lane) then return end
+  redis.call('ZADD', key, time_to_join(root, account, lane), account)
+  ring(root, lane, wire)
+end
+
+local function make_ready(root, account, id, lane, number, wire)
   redis.call('ZADD', ready_key(root, account, lane), number, id)
   if redis.call('ZSCORE', lane_key(root, lane), account) then
-    ring(root, lane)
+    ring(root, lane, wire)
   else
-    join_lane(root, account, lane)
+    join_lane(root, account, lane, wire)
   end
 end
 
@@ -210,7 +205,7 @@ local function give_back(root, account, id, record, why)
   redis.call('HDEL', key, 'worker')
   redis.call('HSET', key, 'stage', 'queued')
   redis.call('HINCRBY', key, 'drains', 1)
-  make_ready(root, account, id, record.lane, record.number)
+  make_ready(root, account, id, record.lane, record.number, record.wire)
   drop_lease(root, account, id, record.lane)
 end
 
@@ -228,9 +223,12 @@ local function leave_session(root, account, id, session, head)
     return
   end
   redis.call('HSET', key, 'head', following)
-  local record = redis.call('HMGET', generation_key(root, account, following), 'lane', 'number')
-  make_ready(root, account, following, record[1], record[2])
+  local record = redis.call('HMGET', generation_key(root, account, following), 'lane', 'number', 'wire')
+  make_ready(root, account, following, unpack(record))
 end
+
+-- Defined with the lines of parked turns.
+local unpark
 
 -- What an account was given and what it paid, for ever: nothing changes or removes an entry.
 local function write_ledger(root, account, entry)
@@ -327,6 +325,7 @@ local function finish(root, account, id, generation, ending)
     unready(root, account, id, generation.lane)
     redis.call('ZREM', deferred_key(root), member(account, id))
   end
+  unpark(root, account, id, generation)
   redis.call('ZREM', deadlines_key(root), member(account, id))
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
   local session = session_key(root, account, generation.session)

@@ -1,7 +1,9 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
--- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep
--- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead}; what is
---          'crashed', 'buried', 'expired' or 'cancelled'
+-- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep; if any: closed (resources that
+--          this worker knows are not to be had now: what waits for these alone stays parked), look_again_ms
+-- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead,
+--          {line of parked turns, lane:resource...}, {lane in which something is ready...}}; what is 'crashed',
+--          'buried', 'expired' or 'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again. Nobody is missed for
@@ -26,7 +28,7 @@ local function expire_lease(root, name, ask)
     return {account, id, 'buried'}
   end
   retry_later(root, account, id, record, CRASHED.code)
-  make_ready(root, account, id, record.lane, record.number)
+  make_ready(root, account, id, record.lane, record.number, record.wire)
   return {account, id, 'crashed'}
 end
 
@@ -130,6 +132,37 @@ local function due(key, now, limit)
   return redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
+-- What would be claimed in vain stays where it is, and is looked at again.
+local function is_closed(root, account, id, record, ask)
+  if not ask.closed or not is_parked(root, account, id, record) then return false end
+  local closed = {}
+  for _, resource in ipairs(ask.closed) do closed[resource] = true end
+  for resource in string.gmatch(record.parked, ' (%S+)') do
+    if not closed[resource] then return false end
+  end
+  return true
+end
+
+local function bring_back(root, name, ask, now)
+  local account, id = split(name)
+  local record = load(root, account, id)
+  if is_closed(root, account, id, record, ask) then
+    redis.call('ZADD', deferred_key(root), int(now + ask.look_again_ms), name)
+    return
+  end
+  redis.call('ZREM', deferred_key(root), name)
+  unpark(root, account, id, record)
+  make_ready(root, account, id, record.lane, record.number, record.wire)
+end
+
+local function ready_lanes(root)
+  local found = {}
+  for _, lane in ipairs(LANES) do
+    if redis.call('EXISTS', lane_key(root, lane)) == 1 then table.insert(found, lane) end
+  end
+  return found
+end
+
 local function reap(root, ask)
   local at, done = now_ms(), {}
   local now = int(at)
@@ -144,13 +177,8 @@ local function reap(root, ask)
     end_from_outside(root, account, id, load(root, account, id), 'failed', EXPIRED, ask.keep)
     table.insert(done, {account, id, 'expired'})
   end
-  for _, name in ipairs(due(deferred_key(root), now, ask.limit)) do
-    local account, id = split(name)
-    local record = load(root, account, id)
-    redis.call('ZREM', deferred_key(root), name)
-    make_ready(root, account, id, record.lane, record.number)
-  end
-  return {done, dead, missed}
+  for _, name in ipairs(due(deferred_key(root), now, ask.limit)) do bring_back(root, name, ask, at) end
+  return {done, dead, missed, redis.call('SMEMBERS', parked_lines_key(root)), ready_lanes(root)}
 end
 
 register('reap', reap)

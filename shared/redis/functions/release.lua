@@ -1,9 +1,20 @@
 -- release: hand a claimed generation back, to the front of its account's line or for a later time.
 -- ASK      account, id, attempt, delay_ms (0: now, and the stage is `queued` again), keep; if any: calls (made
---          upstream in all), is_waiting (only for room: it is no deferral), why (a code)
+--          upstream in all), is_waiting (only for room: it is no deferral), why (a code), parked (the resources that
+--          it waits for, between blanks: it may go earlier than after the delay), is_elsewhere (others have them)
 -- RETURNS  'released', 'cancelled' (it was to be stopped, and has ended) or 'refused'
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
 -- What is deferred tells its followers so: the stage is an event of the attempt, its last.
+
+local function wait_until(root, record, ask, again)
+  if not ask.parked then
+    redis.call('ZADD', deferred_key(root), int(again), member(ask.account, ask.id))
+    return
+  end
+  park(root, ask.account, ask.id, record, ask.parked, again)
+  if not ask.is_elsewhere then return end
+  for resource in string.gmatch(ask.parked, '%S+') do ring_bell(bell_for_key(root, record.lane, resource)) end
+end
 
 local function release(root, ask)
   local record = load(root, ask.account, ask.id)
@@ -16,9 +27,9 @@ local function release(root, ask)
   local key = generation_key(root, ask.account, ask.id)
   if ask.delay_ms > 0 then
     retry_later(root, ask.account, ask.id, record, ask.why or 'DEFERRED')
-    redis.call('ZADD', deferred_key(root), int(now_ms() + ask.delay_ms), member(ask.account, ask.id))
     redis.call('HINCRBY', key, ask.is_waiting and 'waits' or 'retries', 1)
     drop_lease(root, ask.account, ask.id, record.lane)
+    wait_until(root, record, ask, now_ms() + ask.delay_ms)
   else
     give_back(root, ask.account, ask.id, record, 'RELEASED')
   end

@@ -45,7 +45,7 @@ local function enter(root, ask, letter, said, session, now)
   redis.call('ZADD', deadlines_key(root), int(now + tonumber(letter.deadline)), member(account, id))
   redis.call('ZADD', unfinished_key(root, account, letter.lane), number, id)
   if redis.call('HSETNX', session, 'head', id) == 1 then
-    make_ready(root, account, id, letter.lane, number)
+    make_ready(root, account, id, letter.lane, number, letter.wire)
   else
     redis.call('ZADD', waiting_key(root, account, letter.session), turn, id)
   end

@@ -1,0 +1,66 @@
+-- What the functions share beside the preamble: who shares a lane, and the lines of parked turns.
+--
+-- A turn that a worker can do nothing for now is parked: it waits for a resource, a provider's key or room at it
+-- (named by the provider), a circuit that cools (provider|model), or what one of several of these brings. It stands
+-- among the deferred with the time to look again, and in the line of each resource. `deferred` decides whether it
+-- waits, so that a process that knows no lines brings it back, too; a line only lets it go earlier, and what it
+-- holds beyond that is removed by whoever finds it.
+
+local STRIDES_SEEN = 6
+
+-- How many accounts of this one's weight those are, itself among them, that share a lane: who has twice the weight
+-- counts as two. Of many a few are looked at, from the middle of the line.
+local function crowd_of(root, account, lane, stride)
+  local key, weighed = lane_key(root, lane), 0
+  local count = redis.call('ZCARD', key)
+  local first = math.max(0, math.floor((count - STRIDES_SEEN) / 2))
+  local seen = redis.call('ZRANGE', key, first, first + STRIDES_SEEN - 1)
+  for _, each in ipairs(seen) do weighed = weighed + stride / stride_of(root, each) end
+  local crowd = count > 0 and math.ceil(count * weighed / #seen) or 0
+  return redis.call('ZSCORE', key, account) and crowd or crowd + 1
+end
+
+-- Where an account stands in virtual time, in its lane or outside of it.
+local function account_time(root, account, lane)
+  return redis.call('ZSCORE', lane_key(root, lane), account) or time_to_join(root, account, lane)
+end
+
+local function line_name(lane, resource) return lane .. ':' .. resource end
+
+local function leave_line(root, account, lane, resource)
+  if redis.call('EXISTS', parked_turns_key(root, account, lane, resource)) == 1 then return end
+  redis.call('ZREM', parked_key(root, lane, resource), account)
+  if redis.call('EXISTS', parked_key(root, lane, resource)) == 1 then return end
+  redis.call('SREM', parked_lines_key(root), line_name(lane, resource))
+  redis.call('DEL', bell_for_key(root, lane, resource))
+end
+
+-- The record says after which attempt it was parked: an older process leaves that behind when it claims it.
+local function is_parked(root, account, id, record)
+  local attempt = record.parked and string.match(record.parked, '^%d+')
+  if not attempt or tonumber(attempt) ~= tonumber(record.attempt) then return false end
+  return redis.call('ZSCORE', deferred_key(root), member(account, id)) and true or false
+end
+
+function unpark(root, account, id, record)
+  if not record.parked then return end
+  for resource in string.gmatch(record.parked, ' (%S+)') do
+    redis.call('ZREM', parked_turns_key(root, account, record.lane, resource), id)
+    leave_line(root, account, record.lane, resource)
+  end
+  redis.call('HDEL', generation_key(root, account, id), 'parked')
+end
+
+-- `resources` are one or more names between blanks. In each line an account keeps its place in virtual time.
+local function park(root, account, id, record, resources, again)
+  unpark(root, account, id, record)
+  redis.call('ZADD', deferred_key(root), int(again), member(account, id))
+  redis.call('HSET', generation_key(root, account, id), 'parked', record.attempt .. ' ' .. resources)
+  local time = account_time(root, account, record.lane)
+  for resource in string.gmatch(resources, '%S+') do
+    redis.call('ZADD', parked_turns_key(root, account, record.lane, resource), record.number, id)
+    if redis.call('ZADD', parked_key(root, record.lane, resource), 'NX', time, account) == 1 then
+      redis.call('SADD', parked_lines_key(root), line_name(record.lane, resource))
+    end
+  end
+end
