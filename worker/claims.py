@@ -138,13 +138,11 @@ class Claims:
         """
         settings = self._settings.redis
         patience_seconds = min(_IDLE_SECONDS, self._settings.worker.lease_seconds / 2)
-        if settings.partitions > 1:
-            await functions.wait_for_bells(
-                self._bell, settings, patience_seconds, with_batch=self._hears_batch
-            )
-            return True
         root = keys.partition_root(settings, 0)
         ask = self._ask(root, 1)
+        if settings.partitions > 1:
+            await functions.wait_for_bells(self._bell, settings, patience_seconds, ask)
+            return True
         claiming = functions.claim_at_bell(self._bell, root, ask, patience_seconds)
         return (await self._begin(root, ask, claiming)).is_more
 

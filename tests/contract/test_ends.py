@@ -110,7 +110,10 @@ async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse
         found = await desk.reap(absent_ms=50)
         return found if found.done else None
 
-    assert await until(reaped) == Reaped([("ann", ticket.id, "crashed")], ["worker-1"], 0)
+    expected = Reaped(
+        [("ann", ticket.id, "crashed")], ["worker-1"], 0, ready=frozenset({"interactive"})
+    )
+    assert await until(reaped) == expected
     assert (await desk.claim_one(worker="worker-2")).attempt == 2
     assert (await desk.reap(absent_ms=50)).done == []
     assert await desk.stage(other) == "routing"

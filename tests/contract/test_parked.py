@@ -1,4 +1,4 @@
-"""Parked turns: what waits for a provider's key or room, who is woken for it, and in which order."""
+"""Parked turns: what waits for a key or for room, who is woken for it, and in which order."""
 
 from collections import Counter
 from typing import Final
@@ -260,4 +260,3 @@ async def test_a_reap_tells_in_which_lanes_something_is_ready(desk: Desk) -> Non
     assert (await desk.reap()).ready == frozenset()
     await desk.submit(lane="batch")
     assert (await desk.reap()).ready == {"batch"}
-
