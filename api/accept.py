@@ -177,6 +177,7 @@ async def _take_in(
                 id=ask.generation,
                 keep=Keep.of(state.settings.retention),
                 channels=keys.worker_channel(keys.system_root(state.settings.redis), ""),
+                call=ids.new_id(),
             ),
         )
         raise

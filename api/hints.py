@@ -36,5 +36,5 @@ async def now(state: State, root: str, generation: Generation) -> tuple[int, pac
     waiting = pace.wait_seconds(line, durations, await state.fleet())
     elapsed = 0.0
     if generation.started is not None and generation.ahead is None:
-        elapsed = max(0.0, (state.clock.now_ms() - generation.started) / 1000)
+        elapsed = max(0.0, (generation.seen - generation.started) / 1000)
     return pace.hint(durations, elapsed, waiting), pace.eta(durations, elapsed, waiting)

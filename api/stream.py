@@ -46,13 +46,15 @@ async def follow(
     where = Where(call.caller.root, call.caller.account.id, generation_id)
     await call.state.subscriber.connect()
     if accepted_in is not None:
-        return await Stream.begin(_live(call, where, after_number, accepted_in, deadline_ms=None))
+        return await Stream.begin(_live(call, where, after_number, accepted_in, ends=None))
     generation = await generations.find(call.state.redis, *where)
     if generation is None:
         raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
     if not generation.is_final:
         return await Stream.begin(
-            _live(call, where, after_number, generation.session, deadline_ms=generation.deadline)
+            _live(
+                call, where, after_number, generation.session, ends=_end_of(call.state, generation)
+            )
         )
     if after_number == Number.of(generation.last_event):
         return Answer(None, status=204)
@@ -89,7 +91,7 @@ async def _ended(
 
 
 async def _live(
-    call: Call, where: Where, after: Number, session: str, *, deadline_ms: int | None
+    call: Call, where: Where, after: Number, session: str, *, ends: float | None
 ) -> AsyncGenerator[bytes, None]:
     """Tell what comes, as it comes, until the end."""
     state = call.state
@@ -112,7 +114,7 @@ async def _live(
                     return
                 yield _PING
                 ring.look_if_quiet(state.settings.api.ping_seconds)
-                deadline_ms = await _tend(state, where, deadline_ms)
+                ends = await _tend(state, where, ends)
         if reader.is_leaving:
             yield _GOING_AWAY
 
@@ -149,15 +151,26 @@ async def _reconcile(
     return _snapshot(state, generation), number
 
 
-async def _tend(state: State, where: Where, deadline_ms: int | None) -> int | None:
-    """End what is past its deadline where no worker lives to do it; return the deadline."""
+async def _tend(state: State, where: Where, ends: float | None) -> float | None:
+    """End what is past its deadline where no worker lives to do it.
+
+    Return the deadline as a time of our monotonic clock, once it is known.
+    """
+    now = state.clock.monotonic()
     with suppress(UnavailableError):
-        if deadline_ms is None:
+        if ends is None:
             generation = await generations.find(state.redis, *where)
-            deadline_ms = generation.deadline if generation is not None else None
-        if state.clock.now_ms() > (deadline_ms or math.inf):
+            ends = _end_of(state, generation) if generation is not None else None
+        if now > (ends or math.inf):
             await state.expire_if_abandoned(where.root)
-    return deadline_ms
+    return ends
+
+
+def _end_of(state: State, generation: Generation) -> float | None:
+    """Return a deadline as a time of our monotonic clock: Redis' clock says how far it is."""
+    if generation.deadline is None:
+        return None
+    return state.clock.monotonic() + (generation.deadline - generation.seen) / 1000
 
 
 def _accepted(where: Where, session: str, after: Number) -> bytes:

@@ -432,12 +432,16 @@ async def release(
 
 
 class CancelAsk(Ask, frozen=True, kw_only=True):
-    """Which generation to cancel; `channels` is the prefix of the workers' channels."""
+    """Which generation to cancel; `channels` is the prefix of the workers' channels.
+
+    `call` is the request's own id: the same one again is answered as before.
+    """
 
     account: str
     id: str
     keep: Keep
     channels: str
+    call: str
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -545,13 +549,14 @@ class StatusAsk(Ask, frozen=True, kw_only=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """A generation's record at one moment; `body` is the text so far or the final message.
+    """A generation's record at the moment `now_ms`; `body` is the text so far or the final message.
 
     `unfinished` counts all of the account's, of which `most` may run (0: unknown); `rank` is the
     place among those of its lane. What waits shares that with `crowd` accounts of its own one's
     weight, and has `behind` turns of its session before it.
     """
 
+    now_ms: int
     unfinished: int
     rank: int
     running: int
@@ -568,9 +573,10 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     reply: list[Reply] = await invoke(redis, "status", root, ask, effect="none")
     if not reply:
         return None
-    unfinished, rank, running, most, crowd, behind, body, user, *flat = reply
+    now, unfinished, rank, running, most, crowd, behind, body, user, *flat = reply
     words = [_text(word) for word in flat]
     return Look(
+        now,
         unfinished,
         rank,
         running,

@@ -21,6 +21,7 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         text = look.body.decode()
     return Generation(
         id=generation,
+        seen=look.now_ms,
         session=record["session"],
         turn=int(record["turn"]),
         lane="batch" if record["lane"] == "batch" else "interactive",

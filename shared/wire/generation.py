@@ -8,7 +8,7 @@ from shared.wire.submission import Lane
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """A generation at one moment. Times are ms of Redis' clock, money microcredits.
+    """A generation at one moment, `seen`. Times are ms of Redis' clock, money microcredits.
 
     `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead`
     counts the account's own of the lane that will run before it, `most` how many it may run at once
@@ -17,6 +17,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
+    seen: int = 0
     session: str
     turn: int
     lane: Lane
@@ -39,6 +40,11 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     user: UserMessage | None = None
     assistant: AssistantMessage | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its deadline had passed when it was looked at."""
+        return self.deadline is not None and self.seen > self.deadline
 
     @property
     def state(self) -> State:

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from shared.redis import keys
 from tests.support import waiting
 from tests.support.customer import Customer, body
 from tests.support.provider import Answer, Provider
-from tests.support.system import System
+from tests.support.system import System, TurnedClock
 
 pytestmark = pytest.mark.each_once
 
@@ -102,10 +103,34 @@ async def test_a_long_answer_is_asked_about_less_often(
     receipt = await api.ask("a", model="alpha")
     await waiting.until(lambda: provider.requests)
     first = (await api.look(receipt))["poll_interval_hint"]
-    system.clock.turn(120)
+    root = system.accounts.root_of(await system.account())
+    record = keys.GENERATION(root, "one", receipt["message_id"])
+    await system.redis.call("HINCRBY", record, "started", -120_000)
     last = (await api.look(receipt))["poll_interval_hint"]
     assert first <= 3
     assert 10 <= last <= 30
+
+
+@pytest.mark.usefixtures("worker")
+async def test_hints_follow_the_clock_of_redis_not_the_fronts(
+    system: System, provider: Provider
+) -> None:
+    """A front whose clock is minutes off tells the same as one whose clock is right."""
+    clock = TurnedClock()
+    await system.front(clock)
+    api = await system.customer()
+    gate = asyncio.Event()
+    provider.script.append(Answer(gate=gate))
+    receipt = await api.ask("a", model="alpha")
+    await waiting.until(lambda: provider.requests)
+    for seconds in (0, 1200, -2400):
+        clock.turn(seconds)
+        status = await api.look(receipt)
+        assert status["state"] == "processing"
+        assert status["poll_interval_hint"] <= 3
+        assert status["eta_seconds"]["p90"] < 60
+    gate.set()
+    assert (await api.end(receipt))["state"] == "completed"
 
 
 async def test_auto_starts_from_the_first_models_estimate(api: Customer) -> None:

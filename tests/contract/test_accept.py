@@ -207,3 +207,26 @@ async def test_large_numbers_keep_every_digit(desk: Desk) -> None:
     books = await desk.books()
     assert books.held == 100_000_000_000_001
     assert books.balance == amount - 100_000_000_000_001
+
+
+async def test_interrupt_is_paid_for_by_the_holds_that_it_frees(desk: Desk) -> None:
+    await desk.grant(100)
+    first = await desk.submit(hold=60)
+    await desk.submit("ann", first.session, hold=30)
+    refused = await desk.accept("ann", first.session, hold=101, on_conflict="interrupt")
+    assert isinstance(refused, NotAccepted)
+    assert (refused.reason, refused.about) == ("poor", "100")
+    await desk.submit("ann", first.session, hold=90, on_conflict="interrupt")
+    assert await desk.stage(first) == "cancelled"
+    books = await desk.books()
+    assert (books.balance, books.held) == (10, 90)
+
+
+async def test_hold_of_what_runs_pays_for_no_interrupt(desk: Desk) -> None:
+    await desk.grant(100)
+    first = await desk.submit(hold=60)
+    await desk.claim_one()
+    refused = await desk.accept("ann", first.session, hold=50, on_conflict="interrupt")
+    assert isinstance(refused, NotAccepted)
+    assert (refused.reason, refused.about) == ("poor", "40")
+    assert await desk.stage(first) == "routing"

@@ -43,6 +43,24 @@ async def test_cancel_of_what_runs_asks_the_worker(desk: Desk) -> None:
     assert await desk.stage(ticket) == "cancelled"
 
 
+async def test_cancel_sent_again_for_a_lost_reply_is_answered_as_the_first(desk: Desk) -> None:
+    await desk.grant(100)
+    ticket = await desk.submit(hold=40)
+    for _ in range(2):
+        assert await desk.cancel(ticket, "one") == Cancelled(40)
+    assert await desk.cancel(ticket, "two") == AlreadyEnded("cancelled")
+    assert (await desk.books()).balance == 100
+
+
+async def test_cancel_of_what_ran_sent_again_is_pending_as_the_first(desk: Desk) -> None:
+    ticket = await desk.submit()
+    claimed = await desk.claim_one()
+    assert await desk.cancel(ticket, "one") == Cancelled(None)
+    await desk.settle(claimed, seq=1, stage="cancelled", cost=0, text="")
+    assert await desk.cancel(ticket, "one") == Cancelled(None)
+    assert await desk.cancel(ticket, "two") == AlreadyEnded("cancelled")
+
+
 async def test_cancel_of_a_waiting_turn_leaves_the_others_in_order(desk: Desk) -> None:
     first = await desk.submit()
     second, third = [await desk.submit("ann", first.session) for _ in range(2)]

@@ -278,10 +278,16 @@ class Desk:
         )
         return await functions.release(self.redis, self.root, ask)
 
-    async def cancel(self, ticket: Ticket) -> Cancelled | AlreadyEnded | None:
-        """Cancel a generation."""
+    async def cancel(
+        self, ticket: Ticket, call: str | None = None
+    ) -> Cancelled | AlreadyEnded | None:
+        """Cancel a generation; `call` is the request's own id."""
         ask = functions.CancelAsk(
-            account=ticket.account, id=ticket.id, keep=KEEP, channels=CHANNELS
+            account=ticket.account,
+            id=ticket.id,
+            keep=KEEP,
+            channels=CHANNELS,
+            call=call or ids.new_id(),
         )
         return await functions.cancel(self.redis, self.root, ask)
 

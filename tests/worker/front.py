@@ -193,6 +193,7 @@ class Front:
             id=ticket.id,
             keep=Keep.of(self.settings.retention),
             channels=self._channels(),
+            call=ids.new_id(),
         )
         return await functions.cancel(self.redis, ticket.root, ask)
 

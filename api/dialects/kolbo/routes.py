@@ -3,7 +3,6 @@
 A handler reads the call, goes through one door or window, and translates what comes back.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +11,7 @@ from api.dialects.kolbo import account, translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
 from api.follow import told, wait
 from api.guards.body import Body
+from shared import ids
 from shared.errors import Code, PolluxError, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import AlreadyEnded, Keep
@@ -44,7 +44,7 @@ async def status(call: Call) -> Answer:
     generation = await _look(call)
     if (
         generation is not None
-        and call.state.clock.now_ms() > (generation.deadline or math.inf)
+        and generation.is_late
         and await call.state.expire_if_abandoned(call.caller.root)
     ):
         generation = await _look(call)
@@ -96,6 +96,7 @@ async def cancel(call: Call) -> Answer:
         id=parameters.generation_id(call),
         keep=Keep.of(state.settings.retention),
         channels=keys.worker_channel(keys.system_root(state.settings.redis), ""),
+        call=ids.new_id(),
     )
     done = await functions.cancel(state.redis, caller.root, ask)
     if done is None:

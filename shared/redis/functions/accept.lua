@@ -13,12 +13,14 @@
 --          repeated request must find either all of it or nothing.
 -- A turn with a companion, its own or its session's, is left to workers that know what one is.
 
--- GCRA: `arrival` is the time at which the account would be idle again if it kept to its rate.
+-- GCRA: `arrival` is the time at which the account would be idle again if it kept to its rate. One beyond the window
+-- was stored before the clock was set back.
 local function take_rate(root, ask, now)
   local key = submissions_key(root, ask.account)
   local interval = 60000000 / ask.per_minute
   local window = interval * ask.per_minute
-  local arrival = math.max(tonumber(redis.call('GET', key) or 0), now) + interval
+  local stored = math.min(tonumber(redis.call('GET', key) or 0), now + window)
+  local arrival = math.max(stored, now) + interval
   local over = arrival - now - window
   if over > 0 then
     return {ask.per_minute, 0, math.ceil((arrival - interval - now) / 1000), math.ceil(over / 1000)}, false
@@ -43,6 +45,17 @@ local function find_replay(root, ask)
   if not stored[1] then return nil end
   if stored[1] ~= ask.fingerprint then return {'mismatch'} end
   return {'replayed', stored[2], stored[3]}
+end
+
+-- What an interrupt gives back at once: the holds of those that no worker answers.
+local function freed_by_interrupt(root, ask, head)
+  local ids, freed = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1), 0
+  table.insert(ids, head)
+  for _, id in ipairs(ids) do
+    local hold, worker = unpack(redis.call('HMGET', generation_key(root, ask.account, id), 'hold', 'worker'))
+    if not worker then freed = freed + tonumber(hold or 0) end
+  end
+  return freed
 end
 
 local function interrupt(root, ask, head)
@@ -120,6 +133,9 @@ local function accept(root, ask)
   local crowd = ahead > 0 and crowd_of(root, account, ask.lane, ask.stride) or 1
   if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
   local balance = tonumber(known[1] or 0)
+  if balance < ask.hold and busy and ask.on_conflict == 'interrupt' then
+    balance = balance + freed_by_interrupt(root, ask, busy)
+  end
   if balance < ask.hold then return {'poor', int(balance), rate} end
 
   if busy and ask.on_conflict == 'interrupt' then interrupt(root, ask, busy) end

@@ -10,18 +10,23 @@
 
 -- Who waits in the queue for room comes again by then.
 local TURNED_AWAY_MS = 35000
+-- No call is leased for longer.
+local LEASE_MAX_MS = 120000
+-- As in depart: a provider forgets within minutes what was too much.
+local OWED_MAX_US = 300000000
 
 local function is_owed(root, ask, batch, now)
   if ask.lane == 'batch' or batch > 0 or ask.concurrency_max == 1 then return false end
   local turned_away = redis.call('HGET', rates_key(root, ask.provider), 'batch')
-  return turned_away and now - tonumber(turned_away) < TURNED_AWAY_MS
+  return turned_away and math.abs(now - tonumber(turned_away)) < TURNED_AWAY_MS
 end
 
 local function is_full(root, ask, now)
   if not ask.concurrency_max then return false end
-  local from = '(' .. int(now)
-  local batch = redis.call('ZCOUNT', slots_key(root, ask.provider, 'batch'), from, '+inf')
-  local all = batch + redis.call('ZCOUNT', slots_key(root, ask.provider, 'interactive'), from, '+inf')
+  -- A lease that ends later than any can was given before the clock was set back; its holder renews it each second.
+  local from, to = '(' .. int(now), int(now + LEASE_MAX_MS)
+  local batch = redis.call('ZCOUNT', slots_key(root, ask.provider, 'batch'), from, to)
+  local all = batch + redis.call('ZCOUNT', slots_key(root, ask.provider, 'interactive'), from, to)
   if ask.lane == 'batch' and batch >= ask.batch_max then return true end
   return all >= ask.concurrency_max - (is_owed(root, ask, batch, now) and 1 or 0)
 end
@@ -41,9 +46,11 @@ local function note_batch(root, ask, now, is_turned_away)
   end
 end
 
--- Returns the arrival after a cost, and for how many us too early that is.
-local function arrive(known, cost, burst, now)
-  local arrival = math.max(tonumber(known or 0), now) + cost
+-- Returns the arrival after a cost, and for how many us too early that is. One that is further ahead than any can be
+-- was stored before the clock was set back.
+local function arrive(known, cost, burst, now, furthest)
+  local stored = math.min(tonumber(known or 0), now + furthest)
+  local arrival = math.max(stored, now) + cost
   return arrival, arrival - now - burst
 end
 
@@ -59,11 +66,12 @@ local function admit(root, ask)
   local key, early = rates_key(root, ask.provider), 0
   local requests, tokens = unpack(redis.call('HMGET', key, 'requests', 'tokens'))
   if ask.request_us then
-    requests, early = arrive(requests, ask.request_us, ask.request_burst_us, now)
+    requests, early = arrive(requests, ask.request_us, ask.request_burst_us, now, ask.request_burst_us)
   end
   if ask.tokens_us then
     local over
-    tokens, over = arrive(tokens, ask.tokens_us, ask.tokens_burst_us, now)
+    local furthest = math.max(ask.tokens_burst_us, OWED_MAX_US)
+    tokens, over = arrive(tokens, ask.tokens_us, ask.tokens_burst_us, now, furthest)
     early = math.max(early, over)
   end
   if early > 0 then return {'busy', math.ceil(early / 1000)} end

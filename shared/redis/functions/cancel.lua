@@ -1,13 +1,21 @@
 -- cancel: end what waits, ask the worker to end what runs.
--- ASK      account, id, keep, channels (the prefix of the workers' channels)
+-- ASK      account, id, keep, channels (the prefix of the workers' channels), call (the request's own id)
 -- RETURNS  {'unknown'}, {'finished', stage}, {'cancelled', microcredits given back} or {'pending'}
 -- ATOMIC   because a generation must not be claimed between the look and the end.
+-- The record keeps what the last cancel did and for which call: one that is sent again because its reply was lost
+-- gets the same answer, and a later one learns that the generation had ended.
 
 local function cancel(root, ask)
   local record = load(root, ask.account, ask.id)
   if not record then return {'unknown'} end
-  if is_final(record) then return {'finished', record.stage} end
+  if is_final(record) then
+    local call, effect, refunded = string.match(record.cancelled_by or '', '^(%S+) (%a+) (%d+)$')
+    if call == ask.call then return {effect, effect == 'cancelled' and tonumber(refunded) or nil} end
+    return {'finished', record.stage}
+  end
   local effect, refunded = cancel_one(root, ask.account, ask.id, record, ask.keep, ask.channels)
+  redis.call('HSET', generation_key(root, ask.account, ask.id), 'cancelled_by',
+    ask.call .. ' ' .. effect .. ' ' .. int(refunded or 0))
   return {effect, refunded}
 end
 

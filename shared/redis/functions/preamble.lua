@@ -140,13 +140,15 @@ local function emit(root, account, id, epoch, seq, event)
   return at
 end
 
--- A circuit is a provider's model under one credential. While its breaker is open the record says when it is
--- `due` for a probe, and who probes until when. Returns {state, ms left, why}: closed, open, probing or due.
+-- A circuit is a provider's model under one credential. While its breaker is open the record says when it is `due` for
+-- a probe, and who probes until when. Returns {state, ms left, why}: closed, open, probing or due. One that was opened
+-- in the future is due: the clock was set back.
 local function look_at_breaker(root, circuit, now)
-  local due, lease, why = unpack(redis.call('HMGET', breaker_key(root, circuit), 'due', 'lease', 'why'))
+  local fields = redis.call('HMGET', breaker_key(root, circuit), 'due', 'lease', 'why', 'opened')
+  local due, lease, why, opened = tonumber(fields[1]), tonumber(fields[2] or 0), fields[3], tonumber(fields[4] or 0)
   if not due then return {'closed', 0, ''} end
-  if tonumber(due) > now then return {'open', due - now, why} end
-  if lease and tonumber(lease) > now then return {'probing', lease - now, why} end
+  if opened <= now and due > now then return {'open', due - now, why} end
+  if opened <= now and lease > now then return {'probing', lease - now, why} end
   return {'due', 0, why}
 end
 

@@ -9,8 +9,9 @@ local function probe(root, ask)
   local key = breaker_key(root, ask.circuit)
   local is_own = seen[1] == 'probing' and redis.call('HGET', key, 'probe') == ask.call
   if seen[1] ~= 'due' and not is_own then return seen end
+  -- Where the clock was set back, both times lie ahead: the probe is what counts from here on.
   redis.call('HSET', key, 'probe', ask.call, 'lease', int(now + ask.lease_ms), 'trips',
-    redis.call('HGET', key, 'trips') or 1)
+    redis.call('HGET', key, 'trips') or 1, 'opened', int(now), 'due', int(now))
   return {'granted', 0, seen[3]}
 end
 

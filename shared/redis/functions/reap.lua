@@ -32,16 +32,23 @@ local function expire_lease(root, name, ask)
   return {account, id, 'crashed'}
 end
 
--- Every look is noted, but not each by a write.
+-- Every look is noted, but not each by a write. A last look in the future is a clock that was set back: what was
+-- written before stands too far ahead, so leases get their time again.
 local function was_away(root, info, now, gap_ms)
   local key = clocks_key(root)
   local server = string.match(info, 'run_id:(%w+)')
   local known = redis.call('HMGET', key, 'reaped', 'server')
   local since = now - tonumber(known[1] or 0)
-  if since >= NOTED_EVERY_MS or known[2] ~= server then
+  if math.abs(since) >= NOTED_EVERY_MS or known[2] ~= server then
     redis.call('HSET', key, 'reaped', int(now), 'server', server)
   end
-  return known[1] and (since > gap_ms or known[2] ~= server)
+  return known[1] and (math.abs(since) > gap_ms or known[2] ~= server), known[1] and -since or 0
+end
+
+-- What was put off before the clock was set back would wait for as long as it was set back.
+local function shift_deferred(root, by_ms)
+  local key = deferred_key(root)
+  for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, int(-by_ms), name) end
 end
 
 -- Listeners come back before leases lapse; until then none is missed. (`deaf` says so to this text, the scores
@@ -167,7 +174,9 @@ local function reap(root, ask)
   local at, done = now_ms(), {}
   local now = int(at)
   local info = redis.call('INFO', 'server')
-  if was_away(root, info, at, ask.gap_ms) then renew_all(root, at, ask.lease_ms) end
+  local is_away, set_back_ms = was_away(root, info, at, ask.gap_ms)
+  if is_away then renew_all(root, at, ask.lease_ms) end
+  if set_back_ms > ask.gap_ms then shift_deferred(root, set_back_ms) end
   local dead, missed = lapse(root, info, ask, at)
   for _, name in ipairs(due(leases_key(root), now, ask.limit)) do
     table.insert(done, expire_lease(root, name, ask))

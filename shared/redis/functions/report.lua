@@ -64,6 +64,10 @@ local function report(root, ask)
     if redis.call('ZCOUNT', pulses, int(now - ask.alive_ms), '+inf') == 0 then renew_served(root, now) end
     is_new = redis.call('ZADD', pulses, int(now), ask.worker)
     redis.call('HSET', workers_key(root), ask.worker, ask.blob)
+    -- Pulses of the future were written before the clock was set back: who lives reports again within a second.
+    for _, worker in ipairs(redis.call('ZRANGE', pulses, '(' .. int(now), '+inf', 'BYSCORE')) do
+      redis.call('ZADD', pulses, int(now), worker)
+    end
     for _, model in ipairs(ask.models) do redis.call('ZADD', served, int(now), model) end
     -- Only while somebody lives: what the last of them served stays known until others come.
     redis.call('ZREMRANGEBYSCORE', served, '-inf', forgotten)

@@ -40,7 +40,7 @@ local function settle(root, ask)
   })
   if ask.stage == 'completed' then
     local key = pace_key(root, record.model)
-    local length = redis.call('LPUSH', key, int(now - tonumber(record.started)))
+    local length = redis.call('LPUSH', key, int(math.max(0, now - tonumber(record.started))))
     if length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
     redis.call('PEXPIRE', key, 604800000)
   end

@@ -1,6 +1,6 @@
 -- status: all that a caller may know of a generation, in one look.
 -- ASK      account, id
--- RETURNS  {} when there is none, else {unfinished of the account, rank, running, most (that may run, 0: unknown),
+-- RETURNS  {} when there is none, else {now ms, unfinished of the account, rank, running, most (that may run, 0: unknown),
 --          crowd, behind, body, user message, field, value...}; crowd counts those who share its lane, in accounts of
 --          its own account's weight, and behind what waits before it in its session, where anything comes first;
 --          body is the text so far, or the assistant message's record once it has ended
@@ -27,8 +27,8 @@ local function status(root, ask)
       behind = redis.call('ZRANK', waiting_key(root, ask.account, record.session), ask.id) or 0
     end
   end
-  local answer = {unfinished_of(root, ask.account), rank, running, most, crowd, behind, body, user}
-  for i = 1, #flat do answer[i + 8] = flat[i] end
+  local answer = {now_ms(), unfinished_of(root, ask.account), rank, running, most, crowd, behind, body, user}
+  for i = 1, #flat do answer[i + 9] = flat[i] end
   return answer
 end
 

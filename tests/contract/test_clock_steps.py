@@ -1,0 +1,127 @@
+"""Redis' clock set back an hour: what was stored before stands in the future and holds nobody up.
+
+The step is made by moving what is stored an hour ahead, as it stands after one.
+"""
+
+from typing import Final
+
+import pytest
+
+from shared.clock import SystemClock
+from shared.redis import functions, keys
+from shared.redis.client import Redis
+from shared.redis.functions import AdmitAsk, Breaker, NotAccepted, ProbeAsk
+from shared.settings import RedisSettings
+from shared.stores import fleet
+from shared.wire.fleet import WorkerReport
+from tests.support.desk import Desk
+
+HOUR_MS: Final = 3_600_000
+_GAP_MS: Final = 1_000
+_CIRCUIT: Final = "scripted/alpha/open"
+
+
+async def _add_to_scores(redis: Redis, key: str, ms: int) -> None:
+    for name in await redis.call("ZRANGE", key, 0, -1):
+        await redis.call("ZINCRBY", key, ms, name)
+
+
+async def _set_back(desk: Desk, redis: Redis) -> None:
+    """Leave the queue of a partition as after an hour's step."""
+    for key in (keys.LEASES, keys.DEFERRED):
+        await _add_to_scores(redis, key(desk.root), HOUR_MS)
+    await redis.call("HINCRBY", keys.CLOCKS(desk.root), "reaped", HOUR_MS)
+
+
+async def test_rate_of_submissions_costs_one_window_at_most(desk: Desk, redis: Redis) -> None:
+    await desk.submit(per_minute=60)
+    key = keys.SUBMISSIONS(desk.root, "ann")
+    await redis.call("INCRBY", key, HOUR_MS * 1000)
+    refused = await desk.accept(per_minute=60)
+    assert isinstance(refused, NotAccepted)
+    assert refused.rate is not None
+    assert refused.rate.retry_ms <= 1_000
+    assert refused.rate.reset_ms <= 60_000
+
+
+async def test_what_was_put_off_is_tried_again_in_time(desk: Desk, redis: Redis) -> None:
+    ticket = await desk.submit()
+    await desk.reap(gap_ms=_GAP_MS)
+    await desk.release(await desk.claim_one(), delay_ms=60_000)
+    before = await redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
+    await _set_back(desk, redis)
+    await desk.reap(gap_ms=_GAP_MS)
+    [[name, due]] = await redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
+    assert name == before[0][0]
+    assert abs(due - before[0][1]) < 10_000
+    assert await desk.stage(ticket) == "retrying"
+    # It happens once: the next look moves nothing.
+    await desk.reap(gap_ms=_GAP_MS)
+    assert await redis.call("ZSCORE", keys.DEFERRED(desk.root), name) == due
+
+
+async def test_leases_and_the_listeners_are_known_again_within_a_lease(
+    desk: Desk, redis: Redis
+) -> None:
+    await desk.submit()
+    await desk.reap(gap_ms=_GAP_MS)
+    await desk.claim_one()
+    await redis.call("HSET", keys.CLOCKS(desk.root), "deaf", SystemClock().now_ms() + HOUR_MS)
+    await _set_back(desk, redis)
+    await desk.reap(gap_ms=_GAP_MS)
+    [_, ends] = (await redis.call("ZRANGE", keys.LEASES(desk.root), 0, -1, "WITHSCORES"))[0]
+    now_ms = SystemClock().now_ms()
+    assert ends <= now_ms + 2_000
+    assert int(await redis.call("HGET", keys.CLOCKS(desk.root), "deaf")) <= now_ms + 2_000
+    assert int(await redis.call("HGET", keys.CLOCKS(desk.root), "reaped")) <= now_ms
+
+
+@pytest.fixture
+def root(redis_settings: RedisSettings) -> str:
+    """Return the root of what belongs to no account."""
+    return keys.system_root(redis_settings)
+
+
+async def test_breaker_is_probed_at_once_and_by_one_call(redis: Redis, root: str) -> None:
+    now_ms = SystemClock().now_ms()
+    breaker = keys.BREAKER(root, _CIRCUIT)
+    fields = ("opened", now_ms + HOUR_MS, "due", now_ms + HOUR_MS + 10_000, "why", "timeout")
+    await redis.call("HSET", breaker, *fields, "lease", now_ms + HOUR_MS, "trips", 1)
+    await redis.call("PEXPIRE", breaker, HOUR_MS)
+    asks = [ProbeAsk(circuit=_CIRCUIT, call=call, lease_ms=5_000) for call in ("one", "two")]
+    assert await functions.probe(redis, root, asks[0]) is None
+    seen = await functions.probe(redis, root, asks[1])
+    assert isinstance(seen, Breaker)
+    assert (seen.state, seen.left_ms <= 5_000) == ("probing", True)
+
+
+async def test_provider_has_room_again_within_its_window(redis: Redis, root: str) -> None:
+    now_ms = SystemClock().now_ms()
+    slots, rates = keys.SLOTS(root, "p", "interactive"), keys.RATES(root, "p")
+    await redis.call("ZADD", slots, now_ms + HOUR_MS, "dead")
+    await redis.call("HSET", rates, "requests", (now_ms + HOUR_MS) * 1000)
+    for key in (slots, rates):
+        await redis.call("PEXPIRE", key, HOUR_MS)
+    ask = AdmitAsk(provider="p", lane="interactive", call="new", lease_ms=5_000, concurrency_max=1)
+    assert await functions.admit(redis, root, ask) is None
+    paced = AdmitAsk(
+        provider="p",
+        lane="interactive",
+        call="paced",
+        lease_ms=5_000,
+        request_us=1_000_000,
+        request_burst_us=60_000_000,
+    )
+    wait_ms = await functions.admit(redis, root, paced)
+    assert wait_ms is not None
+    assert wait_ms <= 1_000
+
+
+async def test_dead_workers_do_not_live_on(redis: Redis, redis_settings: RedisSettings) -> None:
+    root = keys.system_root(redis_settings)
+    now_ms = SystemClock().now_ms()
+    await redis.call("ZADD", keys.PULSES(root), now_ms + HOUR_MS, "dead")
+    alive = WorkerReport(id="alive", concurrency=1, running=0, models=(), wire=1, made_ms=now_ms)
+    await fleet.report(redis, redis_settings, alive)
+    at = await redis.call("ZSCORE", keys.PULSES(root), "dead")
+    assert at <= now_ms + 10_000
