@@ -3,14 +3,26 @@
 import asyncio
 
 import pytest
+from typing_extensions import override
 
+from shared.clock import SystemClock
 from shared.redis import keys
 from tests.support import waiting
 from tests.support.customer import Customer, body
 from tests.support.provider import Answer, Provider
-from tests.support.system import System, TurnedClock
+from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
+
+
+class WrongClock(SystemClock):
+    """A machine's clock that was set wrong; time passes on it as anywhere."""
+
+    off_ms = 0
+
+    @override
+    def now_ms(self) -> int:
+        return super().now_ms() + self.off_ms
 
 
 async def test_places_count_the_accounts_own_lane(api: Customer, other: Customer) -> None:
@@ -116,15 +128,15 @@ async def test_hints_follow_the_clock_of_redis_not_the_fronts(
     system: System, provider: Provider
 ) -> None:
     """A front whose clock is minutes off tells the same as one whose clock is right."""
-    clock = TurnedClock()
+    clock = WrongClock()
     await system.front(clock)
     api = await system.customer()
     gate = asyncio.Event()
     provider.script.append(Answer(gate=gate))
     receipt = await api.ask("a", model="alpha")
     await waiting.until(lambda: provider.requests)
-    for seconds in (0, 1200, -2400):
-        clock.turn(seconds)
+    for seconds in (0, 1200, -1200):
+        clock.off_ms = seconds * 1000
         status = await api.look(receipt)
         assert status["state"] == "processing"
         assert status["poll_interval_hint"] <= 3
