@@ -6,6 +6,12 @@ upstream   one call: the request out, the parts of its answer back
 lines      the connections to an upstream, each to one call at a time
 sse        events out of bytes, within bounds
 failures   what an upstream's failures are in our words
+refusals   why an upstream refuses, from its status, its codes and its sentences
+refusal_codes  the codes and types that upstreams refuse by, with their sources
+refusal_words  the sentences that they refuse by, with their sources
+refusal_text   what an error says, taken out of the many shapes of errors
+waits      how long an upstream asks to wait, in all the ways of saying so
+rate_limit_headers  the headers in which upstreams tell their limits
 calls      the calls of tools in an answer, gathered from their pieces
 citations  the pages that an answer is said to rest on, each once
 media      bytes in base64, and sounds gathered from their pieces

@@ -21,6 +21,7 @@ from shared.websearch import SearchSettings
 from worker.providers.citations import Citations
 from worker.providers.failures import Failures
 from worker.providers.lines import Lines
+from worker.providers.refusals import Fault
 from worker.providers.sse import TooLargeError
 from worker.search.brave import Brave
 from worker.search.contract import Result, Words
@@ -43,6 +44,11 @@ _TOLD: Final[dict[Category, str]] = {
     "timeout": "The search service did not answer in time.",
 }
 _FAILED: Final = "The search service failed."
+# All searches are alike, so these are never about one of them.
+_OF_THE_DEPLOYMENT: Final[dict[int, Fault]] = {
+    402: ("auth", "PROVIDER_UNPAID", "never"),
+    403: ("auth", "PROVIDER_FORBIDS", "never"),
+}
 
 
 class SearchLine:
@@ -86,6 +92,8 @@ class SearchLine:
         try:
             if response.status_code != httpx.codes.OK:
                 # The status tells enough; what is said beside it may be of any length.
+                if response.status_code in _OF_THE_DEPLOYMENT:
+                    raise self._failures.error(_OF_THE_DEPLOYMENT[response.status_code])
                 raise self._failures.refusal(response, b"")
             if response.headers.get("content-encoding", "").lower() not in {"", "identity"}:
                 raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))

@@ -150,7 +150,7 @@ async def test_usage_may_come_after_the_end(call: Call) -> None:
     ("error", "expected"),
     [
         ({"code": 400}, ("invalid_request", "REFUSED_REQUEST", "never")),
-        ({"code": 403}, ("auth", "PROVIDER_FORBIDS", "never")),
+        ({"code": 403}, ("invalid_request", "REFUSED_REQUEST", "never")),
         ({"code": 404}, ("invalid_request", "UNKNOWN_UPSTREAM_MODEL", "never")),
         ({"code": 429}, ("rate_limit", "PROVIDER_RATE_LIMITED", "backoff")),
         ({"code": 500}, ("provider_error", "PROVIDER_FAILED", "backoff")),
@@ -166,7 +166,7 @@ async def test_usage_may_come_after_the_end(call: Call) -> None:
             },
             ("invalid_request", "CONTEXT_TOO_LONG", "never"),
         ),
-        ({"code": "429"}, ("provider_error", "PROVIDER_FAILED", "backoff")),
+        ({"code": "429"}, ("rate_limit", "PROVIDER_RATE_LIMITED", "backoff")),
         ({}, ("provider_error", "PROVIDER_FAILED", "backoff")),
         ("went wrong", ("provider_error", "PROVIDER_FAILED", "backoff")),
     ],

@@ -140,7 +140,7 @@ async def test_an_empty_reason_is_no_end(call: Call) -> None:
     [
         ("went wrong", ("provider_error", "PROVIDER_FAILED", "backoff")),
         ({}, ("provider_error", "PROVIDER_FAILED", "backoff")),
-        ({"code": "rate_limit_exceeded"}, ("provider_error", "PROVIDER_FAILED", "backoff")),
+        ({"code": "rate_limit_exceeded"}, ("rate_limit", "PROVIDER_RATE_LIMITED", "backoff")),
         ({"code": 429}, ("rate_limit", "PROVIDER_RATE_LIMITED", "backoff")),
         ({"code": True}, ("provider_error", "PROVIDER_FAILED", "backoff")),
         ({"code": [429]}, ("provider_error", "PROVIDER_FAILED", "backoff")),

@@ -1,0 +1,42 @@
+"""Refusals as upstreams send them, and what each comes to: one line of `exchanges.jsonl` each.
+
+Figures, names and ids in them are made up; how they are worded is how the vendors word it. A body
+that is a text is sent as it is, any other as JSON; those `in band` are an upstream's `error`.
+"""
+
+import json
+from pathlib import Path
+from typing import Final, NamedTuple
+
+
+class Exchange(NamedTuple):
+    """A refusal: what it is about, who says it, with which status, what, and what it comes to."""
+
+    of: str
+    who: str
+    status: int
+    fault: str
+    said: object
+
+    @property
+    def body(self) -> bytes:
+        """What is sent."""
+        return (self.said if isinstance(self.said, str) else json.dumps(self.said)).encode()
+
+
+def _read() -> tuple[Exchange, ...]:
+    lines = Path(__file__).with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return tuple(
+        Exchange(*(row[key] for key in ("of", "who", "status", "fault", "body"))) for row in rows
+    )
+
+
+_ROWS: Final = _read()
+IN_BAND: Final = tuple(row for row in _ROWS if row.of == "in band")
+REFUSALS: Final = tuple(row for row in _ROWS if row.of != "in band")
+
+
+def named(rows: tuple[Exchange, ...]) -> list[str]:
+    """Return a name for each row, none twice."""
+    return [f"{number} {row.of}: {row.who} {row.status}" for number, row in enumerate(rows)]

@@ -1,0 +1,181 @@
+"""The headers in which upstreams tell their limits, and times as all of them write times.
+
+Owns the reading of them, from any answer, refused or not. What cannot be true is as if it were not
+told: a time that is past, negative or further off than a week.
+
+With FIELD for each of limit, remaining and reset, and what a reset is:
+
+OpenAI, Azure, Groq, Together, xAI  x-ratelimit-FIELD-{requests,tokens}: 6m0s, 120ms
+Anthropic                anthropic-ratelimit-{requests,tokens,input-tokens...}-FIELD: RFC 3339
+Cerebras                 x-ratelimit-FIELD-{requests-day,tokens-minute}: seconds
+Mistral                  x-ratelimit-FIELD-{req,tokens}-minute, ratelimitbysize-FIELD: seconds
+OpenRouter, GitHub       x-ratelimit-FIELD: epoch, in seconds or milliseconds
+IETF's draft             ratelimit-FIELD, or one `ratelimit: "p";r=0;t=30`: seconds
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, Literal, NamedTuple
+
+WAIT_SECONDS_MAX: Final = 604_800.0
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_DURATION: Final = re.compile(
+    r"(\d+(?:\.\d+)?)\s*(milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h"
+    r"|days?|d)(?![a-z])",
+    re.IGNORECASE,
+)
+_BETWEEN: Final = re.compile(r"[\s,]*(and)?\s*", re.IGNORECASE)
+# A number that large is no wait but a moment: seconds, or milliseconds, since 1970.
+_EPOCH_SECONDS: Final = 1e9
+_COUNT_MAX: Final = 1e15
+_EPOCH_MILLISECONDS: Final = 1e11
+_FIELD: Final = re.compile(r"(?<![a-z])(limit|remaining|reset)(?![a-z])")
+_DRAFT: Final = re.compile(r"(?:^|[;,\s])(r|t|q|limit|remaining|reset)\s*=\s*\"?(\d+)")
+_DRAFT_FIELDS: Final = {"r": "remaining", "t": "reset", "q": "limit"}
+
+Scope = Literal["requests", "tokens"]
+
+
+class Limit(NamedTuple):
+    """One limit: how much of it there is, how much is left, and when it is whole again."""
+
+    limit: int | None = None
+    remaining: int | None = None
+    reset_seconds: float | None = None
+
+
+class RateLimits(NamedTuple):
+    """What an upstream tells of its limits; of several limits of a kind the nearest to its end."""
+
+    requests: Limit | None = None
+    tokens: Limit | None = None
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """How long until there is room again, where a limit is used up."""
+        used_up = [each for each in self if each is not None and each.remaining == 0]
+        waits = [each.reset_seconds for each in used_up if each.reset_seconds is not None]
+        return max(waits, default=None)
+
+
+def rate_limits(headers: Mapping[str, str], *, now: float) -> RateLimits | None:
+    """Return what the headers of an answer tell of limits, or None; `now` is in Unix seconds."""
+    told: dict[tuple[Scope, str], dict[str, str]] = {}
+    for name, value in headers.items():
+        lowered = name.lower()
+        if "ratelimit" in lowered or "rate-limit" in lowered:
+            for key, field, text in _fields(lowered, value):
+                told.setdefault(key, {}).setdefault(field, text)
+    if not told:
+        return None
+    limits = RateLimits(
+        _nearest(_limit(each, now) for (scope, _), each in told.items() if scope == "requests"),
+        _nearest(_limit(each, now) for (scope, _), each in told.items() if scope == "tokens"),
+    )
+    return limits if any(limits) else None
+
+
+def duration(text: str) -> float | None:
+    """Return the seconds of a duration like `6m0s`, `1.5s`, `120ms` or `2 minutes`, or None."""
+    seconds, end = 0.0, 0
+    for found in _DURATION.finditer(text):
+        if not _BETWEEN.fullmatch(text, end, found.start()):
+            break
+        unit = found[2].lower()
+        seconds += float(found[1]) * _SECONDS["ms" if unit.startswith(("ms", "mil")) else unit[0]]
+        end = found.end()
+    return seconds if end else None
+
+
+def wait_of(text: str, *, now: float, unit: float = 1.0) -> float | None:
+    """Return how many seconds from now a time is, in whatever form; None where it makes no sense.
+
+    A bare number is of `unit` seconds, or a moment if it is too large for a wait.
+    """
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        return _sane(_from_number(float(text), now, unit))
+    if text[:1].isdigit() and _DURATION.match(text):
+        return _sane(duration(text))
+    moment = _moment(text)
+    # A moment that is past is a clock that goes wrong: nothing is told.
+    return _sane(moment - now if moment is not None and moment > now else None)
+
+
+def _from_number(number: float, now: float, unit: float) -> float | None:
+    if abs(number) < _EPOCH_SECONDS:
+        return number * unit
+    moment = number / 1000 if number >= _EPOCH_MILLISECONDS else number
+    return moment - now if moment > now else None
+
+
+def _sane(seconds: float | None) -> float | None:
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    return seconds if 0 <= seconds <= WAIT_SECONDS_MAX else None
+
+
+def _moment(text: str) -> float | None:
+    """Return a moment in Unix seconds; one without a zone is in UTC."""
+    for read in (_of_mail, datetime.fromisoformat):
+        try:
+            found = read(text)
+            zoned = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+            return zoned.timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+    return None
+
+
+def _of_mail(text: str) -> datetime:
+    # `parsedate_to_datetime` reads what is no date at all as one, too, unless a comma is there.
+    if "," not in text and " GMT" not in text:
+        raise ValueError(text)
+    return parsedate_to_datetime(text)
+
+
+def _fields(name: str, value: str) -> Iterator[tuple[tuple[Scope, str], str, str]]:
+    """Yield what a header tells: of which limit, which of its fields, and the text."""
+    scope: Scope = "tokens" if "token" in name or "bysize" in name else "requests"
+    bare = name.replace("ratelimit", "rate").replace("rate-limit", "rate")
+    fields = _FIELD.findall(bare)
+    if fields:
+        family = _FIELD.sub("", bare).replace("--", "-").strip("-")
+        yield (scope, family), fields[-1], value
+        return
+    for word, number in _DRAFT.findall(value.lower()):
+        yield (scope, bare), _DRAFT_FIELDS.get(word, word), number
+
+
+def _limit(told: Mapping[str, str], now: float) -> Limit:
+    reset = told.get("reset")
+    return Limit(
+        _count(told.get("limit")),
+        _count(told.get("remaining")),
+        wait_of(reset, now=now) if reset is not None else None,
+    )
+
+
+def _count(text: str | None) -> int | None:
+    if text is None or not _NUMBER.fullmatch(text.strip().partition(",")[0]):
+        return None
+    number = float(text.strip().partition(",")[0])
+    return int(number) if 0 <= number < _COUNT_MAX else None
+
+
+def _nearest(limits: Iterable[Limit]) -> Limit | None:
+    """Return the limit that ends first: the one with least left, of those the longest to wait."""
+    known = [each for each in limits if each != Limit()]
+    return min(known, key=_nearness, default=None)
+
+
+def _nearness(limit: Limit) -> tuple[float, float]:
+    if limit.remaining is None:
+        share = math.inf
+    else:
+        share = limit.remaining / limit.limit if limit.limit else float(limit.remaining > 0)
+    return share, -(limit.reset_seconds or 0.0)

@@ -1,0 +1,161 @@
+"""What an upstream says when it refuses, taken apart: its codes, its numbers, its sentences.
+
+Owns the many shapes of errors: an object, one in a list, in another's message or in a text. Reads
+only the fields in which an upstream speaks for itself. What it repeats of a request (`input`,
+`flagged_input`, words in quotes) is left out, since those are the caller's words.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from worker.providers.refusal_codes import normal
+
+_DEPTH_MAX: Final = 6
+_ITEMS_MAX: Final = 16
+_TEXT_MAX: Final = 4_096
+_STATUS: Final = re.compile(r"[45][0-9][0-9]")
+_CODE_KEYS: Final = frozenset(
+    {
+        *("code", "type", "__type", "status", "reason", "error_code", "error_type", "errorcode"),
+        *("errortype", "status_code", "statuscode", "http_code", "kind", "quotaid", "name"),
+        *("limit_source", "blockreason"),
+    }
+)
+_TEXT_KEYS: Final = frozenset(
+    {
+        *("message", "msg", "detail", "error", "error_message", "errormessage", "error_msg"),
+        *("error_description", "title", "status_msg", "faultstring", "raw", "reason"),
+    }
+)
+_INNER_KEYS: Final = frozenset(
+    {
+        *("error", "errors", "detail", "details", "message", "innererror", "inner_error"),
+        *("metadata", "raw", "base_resp", "fault", "violations", "cause", "response", "body"),
+        *("upstream_error", "provider_error", "original_error"),
+    }
+)
+_MINIMAX: Final = "base_resp"
+_FLAGGED: Final = "flagged_input"
+_PAGE: Final = re.compile(
+    r"\s*(<!doctype|<html|<head|<body|<\?xml|<h1|<center|<title)", re.IGNORECASE
+)
+_ADDRESS: Final = re.compile(r"https?://\S+")
+_QUOTED: Final = re.compile(r"\"[^\"]*\"|(?<!\w)'[^']*'(?!\w)|input(_value)?=.*")
+_BLANKS: Final = re.compile(r"\s+")
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_JOINTS: Final = re.compile(r"[_\-.:/]+")
+
+
+class Said:
+    """What an upstream says with a refusal; empty where it says nothing, or shows a page.
+
+    `codes` are in the normal form of the tables and, like `statuses`, the outer before the inner.
+    `words` are all its sentences in lower case; `tree` is what it sent, if that was JSON.
+    """
+
+    def __init__(self) -> None:
+        self.codes: list[str] = []
+        self.statuses: list[int] = []
+        self.words = ""
+        self.tree: Any = None
+        self.is_bare_text = False
+        self._sentences: list[str] = []
+
+    @classmethod
+    def in_body(cls, body: bytes) -> "Said":
+        """Return what the body of an answer says."""
+        text = body.decode(errors="replace").strip()
+        try:
+            return cls.of(msgspec.json.decode(body))
+        except (msgspec.MsgspecError, RecursionError):
+            pass
+        said = cls()
+        if not _PAGE.match(text):
+            said.is_bare_text = True
+            said._say(text, 0)
+        return said._whole()
+
+    @classmethod
+    def of(cls, tree: object) -> "Said":
+        """Return what an error says that is decoded already."""
+        said = cls()
+        said.tree = tree
+        if isinstance(tree, str):
+            said._say(tree, 0)
+        else:
+            said._visit(tree, 0)
+        return said._whole()
+
+    def _whole(self) -> "Said":
+        self.words = " . ".join(self._sentences)
+        return self
+
+    def _visit(self, value: object, depth: int, family: str = "") -> None:
+        """Take what a value says, then what is inside of it."""
+        if depth > _DEPTH_MAX:
+            return
+        if isinstance(value, list):
+            for item in value[:_ITEMS_MAX]:
+                self._visit(item, depth + 1)
+        elif isinstance(value, dict):
+            named = [(str(name).lower(), inner) for name, inner in value.items()]
+            for name, inner in named:
+                self._take(name, inner, depth, family)
+            for name, inner in named:
+                if name in _INNER_KEYS:
+                    self._visit(inner, depth + 1, name if name == _MINIMAX else "")
+
+    def _take(self, name: str, value: object, depth: int, family: str) -> None:
+        """Take what one field says by itself."""
+        if name == _FLAGGED:
+            self.codes.append(normal("content_policy"))
+        if name in _CODE_KEYS:
+            self._note(value, family)
+        if name in _TEXT_KEYS and isinstance(value, str):
+            self._say(value, depth)
+
+    def _note(self, code: object, family: str) -> None:
+        """Take a code: a number may be a status, also when it is written as a text."""
+        if isinstance(code, bool) or not isinstance(code, int | str):
+            return
+        written = str(code).strip()
+        if not written or len(written) > _TEXT_MAX // 16:
+            return
+        if not family and _STATUS.fullmatch(written):
+            self.statuses.append(int(written))
+            return
+        self.codes.append(normal(f"{family}{written}"))
+        if not written.isdecimal():
+            self._sentences.append(_JOINTS.sub(" ", _HUMP.sub(" ", written)).lower())
+
+    def _say(self, text: str, depth: int) -> None:
+        """Take a sentence; an error that is written inside of it is taken as one."""
+        text = text[: 16 * _TEXT_MAX]
+        for inner in _objects_in(text):
+            self._visit(inner, depth + 1)
+        cleaned = _QUOTED.sub(" ", _ADDRESS.sub(" ", text[:_TEXT_MAX]))
+        self._sentences.append(_BLANKS.sub(" ", cleaned).strip().lower())
+
+
+def _objects_in(text: str) -> Iterator[object]:
+    """Yield the error that a text has inside, in JSON or as Python writes it."""
+    begin, end = text.find("{"), text.rfind("}")
+    if begin < 0 or end < begin:
+        return
+    written = text[begin : end + 1]
+    try:
+        yield msgspec.json.decode(written)
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+        if len(written) <= _TEXT_MAX:
+            yield _literal(written)
+
+
+def _literal(written: str) -> object:
+    try:
+        return ast.literal_eval(written)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None

@@ -1,0 +1,307 @@
+"""The sentences by which upstreams say why they refuse, each with where it was found.
+
+Owns what a sentence means, for upstreams that have no code for it. Read last, after the codes of
+`refusal_codes`. Patterns are for text in lower case, in which what is quoted and all addresses
+are left out; codes are appended to it word by word, so that an unknown one is read as well.
+
+Sources were read in November 2026. "seen" is a sentence that users of a vendor reported in
+public, not one that the vendor documents.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from worker.providers.refusal_codes import Cause
+
+
+class Words(NamedTuple):
+    """A sentence of one cause, as vendors write it."""
+
+    cause: Cause
+    source: str
+    pattern: str
+
+
+# What is asked is too much for what is left; smaller requests are still paid for.
+_UNAFFORDABLE: Final = (
+    Words("unaffordable", "OpenRouter, 402 (seen)", r"can only afford|fewer max_tokens"),
+    Words("unaffordable", "OpenRouter, 402 (seen)", r"prompt tokens? limit exceeded"),
+    Words(
+        "unaffordable",
+        "gateways with a check before the call, 402 (seen): Gatewayz",
+        r"(insufficient|not enough) (credits?|balance|funds) (for|to cover) (this|the) request"
+        r"|(maximum possible|estimated) cost.{0,80}(available|remaining|balance)"
+        r"|cost of (this|the) request exceeds|reduce (the )?max_tokens",
+    ),
+    Words(
+        "unaffordable",
+        "Anthropic, 429 (seen): long context beyond the plan",
+        r"(usage credits?|extra usage) (are|is) required for long context",
+    ),
+)
+# Only these are believed of a 429, whose sentences like to speak of plans and payment, too.
+_UNPAID: Final = (
+    Words("unpaid", "Anthropic, 400 (documented)", r"credit balance is too low"),
+    Words("unpaid", "Anthropic, 400 (seen)", r"reached your specified (api )?usage limits?"),
+    Words("unpaid", "OpenAI and followers, 429", r"insufficient[ _]quota|billing (hard )?limit"),
+    Words(
+        "unpaid",
+        "OpenAI, 429 (seen)",
+        r"(account|billing|subscription) is not active|billing not active"
+        r"|(exceeded|reached|hit) (your|the|its) (current |monthly )?(usage|billing) (hard )?limit",
+    ),
+    Words(
+        "unpaid",
+        "DeepSeek, 402 (documented); Moonshot, Together, Zhipu (seen)",
+        r"insufficient (account )?(balance|funds?|credits?)"
+        r"|(not enough|no (more|remaining|available)|(have|has) no|out of) (credits?|balance|funds)"
+        r"|(balance|credits?|funds?) (is|are|has been|have been|was) (\w+ )?"
+        r"(insufficient|exhausted|depleted|used up|not enough|negative|expired|zero)"
+        r"|negative (credit )?balance",
+    ),
+    Words(
+        "unpaid",
+        "xAI, 429 (seen)",
+        r"used (all|up) (of )?(your |its |the )?(available |monthly |included |free )?credits?",
+    ),
+    Words(
+        "unpaid",
+        "xAI, Google, OpenRouter (seen)",
+        r"spend(ing)?[ -](limit|cap)|(credit|key) limit (exceeded|reached)",
+    ),
+    Words(
+        "unpaid",
+        "Google, Together, Fireworks (seen)",
+        r"pre-?pa(id|yment) (credits?|balance|quota|plan|amount)[^.]{0,40}"
+        r"(depleted|exhausted|used|insufficient|expired)",
+    ),
+    Words(
+        "unpaid",
+        "LiteLLM, gateways (documented: budgets)",
+        r"(exceeded|over|reached) [^.]{0,24}budget|budget (has been |was |is |limit )?"
+        r"(exceeded|exhausted|reached)",
+    ),
+    Words(
+        "unpaid",
+        "Moonshot's Kimi Code, GitHub Copilot, Hugging Face (seen)",
+        r"(usage limit|quota) for this billing|premium request (allowance|limit)"
+        r"|(monthly|included) (included )?(credits?|quota|allowance)[^.]{0,30}"
+        r"(exceeded|exhausted|used|reached)"
+        r"|(exceeded|exhausted|used up|reached) (your|the|its) (monthly|included|premium|plan.?s) ",
+    ),
+    Words(
+        "unpaid",
+        "Alibaba, 400 and 403 (documented)",
+        r"account is in good standing|free (allocated )?(quota|tier)[^.]{0,40}"
+        r"(exceeded|exhausted|used up)|arrear|overdue",
+    ),
+    Words(
+        "unpaid",
+        "Google, 403; Fireworks, 412; Cohere, 402 (seen)",
+        r"billing (account )?(is |has been |to be )?(not )?(enabled|disabled|required|suspended)"
+        r"|enable billing|unpaid invoice|payment (is )?(required|failed|overdue|declined)"
+        r"|(purchase|buy|add) (more |additional )?credits to (continue|proceed)"
+        r"|suspended (due to|because of|for) [^.]{0,30}(balance|payment|billing|spend|invoice)",
+    ),
+    Words("unpaid", "Zhipu, Alibaba, One API (seen)", "余额不足|欠费|额度不足|额度已用尽|余额为"),
+)
+# OpenAI says this of money, Google of any quota: it is money unless a wait is told as well.
+QUOTA: Final = re.compile(r"exceeded (your|the) current quota|plan and billing")
+# A 402 speaks of money whatever it says, as long as it says so.
+MONEY: Final = re.compile(
+    r"balance|credit|pay|billing|quota|fund|subscri|\bplan\b|account|spend|budget|membership"
+    r"|top.?up|recharge|invoice|allowance|usage limit"
+)
+_TERMINATED: Final = (
+    Words(
+        "forbidden",
+        "OpenAI, Groq, Anthropic, Google (seen): an account, not a request",
+        r"access (has been |was |is )?terminated"
+        r"|(account|organi[sz]ation|project|team|workspace|subscription|tenant|consumer)\b[^.]{0,60}"
+        r"\b(is|has been|have been|was|been) (\w+ )?"
+        r"(deactivated|suspended|disabled|terminated|banned|closed|locked|restricted|blocked)"
+        r"|(deactivated|suspended|disabled|banned) (account|organi[sz]ation|project)",
+    ),
+)
+_POLICY: Final = (
+    Words("policy", "DeepSeek, 400 (seen)", r"content exists risk"),
+    Words("policy", "Moonshot, 400 (documented)", r"considered high risk"),
+    Words(
+        "policy",
+        "OpenAI, invalid_prompt; OpenRouter, 403 (documented); Anthropic (seen)",
+        r"\bflagged\b|(usage|acceptable use|content|safety|moderation) (policy|policies|guidelines)"
+        r"(?! (settings|page|of your account))",
+    ),
+    Words(
+        "policy",
+        "OpenAI, xAI, Azure, Google, Together (seen)",
+        r"violat\w* [^.]{0,80}(policy|policies|guidelines|terms|safety|rules)"
+        r"|content[ _]?policy|content[ _]?filter|content (management|filtering) policy",
+    ),
+    Words(
+        "policy",
+        "OpenAI, images; Google, Mistral, Bedrock (seen)",
+        r"safety system|safety (filter|check|reasons?|settings|classifier)|responsible ai"
+        r"|blocked by (\w+ )?(guardrail|moderation|safety|content)|guardrail|moderation"
+        r"|prompt injection|jailbreak|prohibited[ _]content|output blocked",
+    ),
+    Words(
+        "policy",
+        "Alibaba, 400 (documented); MiniMax, Zhipu (seen)",
+        r"inappropriate content|(un|not )safe (content|prompt|input)|unsafe|sensitive (content|word"
+        r"|information)|harmful|data.?inspection|敏感|违规|不安全|内容安全",
+    ),
+)
+_TOO_LONG: Final = (
+    Words(
+        "too long",
+        "OpenAI, vLLM, OpenRouter, DeepSeek: maximum context length is N tokens",
+        r"context.{0,3}(length|window|size|limit)|max\w* context|context overflow"
+        r"|(exceed\w*|larger than|longer than|beyond|outside|overflow\w*) [^.]{0,40}\bcontext",
+    ),
+    Words(
+        "too long",
+        "Anthropic, 400 (documented)",
+        r"(prompt|input|conversation|messages?|request|history)( \w+)? (is|are|was|were) too long",
+    ),
+    Words("too long", "Atlas, vLLM's forks (seen)", r"(prompt|input|inputs) (length )?too long"),
+    Words("too long", "servers of local models (seen)", r"max_seq_len|max_model_len|n_ctx|num_ctx"),
+    Words(
+        "too long",
+        "Google, Copilot, Mistral: the token count of N exceeds M",
+        r"token (count|length|limit)[^.]{0,60}(exceed|too l|over|larger)"
+        r"|(exceed\w*|over|above) [^.]{0,40}(token limit|tokens? (allowed|limit)|max\w* tokens?\b"
+        r"|number of tokens|prompt tokens|input (length|tokens?|token limit))",
+    ),
+    Words("too long", "Moonshot, 400 (documented)", r"exceeded model token limit|token length too"),
+    Words(
+        "too long",
+        "Alibaba, 400 (documented)",
+        r"range of (input|prompt|total)? ?(length|tokens?) should be"
+        r"|input (length|tokens?) (should|must|cannot|can not|may not)",
+    ),
+    Words(
+        "too long",
+        "Together and text-generation-inference, 422 (documented)",
+        r"tokens? ?\+ ?\S*max_new_tokens|inputs?\W{0,3} (must|should) have (less|fewer) than"
+        r"|max_new_tokens\W* must be <=",
+    ),
+    Words(
+        "too long",
+        "xAI, 400 (seen)",
+        r"max\w* (prompt|input|sequence|total) (length|size|tokens?)|prompt (length|size) exceed",
+    ),
+    Words(
+        "too long",
+        "Groq, Cerebras, Mistral (seen)",
+        r"(reduce|shorten|trim|truncate) (the|your) ((length|size|number) of )?(the |your )?(\w+ )?"
+        r"(message|messages|prompt|input|inputs|conversation|history|request)\b",
+    ),
+    Words("too long", "Bedrock (documented)", r"too long for (the )?(requested )?model"),
+    Words(
+        "too long", "MiniMax, Cohere, LM Studio (seen)", r"too many (input |total |prompt )?tokens"
+    ),
+    Words(
+        "too long",
+        "Cohere, Fireworks (seen)",
+        r"(prompt|input|request)[^.]{0,24} exceeds? [^.]{0,24}\blimit",
+    ),
+    Words("too long", "Zhipu, One API (seen)", "超长|上下文|超过最大长度|输入过长|超出最大长度"),
+)
+# A limit per minute that this one request is too large for: waiting does not help.
+_TOO_LARGE_EVER: Final = (
+    Words(
+        "too long",
+        "OpenAI, 429, and Groq, 413 (seen)",
+        r"request too large for|input or output tokens must be reduced|reduce your message size",
+    ),
+)
+# What speaks of tokens and time is about a rate, not about a length.
+RATE: Final = re.compile(
+    r"per (minute|min|second|hour|day|month)|\b[tr]pm\b|\b[tr]pd\b|rate.?limit|please wait"
+    r"|too many requests|throttl|\bqps\b"
+)
+_MODEL: Final = (
+    Words(
+        "model",
+        "DeepSeek, xAI, Ollama, OpenAI, Together, Mistral (seen)",
+        r"model (\S+ )?(does )?not (exist|found|supported|available)|unknown model|no such model"
+        r"|invalid model\b|model (\S+ )?(is|has been) (not (found|supported|available)|deprecated"
+        r"|decommissioned|retired)|unable to access (the )?(model|non-serverless model)"
+        r"|(not have|no|without) access to (the |this )?(requested )?model",
+    ),
+)
+_KEY: Final = (
+    Words(
+        "key",
+        "OpenAI, Google, Moonshot, Alibaba, Groq, Bedrock (seen)",
+        r"(invalid|incorrect|wrong|expired|revoked|disabled|unknown|missing|malformed|leaked|bad"
+        r"|deactivated|deleted|unrecogni[sz]ed)( \w+)? "
+        r"((api|access|auth|authentication|secret|bearer|security)[ _-]?(key|token)|credentials?\b)"
+        r"|((api|access|auth|secret|bearer|security)[ _-]?(key|token)|credentials?)\b[^.]{0,60}"
+        r"\b(invalid|not valid|expired|revoked|disabled|deactivated|leaked|deleted|missing"
+        r"|incorrect|not found|not recogni[sz]ed|suspended|inactive|blocked|unauthori[sz]ed)"
+        r"|(invalid|failed|missing) (authentication|authori[sz]ation)|authentication failed"
+        r"|token (is |has )?expired",
+    ),
+)
+_PLACE: Final = r"(country|region|territory|territories|location|jurisdiction)"
+_NO: Final = r"(not|un)[ -]?(currently )?(supported|available|allowed|authori[sz]ed|permitted)"
+_FORBIDDEN: Final = (
+    Words(
+        "forbidden",
+        "OpenAI, 403 (documented); Google, 400 (seen)",
+        rf"{_PLACE}\b[^.]{{0,60}}\b({_NO}|restricted|blocked|prohibited)"
+        rf"|\b({_NO}|restricted|blocked|prohibited) [^.]{{0,60}}{_PLACE}|geo.?(block|restrict)"
+        r"|ip( address)? [^.]{0,30}(not (authori[sz]ed|allowed|whitelisted)|blocked|restricted)"
+        r"|check your network settings",
+    ),
+    Words(
+        "forbidden",
+        "Google, 403 (seen)",
+        r"api has not been used in project|it is disabled|requests to this api [^.]{0,80}blocked",
+    ),
+)
+# Of a 403 only: it is about who asks as soon as it says so.
+_PERMISSION: Final = (
+    Words(
+        "forbidden",
+        "Anthropic, Bedrock, OpenAI, Azure, Moonshot, Copilot (seen)",
+        r"(api[ _-]?key|access key|account|organi[sz]ation|project|workspace|credential|tenant"
+        r"|subscription|licen[cs]e)\b[^.]{0,60}\b(not have|not allowed|not authori[sz]ed"
+        r"|not permitted|not verified|not active|not enabled|not entitled|lacks?|cannot"
+        r"|no access|no permission"
+        r"|denied|without|must be verified|unauthori[sz]ed|unverified|forbidden|blocked|rejected)\b"
+        r"|(not|un)[ -]?(allowed|authori[sz]ed|entitled|permitted|licensed)\b[^.]{0,60}"
+        r"\b(key|account|organi[sz]ation|project|plan|subscription|perform|licensed)\b"
+        r"|(insufficient|missing|lacks?|required|not have( the| any)?( required| sufficient)?)"
+        r" (permissions?|scopes?|privileges?|entitlements?)(?! to access /)"
+        r"|not have access to (the )?(api|service|organi[sz]ation)",
+    ),
+)
+
+
+def _compiled(*tables: tuple[Words, ...]) -> tuple[tuple[Cause, re.Pattern[str]], ...]:
+    """Return one pattern a cause, in the order in which they are tried."""
+    rows = [row for table in tables for row in table]
+    causes = dict.fromkeys(row.cause for row in rows)
+    return tuple(
+        (cause, re.compile("|".join(row.pattern for row in rows if row.cause == cause)))
+        for cause in causes
+    )
+
+
+Known = tuple[tuple[Cause, re.Pattern[str]], ...]
+_MONEY_FIRST: Final = (_UNAFFORDABLE, _UNPAID)
+TOO_LARGE_EVER: Final = re.compile(_TOO_LARGE_EVER[0].pattern)
+OF_A_REQUEST: Final[Known] = (
+    *_compiled(*_MONEY_FIRST, _TERMINATED, _POLICY, _TOO_LONG, _TOO_LARGE_EVER, _MODEL, _KEY),
+    *_compiled(_FORBIDDEN),
+)
+OF_A_403: Final[Known] = (
+    *_compiled(*_MONEY_FIRST, _TERMINATED, _POLICY, _MODEL, _KEY),
+    *_compiled(_FORBIDDEN, _PERMISSION),
+)
+OF_A_402: Final[Known] = _compiled(_UNAFFORDABLE, _UNPAID, _TERMINATED, _POLICY, _KEY)
+OF_A_RATE_LIMIT: Final[Known] = _compiled(_UNAFFORDABLE, _UNPAID, _TERMINATED, _TOO_LARGE_EVER)
+OF_A_FAILURE: Final[Known] = _compiled(_UNPAID, _TERMINATED, _POLICY, _TOO_LONG)
