@@ -34,6 +34,8 @@ async def now(state: State, root: str, generation: Generation) -> tuple[int, pac
     durations = await state.paces.durations(root, generation.model)
     line = pace.Line(generation.ahead, generation.crowd, generation.most, generation.behind)
     waiting = pace.wait_seconds(line, durations, await state.fleet())
+    # What waits for a provider knows when it is tried again, and waits for its turn meanwhile.
+    waiting = max(waiting, generation.again_seconds)
     elapsed = 0.0
     if generation.started is not None and generation.ahead is None:
         elapsed = max(0.0, (generation.seen - generation.started) / 1000)

@@ -553,7 +553,8 @@ class Look(msgspec.Struct, frozen=True):
 
     `unfinished` counts all of the account's, of which `most` may run (0: unknown); `rank` is the
     place among those of its lane. What waits shares that with `crowd` accounts of its own one's
-    weight, and has `behind` turns of its session before it.
+    weight, and has `behind` turns of its session before it; what was put off is tried again in
+    `again_ms`.
     """
 
     now_ms: int
@@ -563,6 +564,7 @@ class Look(msgspec.Struct, frozen=True):
     most: int
     crowd: int
     behind: int
+    again_ms: int
     body: bytes | None
     user_message: bytes | None
     record: dict[str, str]
@@ -573,7 +575,7 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     reply: list[Reply] = await invoke(redis, "status", root, ask, effect="none")
     if not reply:
         return None
-    now, unfinished, rank, running, most, crowd, behind, body, user, *flat = reply
+    now, unfinished, rank, running, most, crowd, behind, again, body, user, *flat = reply
     words = [_text(word) for word in flat]
     return Look(
         now,
@@ -583,6 +585,7 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
         most,
         crowd,
         behind,
+        again,
         body,
         user,
         dict(zip(words[::2], words[1::2], strict=True)),

@@ -39,6 +39,7 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         crowd=look.crowd,
         most=look.most,
         behind=look.behind,
+        again_seconds=look.again_ms / 1000,
         unfinished=look.unfinished,
         last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
         text=text,

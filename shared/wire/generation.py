@@ -13,7 +13,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead`
     counts the account's own of the lane that will run before it, `most` how many it may run at once
     (0: unknown), `crowd` those who share that lane, in accounts of its weight, `behind` the turns
-    of its session that wait before it; `last_event` is EPOCH-SEQ. What has ended has no `deadline`.
+    of its session that wait before it; `again_seconds` is how long what was put off still waits
+    before it is tried again; `last_event` is EPOCH-SEQ. What has ended has no `deadline`.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     crowd: int = 0
     most: int = 0
     behind: int = 0
+    again_seconds: float = 0.0
     unfinished: int = 0
     last_event: str = "0-0"
     text: str = ""

@@ -71,6 +71,24 @@ async def _partial(api: Customer, receipt: Json, text: str) -> Json:
     return status
 
 
+async def test_what_was_put_off_tells_when_it_is_tried_again(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    provider.answer = lambda _: Answer(status=429, headers={"retry-after": "200"})
+    await system.worker()
+    receipt = await api.ask("hello", model="alpha")
+
+    async def is_put_off() -> Json | None:
+        status = await api.look(receipt)
+        return status if status["stage"] == "retrying" else None
+
+    status: Json = await waiting.until(is_put_off, what="a message that is put off")
+    _check_form(status)
+    # Its answer takes some seconds more.
+    assert 100 < status["eta_seconds"]["p50"] < 300
+    assert status["poll_interval_hint"] == 30
+
+
 async def test_a_queued_generation_tells_its_place(api: Customer) -> None:
     receipt = await api.ask("hello")
     status = await api.look(receipt)

@@ -1,22 +1,29 @@
 -- status: all that a caller may know of a generation, in one look.
 -- ASK      account, id
 -- RETURNS  {} when there is none, else {now ms, unfinished of the account, rank, running, most (that may run, 0: unknown),
---          crowd, behind, body, user message, field, value...}; crowd counts those who share its lane, in accounts of
---          its own account's weight, and behind what waits before it in its session, where anything comes first;
---          body is the text so far, or the assistant message's record once it has ended
+--          crowd, behind, ms until it is tried again, body, user message, field, value...}; crowd counts those who share
+--          its lane, in accounts of its own account's weight, and behind what waits before it in its session, where
+--          anything comes first; body is the text so far, or the assistant message's record once it has ended
 -- ATOMIC   because the state and the text must be of the same moment.
+
+-- What was put off is tried again at a time that is known; anything else waits for its turn only.
+local function ms_until_again(root, ask, record, now)
+  local due = record.stage == 'retrying' and redis.call('ZSCORE', deferred_key(root), member(ask.account, ask.id))
+  return due and math.max(0, tonumber(due) - now) or 0
+end
 
 local function status(root, ask)
   local flat = redis.call('HGETALL', generation_key(root, ask.account, ask.id))
   if #flat == 0 then return {} end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
-  local rank, running, most, crowd, behind, body = -1, 0, 0, 1, 0, false
+  local now, rank, running, most, crowd, behind, again, body = now_ms(), -1, 0, 0, 1, 0, 0, false
   local turns = turns_of(root, ask.account, record.session, record.turn)
   local user = redis.call('HGET', turns, record.turn .. ':u')
   if is_final(record) then
     body = redis.call('HGET', turns, record.turn .. ':a')
   else
+    again = ms_until_again(root, ask, record, now)
     body = redis.call('GET', text_key(root, ask.account, ask.id))
     rank = redis.call('ZRANK', unfinished_key(root, ask.account, record.lane), ask.id) or -1
     local own = redis.call('HMGET', books_key(root, ask.account), 'running_' .. record.lane, 'running_most',
@@ -27,8 +34,8 @@ local function status(root, ask)
       behind = redis.call('ZRANK', waiting_key(root, ask.account, record.session), ask.id) or 0
     end
   end
-  local answer = {now_ms(), unfinished_of(root, ask.account), rank, running, most, crowd, behind, body, user}
-  for i = 1, #flat do answer[i + 9] = flat[i] end
+  local answer = {now, unfinished_of(root, ask.account), rank, running, most, crowd, behind, again, body, user}
+  for i = 1, #flat do answer[i + 10] = flat[i] end
   return answer
 end
 
