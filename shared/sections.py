@@ -4,6 +4,7 @@ Owns the form of every table and the bounds of its numbers, and the tables about
 upstreams that fail, rewording, media and the way out. The rest stands in settings.py.
 """
 
+from datetime import date
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -100,3 +101,27 @@ class EgressSettings(Section, frozen=True, kw_only=True):
 
     allow: tuple[Place, ...] = ()
     ports: tuple[Annotated[int, Meta(ge=1, le=65_535)], ...] = (80, 443, 8080, 8443)
+
+
+# Chat completions know a word and a switch, Anthropic adaptive and budget, Gemini level and budget.
+ReasoningOption = Literal["none", "effort", "enabled", "adaptive", "budget", "level"]
+
+
+class Asking(Section, frozen=True, kw_only=True):
+    """How a model is asked, which differs from one to the next.
+
+    `limit_option` is the field that bounds its answer; `reasoning_option` is how it is asked to
+    think deeply, by `reasoning_effort` where it takes a word, and "none" where it reasons anyway or
+    not at all. Without these two its name decides. `usage_option` is "always" where usage is told
+    unasked and `stream_options` may be refused. `search_option` is the word that asks for a search
+    of the web where chat completions have more than one. `documentation` is where its vendor says
+    so, as read on `documentation_date`.
+    """
+
+    limit_option: Literal["max_tokens", "max_completion_tokens"] | None = None
+    reasoning_option: ReasoningOption | None = None
+    reasoning_effort: Annotated[str, Meta(pattern=r"^[a-z]+$")] = "high"
+    usage_option: Literal["stream_options", "always"] = "stream_options"
+    search_option: Literal["web_search_options", "plugins"] = "web_search_options"
+    documentation: str = ""
+    documentation_date: date | None = None

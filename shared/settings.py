@@ -26,6 +26,7 @@ from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
 from shared.sections import (
     Address,
+    Asking,
     AuthSettings,
     BreakerSettings,
     EgressSettings,
@@ -193,12 +194,11 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
         return bool(self.concurrency_max or self.requests_per_minute or self.tokens_per_minute)
 
 
-class ModelSettings(Section, frozen=True, kw_only=True):
+class ModelSettings(Asking, frozen=True, kw_only=True):
     """A model that callers name by `identifier`. Rates are US dollars per million tokens.
 
     `rates_date` is the day on which the rates were looked up, if anybody wrote it down. Of one that
-    searches the web by itself, `search_rate` is US dollars per 1,000 searches, and `search_option`
-    the word that asks for it where chat completions have more than one.
+    searches the web by itself, `search_rate` is US dollars per 1,000 searches.
     """
 
     identifier: Name
@@ -213,7 +213,6 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     input_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     output_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     search_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
-    search_option: Literal["web_search_options", "plugins"] = "web_search_options"
     rates_date: date | None = None
     strengths: dict[str, Share] = msgspec.field(default_factory=dict)
     summary: str = ""

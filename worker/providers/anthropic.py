@@ -1,10 +1,10 @@
 """Messages, as Anthropic speaks it, and others who serve its API.
 
 Owns the words of the dialect: what a request says, and what the events of its answer mean. Pure.
-Thinking shares `max_tokens` with the answer. How it is asked for depends on the model, and its name
-decides: those since Claude 4.6 decide themselves how long they think, all before, and models of
-other makers, are given half of `max_tokens`; where that is less than the least that is allowed,
-they are not asked to think.
+Thinking shares `max_tokens` with the answer. How it is asked for depends on the model; where the
+catalogue does not say, its name decides: those since Claude 4.6 decide themselves how long they
+think, all before, and models of other makers, are given half of `max_tokens`; where that is less
+than the least that is allowed, they are not asked to think.
 
 The signed thinking blocks of earlier turns are not sent back: between turns nobody needs them. A
 model with a budget refuses a turn of its own that calls tools and does not begin with one, so
@@ -29,6 +29,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.routing.search import MODEL_SEARCHES_MAX
+from shared.sections import ReasoningOption
 from shared.settings import ModelSettings, Secret
 from worker.providers.calls import Calls, OpenCall
 from worker.providers.citations import Citations
@@ -211,13 +212,21 @@ def _tool(tool: Tool) -> dict[str, Any]:
     }
 
 
+def _option_by_name(upstream: str) -> ReasoningOption:
+    named = _GENERATION.search(upstream)
+    is_adaptive = named and (int(named[1]), int(named[2] or 0)) >= _FIRST_ADAPTIVE
+    return "adaptive" if is_adaptive else "budget"
+
+
 def _thinking(request: ChatRequest) -> dict[str, Any]:
     """Return how a model is asked to think; nothing when it would refuse."""
-    named = _GENERATION.search(request.model.upstream)
-    if named and (int(named[1]), int(named[2] or 0)) >= _FIRST_ADAPTIVE:
+    option = request.model.reasoning_option or _option_by_name(request.model.upstream)
+    if option == "adaptive":
         # Without the word, what is thought is not shown.
         thinking = {"type": "adaptive", "display": "summarized"}
-        return {"thinking": thinking, "output_config": {"effort": "high"}}
+        return {"thinking": thinking, "output_config": {"effort": request.model.reasoning_effort}}
+    if option != "budget":
+        return {}
     budget_tokens = request.max_tokens // 2
     if budget_tokens < _BUDGET_TOKENS_MIN or request.messages[-1].role == "tool":
         return {}

@@ -4,10 +4,11 @@ Owns the words of the dialect: what a request says, and what the chunks of its a
 There is no last word: an answer has ended when its stream has, and is whole when it said why.
 A call of a tool comes whole.
 
-Some words depend on the model, and its name decides: those before Gemini 3 are given a budget for
-thinking (half of `max_tokens`, which it shares with the answer), later ones a level. Later ones
-also refuse a call of theirs in the conversation without the signature that came with it; it is not
-kept, and the word that the API has for calls from elsewhere is sent in its place.
+Some words depend on the model; where the catalogue does not say how, its name decides: those before
+Gemini 3 are given a budget for thinking (half of `max_tokens`, which it shares with the answer),
+later ones a level. Later ones also refuse a call of theirs in the conversation without the
+signature that came with it; it is not kept, and the word that the API has for calls from elsewhere
+is sent in its place.
 
 A model that makes pictures or sounds is asked for them, and each comes whole but for bare samples,
 which come in pieces and are told as one sound at the end.
@@ -142,8 +143,8 @@ class Gemini:
     def body(self, request: ChatRequest) -> bytes:
         """Return what a request says."""
         limits: dict[str, Any] = {"maxOutputTokens": request.max_tokens}
-        if request.deep_think:
-            limits["thinkingConfig"] = _thinking(request)
+        if request.deep_think and (thinking := _thinking(request)):
+            limits["thinkingConfig"] = thinking
         if request.model.makes_media:
             limits["responseModalities"] = _modalities(request.model)
         said: dict[str, Any] = {"contents": _contents(request), "generationConfig": limits}
@@ -209,8 +210,12 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 def _thinking(request: ChatRequest) -> dict[str, Any]:
     """Return how a model is asked to think, and to show it."""
-    if not _BEFORE_3.search(request.model.upstream):
-        return {"includeThoughts": True, "thinkingLevel": "high"}
+    by_name = "budget" if _BEFORE_3.search(request.model.upstream) else "level"
+    option = request.model.reasoning_option or by_name
+    if option == "level":
+        return {"includeThoughts": True, "thinkingLevel": request.model.reasoning_effort}
+    if option != "budget":
+        return {}
     budget_tokens = min(request.max_tokens // 2, _BUDGET_TOKENS_MAX)
     if budget_tokens < _BUDGET_TOKENS_MIN:
         return {"includeThoughts": True}

@@ -3,9 +3,10 @@
 Owns the words of the dialect: what a request says, and what the chunks of its answer mean. Pure.
 A call of a tool comes in pieces and is told once, when the answer's end says that all have come.
 
-Some words depend on the model, and no upstream says which it takes, so its name decides: OpenAI's
-own models that reason (o1, o3..., gpt-5 and later) refuse `max_tokens` and want its successor,
-which many compatible servers do not know.
+Some words depend on the model, and no upstream says which it takes, so the catalogue does. Where it
+does not say how an answer is bounded, the name decides: OpenAI's own models that reason (o1, o3...,
+gpt-5 and later) refuse `max_tokens` and want its successor, which many compatible servers do not
+know.
 
 A model that makes pictures or sounds is asked for them: pictures come as data URLs (OpenRouter's
 form), sound in pieces of samples, told once at the end, beside a transcript that counts as text.
@@ -143,18 +144,18 @@ class OpenAI:
 
     def body(self, request: ChatRequest) -> bytes:
         """Return what a request says."""
-        is_reasoner = _REASONS_BY_ITSELF.search(request.model.upstream)
         said: dict[str, Any] = {
             "model": request.model.upstream,
             "messages": [_message(message) for message in request.messages],
-            "max_completion_tokens" if is_reasoner else "max_tokens": request.max_tokens,
+            _limit(request.model): request.max_tokens,
             "stream": True,
-            "stream_options": {"include_usage": True},
         }
+        if request.model.usage_option == "stream_options":
+            said["stream_options"] = {"include_usage": True}
         if request.tools:
             said["tools"] = [_tool(tool) for tool in request.tools]
         if request.deep_think:
-            said["reasoning_effort"] = "high"
+            said |= _thinking(request.model)
         if request.model.makes_media:
             said |= _modalities(request.model)
         if request.web_search:
@@ -164,6 +165,23 @@ class OpenAI:
     def reader(self) -> "Chunks":
         """Return what reads one answer."""
         return Chunks()
+
+
+def _limit(model: ModelSettings) -> str:
+    """Return the field that bounds an answer."""
+    by_name = _REASONS_BY_ITSELF.search(model.upstream)
+    return model.limit_option or ("max_completion_tokens" if by_name else "max_tokens")
+
+
+def _thinking(model: ModelSettings) -> dict[str, Any]:
+    """Return how a model is asked to think; nothing where it would refuse to be asked."""
+    match model.reasoning_option:
+        case None | "effort":
+            return {"reasoning_effort": model.reasoning_effort}
+        case "enabled":
+            return {"reasoning": {"enabled": True}}
+        case _:
+            return {}
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
