@@ -7,12 +7,14 @@ generation and never the worker.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from shared.errors import ProviderError, UnavailableError
 from shared.redis.functions import Claimed
 from shared.telemetry import logs
 from worker.run import INTERNAL, Brake, Failed, Finished, Outcome, Retry, Run, Tools
+from worker.steps.charge import bill
 from worker.steps.choose import choose
 from worker.steps.enhance import enhance
 from worker.steps.generate import generate
@@ -70,9 +72,11 @@ def _begin(tools: Tools, claimed: Claimed, brake: Brake) -> Run:
         flush_seconds=worker.batch_flush_seconds if is_batch else worker.flush_seconds,
         on_stop=brake.pull,
     )
-    return Run(
+    attempt = Run(
         tools=tools,
         claimed=claimed,
         writer=writer,
         claimed_at=tools.clock.monotonic(),
     )
+    writer.priced_by(partial(bill, attempt))
+    return attempt

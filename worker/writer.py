@@ -14,6 +14,7 @@ from shared.clock import Clock
 from shared.lifecycle import Stage
 from shared.redis import functions
 from shared.redis.client import Connection
+from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
 from worker.insist import until_answered
@@ -50,6 +51,9 @@ class Writer:
         self._fresh_thoughts: list[str] = []
         self._thoughts: list[str] = []
         self._has_shown = False
+        self._text_bytes = 0
+        self._thought_bytes = 0
+        self._bill: Callable[[], str | None] = _nothing_charged
         self._unsent = 0
         self._stage: Stage | None = None
         self._progress = 0
@@ -66,6 +70,18 @@ class Writer:
     def reasoning(self) -> str:
         """Return all that the model has thought so far."""
         return "".join(self._thoughts)
+
+    def text_tokens(self) -> int:
+        """Estimate the tokens of the answer so far; none where nothing was said."""
+        return price.tokens_in_bytes(self._text_bytes) if self._parts else 0
+
+    def reasoning_tokens(self) -> int:
+        """Estimate the tokens of the reasoning so far; none where nothing was thought."""
+        return price.tokens_in_bytes(self._thought_bytes) if self._thoughts else 0
+
+    def priced_by(self, bill: Callable[[], str | None]) -> None:
+        """Write with each append what `bill` says is due for all that has been shown by then."""
+        self._bill = bill
 
     def parts(self) -> int:
         """Return of how many pieces, tokens as a rule, text and reasoning are made so far."""
@@ -96,6 +112,7 @@ class Writer:
             self._gather()
         self._fresh.append(text)
         self._parts.append(text)
+        self._text_bytes += len(text.encode())
         self._progress = max(self._progress, progress)
         self._wake()
 
@@ -105,6 +122,7 @@ class Writer:
             self._gather()
         self._fresh_thoughts.append(text)
         self._thoughts.append(text)
+        self._thought_bytes += len(text.encode())
         self._progress = max(self._progress, progress)
         self._wake()
 
@@ -177,6 +195,7 @@ class Writer:
             text="".join(self._parts[self._unsent :]) or None,
             stage=self._stage,
             progress=self._progress,
+            bill=self._bill(),
         )
         self._seq += len(self._events)
         self._events, self._unsent, self._stage = [], len(self._parts), None
@@ -190,3 +209,7 @@ class Writer:
         elif self._fresh_thoughts:
             self._events.append(events.encode(events.Reasoning("".join(self._fresh_thoughts))))
             self._fresh_thoughts = []
+
+
+def _nothing_charged() -> None:
+    """Before a model is asked, nothing is due."""

@@ -326,7 +326,10 @@ async def beat(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
 
 
 class AppendAsk(Ask, frozen=True, kw_only=True):
-    """What an attempt produced: events from `seq` on, the text they add, stage, progress 0-99."""
+    """What an attempt produced: events from `seq` on, the text they add, stage, progress 0-99.
+
+    `bill` is what would be due if the attempt ended now (`worker/steps/charge.py`).
+    """
 
     account: str
     id: str
@@ -336,6 +339,7 @@ class AppendAsk(Ask, frozen=True, kw_only=True):
     text: str | None = None
     stage: Stage | None = None
     progress: int | None = None
+    bill: str | None = None
 
 
 async def append(

@@ -38,7 +38,12 @@ NO_SEARCH: Final = Searches()
 
 def tokens_in(text: str) -> int:
     """Estimate a message's tokens, high: one holds four bytes of English, three of most else."""
-    return len(text.encode()) // BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
+    return tokens_in_bytes(len(text.encode()))
+
+
+def tokens_in_bytes(count: int) -> int:
+    """Estimate, as `tokens_in`, the tokens of a message of so many bytes."""
+    return count // BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
 
 
 def cost(

@@ -9,5 +9,6 @@ search    search the web for a model that does not
 generate  call it and stream what it says
 settle    end the generation with what came of it
 
-patience is no step: what a failed call comes to, decided without waiting for anything.
+charge and patience are no steps: what is due for what was shown; what a failed call comes to,
+decided without waiting for anything.
 """

@@ -282,9 +282,8 @@ def estimate(run: Run, model: ModelSettings) -> Usage:
     As with the providers, what was thought is counted in with what was said; a picture or a sound
     counts as much as one that is looked at.
     """
-    text, reasoning = run.writer.text(), run.writer.reasoning()
-    reasoning_tokens = price.tokens_in(reasoning) if reasoning else 0
-    output_tokens = reasoning_tokens + (price.tokens_in(text) if text else 0)
+    reasoning_tokens = run.writer.reasoning_tokens()
+    output_tokens = reasoning_tokens + run.writer.text_tokens()
     output_tokens += price.IMAGE_TOKENS * len(run.media)
     return Usage(
         input_tokens=run.input_tokens,

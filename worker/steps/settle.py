@@ -4,8 +4,6 @@ Owns the translation of an outcome into the one atomic write. It is said again u
 or refuses the token: an answer that was made is never lost for want of patience here.
 """
 
-from typing import Final
-
 from shared.errors import CANCELLED, DEAD_CATEGORIES, Failure
 from shared.lifecycle import Stage
 from shared.redis import functions
@@ -16,10 +14,7 @@ from shared.wire.routing import KeptRouting
 from shared.wire.submission import AUTO
 from worker.insist import until_answered
 from worker.run import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Run
-from worker.steps.generate import estimate
-from worker.steps.search import paid
-
-_NOTHING_USED: Final = Usage()
+from worker.steps.charge import NOTHING_DUE, due
 
 
 async def settle(run: Run, outcome: Outcome) -> None:
@@ -43,7 +38,7 @@ async def settle(run: Run, outcome: Outcome) -> None:
 async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     """Send the settlement, with all that is not yet appended, until it is answered."""
     rest = await run.writer.close()
-    usage = _usage(run, stage)
+    usage = due(run, stage, failure)
     assistant = AssistantMessage(
         status="completed"
         if failure is None
@@ -112,16 +107,9 @@ async def _release(run: Run, delay_ms: int, why: str | None, *, is_waiting: bool
     logs.logger().info("released", delay_ms=delay_ms, answer=answer)
 
 
-def _usage(run: Run, stage: Stage) -> Usage:
-    """Return what is paid for: an answer, or as much of a cancelled one as was made or thought."""
-    if stage == "failed" or run.model is None or not run.writer.has_shown():
-        return _NOTHING_USED
-    return paid(run, run.model, run.usage or estimate(run, run.model))
-
-
 def _meter(run: Run, usage: Usage) -> functions.Meter | None:
     """Return what the account's usage grows by; what is not paid for is not counted."""
-    if usage is _NOTHING_USED or run.model is None:
+    if usage is NOTHING_DUE or run.model is None:
         return None
     return functions.Meter(
         model=run.model.identifier,

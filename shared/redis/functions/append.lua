@@ -1,5 +1,6 @@
 -- append: write what an attempt has produced since its last append.
--- ASK      account, id, attempt, seq (of the first event), events (JSON each); if any: text, stage, progress
+-- ASK      account, id, attempt, seq (of the first event), events (JSON each); if any: text, stage, progress,
+--          bill (what would be due if the attempt ended now)
 -- RETURNS  'appended', 'cancel' (appended, and the worker is asked to stop) or 'refused'
 -- ATOMIC   because the text, the events and the stage are one moment of the answer, and only the holder of
 --          the current token may write it. The same seq again is taken as done.
@@ -20,8 +21,10 @@ local function append(root, ask)
     emit(root, ask.account, ask.id, ask.attempt, ask.seq + i - 1, event)
   end
   if ask.text then redis.call('APPEND', text_key(root, ask.account, ask.id), ask.text) end
-  redis.call('HSET', key, 'seq', int(ask.seq + #ask.events - 1))
-  if ask.progress then redis.call('HSET', key, 'progress', int(ask.progress)) end
+  local noted = {'seq', int(ask.seq + #ask.events - 1)}
+  if ask.progress then noted[3], noted[4] = 'progress', int(ask.progress) end
+  if ask.bill then noted[#noted + 1], noted[#noted + 2] = 'bill', ask.bill end
+  redis.call('HSET', key, unpack(noted))
   return answer
 end
 

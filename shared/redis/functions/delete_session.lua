@@ -2,7 +2,7 @@
 -- ASK      account, id, keep, channels
 -- RETURNS  'deleted' (also when it is said again before all is forgotten) or 'unknown'
 -- ATOMIC   because no turn may be accepted, claimed or settled into a session that is half gone.
--- The credits of what ran are given back; the books stay. What the turns left is for `forget_turns`, which who
+-- What was shown of an answer is charged, as by a cancel; the rest of its hold is given back, and the books stay. What the turns left is for `forget_turns`, which who
 -- deletes calls next; if that dies, a chore does. Files of the session are left to that chore, by name.
 
 local function delete_session(root, ask)

@@ -17,10 +17,6 @@ end
 
 local function now_ms() return math.floor(now_us() / 1000) end
 
--- Lua prints large numbers as 1e+14 when they become part of a text; what redis.call is given as a number
--- keeps its digits up to 10^17, more than any time or amount here.
-local function int(number) return string.format('%.0f', number) end
-
 local function member(account, id) return account .. ':' .. id end
 
 local function split(name)
@@ -232,49 +228,6 @@ end
 -- Defined with the lines of parked turns.
 local unpark
 
--- What an account was given and what it paid, for ever: nothing changes or removes an entry.
-local function write_ledger(root, account, entry)
-  redis.call('XADD', ledger_key(root, account), '*', 'e', cmsgpack.pack(entry))
-end
-
--- Credits go from held to settled, what was held beyond the cost is free again, and what it cost beyond the
--- hold is noted. Returns the captured microcredits.
-local function settle_books(root, account, id, generation, ending)
-  local hold, cost = tonumber(generation.hold), ending.cost
-  local captured = math.min(hold, cost)
-  if cost > 0 then
-    local model = ending.meter and ending.meter.model
-    write_ledger(root, account, {
-      kind = 'charge', generation = id, amount = captured, overrun = cost > captured and cost - captured or nil,
-      model = model, key = generation.key,
-    })
-  end
-  if hold > 0 then
-    local books = books_key(root, account)
-    redis.call('HINCRBY', books, 'held', int(-hold))
-    redis.call('HINCRBY', books, 'balance', int(hold - captured))
-    redis.call('HINCRBY', books, 'settled', int(captured))
-  end
-  if cost > captured then
-    redis.call('HINCRBY', books_key(root, account), 'overrun', int(cost - captured))
-  end
-  return captured
-end
-
-local MS_PER_DAY = 86400000
-
--- A day's use, by model and key; days are counted from 1970-01-01, in UTC.
-local function count_use(root, account, generation, ending, captured)
-  local meter = ending.meter
-  local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
-  local of = meter.model .. '|' .. (generation.key or '') .. '|'
-  redis.call('HINCRBY', name, of .. 'generations', 1)
-  redis.call('HINCRBY', name, of .. 'input', int(meter.input))
-  redis.call('HINCRBY', name, of .. 'output', int(meter.output))
-  if meter.reasoning > 0 then redis.call('HINCRBY', name, of .. 'reasoning', int(meter.reasoning)) end
-  if captured > 0 then redis.call('HINCRBY', name, of .. 'credits', int(captured)) end
-end
-
 -- A dead letter and its place in the list go together. Returns whether there was one.
 local function drop_letter(root, account, id)
   local is_listed = redis.call('ZREM', dead_key(root), member(account, id))
@@ -348,18 +301,18 @@ local function finish(root, account, id, generation, ending)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains',
-    'waits', 'key', 'calls', 'history', 'claim')
+    'waits', 'key', 'calls', 'history', 'claim', 'bill')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured
 end
 
--- An end that no worker reports: the text so far is the answer, the next epoch's first event says why,
--- and nothing is charged.
+-- An end that no worker reports: the text so far is the answer, the next epoch's first event says why.
 local function end_from_outside(root, account, id, generation, stage, failure, keep)
   local now = now_ms()
   local event = {type = stage}
   if failure and stage == 'failed' then event.failure = failure end
+  local usage, model = read_bill(generation, failure)
   return finish(root, account, id, generation, {
     stage = stage,
     assistant = cmsgpack.pack({
@@ -367,11 +320,15 @@ local function end_from_outside(root, account, id, generation, stage, failure, k
       content = redis.call('GET', text_key(root, account, id)) or '',
       created = now,
       failure = failure,
+      usage = usage,
     }),
     event = cjson.encode(event),
     epoch = tonumber(generation.attempt) + 1,
     seq = 1,
-    cost = 0,
+    cost = usage and usage.cost or 0,
+    meter = usage and {
+      model = model, input = usage.input_tokens, output = usage.output_tokens, reasoning = usage.reasoning_tokens,
+    },
     keep = keep,
     failure = failure,
     now = now,

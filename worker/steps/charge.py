@@ -1,0 +1,73 @@
+"""What is due for an answer, or for as much of one as was shown, however it ends.
+
+An attempt that ends by itself is charged at its settlement. Of one that is ended from outside, by
+the deletion of its session, by its deadline or after the death of its worker, the functions know
+only what was written with it: so each append carries what would be due if it were the last.
+"""
+
+from typing import Final
+
+import msgspec
+
+from shared.errors import EXPIRED, Failure
+from shared.lifecycle import Stage
+from shared.routing import price
+from shared.settings import ModelSettings
+from shared.wire.message import Usage
+from worker.run import Run
+from worker.steps.generate import estimate
+from worker.steps.search import paid
+
+NOTHING_DUE: Final = Usage()
+# Of these it is not the provider that failed: the time was up, or the model only thought.
+_PAID_FAILURES: Final = frozenset({EXPIRED.code, "EMPTY_ANSWER", "ANSWER_SPENT_ON_THINKING"})
+
+
+def due(run: Run, stage: Stage, failure: Failure | None) -> Usage:
+    """Return what is paid for at the end of an attempt: what was shown, unless the answer failed.
+
+    A deadline is no failure of the answer, nor is a model that thought and said nothing.
+    """
+    is_paid = stage != "failed" or (failure is not None and failure.code in _PAID_FAILURES)
+    if not is_paid or run.model is None or not run.writer.has_shown():
+        return NOTHING_DUE
+    return paid(run, run.model, _believed(run, run.model))
+
+
+def bill(run: Run) -> str | None:
+    """Return what would be due if the attempt ended now, in words that a function can read.
+
+    Its attempt, the cost in microcredits, tokens that went in, came out and were thought, searches
+    and their part of the cost, then the model. None where nothing was shown.
+    """
+    if run.model is None or not run.writer.has_shown():
+        return None
+    used = paid(run, run.model, estimate(run, run.model))
+    return (
+        f"{run.claimed.attempt} {used.cost} {used.input_tokens} {used.output_tokens} "
+        f"{used.reasoning_tokens} {used.searches} {used.search_cost} {run.model.identifier}"
+    )
+
+
+def _believed(run: Run, model: ModelSettings) -> Usage:
+    """Return the usage that the provider told, but for counts that cannot be.
+
+    Something went in, and something that was shown came out.
+    """
+    told, guess = run.usage, estimate(run, model)
+    if told is None:
+        return guess
+    is_input_told = told.input_tokens > 0 or guess.input_tokens == 0
+    is_output_told = told.output_tokens > 0 or guess.output_tokens == 0
+    if is_input_told and is_output_told:
+        return told
+    input_tokens = told.input_tokens if is_input_told else guess.input_tokens
+    output_tokens = told.output_tokens if is_output_told else guess.output_tokens
+    return msgspec.structs.replace(
+        told,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        reasoning_tokens=told.reasoning_tokens or guess.reasoning_tokens,
+        cost=price.cost(model, input_tokens, output_tokens),
+        estimated=True,
+    )
