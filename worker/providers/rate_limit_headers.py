@@ -34,6 +34,7 @@ _EPOCH_SECONDS: Final = 1e9
 _COUNT_MAX: Final = 1e15
 _EPOCH_MILLISECONDS: Final = 1e11
 _FIELD: Final = re.compile(r"(?<![a-z])(limit|remaining|reset)(?![a-z])")
+_FAMILY: Final = re.compile("rate-?limit")
 _DRAFT: Final = re.compile(r"(?:^|[;,\s])(r|t|q|limit|remaining|reset)\s*=\s*\"?(\d+)")
 _DRAFT_FIELDS: Final = {"r": "remaining", "t": "reset", "q": "limit"}
 
@@ -141,7 +142,7 @@ def _of_mail(text: str) -> datetime:
 def _fields(name: str, value: str) -> Iterator[tuple[tuple[Scope, str], str, str]]:
     """Yield what a header tells: of which limit, which of its fields, and the text."""
     scope: Scope = "tokens" if "token" in name or "bysize" in name else "requests"
-    bare = name.replace("ratelimit", "rate").replace("rate-limit", "rate")
+    bare = _FAMILY.sub("rate", name)
     fields = _FIELD.findall(bare)
     if fields:
         family = _FIELD.sub("", bare).replace("--", "-").strip("-")

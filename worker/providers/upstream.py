@@ -17,6 +17,7 @@ from shared.settings import ModelSettings, ProviderSettings, Secret
 from worker.providers.contract import ChatRequest, Dialect, Ended, Part
 from worker.providers.failures import Failures
 from worker.providers.lines import Lines
+from worker.providers.rate_limit_headers import RateLimits, rate_limits
 from worker.providers.sse import Events
 
 _ERROR_BYTES_MAX: Final = 65_536
@@ -47,11 +48,20 @@ class Upstream:
         self._failures = Failures(settings.name)
         self._lines = lines or Lines()
         self._urls: dict[str, httpx.URL] = {}
+        self._told: dict[str, httpx.Headers] = {}
         _check(settings)
 
     async def close(self) -> None:
         """Close the upstream's connections."""
         await self._lines.aclose()
+
+    def limits_of(self, model: ModelSettings, *, now: float) -> RateLimits | None:
+        """Return what the last answer for a model told of limits; `now` is in Unix seconds.
+
+        Headers are kept as they came and read here only, so a call costs nothing more.
+        """
+        told = self._told.get(model.upstream)
+        return rate_limits(told, now=now) if told is not None else None
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of an answer; an end without `Ended` is a cut. Raises ProviderError."""
@@ -98,6 +108,7 @@ class Upstream:
                 extensions={"timeout": patience},
             )
         )
+        self._told[request.model.upstream] = response.headers
         body = response.stream
         assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101  the transport's own word
         try:

@@ -28,6 +28,7 @@ from worker.providers.contract import (
     Text,
     Used,
 )
+from worker.providers.failures import UpstreamRefusalError
 from worker.run import Failed, Outcome, Retry, Run
 from worker.steps import patience
 from worker.steps.choose import tokens_of_prompt
@@ -37,6 +38,8 @@ from worker.steps.search import at_most
 # What may follow the told end of an answer, its usage, follows soon or not at all.
 _AFTERWORD_SECONDS: Final = 2.0
 _TIMERS_PER_SILENCE: Final = 16
+# From which share of its window on a conversation is long, and length a likely fault of it.
+_LONG_SHARE: Final = 0.25
 # Of pictures and sounds in one answer: each is a file, and stands in its record.
 _MEDIA_MAX: Final = 64
 
@@ -136,8 +139,15 @@ def _log(error: ProviderError, model: ModelSettings, call: int) -> None:
 
 
 def _is_trimmable(run: Run, error: ProviderError) -> bool:
-    is_too_long = error.failure.code == "CONTEXT_TOO_LONG"
+    is_too_long = error.failure.code == "CONTEXT_TOO_LONG" or _may_be_too_long(run, error)
     return is_too_long and bool(run.history) and not run.writer.has_shown()
+
+
+def _may_be_too_long(run: Run, error: ProviderError) -> bool:
+    """Tell whether a refusal without a reason may be one of a conversation's length."""
+    assert run.model is not None  # noqa: S101  it was called
+    is_long = run.input_tokens >= run.model.context_window * _LONG_SHARE
+    return isinstance(error, UpstreamRefusalError) and error.is_unexplained and is_long
 
 
 async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) -> Outcome | None:
