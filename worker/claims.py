@@ -57,6 +57,8 @@ class Claims:
         self.is_more = True
         self._is_at_bell = False
         self._hears_batch = True
+        # How many claims are under way that may bring suspects.
+        self._seeking = 0
         self._partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
 
     async def close(self) -> None:
@@ -94,20 +96,23 @@ class Claims:
             finally:
                 self._is_at_bell = False
 
-    async def slot_is_free(self) -> None:
-        """Use a slot that has become free: who waits at a bell that tells of no batch claims one.
+    async def slot_is_free(self, left: Claimed | None = None) -> None:
+        """Use the slot that `left` has left: no bell may tell of what can have it now.
 
-        The last slot is left for what that bell brings.
+        That is a batch, where the worker waits at a bell that tells of none, or another suspect. The
+        last slot is left for what the bell brings.
         """
         self._room.set()
-        is_deaf = self._is_at_bell and not self._hears_batch
-        if is_deaf and self._slots.free - self._asked > 1 and not self._is_ending:
-            before = self._asked
-            self._asked += 1
+        was_suspect = left is not None and left.company > 0
+        is_told = self._hears_batch and not was_suspect
+        free = self._slots.free - self._asked - 1
+        if self._is_at_bell and not is_told and free > 0 and not self._is_ending:
+            before, count = self._asked, free if was_suspect else 1
+            self._asked += count
             try:
-                await self._claim_from_all(1, asked_before=before)
+                await self._claim_from_all(count, asked_before=before)
             finally:
-                self._asked -= 1
+                self._asked -= count
                 self._room.set()
 
     async def _claim_from_all(self, free: int, *, asked_before: int = 0) -> bool:
@@ -143,12 +148,16 @@ class Claims:
         if settings.partitions > 1:
             await functions.wait_for_bells(self._bell, settings, patience_seconds, ask)
             return True
+        if ask.suspects:
+            # By the time a bell rings, others may run: the claim after it looks for them.
+            ask = msgspec.structs.replace(ask, company=0)
         claiming = functions.claim_at_bell(self._bell, root, ask, patience_seconds)
         return (await self._begin(root, ask, claiming)).is_more
 
     async def _begin(self, root: str, ask: ClaimAsk, claiming: Awaitable[Batch]) -> Batch:
         """Start what a claim brings; one that is not answered may have taken something."""
         unheard = self._unheard[root]
+        self._seeking += ask.company != 0
         try:
             batch = await claiming
         except UnavailableError:
@@ -158,6 +167,8 @@ class Claims:
             # What it took waits for the next claim, no bell rings for it.
             self.is_more = True
             raise
+        finally:
+            self._seeking -= ask.company != 0
         unheard.difference_update(ask.unheard)
         for claimed in batch.claimed:
             self._start(claimed)
@@ -172,6 +183,9 @@ class Claims:
             wire=WIRE,
             count=count,
             batch=max(0, self._slots.free_for_batch - asked_before),
+            suspects=self._slots.suspects,
+            # Two claims at once could bring more suspects than may run together.
+            company=0 if self._seeking else self._slots.company,
             lease_ms=int(self._settings.worker.lease_seconds * 1000),
             keep=functions.Keep.of(self._settings.retention),
         )

@@ -234,12 +234,12 @@ class PolluxWorker(Worker):
                 self.jobs_failed += 1
             finally:
                 self.slots.leave(claimed)
-                await self._use_slot()
+                await self._use_slot(claimed)
             await self._hook(self.after_job_end, ctx)
 
-    async def _use_slot(self) -> None:
+    async def _use_slot(self, left: Claimed) -> None:
         try:
-            await self.claims.slot_is_free()
+            await self.claims.slot_is_free(left)
         except UnavailableError as error:
             logs.logger().warning("waiting for Redis", work="a claim", error=error.message)
         except PolluxError:

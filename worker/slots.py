@@ -19,6 +19,7 @@ class Slots:
         self._total = settings.concurrency
         self._batch_max = max(1, int(settings.concurrency * settings.batch_share))
         self._batch = 0
+        self._companies: dict[tuple[str, str, int], int] = {}
         # By attempt: one that has lost its lease may still be ending when the next runs here, too.
         self._taken: dict[tuple[str, str, int], tuple[Claimed, Brake]] = {}
 
@@ -35,17 +36,30 @@ class Slots:
         """How many more of a batch may, if they are free."""
         return max(0, self._batch_max - self._batch)
 
+    @property
+    def suspects(self) -> int:
+        """How many run that may have killed a worker before."""
+        return len(self._companies)
+
+    @property
+    def company(self) -> int | None:
+        """How many suspects may run together with those that do; None where none runs."""
+        return min(self._companies.values(), default=None)
+
     def take(self, claimed: Claimed) -> Brake:
         """Give an attempt a slot and return its brake."""
         brake = Brake()
         self._taken[claimed.account, claimed.id, claimed.attempt] = (claimed, brake)
         self._batch += claimed.lane == "batch"
+        if claimed.company:
+            self._companies[claimed.account, claimed.id, claimed.attempt] = claimed.company
         return brake
 
     def leave(self, claimed: Claimed) -> None:
         """Take an attempt's slot back."""
         del self._taken[claimed.account, claimed.id, claimed.attempt]
         self._batch -= claimed.lane == "batch"
+        self._companies.pop((claimed.account, claimed.id, claimed.attempt), None)
 
     def held(self) -> list[Claimed]:
         """Return what runs; also from another thread."""

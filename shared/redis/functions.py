@@ -174,6 +174,7 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
     the worker's, `unheard` are those of earlier calls whose reply was lost: what they took is given
     back first. `room` tells how many turns may begin with each resource that the worker has,
     `needs` which resources a model's turns take where that is limited or another worker's.
+    back first. The worker has so many `suspects`, and may have no more than `company` of them.
     """
 
     worker: str
@@ -187,13 +188,16 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
     room: Mapping[str, int] | None = None
     needs: Mapping[str, str] | None = None
     look_again_ms: int = 0
+    suspects: int = 0
+    company: int | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True):
     """A generation in a worker's hands; `attempt` is its fencing token, `root` its partition's.
 
     Times are milliseconds, money microcredits; `retries` counts how often it was deferred,
-    `calls` those of upstreams in earlier attempts, but for such as died.
+    `calls` those of upstreams in earlier attempts, but for such as died. `company` is how many
+    suspects may run in the worker while it does, 0 for one that killed no worker yet.
     `system_prompt` and `companion` are the session's.
     """
 
@@ -213,6 +217,7 @@ class Claimed(msgspec.Struct, frozen=True):
     user_message: bytes
     system_prompt: str | None
     companion: str | None
+    company: int = 0
 
 
 class Batch(NamedTuple):
@@ -278,8 +283,8 @@ def _batch(root: str, reply: list[Reply]) -> Batch:
 
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
-    account, id_, lane, attempt, turn, hold, deadline, accepted, retries, calls, *texts = entry
-    submission, user, system, companion = texts
+    account, id_, lane, attempt, turn, hold, deadline, accepted, retries, calls, *rest = entry
+    company, submission, user, system, companion = rest
     return Claimed(
         root=root,
         account=_text(account),
@@ -293,6 +298,7 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
         claimed_ms=now_ms,
         retries=int(retries),
         calls=int(calls),
+        company=company,
         submission=submission or b"",
         user_message=user or b"",
         system_prompt=system.decode() if system is not None else None,

@@ -121,6 +121,9 @@ PARKED_LINES: Final = Key(
 )
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
 DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
+SUSPECTS: Final = Key(
+    "suspects", holds="zset: what waits and may have killed a worker, by number", end="deleted"
+)
 FORGOTTEN: Final = Key(
     "forgotten", holds="zset: deleted sessions whose files are to go, by when", end="deleted"
 )

@@ -36,7 +36,7 @@ end
 """
 
 # Texts that the functions share, in the order in which they stand before them.
-SHARED: Final = ("books", "preamble", "lines")
+SHARED: Final = ("books", "preamble", "lines", "suspects")
 
 # What ends work and gives room back, or lets what runs come to its end: also where a server is
 # full. Otherwise nothing could end there, and it would stay full.
@@ -92,7 +92,7 @@ _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books ledger usage
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
-    parked_lines leases holders deadlines deferred dead
+    parked_lines leases holders deadlines deferred suspects dead
     letter forgotten forgetting pace api_key account workers pulses served breaker failures
     successes cooling slots rates
     """.split()

@@ -5,6 +5,7 @@ keys, no scores, no time. Fairness is not modelled: a claim may take any account
 """
 
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final, Literal
 
 from shared.lifecycle import ENDS, Stage
@@ -31,6 +32,7 @@ class Generation:
     where: Where = "waiting"
     attempt: int = 0
     crashes: int = 0
+    company: int | None = None
     seq: int = 0
     text: str = ""
     captured: int = 0
@@ -117,7 +119,7 @@ class Model:
 
     def lane_due(self, *, is_batch_waiting: bool) -> Lane:
         """Return the lane that the next claim is from: a person's, but for a trickle of batch."""
-        lanes = {one.lane for one in self.at("ready")}
+        lanes = {one.lane for one in self.fresh()}
         is_batch_due = is_batch_waiting and self.looked_on >= TRICKLE - 1
         lane: Lane = "batch" if is_batch_due or lanes == {"batch"} else "interactive"
         due: Lane = lane if lane in lanes else "interactive"
@@ -127,7 +129,21 @@ class Model:
 
     def claimable(self) -> list[Generation]:
         """Return what is ready, as far as the order among accounts is left open: persons first."""
-        return sorted(self.at("ready"), key=lambda one: (one.lane == "batch", one.number))
+        return sorted(self.fresh(), key=lambda one: (one.lane == "batch", one.number))
+
+    def fresh(self) -> list[Generation]:
+        """Return what is ready and no suspect."""
+        return [one for one in self.at("ready") if one.company is None]
+
+    def suspects(self, count: int) -> list[Generation]:
+        """Return the suspects that one claim of so many takes, for a worker that has none."""
+        waiting = [one for one in self.at("ready") if one.company is not None]
+        taken: list[Generation] = []
+        for one in sorted(waiting, key=lambda one: (one.lane == "batch", one.number)):
+            together = [*taken, one]
+            if len(together) <= min(max(1, each.company or 0) for each in together):
+                taken = together
+        return taken[:count]
 
     def claim(self, one: Generation) -> Attempt:
         """Hand a ready generation to a worker."""
@@ -172,6 +188,7 @@ class Model:
             self._retry_later(one, "deferred")
         else:
             one.where, one.stage = "ready", "queued"
+        one.company, one.crashes = None, 0
         return "released"
 
     def cancel(self, one: Generation) -> Cancelled | AlreadyEnded:
@@ -186,7 +203,8 @@ class Model:
 
     def reap(self) -> list[tuple[str, str, str]]:
         """Put right what time has overtaken; return what was done about whom."""
-        done = [self._expire_lease(one) for one in self.at("leased") if one.is_lapsed]
+        lapsed = [one for one in self.at("leased") if one.is_lapsed]
+        done = [self._expire_lease(one, len(lapsed)) for one in lapsed]
         for one in list(self.generations.values()):
             if one.is_expired and one.where != "ended":
                 self._end(one, "failed")
@@ -203,18 +221,29 @@ class Model:
         for id_ in self.sessions.pop(session):
             del self.generations[id_]
 
-    def _expire_lease(self, one: Generation) -> tuple[str, str, str]:
+    def _expire_lease(self, one: Generation, held: int) -> tuple[str, str, str]:
         what = "crashed"
         if one.is_cancelled:
             self._end(one, "cancelled")
             what = "cancelled"
-        elif one.crashes + 1 >= CRASHES_MAX:
-            self._end(one, "failed")
-            what = "buried"
         else:
-            one.crashes += 1
-            self._retry_later(one, "ready")
+            self._suspect(one, held)
+            if one.crashes >= CRASHES_MAX:
+                self._end(one, "failed")
+                what = "buried"
+            else:
+                self._retry_later(one, "ready")
         return one.account, one.id, what
+
+    def _suspect(self, one: Generation, held: int) -> None:
+        """Count a death against the only suspect; of several none is counted."""
+        if one.company is None:
+            one.company = held if held > 1 else 0
+        elif one.company > 1:
+            one.company = ceil(one.company / 4)
+        else:
+            one.crashes += 1 if one.company else 2
+            one.company = 1
 
     def _retry_later(self, one: Generation, where: Where) -> None:
         """End an attempt, which tells so, and let another be made."""

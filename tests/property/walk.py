@@ -139,17 +139,19 @@ class Walk(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4))
     def claim(self, count: int) -> None:
-        ready = self.model.claimable()
+        ready, suspects = self.model.claimable(), self.model.suspects(count)
         is_batch_waiting = any(one.lane == "batch" for one in ready)
         claimed = self.act(self.desk.claim(count))
-        assert len(claimed) == min(count, len(ready))
+        assert len(claimed) == min(count, len(suspects) + len(ready))
+        assert [claim.id for claim in claimed[: len(suspects)]] == [one.id for one in suspects]
         for claim in claimed:
             one = self.model.generations[claim.id]
             assert one.where == "ready"
-            # Persons first, but for a trickle; of an account's own the oldest goes first.
-            assert one.lane == self.model.lane_due(is_batch_waiting=is_batch_waiting)
-            rivals = [other for other in self.model.at("ready") if other.number < one.number]
-            assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
+            if one.company is None:
+                # Persons first, but for a trickle; of an account's own the oldest goes first.
+                assert one.lane == self.model.lane_due(is_batch_waiting=is_batch_waiting)
+                rivals = [other for other in self.model.fresh() if other.number < one.number]
+                assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
             attempt = self.model.claim(one)
             assert claim.attempt == attempt.token
             assert decode_user(claim.user_message).generation == one.id

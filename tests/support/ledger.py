@@ -149,7 +149,7 @@ def _ending_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
 def _content_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     """A queue holds only what is under way; books balance; a session's head is under way."""
     members = snapshot.sets.get(place.name, set())
-    if place.key in {keys.LEASES, keys.DEADLINES, keys.DEFERRED}:
+    if place.key in {keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS}:
         return _strangers(snapshot, place, (tuple(member.split(":", 1)) for member in members))
     if place.key in {keys.DEAD, keys.LETTER}:
         check = _dead_faults if place.key is keys.DEAD else _letter_faults

@@ -3,9 +3,11 @@
 --          number among the worker's); if any: unheard (the numbers of earlier ones, of which no reply came),
 --          room = {resource = how many turns may begin with it now}, for what the worker has, and for circuits where
 --          it differs from their provider's; needs = {model = the resources, between blanks, one of which its turns
---          take}, where that is limited or another worker's; look_again_ms (of what is parked)
+--          take}, where that is limited or another worker's; look_again_ms (of what is parked),
+--          suspects (how many of those the worker has), company (how many it may have; none: any number)
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms,
---          retries, calls, submission, user message, the session's system prompt and companion}...}
+--          retries, calls, company (0: nobody suspects it), submission, user message, the session's system prompt and
+--          companion}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves generations with a worker that does not know of them: nobody repeats the call,
@@ -26,6 +28,9 @@ local ATTEMPTS_TOLD = 64
 local ENDED_MAX = 64
 -- Of accounts in a line of parked turns, and of an account's turns there, before the next call goes on.
 local PARKED_TRIED = 64
+local SUSPECTS_TRIED = 32
+-- The company of a suspect that may run beside any number of others.
+local MIXED = 1000000
 
 -- Of the lanes of which it runs as many as it may.
 local function stay_outside(root, account)
@@ -35,7 +40,7 @@ local function stay_outside(root, account)
   end
 end
 
-local function take(root, account, id, record, ask, now)
+local function take(root, account, id, record, company, ask, now)
   -- What cannot be claimed must not stand in the way of what can.
   if not record or not TRANSITIONS[record.stage].routing then return nil end
   if tonumber(record.deadline) <= now then
@@ -59,7 +64,7 @@ local function take(root, account, id, record, ask, now)
   end
   return {
     account, id, record.lane, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
-    record.retries or '0', record.calls or '0',
+    record.retries or '0', record.calls or '0', company,
     redis.call('GET', submission_key(root, account, id)),
     redis.call('HGET', turns_of(root, account, record.session, record.turn), record.turn .. ':u'),
     unpack(redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')),
@@ -215,13 +220,100 @@ local function pop(root, lane, ask, lines)
   return account, id, record
 end
 
+-- How many suspects may run in one worker with this one: 0 for one that nobody suspects.
+local function company_in(group, record)
+  local company = company_of(record)
+  if not company then return 0 end
+  if group.is_stormy and falls_of(record) <= STORM_FALLS_MAX then return MIXED end
+  return company
+end
+
+local function admits(group, company)
+  return company == 0 or company == MIXED or group.held + 1 <= math.min(group.company, company)
+end
+
+-- It may be taken. Whether it runs in any company is kept with it, for the time when its worker has died.
+local function admit(root, group, account, id, record, company)
+  if company == 0 then return end
+  group.held, group.company = group.held + 1, math.min(group.company, company)
+  if company == MIXED then
+    redis.call('HSET', generation_key(root, account, id), 'mixed', '1')
+  elseif record.mixed then
+    redis.call('HDEL', generation_key(root, account, id), 'mixed')
+  end
+end
+
+-- A suspect pays for its claim as any other generation of its account, though it does not stand in the lane.
+local function charge_stride(root, account, lane)
+  local stride = stride_of(root, account)
+  if redis.call('ZSCORE', lane_key(root, lane), account) then
+    redis.call('ZINCRBY', lane_key(root, lane), stride, account)
+    return
+  end
+  local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
+  local left = tonumber(redis.call('HGET', books_key(root, account), 'left_' .. lane) or 0)
+  redis.call('HSET', books_key(root, account), 'left_' .. lane, int(math.max(clock, left) + stride))
+end
+
+-- Take one suspect if it may run in this worker now. Returns what a worker is handed.
+local function take_suspect(root, name, ask, group, batch, now)
+  local account, id = split(name)
+  local record = load(root, account, id)
+  -- An older worker may have taken it without a look at this line.
+  if not record or not TRANSITIONS[record.stage].routing then
+    redis.call('ZREM', suspects_key(root), name)
+    return nil
+  end
+  if tonumber(record.wire) > ask.wire or (record.lane == 'batch' and batch <= 0) then return nil end
+  local company = company_in(group, record)
+  if not admits(group, company) or is_at_its_most(root, account, record.lane) then return nil end
+  local resources = ask.needs and ask.needs[record.model]
+  if resources then
+    local resource = open_one(ask, resources)
+    if not resource then return nil end
+    use_room(ask, resource)
+  end
+  redis.call('ZREM', suspects_key(root), name)
+  redis.call('ZREM', deferred_key(root), name)
+  unready(root, account, id, record.lane)
+  charge_stride(root, account, record.lane)
+  local taken = take(root, account, id, record, company, ask, now)
+  if taken then admit(root, group, account, id, record, company) end
+  return taken
+end
+
+-- Suspects go first, they have waited longest. Of many, those in front are looked at. Returns how many batches the
+-- worker may still take.
+local function take_suspects(root, names, ask, group, claimed, now)
+  local batch = ask.batch
+  for _, name in ipairs(names) do
+    if #claimed >= ask.count then break end
+    local taken = take_suspect(root, name, ask, group, batch, now)
+    if taken then
+      table.insert(claimed, taken)
+      if taken[3] == 'batch' then batch = batch - 1 end
+    end
+  end
+  return batch
+end
+
 local function is_ready(root, lane) return redis.call('EXISTS', lane_key(root, lane)) == 1 end
 
 -- Take one from the first of these lanes that has one. Returns the lane, and what a worker is handed.
-local function take_from(root, lanes, ask, lines, now)
+local function take_from(root, lanes, ask, lines, group, now)
   for _, lane in ipairs(lanes) do
     local account, id, record = pop(root, lane, ask, lines)
-    if account then return lane, id and take(root, account, id, record, ask, now) end
+    if account then
+      if not id then return lane, nil end
+      local company = record and company_in(group, record) or 0
+      if admits(group, company) then
+        local taken = take(root, account, id, record, company, ask, now)
+        if taken then admit(root, group, account, id, record, company) end
+        return lane, taken
+      end
+      join_suspects(root, account, id, record)
+      return lane, nil
+    end
   end
 end
 
@@ -234,13 +326,13 @@ local function looked_on(root, ask, lines)
 end
 
 -- Where nothing is left no ring is due. Returns whether this worker may take more.
-local function silence(root, ask, lines, batch)
-  local is_more = false
+local function silence(root, ask, lines, batch, has_suspects)
+  local is_more = has_suspects
   for _, lane in ipairs(LANES) do
     local is_heard = lane == 'interactive' or batch > 0
     if is_ready(root, lane) then
       is_more = is_more or is_heard
-    else
+    elseif not has_suspects then
       redis.call('DEL', bell_key(root, lane))
       for wire = LANE_BELL_WIRE + 1, ask.wire do redis.call('DEL', bell_for_key(root, lane, WIRE_BELL .. wire)) end
     end
@@ -269,8 +361,12 @@ end
 local function claim(root, ask)
   ask.room = ask.room or {}
   if ask.unheard then give_back_unheard(root, ask) end
-  local now, claimed, ended, batch = now_ms(), {}, 0, ask.batch
+  local now, claimed, ended = now_ms(), {}, 0
   local lines = open_lines(root, ask)
+  local group = {held = ask.suspects or 0, company = ask.company or math.huge}
+  local suspects = redis.call('ZRANGE', suspects_key(root), 0, SUSPECTS_TRIED - 1)
+  group.is_stormy = #suspects > 0 and is_storm(root, now)
+  local batch = take_suspects(root, suspects, ask, group, claimed, now)
   local before = looked_on(root, ask, lines)
   local passed = before
   while #claimed < ask.count and ended < ENDED_MAX do
@@ -280,7 +376,7 @@ local function claim(root, ask)
     elseif passed and passed >= TRICKLE - 1 then
       order = BATCH_FIRST
     end
-    local lane, taken = take_from(root, order, ask, lines, now)
+    local lane, taken = take_from(root, order, ask, lines, group, now)
     if not lane then break end
     if taken then
       if lane == 'batch' then batch = batch - 1 end
@@ -292,9 +388,12 @@ local function claim(root, ask)
   end
   if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
   if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
-  local is_more = silence(root, ask, lines, batch)
+  -- Who cannot take a suspect leaves its ring to others.
+  local has_suspects = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
+  local is_more = silence(root, ask, lines, batch, has_suspects)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
-  return {now, is_more and is_enough and 1 or 0, unpack(claimed)}
+  local is_passed_by = has_suspects and ask.company == 0
+  return {now, (is_more and is_enough or is_passed_by) and 1 or 0, unpack(claimed)}
 end
 
 register('claim', claim)

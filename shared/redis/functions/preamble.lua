@@ -195,6 +195,8 @@ local function retry_later(root, account, id, record, why)
   emit(root, account, id, record.attempt, seq, RETRYING)
 end
 
+local queue_up -- where what is tried again waits: suspects.lua
+
 -- An attempt ends as if it had never begun: to the front of the line again.
 local function give_back(root, account, id, record, why)
   check_step(record, 'queued')
@@ -203,7 +205,7 @@ local function give_back(root, account, id, record, why)
   redis.call('HDEL', key, 'worker')
   redis.call('HSET', key, 'stage', 'queued')
   redis.call('HINCRBY', key, 'drains', 1)
-  make_ready(root, account, id, record.lane, record.number, record.wire)
+  queue_up(root, account, id, record)
   drop_lease(root, account, id, record.lane)
 end
 
@@ -278,7 +280,7 @@ local function finish(root, account, id, generation, ending)
   -- What was leased is neither ready nor deferred.
   if not drop_lease(root, account, id, generation.lane) then
     unready(root, account, id, generation.lane)
-    redis.call('ZREM', deferred_key(root), member(account, id))
+    for _, key in ipairs({deferred_key(root), suspects_key(root)}) do redis.call('ZREM', key, member(account, id)) end
   end
   unpark(root, account, id, generation)
   redis.call('ZREM', deadlines_key(root), member(account, id))
@@ -300,8 +302,8 @@ local function finish(root, account, id, generation, ending)
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
-  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'drains',
-    'waits', 'key', 'calls', 'history', 'claim', 'bill')
+  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'company',
+    'falls', 'mixed', 'drains', 'waits', 'key', 'calls', 'history', 'claim', 'bill')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured

@@ -14,22 +14,38 @@
 
 local NOTED_EVERY_MS = 250
 
-local function expire_lease(root, name, ask)
+local function due(key, now, limit)
+  return redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
+end
+
+local function expire_lease(root, name, record, held, is_stormy, ask)
   local account, id = split(name)
-  local record = load(root, account, id)
   drop_lease(root, account, id, record.lane)
   if record.cancel then
     end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
     return {account, id, 'cancelled'}
   end
-  local crashes = redis.call('HINCRBY', generation_key(root, account, id), 'crashes', 1)
-  if crashes >= ask.crashes_max then
+  if suspect(root, account, id, record, held, is_stormy) >= ask.crashes_max then
     end_from_outside(root, account, id, record, 'failed', CRASHED, ask.keep)
     return {account, id, 'buried'}
   end
   retry_later(root, account, id, record, CRASHED.code)
-  make_ready(root, account, id, record.lane, record.number, record.wire)
+  queue_up(root, account, id, record)
   return {account, id, 'crashed'}
+end
+
+-- What one worker held is told together, as far as it lapsed together.
+local function expire_leases(root, now, ask, done)
+  local names = due(leases_key(root), now, ask.limit)
+  if #names == 0 then return end
+  local records, held, is_stormy = {}, {}, is_storm(root, tonumber(now))
+  for i, name in ipairs(names) do
+    local record = load(root, split(name))
+    records[i], held[record.worker] = record, (held[record.worker] or 0) + 1
+  end
+  for i, name in ipairs(names) do
+    table.insert(done, expire_lease(root, name, records[i], held[records[i].worker], is_stormy, ask))
+  end
 end
 
 -- Every look is noted, but not each by a write. A last look in the future is a clock that was set back: what was
@@ -132,11 +148,8 @@ local function lapse(root, info, ask, now)
     redis.call('ZREM', holders_key(root), worker)
     table.insert(dead, worker)
   end
+  count_deaths(root, #dead, now)
   return dead, missed
-end
-
-local function due(key, now, limit)
-  return redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
 -- What would be claimed in vain stays where it is, and is looked at again.
@@ -159,7 +172,7 @@ local function bring_back(root, name, ask, now)
   end
   redis.call('ZREM', deferred_key(root), name)
   unpark(root, account, id, record)
-  make_ready(root, account, id, record.lane, record.number, record.wire)
+  queue_up(root, account, id, record)
 end
 
 local function ready_lanes(root)
@@ -178,9 +191,7 @@ local function reap(root, ask)
   if is_away then renew_all(root, at, ask.lease_ms) end
   if set_back_ms > ask.gap_ms then shift_deferred(root, set_back_ms) end
   local dead, missed = lapse(root, info, ask, at)
-  for _, name in ipairs(due(leases_key(root), now, ask.limit)) do
-    table.insert(done, expire_lease(root, name, ask))
-  end
+  expire_leases(root, now, ask, done)
   for _, name in ipairs(due(deadlines_key(root), now, ask.limit)) do
     local account, id = split(name)
     end_from_outside(root, account, id, load(root, account, id), 'failed', EXPIRED, ask.keep)

@@ -24,6 +24,8 @@ local function release(root, ask)
     end_from_outside(root, ask.account, ask.id, record, 'cancelled', CANCELLED, ask.keep)
     return 'cancelled'
   end
+  -- What only waits for room was not tried.
+  if not ask.is_waiting then clear_suspicion(root, ask.account, ask.id, record) end
   local key = generation_key(root, ask.account, ask.id)
   if ask.delay_ms > 0 then
     retry_later(root, ask.account, ask.id, record, ask.why or 'DEFERRED')

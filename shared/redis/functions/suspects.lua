@@ -1,0 +1,87 @@
+-- Suspects: what a worker held when it died, any of which may be why it died. Shared, after the preamble and the lines.
+--
+-- Nobody can tell which one it was, so the first death counts against none of them. The record of a suspect has
+-- `falls`, the deaths of workers that held it; `crashes`, those that it alone can have caused; and `company`: how many
+-- suspects, itself among them, may run in one worker while it does. At first that is as many as the dead worker held,
+-- so that all of it runs again at once; each further death leaves a quarter. With a company of 1, it runs beside
+-- generations that nobody suspects, is the only suspect of its worker, and a death counts against it alone. (0 says
+-- that it fell alone, as far as this partition knows: with the next death that it causes, the first one counts too.)
+-- What ends an attempt in any other way is a suspect no longer. `crashes` without `company` was counted by an older
+-- process: such a one runs as the only suspect.
+--
+-- When workers die so fast that no generation explains it, as when somebody kills them, a few deaths say little: for
+-- as long, suspects run together (`mixed`), and no death is counted against one of them. One that fell too often even
+-- for such a time runs by itself nevertheless.
+--
+-- A suspect that waits stands among the deferred, where older workers find it after a while, and in a line of its
+-- own, from which claims take it at once.
+
+local FOUND_LATE_MS = 5000
+-- In the line of suspects, batches stand behind all others.
+local BEHIND_ALL = 1000000000000
+local COMPANY_SHRINKS = 4
+-- Deaths in a partition, of which one a second is forgotten; more than so many are a storm, which lasts so long.
+local STORM_DEATHS, STORM_MS = 4, 5000
+local STORM_FALLS_MAX = 8
+
+local function is_storm(root, now)
+  return now < tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0)
+end
+
+-- Workers died just now.
+local function count_deaths(root, count, now)
+  local key = clocks_key(root)
+  local known = redis.call('HMGET', key, 'deaths', 'died')
+  local since = math.max(0, now - tonumber(known[2] or 0))
+  local deaths = math.min(math.max(0, tonumber(known[1] or 0) - since / 1000) + count, 2 * STORM_DEATHS)
+  redis.call('HSET', key, 'deaths', string.format('%.3f', deaths), 'died', int(now))
+  if deaths > STORM_DEATHS then redis.call('HSET', key, 'storm', int(now + STORM_MS)) end
+end
+
+-- How many suspects may run beside this record, itself among them; nil for one that is no suspect.
+local function company_of(record)
+  return record.crashes and math.max(1, tonumber(record.company) or 1)
+end
+
+local function join_suspects(root, account, id, record)
+  local name, place = member(account, id), tonumber(record.number)
+  if record.lane == 'batch' then place = place + BEHIND_ALL end
+  redis.call('ZADD', deferred_key(root), int(now_ms() + FOUND_LATE_MS), name)
+  redis.call('ZADD', suspects_key(root), int(place), name)
+  ring(root, record.lane, record.wire)
+end
+
+-- Each that waits goes where claims look for it.
+queue_up = function(root, account, id, record)
+  if record.crashes then
+    join_suspects(root, account, id, record)
+  else
+    make_ready(root, account, id, record.lane, record.number, record.wire)
+  end
+end
+
+local function falls_of(record) return tonumber(record.falls) or 0 end
+
+-- An attempt died in a worker that held so many. Returns how many deaths are counted against the generation now.
+local function suspect(root, account, id, record, held, is_stormy)
+  local key, company = generation_key(root, account, id), company_of(record)
+  local crashes, falls = tonumber(record.crashes or 0), falls_of(record) + 1
+  if not company then
+    company = held > 1 and held or 0
+  elseif company > 1 then
+    company = math.ceil(company / COMPANY_SHRINKS)
+  elseif not record.mixed and (not is_stormy or falls > STORM_FALLS_MAX) then
+    crashes, company = crashes + (record.company == '0' and 2 or 1), 1
+  else
+    company = record.company or 1
+  end
+  redis.call('HSET', key, 'crashes', int(crashes), 'company', int(company), 'falls', int(falls))
+  record.crashes = crashes
+  return crashes
+end
+
+local function clear_suspicion(root, account, id, record)
+  if not record.crashes then return end
+  record.crashes, record.company = nil, nil
+  redis.call('HDEL', generation_key(root, account, id), 'crashes', 'company', 'falls', 'mixed')
+end
