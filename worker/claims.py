@@ -99,8 +99,8 @@ class Claims:
     async def slot_is_free(self, left: Claimed | None = None) -> None:
         """Use the slot that `left` has left: no bell may tell of what can have it now.
 
-        That is a batch, where the worker waits at a bell that tells of none, or another suspect. The
-        last slot is left for what the bell brings.
+        That is a batch, where the worker waits at a bell that tells of none, or another suspect.
+        The last slot is left for what the bell brings.
         """
         self._room.set()
         was_suspect = left is not None and left.company > 0

@@ -9,6 +9,7 @@ survey       what is under way, looked at again and again: the worker, the attem
 storm        kills, stops and deploys at seeded times; `python -m tests.chaos --kills 1000 --seed 1`
 shocks       Redis killed, hung or down meanwhile: `--crashes 200`, `--hangs 20`, `--outages 20`
 torn         append-only files cut in the middle, and what a server has then
+poison       messages that kill the worker which runs them, beside some that do not
 boundaries   one scenario, killed before and after each of its store calls
 day          one scenario without processes in which everything happens once
 troubles/    what can befall Redis, and what a running system then makes of it, row by row

@@ -113,6 +113,11 @@ class Brood:
         return sum(bool(ward.code) and not ward.is_killed and not ward.id for ward in wards)
 
     @property
+    def deaths(self) -> int:
+        """How many have ended by a signal."""
+        return sum((ward.code or 0) < 0 for ward in self._wards.values())
+
+    @property
     def pid(self) -> int:
         """The nursery's own process."""
         assert self._process is not None

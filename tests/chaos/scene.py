@@ -82,12 +82,14 @@ class Upstream:
         return Answer(text=asking.answer, gap_seconds=self._chance.uniform(*self._pace))
 
 
-def settings_of(redis: RedisSettings, upstream: str, worker: WorkerSettings) -> Settings:
+def settings_of(
+    redis: RedisSettings, upstream: str, worker: WorkerSettings, crashes_max: int = CRASHES_MAX
+) -> Settings:
     """Return settings that refuse nobody, with one model that costs something."""
     return Settings(
         redis=redis,
         api=ApiSettings(reads_per_minute=_PLENTY, waits_per_account=_PLENTY),
-        worker=msgspec.structs.replace(worker, crashes_max=CRASHES_MAX),
+        worker=msgspec.structs.replace(worker, crashes_max=crashes_max),
         limits=LimitSettings(
             enterprise=Tier(
                 submissions_per_minute=_PLENTY, unfinished_max=_PLENTY, running_max=_PLENTY
@@ -119,6 +121,7 @@ async def standing(
     words: tuple[int, int],
     pace: Pace,
     durability: Durability = "process",
+    crashes_max: int = CRASHES_MAX,
 ) -> AsyncIterator[Scene]:
     """Start everything but workers and fronts; the end of the block ends it all."""
     evidence = Evidence()
@@ -127,7 +130,7 @@ async def standing(
             provider.keeps_requests = False
             provider.answer = Upstream(evidence, seed, words, pace).answer
             place = RedisSettings(url=server.url, durability=durability)
-            settings = settings_of(place, provider.url, worker)
+            settings = settings_of(place, provider.url, worker, crashes_max)
             environment = processes.environment(settings, server.folder)
             environment["POLLUX_LOG__LEVEL"] = "warning"
             redis = Redis(settings.redis)

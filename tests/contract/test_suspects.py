@@ -1,0 +1,147 @@
+"""What a dead worker held: who is suspected, in which company it runs again, what is counted."""
+
+from shared.redis import functions, keys
+from shared.redis.functions import Batch, ClaimAsk, Claimed
+from tests.support.desk import KEEP, LONG_MS, Desk
+
+
+async def _claim(desk: Desk, count: int, *, suspects: int = 0, company: int | None = None) -> Batch:
+    ask = ClaimAsk(
+        worker="w",
+        wire=1,
+        count=count,
+        batch=count,
+        lease_ms=LONG_MS,
+        keep=KEEP,
+        claim=0,
+        suspects=suspects,
+        company=company,
+    )
+    return await functions.claim(desk.redis, desk.root, ask)
+
+
+async def _die(desk: Desk, *held: Claimed) -> list[str]:
+    """Let the leases lapse together; return what is told of each."""
+    lapsed = [word for one in held for word in (1, f"{one.account}:{one.id}")]
+    await desk.redis.call("ZADD", keys.LEASES(desk.root), "XX", *lapsed)
+    return [what for _, _, what in (await desk.reap()).done]
+
+
+async def _crashes(desk: Desk, one: Claimed) -> str | None:
+    look = await desk.find(one.account, one.id)
+    assert look is not None
+    return look.record.get("crashes")
+
+
+async def test_first_death_counts_against_nobody_and_all_of_it_runs_again_together(
+    desk: Desk,
+) -> None:
+    for number in range(6):
+        await desk.submit(f"a{number}")
+    held = (await _claim(desk, 9)).claimed
+    assert await _die(desk, *held) == ["crashed"] * 6
+    again = (await _claim(desk, 9)).claimed
+    assert [one.company for one in again] == [6] * 6
+    assert {await _crashes(desk, one) for one in again} == {"0"}
+
+
+async def test_company_shrinks_to_one_that_is_then_counted_alone(desk: Desk) -> None:
+    for number in range(6):
+        await desk.submit(f"a{number}")
+    await _die(desk, *(await _claim(desk, 9)).claimed)
+    await _die(desk, *(await _claim(desk, 9)).claimed)
+    pair = (await _claim(desk, 9)).claimed
+    assert [one.company for one in pair] == [2, 2]
+    # No third one beside them, by whichever call.
+    assert (await _claim(desk, 9, suspects=2, company=2)).claimed == []
+    await _die(desk, *pair)
+    rest = (await _claim(desk, 9)).claimed
+    assert len(rest) == 1
+    assert rest[0].company == 1
+    fresh = await desk.submit("zoe")
+    [beside] = (await _claim(desk, 9, suspects=1, company=1)).claimed
+    assert (beside.id, beside.company) == (fresh.id, 0)
+    await _die(desk, rest[0], beside)
+    assert (await _crashes(desk, rest[0]), await _crashes(desk, beside)) == ("1", "0")
+
+
+async def test_suspect_that_ends_an_attempt_is_none_any_more(desk: Desk) -> None:
+    ticket = await desk.submit()
+    await desk.submit("bob")
+    await _die(desk, *await desk.claim(2))
+    one, other = await desk.claim(2)
+    await desk.release(one, delay_ms=60_000)
+    await desk.release(other)
+    for each in (one, other):
+        assert await _crashes(desk, each) is None
+    [again] = await desk.claim(2)
+    assert (again.id, again.company) == (other.id, 0)
+    assert "falls" not in (await desk.status(ticket)).record
+
+
+async def test_what_only_waited_for_room_stays_a_suspect(desk: Desk) -> None:
+    await desk.submit()
+    await _die(desk, await desk.claim_one())
+    one = await desk.claim_one()
+    ask = functions.ReleaseAsk(
+        account=one.account,
+        id=one.id,
+        attempt=one.attempt,
+        delay_ms=60_000,
+        keep=KEEP,
+        is_waiting=True,
+    )
+    assert await functions.release(desk.redis, desk.root, ask) == "released"
+    assert await desk.claim() == []
+    await desk.redis.call("ZADD", keys.DEFERRED(desk.root), "XX", 1, f"ann:{one.id}")
+    await desk.reap()
+    assert (await desk.claim_one()).company == 1
+
+
+async def test_what_an_older_process_counted_runs_as_the_only_suspect(desk: Desk) -> None:
+    """An older reaper counts and puts it back into its account's line, suspects and all."""
+    tickets = [await desk.submit(f"a{number}") for number in range(3)]
+    for ticket in tickets:
+        where = keys.GENERATION(desk.root, ticket.account, ticket.id)
+        await desk.redis.call("HSET", where, "crashes", 2, "stage", "retrying", "attempt", 2)
+    [first] = (await _claim(desk, 9)).claimed
+    assert first.company == 1
+    assert (await _claim(desk, 9, suspects=1, company=1)).claimed == []
+    [second] = (await _claim(desk, 9)).claimed
+    assert await _die(desk, first) == ["buried"]
+    await desk.complete(second)
+    [third] = (await _claim(desk, 9)).claimed
+    await desk.complete(third)
+
+
+async def test_suspect_is_found_by_older_workers_in_the_end(desk: Desk) -> None:
+    await desk.submit()
+    one = await desk.claim_one()
+    await _die(desk, one)
+    due = await desk.redis.call("ZSCORE", keys.DEFERRED(desk.root), f"ann:{one.id}")
+    assert one.claimed_ms < float(due) < one.claimed_ms + 60_000
+
+
+async def test_suspects_stand_behind_what_their_account_may_run(desk: Desk) -> None:
+    for _ in range(3):
+        await desk.submit(running_max=2)
+    held = await desk.claim(9)
+    assert len(held) == 2
+    await _die(desk, held[0])
+    [back] = await desk.claim(9)
+    assert back.id == held[0].id
+    assert await desk.claim(9) == []
+
+
+async def test_in_a_storm_of_deaths_suspects_run_together_and_none_is_counted(desk: Desk) -> None:
+    await desk.submit()
+    await desk.submit("bob")
+    for _ in range(2):
+        for one in await desk.claim(9):
+            await _die(desk, one)
+    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "storm", 2**50)
+    held = await desk.claim(9)
+    before = [await _crashes(desk, one) for one in held]
+    assert len(held) == 2
+    await _die(desk, *held)
+    assert [await _crashes(desk, one) for one in held] == before
