@@ -326,13 +326,13 @@ local function looked_on(root, ask, lines)
 end
 
 -- Where nothing is left no ring is due. Returns whether this worker may take more.
-local function silence(root, ask, lines, batch, has_suspects)
-  local is_more = has_suspects
+local function silence(root, ask, lines, batch, are_left)
+  local is_more = are_left
   for _, lane in ipairs(LANES) do
     local is_heard = lane == 'interactive' or batch > 0
     if is_ready(root, lane) then
       is_more = is_more or is_heard
-    elseif not has_suspects then
+    elseif not are_left then
       redis.call('DEL', bell_key(root, lane))
       for wire = LANE_BELL_WIRE + 1, ask.wire do redis.call('DEL', bell_for_key(root, lane, WIRE_BELL .. wire)) end
     end
@@ -389,10 +389,10 @@ local function claim(root, ask)
   if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
   if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
   -- Who cannot take a suspect leaves its ring to others.
-  local has_suspects = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
-  local is_more = silence(root, ask, lines, batch, has_suspects)
+  local are_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
+  local is_more = silence(root, ask, lines, batch, are_left)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
-  local is_passed_by = has_suspects and ask.company == 0
+  local is_passed_by = are_left and ask.company == 0
   return {now, (is_more and is_enough or is_passed_by) and 1 or 0, unpack(claimed)}
 end
 

@@ -178,7 +178,7 @@ end
 local function ready_lanes(root)
   local found = {}
   for _, lane in ipairs(LANES) do
-    if redis.call('EXISTS', lane_key(root, lane)) == 1 then table.insert(found, lane) end
+    if redis.call('EXISTS', lane_key(root, lane)) == 1 or has_suspects(root, lane) then table.insert(found, lane) end
   end
   return found
 end

@@ -51,6 +51,12 @@ local function join_suspects(root, account, id, record)
   ring(root, record.lane, record.wire)
 end
 
+local function has_suspects(root, lane)
+  local low, high = '-inf', '(' .. int(BEHIND_ALL)
+  if lane == 'batch' then low, high = int(BEHIND_ALL), '+inf' end
+  return redis.call('ZCOUNT', suspects_key(root), low, high) > 0
+end
+
 -- Each that waits goes where claims look for it.
 queue_up = function(root, account, id, record)
   if record.crashes then
