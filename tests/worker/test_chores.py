@@ -124,6 +124,22 @@ async def test_files_of_a_deleted_session_go_also_those_that_come_late(
     assert kept[0].exists()
 
 
+async def test_one_run_forgets_all_there_is_however_many_were_deleted(
+    redis: Redis, redis_settings: RedisSettings, tmp_path: Path
+) -> None:
+    files, noted = Files(str(tmp_path)), keys.FORGOTTEN(keys.partition_root(redis_settings, 0))
+    now_ms = 10 * forget.LATE_MS
+    # Young ones between old ones, and more of both than one piece takes.
+    for first in range(0, 2_400, 300):
+        pairs = [(now_ms if n % 2 else n, f"ann:s{n}") for n in range(first, first + 300)]
+        await redis.call("ZADD", noted, *(word for pair in pairs for word in pair))
+    assert await forget.forget(redis, redis_settings, files, now_ms) == 2_400
+    assert await redis.call("ZCARD", noted) == 1_200
+    late_ms = now_ms + forget.LATE_MS + 1
+    assert await forget.forget(redis, redis_settings, files, late_ms) == 1_200
+    assert await redis.call("EXISTS", noted) == 0
+
+
 async def test_turns_that_nobody_lived_to_forget_are_forgotten(
     redis: Redis, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:

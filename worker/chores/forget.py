@@ -17,11 +17,15 @@ from shared.telemetry import logs
 
 # Longer than any attempt of a deleted session goes on.
 LATE_MS: Final = 60_000
-_SESSIONS_MAX: Final = 1_000
+_SESSIONS_AT_ONCE: Final = 500
 
 
 async def forget(redis: Connection, settings: RedisSettings, files: Files, now_ms: int) -> int:
-    """Delete what is left of every session noted; return how many there were."""
+    """Delete what is left of every session noted; return how many there were.
+
+    `now_ms` is Redis' own time, by which the names were noted. They are read piece by piece, and
+    one piece follows another until there is none left.
+    """
     count = 0
     for partition in range(settings.partitions):
         root = keys.partition_root(settings, partition)
@@ -29,19 +33,38 @@ async def forget(redis: Connection, settings: RedisSettings, files: Files, now_m
             account, _, session = name.decode().partition(":")
             ask = functions.ForgetTurnsAsk(account=account, id=session)
             await functions.forget_turns(redis, root, ask)
-        noted = keys.FORGOTTEN(root)
-        flat: list[tuple[bytes, float]] = await redis.call(
-            "ZRANGE", noted, 0, _SESSIONS_MAX - 1, "WITHSCORES"
-        )
-        for name, at_ms in flat:
-            account, _, session = name.decode().partition(":")
-            try:
-                await asyncio.to_thread(files.forget, account, session)
-            except OSError as error:
-                # The others must not wait for it; it stays noted.
-                logs.logger().error("files cannot be deleted", name=name.decode(), fault=str(error))
-                continue
-            if now_ms - at_ms > LATE_MS:
-                await redis.call("ZREM", noted, name)
-        count += len(flat)
+        count += await _forget_files(redis, keys.FORGOTTEN(root), files, now_ms)
     return count
+
+
+async def _forget_files(redis: Connection, noted: str, files: Files, now_ms: int) -> int:
+    count = kept = 0
+    while True:
+        page: list[tuple[bytes, float]] = await redis.call(
+            "ZRANGE", noted, kept, kept + _SESSIONS_AT_ONCE - 1, "WITHSCORES"
+        )
+        faults = await asyncio.to_thread(_delete, files, [name.decode() for name, _ in page])
+        for named, fault in faults.items():
+            # The others must not wait for it; it stays noted.
+            logs.logger().error("files cannot be deleted", name=named, fault=fault)
+        done = [
+            name for name, at_ms in page if now_ms - at_ms > LATE_MS and name.decode() not in faults
+        ]
+        if done:
+            await redis.call("ZREM", noted, *done)
+        count += len(page)
+        kept += len(page) - len(done)
+        if len(page) < _SESSIONS_AT_ONCE:
+            return count
+
+
+def _delete(files: Files, names: list[str]) -> dict[str, str]:
+    """Delete the files of sessions; return what went wrong, by name."""
+    faults = {}
+    for name in names:
+        account, _, session = name.partition(":")
+        try:
+            files.forget(account, session)
+        except OSError as error:
+            faults[name] = str(error)
+    return faults

@@ -28,7 +28,8 @@ async def forget_media(ctx: dict[str, Any]) -> None:
     """Run the chore `forget`."""
     tools: Tools = ctx["tools"]
     if await _is_ours(tools, "forget", FORGET_SECONDS):
-        files, now_ms = tools.gallery.files, tools.clock.now_ms()
+        seconds, _ = await tools.redis.call("TIME")
+        files, now_ms = tools.gallery.files, int(seconds) * 1000
         count = await forget.forget(tools.redis, tools.settings.redis, files, now_ms)
         if count:
             logs.logger().info("forgot deleted sessions' files", sessions=count)
