@@ -24,7 +24,7 @@ from api.edge import protocol
 from shared.clock import SystemClock
 from shared.errors import PolluxError
 from shared.hangup import Hangup
-from shared.redis import library, server
+from shared.redis import library, partitions, server
 from shared.redis.client import Redis
 from shared.settings import Settings
 from shared.telemetry import logs
@@ -61,6 +61,8 @@ async def _check(settings: Settings) -> None:
         await redis.connect()
         await server.check(redis, settings.redis)
         await library.load(redis)
+        await server.check_commands(redis, settings.redis)
+        await partitions.agree(redis, settings.redis, may_raise=True)
     finally:
         await redis.close()
 

@@ -35,8 +35,9 @@ from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.hangup import Hangup
 from shared.media import seal as media_seal
 from shared.media.files import Files
-from shared.redis import library, replicated, server
+from shared.redis import library, partitions, replicated, server
 from shared.redis.client import Redis
+from shared.redis.watch import Watch
 from shared.settings import Settings
 from shared.stores import fleet
 from shared.stores.accounts import Accounts
@@ -116,10 +117,15 @@ async def _state(
     async def view(_: None) -> Fleet:
         return await fleet.view(redis, settings.redis)
 
+    watching: asyncio.Task[None] | None = None
     try:
         await redis.connect()
         holds = await server.check(redis, settings.redis)
         await library.load(redis)
+        await server.check_commands(redis, settings.redis)
+        await partitions.agree(redis, settings.redis, may_raise=True)
+        watch = Watch(redis, settings.redis, holds)
+        watching = asyncio.create_task(_keep_watch(watch, clock))
         secret = await media_seal.secret(redis, settings.redis)
         seal = media_seal.Seal(secret, clock, settings.media.url_seconds)
         if not shelf.catalogue.models:
@@ -131,7 +137,7 @@ async def _state(
             shelf=shelf,
             redis=redis,
             promise=promise,
-            holds=holds,
+            watch=watch,
             clock=clock,
             accounts=accounts,
             identities=Identities(accounts, clock),
@@ -147,9 +153,21 @@ async def _state(
             seal=seal,
         )
     finally:
+        if watching is not None:
+            watching.cancel()
         await subscriber.close()
         await promise.close()
         await redis.close()
+
+
+async def _keep_watch(watch: Watch, clock: Clock) -> None:
+    """Look at the server again and again; while Redis is away there is nothing to see."""
+    while True:
+        await clock.sleep(watch.pause_seconds())
+        try:
+            await watch.look()
+        except PolluxError as error:
+            logs.logger().warning("Redis could not be looked at", error=error.message)
 
 
 async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -1,7 +1,8 @@
 """What operators and tools ask without a key: is it alive, is it ready, what can it do.
 
 health says that the process runs, and how durable what it accepts is; readiness that it reaches
-Redis now, and which providers' models the workers spare for a while.
+Redis now, what makes that server unfit since the start, how many log lines were lost, and which
+providers' models the workers spare for a while.
 """
 
 import asyncio
@@ -39,11 +40,13 @@ class Operation:
         answer: dict[str, object] = {
             "status": "ok",
             "durability": state.settings.redis.durability,
-            "holds": state.holds,
+            "holds": state.watch.holds,
         }
         if self._name == "ready":
             await _check_redis(state)
             answer |= await _cooling(state) | _dropped_lines()
+            if state.watch.faults:
+                answer["unfit"] = list(state.watch.faults)
             if not state.catalogue.models:
                 answer["warnings"] = [f"{NO_MODELS}: {NO_MODELS_REMEDY}"]
         await reply(scope, send, 200, encode(answer), {})

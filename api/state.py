@@ -17,6 +17,7 @@ from shared.media.files import Files
 from shared.media.seal import Seal
 from shared.redis import functions
 from shared.redis.client import Connection, Redis
+from shared.redis.watch import Watch
 from shared.settings import ModelSettings, Settings
 from shared.stores.accounts import Accounts
 from shared.stores.fleet import Fleet
@@ -28,8 +29,8 @@ from shared.wire.submission import AUTO
 class State:
     """What every request shares; `promise` carries what is acknowledged to callers.
 
-    `holds` tells in one line what becomes of that when Redis dies. `replay_limits` are for repeated
-    requests, which no other limit refuses.
+    `watch` tells in one line what becomes of that when Redis dies, and whether it is still fit.
+    `replay_limits` are for repeated requests, which no other limit refuses.
     """
 
     settings: Settings
@@ -37,7 +38,7 @@ class State:
     shelf: Shelf
     redis: Redis
     promise: Connection
-    holds: str
+    watch: Watch
     clock: Clock
     accounts: Accounts
     identities: Identities

@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.local import folder as folders, named
 from shared.clock import SystemClock
 from shared.errors import ConfigurationError
-from shared.redis import library
+from shared.redis import library, partitions
 from shared.redis.client import Redis
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
@@ -46,6 +46,7 @@ async def _opened(folder: Path) -> AsyncIterator[tuple[Redis, Settings, Accounts
         raise ConfigurationError([f"redis.url: {error}"]) from None
     try:
         await library.load(redis)
+        await partitions.agree(redis, settings.redis, may_raise=False)
         yield redis, settings, Accounts(redis, settings.redis, pepper, SystemClock())
     finally:
         await redis.close()

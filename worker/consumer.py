@@ -23,9 +23,10 @@ from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.clock import Clock
 from shared.errors import CRASHED, PolluxError, UnavailableError
 from shared.hangup import Hangup
-from shared.redis import functions, keys, library, replicated, server
+from shared.redis import functions, keys, library, partitions, replicated, server
 from shared.redis.client import Redis, Reply
 from shared.redis.functions import Claimed
+from shared.redis.watch import Watch
 from shared.settings import Settings
 from shared.stores import fleet
 from shared.telemetry import logs
@@ -84,6 +85,7 @@ class PolluxWorker(Worker):
             handle_signals=False,
         )
         self.redis = Redis(settings.redis)
+        self._watch = Watch(self.redis, settings.redis)
         self._promise = replicated.promise(settings.redis, self.redis)
         self._tools = Tools.of(settings, environment, self.redis, self._promise, clock)
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
@@ -102,8 +104,10 @@ class PolluxWorker(Worker):
     async def main(self) -> None:
         """Run until told to stop, then drain. Raises PolluxError if Redis is unfit at the start."""
         await self.redis.connect()
-        await server.check(self.redis, self.settings.redis)
+        self._watch.holds = await server.check(self.redis, self.settings.redis)
         await library.load(self.redis)
+        await server.check_commands(self.redis, self.settings.redis)
+        await partitions.agree(self.redis, self.settings.redis, may_raise=True)
         await trim.mark_used(self.redis, self.settings.redis, self.clock.now_ms())
         await self._ear.connect()
         if any(model.makes_media for model in self._tools.registry.models):
@@ -122,6 +126,7 @@ class PolluxWorker(Worker):
                 (self._reap, self._until_reap),
                 (self._report, lambda: _REPORT_SECONDS),
                 (self._do_chores, lambda: _CHORES_SECONDS),
+                (self._watch.look, self._watch.pause_seconds),
             )
         ]
         if not self._tools.catalogue.models:

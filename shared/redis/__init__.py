@@ -6,6 +6,8 @@ keys        the only place that makes a key's name, with what it holds and when 
 functions/  the atomic functions, as Lua text; library.py renders and loads them
 functions.py  their typed stubs: one a function, with what each may answer
 server      is this server fit to hold the record?
+partitions  how many there are: the number that every process must know
+watch       is it still fit? looked at again while a process runs
 
 The package `redis` is imported only here.
 """

@@ -783,6 +783,15 @@ async def pressure(redis: Connection, root: str, ask: PressureAsk) -> Pressed:
     return Pressed(*await invoke(redis, "pressure", root, ask, effect="none"))
 
 
+class CommandsAsk(Ask, frozen=True, kw_only=True):
+    """Nothing is asked."""
+
+
+async def commands(redis: Connection, root: str, ask: CommandsAsk) -> list[str]:
+    """Return the commands that the connection's user may not send, of those that are needed."""
+    return [_text(name) for name in await invoke(redis, "commands", root, ask)]
+
+
 class FleetAsk(Ask, frozen=True, kw_only=True):
     """After how long a silence a worker is not among the living."""
 

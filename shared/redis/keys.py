@@ -164,6 +164,10 @@ MARK: Final = Key("mark", holds="nothing: a write that a replica confirms", end=
 MEDIA_SECRET: Final = Key(
     "media-secret", holds="what URLs of media are signed with", end="permanent"
 )
+PARTITIONS: Final = Key(
+    "partitions", holds="zset: how many partitions there are, as a score", end="permanent"
+)
+TRIED: Final = Key("tried", holds="nothing: commands are tried on it", end="ttl")
 CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
 CHORES_HEALTH: Final = Key("chores:health-check", holds="arq's own word on its queue", end="ttl")
 CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")

@@ -12,10 +12,10 @@ leaves.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
-from shared.errors import ConfigurationError, StoreError, UnavailableError
-from shared.redis import keys
+from shared.errors import ConfigurationError, NotNowError, StoreError, UnavailableError
+from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.settings import Durability, RedisSettings
 from shared.telemetry import logs
@@ -34,10 +34,18 @@ _APPENDFSYNC: Final[dict[Durability, frozenset[str]]] = {
     "everysec": frozenset({"everysec", "always"}),
 }
 LATE: Final = "but for two seconds at most in which its disk is busy (appendfsync everysec)"
+_FULL_SHARE: Final = 0.95
 # Those who promise nothing of a machine, whose writes need only to be the kernel's.
 _WRITTEN: Final[frozenset[Durability]] = frozenset({"process", "replica"})
 # Those who promise something of the machine, too.
 _SYNCED: Final[frozenset[Durability]] = frozenset({"fsync", "everysec"})
+
+
+class Seen(NamedTuple):
+    """A server as it was seen: why it is not fit, and in one line what it holds."""
+
+    faults: tuple[str, ...]
+    holds: str
 
 
 async def check(redis: Connection, settings: RedisSettings) -> str:
@@ -45,6 +53,18 @@ async def check(redis: Connection, settings: RedisSettings) -> str:
 
     Raises ConfigurationError with every reason why it is not fit.
     """
+    seen = await look(redis, settings)
+    if seen.faults:
+        raise ConfigurationError(list(seen.faults))
+    if LATE in seen.holds:
+        logs.logger().warning(
+            "durability falls short", durability=settings.durability, holds=seen.holds
+        )
+    return seen.holds
+
+
+async def look(redis: Connection, settings: RedisSettings, *, while_running: bool = False) -> Seen:
+    """Return how the server stands; while running, also what it lacks since it was fit."""
     info = await _info(redis)
     shown = None if settings.durability == "none" else await _configuration(redis)
     found = (
@@ -54,11 +74,45 @@ async def check(redis: Connection, settings: RedisSettings) -> str:
         _volatile(info, settings),
         *_unsynced(shown or {}, settings.durability),
         _alone(info, settings),
+        *((_full(info), await _denied(redis, settings)) if while_running else ()),
     )
-    faults = [fault for fault in found if fault]
-    if faults:
-        raise ConfigurationError(faults)
-    return _holds(shown, settings.durability)
+    return Seen(tuple(fault for fault in found if fault), _holds(shown, settings.durability))
+
+
+async def check_commands(redis: Connection, settings: RedisSettings) -> None:
+    """Raise ConfigurationError where the connection's user lacks commands; needs the library."""
+    denied = await _denied(redis, settings)
+    if denied is not None:
+        raise ConfigurationError([denied])
+
+
+async def _denied(redis: Connection, settings: RedisSettings) -> str | None:
+    """Name the commands that the ACL lacks; a server that takes no writes now says nothing."""
+    root = keys.system_root(settings)
+    try:
+        lacking = await functions.commands(redis, root, functions.CommandsAsk())
+    except NotNowError as error:
+        if "NOPERM" not in error.message:
+            return None
+        return f"redis.url: its user may not call functions: {error.message}"
+    for words in (("BLPOP", keys.TRIED(root), 0.001), ("CLIENT", "UNBLOCK", 0)):
+        try:
+            await redis.call(*words)
+        except NotNowError as error:
+            if "NOPERM" in error.message:
+                lacking.append("|".join(words[:2] if words[0] == "CLIENT" else words[:1]).lower())
+    if not lacking:
+        return None
+    needed = " ".join(f"+{name}" for name in lacking)
+    return f"redis.url: its user lacks commands; ACL SETUSER needs {needed}"
+
+
+def _full(info: dict[str, str]) -> str | None:
+    """Say that the server's memory is nearly used up: then it takes nothing in any more."""
+    most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if not most or used < most * _FULL_SHARE:
+        return None
+    return f"redis.url: the server's memory is full: {_FULL_SHARE:.0%} of {most} bytes (maxmemory)"
 
 
 def _holds(shown: dict[str, str] | None, name: Durability) -> str:
@@ -70,7 +124,6 @@ def _holds(shown: dict[str, str] | None, name: Durability) -> str:
         return f"{holds}; {UNSEEN}"
     if name not in _WRITTEN or shown.get("appendfsync") != "everysec":
         return holds
-    logs.logger().warning("durability falls short", durability=name, holds=f"{holds}, {LATE}")
     return f"{holds}, {LATE}"
 
 

@@ -34,6 +34,8 @@ _SYSTEM: Final = {
     keys.RATES,
     keys.MARK,
     keys.MEDIA_SECRET,
+    keys.PARTITIONS,
+    keys.TRIED,
     keys.CHORES,
     keys.CHORES_HEALTH,
     keys.CHORE_SLOT,

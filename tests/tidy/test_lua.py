@@ -10,6 +10,9 @@ from shared.redis import functions, library
 from tests.tidy import source
 
 _FOLDER: Final = "shared/redis/functions"
+_SENT: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
+# Publishing is tried on channels; where the question for listeners is refused, leases lapse.
+_TRIED_OTHERWISE: Final = {"publish", "pubsub"}
 _COMMENT: Final = re.compile(r"--[^\n]*")
 
 
@@ -68,3 +71,12 @@ def test_functions_are_short_and_made_of_known_commands(name: str) -> None:
     # chance.
     for command in re.findall(r"redis\.call\('([A-Z]+)'", text):
         assert command not in {"KEYS", "SCAN", "RANDOMKEY", "BLPOP", "SRANDMEMBER", "EVAL"}
+
+
+def test_every_command_that_a_function_sends_is_tried_at_the_start() -> None:
+    texts = library.sources()
+    tried = set(re.findall(r"\{'([a-z]+)'", texts["commands"])) | {"time", "info", "set"}
+    sent = {
+        name.lower() for text in source.texts().values() for name in _SENT.findall(text)
+    } - _TRIED_OTHERWISE
+    assert sent <= tried

@@ -1,0 +1,98 @@
+"""A server that changes under a running deployment, and the number of partitions all must know."""
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from shared.errors import ConfigurationError
+from shared.redis import functions, keys, library, partitions, server
+from shared.redis.client import Redis
+from shared.redis.functions import CommandsAsk
+from shared.redis.watch import Watch
+from shared.settings import RedisSettings
+from tests.support.desk import Desk
+
+
+def _with(settings: RedisSettings, count: int) -> RedisSettings:
+    return msgspec.structs.replace(settings, partitions=count)
+
+
+async def test_number_of_partitions_grows_and_never_shrinks(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
+    await partitions.agree(redis, _with(redis_settings, 3), may_raise=True)
+    await partitions.agree(redis, _with(redis_settings, 3), may_raise=False)
+    with pytest.raises(ConfigurationError) as fewer:
+        await partitions.agree(redis, _with(redis_settings, 2), may_raise=True)
+    assert "redis.partitions: 2 here, but this deployment has 3" in fewer.value.message
+    with pytest.raises(ConfigurationError) as more:
+        await partitions.agree(redis, _with(redis_settings, 5), may_raise=False)
+    assert "start its workers with the new number first" in more.value.message
+    await partitions.agree(redis, _with(redis_settings, 5), may_raise=True)
+    assert await partitions.fault(redis, _with(redis_settings, 3)) is not None
+    assert await partitions.fault(redis, _with(redis_settings, 5)) is None
+
+
+async def test_deployment_that_noted_no_number_is_known_by_what_it_uses(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
+    desk = Desk(redis, redis_settings, partition=redis_settings.partitions - 1)
+    await desk.cancel(await desk.submit())
+    await partitions.agree(redis, redis_settings, may_raise=True)
+    await redis.call("DEL", keys.PARTITIONS(keys.system_root(redis_settings)))
+    if redis_settings.partitions > 1:
+        with pytest.raises(ConfigurationError):
+            await partitions.agree(redis, _with(redis_settings, 1), may_raise=True)
+    await partitions.agree(redis, _with(redis_settings, 4), may_raise=True)
+
+
+async def test_what_an_operator_changes_is_logged_when_it_begins_and_ends(
+    own_redis: Redis, own_settings: RedisSettings
+) -> None:
+    await library.load(own_redis)
+    watch = Watch(own_redis, own_settings, await server.check(own_redis, own_settings))
+    changes = {
+        "maxmemory-policy": ("allkeys-lru", "noeviction", "evicts keys"),
+        "appendonly": ("no", "yes", "append-only"),
+        "maxmemory": ("1000000", "0", "memory is full"),
+    }
+    for name, (bad, good, words) in changes.items():
+        with capture_logs() as lines:
+            await own_redis.call("CONFIG", "SET", name, bad)
+            for _ in range(2):
+                await watch.look()
+            assert [fault for fault in watch.faults if words in fault], watch.faults
+            await own_redis.call("CONFIG", "SET", name, good)
+            await watch.look()
+        assert watch.faults == ()
+        events = [line["event"] for line in lines]
+        assert events == ["Redis is no longer fit", "Redis is fit again"]
+    with capture_logs() as lines:
+        await own_redis.call("CONFIG", "SET", "appendfsync", "everysec")
+        await watch.look()
+    assert server.LATE in watch.holds
+    assert lines[0]["event"] == "durability has changed"
+
+
+@pytest.mark.parametrize("denied", ["time", "zadd", "hincrby", "blpop", "client|unblock", "set"])
+async def test_command_that_the_user_lacks_is_named(
+    own_redis: Redis, own_settings: RedisSettings, denied: str
+) -> None:
+    await library.load(own_redis)
+    await server.check_commands(own_redis, own_settings)
+    await own_redis.call("ACL", "SETUSER", "default", f"-{denied}")
+    with pytest.raises(ConfigurationError) as refused:
+        await server.check_commands(own_redis, own_settings)
+    assert f"+{denied}" in refused.value.message.split()
+    watch = Watch(own_redis, own_settings)
+    await watch.look()
+    assert any(f"+{denied}" in fault for fault in watch.faults)
+    await own_redis.call("ACL", "SETUSER", "default", "+@all")
+    await watch.look()
+    assert watch.faults == ()
+
+
+async def test_trying_commands_leaves_nothing(redis: Redis, redis_settings: RedisSettings) -> None:
+    root = keys.system_root(redis_settings)
+    assert await functions.commands(redis, root, CommandsAsk()) == []
+    assert await redis.call("EXISTS", keys.TRIED(root)) == 0
