@@ -25,6 +25,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 from arq.worker import Worker
 
+from shared.telemetry import logs
 from worker import __main__ as entry, consumer
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -109,6 +110,8 @@ def _live(birth: Birth, parent: int) -> NoReturn:
             getattr(importlib.import_module(module), name)(text)
         code = entry.main()
     finally:
+        # No exit handler runs here.
+        logs.flush()
         os._exit(code)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -9,12 +10,15 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import pytest
+import structlog
 
 from deploy import cli
+from shared.telemetry import logs
 from tests.deploy.teller import Teller
 from tests.support import family, waiting
 
@@ -51,11 +55,24 @@ def pollux(
         monkeypatch.chdir(short)
         monkeypatch.setattr(sys, "argv", ["pollux", *words])
         monkeypatch.setattr(os, "environ", clean(environment))
-        with pytest.raises(SystemExit) as ended:
+        with _own_logging(), pytest.raises(SystemExit) as ended:
             _call(cli.main)
         return Result(ended.value.code, *capsys.readouterr())
 
     return run
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Keep what a program configures for itself from the tests that come later in this process."""
+    config, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
+    try:
+        yield
+    finally:
+        structlog.configure(**config)
+        logs.logger.cache_clear()
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
 
 
 def _call(main: Callable[[], NoReturn]) -> None:

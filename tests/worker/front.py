@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from shared import ids
 from shared.errors import Failure
 from shared.redis import functions, keys
@@ -168,7 +170,8 @@ class Front:
         """Return a generation as it is."""
         found = await generations.find(self.redis, ticket.root, ticket.account, ticket.id)
         assert found is not None
-        return found
+        # When it was looked at is no part of what it is.
+        return msgspec.structs.replace(found, seen=0)
 
     async def seen(
         self, ticket: Ticket, condition: Callable[[Generation], object], seconds: float = 10.0
