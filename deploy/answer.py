@@ -15,6 +15,11 @@ from deploy.follower import Event, Told
 from shared.errors import PolluxError
 
 _CONTROLS: Final = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+# What a person is warned of: an answer that its model did not finish.
+_CUT: Final = {
+    "length": "[the answer was cut: it reached the limit of its length]",
+    "content_filter": "[the answer was cut: the provider's content filter stopped it]",
+}
 _DIM: Final = ("\x1b[2m", "\x1b[22m")
 
 
@@ -100,6 +105,8 @@ class Answer:
         if not self._is_live:
             self._write(self._out, self._text)
         self.end_line()
+        if event.message is not None and event.message.finish_reason in _CUT:
+            self.note(_CUT[event.message.finish_reason])
         self.note(f"session: {self._session}")
 
     def _think(self, text: str) -> None:

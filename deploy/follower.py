@@ -52,9 +52,10 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """The whole answer."""
+    """The whole answer, and why the model ended it, where the server says so."""
 
     content: str = ""
+    finish_reason: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from shared.redis.client import Connection
 from shared.redis.functions import Claimed
 from shared.routing.search import Way
 from shared.settings import ModelSettings, Settings
-from shared.wire.message import Citation, Enhancement, Media, Usage, UserMessage
+from shared.wire.message import Citation, Enhancement, FinishReason, Media, Usage, UserMessage
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
 from worker.fetch import Outside
@@ -195,7 +195,7 @@ class Run:
 
     `others` may answer if `model` fails; `calls` counts those made of upstreams, also before.
     `search` is who searches the web, where that is asked for: the same for the whole route.
-    `searches` are those that were made.
+    `searches` are those that were made. `finish_reason` is that of the last upstream call.
     """
 
     tools: Tools
@@ -218,6 +218,7 @@ class Run:
     media: list[Media] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
     enhancement: Enhancement | None = None
+    finish_reason: FinishReason = "stop"
 
     @property
     def prompt(self) -> str:

@@ -54,6 +54,7 @@ class Writer:
         self._text_bytes = 0
         self._thought_bytes = 0
         self._bill: Callable[[], str | None] = _nothing_charged
+        self._has_called = False
         self._unsent = 0
         self._stage: Stage | None = None
         self._progress = 0
@@ -91,6 +92,10 @@ class Writer:
         """Return whether a caller may have seen anything of an answer."""
         return bool(self._parts or self._thoughts or self._has_shown)
 
+    def has_called(self) -> bool:
+        """Return whether the model has called a tool."""
+        return self._has_called
+
     def next_seq(self) -> int:
         """Return the number of the next event: the end event's once the writer is closed."""
         return self._seq
@@ -100,6 +105,7 @@ class Writer:
         self._gather()
         self._events.append(events.encode(event))
         self._has_shown = self._has_shown or isinstance(event, _SHOWN)
+        self._has_called = self._has_called or isinstance(event, events.ToolCall)
         self._stage = stage or self._stage
         if self._is_idle():
             # What is said of an answer can wait for its first words, and leave with them.

@@ -15,7 +15,14 @@ from shared.clock import iso
 from shared.errors import CANCELLED, Category, Failure
 from shared.wire import event as events
 from shared.wire.generation import Generation
-from shared.wire.message import AssistantMessage, Citation, Media, MediaKind, Usage as Used
+from shared.wire.message import (
+    AssistantMessage,
+    Citation,
+    FinishReason,
+    Media,
+    MediaKind,
+    Usage as Used,
+)
 from shared.wire.routing import KeptRouting, Routing
 
 _MICROCREDITS: Final = 1_000_000
@@ -27,6 +34,8 @@ Sign = Callable[[Media], Media]
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """The answer. `model` is the identifier of the one that gave it.
 
+    `finish_reason` is `length` where the limit of tokens cut it, `content_filter` where a filter
+    of the provider's did.
     A URL that is a path is good on this front, without a key, until its `expires`.
     """
 
@@ -38,6 +47,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     video_urls: list[str]
     audio_urls: list[str]
     citations: list[Citation]
+    finish_reason: FinishReason | None
     model: str
     created_at: str
 
@@ -159,6 +169,7 @@ def message(generation: Generation, sign: Sign) -> Message:
         video_urls=media["video"],
         audio_urls=media["audio"],
         citations=list(assistant.citations) if assistant else [],
+        finish_reason=assistant.told_finish_reason if assistant else None,
         model=(chosen.chosen if chosen else None) or generation.model,
         created_at=iso(assistant.created if assistant else generation.accepted),
     )

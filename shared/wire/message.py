@@ -14,6 +14,8 @@ from shared.lifecycle import State
 from shared.wire.routing import KeptRouting, Routing
 
 MediaKind = Literal["image", "video", "audio"]
+# Why a model ended its answer: by itself, at its limit of tokens, to call tools, by a filter.
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,7 +91,8 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     `reasoning` is what a worker heard the model think; an end from outside keeps the text only.
     `model` is the one that was named; without it, `routing` tells which one answered: as it is kept
-    now, or whole, as it was kept before.
+    now, or whole, as it was kept before. `finish_reason` means something once `status` is
+    `completed`; most answers stop by themselves, and only another reason takes room in the record.
     """
 
     status: State
@@ -103,6 +106,12 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     media: tuple[Media, ...] = ()
     citations: tuple[Citation, ...] = ()
     enhancement: Enhancement | None = None
+    finish_reason: FinishReason = "stop"
+
+    @property
+    def told_finish_reason(self) -> FinishReason | None:
+        """Why the model ended its answer; None for one that was ended from outside."""
+        return self.finish_reason if self.status == "completed" else None
 
 
 encode_assistant = msgspec.msgpack.Encoder().encode

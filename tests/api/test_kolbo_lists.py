@@ -107,6 +107,7 @@ async def test_messages_are_listed_with_what_is_published(api: Customer) -> None
         "content": "You said: hello",
         "status": "completed",
         "model": {"identifier": "alpha", "name": "Alpha", "provider": "Scripted"},
+        "finish_reason": "stop",
         "created_at": answered["created_at"],
     }
     assert ids.is_id(asked["message_id"])

@@ -26,7 +26,8 @@ FIELDS: Final = set(
     metadata project_id created_at started_at finished_at""".split()
 )
 RESULT: Final = set(
-    "content reasoning_content image_urls video_urls audio_urls citations model created_at".split()
+    """content reasoning_content image_urls video_urls audio_urls citations finish_reason model
+    created_at""".split()
 )
 
 
@@ -48,6 +49,7 @@ def _check_form(status: Json) -> None:
     assert (status["eta_seconds"] is None) is is_over
     assert is_over is (status["stage"] in {"completed", "failed", "cancelled"})
     assert (status["failure"] is None) is (status["error"] is None)
+    assert (status["result"]["finish_reason"] is None) is (status["state"] != "completed")
 
 
 class _Painter:

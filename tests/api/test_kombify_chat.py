@@ -45,6 +45,7 @@ async def test_the_answer_is_waited_for(api: Customer) -> None:
         "video_urls": [],
         "audio_urls": [],
         "citations": [],
+        "finish_reason": "stop",
         "model": "alpha",
     }
     counts = {"input_tokens", "output_tokens", "reasoning_tokens", "credits"}

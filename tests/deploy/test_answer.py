@@ -10,7 +10,7 @@ import pytest
 from typing_extensions import override
 
 from deploy.answer import Answer
-from deploy.follower import Event, Failure, Follower, Told
+from deploy.follower import Event, Failure, Follower, Message, Told
 from shared.clock import SystemClock
 from shared.errors import PolluxError, UnavailableError
 from tests.deploy.teller import ID, Line, Teller, accepted, completed, event, later, refusal
@@ -257,3 +257,20 @@ async def test_resumed_line_is_asked_from_the_last_event_that_was_whole(teller: 
         assert await _heard(follower) == ["accepted", "completed"]
     assert teller.asked[1].headers["last-event-id"] == "0-1"
     assert teller.asked[1].path == f"/api/v1/generate/{ID}/events"
+
+
+@pytest.mark.parametrize(
+    ("reason", "note"),
+    [
+        ("length", "[the answer was cut: it reached the limit of its length]\n"),
+        ("content_filter", "[the answer was cut: the provider's content filter stopped it]\n"),
+        ("stop", ""),
+        (None, ""),
+    ],
+)
+def test_an_answer_that_was_cut_is_marked_beside_it(reason: str | None, note: str) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    message = Message(content="Two", finish_reason=reason)
+    _tell(Answer(out, err), {"completed": {"message": message}})
+    assert out.getvalue() == "Two\n"
+    assert err.getvalue() == note + "session: \n"

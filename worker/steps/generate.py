@@ -9,7 +9,7 @@ reasoning or a tool's call, is never retried away; only text and media make an a
 import asyncio
 import random
 from contextlib import aclosing
-from typing import Final
+from typing import Final, Literal
 
 from shared.errors import EXPIRED, BarredError, Failure, ProviderError
 from shared.routing import price
@@ -17,12 +17,13 @@ from shared.routing.choose import OUTPUT_TOKENS_MIN, pass_over
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
-from shared.wire.message import Citation, Media, Usage
+from shared.wire.message import Citation, FinishReason, Media, Usage
 from worker.gate import Call
 from worker.providers.contract import (
     Aside,
     ChatRequest,
     Ended,
+    EndReason,
     Produced,
     Reasoning,
     Text,
@@ -163,15 +164,27 @@ async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) ->
     async with run.tools.gate.call(model, lane=lane, tokens=tokens, is_retry=is_retry) as call:
         run.calls += 1
         reason = await _hear(run, model, request, call)
+        run.finish_reason = _finish_reason(reason)
         if run.usage is None:
             run.usage = estimate(run, model)
         call.used_tokens = run.usage.input_tokens + run.usage.output_tokens
-    if run.writer.text() or run.media:
+    if run.writer.text() or run.media or (reason == "tool_calls" and run.writer.has_called()):
         return None
     return Failed(_FILTERED if reason == "content_filter" else _EMPTY)
 
 
-async def _hear(run: Run, model: ModelSettings, request: ChatRequest, call: Call) -> str:
+def _finish_reason(reason: EndReason | Literal[""]) -> FinishReason:
+    """Return how callers are told why the model ended: what is not known is a normal end."""
+    match reason:
+        case "" | "other":
+            return "stop"
+        case _:
+            return reason
+
+
+async def _hear(
+    run: Run, model: ModelSettings, request: ChatRequest, call: Call
+) -> EndReason | Literal[""]:
     """Take the parts of an answer as they come; return why it ended.
 
     The model may think before its first part, but not fall silent between two, and nothing lasts
@@ -180,7 +193,8 @@ async def _hear(run: Run, model: ModelSettings, request: ChatRequest, call: Call
     loop = asyncio.get_running_loop()
     deadline = loop.time() + run.seconds_left()
     idle_seconds = run.tools.catalogue.provider_of(model).idle_seconds
-    reason, is_heard, due = "", False, 0.0
+    reason: EndReason | Literal[""] = ""
+    is_heard, due = False, 0.0
     parts = run.tools.registry.provider_of(model).stream(request)
     patience = asyncio.timeout_at(min(deadline, loop.time() + model.first_token_seconds))
     try:

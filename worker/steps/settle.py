@@ -55,6 +55,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         media=tuple(run.media),
         citations=tuple(run.citations),
         enhancement=run.enhancement,
+        finish_reason=run.finish_reason,
     )
     ask = functions.SettleAsk(
         account=run.claimed.account,

@@ -96,6 +96,7 @@ def _result(generation: Generation, sign: told.Sign) -> wire.Result:
         video_urls=media["video"],
         audio_urls=media["audio"],
         citations=list(assistant.citations) if assistant is not None else [],
+        finish_reason=assistant.told_finish_reason if assistant is not None else None,
         model=generation.model,
         created_at=iso(assistant.created if assistant is not None else generation.accepted),
         partial=UNSET if generation.is_final else True,
@@ -214,6 +215,7 @@ def messages(
             video_urls=media["video"] or UNSET,
             audio_urls=media["audio"] or UNSET,
             citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
+            finish_reason=(assistant and assistant.told_finish_reason) or UNSET,
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.options import Options, SessionName
 from shared.errors import Category
 from shared.lifecycle import Stage, State
-from shared.wire.message import Citation
+from shared.wire.message import Citation, FinishReason
 
 
 class SubmitBody(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +48,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     While it is being made, `content` alone is told as far as it is. A URL that is a path is good on
     this front, without a key, until the second that its `expires` names; a later look has another.
+    `finish_reason` is null unless the state is `completed`: `length` where the limit of tokens cut
+    the answer, `content_filter` where a filter of the provider's did.
     """
 
     content: str
@@ -56,6 +58,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     video_urls: list[str] = []
     audio_urls: list[str] = []
     citations: list[Citation] = []
+    finish_reason: FinishReason | None = None
     model: str
     created_at: str
     partial: bool | UnsetType = UNSET
@@ -225,6 +228,8 @@ class MessageModel(msgspec.Struct, frozen=True):
 class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
     """A message of a conversation; `model`, and `citations` if any, only with the assistant's.
 
+    `finish_reason` is there with a completed answer, and tells whether it was cut.
+
     `media_urls` are the pictures that came with a user's, the others those that an answer has.
     """
 
@@ -238,6 +243,7 @@ class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
     video_urls: list[str] | UnsetType = UNSET
     audio_urls: list[str] | UnsetType = UNSET
     citations: list[Citation] | UnsetType = UNSET
+    finish_reason: FinishReason | UnsetType = UNSET
     created_at: str
 
 

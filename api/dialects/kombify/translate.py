@@ -126,6 +126,7 @@ def _messages(turn: Turn, sign: told.Sign) -> tuple[wire.SessionMessage, wire.Se
             status=turn.state,
             model=_answering_model(assistant),
             citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
+            finish_reason=(assistant and assistant.told_finish_reason) or UNSET,
             turn=turn.number,
             image_urls=media["image"] or UNSET,
             video_urls=media["video"] or UNSET,

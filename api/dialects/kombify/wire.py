@@ -14,7 +14,7 @@ from api.follow.told import Message, Usage
 from api.options import Metadata, Options, SessionName
 from shared.companions import Layer
 from shared.lifecycle import State
-from shared.wire.message import Citation
+from shared.wire.message import Citation, FinishReason
 from shared.wire.routing import Routing
 
 
@@ -130,7 +130,7 @@ class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message of a session, one of the two of its turn; `model` gave the answer.
 
     `media_urls` are the pictures that came with a user's, the others those that an answer has;
-    `citations` are there only if there are any.
+    `citations` are there only if there are any, `finish_reason` with a completed answer.
     """
 
     id: str
@@ -139,6 +139,7 @@ class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
     status: State
     model: str | None
     citations: list[Citation] | UnsetType = UNSET
+    finish_reason: FinishReason | UnsetType = UNSET
     turn: int
     media_urls: list[str] | UnsetType = UNSET
     image_urls: list[str] | UnsetType = UNSET
