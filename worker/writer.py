@@ -1,7 +1,7 @@
 """The answer's way out: what an attempt tells, numbered, coalesced, under its token.
 
-Owns the order and the numbers of what is appended. The first words leave at once; what
-follows within the next `flush_seconds` leaves together. An append that Redis did not answer is said
+Owns the order and the numbers of what is appended. The first words leave at once, also right after
+a change of stage was appended; what follows within the next `flush_seconds` leaves together. An append that Redis did not answer is said
 again with the same number, which Redis takes as done; one that fails otherwise stops the attempt.
 Refuses to end anything: what is left at the end goes out with the settlement.
 """
@@ -61,6 +61,7 @@ class Writer:
         self._flight: asyncio.Task[Answer] | None = None
         self._timer: asyncio.Handle | None = None
         self._is_patient = False
+        self._has_sent_words = False
         self._closed = False
         self._has_failed = False
 
@@ -145,6 +146,9 @@ class Writer:
     def _is_idle(self) -> bool:
         return self._flight is None and self._timer is None and not self._closed
 
+    def _has_words(self) -> bool:
+        return bool(self._parts or self._thoughts)
+
     def _wake(self) -> None:
         if self._is_patient and self._timer is not None:
             self._timer.cancel()
@@ -161,6 +165,7 @@ class Writer:
         self._is_patient = False
         ask = self._take()
         if ask is not None:
+            self._has_sent_words = self._has_words()
             self._flight = asyncio.create_task(self._append(ask))
             self._flight.add_done_callback(self._landed)
 
@@ -175,7 +180,11 @@ class Writer:
         elif flight.result() != "appended":
             self._stop("lost" if flight.result() == "refused" else "cancel")
         elif not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
+            # Nobody waits for the words of a batch: its appends stay a whole window apart.
+            awaits_words = not self._has_sent_words and self._claimed.lane != "batch"
+            delay_seconds = 0.0 if awaits_words and self._has_words() else self._flush_seconds
+            self._is_patient = awaits_words and not self._has_words()
+            self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._flush)
 
     def _stop(self, why: StopReason) -> None:
         self._closed = True

@@ -9,6 +9,7 @@ import pytest
 from shared.redis import functions
 from shared.redis.functions import AppendAsk, Claimed, ReleaseAsk
 from shared.wire.event import Delta, Media, Reasoning, Reset, StageChanged, ToolCall
+from shared.wire.submission import Lane
 from tests.support.desk import KEEP
 from tests.support.system import System
 from tests.support.waiting import until
@@ -63,9 +64,11 @@ class Scribe:
         return (await self._front.look(self._ticket)).text
 
 
-async def _scribe(front: Front, *, flush: float = _SOON, attempts: int = 1) -> Scribe:
+async def _scribe(
+    front: Front, *, flush: float = _SOON, attempts: int = 1, lane: Lane = "interactive"
+) -> Scribe:
     """Return a writer for an attempt: the first, or one after others were handed back."""
-    ticket = await front.submit()
+    ticket = await front.submit(lane=lane)
     for _ in range(attempts - 1):
         claimed = await front.claim(ticket)
         ask = ReleaseAsk(
@@ -159,6 +162,50 @@ async def test_first_leaves_at_once_and_what_follows_waits_for_the_next_time(fro
     assert rest is not None
     assert len(rest.events) == 1
     assert await scribe.text() == "Two" + " bears" * 100
+
+
+async def _stage_is_sent(scribe: Scribe) -> None:
+    """Have the change of stage leave alone, as when its window passes without a word."""
+    scribe.writer.say(StageChanged("generating"), stage="generating")
+    assert scribe.writer._timer is not None
+    scribe.writer._timer.cancel()
+    scribe.writer._flush()
+
+
+async def test_first_words_leave_at_once_after_a_stage_was_sent(front: Front) -> None:
+    scribe = await _scribe(front, flush=_LATE)
+    await _stage_is_sent(scribe)
+    await until(lambda: scribe.asked and scribe.writer._flight is None)
+    scribe.writer.add("Two", progress=0)
+    await scribe.asks(2)
+    await until(lambda: scribe.writer._flight is None)
+    scribe.writer.add(" bears", progress=0)
+    assert scribe.writer._timer is not None
+    assert [len(ask["events"]) for ask in scribe.asked] == [1, 1]
+    await scribe.finish()
+    assert text_of(await scribe.told()) == "Two bears"
+
+
+async def test_first_words_that_come_while_a_stage_is_sent_leave_right_behind(front: Front) -> None:
+    scribe = await _scribe(front, flush=_LATE)
+    await _stage_is_sent(scribe)
+    scribe.writer.think("Hm", progress=0)
+    await scribe.asks(2)
+    await scribe.finish()
+    assert [each.event for each in await scribe.told()] == [
+        StageChanged("generating"),
+        Reasoning("Hm"),
+    ]
+
+
+async def test_words_of_a_batch_wait_for_its_next_window(front: Front) -> None:
+    scribe = await _scribe(front, flush=_LATE, lane="batch")
+    await _stage_is_sent(scribe)
+    await until(lambda: scribe.asked and scribe.writer._flight is None)
+    scribe.writer.add("Two", progress=0)
+    rest = await scribe.finish()
+    assert rest is not None
+    assert len(scribe.asked) == 1
 
 
 async def test_what_is_written_between_two_flushes_leaves_together(front: Front) -> None:
