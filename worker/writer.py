@@ -1,9 +1,10 @@
 """The answer's way out: what an attempt tells, numbered, coalesced, under its token.
 
 Owns the order and the numbers of what is appended. The first words leave at once, also right after
-a change of stage was appended; what follows within the next `flush_seconds` leaves together. An append that Redis did not answer is said
-again with the same number, which Redis takes as done; one that fails otherwise stops the attempt.
-Refuses to end anything: what is left at the end goes out with the settlement.
+a change of stage was appended; what follows within the next `flush_seconds` leaves together. An
+append that Redis did not answer is said again with the same number, which Redis takes as done; one
+that fails otherwise stops the attempt. Refuses to end anything: what is left at the end goes out
+with the settlement.
 """
 
 import asyncio
