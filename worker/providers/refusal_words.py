@@ -143,7 +143,8 @@ _POLICY: Final = (
         "OpenAI, images; Google, Mistral, Bedrock (seen)",
         r"safety system|safety (filter|check|reasons?|settings|classifier)|responsible ai"
         r"|blocked by (\w+ )?(guardrail|moderation|safety|content)|guardrail|moderation"
-        r"|prompt injection|jailbreak|prohibited[ _]content|output blocked",
+        r"|prompt injection|jailbreak|prohibited[ _]content|output blocked"
+        r"|(violent|explicit|sexual|adult|hateful|illegal) content|hate speech|self-harm|nsfw",
     ),
     Words(
         "policy",
@@ -206,6 +207,14 @@ _TOO_LONG: Final = (
         "Cohere, Fireworks (seen)",
         r"(prompt|input|request)[^.]{0,24} exceeds? [^.]{0,24}\blimit",
     ),
+    Words(
+        "too long",
+        "servers of local models and gateways (seen): a number of tokens, or a length, exceeds",
+        r"(?<!max[_ ])(?<!completion[_ ])(?<!output[_ ])\btokens?\b[^.]{0,40}"
+        r"\b(exceed\w*|(more|greater|larger) than) |length[^.]{0,20}\bexceed"
+        r"|\btokens \(\d+\)[^.]* >|length is \d+ while"
+        r"|(messages?|prompt|input|conversation) too long",
+    ),
     Words("too long", "Zhipu, One API (seen)", "超长|上下文|超过最大长度|输入过长|超出最大长度"),
 )
 # A limit per minute that this one request is too large for: waiting does not help.
@@ -216,6 +225,8 @@ _TOO_LARGE_EVER: Final = (
         r"request too large for|input or output tokens must be reduced|reduce your message size",
     ),
 )
+# A 413 is about the bytes of a request unless it says that it is about these.
+OF_A_413: Final = re.compile(r"\btokens?\b|\bprompt\b|\bconversation\b|\bmessages\b")
 # What speaks of tokens and time is about a rate, not about a length.
 RATE: Final = re.compile(
     r"per (minute|min|second|hour|day|month)|\b[tr]pm\b|\b[tr]pd\b|rate.?limit|please wait"
@@ -237,7 +248,8 @@ _KEY: Final = (
         "OpenAI, Google, Moonshot, Alibaba, Groq, Bedrock (seen)",
         r"(invalid|incorrect|wrong|expired|revoked|disabled|unknown|missing|malformed|leaked|bad"
         r"|deactivated|deleted|unrecogni[sz]ed)( \w+)? "
-        r"((api|access|auth|authentication|secret|bearer|security)[ _-]?(key|token)|credentials?\b)"
+        r"((x-api|api|access|auth|authentication|secret|bearer|security)[ _-]?(key|token)"
+        r"|credentials?\b)"
         r"|((api|access|auth|secret|bearer|security)[ _-]?(key|token)|credentials?)\b[^.]{0,60}"
         r"\b(invalid|not valid|expired|revoked|disabled|deactivated|leaked|deleted|missing"
         r"|incorrect|not found|not recogni[sz]ed|suspended|inactive|blocked|unauthori[sz]ed)"
@@ -276,7 +288,23 @@ _PERMISSION: Final = (
         r"\b(key|account|organi[sz]ation|project|plan|subscription|perform|licensed)\b"
         r"|(insufficient|missing|lacks?|required|not have( the| any)?( required| sufficient)?)"
         r" (permissions?|scopes?|privileges?|entitlements?)(?! to access /)"
-        r"|not have access to (the )?(api|service|organi[sz]ation)",
+        r"|not have access to (the )?(api|service|organi[sz]ation)"
+        r"|\b(denied|forbidden|blocked|disabled|available) (for|to|by) (your|this|the) "
+        r"(api key|key|account|organi[sz]ation|project|subscription|plan|tenant)"
+        r"|(user|account|email|identity) (is )?(not verified|unverified)",
+    ),
+    Words("unpaid", "gateways, 403 (seen)", r"quota (is |has been )?(exhausted|exceeded|used up)"),
+    Words(
+        "unpaid",
+        "gateways, 403 (seen)",
+        r"(subscription|plan|trial)[^.]{0,20} (expired|ended|cancel\w+|lapsed|inactive)",
+    ),
+    Words(
+        "key",
+        "gateways, 403 (seen)",
+        r"(invalid|expired|unknown|revoked) (key|token)\b"
+        r"|\b(key|token) (is |has |was )?(been )?"
+        r"(not active|inactive|not valid|invalid|expired|revoked)",
     ),
 )
 

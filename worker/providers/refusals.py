@@ -127,6 +127,8 @@ def _cause_by_words(status: int, said: Said, *, is_wait_told: bool) -> Cause | N
             continue
         if pattern.search(said.words):
             return cause
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and words.OF_A_413.search(said.words):
+        return "too long"
     if status == HTTPStatus.PAYMENT_REQUIRED and words.MONEY.search(said.words):
         return "unpaid"
     is_money = words.QUOTA.search(said.words) and not is_limited and not is_wait_told
