@@ -4,6 +4,7 @@ settings, errors, clock, ids, lifecycle   the ground floor: no I/O but for what 
 clarity     whether a message wants rewording, told from its form
 sections    what a table of the settings is made of
 websearch   the table of the service that searches the web
+redis_url   what a URL of Redis may say
 reading     the files and variables that settings come from, and every fault in them
 sections    what a table of the settings is, and those of media and the way out
 egress      where a URL that others name may lead: pure decisions

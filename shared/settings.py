@@ -15,13 +15,12 @@ from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
 from typing_extensions import override
 
-from shared import egress, reading, websearch
+from shared import egress, reading, redis_url, websearch
 from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
 from shared.sections import (
@@ -168,7 +167,8 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     """An upstream that serves models. `api_key_env` names the variable that holds its key.
 
     Its limits hold for all workers together, and without any it is called as often as there is
-    work. Work of the batch lane takes at most `batch_share` of `concurrency_max`.
+    work. Work of the batch lane takes at most `batch_share` of `concurrency_max`. Once an answer
+    has begun, nothing at all may come for `idle_seconds`; a comment or a ping is something.
     """
 
     name: Name
@@ -199,6 +199,10 @@ class ModelSettings(Asking, frozen=True, kw_only=True):
 
     `rates_date` is the day on which the rates were looked up, if anybody wrote it down. Of one that
     searches the web by itself, `search_rate` is US dollars per 1,000 searches.
+
+    An answer may take `first_token_seconds` to begin, as long as its upstream gives signs of life
+    (a head, comments, pings, empty steps); nothing at all may come for `silence_seconds`: where it
+    is not set, 60 s, or 180 s of a model that may think first.
     """
 
     identifier: Name
@@ -218,7 +222,8 @@ class ModelSettings(Asking, frozen=True, kw_only=True):
     summary: str = ""
     recommended: bool = False
     estimated_duration_seconds: Annotated[float, Meta(gt=0)] = 5.0
-    first_token_seconds: Seconds = 60.0
+    first_token_seconds: Seconds = 300.0
+    silence_seconds: Seconds | None = None
 
     @property
     def title(self) -> str:
@@ -285,7 +290,7 @@ class Settings(Section, frozen=True, kw_only=True):
         if "REDIS_URL" in environment:
             reading.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
         reading.check(cls, tree, "", faults)
-        _check_url(tree, faults)
+        faults += redis_url.faults(tree.get("redis"))
         _check_beat(tree, faults)
         faults += websearch.faults(tree.get("search")) + egress.faults(tree.get("egress"))
         reading.check(Entries, more, "", theirs)
@@ -329,25 +334,6 @@ def _secret_names(tree: Mapping[str, Any]) -> set[str]:
         for field in ("pepper_env", "api_key_env")
     )
     return {AuthSettings().pepper_env, *(name for name in named if isinstance(name, str))}
-
-
-def _check_url(tree: reading.Tree, faults: list[str]) -> None:
-    """Refuse what the pattern lets through: no number where one must be, and what nobody heeds."""
-    section = tree.get("redis")
-    url = section.get("url", "") if isinstance(section, dict) else ""
-    try:
-        parts = urlsplit(url if isinstance(url, str) else "")
-        query = parse_qs(parts.query, keep_blank_values=True)
-        database, is_cut = query.pop("db", ["0"])[0], bool(query or parts.fragment)
-        if parts.scheme != "unix":
-            database = parts.path.strip("/") or database
-        is_sound = parts.port != 0 and int(database) >= 0
-    except ValueError:
-        is_sound, is_cut = False, "#" in str(url)
-    if not is_sound:
-        faults.append("redis.url: its port or its database is not a number")
-    if is_cut:
-        faults.append("redis.url: only `db` may follow `?`, and no `#`; a password's is %23")
 
 
 def _check_beat(tree: reading.Tree, faults: list[str]) -> None:

@@ -159,7 +159,7 @@ def events(request: Request, answer: Answer) -> Iterator[bytes]:
     if answer.huge_bytes:
         yield b"data: " + b"x" * answer.huge_bytes + b"\n\n"
     if answer.is_malformed:
-        yield b"data: {not json\n\n"
+        yield b'data: {"choices": [{"delta": {"content": "\n\n'
     tokens = _tokens(request, answer)
     model = str(request.body.get("model", ""))
     yield _event(model, {"role": "assistant", "content": ""})

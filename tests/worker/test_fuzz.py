@@ -34,7 +34,9 @@ def test_plain_reading_reads_what_it_should(dialect: Dialect) -> None:
     parts: list[Part] = [Text("Two"), Ended("stop"), Used(3, 2)]
     assert read(dialect.answer("Two")) == Outcome(parts, None)
     assert read(dialect.text("Two")) == Outcome(parts[:1], "cut")
-    assert read(dialect.text("Two") + b"data: 5\n\n") == Outcome(parts[:1], "malformed")
+    assert read(dialect.text("Two") + b"data: 5\n\n") == Outcome(parts[:1], "cut")
+    broken = b'data: {"content": "be\n\n'
+    assert read(dialect.text("Two") + broken) == Outcome(parts[:1], "malformed")
     assert read(dialect.error_event(500, "no")) == Outcome([], "told")
     told: list[Part] = [Reasoning("hm"), ToolCall("a", "f", {"n": [1]}), Ended("tool_calls")]
     called = dialect.reasoning("hm") + dialect.call("a", "f", ['{"n":', "[1]}"], 1)

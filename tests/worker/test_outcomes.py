@@ -156,7 +156,7 @@ _REFUSALS: list[tuple[dict[str, Any], tuple[str, str], int]] = [
     ({"is_malformed": True}, ("provider_error", "MALFORMED_STREAM"), 3),
     ({"huge_bytes": 2_000_000}, ("provider_error", "RESPONSE_TOO_LARGE"), 1),
     ({"error_after": 0, "text": "Two bears"}, ("provider_error", "PROVIDER_FAILED"), 3),
-    ({"text": ""}, ("provider_error", "EMPTY_ANSWER"), 1),
+    ({"text": ""}, ("provider_error", "EMPTY_ANSWER"), 3),
     ({"text": "", "finish_reason": "content_filter"}, ("content_policy", "CONTENT_POLICY"), 1),
 ]
 

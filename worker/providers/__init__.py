@@ -15,10 +15,13 @@ rate_limit_headers  the headers in which upstreams tell their limits
 calls      the calls of tools in an answer, gathered from their pieces
 citations  the pages that an answer is said to rest on, each once
 media      bytes in base64, and sounds gathered from their pieces
+tolerant   JSON that does not quite have the form that it should, read as far as it goes
+endings    why an answer ended, in the words of all upstreams
 openai     chat completions, as OpenAI and everybody compatible speaks it
 anthropic  messages, as Anthropic speaks it
 gemini     generateContent, as Google's Gemini API speaks it
+openai_answers, anthropic_answers, gemini_answers   what their answers mean
 
-A new dialect is one file and one line of the registry. httpx is imported only here, in `search/`
+A new dialect is two files and one line of the registry. httpx is imported only here, in `search/`
 and in `worker/fetch.py`.
 """

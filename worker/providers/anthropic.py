@@ -1,6 +1,7 @@
 """Messages, as Anthropic speaks it, and others who serve its API.
 
-Owns the words of the dialect: what a request says, and what the events of its answer mean. Pure.
+Owns the words of the dialect: what a request says. What its answer means is `anthropic_answers`' to
+tell. Pure.
 Thinking shares `max_tokens` with the answer. How it is asked for depends on the model; where the
 catalogue does not say, its name decides: those since Claude 4.6 decide themselves how long they
 think, all before, and models of other makers, are given half of `max_tokens`; where that is less
@@ -11,18 +12,12 @@ model with a budget refuses a turn of its own that calls tools and does not begi
 it is not asked to think on while the results of its calls are what it answers to.
 
 Searching the web is a tool that the upstream runs by itself, in the version of 2025-03-05: the one
-that every model since Claude 3.5 takes, and that needs no other tool beside it. Its calls and their
-results are read past; what the answer cites is told, and how often it searched. One that is paused
-in the middle (`pause_turn`) is taken as far as it is.
-
-Left out of the answer: signatures, redacted thinking, citations of other than pages, and all other
-tools that the upstream runs by itself, which are never offered. Events of unknown types are passed
-over, as its versioning policy asks.
+that every model since Claude 3.5 takes, and that needs no other tool beside it. An answer that is
+paused in the middle goes on when its content so far is sent back as it came.
 """
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -31,32 +26,10 @@ import msgspec
 from shared.routing.search import MODEL_SEARCHES_MAX
 from shared.sections import ReasoningOption
 from shared.settings import ModelSettings, Secret
-from worker.providers.calls import Calls, OpenCall
-from worker.providers.citations import Citations
-from worker.providers.contract import (
-    ChatMessage,
-    ChatRequest,
-    Ended,
-    EndReason,
-    Image,
-    Part,
-    Reasoning,
-    Text,
-    Tool,
-    Used,
-    believable,
-)
+from worker.providers.anthropic_answers import Events, PausableEvents
+from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
 from worker.providers.conversation import spoken, system_prompt
-from worker.providers.failures import InBandError
 
-_REASONS: Final[dict[str, EndReason]] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
 _VERSION: Final = {"anthropic-version": "2023-06-01"}
 _BUDGET_TOKENS_MIN: Final = 1024
 _GENERATION: Final = re.compile(r"claude-(?:[a-z]+-)?(\d+)(?:-(\d{1,2}))?(?!\d)")
@@ -69,65 +42,6 @@ _SEARCH: Final = {
 _NOT_IN_AN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-class _Delta(msgspec.Struct):
-    """A step of a block, or of the message: its end."""
-
-    type: str | None = None
-    text: str | None = None
-    thinking: str | None = None
-    partial_json: str | None = None
-    stop_reason: str | None = None
-    citation: Any = None
-
-
-class _Block(msgspec.Struct):
-    """The beginning of a block."""
-
-    type: str = ""
-    text: str | None = None
-    thinking: str | None = None
-    id: str | None = None
-    name: str | None = None
-    input: dict[str, Any] | None = None
-
-
-class _Details(msgspec.Struct):
-    thinking_tokens: int | None = None
-
-
-class _Searches(msgspec.Struct):
-    web_search_requests: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """Tokens so far; those read from a cache and written to it are not among `input_tokens`."""
-
-    input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    output_tokens: int | None = None
-    output_tokens_details: _Details | None = None
-    server_tool_use: _Searches | None = None
-
-
-class _Message(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-class _Event(msgspec.Struct):
-    """What we read of an event."""
-
-    type: str = ""
-    index: int = 0
-    delta: _Delta | None = None
-    content_block: _Block | None = None
-    message: _Message | None = None
-    usage: _Usage | None = None
-    error: Any = None
-
-
-_INPUTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-_decode = msgspec.json.Decoder(_Event).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -156,6 +70,8 @@ class Anthropic:
             ],
             "stream": True,
         }
+        if request.so_far:
+            said["messages"].append({"role": "assistant", "content": request.so_far})
         prompt = system_prompt(request.messages)
         if prompt:
             said["system"] = prompt
@@ -168,9 +84,9 @@ class Anthropic:
             said |= _thinking(request)
         return _encode(said)
 
-    def reader(self) -> "Events":
-        """Return what reads one answer."""
-        return Events()
+    def reader(self, request: ChatRequest) -> Events:
+        """Return what reads the answer to a request."""
+        return PausableEvents(request) if request.web_search else Events(request)
 
 
 def _role(message: ChatMessage) -> str:
@@ -231,116 +147,3 @@ def _thinking(request: ChatRequest) -> dict[str, Any]:
     if budget_tokens < _BUDGET_TOKENS_MIN or request.messages[-1].role == "tool":
         return {}
     return {"thinking": {"type": "enabled", "budget_tokens": budget_tokens}}
-
-
-class Events:
-    """What reads the events of one answer."""
-
-    def __init__(self) -> None:
-        self._calls = Calls()
-        self._citations = Citations()
-        # The calls that have begun, by their block, and whether they are for us to answer.
-        self._open: dict[int, tuple[OpenCall, bool]] = {}
-        self._has_called = False
-        self._begun_with = _Usage()
-
-    def read(self, data: bytes) -> Sequence[Part] | None:
-        """Return the parts of an event, or None for the last word. Raises InBandError."""
-        event = _decode(data)
-        delta = event.delta
-        if event.type == "content_block_delta" and delta is not None:
-            if delta.type == "text_delta":
-                return (Text(delta.text),) if delta.text else ()
-            return self._grow(event.index, delta)
-        return self._read_rarer(event)
-
-    def _read_rarer(self, event: _Event) -> Sequence[Part] | None:
-        """Read what comes once for a block or for an answer."""
-        if event.error is not None or event.type == "error":
-            raise InBandError(event.error)
-        match event.type:
-            case "message_stop" if not self._open:
-                return None
-            case "message_stop":
-                raise msgspec.ValidationError("the end comes before that of a call")
-            case "message_start" if event.message is not None:
-                self._begun_with = event.message.usage or self._begun_with
-            case "content_block_start" if event.content_block is not None:
-                return self._begin(event.index, event.content_block)
-            case "content_block_stop":
-                return self._close(event.index)
-            case "message_delta":
-                return self._end(event)
-            case _:
-                pass
-        return ()
-
-    def _begin(self, index: int, block: _Block) -> Sequence[Part]:
-        """Begin a block. Raises TooLargeError, and ValidationError for one in another's place."""
-        if not block.type:
-            raise msgspec.ValidationError("a block is of no type")
-        if not block.type.endswith("tool_use"):
-            thought = [Reasoning(block.thinking)] if block.thinking else []
-            return [*thought, *([Text(block.text)] if block.text else [])]
-        if index in self._open:
-            raise msgspec.ValidationError("a call begins where another has not ended")
-        call = self._calls.begin(block.id, block.name)
-        self._open[index] = call, block.type == "tool_use"
-        if block.input:
-            call.grow(_encode(block.input))
-        return ()
-
-    def _grow(self, index: int, delta: _Delta) -> Sequence[Part]:
-        """Take another step of a block than one of text. Raises TooLargeError, ValidationError."""
-        if delta.type == "thinking_delta" and delta.thinking:
-            return (Reasoning(delta.thinking),)
-        if delta.type == "citations_delta" and isinstance(delta.citation, dict):
-            page = delta.citation
-            return tuple(self._citations.take(page.get("url"), page.get("title")))
-        if delta.type == "input_json_delta" and delta.partial_json:
-            if index not in self._open:
-                raise msgspec.ValidationError("arguments of no call")
-            self._open[index][0].grow(delta.partial_json.encode())
-        return ()
-
-    def _close(self, index: int) -> Sequence[Part]:
-        """End a block; a call is whole now. Raises MsgspecError if it is not."""
-        call, is_ours = self._open.pop(index, (None, False))
-        if call is None or not is_ours:
-            return ()
-        self._has_called = True
-        return (call.whole(),)
-
-    def _end(self, event: _Event) -> Sequence[Part]:
-        """Read how the message ended and what it used. Raises ValidationError for an open call."""
-        parts: list[Part] = []
-        reason = event.delta.stop_reason if event.delta is not None else None
-        if reason:
-            if self._open:
-                raise msgspec.ValidationError("the end comes before that of a call")
-            told = _REASONS.get(reason, "other")
-            parts.append(Ended("tool_calls" if told == "stop" and self._has_called else told))
-        if event.usage is not None:
-            parts += _used(event.usage, self._begun_with)
-        return parts
-
-
-def _used(usage: _Usage, begun_with: _Usage) -> Sequence[Used]:
-    """Return what was used, if it can be believed.
-
-    Counts are of the whole answer so far. Of the input, some servers speak at the beginning only;
-    what they say there of the output is no count.
-    """
-    inputs = [
-        getattr(usage, name) if getattr(usage, name) is not None else getattr(begun_with, name)
-        for name in _INPUTS
-    ]
-    if inputs[0] is None or usage.output_tokens is None:
-        return ()
-    details = usage.output_tokens_details
-    thought = (details.thinking_tokens if details is not None else None) or 0
-    tools = usage.server_tool_use or begun_with.server_tool_use
-    searches = (tools.web_search_requests if tools is not None else None) or 0
-    asked = sum(count or 0 for count in inputs)
-    used = believable(asked, usage.output_tokens, thought, searches)
-    return (used,) if used is not None else ()

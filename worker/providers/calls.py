@@ -1,7 +1,7 @@
 """The calls of tools in one answer, gathered from the pieces that they come in.
 
-Owns what makes a call whole: a name, and arguments that are one JSON object. Refuses to pass over
-anything: a call that cannot be read is an error of the stream, and so is one call too many.
+Owns what makes a call whole: a name, and arguments that are one JSON object. A call that cannot be
+read is an error of the stream, unless nobody offered a tool; one call too many always is.
 """
 
 from typing import Any, Final
@@ -64,3 +64,10 @@ class OpenCall:
         said = bytes(self._arguments.strip())
         arguments = {} if said in _NO_ARGUMENTS else _decode(said)
         return ToolCall(self.call_id or new_id(), self.tool, arguments)
+
+    def whole_or_none(self) -> ToolCall | None:
+        """Return the call, or None if it is none: where no tool was offered, it is not missed."""
+        try:
+            return self.whole()
+        except (msgspec.MsgspecError, RecursionError):
+            return None

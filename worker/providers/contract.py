@@ -18,7 +18,10 @@ from shared.wire.message import Citation, Media, MediaKind
 # More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
 TOKENS_MAX: Final = 100_000_000
 SEARCHES_MAX: Final = 1_000
-EndReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
+_SILENCE_SECONDS: Final = 60.0
+# Some upstreams say nothing at all while a model thinks, not even a comment.
+_SILENCE_THINKING_SECONDS: Final = 180.0
+EndReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -55,7 +58,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call; `max_tokens` bounds the answer, and what is thought before it.
 
     `deep_think` and `web_search` are for models that can: the catalogue says which, and no dialect
-    asks it.
+    asks it. `so_far` is what the upstream said before it paused, in its own words.
     """
 
     model: ModelSettings
@@ -64,6 +67,14 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     deep_think: bool = False
     web_search: bool = False
+    so_far: tuple[dict[str, Any], ...] = ()
+
+    def silence_seconds(self) -> float:
+        """Return how long nothing at all may come before the answer begins."""
+        may_think = self.deep_think or "reasoning" in self.model.capabilities
+        usual_seconds = _SILENCE_THINKING_SECONDS if may_think else _SILENCE_SECONDS
+        limit_seconds = self.model.silence_seconds or usual_seconds
+        return min(limit_seconds, self.model.first_token_seconds)
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -101,17 +112,30 @@ class Ended(msgspec.Struct, frozen=True):
     reason: EndReason
 
 
+class Paused(msgspec.Struct, frozen=True):
+    """The upstream paused in the middle and expects a request that repeats `content` to it."""
+
+    content: tuple[dict[str, Any], ...]
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The upstream gave a sign of life and said nothing: a comment, a ping, an empty step."""
+
+
 # What comes beside the text. What an upstream's own tools do, and media elsewhere, are told as they
 # are; of a search it made, the pages that the answer rests on.
 Aside = Reasoning | ToolCall | ToolResult | Media | Produced | Citation | Used
-Part = Text | Aside | Ended
+Part = Text | Aside | Ended | Paused | Alive
 
 
 class Provider(Protocol):
     """A connection to one upstream."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
-        """Yield the parts of an answer; a normal end has had an `Ended`. Raises ProviderError."""
+        """Yield the parts of an answer; a whole one has had an `Ended`, or a `Paused`.
+
+        Raises ProviderError, but not once the answer has ended.
+        """
 
     async def close(self) -> None:
         """Close the upstream's connections."""
@@ -120,15 +144,23 @@ class Provider(Protocol):
 class Reader(Protocol):
     """What reads the events of one answer, in their order."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end has been told, or a pause: what follows can take nothing from it."""
+
     def read(self, data: bytes) -> Sequence[Part] | None:
         """Return the parts of an event, or None when the upstream has said its last word.
 
         Raises:
             InBandError: it is a failure that the upstream tells.
+            AnswerFailedError: it is an end that says that the answer failed.
             TooLargeError: there is more of something than any answer has reason to have.
-            msgspec.MsgspecError: it is nothing that an upstream of this kind says.
+            msgspec.MsgspecError: it cannot be read, and the answer is not whole without it.
 
         """
+
+    def finish(self) -> Sequence[Part]:
+        """Return what only shows once nothing follows: an end for a reason that nobody knows."""
 
 
 class Dialect(Protocol):
@@ -143,8 +175,8 @@ class Dialect(Protocol):
     def body(self, request: ChatRequest) -> bytes:
         """Return what a request says, as JSON."""
 
-    def reader(self) -> Reader:
-        """Return what reads one answer."""
+    def reader(self, request: ChatRequest) -> Reader:
+        """Return what reads the answer to a request."""
 
 
 def believable(

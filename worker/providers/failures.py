@@ -13,15 +13,18 @@ import msgspec
 
 from shared.clock import Clock, SystemClock
 from shared.errors import Failure, ProviderError, Retry
+from worker.providers.endings import AnswerFailedError
 from worker.providers.rate_limit_headers import RateLimits, rate_limits
 from worker.providers.refusal_text import Said
 from worker.providers.refusals import Fault, fault_in_band, fault_of, is_unexplained
-from worker.providers.sse import TooLargeError
+from worker.providers.sse import PageError, TooLargeError
 from worker.providers.waits import wait_told
 
 # What goes wrong on the way, the particular before the general.
 _BY_EXCEPTION: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
     ((TooLargeError,), ("provider_error", "RESPONSE_TOO_LARGE", "never")),
+    ((AnswerFailedError,), ("provider_error", "PROVIDER_FAILED", "backoff")),
+    ((PageError,), ("provider_error", "NOT_AN_ANSWER", "never")),
     ((msgspec.MsgspecError, RecursionError), ("provider_error", "MALFORMED_STREAM", "backoff")),
     ((httpx.ConnectTimeout,), ("timeout", "CONNECT_TIMEOUT", "backoff")),
     ((httpx.TimeoutException,), ("timeout", "PROVIDER_SILENT", "backoff")),
@@ -39,6 +42,7 @@ _BY_CATEGORY: Final[dict[str, str]] = {
 }
 _BY_CODE: Final[dict[str, str]] = {
     "STREAM_CUT": "The provider's answer broke off.",
+    "NOT_AN_ANSWER": "The provider sent a web page where an answer should be.",
     "RESPONSE_TOO_LARGE": "The provider sent more than an answer may hold.",
     "CONTEXT_TOO_LONG": "The conversation is too long for the model.",
     "REQUEST_UNAFFORDABLE": "The deployment cannot pay the provider for so long a request.",
@@ -50,12 +54,14 @@ _BY_CODE: Final[dict[str, str]] = {
 class InBandError(Exception):
     """An upstream reports a failure inside a success; `error` is what it says, decoded from JSON.
 
-    An object as a rule, whose `code`, `status`, `type` and `message` tell what it is about; with
-    some servers only a text.
+    It is taken out of whatever objects it is wrapped in. As a rule it is an object, whose `code`,
+    `status`, `type` and `message` tell what it is about; with some servers only a text.
     """
 
     def __init__(self, error: object) -> None:
         super().__init__()
+        while isinstance(error, dict) and isinstance(error.get("error"), dict):
+            error = error["error"]
         self.error = error
 
 

@@ -1,8 +1,7 @@
 """generateContent, as Google's Gemini API speaks it, streamed as events.
 
-Owns the words of the dialect: what a request says, and what the chunks of its answer mean. Pure.
-There is no last word: an answer has ended when its stream has, and is whole when it said why.
-A call of a tool comes whole.
+Owns the words of the dialect: what a request says. What its answer means is `gemini_answers`' to
+tell. Pure.
 
 Some words depend on the model; where the catalogue does not say how, its name decides: those before
 Gemini 3 are given a budget for thinking (half of `max_tokens`, which it shares with the answer),
@@ -10,20 +9,15 @@ later ones a level. Later ones also refuse a call of theirs in the conversation 
 signature that came with it; it is not kept, and the word that the API has for calls from elsewhere
 is sent in its place.
 
-A model that makes pictures or sounds is asked for them, and each comes whole but for bare samples,
-which come in pieces and are told as one sound at the end.
+A model that makes pictures or sounds is asked for them.
 
 Searching the web is the tool `googleSearch`, which later models bill by the query and those before
 Gemini 3 by the prompt: what is told as used is the number of queries, so the earlier ones are not
 to be listed as searching.
-
-Left out of the answer: media elsewhere (`fileData`) and those of thoughts, code that the upstream
-runs by itself, signatures, citations of other than pages, and all candidates but the first.
 """
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 from urllib.parse import quote
@@ -31,100 +25,17 @@ from urllib.parse import quote
 import msgspec
 
 from shared.settings import ModelSettings, Secret
-from shared.wire.message import MediaKind
-from worker.providers.calls import Calls
-from worker.providers.citations import Citations
-from worker.providers.contract import (
-    ChatMessage,
-    ChatRequest,
-    Ended,
-    EndReason,
-    Image,
-    Part,
-    Produced,
-    Reasoning,
-    Text,
-    Tool,
-    Used,
-    believable,
-)
+from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
 from worker.providers.conversation import spoken, system_prompt
-from worker.providers.failures import InBandError
-from worker.providers.media import Samples, decoded
+from worker.providers.gemini_answers import Chunks
 
-_FORBIDDEN: Final = (
-    *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
-    *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"),
-)
-_REASONS: Final[dict[str, EndReason]] = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    **dict.fromkeys(_FORBIDDEN, "content_filter"),
-}
 _BEFORE_3: Final = re.compile(r"gemini-[12]\b")
 # The least and the most that every one of them allows.
 _BUDGET_TOKENS_MIN: Final = 512
 _BUDGET_TOKENS_MAX: Final = 24_576
-_SAMPLES: Final = frozenset({"audio/l16", "audio/pcm"})
-_KINDS: Final[dict[str, MediaKind]] = {"image": "image", "audio": "audio"}
-_RATE: Final = re.compile(r"rate=([0-9]{4,6})")
 _FOREIGN: Final = "skip_thought_signature_validator"
 
 
-class _Call(msgspec.Struct):
-    id: str | None = None
-    name: str | None = None
-    args: msgspec.Raw = msgspec.Raw()
-
-
-class _Blob(msgspec.Struct, rename="camel"):
-    """A picture or a sound, in base64."""
-
-    mime_type: str | None = None
-    data: str | None = None
-
-
-class _Part(msgspec.Struct, rename="camel"):
-    """A step of the answer: a text, a call, a picture or a sound."""
-
-    text: str | None = None
-    thought: bool | None = None
-    function_call: _Call | None = None
-    inline_data: _Blob | None = None
-
-
-class _Content(msgspec.Struct):
-    parts: list[_Part] | None = None
-
-
-class _Candidate(msgspec.Struct, rename="camel"):
-    content: _Content | None = None
-    finish_reason: str | None = None
-    grounding_metadata: Any = None
-
-
-class _Usage(msgspec.Struct, rename="camel"):
-    """Tokens so far; what is zero is not said."""
-
-    prompt_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-
-
-class _Feedback(msgspec.Struct, rename="camel"):
-    block_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct, rename="camel"):
-    """What we read of a chunk."""
-
-    candidates: list[_Candidate] | None = None
-    usage_metadata: _Usage | None = None
-    prompt_feedback: _Feedback | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -160,9 +71,9 @@ class Gemini:
             said["tools"] = tools
         return _encode(said)
 
-    def reader(self) -> "Chunks":
-        """Return what reads one answer."""
-        return Chunks()
+    def reader(self, request: ChatRequest) -> Chunks:
+        """Return what reads the answer to a request."""
+        return Chunks(request)
 
 
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:
@@ -225,94 +136,3 @@ def _thinking(request: ChatRequest) -> dict[str, Any]:
 def _modalities(model: ModelSettings) -> list[str]:
     """Return what a model answers with; those that speak do nothing else."""
     return ["TEXT", "IMAGE"] if "image_output" in model.capabilities else ["AUDIO"]
-
-
-class Chunks:
-    """What reads the chunks of one answer."""
-
-    def __init__(self) -> None:
-        self._calls = Calls()
-        self._samples = Samples()
-        self._citations = Citations()
-        self._searches = 0
-        self._has_ended = False
-        self._usage: _Usage | None = None
-
-    def read(self, data: bytes) -> Sequence[Part]:
-        """Return the parts of a chunk. Raises InBandError."""
-        chunk = _decode(data)
-        if chunk.error is not None:
-            raise InBandError(chunk.error)
-        parts: list[Part] = []
-        if chunk.candidates:
-            self._take(chunk.candidates[0], parts)
-        feedback = chunk.prompt_feedback
-        if feedback is not None and feedback.block_reason:
-            self._has_ended = True
-            parts.append(Ended("content_filter"))
-        if chunk.usage_metadata is not None:
-            self._usage = chunk.usage_metadata
-        if self._has_ended and self._usage is not None:
-            parts += _used(self._usage, self._searches)
-            self._usage = None
-        return parts
-
-    def _take(self, candidate: _Candidate, parts: list[Part]) -> None:
-        """Add what a candidate says. Raises MsgspecError, TooLargeError."""
-        said = candidate.content.parts if candidate.content is not None else None
-        for part in said or ():
-            if part.text:
-                parts.append(Reasoning(part.text) if part.thought else Text(part.text))
-            if part.function_call is not None:
-                parts.append(self._whole(part.function_call))
-            if part.inline_data is not None and not part.thought:
-                parts += self._produced(part.inline_data)
-        if isinstance(candidate.grounding_metadata, dict):
-            parts += self._cited(candidate.grounding_metadata)
-        reason = candidate.finish_reason
-        if reason:
-            told = _REASONS.get(reason, "other")
-            parts += self._samples.whole()
-            # An answer that calls is one that stops like any other.
-            parts.append(Ended("tool_calls" if told == "stop" and self._calls.count else told))
-            self._has_ended = True
-
-    def _produced(self, blob: _Blob) -> Sequence[Produced]:
-        """Return a picture or a sound, unless it is a piece of one or neither."""
-        # Bare samples say how many there are a second: `audio/L16;codec=pcm;rate=24000`.
-        media_type, *more = (word.strip() for word in (blob.mime_type or "").lower().split(";"))
-        kind = _KINDS.get(media_type.partition("/")[0])
-        if kind is None or not blob.data:
-            return ()
-        content = decoded(blob.data)
-        if media_type not in _SAMPLES:
-            return (Produced(kind, media_type, content),)
-        rates = [int(found[1]) for word in more if (found := _RATE.fullmatch(word))]
-        self._samples.grow(content, rates[0] if rates else None)
-        return ()
-
-    def _cited(self, grounding: dict[str, Any]) -> Iterator[Part]:
-        """Yield the pages that are told for the first time; what is odd says nothing."""
-        queries, grounds = grounding.get("webSearchQueries"), grounding.get("groundingChunks")
-        if isinstance(queries, list):
-            # Every chunk that tells them tells all there were so far.
-            self._searches = max(self._searches, len(queries))
-        for ground in grounds if isinstance(grounds, list) else ():
-            page = ground.get("web") if isinstance(ground, dict) else None
-            if isinstance(page, dict):
-                yield from self._citations.take(page.get("uri"), page.get("title"))
-
-    def _whole(self, said: _Call) -> Part:
-        call = self._calls.begin(said.id, said.name)
-        call.grow(bytes(said.args))
-        return call.whole()
-
-
-def _used(usage: _Usage, searches: int) -> Sequence[Used]:
-    """Return what was used, if it can be believed; what was thought is output, too."""
-    if usage.prompt_token_count is None:
-        return ()
-    thoughts = usage.thoughts_token_count or 0
-    answered = (usage.candidates_token_count or 0) + thoughts
-    used = believable(usage.prompt_token_count, answered, thoughts, searches)
-    return (used,) if used is not None else ()

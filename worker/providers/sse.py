@@ -1,14 +1,23 @@
 """Server-sent events out of an upstream's bytes, as they come and within bounds.
 
 Owns the framing that the standard of event streams lays down, as far as upstreams use it: of an
-event, its data. Refuses to decode what it finds, and to hold more than one event, or read more of
-an answer, than any upstream has reason to send.
+event, its data. What comes instead of events is told by its first byte, whatever its content type
+says: JSON is held until the body ends, and each document of it is an event; a web page is refused.
+Refuses to hold more than one event, or read more of an answer, than any upstream has reason to
+send.
+
+An error has two forms beside the data that says `{"error": ...}`, and becomes such data: an event
+named `error`, and llama.cpp's field of that name.
 
 DESIGN. Bytes, not text: what is inside is JSON, and its decoder reads bytes. The one form that all
 upstreams send, a `data: ` line before a blank one, is found by two searches in C.
 """
 
 from typing import Final
+
+import msgspec
+
+from worker.providers.tolerant import is_json
 
 EVENT_BYTES_MAX: Final = 1_048_576
 BODY_BYTES_MAX: Final = 16_777_216
@@ -20,10 +29,18 @@ _BYTES_PER_TOKEN_MAX: Final = 1_024
 _MARK: Final = b"\xef\xbb\xbf"
 _END: Final = b"\n\n"
 _PLAIN: Final = b"data: "
+# Of a whole answer in JSON, which is held at once.
+_DOCUMENT_BYTES_PER_TOKEN_MAX: Final = 64
+_DOCUMENT_STARTS: Final = (b"{", b"[")
+_PAGE_START: Final = b"<"
 
 
 class TooLargeError(Exception):
     """An event, or the whole, is larger than any answer has reason to be."""
+
+
+class PageError(Exception):
+    """A web page came where an answer should be."""
 
 
 class Events:
@@ -39,11 +56,18 @@ class Events:
         self._event_bytes_max = MEDIA_EVENT_BYTES_MAX if has_media else EVENT_BYTES_MAX
         self._pieces: list[bytes] = []
         self._held_bytes = 0
+        self._document_bytes_max = max(
+            self._event_bytes_max, max_tokens * _DOCUMENT_BYTES_PER_TOKEN_MAX
+        )
         self._has_begun = False
+        self._is_document = False
         self._ends_in_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of each event that has ended with this chunk; raises TooLargeError."""
+        """Return the data of each event that has ended with this chunk.
+
+        Raises TooLargeError, PageError.
+        """
         self._bytes_left -= len(chunk)
         if self._bytes_left < 0:
             raise TooLargeError
@@ -52,7 +76,7 @@ class Events:
         if self._ends_in_cr or b"\r" in chunk:
             chunk = self._with_plain_ends(chunk)
         last = self._pieces[-1][-1:] if self._pieces else b""
-        if _END not in last + chunk:
+        if self._is_document or _END not in last + chunk:
             self._hold(chunk)
             return []
         blocks = b"".join((*self._pieces, chunk)).split(_END)
@@ -60,21 +84,37 @@ class Events:
         self._hold(blocks.pop())
         return [data for block in blocks if (data := _data(block))]
 
+    def rest(self) -> list[bytes]:
+        """Return the data of what came last, now that the body has ended, if it is whole.
+
+        That is an event without the blank line after it, or every document of JSON.
+        """
+        left, self._pieces = b"".join(self._pieces), []
+        if self._is_document:
+            return _documents(_as_utf8(left))
+        data = _data(left.rstrip(b"\n"))
+        return [data] if is_json(data) else []
+
     def _hold(self, piece: bytes) -> None:
         if piece:
             self._pieces.append(piece)
             self._held_bytes += len(piece)
-            if self._held_bytes > self._event_bytes_max:
+            bytes_max = self._document_bytes_max if self._is_document else self._event_bytes_max
+            if self._held_bytes > bytes_max:
                 raise TooLargeError
 
     def _begin(self, chunk: bytes) -> bytes:
         """Return what has come so far without the mark that may lead it; nothing while in doubt."""
         came = b"".join((*self._pieces, chunk))
-        if len(came) < len(_MARK) and _MARK.startswith(came):
-            self._pieces = []
-            self._pieces.append(came)
+        is_mark = len(came) < len(_MARK) and _MARK.startswith(came)
+        self._pieces, self._held_bytes = [came] if is_mark else [], 0
+        said = came.removeprefix(_MARK).lstrip()
+        if is_mark or not said:
+            # Blanks before the first word are signs of life.
             return b""
-        self._pieces, self._has_begun = [], True
+        if said.startswith(_PAGE_START):
+            raise PageError
+        self._has_begun, self._is_document = True, said.startswith(_DOCUMENT_STARTS)
         return came.removeprefix(_MARK)
 
     def _with_plain_ends(self, chunk: bytes) -> bytes:
@@ -91,15 +131,42 @@ def _data(block: bytes) -> bytes:
     if block.startswith(_PLAIN) and b"\n" not in block:
         data = block[len(_PLAIN) :]
     else:
-        data = b"\n".join(_values(block))
+        data = _from_fields(block)
+    return _as_utf8(data)
+
+
+def _as_utf8(data: bytes) -> bytes:
     return data if data.isascii() else data.decode(errors="replace").encode()
 
 
-def _values(block: bytes) -> list[bytes]:
-    """Return the value of every `data` field of an event."""
-    found = []
+def _from_fields(block: bytes) -> bytes:
+    """Return the values of every `data` field of an event; those of an error become one's data."""
+    found: list[bytes] = []
+    is_error = False
     for line in block.split(b"\n"):
         name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
         if name == b"data":
-            found.append(value.removeprefix(b" "))
-    return found
+            found.append(value)
+        elif name == b"error":
+            return _error(value)
+        elif name == b"event":
+            is_error = value.strip().lower() == b"error"
+    data = b"\n".join(found)
+    return _error(data) if is_error and data.strip() else data
+
+
+def _error(told: bytes) -> bytes:
+    """Return the data that tells an error, whatever it is told as."""
+    if is_json(told):
+        return b'{"error":' + told + b"}"
+    return msgspec.json.encode({"error": told.decode(errors="replace")})
+
+
+def _documents(body: bytes) -> list[bytes]:
+    """Return the documents of JSON in a body: of an array, each item; else the whole, or lines."""
+    try:
+        return [bytes(item) for item in msgspec.json.decode(body, type=list[msgspec.Raw])]
+    except msgspec.MsgspecError:
+        whole = [body] if is_json(body) else body.split(b"\n")
+    return [each for each in whole if is_json(each)]

@@ -6,15 +6,15 @@ compressed bodies refused, cookies not kept. What is said in the call is its dia
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import httpx
 
 from shared.errors import ConfigurationError, ProviderError
 from shared.settings import ModelSettings, ProviderSettings, Secret
-from worker.providers.contract import ChatRequest, Dialect, Ended, Part
+from worker.providers.contract import Alive, ChatRequest, Dialect, Part, Reader
 from worker.providers.failures import Failures
 from worker.providers.lines import Lines
 from worker.providers.rate_limit_headers import RateLimits, rate_limits
@@ -24,6 +24,7 @@ _ERROR_BYTES_MAX: Final = 65_536
 _ERROR_SECONDS: Final = 0.5
 # How long to listen after the last word for the end of the answer, which lets the line be kept.
 _GOODBYE_SECONDS: Final = 0.1
+_ALIVE: Final = Alive()
 _HEADERS: Final = {
     "accept": "text/event-stream",
     "accept-encoding": "identity",
@@ -65,39 +66,42 @@ class Upstream:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of an answer; an end without `Ended` is a cut. Raises ProviderError."""
-        has_ended = False
-        try:
-            with self._failures.translated():
-                async with self._open(request) as body:
-                    events = Events(request.max_tokens, has_media=request.model.makes_media)
-                    reader = self._dialect.reader()
-                    chunks = aiter(body)
-                    async for chunk in chunks:
-                        for data in events.feed(chunk):
-                            parts = reader.read(data)
-                            if parts is None:
-                                self._check_end(has_ended=has_ended)
-                                await _say_goodbye(chunks)
-                                return
-                            for part in parts:
-                                has_ended = has_ended or type(part) is Ended
-                                yield part
-            self._check_end(has_ended=has_ended)
-        except ProviderError as error:
-            # What goes wrong with the line once the end was told takes nothing from the answer.
-            if not has_ended or error.failure.code not in {"STREAM_CUT", "PROVIDER_SILENT"}:
-                raise
+        reader = self._dialect.reader(request)
+        with _undisturbed(reader), self._failures.translated():
+            async with self._open(request) as body:
+                yield _ALIVE
+                events = Events(request.max_tokens, has_media=request.model.makes_media)
+                chunks = aiter(body)
+                parts: Sequence[Part] | None = ()
+                async for chunk in chunks:
+                    parts = ()
+                    for data in events.feed(chunk):
+                        parts = reader.read(data)
+                        if parts is None:
+                            break
+                        for part in parts:
+                            yield part
+                    if parts is None:
+                        break
+                    if not parts:
+                        yield _ALIVE
+                for part in self._last_parts(reader, events.rest() if parts is not None else ()):
+                    yield part
+                await _say_goodbye(chunks)
 
-    def _check_end(self, *, has_ended: bool) -> None:
-        """Refuse an answer that stops before it ends."""
-        if not has_ended:
+    def _last_parts(self, reader: Reader, rest: Sequence[bytes]) -> Iterator[Part]:
+        """Yield what the end of the body, or the last word, adds; an answer without end is cut."""
+        for data in rest:
+            yield from reader.read(data) or ()
+        yield from reader.finish()
+        if not reader.has_ended:
             raise self._failures.error(("provider_error", "STREAM_CUT", "backoff"))
 
     @asynccontextmanager
     async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.AsyncByteStream]:
         """Send the request; yield its answer's body. Who waits for parts is the patient."""
         connect_seconds = self._settings.connect_seconds
-        silence_seconds = max(self._settings.idle_seconds, request.model.first_token_seconds)
+        silence_seconds = max(self._settings.idle_seconds, request.silence_seconds())
         patience = {"connect": connect_seconds, "pool": connect_seconds, "read": silence_seconds}
         response = await self._lines.handle_async_request(
             httpx.Request(
@@ -118,20 +122,28 @@ class Upstream:
             await body.aclose()
 
     async def _check_head(self, response: httpx.Response, body: httpx.AsyncByteStream) -> None:
-        """Refuse what is not a stream of events as it should be."""
+        """Refuse what is no answer; of what kind it is its first byte tells, and not its type."""
         headers = response.headers
         if response.status_code != httpx.codes.OK:
             raise self._failures.refusal(response, await _beginning(body))
         if headers.get("content-encoding", "").lower() not in {"", "identity"}:
             raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
-        if "text/event-stream" not in headers.get("content-type", "").lower():
-            raise self._failures.error(("provider_error", "MALFORMED_STREAM", "backoff"))
 
     def _url(self, model: ModelSettings) -> httpx.URL:
         path = self._dialect.path(model)
         if path not in self._urls:
             self._urls[path] = httpx.URL(self._settings.base_url.rstrip("/") + path)
         return self._urls[path]
+
+
+@contextmanager
+def _undisturbed(reader: Reader) -> Iterator[None]:
+    """Let nothing that goes wrong once the end was told take anything from the answer."""
+    try:
+        yield
+    except ProviderError:
+        if not reader.has_ended:
+            raise
 
 
 def _check(settings: ProviderSettings) -> None:

@@ -9,6 +9,6 @@ search    search the web for a model that does not
 generate  call it and stream what it says
 settle    end the generation with what came of it
 
-charge and patience are no steps: what is due for what was shown; what a failed call comes to,
-decided without waiting for anything.
+charge, hear and patience are no steps: what is due for what was shown; what one upstream call of
+generate says, within its time limits; what a failed call comes to, decided without waiting.
 """

@@ -15,7 +15,7 @@ from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire.message import Usage
 from worker.run import Run
-from worker.steps.generate import estimate
+from worker.steps.hear import estimate
 from worker.steps.search import paid
 
 NOTHING_DUE: Final = Usage()

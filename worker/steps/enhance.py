@@ -23,7 +23,7 @@ from shared.telemetry import logs
 from shared.wire.enhancement import Reason
 from shared.wire.event import StageChanged
 from shared.wire.message import Enhancement
-from worker.providers.contract import ChatRequest, Ended, Text, Used
+from worker.providers.contract import Alive, ChatRequest, Ended, Text, Used
 from worker.run import Run
 from worker.steps import rewording
 from worker.steps.choose import first_choice, tokens_of_prompt
@@ -117,6 +117,8 @@ async def _hear(run: Run, request: ChatRequest, said: _Said) -> Reason | None:
     gated = run.tools.gate.call(request.model, lane=run.claimed.lane, tokens=tokens)
     async with gated as call, aclosing(stream) as parts:
         async for part in parts:
+            if isinstance(part, Alive):
+                continue
             call.heard()
             if isinstance(part, Text):
                 said.text += part.text

@@ -124,7 +124,11 @@ FAULTS: Final = (
         whole(ROW.error_event(500, "Something broke.")),
         _passed_over(3, "PROVIDER_FAILED"),
     ),
-    Fault("malformed SSE", whole(b"data: {not json\n\n"), _passed_over(3, "MALFORMED_STREAM")),
+    Fault(
+        "malformed SSE",
+        whole(b'data: {"choices": [{"delta": {"content": "\n\n'),
+        _passed_over(3, "MALFORMED_STREAM"),
+    ),
     Fault("100 MB line", _long_line, _passed_over(1, "RESPONSE_TOO_LARGE")),
     Fault(
         "endless drip of comments",

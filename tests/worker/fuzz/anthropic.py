@@ -1,5 +1,6 @@
 """Answers of Anthropic's messages, and their plain reading."""
 
+import json
 import random
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from tests.worker.fuzz.reading import (
     cited,
     fields,
     from_json,
+    is_error,
     mapping,
     maybe,
     one,
@@ -84,54 +86,66 @@ class Plain:
         self._begun_with: dict[str, Any] = {}
         self._open: dict[int, dict[str, Any]] = {}
         self._has_called = False
+        self._has_ended = False
+        self._has_said = False
+        self._may_end = False
+        self._counted = False
+        self._is_over = False
         self._cited: list[str] = []
 
     def parts(self, text: str) -> list[Part] | None:
         """Return the parts of an event, or None for the last word. Raises FaultError."""
         event = _event(from_json(text))
-        kind, delta = event["type"], event["delta"]
+        if event is None:
+            return []
+        kind, delta, index = _kind(event), event["delta"], event["index"] or 0
         if kind == "content_block_delta" and delta is not None:
-            return self._grow(event["index"] or 0, delta)
-        if kind == "error" or event["error"] is not None:
+            return self._grow(index, delta)
+        if kind == "error" or is_error(event["error"]):
             raise FaultError
-        has_ended = kind == "message_stop" or (
-            kind == "message_delta" and (delta or {}).get("stop_reason")
-        )
-        if has_ended and self._open:
-            raise FaultError(is_ours=True)
         if kind == "message_stop":
+            self._check()
+            self._is_over = True
             return None
         if kind == "message_start":
             self._begun_with = (event["message"] or {}).get("usage") or self._begun_with
-        return self._end(event) if kind == "message_delta" else self._block(event)
+        return self._end(event) if kind == "message_delta" else self._block(kind, event)
 
-    def _block(self, event: dict[str, Any]) -> list[Part]:
+    def finish(self) -> list[Part]:
+        """Return the end that is one because nothing follows."""
+        counted = self._is_over and self._counted and self._has_said
+        if self._has_ended or not (self._may_end or counted):
+            return []
+        return self._told("stop")
+
+    def _block(self, kind: str, event: dict[str, Any]) -> list[Part]:
         index, block = event["index"] or 0, event["content_block"]
-        if event["type"] == "content_block_start" and block is not None:
+        if kind == "content_block_start" and block is not None:
             return self._begin(index, block)
-        return self._close(index) if event["type"] == "content_block_stop" else []
+        return self._close(index) if kind == "content_block_stop" else []
 
     def _grow(self, index: int, delta: dict[str, Any]) -> list[Part]:
-        kind = delta["type"]
-        if kind == "text_delta" and delta["text"]:
+        kind = delta["type"] or ""
+        if kind in {"", "text_delta"} and delta["text"]:
+            self._has_said = True
             return [Text(delta["text"])]
-        if kind == "thinking_delta" and delta["thinking"]:
+        if kind in {"", "thinking_delta"} and delta["thinking"]:
             return [Reasoning(delta["thinking"])]
         if kind == "citations_delta" and isinstance(delta["citation"], dict):
             return cited(self._cited, delta["citation"].get("url"), delta["citation"].get("title"))
-        if kind == "input_json_delta" and delta["partial_json"]:
-            if index not in self._open:
+        if kind in {"", "input_json_delta"} and delta["partial_json"]:
+            if index in self._open:
+                self._open[index]["pieces"] += delta["partial_json"]
+            elif not self._has_said:
                 raise FaultError(is_ours=True)
-            self._open[index]["pieces"] += delta["partial_json"]
         return []
 
     def _begin(self, index: int, block: dict[str, Any]) -> list[Part]:
-        if not block["type"]:
-            raise FaultError(is_ours=True)
-        if not block["type"].endswith("tool_use"):
+        if not (block["type"] or "").endswith("tool_use"):
             thought: list[Part] = [Reasoning(block["thinking"])] if block["thinking"] else []
+            self._has_said = self._has_said or bool(block["text"])
             return thought + ([Text(block["text"])] if block["text"] else [])
-        if index in self._open:
+        if index in self._open and not self._has_said:
             raise FaultError(is_ours=True)
         self._open[index] = {**block, "pieces": ""}
         return []
@@ -141,22 +155,37 @@ class Plain:
         if block is None or block["type"] != "tool_use":
             return []
         self._has_called = True
-        if block["input"]:
-            # What is begun with arguments is whole: there is nothing that they could go on with.
-            if block["pieces"].strip(" \t\n\r\f\v"):
-                raise FaultError(is_ours=True)
-            call = called(block["id"], block["name"], "")
-            return [type(call)(call.call_id, call.tool, block["input"])]
-        return [called(block["id"], block["name"], block["pieces"])]
+        begun_with = json.dumps(block["input"]) if block["input"] else ""
+        try:
+            return [called(block["id"], block["name"], begun_with + block["pieces"])]
+        except FaultError:
+            if not self._has_said:
+                raise
+            return []
 
     def _end(self, event: dict[str, Any]) -> list[Part]:
         reason = (event["delta"] or {}).get("stop_reason")
         parts: list[Part] = []
-        if reason:
-            told = _OURS.get(reason, "other")
-            parts = [Ended("tool_calls" if told == "stop" and self._has_called else told)]
+        if reason and not self._has_ended:
+            if reason == "pause_turn":
+                raise FaultError
+            known = _OURS.get(reason) if isinstance(reason, str) else None
+            self._may_end = self._may_end or known is None
+            parts = self._told(known) if known else []
         usage = event["usage"]
-        return parts + self._used(usage) if usage is not None else parts
+        found = self._used(usage) if usage is not None else []
+        self._counted = self._counted or (bool(found) and usage["output_tokens"] > 0)
+        return parts + found
+
+    def _told(self, reason: EndReason) -> list[Part]:
+        self._check()
+        self._has_ended = True
+        return [Ended("tool_calls" if reason == "stop" and self._has_called else reason)]
+
+    def _check(self) -> None:
+        is_open = any(block["type"] == "tool_use" for block in self._open.values())
+        if is_open and not self._has_said:
+            raise FaultError(is_ours=True)
 
     def _used(self, usage: dict[str, Any]) -> list[Part]:
         inputs = []
@@ -172,6 +201,23 @@ class Plain:
         return used(asked, usage["output_tokens"], details.get("thinking_tokens"), searches)
 
 
+def _kind(event: dict[str, Any]) -> str:
+    """Return the type that an event names, or else the one that its fields show."""
+    told, delta = event["type"] or "", event["delta"]
+    if told in _TYPES:
+        return told
+    if delta is not None:
+        is_end = delta["stop_reason"] or event["usage"] is not None
+        return "message_delta" if is_end else "content_block_delta"
+    if event["content_block"] is not None:
+        return "content_block_start"
+    return "message_start" if event["message"] is not None else told
+
+
+_TYPES: Final = (
+    *("message_start", "message_delta", "message_stop", "ping", "error"),
+    *("content_block_start", "content_block_delta", "content_block_stop"),
+)
 _count: Final = maybe(one(int))
 _usage: Final = maybe(
     fields(
@@ -185,22 +231,20 @@ _usage: Final = maybe(
 )
 _text: Final = maybe(one(str))
 _event: Final = fields(
-    type=one(str),
-    index=one(int),
+    type=_text,
+    index=_count,
     delta=maybe(
         fields(
             type=_text,
             text=_text,
             thinking=_text,
             partial_json=_text,
-            stop_reason=_text,
+            stop_reason=anything,
             citation=anything,
         )
     ),
     content_block=maybe(
-        fields(
-            type=one(str), text=_text, thinking=_text, id=_text, name=_text, input=maybe(mapping)
-        )
+        fields(type=_text, text=_text, thinking=_text, id=_text, name=_text, input=maybe(mapping))
     ),
     message=maybe(fields(usage=_usage)),
     usage=_usage,

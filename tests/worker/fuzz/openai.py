@@ -1,5 +1,6 @@
 """Answers of chat completions, and their plain reading."""
 
+import json
 import random
 import re
 from typing import Any, Final
@@ -11,8 +12,11 @@ from tests.worker.fuzz.reading import (
     called,
     cited,
     decoded,
+    either,
     fields,
     from_json,
+    is_error,
+    mapping,
     maybe,
     one,
     several,
@@ -41,6 +45,7 @@ _SHOWN: Final[tuple[dict[str, Any], ...]] = (
 )
 _REASONS: Final = ("stop", "length", "content_filter", "tool_calls", "eos", "", None)
 _OURS: Final[dict[str, EndReason]] = {
+    "eos": "stop",
     "stop": "stop",
     "length": "length",
     "content_filter": "content_filter",
@@ -83,34 +88,74 @@ class Plain:
         self._samples = b""
         self._has_called = False
         self._has_ended = False
+        self._has_said = False
+        self._may_end = False
+        self._counted = False
+        self._is_over = False
         self._cited: list[str] = []
 
     def parts(self, text: str) -> list[Part] | None:
         """Return the parts of an event, or None for the last word. Raises FaultError."""
-        if text == "[DONE]":
+        if text.strip(" \t\n\"'").upper() in {"[DONE]", "DONE"}:
+            self._is_over = True
             return None
-        said = _chunk(from_json(text))
-        if said["error"] is not None:
+        raw = from_json(text)
+        said = _chunk(raw)
+        if said is None:
+            return []
+        if is_error(said["error"]):
             raise FaultError
+        self._check(mapping(raw), said)
         parts: list[Part] = []
         for choice in (said["choices"] or [])[:1]:
-            delta, reason = choice["delta"] or {}, choice["finish_reason"]
-            thought = delta.get("reasoning_content") or delta.get("reasoning")
-            parts += [Reasoning(thought)] if thought and isinstance(thought, str) else []
-            parts += [Text(delta["content"])] if delta.get("content") else []
-            for piece in delta.get("tool_calls") or []:
-                self._gather(piece)
-            parts += self._shown(delta)
-            annotations = delta.get("annotations")
-            for each in annotations if isinstance(annotations, list) else []:
-                page = each.get("url_citation") if isinstance(each, dict) else None
-                if isinstance(page, dict):
-                    parts += cited(self._cited, page.get("url"), page.get("title"))
-            parts += self._end(reason) if reason else []
-        usage = said["usage"] or {}
+            parts += self._choice(choice)
+        return parts + (self._used(said["usage"]) if said["usage"] is not None else [])
+
+    def finish(self) -> list[Part]:
+        """Return the end that is one because nothing follows."""
+        counted = self._is_over and self._counted and self._has_said
+        if self._has_ended or not (self._may_end or counted):
+            return []
+        return self._end("stop")
+
+    def _check(self, raw: dict[str, Any], said: dict[str, Any]) -> None:
+        """Refuse what is an error by its fields."""
+        if said["choices"] is None and said["usage"] is None and not raw.get("choices"):
+            names = {"message", "detail", "code", "msg", "errors", "error_msg"}
+            if names & set(raw) or raw.get("object") == "error":
+                raise FaultError
+
+    def _choice(self, choice: dict[str, Any]) -> list[Part]:
+        delta, reason = choice["delta"] or {}, choice["finish_reason"]
+        parts: list[Part] = []
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        parts += [Reasoning(thought)] if thought and isinstance(thought, str) else []
+        content = delta.get("content")
+        if isinstance(content, str) and content:
+            self._has_said = True
+            parts.append(Text(content))
+        for piece in (delta.get("tool_calls") or []) if not self._has_ended else []:
+            self._gather(piece)
+        parts += self._shown(delta)
+        annotations = delta.get("annotations")
+        for each in annotations if isinstance(annotations, list) else []:
+            page = each.get("url_citation") if isinstance(each, dict) else None
+            if isinstance(page, dict):
+                parts += cited(self._cited, page.get("url"), page.get("title"))
+        if is_error(choice["error"]) and not self._has_ended:
+            raise FaultError
+        if not self._has_ended and reason:
+            known = _OURS.get(reason) if isinstance(reason, str) else None
+            self._may_end = self._may_end or known is None
+            parts += self._end(known) if known else []
+        return parts
+
+    def _used(self, usage: dict[str, Any]) -> list[Part]:
         details = usage.get("completion_tokens_details") or {}
         asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        return parts + used(asked, answered, details.get("reasoning_tokens"))
+        found = used(asked, answered, details.get("reasoning_tokens"))
+        self._counted = self._counted or (bool(found) and bool(answered))
+        return found
 
     def _shown(self, delta: dict[str, Any]) -> list[Part]:
         parts: list[Part] = []
@@ -118,19 +163,17 @@ class Plain:
             url = (picture["image_url"] or {}).get("url") or ""
             kind, is_inline, content = url.removeprefix("data:").partition(";base64,")
             is_picture = re.fullmatch(r"image/[a-z0-9.+-]+", kind) and url.startswith("data:")
-            if is_inline and is_picture:
-                parts.append(Produced("image", kind, decoded(content)))
+            if is_inline and is_picture and (found := decoded(content)) is not None:
+                parts.append(Produced("image", kind, found))
         audio = delta.get("audio") or {}
-        parts += [Text(audio["transcript"])] if audio.get("transcript") else []
-        if audio.get("data"):
-            if self._has_ended:
-                raise FaultError(is_ours=True)
-            self._samples += decoded(audio["data"])
+        if audio.get("transcript"):
+            self._has_said = True
+            parts.append(Text(audio["transcript"]))
+        if audio.get("data") and not self._has_ended:
+            self._samples += decoded(audio["data"]) or b""
         return parts
 
     def _gather(self, piece: dict[str, Any]) -> None:
-        if self._has_ended:
-            raise FaultError(is_ours=True)
         function = piece["function"] or {}
         same = [call for call in self._begun if call["index"] == piece["index"]]
         is_new = not same or (piece["id"] and same[-1]["id"] not in {"", piece["id"]})
@@ -140,23 +183,27 @@ class Plain:
         call = same[-1]
         call["id"] = call["id"] or piece["id"] or ""
         call["tool"] = call["tool"] or function.get("name") or ""
-        call["arguments"] += function.get("arguments") or ""
+        said = function.get("arguments") or ""
+        call["arguments"] += said if isinstance(said, str) else json.dumps(said)
 
-    def _end(self, reason: str) -> list[Part]:
-        calls: list[Part] = [
-            called(call["id"], call["tool"], call["arguments"]) for call in self._begun
-        ]
-        self._has_called = self._has_called or bool(calls)
-        self._begun, self._has_ended = [], True
-        told = _OURS.get(reason, "other")
+    def _end(self, reason: EndReason) -> list[Part]:
+        calls: list[Part] = []
+        for call in self._begun:
+            try:
+                calls.append(called(call["id"], call["tool"], call["arguments"]))
+            except FaultError:
+                if not self._has_said:
+                    raise
+        has_called = bool(self._begun)
+        self._has_ended = True
         made, self._samples = sound(self._samples, 24_000), b""
-        return [*calls, *made, Ended("tool_calls" if told == "stop" and self._has_called else told)]
+        return [*calls, *made, Ended("tool_calls" if reason == "stop" and has_called else reason)]
 
 
 _piece: Final = fields(
     index=maybe(one(int)),
     id=maybe(one(str)),
-    function=maybe(fields(name=maybe(one(str)), arguments=maybe(one(str)))),
+    function=maybe(fields(name=maybe(one(str)), arguments=either(mapping, one(str)))),
 )
 _picture: Final = fields(image_url=maybe(fields(url=maybe(one(str)))))
 _chunk: Final = fields(
@@ -174,7 +221,8 @@ _chunk: Final = fields(
                         annotations=anything,
                     )
                 ),
-                finish_reason=maybe(one(str)),
+                finish_reason=anything,
+                error=anything,
             )
         )
     ),

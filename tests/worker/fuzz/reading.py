@@ -7,17 +7,19 @@ ends the reading. Written for plainness, not for speed, and without anything of 
 import base64
 import io
 import json
-import math
 import re
 import unicodedata
 import wave
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
+import msgspec
+
 from shared.wire.event import ToolCall
 from shared.wire.message import Citation
 from worker.providers.contract import SEARCHES_MAX, TOKENS_MAX, Ended, Part, Produced, Used
 
+_BLANKS = " \t\n\r\f\v"
 Fault = Literal["cut", "malformed", "told"]
 Check = Callable[[object], Any]
 
@@ -35,6 +37,9 @@ class Reading(Protocol):
     def parts(self, text: str) -> list[Part] | None:
         """Return the parts of an event, or None for the last word. Raises FaultError."""
 
+    def finish(self) -> list[Part]:
+        """Return what is told only because nothing follows."""
+
 
 class FaultError(Exception):
     """An event that ends the reading: what we cannot read, or what the upstream failed in."""
@@ -48,65 +53,150 @@ class Pairs(list[tuple[str, Any]]):
     """An object of JSON, with whatever it says twice."""
 
 
-def read(data: bytes, reading: Reading) -> Outcome:
-    """Read a whole stream; the fault is that of its content."""
+def read(data: bytes, reading: Reading, *, is_cut: bool = False) -> Outcome:
+    """Read a whole stream; the fault is that of its content, unless the answer has ended before."""
     parts: list[Part] = []
-    for text in events(data):
-        try:
+    try:
+        for text in events(data, is_cut=is_cut):
             found = reading.parts(text)
-        except FaultError as fault:
-            return Outcome(parts, fault.kind)
-        if found is None:
-            break
-        parts += found
-    has_ended = any(isinstance(part, Ended) for part in parts)
-    return Outcome(parts, None if has_ended else "cut")
+            if found is None:
+                is_cut = False
+                break
+            parts += found
+        parts += reading.finish() if not is_cut else []
+    except FaultError as fault:
+        return Outcome(parts, None if _has_ended(parts) else fault.kind)
+    return Outcome(parts, None if _has_ended(parts) else "cut")
 
 
-def events(data: bytes) -> list[str]:
-    """Return the data of every event that is dispatched, as the standard of event streams says."""
-    lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig", errors="replace"))
+def _has_ended(parts: list[Part]) -> bool:
+    return any(isinstance(part, Ended) for part in parts)
+
+
+def events(data: bytes, *, is_cut: bool = False) -> list[str]:
+    """Return the data of every event, as the standard of event streams says, and as we add to it.
+
+    What the standard drops, an event without a blank line after it, counts if it is whole. Errors
+    may come as events of that name, and in a field of it. JSON alone is its own event.
+    """
+    text = data.decode("utf-8-sig", errors="replace")
+    if text.lstrip()[:1] in {"{", "["}:
+        plain = text.replace("\r\n", "\n").replace("\r", "\n")
+        return _documents(plain) if not is_cut else []
+    if text.lstrip()[:1] == "<":
+        raise FaultError
+    lines = re.split("\r\n|\r|\n", text)
     found: list[str] = []
-    gathered: list[str] = []
-    # What follows the last line end is no line yet.
-    for line in lines[:-1]:
+    gathered: list[tuple[str, str]] = []
+    # What follows the last line end is one more line, if it is anything.
+    for line in lines if lines[-1] else lines[:-1]:
+        name, _, value = line.partition(":")
         if line:
-            name, _, value = line.partition(":")
-            if name == "data":
-                gathered.append(value.removeprefix(" "))
-        elif any(gathered) or len(gathered) > 1:
-            found.append("\n".join(gathered))
-            gathered = []
+            gathered.append((name, value.removeprefix(" ")))
         else:
+            found += _event(gathered)
             gathered = []
-    return found
+    last = _event(gathered) if not is_cut else []
+    return found + [event for event in last if _says(event)]
+
+
+def _event(fields_: list[tuple[str, str]]) -> list[str]:
+    """Return the data of an event, if it has any."""
+    is_error = False
+    told = []
+    for name, value in fields_:
+        if name == "error":
+            return [_error(value)]
+        if name == "data":
+            told.append(value)
+        if name == "event":
+            is_error = value.strip(_BLANKS).lower() == "error"
+    data = "\n".join(told)
+    return [_error(data) if is_error and data.strip(_BLANKS) else data] if data else []
+
+
+def _error(told: str) -> str:
+    return f'{{"error":{told if _says(told) else json.dumps(told)}}}'
+
+
+def _documents(text: str) -> list[str]:
+    """Return the documents of JSON that a text is: the items of an array, a whole, or lines."""
+    if text.lstrip().startswith("[") and _is_plain(text):
+        decoder, found, at = json.JSONDecoder(), [], text.index("[") + 1
+        while text[at:].lstrip(_BLANKS)[:1] != "]":
+            at += len(text[at:]) - len(text[at:].lstrip(_BLANKS + ","))
+            _, end = decoder.raw_decode(text, at)
+            found.append(text[at:end])
+            at = end
+        return found
+    return [each for each in ([text] if _says(text) else text.split("\n")) if _says(each)]
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+def _says(text: str) -> bool:
+    """Tell whether a text is JSON of any kind."""
+    try:
+        _loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _loads(text: str) -> Any:  # noqa: ANN401
+    return json.loads(text, object_pairs_hook=Pairs, strict=False, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 30 else float(digits)
 
 
 def from_json(text: str) -> object:
-    """Return what a text says in JSON, each object as its pairs. Raises FaultError."""
+    """Return what a text says in JSON, each object as its pairs; None for what is no loss.
 
-    def refused(_: str) -> None:
-        raise ValueError
-
+    Raises FaultError.
+    """
     try:
-        found = json.loads(text, object_pairs_hook=Pairs, parse_constant=refused)
-        # No half of a surrogate pair may stand alone.
-        json.dumps(found, ensure_ascii=False).encode()
+        return _loads(text)
     except (ValueError, RecursionError):
-        raise FaultError(is_ours=True) from None
-    else:
-        return found
+        if not text.lstrip(_BLANKS).startswith("{"):
+            return None
+        if any(f'"{word}"' in text for word in ("content", "text", "delta", "parts")):
+            raise FaultError(is_ours=True) from None
+        if '"error"' in text:
+            raise FaultError from None
+        return None
 
 
 def one(kind: type) -> Check:
-    """Return a check for a value of exactly this type."""
+    """Return a check for a value that is of a type or can be read as one; else it is None."""
 
     def check(value: object) -> Any:  # noqa: ANN401  what it is, it stays
-        if type(value) is not kind:
-            raise FaultError(is_ours=True)
-        return value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if type(value) is kind:
+            return anything(value)
+        if kind is str and is_number:
+            return str(value) if abs(float(str(value))) < 1e30 else None
+        if kind is int and (is_number or isinstance(value, str)):
+            return _count(str(value))
+        if kind is bool and isinstance(value, int | str):
+            return str(value).lower() in {"true", "1"}
+        return None
 
     return check
+
+
+def _count(told: str) -> int | None:
+    try:
+        return int(float(told)) if float(told).is_integer() else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def maybe(check: Check) -> Check:
@@ -115,54 +205,73 @@ def maybe(check: Check) -> Check:
 
 
 def several(check: Check) -> Check:
-    """Return a check for an array, each item of which is checked."""
-    return lambda value: [check(item) for item in one(list)(value)]
+    """Return a check for an array, each item of which is checked; one thing is the array of it."""
+
+    def check_all(value: object) -> Any:  # noqa: ANN401
+        if isinstance(value, Pairs):
+            return [check(value)]
+        items = [check(item) for item in value] if isinstance(value, list) else None
+        return [item for item in items if item is not None] if items is not None else None
+
+    return check_all
+
+
+def either(*checks: Check) -> Check:
+    """Return a check for what any of some checks takes."""
+    return lambda value: next(
+        (found for check in checks if (found := check(value)) is not None), None
+    )
 
 
 def fields(**checks: Check) -> Check:
     """Return a check for an object: every field of a known name; of two, the last counts."""
 
-    def check(value: object) -> dict[str, Any]:
-        found: dict[str, Any] = dict.fromkeys(checks)
-        for name, item in one(Pairs)(value):
-            if name in checks:
-                found[name] = checks[name](item)
-        return found
+    def check(value: object) -> Any:  # noqa: ANN401
+        if not isinstance(value, Pairs):
+            return None
+        said = dict(value)
+        return {name: each(said.get(name)) for name, each in checks.items()}
 
     return check
 
 
 def anything(value: object) -> Any:  # noqa: ANN401  whatever it is
-    """Return a value as Python has it; a number that none can hold is a fault."""
+    """Return a value as Python has it."""
     if isinstance(value, Pairs):
         return {name: anything(item) for name, item in value}
     if isinstance(value, list):
         return [anything(item) for item in value]
-    if isinstance(value, float) and math.isinf(value):
-        raise FaultError(is_ours=True)
     return value
 
 
-def mapping(value: object) -> dict[str, Any]:
-    """Return an object as Python has it. Raises FaultError."""
-    return dict(anything(one(Pairs)(value)))
+def mapping(value: object) -> Any:  # noqa: ANN401
+    """Return an object as Python has it; anything else is None."""
+    return anything(value) if isinstance(value, Pairs) else None
+
+
+def is_error(value: object) -> bool:
+    """Tell whether what stands for an error is one."""
+    return value is not None and value not in (False, "")
 
 
 def called(call_id: str | None, tool: str | None, arguments: str) -> ToolCall:
     """Return a call; one without an id has none here. Raises FaultError."""
     if not tool:
         raise FaultError(is_ours=True)
-    said = arguments.strip(" \t\n\r\f\v")
-    found = {} if said in {"", "null"} else mapping(from_json(said))
+    said = arguments.strip(_BLANKS)
+    try:
+        found = {} if said in {"", "null"} else msgspec.json.decode(said, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        raise FaultError(is_ours=True) from None
     return ToolCall(call_id or "", tool, found)
 
 
-def decoded(text: str) -> bytes:
-    """Return what base64 says. Raises FaultError."""
+def decoded(text: str) -> bytes | None:
+    """Return what base64 says; of what is none, nothing is missed."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
-        raise FaultError(is_ours=True) from None
+        return None
 
 
 def sound(samples: bytes, rate: int) -> list[Part]:

@@ -12,7 +12,7 @@ _REASONS: Final[dict[Reason, str]] = {
     "length": "max_tokens",
     "content_filter": "refusal",
     "tool_calls": "tool_use",
-    "other": "pause_turn",
+    "other": "a reason of their own",
 }
 _ERRORS: Final = {
     400: "invalid_request_error",

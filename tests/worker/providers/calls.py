@@ -16,7 +16,16 @@ from shared.wire.message import Citation
 from tests.worker.providers.row import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
 from worker.providers import upstream as provider
-from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Provider, Text, Used
+from worker.providers.contract import (
+    Alive,
+    ChatMessage,
+    ChatRequest,
+    Ended,
+    Part,
+    Provider,
+    Text,
+    Used,
+)
 
 PATIENT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 0.3
@@ -31,10 +40,11 @@ BRIEF_REQUEST: Final = msgspec.structs.replace(
 
 
 class Heard:
-    """What came of one call: its parts, the error that ended it, and how long it took."""
+    """What came of one call: its parts, how often it was alive beside them, its error, its time."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
+        self.signs_of_life = 0
         self.error: ProviderError | None = None
         self.seconds = 0.0
 
@@ -116,7 +126,10 @@ async def listen(asked: Provider, request: ChatRequest = REQUEST) -> Heard:
     heard, began = Heard(), time.monotonic()
     try:
         async for part in asked.stream(request):
-            heard.parts.append(part)
+            if isinstance(part, Alive):
+                heard.signs_of_life += 1
+            else:
+                heard.parts.append(part)
     except ProviderError as error:
         heard.error = error
     heard.seconds = time.monotonic() - began

@@ -12,7 +12,7 @@ _REASONS: Final[dict[Reason, str]] = {
     "length": "MAX_TOKENS",
     "content_filter": "SAFETY",
     "tool_calls": "STOP",
-    "other": "LANGUAGE",
+    "other": "A_REASON_OF_THEIR_OWN",
 }
 
 

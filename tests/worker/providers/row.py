@@ -12,6 +12,7 @@ from shared.wire.event import ToolCall
 from worker.providers import contract
 from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
 
+# `other` is a reason of the upstream's own.
 Reason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 Usage = tuple[int, int]
 Topic = Literal[

@@ -14,7 +14,7 @@ from shared.errors import ProviderError
 from shared.settings import ModelSettings, ProviderSettings
 from tests.support.processes import Process, free_port
 from tests.support.waiting import until
-from worker.providers.contract import ChatMessage, ChatRequest, Ended, Part, Text, Used
+from worker.providers.contract import Alive, ChatMessage, ChatRequest, Ended, Part, Text, Used
 from worker.providers.registry import DIALECTS
 from worker.providers.upstream import Upstream
 
@@ -73,7 +73,8 @@ async def _try(provider: Upstream) -> None:
         assert reason in {"stop", "length"}
 
     async with aclosing(provider.stream(_ask("Tell a long story.", 200))) as parts_of:
-        assert isinstance(await anext(parts_of), Text | Ended)
+        assert isinstance(await anext(parts_of), Alive)
+        assert isinstance(await anext(parts_of), Text | Ended | Alive)
 
     with pytest.raises(ProviderError) as refused:
         await _parts(provider, _ask("bear " * 20_000, 5))

@@ -24,7 +24,7 @@ from tests.worker.providers.calls import (
 )
 from tests.worker.providers.row import MODEL, Dialect
 from tests.worker.providers.upstream import Line, Script, chunked, endless, held, whole
-from worker.providers.contract import Text
+from worker.providers.contract import Alive, Text
 from worker.providers.sse import BODY_BYTES_MAX, EVENT_BYTES_MAX
 
 _SILENT = ("timeout", "PROVIDER_SILENT", "backoff")
@@ -174,7 +174,8 @@ async def test_last_word_alone_is_no_end(call: Call) -> None:
 
 async def test_answer_cut_at_every_byte_is_never_taken_for_whole(call: Call) -> None:
     data = call.dialect.text("Two") + call.dialect.ended("stop")
-    for at in range(len(data) - 1):
+    # Without the blank line, and even without the line's end, the last event is whole.
+    for at in range(len(data.rstrip(b"\n"))):
         heard = await call(whole(data[:at]))
         assert heard.error is not None, data[:at]
         assert heard.reasons == []
@@ -193,15 +194,32 @@ async def test_answer_cut_at_every_byte_is_never_taken_for_whole(call: Call) -> 
         b"data: []\n\n",
         b"data: null\n\n",
         b"data: " + b"[" * 100_000 + b"\n\n",
-        b'data: {"error":' + b'{"a":' * 100_000 + b"\n\n",
         b"data: " + b"\xff\xfe\x00" * 100 + b"\n\n",
         b"data: NaN\n\n",
+        b"data: ping\n\n",
     ],
     ids=lambda data: data[:20].decode("latin-1"),
 )
-async def test_events_that_are_no_answer(call: Call, data: bytes) -> None:
+async def test_events_that_say_nothing_take_nothing_from_the_answer(
+    call: Call, data: bytes
+) -> None:
     heard = await call(whole(call.dialect.text("Two "), data, call.dialect.answer("bears")))
+    assert (heard.text, heard.error) == ("Two bears", None)
+
+
+@pytest.mark.parametrize("name", ["content", "text", "delta", "parts"])
+async def test_piece_of_the_answer_that_cannot_be_read_is_missed(call: Call, name: str) -> None:
+    broken = b'data: {"a":[{"%b": "be\n\n' % name.encode()
+    heard = await call(whole(call.dialect.text("Two "), broken, call.dialect.answer("bears")))
     assert (heard.text, heard.fault) == ("Two ", _MALFORMED)
+    heard = await call(whole(call.dialect.text("Two"), call.dialect.ended("stop"), broken))
+    assert (heard.text, heard.reasons, heard.error) == ("Two", ["stop"], None)
+
+
+async def test_error_that_cannot_be_read_is_an_error(call: Call) -> None:
+    broken = b'data: {"error":' + b'{"a":' * 100_000 + b"\n\n"
+    heard = await call(whole(call.dialect.text("Two "), broken, call.dialect.answer("bears")))
+    assert heard.fault == ("provider_error", "PROVIDER_FAILED", "backoff")
 
 
 async def test_bytes_that_are_no_events_are_no_answer(call: Call) -> None:
@@ -209,10 +227,18 @@ async def test_bytes_that_are_no_events_are_no_answer(call: Call) -> None:
     assert (await call(whole(noise))).fault == _CUT
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/html", "", "text/plain"])
-async def test_answer_of_another_type(call: Call, content_type: str) -> None:
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/html", "", "text/plain", "application/x-ndjson"]
+)
+async def test_stream_of_another_type_is_read(call: Call, content_type: str) -> None:
     heard = await call(whole(call.dialect.answer("Two"), content_type=content_type))
-    assert heard.fault == _MALFORMED
+    assert (heard.text, heard.error) == ("Two", None)
+
+
+@pytest.mark.parametrize("page", [b"<!doctype html><p>Sign in", b"\n <html>", b"<?xml ?>"])
+async def test_page_is_no_answer_and_not_asked_for_again(call: Call, page: bytes) -> None:
+    heard = await call(whole(page, content_type="text/event-stream"))
+    assert heard.fault == ("provider_error", "NOT_AN_ANSWER", "never")
 
 
 # Too much
@@ -296,7 +322,7 @@ async def test_nothing_an_upstream_sets_comes_back_to_it(call: Call) -> None:
 async def test_upstream_is_left_at_once_when_the_hearer_stops(call: Call) -> None:
     call.upstream.script = held(call.dialect.text("Two "))
     parts = call.provider.stream(REQUEST)
-    assert await anext(parts) == Text("Two ")
+    assert [await anext(parts), await anext(parts)] == [Alive(), Text("Two ")]
     stopped_at = time.monotonic()
     await parts.aclose()
     await asyncio.wait_for(call.upstream.line.gone.wait(), 1)

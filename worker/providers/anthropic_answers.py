@@ -1,0 +1,373 @@
+"""What the events of an answer mean as Anthropic, and others who serve its API, stream messages.
+
+Owns the reading of events, and of whole messages where a server sends one instead. Pure. The calls
+of a search that the upstream makes by itself, and their results, are read past; what the answer
+cites is told, and how often it searched. An answer that may be paused (`pause_turn`) is kept block
+by block, since it goes on only when they are sent back as they came.
+
+An event whose type is missing is what its fields say it is. The end is the event with a reason that
+is known; with another reason, or none but a count of what was used, the last event is the end.
+
+Left out of the answer: signatures, redacted thinking, citations of other than pages, and all other
+tools that the upstream runs by itself, which are never offered. Events of unknown types are passed
+over, as its versioning policy asks.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from typing_extensions import override
+
+from worker.providers.calls import Calls, OpenCall
+from worker.providers.citations import Citations
+from worker.providers.contract import (
+    ChatRequest,
+    Ended,
+    EndReason,
+    Part,
+    Paused,
+    Reasoning,
+    Text,
+    Used,
+    believable,
+)
+from worker.providers.endings import AnswerFailedError, ending
+from worker.providers.failures import InBandError
+from worker.providers.tolerant import Tolerant, is_json, loads, shaped
+
+_PAUSED: Final = "pause_turn"
+
+
+class _Delta(msgspec.Struct):
+    """A step of a block, or of the message: its end."""
+
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+    stop_reason: Any = None
+    citation: Any = None
+    signature: str | None = None
+
+
+class _Block(msgspec.Struct):
+    """The beginning of a block."""
+
+    type: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+
+
+class _Details(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
+class _Searches(msgspec.Struct):
+    web_search_requests: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    """Tokens so far; those read from a cache and written to it are not among `input_tokens`."""
+
+    input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens: int | None = None
+    output_tokens_details: _Details | None = None
+    server_tool_use: _Searches | None = None
+
+
+class _Message(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Event(msgspec.Struct):
+    """What we read of an event."""
+
+    type: str = ""
+    index: int = 0
+    delta: _Delta | None = None
+    content_block: _Block | None = None
+    message: _Message | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_INPUTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_TYPES: Final = frozenset(
+    {
+        *("message_start", "message_delta", "message_stop", "message", "ping", "error"),
+        *("content_block_start", "content_block_delta", "content_block_stop"),
+    }
+)
+# What some servers say of an error that there is not.
+_NO_ERROR: Final = (False, "")
+_decoder: Final = msgspec.json.Decoder(_Event)
+_decode = _decoder.decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Events:
+    """What reads the events of one answer."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self.has_ended = False
+        self._request = request
+        self._tolerant = Tolerant(_Event, _decoder)
+        self._calls = Calls()
+        self._citations = Citations()
+        # The calls that have begun, by their block, and whether they are for us to answer.
+        self._open: dict[int, tuple[OpenCall, bool]] = {}
+        self._has_called = False
+        self._has_said = False
+        # Signs that the answer is whole, if its last event follows.
+        self._has_reason = False
+        self._is_counted = False
+        self._is_over = False
+        self._begun_with = _Usage()
+
+    def read(self, data: bytes) -> Sequence[Part] | None:
+        """Return the parts of an event, or None for the last word. Raises InBandError."""
+        try:
+            event = _decode(data)
+        except (msgspec.MsgspecError, RecursionError):
+            odd = self._tolerant.decode(data)
+            if odd is None:
+                return ()
+            event = odd
+        delta = event.delta
+        if event.type == "content_block_delta" and delta is not None:
+            if delta.type == "text_delta" and delta.text:
+                self._has_said = True
+                return (Text(delta.text),)
+            return self._grow(event.index, delta)
+        if event.type not in _TYPES:
+            event.type = _implied(event) or event.type
+        return self._read_rarer(event, data)
+
+    def finish(self) -> Sequence[Part]:
+        """Return the end, where only its being the last thing shows that it is one."""
+        is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_said)
+        return self._told("stop") if is_whole and not self.has_ended else ()
+
+    def _read_rarer(self, event: _Event, data: bytes) -> Sequence[Part] | None:
+        """Read what comes once for a block or for an answer."""
+        if (event.error is not None and event.error not in _NO_ERROR) or event.type == "error":
+            raise InBandError(event.error)
+        match event.type:
+            case "message_stop":
+                self._check_calls()
+                self._is_over = True
+                return None
+            case "message":
+                return self._read_whole(data)
+            case "message_start" if event.message is not None:
+                self._begun_with = event.message.usage or self._begun_with
+            case "message_delta":
+                return self._end(event)
+            case _:
+                return self._read_block(event)
+        return ()
+
+    def _read_block(self, event: _Event) -> Sequence[Part]:
+        """Read the beginning of a block, a step of one of no type, or the end."""
+        if event.type == "content_block_start" and event.content_block is not None:
+            return self._begin(event.index, event.content_block)
+        if event.type == "content_block_delta" and event.delta is not None:
+            return self._grow(event.index, event.delta)
+        return self._close(event.index) if event.type == "content_block_stop" else ()
+
+    def _read_whole(self, data: bytes) -> Sequence[Part]:
+        """Read a message that comes whole."""
+        said = loads(data)
+        parts: list[Part] = []
+        content = said.get("content")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        for index, block in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(block, dict):
+                parts += self._begin(index, shaped(_Block, block))
+                parts += self._cited(block)
+                parts += self._close(index)
+        usage = shaped(_Message, said).usage
+        event = _Event("message_delta", delta=shaped(_Delta, said), usage=usage)
+        return [*parts, *self._end(event)]
+
+    def _cited(self, block: dict[str, Any]) -> Sequence[Part]:
+        """Return the pages that a whole block rests on."""
+        pages = block.get("citations")
+        return [
+            cited
+            for page in (pages if isinstance(pages, list) else ())
+            if isinstance(page, dict)
+            for cited in self._citations.take(page.get("url"), page.get("title"))
+        ]
+
+    def _begin(self, index: int, block: _Block) -> Sequence[Part]:
+        """Begin a block. Raises TooLargeError, and ValidationError for one in another's place."""
+        if not block.type.endswith("tool_use"):
+            self._has_said = self._has_said or bool(block.text)
+            thought = [Reasoning(block.thinking)] if block.thinking else []
+            return [*thought, *([Text(block.text)] if block.text else [])]
+        if index in self._open and not self._is_lenient():
+            raise msgspec.ValidationError("a call begins where another has not ended")
+        call = self._calls.begin(block.id, block.name)
+        self._open[index] = call, block.type == "tool_use"
+        if block.input:
+            call.grow(_encode(block.input))
+        return ()
+
+    def _grow(self, index: int, delta: _Delta) -> Sequence[Part]:
+        """Take another step of a block. Raises TooLargeError, ValidationError."""
+        kind = delta.type
+        if delta.text and (kind == "text_delta" or not kind):
+            self._has_said = True
+            return (Text(delta.text),)
+        if delta.thinking and (kind == "thinking_delta" or not kind):
+            return (Reasoning(delta.thinking),)
+        if kind == "citations_delta" and isinstance(delta.citation, dict):
+            page = delta.citation
+            return tuple(self._citations.take(page.get("url"), page.get("title")))
+        if delta.partial_json and (kind == "input_json_delta" or not kind):
+            if index in self._open:
+                self._open[index][0].grow(delta.partial_json.encode())
+            elif not self._is_lenient():
+                raise msgspec.ValidationError("arguments of no call")
+        return ()
+
+    def _close(self, index: int) -> Sequence[Part]:
+        """End a block; a call is whole now. Raises MsgspecError if it is not."""
+        call, is_ours = self._open.pop(index, (None, False))
+        if call is None or not is_ours:
+            return ()
+        told = call.whole_or_none() if self._is_lenient() else call.whole()
+        self._has_called = True
+        return (told,) if told is not None else ()
+
+    def _is_lenient(self) -> bool:
+        """Whether a call that cannot be read is not missed."""
+        return self._has_said and not self._request.tools
+
+    def _end(self, event: _Event) -> Sequence[Part]:
+        """Read how the message ended and what it used. Raises AnswerFailedError."""
+        parts: list[Part] = []
+        told = event.delta.stop_reason if event.delta is not None else None
+        if told == _PAUSED and not self.has_ended:
+            parts += self._pause()
+        elif told and not self.has_ended:
+            reason = ending(told)
+            if reason == "unknown":
+                self._has_reason = True
+            elif reason is not None:
+                parts += self._told(reason)
+        if event.usage is not None:
+            used = _used(event.usage, self._begun_with)
+            self._is_counted = self._is_counted or any(each.output_tokens for each in used)
+            parts += used
+        return parts
+
+    def _told(self, reason: EndReason) -> Sequence[Part]:
+        """Tell the end. Raises ValidationError for a call that is not whole."""
+        self._check_calls()
+        self.has_ended = True
+        return (Ended("tool_calls" if reason == "stop" and self._has_called else reason),)
+
+    def _check_calls(self) -> None:
+        """Refuse an end before that of a call. Raises ValidationError."""
+        is_missing = any(is_ours for _, is_ours in self._open.values())
+        if is_missing and not self._is_lenient():
+            raise msgspec.ValidationError("the end comes before that of a call")
+
+    def _pause(self) -> Sequence[Part]:
+        """Take a pause for which nothing of ours gave a reason. Raises AnswerFailedError."""
+        raise AnswerFailedError(_PAUSED)
+
+
+class PausableEvents(Events):
+    """What reads the events of an answer that may be paused, and keeps its blocks as they came."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        super().__init__(request)
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._inputs: dict[int, list[str]] = {}
+
+    @override
+    def read(self, data: bytes) -> Sequence[Part] | None:
+        try:
+            event = _decode(data)
+            if event.type == "content_block_start":
+                self._blocks[event.index] = loads(data).get("content_block") or {}
+            elif event.type == "content_block_delta" and event.delta is not None:
+                self._keep(event.index, event.delta)
+        except (msgspec.MsgspecError, RecursionError):
+            # What cannot be kept as it came is not sent back; it is read all the same.
+            pass
+        return super().read(data)
+
+    def _keep(self, index: int, delta: _Delta) -> None:
+        block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        for name, more in (
+            ("text", delta.text),
+            ("thinking", delta.thinking),
+            ("signature", delta.signature),
+        ):
+            if more:
+                block[name] = (block.get(name) or "") + more
+        if delta.partial_json:
+            self._inputs.setdefault(index, []).append(delta.partial_json)
+        if isinstance(delta.citation, dict):
+            block["citations"] = [*(block.get("citations") or ()), delta.citation]
+
+    @override
+    def _pause(self) -> Sequence[Part]:
+        for index, pieces in self._inputs.items():
+            said = "".join(pieces).encode()
+            if index in self._blocks and is_json(said):
+                self._blocks[index]["input"] = loads(said)
+        blocks = [block for _, block in sorted(self._blocks.items()) if _says_something(block)]
+        if not blocks:
+            return super()._pause()
+        self.has_ended = True
+        return (Paused((*self._request.so_far, *blocks)),)
+
+
+def _says_something(block: dict[str, Any]) -> bool:
+    """Tell whether a block may be sent: the upstream refuses texts that are blank."""
+    return block.get("type") != "text" or bool(str(block.get("text") or "").strip())
+
+
+def _implied(event: _Event) -> str:
+    """Return the type of an event that names none, as far as its fields tell it."""
+    delta = event.delta
+    if delta is not None and (delta.stop_reason or event.usage is not None):
+        return "message_delta"
+    if delta is not None:
+        return "content_block_delta"
+    if event.content_block is not None:
+        return "content_block_start"
+    return "message_start" if event.message is not None else ""
+
+
+def _used(usage: _Usage, begun_with: _Usage) -> Sequence[Used]:
+    """Return what was used, if it can be believed.
+
+    Counts are of the whole answer so far. Of the input, some servers speak at the beginning only;
+    what they say there of the output is no count.
+    """
+    inputs = [
+        getattr(usage, name) if getattr(usage, name) is not None else getattr(begun_with, name)
+        for name in _INPUTS
+    ]
+    if inputs[0] is None or usage.output_tokens is None:
+        return ()
+    details = usage.output_tokens_details
+    thought = (details.thinking_tokens if details is not None else None) or 0
+    tools = usage.server_tool_use or begun_with.server_tool_use
+    searches = (tools.web_search_requests if tools is not None else None) or 0
+    asked = sum(count or 0 for count in inputs)
+    used = believable(asked, usage.output_tokens, thought, searches)
+    return (used,) if used is not None else ()

@@ -1,0 +1,245 @@
+"""What the chunks of an answer mean in generateContent, as Google's Gemini API streams them.
+
+Owns the reading of chunks; a response that comes whole, or an array of chunks, is read alike. Pure.
+There is no last word: an answer has ended when its stream has, and is whole when it said why.
+A call of a tool comes whole.
+
+Pictures and sounds come whole, but for bare samples, which come in pieces and are told as one sound
+at the end. What is told as used is of the answer so far; prompts of tools that the upstream runs by
+itself are counted beside the prompt, thoughts beside the answer.
+
+Left out of the answer: media elsewhere (`fileData`) and those of thoughts, code that the upstream
+runs by itself, signatures, citations of other than pages, and all candidates but the first.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from shared.wire.message import MediaKind
+from worker.providers.calls import Calls
+from worker.providers.citations import Citations
+from worker.providers.contract import (
+    ChatRequest,
+    Ended,
+    EndReason,
+    Part,
+    Produced,
+    Reasoning,
+    Text,
+    Used,
+    believable,
+)
+from worker.providers.endings import ending
+from worker.providers.failures import InBandError
+from worker.providers.media import Samples, decoded
+from worker.providers.tolerant import Tolerant, loads
+
+_SAMPLES: Final = frozenset({"audio/l16", "audio/pcm"})
+_KINDS: Final[dict[str, MediaKind]] = {"image": "image", "audio": "audio"}
+_RATE: Final = re.compile(r"rate=([0-9]{4,6})")
+
+
+class _Call(msgspec.Struct):
+    id: str | None = None
+    name: str | None = None
+    args: msgspec.Raw = msgspec.Raw()
+
+
+class _Blob(msgspec.Struct, rename="camel"):
+    """A picture or a sound, in base64."""
+
+    mime_type: str | None = None
+    data: str | None = None
+
+
+class _Part(msgspec.Struct, rename="camel"):
+    """A step of the answer: a text, a call, a picture or a sound."""
+
+    text: str | None = None
+    thought: bool | None = None
+    function_call: _Call | None = None
+    inline_data: _Blob | None = None
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, rename="camel"):
+    content: _Content | None = None
+    finish_reason: Any = None
+    grounding_metadata: Any = None
+
+
+class _Usage(msgspec.Struct, rename="camel"):
+    """Tokens so far; what is zero is not said."""
+
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+
+
+class _Feedback(msgspec.Struct, rename="camel"):
+    block_reason: Any = None
+
+
+class _Chunk(msgspec.Struct, rename="camel"):
+    """What we read of a chunk."""
+
+    candidates: list[_Candidate] | None = None
+    usage_metadata: _Usage | None = None
+    prompt_feedback: _Feedback | None = None
+    error: Any = None
+
+
+# What some servers say of an error that there is not.
+_NO_ERROR: Final = (False, "")
+_decoder: Final = msgspec.json.Decoder(_Chunk)
+_decode = _decoder.decode
+
+
+class Chunks:
+    """What reads the chunks of one answer."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self.has_ended = False
+        self._request = request
+        self._tolerant = Tolerant(_Chunk, _decoder)
+        self._calls = Calls()
+        self._samples = Samples()
+        self._citations = Citations()
+        self._searches = 0
+        self._has_said = False
+        self._has_reason = False
+        self._usage: _Usage | None = None
+
+    def read(self, data: bytes) -> Sequence[Part]:
+        """Return the parts of a chunk. Raises InBandError."""
+        try:
+            chunk = _decode(data)
+        except (msgspec.MsgspecError, RecursionError):
+            odd = self._tolerant.decode(data)
+            if odd is None:
+                return ()
+            chunk = odd
+        if chunk.error is not None and chunk.error not in _NO_ERROR:
+            raise InBandError(chunk.error)
+        parts: list[Part] = []
+        if chunk.candidates:
+            self._take(chunk.candidates[0], parts)
+        feedback = chunk.prompt_feedback
+        if feedback is not None and feedback.block_reason:
+            self._end("content_filter", parts)
+        if chunk.usage_metadata is not None:
+            self._usage = chunk.usage_metadata
+        if self.has_ended and self._usage is not None:
+            parts += self._used()
+        return parts
+
+    def finish(self) -> Sequence[Part]:
+        """Return the end, where only its being the last thing shows that it is one."""
+        parts: list[Part] = []
+        if self._has_reason and not self.has_ended:
+            self._end("stop", parts)
+            parts += self._used() if self._usage is not None else ()
+        return parts
+
+    def _take(self, candidate: _Candidate, parts: list[Part]) -> None:
+        """Add what a candidate says. Raises MsgspecError, TooLargeError."""
+        said = candidate.content.parts if candidate.content is not None else None
+        for part in said or ():
+            if part.text and not part.thought:
+                self._has_said = True
+                parts.append(Text(part.text))
+            if part.thought or part.function_call is not None or part.inline_data is not None:
+                self._take_rarer(part, parts)
+        if isinstance(candidate.grounding_metadata, dict):
+            parts += self._cited(candidate.grounding_metadata)
+        if candidate.finish_reason and not self.has_ended:
+            reason = ending(candidate.finish_reason)
+            if reason == "unknown":
+                self._has_reason = True
+            elif reason is not None:
+                self._end(reason, parts)
+
+    def _take_rarer(self, part: _Part, parts: list[Part]) -> None:
+        """Add what a part has other than a text of the answer."""
+        if part.text and part.thought:
+            parts.append(Reasoning(part.text))
+        if part.function_call is not None:
+            parts += self._called(part.function_call)
+        if part.inline_data is not None and not part.thought:
+            parts += self._produced(part.inline_data)
+
+    def _end(self, reason: EndReason, parts: list[Part]) -> None:
+        """Tell the end, once."""
+        if self.has_ended:
+            return
+        parts += self._samples.whole()
+        # An answer that calls is one that stops like any other.
+        parts.append(Ended("tool_calls" if reason == "stop" and self._calls.count else reason))
+        self.has_ended = True
+
+    def _produced(self, blob: _Blob) -> Sequence[Produced]:
+        """Return a picture or a sound, unless it is a piece of one or neither."""
+        # Bare samples say how many there are a second: `audio/L16;codec=pcm;rate=24000`.
+        media_type, *more = (word.strip() for word in (blob.mime_type or "").lower().split(";"))
+        kind = _KINDS.get(media_type.partition("/")[0])
+        if kind is None or not blob.data:
+            return ()
+        content = self._decoded(blob.data)
+        if media_type not in _SAMPLES:
+            return (Produced(kind, media_type, content),) if content is not None else ()
+        rates = [int(found[1]) for word in more if (found := _RATE.fullmatch(word))]
+        if not self.has_ended:
+            self._samples.grow(content or b"", rates[0] if rates else None)
+        return ()
+
+    def _decoded(self, text: str) -> bytes | None:
+        """Return what base64 says; None for what is none, of a model that need not send any."""
+        try:
+            return decoded(text)
+        except msgspec.ValidationError:
+            if self._request.model.makes_media:
+                raise
+            return None
+
+    def _cited(self, grounding: dict[str, Any]) -> Iterator[Part]:
+        """Yield the pages that are told for the first time; what is odd says nothing."""
+        queries, grounds = grounding.get("webSearchQueries"), grounding.get("groundingChunks")
+        if isinstance(queries, list):
+            # Every chunk that tells them tells all there were so far.
+            self._searches = max(self._searches, len(queries))
+        for ground in grounds if isinstance(grounds, list) else ():
+            page = ground.get("web") if isinstance(ground, dict) else None
+            if isinstance(page, dict):
+                yield from self._citations.take(page.get("uri"), page.get("title"))
+
+    def _called(self, said: _Call) -> Sequence[Part]:
+        """Return a call; one that is none is not missed where no tool was offered."""
+        call = self._calls.begin(said.id, said.name)
+        call.grow(_arguments(bytes(said.args)))
+        is_lenient = self._has_said and not self._request.tools
+        told = call.whole_or_none() if is_lenient else call.whole()
+        return (told,) if told is not None else ()
+
+    def _used(self) -> Sequence[Used]:
+        """Return what was used, if it can be believed, and once."""
+        usage, self._usage = self._usage, None
+        if usage is None or usage.prompt_token_count is None:
+            return ()
+        asked = usage.prompt_token_count + (usage.tool_use_prompt_token_count or 0)
+        thoughts = usage.thoughts_token_count or 0
+        answered = (usage.candidates_token_count or 0) + thoughts
+        used = believable(asked, answered, thoughts, self._searches)
+        return (used,) if used is not None else ()
+
+
+def _arguments(said: bytes) -> bytes:
+    """Return arguments as JSON, also where they come in a text, as in other dialects."""
+    text = loads(said) if said.startswith(b'"') else None
+    return text.encode() if isinstance(text, str) and text.startswith("{") else said

@@ -1,0 +1,348 @@
+"""What the chunks of an answer mean in chat completions, as OpenAI and all compatible stream them.
+
+Owns the reading of chunks, and of whole completions where a server sends one instead: its choice
+has a `message` for the `delta`. A call of a tool comes in pieces and is told once, when the end
+says that all have come. Pure.
+
+Pictures come as data URLs (OpenRouter's form), sound in pieces of samples, told once at the end,
+beside a transcript that counts as text. Pages are cited by annotations; searches are not counted.
+Mistral's models that think send content as a list, of thoughts and of texts.
+
+The end is the chunk with a reason that is known. A server that gives another reason, or none but
+counts what was used, has ended the answer by its last word `[DONE]`.
+
+Left out: pictures elsewhere, all choices but the first, and calls of the old form
+(`function_call`), which is never offered.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from worker.providers.calls import Calls, OpenCall
+from worker.providers.citations import Citations
+from worker.providers.contract import (
+    ChatRequest,
+    Ended,
+    EndReason,
+    Part,
+    Produced,
+    Reasoning,
+    Text,
+    Used,
+    believable,
+)
+from worker.providers.endings import ending
+from worker.providers.failures import InBandError
+from worker.providers.media import Samples, decoded
+from worker.providers.tolerant import Tolerant, loads
+
+_LAST_WORD: Final = b"[DONE]"
+_LAST_WORDS: Final = frozenset({b"[DONE]", b"DONE"})
+_PICTURE: Final = re.compile(r"data:(image/[a-z0-9.+-]+);base64,")
+_TEXT_TYPES: Final = frozenset({"text", "output_text", "input_text", None})
+_THOUGHT_TYPES: Final = frozenset({"thinking", "reasoning", "reasoning_text"})
+# What an error that is no answer has, where it does not come as `error`.
+_ERROR_FIELDS: Final = frozenset({"message", "detail", "code", "msg", "errors", "error_msg"})
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class _Piece(msgspec.Struct):
+    """A piece of a call: its first has the id and the name."""
+
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Link(msgspec.Struct):
+    url: str | None = None
+
+
+class _Picture(msgspec.Struct):
+    image_url: _Link | None = None
+
+
+class _Sound(msgspec.Struct):
+    """A piece of a sound, in base64, and of what is said in it."""
+
+    data: str | None = None
+    transcript: str | None = None
+
+
+class _Delta(msgspec.Struct):
+    """A step of the answer. Servers name what the model thinks the one way, the other, or both."""
+
+    content: str | list[Any] | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: str | None = None
+    tool_calls: list[_Piece] | None = None
+    images: list[_Picture] | None = None
+    audio: _Sound | None = None
+    annotations: Any = None
+
+
+class _Details(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    completion_tokens_details: _Details | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: Any = None
+    error: Any = None
+    usage: _Usage | None = None
+
+
+class _Chunk(msgspec.Struct):
+    """What we read of a chunk; servers add much more."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_NO_FUNCTION: Final = _Function()
+# What some servers say of an error that there is not.
+_NO_ERROR: Final = (False, "")
+_decoder: Final = msgspec.json.Decoder(_Chunk)
+_decode = _decoder.decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Chunks:
+    """What reads the chunks of one answer."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self.has_ended = False
+        self._request = request
+        self._tolerant = Tolerant(_Chunk, _decoder)
+        self._samples = Samples()
+        self._calls = Calls()
+        self._citations = Citations()
+        self._open: dict[int, OpenCall] = {}
+        self._begun: list[OpenCall] = []
+        self._has_said = False
+        self._is_refused = False
+        # Signs that the answer is whole, if its last word follows.
+        self._has_reason = False
+        self._is_counted = False
+        self._is_over = False
+
+    def read(self, data: bytes) -> Sequence[Part] | None:
+        """Return the parts of a chunk, or None for the last word. Raises InBandError."""
+        try:
+            chunk = _decode(data)
+        except (msgspec.MsgspecError, RecursionError):
+            if data == _LAST_WORD or data.strip(b" \t\n\"'").upper() in _LAST_WORDS:
+                self._is_over = True
+                return None
+            odd = self._tolerant.decode(data)
+            if odd is None:
+                return ()
+            chunk = odd
+        if chunk.error is not None and chunk.error not in _NO_ERROR:
+            raise InBandError(chunk.error)
+        parts: list[Part] = []
+        if chunk.choices:
+            self._take(chunk.choices[0], parts)
+        elif chunk.choices is None and chunk.usage is None:
+            _check_is_no_error(data)
+        if chunk.usage is not None:
+            parts += self._count(chunk.usage)
+        return parts
+
+    def finish(self) -> Sequence[Part]:
+        """Return the end, where only its being the last thing shows that it is one."""
+        is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_said)
+        parts: list[Part] = []
+        if is_whole and not self.has_ended:
+            self._end("stop", parts)
+        return parts
+
+    def _take(self, choice: _Choice, parts: list[Part]) -> None:
+        """Add what a choice says."""
+        if choice.delta is not None:
+            self._step(choice.delta, parts)
+        if choice.message is not None and not self._has_said:
+            for index, piece in enumerate(choice.message.tool_calls or ()):
+                piece.index = index
+            self._step(choice.message, parts)
+        if choice.error is not None and choice.error not in _NO_ERROR and not self.has_ended:
+            raise InBandError(choice.error)
+        if choice.usage is not None:
+            parts += self._count(choice.usage)
+        if choice.finish_reason and not self.has_ended:
+            self._end_for(choice.finish_reason, parts)
+
+    def _step(self, delta: _Delta, parts: list[Part]) -> None:
+        """Add what a step says; what comes in one step was thought before it was said."""
+        thought = delta.reasoning_content or delta.reasoning
+        # An odd form of a thought is no fault of the answer, and says nothing.
+        if thought and isinstance(thought, str):
+            parts.append(Reasoning(thought))
+        content = delta.content
+        if content:
+            if type(content) is str:
+                self._has_said = True
+                parts.append(Text(content))
+            else:
+                self._read_list(content, parts)
+        if delta.refusal:
+            self._is_refused = True
+        if delta.tool_calls:
+            self._gather(delta.tool_calls)
+        if delta.images or delta.audio is not None:
+            self._show(delta, parts)
+        if delta.annotations:
+            parts += self._cited(delta.annotations)
+
+    def _read_list(self, content: Any, parts: list[Part]) -> None:  # noqa: ANN401  a list, of anything
+        """Add what a list of content says: texts, thoughts, refusals; anything else is left out."""
+        for item in content:
+            told = item.get("type") if isinstance(item, dict) else None
+            kind = told if isinstance(told, str) else None
+            if kind in _THOUGHT_TYPES:
+                if thought := _text_in(item):
+                    parts.append(Reasoning(thought))
+            elif kind == "refusal":
+                self._is_refused = True
+            elif kind in _TEXT_TYPES and (text := _text_in(item)):
+                self._has_said = True
+                parts.append(Text(text))
+
+    def _show(self, delta: _Delta, parts: list[Part]) -> None:
+        """Add the pictures of a step, and what is said in a sound. Raises MsgspecError."""
+        for picture in delta.images or ():
+            url = (picture.image_url.url if picture.image_url is not None else None) or ""
+            if known := _PICTURE.match(url):
+                content = self._decoded(url[known.end() :])
+                if content is not None:
+                    parts.append(Produced("image", known[1], content))
+        if delta.audio is not None:
+            if delta.audio.transcript:
+                self._has_said = True
+                parts.append(Text(delta.audio.transcript))
+            if delta.audio.data and not self.has_ended:
+                self._samples.grow(self._decoded(delta.audio.data) or b"")
+
+    def _decoded(self, text: str) -> bytes | None:
+        """Return what base64 says; None for what is none, of a model that need not send any."""
+        try:
+            return decoded(text)
+        except msgspec.ValidationError:
+            if self._request.model.makes_media:
+                raise
+            return None
+
+    def _cited(self, annotations: object) -> Iterator[Part]:
+        """Yield the pages that are told for the first time; an odd annotation says nothing."""
+        for each in annotations if isinstance(annotations, list) else ():
+            page = each.get("url_citation") if isinstance(each, dict) else None
+            if isinstance(page, dict):
+                yield from self._citations.take(page.get("url"), page.get("title"))
+
+    def _gather(self, pieces: list[_Piece]) -> None:
+        """Add to the calls; what comes after the end is left out. Raises TooLargeError."""
+        for piece in pieces if not self.has_ended else ():
+            function = piece.function or _NO_FUNCTION
+            call = self._call(piece, function.name)
+            said = function.arguments
+            if said:
+                call.grow(said.encode() if isinstance(said, str) else _encode(said))
+
+    def _call(self, piece: _Piece, tool: str | None) -> OpenCall:
+        """Return the call that a piece is of.
+
+        Some servers give every call the same index, or none: an id that is new begins a call.
+        """
+        index = piece.index if piece.index is not None else -1
+        call = self._open.get(index)
+        if call is None or (piece.id and call.call_id and piece.id != call.call_id):
+            call = self._open[index] = self._calls.begin(piece.id, tool)
+            self._begun.append(call)
+        call.call_id = call.call_id or piece.id
+        call.tool = call.tool or tool
+        return call
+
+    def _end_for(self, told: object, parts: list[Part]) -> None:
+        """Take the reason of an end, if it is one. Raises AnswerFailedError."""
+        reason = ending(told)
+        if reason == "unknown":
+            self._has_reason = True
+        elif reason is not None:
+            self._end(reason, parts)
+
+    def _end(self, reason: EndReason, parts: list[Part]) -> None:
+        """Tell the calls, which are whole now, and the end. Raises MsgspecError if one is not."""
+        is_lenient = self._has_said and not self._request.tools
+        calls = [call.whole_or_none() if is_lenient else call.whole() for call in self._begun]
+        parts += (call for call in calls if call is not None)
+        parts += self._samples.whole()
+        if reason == "stop" and self._is_refused:
+            reason = "content_filter"
+        # With some servers an answer that calls is one that stops like any other.
+        elif reason == "stop" and self._calls.count:
+            reason = "tool_calls"
+        self._begun.clear()
+        parts.append(Ended(reason))
+        self.has_ended = True
+
+    def _count(self, usage: _Usage) -> Sequence[Used]:
+        used = _used(usage)
+        self._is_counted = self._is_counted or (used is not None and used.output_tokens > 0)
+        return (used,) if used is not None else ()
+
+
+def _used(usage: _Usage) -> Used | None:
+    """Return what was used, if it can be believed; otherwise it is for us to estimate.
+
+    xAI counts what was thought beside the completion, all others within it: the total shows it, and
+    so does a completion that is smaller than the thought.
+    """
+    details = usage.completion_tokens_details
+    thought = (details.reasoning_tokens if details is not None else None) or 0
+    asked, answered = usage.prompt_tokens, usage.completion_tokens
+    if asked is None or answered is None:
+        return None
+    if thought > answered or (thought and usage.total_tokens == asked + answered + thought):
+        answered += thought
+    return believable(asked, answered, thought)
+
+
+def _text_in(item: Any) -> str:  # noqa: ANN401  an item of a list of content
+    """Return the text that an item holds: it is one, or has one, or has a list of such."""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, list):
+        return "".join(map(_text_in, item))
+    if not isinstance(item, dict):
+        return ""
+    names = ("text", "thinking", "reasoning", "content", "value")
+    return next((text for name in names if (text := _text_in(item.get(name)))), "")
+
+
+def _check_is_no_error(data: bytes) -> None:
+    """Refuse an error that does not come as one: vLLM's `object`, MiniMax' status, words alone."""
+    said = loads(data)
+    if not isinstance(said, dict) or said.get("choices"):
+        return
+    status = said.get("base_resp")
+    if isinstance(status, dict) and status.get("status_code"):
+        raise InBandError({"code": status["status_code"], "message": status.get("status_msg")})
+    if said.get("object") == "error" or not _ERROR_FIELDS.isdisjoint(said):
+        raise InBandError(said)
