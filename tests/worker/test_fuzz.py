@@ -6,12 +6,15 @@ import pytest
 
 from shared.wire.event import ToolCall
 from shared.wire.message import Citation
+from tests.worker.fuzz import types
 from tests.worker.fuzz.comparison import TONGUES, differences, expected, make
 from tests.worker.fuzz.reading import Outcome
 from tests.worker.providers.dialects import DIALECTS
 from tests.worker.providers.row import Dialect
 from worker.providers.contract import Ended, Part, Produced, Reasoning, Text, Used
 
+# One in so many of the fields and values.
+_SHARE = 5
 _of_every_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 
 
@@ -24,6 +27,21 @@ def test_every_dialect_is_fuzzed() -> None:
 async def test_adapter_agrees_with_a_plain_reading_of_mutated_streams(dialect: Dialect) -> None:
     seed = random.randrange(2**32)
     assert [different async for different in differences(dialect.name, seed, 1_500)] == []
+
+
+@pytest.mark.timeout(90)
+@_of_every_dialect
+async def test_answer_is_not_lost_by_a_field_of_another_type(dialect: Dialect) -> None:
+    start = random.randrange(_SHARE)
+    assert [loss async for loss in types.losses(dialect.name, _SHARE, start)] == []
+
+
+@_of_every_dialect
+def test_most_fields_are_no_part_of_the_text(dialect: Dialect) -> None:
+    paths = {path for path, *_ in types.mutants(dialect.name)}
+    free = {path for path in paths if types.is_free(dialect.name, path)}
+    assert len(free) > len(paths) / 3
+    assert any(path[-1] in {"usage", "usageMetadata"} for path in free)
 
 
 @_of_every_dialect

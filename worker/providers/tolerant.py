@@ -150,7 +150,7 @@ def _likeliest(kinds: list[Any], value: object) -> list[Any]:
     return sorted(kinds, key=lambda kind: type(value) not in {kind, get_origin(kind)})
 
 
-def _several(kind: Any, value: object) -> list[Any] | None:  # noqa: ANN401
+def _several(kind: Any, value: object) -> list[Any] | None:  # noqa: ANN401  a value of any kind
     """Return a list; of one thing alone, the list of it."""
     if not isinstance(value, list | dict):
         return None
@@ -184,7 +184,7 @@ def _flag(value: object) -> bool | None:
     return str(value).lower() in _TRUE_WORDS if isinstance(value, str | int) else None
 
 
-def _clean(value: Any) -> Any:  # noqa: ANN401
+def _clean(value: Any) -> Any:  # noqa: ANN401  a value of any kind
     """Return a value whose texts have no half of a character."""
     if isinstance(value, str):
         return _whole_characters(value)

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Final
 
+from tests.worker.fuzz import types
 from tests.worker.fuzz.comparison import TONGUES, differences
 
 _ADDED_MIB_MAX: Final = 32
@@ -32,6 +33,22 @@ async def _walk(name: str, seed: int, inputs: int) -> bool:
     return not found and added_mib <= _ADDED_MIB_MAX
 
 
+async def _types(name: str) -> bool:
+    """Try every field of a dialect as every type and tell what was lost; return whether nothing."""
+    found = 0
+    async for loss in types.losses(name):
+        found += 1
+        sys.stdout.write(loss + "\n")
+    count = sum(1 for _ in types.mutants(name))
+    sys.stdout.write(f"{name}: {count} fields of another type: {found} answers lost\n")
+    return not found
+
+
+async def _main_types(names: list[str]) -> int:
+    results = [await _types(name) for name in names]
+    return 0 if all(results) else 1
+
+
 async def _main(names: list[str], seed: int, inputs: int) -> int:
     results = [await _walk(name, seed, inputs) for name in names]
     return 0 if all(results) else 1
@@ -42,6 +59,9 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=int, default=10_000, help="of each dialect")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dialect", choices=TONGUES, help="one of them; all, when not given")
+    parser.add_argument("--types", action="store_true", help="fields as values of other types")
     arguments = parser.parse_args()
     chosen = [arguments.dialect] if arguments.dialect else list(TONGUES)
+    if arguments.types:
+        sys.exit(asyncio.run(_main_types(chosen)))
     sys.exit(asyncio.run(_main(chosen, arguments.seed, arguments.inputs)))

@@ -149,7 +149,7 @@ def _says(text: str) -> bool:
     return True
 
 
-def _loads(text: str) -> Any:  # noqa: ANN401
+def _loads(text: str) -> Any:  # noqa: ANN401  a value of any kind
     return json.loads(text, object_pairs_hook=Pairs, strict=False, parse_int=_number)
 
 
@@ -207,7 +207,7 @@ def maybe(check: Check) -> Check:
 def several(check: Check) -> Check:
     """Return a check for an array, each item of which is checked; one thing is the array of it."""
 
-    def check_all(value: object) -> Any:  # noqa: ANN401
+    def check_all(value: object) -> Any:  # noqa: ANN401  a value of any kind
         if isinstance(value, Pairs):
             return [check(value)]
         items = [check(item) for item in value] if isinstance(value, list) else None
@@ -226,7 +226,7 @@ def either(*checks: Check) -> Check:
 def fields(**checks: Check) -> Check:
     """Return a check for an object: every field of a known name; of two, the last counts."""
 
-    def check(value: object) -> Any:  # noqa: ANN401
+    def check(value: object) -> Any:  # noqa: ANN401  a value of any kind
         if not isinstance(value, Pairs):
             return None
         said = dict(value)
@@ -244,7 +244,7 @@ def anything(value: object) -> Any:  # noqa: ANN401  whatever it is
     return value
 
 
-def mapping(value: object) -> Any:  # noqa: ANN401
+def mapping(value: object) -> Any:  # noqa: ANN401  a value of any kind
     """Return an object as Python has it; anything else is None."""
     return anything(value) if isinstance(value, Pairs) else None
 
