@@ -6,6 +6,7 @@ reasoning or a tool's call, is never retried away; only text and media make an a
 """
 
 import random
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,7 @@ from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import Usage
 from worker.providers.contract import ChatRequest
+from worker.providers.failures import UpstreamRefusalError
 from worker.run import Failed, Outcome, Retry, Run
 from worker.steps import patience
 from worker.steps.choose import tokens_of_prompt
@@ -31,6 +33,9 @@ from worker.steps.hear import (
     unfinished,
 )
 from worker.steps.search import at_most
+
+# From which share of its window on a conversation is long, and length a likely fault of it.
+_LONG_SHARE: Final = 0.25
 
 
 async def generate(run: Run) -> Outcome | None:
@@ -111,8 +116,15 @@ def _log(error: ProviderError, model: ModelSettings, call: int) -> None:
 
 
 def _is_trimmable(run: Run, error: ProviderError) -> bool:
-    is_too_long = error.failure.code == "CONTEXT_TOO_LONG"
+    is_too_long = error.failure.code == "CONTEXT_TOO_LONG" or _may_be_too_long(run, error)
     return is_too_long and bool(run.history) and not run.writer.has_shown()
+
+
+def _may_be_too_long(run: Run, error: ProviderError) -> bool:
+    """Tell whether a refusal without a reason may be one of a conversation's length."""
+    assert run.model is not None  # noqa: S101  it was called
+    is_long = run.input_tokens >= run.model.context_window * _LONG_SHARE
+    return isinstance(error, UpstreamRefusalError) and error.is_unexplained and is_long
 
 
 async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) -> Outcome | None:
