@@ -5,6 +5,8 @@ heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
 renewal     the step from one catalogue to the next
 gate        which calls of upstreams are made at all: breakers, limits, retry budgets
+backlog     what may be claimed now: which resources have room, and for how many turns
+permits     room at providers, taken before the turn that uses it is claimed
 budget      the arithmetic of second tries
 limits      the arithmetic of a provider's limits
 run         the value that the steps pass along, and the closed set of outcomes

@@ -8,7 +8,7 @@ happens. Refuses to run it: `start` does.
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set as AbstractSet
 from typing import Final
 
 import msgspec
@@ -18,7 +18,8 @@ from shared.redis import functions, keys
 from shared.redis.client import Connection, Redis
 from shared.redis.functions import Batch, ClaimAsk, Claimed
 from shared.settings import Settings
-from shared.wire.submission import WIRE
+from shared.wire.submission import WIRE, Lane
+from worker.backlog import Backlog
 from worker.slots import Slots
 
 _IDLE_SECONDS: Final = 1.0
@@ -38,12 +39,15 @@ class Claims:
         redis: Connection,
         slots: Slots,
         start: Callable[[Claimed], None],
+        *,
+        backlog: Backlog | None = None,
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._redis = redis
         self._slots = slots
         self._start = start
+        self._backlog = backlog
         # A bell that does not ring for a second is no silence of the server's.
         seconds = settings.redis.timeout_seconds + _IDLE_SECONDS
         self._bell = Redis(msgspec.structs.replace(settings.redis, timeout_seconds=seconds))
@@ -56,6 +60,9 @@ class Claims:
         # Nobody has looked yet.
         self.is_more = True
         self._is_at_bell = False
+        self._bell_turn = 0
+        self._is_prompted = False
+        self._looked_at = 0.0
         self._hears_batch = True
         # How many claims are under way that may bring suspects.
         self._seeking = 0
@@ -71,12 +78,29 @@ class Claims:
         self._room.set()
         self._leave_bell()
 
-    def _leave_bell(self) -> None:
-        """End the wait for a bell; again and again, since Redis may not have heard of it yet."""
-        if self._is_at_bell:
+    def prompt(self) -> None:
+        """Claim now: there is something for this worker of which no bell tells."""
+        self._is_prompted = True
+        self._room.set()
+        self._leave_bell(self._bell_turn)
+
+    def note_ready(self, lanes: AbstractSet[Lane]) -> None:
+        """Claim what has been ready since a worker took its ring that could not take it.
+
+        Once a second: it may be for nobody here.
+        """
+        now = asyncio.get_running_loop().time()
+        is_heard = "interactive" in lanes or (self._hears_batch and "batch" in lanes)
+        if is_heard and self._is_at_bell and now - self._looked_at > _IDLE_SECONDS:
+            self._looked_at = now
+            self.prompt()
+
+    def _leave_bell(self, turn: int | None = None) -> None:
+        """End the wait for a bell, or this one; again, since Redis may not have heard of it yet."""
+        if self._is_at_bell and turn in {None, self._bell_turn}:
             if self._bell.id is not None:
                 self._redis.send("CLIENT", "UNBLOCK", self._bell.id)
-            asyncio.get_running_loop().call_later(_UNBLOCK_SECONDS, self._leave_bell)
+            asyncio.get_running_loop().call_later(_UNBLOCK_SECONDS, self._leave_bell, turn)
 
     async def take_work(self) -> None:
         """Claim as much as there is room for; with nothing to claim, wait for a bell."""
@@ -87,10 +111,14 @@ class Claims:
         if free <= 0 or self._asked:
             # What is under way may fill it.
             await self._room.wait()
-        elif self.is_more:
+        elif self.is_more or self._is_prompted:
+            self._is_prompted, began = False, asyncio.get_running_loop().time()
             self.is_more = await self._claim_from_all(free)
+            if self._backlog is not None:
+                self._backlog.claimed(began)
         else:
             self._is_at_bell, self._hears_batch = True, self._slots.free_for_batch > 0
+            self._bell_turn += 1
             try:
                 self.is_more = await self._wait_for_bell()
             finally:
@@ -170,12 +198,15 @@ class Claims:
         finally:
             self._seeking -= ask.company != 0
         unheard.difference_update(ask.unheard)
+        if self._backlog is not None and batch.used:
+            self._backlog.used(batch.used)
         for claimed in batch.claimed:
             self._start(claimed)
         return batch
 
     def _ask(self, root: str, count: int, asked_before: int = 0) -> ClaimAsk:
         self._number += 1
+        terms = self._backlog.terms() if self._backlog is not None else None
         return ClaimAsk(
             claim=self._number,
             unheard=tuple(sorted(self._unheard[root])),
@@ -188,4 +219,8 @@ class Claims:
             company=0 if self._seeking else self._slots.company,
             lease_ms=int(self._settings.worker.lease_seconds * 1000),
             keep=functions.Keep.of(self._settings.retention),
+            room=terms.room if terms is not None else None,
+            batch_room=(terms.batch_room or None) if terms is not None else None,
+            needs=(terms.needs or None) if terms is not None else None,
+            look_again_ms=functions.LOOK_AGAIN_MS,
         )

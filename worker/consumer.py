@@ -33,6 +33,7 @@ from shared.telemetry import logs
 from shared.wire.fleet import WorkerReport
 from shared.wire.submission import WIRE
 from worker import pipeline
+from worker.backlog import Backlog
 from worker.chores import rota, trim
 from worker.claims import Claims
 from worker.heart import Heart
@@ -91,7 +92,11 @@ class PolluxWorker(Worker):
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
         self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
         self.slots = Slots(settings.worker)
-        self.claims = Claims(settings, self.id, self.redis, self.slots, self._start)
+        self.backlog = Backlog(lambda: self.ctx["tools"], clock, lambda: self.slots.free)
+        self.claims = Claims(
+            settings, self.id, self.redis, self.slots, self._start, backlog=self.backlog
+        )
+        self.backlog.prompt = self.claims.prompt
         self._attempts: set[asyncio.Task[object]] = set()
         self._draining = asyncio.Event()
         self._is_reported = False
@@ -127,6 +132,7 @@ class PolluxWorker(Worker):
                 (self._report, lambda: _REPORT_SECONDS),
                 (self._do_chores, lambda: _CHORES_SECONDS),
                 (self._watch.look, self._watch.pause_seconds),
+                (self._look_for_room, lambda: 0.0),
             )
         ]
         if not self._tools.catalogue.models:
@@ -264,10 +270,13 @@ class PolluxWorker(Worker):
 
     async def _reap(self) -> None:
         """Put right what time has overtaken, in every partition."""
-        ask, self._is_missing = functions.ReapAsk.of(self.settings), False
+        ask = functions.ReapAsk.of(self.settings, self.backlog.closed())
+        self._is_missing = False
         for partition in range(self.settings.redis.partitions):
             root = keys.partition_root(self.settings.redis, partition)
             reaped = await functions.reap(self.redis, root, ask)
+            self.backlog.hear(partition, reaped.lines)
+            self.claims.note_ready(reaped.ready)
             for account, generation, what in reaped.done:
                 about = {"account": account, "generation": generation}
                 logs.logger().warning("reaped", what=what, **about)
@@ -276,6 +285,11 @@ class PolluxWorker(Worker):
             self._is_missing = self._is_missing or bool(reaped.missed)
             for worker in reaped.dead:
                 await fleet.leave(self.redis, self.settings.redis, worker)
+
+    async def _look_for_room(self) -> None:
+        """Take room for what is parked as soon as there is some."""
+        await self.backlog.look_for_room()
+        await self.backlog.until_look()
 
     def _until_reap(self) -> float:
         """Share the reaping: however many workers live, together they look as often.
@@ -298,6 +312,7 @@ class PolluxWorker(Worker):
             wire=WIRE,
             made_ms=self.clock.now_ms(),
             cooling=tools.gate.spared(),
+            knows_lines=True,
         )
         standing = await fleet.report(self.redis, self.settings.redis, pulse, tools.gate.tell())
         if standing.is_new and was_reported:
@@ -305,8 +320,13 @@ class PolluxWorker(Worker):
             logs.logger().warning("this worker was forgotten", worker=self.id)
         tools.gate.hear(standing.breakers)
         self._fleet_size = max(1, standing.workers)
+        unlined = None
+        if standing.configured - tools.registry.served:
+            unlined = await fleet.unlined(self.redis, self.settings.redis)
         # Not `tools`: they may have been replaced meanwhile.
-        self.ctx["tools"] = replace(self.ctx["tools"], configured=standing.configured)
+        self.ctx["tools"] = replace(
+            self.ctx["tools"], configured=standing.configured, unlined=unlined
+        )
 
     async def _do_chores(self) -> None:
         """Look at arq's own queue once, the way arq does."""

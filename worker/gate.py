@@ -39,6 +39,7 @@ from shared.telemetry import logs
 from shared.wire.submission import Lane
 from worker.budget import Budget
 from worker.limits import Limits
+from worker.permits import Permit, Permits
 from worker.providers.registry import Registry
 
 # Failures of a provider; everything else says nothing about how it is.
@@ -124,6 +125,7 @@ class Gate:
         self._probes: dict[str, tuple[str, str]] = {}
         self._answered: Counter[str] = Counter()
         self._budgets: dict[str, Budget] = {}
+        self.permits = Permits(clock)
 
     def over(self, registry: Registry) -> Self:
         """Return a gate over another catalogue that knows and counts with this one."""
@@ -152,6 +154,16 @@ class Gate:
         return frozenset(
             model.identifier for model in self._registry.models if self.bar(model) is not None
         )
+
+    def unwell(self) -> list[tuple[ModelSettings, bool]]:
+        """Return the models whose breakers are not closed, and whether each is due for a probe."""
+        if not self._seen:
+            return []
+        return [
+            (model, self.bar(model) is None)
+            for model in self._registry.models
+            if self.circuit_of(model) in self._seen
+        ]
 
     def may_retry(self, model: ModelSettings) -> bool:
         """Take a second try out of the provider's budget, if there is one left."""
@@ -223,6 +235,12 @@ class Gate:
 
     async def _admit(self, call: Call, limits: Limits) -> None:
         """Take room in the provider's limits, or raise BarredError."""
+        permit = self.permits.use(limits.provider.name, call.lane)
+        if permit is not None:
+            call.tokens = permit.tokens
+            self._slots[call.id] = (permit.provider, permit.lane, permit.id)
+            self._slots.pop(permit.id, None)
+            return
         ask = limits.admission(call.id, call.lane, call.tokens, _LEASE_MS)
         wait_ms: int | None = None
         try:
@@ -233,7 +251,35 @@ class Gate:
             if wait_ms is None:
                 self._slots[call.id] = (limits.provider.name, call.lane, call.id)
         if wait_ms is not None:
+            self.permits.note_full(limits.provider.name)
             raise _barred(call.model, "busy", wait_ms / 1000)
+
+    # -- room for calls to come --------------------------------------------------------------------
+
+    async def permit(self, provider: str, lane: Lane) -> float | None:
+        """Take room in a provider's limits for a call to come, and return None.
+
+        Else in how many seconds there may be some, 0: unknown. Raises UnavailableError.
+        """
+        limits = Limits(self._registry.catalogue.by_provider[provider])
+        permit = Permit(provider, lane, ids.new_id(), self.permits.usual_tokens(provider))
+        ask = limits.admission(permit.id, lane, permit.tokens, _LEASE_MS)
+        wait_ms = await functions.admit(self._redis, self._root, ask)
+        if wait_ms is not None:
+            return wait_ms / 1000
+        self._slots[permit.id] = (provider, lane, permit.id)
+        self.permits.add(permit)
+        return None
+
+    def give_back(self, since: float) -> set[str]:
+        """Give back room taken before `since` for nobody; return at which providers."""
+        unused = self.permits.unused(since)
+        for permit in unused:
+            self._slots.pop(permit.id, None)
+            limits = Limits(self._registry.catalogue.by_provider[permit.provider])
+            ask = limits.departure(permit.id, permit.lane, permit.tokens, 0)
+            functions.depart(self._redis, self._root, ask)
+        return {permit.provider for permit in unused}
 
     def _let_go(self, call: Call) -> None:
         """Give back what a call still holds."""
@@ -241,10 +287,13 @@ class Gate:
         self.end_probe(call, is_well=False)
 
     def _depart(self, call: Call) -> None:
-        if self._slots and self._slots.pop(call.id, None) is not None:
+        slot = self._slots.pop(call.id, None) if self._slots else None
+        if slot is not None:
+            provider, lane, name = slot
             limits = Limits(self._registry.catalogue.provider_of(call.model))
-            ask = limits.departure(call.id, call.lane, call.tokens, call.spent_tokens())
+            ask = limits.departure(name, lane, call.tokens, call.spent_tokens())
             functions.depart(self._redis, self._root, ask)
+            self.permits.note_end(provider, call.spent_tokens())
 
     def end_probe(self, call: Call, *, is_well: bool) -> None:
         """Close the breaker if the call was its probe, or let another call be that."""

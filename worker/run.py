@@ -42,12 +42,14 @@ class Retry(NamedTuple):
     """Not now: wait in the queue for so many seconds, then any worker tries again.
 
     What waits for room, for somebody's probe or for another worker was not tried: that is no
-    deferral. `code` tells what it is put off for.
+    deferral. `code` tells what it is put off for. What is `parked` goes earlier, if one of these
+    resources has room.
     """
 
     delay_seconds: float
     why: Literal["failed", "elsewhere"] | Bar = "failed"
     code: str = "DEFERRED"
+    parked: tuple[str, ...] = ()
 
     @property
     def is_waiting(self) -> bool:
@@ -136,7 +138,8 @@ class Tools:
 
     `configured` are the models that the whole fleet has keys of, as far as heard; `promise` carries
     what callers rely on. `search` is None where no service searches the web, or another worker has
-    its key.
+    its key. `unlined` are the models served by live workers that know no lines of parked turns;
+    None while that is unknown.
     """
 
     settings: Settings
@@ -148,6 +151,7 @@ class Tools:
     outside: Outside
     gallery: Gallery
     configured: frozenset[str] = frozenset()
+    unlined: frozenset[str] | None = None
     search: SearchLine | None = None
 
     @classmethod

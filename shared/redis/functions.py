@@ -5,6 +5,7 @@ is atomic and why. A test holds the names and fields of both sides equal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -172,9 +173,10 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
 
     `wire` is the newest form of a submission that it can read. `claim` is the call's number among
     the worker's, `unheard` are those of earlier calls whose reply was lost: what they took is given
-    back first. `room` tells how many turns may begin with each resource that the worker has,
-    `needs` which resources a model's turns take where that is limited or another worker's.
-    back first. The worker has so many `suspects`, and may have no more than `company` of them.
+    back first. `room` tells how many turns may begin with each resource that the worker has
+    (`batch_room` of a batch, where that differs), `needs` which resources a model's turns take
+    where that is limited or another worker's.
+    The worker has so many `suspects`, and may have no more than `company` of them.
     """
 
     worker: str
@@ -186,6 +188,7 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
     claim: int
     unheard: Sequence[int] = ()
     room: Mapping[str, int] | None = None
+    batch_room: Mapping[str, int] | None = None
     needs: Mapping[str, str] | None = None
     look_again_ms: int = 0
     suspects: int = 0
@@ -221,10 +224,14 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 class Batch(NamedTuple):
-    """What a claim brought; `is_more` tells that more may be ready than was asked for."""
+    """What a claim brought; `is_more` tells that more may be ready than was asked for.
+
+    `used` counts the turns taken with each resource whose room is limited, by lane and resource.
+    """
 
     claimed: list[Claimed]
     is_more: bool
+    used: Mapping[tuple[Lane, str], int] = MappingProxyType({})
 
 
 async def claim(redis: Connection, root: str, ask: ClaimAsk) -> Batch:
@@ -278,8 +285,10 @@ def _bells(
 
 
 def _batch(root: str, reply: list[Reply]) -> Batch:
-    now_ms, is_more, *entries = reply
-    return Batch([_claimed(root, now_ms, entry) for entry in entries], bool(is_more))
+    now_ms, is_more, used, *entries = reply
+    claimed = [_claimed(root, now_ms, entry) for entry in entries]
+    counts = {_line(_text(name)): count for name, count in zip(used[::2], used[1::2], strict=True)}
+    return Batch(claimed, bool(is_more), counts)
 
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:

@@ -102,5 +102,13 @@ async def view(redis: Connection, settings: RedisSettings) -> Fleet:
     )
 
 
+async def unlined(redis: Connection, settings: RedisSettings) -> frozenset[str]:
+    """Return the models that live workers serve which know no lines of parked turns."""
+    ask = FleetAsk(alive_ms=_ALIVE_MS)
+    _, pulses = await functions.fleet(redis, keys.system_root(settings), ask)
+    alive = (decode(pulse) for pulse in pulses)
+    return frozenset(model for pulse in alive if not pulse.knows_lines for model in pulse.models)
+
+
 def _ask(worker: str, models: tuple[str, ...]) -> ReportAsk:
     return ReportAsk(worker=worker, models=models, alive_ms=_ALIVE_MS, forget_ms=_FORGET_MS)

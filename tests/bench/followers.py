@@ -111,8 +111,7 @@ async def _claimed(system: Rig, count: int) -> list[Claimed]:
         batch=0,
         keep=Keep.of(system.settings.retention),
     )
-    held, _ = await functions.claim(system.redis, system.root, ask)
-    return held
+    return (await functions.claim(system.redis, system.root, ask)).claimed
 
 
 @asynccontextmanager

@@ -117,7 +117,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
         for _ in range(_GENERATIONS):
             await customer.ask(_MESSAGE)
     keep = Keep.of(system.settings.retention)
-    claimed, _ = await functions.claim(
+    batch = await functions.claim(
         system.redis,
         root,
         functions.ClaimAsk(
@@ -130,7 +130,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
             keep=keep,
         ),
     )
-    for index, one in enumerate(claimed):
+    for index, one in enumerate(batch.claimed):
         await functions.append(
             system.redis,
             root,
@@ -147,7 +147,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
         )
         if index % 2:
             await _end(system, root, one, keep)
-    return tuple(f"/api/v1/generate/{one.id}/status" for one in claimed)
+    return tuple(f"/api/v1/generate/{one.id}/status" for one in batch.claimed)
 
 
 async def _end(system: Rig, root: str, one: functions.Claimed, keep: Keep) -> None:

@@ -143,7 +143,7 @@ class Front:
             batch=1,
             keep=Keep.of(self.settings.retention),
         )
-        [claimed], _ = await functions.claim(self.redis, ticket.root, ask)
+        [claimed] = (await functions.claim(self.redis, ticket.root, ask)).claimed
         assert claimed.id == ticket.id
         # Nobody listens for this one, and nobody is to miss it.
         await self.redis.call("ZREM", keys.HOLDERS(ticket.root), "nobody")

@@ -1,17 +1,20 @@
 """Decide which model answers, among those this worker can reach."""
 
 import random
+from collections.abc import Sequence
 from itertools import takewhile
 
 import msgspec
 
 from shared.errors import BarredError, Failure
+from shared.redis import functions
 from shared.routing import price, search
 from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose as decide, needs
 from shared.settings import ModelSettings
 from shared.wire.event import Routed
 from shared.wire.routing import Routing
 from shared.wire.submission import AUTO
+from worker.backlog import may_park, resource_of
 from worker.run import Failed, Retry, Run
 from worker.steps import patience
 
@@ -74,7 +77,8 @@ def _closed(
     if "unavailable" in bars.values() or (
         not bars and (name == AUTO or name in run.tools.configured)
     ):
-        return _elsewhere()
+        lacking = [each for each in candidates if bars[each.identifier] == "unavailable"]
+        return _elsewhere(run, lacking)
     if "cooling" in bars.values():
         return _await_cooling(
             run, [each for each in candidates if bars[each.identifier] == "cooling"]
@@ -84,8 +88,16 @@ def _closed(
     return Failed(_NOTHING_FITS if "context_window" in bars.values() else _NOTHING_CAN)
 
 
-def _elsewhere() -> Retry:
-    return Retry(random.uniform(*_ELSEWHERE_SECONDS), "elsewhere")  # noqa: S311  jitter
+def _elsewhere(run: Run | None = None, lacking: Sequence[ModelSettings] = ()) -> Retry:
+    """Wait for a worker that has more: in the lines of the keys that are lacking here.
+
+    Where that is not known, or only workers that know no lines have them, look again soon.
+    """
+    soon = random.uniform(*_ELSEWHERE_SECONDS)  # noqa: S311  jitter
+    if run is None or not lacking or not all(may_park(run.tools, each) for each in lacking):
+        return Retry(soon, "elsewhere")
+    parked = tuple(resource_of(each) for each in lacking)
+    return Retry(functions.LOOK_AGAIN_MS / 1000, "elsewhere", parked=parked)
 
 
 def tokens_of_prompt(run: Run, prompt: str) -> int:
@@ -130,7 +142,10 @@ def _await_cooling(run: Run, cooling: list[ModelSettings]) -> Failed | Retry:
         return Retry(0.0)
     soonest = min(bars, key=lambda bar: bar.wait_seconds)
     at = patience.standing(run, calls=0)
-    return patience.in_queue(soonest, at, random.random())  # noqa: S311  jitter
+    outcome = patience.in_queue(soonest, at, random.random())  # noqa: S311  jitter
+    if isinstance(outcome, Failed):
+        return outcome
+    return outcome._replace(parked=tuple(resource_of(each, is_circuit=True) for each in cooling))
 
 
 def _may_follow(run: Run, model: ModelSettings, question: Question) -> bool:

@@ -17,6 +17,7 @@ from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import Usage
+from worker.backlog import resource_of
 from worker.providers.contract import ChatRequest
 from worker.providers.failures import UpstreamRefusalError
 from worker.run import Failed, Outcome, Retry, Run
@@ -47,9 +48,13 @@ async def generate(run: Run) -> Outcome | None:
     run.calls = run.claimed.calls
     run.writer.say(events.StageChanged("generating"), stage="generating")
     waiting: Retry | None = None
+    parked: tuple[str, ...] = ()
     while True:
         assert run.model is not None  # noqa: S101  `choose` went before
         outcome = await _ask(run, run.model)
+        if isinstance(outcome, Retry):
+            parked += _waits_for(run.model, outcome)
+            outcome = outcome._replace(parked=parked)
         if isinstance(outcome, Retry) and outcome.is_waiting:
             waiting = waiting or outcome
         if not patience.may_pass_over(outcome, patience.standing(run, calls=0)):
@@ -58,7 +63,17 @@ async def generate(run: Run) -> Outcome | None:
     # A model that only has no room for now is worth the wait when all others have failed.
     has_calls = run.calls < patience.CALLS_PER_TURN_MAX
     is_worth_it = has_calls and not run.writer.has_shown() and patience.is_own_fault(outcome)
-    return waiting if waiting is not None and is_worth_it else outcome
+    if waiting is not None and is_worth_it:
+        return waiting._replace(parked=parked)
+    return outcome
+
+
+def _waits_for(model: ModelSettings, outcome: Retry) -> tuple[str, ...]:
+    """Return the resource whose room lets a turn go on, if it waits for any."""
+    if outcome.why == "busy":
+        return (resource_of(model),)
+    is_circuit = outcome.why in {"cooling", "probing"}
+    return (resource_of(model, is_circuit=True),) if is_circuit else ()
 
 
 def _pass_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:

@@ -12,6 +12,7 @@ from shared.wire import event as events
 from shared.wire.message import AssistantMessage, ModelSnapshot, Usage, encode_assistant
 from shared.wire.routing import KeptRouting
 from shared.wire.submission import AUTO
+from worker.backlog import joined
 from worker.insist import until_answered
 from worker.run import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Run
 from worker.steps.charge import NOTHING_DUE, due
@@ -28,7 +29,7 @@ async def settle(run: Run, outcome: Outcome) -> None:
             await _end(run, "cancelled", CANCELLED)
         case Retry(delay_seconds):
             delay_ms = max(1, int(delay_seconds * 1000))
-            await _release(run, delay_ms, outcome.code, is_waiting=outcome.is_waiting)
+            await _release(run, delay_ms, outcome)
         case Released():
             await _release(run, 0, None)
         case Lost():
@@ -88,16 +89,19 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         logs.logger().warning("dead letter", code=failure.code)
 
 
-async def _release(run: Run, delay_ms: int, why: str | None, *, is_waiting: bool = False) -> None:
+async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
     await run.writer.close()
+    parked = joined(outcome.parked) if outcome is not None else None
     ask = functions.ReleaseAsk(
         account=run.claimed.account,
         id=run.claimed.id,
         attempt=run.claimed.attempt,
         delay_ms=delay_ms,
         calls=max(run.calls, run.claimed.calls),
-        is_waiting=is_waiting,
-        why=why,
+        is_waiting=outcome is not None and outcome.is_waiting,
+        why=outcome.code if outcome is not None else None,
+        parked=parked,
+        is_elsewhere=parked is not None and outcome is not None and outcome.why == "elsewhere",
         keep=functions.Keep.of(run.tools.settings.retention),
     )
     answer = await until_answered(

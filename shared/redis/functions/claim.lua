@@ -2,12 +2,13 @@
 -- ASK      worker, wire, count, batch (at most so many of them are of that lane), lease_ms, keep, claim (its
 --          number among the worker's); if any: unheard (the numbers of earlier ones, of which no reply came),
 --          room = {resource = how many turns may begin with it now}, for what the worker has, and for circuits where
---          it differs from their provider's; needs = {model = the resources, between blanks, one of which its turns
---          take}, where that is limited or another worker's; look_again_ms (of what is parked),
---          suspects (how many of those the worker has), company (how many it may have; none: any number)
--- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms,
---          retries, calls, company (0: nobody suspects it), submission, user message, the session's system prompt and
---          companion}...}
+--          it differs from their provider's; batch_room, where a batch has room of its own; needs = {model = the
+--          resources, between blanks, one of which its turns take}, where that is limited or another worker's;
+--          look_again_ms (of what is parked), suspects (how many of those the worker has), company (how many it may
+--          have; none: any number)
+-- RETURNS  {now ms, 1 if more may be ready, {lane:resource, how many turns were taken with it...}, {account, id, lane,
+--          attempt, turn, hold, deadline ms, accepted ms, retries, calls, company (0: nobody suspects it), submission,
+--          user message, the session's system prompt and companion}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
 -- A reply that is lost leaves generations with a worker that does not know of them: nobody repeats the call,
@@ -97,21 +98,34 @@ local function tick(root, lane, time)
   if time > tonumber(redis.call('HGET', key, lane) or 0) then redis.call('HSET', key, lane, int(time)) end
 end
 
-local function room_for(ask, resource)
-  return ask.room[resource] or ask.room[string.match(resource, '^[^|]+')] or 0
+-- Where a batch has room of its own, that alone counts for it.
+local function rooms(ask, lane, name)
+  return lane == 'batch' and ask.batch_room and ask.batch_room[name] and ask.batch_room or ask.room
+end
+
+local function room_for(ask, lane, resource)
+  local provider = string.match(resource, '^[^|]+')
+  return rooms(ask, lane, resource)[resource] or rooms(ask, lane, provider)[provider] or 0
 end
 
 -- The first of some resources that has room.
-local function open_one(ask, resources)
+local function open_one(ask, lane, resources)
   for resource in string.gmatch(resources, '%S+') do
-    if room_for(ask, resource) > 0 then return resource end
+    if room_for(ask, lane, resource) > 0 then return resource end
   end
 end
 
-local function use_room(ask, resource)
+-- By lane and resource, of the call under way.
+local used
+
+local function use_room(ask, lane, resource)
   local provider = string.match(resource, '^[^|]+')
   for _, each in ipairs(resource == provider and {resource} or {resource, provider}) do
-    if ask.room[each] then ask.room[each] = ask.room[each] - 1 end
+    local room, line = rooms(ask, lane, each), line_name(lane, each)
+    if room[each] then
+      room[each] = room[each] - 1
+      used[line] = (used[line] or 0) + 1
+    end
   end
 end
 
@@ -129,7 +143,7 @@ local function open_lines(root, ask)
   local lines = {}
   for _, name in ipairs(next(ask.room) and redis.call('SMEMBERS', parked_lines_key(root)) or {}) do
     local lane, resource = split(name)
-    if room_for(ask, resource) > 0 then table.insert(lines, {lane = lane, resource = resource}) end
+    if room_for(ask, lane, resource) > 0 then table.insert(lines, {lane = lane, resource = resource}) end
   end
   return lines
 end
@@ -168,7 +182,7 @@ end
 local function first_line(root, lane, ask, lines)
   local first
   for _, line in ipairs(lines) do
-    if line.lane == lane and room_for(ask, line.resource) > 0 then
+    if line.lane == lane and room_for(ask, lane, line.resource) > 0 then
       local is_known = line.is_known and (not line.id or is_parked(root, line.account, line.id, line.record))
       if not is_known then look_into(root, line, ask) end
       if line.id and (not first or line.time < first.time) then first = line end
@@ -189,7 +203,7 @@ local function pop_parked(root, line, ask)
   else
     leave_lane(root, account, lane, math.max(after, tonumber(account_time(root, account, lane))))
   end
-  use_room(ask, line.resource)
+  use_room(ask, lane, line.resource)
   return account, line.id, line.record
 end
 
@@ -202,12 +216,12 @@ local function pop(root, lane, ask, lines)
   if not account then return nil end
   local resources = ask.needs and record and ask.needs[record.model]
   if resources then
-    local resource = open_one(ask, resources)
+    local resource = open_one(ask, lane, resources)
     if not resource then
       put_aside(root, account, id, record, resources, ask)
       return account, nil
     end
-    use_room(ask, resource)
+    use_room(ask, lane, resource)
   end
   redis.call('ZREM', ready_key(root, account, lane), id)
   tick(root, lane, tonumber(time))
@@ -269,9 +283,9 @@ local function take_suspect(root, name, ask, group, batch, now)
   if not admits(group, company) or is_at_its_most(root, account, record.lane) then return nil end
   local resources = ask.needs and ask.needs[record.model]
   if resources then
-    local resource = open_one(ask, resources)
+    local resource = open_one(ask, record.lane, resources)
     if not resource then return nil end
-    use_room(ask, resource)
+    use_room(ask, record.lane, resource)
   end
   redis.call('ZREM', suspects_key(root), name)
   redis.call('ZREM', deferred_key(root), name)
@@ -358,8 +372,17 @@ local function give_back_unheard(root, ask)
   end
 end
 
+local function flat(counts)
+  local words = {}
+  for word, count in pairs(counts) do
+    table.insert(words, word)
+    table.insert(words, count)
+  end
+  return words
+end
+
 local function claim(root, ask)
-  ask.room = ask.room or {}
+  ask.room, used = ask.room or {}, {}
   if ask.unheard then give_back_unheard(root, ask) end
   local now, claimed, ended = now_ms(), {}, 0
   local lines = open_lines(root, ask)
@@ -393,7 +416,7 @@ local function claim(root, ask)
   local is_more = silence(root, ask, lines, batch, are_left)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
   local is_passed_by = are_left and ask.company == 0
-  return {now, (is_more and is_enough or is_passed_by) and 1 or 0, unpack(claimed)}
+  return {now, (is_more and is_enough or is_passed_by) and 1 or 0, flat(used), unpack(claimed)}
 end
 
 register('claim', claim)
