@@ -323,10 +323,14 @@ class PolluxWorker(Worker):
         unlined = None
         if standing.configured - tools.registry.served:
             unlined = await fleet.unlined(self.redis, self.settings.redis)
+        has_changed = (standing.configured, unlined) != (tools.configured, tools.unlined)
         # Not `tools`: they may have been replaced meanwhile.
         self.ctx["tools"] = replace(
             self.ctx["tools"], configured=standing.configured, unlined=unlined
         )
+        if has_changed:
+            # Who waits at a bell would claim by what was known before.
+            self.claims.prompt()
 
     async def _do_chores(self) -> None:
         """Look at arq's own queue once, the way arq does."""

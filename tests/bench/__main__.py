@@ -18,6 +18,7 @@ from tests.bench import (
     load,
     memory,
     overdraft,
+    parked,
     pickup,
     policy,
     polling,
@@ -52,6 +53,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "streams": streams.measure,
     "followers": followers.measure,
     "policy": _policy,
+    "parked": parked.measure,
 }
 
 
