@@ -27,19 +27,11 @@ local TRICKLE = 20
 local ATTEMPTS_TOLD = 64
 -- What has expired in the line is ended on the way, so many in one call: the server serves nobody meanwhile.
 local ENDED_MAX = 64
--- Of accounts in a line of parked turns, and of an account's turns there, before the next call goes on.
+-- Of accounts in a line of parked turns.
 local PARKED_TRIED = 64
 local SUSPECTS_TRIED = 32
 -- The company of a suspect that may run beside any number of others.
 local MIXED = 1000000
-
--- Of the lanes of which it runs as many as it may.
-local function stay_outside(root, account)
-  for _, lane in ipairs(LANES) do
-    local at = is_at_its_most(root, account, lane) and redis.call('ZSCORE', lane_key(root, lane), account)
-    if at then leave_lane(root, account, lane, at) end
-  end
-end
 
 local function take(root, account, id, record, company, ask, now)
   -- What cannot be claimed must not stand in the way of what can.
@@ -146,17 +138,6 @@ local function open_lines(root, ask)
     if room_for(ask, lane, resource) > 0 then table.insert(lines, {lane = lane, resource = resource}) end
   end
   return lines
-end
-
--- An account's oldest turn in a line. What is there and not parked any more, an older process has brought back.
-local function first_parked(root, account, line)
-  local turns = parked_turns_key(root, account, line.lane, line.resource)
-  for _, id in ipairs(redis.call('ZRANGE', turns, 0, PARKED_TRIED - 1)) do
-    local record = load(root, account, id)
-    if record and is_parked(root, account, id, record) then return id, record end
-    redis.call('ZREM', turns, id)
-  end
-  leave_line(root, account, line.lane, line.resource)
 end
 
 -- Finds the turn that a line would give next. However long it waited, its account is let in as one that comes anew.
@@ -370,15 +351,6 @@ local function give_back_unheard(root, ask)
       end
     end
   end
-end
-
-local function flat(counts)
-  local words = {}
-  for word, count in pairs(counts) do
-    table.insert(words, word)
-    table.insert(words, count)
-  end
-  return words
 end
 
 local function claim(root, ask)

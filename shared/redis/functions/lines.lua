@@ -64,3 +64,34 @@ local function park(root, account, id, record, resources, again)
     end
   end
 end
+
+local TURNS_TRIED = 64
+
+-- An account's oldest turn in a line. What is there and not parked any more, an older process has brought back.
+local function first_parked(root, account, line)
+  local turns = parked_turns_key(root, account, line.lane, line.resource)
+  for _, id in ipairs(redis.call('ZRANGE', turns, 0, TURNS_TRIED - 1)) do
+    local record = load(root, account, id)
+    if record and is_parked(root, account, id, record) then return id, record end
+    redis.call('ZREM', turns, id)
+  end
+  leave_line(root, account, line.lane, line.resource)
+end
+
+-- Of the lanes of which it runs as many as it may.
+local function stay_outside(root, account)
+  for _, lane in ipairs(LANES) do
+    local at = is_at_its_most(root, account, lane) and redis.call('ZSCORE', lane_key(root, lane), account)
+    if at then leave_lane(root, account, lane, at) end
+  end
+end
+
+-- A map as a reply has it: each name, then its value.
+local function flat(counts)
+  local words = {}
+  for word, count in pairs(counts) do
+    table.insert(words, word)
+    table.insert(words, count)
+  end
+  return words
+end
