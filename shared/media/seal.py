@@ -37,10 +37,14 @@ class Seal:
         """Return a URL of a path of ours, good from now on; any other URL as it is."""
         if not reference.startswith(ROOT):
             return reference
+        expires = self.expires(seconds_min)
+        return f"{reference}?expires={expires}&signature={self._sign(reference, str(expires))}"
+
+    def expires(self, seconds_min: float = 0.0) -> int:
+        """Return the second at which a URL that is signed now ends: the same for a whole step."""
         seconds = max(self._url_seconds, int(seconds_min) + 1)
         step = max(1, self._url_seconds // _STEPS)
-        expires = -(-(self._clock.now_ms() // 1000 + seconds) // step) * step
-        return f"{reference}?expires={expires}&signature={self._sign(reference, str(expires))}"
+        return -(-(self._clock.now_ms() // 1000 + seconds) // step) * step
 
     def signed(self, media: Media) -> Media:
         """Return what is told of a picture or a sound that a record refers to."""

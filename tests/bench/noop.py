@@ -6,7 +6,7 @@ work                      workers as in production; prints when each generation'
 work --silent             the same without that: a line on standard input starts it, every further
                           one prints the CPU seconds used so far
 work --held               its provider answers only once it has read the line `open`
-enqueue --account ID      for each line, print the time, accept a generation, ring
+enqueue --account ID      for each line, accept a generation, print its number and the time before
 bare --generations N      no worker: a loop around the same functions; prints seconds, CPU seconds
 """
 
@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -59,8 +60,13 @@ def _connect_to_nothing(provider: ProviderSettings, key: Secret | None) -> Provi
     return Noop()
 
 
-async def _begin(ctx: dict[str, Any]) -> None:  # noqa: ARG001  as arq names it
-    contract.told()
+async def _begin(ctx: dict[str, Any]) -> None:
+    contract.told(_number_of(str(ctx["job_id"])))
+
+
+def _number_of(generation: str) -> int:
+    """Return a number for an id of ours: lines between the programs carry numbers only."""
+    return zlib.crc32(generation.encode())
 
 
 async def _work(settings: Settings, workers: int, *, is_silent: bool) -> None:
@@ -96,8 +102,8 @@ async def _connect(settings: Settings, account: str) -> AsyncIterator[contract.E
     await redis.connect()
     desk = Desk(redis, settings.redis)
 
-    async def enqueue() -> None:
-        await stand.accept(desk, account)
+    async def enqueue(_number: int) -> int:
+        return _number_of(await stand.accept(desk, account))
 
     yield enqueue
     await redis.close()

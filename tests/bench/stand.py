@@ -121,9 +121,12 @@ async def standing(*, concurrency: int = 16, is_durable: bool = False) -> AsyncI
         )
 
 
-async def accept(desk: Desk, account: str) -> None:
-    """Have a generation accepted in a session of its own, with a hold and no limit in its way."""
-    await desk.submit(
+async def accept(desk: Desk, account: str) -> str:
+    """Have a generation accepted in a session of its own, with a hold and no limit in its way.
+
+    Return its id.
+    """
+    ticket = await desk.submit(
         account,
         hold=_HOLD,
         deadline_ms=_DEADLINE_MS,
@@ -131,6 +134,7 @@ async def accept(desk: Desk, account: str) -> None:
         unfinished_max=_PLENTY,
         total_max=_PLENTY,
     )
+    return ticket.id
 
 
 def _settings(server: Server, concurrency: int, *, is_durable: bool) -> Settings:

@@ -103,7 +103,7 @@ async def test_polling() -> None:
 
 
 async def test_streams() -> None:
-    _check(await streams.measure(streams.Sizes(2, 4, 2, 2), runs=1, with_peer=False), 7)
+    _check(await streams.measure(streams.Sizes(2, 4, 2, 2), runs=1, with_peer=False), 12)
 
 
 async def test_followers() -> None:

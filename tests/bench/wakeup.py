@@ -54,15 +54,22 @@ class _Line:
         self.name = name
         self.taken: list[float] = []
         self._client = client
-        self._begun: asyncio.Queue[float] = asyncio.Queue()
+        self._begun: dict[float, float] = {}
+        self._has_news = asyncio.Event()
         self._listening = [asyncio.create_task(self._listen(worker)) for worker in workers]
 
     async def sample(self) -> float:
-        """Enqueue once and return the seconds until the function began."""
+        """Enqueue once and return the seconds until the function of that very job began."""
         self._client.tell()
-        [began] = await self._client.told()
+        number, before = await self._client.told()
         async with asyncio.timeout(_START_SECONDS):
-            return await self._begun.get() - began
+            while number not in self._begun:
+                self._has_news.clear()
+                await self._has_news.wait()
+        seconds = self._begun.pop(number) - before
+        assert seconds >= 0, f"{self.name}: a job began {-seconds:.6f} s before it was enqueued"
+        assert not self._begun, f"{self.name}: a job began that nobody enqueued, or twice"
+        return seconds
 
     async def close(self) -> None:
         """Listen no more."""
@@ -72,8 +79,9 @@ class _Line:
 
     async def _listen(self, worker: Program) -> None:
         while True:
-            [at] = await worker.told(patience_seconds=None)
-            self._begun.put_nowait(at)
+            number, at = await worker.told(patience_seconds=None)
+            self._begun[number] = at
+            self._has_news.set()
 
 
 async def measure(

@@ -52,7 +52,7 @@ async def status(call: Call) -> Answer:
         raise parameters.unknown_generation()
     call.state.read_limits.note_unfinished(call.caller.account.id, generation.unfinished)
     hint, eta = await hints.now(call.state, call.caller.root, generation)
-    tag = translate.etag(generation)
+    tag = translate.etag(generation, call.state.seal.expires())
     if _is_known(tag, call.headers):
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
     may_reword = call.state.settings.enhancement.model is not None
@@ -69,7 +69,7 @@ async def _look(call: Call) -> Generation | None:
         return await generations.find(call.state.redis, *place)
 
     def has_changed(generation: Generation) -> bool:
-        return not _is_known(translate.etag(generation), call.headers)
+        return not _is_known(translate.etag(generation, call.state.seal.expires()), call.headers)
 
     with call.state.waits.hold(call.caller.account.id):
         return await wait.until(

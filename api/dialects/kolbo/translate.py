@@ -153,9 +153,15 @@ def _breakdown(generation: Generation) -> list[wire.CreditLine]:
     return lines
 
 
-def etag(generation: Generation) -> str:
-    """Return the weak tag that changes with state, stage, attempt and last event."""
-    return f'W/"{generation.stage}-{generation.attempt}-{generation.last_event}"'
+def etag(generation: Generation, urls_expire: int) -> str:
+    """Return the weak tag that changes with state, stage, attempt and last event.
+
+    With media it also changes with the time at which their URLs end: a client that is told that
+    nothing changed goes on with the URLs it has.
+    """
+    has_media = generation.assistant is not None and bool(generation.assistant.media)
+    expires = f"-{urls_expire}" if has_media else ""
+    return f'W/"{generation.stage}-{generation.attempt}-{generation.last_event}{expires}"'
 
 
 def model(entry: ModelSettings, catalogue: Catalogue, *, is_available: bool) -> wire.ModelItem:

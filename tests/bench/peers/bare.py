@@ -24,7 +24,7 @@ async def work(url: str, begin: contract.Begin) -> None:
     client = redis.asyncio.Redis.from_url(url)
     while True:
         job = await client.blmove(_WAITING, _TAKEN, 0, "RIGHT", "LEFT")
-        begin()
+        begin(int(job))
         await client.lrem(_TAKEN, 1, job)
 
 
@@ -33,8 +33,9 @@ async def connect(url: str) -> AsyncIterator[contract.Enqueue]:
     """Open a client."""
     client = redis.asyncio.Redis.from_url(url)
 
-    async def enqueue() -> None:
-        await client.lpush(_WAITING, b"job")
+    async def enqueue(number: int) -> int:
+        await client.lpush(_WAITING, str(number))
+        return number
 
     yield enqueue
     await client.aclose()

@@ -1,14 +1,16 @@
 """The command line that every peer speaks; nothing here but what Python comes with.
 
-work --redis URL             run one worker; each job prints the time at which its function began
+work --redis URL             run one worker; each job prints its number and when its function began
 work --redis URL --until N   run it silently until N jobs have begun, then print how many seconds
                              there were from the first to the last, and how many of CPU
 fill N --redis URL           put N jobs into the queue
-enqueue --redis URL          wait for a line, print the time, put a job into the queue; and again
+enqueue --redis URL          wait for a line, put a job into the queue, print its number and the
+                             time before; and again
 """
 
 import argparse
 import asyncio
+import itertools
 import os
 import sys
 import threading
@@ -17,15 +19,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
-Enqueue = Callable[[], Awaitable[object]]
-Begin = Callable[[], None]
+# Put the job with a number into the queue; return the number that its function prints.
+Enqueue = Callable[[int], Awaitable[int]]
+Begin = Callable[[int], None]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 _AT_ONCE: Final = 100
 
 
 class Work(Protocol):
-    """Run a worker for ever, whose only job calls `begin`."""
+    """Run a worker for ever, whose only job calls `begin` with its number."""
 
     def __call__(self, url: str, begin: Begin) -> Awaitable[None]: ...
 
@@ -44,7 +47,7 @@ class Counted:
         self._begun = 0
         self._at = self._cpu = 0.0
 
-    def __call__(self) -> None:
+    def __call__(self, _number: int) -> None:
         if self._begun == 0:
             self._at, self._cpu = time.monotonic(), time.process_time()
         self._begun += 1
@@ -53,9 +56,9 @@ class Counted:
             os._exit(0)
 
 
-def told() -> None:
-    """Print the time: called as each job begins."""
-    say(time.monotonic())
+def told(number: int) -> None:
+    """Print a job's number and the time: called as each job begins."""
+    say(number, time.monotonic())
 
 
 def say(*numbers: float) -> None:
@@ -108,16 +111,16 @@ async def fill(connecting: AbstractAsyncContextManager[Enqueue], jobs: int) -> N
     async with connecting as enqueue_one:
         for first in range(0, jobs, _AT_ONCE):
             count = min(_AT_ONCE, jobs - first)
-            await asyncio.gather(*(enqueue_one() for _ in range(count)))
+            await asyncio.gather(*(enqueue_one(first + each) for each in range(count)))
 
 
 async def enqueue(connecting: AbstractAsyncContextManager[Enqueue]) -> None:
-    """Enqueue one job for each line of the standard input; print when that began."""
+    """Enqueue one job for each line of the standard input; print which, and when that began."""
+    numbers = itertools.count()
     async with connecting as enqueue_one:
         async for _ in _lines():
             began = time.monotonic()
-            await enqueue_one()
-            say(began)
+            say(await enqueue_one(next(numbers)), began)
 
 
 async def _lines() -> AsyncIterator[str]:

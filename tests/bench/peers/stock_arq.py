@@ -19,8 +19,8 @@ from tests.bench.peers import contract
 async def work(url: str, begin: contract.Begin, **options: Any) -> None:  # noqa: ANN401  arq's own
     """Run arq's own worker."""
 
-    async def noop(ctx: dict[str, Any], *_: object, **__: object) -> None:  # noqa: ARG001  its protocol
-        begin()
+    async def noop(ctx: dict[str, Any], *numbers: int, **_: object) -> None:  # noqa: ARG001  its protocol
+        begin(*numbers)
 
     functions = [func(noop, name="noop")]
     worker = Worker(functions, redis_settings=RedisSettings.from_dsn(url), **options)
@@ -32,8 +32,9 @@ async def connect(url: str) -> AsyncIterator[contract.Enqueue]:
     """Open arq's client."""
     pool = await create_pool(RedisSettings.from_dsn(url))
 
-    async def enqueue() -> None:
-        await pool.enqueue_job("noop")
+    async def enqueue(number: int) -> int:
+        await pool.enqueue_job("noop", number)
+        return number
 
     yield enqueue
     await pool.aclose()

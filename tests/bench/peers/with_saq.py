@@ -33,8 +33,8 @@ def _queue(url: str) -> RedisQueue:
 async def work(url: str, begin: contract.Begin) -> None:
     """Run saq's own worker."""
 
-    async def noop(_ctx: dict[str, Any]) -> None:
-        begin()
+    async def noop(_ctx: dict[str, Any], *, number: int) -> None:
+        begin(number)
 
     await Worker(_queue(url), [("noop", noop)], concurrency=_CONCURRENCY).start()
 
@@ -45,8 +45,9 @@ async def connect(url: str) -> AsyncIterator[contract.Enqueue]:
     queue = _queue(url)
     await queue.connect()
 
-    async def enqueue() -> None:
-        await queue.enqueue("noop")
+    async def enqueue(number: int) -> int:
+        await queue.enqueue("noop", number=number)
+        return number
 
     yield enqueue
     await queue.disconnect()

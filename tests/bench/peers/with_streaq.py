@@ -21,8 +21,8 @@ _CONCURRENCY: Final = 250
 def _worker(url: str, begin: contract.Begin) -> tuple[Any, Any]:
     worker: Any = Worker(redis_url=url, concurrency=_CONCURRENCY)
 
-    async def noop() -> None:
-        begin()
+    async def noop(number: int) -> None:
+        begin(number)
 
     return worker, worker.task(noop)
 
@@ -39,8 +39,9 @@ async def connect(url: str) -> AsyncIterator[contract.Enqueue]:
     worker, noop = _worker(url, contract.told)
     async with worker:
 
-        async def enqueue() -> None:
-            await noop.enqueue()
+        async def enqueue(number: int) -> int:
+            await noop.enqueue(number)
+            return number
 
         yield enqueue
 

@@ -27,8 +27,8 @@ _CONCURRENCY: Final = 100
 def _broker(url: str, begin: contract.Begin) -> tuple[Any, Any]:
     broker: Any = RedisStreamBroker(url)
 
-    async def noop() -> None:
-        begin()
+    async def noop(number: int) -> None:
+        begin(number)
 
     return broker, broker.register_task(noop, task_name="noop")
 
@@ -46,8 +46,9 @@ async def connect(url: str) -> AsyncIterator[contract.Enqueue]:
     broker, noop = _broker(url, contract.told)
     await broker.startup()
 
-    async def enqueue() -> None:
-        await noop.kiq()
+    async def enqueue(number: int) -> int:
+        await noop.kiq(number)
+        return number
 
     yield enqueue
     await broker.shutdown()

@@ -1,0 +1,46 @@
+"""The samples of `wakeup` are of one job each, and none that cannot be is taken for one."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from tests.bench import wakeup
+from tests.bench.arms import Program
+
+
+class _Said:
+    """A program that has written these lines, and then is silent."""
+
+    def __init__(self, *lines: list[float]) -> None:
+        self._lines = list(lines)
+
+    def tell(self, word: str = "") -> None:
+        """Listen to nobody."""
+
+    async def told(self, patience_seconds: float | None = None) -> list[float]:
+        """Return the next line."""
+        del patience_seconds
+        if not self._lines:
+            await asyncio.Event().wait()
+        return self._lines.pop(0)
+
+
+def _line(client: _Said, worker: _Said) -> wakeup._Line:
+    return wakeup._Line("ours", cast("Program", client), [cast("Program", worker)])
+
+
+async def test_a_sample_is_of_the_job_that_was_enqueued() -> None:
+    line = _line(_Said([1, 10.0], [2, 20.0]), _Said([1, 10.5], [2, 20.25]))
+    assert [await line.sample(), await line.sample()] == [0.5, 0.25]
+    await line.close()
+
+
+@pytest.mark.parametrize(
+    "begun", [[[1, 9.0]], [[7, 9.0], [1, 10.5]]], ids=["before it was enqueued", "another job"]
+)
+async def test_a_sample_that_cannot_be_fails_the_bench(begun: list[list[float]]) -> None:
+    line = _line(_Said([1, 10.0]), _Said(*begun))
+    with pytest.raises(AssertionError, match="a job began"):
+        await line.sample()
+    await line.close()
