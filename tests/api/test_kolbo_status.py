@@ -9,7 +9,6 @@ import pytest
 
 from api.follow import wait
 from shared import ids
-from shared.media.seal import Seal
 from shared.wire.message import Media, MediaKind
 from tests.support import waiting
 from tests.support.customer import Customer, Json, body, refused
@@ -236,23 +235,6 @@ async def test_progress_never_falls(api: Customer, provider: Provider) -> None:
     assert texts == sorted(texts)
     assert progress[-1] == 100
     assert len(set(progress)) > 2
-
-
-@pytest.mark.usefixtures("worker")
-async def test_a_tag_of_media_changes_when_their_urls_do(
-    api: Customer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Registry, "provider_of", lambda *_: _Painter())
-    monkeypatch.setattr(Seal, "expires", lambda *_: 1_000)
-    receipt = await api.ask("draw")
-    await api.end(receipt)
-    tag = (await api.get(receipt["poll_url"])).headers["etag"]
-    same = await api.get(receipt["poll_url"], headers={"if-none-match": tag})
-    assert same.status_code == 304
-    monkeypatch.setattr(Seal, "expires", lambda *_: 2_000)
-    later = await api.get(receipt["poll_url"], headers={"if-none-match": tag})
-    assert later.status_code == 200
-    assert later.headers["etag"] != tag
 
 
 @pytest.mark.usefixtures("worker")
