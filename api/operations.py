@@ -15,6 +15,7 @@ from api.endpoint import encode, reply
 from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.errors import Code, RequestError, UnavailableError
+from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 
 _READY_SECONDS = 2.0
@@ -44,7 +45,7 @@ class Operation:
         }
         if self._name == "ready":
             await _check_redis(state)
-            answer |= await _cooling(state) | _dropped_lines()
+            answer |= _workers_trouble(await state.fleet()) | _dropped_lines()
             if state.watch.faults:
                 answer["unfit"] = list(state.watch.faults)
             if not state.catalogue.models:
@@ -60,11 +61,17 @@ async def _check_redis(state: State) -> None:
         raise UnavailableError("Redis does not answer.") from None
 
 
-async def _cooling(state: State) -> dict[str, object]:
-    """Return the providers' models that cool, if any; under which credential is nobody's here."""
-    circuits = (await state.fleet()).cooling
-    names = sorted({circuit.rpartition("/")[0] for circuit in circuits})
-    return {"cooling": names} if names else {}
+def _workers_trouble(fleet: Fleet) -> dict[str, object]:
+    """Return the providers' models that cool, and how many workers have lost their listener.
+
+    Under which credential a model cools is nobody's business here.
+    """
+    found: dict[str, object] = {}
+    if fleet.cooling:
+        found["cooling"] = sorted({circuit.rpartition("/")[0] for circuit in fleet.cooling})
+    if fleet.deaf:
+        found["workers_without_listener"] = fleet.deaf
+    return found
 
 
 def _dropped_lines() -> dict[str, object]:

@@ -55,6 +55,8 @@ class Claims:
         # Claims for slots that became free, under way.
         self._asked = 0
         self._is_ending = False
+        self._hears = asyncio.Event()
+        self._hears.set()
         self._number = 0
         self._unheard: defaultdict[str, set[int]] = defaultdict(set)
         # Nobody has looked yet.
@@ -75,6 +77,7 @@ class Claims:
     def end(self) -> None:
         """Claim no more. A claim under way is waited for: it may bring work."""
         self._is_ending = True
+        self._hears.set()
         self._room.set()
         self._leave_bell()
 
@@ -102,13 +105,23 @@ class Claims:
                 self._redis.send("CLIENT", "UNBLOCK", self._bell.id)
             asyncio.get_running_loop().call_later(_UNBLOCK_SECONDS, self._leave_bell, turn)
 
+    def hear(self, *, is_deaf: bool) -> None:
+        """Claim nothing while the worker's listener is away."""
+        if is_deaf and not self._is_ending:
+            self._hears.clear()
+        else:
+            self._hears.set()
+
     async def take_work(self) -> None:
         """Claim as much as there is room for; with nothing to claim, wait for a bell."""
         self._room.clear()
         free = self._slots.free
         if self._is_ending:
             return
-        if free <= 0 or self._asked:
+        if not self._hears.is_set():
+            # Nobody could tell it to stop what it takes.
+            await self._hears.wait()
+        elif free <= 0 or self._asked:
             # What is under way may fill it.
             await self._room.wait()
         elif self.is_more or self._is_prompted:

@@ -56,6 +56,17 @@ async def generate(ctx: dict[str, Any], _id: str) -> None:
     await pipeline.run(ctx["tools"], ctx["claimed"], ctx["brake"])
 
 
+class _Ear(Redis):
+    """The connection on which a worker listens; `on_lost` hears that its line has gone."""
+
+    on_lost: Callable[[], None] = staticmethod(lambda: None)
+
+    @override
+    def _lost(self, line: Any) -> None:
+        super()._lost(line)
+        self.on_lost()
+
+
 def _heed_cancel() -> None:
     """End the task here if it was told to: a library may have swallowed that."""
     task = asyncio.current_task()
@@ -90,7 +101,8 @@ class PolluxWorker(Worker):
         self._promise = replicated.promise(settings.redis, self.redis)
         self._tools = Tools.of(settings, environment, self.redis, self._promise, clock)
         self._renewal = Renewal(self.ctx, environment, lambda: set(self._attempts))
-        self._ear = Redis(settings.redis, on_push=self._on_push, on_ready=self._listen)
+        self._ear = _Ear(settings.redis, on_push=self._on_push, on_ready=self._listen)
+        self._ear.on_lost = self._lose_ear
         self.slots = Slots(settings.worker)
         self.backlog = Backlog(lambda: self.ctx["tools"], clock, lambda: self.slots.free)
         self.claims = Claims(
@@ -102,6 +114,8 @@ class PolluxWorker(Worker):
         self._is_reported = False
         self._fleet_size = 1
         self._is_missing = False
+        self._is_deaf = False
+        self._heart: Heart | None = None
 
     # -- the process -------------------------------------------------------------------------------
 
@@ -123,7 +137,9 @@ class PolluxWorker(Worker):
         for number in _SIGNALS:
             self.loop.add_signal_handler(number, self.begin_drain)
         self.loop.add_signal_handler(signal.SIGHUP, Hangup(self._renewal.renew).heed)
-        heart = Heart(self.settings, self.clock, self.slots.held, self.slots.stop)
+        heart = self._heart = Heart(
+            self.settings, self.clock, self.slots.held, self.slots.stop, self.id
+        )
         heart.start()
         loops = [
             asyncio.create_task(self._keep_doing(loop, pause_seconds))
@@ -313,6 +329,7 @@ class PolluxWorker(Worker):
             made_ms=self.clock.now_ms(),
             cooling=tools.gate.spared(),
             knows_lines=True,
+            is_deaf=self._is_deaf,
         )
         standing = await fleet.report(self.redis, self.settings.redis, pulse, tools.gate.tell())
         if standing.is_new and was_reported:
@@ -348,9 +365,23 @@ class PolluxWorker(Worker):
     def _listen(self) -> None:
         self._ear.listen("SUBSCRIBE", keys.worker_channel(self._root, self.id))
 
+    def _lose_ear(self) -> None:
+        """Say where leases are kept that the listener is away, and claim nothing meanwhile."""
+        self._tell_ear(is_deaf=True)
+
+    def _tell_ear(self, *, is_deaf: bool) -> None:
+        if is_deaf != self._is_deaf:
+            self._is_deaf = is_deaf
+            logs.logger().warning("the listener is away" if is_deaf else "the listener is back")
+        self.claims.hear(is_deaf=is_deaf)
+        if self._heart is not None:
+            self._heart.hears(is_deaf=is_deaf)
+
     def _on_push(self, push: list[Reply]) -> None:
         """Hear that a caller cancelled something that runs here."""
-        if push[0] == b"message":
+        if push[0] == b"subscribe":
+            self._tell_ear(is_deaf=False)
+        elif push[0] == b"message":
             account, _, generation = push[2].decode().partition(":")
             for brake in self.slots.brakes_of(account, generation):
                 brake.pull("cancel")

@@ -6,6 +6,7 @@ worker's own loop has not ticked for `STUCK_SECONDS`, its attempts are better of
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -19,6 +20,10 @@ from shared.settings import Settings
 from shared.telemetry import logs
 
 STUCK_SECONDS: Final = 5.0
+# Of more leases in one call every other caller of Redis would wait for milliseconds.
+_LEASES_PER_CALL: Final = 400
+# A worker without a listener that misses a beat is missed.
+_BEATS_EXCUSED: Final = 2
 
 
 class Heart:
@@ -30,11 +35,17 @@ class Heart:
         clock: Clock,
         held: Callable[[], list[Claimed]],
         on_stop: Callable[[Stop], None],
+        worker: str = "",
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._held = held
         self._on_stop = on_stop
+        self._worker = worker
+        self._is_deaf = False
+        self._beaten: dict[str, asyncio.Task[None]] = {}
+        self._lines: dict[str, Redis] = {}
+        self._hurry: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._loop = asyncio.get_running_loop()
         self._ticked_at = clock.monotonic()
         self._is_ending = False
@@ -51,6 +62,13 @@ class Heart:
         self._is_ending = True
         await asyncio.to_thread(self._thread.join)
 
+    def hears(self, *, is_deaf: bool) -> None:
+        """Take note that the worker's listener is away, or back; the first is told at once."""
+        self._is_deaf = is_deaf
+        if is_deaf and self._hurry is not None:
+            loop, event = self._hurry
+            loop.call_soon_threadsafe(event.set)
+
     def _tick(self) -> None:
         self._ticked_at = self._clock.monotonic()
         self._ticker = self._loop.call_later(STUCK_SECONDS / 10, self._tick)
@@ -59,7 +77,8 @@ class Heart:
         asyncio.run(self._beat_on())
 
     async def _beat_on(self) -> None:
-        redis = Redis(self._settings.redis)
+        hurry = asyncio.Event()
+        self._hurry = (asyncio.get_running_loop(), hurry)
         is_stuck = False
         try:
             while not self._is_ending:
@@ -67,23 +86,45 @@ class Heart:
                 is_stuck = self._clock.monotonic() - self._ticked_at > STUCK_SECONDS
                 if is_stuck and not was_stuck:
                     logs.logger().error("the worker's loop is stuck; its leases are let go")
+                hurry.clear()
                 if not is_stuck:
-                    await self._beat(redis)
-                await self._clock.sleep(self._settings.worker.beat_seconds)
+                    self._beat_all()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.worker.beat_seconds):
+                        await hurry.wait()
         finally:
-            await redis.close()
+            self._hurry = None
+            for beating in self._beaten.values():
+                beating.cancel()
+            await asyncio.gather(*self._beaten.values(), return_exceptions=True)
+            for line in self._lines.values():
+                await line.close()
 
-    async def _beat(self, redis: Redis) -> None:
-        """Keep every lease, one call a partition; what fails is tried again at the next beat."""
+    def _beat_all(self) -> None:
+        """Keep every lease; a partition that does not answer holds up no other's beat."""
         by_root: dict[str, list[tuple[str, str, int]]] = {}
         for claimed in self._held():
             name = (claimed.account, claimed.id, claimed.attempt)
             by_root.setdefault(claimed.root, []).append(name)
-        lease_ms = int(self._settings.worker.lease_seconds * 1000)
         for root, held in by_root.items():
-            ask = functions.BeatAsk(lease_ms=lease_ms, held=held)
+            before = self._beaten.get(root)
+            if before is None or before.done():
+                self._beaten[root] = asyncio.create_task(self._beat(root, held))
+
+    async def _beat(self, root: str, held: list[tuple[str, str, int]]) -> None:
+        """Keep the leases of a partition, piece by piece; the next beat tries what fails again."""
+        if root not in self._lines:
+            self._lines[root] = Redis(self._settings.redis)
+        worker = self._settings.worker
+        for first in range(0, len(held), _LEASES_PER_CALL):
+            ask = functions.BeatAsk(
+                lease_ms=int(worker.lease_seconds * 1000),
+                held=held[first : first + _LEASES_PER_CALL],
+                worker=self._worker,
+                deaf_ms=int(worker.beat_seconds * 1000 * _BEATS_EXCUSED) if self._is_deaf else 0,
+            )
             try:
-                stops = await functions.beat(redis, root, ask)
+                stops = await functions.beat(self._lines[root], root, ask)
             except PolluxError as error:
                 logs.logger().warning("a beat was missed", error=error.message)
                 continue

@@ -316,10 +316,15 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
 
 
 class BeatAsk(Ask, frozen=True, kw_only=True):
-    """The attempts a worker holds, as (account, id, attempt)."""
+    """The attempts a worker holds, as (account, id, attempt).
+
+    A worker whose listener is away says so: for `deaf_ms` nobody takes it for dead.
+    """
 
     lease_ms: int
     held: list[tuple[str, str, int]]
+    worker: str = ""
+    deaf_ms: int = 0
 
 
 class Stop(msgspec.Struct, frozen=True):

@@ -23,7 +23,8 @@ _FORGET_MS: Final = 60_000
 class Fleet(NamedTuple):
     """What the live workers can do together; `configured` are the models they have keys of.
 
-    `cooling` are the circuits that they spare: a provider's model under one credential.
+    `cooling` are the circuits that they spare: a provider's model under one credential. `deaf`
+    counts those whose listener is away, who claim nothing.
     """
 
     workers: int = 0
@@ -31,6 +32,7 @@ class Fleet(NamedTuple):
     models: frozenset[str] = frozenset()
     configured: frozenset[str] = frozenset()
     cooling: frozenset[str] = frozenset()
+    deaf: int = 0
 
     def offers(self, model: ModelSettings, provider: ProviderSettings) -> bool:
         """Return whether a model is to be had at all: a worker has its key, or it needs none."""
@@ -99,6 +101,7 @@ async def view(redis: Connection, settings: RedisSettings) -> Fleet:
         # Workers of an older text tell what they serve in their pulse only.
         configured=models.union(served),
         cooling=frozenset(circuit for pulse in alive for circuit in pulse.cooling),
+        deaf=sum(pulse.is_deaf for pulse in alive),
     )
 
 

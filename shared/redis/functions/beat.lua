@@ -1,10 +1,14 @@
 -- beat: keep the leases of one worker.
--- ASK      lease_ms, held = {{account, id, attempt}...}
+-- ASK      lease_ms, held = {{account, id, attempt}...}; if its listener is away: worker, deaf_ms (for so long
+--          nobody misses it)
 -- RETURNS  {{account, id, attempt, 'lost' or 'cancel'}...} for those the worker must stop
 -- ATOMIC   because a lease must not be renewed for an attempt that has just been given away.
 
 local function beat(root, ask)
-  local ends, stop = int(now_ms() + ask.lease_ms), {}
+  local now, stop = now_ms(), {}
+  local ends = int(now + ask.lease_ms)
+  -- A time to come is none since when it is silent.
+  if ask.deaf_ms then redis.call('ZADD', holders_key(root), int(now + ask.deaf_ms), ask.worker) end
   for _, held in ipairs(ask.held) do
     local account, id, attempt = held[1], held[2], held[3]
     local record = redis.call('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
