@@ -64,7 +64,8 @@ class _Ear(Redis):
     @override
     def _lost(self, line: Any) -> None:
         super()._lost(line)
-        self.on_lost()
+        if not self._closed:
+            self.on_lost()
 
 
 def _heed_cancel() -> None:
