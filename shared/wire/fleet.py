@@ -8,8 +8,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     `made_ms` is its own clock's, which tells it from the one before; `cooling` are the circuits
     that it spares, as far as it has heard. Whoever `knows_lines` takes parked turns from them.
-    that it spares, as far as it has heard. It `is_deaf` while its listener is away: it then claims
-    nothing.
+    It `is_deaf` while its listener is away, and then claims nothing.
     """
 
     id: str
