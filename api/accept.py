@@ -23,7 +23,7 @@ from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Keep, NotAccepted, Rate, Replayed
 from shared.redis.replicated import NotReplicatedError
 from shared.routing import price
-from shared.routing.choose import Choice, Question, choose, needs, pick, terms
+from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose, needs, pick, terms
 from shared.settings import ModelSettings, Settings
 from shared.stores import receipts
 from shared.stores.fleet import Fleet
@@ -100,17 +100,29 @@ async def accept(
     model, question = await _model(state, intent)
     added = terms(model, question)
     tokens = question.input_tokens + added.input_tokens
-    hold = _hold(intent, price.cost(model, tokens, model.max_output_tokens, added.searches))
-    ask = await _pressed(state, caller, _ask(state, caller, intent, hold, idempotency))
-    paid = price.affordable_tokens(model, tokens, hold, added.searches)
+    hold = price.cost(model, tokens, model.max_output_tokens, added.searches)
+    paid = max(1, price.affordable_tokens(model, tokens, _hold(intent, hold), added.searches))
+    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+    ask = msgspec.structs.replace(
+        await _pressed(state, caller, _ask(state, caller, intent, hold, idempotency)),
+        input_price=price.input_price(model),
+        history_max=max(0, model.context_window - tokens - paid),
+        added=price.tokens_in(intent.message) + price.tokens_of_answer(paid),
+        persona=max(
+            (price.tokens_in(each.persona) for each in state.settings.companions), default=0
+        ),
+        budget=intent.budget,
+        least=price.cost(model, tokens, least, added.searches),
+    )
     submission = Submission(
         session=ask.session,
         model=intent.model,
         enhance_prompt=intent.enhance_prompt,
-        max_output_tokens=max(1, paid),
+        max_output_tokens=paid,
         request_id=request_id,
         companion=intent.companion,
         features=intent.features,
+        holds_history=True,
     )
     result = await _take_in(state, caller.root, ask, submissions.encode(submission))
     match result:
@@ -213,7 +225,8 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, Question]
 def _known_texts(settings: Settings, intent: Intent) -> Iterator[str]:
     """Yield what goes in; what a session remembers is not known yet."""
     yield intent.message
-    yield intent.system_prompt or ""
+    if intent.system_prompt:
+        yield intent.system_prompt
     companion = settings.companion(intent.companion) if intent.companion is not None else None
     if companion is not None:
         yield companion.persona

@@ -29,8 +29,15 @@ async def error(
                 Code.SESSION_BUSY,
                 details={"generation_id": refused.about},
             )
+        case "unpaid":
+            least, given = _credits(int(refused.about)), _credits(ask.budget or 0)
+            return RequestError(
+                f"The field `max_credits` is {given}, but an answer to this conversation costs at "
+                f"least {least}: it is sent whole.",
+                Code.INVALID_FIELDS,
+            )
         case "poor":
-            needed, there = _credits(ask.hold), _credits(int(refused.about))
+            needed, there = _credits(refused.hold), _credits(int(refused.about))
             return RefusedError(
                 f"The answer may cost {needed} credits; {there} are available.",
                 Code.INSUFFICIENT_CREDITS,

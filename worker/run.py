@@ -210,6 +210,8 @@ class Run:
     user: UserMessage = field(default=UserMessage(id="", generation="", content="", created=0))
     system_prompt: str | None = None
     history: list[ChatMessage] = field(default_factory=list)
+    history_tokens: int = 0
+    is_history_whole: bool = True
     images: tuple[Image, ...] = ()
     model: ModelSettings | None = None
     others: tuple[ModelSettings, ...] = ()

@@ -59,7 +59,10 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     `stride` is what a claim costs the account in virtual time: half of it is twice the share.
     `waiting_max` may wait behind the head of a session.
     `slots` are those of all live workers, 0 if that is not known; they can be taken `rounds_max`
-    times one after the other before the deadline.
+    times one after the other before the deadline. `hold` is without the session's history, which
+    the function adds: `input_price` microcredits a token, `history_max` tokens at most. `added`
+    tokens are what the turn may add to it, `persona` a session's companion; `least` is what an
+    answer costs at least, for a `budget` of the caller's.
     """
 
     account: str
@@ -94,6 +97,12 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     idempotency: str | None = None
     fingerprint: str | None = None
     idempotency_ms: int | None = None
+    input_price: float = 0.0
+    history_max: int = 0
+    added: int = 0
+    persona: int = 0
+    budget: int | None = None
+    least: int = 0
 
 
 class Rate(msgspec.Struct, frozen=True, array_like=True):
@@ -129,7 +138,10 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 class NotAccepted(msgspec.Struct, frozen=True):
-    """Nothing was stored. `about` is the busy generation or the balance, where there is one."""
+    """Nothing was stored. `about` is the busy generation, the balance, or the least budget.
+
+    `hold` is what was to be held, where the balance does not cover it.
+    """
 
     reason: Literal[
         "mismatch",
@@ -141,9 +153,11 @@ class NotAccepted(msgspec.Struct, frozen=True):
         "late",
         "full",
         "poor",
+        "unpaid",
     ]
     about: str = ""
     rate: Rate | None = None
+    hold: int = 0
 
 
 async def accept(
@@ -156,8 +170,10 @@ async def accept(
             return Accepted(turn, accepted_ms, ahead, crowd, behind, unfinished, Rate(*rate))
         case ["replayed", generation, session]:
             return Replayed(_text(generation), _text(session))
-        case ["poor", balance, rate]:
-            return NotAccepted("poor", _text(balance), Rate(*rate))
+        case ["poor", balance, hold, rate]:
+            return NotAccepted("poor", _text(balance), Rate(*rate), int(hold))
+        case ["unpaid", least, rate]:
+            return NotAccepted("unpaid", _text(least), Rate(*rate))
         case ["busy", generation]:
             return NotAccepted("busy", _text(generation))
         case [("limited" | "crowded" | "waiting" | "late" | "full") as reason, rate]:
@@ -387,7 +403,8 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
     """The end that an attempt reports; `cost` in microcredits, `event` as JSON.
 
     `events` come right before it and were not appended yet; they lead `through` a stage. A failure
-    is told together with the model that was `chosen`, if one was.
+    is told together with the model that was `chosen`, if one was. `history` are the tokens that a
+    completed turn adds to its session's, those read before it, and whether these were all.
     """
 
     account: str
@@ -403,6 +420,7 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
     meter: Meter | None = None
     failure: Failure | None = None
     chosen: str | None = None
+    history: tuple[int, int, bool] | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):

@@ -46,6 +46,11 @@ def tokens_in_bytes(count: int) -> int:
     return count // BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
 
 
+def history_max(model: ModelSettings, tokens: int, taken: int) -> int:
+    """Return how many of a history's tokens have room in the window beside what is taken."""
+    return max(0, min(tokens, model.context_window - taken))
+
+
 def cost(
     model: ModelSettings, input_tokens: int, output_tokens: int, searches: Searches = NO_SEARCH
 ) -> int:
@@ -63,6 +68,16 @@ def _rounded_up(microdollars: float) -> int:
     # Rounding first to a ten-thousandth keeps 570 tokens at 74.355, which floats make a hair too
     # much, from costing one microcredit more than they should.
     return math.ceil(round(microdollars * _MICROCREDITS_PER_MICRODOLLAR, 4))
+
+
+def input_price(model: ModelSettings) -> float:
+    """Return what a token that goes in costs, in microcredits, not rounded."""
+    return model.input_rate * _MICROCREDITS_PER_MICRODOLLAR
+
+
+def tokens_of_answer(output_tokens: int) -> int:
+    """Estimate what an answer of so many tokens takes when it is sent again, at six bytes each."""
+    return tokens_in_bytes(6 * output_tokens)
 
 
 def affordable_tokens(

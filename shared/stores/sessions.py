@@ -34,6 +34,12 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
 
 
+class History(list["Turn"]):
+    """Completed turns, oldest first; `is_whole` unless earlier ones were left unread."""
+
+    is_whole: bool = True
+
+
 class Turn(NamedTuple):
     """One exchange. `assistant` is None while the answer is being made; `state` is the answer's."""
 
@@ -100,13 +106,13 @@ async def turns(
 
 async def history(
     redis: Connection, root: str, account: str, session: str, before: int, *, bytes_max: int
-) -> list[Turn]:
+) -> History:
     """Return the last completed turns before a turn, oldest first.
 
     All that are needed for `bytes_max` of what was said, and little more: a conversation may have
     any length, and no model reads all of it.
     """
-    complete: list[Turn] = []
+    complete = History()
     last, bytes_left = (before - 1) // TURNS_PER_CHUNK, bytes_max
     while last >= 0 and before > 1 and bytes_left > 0:
         first = max(0, last - _CHUNKS_AT_ONCE + 1)
@@ -120,6 +126,7 @@ async def history(
         bytes_left -= sum(map(_said_bytes, found))
         complete[:0] = found
         last = first - 1
+    complete.is_whole = last < 0 or before <= 1
     return complete
 
 

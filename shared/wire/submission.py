@@ -37,7 +37,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The options of one generation; its message rests in the session.
 
     `model` is a catalogue identifier or `auto`; `max_output_tokens` is what the hold pays for;
-    `companion` is this turn's, where it names one.
+    `companion` is this turn's, where it names one. What was held covers the session's history where
+    `holds_history` says so; older fronts did not hold for it.
     """
 
     session: str
@@ -47,6 +48,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str = ""
     companion: str | None = None
     features: Features = PLAIN
+    holds_history: bool = False
 
 
 encode = msgspec.msgpack.Encoder().encode

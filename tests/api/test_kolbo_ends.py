@@ -130,7 +130,7 @@ async def test_cancelling_a_turn_that_waits_lets_the_others_go_on(
     assert [request.last for request in provider.requests] == ["a", "c"]
 
 
-async def test_a_passed_deadline_ends_what_waits_and_what_runs_with_a_refund(
+async def test_a_passed_deadline_ends_what_waits_and_what_runs_and_takes_what_was_shown(
     system: System, provider: Provider
 ) -> None:
     system.expected.add("reaped")
@@ -142,15 +142,20 @@ async def test_a_passed_deadline_ends_what_waits_and_what_runs_with_a_refund(
     runs = await api.ask("runs", deadline_seconds=2)
     await _shows(api, runs, "one")
     waits = await api.ask("waits", deadline_seconds=1)
+    used: list[float] = []
     for receipt, attempt in ((waits, 0), (runs, 1)):
         status = await api.end(receipt)
         assert (status["state"], status["stage"]) == ("failed", "failed")
         assert status["failure"]["category"] == "expired"
         assert status["failure"]["code"] == "DEADLINE_EXCEEDED"
-        assert status["credits_used"] == 0
+        used.append(status["credits_used"])
         assert status["attempt"] == attempt
     assert len(provider.requests) == 1
-    assert await api.credits() == WHOLE
+    # What waited had shown nothing.
+    assert used[0] == 0 < used[1]
+    left = await api.credits()
+    assert left["held"] == 0
+    assert left["total"] == pytest.approx(WHOLE["total"] - used[1])
     await waiting.until(lambda: provider.requests[0].gone_at, what="the upstream call's end")
     assert (await api.answer("the worker lives"))["state"] == "completed"
 

@@ -103,7 +103,20 @@ def _elsewhere(run: Run | None = None, lacking: Sequence[ModelSettings] = ()) ->
 def tokens_of_prompt(run: Run, prompt: str) -> int:
     """Estimate, high, what is sent whatever else is: the prompt, its pictures and the system's."""
     pictures = price.IMAGE_TOKENS * len(run.submission.features.media_urls)
-    return price.tokens_in(prompt) + price.tokens_in(run.system_prompt or "") + pictures
+    system = price.tokens_in(run.system_prompt) if run.system_prompt else 0
+    return price.tokens_in(prompt) + system + pictures
+
+
+def tokens_to_send(run: Run, model: ModelSettings, prompt: str) -> int:
+    """Estimate what is sent to a model with a prompt: also the history, as far as it has room.
+
+    Only where the hold was made for it.
+    """
+    tokens = tokens_of_prompt(run, prompt)
+    if not run.submission.holds_history:
+        return tokens
+    answer = min(run.submission.max_output_tokens, model.max_output_tokens)
+    return tokens + price.history_max(model, run.history_tokens, tokens + answer)
 
 
 def question_of(run: Run, prompt: str) -> Question:
@@ -157,12 +170,13 @@ def _may_follow(run: Run, model: ModelSettings, question: Question) -> bool:
     if question.search is not None:
         added = search.terms(model, question.search, run.search or search.way_of(model))
     tokens = question.input_tokens + added.input_tokens
+    sent = tokens_to_send(run, model, run.prompt) + added.input_tokens
     if run.search == "model" and not search.can(model):
         return False
     if tokens + OUTPUT_TOKENS_MIN > model.context_window:
         return False
     least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
-    return price.affordable_tokens(model, tokens, run.claimed.hold, added.searches) >= least
+    return price.affordable_tokens(model, sent, run.claimed.hold, added.searches) >= least
 
 
 _NOTHING_FITS = Failure(

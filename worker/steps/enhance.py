@@ -26,7 +26,7 @@ from shared.wire.message import Enhancement
 from worker.providers.contract import Alive, ChatRequest, Ended, Text, Used
 from worker.run import Run
 from worker.steps import rewording
-from worker.steps.choose import first_choice, tokens_of_prompt
+from worker.steps.choose import first_choice, tokens_to_send
 from worker.steps.fit import tokens_of
 
 _SHARE_OF_DEADLINE: Final = 0.25
@@ -140,6 +140,6 @@ def _bar(run: Run, text: str) -> Reason | None:
     if after is None or after != before:
         return "unpaid"
     asked = min(run.submission.max_output_tokens, after.max_output_tokens)
-    paid = price.affordable_tokens(after, tokens_of_prompt(run, text), run.claimed.hold)
+    paid = price.affordable_tokens(after, tokens_to_send(run, after, text), run.claimed.hold)
     least = max(OUTPUT_TOKENS_MIN, int(asked * _SHARE_OF_ANSWER))
     return None if paid >= min(asked, least) else "unpaid"

@@ -90,7 +90,7 @@ def _pass_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
 
 async def _ask(run: Run, model: ModelSettings) -> Outcome | None:
     """Have one model answer; Failed or Retry is what its provider's last failure comes to."""
-    room, is_trimmed = model.context_window - _reserve(run, model), False
+    room, is_trimmed = _room(run, model), False
     calls_before, waited = run.calls, 0.0
     while run.seconds_left() > 0:
         is_retry = run.calls > calls_before or run.claimed.calls > 0
@@ -187,21 +187,28 @@ async def _call_once(run: Run, request: ChatRequest, before: Usage, *, is_retry:
     return heard
 
 
-def _reserve(run: Run, model: ModelSettings) -> int:
-    """Return how many tokens are set aside for the answer, before anything else.
+def _room(run: Run, model: ModelSettings) -> int:
+    """Return how much of the window is for what is sent: nothing of it is left out for money."""
+    if not run.submission.holds_history:
+        return model.context_window - _reserve(run, model, tokens_of_prompt(run, run.prompt))
+    return model.context_window - min(run.submission.max_output_tokens, model.max_output_tokens)
 
-    Of a model that the hold was not made for, as many as it pays for.
+
+def _reserve(run: Run, model: ModelSettings, tokens: int) -> int:
+    """Return how many tokens are set aside for the answer to so many.
+
+    As many as the hold pays for, which may have been made for another model.
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
-    tokens = tokens_of_prompt(run, run.prompt)
     paid = price.affordable_tokens(model, tokens, run.claimed.hold, at_most(run, model))
     return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
 
 
 def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
     messages = fit(run.system_prompt, run.history, run.prompt, tokens_max=room, images=run.images)
-    left = model.context_window - tokens_of(messages)
-    max_tokens = max(1, min(_reserve(run, model), left))
+    sent = tokens_of(messages)
+    held_for = sent if run.submission.holds_history else tokens_of_prompt(run, run.prompt)
+    max_tokens = max(1, min(_reserve(run, model, held_for), model.context_window - sent))
     return ChatRequest(
         model=model,
         messages=messages,

@@ -34,6 +34,8 @@ async def recall(run: Run) -> None:
             ChatMessage("assistant", turn.assistant.content),
         )
     ]
+    run.history_tokens = sum(price.tokens_in(message.content) for message in run.history)
+    run.is_history_whole = turns.is_whole
 
 
 def _bytes_max(run: Run) -> int:

@@ -7,6 +7,7 @@ or refuses the token: an answer that was made is never lost for want of patience
 from shared.errors import CANCELLED, DEAD_CATEGORIES, Failure
 from shared.lifecycle import Stage
 from shared.redis import functions
+from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, ModelSnapshot, Usage, encode_assistant
@@ -72,6 +73,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         meter=_meter(run, usage),
         failure=failure if stage == "failed" else None,
         chosen=run.model.identifier if run.model is not None else None,
+        history=_history(run) if stage == "completed" else None,
     )
     record = encode_assistant(assistant)
     settled = await until_answered(
@@ -110,6 +112,13 @@ async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
         lambda: functions.release(run.tools.redis, run.claimed.root, ask),
     )
     logs.logger().info("released", delay_ms=delay_ms, answer=answer)
+
+
+def _history(run: Run) -> tuple[int, int, bool]:
+    """Return what the turn adds when it is sent again, what went before it, and if that was all."""
+    text = run.writer.text()
+    added = price.tokens_in(run.user.content) + price.tokens_in(text) if text else 0
+    return added, run.history_tokens, run.is_history_whole
 
 
 def _meter(run: Run, usage: Usage) -> functions.Meter | None:

@@ -3,11 +3,14 @@
 --          submission), lane, wire, model, hold, deadline_ms, per_minute, unfinished_max, waiting_max (in
 --          its session), running_max, stride (of its account in virtual time), total_max, slots (of all
 --          workers), rounds_max (of all slots that the deadline leaves time for); if given: on_conflict
---          ('reject' or 'interrupt', with keep and channels), name, system_prompt, companion, metadata,
+--          ('reject' or 'interrupt', with keep and channels), input_price (microcredits a token), history_max
+--          (tokens of a history that have room), added (tokens that this turn adds to it at most), persona (tokens of
+--          a session's companion at most), budget (the caller's own) and least (what the cheapest answer costs), name, system_prompt, companion, metadata,
 --          project, media, idempotency, fingerprint, idempotency_ms
 -- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, behind, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
---          {'waiting', rate}, {'late', rate}, {'full', rate} or {'poor', balance, rate};
+--          {'waiting', rate}, {'late', rate}, {'full', rate}, {'unpaid', least, rate}
+--          (the budget does not cover what would be sent) or {'poor', balance, hold, rate};
 --          rate = {limit, remaining, reset ms, retry ms}
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
 --          repeated request must find either all of it or nothing.
@@ -47,13 +50,53 @@ local function find_replay(root, ask)
   return {'replayed', stored[2], stored[3]}
 end
 
+-- Of a session that an older process wrote the count is not known, and guessed high from the size of its records, until
+-- the next answer brings it. So many chunks are looked at; what is before them is taken to be like them.
+local CHUNKS_GUESSED_BY = 64
+
+local function guess_history(root, ask, turns)
+  local last = math.floor(turns / TURNS_PER_CHUNK)
+  local chunk, bytes, enough = last, 0, (ask.history_max or 0) * BYTES_PER_TOKEN
+  while chunk >= 0 and last - chunk < CHUNKS_GUESSED_BY and bytes < enough do
+    local key = turns_key(root, ask.account, ask.session, int(chunk))
+    for turn = math.max(1, chunk * TURNS_PER_CHUNK), math.min(turns, (chunk + 1) * TURNS_PER_CHUNK - 1) do
+      bytes = bytes + redis.call('HSTRLEN', key, turn .. ':u') + redis.call('HSTRLEN', key, turn .. ':a')
+    end
+    chunk = chunk - 1
+  end
+  if chunk >= 0 then bytes = bytes * (last + 1) / (last - chunk) end
+  return tokens_in(bytes) + 2 * TOKENS_PER_MESSAGE * turns
+end
+
+-- How many tokens go in beside the message: what completed turns said, what those under way may add, and who speaks.
+-- No more than there is room for, since the rest would be left out.
+local function history_of(root, ask, session, turns, known, pending, companion)
+  local tokens = pending + (tonumber(known) or guess_history(root, ask, tonumber(turns)))
+  local system = redis.call('HSTRLEN', session, 'system')
+  if system > 0 then tokens = tokens + tokens_in(system) end
+  if companion and not ask.companion then tokens = tokens + (ask.persona or 0) end
+  return math.min(tokens, ask.history_max or 0)
+end
+
+-- What is held is what will be sent: adds the history's price. Returns what the budget had to be, if it is less.
+local function add_history(ask, history)
+  local extra = math.ceil(history * (ask.input_price or 0))
+  ask.hold = ask.hold + extra
+  if not ask.budget then return nil end
+  local least = (ask.least or 0) + extra
+  if least > ask.budget then return least end
+  ask.hold = math.min(ask.hold, ask.budget)
+end
+
 -- What an interrupt gives back at once: the holds of those that no worker answers.
 local function freed_by_interrupt(root, ask, head)
   local ids, freed = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1), 0
   table.insert(ids, head)
   for _, id in ipairs(ids) do
-    local hold, worker = unpack(redis.call('HMGET', generation_key(root, ask.account, id), 'hold', 'worker'))
-    if not worker then freed = freed + tonumber(hold or 0) end
+    local hold, worker, bill, attempt = unpack(redis.call('HMGET', generation_key(root, ask.account, id),
+      'hold', 'worker', 'bill', 'attempt'))
+    local due = read_bill({bill = bill, attempt = attempt}, CANCELLED)
+    if not worker then freed = freed + math.max(0, tonumber(hold or 0) - (due and due.cost or 0)) end
   end
   return freed
 end
@@ -67,15 +110,16 @@ local function interrupt(root, ask, head)
 end
 
 -- A free session's turn is its head at once; a busy one's waits behind.
-local function take_turn(root, ask, session, turns, now)
+local function take_turn(root, ask, session, turns, pending, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
-    redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation)
+    redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation,
+      'tokens', 0, 'pending', ask.added or 0)
     if ask.system_prompt then redis.call('HSET', session, 'system', ask.system_prompt) end
     if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
     return 1, true
   end
-  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now)
+  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now, 'pending', int(pending + (ask.added or 0)))
   return turns + 1, redis.call('HSETNX', session, 'head', ask.generation) == 1
 end
 
@@ -93,12 +137,23 @@ local function store(root, ask, generation, turn, number, now)
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
   redis.call('HSET', generation, 'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
     'model', ask.model, 'wire', ask.wire, 'number', number, 'accepted', now, 'deadline', now + ask.deadline_ms,
-    'hold', ask.hold, 'attempt', 0, 'key', ask.key)
+    'hold', int(ask.hold), 'attempt', 0, 'key', ask.key, 'added', ask.added or 0)
   if ask.idempotency then
     local key = idempotency_key(root, ask.account, ask.idempotency)
     redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
     redis.call('PEXPIRE', key, ask.idempotency_ms)
     redis.call('HSET', generation, 'idempotency', ask.idempotency)
+  end
+end
+
+-- Takes the hold, and notes what a claim of the account's costs where that has changed.
+local function take_hold(books, ask, known)
+  if ask.hold > 0 then
+    redis.call('HINCRBY', books, 'balance', int(-ask.hold))
+    redis.call('HINCRBY', books, 'held', int(ask.hold))
+  end
+  if tonumber(known[3]) ~= ask.stride or tonumber(known[4]) ~= ask.running_max then
+    redis.call('HSET', books, 'lane_stride', ask.stride, 'running_most', ask.running_max)
   end
 end
 
@@ -109,11 +164,14 @@ local function accept(root, ask)
   local replay = find_replay(root, ask)
   if replay then return replay end
   local session = session_key(root, account, ask.session)
-  local turns, busy, companion = 0, nil, nil
+  local turns, busy, companion, tokens, pending = 0, nil, nil, nil, 0
   if not ask.is_new then
-    turns, busy, companion = unpack(redis.call('HMGET', session, 'turns', 'head', 'companion'))
+    turns, busy, companion, tokens, pending = unpack(redis.call('HMGET', session, 'turns', 'head', 'companion',
+      'tokens', 'pending'))
     if not turns then return {'no_session'} end
     if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
+    -- What is ended by an interrupt adds nothing, and a session in which nothing is under way has nothing pending.
+    pending = busy and ask.on_conflict ~= 'interrupt' and tonumber(pending or 0) or 0
   end
   local now = now_us()
   local rate, is_in_time = take_rate(root, ask, now)
@@ -132,23 +190,20 @@ local function accept(root, ask)
   local ahead = redis.call('ZCARD', line) - running - replaced
   local crowd = ahead > 0 and crowd_of(root, account, ask.lane, ask.stride) or 1
   if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
+  local history = ask.is_new and 0 or history_of(root, ask, session, turns, tokens, pending, companion)
+  local least = add_history(ask, history)
+  if least then return {'unpaid', int(least), rate} end
   local balance = tonumber(known[1] or 0)
   if balance < ask.hold and busy and ask.on_conflict == 'interrupt' then
     balance = balance + freed_by_interrupt(root, ask, busy)
   end
-  if balance < ask.hold then return {'poor', int(balance), rate} end
+  if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
   if busy and ask.on_conflict == 'interrupt' then interrupt(root, ask, busy) end
   if ask.companion or companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
   now = math.floor(now / 1000)
-  if ask.hold > 0 then
-    redis.call('HINCRBY', books, 'balance', -ask.hold)
-    redis.call('HINCRBY', books, 'held', ask.hold)
-  end
-  if tonumber(known[3]) ~= ask.stride or tonumber(known[4]) ~= ask.running_max then
-    redis.call('HSET', books, 'lane_stride', ask.stride, 'running_most', ask.running_max)
-  end
-  local turn, is_head = take_turn(root, ask, session, tonumber(turns), now)
+  take_hold(books, ask, known)
+  local turn, is_head = take_turn(root, ask, session, tonumber(turns), pending, now)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
   store(root, ask, generation, turn, number, now)
   redis.call('ZADD', deadlines, now + ask.deadline_ms, member(account, ask.generation))

@@ -48,6 +48,11 @@ local function count_use(root, account, generation, ending, captured)
   if captured > 0 then redis.call('HINCRBY', name, of .. 'credits', int(captured)) end
 end
 
+-- How tokens are estimated from bytes, as in `routing/price.py`; a test compares them.
+local BYTES_PER_TOKEN, TOKENS_PER_MESSAGE = 3, 8
+
+local function tokens_in(bytes) return math.floor(bytes / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE end
+
 -- What was shown of an answer is due however it is ended, unless it failed for a fault that is not the caller's.
 local PAID_CODES = {[CANCELLED.code] = true, [EXPIRED.code] = true}
 

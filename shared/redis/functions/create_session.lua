@@ -16,7 +16,7 @@ local function create_session(root, ask)
     end
   end
   local now = now_ms()
-  redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0)
+  redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0, 'tokens', 0)
   if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
   if ask.metadata then redis.call('HSET', session, 'metadata', cmsgpack.pack(ask.metadata)) end
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.id)

@@ -219,7 +219,7 @@ local function leave_session(root, account, id, session, head)
   end
   local following = redis.call('ZPOPMIN', waiting)[1]
   if not following then
-    redis.call('HDEL', key, 'head')
+    redis.call('HDEL', key, 'head', 'pending')
     return
   end
   redis.call('HSET', key, 'head', following)
@@ -268,10 +268,19 @@ local function bury(root, account, id, generation, ending)
   trim_dead(root, ending.now, ending.keep)
 end
 
+-- What the session's completed turns take when they are sent again, as far as that is known.
+local function count_history(known, ending)
+  if not ending.history then return {} end
+  local added, before, is_all = unpack(ending.history)
+  if not is_all then before = math.max(before, tonumber(known or 0)) end
+  return {'tokens', int(before + added)}
+end
+
 -- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
 -- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events, dead letter} in ms and how
 -- many dead letters; now in ms; where something was used, meter = {model, input, output, reasoning}; where it
--- failed, failure and, if known, the chosen model. Returns the captured microcredits.
+-- failed, failure and, if known, the chosen model; where it completed, history = {tokens that it adds, tokens read
+-- before it, whether that was all}. Returns the captured microcredits.
 local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
   local key = generation_key(root, account, id)
@@ -287,11 +296,12 @@ local function finish(root, account, id, generation, ending)
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
   local session = session_key(root, account, generation.session)
   -- A session in which something is under way has a head; one without was deleted.
-  local head = redis.call('HGET', session, 'head')
+  local head, tokens, pending = unpack(redis.call('HMGET', session, 'head', 'tokens', 'pending'))
   if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
       generation.turn .. ':a', ending.assistant)
-    redis.call('HSET', session, 'active', int(ending.now))
+    pending = math.max(0, tonumber(pending or 0) - tonumber(generation.added or 0))
+    redis.call('HSET', session, 'active', int(ending.now), 'pending', int(pending), unpack(count_history(tokens, ending)))
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
       bury(root, account, id, generation, ending)
@@ -303,7 +313,7 @@ local function finish(root, account, id, generation, ending)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'company',
-    'falls', 'mixed', 'drains', 'waits', 'key', 'calls', 'history', 'claim', 'bill')
+    'falls', 'mixed', 'drains', 'waits', 'key', 'calls', 'history', 'claim', 'bill', 'added')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured

@@ -2,7 +2,7 @@
 -- ASK      account, id, attempt, seq (of the last event), stage, blob (the assistant's message record),
 --          event (the last, JSON), cost (microcredits), keep; if any: events (what was not yet appended, JSON
 --          each), through (the stage that they lead through), meter (model, input, output, reasoning tokens),
---          failure, chosen (the model that was asked last)
+--          failure, history ({tokens that the turn adds, tokens that went before, whether those are all}), chosen (the model that was asked last)
 -- RETURNS  {'settled', captured microcredits} or {'refused'}
 -- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
 --          fact. The same attempt again finds it done.
@@ -35,7 +35,7 @@ local function settle(root, ask)
   local now = now_ms()
   local captured = finish(root, ask.account, ask.id, record, {
     stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
-    meter = ask.meter, failure = ask.failure, chosen = ask.chosen,
+    meter = ask.meter, failure = ask.failure, chosen = ask.chosen, history = ask.history,
     epoch = ask.attempt, seq = ask.seq, now = now,
   })
   if ask.stage == 'completed' then

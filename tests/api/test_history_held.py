@@ -1,0 +1,142 @@
+"""What a conversation costs is held when a message is taken in: its history is sent whole."""
+
+from importlib import resources
+from typing import Any, Final
+
+import pytest
+
+from shared.redis import keys
+from shared.routing import price
+from tests.support.customer import Customer
+from tests.support.provider import Provider
+from tests.support.system import System
+
+_LONG: Final = "word " * 600
+# What the model that answers costs, in microcredits a token, and the longest answer it gives.
+_INPUT, _OUTPUT, _LONGEST = 100, 200, 256
+
+
+def _sent_tokens(provider: Provider, number: int = -1) -> int:
+    """Return the estimate of what an upstream was sent."""
+    messages: list[dict[str, Any]] = provider.requests[number].body["messages"]
+    return sum(price.tokens_in(message["content"]) for message in messages)
+
+
+async def _held(api: Customer) -> int:
+    held: float = (await api.credits())["held"]
+    return round(held * 1_000_000)
+
+
+async def _session(system: System, session: str) -> dict[bytes, bytes]:
+    """Return the record of a session, whosever it is."""
+    for partition in range(system.settings.redis.partitions):
+        root = keys.partition_root(system.settings.redis, partition)
+        name = keys.SESSION(root, "*", session)
+        _, [*found] = await system.redis.call("SCAN", 0, "MATCH", name, "COUNT", 1_000_000)
+        if found:
+            fields: dict[bytes, bytes] = await system.redis.call("HGETALL", found[0])
+            return {b"key": found[0]} | fields
+    raise AssertionError(session)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_hold_is_the_price_of_what_is_sent_and_of_the_longest_answer(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    first = await api.ask(_LONG, model="alpha")
+    await api.end(first)
+    receipt = await api.ask("[first=0.5] and?", model="alpha", session_id=first["session_id"])
+    held = await _held(api)
+    await api.end(receipt)
+    assert len(provider.requests[-1].body["messages"]) == 3
+    assert held == _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
+    assert provider.requests[-1].body["max_tokens"] == _LONGEST
+    assert await _held(api) == 0
+    # The count is that of what the next turn will be sent, and nothing is pending.
+    stored = await _session(system, receipt["session_id"])
+    await api.answer("next", model="alpha", session_id=receipt["session_id"])
+    assert int(stored[b"tokens"]) == _sent_tokens(provider) - price.tokens_in("next")
+    assert b"pending" not in stored
+
+
+@pytest.mark.usefixtures("worker")
+async def test_budget_below_the_price_of_the_conversation_is_refused_with_both_figures(
+    api: Customer, provider: Provider
+) -> None:
+    receipt = await api.ask(_LONG, model="alpha")
+    await api.end(receipt)
+    before, calls = await api.credits(), len(provider.requests)
+    asked = {
+        "message": "hi",
+        "model": "alpha",
+        "max_credits": 0.01,
+        "session_id": receipt["session_id"],
+    }
+    answer = await api.post("/api/v1/chat", json=asked)
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_FIELDS")
+    sentence = answer.json()["error"]
+    assert "`max_credits` is 0.01," in sentence
+    needed = float(sentence.rpartition("at least ")[2].partition(":")[0])
+    assert await api.credits() == before
+    status = await api.answer(**(asked | {"max_credits": needed}))
+    assert status["state"] == "completed"
+    assert len(provider.requests) == calls + 1
+    assert len(provider.requests[-1].body["messages"]) == 3
+    assert 0 < status["credits_used"] <= needed
+    assert provider.requests[-1].body["max_tokens"] >= 16
+
+
+async def test_turns_that_wait_hold_for_the_answers_before_them(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    first = await api.ask("one [tokens=200]", model="alpha")
+    alone = await _held(api)
+    second = await api.ask("two", model="alpha", session_id=first["session_id"])
+    held = await _held(api) - alone
+    await system.worker()
+    await api.end(first)
+    await api.end(second)
+    assert len(provider.requests[-1].body["messages"]) == 3
+    paid_for = _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
+    most = price.tokens_in("one [tokens=200]") + price.tokens_of_answer(_LONGEST)
+    assert paid_for <= held <= paid_for + most * _INPUT
+
+
+@pytest.mark.usefixtures("worker")
+async def test_session_without_a_count_is_guessed_high_and_counted_by_its_next_answer(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    receipt = await api.ask(_LONG, model="alpha")
+    await api.end(receipt)
+    stored = await _session(system, receipt["session_id"])
+    await system.redis.call("HDEL", stored[b"key"], "tokens")
+    again = await api.ask("[first=0.5] and?", model="alpha", session_id=receipt["session_id"])
+    held = await _held(api)
+    await api.end(again)
+    paid_for = _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
+    assert paid_for <= held <= paid_for * 1.5
+    before = _sent_tokens(provider)
+    stored = await _session(system, receipt["session_id"])
+    await api.answer("next", model="alpha", session_id=receipt["session_id"])
+    assert int(stored[b"tokens"]) == _sent_tokens(provider) - price.tokens_in("next") > before
+
+
+@pytest.mark.usefixtures("worker")
+async def test_history_beyond_the_window_is_not_held_for(api: Customer, provider: Provider) -> None:
+    receipt = await api.ask(_LONG, model="alpha")
+    await api.end(receipt)
+    held = 0
+    for _ in range(4):
+        again = await api.ask(
+            f"[first=0.2] {_LONG}", model="alpha", session_id=receipt["session_id"]
+        )
+        held = await _held(api)
+        await api.end(again)
+    assert _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT <= held <= 4096 * _OUTPUT
+    assert held <= (4096 - _LONGEST) * _INPUT + _LONGEST * _OUTPUT
+
+
+def test_both_sides_estimate_alike() -> None:
+    text = (resources.files("shared.redis") / "functions" / "books.lua").read_text("utf-8")
+    constants = f"BYTES_PER_TOKEN, TOKENS_PER_MESSAGE = {price.BYTES_PER_TOKEN}, "
+    assert constants + str(price.tokens_in("")) in text
