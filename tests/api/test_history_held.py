@@ -1,5 +1,6 @@
 """What a conversation costs is held when a message is taken in: its history is sent whole."""
 
+import asyncio
 from importlib import resources
 from typing import Any, Final
 
@@ -8,7 +9,7 @@ import pytest
 from shared.redis import keys
 from shared.routing import price
 from tests.support.customer import Customer
-from tests.support.provider import Provider
+from tests.support.provider import Answer, Provider
 from tests.support.system import System
 
 _LONG: Final = "word " * 600
@@ -45,8 +46,10 @@ async def test_hold_is_the_price_of_what_is_sent_and_of_the_longest_answer(
 ) -> None:
     first = await api.ask(_LONG, model="alpha")
     await api.end(first)
-    receipt = await api.ask("[first=0.5] and?", model="alpha", session_id=first["session_id"])
+    provider.script.append(Answer(text="So.", gate=(gate := asyncio.Event())))
+    receipt = await api.ask("and?", model="alpha", session_id=first["session_id"])
     held = await _held(api)
+    gate.set()
     await api.end(receipt)
     assert len(provider.requests[-1].body["messages"]) == 3
     assert held == _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
@@ -110,8 +113,10 @@ async def test_session_without_a_count_is_guessed_high_and_counted_by_its_next_a
     await api.end(receipt)
     stored = await _session(system, receipt["session_id"])
     await system.redis.call("HDEL", stored[b"key"], "tokens")
-    again = await api.ask("[first=0.5] and?", model="alpha", session_id=receipt["session_id"])
+    provider.script.append(Answer(text="So.", gate=(gate := asyncio.Event())))
+    again = await api.ask("and?", model="alpha", session_id=receipt["session_id"])
     held = await _held(api)
+    gate.set()
     await api.end(again)
     paid_for = _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
     assert paid_for <= held <= paid_for * 1.5
@@ -127,10 +132,10 @@ async def test_history_beyond_the_window_is_not_held_for(api: Customer, provider
     await api.end(receipt)
     held = 0
     for _ in range(4):
-        again = await api.ask(
-            f"[first=0.2] {_LONG}", model="alpha", session_id=receipt["session_id"]
-        )
+        provider.script.append(Answer(text="So.", gate=(gate := asyncio.Event())))
+        again = await api.ask(_LONG, model="alpha", session_id=receipt["session_id"])
         held = await _held(api)
+        gate.set()
         await api.end(again)
     assert _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT <= held <= 4096 * _OUTPUT
     assert held <= (4096 - _LONGEST) * _INPUT + _LONGEST * _OUTPUT
