@@ -5,7 +5,7 @@
 -- Permission is looked at before anything else, so commands for other types fail on a text and change nothing.
 
 local TRIED = {
-  {'append', ''}, {'exists'}, {'get'}, {'hdel', 'f'}, {'hexists', 'f'}, {'hget', 'f'}, {'hgetall'}, {'hincrby', 'f', 1},
+  {'append', ''}, {'exists'}, {'get'}, {'hdel', 'f'}, {'hexists', 'f'}, {'hget', 'f'}, {'hgetall'}, {'hstrlen', 'f'}, {'hincrby', 'f', 1},
   {'hkeys'}, {'hmget', 'f'}, {'hset', 'f', 1}, {'hsetnx', 'f', 1}, {'incrby', 1}, {'lpush', 1}, {'lrange', 0, 0},
   {'ltrim', 0, 0}, {'mget'}, {'pexpire', 1000}, {'pttl'}, {'rpop'}, {'sadd', 'm'}, {'smembers'}, {'srem', 'm'},
   {'xadd', '*', 'f', 1}, {'xrange', '-', '+'}, {'xrevrange', '+', '-'}, {'xtrim', 'MAXLEN', 1}, {'zadd', 1, 'm'},
