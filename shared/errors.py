@@ -206,13 +206,15 @@ class ProviderError(PolluxError):
         self.retry_after_seconds = retry_after_seconds
 
 
-Bar = Literal["cooling", "probing", "busy"]
+Bar = Literal["cooling", "probing", "busy", "throttled", "slowed"]
 
 
 class BarredError(ProviderError):
     """A call that was not made: the gate to its upstream is shut for so long, as well as is known.
 
-    `why`: cooling after failures; probing, by somebody else's call; busy, with no room for more.
+    `why`: cooling after failures; probing, by somebody else's call; busy, with no room for more;
+    throttled, since the provider refused calls and takes one at a time; slowed, since it failed at
+    the account's own messages.
     """
 
     def __init__(self, failure: Failure, why: Bar, retry_after_seconds: float) -> None:

@@ -4,9 +4,12 @@ consumer    the only file that knows arq's Worker: claim, reap, drain, chores
 heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
 renewal     the step from one catalogue to the next
-gate        which calls of upstreams are made at all: breakers, limits, retry budgets
 backlog     what may be claimed now: which resources have room, and for how many turns
 permits     room at providers, taken before the turn that uses it is claimed
+gate        which calls of upstreams are made at all: breakers, throttles, limits, retry budgets
+causes      whose fault a failed call is, what it closes for others, what becomes of its message
+circuits    what fails together, what is told of a failure, why a call is not made
+throttles   which providers take fewer calls than are made, as this worker knows them
 budget      the arithmetic of second tries
 limits      the arithmetic of a provider's limits
 run         the value that the steps pass along, and the closed set of outcomes

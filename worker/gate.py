@@ -1,61 +1,51 @@
 """The gate to the upstreams: whoever calls one goes through here, in these words.
 
-    async with tools.gate.call(model, lane="interactive", tokens=1_200) as call:
+    async with tools.gate.call(model, run.caller, lane="interactive", tokens=1_200) as call:
         async for part in tools.registry.provider_of(model).stream(request):
             call.heard()
         call.used_tokens = 900
 
 Owns which calls are made at all: the breaker of each circuit (a provider's model under one
-credential), the limits of each provider, and the budget of second tries. A call that may not be
-made is a BarredError, raised before anything was sent; it says why and for how long. Refuses to
-wait, to try again and to choose another model: that is the caller's, who may lose patience.
+credential, for all or for one account) and its throttle, the limits of each provider, and the
+budget of second tries. What a failure closes stands in `causes`. A call that may
+not be made is a BarredError, raised before anything was sent; it says why and for how long. Refuses
+to wait, to try again and to choose another model: that is the step's.
 
-DESIGN. Breakers and limits are the whole fleet's, in Redis. A worker is told with each report which
-breakers are not closed and keeps that in memory; answered calls are counted here and told with the
-report. So a call through a closed breaker to a provider without limits asks Redis nothing. A
-failure is told at once. Leases of what is under way are kept by the report: those of a worker that
-died lapse. Rooms are given back without waiting for an answer.
+DESIGN. Breakers, throttles and limits are the whole fleet's, in Redis. A worker is told with each
+report which breakers are not closed and which providers are throttled, and keeps that in memory;
+answered calls are counted here and told with the report. So a call through a closed breaker to a
+provider without limits, which never refused one, asks Redis nothing. A failure is told at once.
+Leases of what is under way are kept by the report: those of a worker that died lapse. Rooms are
+given back without waiting for an answer.
 """
 
 import copy
-import random
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set as AbstractSet
 from functools import cached_property
 from typing import Final, NamedTuple, Self
 
-import msgspec
-
 from shared import ids
 from shared.clock import Clock
-from shared.errors import Bar, BarredError, Failure, PolluxError, ProviderError
+from shared.errors import BarredError, PolluxError, ProviderError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import Breaker, EndProbeAsk, FailAsk, ProbeAsk
-from shared.sections import BreakerSettings
 from shared.settings import ModelSettings, Settings
 from shared.stores.fleet import Calls
 from shared.telemetry import logs
 from shared.wire.submission import Lane
+from worker import causes
 from worker.budget import Budget
+from worker.circuits import Answered, Caller, barred, bounded, failing, own_circuit
 from worker.limits import Limits
 from worker.permits import Permit, Permits
 from worker.providers.registry import Registry
+from worker.throttles import Throttles
 
-# Failures of a provider; everything else says nothing about how it is.
-OWN_FAULTS: Final = frozenset({"rate_limit", "overloaded", "timeout", "auth", "provider_error"})
-# Who asks for less patience than this is waited for, and has not failed.
-SHORT_SECONDS: Final = 2.0
-_RETRY_AFTER_SECONDS_MAX: Final = 3_600.0
 # A few reports.
 _LEASE_MS: Final = 5_000
 # By then a report has told what became of a probe.
 _PROBE_SECONDS: Final = 1.0
-_MESSAGES: Final[dict[Bar, tuple[str, str]]] = {
-    "cooling": ("PROVIDER_COOLING", "The provider has failed lately and is given time."),
-    "probing": ("PROVIDER_COOLING", "The provider has failed lately and is being tried."),
-    "busy": ("PROVIDER_BUSY", "The provider's limits leave no room for now."),
-}
 
 
 class Call:
@@ -65,16 +55,30 @@ class Call:
     """
 
     def __init__(
-        self, gate: "Gate", model: ModelSettings, lane: Lane, tokens: int, *, is_retry: bool
+        self,
+        gate: "Gate",
+        model: ModelSettings,
+        caller: Caller,
+        lane: Lane,
+        tokens: int,
+        *,
+        is_retry: bool,
     ) -> None:
         self.model = model
+        self.caller = caller
         self.circuit = gate.circuit_of(model)
+        self.own_circuit = own_circuit(self.circuit, caller.account)
         self.lane = lane
         self.tokens = tokens
         self.used_tokens: int | None = None
         self.is_retry = is_retry
         self.is_heard = False
         self._gate = gate
+
+    @property
+    def circuits(self) -> tuple[str, str]:
+        """The circuit of all, and that of the caller's account."""
+        return self.circuit, self.own_circuit
 
     @cached_property
     def id(self) -> str:
@@ -92,7 +96,7 @@ class Call:
         """Tell that the model has begun to answer: a probe has learnt what it was to learn."""
         if not self.is_heard:
             self.is_heard = True
-            self._gate.end_probe(self, is_well=True)
+            self._gate.took_on(self)
 
     def spent_tokens(self) -> int:
         """Return what to reckon with: nothing of a call that was refused."""
@@ -122,8 +126,9 @@ class Gate:
         self._root = keys.system_root(settings.redis)
         self._seen: dict[str, _Seen] = {}
         self._slots: dict[str, tuple[str, Lane, str]] = {}
-        self._probes: dict[str, tuple[str, str]] = {}
-        self._answered: Counter[str] = Counter()
+        self._probes: dict[str, list[str]] = {}
+        self._answered = Answered(settings.breaker, clock)
+        self._throttles = Throttles(redis, self._root, clock)
         self._budgets: dict[str, Budget] = {}
         self.permits = Permits(clock)
 
@@ -139,20 +144,31 @@ class Gate:
 
     # -- what is known without asking --------------------------------------------------------------
 
-    def bar(self, model: ModelSettings) -> BarredError | None:
-        """Return why a model of the registry would not be called now, as far as is known here."""
-        seen = self._seen.get(self.circuit_of(model)) if self._seen else None
+    def bar(self, model: ModelSettings, account: str) -> BarredError | None:
+        """Return why an account's call of a model would not be made now, as far as is known."""
+        if not self._seen:
+            return None
+        circuit = self.circuit_of(model)
+        bars = (self._bar(model, each) for each in (circuit, own_circuit(circuit, account)))
+        return next((bar for bar in bars if bar is not None), None)
+
+    def _bar(self, model: ModelSettings, circuit: str) -> BarredError | None:
+        seen = self._seen.get(circuit)
         left = seen.due - self._clock.monotonic() if seen is not None else 0.0
         if seen is None or left <= 0:
             return None
-        return _barred(model, "probing" if seen.is_probing else "cooling", left, seen.why)
+        if "@" in circuit:
+            return barred(model, "slowed", left)
+        return barred(model, "probing" if seen.is_probing else "cooling", left, seen.why)
 
-    def cooling(self) -> frozenset[str]:
-        """Return the models that would not be called now."""
+    def cooling(self, account: str) -> frozenset[str]:
+        """Return the models that would not be called now for an account."""
         if not self._seen:
             return frozenset()
         return frozenset(
-            model.identifier for model in self._registry.models if self.bar(model) is not None
+            model.identifier
+            for model in self._registry.models
+            if self.bar(model, account) is not None
         )
 
     def unwell(self) -> list[tuple[ModelSettings, bool]]:
@@ -160,7 +176,7 @@ class Gate:
         if not self._seen:
             return []
         return [
-            (model, self.bar(model) is None)
+            (model, self._bar(model, self.circuit_of(model)) is None)
             for model in self._registry.models
             if self.circuit_of(model) in self._seen
         ]
@@ -179,25 +195,33 @@ class Gate:
     # -- a call ------------------------------------------------------------------------------------
 
     def call(
-        self, model: ModelSettings, *, lane: Lane, tokens: int, is_retry: bool = False
+        self,
+        model: ModelSettings,
+        caller: Caller,
+        *,
+        lane: Lane,
+        tokens: int,
+        is_retry: bool = False,
     ) -> Call:
         """Return a call of a model of the registry; `tokens` is what it may take, in and out.
 
-        A ProviderError that leaves the block is the provider's failure, if its category is one.
+        A ProviderError that leaves the block counts as its cause says.
 
         Raises (on entering):
             BarredError: no call is to be made now.
             UnavailableError: Redis was to be asked, and cannot be reached.
 
         """
-        return Call(self, model, lane, tokens, is_retry=is_retry)
+        return Call(self, model, caller, lane, tokens, is_retry=is_retry)
 
     async def begin(self, call: Call) -> None:
         """Let a call be made, or raise; what was taken for one that may not be is given back."""
         provider = self._registry.catalogue.provider_of(call.model)
         try:
-            if call.circuit in self._seen:
-                await self._probe(call)
+            for circuit in call.circuits:
+                if circuit in self._seen:
+                    await self._probe(call, circuit)
+            await self._await_turn(call)
             if provider.is_limited:
                 await self._admit(call, Limits(provider))
         except BaseException:
@@ -209,29 +233,42 @@ class Gate:
     async def end(self, call: Call, error: BaseException | None) -> None:
         """Take in what came of a call."""
         if error is None:
-            self._answered[call.circuit] += 1
+            self._answered.count(call.circuit, call.own_circuit)
             self.end_probe(call, is_well=True)
         elif isinstance(error, ProviderError) and not isinstance(error, BarredError):
             self._depart(call)
             await self._fail(call, error)
         self._let_go(call)
 
-    async def _probe(self, call: Call) -> None:
+    def took_on(self, call: Call) -> None:
+        """Note that a provider has begun to answer a call."""
+        self._throttles.took_on(call.circuit)
+        self.end_probe(call, is_well=True)
+
+    async def _probe(self, call: Call, circuit: str) -> None:
         """Be the one that tries a circuit that was open, or raise BarredError."""
-        barred = self.bar(call.model)
+        barred = self._bar(call.model, circuit)
         if barred is not None:
             raise barred
-        self._probes[call.id] = (call.circuit, call.id)
-        ask = ProbeAsk(circuit=call.circuit, call=call.id, lease_ms=_LEASE_MS)
+        ask = ProbeAsk(
+            circuit=circuit, call=call.id, account=call.caller.account, lease_ms=_LEASE_MS
+        )
+        self._probes.setdefault(call.id, []).append(circuit)
         breaker = await functions.probe(self._redis, self._root, ask)
         if breaker is None:
-            logs.logger().info("breaker probed", circuit=call.circuit)
+            logs.logger().info("breaker probed", circuit=circuit)
             return
-        del self._probes[call.id]
-        self._note(call.circuit, breaker)
-        barred = self.bar(call.model)
+        self._probes[call.id].remove(circuit)
+        self._note(circuit, breaker)
+        barred = self._bar(call.model, circuit)
         if barred is not None:
             raise barred
+
+    async def _await_turn(self, call: Call) -> None:
+        """Take the call's turn where the provider is throttled, or raise BarredError."""
+        seconds = await self._throttles.wait_seconds(call.circuit, call.lane)
+        if seconds is not None:
+            raise barred(call.model, "throttled", seconds)
 
     async def _admit(self, call: Call, limits: Limits) -> None:
         """Take room in the provider's limits, or raise BarredError."""
@@ -252,7 +289,7 @@ class Gate:
                 self._slots[call.id] = (limits.provider.name, call.lane, call.id)
         if wait_ms is not None:
             self.permits.note_full(limits.provider.name)
-            raise _barred(call.model, "busy", wait_ms / 1000)
+            raise barred(call.model, "busy", wait_ms / 1000)
 
     # -- room for calls to come --------------------------------------------------------------------
 
@@ -296,57 +333,63 @@ class Gate:
             self.permits.note_end(provider, call.spent_tokens())
 
     def end_probe(self, call: Call, *, is_well: bool) -> None:
-        """Close the breaker if the call was its probe, or let another call be that."""
-        if not self._probes or self._probes.pop(call.id, None) is None:
+        """Close the breakers whose probe the call was, or let another call be that."""
+        if not self._probes:
             return
-        ask = EndProbeAsk(circuit=call.circuit, call=call.id, is_well=is_well)
-        functions.end_probe(self._redis, self._root, ask)
-        if is_well:
-            self._seen.pop(call.circuit, None)
-            logs.logger().info("breaker closed", circuit=call.circuit)
+        for circuit in self._probes.pop(call.id, ()):
+            ask = EndProbeAsk(circuit=circuit, call=call.id, is_well=is_well)
+            functions.end_probe(self._redis, self._root, ask)
+            if is_well:
+                self._seen.pop(circuit, None)
+                logs.logger().info("breaker closed", circuit=circuit)
 
     async def _fail(self, call: Call, error: ProviderError) -> None:
-        """Tell the fleet of a provider's failure; one that cannot be told is not worth another."""
-        told = failing(call.circuit, call.id, error, self._settings.breaker)
-        if told is None:
-            return
-        ask = msgspec.structs.replace(told, answered=self._answered[call.circuit])
-        self._probes.pop(call.id, None)
+        """Tell the fleet of a failure; one that cannot be told is not worth another."""
+        cause = causes.cause_of(error.failure)
         try:
-            breaker, is_new = await functions.fail(self._redis, self._root, ask)
+            if cause.closes == "throttle":
+                after = bounded(error.retry_after_seconds)
+                error.retry_after_seconds = await self._throttles.refused(call.circuit, after)
+            elif cause.closes == "circuit":
+                about = (call.circuit, call.id, call.caller)
+                await self._count(call, failing(*about, error, self._settings.breaker))
         except PolluxError as trouble:
             logs.logger().info("a failure was not told", error=trouble.message)
-            return
-        self._note(call.circuit, breaker)
-        if is_new:
-            seconds = round(breaker.left_ms / 1000, 1)
-            logs.logger().warning(
-                "breaker opened", circuit=call.circuit, why=breaker.why, seconds=seconds
-            )
+
+    async def _count(self, call: Call, ask: FailAsk) -> None:
+        """Count a failure towards the breakers, which it may open."""
+        self._probes.pop(call.id, None)
+        weighed = self._answered.against(ask, call.own_circuit)
+        told = await functions.fail(self._redis, self._root, weighed)
+        self._note(told.circuit, told.breaker)
+        if told.is_new:
+            seconds = round(told.breaker.left_ms / 1000, 1)
+            why = told.breaker.why
+            logs.logger().warning("breaker opened", circuit=told.circuit, why=why, seconds=seconds)
 
     # -- the fleet ---------------------------------------------------------------------------------
 
     def tell(self) -> Calls:
         """Return what goes with the next report; what it counts is not counted again."""
-        answered = tuple(self._answered.items())
-        self._answered.clear()
+        answered = self._answered.told()
         return Calls(
             slots=tuple(self._slots.values()),
-            probes=tuple(self._probes.values()),
+            probes=tuple((each, call) for call, held in self._probes.items() for each in held),
             answered=answered,
             lease_ms=_LEASE_MS,
             window_ms=int(self._settings.breaker.window_seconds * 1000),
         )
 
-    def hear(self, breakers: Mapping[str, Breaker]) -> None:
-        """Take in which breakers of the fleet are not closed."""
+    def hear(self, breakers: Mapping[str, Breaker], throttles: AbstractSet[str]) -> None:
+        """Take in which breakers of the fleet are not closed, and which providers are throttled."""
+        self._throttles.hear(throttles)
         self._seen.clear()
         for circuit, breaker in breakers.items():
             self._note(circuit, breaker)
 
     def spared(self) -> tuple[str, ...]:
-        """Return the circuits whose breakers are not closed, as far as is known here."""
-        return tuple(sorted(self._seen))
+        """Return the circuits that are not closed to anybody, as far as is known here."""
+        return tuple(sorted(circuit for circuit in self._seen if "@" not in circuit))
 
     def _note(self, circuit: str, breaker: Breaker) -> None:
         if breaker.state == "closed":
@@ -355,43 +398,3 @@ class Gate:
         is_probing = breaker.state == "probing"
         seconds = _PROBE_SECONDS if is_probing else breaker.left_ms / 1000
         self._seen[circuit] = _Seen(is_probing, self._clock.monotonic() + seconds, breaker.why)
-
-
-def failing(
-    circuit: str, call: str, error: ProviderError, settings: BreakerSettings
-) -> FailAsk | None:
-    """Return what is told of a failure, or None for one that says nothing about the provider."""
-    category, after = error.failure.category, error.retry_after_seconds
-    if category not in OWN_FAULTS:
-        return None
-    at_once = settings.auth_cooling_seconds if category == "auth" else None
-    if after is not None and after > SHORT_SECONDS:
-        at_once = min(after, _RETRY_AFTER_SECONDS_MAX)
-    elif after is not None and category == "rate_limit":
-        return None
-    return FailAsk(
-        circuit=circuit,
-        call=call,
-        why=category,
-        window_ms=int(settings.window_seconds * 1000),
-        failures_min=settings.failures_min,
-        failures_share=settings.failures_share,
-        cooling_ms=int(settings.cooling_seconds * 1000),
-        cooling_max_ms=int(settings.cooling_seconds_max * 1000),
-        chance=random.random(),  # noqa: S311  jitter
-        at_once_ms=int(at_once * 1000) if at_once is not None else None,
-    )
-
-
-def _barred(model: ModelSettings, why: Bar, seconds: float, cause: str = "") -> BarredError:
-    """Return why a call is not made; credentials that were refused get no better by waiting."""
-    code, message = _MESSAGES[why]
-    is_refused = cause == "auth"
-    failure = Failure(
-        message="The provider refused the deployment's credentials." if is_refused else message,
-        category="auth" if is_refused else "overloaded",
-        code=code,
-        retryable=not is_refused,
-        provider=model.provider,
-    )
-    return BarredError(failure, why, seconds)

@@ -19,6 +19,7 @@ from shared.settings import ModelSettings, Settings
 from shared.wire.message import Citation, Enhancement, FinishReason, Media, Usage, UserMessage
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
+from worker.circuits import Caller
 from worker.fetch import Outside
 from worker.gallery import Gallery
 from worker.gate import Gate
@@ -54,7 +55,7 @@ class Retry(NamedTuple):
     @property
     def is_waiting(self) -> bool:
         """Whether only the deadline ends it."""
-        return self.why in {"probing", "busy", "elsewhere"}
+        return self.why in {"probing", "busy", "throttled", "elsewhere"}
 
 
 class Released(NamedTuple):
@@ -231,6 +232,11 @@ class Run:
         """What the model reads as the user's message: it, or what it was reworded to."""
         reworded = self.enhancement.text if self.enhancement is not None else None
         return self.user.content if reworded is None else reworded
+
+    @property
+    def caller(self) -> Caller:
+        """Whose calls of upstreams these are."""
+        return Caller(self.claimed.account, self.claimed.id)
 
     def now_ms(self) -> int:
         """Return Redis' time as well as is known here: the claim's, and what has passed since."""

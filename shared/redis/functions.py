@@ -25,6 +25,8 @@ _REAP_GAP_MS: Final = 1_000
 ABSENT_MS: Final = 100
 # After so long a parked turn is looked at again by whoever reaps, if nothing let it go earlier.
 LOOK_AGAIN_MS: Final = 30_000
+# What `throttled` answers for a provider that is throttled no more.
+_FREE: Final = -2
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
@@ -775,23 +777,28 @@ class ReportAsk(Ask, frozen=True, kw_only=True):
 class Reported(NamedTuple):
     """How many workers live, the models that are or were lately served, the breakers not closed.
 
-    `is_new` when the one who reports was not known to live.
+    `is_new` when the one who reports was not known to live. `throttles` are the circuits
+    that have refused calls lately because they take fewer.
     """
 
     living: int
     served: list[str]
     breakers: dict[str, "Breaker"]
     is_new: bool
+    throttles: frozenset[str] = frozenset()
 
 
 async def report(redis: Connection, root: str, ask: ReportAsk, pulse: bytes) -> Reported:
     """Write a worker's pulse, or take it back if it is empty."""
-    living, served, breakers, is_new = await invoke(redis, "report", root, ask, blob=pulse)
+    living, served, breakers, is_new, throttles = await invoke(
+        redis, "report", root, ask, blob=pulse
+    )
     return Reported(
         int(living),
         [_text(model) for model in served],
         {_text(circuit): _breaker(rest) for circuit, *rest in breakers},
         bool(is_new),
+        frozenset(map(_text, throttles)),
     )
 
 
@@ -856,29 +863,84 @@ def _breaker(reply: list[Reply]) -> Breaker:
 
 
 class FailAsk(Ask, frozen=True, kw_only=True):
-    """A provider's own failure, of the category `why`; `chance` is from 0 to 1, for the jitter.
+    """An upstream's failure at a message, of the category `why`; `chance`, 0 to 1, is for jitter.
 
-    With `at_once_ms` it opens the breaker by itself, for so long. `answered` calls weigh against
-    it that this worker has not reported yet.
+    With `at_once_ms` it opens the breaker by itself; with `is_shared` no prompt can cause it, and
+    messages of one account open the breaker of all. `answered` calls weigh against it
+    that this worker has not reported yet, and `answered_own` of the same account.
     """
 
     circuit: str
     call: str
+    account: str
+    message: str
     why: str
     window_ms: int
     failures_min: int
     failures_share: float
+    account_min: int
     cooling_ms: int
     cooling_max_ms: int
     chance: float
+    is_shared: bool = False
     at_once_ms: int | None = None
     answered: int = 0
+    answered_own: int = 0
 
 
-async def fail(redis: Connection, root: str, ask: FailAsk) -> tuple[Breaker, bool]:
-    """Return how the breaker stands now, and whether it was this failure that opened it."""
-    *breaker, is_new = await invoke(redis, "fail", root, ask)
-    return _breaker(breaker), bool(is_new)
+class Failed(NamedTuple):
+    """Which circuit a failure counted for, how its breaker stands, whether it was opened now."""
+
+    circuit: str
+    breaker: Breaker
+    is_new: bool
+
+
+async def fail(redis: Connection, root: str, ask: FailAsk) -> Failed:
+    """Count a failure, which may open the breaker of all or of the message's account."""
+    circuit, *breaker, is_new = await invoke(redis, "fail", root, ask)
+    return Failed(_text(circuit), _breaker(breaker), bool(is_new))
+
+
+class ThrottleAsk(Ask, frozen=True, kw_only=True):
+    """A call that a circuit refused because it takes fewer.
+
+    The worker had got `taken` calls through since `taken_ms` ago. `told_ms` is when the provider
+    wants to be asked again, if it said so.
+    """
+
+    circuit: str
+    taken: int
+    taken_ms: int
+    told_ms: int | None = None
+
+
+async def throttle(redis: Connection, root: str, ask: ThrottleAsk) -> int:
+    """Slow the fleet's calls down; return in how many ms the next one may be made."""
+    return int(await invoke(redis, "throttle", root, ask))
+
+
+class ThrottledAsk(Ask, frozen=True, kw_only=True):
+    """A call to a circuit that is throttled."""
+
+    circuit: str
+    lane: Lane
+
+
+class Pass(NamedTuple):
+    """Whether a call may be made: at once where `wait_ms` is None.
+
+    `is_free` when the circuit is throttled no more.
+    """
+
+    wait_ms: int | None
+    is_free: bool = False
+
+
+async def throttled(redis: Connection, root: str, ask: ThrottledAsk) -> Pass:
+    """Take a call's place at the learned rate, or learn in how many ms there is one."""
+    wait = int(await invoke(redis, "throttled", root, ask))
+    return Pass(wait) if wait >= 0 else Pass(None, is_free=wait == _FREE)
 
 
 class ProbeAsk(Ask, frozen=True, kw_only=True):
@@ -886,6 +948,7 @@ class ProbeAsk(Ask, frozen=True, kw_only=True):
 
     circuit: str
     call: str
+    account: str
     lease_ms: int
 
 

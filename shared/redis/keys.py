@@ -159,6 +159,19 @@ SLOTS: Final = Key("slots:<provider>:<lane>", holds="zset: calls under way by le
 RATES: Final = Key(
     "rates:<provider>", holds="hash: arrival times; when a batch was turned away", end="ttl"
 )
+FAULTS: Final = Key(
+    "faults:<circuit>", holds="zset: messages that failed of late, by time", end="ttl"
+)
+THROTTLE: Final = Key(
+    "throttle:<circuit>",
+    holds="hash: how many calls a provider's model takes, as learned",
+    end="ttl",
+)
+THROTTLES: Final = Key(
+    "throttles",
+    holds="zset: circuits that are throttled, by when that is forgotten",
+    end="deleted",
+)
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
 MARK: Final = Key("mark", holds="nothing: a write that a replica confirms", end="permanent")
 MEDIA_SECRET: Final = Key(

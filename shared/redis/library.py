@@ -43,7 +43,7 @@ SHARED: Final = ("books", "preamble", "lines", "suspects")
 _ENDS_WORK: Final = frozenset(
     """
     append beat cancel delete_session depart discard end_probe forget_turns reap release report
-    settle
+    settle throttle throttled
     """.split()
 )
 
@@ -94,7 +94,7 @@ _NAMED_IN_LUA: Final = frozenset(
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
     parked_lines leases holders deadlines deferred suspects dead
     letter forgotten forgetting pace api_key account workers pulses served breaker failures
-    successes cooling slots rates tried
+    successes cooling slots rates tried faults throttle throttles
     """.split()
 )
 

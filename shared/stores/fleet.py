@@ -47,14 +47,15 @@ class Fleet(NamedTuple):
 class Standing(NamedTuple):
     """What a worker hears in return for its report.
 
-    How many live, what all have keys of, and which breakers are not closed, by circuit; `is_new`
-    when it was not known to live.
+    How many live, what all have keys of, which breakers are not closed, by circuit, and which
+    providers are throttled; `is_new` when it was not known to live.
     """
 
     workers: int
     configured: frozenset[str]
     breakers: dict[str, Breaker]
     is_new: bool
+    throttles: frozenset[str]
 
 
 class Calls(NamedTuple):
@@ -80,7 +81,9 @@ async def report(
     ask = msgspec.structs.replace(_ask(pulse.id, pulse.models), **calls._asdict())
     reported = await functions.report(redis, keys.system_root(settings), ask, encode(pulse))
     configured = frozenset(reported.served)
-    return Standing(reported.living, configured, reported.breakers, reported.is_new)
+    return Standing(
+        reported.living, configured, reported.breakers, reported.is_new, reported.throttles
+    )
 
 
 async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None:

@@ -20,10 +20,13 @@ _LEASE_MS = 5_000
 _FAILED = FailAsk(
     circuit=_CIRCUIT,
     call="",
+    account="",
+    message="",
     why="timeout",
     window_ms=30_000,
     failures_min=5,
     failures_share=0.5,
+    account_min=3,
     cooling_ms=10_000,
     cooling_max_ms=300_000,
     chance=0.5,
@@ -38,13 +41,17 @@ class Ward:
         self.settings = settings
         self.root = keys.system_root(settings)
         self._made = 0
+        self.circuit = ""
 
     async def fail(self, call: str = "", **fields: Any) -> tuple[Breaker, bool]:  # noqa: ANN401  of any field
-        """Tell a failure, of a call of its own if none is named."""
+        """Tell a failure: of a call, a message and an account of their own if none is named."""
         self._made += 1
         call = call or f"call-{self._made}"
-        ask = msgspec.structs.replace(_FAILED, call=call, **fields)
-        return await functions.fail(self.redis, self.root, ask)
+        own = {"call": call, "message": call, "account": f"account-{call}"}
+        ask = msgspec.structs.replace(_FAILED, **(own | fields))
+        told = await functions.fail(self.redis, self.root, ask)
+        self.circuit = told.circuit
+        return told.breaker, told.is_new
 
     async def open(self) -> None:
         """Let enough calls fail."""
@@ -55,9 +62,11 @@ class Ward:
         """Let the cooling be over."""
         await self.redis.call("HSET", keys.BREAKER(self.root, _CIRCUIT), "due", 1)
 
-    async def probe(self, call: str, lease_ms: int = _LEASE_MS) -> Breaker | None:
+    async def probe(
+        self, call: str, lease_ms: int = _LEASE_MS, *, account: str = "prober"
+    ) -> Breaker | None:
         """Ask to be the probe."""
-        ask = ProbeAsk(circuit=_CIRCUIT, call=call, lease_ms=lease_ms)
+        ask = ProbeAsk(circuit=_CIRCUIT, call=call, account=account, lease_ms=lease_ms)
         return await functions.probe(self.redis, self.root, ask)
 
     def end(self, call: str, *, is_well: bool) -> None:
@@ -129,7 +138,7 @@ async def test_report_that_is_sent_again_counts_once(ward: Ward) -> None:
 async def test_old_failures_do_not_count(ward: Ward) -> None:
     for _ in range(4):
         await ward.fail()
-    name = keys.FAILURES(ward.root, _CIRCUIT)
+    name = keys.FAULTS(ward.root, _CIRCUIT)
     for call in await ward.redis.call("ZRANGE", name, 0, -1):
         await ward.redis.call("ZADD", name, 1, call)
     breaker, _ = await ward.fail()
@@ -142,7 +151,61 @@ async def test_some_failures_open_it_at_once_for_as_long_as_they_say(ward: Ward)
     assert (breaker, is_new) == (Breaker("open", 60_000, "auth"), True)
 
 
+async def test_tries_of_one_message_count_once(ward: Ward) -> None:
+    told = [(await ward.fail(message="one", account="ann"))[0].state for _ in range(9)]
+    assert set(told) == {"closed"}
+
+
+async def test_messages_of_one_account_close_it_to_that_account_alone(ward: Ward) -> None:
+    told = [await ward.fail(account="ann") for _ in range(3)]
+    assert [breaker.state for breaker, _ in told] == ["closed", "closed", "open"]
+    assert ward.circuit == f"{_CIRCUIT}@ann"
+    for _ in range(20):
+        await ward.fail(account="ann")
+    assert set(await ward.report()) == {f"{_CIRCUIT}@ann"}
+
+
+async def test_an_account_that_is_mostly_answered_is_not_slowed(ward: Ward) -> None:
+    told = [(await ward.fail(account="ann", answered_own=10))[0].state for _ in range(5)]
+    assert set(told) == {"closed"}
+
+
+async def test_messages_of_two_accounts_close_it_to_all(ward: Ward) -> None:
+    for _ in range(4):
+        await ward.fail(account="ann")
+    breaker, is_new = await ward.fail(account="bob")
+    assert (breaker.state, is_new, ward.circuit) == ("open", True, _CIRCUIT)
+
+
+async def test_what_no_prompt_can_cause_counts_for_all_of_one_account_too(ward: Ward) -> None:
+    told = [(await ward.fail(account="ann", is_shared=True))[0].state for _ in range(5)]
+    assert told[-1] == "open"
+    assert ward.circuit == _CIRCUIT
+
+
 # Who probes it
+
+
+async def test_the_account_that_opened_it_probes_after_others(ward: Ward) -> None:
+    for account in ("bob", "ann", "ann", "ann", "ann"):
+        await ward.fail(account=account, account_min=99)
+    await ward.redis.call("HSET", keys.BREAKER(ward.root, _CIRCUIT), "due", await _now_ms(ward))
+    seen = await ward.probe("of-ann", account="ann")
+    assert seen is not None
+    assert (seen.state, 0 < seen.left_ms <= 5_000) == ("open", True)
+    assert await ward.probe("of-bob", account="bob") is None
+
+
+async def test_it_probes_where_nobody_else_does(ward: Ward) -> None:
+    for account in ("bob", "ann", "ann", "ann", "ann"):
+        await ward.fail(account=account, account_min=99)
+    await ward.due()
+    assert await ward.probe("of-ann", account="ann") is None
+
+
+async def _now_ms(ward: Ward) -> int:
+    seconds, microseconds = await ward.redis.call("TIME")
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def test_nobody_probes_before_it_is_due(ward: Ward) -> None:
@@ -236,8 +299,8 @@ async def test_each_probe_that_fails_doubles_the_cooling_up_to_its_bound(ward: W
 
 
 async def test_cooling_is_jittered(ward: Ward) -> None:
-    shortest, _ = await ward.fail(failures_min=1, chance=0.0, circuit="a/b/c")
-    longest, _ = await ward.fail(failures_min=1, chance=1.0, circuit="a/b/d")
+    shortest, _ = await ward.fail(failures_min=1, chance=0.0, circuit="a/b/c", is_shared=True)
+    longest, _ = await ward.fail(failures_min=1, chance=1.0, circuit="a/b/d", is_shared=True)
     assert (shortest.left_ms, longest.left_ms) == (8_000, 12_000)
 
 

@@ -88,7 +88,10 @@ async def test_breaker_is_probed_at_once_and_by_one_call(redis: Redis, root: str
     fields = ("opened", now_ms + HOUR_MS, "due", now_ms + HOUR_MS + 10_000, "why", "timeout")
     await redis.call("HSET", breaker, *fields, "lease", now_ms + HOUR_MS, "trips", 1)
     await redis.call("PEXPIRE", breaker, HOUR_MS)
-    asks = [ProbeAsk(circuit=_CIRCUIT, call=call, lease_ms=5_000) for call in ("one", "two")]
+    asks = [
+        ProbeAsk(circuit=_CIRCUIT, call=call, account="ann", lease_ms=5_000)
+        for call in ("one", "two")
+    ]
     assert await functions.probe(redis, root, asks[0]) is None
     seen = await functions.probe(redis, root, asks[1])
     assert isinstance(seen, Breaker)

@@ -23,7 +23,7 @@ from shared.wire.fleet import WorkerReport
 from tests.support import ledger
 from tests.support.desk import Desk
 from tests.support.server import Kind, Server, binaries
-from worker.gate import failing
+from worker.circuits import Caller, failing
 from worker.limits import Limits
 
 
@@ -98,14 +98,13 @@ async def test_health_and_limits_of_providers_stay_in_theirs(desk: Desk) -> None
     limits = Limits(msgspec.structs.replace(provider, concurrency_max=1, tokens_per_minute=9))
     assert await functions.admit(desk.redis, root, limits.admission("c", "batch", 1, 1_000)) is None
     failure = Failure(message="No.", category="auth", code="X")
-    ask = failing("p/m/open", "c", ProviderError(failure), BreakerSettings())
-    assert ask is not None
-    assert (await functions.fail(desk.redis, root, ask))[1]
+    ask = failing("p/m/open", "c", Caller("ann", "m"), ProviderError(failure), BreakerSettings())
+    assert (await functions.fail(desk.redis, root, ask)).is_new
     pulse = WorkerReport(id="w", concurrency=1, running=1, models=("m",), wire=1)
     calls = Calls((("p", "batch", "c"),), (("p/m/open", "c"),), (("p/m/open", 1),), 1_000, 1_000)
     assert (await fleet.report(desk.redis, desk.settings, pulse, calls)).breakers
     await desk.redis.call("HSET", keys.BREAKER(root, "p/m/open"), "due", 1)
-    probe = ProbeAsk(circuit="p/m/open", call="d", lease_ms=1_000)
+    probe = ProbeAsk(circuit="p/m/open", call="d", account="ann", lease_ms=1_000)
     assert await functions.probe(desk.redis, root, probe) is None
     functions.end_probe(desk.redis, root, EndProbeAsk(circuit="p/m/open", call="d", is_well=True))
     functions.depart(desk.redis, root, limits.departure("c", "batch", 1, 2))

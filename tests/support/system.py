@@ -124,7 +124,7 @@ class System:
         self.clock = TurnedClock()
         self.lines: list[Any] = []
         # A provider that a script makes fail may leave these lines, as it should.
-        self.expected: set[str] = {"breaker opened", "dead letter"}
+        self.expected: set[str] = {"breaker opened", "provider throttled", "dead letter"}
         self.url = ""
         self.settings = Settings(
             redis=redis,

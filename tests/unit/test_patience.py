@@ -36,20 +36,37 @@ def _bar(why: Bar, seconds: float, *, is_refused: bool = False) -> BarredError:
     return BarredError(failure, why, seconds)
 
 
+_LIMITED = _fault("rate_limit", code="PROVIDER_RATE_LIMITED")
+_AWAY = _fault("overloaded", code="PROVIDER_OVERLOADED")
+_REFUSED = _fault("auth", wish="never", code="BAD_CREDENTIALS")
+
+
 @pytest.mark.parametrize(
     ("error", "changed", "expected"),
     [
         (_fault(), {}, Wait(0.25)),
-        (_fault(), {"calls": 2, "turn_calls": 2}, Wait(0.5)),
-        (_fault(), {"calls": 3, "turn_calls": 3}, "failed"),
+        (_fault(), {"calls": 2, "turn_calls": 2}, Retry(3.75)),
+        # Later attempts make one call each, further and further apart.
+        (_fault(), {"calls": 1, "turn_calls": 3, "deferrals": 1, "left": 900.0}, Retry(11.25)),
+        (_fault(), {"calls": 1, "turn_calls": 5, "deferrals": 3, "left": 900.0}, Retry(101.25)),
         (_fault(), {"calls": 1, "turn_calls": 6}, "failed"),
         (_fault(wish="never"), {}, "failed"),
         (_fault(), {"has_shown": True}, "failed"),
-        (_fault(), {"left": 0.2}, "failed"),
+        (_fault(), {"left": 0.25}, Retry(0.046875)),
         (_fault(seconds=1.5), {}, Wait(1.5)),
         (_fault(seconds=9), {}, Retry(9)),
         (_fault(seconds=9), {"calls": 3, "turn_calls": 3}, Retry(9)),
-        (_fault(seconds=9), {"deferrals": 3}, "failed"),
+        (_fault(seconds=9), {"deferrals": 3}, Retry(11.25)),
+        # What a provider did not take on is bounded by the deadline alone.
+        (_LIMITED, {"calls": 2, "turn_calls": 2}, Retry(3.0)),
+        (_LIMITED, {"calls": 9, "turn_calls": 2, "deferrals": 90, "left": 900.0}, Retry(45.0)),
+        (_AWAY, {"calls": 2, "turn_calls": 2, "deferrals": 3}, Retry(24.0)),
+        # A batch has time until an operator has mended it; a person is told.
+        (_REFUSED, {}, "failed"),
+        (_REFUSED, {"is_batch": True}, Retry(3.0)),
+        # An answer of no use is asked for again at once, or not at all.
+        (_fault(code="EMPTY_ANSWER"), {}, Wait(0.25)),
+        (_fault(code="EMPTY_ANSWER"), {"calls": 2, "turn_calls": 2}, "failed"),
         (_fault(seconds=90), {}, "failed"),
     ],
 )
@@ -65,9 +82,11 @@ def test_a_failure_is_tried_again_here_or_later_or_stands(
     [
         (_bar("cooling", 8), {}, Retry(8.5, "cooling")),
         (_bar("cooling", 8), {"has_others": True}, Retry(8.5, "cooling")),
-        (_bar("cooling", 8), {"deferrals": 3}, "failed"),
-        (_bar("cooling", 8), {"left": 8.0}, "failed"),
+        (_bar("cooling", 8), {"deferrals": 99}, Retry(8.5, "cooling")),
+        (_bar("cooling", 8), {"left": 8.0}, Retry(8.0, "cooling")),
+        (_bar("throttled", 8), {"age": 40.0}, Retry(8.0, "throttled")),
         (_bar("cooling", 8, is_refused=True), {}, "failed"),
+        (_bar("cooling", 8, is_refused=True), {"is_batch": True}, Retry(8.0)),
         (_bar("cooling", 1), {}, Wait(1.25)),
         (_bar("probing", 1), {"waited_here": 1.5}, Retry(3.0, "probing")),
         # Only the deadline ends a wait for room.
@@ -121,5 +140,7 @@ def test_the_route_says_why_a_model_was_passed_over() -> None:
 
 
 def test_waits_for_room_are_no_deferrals() -> None:
-    waiting = [Retry(1, why).is_waiting for why in ("failed", "cooling", "probing", "busy")]
-    assert waiting == [False, False, True, True]
+    waiting = [
+        Retry(1, why).is_waiting for why in ("failed", "cooling", "probing", "busy", "throttled")
+    ]
+    assert waiting == [False, False, True, True, True]

@@ -4,7 +4,7 @@ Owns what a worker would hand to the pipeline. Refuses to beat: leases here are 
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from typing_extensions import override
@@ -17,12 +17,16 @@ from shared.wire.generation import Generation
 from tests.support.system import System
 from tests.worker.front import Front, Ticket
 from worker import pipeline
+from worker.circuits import Caller
 from worker.fetch import Outside
 from worker.gallery import Gallery
 from worker.gate import Gate
 from worker.providers.registry import Registry
 from worker.run import Brake, StopReason, Tools
 from worker.search.line import SearchLine, connect
+
+# Whose calls those are that a test makes by itself.
+ANN: Final = Caller("ann", "a-message")
 
 
 class Hasty(SystemClock):

@@ -223,7 +223,7 @@ class Front:
         for name in names:
             await self.redis.call("HSET", keys.BREAKER(root, name.decode()), "due", 1)
         for gate in gates:
-            gate.hear({name.decode(): Breaker("due") for name in names})
+            gate.hear({name.decode(): Breaker("due") for name in names}, frozenset())
 
     async def told(self, ticket: Ticket) -> list[Told]:
         """Return the generation's stream as it is."""

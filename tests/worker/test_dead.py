@@ -28,7 +28,7 @@ async def letters(system: System, front: Front) -> DeadLetters:
 
 
 async def _dies(attempts: Attempts, front: Front, provider: Provider) -> Ticket:
-    provider.script.extend([Answer(status=500)] * 6)
+    provider.script.extend([Answer(huge_bytes=2_000_000)] * 2)
     ticket = await front.submit("Why?")
     await attempts.run(ticket)
     provider.script.clear()

@@ -216,10 +216,11 @@ async def test_model_that_does_not_begin_is_given_up(
     provider.answer = lambda _: Answer(gate=asyncio.Event())
     ticket = await front.submit(model="alpha")
     await attempts.run(ticket)
-    assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
+    assert (await front.look(ticket)).stage == "retrying"
     # On a busy machine a call may be given up before the upstream has read it.
     failed = [line for line in system.lines if line["event"] == "the provider failed"]
-    assert len(failed) == 3
+    assert [line["code"] for line in failed] == ["FIRST_TOKEN_TIMEOUT"] * 2
+    await front.cancel(ticket)
 
 
 async def test_provider_that_falls_silent_is_given_up(
@@ -250,7 +251,8 @@ async def test_provider_that_only_pings_is_given_up(attempts: Attempts, front: F
         attempts.change_providers(base_url=upstream.url)
         ticket = await front.submit(model="alpha")
         await asyncio.wait_for(attempts.run(ticket), 5)
-    assert _fault(await front.look(ticket)) == ("timeout", "FIRST_TOKEN_TIMEOUT")
+    assert (await front.look(ticket)).stage == "retrying"
+    await front.cancel(ticket)
 
 
 # Faults of our own

@@ -127,7 +127,7 @@ def question_of(run: Run, prompt: str) -> Question:
         input_tokens=tokens_of_prompt(run, prompt),
         needs=needs(features, settings),
         served=run.tools.registry.served,
-        cooling=run.tools.gate.cooling(),
+        cooling=run.tools.gate.cooling(run.claimed.account),
         search=settings if features.web_search else None,
     )
 
@@ -149,14 +149,14 @@ def weigh(run: Run, question: Question) -> tuple[tuple[ModelSettings, ...], Choi
 
 def _await_cooling(run: Run, cooling: list[ModelSettings]) -> Failed | Retry:
     """Wait in the queue for the model that may be called soonest, of those that only cool."""
-    found = (run.tools.gate.bar(each) for each in cooling)
+    found = (run.tools.gate.bar(each, run.claimed.account) for each in cooling)
     bars: list[BarredError] = [bar for bar in found if bar is not None]
     if not bars:
         return Retry(0.0)
     soonest = min(bars, key=lambda bar: bar.wait_seconds)
     at = patience.standing(run, calls=0)
     outcome = patience.in_queue(soonest, at, random.random())  # noqa: S311  jitter
-    if isinstance(outcome, Failed):
+    if isinstance(outcome, Failed) or outcome.why not in {"cooling", "probing"}:
         return outcome
     return outcome._replace(parked=tuple(resource_of(each, is_circuit=True) for each in cooling))
 

@@ -18,6 +18,7 @@ from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import Usage
 from worker.backlog import resource_of
+from worker.causes import cause_of
 from worker.providers.contract import ChatRequest
 from worker.providers.failures import UpstreamRefusalError
 from worker.run import Failed, Outcome, Retry, Run
@@ -55,12 +56,12 @@ async def generate(run: Run) -> Outcome | None:
         if isinstance(outcome, Retry):
             parked += _waits_for(run.model, outcome)
             outcome = outcome._replace(parked=parked)
-        if isinstance(outcome, Retry) and outcome.is_waiting:
-            waiting = waiting or outcome
+            if waiting is None or outcome.delay_seconds < waiting.delay_seconds:
+                waiting = outcome
         if not patience.may_pass_over(outcome, patience.standing(run, calls=0)):
             break
         _pass_over(run, run.model, patience.excluded_by(outcome))
-    # A model that only has no room for now is worth the wait when all others have failed.
+    # A model that may answer later is worth the wait when all others have failed.
     has_calls = run.calls < patience.CALLS_PER_TURN_MAX
     is_worth_it = has_calls and not run.writer.has_shown() and patience.is_own_fault(outcome)
     if waiting is not None and is_worth_it:
@@ -91,14 +92,18 @@ def _pass_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
 async def _ask(run: Run, model: ModelSettings) -> Outcome | None:
     """Have one model answer; Failed or Retry is what its provider's last failure comes to."""
     room, is_trimmed = _room(run, model), False
-    calls_before, waited = run.calls, 0.0
+    tries, waited = 0, 0.0
     while run.seconds_left() > 0:
-        is_retry = run.calls > calls_before or run.claimed.calls > 0
+        calls_before = run.calls
         try:
-            return await _call(run, model, room, is_retry=is_retry)
+            return await _call(run, model, room, is_retry=tries > 0 or run.claimed.calls > 0)
         except ProviderError as error:
             failed = error
-        at = patience.standing(run, run.calls - calls_before, waited)
+        tries += run.calls - calls_before
+        if run.calls > calls_before and not cause_of(failed.failure).is_taken_on:
+            # The provider took nothing on: it is none of the turn's calls.
+            run.calls -= 1
+        at = patience.standing(run, tries, waited)
         _log(failed, model, at.calls)
         if _is_trimmable(run, failed) and patience.may_call(at) and not is_trimmed:
             # The catalogue may promise too much: what counts is what was refused.
@@ -122,7 +127,9 @@ def _after(
     if is_over or isinstance(error, BarredError) or run.tools.gate.may_retry(model):
         return what
     logs.logger().info("no retry is left", provider=model.provider)
-    return Failed(error.failure)
+    chance = random.random()  # noqa: S311  jitter
+    waits = cause_of(error.failure).waits
+    return patience.later(error, at, chance) if waits else Failed(error.failure)
 
 
 def _log(error: ProviderError, model: ModelSettings, call: int) -> None:
@@ -174,7 +181,9 @@ async def _call_once(run: Run, request: ChatRequest, before: Usage, *, is_retry:
     model, lane = request.model, run.claimed.lane
     tokens = run.input_tokens + request.max_tokens
     searches = run.searches
-    async with run.tools.gate.call(model, lane=lane, tokens=tokens, is_retry=is_retry) as call:
+    async with run.tools.gate.call(
+        model, run.caller, lane=lane, tokens=tokens, is_retry=is_retry
+    ) as call:
         run.calls += 1
         run.usage = None
         if request.so_far:

@@ -3,23 +3,29 @@
 Owns how patient an attempt is. The decisions are pure: they are told how things stand and the
 chance of their jitter, and read no clock.
 
-DESIGN. Three things that look alike are kept apart. A failure may be tried again, here or later; it
-counts against the calls, the deferrals and the provider's budget. A breaker that cools counts as a
-deferral, since it may be waited for in vain. Somebody else's probe, and limits without room, count
-for nothing: only the deadline ends that wait.
+DESIGN. What is not the message's own fault waits in the queue until its deadline, further apart
+each time, as `causes` says. Only upstream calls are counted, and only those that a provider took
+on: at most six a turn, over all attempts and models. A call that was not made (a breaker that
+cools, a throttle, limits without room) counts for nothing.
 """
 
 from typing import Final, NamedTuple
 
 from shared.errors import BarredError, ProviderError
-from worker.gate import OWN_FAULTS, SHORT_SECONDS
+from worker.causes import cause_of
+from worker.circuits import SHORT_SECONDS
 from worker.run import Failed, Outcome, Retry, Run
 
-CALLS_MAX: Final = 3
+# Of one model in a turn's first attempt; in later ones, each some time after the last, one.
+CALLS_MAX: Final = 2
 # Over all attempts and all models of the route.
 CALLS_PER_TURN_MAX: Final = 6
-DEFERRALS_MAX: Final = 3
 _BACKOFF_SECONDS: Final = 0.5
+# In the queue, at once.
+_LATER_SECONDS_MAX: Final = 60.0
+_TAKEN_ON_SECONDS_MAX: Final = 300.0
+# After a breaker's time those that waited come apart.
+_COOLED_SPREAD_SECONDS: Final = 1.0
 # Nobody knows when a slot is given back.
 _ROOM_SECONDS: Final = 1.0
 _JITTER_SECONDS: Final = 0.5
@@ -41,6 +47,7 @@ class Standing(NamedTuple):
     waited_here: float = 0.0
     has_shown: bool = False
     has_others: bool = False
+    is_batch: bool = False
 
 
 def standing(run: Run, calls: int, waited_here: float = 0.0) -> Standing:
@@ -54,6 +61,7 @@ def standing(run: Run, calls: int, waited_here: float = 0.0) -> Standing:
         waited_here=waited_here,
         has_shown=run.writer.has_shown(),
         has_others=bool(run.others),
+        is_batch=run.claimed.lane == "batch",
     )
 
 
@@ -68,16 +76,42 @@ def after(error: ProviderError, at: Standing, chance: float) -> Failed | Retry |
     if isinstance(error, BarredError):
         delay = max(error.wait_seconds, _ROOM_SECONDS * chance) + _JITTER_SECONDS * chance
         return Wait(delay) if may_wait_here(at, delay) else in_queue(error, at, chance)
-    delay = _delay(error, at.calls, chance)
-    if at.has_shown or error.retry == "never" or delay >= at.left:
+    cause, told = cause_of(error.failure), error.retry_after_seconds or 0.0
+    if at.has_shown or at.turn_calls >= CALLS_PER_TURN_MAX or told >= at.left:
         return Failed(error.failure)
-    if at.turn_calls >= CALLS_PER_TURN_MAX:
+    if cause.fault == "credentials":
+        return in_vain(error, at, chance)
+    if error.retry == "never":
         return Failed(error.failure)
-    if delay > SHORT_SECONDS and at.deferrals < DEFERRALS_MAX:
-        return Retry(delay, code=error.failure.code)
-    if at.calls >= CALLS_MAX or delay > SHORT_SECONDS:
+    delay = told or chance * _BACKOFF_SECONDS * float(2 ** max(0, at.calls - 1))
+    # Another model goes before one that takes nothing on.
+    is_next = at.has_others and not cause.is_taken_on
+    if delay <= SHORT_SECONDS and delay < at.left and may_call(at) and not is_next:
+        return Wait(delay)
+    if not cause.waits:
         return Failed(error.failure)
-    return Wait(delay)
+    return later(error, at, chance)
+
+
+def later(error: ProviderError, at: Standing, chance: float) -> Retry:
+    """Return the wait in the queue, which grows from one to the next.
+
+    The few calls that a provider took on are spread over minutes, as an outage lasts.
+    """
+    if cause_of(error.failure).is_taken_on:
+        grown = min(_TAKEN_ON_SECONDS_MAX, at.left / 4, 5.0 * 3 ** min(at.deferrals, 8))
+    else:
+        grown = min(_LATER_SECONDS_MAX, 4.0 * 2 ** min(at.deferrals, 8))
+    delay = max(error.retry_after_seconds or 0.0, grown * (0.5 + chance / 2))
+    return Retry(min(delay, max(0.0, at.left)), code=error.failure.code)
+
+
+def in_vain(error: ProviderError, at: Standing, chance: float) -> Failed | Retry:
+    """Decide what follows refused credentials, which only an operator can mend.
+
+    A batch has a day for that; a person is told at once.
+    """
+    return later(error, at, chance) if at.is_batch else Failed(error.failure)
 
 
 def may_wait_here(at: Standing, delay: float) -> bool:
@@ -88,22 +122,23 @@ def may_wait_here(at: Standing, delay: float) -> bool:
 def in_queue(barred: BarredError, at: Standing, chance: float) -> Failed | Retry:
     """Decide what follows a call that was not made, where nobody waits for it here.
 
-    Credentials that were refused stay refused. Who waits for the same must not come together.
+    Messages that wait for the same must not come together; a throttle gives each a time of its own.
     """
-    if barred.why == "cooling":
-        delay = barred.wait_seconds + chance * min(1.0, barred.wait_seconds)
-        if not barred.failure.retryable or delay >= at.left or at.deferrals >= DEFERRALS_MAX:
-            return Failed(barred.failure)
-        return Retry(delay, "cooling", barred.failure.code)
-    low, high = _QUEUE_SECONDS
-    spread = min(high, max(low, at.age / 2))
-    delay = min(barred.wait_seconds + chance * spread, at.left)
-    return Retry(delay, barred.why, barred.failure.code)
+    if not barred.failure.retryable:
+        return in_vain(barred, at, chance)
+    delay = barred.wait_seconds
+    if barred.why in {"cooling", "slowed"}:
+        delay += chance * min(_COOLED_SPREAD_SECONDS, delay)
+    elif barred.why != "throttled":
+        low, high = _QUEUE_SECONDS
+        delay += chance * min(high, max(low, at.age / 2))
+    return Retry(min(delay, max(0.0, at.left)), barred.why, barred.failure.code)
 
 
 def may_call(at: Standing) -> bool:
     """Tell whether the model may be called once more, as far as calls are counted."""
-    return at.calls < CALLS_MAX and at.turn_calls < CALLS_PER_TURN_MAX
+    calls_max = CALLS_MAX if at.deferrals == 0 else 1
+    return at.calls < calls_max and at.turn_calls < CALLS_PER_TURN_MAX
 
 
 def may_pass_over(outcome: Outcome | Wait | None, at: Standing) -> bool:
@@ -115,22 +150,12 @@ def may_pass_over(outcome: Outcome | Wait | None, at: Standing) -> bool:
 
 def is_own_fault(outcome: Outcome | Wait | None) -> bool:
     """Tell whether it ended for a reason of one model's, of which another need know nothing."""
-    if not isinstance(outcome, Failed):
-        return False
-    failure = outcome.failure
-    return failure.category in OWN_FAULTS or failure.code == "UNKNOWN_UPSTREAM_MODEL"
+    return isinstance(outcome, Failed) and cause_of(outcome.failure).passes_over
 
 
 def excluded_by(outcome: Outcome | None) -> str:
     """Return what the route says of a model that was passed over."""
     if isinstance(outcome, Retry) and outcome.why != "failed":
-        return "busy" if outcome.why == "busy" else "cooling"
+        return "busy" if outcome.why in {"busy", "throttled"} else "cooling"
     is_cooling = isinstance(outcome, Failed) and outcome.failure.code == "PROVIDER_COOLING"
     return "cooling" if is_cooling else "failed"
-
-
-def _delay(error: ProviderError, calls: int, chance: float) -> float:
-    """Full jitter, unless the provider said when."""
-    if error.retry_after_seconds is not None:
-        return error.retry_after_seconds
-    return chance * _BACKOFF_SECONDS * float(2 ** (calls - 1))

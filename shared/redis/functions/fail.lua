@@ -1,13 +1,20 @@
--- fail: a provider's own failure is told, and may open the breaker of its circuit.
--- ASK      circuit, call (its id), why (the failure's category), window_ms, failures_min, failures_share, cooling_ms,
---          cooling_max_ms, chance (0 to 1, for the jitter); if it opens at once: at_once_ms (for so long); if any:
---          answered (calls of the same worker that no report has told of yet)
--- RETURNS  {state, ms left, why, is new (1 if this call opened it)}
+-- fail: an upstream failed at a message, which may close a circuit to everybody or to the message's account.
+-- ASK      circuit, call (its id), account, message (a generation's id), why (the failure's category), window_ms,
+--          failures_min, failures_share, account_min (messages of one account), cooling_ms, cooling_max_ms, chance (0
+--          to 1, for the jitter); if no prompt can cause it: is_shared; if it opens at once: at_once_ms (for so long);
+--          if any: answered (calls of the same worker that no report has told of yet), answered_own (of the account,
+--          lately)
+-- RETURNS  {circuit (that is not closed now, or the one asked for), state, ms left, why, is new (1 if this call
+--          opened it)}
 -- ATOMIC   because the failure that is one too many is counted and opens, and of two only one is that.
--- A failure is kept by its call's id, so that telling it again counts nothing. While it is open, only the probe's
--- own failure counts: the others began before. A probe that closed it and then failed opens it again.
+-- Messages are counted, not tries: one that is tried again counts once. A prompt may make an upstream fail, so the
+-- messages of one account open the breaker of that account alone, whose circuit is called `circuit@account`. All
+-- accounts' is opened by messages of two, or by a failure that no prompt can cause.
+-- While it is open, only the probe's own failure counts: the others began before. A probe that closed it and then
+-- failed opens it again.
 
 local KEEP_MS = 600000
+local FAULTS_MAX = 256
 
 local function count_answered(root, ask, now)
   local last, count = window_slot(now, ask.window_ms), ask.answered or 0
@@ -17,39 +24,61 @@ local function count_answered(root, ask, now)
   return count
 end
 
--- Keeps the failure; tells whether there were too many of late.
-local function is_one_too_many(root, ask, now)
-  local key = failures_key(root, ask.circuit)
+-- Keeps the message; returns how many failed lately, how many of its own account, and how many accounts they are of.
+local function note_fault(root, ask, now)
+  local key = faults_key(root, ask.circuit)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now - ask.window_ms))
   -- Failures of the future were noted before the clock was set back.
   redis.call('ZREMRANGEBYSCORE', key, '(' .. int(now), '+inf')
-  redis.call('ZADD', key, 'NX', int(now), ask.call)
+  redis.call('ZADD', key, 'NX', int(now), member(ask.account, ask.message))
+  redis.call('ZREMRANGEBYRANK', key, 0, -FAULTS_MAX - 1)
   redis.call('PEXPIRE', key, int(ask.window_ms))
-  local failed = redis.call('ZCARD', key)
-  if failed < ask.failures_min then return false end
-  return failed >= ask.failures_share * (failed + count_answered(root, ask, now))
+  local failed, own, accounts, seen = 0, 0, 0, {}
+  for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+    local account = split(name)
+    failed = failed + 1
+    if account == ask.account then own = own + 1 end
+    if not seen[account] then seen[account], accounts = true, accounts + 1 end
+  end
+  return failed, own, accounts
 end
 
-local function open(root, ask, trips, now)
+local function open(root, ask, circuit, trips, now)
   local grown = ask.cooling_ms * 2 ^ math.min(trips - 1, 20) * (0.8 + 0.4 * ask.chance)
   local left = math.floor(ask.at_once_ms or math.min(grown, ask.cooling_max_ms))
-  local key = breaker_key(root, ask.circuit)
+  local key = breaker_key(root, circuit)
   redis.call('HDEL', key, 'probe', 'lease')
-  redis.call('HSET', key, 'opened', int(now), 'due', int(now + left), 'trips', trips, 'why', ask.why)
+  redis.call('HSET', key, 'opened', int(now), 'due', int(now + left), 'trips', trips, 'why', ask.why,
+    'account', ask.account)
   redis.call('PEXPIRE', key, int(left + KEEP_MS))
-  redis.call('ZADD', cooling_key(root), int(now + left), ask.circuit)
-  redis.call('DEL', failures_key(root, ask.circuit))
-  return {'open', left, ask.why, 1}
+  redis.call('ZADD', cooling_key(root), int(now + left), circuit)
+  redis.call('DEL', failures_key(root, circuit), faults_key(root, circuit))
+  return {circuit, 'open', left, ask.why, 1}
+end
+
+local function is_too_many(failed, answered, min, share)
+  return failed >= min and failed >= share * (failed + answered)
 end
 
 local function fail(root, ask)
-  local now = now_ms()
+  local now, own_circuit = now_ms(), ask.circuit .. '@' .. ask.account
+  for _, circuit in ipairs({ask.circuit, own_circuit}) do
+    local probe, trips = unpack(redis.call('HMGET', breaker_key(root, circuit), 'probe', 'trips'))
+    if probe == ask.call then return open(root, ask, circuit, trips + 1, now) end
+  end
   local seen = look_at_breaker(root, ask.circuit, now)
-  local probe, trips = unpack(redis.call('HMGET', breaker_key(root, ask.circuit), 'probe', 'trips'))
-  if probe == ask.call then return open(root, ask, trips + 1, now) end
-  if seen[1] ~= 'closed' then return {seen[1], seen[2], seen[3], 0} end
-  if ask.at_once_ms or is_one_too_many(root, ask, now) then return open(root, ask, 1, now) end
-  return {'closed', 0, '', 0}
+  if seen[1] ~= 'closed' then return {ask.circuit, seen[1], seen[2], seen[3], 0} end
+  if ask.at_once_ms then return open(root, ask, ask.circuit, 1, now) end
+  local failed, own, accounts = note_fault(root, ask, now)
+  if (accounts > 1 or ask.is_shared)
+    and is_too_many(failed, count_answered(root, ask, now), ask.failures_min, ask.failures_share) then
+    return open(root, ask, ask.circuit, 1, now)
+  end
+  seen = look_at_breaker(root, own_circuit, now)
+  if seen[1] == 'closed' and is_too_many(own, ask.answered_own or 0, ask.account_min, ask.failures_share) then
+    return open(root, ask, own_circuit, 1, now)
+  end
+  return {own_circuit, seen[1], seen[2], seen[3], 0}
 end
 
 register('fail', fail)

@@ -24,13 +24,15 @@ local function split(name)
   return string.sub(name, 1, colon - 1), string.sub(name, colon + 1)
 end
 
-local function load(root, account, id)
-  local flat = redis.call('HGETALL', generation_key(root, account, id))
+local function load_flat(key)
+  local flat = redis.call('HGETALL', key)
   if #flat == 0 then return nil end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
   return record
 end
+
+local function load(root, account, id) return load_flat(generation_key(root, account, id)) end
 
 local function unfinished_of(root, account)
   return redis.call('ZCARD', unfinished_key(root, account, 'interactive'))

@@ -1,7 +1,17 @@
 -- probe: ask to be the one call that tries whether a provider's model is well again.
--- ASK      circuit, call (its id), lease_ms
+-- ASK      circuit, call (its id), account, lease_ms
 -- RETURNS  {'granted' or the breaker's state, ms left, why}
 -- ATOMIC   because there is one probe in the whole fleet, until it ends or its lease lapses.
+-- The account whose message opened the breaker of all comes last: its next message may fail for the same reason.
+-- It waits a while for another's, and probes where nobody else does.
+
+local OTHERS_FIRST_MS = 5000
+
+local function others_first(root, ask, key, now)
+  local due, account = unpack(redis.call('HMGET', key, 'due', 'account'))
+  if account ~= ask.account or string.find(ask.circuit, '@', 1, true) then return 0 end
+  return math.max(0, tonumber(due) + OTHERS_FIRST_MS - now)
+end
 
 local function probe(root, ask)
   local now = now_ms()
@@ -9,6 +19,8 @@ local function probe(root, ask)
   local key = breaker_key(root, ask.circuit)
   local is_own = seen[1] == 'probing' and redis.call('HGET', key, 'probe') == ask.call
   if seen[1] ~= 'due' and not is_own then return seen end
+  local left = is_own and 0 or others_first(root, ask, key, now)
+  if left > 0 then return {'open', left, seen[3]} end
   -- Where the clock was set back, both times lie ahead: the probe is what counts from here on.
   redis.call('HSET', key, 'probe', ask.call, 'lease', int(now + ask.lease_ms), 'trips',
     redis.call('HGET', key, 'trips') or 1, 'opened', int(now), 'due', int(now))

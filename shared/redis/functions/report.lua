@@ -3,7 +3,8 @@
 --          providers, if any: lease_ms, slots = {{provider, lane, call}...} and probes = {{circuit, call}...} (under
 --          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count)
 -- RETURNS  {how many workers live, {model (that is served, or was lately)...},
---          {{circuit, its breaker's state, ms left, why}... (that are not closed)}, 1 if it was not known to live}
+--          {{circuit, its breaker's state, ms left, why}... (that are not closed)}, 1 if it was not known to live,
+--          {circuit (that is throttled)...}}
 -- ATOMIC   because who is counted must be who is listed, and the dead are forgotten by whoever lives.
 -- What was served is forgotten after a time in which others reported: when nobody could, it is given that time again.
 -- No two pulses of a worker are the same: one that is there already was sent again, and its calls are counted.
@@ -48,6 +49,11 @@ local function open_circuits(root, now)
   return found
 end
 
+local function throttled_now(root, now)
+  redis.call('ZREMRANGEBYSCORE', throttles_key(root), '-inf', int(now))
+  return redis.call('ZRANGE', throttles_key(root), 0, -1)
+end
+
 local function renew_served(root, now)
   for _, model in ipairs(redis.call('ZRANGE', served_key(root), 0, -1)) do
     redis.call('ZADD', served_key(root), int(now), model)
@@ -76,7 +82,8 @@ local function report(root, ask)
     forget(root, worker)
   end
   local living = redis.call('ZCOUNT', pulses, int(now - ask.alive_ms), '+inf')
-  return {living, redis.call('ZRANGE', served, 0, -1), open_circuits(root, now), is_new}
+  return {living, redis.call('ZRANGE', served, 0, -1), open_circuits(root, now), is_new,
+    throttled_now(root, now)}
 end
 
 register('report', report)

@@ -1,0 +1,57 @@
+-- throttle: a provider refused a call because it takes fewer than are made: learn how many it takes.
+-- ASK      circuit, taken (how many calls the same worker had got through lately), taken_ms
+--          (ago, the first of them); if the provider said when to come again: told_ms
+-- RETURNS  in how many ms the next call may be made
+-- ATOMIC   because the whole fleet keeps to one rate, and learns of a refusal once.
+-- Additive increase, multiplicative decrease: after a refusal nobody calls for a pause, as long as the provider
+-- said, else twice as long as the last one that was too short. Then one call at a time, at nine tenths of the rate
+-- that the provider took on over the last two rounds (from the end of a pause to the end of the next); and with
+-- each call that is let through a little faster (see throttled.lua).
+-- Example: ten calls are taken in the first second, the eleventh is refused for 9 s. From the tenth second on
+-- one call a 1.1 s is made, and after some twenty of them one is refused again.
+
+local PAUSE_US, PAUSE_MAX_US = 1000000, 30000000
+local TOLD_MAX_US = 3600000000
+-- One that nobody asks for is forgotten some time after its pause.
+local KEPT_MS = 600000
+
+local function throttle(root, ask)
+  local now, key = now_us(), throttle_key(root, ask.circuit)
+  -- A refusal of the future was before the clock was set back.
+  if tonumber(redis.call('HGET', key, 'refused') or 0) > now then redis.call('DEL', key) end
+  local shut, pause, count, since, interval, is_fresh =
+    unpack(redis.call('HMGET', key, 'shut', 'pause', 'count', 'since', 'interval', 'fresh'))
+  local told = ask.told_ms and math.min(ask.told_ms * 1000, TOLD_MAX_US)
+  shut = tonumber(shut or 0)
+  if shut > now then
+    -- It left before the others were refused: only a longer wait is news.
+    if told and now + told > shut then
+      shut = now + told
+      redis.call('HSET', key, 'shut', int(shut))
+    end
+    return math.ceil((shut - now) / 1000)
+  end
+  if not count then
+    -- Other workers have got through about as many.
+    local living = math.max(1, redis.call('ZCARD', pulses_key(root)))
+    count, since = ask.taken * living, now - ask.taken_ms * 1000
+  elseif not is_fresh then
+    count = math.max(0, tonumber(count) - 1)
+  end
+  if told then
+    pause = told
+  elseif is_fresh then
+    pause = math.min(2 * tonumber(pause), PAUSE_MAX_US)
+  else
+    pause = math.min(math.max(PAUSE_US, 3 * tonumber(interval or 0)), PAUSE_MAX_US)
+  end
+  redis.call('HDEL', key, 'fresh')
+  redis.call('HSET', key, 'shut', int(now + pause), 'is_shut', '1', 'pause', int(pause), 'count', int(count),
+    'since', int(tonumber(since)), 'refused', int(now))
+  local forgotten = int(math.floor((now + pause) / 1000) + KEPT_MS)
+  redis.call('PEXPIREAT', key, forgotten)
+  redis.call('ZADD', throttles_key(root), forgotten, ask.circuit)
+  return math.ceil(pause / 1000)
+end
+
+register('throttle', throttle)

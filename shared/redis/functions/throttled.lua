@@ -1,0 +1,73 @@
+-- throttled: let a call go to a provider that has refused some lately, at the rate that was learned.
+-- ASK      circuit, lane
+-- RETURNS  -1 where the call may be made now, -2 where it may and the provider is throttled no more, else in how
+--          many ms to come again
+-- ATOMIC   because a place is taken by one caller at a time.
+-- Who is turned away is given a time of its own behind all who were before, so that a long line comes one by one
+-- and not all at once; persons' times are given before those of batches.
+
+-- A provider that has refused nothing for so long is not throttled any more.
+local FORGOTTEN_US = 300000000
+-- One that nobody asks for is forgotten.
+local KEPT_MS = 600000
+local INTERVAL_US, INTERVAL_MAX_US = 1000, 60000000
+-- A call early by so much of the interval is on time.
+local EARLY = 0.1
+local FASTER = 0.995
+-- Nobody is sent away for longer: the rate may have risen meanwhile.
+local AWAY_MAX_US = 120000000
+
+-- The first call after a pause: the rate is what was taken on since the round before the last, less a tenth.
+local function learned(state)
+  local count = tonumber(state.count) + tonumber(state.count_before or 0)
+  local since = tonumber(state.since_before or state.since)
+  local interval = (tonumber(state.shut) - since) / math.max(1, count) / 0.9
+  return math.max(INTERVAL_US, math.min(INTERVAL_MAX_US, interval))
+end
+
+local function take_place(key, state, now, interval)
+  redis.call('HSET', key, 'next', int(now + interval))
+  if state.is_shut then
+    -- Whether this one is taken on is not known yet.
+    redis.call('HDEL', key, 'is_shut')
+    redis.call('HSET', key, 'fresh', int(now), 'interval', int(interval))
+  elseif state.fresh then
+    redis.call('HDEL', key, 'fresh')
+    redis.call('HSET', key, 'count_before', state.count, 'since_before', state.since, 'since', state.fresh, 'count', 2)
+  else
+    redis.call('HINCRBY', key, 'count', 1)
+    redis.call('HSET', key, 'interval', int(math.max(INTERVAL_US, interval * FASTER)))
+  end
+end
+
+local function come_again(key, state, lane, now, from, interval)
+  local persons = tonumber(state.booked_interactive or 0)
+  local at = math.max(from, persons)
+  if lane == 'batch' then at = math.max(at, tonumber(state.booked_batch or 0)) end
+  if at > now + AWAY_MAX_US then return AWAY_MAX_US end
+  redis.call('HSET', key, 'booked_' .. lane, int(at + interval))
+  return at - now
+end
+
+local function throttled(root, ask)
+  local now, key = now_us(), throttle_key(root, ask.circuit)
+  local state = load_flat(key)
+  -- A refusal of the future was before the clock was set back.
+  local ago = state and now - tonumber(state.refused)
+  if not state or ago > FORGOTTEN_US or ago < 0 then
+    redis.call('DEL', key)
+    redis.call('ZREM', throttles_key(root), ask.circuit)
+    return -2
+  end
+  local interval = state.is_shut and learned(state) or tonumber(state.interval)
+  local from = math.max(tonumber(state.shut), tonumber(state.next or 0))
+  if now >= from - (state.is_shut and 0 or EARLY * interval) then
+    take_place(key, state, now, interval)
+    redis.call('PEXPIRE', key, KEPT_MS)
+    redis.call('ZADD', throttles_key(root), int(math.floor(now / 1000) + KEPT_MS), ask.circuit)
+    return -1
+  end
+  return math.ceil(come_again(key, state, ask.lane, now, from, interval) / 1000)
+end
+
+register('throttled', throttled)

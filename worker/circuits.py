@@ -1,0 +1,119 @@
+"""Circuits: what fails together, what is told of a failure, and why a call is not made.
+
+A circuit is a provider's model under one credential, `provider/model/credential`. Each account has
+one of its own beside that of all, `provider/model/credential@account`.
+"""
+
+import random
+from collections import Counter
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shared.clock import Clock
+from shared.errors import Bar, BarredError, Failure, ProviderError
+from shared.redis.functions import FailAsk
+from shared.sections import BreakerSettings
+from shared.settings import ModelSettings
+from worker import causes
+
+# A wait up to this is spent in the worker's slot, a longer one in the queue.
+SHORT_SECONDS: Final = 2.0
+_RETRY_AFTER_SECONDS_MAX: Final = 3_600.0
+# So many messages of one account close a circuit to that account.
+_ACCOUNT_FAILURES: Final = 3
+_MESSAGES: Final[dict[Bar, tuple[str, str]]] = {
+    "cooling": ("PROVIDER_COOLING", "The provider has failed lately and is given time."),
+    "probing": ("PROVIDER_COOLING", "The provider has failed lately and is being tried."),
+    "slowed": ("PROVIDER_COOLING", "The provider has failed at this account's messages lately."),
+    "busy": ("PROVIDER_BUSY", "The provider's limits leave no room for now."),
+    "throttled": ("PROVIDER_THROTTLED", "The provider takes fewer calls than there are for it."),
+}
+
+
+class Caller(NamedTuple):
+    """Whose call it is: the account, and the generation that is its message."""
+
+    account: str
+    message: str
+
+
+def failing(
+    circuit: str, call: str, caller: Caller, error: ProviderError, settings: BreakerSettings
+) -> FailAsk:
+    """Return what is told of a failure that counts towards a circuit."""
+    cause = causes.cause_of(error.failure)
+    after = bounded(error.retry_after_seconds)
+    at_once = settings.auth_cooling_seconds if cause.at_once else None
+    if cause.is_shared and after is not None and after > SHORT_SECONDS:
+        at_once = max(at_once or 0.0, after)
+    return FailAsk(
+        circuit=circuit,
+        call=call,
+        account=caller.account,
+        message=caller.message,
+        why=error.failure.category,
+        window_ms=int(settings.window_seconds * 1000),
+        failures_min=settings.failures_min,
+        failures_share=settings.failures_share,
+        account_min=_ACCOUNT_FAILURES,
+        cooling_ms=int(settings.cooling_seconds * 1000),
+        cooling_max_ms=int(settings.cooling_seconds_max * 1000),
+        chance=random.random(),  # noqa: S311  jitter
+        is_shared=cause.is_shared,
+        at_once_ms=int(at_once * 1000) if at_once is not None else None,
+    )
+
+
+class Answered:
+    """How many calls this worker had answered lately, of each circuit and each account."""
+
+    def __init__(self, settings: BreakerSettings, clock: Clock) -> None:
+        self._window_seconds = settings.window_seconds
+        self._clock = clock
+        self._untold: Counter[str] = Counter()
+        self._own: Counter[str] = Counter()
+        self._since = clock.monotonic()
+
+    def count(self, circuit: str, own: str) -> None:
+        """Count an answered call."""
+        self._untold[circuit] += 1
+        self._own[own] += 1
+
+    def told(self) -> tuple[tuple[str, int], ...]:
+        """Return what goes with a report, and count it no more."""
+        answered = tuple(self._untold.items())
+        self._untold.clear()
+        if self._clock.monotonic() - self._since > self._window_seconds:
+            self._own.clear()
+            self._since = self._clock.monotonic()
+        return answered
+
+    def against(self, ask: FailAsk, own: str) -> FailAsk:
+        """Return what is told of a failure, with the answers that weigh against it."""
+        answered, answered_own = self._untold[ask.circuit], self._own[own]
+        return msgspec.structs.replace(ask, answered=answered, answered_own=answered_own)
+
+
+def own_circuit(circuit: str, account: str) -> str:
+    """Return the circuit of one account's calls beside that of all."""
+    return f"{circuit}@{account}"
+
+
+def bounded(seconds: float | None) -> float | None:
+    """Return a wait that a provider asked for, as far as one is believed."""
+    return None if seconds is None else min(seconds, _RETRY_AFTER_SECONDS_MAX)
+
+
+def barred(model: ModelSettings, why: Bar, seconds: float, cause: str = "") -> BarredError:
+    """Return why a call is not made; credentials that were refused get no better by waiting."""
+    code, message = _MESSAGES[why]
+    is_refused = cause == "auth"
+    failure = Failure(
+        message="The provider refused the deployment's credentials." if is_refused else message,
+        category="auth" if is_refused else "overloaded",
+        code=code,
+        retryable=not is_refused,
+        provider=model.provider,
+    )
+    return BarredError(failure, why, seconds)
