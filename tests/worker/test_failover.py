@@ -45,7 +45,7 @@ def _alpha_says(provider: Provider, **answer: Any) -> None:  # noqa: ANN401  of 
         ({"cut_bytes": 10}, 2),
         # Another one at once is better than this one later.
         ({"status": 429, "headers": {"retry-after": "30"}}, 1),
-        ({"text": ""}, 3),
+        ({"text": ""}, 2),
     ],
     ids=str,
 )

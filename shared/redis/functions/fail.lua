@@ -31,7 +31,7 @@ local function note_fault(root, ask, now)
   -- Failures of the future were noted before the clock was set back.
   redis.call('ZREMRANGEBYSCORE', key, '(' .. int(now), '+inf')
   redis.call('ZADD', key, 'NX', int(now), member(ask.account, ask.message))
-  redis.call('ZREMRANGEBYRANK', key, 0, -FAULTS_MAX - 1)
+  if redis.call('ZCARD', key) > FAULTS_MAX then redis.call('ZPOPMIN', key) end
   redis.call('PEXPIRE', key, int(ask.window_ms))
   local failed, own, accounts, seen = 0, 0, 0, {}
   for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do

@@ -48,9 +48,9 @@ local function throttle(root, ask)
   redis.call('HDEL', key, 'fresh')
   redis.call('HSET', key, 'shut', int(now + pause), 'is_shut', '1', 'pause', int(pause), 'count', int(count),
     'since', int(tonumber(since)), 'refused', int(now))
-  local forgotten = int(math.floor((now + pause) / 1000) + KEPT_MS)
-  redis.call('PEXPIREAT', key, forgotten)
-  redis.call('ZADD', throttles_key(root), forgotten, ask.circuit)
+  local kept_ms = math.floor(pause / 1000) + KEPT_MS
+  redis.call('PEXPIRE', key, int(kept_ms))
+  redis.call('ZADD', throttles_key(root), int(math.floor(now / 1000) + kept_ms), ask.circuit)
   return math.ceil(pause / 1000)
 end
 
