@@ -102,7 +102,10 @@ class Model:
         books = self.accounts[one.account]
         if busy and on_conflict == "reject":
             return "busy"
-        if books.balance < one.hold:
+        # An interrupt is paid for by what it gives back: the holds of those that nobody answers.
+        is_freeing = on_conflict == "interrupt"
+        freed = sum(each.hold for each in busy if is_freeing and each.where != "leased")
+        if books.balance + freed < one.hold:
             return "poor"
         if busy and on_conflict == "interrupt":
             for waiting in reversed(busy):

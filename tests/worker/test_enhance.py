@@ -295,12 +295,12 @@ async def test_rewording_that_the_hold_does_not_pay_for_is_not_sent(
     alpha, *others = attempts.settings.models
     dear = msgspec.structs.replace(alpha, input_rate=20.0, output_rate=20.0)
     attempts.settings = msgspec.structs.replace(attempts.settings, models=(dear, *others))
-    # Two thousand microcredits a token: 31 for the message, 64 for the longest answer, 2 over.
-    kept = await _became(attempts, UNCLEAR, hold=97 * 2_000)
+    # Two thousand microcredits a token: 23 for the message, 64 for the longest answer, 2 over.
+    kept = await _became(attempts, UNCLEAR, hold=89 * 2_000)
     assert kept is not None
     assert (kept.applied, kept.reason) == (True, "reworded")
     scribe.answers(text=f"{CLEARER} Please explain each step of it.")
-    kept = await _became(attempts, UNCLEAR, hold=97 * 2_000)
+    kept = await _became(attempts, UNCLEAR, hold=89 * 2_000)
     assert kept == Enhancement(applied=False, reason="unpaid")
     assert (await front.books()).overrun == 0
 
