@@ -5,6 +5,7 @@ contract   the Redis functions and the client, on every kind of server
 property   the functions against a small model, by random walks
 api        the front, on real sockets
 tidy       the habits of the code, held as tests
+exchanges  what upstreams say, byte for byte, through a whole system
 bench      figures, not tests: run by hand
 support    what tests stand on
 """

@@ -1,0 +1,5 @@
+"""The fixture of the exchanges: a deployment of which nothing runs yet."""
+
+from tests.support.system import system
+
+__all__ = ["system"]
