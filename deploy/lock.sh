@@ -1,20 +1,23 @@
 #!/bin/sh
-# Resolve the dependencies anew and write deploy/requirements/: pinned, hashed, and free of addresses, so
-# that they install from any index. The lock file itself names an index for each package, so it is not
-# committed; `exclude-newer` in pyproject.toml makes two machines resolve alike.
+# Write deploy/requirements/: what pyproject.toml asks for, pinned, hashed, and free of addresses, so that
+# it installs from any index. A lock file would name an index for each package, so none is committed.
+#
+# What stands there already stays as it is, as long as pyproject.toml allows it, whatever an index has got
+# since: two machines write the same. `deploy/lock.sh --upgrade` takes the newest within `exclude-newer`.
 set -eu
 cd "$(dirname "$0")/.."
 
 requirements() {
-    uv export --quiet --frozen --no-emit-project --no-header --no-annotate \
-        --format requirements.txt --output-file "deploy/requirements/$1" $2
+    file="$1"
+    shift
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+        --output-file "deploy/requirements/$file" "$@"
 }
 
 mkdir -p deploy/requirements
-uv lock
-requirements base.txt --no-default-groups
-requirements dev.txt "--no-default-groups --group dev"
-requirements local.txt "--only-group local"
+requirements base.txt pyproject.toml "$@"
+requirements dev.txt pyproject.toml --group dev "$@"
+requirements local.txt --group local "$@"
 
 if grep -rnE '[a-z]+://' deploy/requirements; then
     echo "lock.sh: an address has got into deploy/requirements" >&2
