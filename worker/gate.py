@@ -227,6 +227,7 @@ class Gate:
         except BaseException:
             self._let_go(call)
             raise
+        self._throttles.sent(call.circuit)
         if not call.is_retry:
             self._budget(call.model).earn()
 
@@ -242,7 +243,6 @@ class Gate:
 
     def took_on(self, call: Call) -> None:
         """Note that a provider has begun to answer a call."""
-        self._throttles.took_on(call.circuit)
         self.end_probe(call, is_well=True)
 
     async def _probe(self, call: Call, circuit: str) -> None:

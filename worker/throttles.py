@@ -1,7 +1,8 @@
 """The throttles of circuits that take fewer calls than are made, as one worker knows them.
 
 Owns which circuits are throttled, and how many calls each took on lately, of which the fleet's
-rate is learned at a first refusal. How it is learned, and whose turn it is, stands in Redis
+rate is learned at a first refusal; what was sent and not refused so far was taken on. How it is
+learned, and whose turn it is, stands in Redis
 (`throttle.lua`, `throttled.lua`).
 One that never refused a call costs a set look-up.
 """
@@ -36,8 +37,8 @@ class Throttles:
         """Take in which are throttled in the fleet."""
         self._circuits = circuits
 
-    def took_on(self, circuit: str) -> None:
-        """Count a call that a provider has begun to answer."""
+    def sent(self, circuit: str) -> None:
+        """Count a call as taken on, until it is refused: a refusal comes sooner than an answer."""
         taken = self._taken.get(circuit)
         if taken is None:
             taken = self._taken[circuit] = deque(maxlen=_TAKEN_MAX)
@@ -56,6 +57,8 @@ class Throttles:
     async def refused(self, circuit: str, after_seconds: float | None) -> float:
         """Slow the fleet down after a refusal; return in how many seconds the next call may be."""
         now = self._clock.monotonic()
+        if self._taken.get(circuit):
+            self._taken[circuit].pop()
         taken = [at for at in self._taken.get(circuit, ()) if now - at < _TAKEN_SECONDS]
         ask = ThrottleAsk(
             circuit=circuit,

@@ -10,7 +10,7 @@ local TRIED = {
   {'ltrim', 0, 0}, {'mget'}, {'pexpire', 1000}, {'pttl'}, {'rpop'}, {'sadd', 'm'}, {'smembers'}, {'srem', 'm'},
   {'xadd', '*', 'f', 1}, {'xrange', '-', '+'}, {'xrevrange', '+', '-'}, {'xtrim', 'MAXLEN', 1}, {'zadd', 1, 'm'},
   {'zcard'}, {'zcount', 0, 1}, {'zincrby', 1, 'm'}, {'zpopmin'}, {'zrange', 0, 0}, {'zrank', 'm'}, {'zrem', 'm'},
-  {'zremrangebyscore', 0, 1}, {'zscore', 'm'}, {'unlink'}, {'del'},
+  {'zremrangebyrank', 0, 0}, {'zremrangebyscore', 0, 1}, {'zscore', 'm'}, {'unlink'}, {'del'},
 }
 
 -- In the words of Redis 7.0, and of others.

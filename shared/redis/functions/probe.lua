@@ -10,7 +10,7 @@ local OTHERS_FIRST_MS = 5000
 local function others_first(root, ask, key, now)
   local due, account = unpack(redis.call('HMGET', key, 'due', 'account'))
   if account ~= ask.account or string.find(ask.circuit, '@', 1, true) then return 0 end
-  return math.max(0, tonumber(due) + OTHERS_FIRST_MS - now)
+  return math.max(0, math.min(OTHERS_FIRST_MS, tonumber(due) + OTHERS_FIRST_MS - now))
 end
 
 local function probe(root, ask)

@@ -1,12 +1,12 @@
 -- throttle: a provider refused a call because it takes fewer than are made: learn how many it takes.
--- ASK      circuit, taken (how many calls the same worker had got through lately), taken_ms
+-- ASK      circuit, taken (how many calls the same worker sent lately that were not refused), taken_ms
 --          (ago, the first of them); if the provider said when to come again: told_ms
 -- RETURNS  in how many ms the next call may be made
 -- ATOMIC   because the whole fleet keeps to one rate, and learns of a refusal once.
 -- Additive increase, multiplicative decrease: after a refusal nobody calls for a pause, as long as the provider
 -- said, else twice as long as the last one that was too short. Then one call at a time, at nine tenths of the rate
--- that the provider took on over the last two rounds (from the end of a pause to the end of the next); and with
--- each call that is let through a little faster (see throttled.lua).
+-- that the provider took on over the last two rounds (from the end of a pause to the end of the next), but no less
+-- than half of the last one; and ever faster, the longer nothing is refused (see throttled.lua).
 -- Example: ten calls are taken in the first second, the eleventh is refused for 9 s. From the tenth second on
 -- one call a 1.1 s is made, and after some twenty of them one is refused again.
 
@@ -24,7 +24,8 @@ local function throttle(root, ask)
   local told = ask.told_ms and math.min(ask.told_ms * 1000, TOLD_MAX_US)
   shut = tonumber(shut or 0)
   if shut > now then
-    -- It left before the others were refused: only a longer wait is news.
+    -- It left before the others were refused: it was not taken on either, and only a longer wait is news.
+    if tonumber(count) > 1 then redis.call('HINCRBY', key, 'count', -1) end
     if told and now + told > shut then
       shut = now + told
       redis.call('HSET', key, 'shut', int(shut))
@@ -32,7 +33,7 @@ local function throttle(root, ask)
     return math.ceil((shut - now) / 1000)
   end
   if not count then
-    -- Other workers have got through about as many.
+    -- Other workers have sent about as many; those that are refused yet are taken off again.
     local living = math.max(1, redis.call('ZCARD', pulses_key(root)))
     count, since = ask.taken * living, now - ask.taken_ms * 1000
   elseif not is_fresh then

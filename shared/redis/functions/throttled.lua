@@ -13,7 +13,10 @@ local KEPT_MS = 600000
 local INTERVAL_US, INTERVAL_MAX_US = 1000, 60000000
 -- A call early by so much of the interval is on time.
 local EARLY = 0.1
-local FASTER = 0.995
+-- The rate grows by this share a second, and faster the longer nothing was refused: what was learned from few calls
+-- is far too slow.
+local FASTER, SOONER_US = 0.004, 20000000
+local IDLE_US = 10000000
 -- Nobody is sent away for longer: the rate may have risen meanwhile.
 local AWAY_MAX_US = 120000000
 
@@ -22,7 +25,14 @@ local function learned(state)
   local count = tonumber(state.count) + tonumber(state.count_before or 0)
   local since = tonumber(state.since_before or state.since)
   local interval = (tonumber(state.shut) - since) / math.max(1, count) / 0.9
-  return math.max(INTERVAL_US, math.min(INTERVAL_MAX_US, interval))
+  local most = math.min(INTERVAL_MAX_US, 2 * tonumber(state.interval or INTERVAL_MAX_US))
+  return math.max(INTERVAL_US, math.min(most, interval))
+end
+
+local function faster(state, now, interval)
+  local passed = math.max(0, math.min(IDLE_US, now - (tonumber(state.next) - interval)))
+  local growth = FASTER * passed / 1000000 * (1 + (now - tonumber(state.refused)) / SOONER_US)
+  return math.max(INTERVAL_US, interval * math.exp(-growth))
 end
 
 local function take_place(key, state, now, interval)
@@ -36,7 +46,7 @@ local function take_place(key, state, now, interval)
     redis.call('HSET', key, 'count_before', state.count, 'since_before', state.since, 'since', state.fresh, 'count', 2)
   else
     redis.call('HINCRBY', key, 'count', 1)
-    redis.call('HSET', key, 'interval', int(math.max(INTERVAL_US, interval * FASTER)))
+    redis.call('HSET', key, 'interval', int(faster(state, now, interval)))
   end
 end
 

@@ -1,0 +1,94 @@
+"""How many calls a provider takes is learned from those that it refuses, and forgotten in time."""
+
+from typing import Final
+
+import pytest
+
+from shared.clock import SystemClock
+from shared.redis import functions, keys
+from shared.redis.client import Redis
+from shared.redis.functions import ThrottleAsk, ThrottledAsk
+from shared.settings import RedisSettings
+
+_CIRCUIT: Final = "scripted/alpha/open"
+_TURN: Final = ThrottledAsk(circuit=_CIRCUIT, lane="batch")
+_SECOND_US: Final = 1_000_000
+
+
+@pytest.fixture
+def root(redis_settings: RedisSettings) -> str:
+    """Return the root of what belongs to no account."""
+    return keys.system_root(redis_settings)
+
+
+async def _refuse(redis: Redis, root: str, *, taken: int, told_ms: int | None = None) -> int:
+    ask = ThrottleAsk(circuit=_CIRCUIT, taken=taken, taken_ms=0, told_ms=told_ms)
+    return await functions.throttle(redis, root, ask)
+
+
+async def _pass(redis: Redis, root: str, seconds: float, *fields: str) -> None:
+    """As if so much time had passed."""
+    for field in fields:
+        await redis.call(
+            "HINCRBY", keys.THROTTLE(root, _CIRCUIT), field, -int(seconds * _SECOND_US)
+        )
+
+
+async def _interval_seconds(redis: Redis, root: str) -> float:
+    found = await redis.call("HGET", keys.THROTTLE(root, _CIRCUIT), "interval")
+    return int(found) / _SECOND_US
+
+
+async def test_rate_is_learned_of_calls_that_were_sent_and_not_refused(
+    redis: Redis, root: str
+) -> None:
+    # Of 35 calls that were sent at once ten are taken on, and the refusals come before any answer.
+    assert await _refuse(redis, root, taken=34, told_ms=9_000) == 9_000
+    for taken in range(33, 9, -1):
+        assert 0 < await _refuse(redis, root, taken=taken, told_ms=9_000) <= 9_010
+    assert (await functions.throttled(redis, root, _TURN)).wait_ms is not None
+    await _pass(redis, root, 10, "shut", "since", "refused")
+    assert (await functions.throttled(redis, root, _TURN)).wait_ms is None
+    assert 0.9 < await _interval_seconds(redis, root) < 1.2
+
+
+async def test_rate_is_halved_at_most_by_a_refusal(redis: Redis, root: str) -> None:
+    await _refuse(redis, root, taken=10, told_ms=9_000)
+    await _pass(redis, root, 10, "shut", "since", "refused")
+    await functions.throttled(redis, root, _TURN)
+    before = await _interval_seconds(redis, root)
+    # For minutes nobody called; that the next one is refused says little of the rate.
+    await _pass(redis, root, 200, "shut", "since", "refused", "fresh", "next")
+    await functions.throttled(redis, root, _TURN)
+    await _refuse(redis, root, taken=0, told_ms=1_000)
+    await _pass(redis, root, 2, "shut", "since", "refused", "next")
+    await functions.throttled(redis, root, _TURN)
+    assert before < await _interval_seconds(redis, root) <= 2 * before + 0.1
+
+
+async def test_rate_rises_ever_faster_while_nothing_is_refused(redis: Redis, root: str) -> None:
+    now = SystemClock().now_ms() * 1000
+    rises = []
+    for refused_seconds in (10, 100):
+        state = {
+            "shut": now - 5 * _SECOND_US,
+            "refused": now - refused_seconds * _SECOND_US,
+            "next": now - 1,
+            "interval": 5 * _SECOND_US,
+            "count": 3,
+            "since": now - 10 * _SECOND_US,
+        }
+        name = keys.THROTTLE(root, _CIRCUIT)
+        await redis.call("HSET", name, *(part for pair in state.items() for part in pair))
+        assert (await functions.throttled(redis, root, _TURN)).wait_ms is None
+        rises.append(5 - await _interval_seconds(redis, root))
+    slow, fast = rises
+    assert 0 < 2 * slow < fast
+
+
+async def test_who_is_turned_away_is_given_a_time_of_its_own(redis: Redis, root: str) -> None:
+    await _refuse(redis, root, taken=10, told_ms=9_000)
+    waits = [(await functions.throttled(redis, root, _TURN)).wait_ms for _ in range(5)]
+    assert all(wait is not None for wait in waits)
+    assert waits == sorted(waits, key=lambda wait: wait or 0)
+    assert len(set(waits)) == len(waits)
