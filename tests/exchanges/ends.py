@@ -104,6 +104,40 @@ ERRORS: Final = (
     ),
 )
 
+_SEARCHES: Final = block(
+    0,
+    "server_tool_use",
+    {"type": "input_json_delta", "partial_json": '{"query": "bears"}'},
+    id="srvtoolu_1",
+    name="web_search",
+    input={},
+)
+PAUSES: Final = (
+    # It searches the web by itself, pauses, and goes on from what is sent back to it.
+    Exchange(
+        "claude-pauses-while-it-searches",
+        claude(*_SEARCHES, *prose("So far: ", index=1), stop="pause_turn"),
+        completed("So far: one two three", calls=2),
+        "anthropic",
+        fields={"web_search": True},
+        model={"capabilities": ("web_search",)},
+        until="srvtoolu_1",
+    ),
+    Exchange(
+        "claude-pauses-for-ever",
+        claude(*_SEARCHES, *prose("On ", index=1), stop="pause_turn"),
+        failed(
+            "provider_error/PROVIDER_FAILED",
+            content="On On On On On On ",
+            calls=6,
+            credits_used=None,
+        ),
+        "anthropic",
+        fields={"web_search": True},
+        model={"capabilities": ("web_search",)},
+    ),
+)
+
 REASONS: Final = (
     Exchange("cut-by-length", openai(said(), finish="length"), completed(finish_reason="length")),
     Exchange(

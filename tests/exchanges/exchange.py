@@ -38,7 +38,8 @@ class Exchange(NamedTuple):
     """A named exchange. `marker`: only messages that contain it get the reply, others an answer.
 
     `before` are messages that are answered in the same session first. With `refuses`, requests
-    whose body has that word get the reply, and all others an answer.
+    whose body has that word get the reply, and all others an answer; with `until`, those that do
+    not have it yet.
     """
 
     name: str
@@ -52,17 +53,19 @@ class Exchange(NamedTuple):
     marker: str = ""
     before: tuple[str, ...] = ()
     refuses: str = ""
+    until: str = ""
 
 
 def completed(
     content: str = ANSWER,
     *,
+    calls: int = 1,
     finish_reason: str | None = "stop",
     reasoning: str | None = None,
     credits_used: float | None = None,
 ) -> Right:
     """Return the outcome of an answer that is whole."""
-    whole = Right(content=content, finish_reason=finish_reason, reasoning=reasoning)
+    whole = Right("completed", content, "", calls, finish_reason, reasoning)
     return whole._replace(credits=credits_used)
 
 

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.each_once
 
 _KINDS: dict[str, tuple[Exchange, ...]] = {
     "errors": ends.ERRORS,
+    "pauses": ends.PAUSES,
     "reasons": ends.REASONS,
     "empty": ends.EMPTY,
     "details": odd.DETAILS,

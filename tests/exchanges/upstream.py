@@ -83,6 +83,7 @@ class Upstream:
     @staticmethod
     def _reply(exchange: Exchange, body: str) -> tuple[Piece, ...]:
         is_meant = exchange.marker in body and exchange.refuses in body
+        is_meant = is_meant and not (exchange.until and exchange.until in body)
         return exchange.reply if is_meant else plain(exchange.dialect)
 
 
