@@ -36,6 +36,8 @@ _FEW: Final = 8
 # One delay alone hides what a timer of ours adds at others.
 _FIRST_TOKEN_DELAYS_MS: Final = (0, 20, 50, 70, 100, 300)
 _USUAL_DELAY_MS: Final = 20
+# The upstream waits so long before each token, the first one too.
+_GAP_MS: Final = 30
 # Answers that take longer are asked for less often, but never fewer times than this.
 _FIRST_TOKENS_MIN: Final = 20
 _SHORT: Final = "tokens=5"
@@ -131,7 +133,9 @@ class _Contest:
         alone = [(1, delay, 6.0) for delay in _FIRST_TOKEN_DELAYS_MS]
         for at_once, delay_ms, aim in (*alone, (_MANY, _USUAL_DELAY_MS, 15.0)):
             targets = [self._ours, self._upstream, *self._peers]
-            words = f"tokens=5 first={delay_ms / 1000}"
+            # Tokens that all come at once leave with the end, whatever holds the first one up.
+            gap_ms = min(delay_ms, _GAP_MS)
+            words = f"tokens=5 first={(delay_ms - gap_ms) / 1000} gap={gap_ms / 1000}"
             fewer = max(_FIRST_TOKENS_MIN, count * _USUAL_DELAY_MS // max(delay_ms, 1))
             shots = await self._shots(targets, words, min(count, fewer), at_once)
             bare = shots[self._upstream.name].first_ms
