@@ -91,7 +91,8 @@ class Said:
         return said._whole()
 
     def _whole(self) -> "Said":
-        self.words = " . ".join(self._sentences)
+        # What gateways say twice is read once; nobody explains a refusal in more than a page.
+        self.words = " . ".join(dict.fromkeys(self._sentences))[:_TEXT_MAX]
         return self
 
     def _visit(self, value: object, depth: int, family: str = "") -> None:
@@ -137,7 +138,7 @@ class Said:
         text = text[: 16 * _TEXT_MAX]
         for inner in _objects_in(text):
             self._visit(inner, depth + 1)
-        cleaned = _QUOTED.sub(" ", _ADDRESS.sub(" ", text[:_TEXT_MAX]))
+        cleaned = _QUOTED.sub(" ", _ADDRESS.sub(" ", text[: _TEXT_MAX // 2]))
         self._sentences.append(_BLANKS.sub(" ", cleaned).strip().lower())
 
 
