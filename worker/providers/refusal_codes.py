@@ -4,8 +4,9 @@ Owns what a code means; letters only, in lower case, because vendors write one w
 (`rate_limit_exceeded`, `rateLimitExceeded`). Codes that name a cause are read before any words.
 Those that only say what a status says are `STATUS_BY_CODE`.
 
-Sources were read in November 2026. "seen" is an error that users of a vendor reported in public,
-not one that the vendor documents.
+A source is where to look. Those of OpenRouter, Moonshot, Alibaba, Zhipu, ZenMux and xAI were read
+in November 2026, as excerpts of stored copies; the others are from general knowledge and were not
+checked. "seen" is an error that users reported, not one that the vendor documents.
 """
 
 import re

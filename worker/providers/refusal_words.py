@@ -4,8 +4,9 @@ Owns what a sentence means, for upstreams that have no code for it. Read last, a
 `refusal_codes`. Patterns are for text in lower case, in which what is quoted and all addresses
 are left out; codes are appended to it word by word, so that an unknown one is read as well.
 
-Sources were read in November 2026. "seen" is a sentence that users of a vendor reported in
-public, not one that the vendor documents.
+A source is where to look. Those of OpenRouter, Moonshot, Alibaba, Zhipu, Google, Mistral and xAI
+were read in November 2026, as excerpts of stored copies; the others are from general knowledge and
+were not checked. "seen" is a sentence that users reported, not one that the vendor documents.
 """
 
 import re
