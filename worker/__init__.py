@@ -4,6 +4,7 @@ consumer    the only file that knows arq's Worker: claim, reap, drain, chores
 heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
 renewal     the step from one catalogue to the next
+bell        the connection on which an idle worker waits, and its replacement when it is dead
 backlog     what may be claimed now: which resources have room, and for how many turns
 permits     room at providers, taken before the turn that uses it is claimed
 gate        which calls of upstreams are made at all: breakers, throttles, limits, retry budgets

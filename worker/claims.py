@@ -1,6 +1,6 @@
 """Taking work: claims from every partition, and the wait at the bell when there is none.
 
-Owns whom to ask next, how many to ask for, the connection that waits, and which claims were never
+Owns whom to ask next, how many to ask for, on which connection, and which claims were never
 answered: the next one gives back what they took. What is claimed has a slot before anything else
 happens. Refuses to run it: `start` does.
 """
@@ -15,11 +15,12 @@ import msgspec
 
 from shared.errors import UnavailableError
 from shared.redis import functions, keys
-from shared.redis.client import Connection, Redis
+from shared.redis.client import Connection
 from shared.redis.functions import Batch, ClaimAsk, Claimed
 from shared.settings import Settings
 from shared.wire.submission import WIRE, Lane
 from worker.backlog import Backlog
+from worker.bell import Bell
 from worker.slots import Slots
 
 _IDLE_SECONDS: Final = 1.0
@@ -48,9 +49,7 @@ class Claims:
         self._slots = slots
         self._start = start
         self._backlog = backlog
-        # A bell that does not ring for a second is no silence of the server's.
-        seconds = settings.redis.timeout_seconds + _IDLE_SECONDS
-        self._bell = Redis(msgspec.structs.replace(settings.redis, timeout_seconds=seconds))
+        self._bell = Bell(settings.redis, _IDLE_SECONDS)
         self._room = asyncio.Event()
         # Claims for slots that became free, under way.
         self._asked = 0
@@ -126,7 +125,7 @@ class Claims:
             await self._room.wait()
         elif self.is_more or self._is_prompted:
             self._is_prompted, began = False, asyncio.get_running_loop().time()
-            self.is_more = await self._claim_from_all(free)
+            self.is_more = await self._claim_from_all(free, self._bell.trusted(self._redis))
             if self._backlog is not None:
                 self._backlog.claimed(began)
         else:
@@ -151,12 +150,12 @@ class Claims:
             before, count = self._asked, free if was_suspect else 1
             self._asked += count
             try:
-                await self._claim_from_all(count, asked_before=before)
+                await self._claim_from_all(count, self._redis, asked_before=before)
             finally:
                 self._asked -= count
                 self._room.set()
 
-    async def _claim_from_all(self, free: int, *, asked_before: int = 0) -> bool:
+    async def _claim_from_all(self, free: int, redis: Connection, *, asked_before: int = 0) -> bool:
         """Claim from every partition while there is room; return whether more may be ready.
 
         Each of those asked for before, and still under way, may be of a batch.
@@ -168,7 +167,7 @@ class Claims:
             self._partition = (partition + 1) % self._settings.redis.partitions
             root = keys.partition_root(self._settings.redis, partition)
             ask = self._ask(root, min(free, _CLAIM_MAX), asked_before)
-            batch = await self._begin(root, ask, functions.claim(self._redis, root, ask))
+            batch = await self._begin(root, ask, functions.claim(redis, root, ask))
             is_more = is_more or batch.is_more
             free -= len(batch.claimed)
             if free <= 0:
@@ -187,12 +186,20 @@ class Claims:
         root = keys.partition_root(settings, 0)
         ask = self._ask(root, 1)
         if settings.partitions > 1:
-            await functions.wait_for_bells(self._bell, settings, patience_seconds, ask)
+            # A ring that was lost with its connection does not come again: look even so.
+            self.is_more = True
+            await self._bell.wait(
+                lambda redis: functions.wait_for_bells(redis, settings, patience_seconds, ask),
+                patience_seconds,
+            )
             return True
         if ask.suspects:
             # By the time a bell rings, others may run: the claim after it looks for them.
             ask = msgspec.structs.replace(ask, company=0)
-        claiming = functions.claim_at_bell(self._bell, root, ask, patience_seconds)
+        claiming = self._bell.wait(
+            lambda redis: functions.claim_at_bell(redis, root, ask, patience_seconds),
+            patience_seconds,
+        )
         return (await self._begin(root, ask, claiming)).is_more
 
     async def _begin(self, root: str, ask: ClaimAsk, claiming: Awaitable[Batch]) -> Batch:

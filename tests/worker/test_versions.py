@@ -47,9 +47,9 @@ async def test_two_function_libraries_serve_one_queue(system: System, front: Fro
     async with working(system), started(system) as (worker, _):
         other, other_bell = Other(system.settings.redis), Other(system.settings.redis)
         taking = worker.claims
-        ours = (worker.redis, taking._bell)
+        ours = (worker.redis, taking._bell.redis)
         worker.redis = taking._redis = other
-        taking._bell = other_bell
+        taking._bell.redis = other_bell
         worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], redis=other)
         first = [await front.submit(f"talk {n}") for n in range(20)]
         then = [await front.submit("and then?", session=one.session) for one in first]
