@@ -26,7 +26,7 @@ def _impatient(own_system: System) -> None:
     """Let a stalled server be noticed soon, and its trouble be expected."""
     redis = msgspec.structs.replace(own_system.settings.redis, timeout_seconds=0.4)
     own_system.settings = msgspec.structs.replace(own_system.settings, redis=redis)
-    own_system.expected |= set(_EXPECTED)
+    own_system.expected |= {*_EXPECTED, "the listener is away", "the listener is back"}
 
 
 async def _whole(front: Front, ticket: Ticket, text: str) -> None:
