@@ -32,10 +32,16 @@ _MESSAGES: Final[dict[Bar, tuple[str, str]]] = {
 
 
 class Caller(NamedTuple):
-    """Whose call it is: the account, and the generation that is its message."""
+    """Whose call it is: the account, and the generation that is its message.
+
+    `is_again`: the message was tried before. `passes_over`: another model would be tried instead of
+    waiting for this one.
+    """
 
     account: str
     message: str
+    is_again: bool = False
+    passes_over: bool = False
 
 
 def failing(

@@ -266,7 +266,7 @@ class Gate:
 
     async def _await_turn(self, call: Call) -> None:
         """Take the call's turn where the provider is throttled, or raise BarredError."""
-        seconds = await self._throttles.wait_seconds(call.circuit, call.lane)
+        seconds = await self._throttles.wait_seconds(call.circuit, call.lane, call.caller)
         if seconds is not None:
             raise barred(call.model, "throttled", seconds)
 

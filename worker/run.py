@@ -236,7 +236,12 @@ class Run:
     @property
     def caller(self) -> Caller:
         """Whose calls of upstreams these are."""
-        return Caller(self.claimed.account, self.claimed.id)
+        return Caller(
+            self.claimed.account,
+            self.claimed.id,
+            is_again=self.claimed.attempt > 1,
+            passes_over=bool(self.others),
+        )
 
     def now_ms(self) -> int:
         """Return Redis' time as well as is known here: the claim's, and what has passed since."""

@@ -2,9 +2,8 @@
 
 Owns which circuits are throttled, and how many calls each took on lately, of which the fleet's
 rate is learned at a first refusal; what was sent and not refused so far was taken on. How it is
-learned, and whose turn it is, stands in Redis
-(`throttle.lua`, `throttled.lua`).
-One that never refused a call costs a set look-up.
+learned, and whose turn it is, stands in Redis (`throttle.lua`, `throttled.lua`). One that never
+refused a call costs a set look-up.
 """
 
 from collections import deque
@@ -17,10 +16,12 @@ from shared.redis.client import Connection
 from shared.redis.functions import ThrottleAsk, ThrottledAsk
 from shared.telemetry import logs
 from shared.wire.submission import Lane
+from worker.circuits import Caller
 
 # Of calls that a provider took on lately.
 _TAKEN_MAX: Final = 1_000
 _TAKEN_SECONDS: Final = 60.0
+_STRETCH_SECONDS_MIN: Final = 1.0
 
 
 class Throttles:
@@ -44,11 +45,13 @@ class Throttles:
             taken = self._taken[circuit] = deque(maxlen=_TAKEN_MAX)
         taken.append(self._clock.monotonic())
 
-    async def wait_seconds(self, circuit: str, lane: Lane) -> float | None:
+    async def wait_seconds(self, circuit: str, lane: Lane, caller: Caller) -> float | None:
         """Take a call's turn and return None; else in how many seconds there is one."""
         if circuit not in self._circuits:
             return None
-        ask = ThrottledAsk(circuit=circuit, lane=lane)
+        ask = ThrottledAsk(
+            circuit=circuit, lane=lane, is_again=caller.is_again, passes_over=caller.passes_over
+        )
         turn = await functions.throttled(self._redis, self._root, ask)
         if turn.is_free:
             self._circuits = self._circuits - {circuit}
@@ -59,11 +62,11 @@ class Throttles:
         now = self._clock.monotonic()
         if self._taken.get(circuit):
             self._taken[circuit].pop()
-        taken = [at for at in self._taken.get(circuit, ()) if now - at < _TAKEN_SECONDS]
+        count, seconds_ago = _busiest([now - at for at in self._taken.get(circuit, ())])
         ask = ThrottleAsk(
             circuit=circuit,
-            taken=len(taken),
-            taken_ms=int((now - taken[0]) * 1000) if taken else 0,
+            taken=count,
+            taken_ms=int(seconds_ago * 1000),
             told_ms=int(after_seconds * 1000) if after_seconds else None,
         )
         seconds = await functions.throttle(self._redis, self._root, ask) / 1000
@@ -71,3 +74,17 @@ class Throttles:
             logs.logger().warning("provider throttled", circuit=circuit, seconds=round(seconds, 1))
         self._circuits = self._circuits | {circuit}
         return seconds
+
+
+def _busiest(ages: list[float]) -> tuple[int, float]:
+    """Return how many calls were sent in the busiest stretch up to now, and how long that is.
+
+    `ages` are in seconds, the oldest first. Of calls 40, 2 and 1 s ago the last two say more of
+    what the provider takes than all three: the others were not wanted.
+    """
+    stretches = [
+        (count, age) for count, age in enumerate(reversed(ages), 1) if age < _TAKEN_SECONDS
+    ]
+    if not stretches:
+        return 0, 0.0
+    return max(stretches, key=lambda each: each[0] / max(each[1], _STRETCH_SECONDS_MIN))

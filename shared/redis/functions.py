@@ -921,10 +921,16 @@ async def throttle(redis: Connection, root: str, ask: ThrottleAsk) -> int:
 
 
 class ThrottledAsk(Ask, frozen=True, kw_only=True):
-    """A call to a circuit that is throttled."""
+    """A call to a circuit that is throttled.
+
+    `is_again`: its message was turned away before. `passes_over`: another model is tried instead of
+    waiting, so that no time is to be kept for it.
+    """
 
     circuit: str
     lane: Lane
+    is_again: bool = False
+    passes_over: bool = False
 
 
 class Pass(NamedTuple):

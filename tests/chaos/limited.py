@@ -20,6 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+
 from shared.settings import RedisSettings
 from tests.support import waiting
 from tests.support.customer import Json
@@ -30,6 +32,7 @@ from tests.support.system import System
 Scene = Literal["told", "silent", "away", "broken"]
 
 _SCENES: Final[tuple[Scene, ...]] = ("told", "silent", "away", "broken")
+_ANSWER_SECONDS: Final = 0.2
 
 
 class Upstream:
@@ -67,7 +70,8 @@ class Upstream:
             told = {"retry-after": f"{left:.1f}"} if self._scene == "told" else {}
             return Answer(status=429, headers=told)
         self.taken[window] += 1
-        return by_words(request)
+        # A refusal comes sooner than the first word of an answer.
+        return msgspec.structs.replace(by_words(request), first_seconds=_ANSWER_SECONDS)
 
 
 class Seen(NamedTuple):

@@ -12,6 +12,7 @@ from shared.settings import RedisSettings
 
 _CIRCUIT: Final = "scripted/alpha/open"
 _TURN: Final = ThrottledAsk(circuit=_CIRCUIT, lane="batch")
+_AGAIN: Final = ThrottledAsk(circuit=_CIRCUIT, lane="batch", is_again=True)
 _SECOND_US: Final = 1_000_000
 
 
@@ -48,7 +49,7 @@ async def test_rate_is_learned_of_calls_that_were_sent_and_not_refused(
         assert 0 < await _refuse(redis, root, taken=taken, told_ms=9_000) <= 9_010
     assert (await functions.throttled(redis, root, _TURN)).wait_ms is not None
     await _pass(redis, root, 10, "shut", "since", "refused")
-    assert (await functions.throttled(redis, root, _TURN)).wait_ms is None
+    assert (await functions.throttled(redis, root, _AGAIN)).wait_ms is None
     assert 0.9 < await _interval_seconds(redis, root) < 1.2
 
 
@@ -84,6 +85,57 @@ async def test_rate_rises_ever_faster_while_nothing_is_refused(redis: Redis, roo
         rises.append(5 - await _interval_seconds(redis, root))
     slow, fast = rises
     assert 0 < 2 * slow < fast
+
+
+async def test_a_stray_refusal_at_little_demand_slows_nobody_for_long(
+    redis: Redis, root: str
+) -> None:
+    ask = ThrottleAsk(circuit=_CIRCUIT, taken=1, taken_ms=55_000)
+    assert await functions.throttle(redis, root, ask) == 1_000
+    await _pass(redis, root, 1, "shut", "since", "refused")
+    assert (await functions.throttled(redis, root, _TURN)).wait_ms is None
+    waits = [(await functions.throttled(redis, root, _TURN)).wait_ms or 0 for _ in range(3)]
+    assert waits[0] <= 2_000
+    assert waits[2] <= 6_000
+
+
+async def test_a_long_wait_that_was_told_is_not_forgotten_before_it_is_over(
+    redis: Redis, root: str
+) -> None:
+    await _refuse(redis, root, taken=10, told_ms=3_600_000)
+    await _pass(redis, root, 400, "shut", "since", "refused")
+    turn = await functions.throttled(redis, root, _TURN)
+    assert turn.wait_ms is not None
+    assert not turn.is_free
+
+
+async def test_no_time_is_kept_for_who_tries_another_model_instead(redis: Redis, root: str) -> None:
+    await _refuse(redis, root, taken=10, told_ms=9_000)
+    passing = ThrottledAsk(circuit=_CIRCUIT, lane="interactive", passes_over=True)
+    for _ in range(150):
+        assert (await functions.throttled(redis, root, passing)).wait_ms
+    wait = (await functions.throttled(redis, root, _TURN)).wait_ms
+    assert wait is not None
+    assert wait <= 9_000
+
+
+async def test_a_newcomer_takes_no_place_of_those_who_were_given_a_time(
+    redis: Redis, root: str
+) -> None:
+    await _refuse(redis, root, taken=10, told_ms=9_000)
+    for _ in range(5):
+        await functions.throttled(redis, root, _TURN)
+    await _pass(redis, root, 9.1, "shut", "since", "refused")
+    booked = int(await redis.call("HGET", keys.THROTTLE(root, _CIRCUIT), "booked_batch"))
+    now = SystemClock().now_ms() * 1000
+    # The first of the five comes at its time, and one that is new at the same moment.
+    await redis.call(
+        "HSET", keys.THROTTLE(root, _CIRCUIT), "booked_batch", max(booked, now) + 4 * _SECOND_US
+    )
+    new = (await functions.throttled(redis, root, _TURN)).wait_ms
+    assert new is not None
+    assert new > 3_000
+    assert (await functions.throttled(redis, root, _AGAIN)).wait_ms is None
 
 
 async def test_who_is_turned_away_is_given_a_time_of_its_own(redis: Redis, root: str) -> None:

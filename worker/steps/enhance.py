@@ -114,7 +114,9 @@ async def _hear(run: Run, request: ChatRequest, said: _Said) -> Reason | None:
     tokens = tokens_of(request.messages) + request.max_tokens
     reason: Reason | None = "failed"
     stream = run.tools.registry.provider_of(request.model).stream(request)
-    gated = run.tools.gate.call(request.model, run.caller, lane=run.claimed.lane, tokens=tokens)
+    gated = run.tools.gate.call(
+        request.model, run.caller._replace(passes_over=True), lane=run.claimed.lane, tokens=tokens
+    )
     async with gated as call, aclosing(stream) as parts:
         async for part in parts:
             if isinstance(part, Alive):

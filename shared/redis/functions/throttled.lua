@@ -1,16 +1,21 @@
 -- throttled: let a call go to a provider that has refused some lately, at the rate that was learned.
--- ASK      circuit, lane
+-- ASK      circuit, lane; if it was turned away before: is_again; if it tries another model instead: passes_over
 -- RETURNS  -1 where the call may be made now, -2 where it may and the provider is throttled no more, else in how
 --          many ms to come again
 -- ATOMIC   because a place is taken by one caller at a time.
 -- Who is turned away is given a time of its own behind all who were before, so that a long line comes one by one
--- and not all at once; persons' times are given before those of batches.
+-- and not all at once; persons' times are given before those of batches. One that comes for the first time goes
+-- behind those who were given a time that is still to come.
 
--- A provider that has refused nothing for so long is not throttled any more.
+-- A provider that has refused nothing for so long, after its pause, is not throttled any more.
 local FORGOTTEN_US = 300000000
 -- One that nobody asks for is forgotten.
 local KEPT_MS = 600000
 local INTERVAL_US, INTERVAL_MAX_US = 1000, 60000000
+-- After a first refusal: few calls may have been made because few were wanted, so their rate is no bound.
+local FIRST_INTERVAL_MAX_US = 2000000
+-- Where nobody called for so many intervals, the rate is that of the demand, and the count begins again.
+local IDLE_INTERVALS = 3
 -- A call early by so much of the interval is on time.
 local EARLY = 0.1
 -- The rate grows by this share a second, and faster the longer nothing was refused: what was learned from few calls
@@ -25,7 +30,8 @@ local function learned(state)
   local count = tonumber(state.count) + tonumber(state.count_before or 0)
   local since = tonumber(state.since_before or state.since)
   local interval = (tonumber(state.shut) - since) / math.max(1, count) / 0.9
-  local most = math.min(INTERVAL_MAX_US, 2 * tonumber(state.interval or INTERVAL_MAX_US))
+  local most = state.interval and 2 * tonumber(state.interval) or FIRST_INTERVAL_MAX_US
+  most = math.min(INTERVAL_MAX_US, most)
   return math.max(INTERVAL_US, math.min(most, interval))
 end
 
@@ -33,6 +39,10 @@ local function faster(state, now, interval)
   local passed = math.max(0, math.min(IDLE_US, now - (tonumber(state.next) - interval)))
   local growth = FASTER * passed / 1000000 * (1 + (now - tonumber(state.refused)) / SOONER_US)
   return math.max(INTERVAL_US, interval * math.exp(-growth))
+end
+
+local function is_idle(state, now, interval)
+  return state.next and now - tonumber(state.next) > IDLE_INTERVALS * interval
 end
 
 local function take_place(key, state, now, interval)
@@ -48,14 +58,23 @@ local function take_place(key, state, now, interval)
     redis.call('HINCRBY', key, 'count', 1)
     redis.call('HSET', key, 'interval', int(faster(state, now, interval)))
   end
+  if is_idle(state, now, interval) then
+    redis.call('HDEL', key, 'count_before', 'since_before')
+    redis.call('HSET', key, 'count', 1, 'since', int(now))
+  end
 end
 
-local function come_again(key, state, lane, now, from, interval)
-  local persons = tonumber(state.booked_interactive or 0)
-  local at = math.max(from, persons)
-  if lane == 'batch' then at = math.max(at, tonumber(state.booked_batch or 0)) end
-  if at > now + AWAY_MAX_US then return AWAY_MAX_US end
-  redis.call('HSET', key, 'booked_' .. lane, int(at + interval))
+-- The first time that nobody of the lane, or of one that goes before it, was given.
+local function first_free(state, lane)
+  local at = tonumber(state.booked_interactive or 0)
+  return lane == 'batch' and math.max(at, tonumber(state.booked_batch or 0)) or at
+end
+
+local function come_again(key, state, ask, now, from, interval)
+  local at = math.max(from, first_free(state, ask.lane))
+  -- So many wait that no time is given: they come apart.
+  if at > now + AWAY_MAX_US then return AWAY_MAX_US * (0.5 + now % 1000 / 2000) end
+  if not ask.passes_over then redis.call('HSET', key, 'booked_' .. ask.lane, int(at + interval)) end
   return at - now
 end
 
@@ -63,21 +82,23 @@ local function throttled(root, ask)
   local now, key = now_us(), throttle_key(root, ask.circuit)
   local state = load_flat(key)
   -- A refusal of the future was before the clock was set back.
-  local ago = state and now - tonumber(state.refused)
-  if not state or ago > FORGOTTEN_US or ago < 0 then
+  local is_future = state and tonumber(state.refused) > now
+  if not state or is_future or now - math.max(tonumber(state.refused), tonumber(state.shut)) > FORGOTTEN_US then
     redis.call('DEL', key)
     redis.call('ZREM', throttles_key(root), ask.circuit)
     return -2
   end
   local interval = state.is_shut and learned(state) or tonumber(state.interval)
   local from = math.max(tonumber(state.shut), tonumber(state.next or 0))
-  if now >= from - (state.is_shut and 0 or EARLY * interval) then
+  local early = state.is_shut and 0 or EARLY * interval
+  local is_next = ask.is_again or first_free(state, ask.lane) <= now + interval
+  if is_next and now >= from - early then
     take_place(key, state, now, interval)
     redis.call('PEXPIRE', key, KEPT_MS)
     redis.call('ZADD', throttles_key(root), int(math.floor(now / 1000) + KEPT_MS), ask.circuit)
     return -1
   end
-  return math.ceil(come_again(key, state, ask.lane, now, from, interval) / 1000)
+  return math.ceil(come_again(key, state, ask, now, from, interval) / 1000)
 end
 
 register('throttled', throttled)
