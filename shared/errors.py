@@ -193,7 +193,10 @@ class FailedError(RefusedError):
 
 
 class ProviderError(PolluxError):
-    """An upstream failed; `failure` is what the caller will read if nothing else can be tried."""
+    """An upstream failed; `failure` is what the caller will read if nothing else can be tried.
+
+    `has_begun`: the upstream had taken the call on and begun an answer.
+    """
 
     blame: Blame = "provider"
 
@@ -204,6 +207,7 @@ class ProviderError(PolluxError):
         self.failure = failure
         self.retry = retry
         self.retry_after_seconds = retry_after_seconds
+        self.has_begun = False
 
 
 Bar = Literal["cooling", "probing", "busy", "throttled", "slowed"]

@@ -73,6 +73,8 @@ class Call:
         self.used_tokens: int | None = None
         self.is_retry = is_retry
         self.is_heard = False
+        # Whether an answer has begun, be it without a word.
+        self.is_taken_on = False
         self._gate = gate
 
     @property
@@ -95,7 +97,7 @@ class Call:
     def heard(self) -> None:
         """Tell that the model has begun to answer: a probe has learnt what it was to learn."""
         if not self.is_heard:
-            self.is_heard = True
+            self.is_heard = self.is_taken_on = True
             self._gate.took_on(self)
 
     def spent_tokens(self) -> int:

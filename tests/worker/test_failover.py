@@ -142,6 +142,21 @@ async def test_calls_that_a_provider_did_not_take_on_do_not_count(
     assert (await front.look(ticket)).stage == "completed"
 
 
+async def test_calls_that_fail_within_an_answer_count_whatever_they_say(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    provider.answer = lambda _: Answer(error_after=0, code="overloaded_error")
+    ticket = await front.submit("hello", model="alpha")
+    for _ in range(12):
+        await attempts.run(ticket)
+        if (await front.look(ticket)).is_final:
+            break
+        await front.hasten(ticket)
+        await front.thaw(attempts.gate)
+    assert (await front.look(ticket)).stage == "failed"
+    assert len(provider.requests) == 6
+
+
 async def test_model_that_the_hold_does_not_pay_for_is_not_tried(
     attempts: Attempts, front: Front, provider: Provider
 ) -> None:

@@ -100,7 +100,8 @@ async def _ask(run: Run, model: ModelSettings) -> Outcome | None:
         except ProviderError as error:
             failed = error
         tries += run.calls - calls_before
-        if run.calls > calls_before and not cause_of(failed.failure).is_taken_on:
+        is_taken_on = failed.has_begun or cause_of(failed.failure).is_taken_on
+        if run.calls > calls_before and not is_taken_on:
             # The provider took nothing on: it is none of the turn's calls.
             run.calls -= 1
         at = patience.standing(run, tries, waited)
@@ -188,7 +189,11 @@ async def _call_once(run: Run, request: ChatRequest, before: Usage, *, is_retry:
         run.usage = None
         if request.so_far:
             run.searches = 0
-        heard = await hear(run, request, call)
+        try:
+            heard = await hear(run, request, call)
+        except ProviderError as error:
+            error.has_begun = call.is_taken_on
+            raise
         used = run.usage or estimate(run, model)
         call.used_tokens = used.input_tokens + used.output_tokens
         run.usage = used if before is NOTHING_USED else added(model, before, used)

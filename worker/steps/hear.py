@@ -134,6 +134,7 @@ async def hear(run: Run, request: ChatRequest, call: Call) -> Heard:
                 if isinstance(part, Text):
                     run.writer.add(part.text, progress=_progress(run, request))
                 elif isinstance(part, Alive):
+                    call.is_taken_on = True
                     limits.note_life()
                     continue
                 elif isinstance(part, Ended | Paused):
