@@ -42,8 +42,7 @@ from worker.permits import Permit, Permits
 from worker.providers.registry import Registry
 from worker.throttles import Throttles
 
-# A few reports.
-_LEASE_MS: Final = 5_000
+_LEASE_MS: Final = 5_000  # a few reports
 # By then a report has told what became of a probe.
 _PROBE_SECONDS: Final = 1.0
 
@@ -51,7 +50,8 @@ _PROBE_SECONDS: Final = 1.0
 class Call:
     """One call: entering raises BarredError if it may not be made, leaving tells what came of it.
 
-    Tell it when the model is `heard()`, and the `used_tokens` where they are known.
+    Tell it when the model is `heard()`, and the `used_tokens` where they are known;
+    `is_taken_on` is set once an answer has begun, be it without a word.
     """
 
     def __init__(
@@ -72,9 +72,7 @@ class Call:
         self.tokens = tokens
         self.used_tokens: int | None = None
         self.is_retry = is_retry
-        self.is_heard = False
-        # Whether an answer has begun, be it without a word.
-        self.is_taken_on = False
+        self.is_heard = self.is_taken_on = False
         self._gate = gate
 
     @property
@@ -346,7 +344,7 @@ class Gate:
                 logs.logger().info("breaker closed", circuit=circuit)
 
     async def _fail(self, call: Call, error: ProviderError) -> None:
-        """Tell the fleet of a failure; one that cannot be told is not worth another."""
+        """Tell the fleet of a failure; one that cannot be told is logged."""
         cause = causes.cause_of(error.failure)
         try:
             if cause.closes == "throttle":
