@@ -4,6 +4,7 @@ Owns the tables from codes and failures to statuses. A dialect registers its sha
 prefix; what stands under none is answered in the last one's.
 """
 
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -49,6 +50,9 @@ STATUS: Final[dict[Code, int]] = {
     Code.BRAIN_UNAVAILABLE: 503,
     Code.UNAVAILABLE: 503,
 }
+
+# Of a refusal for which nothing was measured: soon, and not all callers in the same second.
+_SOON_SECONDS: Final = (1, 3)
 
 # Of a generation that somebody waited for; the code is GENERATION_ERROR whatever the failure.
 FAILURE_STATUS: Final[dict[Category, int]] = {
@@ -122,11 +126,20 @@ def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]
         details = error.details
     if isinstance(error, RefusedError):
         headers = dict(error.headers)
-    if isinstance(error, RefusedError | UnavailableError) and error.retry_after_seconds is not None:
-        headers["retry-after"] = str(error.retry_after_seconds)
+    again = _again_seconds(error)
+    if again is not None:
+        headers["retry-after"] = str(again)
     if error.code is Code.INVALID_API_KEY:
         headers["www-authenticate"] = "Bearer"
     return _status(error), headers, details
+
+
+def _again_seconds(error: PolluxError) -> int | None:
+    if not isinstance(error, RefusedError | UnavailableError):
+        return None
+    if error.retry_after_seconds is None and isinstance(error, UnavailableError):
+        return random.randint(*_SOON_SECONDS)  # noqa: S311  jitter
+    return error.retry_after_seconds
 
 
 def _status(error: PolluxError) -> int:

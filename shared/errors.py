@@ -104,11 +104,14 @@ class RefusedError(PolluxError):
 
 
 class UnavailableError(PolluxError):
-    """Not now, and nothing was done or nobody can know whether it was: repeat with the same key."""
+    """Not now, and nothing was done or nobody can know whether it was: repeat with the same key.
+
+    `retry_after_seconds` follows from how long that has lasted, where it was measured.
+    """
 
     retry: Retry = "backoff"
 
-    def __init__(self, message: str, *, retry_after_seconds: int = 2) -> None:
+    def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
         super().__init__(message, Code.UNAVAILABLE)
         self.retry_after_seconds = retry_after_seconds
 

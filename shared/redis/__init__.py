@@ -2,6 +2,7 @@
 
 client      one multiplexed connection a process; commands of one event-loop tick leave in one write
 dsn         what `redis.url` says, read once for our connections and arq's
+outage      what error replies mean, and when to come again while Redis is away
 keys        the only place that makes a key's name, with what it holds and when it ends
 functions/  the atomic functions, as Lua text; library.py renders and loads them
 functions.py  their typed stubs: one a function, with what each may answer

@@ -25,6 +25,7 @@ from typing_extensions import override
 from shared.errors import NotNowError, StoreError, UnavailableError
 from shared.redis import dsn, keys
 from shared.redis.dsn import Dsn
+from shared.redis.outage import Outage, error_of
 from shared.settings import RedisSettings
 from shared.telemetry import logs
 
@@ -33,13 +34,6 @@ RedisError = redis.exceptions.RedisError
 Reply = Any
 Argument = str | bytes | int | float
 
-# Answers that say "not now", by their first word; everything else is a fault of the command.
-_PASSING: Final = frozenset(
-    """
-    LOADING READONLY MASTERDOWN OOM MISCONF CLUSTERDOWN TRYAGAIN BUSY UNBLOCKED NOREPLICAS
-    NOAUTH WRONGPASS NOPERM MAXCLIENTS
-    """.split()
-)
 _NOT_YET: Final = object()
 # A write costs a few us, a server that sits idle until a long tick ends costs more.
 _COMMANDS_PER_WRITE: Final = 8
@@ -47,10 +41,6 @@ _COMMANDS_PER_WRITE: Final = 8
 _DIAL_PAUSE_SECONDS: Final = 0.05
 # A worker whose listener comes back later than its leases last is taken for dead.
 _MEND_SECONDS: Final = (0.05, 0.4)
-
-
-class FunctionMissingError(StoreError):
-    """The server does not know the function: the library must be loaded, as after a flush."""
 
 
 class Connection(Protocol):
@@ -148,7 +138,7 @@ class _Line(asyncio.Protocol):
             self._loop.call_soon(self.abort)
         if future is not None and not future.done():
             if is_error:
-                future.set_exception(_error_of(str(reply)))
+                future.set_exception(error_of(str(reply)))
             else:
                 future.set_result(reply)
         return True
@@ -180,15 +170,6 @@ class _LostError(Exception):
     """The line went while a reply was due: the command may or may not have been carried out."""
 
 
-def _error_of(text: str) -> Exception:
-    word = text.split(" ", 1)[0]
-    if "Function not found" in text:
-        return FunctionMissingError(text)
-    if word in _PASSING or "max number of clients" in text:
-        return NotNowError(f"Redis cannot serve this now: {text}")
-    return StoreError(f"Redis answered: {text}")
-
-
 class Redis:
     """A connection that mends itself. `on_push` hears pub/sub, `on_ready` runs on each new line.
 
@@ -216,6 +197,7 @@ class Redis:
         self._opened_at = 0.0
         self._mend_seconds = 0.0
         self._closed = False
+        self._outage = Outage()
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
         """Send a command and return its reply.
@@ -227,25 +209,32 @@ class Redis:
         line = self._line if self._line is not None and self._line.alive else await self._open()
         try:
             return await line.ask(command)
+        except NotNowError as error:
+            raise self._outage.timed(error) from None
         except _LostError:
             if not repeat:
-                raise UnavailableError("The connection to Redis was lost.") from None
+                raise self._unavailable("The connection to Redis was lost.") from None
         patience_seconds = self._settings.connect_seconds + self._settings.timeout_seconds
         try:
             async with asyncio.timeout_at(began + patience_seconds):
                 return await (await self._open()).ask(command)
         except _LostError:
-            raise UnavailableError("The connection to Redis was lost twice.") from None
+            raise self._unavailable("The connection to Redis was lost twice.") from None
         except TimeoutError:
-            raise UnavailableError("Redis did not answer in time.") from None
+            raise self._unavailable("Redis did not answer in time.") from None
 
     async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Reply]:
         """Send commands in one write and return their replies; nothing is sent a second time."""
         line = self._line if self._line is not None and self._line.alive else await self._open()
         try:
             return await asyncio.gather(*(line.ask(command) for command in commands))
+        except NotNowError as error:
+            raise self._outage.timed(error) from None
         except _LostError:
-            raise UnavailableError("The connection to Redis was lost.") from None
+            raise self._unavailable("The connection to Redis was lost.") from None
+
+    def _unavailable(self, message: str) -> UnavailableError:
+        return self._outage.timed(UnavailableError(message))
 
     def send(self, *command: Argument) -> None:
         """Send a command whose reply nobody needs; it is dropped when there is no connection."""
@@ -294,9 +283,13 @@ class Redis:
         await asyncio.sleep(max(0.0, self._dial_at - loop.time()))
         try:
             line = await self._connect()
+        except UnavailableError as error:
+            self._outage.begin()
+            raise self._outage.timed(error) from None
         finally:
             self._dial_at = loop.time() + _DIAL_PAUSE_SECONDS
         self._line, self._opened_at = line, loop.time()
+        self._outage.end()
         self._watch_silence()
         if self._on_ready is not None:
             self._on_ready()
@@ -315,6 +308,8 @@ class Redis:
 
     def _lost(self, line: _Line) -> None:
         """Come back where nobody calls: a listener's line that went is dialled until it is up."""
+        if line is self._line:
+            self._outage.begin()
         if line is self._line and self._on_push is not None and not self._closed:
             self._mending = asyncio.create_task(self._mend())
 

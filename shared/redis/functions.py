@@ -13,8 +13,9 @@ import msgspec
 from shared.errors import Failure, StoreError
 from shared.lifecycle import Stage
 from shared.redis import keys
-from shared.redis.client import Connection, FunctionMissingError, Redis, Reply
+from shared.redis.client import Connection, Redis, Reply
 from shared.redis.library import command, invoke, load_again, tell
+from shared.redis.outage import FunctionMissingError
 from shared.settings import RedisSettings, RetentionSettings, Settings
 from shared.wire.submission import LANE_BELL_WIRE, WIRE_BELL, Lane, OnConflict
 
@@ -736,6 +737,22 @@ class PreferAsk(Ask, frozen=True, kw_only=True):
 async def prefer(redis: Connection, root: str, ask: PreferAsk) -> bool:
     """Write an account's preference into its record; False when there is no such account."""
     return bool(await invoke(redis, "prefer", root, ask))
+
+
+class UsageAsk(Ask, frozen=True, kw_only=True):
+    """So many days in a row, from the first on; days are counted from 1970-01-01."""
+
+    account: str
+    first: int
+    days: int
+
+
+async def usage(
+    redis: Connection, root: str, ask: UsageAsk
+) -> list[tuple[int, dict[bytes, bytes]]]:
+    """Return the fields of each day on which an account used something, the first day first."""
+    reply: list[Reply] = await invoke(redis, "usage", root, ask, effect="none")
+    return [(day, dict(zip(flat[::2], flat[1::2], strict=True))) for day, *flat in reply]
 
 
 class AuthenticateAsk(Ask, frozen=True, kw_only=True):

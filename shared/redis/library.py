@@ -14,7 +14,8 @@ import msgspec
 from shared.errors import CANCELLED, CRASHED, DEAD_CATEGORIES, EXPIRED, StoreError
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
-from shared.redis.client import Argument, Connection, FunctionMissingError, Reply
+from shared.redis.client import Argument, Connection, Reply
+from shared.redis.outage import FunctionMissingError
 from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_BELL_WIRE, WIRE_BELL

@@ -4,12 +4,11 @@ Both are written by the functions that move credits, in the same moment; nothing
 are counted from 1970-01-01, in UTC.
 """
 
-import asyncio
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from shared.redis import keys
+from shared.redis import functions, keys
 from shared.redis.client import Connection
 
 MS_PER_DAY: Final = 86_400_000
@@ -71,10 +70,10 @@ async def last(redis: Connection, root: str, account: str, count: int) -> list[L
 
 
 async def used(redis: Connection, root: str, account: str, days: range) -> list[Used]:
-    """Return what an account used on each of these days, by model and key."""
-    names = [keys.USAGE(root, account, day) for day in days]
-    found = await asyncio.gather(*(redis.call("HGETALL", name) for name in names))
-    return [row for day, fields in zip(days, found, strict=True) for row in _rows(day, fields)]
+    """Return what an account used on each of these days, a year at most, by model and key."""
+    ask = functions.UsageAsk(account=account, first=days.start, days=len(days))
+    found = await functions.usage(redis, root, ask)
+    return [row for day, fields in found for row in _rows(day, fields)]
 
 
 def _rows(day: int, fields: dict[bytes, bytes]) -> list[Used]:

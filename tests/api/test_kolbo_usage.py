@@ -54,6 +54,17 @@ async def test_days_outside_are_not_told(api: Customer) -> None:
     assert (await _usage(api, to=tomorrow))["total"]["generations"] == 1
 
 
+async def test_a_year_is_told_and_not_a_day_more(api: Customer) -> None:
+    await api.answer("hello")
+    today = datetime.now(UTC).date()
+    first, last = today - timedelta(days=364), today + timedelta(days=1)
+    told = await _usage(api, **{"from": first.isoformat(), "to": last.isoformat()})
+    assert told["total"]["generations"] == 1
+    earlier = (first - timedelta(days=1)).isoformat()
+    answer = await api.get(USAGE, params={"from": earlier, "to": last.isoformat()})
+    refused(answer, 400, "INVALID_FIELDS")
+
+
 async def test_one_account_s_use_is_not_another_s(api: Customer, other: Customer) -> None:
     await api.answer("hello")
     assert (await _usage(other))["total"]["generations"] == 0

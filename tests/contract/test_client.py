@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from shared.errors import StoreError, UnavailableError
 from shared.redis.client import _DIAL_PAUSE_SECONDS, Redis
+from shared.redis.outage import Outage
 from shared.settings import RedisSettings
 from tests.support.proxy import Proxy
 from tests.support.server import Server
@@ -90,6 +91,43 @@ async def test_nobody_there_is_unavailable(own_server: Server, own_redis: Redis)
     own_redis.send("PING")
     own_server.start()
     assert await own_redis.call("PING") == b"PONG"
+
+
+async def test_outage_is_timed_from_its_first_moment_to_the_next_line(
+    own_server: Server, own_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 0.0
+    monkeypatch.setattr(own_redis, "_outage", Outage(lambda: seconds))
+
+    async def again() -> int | None:
+        with pytest.raises(UnavailableError) as caught:
+            await own_redis.call("PING")
+        return caught.value.retry_after_seconds
+
+    await own_redis.connect()
+    own_server.kill()
+    assert await again() in {1, 2}
+    seconds += 10
+    assert await again() in range(10, 21)
+    own_server.start()
+    await own_redis.call("PING")
+    own_server.kill()
+    assert await again() in {1, 2}
+
+
+async def test_refusals_are_timed_too(own_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+    monkeypatch.setattr(own_redis, "_outage", Outage(lambda: seconds))
+    await own_redis.call("CONFIG", "SET", "maxmemory", 1)
+    told: list[int | None] = []
+    for _ in range(3):
+        seconds += 5
+        with pytest.raises(UnavailableError, match="OOM") as caught:
+            await own_redis.call("SET", "a", 1)
+        told.append(caught.value.retry_after_seconds)
+    assert told[0] in {1, 2}
+    assert told[2] in range(10, 21)
+    await own_redis.call("CONFIG", "SET", "maxmemory", 0)
 
 
 async def test_death_in_the_middle_of_a_call_is_told_and_mended(

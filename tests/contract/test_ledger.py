@@ -2,12 +2,35 @@
 
 import asyncio
 
+import pytest
+
+from shared.errors import StoreError
+from shared.redis import keys
+from shared.redis.client import Argument, Connection, Reply
 from shared.redis.functions import Accepted, Meter, NotAccepted
 from shared.stores import ledger
 from shared.stores.ledger import Entry, Use
 from tests.support.desk import Desk
 
 _METER = Meter(model="m/1", input=30, output=12, reasoning=5)
+
+
+class _Counting:
+    """A connection that counts what is asked through it."""
+
+    def __init__(self, redis: Connection) -> None:
+        self._redis = redis
+        self.calls = 0
+
+    async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+        """Ask."""
+        self.calls += 1
+        return await self._redis.call(*command, repeat=repeat)
+
+    def send(self, *command: Argument) -> None:
+        """Ask without waiting."""
+        self.calls += 1
+        self._redis.send(*command)
 
 
 async def _entries(desk: Desk, account: str = "ann") -> list[Entry]:
@@ -79,6 +102,20 @@ async def test_use_adds_up_by_model(desk: Desk) -> None:
         ("a", "key-1"): Use(2, 6, 4, 0, 14),
         ("b", "key-1"): Use(1, 3, 2, 0, 7),
     }
+
+
+async def test_a_year_of_use_is_one_call(desk: Desk) -> None:
+    for day in (0, 7, 365, 366):
+        await desk.redis.call("HSET", keys.USAGE(desk.root, "ann", day), "m|k|generations", day + 1)
+    counting = _Counting(desk.redis)
+    rows = await ledger.used(counting, desk.root, "ann", range(366))
+    assert [(row.day, row.use.generations) for row in rows] == [(0, 1), (7, 8), (365, 366)]
+    assert counting.calls == 1
+
+
+async def test_more_than_a_year_of_use_is_refused(desk: Desk) -> None:
+    with pytest.raises(StoreError, match="MORE DAYS"):
+        await ledger.used(desk.redis, desk.root, "ann", range(367))
 
 
 async def test_ledger_stays_when_a_session_goes(desk: Desk) -> None:

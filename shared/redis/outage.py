@@ -1,0 +1,72 @@
+"""What says that Redis cannot serve now, and since when that is so.
+
+Owns the meaning of error replies, and the seconds after which a caller may try again: an outage is
+expected to last as long again as it has lasted.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from shared.clock import SystemClock
+from shared.errors import NotNowError, StoreError, UnavailableError
+
+# Answers that say "not now", by their first word; everything else is a fault of the command.
+_PASSING: Final = frozenset(
+    """
+    LOADING READONLY MASTERDOWN OOM MISCONF CLUSTERDOWN TRYAGAIN BUSY UNBLOCKED NOREPLICAS
+    NOAUTH WRONGPASS NOPERM MAXCLIENTS
+    """.split()
+)
+_MONOTONIC: Final = SystemClock().monotonic
+# Doubled at most by the jitter, so nobody is told to wait for more than half a minute.
+_AWAY_SECONDS: Final = (1.0, 15.0)
+# Refusals this far apart are not of one outage: what came between them was answered.
+_REFUSAL_GAP_SECONDS: Final = 10.0
+
+
+class FunctionMissingError(StoreError):
+    """The server does not know the function: the library must be loaded, as after a flush."""
+
+
+def error_of(text: str) -> Exception:
+    """Return the error that an error reply means."""
+    word = text.split(" ", 1)[0]
+    if "Function not found" in text:
+        return FunctionMissingError(text)
+    if word in _PASSING or "max number of clients" in text:
+        return NotNowError(f"Redis cannot serve this now: {text}")
+    return StoreError(f"Redis answered: {text}")
+
+
+class Outage:
+    """Since when there is no line, and since when the server refuses; nothing while all is well."""
+
+    def __init__(self, now: Callable[[], float] = _MONOTONIC) -> None:
+        self._now = now
+        self._lost_at: float | None = None
+        self._refused_from = 0.0
+        self._refused_at = float("-inf")
+
+    def begin(self) -> None:
+        """There is no line; the first word of an outage counts."""
+        if self._lost_at is None:
+            self._lost_at = self._now()
+
+    def end(self) -> None:
+        """There is a line again."""
+        self._lost_at = None
+
+    def timed(self, error: UnavailableError) -> UnavailableError:
+        """Return the error with the seconds after which to come again."""
+        now = self._now()
+        since = now if self._lost_at is None else self._lost_at
+        if isinstance(error, NotNowError):
+            if now - self._refused_at > _REFUSAL_GAP_SECONDS:
+                self._refused_from = now
+            self._refused_at = now
+            since = min(since, self._refused_from)
+        low, high = _AWAY_SECONDS
+        away = min(max(now - since, low), high)
+        error.retry_after_seconds = round(away * random.uniform(1, 2))  # noqa: S311  jitter
+        return error
