@@ -1,8 +1,8 @@
 """What operators and tools ask without a key: is it alive, is it ready, what can it do.
 
 health says that the process runs, and how durable what it accepts is; readiness that it reaches
-Redis now, what makes that server unfit since the start, how many log lines were lost, and which
-providers' models the workers spare for a while.
+Redis now, what makes that server unfit since the start, how many log lines were lost, which
+providers' models the workers spare for a while, and how many damaged records were set aside.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from api.endpoint import encode, reply
 from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.errors import Code, RequestError, UnavailableError
+from shared.redis import keys
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 
@@ -46,6 +47,7 @@ class Operation:
         if self._name == "ready":
             await _check_redis(state)
             answer |= _workers_trouble(await state.fleet()) | _dropped_lines()
+            answer |= await _damaged(state)
             if state.watch.faults:
                 answer["unfit"] = list(state.watch.faults)
             if not state.catalogue.models:
@@ -72,6 +74,16 @@ def _workers_trouble(fleet: Fleet) -> dict[str, object]:
     if fleet.deaf:
         found["workers_without_listener"] = fleet.deaf
     return found
+
+
+async def _damaged(state: State) -> dict[str, object]:
+    """Return how many generations were set aside lately because their records were damaged."""
+    settings = state.settings.redis
+    roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
+    counts = await asyncio.gather(
+        *(state.redis.call("ZCARD", keys.DAMAGED(root)) for root in roots)
+    )
+    return {"damaged": sum(counts)} if any(counts) else {}
 
 
 def _dropped_lines() -> dict[str, object]:

@@ -169,6 +169,12 @@ CRASHED: Final = Failure(
     code="CRASHED",
     severity="fatal",
 )
+DAMAGED: Final = Failure(
+    message="What is stored of this generation was damaged, so it cannot be answered.",
+    category="internal",
+    code="DAMAGED",
+    severity="fatal",
+)
 CANCELLED: Final = Failure(
     message="The generation was cancelled.", category="cancelled", code="CANCELLED"
 )

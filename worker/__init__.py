@@ -3,8 +3,10 @@
 consumer    the only file that knows arq's Worker: claim, reap, drain, chores
 heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
+reaping     what a reap did, as lines of the log
 renewal     the step from one catalogue to the next
 bell        the connection on which an idle worker waits, and its replacement when it is dead
+apart       what fails in one partition is logged, and the next ones have their turn
 backlog     what may be claimed now: which resources have room, and for how many turns
 permits     room at providers, taken before the turn that uses it is claimed
 gate        which calls of upstreams are made at all: breakers, throttles, limits, retry budgets

@@ -19,6 +19,7 @@ from shared.redis.client import Connection
 from shared.redis.functions import Batch, ClaimAsk, Claimed
 from shared.settings import Settings
 from shared.wire.submission import WIRE, Lane
+from worker.apart import Apart
 from worker.backlog import Backlog
 from worker.bell import Bell
 from worker.slots import Slots
@@ -49,6 +50,7 @@ class Claims:
         self._slots = slots
         self._start = start
         self._backlog = backlog
+        self._apart = Apart()
         self._bell = Bell(settings.redis, _IDLE_SECONDS)
         self._room = asyncio.Event()
         # Claims for slots that became free, under way.
@@ -167,9 +169,10 @@ class Claims:
             self._partition = (partition + 1) % self._settings.redis.partitions
             root = keys.partition_root(self._settings.redis, partition)
             ask = self._ask(root, min(free, _CLAIM_MAX), asked_before)
-            batch = await self._begin(root, ask, functions.claim(redis, root, ask))
-            is_more = is_more or batch.is_more
-            free -= len(batch.claimed)
+            with self._apart("claim", partition):
+                batch = await self._begin(root, ask, functions.claim(redis, root, ask))
+                is_more = is_more or batch.is_more
+                free -= len(batch.claimed)
             if free <= 0:
                 return True
         return is_more

@@ -21,7 +21,7 @@ from typing_extensions import override
 from shared import ids, queue
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.clock import Clock
-from shared.errors import CRASHED, PolluxError, UnavailableError
+from shared.errors import PolluxError, UnavailableError
 from shared.hangup import Hangup
 from shared.redis import functions, keys, library, partitions, replicated, server
 from shared.redis.client import Redis, Reply
@@ -32,7 +32,8 @@ from shared.stores import fleet
 from shared.telemetry import logs
 from shared.wire.fleet import WorkerReport
 from shared.wire.submission import WIRE
-from worker import pipeline
+from worker import pipeline, reaping
+from worker.apart import Apart
 from worker.backlog import Backlog
 from worker.chores import rota, trim
 from worker.claims import Claims
@@ -112,6 +113,7 @@ class PolluxWorker(Worker):
         self.backlog.prompt = self.claims.prompt
         self._attempts: set[asyncio.Task[object]] = set()
         self._draining = asyncio.Event()
+        self._apart = Apart()
         self._is_reported = False
         self._fleet_size = 1
         self._is_missing = False
@@ -290,18 +292,18 @@ class PolluxWorker(Worker):
         ask = functions.ReapAsk.of(self.settings, self.backlog.closed())
         self._is_missing = False
         for partition in range(self.settings.redis.partitions):
-            root = keys.partition_root(self.settings.redis, partition)
-            reaped = await functions.reap(self.redis, root, ask)
-            self.backlog.hear(partition, reaped.lines)
-            self.claims.note_ready(reaped.ready)
-            for account, generation, what in reaped.done:
-                about = {"account": account, "generation": generation}
-                logs.logger().warning("reaped", what=what, **about)
-                if what == "buried":
-                    logs.logger().warning("dead letter", code=CRASHED.code, **about)
-            self._is_missing = self._is_missing or bool(reaped.missed)
-            for worker in reaped.dead:
-                await fleet.leave(self.redis, self.settings.redis, worker)
+            with self._apart("reap", partition):
+                await self._reap_one(partition, ask)
+
+    async def _reap_one(self, partition: int, ask: functions.ReapAsk) -> None:
+        root = keys.partition_root(self.settings.redis, partition)
+        reaped = await functions.reap(self.redis, root, ask)
+        self.backlog.hear(partition, reaped.lines)
+        self.claims.note_ready(reaped.ready)
+        reaping.log(reaped)
+        self._is_missing = self._is_missing or bool(reaped.missed)
+        for worker in reaped.dead:
+            await fleet.leave(self.redis, self.settings.redis, worker)
 
     async def _look_for_room(self) -> None:
         """Take room for what is parked as soon as there is some."""

@@ -218,8 +218,9 @@ class Claimed(msgspec.Struct, frozen=True):
     """A generation in a worker's hands; `attempt` is its fencing token, `root` its partition's.
 
     Times are milliseconds, money microcredits; `retries` counts how often it was deferred,
-    `calls` those of upstreams in earlier attempts, but for such as died. `company` is how many
-    suspects may run in the worker while it does, 0 for one that killed no worker yet.
+    `calls` those of upstreams in earlier attempts, one at least of each that died while it called.
+    `company` is how many suspects may run in the worker while it does, 0 for one that killed no
+    worker yet.
     `system_prompt` and `companion` are the session's.
     """
 
@@ -550,12 +551,23 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
         )
 
 
+class Damaged(NamedTuple):
+    """A generation, `account:id`, that was set aside because a key or field of it was damaged.
+
+    `fault` names what; `hold` says whether its credits were released.
+    """
+
+    name: str
+    fault: str
+    hold: str
+
+
 class Reaped(msgspec.Struct, frozen=True):
     """What a reap did: `done` lists (account, id, what).
 
     `dead` are the workers that were found to be gone; `missed` counts those of whom it will be
     known after `absent_ms`. `lines` are (lane, resource) of what is parked, `ready` the lanes in
-    which something may be claimed.
+    which something may be claimed, `damaged` what has been set aside since the last reap.
     """
 
     done: list[tuple[str, str, str]]
@@ -563,17 +575,19 @@ class Reaped(msgspec.Struct, frozen=True):
     missed: int
     lines: frozenset[tuple[Lane, str]] = frozenset()
     ready: frozenset[Lane] = frozenset()
+    damaged: tuple[Damaged, ...] = ()
 
 
 async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
     """Put right what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
-    done, dead, missed, lines, ready = await invoke(redis, "reap", root, ask)
+    done, dead, missed, lines, ready, damaged = await invoke(redis, "reap", root, ask)
     return Reaped(
         [(_text(account), _text(id_), _text(what)) for account, id_, what in done],
         [_text(worker) for worker in dead],
         missed,
         frozenset(_line(_text(name)) for name in lines),
         frozenset(_lane(_text(name)) for name in ready),
+        tuple(Damaged(*map(_text, each)) for each in damaged),
     )
 
 

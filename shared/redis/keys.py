@@ -124,6 +124,9 @@ DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time
 SUSPECTS: Final = Key(
     "suspects", holds="zset: what waits and may have killed a worker, by number", end="deleted"
 )
+DAMAGED: Final = Key(
+    "damaged", holds="zset: generations whose records were damaged, by when", end="ttl"
+)
 FORGOTTEN: Final = Key(
     "forgotten", holds="zset: deleted sessions whose files are to go, by when", end="deleted"
 )

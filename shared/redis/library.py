@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from shared.errors import CANCELLED, CRASHED, DEAD_CATEGORIES, EXPIRED, StoreError
+from shared.errors import CANCELLED, CRASHED, DAMAGED, DEAD_CATEGORIES, EXPIRED, StoreError
 from shared.lifecycle import TRANSITIONS
 from shared.redis import keys
 from shared.redis.client import Argument, Connection, Reply
@@ -37,7 +37,7 @@ end
 """
 
 # Texts that the functions share, in the order in which they stand before them.
-SHARED: Final = ("books", "preamble", "lines", "suspects")
+SHARED: Final = ("books", "preamble", "lines", "suspects", "damaged", "unheard")
 
 # What ends work and gives room back, or lets what runs come to its end: also where a server is
 # full. Otherwise nothing could end there, and it would stay full.
@@ -71,6 +71,7 @@ def render() -> tuple[str, str]:
             f"local TRANSITIONS = {_lua(steps)}",
             f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
             f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
+            f"local DAMAGED = {_lua(msgspec.to_builtins(DAMAGED))}",
             f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
             f"local DEAD_CATEGORIES = {_lua(dict.fromkeys(sorted(DEAD_CATEGORIES), True))}",
             f"local AUTO = {_lua(AUTO)}",
@@ -93,7 +94,7 @@ _NAMED_IN_LUA: Final = frozenset(
     """
     generation submission text events idempotency session waiting turns books ledger usage
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
-    parked_lines leases holders deadlines deferred suspects dead
+    parked_lines leases holders deadlines deferred suspects dead damaged
     letter forgotten forgetting pace api_key account workers pulses served breaker failures
     successes cooling slots rates tried faults throttle throttles
     """.split()

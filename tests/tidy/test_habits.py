@@ -23,6 +23,7 @@ CATCH_ALLS: Final = {
     "api/app.py": 1,
     "deploy/local/valkey.py": 1,
     "shared/redis/client.py": 1,
+    "worker/apart.py": 1,
     "worker/consumer.py": 3,
     "worker/heart.py": 1,
     "worker/pipeline.py": 1,

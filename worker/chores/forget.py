@@ -14,6 +14,7 @@ from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
 from shared.telemetry import logs
+from worker.apart import Apart
 
 # Longer than any attempt of a deleted session goes on.
 LATE_MS: Final = 60_000
@@ -27,13 +28,16 @@ async def forget(redis: Connection, settings: RedisSettings, files: Files, now_m
     one piece follows another until there is none left.
     """
     count = 0
+    apart = Apart()
     for partition in range(settings.partitions):
         root = keys.partition_root(settings, partition)
-        for name in await redis.call("HKEYS", keys.FORGETTING(root)):
-            account, _, session = name.decode().partition(":")
-            ask = functions.ForgetTurnsAsk(account=account, id=session)
-            await functions.forget_turns(redis, root, ask)
-        count += await _forget_files(redis, keys.FORGOTTEN(root), files, now_ms)
+        with apart("forget", partition):
+            for name in await redis.call("HKEYS", keys.FORGETTING(root)):
+                account, _, session = name.decode().partition(":")
+                ask = functions.ForgetTurnsAsk(account=account, id=session)
+                await functions.forget_turns(redis, root, ask)
+        with apart("forget files", partition):
+            count += await _forget_files(redis, keys.FORGOTTEN(root), files, now_ms)
     return count
 
 

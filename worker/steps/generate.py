@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import EXPIRED, BarredError, ProviderError
+from shared.errors import CRASHED, EXPIRED, BarredError, ProviderError
 from shared.routing import price
 from shared.routing.choose import OUTPUT_TOKENS_MIN, pass_over
 from shared.settings import ModelSettings
@@ -39,6 +39,11 @@ from worker.steps.search import at_most
 # From which share of its window on a conversation is long, and length a likely fault of it.
 _LONG_SHARE: Final = 0.25
 
+# Attempts whose workers died have made the last ones.
+_CALLS_USED_UP: Final = msgspec.structs.replace(
+    CRASHED, message="The upstream calls that a message may take were used up as workers died."
+)
+
 
 async def generate(run: Run) -> Outcome | None:
     """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is whole.
@@ -47,6 +52,8 @@ async def generate(run: Run) -> Outcome | None:
     route, as long as nothing has been shown.
     """
     run.calls = run.claimed.calls
+    if run.calls >= patience.CALLS_PER_TURN_MAX:
+        return Failed(_CALLS_USED_UP)
     run.writer.say(events.StageChanged("generating"), stage="generating")
     waiting: Retry | None = None
     parked: tuple[str, ...] = ()

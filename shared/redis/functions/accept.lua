@@ -93,20 +93,26 @@ local function freed_by_interrupt(root, ask, head)
   local ids, freed = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1), 0
   table.insert(ids, head)
   for _, id in ipairs(ids) do
-    local hold, worker, bill, attempt = unpack(redis.call('HMGET', generation_key(root, ask.account, id),
+    local hold, worker, bill, attempt = unpack(redis.pcall('HMGET', generation_key(root, ask.account, id),
       'hold', 'worker', 'bill', 'attempt'))
     local due = read_bill({bill = bill, attempt = attempt}, CANCELLED)
-    if not worker then freed = freed + math.max(0, tonumber(hold or 0) - (due and due.cost or 0)) end
+    if not worker then freed = freed + math.max(0, (tonumber(hold) or 0) - (due and due.cost or 0)) end
   end
   return freed
+end
+
+local function cancel_known(root, account, id, ask)
+  local record = load(root, account, id)
+  damage.check(record)
+  cancel_one(root, account, id, record, ask.keep, ask.channels)
 end
 
 local function interrupt(root, ask, head)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
   for i = #waiting, 1, -1 do
-    cancel_one(root, ask.account, waiting[i], load(root, ask.account, waiting[i]), ask.keep, ask.channels)
+    damage.guarded(root, member(ask.account, waiting[i]), cancel_known, ask)
   end
-  cancel_one(root, ask.account, head, load(root, ask.account, head), ask.keep, ask.channels)
+  damage.guarded(root, member(ask.account, head), cancel_known, ask)
 end
 
 -- A free session's turn is its head at once; a busy one's waits behind.

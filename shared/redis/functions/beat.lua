@@ -11,7 +11,8 @@ local function beat(root, ask)
   if ask.deaf_ms then redis.call('ZADD', holders_key(root), int(now + ask.deaf_ms), ask.worker) end
   for _, held in ipairs(ask.held) do
     local account, id, attempt = held[1], held[2], held[3]
-    local record = redis.call('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
+    -- What is no hash is no record.
+    local record = redis.pcall('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
     local leased = redis.call('ZSCORE', leases_key(root), member(account, id))
     if not leased or tonumber(record[1]) ~= attempt then
       table.insert(stop, {account, id, attempt, 'lost'})

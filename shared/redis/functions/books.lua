@@ -10,6 +10,10 @@ local function write_ledger(root, account, entry)
   redis.call('XADD', ledger_key(root, account), '*', 'e', cmsgpack.pack(entry))
 end
 
+-- What is done about damaged records: damaged.lua. Here it only learns whose hold was moved last: if what follows
+-- that fails, the hold is not to be given back once more.
+local damage = {}
+
 -- Credits go from held to settled, what was held beyond the cost is free again, and what it cost beyond the
 -- hold is noted. Returns the captured microcredits.
 local function settle_books(root, account, id, generation, ending)
@@ -25,6 +29,7 @@ local function settle_books(root, account, id, generation, ending)
   if hold > 0 then
     local books = books_key(root, account)
     redis.call('HINCRBY', books, 'held', int(-hold))
+    damage.settled_last = id
     redis.call('HINCRBY', books, 'balance', int(hold - captured))
     redis.call('HINCRBY', books, 'settled', int(captured))
   end

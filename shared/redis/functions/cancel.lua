@@ -8,12 +8,21 @@
 local function cancel(root, ask)
   local record = load(root, ask.account, ask.id)
   if not record then return {'unknown'} end
+  local fault = damage.fault_of(record)
+  if fault then
+    damage.set_aside(root, ask.account, ask.id, fault)
+    return {'finished', 'failed'}
+  end
   if is_final(record) then
     local call, effect, refunded = string.match(record.cancelled_by or '', '^(%S+) (%a+) (%d+)$')
     if call == ask.call then return {effect, effect == 'cancelled' and tonumber(refunded) or nil} end
     return {'finished', record.stage}
   end
-  local effect, refunded = cancel_one(root, ask.account, ask.id, record, ask.keep, ask.channels)
+  local is_done, effect, refunded = pcall(cancel_one, root, ask.account, ask.id, record, ask.keep, ask.channels)
+  if not is_done then
+    damage.mend(root, ask.account, ask.id, effect)
+    return {'finished', 'failed'}
+  end
   redis.call('HSET', generation_key(root, ask.account, ask.id), 'cancelled_by',
     ask.call .. ' ' .. effect .. ' ' .. int(refunded or 0))
   return {effect, refunded}

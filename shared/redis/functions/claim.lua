@@ -30,16 +30,20 @@ local ENDED_MAX = 64
 -- Of accounts in a line of parked turns.
 local PARKED_TRIED = 64
 local SUSPECTS_TRIED = 32
--- The company of a suspect that may run beside any number of others.
-local MIXED = 1000000
 
 local function take(root, account, id, record, company, ask, now)
+  damage.check(record)
   -- What cannot be claimed must not stand in the way of what can.
-  if not record or not TRANSITIONS[record.stage].routing then return nil end
+  if not TRANSITIONS[record.stage].routing then return nil end
   if tonumber(record.deadline) <= now then
     end_from_outside(root, account, id, record, 'failed', EXPIRED, ask.keep)
     return nil
   end
+  -- All that may be damaged is read before anything is written.
+  local submission = redis.call('GET', submission_key(root, account, id))
+  local message = redis.call('HGET', turns_of(root, account, record.session, record.turn), record.turn .. ':u')
+  local session = redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')
+  if not submission or not message then error('DAMAGED what was asked', 0) end
   unpark(root, account, id, record)
   local attempt = tonumber(record.attempt) + 1
   local is_again = attempt > 1
@@ -57,12 +61,12 @@ local function take(root, account, id, record, company, ask, now)
   end
   return {
     account, id, record.lane, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
-    record.retries or '0', record.calls or '0', company,
-    redis.call('GET', submission_key(root, account, id)),
-    redis.call('HGET', turns_of(root, account, record.session, record.turn), record.turn .. ':u'),
-    unpack(redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')),
+    record.retries or '0', record.calls or '0', company, submission, message, unpack(session),
   }
 end
+
+-- What is handled just now, by account, generation and lane: where that fails, it may be damaged.
+local at_account, at_id, at_lane
 
 -- The account with the least virtual time gives its oldest ready generation. One that this worker cannot
 -- read waits for a worker that can, and the next account gives.
@@ -70,7 +74,9 @@ local function ready_from(root, lane, wire, first)
   for place = first, first + ACCOUNTS_TRIED - 1 do
     local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), place, place, 'WITHSCORES'))
     if not account then return nil end
+    at_account, at_id, at_lane = account, nil, lane
     local id, following = unpack(redis.call('ZRANGE', ready_key(root, account, lane), 0, 1))
+    at_id = id
     local record = load(root, account, id)
     if not record or tonumber(record.wire) <= wire then return account, time, id, record, following end
   end
@@ -140,6 +146,13 @@ local function open_lines(root, ask)
   return lines
 end
 
+-- The turn that an account in a line would give next, if this worker can read it.
+local function next_parked(root, account, line, ask)
+  if is_at_its_most(root, account, line.lane) then return nil end
+  local id, record = first_parked(root, account, line)
+  if id and tonumber(record.wire) <= ask.wire then return id, record, stride_of(root, account) end
+end
+
 -- Finds the turn that a line would give next. However long it waited, its account is let in as one that comes anew.
 local function look_into(root, line, ask)
   line.is_known, line.id = true, nil
@@ -147,15 +160,14 @@ local function look_into(root, line, ask)
   local accounts = redis.call('ZRANGE', parked_key(root, line.lane, line.resource), 0, PARKED_TRIED - 1, 'WITHSCORES')
   for i = 1, #accounts, 2 do
     local account = accounts[i]
-    if not is_at_its_most(root, account, line.lane) then
-      local id, record = first_parked(root, account, line)
-      if id and tonumber(record.wire) <= ask.wire then
-        local early = clock - CLAIMS_AHEAD * stride_of(root, account)
-        line.account, line.id, line.record = account, id, record
-        line.time = math.max(early, tonumber(accounts[i + 1]))
-        return
-      end
+    -- What is damaged there is found by who brings it back: all that is parked is deferred, too.
+    local is_done, id, record, stride = pcall(next_parked, root, account, line, ask)
+    if is_done and id then
+      line.account, line.id, line.record = account, id, record
+      line.time = math.max(clock - CLAIMS_AHEAD * stride, tonumber(accounts[i + 1]))
+      return
     end
+    if not is_done then damage.drop_parked_turns(root, account, line) end
   end
 end
 
@@ -173,6 +185,8 @@ local function first_line(root, lane, ask, lines)
 end
 
 local function pop_parked(root, line, ask)
+  at_account, at_id, at_lane = line.account, line.id, line.lane
+  damage.check(line.record)
   local account, lane, after = line.account, line.lane, line.time + stride_of(root, line.account)
   redis.call('ZREM', deferred_key(root), member(account, line.id))
   unpark(root, account, line.id, line.record)
@@ -195,7 +209,9 @@ local function pop(root, lane, ask, lines)
   local line = lines[1] and first_line(root, lane, ask, lines)
   if line and (not account or line.time <= tonumber(time)) then return pop_parked(root, line, ask) end
   if not account then return nil end
-  local resources = ask.needs and record and ask.needs[record.model]
+  at_account, at_id, at_lane = account, id, lane
+  damage.check(record)
+  local resources = ask.needs and ask.needs[record.model]
   if resources then
     local resource = open_one(ask, lane, resources)
     if not resource then
@@ -215,29 +231,6 @@ local function pop(root, lane, ask, lines)
   return account, id, record
 end
 
--- How many suspects may run in one worker with this one: 0 for one that nobody suspects.
-local function company_in(group, record)
-  local company = company_of(record)
-  if not company then return 0 end
-  if group.is_stormy and falls_of(record) <= STORM_FALLS_MAX then return MIXED end
-  return company
-end
-
-local function admits(group, company)
-  return company == 0 or company == MIXED or group.held + 1 <= math.min(group.company, company)
-end
-
--- It may be taken. Whether it runs in any company is kept with it, for the time when its worker has died.
-local function admit(root, group, account, id, record, company)
-  if company == 0 then return end
-  group.held, group.company = group.held + 1, math.min(group.company, company)
-  if company == MIXED then
-    redis.call('HSET', generation_key(root, account, id), 'mixed', '1')
-  elseif record.mixed then
-    redis.call('HDEL', generation_key(root, account, id), 'mixed')
-  end
-end
-
 -- A suspect pays for its claim as any other generation of its account, though it does not stand in the lane.
 local function charge_stride(root, account, lane)
   local stride = stride_of(root, account)
@@ -251,11 +244,11 @@ local function charge_stride(root, account, lane)
 end
 
 -- Take one suspect if it may run in this worker now. Returns what a worker is handed.
-local function take_suspect(root, name, ask, group, batch, now)
-  local account, id = split(name)
-  local record = load(root, account, id)
+local function take_suspect(root, account, id, ask, group, batch, now)
+  local record, name = load(root, account, id), member(account, id)
+  damage.check(record)
   -- An older worker may have taken it without a look at this line.
-  if not record or not TRANSITIONS[record.stage].routing then
+  if not TRANSITIONS[record.stage].routing then
     redis.call('ZREM', suspects_key(root), name)
     return nil
   end
@@ -283,7 +276,7 @@ local function take_suspects(root, names, ask, group, claimed, now)
   local batch = ask.batch
   for _, name in ipairs(names) do
     if #claimed >= ask.count then break end
-    local taken = take_suspect(root, name, ask, group, batch, now)
+    local taken = damage.guarded(root, name, take_suspect, ask, group, batch, now)
     if taken then
       table.insert(claimed, taken)
       if taken[3] == 'batch' then batch = batch - 1 end
@@ -300,7 +293,7 @@ local function take_from(root, lanes, ask, lines, group, now)
     local account, id, record = pop(root, lane, ask, lines)
     if account then
       if not id then return lane, nil end
-      local company = record and company_in(group, record) or 0
+      local company = company_in(group, record)
       if admits(group, company) then
         local taken = take(root, account, id, record, company, ask, now)
         if taken then admit(root, group, account, id, record, company) end
@@ -310,6 +303,22 @@ local function take_from(root, lanes, ask, lines, group, now)
       return lane, nil
     end
   end
+end
+
+-- After an error: what is damaged is set aside, or an account's line made anew. Any other error is raised again.
+local function recover(root, problem)
+  if at_id then return damage.mend(root, at_account, at_id, problem) end
+  local ready = at_account and ready_key(root, at_account, at_lane)
+  if not ready or redis.pcall('ZCARD', ready) ~= 0 and not damage.is_wrong_type('ZCARD', ready) then error(problem, 0) end
+  damage.rebuild_ready(root, at_account, at_lane)
+end
+
+local function take_next(root, order, ask, lines, group, now)
+  at_account, at_id, at_lane = nil, nil, nil
+  local is_done, lane, taken = pcall(take_from, root, order, ask, lines, group, now)
+  if is_done then return lane, taken end
+  recover(root, lane)
+  return at_lane, nil
 end
 
 local PERSONS_FIRST, PERSONS_ONLY, BATCH_FIRST = LANES, {'interactive'}, {'batch', 'interactive'}
@@ -336,23 +345,6 @@ local function silence(root, ask, lines, batch, are_left)
   return is_more
 end
 
-local function give_back_unheard(root, ask)
-  local is_unheard = {}
-  for _, number in ipairs(ask.unheard) do is_unheard[tostring(number)] = true end
-  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
-    local account, id = split(name)
-    local worker, number = unpack(redis.call('HMGET', generation_key(root, account, id), 'worker', 'claim'))
-    if worker == ask.worker and is_unheard[number] then
-      local record = load(root, account, id)
-      if record.cancel then
-        end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
-      else
-        give_back(root, account, id, record, 'UNHEARD')
-      end
-    end
-  end
-end
-
 local function claim(root, ask)
   ask.room, used = ask.room or {}, {}
   if ask.unheard then give_back_unheard(root, ask) end
@@ -371,7 +363,7 @@ local function claim(root, ask)
     elseif passed and passed >= TRICKLE - 1 then
       order = BATCH_FIRST
     end
-    local lane, taken = take_from(root, order, ask, lines, group, now)
+    local lane, taken = take_next(root, order, ask, lines, group, now)
     if not lane then break end
     if taken then
       if lane == 'batch' then batch = batch - 1 end

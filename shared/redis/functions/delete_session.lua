@@ -5,6 +5,13 @@
 -- What was shown of an answer is charged, as by a cancel; the rest of its hold is given back, and the books stay. What the turns left is for `forget_turns`, which who
 -- deletes calls next; if that dies, a chore does. Files of the session are left to that chore, by name.
 
+local function end_one(root, account, id, ask)
+  local record = load(root, account, id)
+  damage.check(record)
+  if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end
+  end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+end
+
 local function delete_session(root, ask)
   local account, session = ask.account, session_key(root, ask.account, ask.id)
   local turns, idempotency = unpack(redis.call('HMGET', session, 'turns', 'idempotency'))
@@ -18,9 +25,7 @@ local function delete_session(root, ask)
   redis.call('ZADD', forgotten_key(root), now_ms(), name)
   redis.call('HSET', forgetting_key(root), name, int(math.floor(tonumber(turns) / TURNS_PER_CHUNK)))
   for _, id in ipairs(running) do
-    local record = load(root, account, id)
-    if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end
-    end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+    damage.guarded(root, member(account, id), end_one, ask)
   end
   return 'deleted'
 end

@@ -24,8 +24,13 @@ local function split(name)
   return string.sub(name, 1, colon - 1), string.sub(name, colon + 1)
 end
 
+-- What is no hash is no record.
 local function load_flat(key)
-  local flat = redis.call('HGETALL', key)
+  local flat = redis.pcall('HGETALL', key)
+  if flat.err then
+    if not string.find(flat.err, 'WRONGTYPE', 1, true) then error(flat, 0) end
+    return nil
+  end
   if #flat == 0 then return nil end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
@@ -211,6 +216,8 @@ local function give_back(root, account, id, record, why)
   drop_lease(root, account, id, record.lane)
 end
 
+local FOLLOWING_TRIED = 1000
+
 -- The head of a session leaves and the next turn moves up; a turn that waits just leaves the line.
 local function leave_session(root, account, id, session, head)
   local key = session_key(root, account, session)
@@ -219,14 +226,19 @@ local function leave_session(root, account, id, session, head)
     redis.call('ZREM', waiting, id)
     return
   end
-  local following = redis.call('ZPOPMIN', waiting)[1]
-  if not following then
-    redis.call('HDEL', key, 'head', 'pending')
-    return
+  for _ = 1, FOLLOWING_TRIED do
+    -- A line of another type can tell of nobody.
+    local following = redis.pcall('ZPOPMIN', waiting)[1]
+    if not following then
+      redis.call('HDEL', key, 'head', 'pending')
+      return
+    end
+    redis.call('HSET', key, 'head', following)
+    local record = redis.pcall('HMGET', generation_key(root, account, following), 'lane', 'number', 'wire')
+    local is_made, problem = pcall(make_ready, root, account, following, unpack(record))
+    if is_made then return end
+    damage.drop_following(root, account, following, problem)
   end
-  redis.call('HSET', key, 'head', following)
-  local record = redis.call('HMGET', generation_key(root, account, following), 'lane', 'number', 'wire')
-  make_ready(root, account, following, unpack(record))
 end
 
 -- Defined with the lines of parked turns.
@@ -274,7 +286,7 @@ end
 local function count_history(known, ending)
   if not ending.history then return {} end
   local added, before, is_all = unpack(ending.history)
-  if not is_all then before = math.max(before, tonumber(known or 0)) end
+  if not is_all then before = math.max(before, tonumber(known) or 0) end
   return {'tokens', int(before + added)}
 end
 
@@ -298,11 +310,11 @@ local function finish(root, account, id, generation, ending)
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
   local session = session_key(root, account, generation.session)
   -- A session in which something is under way has a head; one without was deleted.
-  local head, tokens, pending = unpack(redis.call('HMGET', session, 'head', 'tokens', 'pending'))
+  local head, tokens, pending = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending'))
   if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
       generation.turn .. ':a', ending.assistant)
-    pending = math.max(0, tonumber(pending or 0) - tonumber(generation.added or 0))
+    pending = math.max(0, (tonumber(pending) or 0) - tonumber(generation.added or 0))
     redis.call('HSET', session, 'active', int(ending.now), 'pending', int(pending), unpack(count_history(tokens, ending)))
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then

@@ -2,8 +2,9 @@
 -- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep; if any: closed (resources that
 --          this worker knows are not to be had now: what waits for these alone stays parked), look_again_ms
 -- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead,
---          {line of parked turns, lane:resource...}, {lane in which something is ready...}}; what is 'crashed',
---          'buried', 'expired' or 'cancelled'
+--          {line of parked turns, lane:resource...}, {lane in which something is ready...}, {{account:id, why, what became
+--          of its hold}... (set aside as damaged since the last reap)}}; what is 'crashed', 'buried', 'expired' or
+--          'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
 -- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
 -- on a server that has been started anew, every lease is first given its whole time again. Nobody is missed for
@@ -18,8 +19,9 @@ local function due(key, now, limit)
   return redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
-local function expire_lease(root, name, record, held, is_stormy, ask)
-  local account, id = split(name)
+-- The record is loaded and checked before anything is written.
+local function expire_lease(root, account, id, record, held, is_stormy, ask)
+  damage.check(record)
   drop_lease(root, account, id, record.lane)
   if record.cancel then
     end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
@@ -38,13 +40,14 @@ end
 local function expire_leases(root, now, ask, done)
   local names = due(leases_key(root), now, ask.limit)
   if #names == 0 then return end
-  local records, held, is_stormy = {}, {}, is_storm(root, tonumber(now))
+  local records, workers, held, is_stormy = {}, {}, {}, is_storm(root, tonumber(now))
   for i, name in ipairs(names) do
-    local record = load(root, split(name))
-    records[i], held[record.worker] = record, (held[record.worker] or 0) + 1
+    local record = damage.guarded(root, name, load)
+    local worker = record and record.worker or ''
+    records[i], workers[i], held[worker] = record, worker, (held[worker] or 0) + 1
   end
   for i, name in ipairs(names) do
-    table.insert(done, expire_lease(root, name, records[i], held[records[i].worker], is_stormy, ask))
+    table.insert(done, damage.guarded(root, name, expire_lease, records[i], held[workers[i]], is_stormy, ask))
   end
 end
 
@@ -53,12 +56,12 @@ end
 local function was_away(root, info, now, gap_ms)
   local key = clocks_key(root)
   local server = string.match(info, 'run_id:(%w+)')
-  local known = redis.call('HMGET', key, 'reaped', 'server')
+  local known = redis.call('HMGET', key, 'reaped', 'server', 'damaged')
   local since = now - tonumber(known[1] or 0)
   if math.abs(since) >= NOTED_EVERY_MS or known[2] ~= server then
     redis.call('HSET', key, 'reaped', int(now), 'server', server)
   end
-  return known[1] and (math.abs(since) > gap_ms or known[2] ~= server), known[1] and -since or 0
+  return known[1] and (math.abs(since) > gap_ms or known[2] ~= server), known[1] and -since or 0, known[3]
 end
 
 -- What was put off before the clock was set back would wait for as long as it was set back.
@@ -126,6 +129,10 @@ local function absent(root, ask, now)
   return gone, missed
 end
 
+local function worker_of(root, account, id)
+  return redis.call('HGET', generation_key(root, account, id), 'worker')
+end
+
 -- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
 local function lapse(root, info, ask, now)
   if string.find(info, '_mode:cluster', 1, true) then
@@ -137,8 +144,8 @@ local function lapse(root, info, ask, now)
   local dead, left = {}, ask.limit
   if not next(gone) then return dead, missed end
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
-    local worker = redis.call('HGET', generation_key(root, split(name)), 'worker')
-    if gone[worker] then
+    local worker = damage.guarded(root, name, worker_of)
+    if worker and gone[worker] then
       redis.call('ZADD', leases_key(root), int(now), name)
       left = left - 1
       if left == 0 then return dead, missed end
@@ -163,9 +170,9 @@ local function is_closed(root, account, id, record, ask)
   return true
 end
 
-local function bring_back(root, name, ask, now)
-  local account, id = split(name)
-  local record = load(root, account, id)
+local function bring_back(root, account, id, ask, now)
+  local record, name = load(root, account, id), member(account, id)
+  damage.check(record)
   if is_closed(root, account, id, record, ask) then
     redis.call('ZADD', deferred_key(root), int(now + ask.look_again_ms), name)
     return
@@ -173,6 +180,24 @@ local function bring_back(root, name, ask, now)
   redis.call('ZREM', deferred_key(root), name)
   unpark(root, account, id, record)
   queue_up(root, account, id, record)
+end
+
+local function expire(root, account, id, ask)
+  local record = load(root, account, id)
+  damage.check(record)
+  end_from_outside(root, account, id, record, 'failed', EXPIRED, ask.keep)
+  return {account, id, 'expired'}
+end
+
+-- What has been set aside since the last reap, in this one or between them: {account:id, why, its hold}...
+local function take_untold(root, is_any)
+  local found = {}
+  if not is_any and not damage.damaged_now then return found end
+  for name, why, hold in string.gmatch(redis.call('HGET', clocks_key(root), 'damaged') or '', '(%S+) (%S+) (%S+)\n') do
+    table.insert(found, {name, why, hold})
+  end
+  redis.call('HDEL', clocks_key(root), 'damaged')
+  return found
 end
 
 local function ready_lanes(root)
@@ -187,18 +212,19 @@ local function reap(root, ask)
   local at, done = now_ms(), {}
   local now = int(at)
   local info = redis.call('INFO', 'server')
-  local is_away, set_back_ms = was_away(root, info, at, ask.gap_ms)
+  damage.damaged_now = false
+  local is_away, set_back_ms, untold = was_away(root, info, at, ask.gap_ms)
   if is_away then renew_all(root, at, ask.lease_ms) end
   if set_back_ms > ask.gap_ms then shift_deferred(root, set_back_ms) end
   local dead, missed = lapse(root, info, ask, at)
   expire_leases(root, now, ask, done)
   for _, name in ipairs(due(deadlines_key(root), now, ask.limit)) do
-    local account, id = split(name)
-    end_from_outside(root, account, id, load(root, account, id), 'failed', EXPIRED, ask.keep)
-    table.insert(done, {account, id, 'expired'})
+    table.insert(done, damage.guarded(root, name, expire, ask))
   end
-  for _, name in ipairs(due(deferred_key(root), now, ask.limit)) do bring_back(root, name, ask, at) end
-  return {done, dead, missed, redis.call('SMEMBERS', parked_lines_key(root)), ready_lanes(root)}
+  for _, name in ipairs(due(deferred_key(root), now, ask.limit)) do damage.guarded(root, name, bring_back, ask, at) end
+  return {
+    done, dead, missed, redis.call('SMEMBERS', parked_lines_key(root)), ready_lanes(root), take_untold(root, untold),
+  }
 end
 
 register('reap', reap)

@@ -20,6 +20,11 @@ local function release(root, ask)
   local record = load(root, ask.account, ask.id)
   if not record or tonumber(record.attempt) ~= ask.attempt then return 'refused' end
   if not redis.call('ZSCORE', leases_key(root), member(ask.account, ask.id)) then return 'refused' end
+  local fault = damage.fault_of(record)
+  if fault then
+    damage.set_aside(root, ask.account, ask.id, fault)
+    return 'refused'
+  end
   if record.cancel then
     end_from_outside(root, ask.account, ask.id, record, 'cancelled', CANCELLED, ask.keep)
     return 'cancelled'

@@ -16,9 +16,23 @@ local function tell_rest(root, ask)
   end
 end
 
+local function conclude(root, ask, record, now)
+  if ask.events then tell_rest(root, ask) end
+  return finish(root, ask.account, ask.id, record, {
+    stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
+    meter = ask.meter, failure = ask.failure, chosen = ask.chosen, history = ask.history,
+    epoch = ask.attempt, seq = ask.seq, now = now,
+  })
+end
+
 local function settle(root, ask)
   local record = load(root, ask.account, ask.id)
   if not record or tonumber(record.attempt) ~= ask.attempt then return {'refused'} end
+  local fault = damage.fault_of(record)
+  if fault then
+    damage.set_aside(root, ask.account, ask.id, fault)
+    return {'refused'}
+  end
   if is_final(record) then
     if record.last == int(ask.attempt) .. '-' .. int(ask.seq) then
       return {'settled', tonumber(record.captured)}
@@ -31,16 +45,15 @@ local function settle(root, ask)
     record.stage = ask.through
   end
   check_step(record, ask.stage)
-  if ask.events then tell_rest(root, ask) end
   local now = now_ms()
-  local captured = finish(root, ask.account, ask.id, record, {
-    stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
-    meter = ask.meter, failure = ask.failure, chosen = ask.chosen, history = ask.history,
-    epoch = ask.attempt, seq = ask.seq, now = now,
-  })
+  local is_done, captured = pcall(conclude, root, ask, record, now)
+  if not is_done then
+    damage.mend(root, ask.account, ask.id, captured)
+    return {'refused'}
+  end
   if ask.stage == 'completed' then
     local key = pace_key(root, record.model)
-    local length = redis.call('LPUSH', key, int(math.max(0, now - tonumber(record.started))))
+    local length = redis.call('LPUSH', key, int(math.max(0, now - (tonumber(record.started) or now))))
     if length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
     redis.call('PEXPIRE', key, 604800000)
   end

@@ -81,7 +81,10 @@ local function suspect(root, account, id, record, held, is_stormy)
   else
     company = record.company or 1
   end
-  redis.call('HSET', key, 'crashes', int(crashes), 'company', int(company), 'falls', int(falls))
+  -- What an attempt that dies has called is not stored. One that had got to calling made one call, of those that
+  -- a turn may take: at least as many are counted as there were calls under way.
+  local calls = tonumber(record.calls or 0) + (record.stage == 'generating' and 1 or 0)
+  redis.call('HSET', key, 'crashes', int(crashes), 'company', int(company), 'falls', int(falls), 'calls', int(calls))
   record.crashes = crashes
   return crashes
 end
@@ -90,4 +93,30 @@ local function clear_suspicion(root, account, id, record)
   if not record.crashes then return end
   record.crashes, record.company = nil, nil
   redis.call('HDEL', generation_key(root, account, id), 'crashes', 'company', 'falls', 'mixed')
+end
+
+-- The company of a suspect that may run beside any number of others.
+local MIXED = 1000000
+
+-- How many suspects may run in one worker with this one: 0 for one that nobody suspects.
+local function company_in(group, record)
+  local company = company_of(record)
+  if not company then return 0 end
+  if group.is_stormy and falls_of(record) <= STORM_FALLS_MAX then return MIXED end
+  return company
+end
+
+local function admits(group, company)
+  return company == 0 or company == MIXED or group.held + 1 <= math.min(group.company, company)
+end
+
+-- It may be taken. Whether it runs in any company is kept with it, for the time when its worker has died.
+local function admit(root, group, account, id, record, company)
+  if company == 0 then return end
+  group.held, group.company = group.held + 1, math.min(group.company, company)
+  if company == MIXED then
+    redis.call('HSET', generation_key(root, account, id), 'mixed', '1')
+  elseif record.mixed then
+    redis.call('HDEL', generation_key(root, account, id), 'mixed')
+  end
 end

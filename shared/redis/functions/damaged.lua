@@ -1,0 +1,273 @@
+-- What the functions share: records that are damaged. After the preamble, the lines and the suspects.
+--
+-- Something other than Pollux has deleted or overwritten a key or a field of a generation. It must not stop the
+-- partition: the generation is set aside, which takes it out of every line and ends it as failed, and the rest goes on.
+-- An error alone proves no damage (a command may be forbidden, the server full): only what `diagnose` finds in the
+-- generation's own keys does. Any other error is raised as before, and nothing is set aside.
+
+damage.DAMAGED_MAX, damage.DAMAGED_KEPT_MS = 1000, 604800000
+-- Of those that no worker has logged yet, so many bytes.
+damage.UNTOLD_BYTES_MAX = 16384
+damage.SESSIONS_SEARCHED, damage.READY_REBUILT_MAX = 256, 1000
+damage.TEXT_FIELDS = {'session', 'model'}
+damage.NUMBERS = {'turn', 'wire', 'number', 'accepted', 'deadline', 'hold', 'attempt'}
+damage.NUMBERS_IF_ANY = {
+  'seq', 'progress', 'retries', 'calls', 'crashes', 'company', 'falls', 'added', 'waits', 'drains', 'started',
+}
+
+function damage.is_whole(text)
+  local number = tonumber(text)
+  return number and number % 1 == 0
+end
+
+-- What is wrong with the record of a generation that has not ended, or nil.
+function damage.fault_of(record)
+  if not record then return 'record' end
+  local steps = TRANSITIONS[record.stage]
+  if not steps then return 'stage' end
+  if not next(steps) then return nil end
+  if record.lane ~= 'interactive' and record.lane ~= 'batch' then return 'lane' end
+  for _, field in ipairs(damage.TEXT_FIELDS) do
+    if not record[field] or record[field] == '' then return field end
+  end
+  for _, field in ipairs(damage.NUMBERS) do
+    if not damage.is_whole(record[field]) then return field end
+  end
+  for _, field in ipairs(damage.NUMBERS_IF_ANY) do
+    if record[field] and not damage.is_whole(record[field]) then return field end
+  end
+end
+
+-- Before anything is written for it.
+function damage.check(record)
+  local fault = damage.fault_of(record)
+  if fault then error('DAMAGED ' .. fault, 0) end
+end
+
+function damage.message_of(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
+
+function damage.is_wrong_type(...)
+  local reply = redis.pcall(...)
+  return type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) and true or false
+end
+
+-- The first of a generation's keys that is of another type than it should be, by its family.
+function damage.wrong_key(root, account, id, record)
+  local probes = {
+    {'submission', 'GET', submission_key(root, account, id)},
+    {'text', 'GET', text_key(root, account, id)},
+    {'events', 'XRANGE', events_key(root, account, id), '-', '-'},
+    {'books', 'HGET', books_key(root, account), 'balance'},
+    {'ledger', 'XRANGE', ledger_key(root, account), '-', '-'},
+    {'usage', 'HGET', usage_key(root, account, int(math.floor(now_ms() / MS_PER_DAY))), '-'},
+    {'sessions', 'ZCARD', sessions_key(root, account)},
+    {'letter', 'HGET', letter_key(root, account, id), 'session'},
+  }
+  for _, lane in ipairs(LANES) do
+    table.insert(probes, {'ready', 'ZCARD', ready_key(root, account, lane)})
+    table.insert(probes, {'unfinished', 'ZCARD', unfinished_key(root, account, lane)})
+  end
+  if record and record.session then
+    table.insert(probes, {'session', 'HGET', session_key(root, account, record.session), 'head'})
+    table.insert(probes, {'waiting', 'ZCARD', waiting_key(root, account, record.session)})
+    if damage.is_whole(record.turn) then
+      table.insert(probes, {'turns', 'HGET', turns_of(root, account, record.session, record.turn), '-'})
+    end
+  end
+  for _, probe in ipairs(probes) do
+    if damage.is_wrong_type(unpack(probe, 2)) then return probe[1] end
+  end
+end
+
+damage.BOOKED = {'balance', 'held', 'settled', 'overrun', 'running_interactive', 'running_batch', 'left_interactive',
+  'left_batch', 'lane_stride', 'running_most'}
+
+function damage.wrong_sum(root, account)
+  for i, sum in ipairs(redis.call('HMGET', books_key(root, account), unpack(damage.BOOKED))) do
+    if sum and not tonumber(sum) then return 'books.' .. damage.BOOKED[i] end
+  end
+end
+
+-- What is damaged of a generation, or nil. `problem` is the error that made anybody look, if there was one.
+function damage.diagnose(root, account, id, problem)
+  local record = load(root, account, id)
+  local fault = damage.fault_of(record) or damage.wrong_key(root, account, id, record) or damage.wrong_sum(root, account)
+  if fault then return fault end
+  -- No other stage allows it: what is said of the stage is not what happened to the generation.
+  if problem and string.find(damage.message_of(problem), 'ILLEGAL', 1, true) then return 'stage' end
+  if is_final(record) then return nil end
+  if redis.call('EXISTS', submission_key(root, account, id)) == 0 then return 'submission' end
+  local turns = turns_of(root, account, record.session, record.turn)
+  if redis.call('HSTRLEN', turns, record.turn .. ':u') == 0 then return 'message' end
+end
+
+-- Noted for a week, and kept for the next reap, whose worker logs it.
+function damage.note_damaged(root, name, why, hold)
+  local key = damaged_key(root)
+  if redis.call('ZADD', key, int(now_ms()), name) == 0 then return end
+  damage.damaged_now = true
+  redis.call('ZREMRANGEBYRANK', key, 0, -(damage.DAMAGED_MAX + 1))
+  redis.call('PEXPIRE', key, damage.DAMAGED_KEPT_MS)
+  local untold = redis.call('HGET', clocks_key(root), 'damaged') or ''
+  if #untold < damage.UNTOLD_BYTES_MAX then
+    redis.call('HSET', clocks_key(root), 'damaged', untold .. name .. ' ' .. why .. ' ' .. hold .. '\n')
+  end
+end
+
+-- Each step by itself: what one of them needs may be what is damaged.
+function damage.leave_queue(root, account, id, record)
+  local name = member(account, id)
+  local was_leased = redis.call('ZREM', leases_key(root), name) == 1
+  for _, key in ipairs({deadlines_key(root), deferred_key(root), suspects_key(root)}) do
+    redis.call('ZREM', key, name)
+  end
+  for _, lane in ipairs(LANES) do
+    local is_here = redis.pcall('ZREM', unfinished_key(root, account, lane), id) == 1 or record.lane == lane
+    if was_leased and is_here then
+      was_leased = false
+      redis.pcall('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
+    end
+    redis.pcall('ZREM', ready_key(root, account, lane), id)
+    if redis.pcall('EXISTS', ready_key(root, account, lane)) == 0 then
+      redis.call('ZREM', lane_key(root, lane), account)
+    else
+      pcall(join_lane, root, account, lane)
+    end
+  end
+  for _, line in ipairs(redis.call('SMEMBERS', parked_lines_key(root))) do
+    local lane, resource = split(line)
+    if redis.pcall('ZREM', parked_turns_key(root, account, lane, resource), id) == 1 then
+      leave_line(root, account, lane, resource)
+    end
+  end
+end
+
+function damage.is_in_session(root, account, id, session)
+  if redis.pcall('HGET', session_key(root, account, session), 'head') == id then return true end
+  return type(redis.pcall('ZSCORE', waiting_key(root, account, session), id)) == 'string'
+end
+
+-- Of a generation whose record cannot tell its session, the sessions that were lately active are searched.
+function damage.session_of(root, account, id, record)
+  if record.session and damage.is_in_session(root, account, id, record.session) then return record.session end
+  local lately = redis.pcall('ZRANGE', sessions_key(root, account), 0, damage.SESSIONS_SEARCHED - 1, 'REV')
+  for _, session in ipairs(lately.err and {} or lately) do
+    if damage.is_in_session(root, account, id, session) then return session end
+  end
+end
+
+-- Ends it for who follows it and for who reads its session. What is unreadable of the record gets a plain value.
+function damage.end_damaged(root, account, id, record, session)
+  local key, now = generation_key(root, account, id), now_ms()
+  local turn, attempt = tonumber(record.turn) or 0, tonumber(record.attempt) or 0
+  local events, event = events_key(root, account, id), cjson.encode({type = 'failed', failure = DAMAGED})
+  -- An attempt that cannot be read is the last one that told of itself.
+  local told = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  if told then attempt = math.max(attempt, tonumber(string.match(told[1], '^%d+'))) end
+  local reply = redis.pcall('XADD', events, int(attempt + 1) .. '-1', 'e', event)
+  if type(reply) == 'string' then redis.call('PUBLISH', events, reply .. ' ' .. event) end
+  redis.call('PEXPIRE', events, damage.DAMAGED_KEPT_MS)
+  for _, name in ipairs({submission_key(root, account, id), text_key(root, account, id)}) do redis.call('DEL', name) end
+  if session and turn > 0 and redis.pcall('HEXISTS', session_key(root, account, session), 'head') == 1 then
+    redis.pcall('HSET', turns_of(root, account, session, turn), int(turn) .. ':a', cmsgpack.pack({
+      status = 'failed', content = '', created = now, failure = DAMAGED,
+    }))
+  end
+  if next(record) then
+    redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'started', unpack(damage.NUMBERS_IF_ANY))
+    redis.call('HSET', key, 'stage', 'failed', 'finished', int(now), 'captured', 0, 'turn', int(turn), 'attempt',
+      int(attempt), 'session', session or '-', 'lane', record.lane == 'batch' and 'batch' or 'interactive',
+      'model', record.model or AUTO, 'accepted', damage.is_whole(record.accepted) and record.accepted or int(now),
+      'last', int(attempt + 1) .. '-1')
+  end
+  redis.call('PEXPIRE', key, damage.DAMAGED_KEPT_MS)
+end
+
+-- The hold is given back if it can be read and has not been moved. Returns what became of it.
+function damage.release_hold(root, account, id, record)
+  if damage.settled_last == id then return 'settled' end
+  local hold, books = tonumber(record.hold), books_key(root, account)
+  if not damage.is_whole(record.hold) or damage.is_wrong_type('HGET', books, 'held') then return 'unreadable' end
+  if hold > 0 then
+    local held = redis.pcall('HINCRBY', books, 'held', int(-hold))
+    if type(held) ~= 'number' then return 'unreadable' end
+    redis.pcall('HINCRBY', books, 'balance', int(hold))
+  end
+  return 'released'
+end
+
+function damage.set_aside(root, account, id, why)
+  local record = load(root, account, id) or {}
+  local steps = TRANSITIONS[record.stage]
+  damage.leave_queue(root, account, id, record)
+  -- One that has ended keeps its end; only the lines were wrong about it.
+  if steps and not next(steps) then return end
+  local session = damage.session_of(root, account, id, record)
+  local hold = damage.release_hold(root, account, id, record)
+  damage.end_damaged(root, account, id, record, session)
+  damage.note_damaged(root, member(account, id), why, hold)
+  if not session then return end
+  if damage.is_wrong_type('ZCARD', waiting_key(root, account, session)) then
+    redis.call('DEL', waiting_key(root, account, session))
+  end
+  local head = redis.pcall('HGET', session_key(root, account, session), 'head')
+  if type(head) == 'string' then pcall(leave_session, root, account, id, session, head) end
+end
+
+-- The line of ready turns of an account that stands in a lane without any, or with a key of another type, is made anew
+-- from what is unfinished. Its place in the lane goes with the last of them.
+function damage.rebuild_ready(root, account, lane)
+  local key, is_any = ready_key(root, account, lane), false
+  redis.call('DEL', key)
+  local ids = redis.pcall('ZRANGE', unfinished_key(root, account, lane), 0, damage.READY_REBUILT_MAX - 1)
+  for _, id in ipairs(ids.err and {} or ids) do
+    local record, name = load(root, account, id), member(account, id)
+    local is_free = record and not damage.fault_of(record) and TRANSITIONS[record.stage].routing
+      and not redis.call('ZSCORE', leases_key(root), name) and not redis.call('ZSCORE', deferred_key(root), name)
+    if is_free and redis.pcall('HGET', session_key(root, account, record.session), 'head') == id then
+      redis.call('ZADD', key, record.number, id)
+      is_any = true
+    end
+  end
+  if not is_any then redis.call('ZREM', lane_key(root, lane), account) end
+end
+
+-- A line of parked turns that is of another type can tell of nobody.
+function damage.drop_parked_turns(root, account, line)
+  local key = parked_turns_key(root, account, line.lane, line.resource)
+  if not damage.is_wrong_type('ZCARD', key) then return end
+  redis.call('DEL', key)
+  leave_line(root, account, line.lane, line.resource)
+end
+
+-- After an error in what was done for a generation: sets it aside if it is damaged, else raises the error again.
+function damage.mend(root, account, id, problem)
+  local why = damage.diagnose(root, account, id, problem)
+  if not why then error(problem, 0) end
+  damage.set_aside(root, account, id, why)
+end
+
+-- The next turn of a session cannot be made ready: it has left the session's line already.
+function damage.drop_following(root, account, id, problem)
+  local why = damage.diagnose(root, account, id, problem)
+  if not why then error(problem, 0) end
+  local session = damage.session_of(root, account, id, load(root, account, id) or {})
+  if session then redis.call('HDEL', session_key(root, account, session), 'head') end
+  damage.set_aside(root, account, id, why)
+end
+
+-- Does one thing for a generation, named `account:id`; one that is damaged is set aside. Returns what `body` does.
+function damage.guarded(root, name, body, ...)
+  local account, id = string.match(name, '^([^:]+):(.+)$')
+  if not account then
+    for _, key in ipairs({leases_key(root), deadlines_key(root), deferred_key(root), suspects_key(root)}) do
+      redis.call('ZREM', key, name)
+    end
+    damage.note_damaged(root, name, 'name', 'unreadable')
+    return nil
+  end
+  local is_done, result = pcall(body, root, account, id, ...)
+  if is_done then return result end
+  damage.mend(root, account, id, result)
+  return nil
+end

@@ -1,0 +1,32 @@
+"""Partitions apart: what fails in one of them is logged, and the next ones have their turn.
+
+Owns when it is logged: once, until that work in that partition succeeds or fails otherwise. Refuses
+to hide that Redis is away: that is of all partitions, and whoever goes over them waits for it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shared.errors import UnavailableError
+from shared.telemetry import logs
+
+
+class Apart:
+    """Which work fails in which partition. A call surrounds that work."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], str] = {}
+
+    @contextmanager
+    def __call__(self, work: str, partition: int) -> Iterator[None]:
+        """Keep what a partition raises from whoever goes over all of them."""
+        try:
+            yield
+        except UnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001  the other partitions must have their turn
+            if self._known.get((work, partition)) != str(error):
+                self._known[work, partition] = str(error)
+                logs.logger().exception("a partition failed", work=work, partition=partition)
+        else:
+            self._known.pop((work, partition), None)
