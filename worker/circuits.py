@@ -49,10 +49,8 @@ def failing(
 ) -> FailAsk:
     """Return what is told of a failure that counts towards a circuit."""
     cause = causes.cause_of(error.failure)
-    after = bounded(error.retry_after_seconds)
+    # A wait that one call was told is that message's; what closes a circuit is never one sample.
     at_once = settings.auth_cooling_seconds if cause.at_once else None
-    if cause.is_shared and after is not None and after > SHORT_SECONDS:
-        at_once = max(at_once or 0.0, after)
     return FailAsk(
         circuit=circuit,
         call=call,

@@ -22,6 +22,8 @@ EXPECTED: Final = {
     "a beat was missed",
     "reaped",
     "Redis fell silent",
+    "the listener is away",
+    "the listener is back",
 }
 
 

@@ -94,7 +94,10 @@ FAULTS: Final[dict[str, Fault]] = {
         after=(
             "for _, done in ipairs(answer[1]) do\n"
             "local record = load(root, done[1], done[2])\n"
-            "unready(root, done[1], done[2], record.lane)\nend"
+            "unready(root, done[1], done[2], record.lane)\n"
+            "local name = member(done[1], done[2])\n"
+            "for _, key in ipairs({suspects_key(root), deferred_key(root)}) do\n"
+            "redis.call('ZREM', key, name)\nend\nend"
         ),
     ),
     "reap that ignores a cancel": Fault(

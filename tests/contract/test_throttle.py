@@ -144,3 +144,13 @@ async def test_who_is_turned_away_is_given_a_time_of_its_own(redis: Redis, root:
     assert all(wait is not None for wait in waits)
     assert waits == sorted(waits, key=lambda wait: wait or 0)
     assert len(set(waits)) == len(waits)
+
+
+async def test_a_clock_that_was_set_back_holds_nobody_up(redis: Redis, root: str) -> None:
+    await _refuse(redis, root, taken=10, told_ms=2_000)
+    # As if the clock had been half a minute ahead then, and the refusal a while ago.
+    await _pass(redis, root, -30, "shut")
+    await _pass(redis, root, 60, "refused")
+    wait = (await functions.throttled(redis, root, _AGAIN)).wait_ms
+    assert wait is not None
+    assert wait <= 2_000

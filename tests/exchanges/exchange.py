@@ -15,6 +15,9 @@ Json = dict[str, Any]
 
 MESSAGE: Final = "hello there"
 ANSWER: Final = "one two three"
+# In a reply: ten minutes after it is sent, as HTTP writes dates and as RFC 3339 does.
+SOON_DATE: Final = "(soon, as a date)"
+SOON_TIME: Final = "(soon, as a time)"
 
 
 class Right(NamedTuple):

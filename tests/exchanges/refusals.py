@@ -9,13 +9,13 @@ WAITS        how long to wait, in every form in which it is told
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import formatdate
 from typing import Final
 
 from shared.settings import Dialect
 from tests.exchanges.exchange import (
     DONE,
+    SOON_DATE,
+    SOON_TIME,
     Exchange,
     Json,
     Right,
@@ -305,10 +305,8 @@ def _limited(
     return Exchange(name, refusal(429, body, headers), waiting(), dialect)
 
 
-_SOON: Final = datetime.now(UTC) + timedelta(seconds=600)
-
 WAITS: Final = (
-    _limited("wait-date", {"retry-after": formatdate(_SOON.timestamp(), usegmt=True)}),
+    _limited("wait-date", {"retry-after": SOON_DATE}),
     _limited("wait-milliseconds", {"retry-after-ms": "37000"}),
     _limited(
         "wait-reset-duration",
@@ -324,7 +322,7 @@ WAITS: Final = (
         "claude-wait-reset",
         {
             "anthropic-ratelimit-requests-remaining": "0",
-            "anthropic-ratelimit-requests-reset": _SOON.isoformat(),
+            "anthropic-ratelimit-requests-reset": SOON_TIME,
         },
         {"type": "error", **_error("limit", type="rate_limit_error")},
         dialect="anthropic",

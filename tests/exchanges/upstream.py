@@ -10,10 +10,12 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from typing import Any, Final, NamedTuple, Self
 
 from shared.clock import SystemClock
-from tests.exchanges.exchange import Exchange, Piece, plain
+from tests.exchanges.exchange import SOON_DATE, SOON_TIME, Exchange, Piece, plain
 
 _HEAD_END: Final = b"\r\n\r\n"
 _GONE: Final = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
@@ -75,7 +77,7 @@ class Upstream:
             if isinstance(piece, float):
                 await SystemClock().sleep(piece)
             else:
-                writer.write(piece)
+                writer.write(_dated(piece))
                 await writer.drain()
         first = next(each for each in reply if isinstance(each, bytes))
         return b"content-length" in first.partition(_HEAD_END)[0].lower()
@@ -85,6 +87,13 @@ class Upstream:
         is_meant = exchange.marker in body and exchange.refuses in body
         is_meant = is_meant and not (exchange.until and exchange.until in body)
         return exchange.reply if is_meant else plain(exchange.dialect)
+
+
+def _dated(piece: bytes) -> bytes:
+    soon = datetime.now(UTC) + timedelta(minutes=10)
+    date = formatdate(soon.timestamp(), usegmt=True).encode()
+    time_ = soon.isoformat(timespec="seconds").encode()
+    return piece.replace(SOON_DATE.encode(), date).replace(SOON_TIME.encode(), time_)
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, Any]:

@@ -23,6 +23,6 @@ async def test_credits_are_told_to_the_last_digit(
     hold: int, balance: int, needed: str, there: str
 ) -> None:
     state, ask = cast("Any", None), cast("Any", SimpleNamespace(hold=hold))
-    refusal = await not_accepted.error(state, "", ask, NotAccepted("poor", str(balance)))
+    refusal = await not_accepted.error(state, "", ask, NotAccepted("poor", str(balance), hold=hold))
     assert refusal.code is Code.INSUFFICIENT_CREDITS
     assert refusal.message == f"The answer may cost {needed} credits; {there} are available."

@@ -336,3 +336,12 @@ async def test_without_a_budget_the_next_of_the_route_is_tried(
     assert ended.stage == "completed"
     assert _excluded(ended) == {"alpha": "failed", "beta": None}
     assert len(provider.requests) == 2
+
+
+async def test_a_long_wait_that_one_call_was_told_closes_nothing_for_others(
+    attempts: Attempts,
+) -> None:
+    failure = Failure(message="No.", category="overloaded", code="PROVIDER_OVERLOADED")
+    error = ProviderError(failure, retry="backoff", retry_after_seconds=900.0)
+    await _fail(attempts.gate, attempts.settings.models[0], error)
+    assert attempts.gate.spared() == ()

@@ -28,7 +28,7 @@ local function throttle(root, ask)
     if tonumber(count) > 1 then redis.call('HINCRBY', key, 'count', -1) end
     if told and now + told > shut then
       shut = now + told
-      redis.call('HSET', key, 'shut', int(shut))
+      redis.call('HSET', key, 'shut', int(shut), 'pause', int(told))
     end
     return math.ceil((shut - now) / 1000)
   end

@@ -89,7 +89,9 @@ local function throttled(root, ask)
     return -2
   end
   local interval = state.is_shut and learned(state) or tonumber(state.interval)
-  local from = math.max(tonumber(state.shut), tonumber(state.next or 0))
+  -- No time lies further ahead than it was set: else the clock was set back.
+  local shut = math.min(tonumber(state.shut), now + tonumber(state.pause or 0))
+  local from = math.max(shut, math.min(tonumber(state.next or 0), now + interval))
   local early = state.is_shut and 0 or EARLY * interval
   local is_next = ask.is_again or first_free(state, ask.lane) <= now + interval
   if is_next and now >= from - early then
