@@ -69,11 +69,11 @@ end
 local at_account, at_id, at_lane
 
 -- The account with the least virtual time gives its oldest ready generation. One that this worker cannot
--- read waits for a worker that can, and the next account gives.
+-- read waits for a worker that can, and the next account gives. Returns false where the line ends, nil where it goes on.
 local function ready_from(root, lane, wire, first)
   for place = first, first + ACCOUNTS_TRIED - 1 do
     local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), place, place, 'WITHSCORES'))
-    if not account then return nil end
+    if not account then return false end
     at_account, at_id, at_lane = account, nil, lane
     local id, following = unpack(redis.call('ZRANGE', ready_key(root, account, lane), 0, 1))
     at_id = id
@@ -85,8 +85,9 @@ end
 -- Where all of the first wait for another worker, as many of those behind them are tried, each time others.
 local function first_ready(root, lane, wire)
   local account, time, id, record, following = ready_from(root, lane, wire, 0)
+  if account ~= nil then return account, time, id, record, following end
   local behind = redis.call('ZCARD', lane_key(root, lane)) - ACCOUNTS_TRIED
-  if account or behind <= 0 then return account, time, id, record, following end
+  if behind <= 0 then return nil end
   return ready_from(root, lane, wire, ACCOUNTS_TRIED + now_us() % behind)
 end
 
@@ -331,17 +332,18 @@ end
 
 -- Where nothing is left no ring is due. Returns whether this worker may take more.
 local function silence(root, ask, lines, batch, are_left)
-  local is_more = are_left
+  local is_more, bells = are_left, {}
   for _, lane in ipairs(LANES) do
     local is_heard = lane == 'interactive' or batch > 0
     if is_ready(root, lane) then
       is_more = is_more or is_heard
     elseif not are_left then
-      redis.call('DEL', bell_key(root, lane))
-      for wire = LANE_BELL_WIRE + 1, ask.wire do redis.call('DEL', bell_for_key(root, lane, WIRE_BELL .. wire)) end
+      table.insert(bells, bell_key(root, lane))
+      for wire = LANE_BELL_WIRE + 1, ask.wire do table.insert(bells, bell_for_key(root, lane, WIRE_BELL .. wire)) end
     end
     is_more = is_more or is_heard and lines[1] and first_line(root, lane, ask, lines)
   end
+  if bells[1] then redis.call('DEL', unpack(bells)) end
   return is_more
 end
 
@@ -349,9 +351,11 @@ local function claim(root, ask)
   ask.room, used = ask.room or {}, {}
   if ask.unheard then give_back_unheard(root, ask) end
   local now, claimed, ended = now_ms(), {}, 0
-  local lines = open_lines(root, ask)
+  -- Mostly there are neither parked turns nor suspects, and one look tells that.
+  local is_plain = redis.call('EXISTS', parked_lines_key(root), suspects_key(root)) == 0
+  local lines = is_plain and {} or open_lines(root, ask)
   local group = {held = ask.suspects or 0, company = ask.company or math.huge}
-  local suspects = redis.call('ZRANGE', suspects_key(root), 0, SUSPECTS_TRIED - 1)
+  local suspects = is_plain and {} or redis.call('ZRANGE', suspects_key(root), 0, SUSPECTS_TRIED - 1)
   group.is_stormy = #suspects > 0 and is_storm(root, now)
   local batch = take_suspects(root, suspects, ask, group, claimed, now)
   local before = looked_on(root, ask, lines)

@@ -80,8 +80,9 @@ end
 
 -- Of the lanes of which it runs as many as it may.
 local function stay_outside(root, account)
+  local running = running_of(root, account)
   for _, lane in ipairs(LANES) do
-    local at = is_at_its_most(root, account, lane) and redis.call('ZSCORE', lane_key(root, lane), account)
+    local at = is_running_full(running, lane) and redis.call('ZSCORE', lane_key(root, lane), account)
     if at then leave_lane(root, account, lane, at) end
   end
 end

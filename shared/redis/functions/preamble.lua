@@ -79,14 +79,20 @@ end
 -- Of what an account may run at once; one at least.
 local BATCH_SHARE = 0.75
 
--- Whether an account runs as many as it may of a lane: its batch leaves room for the person.
-local function is_at_its_most(root, account, lane)
-  local books = redis.call('HMGET', books_key(root, account), 'running_interactive', 'running_batch', 'running_most')
-  if not books[3] then return false end
-  local most, batch = tonumber(books[3]), tonumber(books[2] or 0)
-  if lane == 'batch' and batch >= math.max(1, math.floor(most * BATCH_SHARE)) then return true end
-  return tonumber(books[1] or 0) + batch >= most
+-- How many an account runs: of each lane, and at most in all.
+local function running_of(root, account)
+  return redis.call('HMGET', books_key(root, account), 'running_interactive', 'running_batch', 'running_most')
 end
+
+-- Whether that is as many as it may of a lane: its batch leaves room for the person.
+local function is_running_full(running, lane)
+  if not running[3] then return false end
+  local most, batch = tonumber(running[3]), tonumber(running[2] or 0)
+  if lane == 'batch' and batch >= math.max(1, math.floor(most * BATCH_SHARE)) then return true end
+  return tonumber(running[1] or 0) + batch >= most
+end
+
+local function is_at_its_most(root, account, lane) return is_running_full(running_of(root, account), lane) end
 
 -- Of an account that nothing has been accepted for since strides are told.
 local STRIDE_OF_BEFORE = 1000
