@@ -191,11 +191,11 @@ class Chunks:
 
     def _step(self, delta: _Delta, parts: list[Part]) -> None:
         """Add what a step says; what comes in one step was thought before it was said."""
+        content = delta.content
         thought = delta.reasoning_content or delta.reasoning
         # An odd form of a thought is no fault of the answer, and says nothing.
         if thought and isinstance(thought, str):
             parts.append(Reasoning(thought))
-        content = delta.content
         if content:
             if type(content) is str:
                 self._has_said = True
