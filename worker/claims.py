@@ -107,9 +107,10 @@ class Claims:
             asyncio.get_running_loop().call_later(_UNBLOCK_SECONDS, self._leave_bell, turn)
 
     def hear(self, *, is_deaf: bool) -> None:
-        """Claim nothing while the worker's listener is away."""
+        """Claim nothing while the worker's listener is away, nor wait at a bell that would."""
         if is_deaf and not self._is_ending:
             self._hears.clear()
+            self._leave_bell(self._bell_turn)
         else:
             self._hears.set()
 
@@ -148,7 +149,8 @@ class Claims:
         was_suspect = left is not None and left.company > 0
         is_told = self._hears_batch and not was_suspect
         free = self._slots.free - self._asked - 1
-        if self._is_at_bell and not is_told and free > 0 and not self._is_ending:
+        may_claim = self._hears.is_set() and not self._is_ending
+        if self._is_at_bell and not is_told and free > 0 and may_claim:
             before, count = self._asked, free if was_suspect else 1
             self._asked += count
             try:

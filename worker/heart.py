@@ -103,6 +103,9 @@ class Heart:
     def _beat_all(self) -> None:
         """Keep every lease; a partition that does not answer holds up no other's beat."""
         by_root: dict[str, list[tuple[str, str, int]]] = {}
+        if self._is_deaf:
+            # Where it holds nothing now, it may be known from before.
+            by_root = {root: [] for root in self._lines}
         for claimed in self._held():
             name = (claimed.account, claimed.id, claimed.attempt)
             by_root.setdefault(claimed.root, []).append(name)
@@ -116,7 +119,7 @@ class Heart:
         if root not in self._lines:
             self._lines[root] = Redis(self._settings.redis)
         worker = self._settings.worker
-        for first in range(0, len(held), _LEASES_PER_CALL):
+        for first in range(0, max(1, len(held)), _LEASES_PER_CALL):
             ask = functions.BeatAsk(
                 lease_ms=int(worker.lease_seconds * 1000),
                 held=held[first : first + _LEASES_PER_CALL],

@@ -522,7 +522,8 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
     """How much to put right in one call, and after how many crashes a generation is given up.
 
     After `gap_ms` without a reap, leases are first given `lease_ms` again. A worker that nobody
-    hears on its channel, the prefix `channels` and its id, for `absent_ms` has died.
+    hears on its channel, the prefix `channels` and its id, for `absent_ms` has died, if what it
+    holds was not renewed for `beat_ms` and those.
     """
 
     limit: int
@@ -532,6 +533,7 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
     absent_ms: int
     channels: str
     keep: Keep
+    beat_ms: int = 0
     closed: Sequence[str] = ()
     look_again_ms: int = 0
 
@@ -546,6 +548,7 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
             absent_ms=ABSENT_MS,
             channels=keys.worker_channel(keys.system_root(settings.redis), ""),
             keep=Keep.of(settings.retention),
+            beat_ms=int(settings.worker.beat_seconds * 1000),
             closed=closed,
             look_again_ms=LOOK_AGAIN_MS,
         )

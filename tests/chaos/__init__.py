@@ -14,6 +14,7 @@ boundaries   one scenario, killed before and after each of its store calls
 day          one scenario without processes in which everything happens once
 troubles/    what can befall Redis, and what a running system then makes of it, row by row
 sinks        log sinks that fail: a pipe without a reader, one that is full, a full disk
+ears         a worker's listener kept away while it runs long messages
 planted      known faults, each of which the ledger must name
 
 The ledger is kept apart from every workload, so that what makes mistakes does not also mark them.

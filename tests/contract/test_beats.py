@@ -1,7 +1,9 @@
-"""What a beat says of its worker: one whose listener is away is not taken for dead at once."""
+"""What a beat says of its worker: one that beats on is not dead, wherever its listener is."""
 
-from shared.redis import functions
+from shared.redis import functions, keys
+from shared.redis.functions import Reaped
 from tests.support.desk import LONG_MS, Desk
+from tests.support.waiting import until
 
 
 async def _beat(desk: Desk, deaf_ms: int) -> None:
@@ -29,3 +31,85 @@ async def test_worker_that_says_nothing_is_missed(desk: Desk) -> None:
     await _beat(desk, 0)
     await desk.reap(absent_ms=0)
     assert (await desk.reap(absent_ms=0)).dead == ["worker-1"]
+
+
+async def test_absent_worker_is_not_dead_before_its_next_beat_is_overdue(desk: Desk) -> None:
+    ticket = await desk.submit()
+    await _beat(desk, 0)
+    await _age_leases(desk, LONG_MS - 2_000)
+    for _ in range(3):
+        seen = await desk.reap(absent_ms=0, beat_ms=LONG_MS)
+        assert (seen.dead, seen.done, seen.missed) == ([], [], 1)
+    assert await desk.stage(ticket) == "routing"
+
+
+async def test_absent_worker_that_missed_a_beat_is_dead_before_its_leases_lapse(
+    desk: Desk,
+) -> None:
+    ticket = await desk.submit()
+    await _beat(desk, 0)
+    # Of the 2 s that a lease lasts here, 1 s has passed since the beat.
+    await _age_leases(desk, LONG_MS - 1_000)
+    assert (await desk.reap(absent_ms=0, beat_ms=500)).missed == 1
+    found = await desk.reap(absent_ms=0, beat_ms=500)
+    assert (found.dead, found.done) == (["worker-1"], [("ann", ticket.id, "crashed")])
+
+
+async def test_absent_worker_is_dead_as_soon_as_a_beat_and_the_time_of_absence_have_passed(
+    desk: Desk,
+) -> None:
+    await desk.submit()
+    await _beat(desk, 0)
+    await _age_leases(desk, LONG_MS - 2_000)
+
+    async def reaped() -> Reaped | None:
+        found = await desk.reap(absent_ms=50, beat_ms=100)
+        return found if found.dead else None
+
+    [(_, ends_ms)] = await _leases(desk)
+    found = await until(reaped, what="a death")
+    seconds, micros = await desk.redis.call("TIME")
+    silent_ms = int(seconds) * 1000 + int(micros) // 1000 - (ends_ms - 2_000)
+    assert (found.dead, silent_ms >= 150) == (["worker-1"], True)
+
+
+async def test_worker_that_beats_on_in_silence_lives_however_long_it_is_absent(
+    desk: Desk,
+) -> None:
+    await desk.submit()
+    [claimed] = await desk.claim(1, lease_ms=2_000)
+    ask = functions.BeatAsk(lease_ms=2_000, held=[(claimed.account, claimed.id, claimed.attempt)])
+    for _ in range(5):
+        assert await functions.beat(desk.redis, desk.root, ask) == []
+        # Silent for a minute, as far as the holders tell.
+        await desk.redis.call("ZADD", keys.HOLDERS(desk.root), 1, "worker-1")
+        seen = await desk.reap(absent_ms=50, beat_ms=1_000)
+        assert (seen.dead, seen.missed) == ([], 1)
+
+
+async def test_live_worker_is_spared_while_another_one_is_found_dead(desk: Desk) -> None:
+    gone = await desk.submit()
+    await desk.claim_one(worker="worker-1", lease_ms=1)
+    kept = await desk.submit()
+    await desk.claim_one(worker="worker-2", lease_ms=2_000)
+    await desk.redis.call("ZADD", keys.HOLDERS(desk.root), 1, "worker-1", 1, "worker-2")
+    seen = await desk.reap(absent_ms=0, beat_ms=1_000)
+    assert (seen.dead, seen.missed) == (["worker-1"], 1)
+    assert seen.done == [("ann", gone.id, "crashed")]
+    assert await desk.stage(kept) == "routing"
+
+
+async def test_beat_without_leases_makes_nobody_known_who_was_not(desk: Desk) -> None:
+    ask = functions.BeatAsk(lease_ms=LONG_MS, held=[], worker="worker-9", deaf_ms=LONG_MS)
+    assert await functions.beat(desk.redis, desk.root, ask) == []
+    assert await desk.redis.call("EXISTS", keys.HOLDERS(desk.root)) == 0
+
+
+async def _leases(desk: Desk) -> list[tuple[str, int]]:
+    found = await desk.redis.call("ZRANGE", keys.LEASES(desk.root), 0, -1, "WITHSCORES")
+    return [(name.decode(), int(ends)) for name, ends in found]
+
+
+async def _age_leases(desk: Desk, by_ms: int) -> None:
+    for name, _ in await _leases(desk):
+        await desk.redis.call("ZINCRBY", keys.LEASES(desk.root), -by_ms, name)

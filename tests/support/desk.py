@@ -298,6 +298,7 @@ class Desk:
         crashes_max: int = 3,
         gap_ms: int = 86_400_000,
         absent_ms: int = 86_400_000,
+        beat_ms: int = 0,
         closed: Sequence[str] = (),
     ) -> Reaped:
         """Put right what time has overtaken.
@@ -312,6 +313,7 @@ class Desk:
             absent_ms=absent_ms,
             channels=CHANNELS,
             keep=KEEP,
+            beat_ms=beat_ms,
             closed=closed,
             look_again_ms=LONG_MS,
         )
@@ -349,9 +351,8 @@ class Desk:
 
     async def books(self, account: str = "ann") -> Books:
         """Return an account's credits."""
-        stored: dict[bytes, bytes] = await self.redis.call(
-            "HGETALL", keys.BOOKS(self.root, account)
-        )
+        where = keys.BOOKS(self.root, account)
+        stored: dict[bytes, bytes] = await self.redis.call("HGETALL", where)
         fields = {name.decode(): int(value) for name, value in stored.items() if b"_" not in name}
         return msgspec.convert(fields, Books)
 

@@ -8,7 +8,7 @@ local function beat(root, ask)
   local now, stop = now_ms(), {}
   local ends = int(now + ask.lease_ms)
   -- A time to come is none since when it is silent.
-  if ask.deaf_ms then redis.call('ZADD', holders_key(root), int(now + ask.deaf_ms), ask.worker) end
+  if ask.deaf_ms then redis.call('ZADD', holders_key(root), 'XX', int(now + ask.deaf_ms), ask.worker) end
   for _, held in ipairs(ask.held) do
     local account, id, attempt = held[1], held[2], held[3]
     -- What is no hash is no record.

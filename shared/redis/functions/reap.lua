@@ -1,6 +1,7 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
--- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep; if any: closed (resources that
---          this worker knows are not to be had now: what waits for these alone stays parked), look_again_ms
+-- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep; if any: beat_ms, closed
+--          (resources that this worker knows are not to be had now: what waits for these alone stays parked),
+--          look_again_ms
 -- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead,
 --          {line of parked turns, lane:resource...}, {lane in which something is ready...}, {{account:id, why, what became
 --          of its hold}... (set aside as damaged since the last reap)}}; what is 'crashed', 'buried', 'expired' or
@@ -11,7 +12,8 @@
 -- as long: a worker's listener may come back later than its claims, by which it is known again.
 -- A worker listens on a channel of its own. When its process ends the listener is gone at once, long before
 -- the leases lapse. Where the server cannot tell (an ACL that forbids the question, a cluster, whose nodes know
--- their own listeners only), they lapse.
+-- their own listeners only), they lapse. An absent worker is dead only if the next beat of its leases is overdue too:
+-- a listener may be cut while its worker lives on.
 
 local NOTED_EVERY_MS = 250
 
@@ -133,6 +135,36 @@ local function worker_of(root, account, id)
   return redis.call('HGET', generation_key(root, account, id), 'worker')
 end
 
+-- Returns the names of the leases of some workers, the worker of each, and by worker when the last of its leases ends.
+local function leases_of(root, workers)
+  local names, owners, ends = {}, {}, {}
+  local leases = redis.call('ZRANGE', leases_key(root), 0, -1, 'WITHSCORES')
+  for i = 1, #leases, 2 do
+    local worker = damage.guarded(root, leases[i], worker_of)
+    if worker and workers[worker] then
+      table.insert(names, leases[i])
+      table.insert(owners, worker)
+      ends[worker] = math.max(ends[worker] or 0, tonumber(leases[i + 1]))
+    end
+  end
+  return names, owners, ends
+end
+
+-- A beat renews leases by `lease_ms`, so their ends tell when it came. A worker is missed since its next beat was due:
+-- if that is not long enough, it is not gone. Returns how many there are.
+local function spare_beating(root, gone, ends, ask, now)
+  local spared = 0
+  for worker, last in pairs(ends) do
+    local due_at = last - ask.lease_ms + (ask.beat_ms or 0)
+    if now - due_at < ask.absent_ms then
+      redis.call('ZADD', holders_key(root), int(due_at), worker)
+      gone[worker] = nil
+      spared = spared + 1
+    end
+  end
+  return spared
+end
+
 -- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
 local function lapse(root, info, ask, now)
   if string.find(info, '_mode:cluster', 1, true) then
@@ -143,9 +175,10 @@ local function lapse(root, info, ask, now)
   local gone, missed = absent(root, ask, now)
   local dead, left = {}, ask.limit
   if not next(gone) then return dead, missed end
-  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
-    local worker = damage.guarded(root, name, worker_of)
-    if worker and gone[worker] then
+  local names, owners, ends = leases_of(root, gone)
+  if ask.beat_ms then missed = missed + spare_beating(root, gone, ends, ask, now) end
+  for i, name in ipairs(names) do
+    if gone[owners[i]] then
       redis.call('ZADD', leases_key(root), int(now), name)
       left = left - 1
       if left == 0 then return dead, missed end
