@@ -6,7 +6,7 @@ longer use the channel, connections that are cut again and again.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -117,20 +117,26 @@ async def _is(told: Callable[[], Awaitable[object]], value: object) -> bool:
     return await told() == value
 
 
-@pytest.mark.parametrize("how", ["full", "mute"])
+# With one partition a worker at the bell claims in the round trip that waits for it.
+@pytest.mark.parametrize(("trouble", "partitions"), [(_full, 1), (_mute, 3)], ids=["full", "mute"])
 async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_until_it_is_back(
-    own_system: System, own_front: Front, own_server: Server, provider: Provider, how: str
+    own_system: System,
+    own_server: Server,
+    provider: Provider,
+    trouble: Callable[[System], AbstractAsyncContextManager[None]],
+    partitions: int,
 ) -> None:
     system, gate = own_system, asyncio.Event()
+    system.change("redis", partitions=partitions)
+    own_front = Front(system.redis, system.settings)
     system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "unfit"}
-    trouble = _full if how == "full" else _mute
     async with _no_longer_default(system, own_server), working(system):
         running = await _start(own_front, provider, gate)
         await _beat(system, running[0])
         async with trouble(system):
             await until(lambda: _said(system, _AWAY), what="a word in the log")
-            await _deaf(system, 1)
             late = [await own_front.submit(account=f"a{each}") for each in range(_RUNNING)]
+            await _deaf(system, 1)
             await _looks(system, running[0], 5)
             assert {(await own_front.record(each))["stage"] for each in late} == {"queued"}
             gate.set()
@@ -178,3 +184,21 @@ async def test_operator_sees_how_many_workers_have_no_listener(
         async with _mute(system):
             await until(lambda: _is(told, 1), what="a worker without a listener")
         await until(lambda: _is(told, 0), what="no worker without a listener")
+
+
+async def test_worker_that_is_killed_is_noticed_long_before_its_leases_lapse(
+    own_system: System, own_front: Front, provider: Provider
+) -> None:
+    system = own_system
+    # A slow machine must not look like a fleet that did not reap.
+    system.change("worker", lease_seconds=60.0, beat_seconds=0.5, reap_seconds=5.0)
+    system.expected.add("reaped")
+    provider.script.extend([Answer(text="half", gate=asyncio.Event()), Answer(text="whole")])
+    killed = await system.spawn_worker()
+    ticket = await own_front.submit()
+    await until(lambda: provider.requests, what="the call")
+    await _beat(system, ticket)
+    async with working(system):
+        killed.kill()
+        ended = await own_front.end(ticket, 30)
+    assert (ended.stage, ended.text, ended.attempt) == ("completed", "whole", 2)
