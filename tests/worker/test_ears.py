@@ -75,6 +75,12 @@ def _has_said(system: System, words: str, count: int) -> bool:
     return _said(system, words) == count
 
 
+async def _is_nobody_blocked(system: System) -> bool:
+    # On a connection that is open: the server may take no other.
+    told = await system.redis.call("INFO", "clients")
+    return b"blocked_clients:0\r" in (told if isinstance(told, bytes) else told.encode())
+
+
 async def _start(front: Front, provider: Provider, gate: asyncio.Event) -> list[Ticket]:
     """Have some messages run that end when the gate opens."""
     provider.script.extend(Answer(text="so far", gate=gate, gate_after=1) for _ in range(_RUNNING))
@@ -125,8 +131,12 @@ async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_u
     provider: Provider,
     trouble: Callable[[System], AbstractAsyncContextManager[None]],
     partitions: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     system, gate = own_system, asyncio.Event()
+    # A worker that did not leave the bell would wait there longer than this test does.
+    monkeypatch.setattr("worker.claims._IDLE_SECONDS", 60.0)
+    system.change("worker", lease_seconds=60.0)
     system.change("redis", partitions=partitions)
     own_front = Front(system.redis, system.settings)
     system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "unfit"}
@@ -135,6 +145,7 @@ async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_u
         await _beat(system, running[0])
         async with trouble(system):
             await until(lambda: _said(system, _AWAY), what="a word in the log")
+            await until(partial(_is_nobody_blocked, system), what="a bell that is left")
             late = [await own_front.submit(account=f"a{each}") for each in range(_RUNNING)]
             await _deaf(system, 1)
             await _looks(system, running[0], 5)
