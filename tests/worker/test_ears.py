@@ -139,7 +139,7 @@ async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_u
     system.change("worker", lease_seconds=60.0)
     system.change("redis", partitions=partitions)
     own_front = Front(system.redis, system.settings)
-    system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "unfit"}
+    system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "Redis is no longer fit"}
     async with _no_longer_default(system, own_server), working(system):
         running = await _start(own_front, provider, gate)
         await _beat(system, running[0])
@@ -183,7 +183,7 @@ async def test_operator_sees_how_many_workers_have_no_listener(
     own_system: System, own_server: Server
 ) -> None:
     system = own_system
-    system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "unfit"}
+    system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "Redis is no longer fit"}
     await system.front()
     nobody = await system.caller({})
 
