@@ -188,7 +188,7 @@ local function lapse(root, info, ask, now)
     redis.call('ZREM', holders_key(root), worker)
     table.insert(dead, worker)
   end
-  count_deaths(root, #dead, now)
+  if #dead > 0 then count_deaths(root, #dead, now) end
   return dead, missed
 end
 
