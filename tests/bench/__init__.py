@@ -15,6 +15,9 @@ polling         how late, and how often asking, a client is that obeys the hint
 parked          what turns cost that wait for a key or for room, and how soon they go on
 policy          the same question put to the poll policy alone, without sockets
 
+Every bound that a figure is held to stands in `aims`, with its reason; where rounds disagree about
+one, there are seven and the median judges (`figures.rounds`).
+
 What is compared is measured in the same run, in turns. A figure without what it is compared with is
 of that machine and that hour only.
 """

@@ -16,7 +16,7 @@ from typing import Final
 import httpx
 import uvloop
 
-from tests.bench import arms, figures
+from tests.bench import aims, arms, figures
 from tests.bench.arms import Arm
 from tests.bench.figures import Figure, median
 from tests.worker.providers.calls import REQUEST, connect
@@ -27,7 +27,7 @@ from worker.providers.contract import Text
 RUNS: Final = 3
 STREAMS: Final = 32
 # Tokens of an answer, events in a chunk, and how many times the bare reading's cost is enough.
-_SHAPES: Final = ((50, 1, 1.5), (1_000, 40, 2.0))
+_SHAPES: Final = ((50, 1, aims.ADAPTER_SINGLE), (1_000, 40, aims.ADAPTER_BURST))
 _ARM: Final = Arm("talker", (sys.executable, "-m", "tests.bench.talker"))
 
 # Reads one answer and returns its tokens.
@@ -42,7 +42,7 @@ async def measure(runs: int = RUNS, streams: int = STREAMS) -> list[Figure]:
         async with arms.running(_ARM, *words) as talker:
             (port,) = await talker.told()
             for dialect in DIALECTS:
-                race = _race(dialect, int(port), runs, streams, tokens)
+                race = _race(dialect, int(port), (tokens, aim), runs, streams)
                 ours, bare = await asyncio.to_thread(_in_a_loop, race)
                 found.append(_figure(dialect.name, events, ours, bare, aim))
     return found
@@ -67,9 +67,10 @@ def _figure(name: str, events: int, ours: float, bare: float, aim: float) -> Fig
 
 
 async def _race(
-    dialect: Dialect, port: int, runs: int, streams: int, tokens: int
+    dialect: Dialect, port: int, shape: tuple[int, float], runs: int, streams: int
 ) -> tuple[float, float]:
     """Return the CPU seconds of a token: ours, and those of the bare reading."""
+    tokens, aim = shape
     provider = connect(dialect, f"http://127.0.0.1:{port}/v1")
     body = dialect.words.body(REQUEST)
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=streams)) as client:
@@ -80,15 +81,15 @@ async def _race(
         async def bare() -> int:
             return await _read(client, f"http://127.0.0.1:{port}{dialect.path}", body)
 
-        spent: dict[Read, list[float]] = {ours: [], bare: []}
+        async def turn() -> tuple[float, float]:
+            own = await _spent(ours, streams, tokens)
+            return own, await _spent(bare, streams, tokens)
+
         # The first turn opens the lines.
-        for turn in range(runs + 1):
-            for read, found in spent.items():
-                seconds = await _spent(read, streams, tokens)
-                if turn:
-                    found.append(seconds)
+        await turn()
+        turns = await figures.rounds(runs, turn, lambda turn: [turn[0] <= aim * turn[1]])
     await provider.close()
-    return median(spent[ours]), median(spent[bare])
+    return median(own for own, _ in turns), median(other for _, other in turns)
 
 
 async def _spent(read: Read, streams: int, tokens: int) -> float:

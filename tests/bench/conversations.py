@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from deploy.local.model import CONTEXT_TOKENS, UPSTREAM
 from shared.clock import SystemClock
-from tests.bench import figures, rig
+from tests.bench import aims, figures, rig
 from tests.bench.figures import Figure
 from tests.bench.rig import Rig
 from tests.bench.trips import drained
@@ -229,8 +229,8 @@ def _figures(what: str, told: Told, faults: list[str], beside: str) -> list[Figu
             f"{what}: answers misplaced, lost, doubled, unpaid",
             f"{len(faults)}",
             beside,
-            "0",
-            not faults,
+            f"{aims.FAULTS}",
+            len(faults) <= aims.FAULTS,
         ),
     ]
 

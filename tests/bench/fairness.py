@@ -14,7 +14,7 @@ from shared import ids
 from shared.redis import keys
 from shared.stores import generations
 from shared.wire.submission import Lane
-from tests.bench import figures, rig
+from tests.bench import aims, figures, rig
 from tests.bench.figures import Figure
 from tests.bench.rig import Rig
 from tests.support.desk import Desk, Ticket
@@ -30,8 +30,6 @@ _AT_ONCE: Final = 200
 _PERSONS: Final = 4
 _PLENTY: Final = 1_000_000_000
 _PATIENCE_SECONDS: Final = 60.0
-_SMALL_TIMES: Final = 2.0
-_PERSON_TIMES: Final = (1.1, 1.25)
 _QUICK: Final = "Hello [tokens=5 gap=0.01]"
 _SLOW: Final = "An item [tokens=2 first=0.5]"
 
@@ -69,8 +67,8 @@ async def _accounts(rounds: int, big: int) -> list[Figure]:
             f"p99 of {SMALL} beside {big:,} of another account",
             f"{ratio:.2f} times that alone",
             f"{_ms(beside, 0.99)} against {_ms(alone, 0.99)}",
-            f"{_SMALL_TIMES:g}",
-            ratio <= _SMALL_TIMES,
+            f"{aims.SMALL_ACCOUNT_P99:g}",
+            ratio <= aims.SMALL_ACCOUNT_P99,
         )
     ]
 
@@ -92,7 +90,9 @@ async def _batch(samples: int, backlog: int) -> list[Figure]:
         left = await _unfinished(pair.beside, "mill", "batch")
     assert left, "the batch was over too early"
     found = []
-    for (name, share), most in zip((("p50", 0.5), ("p99", 0.99)), _PERSON_TIMES, strict=True):
+    for (name, share), most in zip(
+        (("p50", 0.5), ("p99", 0.99)), (aims.PERSON_P50, aims.PERSON_P99), strict=True
+    ):
         ratio = figures.quantile(beside, share) / figures.quantile(alone, share)
         found.append(
             Figure(

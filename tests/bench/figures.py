@@ -4,8 +4,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from tests.support.server import Look
 
@@ -23,6 +23,32 @@ class Figure(NamedTuple):
 def median(values: Iterable[float]) -> float:
     """Return the middle of what several runs gave."""
     return statistics.median(values)
+
+
+# Where rounds disagree about a verdict, it is the median of as many as these that judges.
+ROUNDS_OF_DOUBT: Final = 7
+Round = TypeVar("Round")
+
+
+async def rounds(
+    count: int,
+    take: Callable[[], Awaitable[Round]],
+    verdicts: Callable[[Round], Sequence[bool]],
+) -> list[Round]:
+    """Take so many rounds, and go on to seven where they do not agree about each verdict.
+
+    Who asked judges by the median of what is returned.
+    """
+    found = [await take() for _ in range(count)]
+    while count > 1 and len(found) < ROUNDS_OF_DOUBT and _disagree(found, verdicts):
+        say(f"  round {len(found) + 1}, as the verdicts differ")
+        found.append(await take())
+    return found
+
+
+def _disagree(found: list[Round], verdicts: Callable[[Round], Sequence[bool]]) -> bool:
+    columns = zip(*(verdicts(each) for each in found), strict=True)
+    return any(len(set(column)) > 1 for column in columns)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -1,23 +1,26 @@
-"""The least that could be called a front: bare uvicorn, one Starlette route, one redis-py call.
+"""The least that could be called a front: bare uvicorn, one Starlette route, one call of Redis.
 
 `front` measures what a whole front costs against this. `POST /submit` makes one FCALL that writes
 what `accept` writes, under a fresh id and with fixed contents, and answers like a receipt; `GET
 /status` reads one hash of a generation's size and answers like a status. Nothing is checked,
-parsed, limited or logged.
+parsed, limited or logged. The connection is the front's own, on which the calls of a tick leave
+together: a weaker floor would make the front look better than it is.
 """
 
 import argparse
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
-import redis.asyncio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
 
 # The commands that write in accept.lua, for the first message of a session.
 LIBRARY: Final = """#!lua name=floor
@@ -69,24 +72,25 @@ _STATUS: Final = b'{"success":true,"state":"processing"}' + b" " * 900
 
 def build(url: str) -> Starlette:
     """Return the application."""
-    client: Any = redis.asyncio.Redis.from_url(url)
+    client = Redis(RedisSettings(url=url))
     numbers = itertools.count()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        await client.function_load(LIBRARY, replace=True)
-        await client.hset(f"{ROOT}generation:bench:one", mapping=_GENERATION)
+        await client.call("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+        fields = itertools.chain.from_iterable(_GENERATION.items())
+        await client.call("HSET", f"{ROOT}generation:bench:one", *fields)
         yield
-        await client.aclose()
+        await client.close()
 
     async def submit(request: Request) -> Response:
         await request.body()
         name = f"{next(numbers):022d}"
-        await client.fcall("floor_accept", 1, ROOT, name, _TURN, _SUBMISSION)
+        await client.call("FCALL", "floor_accept", 1, ROOT, name, _TURN, _SUBMISSION)
         return Response(_RECEIPT, media_type="application/json")
 
     async def status(_request: Request) -> Response:
-        await client.hgetall(f"{ROOT}generation:bench:one")
+        await client.call("HGETALL", f"{ROOT}generation:bench:one")
         return Response(_STATUS, media_type="application/json")
 
     routes = [Route("/submit", submit, methods=["POST"]), Route("/status", status)]

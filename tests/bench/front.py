@@ -15,7 +15,7 @@ from shared.redis import functions
 from shared.redis.functions import Keep
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
 from shared.wire.submission import WIRE
-from tests.bench import figures, kernel, load, rig
+from tests.bench import aims, figures, kernel, load, rig
 from tests.bench.figures import Figure
 from tests.bench.load import Volley
 from tests.bench.rig import Rig
@@ -24,8 +24,6 @@ from tests.support import processes
 RUNS: Final = 3
 SECONDS: Final = 5.0
 CONNECTIONS: Final = 32
-_SUBMIT_AIM: Final = 0.80
-_STATUS_AIM: Final = 0.90
 _GENERATIONS: Final = 64
 _MESSAGE: Final = "What are the three laws of thermodynamics? Answer briefly, please."
 
@@ -48,11 +46,11 @@ async def measure(runs: int = RUNS, seconds: float = SECONDS) -> list[Figure]:
             pids = (bare.pid, system.api.pid)
             found = []
             for name, aim, volleys in (
-                ("status", _STATUS_AIM, await _statuses(system, url)),
-                ("submit", _SUBMIT_AIM, _submissions(system, url)),
+                ("status", aims.STATUS_SHARE, await _statuses(system, url)),
+                ("submit", aims.SUBMIT_SHARE, _submissions(system, url)),
             ):
-                floors, ours = await _compare(volleys, pids, runs=runs, seconds=seconds)
-                found += _figures(name, floors, ours, aim)
+                turns = await _compare(volleys, pids, aim, runs=runs, seconds=seconds)
+                found += _figures(name, turns, aim)
     return found
 
 
@@ -72,16 +70,23 @@ async def _statuses(system: Rig, floor: str) -> tuple[Volley, Volley]:
 
 
 async def _compare(
-    volleys: tuple[Volley, Volley], pids: tuple[int, int], *, runs: int, seconds: float
-) -> tuple[list[Shot], list[Shot]]:
+    volleys: tuple[Volley, Volley], pids: tuple[int, int], aim: float, *, runs: int, seconds: float
+) -> list[tuple[Shot, Shot]]:
     """Fire at the floor and at us in turns; the first round warms up and counts for nothing."""
-    shots: tuple[list[Shot], list[Shot]] = ([], [])
-    for run in range(runs + 1):
-        for volley, pid, taken in zip(volleys, pids, shots, strict=True):
-            shot = await _shoot(volley, pid, seconds if run else min(1.0, seconds))
-            if run:
-                taken.append(shot)
-    return shots
+
+    async def turn(seconds: float) -> tuple[Shot, Shot]:
+        floor, ours = [
+            await _shoot(volley, pid, seconds) for volley, pid in zip(volleys, pids, strict=True)
+        ]
+        return floor, ours
+
+    await turn(min(1.0, seconds))
+    return await figures.rounds(runs, lambda: turn(seconds), lambda turn: [_share(turn) >= aim])
+
+
+def _share(turn: tuple[Shot, Shot]) -> float:
+    floor, ours = turn
+    return ours.per_second / floor.per_second
 
 
 async def _shoot(volley: Volley, pid: int, seconds: float) -> Shot:
@@ -94,8 +99,9 @@ async def _shoot(volley: Volley, pid: int, seconds: float) -> Shot:
     return Shot(hits.per_second, cpu / hits.good * 1e6)
 
 
-def _figures(name: str, floors: list[Shot], ours: list[Shot], aim: float) -> list[Figure]:
-    ratio = figures.median(o.per_second / f.per_second for o, f in zip(ours, floors, strict=True))
+def _figures(name: str, turns: list[tuple[Shot, Shot]], aim: float) -> list[Figure]:
+    floors, ours = zip(*turns, strict=True)
+    ratio = figures.median(_share(turn) for turn in turns)
     rate, least = (figures.median(shot.per_second for shot in shots) for shots in (ours, floors))
     cpu, bare = (figures.median(shot.cpu_us for shot in shots) for shots in (ours, floors))
     return [

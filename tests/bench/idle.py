@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from typing import Final, NamedTuple
 
 from shared.clock import SystemClock
-from tests.bench import arms, figures, stand
+from tests.bench import aims, arms, figures, stand
 from tests.bench.figures import Figure, median
 from tests.bench.monitor import monitored
 from tests.support.waiting import until
@@ -22,9 +22,6 @@ RUNS: Final = 3
 SECONDS: Final = 10.0
 _START_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 1.0
-_CORE_PERCENT: Final = 1.0
-_EACH: Final = 5.0
-_FLEET: Final = 20.0
 
 
 class Idle(NamedTuple):
@@ -49,22 +46,22 @@ async def measure(
             "an idle worker, percent of a core",
             f"{percent[few]:.2f}",
             ", ".join(f"{workers} workers {percent[workers]:.2f}" for workers in fleets[1:]),
-            f"<= {_CORE_PERCENT:.0f}",
-            percent[few] <= _CORE_PERCENT,
+            f"<= {aims.IDLE_CORE_PERCENT:.0f}",
+            percent[few] <= aims.IDLE_CORE_PERCENT,
         ),
         Figure(
             "commands a second, each worker",
             f"{each:.2f}",
             f"{few}: {_told(found[few].names)}",
-            f"<= {_EACH:.0f}",
-            each <= _EACH,
+            f"<= {aims.IDLE_COMMANDS_EACH:.0f}",
+            each <= aims.IDLE_COMMANDS_EACH,
         ),
         Figure(
             "commands a second, the fleet beside",
             f"{shared:.2f}",
             f"{many}: {_told(found[many].names)}",
-            f"<= {_FLEET:.0f}",
-            shared <= _FLEET,
+            f"<= {aims.IDLE_COMMANDS_FLEET:.0f}",
+            shared <= aims.IDLE_COMMANDS_FLEET,
         ),
     ]
 
@@ -93,14 +90,18 @@ async def _watched(workers: int, runs: int, seconds: float) -> Idle:
             return sum([(await program.told())[0] for program in programs])
 
         monitor = await stack.enter_async_context(monitored(place.server, place.redis))
-        percents: list[float] = []
         counts: list[Counter[str]] = []
-        for _ in range(runs):
+
+        async def turn() -> float:
             await monitor.taken()
             before, began = await cpu(), clock.monotonic()
             await clock.sleep(seconds)
             counts.append(await monitor.taken())
-            percents.append((await cpu() - before) / (clock.monotonic() - began) / workers * 100)
+            return (await cpu() - before) / (clock.monotonic() - began) / workers * 100
+
+        percents = await figures.rounds(
+            runs, turn, lambda percent: [percent <= aims.IDLE_CORE_PERCENT]
+        )
     middle = sorted(counts, key=lambda count: count.total())[len(counts) // 2]
     names = {name: count / seconds for name, count in middle.items()}
     return Idle(median(percents), sum(names.values()), names)

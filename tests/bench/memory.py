@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from shared.redis import keys
 from shared.settings import RetentionSettings
-from tests.bench import figures, rig
+from tests.bench import aims, figures, rig
 from tests.bench.figures import Figure
 from tests.bench.rig import Rig
 from tests.bench.trips import drained
@@ -29,7 +29,6 @@ TURNS: Final = 20
 _MODELS: Final = tuple(rig.model(name) for name in ("one", "two", "three", "four", "five"))
 _CLIENTS: Final = 8
 _WARM_UP: Final = 64
-_AIM: Final = 1536
 _EXPIRY_SECONDS: Final = 120.0
 _ANSWER: Final = "Energy is kept, entropy grows, and nothing ever gets as cold as it could. " * 3
 
@@ -69,8 +68,8 @@ async def _weigh(system: Rig, what: str, talk: Talk, generations: int) -> list[F
             f"bytes of {generations:,} {what}",
             f"{beyond:,.0f} each",
             f"texts {texts / generations:,.0f}",
-            f"<= {_AIM:,}",
-            beyond <= _AIM,
+            f"<= {aims.BYTES_A_GENERATION:,}",
+            beyond <= aims.BYTES_A_GENERATION,
         ),
         *(Figure(f"  {name}, texts with it", f"{size:,.0f}") for name, size in grown.items()),
     ]

@@ -14,7 +14,7 @@ from typing import Final
 import httpx
 
 from shared.clock import SystemClock
-from tests.bench import figures, rig
+from tests.bench import figures, kernel, rig
 from tests.bench.figures import Figure
 from tests.bench.rig import Rig
 from tests.support import processes
@@ -35,12 +35,21 @@ async def measure(samples: int = SAMPLES) -> list[Figure]:
             port = processes.free_port()
             url = f"http://127.0.0.1:{port}"
             stock = ["tests.bench.stock", "--redis", system.server.url]
-            for _ in range(WORKERS):
+            workers = [
                 stack.enter_context(rig.program([*stock, "worker"], system.environment))
+                for _ in range(WORKERS)
+            ]
             words = [*stock, "front", "--port", str(port), "--upstream", system.provider.url]
             stack.enter_context(rig.program(words, system.environment))
             await rig.answers(f"{url}/readyz")
+            fleets = [[worker.pid for worker in fleet] for fleet in (system.workers, workers)]
+            before = [kernel.cpu_seconds(pids) for pids in fleets]
             ours, theirs = await _sample(system, f"{url}/submit", samples)
+            jobs = samples + min(_WARM_UP, samples)
+            cpu_ms = [
+                (kernel.cpu_seconds(pids) - spent) / jobs * 1000
+                for pids, spent in zip(fleets, before, strict=True)
+            ]
     return [
         Figure(
             f"POST to upstream, {name}, {WORKERS} idle workers",
@@ -48,6 +57,12 @@ async def measure(samples: int = SAMPLES) -> list[Figure]:
             f"stock arq {figures.quantile(theirs, share) * 1000:.1f} ms",
         )
         for name, share in (("p50", 0.5), ("p99", 0.99))
+    ] + [
+        Figure(
+            "CPU of all workers a job, waiting included",
+            f"{cpu_ms[0]:.1f} ms",
+            f"stock arq {cpu_ms[1]:.1f} ms",
+        )
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from api import pace
 from api.pace import Known
-from tests.bench import figures
+from tests.bench import aims, figures
 from tests.bench.figures import Figure
 
 CLIENTS: Final = 400
@@ -44,12 +44,12 @@ class World(NamedTuple):
 
 def polls_max(duration: float) -> float:
     """Return how many polls the contract allows for an answer of so many seconds."""
-    return 4 + math.log2(max(1.0, duration))
+    return aims.POLLS_BASE + math.log2(max(1.0, duration))
 
 
 def lateness_max(duration: float) -> float:
     """Return the lateness that 95 of 100 answers must not exceed, by the contract."""
-    return max(2.0, 0.1 * duration)
+    return max(aims.LATE_P95_SECONDS, aims.LATE_P95_SHARE * duration)
 
 
 def figure(name: str, followed: list[Followed]) -> Figure:
@@ -64,8 +64,8 @@ def figure(name: str, followed: list[Followed]) -> Figure:
         name,
         f"late {middle:4.2f} s, p95 {p95:5.2f} s; polls {polls[len(polls) // 2]}, most {polls[-1]}",
         f"{late_share:4.0%} too late, {max(0.0, over):.1f} polls too many",
-        f"1 s, {lateness_max(typical):.0f} s; {polls_max(typical):.1f}",
-        middle <= 1.0 and late_share <= 0.05 and over <= 0,
+        f"{aims.LATE_P50_SECONDS:g} s, {lateness_max(typical):.0f} s; {polls_max(typical):.1f}",
+        middle <= aims.LATE_P50_SECONDS and late_share <= aims.LATE_SHARE and over <= 0,
     )
 
 

@@ -1,9 +1,9 @@
 """A client of streamed answers that costs next to nothing: a program that benches start.
 
 For each line of its standard input, a `Volley` in JSON, it sends the same request so many times, so
-many at once, each connection used again once an answer is whole. Prints the seconds that took, how
-long the first token of an answer was waited for at p50 and p99 in ms, how long the whole of it at
-p50, and how many answers were not as they should be. Ends with its input.
+many at once, spread over the ports, each connection used again once an answer is whole. Prints the
+seconds that took, how long the first token of an answer was waited for at p50 and p99 in ms, how
+long the whole of it at p50, and how many answers were not as they should be. Ends with its input.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _TAIL_BYTES: Final = 64
 class Volley(msgspec.Struct, frozen=True, kw_only=True):
     """What to send, and by which words the first token and the end of an answer are known."""
 
-    port: int
+    ports: list[int]
     request: str
     first: str
     last: str
@@ -101,8 +101,9 @@ class _Line(asyncio.Protocol):
 async def _fire(volley: Volley) -> tuple[float, ...]:
     loop, book = asyncio.get_running_loop(), _Book(volley)
     began = time.monotonic()
-    for _ in range(volley.at_once):
-        await loop.create_connection(lambda: _Line(volley, book), "127.0.0.1", volley.port)
+    for number in range(volley.at_once):
+        port = volley.ports[number % len(volley.ports)]
+        await loop.create_connection(lambda: _Line(volley, book), "127.0.0.1", port)
     await book.is_done.wait()
     seconds = time.monotonic() - began
     first = [figures.quantile(book.first_seconds, share) * 1000 for share in (0.5, 0.99)]
