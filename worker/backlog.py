@@ -12,14 +12,15 @@ one call in two seconds; every two seconds one worker gets a permit and claims o
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping, Set as AbstractSet
+from collections.abc import Callable, Iterable, Set as AbstractSet
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from shared.clock import Clock
-from shared.redis.functions import LANES
+from shared.redis.functions import LANES, Claimed
 from shared.settings import ModelSettings
 from shared.wire.submission import AUTO, Lane
+from worker.permits import UNUSED_SECONDS
 from worker.run import Tools
 
 # More than anybody claims: a resource without limits.
@@ -116,17 +117,24 @@ class Backlog:
         since = self._clock.monotonic() - self._probed_at.get(circuit, -_PROBE_SECONDS)
         return int(since >= _PROBE_SECONDS)
 
-    def used(self, taken: Mapping[Line, int]) -> None:
-        """Note how many turns a claim has taken with each resource."""
-        permits = self._tools().gate.permits
-        for (lane, resource), count in taken.items():
-            permits.promise(resource, lane, count)
-            if "|" in resource:
-                self._probed_at[resource] = self._clock.monotonic()
+    def began(self, claimed: Claimed) -> None:
+        """Note with which room a turn was claimed: its permit is kept for it."""
+        if claimed.resource:
+            permits = self._tools().gate.permits
+            permits.promise(_provider(claimed.resource), claimed.lane, claimed.id)
+            if "|" in claimed.resource:
+                self._probed_at[claimed.resource] = self._clock.monotonic()
+
+    def ended(self, claimed: Claimed) -> None:
+        """Give back a permit that an attempt has not used, and have it used by another turn."""
+        gate = self._tools().gate
+        for provider in gate.give_back(gate.permits.drop(claimed.id)):
+            gate.permits.note_freed(provider)
 
     def claimed(self, since: float) -> None:
         """Give back the room that was there before a claim and was not used by it."""
-        for provider in self._tools().gate.give_back(since):
+        gate = self._tools().gate
+        for provider in gate.give_back(gate.permits.unused(since)):
             # What was known of its lines was old.
             self._look_at[provider] = self._clock.monotonic() + _UNKNOWN_SECONDS
 
@@ -164,6 +172,9 @@ class Backlog:
         tools, now = self._tools(), self._clock.monotonic()
         tools.gate.permits.on_freed = self._freed.set
         self._freed.clear()
+        # No claim does it while this worker waits at the bell, or may not claim at all.
+        since = now - UNUSED_SECONDS if self._free() > 0 else now
+        tools.gate.give_back(tools.gate.permits.unused(since))
         for provider in tools.catalogue.providers:
             is_wanted = provider.is_limited and self._has_line(provider.name)
             if not is_wanted:

@@ -223,9 +223,9 @@ class Claims:
         finally:
             self._seeking -= ask.company != 0
         unheard.difference_update(ask.unheard)
-        if self._backlog is not None and batch.used:
-            self._backlog.used(batch.used)
         for claimed in batch.claimed:
+            if self._backlog is not None:
+                self._backlog.began(claimed)
             self._start(claimed)
         return batch
 

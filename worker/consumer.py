@@ -106,7 +106,7 @@ class PolluxWorker(Worker):
         self._ear = _Ear(settings.redis, on_push=self._on_push, on_ready=self._listen)
         self._ear.on_lost = self._lose_ear
         self.slots = Slots(settings.worker)
-        self.backlog = Backlog(lambda: self.ctx["tools"], clock, lambda: self.slots.free)
+        self.backlog = Backlog(lambda: self.ctx["tools"], clock, self._free_slots)
         self.claims = Claims(
             settings, self.id, self.redis, self.slots, self._start, backlog=self.backlog
         )
@@ -264,6 +264,7 @@ class PolluxWorker(Worker):
                 self.jobs_failed += 1
             finally:
                 self.slots.leave(claimed)
+                self.backlog.ended(claimed)
                 await self._use_slot(claimed)
             await self._hook(self.after_job_end, ctx)
 
@@ -304,6 +305,10 @@ class PolluxWorker(Worker):
         self._is_missing = self._is_missing or bool(reaped.missed)
         for worker in reaped.dead:
             await fleet.leave(self.redis, self.settings.redis, worker)
+
+    def _free_slots(self) -> int:
+        """Return how many turns may be claimed now."""
+        return 0 if self._draining.is_set() or self._is_deaf else self.slots.free
 
     async def _look_for_room(self) -> None:
         """Take room for what is parked as soon as there is some."""

@@ -20,7 +20,7 @@ given back without waiting for an answer.
 """
 
 import copy
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from functools import cached_property
 from typing import Final, NamedTuple, Self
 
@@ -226,6 +226,7 @@ class Gate:
                 await self._admit(call, Limits(provider))
         except BaseException:
             self._let_go(call)
+            self.give_back(self.permits.drop(call.caller.message, provider.name))
             raise
         self._throttles.sent(call.circuit)
         if not call.is_retry:
@@ -272,7 +273,7 @@ class Gate:
 
     async def _admit(self, call: Call, limits: Limits) -> None:
         """Take room in the provider's limits, or raise BarredError."""
-        permit = self.permits.use(limits.provider.name, call.lane)
+        permit = self.permits.use(limits.provider.name, call.lane, call.caller.message)
         if permit is not None:
             call.tokens = permit.tokens
             self._slots[call.id] = (permit.provider, permit.lane, permit.id)
@@ -308,9 +309,8 @@ class Gate:
         self.permits.add(permit)
         return None
 
-    def give_back(self, since: float) -> set[str]:
-        """Give back room taken before `since` for nobody; return at which providers."""
-        unused = self.permits.unused(since)
+    def give_back(self, unused: Sequence[Permit]) -> set[str]:
+        """Give back room that nobody will use; return at which providers."""
         for permit in unused:
             self._slots.pop(permit.id, None)
             limits = Limits(self._registry.catalogue.by_provider[permit.provider])

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from shared.clock import Clock
 from shared.wire.submission import Lane
 
-# A turn that was claimed and has not called by then will not use it.
-_PROMISED_SECONDS: Final = 10.0
+# What was not used by then goes back: a turn that calls later asks for room of its own.
+UNUSED_SECONDS: Final = 10.0
 # After a call found no room, turns for the provider wait in line for so long at least.
 _FULL_SECONDS: Final = 1.0
 # The weight of the last call in what a call is thought to take.
@@ -36,7 +36,7 @@ class Permits:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._free: defaultdict[_Kind, list[tuple[float, Permit]]] = defaultdict(list)
-        self._promised: defaultdict[_Kind, list[tuple[float, Permit]]] = defaultdict(list)
+        self._promised: dict[str, tuple[float, Permit]] = {}
         self._full_until: dict[str, float] = {}
         self._freed: set[str] = set()
         self._tokens: dict[str, float] = {}
@@ -54,30 +54,39 @@ class Permits:
         """Keep a permit for the next claim."""
         self._free[permit.provider, permit.lane].append((self._clock.monotonic(), permit))
 
-    def promise(self, provider: str, lane: Lane, count: int) -> None:
-        """Note that so many turns were claimed that will call this provider."""
-        for _ in range(min(count, self.free(provider, lane))):
+    def promise(self, provider: str, lane: Lane, generation: str) -> None:
+        """Keep a permit for a turn that was claimed with it and will call this provider."""
+        if self.free(provider, lane) and generation not in self._promised:
             _, permit = self._free[provider, lane].pop(0)
-            self._promised[provider, lane].append((self._clock.monotonic(), permit))
+            self._promised[generation] = (self._clock.monotonic(), permit)
 
-    def use(self, provider: str, lane: Lane) -> Permit | None:
-        """Return the permit with which a call may be made, if one was taken for it."""
-        promised = self._promised.get((provider, lane))
-        return promised.pop(0)[1] if promised else None
+    def use(self, provider: str, lane: Lane, generation: str) -> Permit | None:
+        """Return the permit with which a turn may make its call, if one was taken for it."""
+        _, permit = self._promised.get(generation, (0.0, None))
+        if permit is None or (permit.provider, permit.lane) != (provider, lane):
+            return None
+        del self._promised[generation]
+        return permit
+
+    def drop(self, generation: str, provider: str | None = None) -> list[Permit]:
+        """Return what a turn has not used and will not use (at a provider): it is held no more."""
+        _, permit = self._promised.get(generation, (0.0, None))
+        if permit is None or provider not in {None, permit.provider}:
+            return []
+        del self._promised[generation]
+        return [permit]
 
     def unused(self, since: float) -> list[Permit]:
         """Return the permits to give back, which are held no more.
 
         They are free ones that were there at `since`, and those promised too long ago.
         """
-        found = []
-        for held, before in (
-            (self._free, since),
-            (self._promised, self._clock.monotonic() - _PROMISED_SECONDS),
-        ):
-            for permits in held.values():
-                while permits and permits[0][0] < before:
-                    found.append(permits.pop(0)[1])
+        before = self._clock.monotonic() - UNUSED_SECONDS
+        late = [each for each, (at, _) in self._promised.items() if at < before]
+        found = [self._promised.pop(generation)[1] for generation in late]
+        for permits in self._free.values():
+            while permits and permits[0][0] < since:
+                found.append(permits.pop(0)[1])
         return found
 
     # -- what calls tell ---------------------------------------------------------------------------
@@ -94,11 +103,15 @@ class Permits:
         """Note that a call is over and what it took: there may be room."""
         before = self._tokens.get(provider, float(tokens))
         self._tokens[provider] = before + (tokens - before) * _LAST
+        self.note_freed(provider)
+
+    def note_freed(self, provider: str) -> None:
+        """Note that there may be room at a provider."""
         self._freed.add(provider)
         self.on_freed()
 
     def was_freed(self, provider: str) -> bool:
-        """Tell, once, whether a call of this worker has ended since this was asked."""
+        """Tell, once, whether this worker has left room since this was asked."""
         if provider not in self._freed:
             return False
         self._freed.discard(provider)

@@ -5,7 +5,6 @@ is atomic and why. A test holds the names and fields of both sides equal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -220,7 +219,7 @@ class Claimed(msgspec.Struct, frozen=True):
     Times are milliseconds, money microcredits; `retries` counts how often it was deferred,
     `calls` those of upstreams in earlier attempts, one at least of each that died while it called.
     `company` is how many suspects may run in the worker while it does, 0 for one that killed no
-    worker yet.
+    worker yet. `resource` is the one with whose room it was taken, if its turn needed any.
     `system_prompt` and `companion` are the session's.
     """
 
@@ -241,17 +240,14 @@ class Claimed(msgspec.Struct, frozen=True):
     system_prompt: str | None
     companion: str | None
     company: int = 0
+    resource: str = ""
 
 
 class Batch(NamedTuple):
-    """What a claim brought; `is_more` tells that more may be ready than was asked for.
-
-    `used` counts the turns taken with each resource whose room is limited, by lane and resource.
-    """
+    """What a claim brought; `is_more` tells that more may be ready than was asked for."""
 
     claimed: list[Claimed]
     is_more: bool
-    used: Mapping[tuple[Lane, str], int] = MappingProxyType({})
 
 
 async def claim(redis: Connection, root: str, ask: ClaimAsk) -> Batch:
@@ -305,15 +301,14 @@ def _bells(
 
 
 def _batch(root: str, reply: list[Reply]) -> Batch:
-    now_ms, is_more, used, *entries = reply
+    now_ms, is_more, *entries = reply
     claimed = [_claimed(root, now_ms, entry) for entry in entries]
-    counts = {_line(_text(name)): count for name, count in zip(used[::2], used[1::2], strict=True)}
-    return Batch(claimed, bool(is_more), counts)
+    return Batch(claimed, bool(is_more))
 
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
     account, id_, lane, attempt, turn, hold, deadline, accepted, retries, calls, *rest = entry
-    company, submission, user, system, companion = rest
+    company, resource, submission, user, system, companion = rest
     return Claimed(
         root=root,
         account=_text(account),
@@ -328,6 +323,7 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
         retries=int(retries),
         calls=int(calls),
         company=company,
+        resource=_text(resource),
         submission=submission or b"",
         user_message=user or b"",
         system_prompt=system.decode() if system is not None else None,

@@ -8,7 +8,7 @@ from shared import ids
 from shared.redis import keys
 from shared.redis.functions import Accepted, NotAccepted, Replayed
 from shared.wire.message import decode_user
-from tests.support.desk import Desk
+from tests.support.desk import Desk, Wish
 
 
 async def test_accepted_message_is_there_in_every_place(desk: Desk) -> None:
@@ -230,3 +230,24 @@ async def test_hold_of_what_runs_pays_for_no_interrupt(desk: Desk) -> None:
     assert isinstance(refused, NotAccepted)
     assert (refused.reason, refused.about) == ("poor", "40")
     assert await desk.stage(first) == "routing"
+
+
+async def test_hold_of_a_later_turn_counts_what_goes_on_after_an_interrupt(desk: Desk) -> None:
+    """The answer that was asked to stop ends later, and takes off only what it had added."""
+    await desk.grant(1_000)
+    first = await desk.submit(hold=10, added=100, input_price=1.0, history_max=1_000)
+    waits: Wish = {"hold": 10, "added": 50, "input_price": 1.0, "history_max": 1_000}
+    await desk.submit("ann", first.session, **waits)
+    running = await desk.claim_one()
+    ends: Wish = {**waits, "on_conflict": "interrupt"}
+    second = await desk.submit("ann", first.session, **ends)
+    session = keys.SESSION(desk.root, "ann", first.session)
+    assert await desk.redis.call("HGET", session, "pending") == b"150"
+    # The interrupted answer may still be complete, and would be sent with the second.
+    assert (await desk.status(second)).record["hold"] == "110"
+    await desk.settle(running, stage="cancelled")
+    assert await desk.redis.call("HGET", session, "pending") == b"50"
+    third = await desk.submit("ann", first.session, **waits)
+    assert (await desk.status(third)).record["hold"] == "60"
+    fourth = await desk.submit("ann", third.session, **ends)
+    assert (await desk.status(fourth)).record["hold"] == "10"

@@ -260,3 +260,41 @@ async def test_a_reap_tells_in_which_lanes_something_is_ready(desk: Desk) -> Non
     assert (await desk.reap()).ready == frozenset()
     await desk.submit(lane="batch")
     assert (await desk.reap()).ready == {"batch"}
+
+
+async def test_what_has_expired_in_a_line_uses_no_room(desk: Desk) -> None:
+    expired = await desk.submit(model="one", deadline_ms=1)
+    await desk.claim(9, room={"p1": 0}, needs=_NEEDS)
+    where = keys.GENERATION(desk.root, "ann", expired.id)
+    await desk.redis.call("HSET", where, "deadline", 1)
+    ready = await desk.submit(model="one")
+    [taken] = await desk.claim(9, room={"p1": 1}, needs=_NEEDS)
+    assert (taken.id, taken.resource) == (ready.id, "p1")
+    assert await desk.stage(expired) == "failed"
+
+
+async def test_a_claim_names_the_resource_whose_room_each_turn_uses(desk: Desk) -> None:
+    needs = {"one": "p1|one", "two": "p2"}
+    for model in ("one", "two", "three"):
+        await desk.submit(model, model=model)
+    taken = await desk.claim(9, room={"p1": 9, "p1|one": 1, "p2": 9}, needs=needs)
+    assert {one.account: one.resource for one in taken} == {
+        "one": "p1|one",
+        "two": "p2",
+        "three": "",
+    }
+
+
+async def test_an_end_rings_for_parked_turns_of_an_account_that_could_run_no_more(
+    desk: Desk,
+) -> None:
+    for account, most in (("ann", 1), ("bob", 9)):
+        for model in ("one", "two"):
+            await desk.submit(account, model=model, running_max=most)
+    running = await desk.claim(9, room=_HERE, needs=_NEEDS)
+    rings = {}
+    for one in running:
+        await desk.redis.call("DEL", keys.BELL_FOR(desk.root, "interactive", "p1"))
+        await desk.complete(one)
+        rings[one.account] = await _rings(desk, "p1")
+    assert rings == {"ann": 1, "bob": 0}

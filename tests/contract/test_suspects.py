@@ -1,5 +1,7 @@
 """What a dead worker held: who is suspected, in which company it runs again, what is counted."""
 
+import msgspec
+
 from shared.redis import functions, keys
 from shared.redis.functions import Batch, ClaimAsk, Claimed
 from tests.support.desk import KEEP, LONG_MS, Desk
@@ -145,3 +147,75 @@ async def test_in_a_storm_of_deaths_suspects_run_together_and_none_is_counted(de
     assert len(held) == 2
     await _die(desk, *held)
     assert [await _crashes(desk, one) for one in held] == before
+
+
+def _elsewhere(count: int = 9, *, wire: int = 1, room: int = 0) -> ClaimAsk:
+    """Return the claim of a worker for which the provider of model `one` has so much room."""
+    return ClaimAsk(
+        worker="w2",
+        wire=wire,
+        count=count,
+        batch=count,
+        lease_ms=LONG_MS,
+        keep=KEEP,
+        claim=0,
+        room={"p1": room, "p2": 1_000},
+        needs={"one": "p1"},
+        look_again_ms=LONG_MS,
+    )
+
+
+async def test_suspects_without_room_are_parked_and_hide_no_others(desk: Desk) -> None:
+    for number in range(40):
+        await desk.submit(f"a{number}", model="one")
+    wanted = {(await desk.submit(f"b{number}", model="two")).id for number in range(3)}
+    await _die(desk, *await desk.claim(99))
+    batch = await functions.claim(desk.redis, desk.root, _elsewhere())
+    assert {one.id for one in batch.claimed} == wanted
+    assert ("interactive", "p1") in (await desk.reap(closed=["p1"])).lines
+    # Their company is kept: all of it runs again as soon as there is room.
+    taken = await functions.claim(desk.redis, desk.root, _elsewhere(99, room=99))
+    assert [one.company for one in taken.claimed] == [43] * 40
+    assert {one.resource for one in taken.claimed} == {"p1"}
+    assert (await desk.reap()).lines == frozenset()
+
+
+async def test_a_parked_suspect_stays_parked_where_it_may_not_run(desk: Desk) -> None:
+    for name in ("ann", "ann", "bob"):
+        await desk.submit(name, model="one")
+    for _ in range(3):
+        held = await desk.claim(9)
+        await _die(desk, *held)
+    fresh = await desk.submit("ann", model="one")
+    await functions.claim(desk.redis, desk.root, _elsewhere())
+    before = await desk.redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
+    busy = msgspec.structs.replace(_elsewhere(room=9), suspects=1, company=1)
+    batch = await functions.claim(desk.redis, desk.root, busy)
+    assert [one.id for one in batch.claimed] == [fresh.id]
+    assert await desk.redis.call("EXISTS", keys.SUSPECTS(desk.root)) == 0
+    after = await desk.redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
+    assert [one for one in before if f"ann:{fresh.id}".encode() not in one] == [
+        one for one in after if f"ann:{fresh.id}".encode() not in one
+    ]
+    free = (await functions.claim(desk.redis, desk.root, _elsewhere(room=9))).claimed
+    assert [one.company for one in free] == [1]
+
+
+async def test_suspects_of_an_account_at_its_most_hide_no_others(desk: Desk) -> None:
+    for _ in range(40):
+        await desk.submit("ann")
+    other = await desk.submit("bob")
+    await _die(desk, *await desk.claim(99))
+    await desk.redis.call("HSET", keys.BOOKS(desk.root, "ann"), "running_most", 0)
+    assert [one.id for one in await desk.claim(9)] == [other.id]
+
+
+async def test_suspects_for_a_newer_worker_hide_no_others(desk: Desk) -> None:
+    for number in range(99):
+        await desk.submit(f"a{number}", wire=2)
+    other = await desk.submit("bob")
+    await _die(desk, *await desk.claim(200, wire=2))
+    taken: list[Claimed] = []
+    while not taken:
+        taken = await desk.claim(9)
+    assert [one.id for one in taken] == [other.id]

@@ -17,13 +17,11 @@ from shared.redis.client import Connection
 from shared.redis.functions import (
     Accepted,
     AlreadyEnded,
-    Buried,
     Cancelled,
     Claimed,
     Keep,
     Look,
     NotAccepted,
-    NotRevived,
     Reaped,
     Replayed,
     Revived,
@@ -74,6 +72,9 @@ class Wish(TypedDict, total=False):
     idempotency: str
     fingerprint: str
     idempotency_ms: int
+    input_price: float
+    history_max: int
+    added: int
 
 
 class Part(TypedDict, total=False):
@@ -369,7 +370,7 @@ class Desk:
         seq = 1 if claimed.attempt == 1 else 2
         return await self.settle(claimed, seq=seq, stage="failed", failure=failure, keep=keep)
 
-    async def dead(self, count: int = 100, **asked: Unpack[Part]) -> list[Buried]:
+    async def dead(self, count: int = 100, **asked: Unpack[Part]) -> list[functions.Buried]:
         """Return a page of the dead letters."""
         ask = functions.DeadAsk(count=count, **({"keep": KEEP} | asked))
         return await functions.dead(self.redis, self.root, ask)
@@ -381,7 +382,7 @@ class Desk:
         unfinished_max: int = 1_000,
         waiting_max: int = 1_000,
         total_max: int = 10_000,
-    ) -> Revived | NotRevived:
+    ) -> Revived | functions.NotRevived:
         """Ask again what a dead letter holds."""
         ask = functions.ReviveAsk(
             account=ticket.account,

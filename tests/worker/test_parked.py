@@ -1,5 +1,8 @@
 """Workers with different keys, and a backlog behind a provider's limit: nothing claimed in vain."""
 
+import asyncio
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -7,7 +10,7 @@ from shared.redis import keys
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.crew import working
+from tests.worker.crew import started, working
 from tests.worker.front import Front, Ticket
 from worker.consumer import PolluxWorker
 
@@ -103,3 +106,77 @@ async def test_a_backlog_behind_a_limit_is_claimed_as_room_comes(
         attempts = sum([int((await front.record(ticket))["attempt"]) for ticket in tickets])
     # In vain: what was claimed before the first call found no room, once.
     assert attempts <= len(tickets) + 2 * 2 * system.settings.worker.concurrency
+
+
+@pytest.mark.timeout(60)
+async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once(
+    system: System, front: Front, provider: Provider
+) -> None:
+    """One is cancelled after it was claimed with a permit and before it calls."""
+    _keyed(system, concurrency_max=1)
+    held, go_on, is_answered = asyncio.Queue[str](), asyncio.Event(), asyncio.Event()
+
+    async def hold(ctx: dict[str, Any]) -> None:
+        # Stands for what comes before the call and takes its time.
+        if ctx["job_try"] > 1 and not go_on.is_set():
+            held.put_nowait(ctx["job_id"])
+            await go_on.wait()
+
+    provider.answer = lambda _: Answer(text="Two", gate=is_answered)
+    async with working(system, _KEY, {"on_job_start": hold}):
+        tickets = [
+            await front.submit(f"hello {n}", account=f"a{n}", model="alpha") for n in range(4)
+        ]
+
+        async def are_parked() -> bool:
+            return sum(["parked" in await front.record(ticket) for ticket in tickets]) == 3
+
+        await until(are_parked, what="parked turns")
+        is_answered.set()
+        name = await asyncio.wait_for(held.get(), 20)
+        cancelled = next(ticket for ticket in tickets if ticket.id == name)
+        await front.cancel(cancelled)
+        go_on.set()
+        assert (await front.end(cancelled)).stage == "cancelled"
+        others = [await front.end(ticket) for ticket in tickets if ticket is not cancelled]
+    assert {one.stage for one in others} == {"completed"}
+
+
+@pytest.mark.parametrize("is_deaf", [False, True])
+@pytest.mark.timeout(60)
+async def test_a_worker_that_may_not_claim_takes_no_room(
+    system: System, front: Front, provider: Provider, *, is_deaf: bool
+) -> None:
+    """It drains, or has lost its listener, while an answer of its own goes on."""
+    _keyed(system, concurrency_max=3)
+    own = msgspec.structs.replace(system.settings.worker, grace_seconds=50.0)
+    system.settings = msgspec.structs.replace(system.settings, worker=own)
+    is_answered = asyncio.Event()
+    provider.answer = lambda _: (
+        Answer(text="Two", first_seconds=0.02)
+        if len(provider.requests) > 1
+        else Answer(text="Two", gate=is_answered)
+    )
+    async with started(system, _KEY) as (ending, running):
+        long = await front.submit("long", account="zoe", model="alpha")
+        await until(lambda: len(provider.requests) == 1, what="the long answer")
+        async with working(system, _KEY):
+            tickets = [
+                await front.submit(f"hello {n}", account=f"a{n}", model="alpha") for n in range(60)
+            ]
+            await until(lambda: len(provider.requests) > 10, what="calls")
+            if is_deaf:
+                ending._tell_ear(is_deaf=True)
+            else:
+                ending.begin_drain()
+            await until(
+                lambda: ending.ctx["tools"].gate.permits.held("scripted") == 0, what="no permits"
+            )
+            before = len(ending.slots)
+            ended = [await front.end(ticket, 20) for ticket in tickets]
+            assert {one.stage for one in ended} == {"completed"}
+            assert ending.ctx["tools"].gate.permits.held("scripted") == 0
+            assert not running.done()
+            assert 1 <= len(ending.slots) <= before
+            is_answered.set()
+            assert (await front.end(long)).stage == "completed"

@@ -101,6 +101,14 @@ local function freed_by_interrupt(root, ask, head)
   return freed
 end
 
+-- Tokens that turns under way may add to the history. What an interrupt ends adds nothing; an answer that a worker
+-- writes is only asked to stop, and may be complete before it does.
+local function pending_beside(root, ask, head, pending)
+  if ask.on_conflict ~= 'interrupt' then return tonumber(pending or 0) end
+  if not redis.call('ZSCORE', leases_key(root), member(ask.account, head)) then return 0 end
+  return tonumber(redis.call('HGET', generation_key(root, ask.account, head), 'added')) or 0
+end
+
 local function cancel_known(root, account, id, ask)
   local record = load(root, account, id)
   damage.check(record)
@@ -176,8 +184,7 @@ local function accept(root, ask)
       'tokens', 'pending'))
     if not turns then return {'no_session'} end
     if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
-    -- What is ended by an interrupt adds nothing, and a session in which nothing is under way has nothing pending.
-    pending = busy and ask.on_conflict ~= 'interrupt' and tonumber(pending or 0) or 0
+    pending = busy and pending_beside(root, ask, busy, pending) or 0
   end
   local now = now_us()
   local rate, is_in_time = take_rate(root, ask, now)

@@ -6,8 +6,8 @@
 --          resources, between blanks, one of which its turns take}, where that is limited or another worker's;
 --          look_again_ms (of what is parked), suspects (how many of those the worker has), company (how many it may
 --          have; none: any number)
--- RETURNS  {now ms, 1 if more may be ready, {lane:resource, how many turns were taken with it...}, {account, id, lane,
---          attempt, turn, hold, deadline ms, accepted ms, retries, calls, company (0: nobody suspects it), submission,
+-- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms, retries,
+--          calls, company (0: nobody suspects it), the resource with whose room it was taken (or none), submission,
 --          user message, the session's system prompt and companion}...}
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation
 --          that left the queue without a lease would be nobody's.
@@ -31,7 +31,7 @@ local ENDED_MAX = 64
 local PARKED_TRIED = 64
 local SUSPECTS_TRIED = 32
 
-local function take(root, account, id, record, company, ask, now)
+local function take(root, account, id, record, company, resource, ask, now)
   damage.check(record)
   -- What cannot be claimed must not stand in the way of what can.
   if not TRANSITIONS[record.stage].routing then return nil end
@@ -61,7 +61,7 @@ local function take(root, account, id, record, company, ask, now)
   end
   return {
     account, id, record.lane, attempt, tonumber(record.turn), record.hold, record.deadline, record.accepted,
-    record.retries or '0', record.calls or '0', company, submission, message, unpack(session),
+    record.retries or '0', record.calls or '0', company, resource or '', submission, message, unpack(session),
   }
 end
 
@@ -114,17 +114,11 @@ local function open_one(ask, lane, resources)
   end
 end
 
--- By lane and resource, of the call under way.
-local used
-
 local function use_room(ask, lane, resource)
   local provider = string.match(resource, '^[^|]+')
   for _, each in ipairs(resource == provider and {resource} or {resource, provider}) do
-    local room, line = rooms(ask, lane, each), line_name(lane, each)
-    if room[each] then
-      room[each] = room[each] - 1
-      used[line] = (used[line] or 0) + 1
-    end
+    local room = rooms(ask, lane, each)
+    if room[each] then room[each] = room[each] - 1 end
   end
 end
 
@@ -147,11 +141,19 @@ local function open_lines(root, ask)
   return lines
 end
 
--- The turn that an account in a line would give next, if this worker can read it.
+-- The suspects that the worker has, in the call under way.
+local group
+
+-- A parked turn that this worker may not run now stays parked, or it would be taken out and parked again and again.
+local function fits(ask, record)
+  return tonumber(record.wire) <= ask.wire and admits(group, company_in(group, record))
+end
+
+-- The turn that an account in a line would give next, of those that this worker may run.
 local function next_parked(root, account, line, ask)
   if is_at_its_most(root, account, line.lane) then return nil end
-  local id, record = first_parked(root, account, line)
-  if id and tonumber(record.wire) <= ask.wire then return id, record, stride_of(root, account) end
+  local id, record = first_parked(root, account, line, function(each) return fits(ask, each) end)
+  if id then return id, record, stride_of(root, account) end
 end
 
 -- Finds the turn that a line would give next. However long it waited, its account is let in as one that comes anew.
@@ -177,7 +179,8 @@ local function first_line(root, lane, ask, lines)
   local first
   for _, line in ipairs(lines) do
     if line.lane == lane and room_for(ask, lane, line.resource) > 0 then
-      local is_known = line.is_known and (not line.id or is_parked(root, line.account, line.id, line.record))
+      local is_known = line.is_known and (not line.id
+        or fits(ask, line.record) and is_parked(root, line.account, line.id, line.record))
       if not is_known then look_into(root, line, ask) end
       if line.id and (not first or line.time < first.time) then first = line end
     end
@@ -199,8 +202,7 @@ local function pop_parked(root, line, ask)
   else
     leave_lane(root, account, lane, math.max(after, tonumber(account_time(root, account, lane))))
   end
-  use_room(ask, lane, line.resource)
-  return account, line.id, line.record
+  return account, line.id, line.record, line.resource
 end
 
 -- It leaves the line, and its account moves on by its stride: the more weight it has, the shorter. Returns no record
@@ -213,13 +215,10 @@ local function pop(root, lane, ask, lines)
   at_account, at_id, at_lane = account, id, lane
   damage.check(record)
   local resources = ask.needs and ask.needs[record.model]
-  if resources then
-    local resource = open_one(ask, lane, resources)
-    if not resource then
-      put_aside(root, account, id, record, resources, ask)
-      return account, nil
-    end
-    use_room(ask, lane, resource)
+  local resource = resources and open_one(ask, lane, resources)
+  if resources and not resource then
+    put_aside(root, account, id, record, resources, ask)
+    return account, nil
   end
   redis.call('ZREM', ready_key(root, account, lane), id)
   tick(root, lane, tonumber(time))
@@ -229,22 +228,21 @@ local function pop(root, lane, ask, lines)
   else
     leave_lane(root, account, lane, time + stride)
   end
-  return account, id, record
+  return account, id, record, resource
 end
 
--- A suspect pays for its claim as any other generation of its account, though it does not stand in the lane.
-local function charge_stride(root, account, lane)
-  local stride = stride_of(root, account)
-  if redis.call('ZSCORE', lane_key(root, lane), account) then
-    redis.call('ZINCRBY', lane_key(root, lane), stride, account)
-    return
+-- Only what is handed out counts: what has expired uses no room, and joins nobody.
+local function take_with(root, account, id, record, company, resource, ask, now)
+  local taken = take(root, account, id, record, company, resource, ask, now)
+  if taken then
+    if resource then use_room(ask, record.lane, resource) end
+    admit(root, group, account, id, record, company)
   end
-  local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
-  local left = tonumber(redis.call('HGET', books_key(root, account), 'left_' .. lane) or 0)
-  redis.call('HSET', books_key(root, account), 'left_' .. lane, int(math.max(clock, left) + stride))
+  return taken
 end
 
--- Take one suspect if it may run in this worker now. Returns what a worker is handed.
+-- Take one suspect if it may run in this worker now; one for whose resource there is no room is parked. Returns what
+-- a worker is handed.
 local function take_suspect(root, account, id, ask, group, batch, now)
   local record, name = load(root, account, id), member(account, id)
   damage.check(record)
@@ -254,27 +252,23 @@ local function take_suspect(root, account, id, ask, group, batch, now)
     return nil
   end
   if tonumber(record.wire) > ask.wire or (record.lane == 'batch' and batch <= 0) then return nil end
+  local resources = ask.needs and ask.needs[record.model]
+  local resource = resources and open_one(ask, record.lane, resources)
+  if resources and not resource then
+    redis.call('ZREM', suspects_key(root), name)
+    put_aside(root, account, id, record, resources, ask)
+    return nil
+  end
   local company = company_in(group, record)
   if not admits(group, company) or is_at_its_most(root, account, record.lane) then return nil end
-  local resources = ask.needs and ask.needs[record.model]
-  if resources then
-    local resource = open_one(ask, record.lane, resources)
-    if not resource then return nil end
-    use_room(ask, record.lane, resource)
-  end
   redis.call('ZREM', suspects_key(root), name)
   redis.call('ZREM', deferred_key(root), name)
   unready(root, account, id, record.lane)
   charge_stride(root, account, record.lane)
-  local taken = take(root, account, id, record, company, ask, now)
-  if taken then admit(root, group, account, id, record, company) end
-  return taken
+  return take_with(root, account, id, record, company, resource, ask, now)
 end
 
--- Suspects go first, they have waited longest. Of many, those in front are looked at. Returns how many batches the
--- worker may still take.
-local function take_suspects(root, names, ask, group, claimed, now)
-  local batch = ask.batch
+local function take_each(root, names, ask, batch, claimed, now)
   for _, name in ipairs(names) do
     if #claimed >= ask.count then break end
     local taken = damage.guarded(root, name, take_suspect, ask, group, batch, now)
@@ -286,19 +280,29 @@ local function take_suspects(root, names, ask, group, claimed, now)
   return batch
 end
 
+-- Suspects go first, they have waited longest. Of many, those in front are looked at, and as many of those behind them,
+-- each time others: what cannot run now hides nothing. Returns how many batches the worker may still take.
+local function take_suspects(root, names, ask, claimed, now)
+  local behind = #names < SUSPECTS_TRIED and 0 or redis.call('ZCARD', suspects_key(root)) - #names
+  local batch = take_each(root, names, ask, ask.batch, claimed, now)
+  if behind <= 0 or #claimed >= ask.count then return batch end
+  local first = redis.call('ZCARD', suspects_key(root)) - behind
+  first = math.max(0, first) + now_us() % math.ceil(behind / SUSPECTS_TRIED) * SUSPECTS_TRIED
+  local others = redis.call('ZRANGE', suspects_key(root), int(first), int(first + SUSPECTS_TRIED - 1))
+  return take_each(root, others, ask, batch, claimed, now)
+end
+
 local function is_ready(root, lane) return redis.call('EXISTS', lane_key(root, lane)) == 1 end
 
 -- Take one from the first of these lanes that has one. Returns the lane, and what a worker is handed.
 local function take_from(root, lanes, ask, lines, group, now)
   for _, lane in ipairs(lanes) do
-    local account, id, record = pop(root, lane, ask, lines)
+    local account, id, record, resource = pop(root, lane, ask, lines)
     if account then
       if not id then return lane, nil end
       local company = company_in(group, record)
       if admits(group, company) then
-        local taken = take(root, account, id, record, company, ask, now)
-        if taken then admit(root, group, account, id, record, company) end
-        return lane, taken
+        return lane, take_with(root, account, id, record, company, resource, ask, now)
       end
       join_suspects(root, account, id, record)
       return lane, nil
@@ -348,16 +352,16 @@ local function silence(root, ask, lines, batch, are_left)
 end
 
 local function claim(root, ask)
-  ask.room, used = ask.room or {}, {}
+  ask.room = ask.room or {}
   if ask.unheard then give_back_unheard(root, ask) end
   local now, claimed, ended = now_ms(), {}, 0
   -- Mostly there are neither parked turns nor suspects, and one look tells that.
   local is_plain = redis.call('EXISTS', parked_lines_key(root), suspects_key(root)) == 0
   local lines = is_plain and {} or open_lines(root, ask)
-  local group = {held = ask.suspects or 0, company = ask.company or math.huge}
+  group = {held = ask.suspects or 0, company = ask.company or math.huge}
   local suspects = is_plain and {} or redis.call('ZRANGE', suspects_key(root), 0, SUSPECTS_TRIED - 1)
   group.is_stormy = #suspects > 0 and is_storm(root, now)
-  local batch = take_suspects(root, suspects, ask, group, claimed, now)
+  local batch = take_suspects(root, suspects, ask, claimed, now)
   local before = looked_on(root, ask, lines)
   local passed = before
   while #claimed < ask.count and ended < ENDED_MAX do
@@ -384,7 +388,7 @@ local function claim(root, ask)
   local is_more = silence(root, ask, lines, batch, are_left)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
   local is_passed_by = are_left and ask.company == 0
-  return {now, (is_more and is_enough or is_passed_by) and 1 or 0, flat(used), unpack(claimed)}
+  return {now, (is_more and is_enough or is_passed_by) and 1 or 0, unpack(claimed)}
 end
 
 register('claim', claim)

@@ -67,13 +67,17 @@ end
 
 local TURNS_TRIED = 64
 
--- An account's oldest turn in a line. What is there and not parked any more, an older process has brought back.
-local function first_parked(root, account, line)
+-- An account's oldest turn in a line that `fits`. What is there and not parked any more, an older process has brought
+-- back.
+local function first_parked(root, account, line, fits)
   local turns = parked_turns_key(root, account, line.lane, line.resource)
   for _, id in ipairs(redis.call('ZRANGE', turns, 0, TURNS_TRIED - 1)) do
     local record = load(root, account, id)
-    if record and is_parked(root, account, id, record) then return id, record end
-    redis.call('ZREM', turns, id)
+    if not record or not is_parked(root, account, id, record) then
+      redis.call('ZREM', turns, id)
+    elseif fits(record) then
+      return id, record
+    end
   end
   leave_line(root, account, line.lane, line.resource)
 end
@@ -85,14 +89,4 @@ local function stay_outside(root, account)
     local at = is_running_full(running, lane) and redis.call('ZSCORE', lane_key(root, lane), account)
     if at then leave_lane(root, account, lane, at) end
   end
-end
-
--- A map as a reply has it: each name, then its value.
-local function flat(counts)
-  local words = {}
-  for word, count in pairs(counts) do
-    table.insert(words, word)
-    table.insert(words, count)
-  end
-  return words
 end

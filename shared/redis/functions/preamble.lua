@@ -173,10 +173,23 @@ local function hold_slot(root, provider, lane, call, now, lease_ms)
   redis.call('PEXPIRE', key, int(2 * lease_ms))
 end
 
+-- For parked turns of an account that could run no more there is a slot again. Who has a provider may have heard that
+-- a circuit there is closed again, and listens to the provider's bell only.
+local function ring_lines(root, account, lines)
+  for _, name in ipairs(lines) do
+    local lane, resource = split(name)
+    if redis.call('ZSCORE', parked_key(root, lane, resource), account) then
+      ring_bell(bell_for_key(root, lane, string.match(resource, '^[^|]+')))
+    end
+  end
+end
+
 -- A lease that is gone gives its slot back to the account's count, which lets the account in again where it
 -- had to stay outside; the second call finds nothing to give. Returns whether there was one.
 local function drop_lease(root, account, id, lane)
   if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
+  local lines = redis.call('SMEMBERS', parked_lines_key(root))
+  if #lines > 0 and is_at_its_most(root, account, lane) then ring_lines(root, account, lines) end
   redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
   for _, each in ipairs(LANES) do
     if redis.call('EXISTS', ready_key(root, account, each)) == 1 then join_lane(root, account, each) end

@@ -120,3 +120,15 @@ local function admit(root, group, account, id, record, company)
     redis.call('HDEL', generation_key(root, account, id), 'mixed')
   end
 end
+
+-- A suspect pays for its claim as any other generation of its account, though it does not stand in the lane.
+local function charge_stride(root, account, lane)
+  local stride = stride_of(root, account)
+  if redis.call('ZSCORE', lane_key(root, lane), account) then
+    redis.call('ZINCRBY', lane_key(root, lane), stride, account)
+    return
+  end
+  local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
+  local left = tonumber(redis.call('HGET', books_key(root, account), 'left_' .. lane) or 0)
+  redis.call('HSET', books_key(root, account), 'left_' .. lane, int(math.max(clock, left) + stride))
+end
