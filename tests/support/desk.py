@@ -16,7 +16,6 @@ from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import (
     Accepted,
-    AlreadyEnded,
     Cancelled,
     Claimed,
     Keep,
@@ -281,7 +280,7 @@ class Desk:
 
     async def cancel(
         self, ticket: Ticket, call: str | None = None
-    ) -> Cancelled | AlreadyEnded | None:
+    ) -> Cancelled | functions.AlreadyEnded | None:
         """Cancel a generation; `call` is the request's own id."""
         ask = functions.CancelAsk(
             account=ticket.account,

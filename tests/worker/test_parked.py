@@ -166,7 +166,8 @@ async def test_a_worker_that_may_not_claim_takes_no_room(
             ]
             await until(lambda: len(provider.requests) > 10, what="calls")
             if is_deaf:
-                ending._tell_ear(is_deaf=True)
+                ending._is_deaf = True
+                ending.claims.hear(is_deaf=True)
             else:
                 ending.begin_drain()
             await until(
