@@ -20,6 +20,19 @@ function damage.is_whole(text)
   return number and number % 1 == 0
 end
 
+-- The fraction of a number, and more than any for what is none.
+local function part(text) return (tonumber(text) or 0.5) % 1 end
+
+-- Whether nothing is wrong, in one go: nearly all records are sound, and each claim asks.
+local function is_sound(record)
+  return (record.session or '') ~= '' and (record.model or '') ~= ''
+    and part(record.turn) + part(record.wire) + part(record.number) + part(record.accepted) + part(record.deadline)
+      + part(record.hold) + part(record.attempt) + part(record.seq or 0) + part(record.progress or 0)
+      + part(record.retries or 0) + part(record.calls or 0) + part(record.crashes or 0) + part(record.company or 0)
+      + part(record.falls or 0) + part(record.added or 0) + part(record.waits or 0) + part(record.drains or 0)
+      + part(record.started or 0) == 0
+end
+
 -- What is wrong with the record of a generation that has not ended, or nil.
 function damage.fault_of(record)
   if not record then return 'record' end
@@ -27,6 +40,7 @@ function damage.fault_of(record)
   if not steps then return 'stage' end
   if not next(steps) then return nil end
   if record.lane ~= 'interactive' and record.lane ~= 'batch' then return 'lane' end
+  if is_sound(record) then return nil end
   for _, field in ipairs(damage.TEXT_FIELDS) do
     if not record[field] or record[field] == '' then return field end
   end
