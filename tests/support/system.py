@@ -329,7 +329,9 @@ async def _working(settings: Settings) -> AsyncIterator[PolluxWorker]:
     worker = PolluxWorker(settings, {}, SystemClock())
     running = asyncio.create_task(worker.async_run())
     try:
-        await waiting.until(lambda: not worker.claims.is_more or running.done(), what="the worker")
+        await waiting.until(
+            lambda: not worker.claims.is_more or running.done(), _START_SECONDS, what="the worker"
+        )
         yield worker
     finally:
         worker.begin_drain()

@@ -96,7 +96,10 @@ async def test_chore_runs_once_a_slot_in_the_whole_fleet(system: System, front: 
         await until(is_gone)
         await until(lambda: not one.tasks and not two.tasks)
     ran = [line for line in system.lines if line["event"] == "trimmed function libraries"]
-    assert [line["count"] for line in ran] == [1]
+    # The end of a slot may fall into the test: then there are two.
+    slots = await front.redis.call("KEYS", keys.CHORE_SLOT(root, "trim", "*"))
+    assert len(ran) == len(slots) <= 2
+    assert sum(line["count"] for line in ran) == 1
 
 
 async def test_files_of_a_deleted_session_go_also_those_that_come_late(
