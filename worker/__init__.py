@@ -1,6 +1,8 @@
 """Independent arq workers: each takes a generation's id, makes its answer, and settles it.
 
 consumer    the only file that knows arq's Worker: claim, reap, drain, chores
+claims      taking work: claims from every partition, and the wait at the bell
+slots       what runs here, and how much more of which lane may
 heart       the thread that keeps the leases
 pipeline    the life of a generation: the list of steps and the single catch-all
 reaping     what a reap did, as lines of the log

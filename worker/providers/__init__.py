@@ -20,7 +20,10 @@ endings    why an answer ended, in the words of all upstreams
 openai     chat completions, as OpenAI and everybody compatible speaks it
 anthropic  messages, as Anthropic speaks it
 gemini     generateContent, as Google's Gemini API speaks it
-openai_answers, anthropic_answers, gemini_answers   what their answers mean
+openai_answers     what the chunks of chat completions mean
+anthropic_answers  what the events of Anthropic's messages mean
+gemini_answers     what the chunks of generateContent mean
+conversation       a conversation as stricter upstreams take it
 
 A new dialect is two files and one line of the registry. httpx is imported only here, in `search/`
 and in `worker/fetch.py`.

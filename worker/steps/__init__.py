@@ -9,6 +9,11 @@ search    search the web for a model that does not
 generate  call it and stream what it says
 settle    end the generation with what came of it
 
-charge, hear and patience are no steps: what is due for what was shown; what one upstream call of
-generate says, within its time limits; what a failed call comes to, decided without waiting.
+Beside them, what a step stands on:
+
+charge     what is due for what was shown
+fit        a conversation cut to a window, whole turns at a time
+hear       what one upstream call says, within its time limits
+patience   what a failed call comes to, decided without waiting
+rewording  what a model is asked that rewords a message, and whether it did
 """
