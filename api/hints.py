@@ -12,6 +12,8 @@ from shared.wire.generation import Generation
 
 # A request that is repeated is told of what may long be under way.
 _NO_LINE: Final = pace.Line(None)
+# A client that obeys each hint, and is a little late, still finds the record of what has ended.
+_KEPT_SHARE: Final = 0.5
 
 
 async def first(state: State, root: str, model: str, line: pace.Line | None) -> int:
@@ -23,8 +25,8 @@ async def first(state: State, root: str, model: str, line: pace.Line | None) -> 
         durations = await state.paces.durations(root, model)
         waiting = pace.wait_seconds(line or _NO_LINE, durations, await state.fleet())
     except UnavailableError:
-        return pace.HINT_SECONDS_UNKNOWN
-    return pace.hint(durations, 0.0, waiting)
+        return _in_time(state, pace.HINT_SECONDS_UNKNOWN)
+    return _in_time(state, pace.hint(durations, 0.0, waiting))
 
 
 async def now(state: State, root: str, generation: Generation) -> tuple[int, pace.Eta | None]:
@@ -39,4 +41,11 @@ async def now(state: State, root: str, generation: Generation) -> tuple[int, pac
     elapsed = 0.0
     if generation.started is not None and generation.ahead is None:
         elapsed = max(0.0, (generation.seen - generation.started) / 1000)
-    return pace.hint(durations, elapsed, waiting), pace.eta(durations, elapsed, waiting)
+    hint = _in_time(state, pace.hint(durations, elapsed, waiting))
+    return hint, pace.eta(durations, elapsed, waiting)
+
+
+def _in_time(state: State, hint: int) -> int:
+    """Return a hint that leads to no poll after the record is gone."""
+    kept_seconds = state.settings.retention.generation_seconds
+    return min(hint, max(1, int(_KEPT_SHARE * kept_seconds)))

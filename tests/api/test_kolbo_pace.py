@@ -75,6 +75,18 @@ async def test_hints_are_whole_seconds_from_1_to_30(api: Customer) -> None:
     assert hints[-1] == 30
 
 
+@pytest.mark.parametrize(("kept", "longest"), [(8, 4), (1, 1)])
+async def test_no_hint_leads_past_the_end_of_the_record(
+    system: System, *, kept: int, longest: int
+) -> None:
+    system.change("retention", generation_seconds=kept)
+    await system.front()
+    api = await system.customer()
+    receipts = [await api.ask(f"m{n}", model="alpha") for n in range(25)]
+    assert receipts[-1]["poll_interval_hint"] == longest
+    assert (await api.look(receipts[-1]))["poll_interval_hint"] == longest
+
+
 async def test_a_receipt_knows_of_the_queue_before_it(api: Customer) -> None:
     receipts = [await api.ask(f"m{n}", model="alpha") for n in range(5)]
     hints = [receipt["poll_interval_hint"] for receipt in receipts]

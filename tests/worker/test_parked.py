@@ -123,7 +123,7 @@ async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once
             await go_on.wait()
 
     provider.answer = lambda _: Answer(text="Two", gate=is_answered)
-    async with working(system, _KEY, {"on_job_start": hold}):
+    async with working(system, _KEY, {"on_job_start": hold}) as worker:
         tickets = [
             await front.submit(f"hello {n}", account=f"a{n}", model="alpha") for n in range(4)
         ]
@@ -136,6 +136,12 @@ async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once
         name = await asyncio.wait_for(held.get(), 20)
         cancelled = next(ticket for ticket in tickets if ticket.id == name)
         await front.cancel(cancelled)
+
+        def has_heard() -> bool:
+            brakes = worker.slots.brakes_of(cancelled.account, cancelled.id)
+            return all(brake.why == "cancel" for brake in brakes)
+
+        await until(has_heard, what="the cancel")
         go_on.set()
         assert (await front.end(cancelled)).stage == "cancelled"
         others = [await front.end(ticket) for ticket in tickets if ticket is not cancelled]
