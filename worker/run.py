@@ -200,7 +200,8 @@ class Run:
 
     `others` may answer if `model` fails; `calls` counts those made of upstreams, also before.
     `search` is who searches the web, where that is asked for: the same for the whole route.
-    `searches` are those that were made. `finish_reason` is that of the last upstream call.
+    `searches` are those that were made. `finish_reason` is that of the last upstream call;
+    `has_no_answer`: its model ended it in order, but gave no answer.
     """
 
     tools: Tools
@@ -226,6 +227,7 @@ class Run:
     citations: list[Citation] = field(default_factory=list)
     enhancement: Enhancement | None = None
     finish_reason: FinishReason = "stop"
+    has_no_answer: bool = False
 
     @property
     def prompt(self) -> str:

@@ -14,7 +14,15 @@ from tests.support.provider import Answer, Provider
 from tests.support.waiting import until
 from tests.worker.attempts import Attempts
 from tests.worker.front import GRANT, Front, Ticket, text_of
-from worker.providers.contract import ChatRequest, Ended, Part, Produced, Text
+from worker.providers.contract import (
+    ChatRequest,
+    Ended,
+    Part,
+    Paused,
+    Produced,
+    Reasoning,
+    Text,
+)
 from worker.providers.registry import Registry
 
 _LOST = ProviderError(
@@ -114,6 +122,47 @@ async def test_reasoning_without_an_answer_is_an_empty_answer(
     books = await front.books()
     assert (books.held, books.balance) == (0, GRANT - books.settled)
     assert books.settled > 0
+
+
+_THOUGHT = (Reasoning("one two three"),)
+_FILTERED = Failure(message="No.", category="content_policy", code="CONTENT_POLICY")
+_UNPAYABLE = Failure(message="No.", category="invalid_request", code="REQUEST_UNAFFORDABLE")
+
+
+@pytest.mark.parametrize(
+    ("upstream", "code", "is_charged"),
+    [
+        (Scripted(*_THOUGHT, Ended("stop")), "EMPTY_ANSWER", True),
+        (Scripted(*_THOUGHT, Ended("length")), "ANSWER_SPENT_ON_THINKING", True),
+        (Scripted(*_THOUGHT, Ended("content_filter")), "CONTENT_POLICY", True),
+        (Scripted(*_THOUGHT, Ended("tool_calls")), "EMPTY_ANSWER", True),
+        (Scripted(*_THOUGHT), "EMPTY_ANSWER", True),
+        (Scripted(*_THOUGHT, Paused(({"type": "thinking"},))), "PROVIDER_FAILED", True),
+        (Scripted(*_THOUGHT, fault=ProviderError(_FILTERED)), "CONTENT_POLICY", True),
+        (Scripted(*_THOUGHT, fault=ProviderError(_UNPAYABLE)), "REQUEST_UNAFFORDABLE", False),
+        (Scripted(*_THOUGHT, fault=_LOST), "STREAM_CUT", False),
+        (Scripted(Text("one"), fault=ProviderError(_FILTERED)), "CONTENT_POLICY", False),
+        (Scripted(Ended("content_filter")), "CONTENT_POLICY", False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_a_model_that_only_thinks_is_charged_unless_its_provider_breaks_down(
+    attempts: Attempts,
+    front: Front,
+    monkeypatch: pytest.MonkeyPatch,
+    upstream: Scripted,
+    code: str,
+    is_charged: bool,
+) -> None:
+    _use(monkeypatch, upstream)
+    ended = await attempts.ended()
+    kept = ended.assistant
+    assert kept is not None
+    assert kept.failure is not None
+    assert (kept.status, kept.failure.code) == ("failed", code)
+    assert (ended.captured > 0) is is_charged
+    books = await front.books()
+    assert (books.settled, books.balance) == (ended.captured, GRANT - ended.captured)
 
 
 async def test_reasoning_that_was_shown_is_not_retried_away(

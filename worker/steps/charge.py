@@ -9,29 +9,42 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import EXPIRED, Failure
+from shared.errors import EXPIRED, Category, Failure
 from shared.lifecycle import Stage
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire.message import Usage
+from worker.causes import cause_of
 from worker.run import Run
 from worker.steps.hear import estimate
 from worker.steps.search import paid
 
 NOTHING_DUE: Final = Usage()
-# Of these it is not the provider that failed: the time was up, or the model only thought.
-_PAID_FAILURES: Final = frozenset({EXPIRED.code, "EMPTY_ANSWER", "ANSWER_SPENT_ON_THINKING"})
+# The message's own fault: what the model thought of it before it was refused is paid for.
+_FAULTS_OF_MESSAGES: Final[frozenset[Category]] = frozenset({"content_policy", "invalid_request"})
 
 
 def due(run: Run, stage: Stage, failure: Failure | None) -> Usage:
     """Return what is paid for at the end of an attempt: what was shown, unless the answer failed.
 
-    A deadline is no failure of the answer, nor is a model that thought and said nothing.
+    A deadline is no failure of the answer. Reasoning that was shown without any answer is paid for
+    unless the provider, or Pollux, broke down in the middle of it.
     """
-    is_paid = stage != "failed" or (failure is not None and failure.code in _PAID_FAILURES)
-    if not is_paid or run.model is None or not run.writer.has_shown():
+    if run.model is None or not run.writer.has_shown() or not _is_paid(run, stage, failure):
         return NOTHING_DUE
     return paid(run, run.model, _believed(run, run.model))
+
+
+def _is_paid(run: Run, stage: Stage, failure: Failure | None) -> bool:
+    """Tell whether what was shown is paid for."""
+    if stage != "failed" or failure is None:
+        return stage != "failed"
+    if failure.code == EXPIRED.code:
+        return True
+    if run.writer.text() or run.media:
+        return False
+    is_request = cause_of(failure).fault == "request" and failure.category in _FAULTS_OF_MESSAGES
+    return run.has_no_answer or is_request
 
 
 def bill(run: Run) -> str | None:

@@ -164,7 +164,7 @@ async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) ->
     """
     request = _request(run, model, room)
     run.input_tokens = tokens_of(request.messages)
-    run.usage = None
+    run.usage, run.has_no_answer = None, False
     if run.search != "service":
         # What an earlier call found is not what this answer rests on.
         run.citations, run.searches = [], 0
@@ -174,6 +174,7 @@ async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) ->
         if not heard.so_far:
             break
         if run.calls >= patience.CALLS_PER_TURN_MAX:
+            run.has_no_answer = True
             raise unfinished(model)
         before = run.usage or before
         request = msgspec.structs.replace(request, so_far=heard.so_far)
@@ -181,6 +182,7 @@ async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) ->
     has_called = heard.reason == "tool_calls" and run.writer.has_called()
     if run.writer.text() or run.media or has_called:
         return None
+    run.has_no_answer = True
     raise nothing_said(model, heard.reason)
 
 
