@@ -8,7 +8,7 @@ Everything a request may reach is made once by the lifespan and found in `State`
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
@@ -26,6 +26,7 @@ from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
+from api.guards.revocations import Revocations
 from api.pace import Paces
 from api.pressure import Pressures
 from api.state import State
@@ -35,7 +36,7 @@ from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.hangup import Hangup
 from shared.media import seal as media_seal
 from shared.media.files import Files
-from shared.redis import library, partitions, replicated, server
+from shared.redis import keys, library, partitions, replicated, server
 from shared.redis.client import Redis
 from shared.redis.watch import Watch
 from shared.settings import Settings
@@ -117,7 +118,9 @@ async def _state(
     async def view(_: None) -> Fleet:
         return await fleet.view(redis, settings.redis)
 
-    watching: asyncio.Task[None] | None = None
+    revocations = Revocations(accounts, clock)
+    tasks: list[asyncio.Task[None]] = []
+    listening = ExitStack()
     try:
         await redis.connect()
         holds = await server.check(redis, settings.redis)
@@ -125,7 +128,10 @@ async def _state(
         await server.check_commands(redis, settings.redis)
         await partitions.agree(redis, settings.redis, may_raise=True)
         watch = Watch(redis, settings.redis, holds)
-        watching = asyncio.create_task(_keep_watch(watch, clock))
+        tasks.append(asyncio.create_task(_keep_watch(watch, clock)))
+        tasks.append(asyncio.create_task(revocations.keep()))
+        channel = keys.revocations_channel(keys.system_root(settings.redis))
+        listening.enter_context(subscriber.listen(channel, revocations.hear))
         secret = await media_seal.secret(redis, settings.redis)
         seal = media_seal.Seal(secret, clock, settings.media.url_seconds)
         if not shelf.catalogue.models:
@@ -141,6 +147,7 @@ async def _state(
             clock=clock,
             accounts=accounts,
             identities=Identities(accounts, clock),
+            revocations=revocations,
             read_limits=ReadLimits(settings.api, clock),
             replay_limits=ReadLimits(settings.api, clock),
             waits=Slots(settings.api.waits_per_account),
@@ -153,8 +160,9 @@ async def _state(
             seal=seal,
         )
     finally:
-        if watching is not None:
-            watching.cancel()
+        for task in tasks:
+            task.cancel()
+        listening.close()
         await subscriber.close()
         await promise.close()
         await redis.close()

@@ -8,6 +8,7 @@ from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
+from api.guards.revocations import Revocations
 from api.pace import Paces
 from api.pressure import Pressures
 from shared.catalogue import Catalogue, Shelf
@@ -42,6 +43,7 @@ class State:
     clock: Clock
     accounts: Accounts
     identities: Identities
+    revocations: Revocations
     read_limits: ReadLimits
     replay_limits: ReadLimits
     waits: Slots

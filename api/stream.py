@@ -2,8 +2,8 @@
 
 Owns one follower's way: the first event, then what the ring has after its cursor, the stream where
 the ring has forgotten it, a snapshot where the stream has; exactly one end. A ping breaks long
-silences. A follower that hangs up, or a process that goes away, ends the answer between two events,
-so that the last number seen is where the next answer begins.
+silences. A follower that hangs up, a process that goes away, or a key that is revoked ends the
+answer between two events, so that the last number seen is where the next answer begins.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from shared.wire.generation import Generation
 _NUMBER: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,9}")
 _FIRST: Final = Number(0, 1)
 _PING: Final = b": ping\n\n"
+_KEY_ENDED: Final = b": the API key was revoked or has expired\n\n"
 _GOING_AWAY: Final = b": going away; go on after the last id\n\n"
 
 
@@ -76,13 +77,20 @@ async def _ended(
     call: Call, where: Where, after: Number, generation: Generation
 ) -> AsyncGenerator[bytes, None]:
     """Tell what the stream still has, else a snapshot; then the end."""
-    with call.state.waits.hold(where.account):
+    with (
+        call.state.waits.hold(where.account),
+        call.state.revocations.watched(call.caller.key, lambda: None) as use,
+    ):
+        use.check()
         last = Number.of(generation.last_event)
         cursor = after
         yield _accepted(where, generation.session, after)
         while page := await read_page(call.state.redis, where, cursor):
             cursor = page.last
             yield page.frames
+            if use.has_ended:
+                yield _KEY_ENDED
+                return
             if page.has_end:
                 break
         else:
@@ -97,10 +105,16 @@ async def _live(
     state = call.state
     reader = _Reader(state.settings.api.ping_seconds)
     farewell.listen(call.request.scope, on_gone=reader.hang_up, on_leave=reader.leave)
-    with state.waits.hold(where.account), reader, state.rings.join(where, reader) as ring:
+    with (
+        state.waits.hold(where.account),
+        state.revocations.watched(call.caller.key, reader.wake) as use,
+        reader,
+        state.rings.join(where, reader) as ring,
+    ):
+        use.check()
         yield _accepted(where, session, after)
         cursor = BEGINNING if after.epoch == 0 else after
-        while not (reader.is_gone or reader.is_leaving):
+        while not (reader.is_gone or reader.is_leaving or use.has_ended):
             reader.has_news = False
             piece, cursor = await _next(state, where, ring, cursor)
             if piece:
@@ -115,7 +129,9 @@ async def _live(
                 yield _PING
                 ring.look_if_quiet(state.settings.api.ping_seconds)
                 ends = await _tend(state, where, ends)
-        if reader.is_leaving:
+        if use.has_ended:
+            yield _KEY_ENDED
+        elif reader.is_leaving:
             yield _GOING_AWAY
 
 

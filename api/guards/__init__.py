@@ -1,6 +1,7 @@
 """What stands before a handler, in the order in which endpoint.py runs it: who, how often, how big.
 
 identify   the key behind a request, and the account behind the key
+revocations  what is open of a key that is revoked or expires: ended
 limits     how often an account may read, how many waits it may hold open
 body       the bytes of a request, bounded in size and time, and their decoding
 """

@@ -214,6 +214,11 @@ def worker_channel(root: str, worker: str) -> str:
     return f"{root}worker:{worker}"
 
 
+def revocations_channel(root: str) -> str:
+    """Return the channel on which the ids of revoked API keys are published."""
+    return f"{root}revocations"
+
+
 def family_of(root: str, name: str) -> Key | None:
     """Return the family that a key's full name belongs to, or None if nobody made it."""
     tail = name.removeprefix(root)

@@ -5,7 +5,8 @@ account's partition. Refuses to cache: how long a look may be trusted is the cal
 """
 
 import secrets
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +25,7 @@ _decode_key = msgspec.msgpack.Decoder(ApiKey).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 MICROCREDITS = 1_000_000
+_KEYS_PER_LOOK: Final = 500
 
 
 class NewKey(NamedTuple):
@@ -129,7 +131,10 @@ class Accounts:
         )
 
     async def revoke_key(self, key_id: str) -> bool:
-        """Revoke a key for good; False when there is none. Fronts notice within a second."""
+        """Revoke a key for good; False when there is none.
+
+        Fronts refuse it within a second, and end what it has open.
+        """
         hashed: bytes | None = await self._redis.call("HGET", keys.KEY_IDS(self._root), key_id)
         if hashed is None:
             return False
@@ -143,7 +148,23 @@ class Accounts:
             await self._redis.call(
                 "SET", where, _encode(msgspec.structs.replace(record, revoked=self._clock.now_ms()))
             )
+        await self._redis.call("PUBLISH", keys.revocations_channel(self._root), key_id)
         return True
+
+    async def find_revoked(self, key_ids: Sequence[str]) -> set[str]:
+        """Return which of these keys are revoked, or are no more."""
+        found: set[str] = set()
+        for first in range(0, len(key_ids), _KEYS_PER_LOOK):
+            some = key_ids[first : first + _KEYS_PER_LOOK]
+            hashes = await self._redis.call("HMGET", keys.KEY_IDS(self._root), *some)
+            names = [keys.API_KEY(self._root, (each or b"").decode()) for each in hashes]
+            records = await self._redis.call("MGET", *names)
+            found |= {
+                key_id
+                for key_id, record in zip(some, records, strict=True)
+                if record is None or _decode_key(record).revoked is not None
+            }
+        return found
 
     async def authenticate(self, key: str) -> tuple[ApiKey, Account] | None:
         """Return the records behind a key in clear text, or None when it was never made."""

@@ -71,15 +71,21 @@ async def _look(call: Call) -> Generation | None:
     def has_changed(generation: Generation) -> bool:
         return not _is_known(translate.etag(generation, call.state.seal.expires()), call.headers)
 
-    with call.state.waits.hold(call.caller.account.id):
-        return await wait.until(
+    patience = wait.Patience(call.request, seconds)
+    with (
+        call.state.waits.hold(call.caller.account.id),
+        call.state.revocations.watched(call.caller.key, patience.end) as use,
+    ):
+        generation = await wait.until(
             call.state.redis,
             call.state.subscriber,
             call.state.clock,
             place,
             has_changed if "if-none-match" in call.headers else None,
-            patience=wait.Patience(call.request, seconds),
+            patience=patience,
         )
+    use.check()
+    return generation
 
 
 async def events(call: Call) -> Answer | Stream:

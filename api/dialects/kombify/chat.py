@@ -133,19 +133,25 @@ async def _remembered(call: Call) -> CompanionSettings | None:
 
 
 async def _answer(call: Call, model: str, receipt: accept.Receipt) -> Answer:
-    """Return the answer, if it is there in time. The message is in: nothing refuses it now."""
+    """Return the answer, if it is there in time.
+
+    The message is in: only the end of the caller's key refuses it now.
+    """
     state = call.state
+    patience = wait.Patience(call.request, float(state.settings.api.wait_seconds_max))
     try:
-        generation = await wait.until(
-            state.redis,
-            state.subscriber,
-            state.clock,
-            (call.caller.root, call.caller.account.id, receipt.generation),
-            None,
-            patience=wait.Patience(call.request, float(state.settings.api.wait_seconds_max)),
-        )
+        with state.revocations.watched(call.caller.key, patience.end) as use:
+            generation = await wait.until(
+                state.redis,
+                state.subscriber,
+                state.clock,
+                (call.caller.root, call.caller.account.id, receipt.generation),
+                None,
+                patience=patience,
+            )
     except UnavailableError:
         return await _later(call, model, receipt)
+    use.check()
     if generation is None:
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED)
@@ -167,7 +173,9 @@ async def _follow(call: Call, model: str, receipt: accept.Receipt) -> Answer | S
     except (UnavailableError, RefusedError):
         # Redis is away, or the last place went to another stream.
         return await _later(call, model, receipt)
-    except RequestError:
+    except RequestError as error:
+        if error.code is Code.INVALID_API_KEY:
+            raise
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED) from None
     return streamed._replace(headers=streamed.headers | _headers(receipt))

@@ -1,0 +1,115 @@
+"""Ends the open streams and waits of an API key when it is revoked or expires.
+
+Owns which keys have something open in this process. A revocation is published on one channel of the
+whole deployment; a publication may be lost, so the records of the open keys are read, all in one
+go, after each new subscription and every `_RECHECK_SECONDS`. Without anything open, Redis is asked
+nothing. Refuses to know what a stream or a wait is.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from shared.clock import Clock
+from shared.errors import Code, RequestError, UnavailableError
+from shared.stores.accounts import Accounts
+from shared.wire.account import ApiKey
+
+_TICK_SECONDS: Final = 1.0
+_RECHECK_SECONDS: Final = 10.0
+# A request may come to open something so long after its key was looked up: its body took its time.
+_REMEMBERED_SECONDS: Final = 60.0
+# Longer than the record of a key is trusted, which may be older than the subscription.
+_UNSURE_SECONDS: Final = 2.0
+
+
+class OpenUse:
+    """A stream or a wait of a key; `end` is called once, when the key ends."""
+
+    __slots__ = ("_end", "has_ended", "key")
+
+    def __init__(self, key: ApiKey, end: Callable[[], None]) -> None:
+        self.key = key
+        self.has_ended = False
+        self._end = end
+
+    def finish(self) -> None:
+        """End it."""
+        if not self.has_ended:
+            self.has_ended = True
+            self._end()
+
+    def check(self) -> None:
+        """Raise RequestError (INVALID_API_KEY) when the key has ended."""
+        if self.has_ended:
+            raise RequestError("The API key was revoked or has expired.", Code.INVALID_API_KEY)
+
+
+class Revocations:
+    """The keys that have a stream or a wait open here."""
+
+    def __init__(self, accounts: Accounts, clock: Clock) -> None:
+        self._accounts = accounts
+        self._clock = clock
+        self._open: defaultdict[str, set[OpenUse]] = defaultdict(set)
+        self._lately: dict[str, float] = {}
+        self._recheck_at = self._recheck_until = 0.0
+
+    @contextmanager
+    def watched(self, key: ApiKey, end: Callable[[], None]) -> Iterator[OpenUse]:
+        """Have `end` called when the key ends, at once if it just has."""
+        use = OpenUse(key, end)
+        self._open[key.id].add(use)
+        try:
+            if key.id in self._lately:
+                use.finish()
+            yield use
+        finally:
+            uses = self._open[key.id]
+            uses.discard(use)
+            if not uses:
+                del self._open[key.id]
+
+    def hear(self, said: bytes | None) -> None:
+        """Take a key's id that was published as revoked; None: what came before may be lost."""
+        if said is None:
+            self._recheck_at = self._clock.monotonic()
+            self._recheck_until = self._recheck_at + _UNSURE_SECONDS
+        else:
+            self._revoke(said.decode())
+
+    async def keep(self) -> None:
+        """Look at the open keys again and again."""
+        while True:
+            await self._clock.sleep(_TICK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """End what has expired; read the records of the open keys if that is due."""
+        now, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        self._lately = {
+            key: at for key, at in self._lately.items() if now - at < _REMEMBERED_SECONDS
+        }
+        for uses in list(self._open.values()):
+            for use in list(uses):
+                if use.key.expires is not None and now_ms >= use.key.expires:
+                    use.finish()
+        if self._open and now >= self._recheck_at:
+            await self._recheck(now)
+
+    async def _recheck(self, now: float) -> None:
+        try:
+            revoked = await self._accounts.find_revoked(list(self._open))
+        except UnavailableError:
+            # It stays due.
+            return
+        if now >= self._recheck_until:
+            self._recheck_at = now + _RECHECK_SECONDS
+        for key in revoked:
+            self._revoke(key)
+
+    def _revoke(self, key: str) -> None:
+        self._lately[key] = self._clock.monotonic()
+        for use in list(self._open.get(key, ())):
+            use.finish()
