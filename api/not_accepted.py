@@ -8,7 +8,7 @@ from typing import Final
 
 from api import pressure
 from api.state import State
-from shared.errors import Code, RefusedError, RequestError
+from shared.errors import Code, RefusedError, RequestError, StoreError
 from shared.redis.functions import AcceptAsk, NotAccepted, Rate
 
 _MICROCREDITS: Final = 1_000_000
@@ -63,9 +63,8 @@ async def _not_now(state: State, root: str, ask: AcceptAsk, refused: NotAccepted
     """Return a refusal that says when to come again; the account's own limits are no fault here."""
     rate, code = state.pressures.rate(root), Code.RATE_LIMITED
     if refused.reason == "limited":
-        sentence = f"More than {ask.per_minute} messages a minute."
-        seconds = max(1, -(-(refused.rate.retry_ms if refused.rate else 1000) // 1000))
-    elif refused.reason == "crowded":
+        return limited(refused.rate)
+    if refused.reason == "crowded":
         sentence = (
             f"The account has {ask.unfinished_max} unfinished generations, as many as it may."
         )
@@ -81,6 +80,18 @@ async def _not_now(state: State, root: str, ask: AcceptAsk, refused: NotAccepted
         seconds = pressure.seconds_until_room(await state.pressures.of(root), rate)
     headers = rate_headers(refused.rate)
     return RefusedError(sentence, code, retry_after_seconds=seconds, headers=headers)
+
+
+def limited(rate: Rate | None) -> RefusedError:
+    """Return the refusal of what is beyond the account's submission limit."""
+    if rate is None:
+        raise StoreError("a refusal by the submission limit came without its figures")
+    return RefusedError(
+        f"More than {rate.limit} messages and sessions a minute.",
+        Code.RATE_LIMITED,
+        retry_after_seconds=max(1, -(-rate.retry_ms // 1000)),
+        headers=rate_headers(rate),
+    )
 
 
 def rate_headers(rate: Rate | None) -> dict[str, str]:

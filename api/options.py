@@ -13,7 +13,7 @@ from msgspec import Meta
 from api.accept import Intent
 from shared import egress, ids
 from shared.errors import Code, EgressError, RequestError
-from shared.settings import LimitSettings
+from shared.tiers import LimitSettings
 from shared.wire.submission import Features
 
 _MICROCREDITS: Final = 1_000_000

@@ -12,9 +12,9 @@ from typing import Final
 from api.fresh import Fresh
 from shared.clock import Clock
 from shared.redis.client import Connection
-from shared.settings import LimitSettings, TierName
 from shared.stores import pressure
 from shared.stores.pressure import Pressure
+from shared.tiers import LimitSettings, TierName
 from shared.wire.submission import Lane
 
 _TRUSTED_SECONDS: Final = 2.0

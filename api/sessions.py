@@ -11,7 +11,7 @@ from shared import ids
 from shared.companions import CompanionSettings
 from shared.errors import Code, PolluxError, RequestError
 from shared.redis import functions, keys
-from shared.redis.functions import Keep, NewSession
+from shared.redis.functions import Keep, NewSession, NotAccepted
 from shared.stores import sessions
 from shared.stores.sessions import Session, Turn
 
@@ -27,7 +27,7 @@ class Wish(NamedTuple):
 async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> NewSession:
     """Begin an empty session, or return the one of a repeated request.
 
-    Raises RequestError (COMPANION_NOT_FOUND, IDEMPOTENCY_MISMATCH).
+    Raises RequestError (COMPANION_NOT_FOUND, IDEMPOTENCY_MISMATCH), RefusedError (RATE_LIMITED).
     """
     try:
         return await _create(call, wish, idempotency)
@@ -44,6 +44,7 @@ async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None
         account=call.caller.account.id,
         id=ids.new_id(),
         name=wish.name or accept.session_name(state),
+        per_minute=state.settings.limits.of(call.caller.account.tier).submissions_per_minute,
         companion=wish.companion,
         metadata=wish.metadata or None,
         idempotency=idempotency.key if idempotency else None,
@@ -51,8 +52,12 @@ async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None
         idempotency_ms=state.settings.retention.idempotency_seconds * 1000 if idempotency else None,
     )
     made = await functions.create_session(state.redis, call.caller.root, ask)
-    if made is None:
-        raise not_accepted.mismatch()
+    if isinstance(made, NotAccepted):
+        raise (
+            not_accepted.mismatch()
+            if made.reason == "mismatch"
+            else not_accepted.limited(made.rate)
+        )
     return made
 
 

@@ -9,8 +9,8 @@ from cyclopts import App
 from deploy import store
 from deploy.options import FOLDER, Json, RunningFolder, examples
 from shared.clock import iso
-from shared.settings import TierName
 from shared.stores.accounts import MICROCREDITS, Accounts
+from shared.tiers import TierName
 from shared.wire.account import Account
 
 app: Final = App(

@@ -13,8 +13,8 @@ from deploy import store
 from deploy.options import FOLDER, Json, RunningFolder, examples
 from shared.clock import SystemClock, iso
 from shared.errors import Code, RequestError
-from shared.settings import TierName
 from shared.stores.accounts import MICROCREDITS
+from shared.tiers import TierName
 from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope
 
 app: Final = App(

@@ -3,6 +3,7 @@
 settings, errors, clock, ids, lifecycle   the ground floor: no I/O but for what follows
 clarity     whether a message wants rewording, told from its form
 sections    what a table of the settings is made of
+tiers       what accounts may do, by tier
 websearch   the table of the service that searches the web
 redis_url   what a URL of Redis may say
 reading     the files and variables that settings come from, and every fault in them

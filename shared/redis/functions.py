@@ -108,7 +108,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
 
 
 class Rate(msgspec.Struct, frozen=True, array_like=True):
-    """Where an account stands against its submission limit."""
+    """Where an account stands against its submission limit; one more is allowed in `retry_ms`."""
 
     limit: int
     remaining: int
@@ -651,11 +651,12 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
 
 
 class CreateSessionAsk(Ask, frozen=True, kw_only=True):
-    """A session to begin without a turn."""
+    """A session to begin without a turn; it counts among the `per_minute` submissions."""
 
     account: str
     id: str
     name: str
+    per_minute: int
     companion: str | None = None
     metadata: dict[str, str] | None = None
     idempotency: str | None = None
@@ -668,18 +669,25 @@ class NewSession(NamedTuple):
 
     id: str
     is_replayed: bool
+    rate: Rate | None = None
 
 
-async def create_session(redis: Connection, root: str, ask: CreateSessionAsk) -> NewSession | None:
-    """Begin an empty session; None when the idempotency key stands for another request."""
+async def create_session(
+    redis: Connection, root: str, ask: CreateSessionAsk
+) -> NewSession | NotAccepted:
+    """Begin an empty session; NotAccepted for a mismatch, or beyond the submission limit."""
     reply: list[Reply] = await invoke(redis, "create_session", root, ask)
-    match [_text(word) for word in reply]:
+    match [_text(reply[0]), *reply[1:]]:
+        case ["created", rate]:
+            return NewSession(ask.id, is_replayed=False, rate=Rate(*rate))
         case ["created"]:
             return NewSession(ask.id, is_replayed=False)
         case ["replayed", session]:
-            return NewSession(session, is_replayed=True)
+            return NewSession(_text(session), is_replayed=True)
+        case ["limited", rate]:
+            return NotAccepted("limited", rate=Rate(*rate))
         case ["mismatch"]:
-            return None
+            return NotAccepted("mismatch")
         case _:
             raise StoreError(f"create_session answered {reply!r}")
 

@@ -15,9 +15,10 @@ from shared.clock import Clock
 from shared.errors import Code, RequestError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.settings import RedisSettings, TierName
+from shared.settings import RedisSettings
 from shared.stores import ledger
 from shared.stores.ledger import Line
+from shared.tiers import TierName
 from shared.wire.account import Account, ApiKey, Books, Scope
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from shared.settings import TierName
+from shared.tiers import TierName
 
 Scope = Literal["chat", "read", "approve", "keys", "operator"]
 TIERS: tuple[TierName, ...] = get_args(TierName)

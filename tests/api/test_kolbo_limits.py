@@ -8,7 +8,7 @@ from typing import Final
 import httpx
 import pytest
 
-from shared.settings import Tier, TierName
+from shared.tiers import Tier, TierName
 from tests.support import waiting
 from tests.support.completions import Answer
 from tests.support.customer import Customer, body, refused

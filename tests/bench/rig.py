@@ -20,16 +20,15 @@ from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import (
     ApiSettings,
-    LimitSettings,
     ModelSettings,
     ProviderSettings,
     RedisSettings,
     RetentionSettings,
     Settings,
-    Tier,
     WorkerSettings,
 )
 from shared.stores.accounts import Accounts
+from shared.tiers import LimitSettings, Tier
 from shared.wire.account import DEFAULT_SCOPES, Account
 from tests.support import processes
 from tests.support.customer import Customer

@@ -17,15 +17,14 @@ from shared.redis.client import Redis
 from shared.settings import (
     ApiSettings,
     Durability,
-    LimitSettings,
     ModelSettings,
     ProviderSettings,
     RedisSettings,
     RetentionSettings,
     Settings,
-    Tier,
     WorkerSettings,
 )
+from shared.tiers import LimitSettings, Tier
 from tests.chaos.brood import Brood
 from tests.chaos.evidence import Evidence
 from tests.support import processes

@@ -2,18 +2,24 @@
 
 from shared import ids
 from shared.redis import functions, keys
-from shared.redis.functions import CreateSessionAsk, NewSession
+from shared.redis.functions import Accepted, CreateSessionAsk, NewSession, NotAccepted
 from shared.stores import sessions
 from tests.support.desk import LONG_MS, Desk
 
 
 async def _create(
-    desk: Desk, id_: str, *, idempotency: str | None = None, fingerprint: str = "same"
-) -> NewSession | None:
+    desk: Desk,
+    id_: str,
+    *,
+    idempotency: str | None = None,
+    fingerprint: str = "same",
+    per_minute: int = 1_000,
+) -> NewSession | NotAccepted:
     ask = CreateSessionAsk(
         account="ann",
         id=id_,
         name="A talk",
+        per_minute=per_minute,
         companion="work",
         metadata={"küche": "🏠"},
         idempotency=idempotency,
@@ -25,7 +31,9 @@ async def _create(
 
 async def test_a_session_begins_empty_and_in_the_list(desk: Desk) -> None:
     id_ = ids.new_id()
-    assert await _create(desk, id_) == NewSession(id_, is_replayed=False)
+    made = await _create(desk, id_)
+    assert isinstance(made, NewSession)
+    assert (made.id, made.is_replayed) == (id_, False)
     found = await sessions.find(desk.redis, desk.root, "ann", id_)
     assert found is not None
     assert (found.name, found.companion, found.turns) == ("A talk", "work", 0)
@@ -50,7 +58,9 @@ async def test_a_key_stands_for_one_session(desk: Desk) -> None:
     await _create(desk, first, idempotency="k")
     again = await _create(desk, ids.new_id(), idempotency="k")
     assert again == NewSession(first, is_replayed=True)
-    assert await _create(desk, ids.new_id(), idempotency="k", fingerprint="other") is None
+    assert await _create(desk, ids.new_id(), idempotency="k", fingerprint="other") == NotAccepted(
+        "mismatch"
+    )
     assert await desk.redis.call("ZCARD", keys.SESSIONS(desk.root, "ann")) == 1
     receipt = keys.IDEMPOTENCY(desk.root, "ann", "k")
     assert 0 < await desk.redis.call("PTTL", receipt) <= LONG_MS
@@ -90,3 +100,29 @@ async def test_an_empty_session_is_deleted_without_a_trace(desk: Desk) -> None:
     assert await desk.delete_session("ann", id_)
     assert not await desk.delete_session("ann", id_)
     assert await desk.redis.call("KEYS", f"*{id_}*") == []
+
+
+async def test_sessions_and_messages_share_one_limit(desk: Desk) -> None:
+    made = await _create(desk, ids.new_id(), per_minute=3)
+    assert isinstance(made, NewSession)
+    assert made.rate is not None
+    assert (made.rate.limit, made.rate.remaining, made.rate.retry_ms) == (3, 2, 0)
+    assert isinstance(await desk.accept(per_minute=3), Accepted)
+    last = await _create(desk, ids.new_id(), idempotency="k", per_minute=3)
+    assert isinstance(last, NewSession)
+    # The next would be let through a third of a minute after the first.
+    assert last.rate is not None
+    assert 19_000 < last.rate.retry_ms <= 20_000
+    for refused in (
+        await _create(desk, ids.new_id(), per_minute=3),
+        await desk.accept(per_minute=3),
+    ):
+        assert isinstance(refused, NotAccepted)
+        assert refused.reason == "limited"
+        assert refused.rate is not None
+        assert refused.rate.remaining == 0
+        assert 19_000 < refused.rate.retry_ms <= 20_000
+    assert await desk.redis.call("ZCARD", keys.SESSIONS(desk.root, "ann")) == 3
+    # What was made before is told again, whatever the limit.
+    again = await _create(desk, ids.new_id(), idempotency="k", per_minute=3)
+    assert again == NewSession(last.id, is_replayed=True)

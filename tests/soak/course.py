@@ -19,14 +19,13 @@ from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import (
     ApiSettings,
-    LimitSettings,
     RedisSettings,
     RetentionSettings,
     Settings,
-    Tier,
     WorkerSettings,
 )
 from shared.stores.accounts import Accounts
+from shared.tiers import LimitSettings, Tier
 from shared.wire.account import DEFAULT_SCOPES
 from tests.chaos import records
 from tests.chaos.brood import Brood

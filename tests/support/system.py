@@ -35,11 +35,11 @@ from shared.settings import (
     ProviderSettings,
     RedisSettings,
     Settings,
-    TierName,
     WorkerSettings,
 )
 from shared.stores.accounts import Accounts, NewKey
 from shared.telemetry import logs
+from shared.tiers import TierName
 from shared.wire.account import DEFAULT_SCOPES, Account, Scope
 from tests.support import customer, processes, waiting
 from tests.support.customer import Customer

@@ -3,8 +3,8 @@
 import pytest
 
 from api import pressure
-from shared.settings import LimitSettings, TierName
 from shared.stores.pressure import Pressure
+from shared.tiers import LimitSettings, TierName
 from shared.wire.submission import Lane
 
 _LIMITS = LimitSettings()

@@ -17,8 +17,9 @@ from shared import clarity
 from shared.catalogue import Catalogue
 from shared.clock import iso
 from shared.routing import price
-from shared.settings import LimitSettings, ModelSettings
+from shared.settings import ModelSettings
 from shared.stores.sessions import Session, Turn
+from shared.tiers import LimitSettings
 from shared.wire.enhancement import Reason, sentence
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage

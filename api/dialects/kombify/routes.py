@@ -5,7 +5,7 @@ A handler reads the call, goes through one door or window, and translates what c
 
 from typing import Final
 
-from api import accept, parameters, sessions
+from api import accept, not_accepted, parameters, sessions
 from api.dialects.kombify import translate, wire
 from api.dialects.kombify.chat import (
     chat,
@@ -39,7 +39,10 @@ async def create_session(call: Call) -> Answer:
     body = call.body
     wish = sessions.Wish(body.name, body.companion, body.metadata)
     made = await sessions.create(call, wish, idempotency(call))
-    headers = {"location": f"/v1/ai/sessions/{made.id}"}
+    headers = {
+        "location": f"/v1/ai/sessions/{made.id}",
+        **not_accepted.rate_headers(made.rate),
+    }
     if made.is_replayed:
         headers["idempotent-replayed"] = "true"
     found = await sessions.load(call, made.id)

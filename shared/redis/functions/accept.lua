@@ -11,27 +11,10 @@
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
 --          {'waiting', rate}, {'late', rate}, {'full', rate}, {'unpaid', least, rate}
 --          (the budget does not cover what would be sent) or {'poor', balance, hold, rate};
---          rate = {limit, remaining, reset ms, retry ms}
+--          rate as take_rate returns it
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
 --          repeated request must find either all of it or nothing.
 -- A turn with a companion, its own or its session's, is left to workers that know what one is.
-
--- GCRA: `arrival` is the time at which the account would be idle again if it kept to its rate. One beyond the window
--- was stored before the clock was set back.
-local function take_rate(root, ask, now)
-  local key = submissions_key(root, ask.account)
-  local interval = 60000000 / ask.per_minute
-  local window = interval * ask.per_minute
-  local stored = math.min(tonumber(redis.call('GET', key) or 0), now + window)
-  local arrival = math.max(stored, now) + interval
-  local over = arrival - now - window
-  if over > 0 then
-    return {ask.per_minute, 0, math.ceil((arrival - interval - now) / 1000), math.ceil(over / 1000)}, false
-  end
-  redis.call('SET', key, math.floor(arrival), 'PX', math.ceil((arrival - now) / 1000) + 1000)
-  local remaining = math.floor((window - (arrival - now)) / interval + 0.000001)
-  return {ask.per_minute, remaining, math.ceil((arrival - now) / 1000), 0}, true
-end
 
 -- What cannot be answered before its deadline is not taken in: too many of the account's own come first, by
 -- its share of the slots and by how many it may run at once, or of its session's, which go one by one.
@@ -187,7 +170,7 @@ local function accept(root, ask)
     pending = busy and pending_beside(root, ask, busy, pending) or 0
   end
   local now = now_us()
-  local rate, is_in_time = take_rate(root, ask, now)
+  local rate, is_in_time = take_rate(root, account, ask.per_minute, now)
   if not is_in_time then return {'limited', rate} end
   local unfinished = unfinished_of(root, account)
   -- An interrupt takes the place of all that its session has.

@@ -1,6 +1,7 @@
 -- create_session: begin a session that has no turn yet.
--- ASK      account, id, name; if given: companion, metadata, idempotency, fingerprint, idempotency_ms
--- RETURNS  {'created'}, {'replayed', session} or {'mismatch'}
+-- ASK      account, id, name, per_minute; if given: companion, metadata, idempotency, fingerprint, idempotency_ms
+-- RETURNS  {'created', rate} (without one when this call is repeated), {'replayed', session}, {'mismatch'} or
+--          {'limited', rate}; rate as take_rate returns it
 -- ATOMIC   because a session that is not in its account's list, or a repeated request that makes a second one,
 --          would be nobody's.
 
@@ -15,6 +16,8 @@ local function create_session(root, ask)
       return {'replayed', id}
     end
   end
+  local rate, is_in_time = take_rate(root, ask.account, ask.per_minute, now_us())
+  if not is_in_time then return {'limited', rate} end
   local now = now_ms()
   redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0, 'tokens', 0)
   if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
@@ -25,7 +28,7 @@ local function create_session(root, ask)
     redis.call('PEXPIRE', receipt, ask.idempotency_ms)
     redis.call('HSET', session, 'idempotency', ask.idempotency)
   end
-  return {'created'}
+  return {'created', rate}
 end
 
 register('create_session', create_session)
