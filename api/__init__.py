@@ -2,6 +2,8 @@
 
 app         the table of contents: mounts, the order of guards, the lifespan
 edge        uvicorn's HTTP protocol with bounds on heads, and refusals in JSON
+connections the bound on open connections of a process
+transport   what uvicorn's protocol sees of a connection
 state       the typed things a request may reach
 endpoint    one row of a dialect's table of routes: who may, how much, what comes in, what goes out
 errors      one place where our error becomes the mount's own error shape; the single catch-all

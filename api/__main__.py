@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from socket import socket
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 from typing_extensions import override
@@ -20,13 +21,14 @@ from uvicorn.importer import import_from_string
 from uvicorn.supervisors import Multiprocess
 
 from api.app import build
+from api.connections import allow_files
 from api.edge import protocol
 from shared.clock import SystemClock
 from shared.errors import PolluxError
 from shared.hangup import Hangup
 from shared.redis import library, partitions, server
 from shared.redis.client import Redis
-from shared.settings import Settings
+from shared.settings import ApiSettings, Settings
 from shared.telemetry import logs
 
 
@@ -103,10 +105,11 @@ def main() -> int:
     except PolluxError as error:
         sys.stderr.write(f"pollux api: {error}\n")
         return 1
-    config = _config(settings, arguments, arguments.host, arguments.port)
+    bounds = _bounds(settings.api)
+    config = _config(bounds, arguments, arguments.host, arguments.port)
     sockets = None
     if arguments.admin_port is not None:
-        admin = _config(settings, arguments, arguments.admin_host, arguments.admin_port)
+        admin = _config(bounds, arguments, arguments.admin_host, arguments.admin_port)
         sockets = [config.bind_socket(), admin.bind_socket()]
     # What uvicorn.run does, but for whose the hang-ups are.
     with suppress(KeyboardInterrupt):
@@ -119,8 +122,20 @@ def main() -> int:
     return 0
 
 
+def _bounds(asked: ApiSettings) -> ApiSettings:
+    """Return the bounds of a process, with as many connections as it may have open files for."""
+    allowed = allow_files(asked.connections_max)
+    if allowed < asked.connections_max:
+        logs.logger().warning(
+            "fewer connections than api.connections_max: raise the limit on open files",
+            connections=allowed,
+            connections_max=asked.connections_max,
+        )
+    return msgspec.structs.replace(asked, connections_max=allowed)
+
+
 def _config(
-    settings: Settings, arguments: argparse.Namespace, host: str, port: int
+    bounds: ApiSettings, arguments: argparse.Namespace, host: str, port: int
 ) -> uvicorn.Config:
     # By its name, so that the processes of `--workers` find it there.
     front = import_from_string("api.__main__:app")
@@ -130,7 +145,7 @@ def _config(
         host=host,
         port=port,
         workers=arguments.workers,
-        http=protocol(settings.api),
+        http=protocol(bounds, arguments.admin_port),
         loop="uvloop",
         ws="none",
         lifespan="on",

@@ -24,6 +24,7 @@ from api.dialects.kombify.wire import ErrorEnvelope
 from api.follow.ring import Rings
 from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
+from api.guards.arriving import Arriving
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.guards.revocations import Revocations
@@ -148,6 +149,7 @@ async def _state(
             accounts=accounts,
             identities=Identities(accounts, clock),
             revocations=revocations,
+            arriving=Arriving(settings.api),
             read_limits=ReadLimits(settings.api, clock),
             replay_limits=ReadLimits(settings.api, clock),
             waits=Slots(settings.api.waits_per_account),

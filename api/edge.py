@@ -29,7 +29,7 @@ import asyncio
 import functools
 import math
 import urllib.parse
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Final, cast
 
@@ -41,6 +41,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from api import farewell, head, refusals
+from api.connections import Connections
+from api.transport import Gate
 from api.unframed import UnframedCycle
 from api.watchdog import Watchdog
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
@@ -50,10 +52,15 @@ PIPELINED_MAX: Final = 16
 LINGER_SECONDS: Final = 2.0
 
 
-def protocol(bounds: ApiSettings) -> type[asyncio.Protocol]:
-    """Return what `uvicorn.Config(http=...)` takes: the protocol with its bounds."""
+def protocol(bounds: ApiSettings, operators_port: int | None = None) -> type[asyncio.Protocol]:
+    """Return what `uvicorn.Config(http=...)` takes: the protocol with its bounds.
+
+    Connections to `operators_port` are not counted: operators come in where all others are taken.
+    """
+    others = Connections(bounds.connections_max, uncounted_port=operators_port)
+    made = functools.partial(EdgeProtocol, bounds, others)
     # uvicorn names a class as the type, and only ever calls it.
-    return cast("type[asyncio.Protocol]", functools.partial(EdgeProtocol, bounds))
+    return cast("type[asyncio.Protocol]", made)
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -61,14 +68,15 @@ class EdgeProtocol(HttpToolsProtocol):
 
     # uvicorn's own attributes fill what CPython keeps without a table; ours stand beside it.
     __slots__ = (
-        "_barren_bytes", "_bounds", "_first_bytes", "_gate", "_is_deaf", "_is_ending",
-        "_is_in_head", "_is_last", "_is_receiving", "_last_words", "_read_bytes", "_served",
-        "_task", "_watchdog", "_wire",
+        "_barren_bytes", "_bounds", "_first_bytes", "_gate", "_is_admitted", "_is_deaf",
+        "_is_ending", "_is_in_head", "_is_last", "_is_receiving", "_last_words",
+        "_others", "_read_bytes", "_served", "_task", "_watchdog", "_wire",
     )  # fmt: skip
 
     def __init__(
         self,
         bounds: ApiSettings,
+        others: Connections,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -76,8 +84,10 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._bounds = bounds
+        self._others = others
+        self._is_admitted = True
         self._wire: asyncio.Transport
-        self._gate: _Gate
+        self._gate: Gate
         self._watchdog: Watchdog
         self._served: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -91,7 +101,7 @@ class EdgeProtocol(HttpToolsProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
         self._wire = transport
-        self._gate = _Gate(transport, self._close)
+        self._gate = Gate(transport, self._close)
         super().connection_made(cast("asyncio.Transport", self._gate))
         self._watchdog = Watchdog(
             self.loop,
@@ -102,10 +112,19 @@ class EdgeProtocol(HttpToolsProtocol):
             stuck=self._cut,
         )
         self._watchdog.wait(self._bounds.header_seconds)
+        self._is_admitted = self._others.admit(self, self.server)
+        if not self._is_admitted and len(self.connections) > self._others.open_max:
+            self._cut()
+
+    def evict(self) -> None:
+        """Close where no request is under way."""
+        self._is_deaf = self._is_ending = True
+        self._wire.close()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_deaf = self._is_ending = True
+        self._others.leave(self)
         self._watchdog.end()
         self._forsake()
         super().connection_lost(exc)
@@ -223,9 +242,8 @@ class EdgeProtocol(HttpToolsProtocol):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        app, limit = self.app, self.limit_concurrency
-        if limit is not None and max(len(self.connections), len(self.tasks)) >= limit:
-            app = refusals.overloaded
+        app = self.app if self._is_admitted else refusals.overloaded
+        self._others.begin(self)
         if is_owing:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
@@ -281,7 +299,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._last_words:
+            return
+        self._others.end(self)
+        if self._last_words:
             self._say(self._last_words)
         elif self._is_receiving:
             self._watchdog.wait(self._bounds.header_seconds)
@@ -348,8 +368,7 @@ class EdgeProtocol(HttpToolsProtocol):
             message = f"The request's head took over {self._bounds.header_seconds:g} s."
             self._refuse(RequestError(message, Code.REQUEST_TIMEOUT))
         else:
-            self._is_deaf = self._is_ending = True
-            self._wire.close()
+            self.evict()
 
     def _cut(self) -> None:
         self._is_deaf = self._is_ending = True
@@ -373,27 +392,6 @@ class EdgeProtocol(HttpToolsProtocol):
         serving = cast("asyncio.Task[None]", self._task)
         if getcoroutinestate(cast("Coroutine[Any, Any, None]", serving.get_coro())) == CORO_CREATED:
             serving.cancel()
-
-
-class _Gate:
-    """The transport as uvicorn sees it: the same, but that closing goes by the protocol."""
-
-    __slots__ = (
-        "close",
-        "get_extra_info",
-        "is_closing",
-        "pause_reading",
-        "resume_reading",
-        "write",
-    )
-
-    def __init__(self, wire: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.close = close
-        self.get_extra_info = wire.get_extra_info
-        self.is_closing = wire.is_closing
-        self.pause_reading = wire.pause_reading
-        self.resume_reading = wire.resume_reading
-        self.write = wire.write
 
 
 def _nothing() -> None:

@@ -35,17 +35,21 @@ _EVENTS: Final = (
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Call:
     """A request that has passed the guards; `raw` is the body as it came, `body` what it says."""
 
     state: State
     caller: Caller
     request: Request
-    body: Any
-    raw: bytes
     request_id: str
     route: str
+    body: Any = None
+    raw: bytes = b""
+
+    def drop_body(self) -> None:
+        """Let go of the body's memory, before a wait that may be long."""
+        self.body, self.raw = None, b""
 
     @property
     def path(self) -> dict[str, str]:
@@ -133,21 +137,24 @@ class Endpoint:
         caller = await state.identities.identify(request.headers, self.scope)
         if self.is_read:
             state.read_limits.spend(caller.account.id)
-        raw, value = b"", None
-        if self.body is not None:
-            raw = await bodies.read(request, state.settings.api)
-            value = self.body.decode(raw)
-        return await self.handler(
-            Call(
-                state=state,
-                caller=caller,
-                request=request,
-                body=value,
-                raw=raw,
-                request_id=request_id,
-                route=self.route,
-            )
+        call = Call(
+            state=state,
+            caller=caller,
+            request=request,
+            request_id=request_id,
+            route=self.route,
         )
+        if self.body is not None:
+            await self._read(call, self.body)
+        return await self.handler(call)
+
+    async def _read(self, call: Call, body: bodies.Body) -> None:
+        """Read and decode the body of a call, which alone holds it from then on."""
+        settings = call.state.settings.api
+        size = bodies.size_max(call.request, settings)
+        with call.state.arriving.hold(call.caller.account.id, size):
+            call.raw = await bodies.read(call.request, settings)
+            call.body = body.decode(call.raw)
 
 
 class Resource:

@@ -36,9 +36,9 @@ def raw(path: str, asked: Fields, error: PolluxError, fields: Fields) -> bytes:
 
 
 async def overloaded(scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """Answer in the application's place where uvicorn's `limit_concurrency` is reached."""
+    """Answer in the application's place on a connection beyond `api.connections_max`."""
     asked = cast("HTTPScope", scope)
-    error = UnavailableError("Too many requests are under way.")
+    error = UnavailableError("Too many connections are open here; send it again in a moment.")
     fields, body = _compose(asked["path"], list(asked["headers"]), error)
     status = errors.STATUS[error.code]
     await send({"type": "http.response.start", "status": status, "headers": fields})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from api.follow.ring import Rings
 from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
+from api.guards.arriving import Arriving
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.guards.revocations import Revocations
@@ -44,6 +45,7 @@ class State:
     accounts: Accounts
     identities: Identities
     revocations: Revocations
+    arriving: Arriving
     read_limits: ReadLimits
     replay_limits: ReadLimits
     waits: Slots

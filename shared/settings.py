@@ -87,6 +87,9 @@ class RedisSettings(Section, frozen=True, kw_only=True):
 class ApiSettings(Section, frozen=True, kw_only=True):
     """The front: its patience and its bounds."""
 
+    # Of one process: open at once, and of bodies that are still arriving.
+    connections_max: Positive = 20_000
+    bodies_bytes_max: Positive = 67_108_864
     body_bytes_max: Positive = 1_048_576
     body_seconds: Seconds = 30.0
     header_bytes_max: Positive = 16_384

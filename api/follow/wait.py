@@ -82,4 +82,6 @@ async def until(
                 return generation
             if is_awaited is not None and is_awaited(generation):
                 return generation
+            # It holds the message: thousands may wait here.
+            del generation
             await patience.change(min(left, _LOOK_ANYWAY_SECONDS))

@@ -3,5 +3,6 @@
 identify   the key behind a request, and the account behind the key
 revocations  what is open of a key that is revoked or expires: ended
 limits     how often an account may read, how many waits it may hold open
+arriving   how many bytes of bodies may be arriving at once
 body       the bytes of a request, bounded in size and time, and their decoding
 """

@@ -24,6 +24,16 @@ _UNKNOWN: Final = re.compile(r"contains unknown field `([^`]+)`")
 _PATH: Final = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`")
 
 
+def size_max(request: Request, settings: ApiSettings) -> int:
+    """Return how large the body may become. Raises RequestError (PAYLOAD_TOO_LARGE)."""
+    declared = request.headers.get("content-length", "")
+    if not declared.isdecimal():
+        return settings.body_bytes_max
+    if int(declared) > settings.body_bytes_max:
+        raise _too_large(settings)
+    return int(declared)
+
+
 async def read(request: Request, settings: ApiSettings) -> bytes:
     """Return the whole body.
 
@@ -32,9 +42,6 @@ async def read(request: Request, settings: ApiSettings) -> bytes:
             there within `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
 
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > settings.body_bytes_max:
-        raise _too_large(settings)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise RequestError("The body must be application/json.", Code.UNSUPPORTED_MEDIA_TYPE)

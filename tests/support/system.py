@@ -296,7 +296,7 @@ async def _serving(
         admin_port = behind.getsockname()[1] if behind is not None else None
         config = uvicorn.Config(
             build(settings, {}, clock, admin_port),
-            http=protocol(settings.api),
+            http=protocol(settings.api, admin_port),
             ws="none",
             lifespan="on",
             access_log=False,

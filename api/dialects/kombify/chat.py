@@ -59,10 +59,15 @@ async def _chat(call: Call, name: str | None) -> Answer | Stream:
             receipt = await accept.accept(call.state, call.caller, intent, key, call.request_id)
         except PolluxError as refused:
             receipt = await accept.first_receipt(call.state, call.caller, key, refused)
+            call.drop_body()
             return await _repeat(call, receipt, is_streamed=is_streamed)
+        model = intent.model
+        # A wait may be long, and there may be thousands: none keeps the message in memory.
+        del intent
+        call.drop_body()
         if not is_streamed:
-            return await _answer(call, intent.model, receipt)
-    return await _follow(call, intent.model, receipt)
+            return await _answer(call, model, receipt)
+    return await _follow(call, model, receipt)
 
 
 async def _intent(call: Call, name: str | None) -> accept.Intent:

@@ -290,24 +290,24 @@ async def running(
     *,
     buffer_bytes: int | None = None,
     keep_alive_seconds: int = 5,
-    concurrent_max: int | None = None,
+    port: int = 0,
+    operators_port: int | None = None,
     grace_seconds: int | None = None,
 ) -> AsyncIterator[Site]:
     """Run the application behind the edge; the kernel takes about `buffer_bytes` of an answer."""
     app = App()
     # By way of pickle, as a configuration goes to each process of several.
-    http = pickle.loads(pickle.dumps(edge.protocol(bounds)))  # noqa: S301 - our own bytes
+    http = pickle.loads(pickle.dumps(edge.protocol(bounds, operators_port)))  # noqa: S301 - our own bytes
     with socket.socket() as listener:
         if buffer_bytes is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", port))
         config = uvicorn.Config(
             app,
             http=http,
             lifespan="off",
             log_config=None,
             timeout_keep_alive=keep_alive_seconds,
-            limit_concurrency=concurrent_max,
             timeout_graceful_shutdown=grace_seconds,
         )
         server = uvicorn.Server(config)
