@@ -11,6 +11,8 @@ guards/     who, how often, how big
 dialects/   kolbo, kombify: routes, wire, translate
 admin/      what operators may ask, behind a door of their own: dead letters
 options     what a caller may say with a message, in every dialect
+fields      fields that replies of both dialects have, and what they mean
+headers     the headers of requests and answers, and what they mean
 parameters  what every dialect reads from path, query and headers
 sessions    what callers do to their sessions, whichever dialect they speak
 accept      the one door: price, hold, create, enqueue, receipt
@@ -21,4 +23,6 @@ pace        the arithmetic of that: hints and estimates from measured durations
 links       where a generation is looked at, followed and cancelled
 media       the files that models made, to whoever has a signed URL
 operations  health, readiness, OpenAPI
+openapi     the published document, made of the tables of routes
+schemas     its schemas, made of the types that are sent
 """

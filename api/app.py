@@ -28,6 +28,7 @@ from api.guards.arriving import Arriving
 from api.guards.identify import Identities
 from api.guards.limits import ReadLimits, Slots
 from api.guards.revocations import Revocations
+from api.openapi import Mount
 from api.pace import Paces
 from api.pressure import Pressures
 from api.state import State
@@ -47,14 +48,16 @@ from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 
 # The published sample clients join a base that ends in /api and a poll_url that begins with it.
-MOUNTS: Final = {"/api/v1": kolbo.ENDPOINTS, "/v1/ai": kombify.ENDPOINTS}
+DIALECTS: Final = {
+    "/api/v1": Mount("kolbo", kolbo.ABOUT, kolbo.ENDPOINTS, ErrorReply),
+    "/v1/ai": Mount("kombify", kombify.ABOUT, kombify.ENDPOINTS, ErrorEnvelope),
+}
+MOUNTS: Final = {prefix: dialect.endpoints for prefix, dialect in DIALECTS.items()}
 DOUBLED: Final = {"/api/api/v1": kolbo.ENDPOINTS}
 
-REFUSALS: Final[dict[str, type]] = {"/api/v1": ErrorReply, "/v1/ai": ErrorEnvelope}
-
 # On a bind of its own, for operators.
+OPERATORS: Final = {"/admin/v1": Mount("operators", admin.ABOUT, admin.ENDPOINTS, ErrorReply)}
 ADMIN: Final = {"/admin/v1": admin.ENDPOINTS}
-ADMIN_REFUSALS: Final[dict[str, type]] = {"/admin/v1": ErrorReply}
 
 _FLEET_SECONDS: Final = 1.0
 
@@ -66,7 +69,7 @@ def build(
     admin_port: int | None = None,
 ) -> ASGIApp:
     """Return the front as an ASGI application; what came to `admin_port` is an operator's."""
-    document = endpoint.encode(openapi.document(MOUNTS, REFUSALS, version=version("pollux")))
+    document = endpoint.encode(openapi.document(DIALECTS, version=version("pollux")))
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:
@@ -96,7 +99,7 @@ def build(
 
 def _operators() -> ASGIApp:
     """Return what is behind the operators' door, and nowhere else."""
-    document = openapi.document(ADMIN, ADMIN_REFUSALS, version=version("pollux"), about=admin.ABOUT)
+    document = openapi.document(OPERATORS, version=version("pollux"), about=admin.ABOUT)
     rows = [
         route for prefix, endpoints in ADMIN.items() for route in endpoint.routes(prefix, endpoints)
     ]

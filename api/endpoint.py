@@ -97,6 +97,7 @@ class Query(NamedTuple):
     name: str
     kind: str
     description: str
+    choices: tuple[str, ...] = ()
 
 
 Handler = Callable[[Call], Awaitable[Answer | Stream]]
@@ -107,10 +108,12 @@ class Endpoint:
     """A row: `is_read` counts against the account's reads; `body` is None where none is read.
 
     A success answers `status` with `replies`, or with no body where that is None. With `later`, an
-    answer is waited for: 202 and that shape when it is not there in time. `is_streamed` where it
-    may go out as server-sent events.
+    answer is waited for: 202 and that shape when it is not there in time. `stream` is the shape of
+    the events where it may go out as server-sent events. `operation` is what generated clients call
+    it; `headers` are those that it reads, `sends` those that a success may have.
     """
 
+    operation: str
     method: str
     path: str
     scope: KeyScope
@@ -122,6 +125,7 @@ class Endpoint:
     errors: tuple[Code, ...] = ()
     is_read: bool = True
     headers: tuple[str, ...] = ()
+    sends: tuple[str, ...] = ()
     description: str = ""
     status: int = 200
     later: Any = None

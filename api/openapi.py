@@ -1,172 +1,219 @@
 """The OpenAPI 3.1 document, made from the same rows and types that answer requests.
 
-Owns the document's form. Pure; made once a process.
+Owns the document's form: operations, their parameters, and what each of their answers has. Pure;
+made once a process.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from api import errors
+from api import errors, headers
 from api.endpoint import Endpoint
+from api.schemas import Schema, Schemas
 from shared.errors import Code
 
-_REF: Final = "#/components/schemas/{name}"
 _PARAMETER: Final = re.compile(r"{(\w+)}")
 _ABOUT: Final = "Chat in over HTTP, queued, answered by workers; polled or streamed."
+# What any request may be refused with, most of it by the edge, before there is an operation.
 _ALWAYS: Final = (
+    Code.INVALID_FIELDS,
     Code.INVALID_API_KEY,
     Code.FORBIDDEN,
+    Code.REQUEST_TIMEOUT,
     Code.RATE_LIMITED,
+    Code.HEADERS_TOO_LARGE,
     Code.UNAVAILABLE,
     Code.GENERATION_ERROR,
 )
 _WITH_BODY: Final = (
-    Code.INVALID_FIELDS,
-    Code.REQUEST_TIMEOUT,
+    Code.MISSING_FIELDS,
     Code.PAYLOAD_TOO_LARGE,
     Code.UNSUPPORTED_MEDIA_TYPE,
 )
+# Headers by what an answer is: these an answer of the status always has, the others it may have.
+_ALWAYS_SENT: Final = {
+    304: ("ETag", "Poll-Interval-Hint"),
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
+_MAYBE_SENT: Final = {402: headers.RATE, 429: headers.RATE}
+_FIRST_REFUSAL: Final = 400
+_EVENTS: Final = (
+    "Server-sent events. The `event` of each is the `type` of its `data`, the JSON of an `Event`; "
+    "its `id` is where to go on, as `Last-Event-ID` or `after`. Lines that begin with a colon only "
+    "keep the connection."
+)
+_PATH_PARAMETERS: Final = {
+    "account": "An account's name.",
+    "generation_id": "The generation's id, as the receipt has it.",
+    "session_id": "The id of the session, which is the conversation.",
+    "type": "A companion's `type`, of GET /v1/ai/agents.",
+}
 
 
-def document(
-    mounts: Mapping[str, tuple[Endpoint, ...]],
-    refusals: Mapping[str, type[Any]],
-    *,
-    version: str,
-    about: str = _ABOUT,
-) -> dict[str, Any]:
-    """Return the document of every dialect's routes; `refusals` has each mount's error shape."""
-    shapes: set[Any] = set(refusals.values())
-    for endpoints in mounts.values():
-        for endpoint in endpoints:
-            shapes |= {endpoint.replies, endpoint.later, endpoint.stream}
-            shapes |= {endpoint.body and endpoint.body.shape}
-    ordered = sorted(shapes - {None}, key=str)
-    schemas, components = msgspec.json.schema_components(ordered, ref_template=_REF)
-    refs = dict(zip(ordered, map(_mended, schemas), strict=True))
-    errors_of = {mount: refs[shape] for mount, shape in refusals.items()}
+class Mount(NamedTuple):
+    """A table of routes under a prefix: its name, what it is, and the shape of its refusals."""
+
+    tag: str
+    about: str
+    endpoints: tuple[Endpoint, ...]
+    refusal: type[Any]
+
+
+def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) -> dict[str, Any]:
+    """Return the document of every mount's routes."""
+    rows = [endpoint for mount in mounts.values() for endpoint in mount.endpoints]
+    schemas = Schemas(
+        requests=[row.body.shape for row in rows if row.body is not None],
+        replies=[
+            shape
+            for shape in (
+                *(mount.refusal for mount in mounts.values()),
+                *(shape for row in rows for shape in (row.replies, row.later, row.stream)),
+            )
+            if shape is not None
+        ],
+    )
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Pollux",
-            "version": version,
-            "description": about,
-        },
+        "info": {"title": "Pollux", "version": version, "description": about},
+        "servers": [{"url": "/", "description": "The front that serves this document."}],
+        "tags": [{"name": mount.tag, "description": mount.about} for mount in mounts.values()],
         "security": [{"key": []}, {"bearer": []}],
-        "paths": _paths(mounts, refs, errors_of),
+        "paths": _paths(mounts, schemas),
         "components": {
-            "schemas": {_short(name): _mended(schema) for name, schema in components.items()},
+            "schemas": schemas.components,
+            "headers": {
+                header.name: {
+                    "description": header.description,
+                    "required": header.is_always_sent,
+                    "schema": header.schema,
+                }
+                for header in headers.ANSWERED.values()
+            },
             "securitySchemes": {
-                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "An API key, as `pollux keys create` shows it once.",
+                },
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The same API key, as `Authorization: Bearer`.",
+                },
             },
         },
     }
 
 
-def _paths(
-    mounts: Mapping[str, tuple[Endpoint, ...]],
-    refs: dict[Any, Any],
-    errors_of: dict[str, dict[str, Any]],
-) -> dict[str, Any]:
+def _paths(mounts: Mapping[str, Mount], schemas: Schemas) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for mount, endpoints in mounts.items():
-        for endpoint in endpoints:
-            operation = _operation(endpoint, refs, errors_of[mount])
-            paths.setdefault(mount + endpoint.path, {})[endpoint.method.lower()] = operation
+    for prefix, mount in mounts.items():
+        error = _json(schemas.of(mount.refusal))
+        for endpoint in mount.endpoints:
+            operation = _operation(endpoint, schemas, error)
+            operation["tags"] = [mount.tag]
+            paths.setdefault(prefix + endpoint.path, {})[endpoint.method.lower()] = operation
     return paths
 
 
-def _operation(endpoint: Endpoint, refs: dict[Any, Any], error: dict[str, Any]) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, schemas: Schemas, error: Schema) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": f"{endpoint.method.lower()}_{endpoint.handler.__name__.strip('_')}",
+        "operationId": endpoint.operation,
         "summary": endpoint.summary,
         "description": " ".join(
             (endpoint.description, f"Needs a key with the scope `{endpoint.scope}`.")
         ).strip(),
         "parameters": list(_parameters(endpoint)),
-        "responses": {**_successes(endpoint, refs), **_refusals(endpoint, error)},
+        "responses": {**_successes(endpoint, schemas), **_refusals(endpoint, error)},
     }
-    if "If-None-Match" in endpoint.headers:
-        operation["responses"]["304"] = {"description": "Nothing has changed since the tag."}
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(refs[endpoint.body.shape])}
+        shape = endpoint.body.shape
+        operation["requestBody"] = {
+            "description": schemas.about(shape),
+            "required": True,
+            "content": _json(schemas.of(shape)),
+        }
     return operation
 
 
-def _successes(endpoint: Endpoint, refs: dict[Any, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {"description": endpoint.summary}
-    content = {} if endpoint.replies is None else _json(refs[endpoint.replies])
+def _successes(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
+    content = {} if endpoint.replies is None else _json(schemas.of(endpoint.replies))
     if endpoint.stream is not None:
-        content |= {"text/event-stream": {"schema": refs[endpoint.stream]}}
-    if content:
-        told["content"] = content
-    found = {str(endpoint.status): told}
+        content["text/event-stream"] = {
+            "schema": {"type": "string", "description": _EVENTS},
+            "x-event-data": schemas.of(endpoint.stream),
+        }
+    about = endpoint.summary if endpoint.replies is None else schemas.about(endpoint.replies)
+    found = {endpoint.status: _response(endpoint.status, about, content, endpoint.sends)}
     if endpoint.stream is not None and endpoint.replies is None:
-        found["204"] = {"description": "The stream ended with that event."}
+        found[204] = _response(204, "The stream ended with that event: there is no more.")
+    if "If-None-Match" in endpoint.headers:
+        found[304] = _response(304, "Nothing has changed since that `ETag`.")
     if endpoint.later is not None:
-        found["202"] = {"description": "Not done yet.", "content": _json(refs[endpoint.later])}
-    return found
+        later = _json(schemas.of(endpoint.later))
+        found[202] = _response(202, schemas.about(endpoint.later), later, endpoint.sends)
+    return {str(status): response for status, response in found.items()}
+
+
+def _refusals(endpoint: Endpoint, error: Schema) -> dict[str, Any]:
+    codes = [*endpoint.errors, *_ALWAYS, *(_WITH_BODY if endpoint.body is not None else ())]
+    by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys(codes):
+        by_status.setdefault(errors.STATUS[code], []).append(code.value)
+    sends: dict[int, tuple[str, ...]] = {}
+    if endpoint.later is not None:
+        for category, status in errors.FAILURE_STATUS.items():
+            told = f"{Code.GENERATION_ERROR.value} ({category})"
+            by_status.setdefault(status, []).append(told)
+            sends[status] = endpoint.sends
+    return {
+        str(status): _response(status, ", ".join(names), error, sends.get(status, ()))
+        for status, names in sorted(by_status.items())
+    }
+
+
+def _response(
+    status: int, about: str, content: Schema | None = None, sends: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return an answer: what it is, what it holds, and the headers that it has or may have."""
+    always = ("X-Request-ID", *_ALWAYS_SENT.get(status, ()))
+    named = {name: {"$ref": f"#/components/headers/{name}"} for name in always}
+    for name in (*_MAYBE_SENT.get(status, ()), *sends):
+        named.setdefault(name, {"$ref": f"#/components/headers/{name}"})
+    response: dict[str, Any] = {"description": about, "headers": named}
+    return response | ({"content": content} if content else {})
 
 
 def _parameters(endpoint: Endpoint) -> Iterable[dict[str, Any]]:
     for name in _PARAMETER.findall(endpoint.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        yield {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": _PATH_PARAMETERS[name],
+            "schema": {"type": "string"},
+        }
     for query in endpoint.query:
         yield {
             "name": query.name,
             "in": "query",
             "description": query.description,
-            "schema": {"type": query.kind},
+            "schema": {"type": query.kind} | ({"enum": query.choices} if query.choices else {}),
         }
-    for header in (*endpoint.headers, "X-Request-ID"):
-        yield {"name": header, "in": "header", "schema": {"type": "string"}}
+    for name in (*endpoint.headers, "X-Request-ID"):
+        header = headers.ASKED[name]
+        yield {
+            "name": name,
+            "in": "header",
+            "description": header.description,
+            "schema": header.schema,
+        }
 
 
-def _refusals(endpoint: Endpoint, error: dict[str, Any]) -> dict[str, Any]:
-    codes = [*endpoint.errors, *_ALWAYS]
-    if endpoint.body is not None or endpoint.query:
-        codes += _WITH_BODY if endpoint.body is not None else [Code.INVALID_FIELDS]
-    by_status: dict[int, list[str]] = {}
-    for code in codes:
-        by_status.setdefault(errors.STATUS[code], []).append(code.value)
-    if endpoint.later is not None:
-        for category, status in errors.FAILURE_STATUS.items():
-            told = f"{Code.GENERATION_ERROR.value} ({category})"
-            by_status.setdefault(status, []).append(told)
-    return {
-        str(status): {"description": ", ".join(names), "content": _json(error)}
-        for status, names in sorted(by_status.items())
-    }
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _json(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
-
-
-def _short(name: str) -> str:
-    """Return a schema's name; where two shapes share one, msgspec tells them apart by modules."""
-    if "." not in name:
-        return name
-    *modules, shape = name.split(".")
-    return f"{modules[2]}.{shape}" if modules[:2] == ["api", "dialects"] else shape
-
-
-def _mended(schema: Any) -> Any:
-    """Say the type of an enumeration, which msgspec leaves out and some generators ask for."""
-    if isinstance(schema, str) and schema.startswith(_REF.format(name="")):
-        return _REF.format(name=_short(schema.removeprefix(_REF.format(name=""))))
-    if isinstance(schema, dict):
-        mended = {name: _mended(part) for name, part in schema.items()}
-        values = mended.get("enum")
-        if (
-            isinstance(values, list)
-            and "type" not in mended
-            and all(isinstance(v, str) for v in values)
-        ):
-            mended["type"] = "string"
-        return mended
-    return [_mended(part) for part in schema] if isinstance(schema, list) else schema

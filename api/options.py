@@ -20,9 +20,9 @@ _MICROCREDITS: Final = 1_000_000
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-    Meta(max_length=16),
+    Meta(max_length=16, description="Texts of the caller's own, returned as they are."),
 ]
-SessionName = Annotated[str, Meta(min_length=1, max_length=200)]
+SessionName = Annotated[str, Meta(min_length=1, max_length=200, description="A name for people.")]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,22 +39,44 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     web_search: Annotated[
         bool | None, Meta(description="Search the web for the answer; `citations` tell its pages.")
     ] = None
-    deep_think: bool | None = None
-    media_urls: (
-        Annotated[
-            list[str],
-            Meta(max_length=10, description="Pictures to look at: PNG, JPEG, GIF or WebP."),
-        ]
-        | None
-    ) = None
-    project_id: Annotated[str, Meta(max_length=128)] | None = None
-    priority: Literal["interactive", "batch"] | None = None
-    max_credits: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
-    deadline_seconds: Annotated[int, Meta(ge=1, le=604_800)] | None = None
+    deep_think: Annotated[
+        bool | None, Meta(description="Let the model think before it answers (default: false).")
+    ] = None
+    media_urls: Annotated[
+        Annotated[list[str], Meta(max_length=10)] | None,
+        Meta(description="Pictures to look at: PNG, JPEG, GIF or WebP."),
+    ] = None
+    project_id: Annotated[
+        Annotated[str, Meta(max_length=128)] | None,
+        Meta(description="A label of the caller's own, returned in the status."),
+    ] = None
+    priority: Annotated[
+        Literal["interactive", "batch"] | None,
+        Meta(description="`batch` waits for what people need (default: `interactive`)."),
+    ] = None
+    max_credits: Annotated[
+        Annotated[float, Meta(gt=0, le=1_000_000)] | None,
+        Meta(description="The most that the answer may cost."),
+    ] = None
+    deadline_seconds: Annotated[
+        Annotated[int, Meta(ge=1, le=604_800)] | None,
+        Meta(description="Seconds after which an unfinished answer fails as `expired`."),
+    ] = None
     metadata: Metadata | None = None
-    cost_quality: Annotated[int, Meta(ge=0, le=10)] | None = None
-    on_conflict: Literal["enqueue", "reject", "interrupt"] | None = None
-    webhook_url: str | None = None
+    cost_quality: Annotated[
+        Annotated[int, Meta(ge=0, le=10)] | None,
+        Meta(description="From 0, the cheapest model, to 10, the best; not in this version."),
+    ] = None
+    on_conflict: Annotated[
+        Literal["enqueue", "reject", "interrupt"] | None,
+        Meta(
+            description="While the conversation answers another message: wait for it (`enqueue`, "
+            "the default), be refused with SESSION_BUSY, or cancel it (`interrupt`)."
+        ),
+    ] = None
+    webhook_url: Annotated[
+        str | None, Meta(description="Where to report the end; not in this version.")
+    ] = None
 
 
 def intent(

@@ -88,11 +88,11 @@ async def _chosen(call: Call) -> list[Name]:
     return [letter.name async for page in pages for letter in page]
 
 
-_LIMIT: Final = f"{wire.ACTED_ON} by default, {wire.ACTED_ON_MAX} at most."
-_ACTIONS: Final = f"At most {wire.ACTED_ON_MAX} in one call; of a filter, {_LIMIT}"
+_ACTIONS: Final = f"At most {wire.ACTED_ON_MAX} in one call; of a filter, {wire.LIMIT}"
 
 ENDPOINTS: Final = (
     Endpoint(
+        operation="list_dead_letters",
         method="GET",
         path="/dead",
         scope="operator",
@@ -107,22 +107,25 @@ ENDPOINTS: Final = (
             Query("account", "string", "An account's name."),
             Query("since", "string", "Died then or later, `YYYY-MM-DDTHH:MM:SSZ`."),
             Query("until", "string", "Died then or earlier."),
-            Query("limit", "integer", _LIMIT),
+            Query("limit", "integer", wire.LIMIT),
             Query("after", "string", "Go on there: the `next_after` of an earlier page."),
         ),
         description="A page may hold fewer than `limit`, or none; the last has no `next_after`.",
     ),
     Endpoint(
+        operation="get_dead_letter",
         method="GET",
         path="/dead/{account}/{generation_id}",
         scope="operator",
         handler=show_dead,
         summary="Look at a dead letter, with the prompt",
         replies=wire.LetterReply,
+        sends=("Cache-Control",),
         errors=(Code.NOT_FOUND,),
         description="Shows what the caller wrote.",
     ),
     Endpoint(
+        operation="retry_dead_letters",
         method="POST",
         path="/dead/retry",
         scope="operator",
@@ -134,6 +137,7 @@ ENDPOINTS: Final = (
         f"again. {_ACTIONS}",
     ),
     Endpoint(
+        operation="discard_dead_letters",
         method="POST",
         path="/dead/discard",
         scope="operator",

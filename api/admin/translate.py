@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from api.admin import wire
-from api.dialects.kolbo.wire import Failure
+from api.follow import told
 from shared.clock import instant, iso
 from shared.errors import Code, RequestError
 from shared.redis.functions import NotRevived
@@ -76,7 +76,6 @@ def place(text: str | None) -> Place | None:
 
 def letter(found: Letter) -> wire.DeadLetter:
     """Return a dead letter without what was asked."""
-    failure = found.failure
     return wire.DeadLetter(
         id=str(found.name),
         account=found.name.account,
@@ -86,14 +85,7 @@ def letter(found: Letter) -> wire.DeadLetter:
         lane=found.lane,
         model=found.model,
         chosen=found.chosen,
-        failure=Failure(
-            message=failure.message,
-            category=failure.category,
-            code=failure.code,
-            retryable=failure.retryable,
-            severity=failure.severity,
-            provider=failure.provider,
-        ),
+        failure=told.failure(found.failure),
         attempt=found.attempt,
         attempts=[
             wire.Attempt(

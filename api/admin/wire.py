@@ -4,137 +4,151 @@ Requests are closed: an unknown field is refused by name, null counts as absent.
 Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from api.dialects.kolbo.wire import Failure
+from api import fields
 from shared.errors import Category
 from shared.wire.submission import Lane
 
 ACTED_ON_MAX: Final = 1_000
 ACTED_ON: Final = 100
 
+LIMIT: Final = f"{ACTED_ON} by default, {ACTED_ON_MAX} at most."
+
 Word = Annotated[str, Meta(max_length=200)]
+LetterId = Annotated[str, Meta(description="The dead letter's id, `ACCOUNT/GENERATION`.")]
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters; all of them where nothing is named. The newest `limit` of these."""
 
-    category: Category | None = None
-    code: Word | None = None
-    provider: Word | None = None
+    category: Annotated[Category | None, Meta(description="A failure's category.")] = None
+    code: Annotated[Word | None, Meta(description="A failure's code.")] = None
+    provider: Annotated[Word | None, Meta(description="The upstream's name in the catalogue.")] = (
+        None
+    )
     model: Annotated[Word | None, Meta(description="As it was asked for, or as it was chosen.")] = (
         None
     )
-    account: Word | None = None
-    since: Annotated[Word | None, Meta(description="Died then or later.")] = None
+    account: Annotated[Word | None, Meta(description="An account's name.")] = None
+    since: Annotated[
+        Word | None, Meta(description="Died then or later, `YYYY-MM-DDTHH:MM:SSZ`.")
+    ] = None
     until: Annotated[Word | None, Meta(description="Died then or earlier.")] = None
-    limit: Annotated[int, Meta(ge=1, le=ACTED_ON_MAX)] | None = None
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=ACTED_ON_MAX)] | None, Meta(description=f"How many: {LIMIT}")
+    ] = None
 
 
 class ActionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Either the ids, `ACCOUNT/GENERATION` each, or a filter."""
+    """Either the ids or a filter."""
 
-    ids: Annotated[list[Word], Meta(min_length=1, max_length=ACTED_ON_MAX)] | None = None
-    filter: Filter | None = None
+    ids: Annotated[
+        Annotated[list[Word], Meta(min_length=1, max_length=ACTED_ON_MAX)] | None,
+        Meta(description="Which dead letters, `ACCOUNT/GENERATION` each."),
+    ] = None
+    filter: Annotated[Filter | None, Meta(description="All dead letters that fit now.")] = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """How an attempt ended: `why` is the failure's code, `CRASHED` or `RELEASED`."""
+    """How an attempt ended."""
 
-    attempt: int
-    started_at: str
-    ended_at: str
-    worker: str
-    why: str
+    attempt: Annotated[int, Meta(description="Its number, from 1.")]
+    started_at: Annotated[fields.Time, Meta(description="When it began.")]
+    ended_at: Annotated[fields.Time, Meta(description="When it ended.")]
+    worker: Annotated[str, Meta(description="The worker that made it.")]
+    why: Annotated[str, Meta(description="The failure's code, `CRASHED` or `RELEASED`.")]
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A generation that failed for no fault of its caller.
+    """A generation that failed for no fault of its caller."""
 
-    `attempt` counts all attempts, `attempts` tells the last sixteen; `chosen` is the model that was
-    asked last, `held_credits` what a retry sets aside again.
-    """
-
-    id: str
-    account: str
-    generation_id: str
-    session_id: str
-    turn: int
-    lane: Lane
-    model: str
-    chosen: str | None
-    failure: Failure
-    attempt: int
-    attempts: list[Attempt]
-    accepted_at: str
-    died_at: str
-    held_credits: float
-    key_id: str
-    retried_as: str | None
+    id: LetterId
+    account: Annotated[str, Meta(description="The account's name.")]
+    generation_id: fields.GenerationId
+    session_id: fields.SessionId
+    turn: Annotated[int, Meta(description="The number of its turn in the session, from 1.")]
+    lane: Annotated[Lane, Meta(description="The queue it waited in.")]
+    model: Annotated[str, Meta(description="The model that was asked for, or `auto`.")]
+    chosen: Annotated[str | None, Meta(description="The model that was asked last, if any was.")]
+    failure: Annotated[fields.Failure, Meta(description="Why it failed.")]
+    attempt: Annotated[int, Meta(description="How many attempts there were.")]
+    attempts: Annotated[list[Attempt], Meta(description="The last sixteen of them.")]
+    accepted_at: Annotated[fields.Time, Meta(description="When its message was accepted.")]
+    died_at: Annotated[fields.Time, Meta(description="When it failed.")]
+    held_credits: Annotated[float, Meta(description="The credits that a retry sets aside again.")]
+    key_id: Annotated[str, Meta(description="The id of the API key that sent it.")]
+    retried_as: Annotated[
+        str | None, Meta(description="The generation that answers it now, if any.")
+    ]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What the caller had asked, prompt and all; null is what can no longer be read."""
 
-    message: str | None
-    metadata: dict[str, str]
-    project_id: str | None
-    companion: str | None
-    enhance_prompt: bool | None
-    max_output_tokens: int | None
-    deep_think: bool | None
-    web_search: bool | None
-    media_urls: list[str]
+    message: Annotated[str | None, Meta(description="The prompt.")]
+    metadata: Annotated[dict[str, str], Meta(description="The submission's `metadata`.")]
+    project_id: Annotated[str | None, Meta(description="The submission's `project_id`.")]
+    companion: Annotated[str | None, Meta(description="The companion that the turn named.")]
+    enhance_prompt: Annotated[bool | None, Meta(description="Whether rewording was allowed.")]
+    max_output_tokens: Annotated[
+        int | None, Meta(description="What the credits set aside paid for.")
+    ]
+    deep_think: Annotated[bool | None, Meta(description="Whether the model was to think first.")]
+    web_search: Annotated[bool | None, Meta(description="Whether the web was to be searched.")]
+    media_urls: Annotated[list[str], Meta(description="The pictures that came with it.")]
 
 
 class ListReply(msgspec.Struct, frozen=True, kw_only=True):
-    """Dead letters, newest first; `next_after` is where to go on, null after the last."""
+    """A page of dead letters."""
 
-    success: Literal[True] = True
-    dead: list[DeadLetter]
-    count: int
-    next_after: str | None
+    success: fields.Success = True
+    dead: Annotated[list[DeadLetter], Meta(description="Newest first.")]
+    count: Annotated[int, Meta(description="How many this page has.")]
+    next_after: Annotated[
+        str | None, Meta(description="The `after` of the next page; null after the last.")
+    ]
 
 
 class LetterReply(msgspec.Struct, frozen=True, kw_only=True):
     """One dead letter, with what was asked."""
 
-    success: Literal[True] = True
-    dead: DeadLetter
-    asked: Asked
+    success: fields.Success = True
+    dead: Annotated[DeadLetter, Meta(description="The dead letter.")]
+    asked: Annotated[Asked, Meta(description="What the caller wrote.")]
 
 
 class Retried(msgspec.Struct, frozen=True, kw_only=True):
     """A dead letter and the generation that now answers it."""
 
-    id: str
-    generation_id: str
+    id: LetterId
+    generation_id: Annotated[str, Meta(description="The id of the new generation.")]
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter that stays as it is, and why."""
+    """A dead letter that stays as it is."""
 
-    id: str
-    code: str
-    error: str
+    id: LetterId
+    code: Annotated[str, Meta(description="Why, for a program.")]
+    error: Annotated[str, Meta(description="Why, in a sentence.")]
 
 
 class RetryReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a retry did; `count` of them are asked again."""
+    """What a retry did."""
 
-    success: Literal[True] = True
-    count: int
-    retried: list[Retried]
-    refused: list[Refused]
+    success: fields.Success = True
+    count: Annotated[int, Meta(description="How many are asked again.")]
+    retried: Annotated[list[Retried], Meta(description="Those that are asked again.")]
+    refused: Annotated[list[Refused], Meta(description="Those that stay as they are.")]
 
 
 class DiscardReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What was discarded, `count` of them, and which ids are of no dead letter."""
+    """What was discarded."""
 
-    success: Literal[True] = True
-    count: int
-    discarded: list[str]
-    unknown: list[str]
+    success: fields.Success = True
+    count: Annotated[int, Meta(description="How many were discarded.")]
+    discarded: Annotated[list[str], Meta(description="The ids of those that were.")]
+    unknown: Annotated[list[str], Meta(description="The ids that are of no dead letter.")]

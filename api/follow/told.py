@@ -6,19 +6,18 @@ events between them go by as they were published. Pure.
 """
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
-from api import links
+from api import fields, links
 from shared.clock import iso
-from shared.errors import CANCELLED, Category, Failure
+from shared.errors import CANCELLED, Failure
 from shared.wire import event as events
 from shared.wire.generation import Generation
 from shared.wire.message import (
     AssistantMessage,
-    Citation,
-    FinishReason,
     Media,
     MediaKind,
     Usage as Used,
@@ -32,75 +31,61 @@ Sign = Callable[[Media], Media]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer. `model` is the identifier of the one that gave it.
+    """The answer."""
 
-    `finish_reason` is `length` where the limit of tokens cut it, `content_filter` where a filter
-    of the provider's did.
-    A URL that is a path is good on this front, without a key, until its `expires`.
-    """
-
-    id: str
-    role: Literal["assistant"] = "assistant"
-    content: str
-    reasoning_content: str | None
-    image_urls: list[str]
-    video_urls: list[str]
-    audio_urls: list[str]
-    citations: list[Citation]
-    finish_reason: FinishReason | None
-    model: str
-    created_at: str
+    id: fields.GenerationId
+    role: Annotated[Literal["assistant"], Meta(description="Who wrote it.")] = "assistant"
+    content: fields.Content
+    reasoning_content: fields.ReasoningContent
+    image_urls: fields.ImageUrls
+    video_urls: fields.VideoUrls
+    audio_urls: fields.AudioUrls
+    citations: fields.Citations
+    finish_reason: fields.EndedByOrNull
+    model: Annotated[str, Meta(description="The identifier of the model that answered.")]
+    created_at: fields.CreatedAt
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer consumed and cost; `estimated` by us where the provider did not say."""
+    """What an answer consumed and cost."""
 
-    input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    credits: float
-    estimated: bool
-
-
-class ToldFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why there is no answer; `provider` is the upstream's name where one is to blame."""
-
-    message: str
-    category: Category
-    code: str
-    retryable: bool
-    severity: Literal["error", "fatal"]
-    provider: str | None
+    input_tokens: fields.InputTokens
+    output_tokens: fields.OutputTokens
+    reasoning_tokens: fields.ReasoningTokens
+    credits: Annotated[float, Meta(description="The credits that were charged.")]
+    estimated: Annotated[
+        bool, Meta(description="Whether Pollux counted, where the provider did not say.")
+    ]
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     """The message is in."""
 
-    id: str
-    session_id: str
-    poll_url: str
+    id: fields.GenerationId
+    session_id: fields.SessionId
+    poll_url: fields.PollUrl
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
     """All of the answer so far; it replaces what was told before."""
 
-    text: str
-    reasoning: str = ""
-    media: tuple[Media, ...] = ()
+    text: Annotated[str, Meta(description="The whole text so far.")]
+    reasoning: Annotated[str, Meta(description="What the model thought, if shown.")] = ""
+    media: Annotated[tuple[Media, ...], Meta(description="The answer's files so far.")] = ()
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True, tag="completed"):
     """The end, with an answer."""
 
-    message: Message
-    usage: Usage
-    routing: Routing | None
+    message: Annotated[Message, Meta(description="The whole answer.")]
+    usage: Annotated[Usage, Meta(description="What it consumed and cost.")]
+    routing: Annotated[Routing | None, Meta(description="Which model was chosen, and why.")]
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """The end, without one."""
 
-    failure: ToldFailure
+    failure: Annotated[fields.Failure, Meta(description="Why there is no answer.")]
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
@@ -108,7 +93,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
 
 
 End = Completed | Failed | Cancelled
-Event = (
+Event = Annotated[
     Accepted
     | Snapshot
     | events.StageChanged
@@ -122,8 +107,13 @@ Event = (
     | events.Reset
     | Completed
     | Failed
-    | Cancelled
-)
+    | Cancelled,
+    Meta(
+        title="Event",
+        description="The `data` of a server-sent event. Exactly one of `completed`, `failed` and "
+        "`cancelled` ends every stream.",
+    ),
+]
 
 
 def accepted(generation: str, session: str) -> Accepted:
@@ -201,6 +191,6 @@ def routing(generation: Generation) -> Routing | None:
     return kept.told() if isinstance(kept, KeptRouting) else kept
 
 
-def failure(found: Failure) -> ToldFailure:
+def failure(found: Failure) -> fields.Failure:
     """Return a failure with every field said."""
-    return ToldFailure(**msgspec.structs.asdict(found))
+    return fields.Failure(**msgspec.structs.asdict(found))

@@ -5,9 +5,10 @@ entry that a follower sees (`accepted`) is not kept: it is told from the record,
 dialect.
 """
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from shared.errors import Failure
 from shared.lifecycle import Stage
@@ -18,57 +19,59 @@ from shared.wire.routing import Routing
 class StageChanged(msgspec.Struct, frozen=True, tag="stage"):
     """The generation entered a stage."""
 
-    stage: Stage
+    stage: Annotated[Stage, Meta(description="The stage that it is in now.")]
 
 
 class Routed(msgspec.Struct, frozen=True, tag="routed"):
     """A model was chosen."""
 
-    routing: Routing
+    routing: Annotated[Routing, Meta(description="Which model was chosen, and why.")]
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
     """The model thought on: `text` is no part of the answer."""
 
-    text: str
+    text: Annotated[str, Meta(description="What it thought since the event before.")]
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
     """The answer grew by `text`."""
 
-    text: str
+    text: Annotated[str, Meta(description="What to append to the text so far.")]
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
-    """The model calls a tool; `arguments` is the object that it gave."""
+    """The model calls a tool."""
 
-    call_id: str
-    tool: str
-    arguments: dict[str, Any]
+    call_id: Annotated[str, Meta(description="The call's id.")]
+    tool: Annotated[str, Meta(description="The tool's name.")]
+    arguments: Annotated[dict[str, Any], Meta(description="What the model gave to the tool.")]
 
 
 class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
-    """A call has ended; `summary` is a sentence for a person."""
+    """A call has ended."""
 
-    call_id: str
-    ok: bool
-    summary: str
+    call_id: Annotated[str, Meta(description="The id that its `tool_call` has.")]
+    ok: Annotated[bool, Meta(description="Whether the call succeeded.")]
+    summary: Annotated[str, Meta(description="What came of it, in a sentence for a person.")]
 
 
 class ApprovalRequired(msgspec.Struct, frozen=True, tag="approval_required"):
-    """A call waits for a person's decision, until `expires_at` (`YYYY-MM-DDTHH:MM:SSZ`)."""
+    """A call waits for a person's decision."""
 
-    approval_id: str
-    tool: str
-    arguments: dict[str, Any]
-    expires_at: str
+    approval_id: Annotated[str, Meta(description="The id to decide by.")]
+    tool: Annotated[str, Meta(description="The tool's name.")]
+    arguments: Annotated[dict[str, Any], Meta(description="What the model gave to the tool.")]
+    expires_at: Annotated[
+        str, Meta(description="When the call is given up, as in `2026-01-31T12:00:00Z`.")
+    ]
 
 
 class Media(msgspec.Struct, frozen=True, tag="media"):
     """The answer has a picture, a film or a sound, to be found at `url`."""
 
-    kind: MediaKind
-    url: str
+    kind: Annotated[MediaKind, Meta(description="What the file is.")]
+    url: Annotated[str, Meta(description="Where the file is.")]
 
 
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
@@ -77,7 +80,7 @@ class Reset(msgspec.Struct, frozen=True, tag="reset"):
     What was told of reasoning, tools and media is dropped whole.
     """
 
-    keep: int
+    keep: Annotated[int, Meta(description="Code points of the text that stay, from its start.")]
 
 
 class Completed(msgspec.Struct, frozen=True, tag="completed"):

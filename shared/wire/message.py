@@ -5,9 +5,10 @@ assistant's by whoever ends the generation: a worker, or Redis itself when no wo
 it.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from shared.errors import Failure
 from shared.lifecycle import State
@@ -64,15 +65,15 @@ class Media(msgspec.Struct, frozen=True):
     In a record the `url` of what is kept here is its path alone, which is signed when it is told.
     """
 
-    kind: MediaKind
-    url: str
+    kind: Annotated[MediaKind, Meta(description="What the file is.")]
+    url: Annotated[str, Meta(description="Where the file is.")]
 
 
 class Citation(msgspec.Struct, frozen=True):
     """A page that an answer rests on, as a search found it."""
 
-    url: str
-    title: str = ""
+    url: Annotated[str, Meta(description="Where the page is.")]
+    title: Annotated[str, Meta(description="The page's title, or an empty text.")] = ""
 
 
 class Enhancement(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,31 +4,38 @@ DESIGN. Every answer keeps its decision, so it is kept small: by position, and w
 which can be told again.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 Policy = Literal["requested", "catalogue_order"]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A model that was weighed. `excluded_by` names the gate that shut it out, or is absent."""
+    """A model that was weighed."""
 
-    model: str
-    score: float
-    est_credits: float
-    est_seconds: float
-    excluded_by: str | None = None
+    model: Annotated[str, Meta(description="The model's identifier.")]
+    score: Annotated[float, Meta(description="How well it suits the message, from 0 to 1.")]
+    est_credits: Annotated[float, Meta(description="The credits that an answer would cost.")]
+    est_seconds: Annotated[float, Meta(description="The seconds that an answer would take.")]
+    excluded_by: Annotated[
+        str | None, Meta(description="The check that excluded it; absent where none did.")
+    ] = None
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision: `policy` is who chose (caller, or catalogue's order), `chosen` an identifier."""
+    """Which model was chosen, by whom, and why."""
 
-    policy: Policy
-    chosen: str | None
-    category: str
-    reason: str
-    candidates: tuple[Candidate, ...] = ()
+    policy: Annotated[
+        Policy, Meta(description="`requested` by the caller, or by `catalogue_order`.")
+    ]
+    chosen: Annotated[str | None, Meta(description="The chosen model's identifier, if any was.")]
+    category: Annotated[str, Meta(description="What kind of message it was taken for.")]
+    reason: Annotated[str, Meta(description="Why this model answers, in a sentence.")]
+    candidates: Annotated[
+        tuple[Candidate, ...], Meta(description="The models that were weighed.")
+    ] = ()
 
 
 class KeptRouting(NamedTuple):

@@ -63,8 +63,8 @@ def test_every_code_of_the_contract_is_documented_somewhere() -> None:
         for code in response["description"].split(", ")
     }
     missing = {code.value for code in Code} - told
-    # Those of no route: nothing there, no such method, a head too large; and of other models.
-    assert missing == {"NOT_FOUND", "METHOD_NOT_ALLOWED", "HEADERS_TOO_LARGE", "WRONG_MODEL_TYPE"}
+    # Those of no route: nothing there, no such method; and of other models.
+    assert missing == {"NOT_FOUND", "METHOD_NOT_ALLOWED", "WRONG_MODEL_TYPE"}
 
 
 @pytest.mark.usefixtures("worker")
@@ -95,18 +95,39 @@ async def test_every_operation_answers_as_it_is_documented(
     for answer in answers:
         asked_ = answer.request
         where = (asked_.method, asked_.url.path, answer.status_code)
-        kind = answer.headers["content-type"]
-        assert document.faults(*where, kind, answer.content) == []
+        assert document.faults(*where, answer.headers, answer.content) == []
 
 
 def test_the_referee_sees_a_wrong_answer() -> None:
     credits_ = ("GET", "/api/v1/account/credits")
+    headers = {"content-type": JSON, "x-request-id": "r", "date": "today"}
     good = b'{"success":true,"credits":{"total":1,"available":1,"held":0}}'
-    assert document.faults(*credits_, 200, JSON, good) == []
-    assert document.faults(*credits_, 200, JSON, good.replace(b"true", b"false"))
-    assert document.faults(*credits_, 200, JSON, good.replace(b'"held":0', b'"held":"0"'))
-    assert document.faults(*credits_, 200, JSON, good.replace(b'"held":0', b'"held":0,"more":1'))
-    assert document.faults(*credits_, 200, JSON, good.replace(b',"held":0', b""))
-    assert document.faults(*credits_, 418, JSON, good)
-    assert document.faults(*credits_, 200, "text/event-stream", good)
-    assert document.faults("GET", "/api/v1/generate/x/status", 304, JSON, b"{}")
+    assert document.faults(*credits_, 200, headers, good) == []
+    assert document.faults(*credits_, 200, headers, good.replace(b"true", b"false"))
+    assert document.faults(*credits_, 200, headers, good.replace(b'"held":0', b'"held":"0"'))
+    assert document.faults(*credits_, 200, headers, good.replace(b'"held":0', b'"held":0,"a":1'))
+    assert document.faults(*credits_, 200, headers, good.replace(b',"held":0', b""))
+    assert document.faults(*credits_, 418, headers, good)
+    assert document.faults(*credits_, 200, headers | {"content-type": "text/event-stream"}, good)
+    assert document.faults("GET", "/api/v1/generate/x/status", 304, headers, b"{}")
+
+
+def test_the_referee_sees_a_wrong_header() -> None:
+    credits_ = ("GET", "/api/v1/account/credits")
+    headers = {"content-type": JSON, "x-request-id": "r", "retry-after": "1"}
+    refusal = b'{"success":false,"error":"No.","code":"RATE_LIMITED","request_id":"r"}'
+    assert document.faults(*credits_, 429, headers, refusal) == []
+    assert document.faults(*credits_, 429, headers | {"x-more": "1"}, refusal)
+    assert document.faults(*credits_, 429, headers | {"retry-after": "soon"}, refusal)
+    assert document.faults(*credits_, 429, headers | {"ratelimit-reset": "-1"}, refusal)
+    del headers["retry-after"]
+    assert document.faults(*credits_, 429, headers, refusal)
+
+
+def test_the_referee_sees_what_no_refusal_tells() -> None:
+    chat = ("POST", "/api/v1/chat")
+    headers = {"content-type": JSON, "x-request-id": "r"}
+    refusal = b'{"success":false,"error":"No.","code":"SESSION_BUSY","request_id":"r"%b}'
+    assert document.faults(*chat, 409, headers, refusal % b"") == []
+    assert document.faults(*chat, 409, headers, refusal % b',"generation_id":"g"') == []
+    assert document.faults(*chat, 409, headers, refusal % b',"generation":"g"')

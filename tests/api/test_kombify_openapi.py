@@ -48,12 +48,6 @@ def test_every_success_is_documented_by_its_status() -> None:
     assert "200" not in _responses("delete", "/sessions/{session_id}")
 
 
-def test_every_schema_has_a_plain_name() -> None:
-    names = set(document.document()["components"]["schemas"])
-    assert {name for name in names if "." in name} == {"kolbo.Candidate", "kolbo.Routing"}
-    assert {"Candidate", "Routing"} < names
-
-
 @pytest.mark.usefixtures("worker")
 async def test_every_operation_answers_as_it_is_documented(api: Customer) -> None:
     said = await chat(api, "hello", model="alpha")
@@ -74,6 +68,5 @@ async def test_every_operation_answers_as_it_is_documented(api: Customer) -> Non
     for answer in answers:
         asked = answer.request
         where = (asked.method, asked.url.path, answer.status_code)
-        kind = answer.headers.get("content-type", "")
         assert answer.is_success
-        assert document.faults(*where, kind, answer.content) == []
+        assert document.faults(*where, answer.headers, answer.content) == []

@@ -63,11 +63,8 @@ async def connected(url: str, headers: dict[str, str]) -> AsyncIterator[Customer
 
     async def compare(answer: httpx.Response) -> None:
         asked = answer.request
-        content = await answer.aread()
-        kind = answer.headers.get("content-type", "")
-        faults.extend(
-            document.faults(asked.method, asked.url.path, answer.status_code, kind, content)
-        )
+        where = (asked.method, asked.url.path, answer.status_code)
+        faults.extend(document.faults(*where, answer.headers, await answer.aread()))
 
     async with Customer(
         base_url=url,

@@ -15,6 +15,7 @@ from shared.stores.ledger import Use, Used
 
 _MICROCREDITS: Final = 1_000_000
 _EPOCH: Final = date(1970, 1, 1)
+BY: Final = ("model", "day", "key")
 _DAYS_BY_DEFAULT: Final = 30
 _DAYS_MAX: Final = 366
 
@@ -68,7 +69,7 @@ async def usage(call: Call) -> Answer:
 
 def _by(call: Call) -> Literal["model", "day", "key"]:
     asked = call.query.get("by", "day")
-    if asked not in {"model", "day", "key"}:
+    if asked not in BY:
         raise RequestError(
             "The parameter `by` must be `model`, `day` or `key`.", Code.INVALID_FIELDS
         )

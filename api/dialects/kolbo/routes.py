@@ -11,6 +11,7 @@ from api.dialects.kolbo import account, translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
 from api.follow import told, wait
 from api.guards.body import Body
+from api.headers import ACCEPTED
 from shared import ids
 from shared.errors import Code, PolluxError, RequestError
 from shared.redis import functions, keys
@@ -208,8 +209,10 @@ _PAGING: Final = (
     Query("limit", "integer", "More than the cap is capped."),
 )
 
+ABOUT: Final = "The Kolbo chat API: submit a message, then poll its generation or follow it."
 ENDPOINTS: Final = (
     Endpoint(
+        operation="submit_message",
         method="POST",
         path="/chat",
         scope="chat",
@@ -219,6 +222,7 @@ ENDPOINTS: Final = (
         replies=wire.SubmitReply,
         is_read=False,
         headers=("Idempotency-Key",),
+        sends=ACCEPTED,
         errors=(
             Code.MISSING_FIELDS,
             Code.FEATURE_UNAVAILABLE,
@@ -233,6 +237,7 @@ ENDPOINTS: Final = (
         ),
     ),
     Endpoint(
+        operation="get_generation",
         method="GET",
         path="/generate/{generation_id}/status",
         scope="read",
@@ -247,9 +252,11 @@ ENDPOINTS: Final = (
             ),
         ),
         headers=("If-None-Match",),
+        sends=("ETag", "Cache-Control"),
         errors=(Code.GENERATION_NOT_FOUND,),
     ),
     Endpoint(
+        operation="follow_generation",
         method="GET",
         path="/generate/{generation_id}/events",
         scope="read",
@@ -259,9 +266,11 @@ ENDPOINTS: Final = (
         stream=told.Event,
         query=(Query("after", "string", "Go on after this event; Last-Event-ID goes before it."),),
         headers=("Last-Event-ID",),
+        sends=("Cache-Control",),
         errors=(Code.GENERATION_NOT_FOUND,),
     ),
     Endpoint(
+        operation="cancel_generation",
         method="POST",
         path="/generate/{generation_id}/cancel",
         scope="chat",
@@ -271,6 +280,7 @@ ENDPOINTS: Final = (
         errors=(Code.GENERATION_NOT_FOUND, Code.ALREADY_FINISHED),
     ),
     Endpoint(
+        operation="list_models",
         method="GET",
         path="/models",
         scope="read",
@@ -283,6 +293,7 @@ ENDPOINTS: Final = (
         ),
     ),
     Endpoint(
+        operation="list_conversations",
         method="GET",
         path="/chat/conversations",
         scope="read",
@@ -292,6 +303,7 @@ ENDPOINTS: Final = (
         query=_PAGING,
     ),
     Endpoint(
+        operation="rename_conversation",
         method="PATCH",
         path="/chat/conversations/{session_id}",
         scope="chat",
@@ -302,6 +314,7 @@ ENDPOINTS: Final = (
         errors=(Code.SESSION_NOT_FOUND,),
     ),
     Endpoint(
+        operation="delete_conversation",
         method="DELETE",
         path="/chat/conversations/{session_id}",
         scope="chat",
@@ -311,6 +324,7 @@ ENDPOINTS: Final = (
         errors=(Code.SESSION_NOT_FOUND,),
     ),
     Endpoint(
+        operation="list_messages",
         method="GET",
         path="/chat/conversations/{session_id}/messages",
         scope="read",
@@ -321,6 +335,7 @@ ENDPOINTS: Final = (
         errors=(Code.SESSION_NOT_FOUND,),
     ),
     Endpoint(
+        operation="get_credits",
         method="GET",
         path="/account/credits",
         scope="read",
@@ -329,6 +344,7 @@ ENDPOINTS: Final = (
         replies=wire.CreditsReply,
     ),
     Endpoint(
+        operation="get_usage",
         method="GET",
         path="/account/usage",
         scope="read",
@@ -338,7 +354,7 @@ ENDPOINTS: Final = (
         query=(
             Query("from", "string", "The first day, `YYYY-MM-DD`; 30 days by default."),
             Query("to", "string", "The last day; today by default."),
-            Query("by", "string", "`model`, `day` or `key`; `day` by default."),
+            Query("by", "string", "What to add up by: `day` by default.", account.BY),
         ),
     ),
 )

@@ -73,7 +73,7 @@ def status(
         attempt=generation.attempt,
         result=_result(generation, sign),
         error=failure.message if failure is not None else None,
-        failure=wire.Failure(**msgspec.structs.asdict(failure)) if failure is not None else None,
+        failure=told.failure(failure) if failure is not None else None,
         enhancement=_enhancement(generation, may_reword=may_reword),
         credits_used=generation.captured / _MICROCREDITS,
         credits_breakdown=_breakdown(generation),

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from api import fields
 from api.options import Options, SessionName
-from shared.errors import Category
-from shared.lifecycle import Stage, State
-from shared.wire.message import Citation, FinishReason
+from shared.lifecycle import State
 
 
 class SubmitBody(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,289 +31,312 @@ class RenameBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
     """The receipt: the message is in, and where to look for the answer."""
 
-    success: Literal[True] = True
-    message_id: str
-    session_id: str
-    type: Literal["chat"] = "chat"
-    model: str
-    poll_url: str
-    poll_interval_hint: int
-    events_url: str
-    cancel_url: str
+    success: fields.Success = True
+    message_id: fields.GenerationId
+    session_id: fields.SessionId
+    type: Annotated[Literal["chat"], Meta(description="What is being made.")] = "chat"
+    model: Annotated[str, Meta(description="The model that was asked for, or `auto`.")]
+    poll_url: fields.PollUrl
+    poll_interval_hint: fields.PollIntervalHint
+    events_url: fields.EventsUrl
+    cancel_url: fields.CancelUrl
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer, always an object, since clients read it unguarded. `partial` while being made.
+    """The answer, always an object, since clients read it unguarded.
 
-    While it is being made, `content` alone is told as far as it is. A URL that is a path is good on
-    this front, without a key, until the second that its `expires` names; a later look has another.
-    `finish_reason` is null unless the state is `completed`: `length` where the limit of tokens cut
-    the answer, `content_filter` where a filter of the provider's did.
+    While it is being made, `content` alone is told as far as it is.
     """
 
-    content: str
-    reasoning_content: str | None = None
-    image_urls: list[str] = []
-    video_urls: list[str] = []
-    audio_urls: list[str] = []
-    citations: list[Citation] = []
-    finish_reason: FinishReason | None = None
-    model: str
-    created_at: str
-    partial: bool | UnsetType = UNSET
+    content: Annotated[str, Meta(description="The answer, or as much of it as there is.")]
+    reasoning_content: fields.ReasoningContent = None
+    image_urls: fields.ImageUrls = []
+    video_urls: fields.VideoUrls = []
+    audio_urls: fields.AudioUrls = []
+    citations: fields.Citations = []
+    finish_reason: fields.EndedByOrNull = None
+    model: Annotated[
+        str, Meta(description="The model that was asked for; `auto` where Smart Select chose.")
+    ]
+    created_at: fields.CreatedAt
+    partial: Annotated[
+        bool | UnsetType, Meta(description="True while the answer is being made, absent after.")
+    ] = UNSET
 
 
 class EtaSeconds(msgspec.Struct, frozen=True):
     """Seconds until the end, as half and nine tenths of answers like it had it."""
 
-    p50: float
-    p90: float
+    p50: Annotated[float, Meta(description="Half of such answers had ended by then.")]
+    p90: Annotated[float, Meta(description="Nine of ten such answers had ended by then.")]
 
 
 class Enhancement(msgspec.Struct, frozen=True):
     """What became of the permission to reword the message."""
 
-    applied: bool
-    reason: str
-    text: str | None
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why there is no answer; `provider` is the upstream's name where one is to blame."""
-
-    message: str
-    category: Category
-    code: str
-    retryable: bool
-    severity: Literal["error", "fatal"]
-    provider: str | None
+    applied: Annotated[bool, Meta(description="Whether the message was reworded.")]
+    reason: Annotated[str, Meta(description="Why, or why not, in a sentence.")]
+    text: Annotated[str | None, Meta(description="What was sent in its place, if it was.")]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that was weighed; `excluded_by` names what shut it out."""
+    """A model that was weighed."""
 
-    model: str
-    score: float
-    est_credits: float
-    est_seconds: float
-    excluded_by: str | None
+    model: Annotated[str, Meta(description="The model's identifier.")]
+    score: Annotated[float, Meta(description="How well it suits the message, from 0 to 1.")]
+    est_credits: Annotated[float, Meta(description="The credits that an answer would cost.")]
+    est_seconds: Annotated[float, Meta(description="The seconds that an answer would take.")]
+    excluded_by: Annotated[
+        str | None, Meta(description="The check that excluded it; null where none did.")
+    ]
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """Which model was chosen, by whom, and why."""
 
-    policy: str
-    chosen: str | None
-    category: str
-    reason: str
-    candidates: list[Candidate]
+    policy: Annotated[str, Meta(description="`requested` by the caller, or by `catalogue_order`.")]
+    chosen: Annotated[str | None, Meta(description="The chosen model's identifier, if any was.")]
+    category: Annotated[str, Meta(description="What kind of message it was taken for.")]
+    reason: Annotated[str, Meta(description="Why this model answers, in a sentence.")]
+    candidates: Annotated[list[Candidate], Meta(description="The models that were weighed.")]
 
 
 class CreditLine(msgspec.Struct, frozen=True):
-    """A part of what an answer cost; `estimated` by us where the provider did not say."""
+    """A part of what an answer cost."""
 
-    item: str
-    quantity: int
-    credits: float
-    estimated: bool
+    item: Annotated[str, Meta(description="What was used: `tokens` or `web_search`.")]
+    quantity: Annotated[int, Meta(description="How many of it.")]
+    credits: Annotated[float, Meta(description="What they cost together.")]
+    estimated: Annotated[
+        bool, Meta(description="Whether Pollux counted, where the provider did not say.")
+    ]
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """A generation at one moment. Loop on `state`; `stage` tells what happens inside."""
 
-    success: Literal[True] = True
-    generation_id: str
-    session_id: str
-    type: Literal["chat"] = "chat"
-    state: State
-    stage: Stage
-    progress: int
-    poll_interval_hint: int
-    queue_position: int | None
-    eta_seconds: EtaSeconds | None
-    attempt: int
-    result: Result
-    error: str | None
-    failure: Failure | None
-    enhancement: Enhancement
-    credits_used: float
-    credits_breakdown: list[CreditLine]
-    routing: Routing | None
-    metadata: dict[str, str]
-    project_id: str | None
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
+    success: fields.Success = True
+    generation_id: fields.GenerationId
+    session_id: fields.SessionId
+    type: Annotated[Literal["chat"], Meta(description="What is being made.")] = "chat"
+    state: fields.CurrentState
+    stage: fields.CurrentStage
+    progress: Annotated[
+        int,
+        Meta(
+            description="0 to 100, never falling within an attempt, 100 at the end.", ge=0, le=100
+        ),
+    ]
+    poll_interval_hint: fields.PollIntervalHint
+    queue_position: Annotated[
+        int | None,
+        Meta(description="How many of the account's own run before it; null once it runs."),
+    ]
+    eta_seconds: Annotated[
+        EtaSeconds | None, Meta(description="When it may end; null where nothing tells.")
+    ]
+    attempt: Annotated[int, Meta(description="How many times it was begun.")]
+    result: Annotated[Result, Meta(description="The answer, as far as it is made.")]
+    error: Annotated[str | None, Meta(description="Why it failed, in a sentence.")]
+    failure: Annotated[fields.Failure | None, Meta(description="Why it failed, in full.")]
+    enhancement: Annotated[
+        Enhancement, Meta(description="Whether the message was reworded before it was answered.")
+    ]
+    credits_used: Annotated[float, Meta(description="The credits charged so far.")]
+    credits_breakdown: Annotated[
+        list[CreditLine], Meta(description="What the charge is made of; the lines add up to it.")
+    ]
+    routing: Annotated[Routing | None, Meta(description="Which model was chosen, and why.")]
+    metadata: Annotated[dict[str, str], Meta(description="The `metadata` of the submission.")]
+    project_id: Annotated[str | None, Meta(description="The `project_id` of the submission.")]
+    created_at: fields.CreatedAt
+    started_at: Annotated[
+        fields.Time | None, Meta(description="When a worker first began it, if one has.")
+    ]
+    finished_at: Annotated[fields.Time | None, Meta(description="When it ended, if it has.")]
 
 
 class CancelReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cancel did; `credits_refunded` is null while the worker is still asked to stop."""
+    """What a cancel did."""
 
-    success: Literal[True] = True
-    state: State
-    credits_refunded: float | None
-    effect: Literal["immediate", "pending"]
+    success: fields.Success = True
+    state: fields.CurrentState
+    credits_refunded: Annotated[
+        float | None,
+        Meta(description="Credits given back; null while the worker is still asked to stop."),
+    ]
+    effect: Annotated[
+        Literal["immediate", "pending"],
+        Meta(description="`pending` until the worker that runs it has stopped."),
+    ]
 
 
 class ModelItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that callers may name. Token rates in credits per 1,000 tokens."""
+    """A model that callers may name."""
 
-    identifier: str
-    name: str
-    provider: str
-    types: tuple[str, ...]
-    credit: float
-    recommended: bool
-    summary: str
-    smart_select_strengths: dict[str, float]
-    input_token_rate: float
-    output_token_rate: float
-    context_window: int
-    max_output_tokens: int
-    capabilities: tuple[str, ...]
-    estimated_duration_seconds: float
-    available: bool
+    identifier: Annotated[str, Meta(description="What a submission's `model` names it by.")]
+    name: Annotated[str, Meta(description="Its name for people.")]
+    provider: Annotated[str, Meta(description="The provider's name for people.")]
+    types: Annotated[tuple[str, ...], Meta(description="What it makes, as in `chat`.")]
+    credit: Annotated[float, Meta(description="The credits that a typical answer costs.")]
+    recommended: Annotated[bool, Meta(description="Whether the operator recommends it.")]
+    summary: Annotated[str, Meta(description="What it is good for, in a sentence.")]
+    smart_select_strengths: Annotated[
+        dict[str, float], Meta(description="How good it is at each category, from 0 to 1.")
+    ]
+    input_token_rate: Annotated[float, Meta(description="Credits per 1,000 tokens it reads.")]
+    output_token_rate: Annotated[float, Meta(description="Credits per 1,000 tokens it writes.")]
+    context_window: Annotated[int, Meta(description="The most tokens it reads and writes.")]
+    max_output_tokens: Annotated[int, Meta(description="The most tokens of one answer.")]
+    capabilities: Annotated[
+        tuple[str, ...], Meta(description="What it can beyond text, as in `vision`.")
+    ]
+    estimated_duration_seconds: Annotated[
+        float, Meta(description="The seconds that a typical answer takes.")
+    ]
+    available: Annotated[bool, Meta(description="Whether a live worker serves it now.")]
 
 
 class ModelsReply(msgspec.Struct, frozen=True, kw_only=True):
     """The models of this deployment."""
 
-    success: Literal[True] = True
-    models: list[ModelItem]
-    count: int
+    success: fields.Success = True
+    models: Annotated[list[ModelItem], Meta(description="In the order of the catalogue.")]
+    count: Annotated[int, Meta(description="How many models are listed.")]
 
 
 class Pagination(msgspec.Struct, frozen=True):
     """Which part of a list this is."""
 
-    page: int
-    limit: int
-    total: int
-    pages: int
+    page: Annotated[int, Meta(description="The number of this page, from 1.")]
+    limit: Annotated[int, Meta(description="How many at most a page has.")]
+    total: fields.Total
+    pages: Annotated[int, Meta(description="How many pages there are.")]
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation in a list."""
 
-    session_id: str
-    name: str
-    last_activity: str
-    created_at: str
+    session_id: fields.SessionId
+    name: Annotated[str, Meta(description="Its name for people.")]
+    last_activity: Annotated[fields.Time, Meta(description="When a message last came.")]
+    created_at: fields.CreatedAt
 
 
 class ConversationsReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The account's conversations, last active first."""
+    """The account's conversations."""
 
-    success: Literal[True] = True
-    conversations: list[Conversation]
-    pagination: Pagination
+    success: fields.Success = True
+    conversations: Annotated[list[Conversation], Meta(description="Last active first.")]
+    pagination: Annotated[Pagination, Meta(description="Which part of the list this is.")]
 
 
 class ConversationReply(msgspec.Struct, frozen=True, kw_only=True):
     """One conversation."""
 
-    success: Literal[True] = True
-    conversation: Conversation
+    success: fields.Success = True
+    conversation: Annotated[Conversation, Meta(description="The conversation as it is now.")]
 
 
 class MessageModel(msgspec.Struct, frozen=True):
     """The model that a message was asked of."""
 
-    identifier: str
-    name: str
-    provider: str
+    identifier: Annotated[str, Meta(description="Its identifier, or `auto`.")]
+    name: Annotated[str, Meta(description="Its name for people, when it answered.")]
+    provider: Annotated[str, Meta(description="Its provider's name for people.")]
 
 
 class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of a conversation; `model`, and `citations` if any, only with the assistant's.
+    """A message of a conversation: the user's or the assistant's."""
 
-    `finish_reason` is there with a completed answer, and tells whether it was cut.
-
-    `media_urls` are the pictures that came with a user's, the others those that an answer has.
-    """
-
-    message_id: str
-    role: Literal["user", "assistant"]
-    content: str
-    status: State
-    model: MessageModel | UnsetType = UNSET
-    media_urls: list[str] | UnsetType = UNSET
-    image_urls: list[str] | UnsetType = UNSET
-    video_urls: list[str] | UnsetType = UNSET
-    audio_urls: list[str] | UnsetType = UNSET
-    citations: list[Citation] | UnsetType = UNSET
-    finish_reason: FinishReason | UnsetType = UNSET
-    created_at: str
+    message_id: Annotated[
+        str, Meta(description="The message's id; an assistant's is the generation's id.")
+    ]
+    role: Annotated[Literal["user", "assistant"], Meta(description="Who wrote it.")]
+    content: fields.Content
+    status: Annotated[State, Meta(description="Always `completed` for the user's.")]
+    model: Annotated[MessageModel | UnsetType, Meta(description="Only with the assistant's.")] = (
+        UNSET
+    )
+    media_urls: fields.SentMediaUrls | UnsetType = UNSET
+    image_urls: fields.ImageUrls | UnsetType = UNSET
+    video_urls: fields.VideoUrls | UnsetType = UNSET
+    audio_urls: fields.AudioUrls | UnsetType = UNSET
+    citations: fields.Citations | UnsetType = UNSET
+    finish_reason: fields.EndedBy | UnsetType = UNSET
+    created_at: fields.CreatedAt
 
 
 class MessagesReply(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation's messages, oldest first."""
+    """A conversation's messages."""
 
-    success: Literal[True] = True
-    session_id: str
-    messages: list[MessageItem]
-    pagination: Pagination
+    success: fields.Success = True
+    session_id: fields.SessionId
+    messages: Annotated[list[MessageItem], Meta(description="Oldest first, two a turn.")]
+    pagination: Annotated[Pagination, Meta(description="Which part of the list this is.")]
 
 
 class DeletedReply(msgspec.Struct, frozen=True, kw_only=True):
     """It is gone."""
 
-    success: Literal[True] = True
-    session_id: str
+    success: fields.Success = True
+    session_id: fields.SessionId
 
 
 class Credits(msgspec.Struct, frozen=True):
-    """What an account has: `total` is what is available and what is held."""
+    """What an account has."""
 
-    total: float
-    available: float
-    held: float
+    total: Annotated[float, Meta(description="What is available and what is held.")]
+    available: Annotated[float, Meta(description="What new messages may cost.")]
+    held: Annotated[float, Meta(description="What is set aside for answers under way.")]
 
 
 class CreditsReply(msgspec.Struct, frozen=True, kw_only=True):
     """The account's credits."""
 
-    success: Literal[True] = True
-    credits: Credits
+    success: fields.Success = True
+    credits: Annotated[Credits, Meta(description="What the account has now.")]
 
 
 class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
     """How many answers, the tokens that they used, and the credits that they cost."""
 
-    generations: int
-    input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    credits: float
+    generations: Annotated[int, Meta(description="How many answers were made.")]
+    input_tokens: fields.InputTokens
+    output_tokens: fields.OutputTokens
+    reasoning_tokens: fields.ReasoningTokens
+    credits: Annotated[float, Meta(description="The credits that were charged.")]
 
 
 class UsageItem(UsageTotal, frozen=True, kw_only=True):
-    """The use of one model, of one day (`YYYY-MM-DD`), or through one API key, by its id."""
+    """The use of one model, of one day, or through one API key."""
 
-    name: str
+    name: Annotated[
+        str, Meta(description="The model's identifier, the day `YYYY-MM-DD`, or the key's id.")
+    ]
 
 
 class AccountUsage(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """An account's use between two days, both included, in UTC."""
 
-    from_: str
-    to: str
-    by: Literal["model", "day", "key"]
-    items: list[UsageItem]
-    total: UsageTotal
+    from_: Annotated[str, Meta(description="The first day, `YYYY-MM-DD`.")]
+    to: Annotated[str, Meta(description="The last day, `YYYY-MM-DD`.")]
+    by: Annotated[Literal["model", "day", "key"], Meta(description="What an item stands for.")]
+    items: Annotated[list[UsageItem], Meta(description="The use by model, day or key.")]
+    total: Annotated[UsageTotal, Meta(description="The sum of all items.")]
 
 
 class UsageReply(msgspec.Struct, frozen=True, kw_only=True):
     """What the account's answers used and cost."""
 
-    success: Literal[True] = True
-    usage: AccountUsage
+    success: fields.Success = True
+    usage: Annotated[AccountUsage, Meta(description="The use in the asked days.")]
 
 
-class ErrorReply(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorReply(fields.Details, frozen=True, kw_only=True):
     """Every refusal of this dialect."""
 
-    success: Literal[False] = False
-    error: str
-    code: str
-    request_id: str
+    success: Annotated[Literal[False], Meta(description="Always false.")] = False
+    error: Annotated[str, Meta(description="What is wrong, in a sentence for a person.")]
+    code: fields.ErrorCode
+    request_id: fields.RefusedRequest

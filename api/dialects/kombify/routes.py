@@ -16,6 +16,7 @@ from api.dialects.kombify.chat import (
 from api.endpoint import Answer, Call, Endpoint, Query
 from api.follow import told
 from api.guards.body import Body
+from api.headers import ACCEPTED
 from shared.errors import Code
 from shared.wire.submission import AUTO
 
@@ -129,8 +130,10 @@ _CHAT_ERRORS: Final = (
     Code.BRAIN_UNAVAILABLE,
 )
 
+ABOUT: Final = "The Kombify AI API: chat in one request, companions, sessions and preferences."
 ENDPOINTS: Final = (
     Endpoint(
+        operation="chat",
         method="POST",
         path="/chat",
         scope="chat",
@@ -143,9 +146,11 @@ ENDPOINTS: Final = (
         stream=told.Event,
         is_read=False,
         headers=("Idempotency-Key",),
+        sends=ACCEPTED,
         errors=_CHAT_ERRORS,
     ),
     Endpoint(
+        operation="chat_with_companion",
         method="POST",
         path="/companion/{type}/chat",
         scope="chat",
@@ -158,9 +163,11 @@ ENDPOINTS: Final = (
         stream=told.Event,
         is_read=False,
         headers=("Idempotency-Key",),
+        sends=ACCEPTED,
         errors=_CHAT_ERRORS,
     ),
     Endpoint(
+        operation="list_agents",
         method="GET",
         path="/agents",
         scope="read",
@@ -171,6 +178,7 @@ ENDPOINTS: Final = (
         errors=(Code.BRAIN_UNAVAILABLE,),
     ),
     Endpoint(
+        operation="create_session",
         method="POST",
         path="/sessions",
         scope="chat",
@@ -180,9 +188,11 @@ ENDPOINTS: Final = (
         replies=wire.SessionReply,
         status=201,
         headers=("Idempotency-Key",),
+        sends=("Location", "Idempotent-Replayed"),
         errors=(Code.COMPANION_NOT_FOUND, Code.IDEMPOTENCY_MISMATCH),
     ),
     Endpoint(
+        operation="list_sessions",
         method="GET",
         path="/sessions",
         scope="read",
@@ -192,6 +202,7 @@ ENDPOINTS: Final = (
         query=_PARTS,
     ),
     Endpoint(
+        operation="get_session",
         method="GET",
         path="/sessions/{session_id}",
         scope="read",
@@ -208,6 +219,7 @@ ENDPOINTS: Final = (
         errors=(Code.SESSION_NOT_FOUND,),
     ),
     Endpoint(
+        operation="rename_session",
         method="PATCH",
         path="/sessions/{session_id}",
         scope="chat",
@@ -218,6 +230,7 @@ ENDPOINTS: Final = (
         errors=(Code.MISSING_FIELDS, Code.SESSION_NOT_FOUND),
     ),
     Endpoint(
+        operation="delete_session",
         method="DELETE",
         path="/sessions/{session_id}",
         scope="chat",
@@ -228,6 +241,7 @@ ENDPOINTS: Final = (
         errors=(Code.SESSION_NOT_FOUND,),
     ),
     Endpoint(
+        operation="get_preferences",
         method="GET",
         path="/preferences",
         scope="read",
@@ -236,6 +250,7 @@ ENDPOINTS: Final = (
         replies=wire.PreferencesReply,
     ),
     Endpoint(
+        operation="prefer_model",
         method="PUT",
         path="/preferences/model",
         scope="chat",

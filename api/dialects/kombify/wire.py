@@ -5,16 +5,16 @@ later fields may join them. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at mo
 single object is the object itself; a list says how many there are and which part this is.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from api import fields
 from api.follow.told import Message, Usage
 from api.options import Metadata, Options, SessionName
 from shared.companions import Layer
 from shared.lifecycle import State
-from shared.wire.message import Citation, FinishReason
 from shared.wire.routing import Routing
 
 
@@ -37,7 +37,7 @@ class ChatBody(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class SessionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A session to begin; the companion answers in it unless a turn names another."""
 
-    companion: str | None = None
+    companion: Annotated[str | None, Meta(description="A type of GET /v1/ai/agents.")] = None
     name: SessionName | None = None
     metadata: Metadata | None = None
 
@@ -49,137 +49,149 @@ class SessionNameBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class PreferredModelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model to prefer: an identifier, an alias or `auto`; null for none."""
+    """The model to prefer."""
 
-    model: str | None
+    model: Annotated[
+        str | None, Meta(description="An identifier, an alias or `auto`; null for none.")
+    ]
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     """The answer, what it cost, and which model gave it and why."""
 
-    id: str
-    session_id: str
-    message: Message
-    usage: Usage
-    routing: Routing | None
+    id: fields.GenerationId
+    session_id: fields.SessionId
+    message: Annotated[Message, Meta(description="The answer.")]
+    usage: Annotated[Usage, Meta(description="What it consumed and cost.")]
+    routing: Annotated[Routing | None, Meta(description="Which model was chosen, and why.")]
 
 
 class LaterReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer is not there yet: look at `poll_url` after so many seconds."""
+    """The answer is not there yet."""
 
-    id: str
-    session_id: str
-    state: Literal["processing"] = "processing"
-    poll_url: str
-    poll_interval_hint: int
+    id: fields.GenerationId
+    session_id: fields.SessionId
+    state: Annotated[Literal["processing"], Meta(description="It is still being made.")] = (
+        "processing"
+    )
+    poll_url: fields.PollUrl
+    poll_interval_hint: fields.PollIntervalHint
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent may use; `approval` where a person must allow each call."""
+    """What an agent may use."""
 
-    name: str
-    description: str
-    approval: bool
+    name: Annotated[str, Meta(description="The tool's name.")]
+    description: Annotated[str, Meta(description="What the tool does.")]
+    approval: Annotated[bool, Meta(description="Whether a person must allow each call.")]
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody to talk to. `available` while a live worker serves its model."""
+    """Somebody to talk to."""
 
-    type: str
-    name: str
-    description: str
-    kind: Literal["companion", "manager"] = "companion"
-    capabilities: tuple[str, ...]
-    tools: list[Tool] = []
-    model: str
-    memory_layers: tuple[Layer, ...]
-    available: bool
+    type: Annotated[str, Meta(description="What a chat's `companion` names it by.")]
+    name: Annotated[str, Meta(description="Its name for people.")]
+    description: Annotated[str, Meta(description="What it does, in a sentence.")]
+    kind: Annotated[
+        Literal["companion", "manager"],
+        Meta(description="A `manager` acts on events and is not talked to."),
+    ] = "companion"
+    capabilities: Annotated[tuple[str, ...], Meta(description="What it is good at.")]
+    tools: Annotated[list[Tool], Meta(description="What it may use.")] = []
+    model: Annotated[
+        str, Meta(description="The model it speaks by; `auto` where Smart Select chooses.")
+    ]
+    memory_layers: Annotated[tuple[Layer, ...], Meta(description="What it remembers.")]
+    available: Annotated[bool, Meta(description="Whether a live worker serves its model now.")]
 
 
 class AgentsReply(msgspec.Struct, frozen=True, kw_only=True):
     """The agents of this deployment."""
 
-    items: list[Agent]
-    total: int
-    limit: int
-    offset: int
+    items: Annotated[list[Agent], Meta(description="This part of the list.")]
+    total: fields.Total
+    limit: fields.Limit
+    offset: fields.Offset
 
 
 class SessionReply(msgspec.Struct, frozen=True, kw_only=True):
-    """A session; `companion` is the one it was begun with."""
+    """A session."""
 
-    id: str
-    companion: str | None
-    name: str
-    metadata: dict[str, str]
-    created_at: str
-    last_activity: str
-    messages_total: int
+    id: Annotated[str, Meta(description="The session's id.")]
+    companion: Annotated[str | None, Meta(description="The companion it was begun with, if any.")]
+    name: Annotated[str, Meta(description="Its name for people.")]
+    metadata: Annotated[dict[str, str], Meta(description="What it was begun with.")]
+    created_at: fields.CreatedAt
+    last_activity: Annotated[fields.Time, Meta(description="When a message last came.")]
+    messages_total: Annotated[int, Meta(description="How many messages it has.")]
 
 
 class SessionsReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The account's sessions, last active first."""
+    """The account's sessions."""
 
-    items: list[SessionReply]
-    total: int
-    limit: int
-    offset: int
+    items: Annotated[
+        list[SessionReply], Meta(description="This part of the list, last active first.")
+    ]
+    total: fields.Total
+    limit: fields.Limit
+    offset: fields.Offset
 
 
 class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of a session, one of the two of its turn; `model` gave the answer.
+    """A message of a session, one of the two of its turn."""
 
-    `media_urls` are the pictures that came with a user's, the others those that an answer has;
-    `citations` are there only if there are any, `finish_reason` with a completed answer.
-    """
-
-    id: str
-    role: Literal["user", "assistant"]
-    content: str
-    status: State
-    model: str | None
-    citations: list[Citation] | UnsetType = UNSET
-    finish_reason: FinishReason | UnsetType = UNSET
-    turn: int
-    media_urls: list[str] | UnsetType = UNSET
-    image_urls: list[str] | UnsetType = UNSET
-    video_urls: list[str] | UnsetType = UNSET
-    audio_urls: list[str] | UnsetType = UNSET
-    created_at: str
+    id: Annotated[str, Meta(description="The message's id; an assistant's is the generation's id.")]
+    role: Annotated[Literal["user", "assistant"], Meta(description="Who wrote it.")]
+    content: fields.Content
+    status: Annotated[State, Meta(description="Always `completed` for the user's.")]
+    model: Annotated[
+        str | None, Meta(description="The model that gave the answer; null for the user's.")
+    ]
+    citations: fields.Citations | UnsetType = UNSET
+    finish_reason: fields.EndedBy | UnsetType = UNSET
+    turn: Annotated[int, Meta(description="The number of its turn, from 1.")]
+    media_urls: fields.SentMediaUrls | UnsetType = UNSET
+    image_urls: fields.ImageUrls | UnsetType = UNSET
+    video_urls: fields.VideoUrls | UnsetType = UNSET
+    audio_urls: fields.AudioUrls | UnsetType = UNSET
+    created_at: fields.CreatedAt
 
 
 class WholeSessionReply(SessionReply, frozen=True, kw_only=True):
-    """A session and its messages, oldest first: the last hundred, or those before a turn."""
+    """A session and its messages: the last hundred, or those before a turn."""
 
-    messages: list[SessionMessage]
+    messages: Annotated[list[SessionMessage], Meta(description="Oldest first, two a turn.")]
 
 
 class PreferencesReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What the account has chosen; null where it has not."""
+    """What the account has chosen."""
 
-    model: str | None
+    model: Annotated[
+        str | None,
+        Meta(description="The model of chats that name none; null where none was chosen."),
+    ]
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong; `details` depend on the code."""
+    """What went wrong."""
 
-    code: str
-    message: str
-    details: dict[str, Any]
+    code: fields.ErrorCode
+    message: Annotated[str, Meta(description="What is wrong, in a sentence for a person.")]
+    details: Annotated[fields.Details, Meta(description="What the code has beside it.")]
 
 
 class ErrorMeta(msgspec.Struct, frozen=True, kw_only=True):
     """Which request this answers, and when."""
 
-    request_id: str
-    timestamp: str
+    request_id: fields.RefusedRequest
+    timestamp: Annotated[fields.Time, Meta(description="When it was refused, in UTC.")]
 
 
 class ErrorEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """Every refusal of this dialect."""
 
-    status: Literal["error"] = "error"
-    code: str
-    message: str
-    error: ErrorDetail
-    meta: ErrorMeta
+    status: Annotated[Literal["error"], Meta(description="Always `error`.")] = "error"
+    code: fields.ErrorCode
+    message: Annotated[str, Meta(description="What is wrong, in a sentence for a person.")]
+    error: Annotated[ErrorDetail, Meta(description="The same, and the details.")]
+    meta: Annotated[ErrorMeta, Meta(description="Which request this answers, and when.")]

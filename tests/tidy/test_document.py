@@ -1,0 +1,108 @@
+"""The published document, as generators of clients read it: all has a name, a type, a description."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from tests.support import document
+
+_OPERATION: Final = re.compile("[a-z]+(_[a-z]+)*")
+_VERBS: Final = set(
+    "cancel chat create delete discard follow get list prefer rename retry submit".split()
+)
+_SCHEMA: Final = re.compile("[A-Z][A-Za-z]+")
+_TYPED: Final = ("type", "$ref", "anyOf")
+_LEAST_WORDS: Final = 2
+
+both = pytest.mark.parametrize("is_admin", [False, True], ids=["public", "operators"])
+
+
+def _operations(made: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in made["paths"].items():
+        for method, operation in item.items():
+            yield f"{method} {path}", operation
+
+
+def _values(where: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a schema and all that it is made of."""
+    yield where, schema
+    for name, part in schema.get("properties", {}).items():
+        yield from _values(f"{where}.{name}", part)
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(schema.get(keyword), dict):
+            yield from _values(f"{where} {keyword}", schema[keyword])
+    for number, kind in enumerate(schema.get("anyOf", ())):
+        yield from _values(f"{where} kind {number}", kind)
+
+
+def _is_described(part: dict[str, Any]) -> bool:
+    said = part.get("description", "")
+    return len(said.split()) >= _LEAST_WORDS and said.rstrip().endswith(".")
+
+
+@both
+def test_every_field_is_described(is_admin: bool) -> None:
+    schemas = document.document(is_admin=is_admin)["components"]["schemas"]
+    silent = [name for name, schema in schemas.items() if not _is_described(schema)]
+    silent += [
+        f"{name}.{field}"
+        for name, schema in schemas.items()
+        for field, value in schema.get("properties", {}).items()
+        if not _is_described(value)
+    ]
+    assert not silent
+
+
+@both
+def test_every_schema_has_a_type_and_a_title_of_its_own(is_admin: bool) -> None:
+    schemas = document.document(is_admin=is_admin)["components"]["schemas"]
+    values = [pair for name, schema in schemas.items() for pair in _values(name, schema)]
+    assert [where for where, value in values if not any(key in value for key in _TYPED)] == []
+    assert {name: schema["title"] for name, schema in schemas.items()} == {
+        name: name for name in schemas
+    }
+    assert [name for name in schemas if not _SCHEMA.fullmatch(name)] == []
+
+
+@both
+def test_every_operation_has_a_readable_name_of_its_own(is_admin: bool) -> None:
+    operations = [each for _, each in _operations(document.document(is_admin=is_admin))]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    unreadable = [
+        name
+        for name in names
+        if not _OPERATION.fullmatch(name) or name.partition("_")[0] not in _VERBS
+    ]
+    assert not unreadable
+
+
+@both
+def test_all_of_an_operation_is_described(is_admin: bool) -> None:
+    made = document.document(is_admin=is_admin)
+    tags = {tag["name"] for tag in made["tags"] if _is_described(tag)}
+    silent = []
+    for where, operation in _operations(made):
+        assert set(operation["tags"]) <= tags
+        parts = {f"{where} {each['name']}": each for each in operation["parameters"]}
+        if "requestBody" in operation:
+            parts[f"{where} body"] = operation["requestBody"]
+        silent += [
+            name for name, part in {where: operation, **parts}.items() if not _is_described(part)
+        ]
+        silent += [
+            f"{where} {status}"
+            for status, each in operation["responses"].items()
+            if not each["description"]
+        ]
+    silent += [
+        name for name, each in made["components"]["headers"].items() if not _is_described(each)
+    ]
+    assert not silent
+
+
+@both
+def test_a_client_is_told_where_the_front_is(is_admin: bool) -> None:
+    assert [server["url"] for server in document.document(is_admin=is_admin)["servers"]] == ["/"]
