@@ -31,15 +31,14 @@ _WITH_BODY: Final = (
     Code.PAYLOAD_TOO_LARGE,
     Code.UNSUPPORTED_MEDIA_TYPE,
 )
-# Headers by what an answer is: these an answer of the status always has, the others it may have.
+# What every answer of a status has.
 _ALWAYS_SENT: Final = {
     304: ("ETag", "Poll-Interval-Hint"),
     401: ("WWW-Authenticate",),
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
-_MAYBE_SENT: Final = {402: headers.RATE, 429: headers.RATE}
-_FIRST_REFUSAL: Final = 400
+_WITH_RATE: Final = frozenset({402, 429, 503})
 _EVENTS: Final = (
     "Server-sent events. The `event` of each is the `type` of its `data`, the JSON of an `Event`; "
     "its `id` is where to go on, as `Last-Event-ID` or `after`. Lines that begin with a colon only "
@@ -165,7 +164,9 @@ def _refusals(endpoint: Endpoint, error: Schema) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(errors.STATUS[code], []).append(code.value)
-    sends: dict[int, tuple[str, ...]] = {}
+    sends = {429: headers.RATE}
+    if set(headers.RATE) <= set(endpoint.sends):
+        sends = dict.fromkeys(_WITH_RATE, headers.RATE)
     if endpoint.later is not None:
         for category, status in errors.FAILURE_STATUS.items():
             told = f"{Code.GENERATION_ERROR.value} ({category})"
@@ -181,10 +182,8 @@ def _response(
     status: int, about: str, content: Schema | None = None, sends: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return an answer: what it is, what it holds, and the headers that it has or may have."""
-    always = ("X-Request-ID", *_ALWAYS_SENT.get(status, ()))
-    named = {name: {"$ref": f"#/components/headers/{name}"} for name in always}
-    for name in (*_MAYBE_SENT.get(status, ()), *sends):
-        named.setdefault(name, {"$ref": f"#/components/headers/{name}"})
+    names = ("X-Request-ID", *_ALWAYS_SENT.get(status, ()), *sends)
+    named = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     response: dict[str, Any] = {"description": about, "headers": named}
     return response | ({"content": content} if content else {})
 

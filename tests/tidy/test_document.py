@@ -1,4 +1,4 @@
-"""The published document, as generators of clients read it: all has a name, a type, a description."""
+"""The published document, as generators of clients read it: names, types and descriptions."""
 
 import re
 from collections.abc import Iterator
