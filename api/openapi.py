@@ -164,7 +164,7 @@ def _refusals(endpoint: Endpoint, error: Schema) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(errors.STATUS[code], []).append(code.value)
-    sends = {429: headers.RATE}
+    sends: dict[int, tuple[str, ...]] = {429: headers.RATE}
     if set(headers.RATE) <= set(endpoint.sends):
         sends = dict.fromkeys(_WITH_RATE, headers.RATE)
     if endpoint.later is not None:
