@@ -67,4 +67,4 @@ ASKED: Final = {header.name: header for header in _ASKED}
 ANSWERED: Final = {header.name: header for header in _ANSWERED}
 
 RATE: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
-ACCEPTED: Final = ("Cache-Control", "Idempotent-Replayed", *RATE)
+ACCEPTED: Final = ("Idempotent-Replayed", *RATE)

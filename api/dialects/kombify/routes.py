@@ -146,7 +146,7 @@ ENDPOINTS: Final = (
         stream=told.Event,
         is_read=False,
         headers=("Idempotency-Key",),
-        sends=ACCEPTED,
+        sends=("Cache-Control", *ACCEPTED),
         errors=_CHAT_ERRORS,
     ),
     Endpoint(
@@ -163,7 +163,7 @@ ENDPOINTS: Final = (
         stream=told.Event,
         is_read=False,
         headers=("Idempotency-Key",),
-        sends=ACCEPTED,
+        sends=("Cache-Control", *ACCEPTED),
         errors=_CHAT_ERRORS,
     ),
     Endpoint(
@@ -188,7 +188,7 @@ ENDPOINTS: Final = (
         replies=wire.SessionReply,
         status=201,
         headers=("Idempotency-Key",),
-        sends=("Location", "Idempotent-Replayed"),
+        sends=("Location", *ACCEPTED),
         errors=(Code.COMPANION_NOT_FOUND, Code.IDEMPOTENCY_MISMATCH),
     ),
     Endpoint(
