@@ -19,6 +19,8 @@ budget      the arithmetic of second tries
 limits      the arithmetic of a provider's limits
 run         the value that the steps pass along, and the closed set of outcomes
 fetch       the one way out to URLs that others name
+names       the addresses of a name, without a thread, a share for each account
+pictures    pictures of turns that were put off, held until the next attempt
 gallery     where an attempt puts what its model made
 insist      what must be said to Redis, said until it is answered
 writer      the answer's way out: events and text, coalesced, under the fencing token

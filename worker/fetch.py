@@ -1,21 +1,22 @@
 """What a URL has to give that others named: the only way out to where a caller or a model points.
 
 Owns the call: a name is resolved once, every address of it is judged, and the line goes to one of
-exactly those, with the name kept for the server; each redirect begins anew. Bytes and seconds are
-bounded. Refuses proxies of the environment, cookies, compressed bodies, and to tell a caller more
-than that it did not work: what lies inside a network is nobody's to find out. Which addresses are
-public, and what an operator allows beyond them, is for shared/egress.py.
+exactly those, with the name kept for the server; each redirect begins anew. Bytes, seconds, and
+requests to one host are bounded. Refuses proxies of the environment, cookies, compressed bodies,
+and to tell a caller more than that it did not work: what lies inside a network is nobody's to find
+out, so a name with a private address and a name without any end alike, and after the same time.
+Which addresses are public, and what an operator allows beyond them, is for shared/egress.py.
 """
 
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from http import HTTPStatus
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
+from itertools import chain, zip_longest
 from typing import Final
 from urllib.parse import urljoin
 
@@ -26,36 +27,41 @@ from typing_extensions import override
 from yarl import URL
 
 from shared import egress
+from shared.clock import Clock
 from shared.egress import Address, Rules, Target
 from shared.errors import EgressError
 from shared.sections import EgressSettings
+from shared.telemetry import logs
+from worker.names import Names
 
-Resolve = Callable[[str], Awaitable[Sequence[Address]]]
+# From a name, and whose look-up it is, to its addresses. Raises OSError.
+Resolve = Callable[[str, str], Awaitable[Sequence[Address]]]
+
+# Ten pictures of one host, each behind a redirect there.
+REQUESTS_PER_HOST_MAX: Final = 20
 
 _REDIRECTS_MAX: Final = 3
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_RESOLVE_SECONDS: Final = 5.0
+# Of a name with more, each would be another host to be called at a stranger's word.
+_ADDRESSES_MAX: Final = 4
+# A name that cannot be called is told of no sooner, however quickly that was known.
+_NAME_REFUSED_SECONDS: Final = 1.0
 _HEADERS: Final = {"accept-encoding": "identity", "user-agent": "pollux"}
 _PIECE_BYTES: Final = 65_536
-# A name whose servers are silent holds a thread for longer than anybody waits for it. Those of the
-# loop look up the providers' names, too, and no caller is to take them.
-_ASKERS: Final = ThreadPoolExecutor(8, "resolve")
 _TROUBLE: Final = (aiohttp.ClientError, OSError, UnicodeError)
 
 
-async def resolve(name: str) -> list[Address]:
-    """Return the addresses of a name, as the machine's own resolver has them. Raises OSError."""
-    ask = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
-    async with asyncio.timeout(_RESOLVE_SECONDS):
-        found = await asyncio.get_running_loop().run_in_executor(_ASKERS, ask)
-    return list(dict.fromkeys(ip_address(place[0]) for *_, place in found))
-
-
 class Budget:
-    """How many bytes may still be fetched, by all who share it."""
+    """What the fetches for one message may take together: bytes, and requests to each host.
 
-    def __init__(self, bytes_max: int) -> None:
+    A host is counted by its name and by its addresses, so that many names of one address, or one
+    name of many, are no way around the limit.
+    """
+
+    def __init__(self, account: str, bytes_max: int) -> None:
+        self.account = account
         self._bytes_left = bytes_max
+        self._requests: Counter[str] = Counter()
 
     def spend(self, count: int) -> None:
         """Count bytes that came. Raises EgressError ("too_large")."""
@@ -63,13 +69,23 @@ class Budget:
         if self._bytes_left < 0:
             raise _too_large()
 
+    def count_request(self, host: str, addresses: Sequence[Address]) -> None:
+        """Count a request that is about to be made. Raises EgressError ("unreachable")."""
+        places = {host.rstrip("."), *map(str, addresses)}
+        if any(self._requests[place] >= REQUESTS_PER_HOST_MAX for place in places):
+            raise _unreachable("The URL's host was called too often for one message.")
+        self._requests.update(places)
+
 
 class Outside:
     """The way out. `resolve` is asked once for each name that a URL or a redirect names."""
 
-    def __init__(self, settings: EgressSettings, resolve: Resolve = resolve) -> None:
+    def __init__(
+        self, settings: EgressSettings, clock: Clock, resolve: Resolve | None = None
+    ) -> None:
         self._rules = Rules(settings.allow, settings.ports)
-        self._resolve = resolve
+        self._clock = clock
+        self._resolve = resolve or Names().addresses
         self._tls: ssl.SSLContext | None = None
 
     async def fetch(self, url: str, *, bytes_max: int, seconds: float, budget: Budget) -> bytes:
@@ -91,19 +107,21 @@ class Outside:
     async def _follow(self, url: str, bytes_max: int, budget: Budget) -> bytes:
         for _ in range(_REDIRECTS_MAX + 1):
             target = egress.read(url)
-            async with self._asked(target) as answer:
+            async with self._asked(target, budget) as answer:
                 if answer.status not in _REDIRECTS:
                     return await _content(answer, bytes_max, budget)
                 url = _led(target, answer.headers.get("location", ""))
         raise _unreachable("The URL redirects too often.")
 
     @asynccontextmanager
-    async def _asked(self, target: Target) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _asked(self, target: Target, budget: Budget) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield the answer of one request, on a line of its own to an address that was judged."""
+        addresses = await self._addresses(target, budget.account)
+        budget.count_request(target.host, addresses)
         if self._tls is None:
             self._tls = httpx.create_ssl_context(trust_env=False)
         connector = aiohttp.TCPConnector(
-            resolver=_Judged(target, await self._addresses(target)),
+            resolver=_Judged(target, addresses),
             use_dns_cache=False,
             force_close=True,
             ssl=self._tls,
@@ -122,14 +140,27 @@ class Outside:
         ):
             yield answer
 
-    async def _addresses(self, target: Target) -> Sequence[Address]:
-        """Return the addresses that a target may be called at: all of its own, or none."""
+    async def _addresses(self, target: Target, account: str) -> Sequence[Address]:
+        """Return the addresses that a target may be called at. Raises EgressError.
+
+        All of a name's are judged, and a few of them called.
+        """
         self._rules.check(target)
         if target.address is not None:
             return [target.address]
-        addresses = await self._resolve(target.host)
-        self._rules.check_addresses(target, addresses)
-        return addresses
+        began = self._clock.monotonic()
+        try:
+            addresses = await self._resolve(target.host, account)
+            self._rules.check_addresses(target, addresses)
+        except (EgressError, *_TROUBLE) as error:
+            # For the operator, who may want to allow the name; the caller reads neither.
+            reason = str(error) or type(error).__name__
+            logs.logger().info("a URL's host is not called", reason=reason)
+        else:
+            return _few(addresses)
+        passed = self._clock.monotonic() - began
+        await self._clock.sleep(max(0.0, _NAME_REFUSED_SECONDS - passed))
+        raise _unreachable("The URL's host cannot be called.")
 
 
 class _Judged(AbstractResolver):
@@ -160,6 +191,14 @@ class _Judged(AbstractResolver):
     @override
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def _few(addresses: Sequence[Address]) -> list[Address]:
+    """Return the first addresses of each family, in turn."""
+    fours = [address for address in addresses if isinstance(address, IPv4Address)]
+    sixes = [address for address in addresses if isinstance(address, IPv6Address)]
+    turns = chain.from_iterable(zip_longest(fours, sixes))
+    return [address for address in turns if address is not None][:_ADDRESSES_MAX]
 
 
 def _led(target: Target, location: str) -> str:

@@ -23,6 +23,7 @@ from worker.circuits import Caller
 from worker.fetch import Outside
 from worker.gallery import Gallery
 from worker.gate import Gate
+from worker.pictures import Pictures
 from worker.providers.contract import ChatMessage, Image
 from worker.providers.registry import Registry
 from worker.search.line import SearchLine, connect
@@ -150,6 +151,7 @@ class Tools:
     registry: Registry
     gate: Gate
     outside: Outside
+    pictures: Pictures
     gallery: Gallery
     configured: frozenset[str] = frozenset()
     unlined: frozenset[str] | None = None
@@ -173,7 +175,8 @@ class Tools:
             clock=clock,
             registry=registry,
             gate=Gate(settings, redis, clock, registry),
-            outside=Outside(settings.egress),
+            outside=Outside(settings.egress, clock),
+            pictures=Pictures(clock),
             gallery=Gallery(settings, redis, clock),
             search=connect(settings.search, environment),
         )

@@ -21,6 +21,7 @@ from worker.circuits import Caller
 from worker.fetch import Outside
 from worker.gallery import Gallery
 from worker.gate import Gate
+from worker.pictures import Pictures
 from worker.providers.registry import Registry
 from worker.run import Brake, StopReason, Tools
 from worker.search.line import SearchLine, connect
@@ -51,6 +52,7 @@ class Attempts:
         self.outside: Outside | None = None
         self._front = front
         self.clock: Clock = Hasty()
+        self._pictures = Pictures(self.clock)
         self._registry: Registry | None = None
         self._gate: Gate | None = None
         self._search: SearchLine | None = None
@@ -129,7 +131,8 @@ class Attempts:
             clock=self.clock,
             registry=self._registry,
             gate=gate,
-            outside=self.outside or Outside(self.settings.egress),
+            outside=self.outside or Outside(self.settings.egress, self.clock),
+            pictures=self._pictures,
             gallery=Gallery(self.settings, self.redis, self.clock),
             configured=self.configured,
             search=self._search,

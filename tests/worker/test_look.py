@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,10 +16,13 @@ from shared.wire.generation import Generation
 from shared.wire.submission import Features
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
+from tests.support.waiting import until
 from tests.worker.attempts import Attempts
 from tests.worker.front import GRANT, HOLD, Front
+from tests.worker.nameserver import SILENT, NameServer
 from tests.worker.providers.upstream import Line, Script, Upstream, endless, held, whole
-from worker.fetch import Budget, Outside
+from worker.fetch import REQUESTS_PER_HOST_MAX, Budget, Outside
+from worker.names import PER_ACCOUNT_MAX
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 40
 GIF = b"GIF89a" + b"g" * 40
@@ -235,7 +239,7 @@ async def test_a_fault_of_ours_with_one_picture_ends_the_generation_while_anothe
             await asyncio.Event().wait()
             raise AssertionError
 
-    attempts.outside = Faulty(attempts.settings.egress)
+    attempts.outside = Faulty(attempts.settings.egress, attempts.clock)
     ended = await attempts.ended(features=_urls(pictures, "a", "b"))
     assert _code(ended)[1] == "INTERNAL"
     assert (await front.books()).balance == GRANT
@@ -252,3 +256,97 @@ async def test_a_model_that_fails_is_passed_over_for_one_that_sees(
     assert len(pictures.lines) == 1
     assert isinstance(provider.requests[-1].messages[-1]["content"], list)
     assert system.settings.media.folder
+
+
+# What one account's pictures cost others, and how often a host is called
+
+
+@pytest.mark.each_once
+async def test_an_accounts_silent_names_leave_the_pictures_of_others_alone(
+    attempts: Attempts, pictures: Upstream, front: Front, tmp_path: Path
+) -> None:
+    """Six messages of ten names each, that no server answers for, beside one of another account."""
+    pictures.script = whole(PNG)
+    async with NameServer(bears_example=("127.0.0.1",)) as server:
+        silent = [f"n{number}.example" for number in range(60)]
+        server.records |= dict.fromkeys(silent, (SILENT,))
+        names = server.names(tmp_path).addresses
+        attempts.outside = Outside(attempts.settings.egress, attempts.clock, names)
+        running = []
+        for first in range(0, 60, 10):
+            urls = tuple(f"http://{name}:{pictures.port}/" for name in silent[first : first + 10])
+            ticket = await front.submit(account="mallory", features=Features(media_urls=urls))
+            running.append(attempts.begin(ticket))
+        await until(lambda: len(server.asked) == 2 * PER_ACCOUNT_MAX)
+        url = f"http://bears.example:{pictures.port}/a"
+        ended = await asyncio.wait_for(attempts.ended(features=Features(media_urls=(url,))), 10)
+        assert ended.stage == "completed"
+        assert not any(each.done() for each in running)
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+@pytest.mark.each_once
+async def test_a_private_name_and_an_unknown_one_end_alike(
+    attempts: Attempts, pictures: Upstream, tmp_path: Path
+) -> None:
+    async with NameServer(inside_example=("10.0.0.1",)) as server:
+        names = server.names(tmp_path, hosts="10.0.0.2 inside.hosts").addresses
+        attempts.outside = Outside(attempts.settings.egress, attempts.clock, names)
+        ends = set()
+        for host in ("inside.example", "inside.hosts", "unknown.example"):
+            url = f"http://{host}:{pictures.port}/"
+            ended = await attempts.ended(features=Features(media_urls=(url,)))
+            ends.add((_code(ended), ended.assistant and ended.assistant.failure))
+    ((code, _),) = ends
+    assert code[1] == "MEDIA_UNREACHABLE"
+    assert pictures.connections == 0
+
+
+@pytest.mark.each_once
+async def test_a_message_calls_a_host_twenty_times_at_most(
+    attempts: Attempts, pictures: Upstream
+) -> None:
+    """Ten pictures, each led round in circles and asked for once more."""
+
+    async def script(line: Line) -> None:
+        path = line.request.split(b" ")[1].decode()
+        is_end = path.endswith("xxx")
+        await whole(b"", status=503 if is_end else 302, location=f"{path}x")(line)
+
+    pictures.script = script
+    ended = await attempts.ended(features=_urls(pictures, *"abcdefghij"))
+    assert _code(ended)[1] == "MEDIA_UNREACHABLE"
+    assert len(pictures.lines) <= REQUESTS_PER_HOST_MAX == 20
+
+
+@pytest.mark.each_once
+async def test_a_url_that_stands_there_twice_is_fetched_once_and_shown_twice(
+    attempts: Attempts, pictures: Upstream, provider: Provider
+) -> None:
+    pictures.script = _gallery(a=PNG, b=GIF)
+    assert (await attempts.ended(features=_urls(pictures, *"aba"))).stage == "completed"
+    assert len(pictures.lines) == 2
+    *shown, _ = provider.requests[0].messages[-1]["content"]
+    kinds = [each["image_url"]["url"].partition(";")[0] for each in shown]
+    assert kinds == ["data:image/png", "data:image/gif", "data:image/png"]
+
+
+@pytest.mark.each_once
+async def test_a_turn_that_was_put_off_fetches_nothing_again(
+    attempts: Attempts, pictures: Upstream, provider: Provider, front: Front
+) -> None:
+    pictures.script = _gallery(a=PNG)
+    attempts.change_models(identifier="alone")
+    provider.answer = lambda _: Answer(status=429)
+    ticket = await front.submit(features=_urls(pictures, "a"))
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "retrying"
+    provider.answer = lambda _: Answer(text="A bear.")
+    await front.hasten(ticket)
+    await front.thaw(attempts.gate)
+    await attempts.run(ticket)
+    assert (await front.look(ticket)).stage == "completed"
+    assert len(pictures.lines) == 1
+    assert isinstance(provider.requests[-1].messages[-1]["content"], list)

@@ -2,8 +2,9 @@
 
 Owns what may go wrong with one of them, and how that is told: by its place, with nothing of where
 it led. Each is fetched once more where that may help; one that fails ends the generation, since an
-answer without it would be to another question. What a picture is, its first bytes say; none is
-decoded here.
+answer without it would be to another question. A URL that stands there twice is fetched once, and a
+turn that was put off brings its pictures along where this worker still holds them. What a picture
+is, its first bytes say; none is decoded here.
 """
 
 import asyncio
@@ -29,10 +30,15 @@ _NO_PICTURE: Final = ("MEDIA_TYPE", "is no picture of the forms PNG, JPEG, GIF a
 
 async def look(run: Run) -> Failed | None:
     """Fill `run.images`; a picture that cannot be had ends the generation."""
-    urls = run.submission.features.media_urls
-    if not urls:
+    features, claimed = run.submission.features, run.claimed
+    if not features.media_urls:
         return None
-    budget = Budget(run.tools.settings.media.fetched_bytes_max)
+    held = run.tools.pictures.take(claimed.account, claimed.id)
+    if held is not None:
+        run.images = held
+        return None
+    budget = Budget(claimed.account, run.tools.settings.media.fetched_bytes_max)
+    urls = tuple(dict.fromkeys(features.media_urls))
     fetching = [asyncio.create_task(_fetch(run, url, budget)) for url in urls]
     try:
         # With the first that fails the others are of no use.
@@ -41,7 +47,8 @@ async def look(run: Run) -> Failed | None:
         for each in fetching:
             each.cancel()
         came = await asyncio.gather(*fetching, return_exceptions=True)
-    return _taken(run, came)
+    by_url = dict(zip(urls, came, strict=True))
+    return _taken(run, [by_url[url] for url in features.media_urls])
 
 
 def _taken(run: Run, came: list[bytes | BaseException]) -> Failed | None:
@@ -53,10 +60,14 @@ def _taken(run: Run, came: list[bytes | BaseException]) -> Failed | None:
             return _failed(place, _FAULTS[content.kind], retryable=is_passing)
         if isinstance(content, Exception):
             raise content
-    images = []
+    images, left = [], run.tools.settings.media.fetched_bytes_max
     for place, content in enumerate(came):
         if isinstance(content, BaseException):
             raise content
+        left -= len(content)
+        if left < 0:
+            # One that stands there twice is fetched once, but shown twice.
+            return _failed(place, _FAULTS["too_large"])
         form = kinds.form_of(content)
         if form is None or form.kind != "image":
             return _failed(place, _NO_PICTURE)

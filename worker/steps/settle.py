@@ -30,6 +30,7 @@ async def settle(run: Run, outcome: Outcome) -> None:
             await _end(run, "cancelled", CANCELLED)
         case Retry(delay_seconds):
             delay_ms = max(1, int(delay_seconds * 1000))
+            run.tools.pictures.keep(run.claimed.account, run.claimed.id, run.images)
             await _release(run, delay_ms, outcome)
         case Released():
             await _release(run, 0, None)

@@ -1,0 +1,131 @@
+"""What one message may ask of a host, and what nobody learns from a name that is not called."""
+
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from typing_extensions import override
+
+from shared.clock import SystemClock
+from shared.egress import Address
+from shared.errors import EgressError
+from shared.sections import EgressSettings
+from tests.worker.fetching import (
+    BYTES,
+    PATIENT_SECONDS,
+    Names,
+    outside_of,
+    picture,
+    redirect,
+    refused,
+    settings_of,
+)
+from tests.worker.providers.upstream import Upstream
+from worker.fetch import REQUESTS_PER_HOST_MAX, Budget, Outside
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Upstream]:
+    """Return a server of bare bytes."""
+    async with Upstream() as listening:
+        yield listening
+
+
+class Turned(SystemClock):
+    """A clock that only its sleepers turn."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    @override
+    def monotonic(self) -> float:
+        return self.now
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("location", [None, "http://inside.example/"], ids=["url", "redirect"])
+async def test_nobody_learns_whether_a_name_is_private_or_unknown(
+    server: Upstream, location: str | None
+) -> None:
+    """One sentence, one kind, one time, however long the look-up took."""
+    if location is not None:
+        server.script = redirect(location)
+    url = f"http://127.0.0.1:{server.port}/" if location else "http://inside.example/"
+    told = []
+    for taken, answer in ((0.0, ["10.0.0.1"]), (0.3, []), (0.6, ["1.1.1.1", "10.0.0.1"])):
+        clock, names = Turned(), Names(answer)
+
+        async def slow(
+            name: str,
+            account: str,
+            clock: Turned = clock,
+            names: Names = names,
+            taken: float = taken,
+        ) -> list[Address]:
+            await clock.sleep(taken)
+            return await names(name, account)
+
+        outside = Outside(settings_of(server, "127.0.0.1"), clock, slow)
+        error = await refused(outside, url)
+        told.append((error.kind, error.retry, error.message, round(clock.now, 6)))
+    assert set(told) == {("unreachable", "never", "The URL's host cannot be called.", 1.0)}
+
+
+# One message's requests to one host
+
+
+async def _requests(outside: Outside, urls: Sequence[str]) -> list[str | None]:
+    """Fetch some URLs for one message; return how each ended, None for a success."""
+    budget, ends = Budget("ann", 1_000_000), list[str | None]()
+    for url in urls:
+        try:
+            await outside.fetch(url, bytes_max=BYTES, seconds=PATIENT_SECONDS, budget=budget)
+            ends.append(None)
+        except EgressError as error:
+            ends.append(error.kind)
+    return ends
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "a.example", "{}.example"])
+async def test_one_message_calls_a_host_so_often_by_whatever_name(
+    server: Upstream, host: str
+) -> None:
+    server.script = picture()
+    outside = outside_of(settings_of(server, "127.0.0.1"), Names(["127.0.0.1"]))
+    many = range(REQUESTS_PER_HOST_MAX + 5)
+    urls = [f"http://{host.format(f'n{number}')}:{server.port}/" for number in many]
+    ends = await _requests(outside, urls)
+    assert ends == [None] * REQUESTS_PER_HOST_MAX + ["unreachable"] * 5
+    assert len(server.lines) == REQUESTS_PER_HOST_MAX
+    # The next message begins anew.
+    assert await _requests(outside, urls[-1:]) == [None]
+
+
+async def test_redirects_are_counted_among_a_messages_requests(server: Upstream) -> None:
+    server.script = redirect("/again")
+    outside = outside_of(settings_of(server, "127.0.0.1"))
+    ends = await _requests(outside, [f"http://127.0.0.1:{server.port}/"] * 10)
+    assert ends == ["unreachable"] * 10
+    assert len(server.lines) == REQUESTS_PER_HOST_MAX
+
+
+async def test_of_a_name_with_many_addresses_a_few_of_each_family_are_called() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        settings = EgressSettings(allow=("127.0.0.0/8", "::1"), ports=(port,))
+        outside = outside_of(
+            settings, Names([*(f"127.0.0.{last}" for last in range(2, 40)), "::1"])
+        )
+        budget = Budget("ann", 1_000_000)
+        with pytest.raises(EgressError):
+            await outside.fetch(
+                f"http://a.example:{port}/",
+                bytes_max=BYTES,
+                seconds=PATIENT_SECONDS,
+                budget=budget,
+            )
+    assert budget._requests.keys() == {"a.example", "127.0.0.2", "::1", "127.0.0.3", "127.0.0.4"}
