@@ -86,9 +86,17 @@ class Receipt(NamedTuple):
 
 
 async def accept(
-    state: State, caller: Caller, intent: Intent, idempotency: Idempotency | None, request_id: str
+    state: State,
+    caller: Caller,
+    intent: Intent,
+    idempotency: Idempotency | None,
+    request_id: str,
+    *,
+    origin: str | None = None,
 ) -> Receipt:
     """Take a message in, which wakes a worker.
+
+    `origin` is what the generation keeps of its request (`api/resume.py`).
 
     Raises:
         RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, FEATURE_UNAVAILABLE, CONTEXT_TOO_LONG,
@@ -113,6 +121,7 @@ async def accept(
         ),
         budget=intent.budget,
         least=price.cost(model, tokens, least, added.searches),
+        origin=origin,
     )
     submission = Submission(
         session=ask.session,

@@ -8,7 +8,6 @@ answer between two events, so that the last number seen is where the next answer
 
 import asyncio
 import math
-import re
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Final
@@ -22,7 +21,6 @@ from shared.errors import Code, RequestError, UnavailableError
 from shared.stores import generations
 from shared.wire.generation import Generation
 
-_NUMBER: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,9}")
 _FIRST: Final = Number(0, 1)
 _PING: Final = b": ping\n\n"
 _KEY_ENDED: Final = b": the API key was revoked or has expired\n\n"
@@ -30,7 +28,7 @@ _GOING_AWAY: Final = b": going away; go on after the last id\n\n"
 
 
 async def follow(
-    call: Call, generation_id: str, after: str | None, *, accepted_in: str | None = None
+    call: Call, generation_id: str, after: Number, *, accepted_in: str | None = None
 ) -> Stream | Answer:
     """Return the events of a generation after a number, or 204 when there can be no more.
 
@@ -38,39 +36,25 @@ async def follow(
     there.
 
     Raises:
-        RequestError: GENERATION_NOT_FOUND; INVALID_FIELDS for what is no number of an event.
+        RequestError: GENERATION_NOT_FOUND.
         RefusedError: RATE_LIMITED when the account follows as many as it may.
         UnavailableError: Redis is away.
 
     """
-    after_number = _number(after)
     where = Where(call.caller.root, call.caller.account.id, generation_id)
     await call.state.subscriber.connect()
     if accepted_in is not None:
-        return await Stream.begin(_live(call, where, after_number, accepted_in, ends=None))
+        return await Stream.begin(_live(call, where, after, accepted_in, ends=None))
     generation = await generations.find(call.state.redis, *where)
     if generation is None:
         raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
     if not generation.is_final:
         return await Stream.begin(
-            _live(
-                call, where, after_number, generation.session, ends=_end_of(call.state, generation)
-            )
+            _live(call, where, after, generation.session, ends=_end_of(call.state, generation))
         )
-    if after_number == Number.of(generation.last_event):
+    if after == Number.of(generation.last_event):
         return Answer(None, status=204)
-    return await Stream.begin(_ended(call, where, after_number, generation))
-
-
-def _number(text: str | None) -> Number:
-    if text is None:
-        return BEGINNING
-    if not _NUMBER.fullmatch(text):
-        raise RequestError(
-            "`Last-Event-ID` or `after` must be the id of an event, as in 1-7.",
-            Code.INVALID_FIELDS,
-        )
-    return Number.of(text)
+    return await Stream.begin(_ended(call, where, after, generation))
 
 
 async def _ended(

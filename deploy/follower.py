@@ -183,7 +183,8 @@ class Follower:
 
     def _heard(self, event: ServerSentEvent) -> Told:
         told = Told(_decode_event(event.data), event.data)
-        self._last_event = event.id
+        # Fronts of version 0.6 know the number alone.
+        self._last_event = event.id.rpartition(":")[2]
         if told.event.type == "accepted":
             self._generation = told.event.id
         return told

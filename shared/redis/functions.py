@@ -64,7 +64,8 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     times one after the other before the deadline. `hold` is without the session's history, which
     the function adds: `input_price` microcredits a token, `history_max` tokens at most. `added`
     tokens are what the turn may add to it, `persona` a session's companion; `least` is what an
-    answer costs at least, for a `budget` of the caller's.
+    answer costs at least, for a `budget` of the caller's. `origin` is kept of the request, so that
+    it can be told from others.
     """
 
     account: str
@@ -105,6 +106,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     persona: int = 0
     budget: int | None = None
     least: int = 0
+    origin: str | None = None
 
 
 class Rate(msgspec.Struct, frozen=True, array_like=True):

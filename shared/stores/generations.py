@@ -1,6 +1,8 @@
 """A generation as a caller may look at it."""
 
-from shared.redis import functions
+from typing import NamedTuple
+
+from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.wire.generation import Generation
 from shared.wire.message import decode_assistant, decode_user
@@ -10,6 +12,20 @@ async def find(redis: Connection, root: str, account: str, generation: str) -> G
     """Return an account's generation at this moment, or None; somebody else's is None."""
     look = await functions.status(redis, root, functions.StatusAsk(account=account, id=generation))
     return None if look is None else _typed(generation, look)
+
+
+class Origin(NamedTuple):
+    """A generation's session, and what is kept of the request that made it; may be empty."""
+
+    session: str
+    request: str
+
+
+async def origin(redis: Connection, root: str, account: str, generation: str) -> Origin | None:
+    """Return where an account's generation comes from, or None; somebody else's is None."""
+    where = keys.GENERATION(root, account, generation)
+    session, request = await redis.call("HMGET", where, "session", "origin")
+    return None if session is None else Origin(session.decode(), (request or b"").decode())
 
 
 def _typed(generation: str, look: functions.Look) -> Generation:

@@ -22,8 +22,8 @@ async def taken_in(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     is_in, is_told = asyncio.Event(), asyncio.Event()
     take, tell = accept.accept, EdgeProtocol.shutdown
 
-    async def accept_slowly(*asked: object) -> accept.Receipt:
-        receipt = await take(*asked)  # type: ignore[arg-type]  # what it was asked
+    async def accept_slowly(*asked: object, **more: object) -> accept.Receipt:
+        receipt = await take(*asked, **more)  # type: ignore[arg-type]  # what it was asked
         is_in.set()
         await is_told.wait()
         return receipt

@@ -91,20 +91,37 @@ async def following(
     customer: Customer, path: str, *, after: str | None = None, url: str = ""
 ) -> AsyncIterator[Follower]:
     """Yield the stream at a path, which must be one; from another front where a URL is given."""
-    headers = dict(customer.headers) | ({"last-event-id": after} if after is not None else {})
+    async with _listening(customer, after, url) as http, http.stream("GET", path) as answer:
+        yield await _stream_of(answer)
+
+
+@asynccontextmanager
+async def posting(
+    customer: Customer, path: str, asked: Json, *, after: str | None = None, url: str = ""
+) -> AsyncIterator[Follower]:
+    """Yield the stream that a POST is answered with, as `following` does."""
     async with (
-        httpx.AsyncClient(
-            base_url=url or customer.base_url,
-            headers=headers,
-            timeout=20.0,
-            verify=NO_TLS,
-            trust_env=False,
-        ) as http,
-        http.stream("GET", path) as answer,
+        _listening(customer, after, url) as http,
+        http.stream("POST", path, json=asked) as answer,
     ):
-        assert answer.status_code == 200, await answer.aread()
-        assert answer.headers["content-type"] == "text/event-stream"
-        yield Follower(answer)
+        yield await _stream_of(answer)
+
+
+def _listening(customer: Customer, after: str | None, url: str) -> httpx.AsyncClient:
+    headers = dict(customer.headers) | ({"last-event-id": after} if after is not None else {})
+    return httpx.AsyncClient(
+        base_url=url or customer.base_url,
+        headers=headers,
+        timeout=20.0,
+        verify=NO_TLS,
+        trust_env=False,
+    )
+
+
+async def _stream_of(answer: httpx.Response) -> Follower:
+    assert answer.status_code == 200, await answer.aread()
+    assert answer.headers["content-type"] == "text/event-stream"
+    return Follower(answer)
 
 
 def text_of(heard: Iterable[Heard]) -> str:

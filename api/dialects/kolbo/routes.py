@@ -6,7 +6,7 @@ A handler reads the call, goes through one door or window, and translates what c
 from collections.abc import Mapping
 from typing import Final
 
-from api import accept, hints, not_accepted, parameters, sessions, stream
+from api import accept, event_ids, hints, not_accepted, parameters, sessions, stream
 from api.dialects.kolbo import account, translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
 from api.follow import told, wait
@@ -91,8 +91,9 @@ async def _look(call: Call) -> Generation | None:
 
 async def events(call: Call) -> Answer | Stream:
     """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
+    generation = parameters.generation_id(call)
     after = call.headers.get("last-event-id", call.query.get("after"))
-    return await stream.follow(call, parameters.generation_id(call), after)
+    return await stream.follow(call, generation, event_ids.after(after, generation))
 
 
 async def cancel(call: Call) -> Answer:

@@ -5,13 +5,27 @@ answer in time. Once a message is in, nothing that happens to us refuses it: it 
 look.
 """
 
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from typing import Final
 
-from api import accept, hints, links, not_accepted, options, pace, parameters, sessions, stream
+from api import (
+    accept,
+    event_ids,
+    hints,
+    links,
+    not_accepted,
+    options,
+    pace,
+    parameters,
+    resume,
+    sessions,
+    stream,
+)
 from api.dialects.kombify import translate, wire
 from api.endpoint import Answer, Call, Stream
 from api.follow import told, wait
+from api.follow.ring import BEGINNING, Number
 from shared import ids
 from shared.companions import CompanionSettings
 from shared.errors import (
@@ -50,24 +64,31 @@ async def companion_chat(call: Call) -> Answer | Stream:
 
 async def _chat(call: Call, name: str | None) -> Answer | Stream:
     is_streamed = translate.is_streamed(call.body, call.headers.getlist("accept"))
-    key = idempotency(call)
+    key, heard = idempotency(call), resume.last_heard(call)
+    if heard is not None:
+        receipt = await resume.receipt(call, heard, key, _route(call))
+        call.drop_body()
+        return await _repeat(call, receipt, heard.number, is_streamed=is_streamed)
     with ExitStack() as waiting:
         try:
             intent = await _intent(call, name)
             # Where there is no room to wait, the message is not taken in.
             waiting.enter_context(call.state.waits.hold(call.caller.account.id))
-            receipt = await accept.accept(call.state, call.caller, intent, key, call.request_id)
+            origin = resume.origin(call, _route(call))
+            receipt = await accept.accept(
+                call.state, call.caller, intent, key, call.request_id, origin=origin
+            )
         except PolluxError as refused:
             receipt = await accept.first_receipt(call.state, call.caller, key, refused)
             call.drop_body()
-            return await _repeat(call, receipt, is_streamed=is_streamed)
+            return await _repeat(call, receipt, BEGINNING, is_streamed=is_streamed)
         model = intent.model
         # A wait may be long, and there may be thousands: none keeps the message in memory.
         del intent
         call.drop_body()
         if not is_streamed:
             return await _answer(call, model, receipt)
-    return await _follow(call, model, receipt)
+    return await _follow(call, model, receipt, BEGINNING)
 
 
 async def _intent(call: Call, name: str | None) -> accept.Intent:
@@ -83,10 +104,12 @@ async def _intent(call: Call, name: str | None) -> accept.Intent:
     )
 
 
-async def _repeat(call: Call, receipt: accept.Receipt, *, is_streamed: bool) -> Answer | Stream:
-    """Answer for a message that was taken in before, where a new one would be refused."""
+async def _repeat(
+    call: Call, receipt: accept.Receipt, after: Number, *, is_streamed: bool
+) -> Answer | Stream:
+    """Answer for a message that was taken in before: wait, or go on after an event."""
     if is_streamed:
-        return await _follow(call, AUTO, receipt)
+        return await _follow(call, AUTO, receipt, after)
     with ExitStack() as waiting:
         try:
             waiting.enter_context(call.state.waits.hold(call.caller.account.id))
@@ -109,7 +132,11 @@ async def check_brain(call: Call) -> Fleet:
 
 def idempotency(call: Call) -> accept.Idempotency | None:
     """Return the caller's key, if any; the routes of a dialect, and of a companion, are its own."""
-    return parameters.idempotency(call, f"{call.request.method} {call.request.scope['path']}")
+    return parameters.idempotency(call, _route(call))
+
+
+def _route(call: Call) -> str:
+    return f"{call.request.method} {call.request.scope['path']}"
 
 
 async def _model(call: Call, companion: CompanionSettings | None) -> str:
@@ -168,12 +195,14 @@ async def _answer(call: Call, model: str, receipt: accept.Receipt) -> Answer:
     return await _later(call, model, receipt, generation)
 
 
-async def _follow(call: Call, model: str, receipt: accept.Receipt) -> Answer | Stream:
-    """Return the events from the first. The message is in: nothing refuses it now."""
+async def _follow(
+    call: Call, model: str, receipt: accept.Receipt, after: Number
+) -> Answer | Stream:
+    """Return the events after a number. The message is in: nothing refuses it now."""
     is_new = receipt.line is not None
     try:
         streamed = await stream.follow(
-            call, receipt.generation, None, accepted_in=receipt.session if is_new else None
+            call, receipt.generation, after, accepted_in=receipt.session if is_new else None
         )
     except (UnavailableError, RefusedError):
         # Redis is away, or the last place went to another stream.
@@ -183,7 +212,15 @@ async def _follow(call: Call, model: str, receipt: accept.Receipt) -> Answer | S
             raise
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED) from None
-    return streamed._replace(headers=streamed.headers | _headers(receipt))
+    if isinstance(streamed, Answer):
+        # Clients that follow by POST take anything but a stream for a failure and try again.
+        streamed = await Stream.begin(_nothing_more())
+    named = await event_ids.name_generation(streamed, receipt.generation)
+    return named._replace(headers=_headers(receipt))
+
+
+async def _nothing_more() -> AsyncGenerator[bytes, None]:
+    yield b""
 
 
 async def _later(

@@ -113,7 +113,10 @@ _CHAT_DESCRIPTION: Final = (
     "invalid_request, 409 cancelled, 504 timeout and expired, 503 rate_limit and overloaded, 502 "
     "auth and provider_error, 500 internal. With `stream: true`, or an Accept header that prefers "
     "text/event-stream, the events are sent as they happen, from the first; failures are events "
-    "then. An Idempotency-Key answers for the same generation again, whatever became of it."
+    "then. An Idempotency-Key answers for the same generation again, whatever became of it. The "
+    "ids of such a stream's events are GENERATION:EPOCH-SEQ. A request with a Last-Event-ID "
+    "starts nothing: made by the same API key with the same body, it goes on with the named "
+    "generation after that event; another body is 422, an id that the key does not know is 404."
 )
 _CHAT_ERRORS: Final = (
     Code.MISSING_FIELDS,
@@ -123,6 +126,7 @@ _CHAT_ERRORS: Final = (
     Code.CONTEXT_TOO_LONG,
     Code.INSUFFICIENT_CREDITS,
     Code.SESSION_NOT_FOUND,
+    Code.GENERATION_NOT_FOUND,
     Code.COMPANION_NOT_FOUND,
     Code.SESSION_BUSY,
     Code.IDEMPOTENCY_MISMATCH,
@@ -145,7 +149,7 @@ ENDPOINTS: Final = (
         later=wire.LaterReply,
         stream=told.Event,
         is_read=False,
-        headers=("Idempotency-Key",),
+        headers=("Idempotency-Key", "Last-Event-ID"),
         sends=("Cache-Control", *ACCEPTED),
         errors=_CHAT_ERRORS,
     ),
@@ -162,7 +166,7 @@ ENDPOINTS: Final = (
         later=wire.LaterReply,
         stream=told.Event,
         is_read=False,
-        headers=("Idempotency-Key",),
+        headers=("Idempotency-Key", "Last-Event-ID"),
         sends=("Cache-Control", *ACCEPTED),
         errors=_CHAT_ERRORS,
     ),

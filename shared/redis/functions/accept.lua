@@ -6,7 +6,7 @@
 --          ('reject' or 'interrupt', with keep and channels), input_price (microcredits a token), history_max
 --          (tokens of a history that have room), added (tokens that this turn adds to it at most), persona (tokens of
 --          a session's companion at most), budget (the caller's own) and least (what the cheapest answer costs), name, system_prompt, companion, metadata,
---          project, media, idempotency, fingerprint, idempotency_ms
+--          project, media, idempotency, fingerprint, idempotency_ms, origin (hashes of the request that are kept)
 -- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, behind, unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
 --          {'waiting', rate}, {'late', rate}, {'full', rate}, {'unpaid', least, rate}
@@ -135,6 +135,7 @@ local function store(root, ask, generation, turn, number, now)
   redis.call('HSET', generation, 'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
     'model', ask.model, 'wire', ask.wire, 'number', number, 'accepted', now, 'deadline', now + ask.deadline_ms,
     'hold', int(ask.hold), 'attempt', 0, 'key', ask.key, 'added', ask.added or 0)
+  if ask.origin then redis.call('HSET', generation, 'origin', ask.origin) end
   if ask.idempotency then
     local key = idempotency_key(root, ask.account, ask.idempotency)
     redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
