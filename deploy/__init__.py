@@ -16,8 +16,8 @@ caller               a careful client of the published API, which the demo is
 local/               a store, a model, the front and the workers as children of one supervisor
 
 Beside them: the catalogue that comes with Pollux (catalog.toml), the image and the composition for
-production (Dockerfile, compose.yaml), and the pinned dependencies (requirements/) with the script
-that makes them (lock.sh).
+production (Dockerfile, compose.yaml), the script that pins what they stand on (pin.sh), and the
+pinned dependencies (requirements/) with the script that makes them (lock.sh).
 
 It starts the other parts as processes and imports none of them.
 """

@@ -18,6 +18,7 @@ mkdir -p deploy/requirements
 requirements base.txt pyproject.toml "$@"
 requirements dev.txt pyproject.toml --group dev "$@"
 requirements local.txt --group local "$@"
+requirements build.txt --group build "$@"
 
 if grep -rnE '[a-z]+://' deploy/requirements; then
     echo "lock.sh: an address has got into deploy/requirements" >&2

@@ -34,11 +34,18 @@ _asked: Final = itertools.count()
 class Process:
     """A running process. A context manager: leaving it ends the process, if it has not ended."""
 
-    def __init__(self, words: list[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        program: tuple[str, ...] = (sys.executable, "-m"),
+    ) -> None:
         self._log = log
         with log.open("wb") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *words],
+                [*program, *words],
                 cwd=_ROOT,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
