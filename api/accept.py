@@ -13,7 +13,6 @@ import msgspec
 
 from api import not_accepted, pressure
 from api.guards.identify import Caller
-from api.pace import Line
 from api.state import State
 from shared import ids
 from shared.catalogue import Catalogue
@@ -25,11 +24,12 @@ from shared.redis.replicated import NotReplicatedError
 from shared.routing import price
 from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose, needs, pick, terms
 from shared.settings import ModelSettings, Settings
-from shared.stores import receipts
+from shared.stores import generations, receipts
 from shared.stores.fleet import Fleet
 from shared.stores.receipts import StoredReceipt
 from shared.telemetry import logs
 from shared.wire import submission as submissions
+from shared.wire.generation import Line
 from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
 
 _MICROCREDITS: Final = 1_000_000
@@ -140,16 +140,28 @@ async def accept(
             logs.logger().info(
                 "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
             )
-            line = Line(result.ahead, result.crowd, ask.running_max, result.behind)
+            line = _line(result, ask.running_max)
             return Receipt(ask.generation, ask.session, line, result.rate)
         case Replayed(generation, session):
             # Our own repetition of a call whose reply was lost is no replay to the caller.
             if generation == ask.generation:
-                return Receipt(generation, session, Line(0), None)
+                return Receipt(generation, session, Line(), None)
             state.replay_limits.spend(caller.account.id)
             return Receipt(generation, session, None, None)
         case NotAccepted():
             raise await not_accepted.error(state, caller.root, ask, result)
+
+
+def _line(accepted: Accepted, running_max: int) -> Line:
+    return Line(
+        ahead=accepted.ahead,
+        running=accepted.running,
+        most=running_max,
+        crowd=accepted.crowd,
+        behind=accepted.behind,
+        follows=accepted.follows,
+        front_seconds=generations.seconds_since(accepted.front_ms),
+    )
 
 
 async def first_receipt(

@@ -9,7 +9,10 @@ It begins with one look, behind the longest. Then, again and again, the look is 
 those answers together known earliest, as long as it is worth a poll and no answer would be polled
 more often than the contract allows. So answers that take alike are found by a look or two just
 behind them, kinds far apart by a look behind each, and what is spread wide by looks spread as wide.
-Beyond the longest the looks go on, ever further apart. A hint is the way to the next look.
+Beyond the longest, and for the few that take far longer than all others, the looks go on, ever
+further apart. A hint is the way to the next look.
+
+An answer that has waited for its turn has had polls by then: its plan makes do with the rest.
 """
 
 import bisect
@@ -22,7 +25,6 @@ from shared.catalogue import Shelf
 from shared.clock import Clock
 from shared.redis.client import Connection
 from shared.stores import pace
-from shared.stores.fleet import Fleet
 from shared.wire.submission import AUTO
 
 HINT_SECONDS_MAX: Final = 30
@@ -31,6 +33,11 @@ _TRUSTED_SECONDS: Final = 4.0
 _UNKNOWN_SECONDS: Final = 5.0
 # Without a measured answer, what the catalogue says may be wrong by these factors.
 DOUBTS: Final = (0.15, 0.3, 0.6, 1.0, 1.8, 3.0, 6.0)
+_COMMON_SHARE: Final = 0.95
+# Fewer measured answers than this may not have shown how much they differ; of one alone the next
+# may well take twice as long, or half as long.
+_ENOUGH: Final = 16
+_DOUBT_OF_ONE: Final = 0.8
 # A plan is made from this many durations at most: more make it no better.
 _SAMPLES_MAX: Final = 64
 # A look that makes the average answer known this much earlier is worth its poll.
@@ -49,22 +56,57 @@ class Eta(NamedTuple):
     p90: float
 
 
-class Known(NamedTuple):
+class Before(NamedTuple):
+    """What a client has behind it when an answer begins: seconds waited, and polls at most.
+
+    The seconds are those of the power of two below, so that few plans serve all who wait.
+    """
+
+    seconds: int = 0
+    polls: int = 0
+
+    @classmethod
+    def of(cls, waited: float, polls: int) -> Self:
+        """Return it for a wait of so many seconds; one that is over at once counts for nothing."""
+        return cls(2 ** int(math.log2(waited)), polls) if waited >= 1 and polls else cls()
+
+
+NOTHING_BEFORE: Final = Before()
+
+
+class Known:
     """How long answers took, sorted, and when to look at one like them, from its start."""
 
-    durations: tuple[float, ...]
-    looks: tuple[int, ...]
+    def __init__(self, durations: tuple[float, ...]) -> None:
+        self.durations = durations
+        self._plans: dict[Before, tuple[int, ...]] = {}
 
     @property
     def typical_seconds(self) -> float:
         """How long half of them took, at most."""
         return max(_SHORTEST_SECONDS, _quantile(self.durations, 0.5))
 
+    @property
+    def margin_seconds(self) -> float:
+        """How much less than the typical answer those take of which nine in ten take longer."""
+        return self.typical_seconds - _quantile(self.durations, 0.1)
+
+    def looks(self, before: Before = NOTHING_BEFORE) -> tuple[int, ...]:
+        """Return the plan: at which whole seconds from its start an answer is looked at."""
+        if before not in self._plans:
+            self._plans[before] = _plan(self.durations, before)
+        return self._plans[before]
+
+    @property
+    def first_end(self) -> float:
+        """How long the answers take, at most, that the first look finds ended."""
+        found = bisect.bisect_right(self.durations, self.looks()[0] - _SETTLING_SECONDS)
+        return self.durations[max(0, found - 1)] + _SETTLING_SECONDS
+
     @classmethod
     def of(cls, durations: Iterable[float]) -> Self:
-        """Make the plan for answers like these, of which there is at least one."""
-        ordered = tuple(sorted(durations))
-        return cls(ordered, _plan(ordered))
+        """Know answers like these, of which there is at least one."""
+        return cls(tuple(sorted(durations)))
 
 
 class Paces:
@@ -83,8 +125,8 @@ class Paces:
         root, model = name
         measured = await pace.durations_ms(self._redis, root, model)
         word = self._prior_seconds(model)
-        durations = [each / 1000 for each in measured] or [word * doubt for doubt in DOUBTS]
-        return Known.of(durations)
+        durations = [each / 1000 for each in measured]
+        return Known.of(widened(durations) if durations else [word * doubt for doubt in DOUBTS])
 
     def _prior_seconds(self, name: str) -> float:
         """Return what the catalogue says; who names no model is answered by the first that can."""
@@ -94,33 +136,47 @@ class Paces:
         return _UNKNOWN_SECONDS if model is None else model.estimated_duration_seconds
 
 
-def hint(known: Known, elapsed: float, wait: float) -> int:
+def widened(measured: list[float]) -> list[float]:
+    """Return measured durations, and where they are few also what others like them may take."""
+    if len(measured) >= _ENOUGH:
+        return measured
+    middle, doubt = _quantile(sorted(measured), 0.5), 1 + _DOUBT_OF_ONE / math.sqrt(len(measured))
+    return [*measured, *(middle * doubt**power for power in (-2, -1, 1, 2))]
+
+
+def hint_of_waiting(known: Known, wait: float) -> int:
+    """Return in how many whole seconds, 1 to 30, to look at an answer that begins after a wait."""
+    return max(1, min(HINT_SECONDS_MAX, math.ceil(wait + known.first_end)))
+
+
+def hint(known: Known, elapsed: float, before: Before = NOTHING_BEFORE) -> int:
     """Return in how many whole seconds, 1 to 30, to look again.
 
-    `elapsed` is the time since the answer was begun, `wait` the time until it will be, both in
-    seconds.
+    `elapsed` is the time since the answer was begun, in seconds.
     """
-    following = bisect.bisect_right(known.looks, elapsed + _EARLY_SECONDS)
-    if following == len(known.looks):
+    looks = known.looks(before)
+    following = bisect.bisect_right(looks, elapsed + _EARLY_SECONDS)
+    if following == len(looks):
         return HINT_SECONDS_MAX
-    seconds = wait + known.looks[following] - elapsed
-    return min(HINT_SECONDS_MAX, math.ceil(seconds - _EARLY_SECONDS))
+    return min(HINT_SECONDS_MAX, math.ceil(looks[following] - elapsed - _EARLY_SECONDS))
 
 
-def _plan(durations: tuple[float, ...]) -> tuple[int, ...]:
+def _plan(durations: tuple[float, ...], before: Before) -> tuple[int, ...]:
     """Return the seconds at which to look, the last of them beyond everything measured."""
-    stride = 1 + (len(durations) - 1) // _SAMPLES_MAX
-    sample = durations[::-stride][::-1]
+    # Looks for the few that took far longer than all others would be missed by those.
+    common = durations[: math.ceil(_COMMON_SHARE * len(durations))]
+    stride = 1 + (len(common) - 1) // _SAMPLES_MAX
+    sample = common[::-stride][::-1]
     behind = [math.ceil(duration + _SETTLING_SECONDS) for duration in sample]
     looks = [behind[-1]]
     refused: set[int] = set()
     while (look := _best_look(behind, looks, refused)) is not None:
         more = sorted((*looks, look))
-        if _is_allowed(sample, behind, more):
+        if _is_allowed(sample, behind, more, before):
             looks = more
         else:
             refused.add(look)
-    return (*looks, *_looks_beyond(looks))
+    return (*looks, *_looks_beyond(looks, before))
 
 
 def _best_look(behind: list[int], looks: list[int], refused: set[int]) -> int | None:
@@ -137,15 +193,17 @@ def _best_look(behind: list[int], looks: list[int], refused: set[int]) -> int | 
     return best
 
 
-def _is_allowed(sample: tuple[float, ...], behind: list[int], looks: list[int]) -> bool:
+def _is_allowed(
+    sample: tuple[float, ...], behind: list[int], looks: list[int], before: Before
+) -> bool:
     """Tell whether answers like these, and one a little longer, keep to the polls allowed."""
-    polls = last = 0
+    polls, last = before.polls, 0
     for look in looks:
         polls += _polls_between(last, look)
-        if polls > _polls_max(sample[bisect.bisect_right(behind, last)]):
+        if polls > _polls_max(before.seconds + sample[bisect.bisect_right(behind, last)]):
             return False
         last = look
-    return polls + 1 <= _polls_max(sample[-1])
+    return polls + 1 <= _polls_max(before.seconds + sample[-1])
 
 
 def _polls_max(seconds: float) -> float:
@@ -153,13 +211,14 @@ def _polls_max(seconds: float) -> float:
     return max(4 + math.log2(max(1.0, seconds)), 3 + seconds / HINT_SECONDS_MAX)
 
 
-def _looks_beyond(looks: list[int]) -> Iterator[int]:
+def _looks_beyond(looks: list[int], before: Before) -> Iterator[int]:
     """Yield looks for what takes longer than ever: close at first, as far as polls are left."""
     look = looks[-1]
-    polls = sum(_polls_between(*pair) for pair in zip((0, *looks), looks, strict=False))
+    polls = before.polls
+    polls += sum(_polls_between(*pair) for pair in zip((0, *looks), looks, strict=False))
     step = max(1, round(_BEYOND_SHARE * look))
     # An answer that lasts beyond the n-th poll may be polled again once it is 2^(n - 3) old.
-    while (step := max(step, 2 ** max(0, polls - 2) - look)) < HINT_SECONDS_MAX:
+    while (step := max(step, 2 ** max(0, polls - 2) - look - before.seconds)) < HINT_SECONDS_MAX:
         look += step
         polls += 1
         step *= 2
@@ -171,32 +230,12 @@ def _polls_between(last: int, look: int) -> int:
     return -(-(look - last) // HINT_SECONDS_MAX)
 
 
-def eta(known: Known, elapsed: float, wait: float) -> Eta:
-    """Return what is left until the end, in seconds."""
-    remaining = [each - elapsed for each in known.durations if each > elapsed] or [1.0]
+def eta(known: Known, elapsed: float, wait: float) -> Eta | None:
+    """Return what is left until the end, in seconds; None for what takes longer than any known."""
+    remaining = [each - elapsed for each in known.durations if each > elapsed]
+    if not remaining:
+        return None
     return Eta(wait + _quantile(remaining, 0.5), wait + _quantile(remaining, 0.9))
-
-
-class Line(NamedTuple):
-    """A place in an account's line: how many of its own come first; None for who no longer waits.
-
-    `crowd` counts those among whom the fleet's room is shared, in accounts of its own weight; it
-    may run `most` at once (0: unknown). `behind` turns of its session come first, one by one.
-    """
-
-    ahead: int | None
-    crowd: int = 0
-    most: int = 0
-    behind: int = 0
-
-
-def wait_seconds(line: Line, known: Known, fleet: Fleet) -> float:
-    """Return the wait for a turn, by the account's own line and its share of the fleet's room."""
-    if line.ahead is None:
-        return 0.0
-    by_share = line.ahead * max(1, line.crowd) // max(1, fleet.slots)
-    by_most = line.ahead // line.most if line.most else 0
-    return max(by_share, by_most, line.behind) * _quantile(known.durations, 0.5)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -122,7 +122,8 @@ class Accepted(msgspec.Struct, frozen=True):
     """The message is in: turn, time, how many of the account's own come first, how many it has.
 
     `crowd` counts those who share its lane, itself too, in accounts of its weight, where anything
-    comes first; `behind` what waits before it in its session.
+    comes first; `behind` what waits before it in its session, where it `follows` a head that began
+    `front_ms` ago (-1: it waits, too); `running` are the account's own of the lane.
     """
 
     turn: int
@@ -130,6 +131,9 @@ class Accepted(msgspec.Struct, frozen=True):
     ahead: int
     crowd: int
     behind: int
+    running: int
+    follows: bool
+    front_ms: int
     unfinished: int
     rate: Rate
 
@@ -170,8 +174,20 @@ async def accept(
     """Take one message in, whole or not at all; repeating with the same generation id is safe."""
     reply: list[Reply] = await invoke(redis, "accept", root, ask, blob=submission)
     match [_text(reply[0]), *reply[1:]]:
-        case ["accepted", turn, accepted_ms, ahead, crowd, behind, unfinished, rate]:
-            return Accepted(turn, accepted_ms, ahead, crowd, behind, unfinished, Rate(*rate))
+        case ["accepted", turn, accepted_ms, ahead, crowd, behind, *rest]:
+            running, follows, front, unfinished, rate = rest
+            return Accepted(
+                turn=turn,
+                accepted_ms=accepted_ms,
+                ahead=ahead,
+                crowd=crowd,
+                behind=behind,
+                running=running,
+                follows=follows == 1,
+                front_ms=int(front),
+                unfinished=unfinished,
+                rate=Rate(*rate),
+            )
         case ["replayed", generation, session]:
             return Replayed(_text(generation), _text(session))
         case ["poor", balance, hold, rate]:
@@ -613,8 +629,9 @@ class Look(msgspec.Struct, frozen=True):
 
     `unfinished` counts all of the account's, of which `most` may run (0: unknown); `rank` is the
     place among those of its lane. What waits shares that with `crowd` accounts of its own one's
-    weight, and has `behind` turns of its session before it; what was put off is tried again in
-    `again_ms`.
+    weight, and has `behind` turns of its session before it, where it `follows` the head; the first
+    of what comes before it began `front_ms` ago (-1: it waits, too). What was put off is tried
+    again in `again_ms`.
     """
 
     now_ms: int
@@ -624,6 +641,8 @@ class Look(msgspec.Struct, frozen=True):
     most: int
     crowd: int
     behind: int
+    follows: bool
+    front_ms: int
     again_ms: int
     body: bytes | None
     user_message: bytes | None
@@ -635,20 +654,23 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     reply: list[Reply] = await invoke(redis, "status", root, ask, effect="none")
     if not reply:
         return None
-    now, unfinished, rank, running, most, crowd, behind, again, body, user, *flat = reply
+    now, unfinished, rank, running, most, crowd, behind, *rest = reply
+    follows, front, again, body, user, *flat = rest
     words = [_text(word) for word in flat]
     return Look(
-        now,
-        unfinished,
-        rank,
-        running,
-        most,
-        crowd,
-        behind,
-        again,
-        body,
-        user,
-        dict(zip(words[::2], words[1::2], strict=True)),
+        now_ms=now,
+        unfinished=unfinished,
+        rank=rank,
+        running=running,
+        most=most,
+        crowd=crowd,
+        behind=behind,
+        follows=follows == 1,
+        front_ms=front,
+        again_ms=again,
+        body=body,
+        user_message=user,
+        record=dict(zip(words[::2], words[1::2], strict=True)),
     )
 
 

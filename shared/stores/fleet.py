@@ -24,7 +24,8 @@ class Fleet(NamedTuple):
     """What the live workers can do together; `configured` are the models they have keys of.
 
     `cooling` are the circuits that they spare: a provider's model under one credential. `deaf`
-    counts those whose listener is away, who claim nothing.
+    counts those whose listener is away, who claim nothing; `running` are all attempts, as lately
+    reported.
     """
 
     workers: int = 0
@@ -33,6 +34,7 @@ class Fleet(NamedTuple):
     configured: frozenset[str] = frozenset()
     cooling: frozenset[str] = frozenset()
     deaf: int = 0
+    running: int = 0
 
     def offers(self, model: ModelSettings, provider: ProviderSettings) -> bool:
         """Return whether a model is to be had at all: a worker has its key, or it needs none."""
@@ -105,6 +107,7 @@ async def view(redis: Connection, settings: RedisSettings) -> Fleet:
         configured=models.union(served),
         cooling=frozenset(circuit for pulse in alive for circuit in pulse.cooling),
         deaf=sum(pulse.is_deaf for pulse in alive),
+        running=sum(pulse.running for pulse in alive),
     )
 
 

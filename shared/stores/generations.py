@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.wire.generation import Generation
+from shared.wire.generation import Generation, Line
 from shared.wire.message import decode_assistant, decode_user
 
 
@@ -52,9 +52,8 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         hold=int(record.get("hold", 0)),
         progress=int(record.get("progress", 0)),
         ahead=_ahead(look),
-        crowd=look.crowd,
-        most=look.most,
-        behind=look.behind,
+        line=_line(look),
+        line_at_first=_line_at_first(record.get("before"), look.most),
         again_seconds=look.again_ms / 1000,
         unfinished=look.unfinished,
         last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
@@ -68,6 +67,42 @@ def _ahead(look: functions.Look) -> int | None:
     """Count the account's own that come first: accepted before, less those that run."""
     is_waiting = look.record["stage"] in {"queued", "retrying"}
     return max(0, look.rank - look.running) if is_waiting else None
+
+
+def _line(look: functions.Look) -> Line | None:
+    ahead = _ahead(look)
+    if ahead is None:
+        return None
+    return Line(
+        ahead=ahead,
+        running=min(look.running, look.rank),
+        most=look.most,
+        crowd=look.crowd,
+        behind=look.behind,
+        follows=look.follows,
+        front_seconds=seconds_since(look.front_ms),
+    )
+
+
+def _line_at_first(noted: str | None, most: int) -> Line | None:
+    """Read what `accept` noted, if it did; what an older process took in has nothing."""
+    if noted is None:
+        return None
+    running, ahead, crowd, behind, follows, front = map(int, noted.split())
+    return Line(
+        ahead=ahead,
+        running=running,
+        most=most,
+        crowd=crowd,
+        behind=behind,
+        follows=follows == 1,
+        front_seconds=seconds_since(front),
+    )
+
+
+def seconds_since(ms: int) -> float | None:
+    """Return how many seconds ago something began; None for the functions' word for nothing."""
+    return None if ms < 0 else ms / 1000
 
 
 def _number(text: str | None) -> int | None:

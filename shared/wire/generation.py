@@ -7,14 +7,32 @@ from shared.wire.message import AssistantMessage, UserMessage
 from shared.wire.submission import Lane
 
 
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes before a turn that waits.
+
+    `ahead` counts the account's own of its lane that wait before it, `running` those that run,
+    `most` how many of them may (0: unknown). `crowd` counts those who share the lane, itself too,
+    in accounts of its weight. Where it `follows` the head of its session, `behind` turns wait
+    between the two. What comes first began `front_seconds` ago; None where it waits, too.
+    """
+
+    ahead: int = 0
+    running: int = 0
+    most: int = 0
+    crowd: int = 1
+    behind: int = 0
+    follows: bool = False
+    front_seconds: float | None = None
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """A generation at one moment, `seen`. Times are ms of Redis' clock, money microcredits.
 
     `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead`
-    counts the account's own of the lane that will run before it, `most` how many it may run at once
-    (0: unknown), `crowd` those who share that lane, in accounts of its weight, `behind` the turns
-    of its session that wait before it; `again_seconds` is how long what was put off still waits
-    before it is tried again; `last_event` is EPOCH-SEQ. What has ended has no `deadline`.
+    counts the account's own of the lane that will run before it, and `line` all that it waits for;
+    `line_at_first` is that line as it was taken in, where anything waited before it;
+    `again_seconds` is how long what was put off still waits before it is tried again; `last_event`
+    is EPOCH-SEQ. What has ended has no `deadline`.
     """
 
     id: str
@@ -33,9 +51,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     hold: int = 0
     progress: int = 0
     ahead: int | None = None
-    crowd: int = 0
-    most: int = 0
-    behind: int = 0
+    line: Line | None = None
+    line_at_first: Line | None = None
     again_seconds: float = 0.0
     unfinished: int = 0
     last_event: str = "0-0"

@@ -1,14 +1,20 @@
 """When to look again: places in the queue, estimates, and hints that a client can obey."""
 
 import asyncio
+from typing import cast
 
 import pytest
 from typing_extensions import override
 
+from api.pace import Paces
+from shared.catalogue import Catalogue, Shelf
 from shared.clock import SystemClock
 from shared.redis import keys
+from shared.stores import fleet
+from shared.wire.fleet import WorkerReport
+from shared.wire.submission import AUTO
 from tests.support import waiting
-from tests.support.customer import Customer, body
+from tests.support.customer import Customer, Json, body
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
 
@@ -25,11 +31,32 @@ class WrongClock(SystemClock):
         return super().now_ms() + self.off_ms
 
 
-async def test_places_count_the_accounts_own_lane(api: Customer, other: Customer) -> None:
+async def _promise_worker(system: System, *, slots: int = 1, running: int = 0) -> None:
+    """Report a worker that claims nothing, and is taken to live for minutes."""
+    models = tuple(model.identifier for model in system.settings.models)
+    pulse = WorkerReport(id="promised", concurrency=slots, running=running, models=models, wire=1)
+    await fleet.report(system.redis, system.settings.redis, pulse)
+    pulses = keys.PULSES(keys.system_root(system.settings.redis))
+    await system.redis.call("ZADD", pulses, system.clock.now_ms() + 600_000, pulse.id)
+
+
+async def _ask_and_look(api: Customer, count: int, **fields: object) -> list[tuple[Json, Json]]:
+    """Send messages, and look at each as soon as it is in; return receipts and statuses."""
+    found = []
+    for number in range(count):
+        receipt = await api.ask(f"m{number}", **fields)
+        found.append((receipt, await api.look(receipt)))
+    return found
+
+
+async def test_places_count_the_accounts_own_lane(
+    api: Customer, other: Customer, system: System
+) -> None:
+    await _promise_worker(system)
     await other.ask("somebody else's")
     await api.ask("of the other lane", priority="batch")
-    receipts = [await api.ask(f"m{n}") for n in range(4)]
-    statuses = [await api.look(receipt) for receipt in receipts]
+    found = await _ask_and_look(api, 4)
+    receipts, statuses = [receipt for receipt, _ in found], [status for _, status in found]
     assert [status["queue_position"] for status in statuses] == [0, 1, 2, 3]
     estimates = [status["eta_seconds"]["p50"] for status in statuses]
     assert estimates == sorted(estimates)
@@ -65,10 +92,10 @@ async def test_a_turn_behind_another_of_its_session_has_a_place(api: Customer) -
     assert (await api.look(second))["queue_position"] == 1
 
 
-async def test_hints_are_whole_seconds_from_1_to_30(api: Customer) -> None:
-    receipts = [await api.ask(f"m{n}", model="alpha") for n in range(25)]
-    statuses = [await api.look(receipt) for receipt in receipts]
-    hints = [status["poll_interval_hint"] for status in statuses]
+async def test_hints_are_whole_seconds_from_1_to_30(api: Customer, system: System) -> None:
+    await _promise_worker(system)
+    found = await _ask_and_look(api, 25, model="alpha")
+    hints = [status["poll_interval_hint"] for _, status in found]
     assert all(isinstance(hint, int) for hint in hints)
     # A model of two seconds: soon for the first, and never more than half a minute.
     assert hints[0] in range(1, 4)
@@ -82,26 +109,85 @@ async def test_no_hint_leads_past_the_end_of_the_record(
     system.change("retention", generation_seconds=kept)
     await system.front()
     api = await system.customer()
-    receipts = [await api.ask(f"m{n}", model="alpha") for n in range(25)]
-    assert receipts[-1]["poll_interval_hint"] == longest
-    assert (await api.look(receipts[-1]))["poll_interval_hint"] == longest
+    await _promise_worker(system)
+    receipt, status = (await _ask_and_look(api, 25, model="alpha"))[-1]
+    assert receipt["poll_interval_hint"] == longest
+    assert status["poll_interval_hint"] == longest
 
 
-async def test_a_receipt_knows_of_the_queue_before_it(api: Customer) -> None:
-    receipts = [await api.ask(f"m{n}", model="alpha") for n in range(5)]
-    hints = [receipt["poll_interval_hint"] for receipt in receipts]
-    looked = [(await api.look(receipt))["poll_interval_hint"] for receipt in receipts]
-    assert hints == looked
+async def test_a_receipt_knows_of_the_queue_before_it(api: Customer, system: System) -> None:
+    await _promise_worker(system)
+    found = await _ask_and_look(api, 5, model="alpha")
+    hints = [receipt["poll_interval_hint"] for receipt, _ in found]
+    assert hints == [status["poll_interval_hint"] for _, status in found]
+    assert hints[4] > hints[0]
 
 
-async def _eta(api: Customer, provider: Provider) -> float:
+async def test_a_receipt_knows_of_the_turns_before_it(api: Customer, system: System) -> None:
+    await _promise_worker(system, slots=100)
+    first = await api.ask("a", model="alpha")
+    found = await _ask_and_look(api, 5, model="alpha", session_id=first["session_id"])
+    hints = [receipt["poll_interval_hint"] for receipt, _ in found]
+    looked = [status["poll_interval_hint"] for _, status in found]
+    assert all(abs(one - other) <= 1 for one, other in zip(hints, looked, strict=True))
+    # Each takes its two seconds, one after the other.
+    assert hints == sorted(hints)
+    assert hints[4] >= hints[0] + 4
+
+
+async def test_without_a_live_worker_nothing_is_estimated(api: Customer) -> None:
+    receipt = await api.ask("a", model="alpha")
+    status = await api.look(receipt)
+    assert status["eta_seconds"] is None
+    assert (receipt["poll_interval_hint"], status["poll_interval_hint"]) == (2, 2)
+
+
+async def test_a_model_that_no_live_worker_serves_is_not_estimated(
+    api: Customer, system: System
+) -> None:
+    await _promise_worker(system)
+    await api.ask("a", model="alpha")
+    system.clock.turn(5)
+    pulse = WorkerReport(id="promised", concurrency=1, running=0, models=("beta",), wire=1)
+    await fleet.report(system.redis, system.settings.redis, pulse)
+    [(receipt, status)] = await _ask_and_look(api, 1, model="alpha")
+    assert status["eta_seconds"] is None
+    assert receipt["poll_interval_hint"] == 2
+
+
+async def _wait_on(system: System, receipt: Json, seconds: float) -> None:
+    """Have a message wait for so much longer, as its record tells."""
+    root = system.accounts.root_of(await system.account())
+    record = keys.GENERATION(root, "one", receipt["message_id"])
+    accepted = int(await system.redis.call("HGET", record, "accepted"))
+    await system.redis.call("HSET", record, "accepted", accepted - int(seconds * 1000))
+
+
+async def test_slots_that_others_hold_for_longer_than_expected_are_not_estimated(
+    api: Customer, system: System
+) -> None:
+    await _promise_worker(system, slots=4, running=4)
+    [(receipt, status)] = await _ask_and_look(api, 1, model="alpha")
+    assert status["eta_seconds"] is not None
+    hints = [status["poll_interval_hint"]]
+    for seconds in (10, 10, 20):
+        await _wait_on(system, receipt, seconds)
+        status = await api.look(receipt)
+        assert status["eta_seconds"] is None
+        hints.append(status["poll_interval_hint"])
+    assert hints == sorted(hints)
+    assert hints[0] <= 3
+    assert hints[-1] >= 20
+
+
+async def _eta(api: Customer, provider: Provider) -> Json | None:
     """Return what is estimated to be left of an answer that has not begun to come."""
     provider.script.append(Answer(gate=asyncio.Event()))
     receipt = await api.ask("a", model="alpha")
     status = await api.look(receipt)
     body(await api.post(receipt["cancel_url"]))
     await api.end(receipt)
-    return float(status["eta_seconds"]["p50"])
+    return cast("Json | None", status["eta_seconds"])
 
 
 @pytest.mark.usefixtures("worker")
@@ -109,13 +195,17 @@ async def test_measured_times_take_the_catalogues_place(
     api: Customer, system: System, provider: Provider
 ) -> None:
     """A model that is said to take two seconds, and takes none, is soon known for it."""
-    assert await _eta(api, provider) > 1
+    before = await _eta(api, provider)
+    assert before is not None
+    assert before["p50"] > 1
     # The one that was cancelled left its answer behind, unless it was cancelled before its call.
     provider.script.clear()
     for _ in range(3):
         await api.answer("a", model="alpha")
     system.clock.turn(5)
-    assert await _eta(api, provider) <= 1
+    after = await _eta(api, provider)
+    # It may have run for longer than any before by the time of the look.
+    assert after is None or after["p50"] <= 1
 
 
 @pytest.mark.usefixtures("worker")
@@ -157,9 +247,9 @@ async def test_hints_follow_the_clock_of_redis_not_the_fronts(
     assert (await api.end(receipt))["state"] == "completed"
 
 
-async def test_auto_starts_from_the_first_models_estimate(api: Customer) -> None:
-    named = await api.ask("a", model="alpha")
-    auto = await api.ask("a")
-    first = await api.look(named)
-    second = await api.look(auto)
-    assert second["eta_seconds"]["p50"] == 2 * first["eta_seconds"]["p50"]
+async def test_auto_starts_from_the_first_models_estimate(system: System) -> None:
+    paces = Paces(system.redis, Shelf(Catalogue.of(system.settings)), system.clock)
+    root = keys.partition_root(system.settings.redis, 0)
+    auto, named = [await paces.durations(root, name) for name in (AUTO, "alpha")]
+    assert auto.durations == named.durations
+    assert named.typical_seconds == 2.0

@@ -31,8 +31,8 @@ RESULT: Final = set(
 )
 
 
-def _check_form(status: Json) -> None:
-    """What holds in every state."""
+def _check_form(status: Json, *, is_served: bool = True) -> None:
+    """What holds in every state; without a worker that lives there is no estimate."""
     assert status.keys() == FIELDS
     assert status["success"] is True
     assert status["type"] == "chat"
@@ -46,7 +46,7 @@ def _check_form(status: Json) -> None:
     assert ("partial" in status["result"]) is not is_over
     assert (status["progress"] == 100) is is_over
     assert (status["finished_at"] is not None) is is_over
-    assert (status["eta_seconds"] is None) is is_over
+    assert (status["eta_seconds"] is None) is (is_over or not is_served)
     assert is_over is (status["stage"] in {"completed", "failed", "cancelled"})
     assert (status["failure"] is None) is (status["error"] is None)
     assert (status["result"]["finish_reason"] is None) is (status["state"] != "completed")
@@ -94,12 +94,11 @@ async def test_what_was_put_off_tells_when_it_is_tried_again(
 async def test_a_queued_generation_tells_its_place(api: Customer) -> None:
     receipt = await api.ask("hello")
     status = await api.look(receipt)
-    _check_form(status)
+    _check_form(status, is_served=False)
     assert status["generation_id"] == receipt["message_id"]
     assert status["session_id"] == receipt["session_id"]
     assert (status["state"], status["stage"], status["progress"]) == ("processing", "queued", 0)
     assert (status["queue_position"], status["attempt"]) == (0, 0)
-    assert 0 < status["eta_seconds"]["p50"] <= status["eta_seconds"]["p90"]
     assert status["result"]["content"] == ""
     assert status["result"]["partial"] is True
     assert (status["credits_used"], status["credits_breakdown"]) == (0, [])

@@ -49,7 +49,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "conversations": conversations.measure,
     "conversations --local": conversations.measure_local,
     "overdraft": overdraft.measure,
-    "polling": polling.measure,
+    "polling": polling.measure_all,
     "streams": streams.measure,
     "followers": followers.measure,
     "policy": _policy,

@@ -104,5 +104,7 @@ LATE_P50_SECONDS: Final = 1.0
 LATE_P95_SECONDS: Final = 2.0
 LATE_P95_SHARE: Final = 0.1
 LATE_SHARE: Final = 0.05
+# Where nothing tells the end: this share of the time waited.
+LATE_UNKNOWN_SHARE: Final = 0.5
 # Polls: so many and one for each doubling of the duration.
 POLLS_BASE: Final = 4

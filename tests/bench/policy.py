@@ -21,7 +21,7 @@ _HISTORY: Final = 96
 _PICKUP_SECONDS: Final = 0.01
 _SEED: Final = 20_261_121
 
-Hint = Callable[[Known, float, float], int]
+Hint = Callable[[Known, float], int]
 Draw = Callable[[random.Random], float]
 
 
@@ -101,9 +101,9 @@ WORLDS: Final = (
 def follow(duration: float, known: Known, hint: Hint) -> Followed:
     """Follow one answer by the hints: the receipt's first, then each status's."""
     ends = duration + _PICKUP_SECONDS
-    now, polls = float(hint(known, 0.0, 0.0)), 1
+    now, polls = float(hint(known, 0.0)), 1
     while now < ends:
-        now += hint(known, now - _PICKUP_SECONDS, 0.0)
+        now += hint(known, now - _PICKUP_SECONDS)
         polls += 1
     return Followed(duration, now - ends, polls)
 

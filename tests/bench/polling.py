@@ -6,7 +6,8 @@ known     each duration on a model of its own, which has given such answers befo
 mixed     all four on one model, which has given all four before
 cold      each on a model of its own, of which nothing is known but the catalogue's word
 
-All run at once, after a round that makes the history. Lateness is from the moment when the upstream
+All run at once, after a round that makes the history; then the scenes of `polling_scenes`, in which
+answers wait for others or come from a real model. Lateness is from the moment when the upstream
 has said its last byte to the moment when the client has read the status that says so. The bounds
 are the contract's: half within 1 s, 95 of 100 within the greater of 2 s and a tenth of the
 duration, polls at most 4 + log2(seconds). A cold model is held to none, as nothing was measured.
@@ -18,7 +19,7 @@ import random
 from typing import Final, NamedTuple
 
 from shared.clock import SystemClock
-from tests.bench import figures, policy, rig
+from tests.bench import figures, policy, polling_scenes, rig
 from tests.bench.figures import Figure
 from tests.bench.policy import Followed
 from tests.bench.rig import Rig
@@ -113,10 +114,16 @@ def _figure(group: Group, followed: list[Followed]) -> Figure:
     return figure._replace(aim="", is_met=None) if group.kind == "cold" else figure
 
 
+async def measure_all(clients: int = CLIENTS) -> list[Figure]:
+    """Measure the plain answers, then the scenes."""
+    scenes = polling_scenes.Sizes(clients)
+    return [*await measure(clients), *await polling_scenes.measure(scenes)]
+
+
 async def report(clients: int = CLIENTS) -> None:
     """Measure and print."""
     title = f"polling ({clients} clients a line, +-{JITTER:.0%})"
-    figures.say(figures.table(title, await measure(clients)))
+    figures.say(figures.table(title, await measure_all(clients)))
 
 
 if __name__ == "__main__":

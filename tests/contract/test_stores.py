@@ -5,10 +5,11 @@ import msgspec
 from shared.errors import CANCELLED
 from shared.redis import keys
 from shared.redis.client import Redis
+from shared.redis.functions import Accepted
 from shared.settings import RedisSettings
 from shared.stores import fleet, generations, pace, sessions
 from shared.wire.fleet import WorkerReport
-from shared.wire.generation import Generation
+from shared.wire.generation import Generation, Line
 from tests.support.desk import Desk, Ticket
 
 
@@ -134,6 +135,57 @@ async def test_generation_is_told_from_queue_to_end(desk: Desk) -> None:
     assert ended.user.content == "Hello"
     assert await generations.find(desk.redis, desk.root, "bob", first.id) is None
     assert len(await pace.durations_ms(desk.redis, desk.root, "m1")) == 1
+
+
+async def test_line_before_a_turn_is_told_as_it_is_and_as_it_was(desk: Desk) -> None:
+    async def look(ticket: Ticket) -> Generation:
+        found = await generations.find(desk.redis, desk.root, "ann", ticket.id)
+        assert found is not None
+        return found
+
+    tickets = [await desk.submit("ann", running_max=7) for _ in range(3)]
+    first, _, third = [(await look(ticket)) for ticket in tickets]
+    assert first.line == Line(most=7)
+    assert first.line_at_first is None
+    assert third.line == third.line_at_first == Line(ahead=2, most=7)
+    await desk.claim_one()
+    third = await look(tickets[2])
+    assert third.line is not None
+    assert third.line_at_first == Line(ahead=2, most=7)
+    assert (third.line.ahead, third.line.running) == (1, 1)
+    assert third.line.front_seconds is not None
+    assert (await look(tickets[0])).line is None
+
+
+async def test_line_of_a_turn_is_that_of_its_session(desk: Desk) -> None:
+    async def look(ticket: Ticket) -> Generation:
+        found = await generations.find(desk.redis, desk.root, "ann", ticket.id)
+        assert found is not None
+        return found
+
+    tickets = [await desk.submit("ann")]
+    tickets += [await desk.submit("ann", tickets[0].session) for _ in range(2)]
+    last = await look(tickets[2])
+    assert last.line is not None
+    assert (last.line.follows, last.line.behind, last.line.front_seconds) == (True, 1, None)
+    claimed = await desk.claim_one()
+    accepted = await desk.accept("ann", tickets[0].session)
+    assert isinstance(accepted, Accepted)
+    assert (accepted.follows, accepted.behind, accepted.running) == (True, 2, 1)
+    assert accepted.front_ms >= 0
+    last = await look(tickets[2])
+    assert last.line is not None
+    assert last.line.front_seconds is not None
+    assert last.line_at_first is not None
+    assert (last.line_at_first.follows, last.line_at_first.behind) == (True, 1)
+    await desk.complete(claimed, "one")
+    last = await look(tickets[2])
+    assert last.line is not None
+    assert (last.line.follows, last.line.behind, last.line.front_seconds) == (True, 0, None)
+    for _ in range(3):
+        await desk.complete(await desk.claim_one(), "more")
+    record = (await desk.status(tickets[2])).record
+    assert "before" not in record
 
 
 async def test_fleet_is_who_reported_lately(redis: Redis, redis_settings: RedisSettings) -> None:

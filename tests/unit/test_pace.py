@@ -6,28 +6,28 @@ from collections.abc import Iterator
 from hypothesis import given, strategies as st
 
 from api import pace
-from api.pace import HINT_SECONDS_MAX, Known
-from shared.stores.fleet import Fleet
+from api.pace import HINT_SECONDS_MAX, Before, Known
 
 _SECONDS = st.floats(0.05, 600)
 _DURATIONS = st.lists(_SECONDS, min_size=1, max_size=128)
 
 
-def _polls(known: Known, duration: float) -> Iterator[int]:
+def _polls(known: Known, duration: float, before: Before = pace.NOTHING_BEFORE) -> Iterator[int]:
     """Yield when a client that obeys the hints looks, up to the look that finds the end."""
     at = 0
     while at < duration:
-        at += pace.hint(known, at, 0.0)
+        at += pace.hint(known, at, before)
         yield at
 
 
-@given(_DURATIONS, st.floats(0, 2_000), st.floats(0, 2_000))
+@given(_DURATIONS, st.floats(0, 2_000))
 def test_every_hint_is_of_whole_seconds_within_bounds(
-    durations: list[float], elapsed: float, wait: float
+    durations: list[float], seconds: float
 ) -> None:
-    hint = pace.hint(Known.of(durations), elapsed, wait)
-    assert isinstance(hint, int)
-    assert 1 <= hint <= HINT_SECONDS_MAX
+    known = Known.of(durations)
+    for hint in (pace.hint(known, seconds), pace.hint_of_waiting(known, seconds)):
+        assert isinstance(hint, int)
+        assert 1 <= hint <= HINT_SECONDS_MAX
 
 
 @given(_DURATIONS)
@@ -66,36 +66,44 @@ def test_who_waits_longer_for_a_turn_is_never_told_to_look_earlier(
     durations: list[float], wait: float, more: float
 ) -> None:
     known = Known.of(durations)
-    assert pace.hint(known, 0.0, wait) <= pace.hint(known, 0.0, wait + more)
+    assert pace.hint_of_waiting(known, wait) <= pace.hint_of_waiting(known, wait + more)
 
 
 @given(_DURATIONS, st.floats(0, 700))
 def test_the_estimate_is_of_what_is_left(durations: list[float], elapsed: float) -> None:
+    eta = pace.eta(Known.of(durations), elapsed, 0.0)
+    if elapsed >= max(durations):
+        # Nothing measured tells how long what takes longer than ever will take.
+        assert eta is None
+    else:
+        assert eta is not None
+        assert 0 < eta.p50 <= eta.p90 <= max(durations) - elapsed
+
+
+@given(_DURATIONS, st.floats(1, 100), st.integers(1, 6))
+def test_what_has_waited_keeps_to_the_polls_that_are_left(
+    durations: list[float], waited: float, polls: int
+) -> None:
+    before = Before.of(waited, polls)
     known = Known.of(durations)
-    eta = pace.eta(known, elapsed, 0.0)
-    assert 0 < eta.p50 <= eta.p90
-    longest = max(durations)
-    assert eta.p90 <= (longest - elapsed if longest > elapsed else 1.0)
+    for duration in durations:
+        made = polls + len(list(_polls(known, duration, before)))
+        whole = waited + duration
+        # One look is there whatever came before.
+        allowed = max(4 + math.log2(max(1.0, whole)), 3 + whole / HINT_SECONDS_MAX)
+        least = polls + math.ceil((max(durations) + 1) / HINT_SECONDS_MAX)
+        assert made <= max(allowed, least), duration
 
 
-def test_the_wait_for_a_turn_goes_by_rounds_of_the_fleets_room() -> None:
-    known = Known.of([4.0] * 9)
-    fleet = Fleet(workers=2, slots=10)
-
-    def wait(ahead: int | None, crowd: int, fleet: Fleet = fleet) -> float:
-        return pace.wait_seconds(pace.Line(ahead, crowd), known, fleet)
-
-    assert wait(None, 1) == 0
-    assert [wait(ahead, 1) for ahead in (0, 9, 10, 25)] == [0, 0, 4, 8]
-    assert [wait(ahead, 5) for ahead in (0, 1, 2, 9)] == [0, 0, 4, 16]
-    assert wait(3, 0, Fleet()) == 12
-    # Where more accounts wait than there are slots, a round of all of them takes longer.
-    assert wait(3, 100) == 120
+def test_one_that_took_far_longer_than_all_others_takes_no_looks_from_them() -> None:
+    usual = [4.0 + n % 8 for n in range(63)]
+    alone, beside = Known.of(usual), Known.of([*usual, 300.0])
+    assert beside.looks()[:6] == alone.looks()[:6]
 
 
-def test_the_wait_goes_by_what_may_run_and_by_the_turns_of_its_session() -> None:
-    known = Known.of([4.0] * 9)
-    fleet = Fleet(workers=2, slots=10)
-    assert pace.wait_seconds(pace.Line(8, crowd=1, most=2), known, fleet) == 16
-    assert pace.wait_seconds(pace.Line(8, crowd=1, most=100), known, fleet) == 0
-    assert pace.wait_seconds(pace.Line(8, crowd=1, most=100, behind=5), known, fleet) == 20
+def test_few_measured_answers_are_taken_to_differ_more_than_they_did() -> None:
+    assert max(pace.widened([5.0])) > 10
+    assert min(pace.widened([5.0])) < 2
+    few, many = pace.widened([5.0] * 4), pace.widened([5.0] * 16)
+    assert 5 < max(few) < max(pace.widened([5.0]))
+    assert many == [5.0] * 16

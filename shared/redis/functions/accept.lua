@@ -7,7 +7,8 @@
 --          (tokens of a history that have room), added (tokens that this turn adds to it at most), persona (tokens of
 --          a session's companion at most), budget (the caller's own) and least (what the cheapest answer costs), name, system_prompt, companion, metadata,
 --          project, media, idempotency, fingerprint, idempotency_ms, origin (hashes of the request that are kept)
--- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, behind, unfinished, rate}, {'replayed', generation, session},
+-- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, behind, running, 1 if it follows the head of its session, ms
+--          since that began (-1: it waits, too), unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
 --          {'waiting', rate}, {'late', rate}, {'full', rate}, {'unpaid', least, rate}
 --          (the budget does not cover what would be sent) or {'poor', balance, hold, rate};
@@ -120,7 +121,17 @@ local function take_turn(root, ask, session, turns, pending, now)
   return turns + 1, redis.call('HSETNX', session, 'head', ask.generation) == 1
 end
 
-local function store(root, ask, generation, turn, number, now)
+-- What comes before it now, which tells later how fast that goes: running, ahead, crowd, behind, whether it follows its
+-- session's head, ms since that began (-1: it waits, too). Noted only where anything waits, or the session is busy.
+local function line_of(root, ask, line, now)
+  line.front = line.head and ms_since_start(root, ask.account, line.head, now) or -1
+  if line.ahead <= 0 and not line.head then return line end
+  line.noted = table.concat({line.running, int(math.max(0, line.ahead)), line.crowd, line.behind, line.head and 1 or 0,
+    int(line.front)}, ' ')
+  return line
+end
+
+local function store(root, ask, generation, turn, number, before, now)
   redis.call('HSET', turns_of(root, ask.account, ask.session, turn), turn .. ':u', cmsgpack.pack({
     id = ask.message,
     generation = ask.generation,
@@ -136,6 +147,7 @@ local function store(root, ask, generation, turn, number, now)
     'model', ask.model, 'wire', ask.wire, 'number', number, 'accepted', now, 'deadline', now + ask.deadline_ms,
     'hold', int(ask.hold), 'attempt', 0, 'key', ask.key, 'added', ask.added or 0)
   if ask.origin then redis.call('HSET', generation, 'origin', ask.origin) end
+  if before then redis.call('HSET', generation, 'before', before) end
   if ask.idempotency then
     local key = idempotency_key(root, ask.account, ask.idempotency)
     redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
@@ -202,7 +214,9 @@ local function accept(root, ask)
   take_hold(books, ask, known)
   local turn, is_head = take_turn(root, ask, session, tonumber(turns), pending, now)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
-  store(root, ask, generation, turn, number, now)
+  local before = line_of(root, ask, {running = running, ahead = ahead, crowd = crowd, behind = behind,
+    head = not is_head and busy}, now)
+  store(root, ask, generation, turn, number, before.noted, now)
   redis.call('ZADD', deadlines, now + ask.deadline_ms, member(account, ask.generation))
   redis.call('ZADD', line, number, ask.generation)
   if is_head then
@@ -211,7 +225,8 @@ local function accept(root, ask)
     redis.call('ZADD', waiting_key(root, account, ask.session), turn, ask.generation)
   end
   ahead = redis.call('ZRANK', line, ask.generation) - running
-  return {'accepted', turn, now, math.max(0, ahead), crowd, behind, unfinished + 1, rate}
+  return {'accepted', turn, now, math.max(0, ahead), crowd, behind, running, is_head and 0 or 1,
+    before.front, unfinished + 1, rate}
 end
 
 register('accept', accept)

@@ -20,6 +20,12 @@ local function crowd_of(root, account, lane, stride)
   return redis.call('ZSCORE', key, account) and crowd or crowd + 1
 end
 
+-- How long ago an attempt at a generation began, in ms; -1 where none runs.
+local function ms_since_start(root, account, id, now)
+  local started, worker = unpack(redis.pcall('HMGET', generation_key(root, account, id), 'started', 'worker'))
+  return worker and tonumber(started) and math.max(0, now - tonumber(started)) or -1
+end
+
 -- Where an account stands in virtual time, in its lane or outside of it.
 local function account_time(root, account, lane)
   return redis.call('ZSCORE', lane_key(root, lane), account) or time_to_join(root, account, lane)

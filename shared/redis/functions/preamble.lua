@@ -346,7 +346,7 @@ local function finish(root, account, id, generation, ending)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'company',
-    'falls', 'mixed', 'drains', 'waits', 'key', 'calls', 'history', 'claim', 'bill', 'added')
+    'falls', 'mixed', 'drains', 'waits', 'key', 'calls', 'history', 'claim', 'bill', 'added', 'before')
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured

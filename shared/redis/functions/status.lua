@@ -1,7 +1,8 @@
 -- status: all that a caller may know of a generation, in one look.
 -- ASK      account, id
 -- RETURNS  {} when there is none, else {now ms, unfinished of the account, rank, running, most (that may run, 0: unknown),
---          crowd, behind, ms until it is tried again, body, user message, field, value...}; crowd counts those who share
+--          crowd, behind, 1 if it follows the head of its session, ms since the first of those before it began (-1: it
+--          waits, too), ms until it is tried again, body, user message, field, value...}; crowd counts those who share
 --          its lane, in accounts of its own account's weight, and behind what waits before it in its session, where
 --          anything comes first; body is the text so far, or the assistant message's record once it has ended
 -- ATOMIC   because the state and the text must be of the same moment.
@@ -12,12 +13,25 @@ local function ms_until_again(root, ask, record, now)
   return due and math.max(0, tonumber(due) - now) or 0
 end
 
+-- Whether another turn of its session runs or waits as its head, and how long ago the first of what comes before it
+-- began: that head, or else the account's oldest of the lane.
+local function look_in_front(root, ask, record, place, now)
+  local first
+  if place then
+    first = redis.call('HGET', session_key(root, ask.account, record.session), 'head')
+  else
+    first = redis.call('ZRANGE', unfinished_key(root, ask.account, record.lane), 0, 0)[1]
+  end
+  return place and 1 or 0, first and ms_since_start(root, ask.account, first, now) or -1
+end
+
 local function status(root, ask)
   local flat = redis.call('HGETALL', generation_key(root, ask.account, ask.id))
   if #flat == 0 then return {} end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
   local now, rank, running, most, crowd, behind, again, body = now_ms(), -1, 0, 0, 1, 0, 0, false
+  local follows, front = 0, -1
   local turns = turns_of(root, ask.account, record.session, record.turn)
   local user = redis.call('HGET', turns, record.turn .. ':u')
   if is_final(record) then
@@ -29,13 +43,18 @@ local function status(root, ask)
     local own = redis.call('HMGET', books_key(root, ask.account), 'running_' .. record.lane, 'running_most',
       'lane_stride')
     running, most = tonumber(own[1] or 0), tonumber(own[2] or 0)
-    if not record.worker and rank > running then
-      crowd = crowd_of(root, ask.account, record.lane, tonumber(own[3]) or STRIDE_OF_BEFORE)
-      behind = redis.call('ZRANK', waiting_key(root, ask.account, record.session), ask.id) or 0
+    if not record.worker and rank > 0 then
+      local place = redis.call('ZRANK', waiting_key(root, ask.account, record.session), ask.id)
+      follows, front = look_in_front(root, ask, record, place, now)
+      if rank > running then
+        crowd = crowd_of(root, ask.account, record.lane, tonumber(own[3]) or STRIDE_OF_BEFORE)
+        behind = place or 0
+      end
     end
   end
-  local answer = {now, unfinished_of(root, ask.account), rank, running, most, crowd, behind, again, body, user}
-  for i = 1, #flat do answer[i + 10] = flat[i] end
+  local answer = {now, unfinished_of(root, ask.account), rank, running, most, crowd, behind, follows, front, again, body,
+    user}
+  for i = 1, #flat do answer[i + 12] = flat[i] end
   return answer
 end
 
