@@ -12,7 +12,7 @@ adapters        CPU of a streamed token in each provider's adapter, beside bare 
 idle            what workers cost that have nothing to do
 conversations   200 conversations at once: every answer in its place, once
 polling         how late, and how often asking, a client is that obeys the hint
-polling_scenes  the same where answers wait for others, or come from the local model; run by `polling`
+polling_scenes  the same where answers wait for others, or come from the local model
 parked          what turns cost that wait for a key or for room, and how soon they go on
 policy          the same question put to the poll policy alone, without sockets
 

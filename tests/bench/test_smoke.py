@@ -17,7 +17,6 @@ from tests.bench import (
     pickup,
     policy,
     polling,
-    polling_scenes,
     streams,
     trips,
     wakeup,
@@ -101,11 +100,6 @@ async def test_conversations() -> None:
 
 async def test_polling() -> None:
     _check(await polling.measure(clients=1, durations=(0.1,)), 3)
-
-
-async def test_polling_scenes() -> None:
-    sizes = polling_scenes.Sizes(1, 0.1, 0.2, 0.1, 0.05)
-    _check(await polling_scenes.measure(sizes, with_local=False), 3)
 
 
 async def test_streams() -> None:

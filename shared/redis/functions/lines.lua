@@ -6,15 +6,14 @@
 -- waits, so that a process that knows no lines brings it back, too; a line only lets it go earlier, and what it
 -- holds beyond that is removed by whoever finds it.
 
-local STRIDES_SEEN = 6
-
 -- How many accounts of this one's weight those are, itself among them, that share a lane: who has twice the weight
 -- counts as two. Of many a few are looked at, from the middle of the line.
 local function crowd_of(root, account, lane, stride)
+  local seen_max = 6
   local key, weighed = lane_key(root, lane), 0
   local count = redis.call('ZCARD', key)
-  local first = math.max(0, math.floor((count - STRIDES_SEEN) / 2))
-  local seen = redis.call('ZRANGE', key, first, first + STRIDES_SEEN - 1)
+  local first = math.max(0, math.floor((count - seen_max) / 2))
+  local seen = redis.call('ZRANGE', key, first, first + seen_max - 1)
   for _, each in ipairs(seen) do weighed = weighed + stride / stride_of(root, each) end
   local crowd = count > 0 and math.ceil(count * weighed / #seen) or 0
   return redis.call('ZSCORE', key, account) and crowd or crowd + 1
@@ -71,13 +70,12 @@ local function park(root, account, id, record, resources, again)
   end
 end
 
-local TURNS_TRIED = 64
-
 -- An account's oldest turn in a line that `fits`. What is there and not parked any more, an older process has brought
 -- back.
 local function first_parked(root, account, line, fits)
+  local tried_max = 64
   local turns = parked_turns_key(root, account, line.lane, line.resource)
-  for _, id in ipairs(redis.call('ZRANGE', turns, 0, TURNS_TRIED - 1)) do
+  for _, id in ipairs(redis.call('ZRANGE', turns, 0, tried_max - 1)) do
     local record = load(root, account, id)
     if not record or not is_parked(root, account, id, record) then
       redis.call('ZREM', turns, id)
