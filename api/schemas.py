@@ -40,7 +40,9 @@ class Schemas:
         self.components: dict[str, Schema] = {}
         for struct in sorted(structs, key=names.__getitem__):
             part = self._completed(parts[keys[struct]]) | {"title": names[struct]}
-            if struct not in of_requests:
+            if struct in of_requests:
+                _leave_out_nulls(part)
+            else:
                 _require_what_is_sent(struct, part)
             self.components[names[struct]] = part
         self._refs = dict(zip(shapes, map(self._reference, schemas), strict=True))
@@ -131,6 +133,16 @@ def _require_what_is_sent(struct: type[Struct], schema: Schema) -> None:
         schema["properties"][config.tag_field]["description"] = "Names the event."
     if required:
         schema["required"] = required
+
+
+def _leave_out_nulls(schema: Schema) -> None:
+    """Drop defaults that say no more than that a field may be left out.
+
+    Some generators take a field with a default for one that is always there.
+    """
+    for field in schema["properties"].values():
+        if field.get("default", UNSET) is None:
+            del field["default"]
 
 
 def _described_outside(schema: Schema) -> Schema:

@@ -1,0 +1,83 @@
+"""The conversation that every generated client has with a real front and worker, and its outcome.
+
+Owns what is asked and what must come of it. Refuses to know how a client is made: `Program` is the
+command of a program that takes the front's URL, a key and messages, and prints what it was told.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from shared.settings import RedisSettings
+from tests.support.provider import Provider
+from tests.support.server import Server
+from tests.support.system import System
+
+MESSAGES: Final = ("What is light?", 'And 🚀 "sound"?')
+_PATIENCE_SECONDS: Final = 45.0
+_ANSWERS: Final = [f"You said: {message}" for message in MESSAGES]
+RIGHT: Final[dict[str, Any]] = {
+    "contents": _ANSWERS,
+    "followed": _ANSWERS,
+    "isReplayed": True,
+    "answer": _ANSWERS[0],
+    "code": "MODEL_NOT_FOUND",
+}
+
+
+class Program(NamedTuple):
+    """A program, and its environment where it needs one of its own."""
+
+    command: Sequence[str | Path]
+    environment: dict[str, str] | None = None
+
+
+@asynccontextmanager
+async def deployment(folder: Path) -> AsyncIterator[System]:
+    """Yield a front and a worker on a server of their own; what they keep is in the folder."""
+    with Server() as server:
+        settings = RedisSettings(url=server.url)
+        async with Provider() as provider, System(settings, provider, folder) as system:
+            await system.front()
+            await system.worker()
+            yield system
+
+
+async def document(system: System) -> bytes:
+    """Return the document that the front serves."""
+    return (await (await system.caller({})).get("/openapi.json")).content
+
+
+async def converse(system: System, program: Program) -> dict[str, Any]:
+    """Run a program against the front; return what it was told."""
+    key = (await system.key()).key
+    said = await run([*program.command, system.url, key, *MESSAGES], program.environment)
+    told: dict[str, Any] = json.loads(said)
+    return told
+
+
+async def run(
+    command: Sequence[str | Path],
+    environment: dict[str, str] | None = None,
+    folder: Path | None = None,
+) -> str:
+    """Run a command to its end and return what it said; one that fails is an AssertionError."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=environment,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), _PATIENCE_SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    said = out.decode()
+    assert process.returncode == 0, said + err.decode()
+    return said

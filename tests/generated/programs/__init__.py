@@ -1,0 +1,1 @@
+"""What users of generated clients write: the same conversation in each language."""

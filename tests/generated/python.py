@@ -1,0 +1,35 @@
+"""A Python client of a document, as openapi-python-client makes it.
+
+Owns the generator's command. A schema or an operation that it cannot make anything of is a warning,
+and a warning fails it.
+"""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.generated import conversation
+from tests.generated.conversation import Program
+
+PACKAGE: Final = "pollux_client"
+_PROGRAM: Final = Path(__file__).parent / "programs" / "chat.py"
+# Without what formats the files: nobody reads them.
+_CONFIGURATION: Final = f'{{"package_name_override": "{PACKAGE}", "post_hooks": []}}'
+
+
+async def generate(document: bytes, folder: Path) -> Path:
+    """Make a client of a document in a folder and return its package."""
+    (folder / "openapi.json").write_bytes(document)
+    (folder / "configuration.json").write_text(_CONFIGURATION)
+    package = folder / PACKAGE
+    await conversation.run([
+        *(sys.executable, "-m", "openapi_python_client", "generate"),
+        *("--path", folder / "openapi.json", "--config", folder / "configuration.json"),
+        *("--output-path", package, "--meta", "none", "--fail-on-warning"),
+    ])  # fmt: skip
+    return package
+
+
+def program(package: Path) -> Program:
+    """Return the customer's program that uses a client."""
+    return Program([sys.executable, _PROGRAM], {"PYTHONPATH": str(package.parent)})

@@ -1,0 +1,73 @@
+"""A TypeScript client of the served document, checked by the compiler, and a chat through it.
+
+    python -m tests.generated.typescript
+
+Needs node and npm; without them it says so and ends well, as where the registry is out of reach.
+Packages are those that programs/package-lock.json pins, and are put into a folder that goes again.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests.generated import conversation
+from tests.generated.conversation import Program
+
+_PROGRAMS: Final = Path(__file__).parent / "programs"
+_FILES: Final = ("chat.ts", "package.json", "package-lock.json", "tsconfig.json")
+_INSTALL_SECONDS: Final = 120.0
+_INSTALL: Final = "npm ci --no-audit --no-fund --ignore-scripts".split()
+
+
+def _installed(folder: Path) -> bool:
+    """Put the program and its packages into a folder; tell whether they could be fetched."""
+    for name in _FILES:
+        shutil.copy(_PROGRAMS / name, folder)
+    try:
+        done = subprocess.run(
+            _INSTALL,
+            check=False,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+    return not done.returncode
+
+
+async def _converse(folder: Path) -> None:
+    binaries = folder / "node_modules" / ".bin"
+    generator = binaries / "openapi-typescript"
+    async with conversation.deployment(folder) as system:
+        (folder / "openapi.json").write_bytes(await conversation.document(system))
+        await conversation.run([generator, "openapi.json", "-o", "pollux.d.ts"], folder=folder)
+        await conversation.run([binaries / "tsc"], folder=folder)
+        program = Program(["node", folder / "built" / "chat.js"])
+        told = await conversation.converse(system, program)
+    assert told == conversation.RIGHT, told
+
+
+def main() -> None:
+    """Make a client and talk through it."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        sys.stdout.write("no node here: no TypeScript client was tried\n")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if not _installed(folder):
+            sys.stdout.write("no packages of node here: no TypeScript client was tried\n")
+            return
+        asyncio.run(_converse(folder))
+    sys.stdout.write("the TypeScript client compiles and chats\n")
+
+
+if __name__ == "__main__":
+    main()
