@@ -41,7 +41,8 @@ _ASKED: Final = (
     ),
     Header(
         "Last-Event-ID",
-        "Go on after this event; goes before `after`.",
+        "The `id` of the last event that was read: the stream goes on after it, and a POST begins "
+        "nothing new. It counts for more than `after`.",
         _TEXT,
     ),
 )
