@@ -18,6 +18,7 @@ sessions    what callers do to their sessions, whichever dialect they speak
 accept      the one door: price, hold, create, enqueue, receipt
 follow/     the one window: what is heard of a generation, kept, waited for and told
 stream      a generation's events to one follower
+overdue     what only time must end, ended by whoever looks
 resume      a POST that was sent again with Last-Event-ID: which generation it goes on with
 event_ids   ids of events as callers send and read them
 hints       when to look again, for a message just taken in and for a generation as it stands

@@ -77,12 +77,16 @@ class Idempotency(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """A message is in. `line` is None when this is the answer to a repeated request."""
+    """A message is in. `line` is None when this is the answer to a repeated request.
+
+    So is `deadline_seconds`, the time that is left for an answer.
+    """
 
     generation: str
     session: str
     line: Line | None
     rate: Rate | None
+    deadline_seconds: float | None = None
 
 
 async def accept(
@@ -140,8 +144,8 @@ async def accept(
             logs.logger().info(
                 "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
             )
-            line = _line(result, ask.running_max)
-            return Receipt(ask.generation, ask.session, line, result.rate)
+            line, seconds = _line(result, ask.running_max), ask.deadline_ms / 1000
+            return Receipt(ask.generation, ask.session, line, result.rate, seconds)
         case Replayed(generation, session):
             # Our own repetition of a call whose reply was lost is no replay to the caller.
             if generation == ask.generation:
@@ -202,17 +206,8 @@ async def _take_in(
     try:
         return await functions.accept(state.promise, root, ask, submission)
     except NotReplicatedError:
-        await functions.cancel(
-            state.redis,
-            root,
-            CancelAsk(
-                account=ask.account,
-                id=ask.generation,
-                keep=Keep.of(state.settings.retention),
-                channels=keys.worker_channel(keys.system_root(state.settings.redis), ""),
-                call=ids.new_id(),
-            ),
-        )
+        off = CancelAsk.of(state.settings, ask.account, ask.generation)
+        await functions.cancel(state.redis, root, off)
         raise
 
 

@@ -14,10 +14,9 @@ from api.pace import Paces
 from api.pressure import Pressures
 from shared.catalogue import Catalogue, Shelf
 from shared.clock import Clock
-from shared.errors import CRASHED, ConfigurationError
+from shared.errors import ConfigurationError
 from shared.media.files import Files
 from shared.media.seal import Seal
-from shared.redis import functions
 from shared.redis.client import Connection, Redis
 from shared.redis.watch import Watch
 from shared.settings import ModelSettings, Settings
@@ -88,14 +87,3 @@ class State:
     async def fleet(self) -> Fleet:
         """Return the live workers, as of at most a second ago."""
         return await self.fleets.get(None)
-
-    async def expire_if_abandoned(self, root: str) -> bool:
-        """End what has passed its deadline in a partition if no worker lives to do it."""
-        if (await self.fleet()).workers:
-            return False
-        reaped = await functions.reap(self.redis, root, functions.ReapAsk.of(self.settings))
-        for account, generation, what in reaped.done:
-            if what == "buried":
-                about = {"account": account, "generation": generation}
-                logs.logger().warning("dead letter", code=CRASHED.code, **about)
-        return True

@@ -10,9 +10,9 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
-from api import farewell
+from api import farewell, overdue
 from api.endpoint import Answer, Call, Stream
 from api.follow import told
 from api.follow.ring import BEGINNING, Number, Ring, Where, encode, frame, read_page
@@ -24,16 +24,26 @@ from shared.wire.generation import Generation
 _FIRST: Final = Number(0, 1)
 _PING: Final = b": ping\n\n"
 _KEY_ENDED: Final = b": the API key was revoked or has expired\n\n"
+# Redis' clock and ours may tell a deadline this much apart.
+_MARGIN_SECONDS: Final = 0.02
+# At what should have ended by now.
+_AGAIN_SECONDS: Final = 1.0
 _GOING_AWAY: Final = b": going away; go on after the last id\n\n"
 
 
+class Begun(NamedTuple):
+    """A generation that has not ended: its session, and the time that is left for an answer."""
+
+    session: str
+    deadline_seconds: float
+
+
 async def follow(
-    call: Call, generation_id: str, after: Number, *, accepted_in: str | None = None
+    call: Call, generation_id: str, after: Number, *, begun: Begun | None = None
 ) -> Stream | Answer:
     """Return the events of a generation after a number, or 204 when there can be no more.
 
-    What was `accepted_in` a session by this request is followed without looking whether it is
-    there.
+    What was `begun` by this request is followed without looking whether it is there.
 
     Raises:
         RequestError: GENERATION_NOT_FOUND.
@@ -43,15 +53,14 @@ async def follow(
     """
     where = Where(call.caller.root, call.caller.account.id, generation_id)
     await call.state.subscriber.connect()
-    if accepted_in is not None:
-        return await Stream.begin(_live(call, where, after, accepted_in, ends=None))
-    generation = await generations.find(call.state.redis, *where)
+    if begun is not None:
+        return await Stream.begin(_live(call, where, after, begun))
+    generation = await overdue.look(call.state, where)
     if generation is None:
         raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
     if not generation.is_final:
-        return await Stream.begin(
-            _live(call, where, after, generation.session, ends=_end_of(call.state, generation))
-        )
+        begun = Begun(generation.session, _seconds_left(generation))
+        return await Stream.begin(_live(call, where, after, begun))
     if after == Number.of(generation.last_event):
         return Answer(None, status=204)
     return await Stream.begin(_ended(call, where, after, generation))
@@ -83,11 +92,11 @@ async def _ended(
 
 
 async def _live(
-    call: Call, where: Where, after: Number, session: str, *, ends: float | None
+    call: Call, where: Where, after: Number, begun: Begun
 ) -> AsyncGenerator[bytes, None]:
     """Tell what comes, as it comes, until the end."""
     state = call.state
-    reader = _Reader(state.settings.api.ping_seconds)
+    reader = _Reader(state.settings.api.ping_seconds, begun.deadline_seconds)
     farewell.listen(call.request.scope, on_gone=reader.hang_up, on_leave=reader.leave)
     with (
         state.waits.hold(where.account),
@@ -96,7 +105,7 @@ async def _live(
         state.rings.join(where, reader) as ring,
     ):
         use.check()
-        yield _accepted(where, session, after)
+        yield _accepted(where, begun.session, after)
         cursor = BEGINNING if after.epoch == 0 else after
         while not (reader.is_gone or reader.is_leaving or use.has_ended):
             reader.has_news = False
@@ -112,7 +121,7 @@ async def _live(
                     return
                 yield _PING
                 ring.look_if_quiet(state.settings.api.ping_seconds)
-                ends = await _tend(state, where, ends)
+                await _tend(state, where, reader)
         if use.has_ended:
             yield _KEY_ENDED
         elif reader.is_leaving:
@@ -151,26 +160,21 @@ async def _reconcile(
     return _snapshot(state, generation), number
 
 
-async def _tend(state: State, where: Where, ends: float | None) -> float | None:
-    """End what is past its deadline where no worker lives to do it.
-
-    Return the deadline as a time of our monotonic clock, once it is known.
-    """
-    now = state.clock.monotonic()
+async def _tend(state: State, where: Where, reader: "_Reader") -> None:
+    """Look at what should have ended by now, or what no worker may be left to end."""
     with suppress(UnavailableError):
-        if ends is None:
-            generation = await generations.find(state.redis, *where)
-            ends = _end_of(state, generation) if generation is not None else None
-        if now > (ends or math.inf):
-            await state.expire_if_abandoned(where.root)
-    return ends
+        if reader.is_in_time and (await state.fleet()).workers:
+            return
+        generation = await overdue.look(state, where)
+        if generation is not None:
+            reader.expect_end(_seconds_left(generation))
 
 
-def _end_of(state: State, generation: Generation) -> float | None:
-    """Return a deadline as a time of our monotonic clock: Redis' clock says how far it is."""
+def _seconds_left(generation: Generation) -> float:
+    """Return the time until a generation's deadline; none where it has ended."""
     if generation.deadline is None:
-        return None
-    return state.clock.monotonic() + (generation.deadline - generation.seen) / 1000
+        return math.inf
+    return (generation.deadline - generation.seen) / 1000
 
 
 def _accepted(where: Where, session: str, after: Number) -> bytes:
@@ -192,19 +196,20 @@ def _snapshot_number(generation: Generation) -> Number:
 
 
 class _Reader:
-    """One follower: woken by its ring, by silence, and by whoever ends it."""
+    """One follower: woken by its ring, by silence, at its deadline, and by whoever ends it."""
 
-    def __init__(self, ping_seconds: float) -> None:
+    def __init__(self, ping_seconds: float, deadline_seconds: float) -> None:
         self.is_gone = self.is_leaving = self.has_news = False
         self._ping_seconds = ping_seconds
         self._loop = asyncio.get_running_loop()
         self._said_at = self._loop.time()
+        self.expect_end(deadline_seconds)
         self._is_silent = False
         self._woken: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        self._timer = self._loop.call_later(self._ping_seconds, self._look_at_silence)
+        self._timer = self._loop.call_later(self._seconds_of_silence(), self._look_at_silence)
 
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
@@ -215,6 +220,16 @@ class _Reader:
         self.has_news = True
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
+
+    @property
+    def is_in_time(self) -> bool:
+        """Whether the deadline has yet to pass."""
+        return self._loop.time() < self._ends_at
+
+    def expect_end(self, seconds: float) -> None:
+        """Have it look once the deadline has passed, and again a second later as long as needed."""
+        self._ends_at = self._loop.time() + seconds
+        self._looks_at = self._ends_at + (_MARGIN_SECONDS if seconds > 0 else _AGAIN_SECONDS)
 
     def hang_up(self) -> None:
         """Learn that nobody reads any more."""
@@ -240,10 +255,15 @@ class _Reader:
 
     def _look_at_silence(self) -> None:
         """One timer a silence, however much is said in between."""
-        left = self._said_at + self._ping_seconds - self._loop.time()
+        left = self._seconds_of_silence()
         if left <= 0:
             self._is_silent = True
             self.note_said()
+            if self._said_at >= self._looks_at:
+                self._looks_at = self._said_at + _AGAIN_SECONDS
             self.wake()
-            left = self._ping_seconds
+            left = self._seconds_of_silence()
         self._timer = self._loop.call_later(left, self._look_at_silence)
+
+    def _seconds_of_silence(self) -> float:
+        return min(self._said_at + self._ping_seconds, self._looks_at) - self._loop.time()

@@ -1,12 +1,13 @@
 """A generation as soon as it is as awaited, or as it is when patience ends.
 
 A waiter is woken by the events that a worker publishes, reads the record then, and does not ask
-Redis in between. A message that got lost costs a look once in a few seconds. Who hangs up waits no
-longer, and when the process goes away it answers with what there is.
+Redis in between. A message that got lost costs a look once in a few seconds. What passes its
+deadline is looked at then: a look ends it where no worker does. Who hangs up waits no longer, and
+when the process goes away it answers with what there is.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.requests import Request
@@ -15,12 +16,14 @@ from api import farewell
 from api.follow.subscriber import Subscriber
 from shared.clock import Clock
 from shared.redis import keys
-from shared.redis.client import Connection
-from shared.stores import generations
 from shared.wire import event as events
 from shared.wire.generation import Generation
 
 _LOOK_ANYWAY_SECONDS: Final = 5.0
+# At what should have ended by now.
+_LOOK_AGAIN_SECONDS: Final = 1.0
+# Times are told in whole milliseconds.
+_TICK_SECONDS: Final = 0.001
 
 
 class Patience:
@@ -55,7 +58,7 @@ class Patience:
 
 
 async def until(
-    redis: Connection,
+    look: Callable[[], Awaitable[Generation | None]],
     subscriber: Subscriber,
     clock: Clock,
     place: tuple[str, str, str],
@@ -65,7 +68,8 @@ async def until(
 ) -> Generation | None:
     """Return a generation once it is as awaited, or as it is when patience ends; None without one.
 
-    `place` is the partition's root, the account and the id; `is_awaited` None means its end.
+    `place` is the partition's root, the account and the id, and `look` reads it; `is_awaited` None
+    means its end.
     """
     await subscriber.connect()
     ends = clock.monotonic() + patience.seconds
@@ -76,12 +80,23 @@ async def until(
 
     with subscriber.listen(keys.events_channel(*place), hear):
         while True:
-            generation = await generations.find(redis, *place)
+            generation = await look()
             left = ends - clock.monotonic()
             if generation is None or generation.is_final or left <= 0 or patience.has_ended:
                 return generation
             if is_awaited is not None and is_awaited(generation):
                 return generation
+            seconds = min(left, _until_look(generation))
             # It holds the message: thousands may wait here.
             del generation
-            await patience.change(min(left, _LOOK_ANYWAY_SECONDS))
+            await patience.change(seconds)
+
+
+def _until_look(generation: Generation) -> float:
+    """Return after how many seconds without news to look at a generation."""
+    if generation.is_late or generation.is_cancelling:
+        return _LOOK_AGAIN_SECONDS
+    if generation.deadline is None:
+        return _LOOK_ANYWAY_SECONDS
+    left = (generation.deadline - generation.seen) / 1000
+    return min(_LOOK_ANYWAY_SECONDS, left + _TICK_SECONDS)

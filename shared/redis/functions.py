@@ -9,6 +9,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
 
+from shared import ids
 from shared.errors import Failure, StoreError
 from shared.lifecycle import Stage
 from shared.redis import keys
@@ -494,7 +495,8 @@ async def release(
 class CancelAsk(Ask, frozen=True, kw_only=True):
     """Which generation to cancel; `channels` is the prefix of the workers' channels.
 
-    `call` is the request's own id: the same one again is answered as before.
+    `call` is the request's own id: the same one again is answered as before. Where no worker lives,
+    it `is_abandoned` once its lease has expired.
     """
 
     account: str
@@ -502,6 +504,21 @@ class CancelAsk(Ask, frozen=True, kw_only=True):
     keep: Keep
     channels: str
     call: str
+    is_abandoned: bool = False
+
+    @classmethod
+    def of(
+        cls, settings: Settings, account: str, generation: str, *, is_abandoned: bool = False
+    ) -> Self:
+        """Return what is asked for a generation, as a request of its own."""
+        return cls(
+            account=account,
+            id=generation,
+            keep=Keep.of(settings.retention),
+            channels=keys.worker_channel(keys.system_root(settings.redis), ""),
+            call=ids.new_id(),
+            is_abandoned=is_abandoned,
+        )
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -530,6 +547,19 @@ async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | Al
             return Cancelled(int(refunded))
         case _:
             raise StoreError(f"cancel answered {reply!r}")
+
+
+class ExpireAsk(Ask, frozen=True, kw_only=True):
+    """Which generation to end if its deadline has passed."""
+
+    account: str
+    id: str
+    keep: Keep
+
+
+async def expire(redis: Connection, root: str, ask: ExpireAsk) -> bool:
+    """End a generation whose deadline has passed. Return whether it has ended by now."""
+    return _text(await invoke(redis, "expire", root, ask)) == "ended"
 
 
 class ReapAsk(Ask, frozen=True, kw_only=True):

@@ -43,8 +43,8 @@ SHARED: Final = ("books", "preamble", "rate", "lines", "suspects", "damaged", "u
 # full. Otherwise nothing could end there, and it would stay full.
 _ENDS_WORK: Final = frozenset(
     """
-    append beat cancel delete_session depart discard end_probe forget_turns reap release report
-    settle throttle throttled
+    append beat cancel delete_session depart discard end_probe expire forget_turns reap release
+    report settle throttle throttled
     """.split()
 )
 

@@ -56,6 +56,7 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         line_at_first=_line_at_first(record.get("before"), look.most),
         again_seconds=look.again_ms / 1000,
         unfinished=look.unfinished,
+        is_cancelling="cancel" in record,
         last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
         text=text,
         user=decode_user(look.user_message) if look.user_message else None,

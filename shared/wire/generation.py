@@ -32,7 +32,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     counts the account's own of the lane that will run before it, and `line` all that it waits for;
     `line_at_first` is that line as it was taken in, where anything waited before it;
     `again_seconds` is how long what was put off still waits before it is tried again; `last_event`
-    is EPOCH-SEQ. What has ended has no `deadline`.
+    is EPOCH-SEQ. What has ended has no `deadline`, and `is_cancelling` no more: its worker is asked
+    to stop.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     line_at_first: Line | None = None
     again_seconds: float = 0.0
     unfinished: int = 0
+    is_cancelling: bool = False
     last_event: str = "0-0"
     text: str = ""
     user: UserMessage | None = None
@@ -63,7 +65,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_late(self) -> bool:
         """Whether its deadline had passed when it was looked at."""
-        return self.deadline is not None and self.seen > self.deadline
+        return self.deadline is not None and self.seen >= self.deadline
 
     @property
     def state(self) -> State:

@@ -4,19 +4,17 @@ A handler reads the call, goes through one door or window, and translates what c
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
-from api import accept, event_ids, hints, not_accepted, parameters, sessions, stream
+from api import accept, event_ids, hints, not_accepted, overdue, parameters, sessions, stream
 from api.dialects.kolbo import account, translate, wire
 from api.endpoint import Answer, Call, Endpoint, Query, Stream
 from api.follow import told, wait
 from api.guards.body import Body
 from api.headers import ACCEPTED
-from shared import ids
 from shared.errors import Code, PolluxError, RequestError
-from shared.redis import functions, keys
-from shared.redis.functions import AlreadyEnded, Keep
-from shared.stores import generations
+from shared.redis.functions import AlreadyEnded
 from shared.wire.generation import Generation
 
 _MICROCREDITS: Final = 1_000_000
@@ -43,12 +41,6 @@ async def submit(call: Call) -> Answer:
 async def status(call: Call) -> Answer:
     """GET /generate/{id}/status: look, or wait for the end or the next change."""
     generation = await _look(call)
-    if (
-        generation is not None
-        and generation.is_late
-        and await call.state.expire_if_abandoned(call.caller.root)
-    ):
-        generation = await _look(call)
     if generation is None:
         raise parameters.unknown_generation()
     call.state.read_limits.note_unfinished(call.caller.account.id, generation.unfinished)
@@ -67,7 +59,7 @@ async def _look(call: Call) -> Generation | None:
     place = (call.caller.root, call.caller.account.id, parameters.generation_id(call))
     seconds = _wait_seconds(call)
     if not seconds:
-        return await generations.find(call.state.redis, *place)
+        return await overdue.look(call.state, place)
 
     def has_changed(generation: Generation) -> bool:
         return not _is_known(translate.etag(generation, call.state.seal.expires()), call.headers)
@@ -78,7 +70,7 @@ async def _look(call: Call) -> Generation | None:
         call.state.revocations.watched(call.caller.key, patience.end) as use,
     ):
         generation = await wait.until(
-            call.state.redis,
+            partial(overdue.look, call.state, place),
             call.state.subscriber,
             call.state.clock,
             place,
@@ -98,15 +90,8 @@ async def events(call: Call) -> Answer | Stream:
 
 async def cancel(call: Call) -> Answer:
     """POST /generate/{id}/cancel: end it, or ask its worker to."""
-    state, caller = call.state, call.caller
-    ask = functions.CancelAsk(
-        account=caller.account.id,
-        id=parameters.generation_id(call),
-        keep=Keep.of(state.settings.retention),
-        channels=keys.worker_channel(keys.system_root(state.settings.redis), ""),
-        call=ids.new_id(),
-    )
-    done = await functions.cancel(state.redis, caller.root, ask)
+    place = (call.caller.root, call.caller.account.id, parameters.generation_id(call))
+    done = await overdue.cancel(call.state, place)
     if done is None:
         raise parameters.unknown_generation()
     if isinstance(done, AlreadyEnded):

@@ -7,6 +7,7 @@ look.
 
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from api import (
@@ -16,6 +17,7 @@ from api import (
     links,
     not_accepted,
     options,
+    overdue,
     pace,
     parameters,
     resume,
@@ -170,14 +172,15 @@ async def _answer(call: Call, model: str, receipt: accept.Receipt) -> Answer:
     The message is in: only the end of the caller's key refuses it now.
     """
     state = call.state
+    place = (call.caller.root, call.caller.account.id, receipt.generation)
     patience = wait.Patience(call.request, float(state.settings.api.wait_seconds_max))
     try:
         with state.revocations.watched(call.caller.key, patience.end) as use:
             generation = await wait.until(
-                state.redis,
+                partial(overdue.look, state, place),
                 state.subscriber,
                 state.clock,
-                (call.caller.root, call.caller.account.id, receipt.generation),
+                place,
                 None,
                 patience=patience,
             )
@@ -199,11 +202,11 @@ async def _follow(
     call: Call, model: str, receipt: accept.Receipt, after: Number
 ) -> Answer | Stream:
     """Return the events after a number. The message is in: nothing refuses it now."""
-    is_new = receipt.line is not None
+    begun = None
+    if receipt.deadline_seconds is not None:
+        begun = stream.Begun(receipt.session, receipt.deadline_seconds)
     try:
-        streamed = await stream.follow(
-            call, receipt.generation, after, accepted_in=receipt.session if is_new else None
-        )
+        streamed = await stream.follow(call, receipt.generation, after, begun=begun)
     except (UnavailableError, RefusedError):
         # Redis is away, or the last place went to another stream.
         return await _later(call, model, receipt)

@@ -1,5 +1,6 @@
 -- cancel: end what waits, ask the worker to end what runs.
--- ASK      account, id, keep, channels (the prefix of the workers' channels), call (the request's own id)
+-- ASK      account, id, keep, channels (the prefix of the workers' channels), call (the request's own id); if so:
+--          is_abandoned (no worker lives: an attempt whose lease has expired is ended, too)
 -- RETURNS  {'unknown'}, {'finished', stage}, {'cancelled', microcredits given back} or {'pending'}
 -- ATOMIC   because a generation must not be claimed between the look and the end.
 -- The record keeps what the last cancel did and for which call: one that is sent again because its reply was lost
@@ -18,7 +19,8 @@ local function cancel(root, ask)
     if call == ask.call then return {effect, effect == 'cancelled' and tonumber(refunded) or nil} end
     return {'finished', record.stage}
   end
-  local is_done, effect, refunded = pcall(cancel_one, root, ask.account, ask.id, record, ask.keep, ask.channels)
+  local is_done, effect, refunded = pcall(cancel_one, root, ask.account, ask.id, record, ask.keep, ask.channels,
+    ask.is_abandoned)
   if not is_done then
     damage.mend(root, ask.account, ask.id, effect)
     return {'finished', 'failed'}

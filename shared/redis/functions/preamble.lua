@@ -6,9 +6,8 @@
 -- was told), RETRYING (the event of that stage), COMPANION_WIRE (what a worker must read to answer for a
 -- companion), LANE_BELL_WIRE and WIRE_BELL (which wires have a bell of their own), and TURNS_PER_CHUNK.
 --
--- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only.
--- Each checks everything before it writes anything, because nothing is rolled back, and each may be
--- repeated when its reply was lost.
+-- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only. Each checks all
+-- before it writes anything, because nothing is rolled back, and may be repeated when its reply was lost.
 
 local function now_us()
   local time = redis.call('TIME')
@@ -388,9 +387,10 @@ local function forget_receipt(root, account, idempotency, field, id)
 end
 
 -- Cancel what waits, ask the worker to stop what runs. Returns 'cancelled' with the credits given back,
--- or 'pending'.
-local function cancel_one(root, account, id, generation, keep, channels)
-  if generation.worker and redis.call('ZSCORE', leases_key(root), member(account, id)) then
+-- or 'pending'. Where no worker lives, nobody renews a lease that has expired, and nobody stops.
+local function cancel_one(root, account, id, generation, keep, channels, is_abandoned)
+  local lease = generation.worker and redis.call('ZSCORE', leases_key(root), member(account, id))
+  if lease and not (is_abandoned and tonumber(lease) <= now_ms()) then
     redis.call('HSET', generation_key(root, account, id), 'cancel', '1')
     redis.call('PUBLISH', channels .. generation.worker, member(account, id))
     return 'pending'
