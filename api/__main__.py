@@ -69,6 +69,18 @@ async def _check(settings: Settings) -> None:
         await redis.close()
 
 
+def _warn_without_pepper(settings: Settings) -> None:
+    """Say what is at stake where API keys are hashed with no secret."""
+    name = settings.auth.pepper_env
+    if not os.environ.get(name, "").strip():
+        logs.logger().warning(
+            "no pepper is set: whoever can write to Redis can make API keys, and whoever can read "
+            "it can tell whether a stolen key is good",
+            remedy=f"set {name} to a long random text, as of `openssl rand -hex 32`, the same for "
+            "every api and for `pollux keys`; keys that were made without it stop working",
+        )
+
+
 class _Family(Multiprocess):
     """The processes of `--workers`; a hang-up is theirs to heed, none is replaced for it."""
 
@@ -102,6 +114,7 @@ def main() -> int:
         settings = Settings.read(os.environ)
         logs.configure(settings.log, process="api")
         asyncio.run(_check(settings))
+        _warn_without_pepper(settings)
     except PolluxError as error:
         sys.stderr.write(f"pollux api: {error}\n")
         return 1

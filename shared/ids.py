@@ -21,6 +21,8 @@ _ID_DIGITS = 23
 _DIGIT_OF_BYTE = bytes(_ALPHABET.encode()[byte % _BASE] for byte in range(256))
 _SECRET_DIGITS = 27
 _CHECKSUM_DIGITS = 6
+# What follows a key's prefix.
+KEY_DIGITS = _SECRET_DIGITS + _CHECKSUM_DIGITS
 _ID = re.compile(ID_PATTERN)
 
 

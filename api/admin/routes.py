@@ -43,6 +43,10 @@ async def show_dead(call: Call) -> Answer:
     found = None if name is None else await _letters(call).find(name)
     if found is None:
         raise RequestError("There is no such dead letter.", Code.NOT_FOUND)
+    who = call.caller
+    logs.logger().info(
+        "prompt read", operator=who.account.id, key=who.key.id, dead=str(found.letter.name)
+    )
     return Answer(
         wire.LetterReply(dead=translate.letter(found.letter), asked=translate.asked(found.asked)),
         headers={"cache-control": "no-store"},

@@ -2,8 +2,9 @@
 
 Owns the format and the context: `bound` puts the request's and the generation's id on every line
 below it, also across awaits. Refuses texts of users: no prompt, answer or key is ever handed to a
-log call. A log call never raises and never waits: lines go to `sink`, and one that cannot be
-encoded is replaced by one that says so.
+log call; what callers may put into a line all the same, as a path, goes through `clean`. A log call
+never raises and never waits: lines go to `sink`, and one that cannot be encoded is replaced by one
+that says so.
 """
 
 import json
@@ -22,6 +23,7 @@ from typing_extensions import override
 
 from shared.clock import SystemClock, iso
 from shared.sections import LogSettings
+from shared.telemetry import clean
 from shared.telemetry.sink import STDERR, replace_stderr
 
 
@@ -105,11 +107,13 @@ class _ForeignLines(logging.Handler):
 
 
 def _as_json(_logger: object, _method: str, line: EventDict) -> bytes:
+    line = clean.cut_path(line)
     try:
-        return msgspec.json.encode(line, enc_hook=repr)
+        return clean.json_line(msgspec.json.encode(line, enc_hook=repr))
     except (TypeError, ValueError, RecursionError):
         # Half of a surrogate pair, as in a file's name, or a number beyond 64 bits.
-        return json.dumps({name: repr(value) for name, value in line.items()}).encode()
+        text = json.dumps({name: repr(value) for name, value in line.items()})
+        return clean.json_line(text.encode())
 
 
 class _Console:
@@ -119,7 +123,9 @@ class _Console:
         self._render = structlog.dev.ConsoleRenderer(colors=has_colors)
 
     def __call__(self, logger: object, method: str, line: EventDict) -> bytes:
-        return self._render(logger, method, line).encode(errors="backslashreplace")
+        safe = clean.values(clean.cut_path(line))
+        rendered = self._render(logger, method, safe)
+        return clean.without_keys(rendered.encode(errors="backslashreplace"))
 
 
 def _notice(processors: list[structlog.typing.Processor], render: Render) -> Callable[[int], bytes]:

@@ -24,6 +24,8 @@ from typing import Final
 
 from typing_extensions import override
 
+from shared.telemetry import clean
+
 BYTES_MAX: Final = 512 * 1024
 FLUSH_SECONDS: Final = 1.0
 _STDERR: Final = 2
@@ -177,7 +179,8 @@ class Stderr(io.TextIOBase):
         with self._lock:
             *lines, self._begun = (self._begun + text).split("\n")
             for line in lines:
-                self._sink.write(f"{line}\n".encode(errors="backslashreplace"))
+                safe = clean.text(line).encode(errors="backslashreplace")
+                self._sink.write(clean.without_keys(safe) + b"\n")
         return len(text)
 
     def end_line(self) -> None:

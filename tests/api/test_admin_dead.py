@@ -151,7 +151,7 @@ async def test_a_front_has_two_ports_or_one_door(system: System, tmp_path: Path)
 
 @pytest.mark.usefixtures("worker")
 async def test_dead_letter_is_listed_and_shown_with_the_prompt(
-    operator: Customer, person: Customer, provider: Provider
+    operator: Customer, person: Customer, provider: Provider, system: System
 ) -> None:
     asked = {"metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}
     receipt = await _dies(person, provider, **asked)
@@ -166,7 +166,16 @@ async def test_dead_letter_is_listed_and_shown_with_the_prompt(
     assert letter["failure"]["category"] == "provider_error"
     assert letter["failure"]["provider"] == "scripted"
     assert [each["why"] for each in letter["attempts"]] == [letter["failure"]["code"]]
+    # Who reads a prompt is in the log, and who reads none is not.
+    refused(await operator.get(f"{DEAD}/one/{ids.new_id()}"), 404, "NOT_FOUND")
+    assert not [line for line in system.lines if line["event"] == "prompt read"]
     shown = body(await operator.get(f"{DEAD}/{letter['id']}"))
+    [read] = [line for line in system.lines if line["event"] == "prompt read"]
+    assert (read["operator"], read["dead"]) == ("ops", letter["id"])
+    keys = await system.accounts.list_keys()
+    assert read["key"] in {key.id for key in keys if key.account == "ops"}
+    assert read["request_id"]
+    assert "Why" not in str(read)
     assert shown["dead"] == letter
     assert shown["asked"]["message"] == "Why is it down?"
     assert (shown["asked"]["metadata"], shown["asked"]["project_id"]) == ({"a": "b"}, "p")

@@ -17,8 +17,8 @@ CANARY: Final = "canary"
 
 def _lines(process: Process) -> list[dict[str, Any]]:
     """Return what a process said of requests and generations, not of itself."""
-    own = {"front ready", "worker ready", "draining"}
-    return [line for line in process.lines() if line["event"] not in own]
+    own = ("front ready", "worker ready", "draining", "no pepper is set", "fewer connections")
+    return [line for line in process.lines() if not line["event"].startswith(own)]
 
 
 async def _talk(api: Customer, provider: Provider) -> list[Json]:
@@ -69,6 +69,10 @@ async def _mistakes(api: Customer, receipt: Json) -> None:
     await api.get("/api/v1/models", params={"type": CANARY, "provider": CANARY})
     await api.get(receipt["poll_url"], params={"wait": CANARY})
     await api.get(receipt["poll_url"], headers={"x-request-id": f"{CANARY} {CANARY}"})
+    key = api.headers["x-api-key"]
+    for path in (f"/api/v1/{key}", f"/%2570ollux_live_{key[12:]}", f"/a?api_key={key}"):
+        assert (await api.get(path)).status_code == 404
+    assert (await api.get("/%E2%80%AE%1B%5B2J" + "/a" * 500)).status_code == 404
     stranger = {"x-api-key": f"pollux_live_{CANARY}"}
     await api.get("/api/v1/models", headers=stranger)
     await api.get("/api/v1/models", headers={"x-api-key": "", "authorization": f"Bearer {CANARY}"})
@@ -87,6 +91,10 @@ async def test_no_line_holds_what_anybody_wrote_and_every_line_says_whose_it_is(
     assert CANARY not in text
     assert api.headers["x-api-key"] not in text
     assert api.headers["x-api-key"][12:] not in text
+    assert "no pepper is set" in front.text()
+    assert "\u202e" not in text
+    cut = [line["path"] for line in _lines(front) if "\u202e" in line.get("path", "")]
+    assert cut == ["/\u202e\x1b[2J" + "/a" * 96 + "/…"]
     for line in _lines(front):
         assert line["request_id"], line
     for line in _lines(worker):
