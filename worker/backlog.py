@@ -83,21 +83,35 @@ class Backlog:
 
     # -- what goes with a claim --------------------------------------------------------------------
 
+    def claim_terms(self) -> Terms | None:
+        """Return what a claim is to take and to leave; None where it takes whatever is ready.
+
+        That is while nothing is limited or cools, and no parked turn is known of.
+        """
+        terms = self.terms()
+        return terms if terms.needs or any(self._lines.values()) else None
+
     def terms(self) -> Terms:
-        """Return what a claim is to take and to leave."""
+        """Return the room that there is, and what it is needed for."""
         tools = self._tools()
         if self._known is None or self._known[0] is not tools:
             self._known = (tools, _terms(tools))
-        terms = self._known[1]
+        terms, unwell = self._known[1], tools.gate.unwell()
+        full = [
+            provider.name
+            for provider in tools.catalogue.providers
+            if provider.is_limited and provider.name in terms.room and self._is_full(provider.name)
+        ]
+        if not full and not unwell:
+            return terms
         room, needs, batch_room = dict(terms.room), dict(terms.needs), dict[str, int]()
-        for provider in tools.catalogue.providers:
-            if provider.is_limited and provider.name in room and self._is_full(provider.name):
-                room[provider.name] = tools.gate.permits.free(provider.name, "interactive")
-                batch_room[provider.name] = tools.gate.permits.free(provider.name, "batch")
-                for model in tools.registry.models:
-                    if model.provider == provider.name:
-                        needs[model.identifier] = provider.name
-        for model, is_due in tools.gate.unwell():
+        for name in full:
+            room[name] = tools.gate.permits.free(name, "interactive")
+            batch_room[name] = tools.gate.permits.free(name, "batch")
+            for model in tools.registry.models:
+                if model.provider == name:
+                    needs[model.identifier] = name
+        for model, is_due in unwell:
             circuit = resource_of(model, is_circuit=True)
             room[circuit] = min(self._probes(circuit), room[model.provider]) if is_due else 0
             needs[model.identifier] = circuit

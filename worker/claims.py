@@ -231,7 +231,7 @@ class Claims:
 
     def _ask(self, root: str, count: int, asked_before: int = 0) -> ClaimAsk:
         self._number += 1
-        terms = self._backlog.terms() if self._backlog is not None else None
+        terms = self._backlog.claim_terms() if self._backlog is not None else None
         return ClaimAsk(
             claim=self._number,
             unheard=tuple(sorted(self._unheard[root])),
@@ -247,5 +247,5 @@ class Claims:
             room=terms.room if terms is not None else None,
             batch_room=(terms.batch_room or None) if terms is not None else None,
             needs=(terms.needs or None) if terms is not None else None,
-            look_again_ms=functions.LOOK_AGAIN_MS,
+            look_again_ms=functions.LOOK_AGAIN_MS if terms is not None else 0,
         )

@@ -6,6 +6,8 @@ failures that Redis itself reports are rendered from Python, which holds the onl
 """
 
 import hashlib
+import re
+from collections.abc import Callable, Iterator, Set as AbstractSet
 from importlib import resources
 from typing import Final, Literal
 
@@ -64,10 +66,12 @@ def render() -> tuple[str, str]:
     """Return the library's name and its whole text."""
     folder = resources.files("shared.redis") / "functions"
     shared = [(folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED]
+    # Lua knows 200 local names at once: at the top stand those keys that the shared texts use.
+    common = {name for name in _NAMED_IN_LUA if any(_uses(text, name) for text in shared)}
     steps = {stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()}
     rendered = "\n".join(
         (
-            *(key.lua(name) for name, key in keys.FAMILIES.items() if name in _NAMED_IN_LUA),
+            *_key_names(lambda name: name in common),
             f"local TRANSITIONS = {_lua(steps)}",
             f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
             f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
@@ -85,9 +89,26 @@ def render() -> tuple[str, str]:
             _REGISTER,
         )
     )
-    body = "\n".join((rendered, *shared, *(f"do\n{text}\nend" for text in sources().values())))
+    own = (_with_key_names(text, common) for text in sources().values())
+    body = "\n".join((rendered, *shared, *own))
     name = f"pollux_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
     return name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}"
+
+
+def _uses(text: str, name: str) -> bool:
+    return re.search(rf"\b{name}_key\(", text) is not None
+
+
+def _key_names(is_wanted: Callable[[str], bool]) -> Iterator[str]:
+    for name, key in keys.FAMILIES.items():
+        if name in _NAMED_IN_LUA and is_wanted(name):
+            yield key.lua(name)
+
+
+def _with_key_names(text: str, common: AbstractSet[str]) -> str:
+    """Return a function's text with the names of the keys that it alone uses, in its own scope."""
+    names = _key_names(lambda name: name not in common and _uses(text, name))
+    return "\n".join(("do", *names, text, "end"))
 
 
 _NAMED_IN_LUA: Final = frozenset(

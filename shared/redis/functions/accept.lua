@@ -39,8 +39,9 @@ end
 local CHUNKS_GUESSED_BY = 64
 
 local function guess_history(root, ask, turns)
-  local last = math.floor(turns / TURNS_PER_CHUNK)
-  local chunk, bytes, enough = last, 0, (ask.history_max or 0) * BYTES_PER_TOKEN
+  local last, enough = math.floor(turns / TURNS_PER_CHUNK), (ask.history_max or 0) * BYTES_PER_TOKEN
+  if enough <= 0 or turns <= 0 then return 0 end
+  local chunk, bytes = last, 0
   while chunk >= 0 and last - chunk < CHUNKS_GUESSED_BY and bytes < enough do
     local key = turns_key(root, ask.account, ask.session, int(chunk))
     for turn = math.max(1, chunk * TURNS_PER_CHUNK), math.min(turns, (chunk + 1) * TURNS_PER_CHUNK - 1) do
@@ -54,10 +55,9 @@ end
 
 -- How many tokens go in beside the message: what completed turns said, what those under way may add, and who speaks.
 -- No more than there is room for, since the rest would be left out.
-local function history_of(root, ask, session, turns, known, pending, companion)
-  local tokens = pending + (tonumber(known) or guess_history(root, ask, tonumber(turns)))
-  local system = redis.call('HSTRLEN', session, 'system')
-  if system > 0 then tokens = tokens + tokens_in(system) end
+local function history_of(root, ask, ended, known, pending, companion, system)
+  local tokens = pending + (tonumber(known) or guess_history(root, ask, ended))
+  if system then tokens = tokens + tokens_in(#system) end
   if companion and not ask.companion then tokens = tokens + (ask.persona or 0) end
   return math.min(tokens, ask.history_max or 0)
 end
@@ -85,11 +85,14 @@ local function freed_by_interrupt(root, ask, head)
   return freed
 end
 
--- Tokens that turns under way may add to the history. What an interrupt ends adds nothing; an answer that a worker
--- writes is only asked to stop, and may be complete before it does.
+-- Tokens that turns under way may add to the history; nobody counts those of a single one. What an interrupt ends adds
+-- nothing; an answer that a worker writes is only asked to stop, and may be complete before it does.
 local function pending_beside(root, ask, head, pending)
-  if ask.on_conflict ~= 'interrupt' then return tonumber(pending or 0) end
-  if not redis.call('ZSCORE', leases_key(root), member(ask.account, head)) then return 0 end
+  if ask.on_conflict == 'interrupt' then
+    if not redis.call('ZSCORE', leases_key(root), member(ask.account, head)) then return 0 end
+  elseif pending then
+    return tonumber(pending)
+  end
   return tonumber(redis.call('HGET', generation_key(root, ask.account, head), 'added')) or 0
 end
 
@@ -108,16 +111,16 @@ local function interrupt(root, ask, head)
 end
 
 -- A free session's turn is its head at once; a busy one's waits behind.
-local function take_turn(root, ask, session, turns, pending, now)
+local function take_turn(root, ask, session, turns, beside, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
-    redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation,
-      'tokens', 0, 'pending', ask.added or 0)
+    redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation)
     if ask.system_prompt then redis.call('HSET', session, 'system', ask.system_prompt) end
     if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
     return 1, true
   end
-  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now, 'pending', int(pending + (ask.added or 0)))
+  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now)
+  if beside then redis.call('HSET', session, 'pending', int(beside + (ask.added or 0))) end
   return turns + 1, redis.call('HSETNX', session, 'head', ask.generation) == 1
 end
 
@@ -174,13 +177,14 @@ local function accept(root, ask)
   local replay = find_replay(root, ask)
   if replay then return replay end
   local session = session_key(root, account, ask.session)
-  local turns, busy, companion, tokens, pending = 0, nil, nil, nil, 0
+  local turns, busy, companion, tokens, pending, system, beside = 0, nil, nil, nil, nil, nil, nil
   if not ask.is_new then
-    turns, busy, companion, tokens, pending = unpack(redis.call('HMGET', session, 'turns', 'head', 'companion',
-      'tokens', 'pending'))
+    turns, busy, companion, tokens, pending, system = unpack(redis.call('HMGET', session, 'turns', 'head', 'companion',
+      'tokens', 'pending', 'system'))
     if not turns then return {'no_session'} end
     if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
-    pending = busy and pending_beside(root, ask, busy, pending) or 0
+    -- What an older process left of turns that have ended is counted anew.
+    beside = busy and pending_beside(root, ask, busy, pending) or pending and 0 or nil
   end
   local now = now_us()
   local rate, is_in_time = take_rate(root, account, ask.per_minute, now)
@@ -188,6 +192,7 @@ local function accept(root, ask)
   local unfinished = unfinished_of(root, account)
   -- An interrupt takes the place of all that its session has.
   local behind, replaced = busy and waiting_in(root, account, ask.session) or 0, 0
+  local ended = tonumber(turns) - behind - (busy and 1 or 0)
   if busy and ask.on_conflict == 'interrupt' then behind, replaced = 0, behind + 1 end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
   if behind >= ask.waiting_max then return {'waiting', rate} end
@@ -199,7 +204,7 @@ local function accept(root, ask)
   local ahead = redis.call('ZCARD', line) - running - replaced
   local crowd = ahead > 0 and crowd_of(root, account, ask.lane, ask.stride) or 1
   if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
-  local history = ask.is_new and 0 or history_of(root, ask, session, turns, tokens, pending, companion)
+  local history = ask.is_new and 0 or history_of(root, ask, ended, tokens, beside or 0, companion, system)
   local least = add_history(ask, history)
   if least then return {'unpaid', int(least), rate} end
   local balance = tonumber(known[1] or 0)
@@ -212,7 +217,7 @@ local function accept(root, ask)
   if ask.companion or companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
   now = math.floor(now / 1000)
   take_hold(books, ask, known)
-  local turn, is_head = take_turn(root, ask, session, tonumber(turns), pending, now)
+  local turn, is_head = take_turn(root, ask, session, tonumber(turns), beside, now)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
   local before = line_of(root, ask, {running = running, ahead = ahead, crowd = crowd, behind = behind,
     head = not is_head and busy}, now)

@@ -31,8 +31,8 @@ local ENDED_MAX = 64
 local PARKED_TRIED = 64
 local SUSPECTS_TRIED = 32
 
+-- Its record is known to be sound.
 local function take(root, account, id, record, company, resource, ask, now)
-  damage.check(record)
   -- What cannot be claimed must not stand in the way of what can.
   if not TRANSITIONS[record.stage].routing then return nil end
   if tonumber(record.deadline) <= now then

@@ -20,17 +20,19 @@ function damage.is_whole(text)
   return number and number % 1 == 0
 end
 
--- The fraction of a number, and more than any for what is none.
-local function part(text) return (tonumber(text) or 0.5) % 1 end
+-- The fractions of all numbers. Raises an error where one is missing or is none.
+local function fractions(record)
+  return record.turn % 1 + record.wire % 1 + record.number % 1 + record.accepted % 1 + record.deadline % 1
+    + record.hold % 1 + record.attempt % 1 + (record.seq or 0) % 1 + (record.progress or 0) % 1
+    + (record.retries or 0) % 1 + (record.calls or 0) % 1 + (record.crashes or 0) % 1 + (record.company or 0) % 1
+    + (record.falls or 0) % 1 + (record.added or 0) % 1 + (record.waits or 0) % 1 + (record.drains or 0) % 1
+    + (record.started or 0) % 1
+end
 
 -- Whether nothing is wrong, in one go: nearly all records are sound, and each claim asks.
 local function is_sound(record)
-  return (record.session or '') ~= '' and (record.model or '') ~= ''
-    and part(record.turn) + part(record.wire) + part(record.number) + part(record.accepted) + part(record.deadline)
-      + part(record.hold) + part(record.attempt) + part(record.seq or 0) + part(record.progress or 0)
-      + part(record.retries or 0) + part(record.calls or 0) + part(record.crashes or 0) + part(record.company or 0)
-      + part(record.falls or 0) + part(record.added or 0) + part(record.waits or 0) + part(record.drains or 0)
-      + part(record.started or 0) == 0
+  local has_numbers, sum = pcall(fractions, record)
+  return has_numbers and sum == 0 and (record.session or '') ~= '' and (record.model or '') ~= ''
 end
 
 -- What is wrong with the record of a generation that has not ended, or nil.

@@ -300,12 +300,21 @@ local function bury(root, account, id, generation, ending)
   trim_dead(root, ending.now, ending.keep)
 end
 
--- What the session's completed turns take when they are sent again, as far as that is known.
-local function count_history(known, ending)
-  if not ending.history then return {} end
-  local added, before, is_all = unpack(ending.history)
-  if not is_all then before = math.max(before, tonumber(known) or 0) end
-  return {'tokens', int(before + added)}
+-- The session has its answer. It counts what its completed turns take when they are sent again, from the first on or
+-- from one that read all before it; and where more than one turn is under way, what those may add.
+local function note_answer(session, generation, ending, tokens, pending)
+  if ending.history then
+    local added, before, is_all = ending.history[1], ending.history[2], ending.history[3]
+    if not is_all then before = math.max(before, tonumber(tokens) or 0) end
+    redis.call('HSET', session, 'active', int(ending.now), 'tokens', int(before + added))
+  elseif not tokens and generation.turn == '1' then
+    redis.call('HSET', session, 'active', int(ending.now), 'tokens', 0)
+  else
+    redis.call('HSET', session, 'active', int(ending.now))
+  end
+  if pending then
+    redis.call('HSET', session, 'pending', int(math.max(0, tonumber(pending) - tonumber(generation.added or 0))))
+  end
 end
 
 -- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
@@ -332,8 +341,7 @@ local function finish(root, account, id, generation, ending)
   if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
       generation.turn .. ':a', ending.assistant)
-    pending = math.max(0, (tonumber(pending) or 0) - tonumber(generation.added or 0))
-    redis.call('HSET', session, 'active', int(ending.now), 'pending', int(pending), unpack(count_history(tokens, ending)))
+    note_answer(session, generation, ending, tokens, pending)
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
       bury(root, account, id, generation, ending)
@@ -344,8 +352,9 @@ local function finish(root, account, id, generation, ending)
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
-  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'crashes', 'company',
-    'falls', 'mixed', 'drains', 'waits', 'key', 'calls', 'history', 'claim', 'bill', 'added', 'before')
+  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'drains', 'waits',
+    'key', 'calls', 'history', 'claim', 'bill', 'added', 'before')
+  if generation.crashes then redis.call('HDEL', key, 'crashes', 'company', 'falls', 'mixed') end
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured
