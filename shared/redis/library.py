@@ -39,7 +39,16 @@ end
 """
 
 # Texts that the functions share, in the order in which they stand before them.
-SHARED: Final = ("books", "preamble", "rate", "lines", "suspects", "damaged", "unheard")
+SHARED: Final = (
+    "books",
+    "preamble",
+    "upstreams",
+    "rate",
+    "lines",
+    "suspects",
+    "damaged",
+    "unheard",
+)
 
 # What ends work and gives room back, or lets what runs come to its end: also where a server is
 # full. Otherwise nothing could end there, and it would stay full.
