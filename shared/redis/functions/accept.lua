@@ -55,10 +55,10 @@ end
 
 -- How many tokens go in beside the message: what completed turns said, what those under way may add, and who speaks.
 -- No more than there is room for, since the rest would be left out.
-local function history_of(root, ask, ended, known, pending, companion, system)
-  local tokens = pending + (tonumber(known) or guess_history(root, ask, ended))
-  if system then tokens = tokens + tokens_in(#system) end
-  if companion and not ask.companion then tokens = tokens + (ask.persona or 0) end
+local function history_of(root, ask, ended, session)
+  local tokens = (session.beside or 0) + (tonumber(session.tokens) or guess_history(root, ask, ended))
+  if session.system then tokens = tokens + tokens_in(#session.system) end
+  if session.companion and not ask.companion then tokens = tokens + (ask.persona or 0) end
   return math.min(tokens, ask.history_max or 0)
 end
 
@@ -146,16 +146,17 @@ local function store(root, ask, generation, turn, number, before, now)
     media = ask.media,
   }))
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
-  redis.call('HSET', generation, 'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
+  local fields = {'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
     'model', ask.model, 'wire', ask.wire, 'number', number, 'accepted', now, 'deadline', now + ask.deadline_ms,
-    'hold', int(ask.hold), 'attempt', 0, 'key', ask.key, 'added', ask.added or 0)
-  if ask.origin then redis.call('HSET', generation, 'origin', ask.origin) end
-  if before then redis.call('HSET', generation, 'before', before) end
+    'hold', int(ask.hold), 'attempt', 0, 'key', ask.key, 'added', ask.added or 0}
+  for name, value in pairs({origin = ask.origin, before = before, idempotency = ask.idempotency}) do
+    fields[#fields + 1], fields[#fields + 2] = name, value
+  end
+  redis.call('HSET', generation, unpack(fields))
   if ask.idempotency then
     local key = idempotency_key(root, ask.account, ask.idempotency)
     redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
     redis.call('PEXPIRE', key, ask.idempotency_ms)
-    redis.call('HSET', generation, 'idempotency', ask.idempotency)
   end
 end
 
@@ -170,6 +171,16 @@ local function take_hold(books, ask, known)
   end
 end
 
+-- The session's fields; `beside` are the tokens of turns under way, where it counts them or an older process left some.
+local function load_session(root, ask, session)
+  local turns, busy, companion, tokens, pending, system = unpack(redis.call('HMGET', session, 'turns', 'head',
+    'companion', 'tokens', 'pending', 'system'))
+  local beside = busy and pending_beside(root, ask, busy, pending) or pending and 0 or nil
+  return tonumber(turns), busy, {companion = companion, tokens = tokens, beside = beside, system = system}
+end
+
+local NEW = {}
+
 local function accept(root, ask)
   local account = ask.account
   local generation = generation_key(root, account, ask.generation)
@@ -177,14 +188,11 @@ local function accept(root, ask)
   local replay = find_replay(root, ask)
   if replay then return replay end
   local session = session_key(root, account, ask.session)
-  local turns, busy, companion, tokens, pending, system, beside = 0, nil, nil, nil, nil, nil, nil
+  local turns, busy, known_of = 0, nil, NEW
   if not ask.is_new then
-    turns, busy, companion, tokens, pending, system = unpack(redis.call('HMGET', session, 'turns', 'head', 'companion',
-      'tokens', 'pending', 'system'))
+    turns, busy, known_of = load_session(root, ask, session)
     if not turns then return {'no_session'} end
     if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
-    -- What an older process left of turns that have ended is counted anew.
-    beside = busy and pending_beside(root, ask, busy, pending) or pending and 0 or nil
   end
   local now = now_us()
   local rate, is_in_time = take_rate(root, account, ask.per_minute, now)
@@ -192,7 +200,7 @@ local function accept(root, ask)
   local unfinished = unfinished_of(root, account)
   -- An interrupt takes the place of all that its session has.
   local behind, replaced = busy and waiting_in(root, account, ask.session) or 0, 0
-  local ended = tonumber(turns) - behind - (busy and 1 or 0)
+  local ended = turns - behind - (busy and 1 or 0)
   if busy and ask.on_conflict == 'interrupt' then behind, replaced = 0, behind + 1 end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
   if behind >= ask.waiting_max then return {'waiting', rate} end
@@ -204,7 +212,7 @@ local function accept(root, ask)
   local ahead = redis.call('ZCARD', line) - running - replaced
   local crowd = ahead > 0 and crowd_of(root, account, ask.lane, ask.stride) or 1
   if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
-  local history = ask.is_new and 0 or history_of(root, ask, ended, tokens, beside or 0, companion, system)
+  local history = ask.is_new and 0 or history_of(root, ask, ended, known_of)
   local least = add_history(ask, history)
   if least then return {'unpaid', int(least), rate} end
   local balance = tonumber(known[1] or 0)
@@ -214,10 +222,10 @@ local function accept(root, ask)
   if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
   if busy and ask.on_conflict == 'interrupt' then interrupt(root, ask, busy) end
-  if ask.companion or companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
+  if ask.companion or known_of.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
   now = math.floor(now / 1000)
   take_hold(books, ask, known)
-  local turn, is_head = take_turn(root, ask, session, tonumber(turns), beside, now)
+  local turn, is_head = take_turn(root, ask, session, turns, known_of.beside, now)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
   local before = line_of(root, ask, {running = running, ahead = ahead, crowd = crowd, behind = behind,
     head = not is_head and busy}, now)
