@@ -17,6 +17,7 @@ circuits    what fails together, what is told of a failure, why a call is not ma
 throttles   which providers take fewer calls than are made, as this worker knows them
 budget      the arithmetic of second tries
 limits      the arithmetic of a provider's limits
+lengths     how long the answers of each model are, and how far an attempt has come
 run         the value that the steps pass along, and the closed set of outcomes
 fetch       the one way out to URLs that others name
 names       the addresses of a name, without a thread, a share for each account

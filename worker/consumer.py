@@ -339,11 +339,13 @@ class PolluxWorker(Worker):
             knows_lines=True,
             is_deaf=self._is_deaf,
         )
-        standing = await fleet.report(self.redis, self.settings.redis, pulse, tools.gate.tell())
+        calls = tools.gate.tell()._replace(lengths=tools.lengths.tell())
+        standing = await fleet.report(self.redis, self.settings.redis, pulse, calls)
         if standing.is_new and was_reported:
             # Another took it for dead, or Redis was emptied: nothing else would tell of that.
             logs.logger().warning("this worker was forgotten", worker=self.id)
         tools.gate.hear(standing.breakers, standing.throttles)
+        tools.lengths.hear(standing.lengths)
         self._fleet_size = max(1, standing.workers)
         unlined = None
         if standing.configured - tools.registry.served:

@@ -23,6 +23,7 @@ from worker.circuits import Caller
 from worker.fetch import Outside
 from worker.gallery import Gallery
 from worker.gate import Gate
+from worker.lengths import Lengths
 from worker.pictures import Pictures
 from worker.providers.contract import ChatMessage, Image
 from worker.providers.registry import Registry
@@ -141,7 +142,7 @@ class Tools:
     `configured` are the models that the whole fleet has keys of, as far as heard; `promise` carries
     what callers rely on. `search` is None where no service searches the web, or another worker has
     its key. `unlined` are the models served by live workers that know no lines of parked turns;
-    None while that is unknown.
+    None while that is unknown. `lengths` knows how long answers are.
     """
 
     settings: Settings
@@ -156,6 +157,7 @@ class Tools:
     configured: frozenset[str] = frozenset()
     unlined: frozenset[str] | None = None
     search: SearchLine | None = None
+    lengths: Lengths = field(default_factory=Lengths)
 
     @classmethod
     def of(

@@ -74,6 +74,10 @@ class Writer:
         """Return all that the model has thought so far."""
         return "".join(self._thoughts)
 
+    def length(self) -> int:
+        """Return the bytes of text and reasoning so far."""
+        return self._text_bytes + self._thought_bytes
+
     def text_tokens(self) -> int:
         """Estimate the tokens of the answer so far; none where nothing was said."""
         return price.tokens_in_bytes(self._text_bytes) if self._parts else 0

@@ -5,6 +5,7 @@ is atomic and why. A test holds the names and fields of both sides equal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -852,7 +853,8 @@ class ReportAsk(Ask, frozen=True, kw_only=True):
     """A worker's word: `models` that it serves. After `alive_ms` without one it counts as dead.
 
     Of its calls: `slots` as (provider, lane, call) and `probes` as (circuit, call) are under way
-    and leased for `lease_ms`; `answered` counts those that were, by circuit.
+    and leased for `lease_ms`; `answered` counts those that were, by circuit. `lengths` are of whole
+    answers: model, how many, and their bytes together.
     """
 
     worker: str
@@ -864,13 +866,15 @@ class ReportAsk(Ask, frozen=True, kw_only=True):
     probes: tuple[tuple[str, str], ...] = ()
     answered: tuple[tuple[str, int], ...] = ()
     window_ms: int = 0
+    lengths: tuple[tuple[str, int, int], ...] = ()
 
 
 class Reported(NamedTuple):
     """How many workers live, the models that are or were lately served, the breakers not closed.
 
     `is_new` when the one who reports was not known to live. `throttles` are the circuits
-    that have refused calls lately because they take fewer.
+    that have refused calls lately because they take fewer; `lengths` are the bytes of an average
+    answer, by model, where that is known.
     """
 
     living: int
@@ -878,11 +882,12 @@ class Reported(NamedTuple):
     breakers: dict[str, "Breaker"]
     is_new: bool
     throttles: frozenset[str] = frozenset()
+    lengths: Mapping[str, int] = MappingProxyType({})
 
 
 async def report(redis: Connection, root: str, ask: ReportAsk, pulse: bytes) -> Reported:
     """Write a worker's pulse, or take it back if it is empty."""
-    living, served, breakers, is_new, throttles = await invoke(
+    living, served, breakers, is_new, throttles, lengths = await invoke(
         redis, "report", root, ask, blob=pulse
     )
     return Reported(
@@ -891,6 +896,7 @@ async def report(redis: Connection, root: str, ask: ReportAsk, pulse: bytes) -> 
         {_text(circuit): _breaker(rest) for circuit, *rest in breakers},
         bool(is_new),
         frozenset(map(_text, throttles)),
+        {model: int(each) for model, each in zip(ask.models, lengths, strict=True) if each},
     )
 
 

@@ -175,6 +175,9 @@ THROTTLES: Final = Key(
     holds="zset: circuits that are throttled, by when that is forgotten",
     end="deleted",
 )
+LENGTHS: Final = Key(
+    "lengths", holds="hash: how long a model's answers are on average, bytes", end="permanent"
+)
 LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
 MARK: Final = Key("mark", holds="nothing: a write that a replica confirms", end="permanent")
 MEDIA_SECRET: Final = Key(

@@ -126,7 +126,7 @@ _NAMED_IN_LUA: Final = frozenset(
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
     parked_lines leases holders deadlines deferred suspects dead damaged
     letter forgotten forgetting pace api_key account workers pulses served breaker failures
-    successes cooling slots rates tried faults throttle throttles
+    successes cooling slots rates tried faults throttle throttles lengths
     """.split()
 )
 

@@ -5,6 +5,8 @@ serves, it has the keys of: that counts for a minute of others' reports, and for
 reports at all, so that a deploy makes no model vanish.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -50,7 +52,8 @@ class Standing(NamedTuple):
     """What a worker hears in return for its report.
 
     How many live, what all have keys of, which breakers are not closed, by circuit, and which
-    providers are throttled; `is_new` when it was not known to live.
+    providers are throttled; `is_new` when it was not known to live. `lengths` are the bytes of an
+    average answer, by model, where that is known.
     """
 
     workers: int
@@ -58,12 +61,14 @@ class Standing(NamedTuple):
     breakers: dict[str, Breaker]
     is_new: bool
     throttles: frozenset[str]
+    lengths: Mapping[str, int] = MappingProxyType({})
 
 
 class Calls(NamedTuple):
     """What a worker's gate tells: leases on `slots` and `probes` to keep, and calls `answered`.
 
-    They are (provider, lane, call), (circuit, call), and (circuit, how many since the last report).
+    They are (provider, lane, call), (circuit, call), and (circuit, how many since the last report);
+    `lengths` are (model, whole answers since the last report, their bytes).
     """
 
     slots: tuple[tuple[str, Lane, str], ...] = ()
@@ -71,6 +76,7 @@ class Calls(NamedTuple):
     answered: tuple[tuple[str, int], ...] = ()
     lease_ms: int = 0
     window_ms: int = 0
+    lengths: tuple[tuple[str, int, int], ...] = ()
 
 
 _NO_CALLS: Final = Calls()
@@ -84,7 +90,12 @@ async def report(
     reported = await functions.report(redis, keys.system_root(settings), ask, encode(pulse))
     configured = frozenset(reported.served)
     return Standing(
-        reported.living, configured, reported.breakers, reported.is_new, reported.throttles
+        reported.living,
+        configured,
+        reported.breakers,
+        reported.is_new,
+        reported.throttles,
+        reported.lengths,
     )
 
 

@@ -218,25 +218,6 @@ async def test_a_cancelled_generation_keeps_what_there_was(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_progress_never_falls(api: Customer, provider: Provider) -> None:
-    provider.answer = lambda _: Answer(text="word " * 100, gap_seconds=0.001)
-    receipt = await api.ask("go on")
-    seen: list[Json] = []
-
-    async def is_over() -> bool:
-        seen.append(await api.look(receipt))
-        return bool(seen[-1]["state"] != "processing")
-
-    await waiting.until(is_over)
-    progress = [status["progress"] for status in seen]
-    texts = [len(status["result"]["content"]) for status in seen]
-    assert progress == sorted(progress)
-    assert texts == sorted(texts)
-    assert progress[-1] == 100
-    assert len(set(progress)) > 2
-
-
-@pytest.mark.usefixtures("worker")
 async def test_a_tag_saves_the_body_until_something_changes(
     api: Customer, provider: Provider
 ) -> None:

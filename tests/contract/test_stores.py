@@ -1,5 +1,7 @@
 """The stores: conversations as they are paged and read back, generations, and the fleet."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from shared.errors import CANCELLED
@@ -8,6 +10,7 @@ from shared.redis.client import Redis
 from shared.redis.functions import Accepted
 from shared.settings import RedisSettings
 from shared.stores import fleet, generations, pace, sessions
+from shared.stores.fleet import Calls
 from shared.wire.fleet import WorkerReport
 from shared.wire.generation import Generation, Line
 from tests.support.desk import Desk, Ticket
@@ -135,6 +138,29 @@ async def test_generation_is_told_from_queue_to_end(desk: Desk) -> None:
     assert ended.user.content == "Hello"
     assert await generations.find(desk.redis, desk.root, "bob", first.id) is None
     assert len(await pace.durations_ms(desk.redis, desk.root, "m1")) == 1
+
+
+async def test_average_lengths_of_a_models_answers_are_heard_by_all_who_serve_it(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
+    async def report(
+        worker: str, made_ms: int, *lengths: tuple[str, int, int]
+    ) -> Mapping[str, int]:
+        models = ("a", "b") if worker == "w1" else ("b", "c")
+        pulse = WorkerReport(
+            id=worker, concurrency=1, running=0, models=models, wire=1, made_ms=made_ms
+        )
+        told = await fleet.report(redis, redis_settings, pulse, Calls(lengths=lengths))
+        return told.lengths
+
+    assert await report("w1", 1) == {}
+    assert await report("w1", 2, ("a", 2, 300), ("b", 1, 1_000)) == {"a": 150, "b": 1_000}
+    # One that is sent again is counted once.
+    assert await report("w1", 2, ("a", 2, 300), ("b", 1, 1_000)) == {"a": 150, "b": 1_000}
+    assert await report("w2", 1) == {"b": 1_000}
+    # The newest of many weighs a little, and a hundred of them nearly all.
+    assert (await report("w2", 2, ("b", 1, 2_000)))["b"] == 1_050
+    assert 1_990 < (await report("w1", 3, ("b", 100, 200_000)))["b"] <= 2_000
 
 
 async def test_line_before_a_turn_is_told_as_it_is_and_as_it_was(desk: Desk) -> None:

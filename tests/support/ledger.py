@@ -25,6 +25,7 @@ _SYSTEM: Final = {
     keys.WORKERS,
     keys.PULSES,
     keys.SERVED,
+    keys.LENGTHS,
     keys.LIBRARIES,
     keys.BREAKER,
     keys.FAILURES,

@@ -17,6 +17,7 @@ from shared.settings import ModelSettings
 from shared.wire import event as events
 from shared.wire.message import Citation, Media, Usage
 from worker.gate import Call
+from worker.lengths import progress
 from worker.providers.contract import (
     Alive,
     Aside,
@@ -127,12 +128,13 @@ async def hear(run: Run, request: ChatRequest, call: Call) -> Heard:
     """Take the parts of an answer as they come; return how it ended. Raises ProviderError."""
     heard = Heard(None)
     limits = _Limits(run, request)
+    expected = run.tools.lengths.expected(request.model.identifier, request.max_tokens)
     parts = run.tools.registry.provider_of(request.model).stream(request)
     try:
         async with limits.timer, aclosing(parts):
             async for part in parts:
                 if isinstance(part, Text):
-                    run.writer.add(part.text, progress=_progress(run, request))
+                    run.writer.add(part.text, progress=_progress(run, part.text, expected))
                 elif isinstance(part, Alive):
                     call.is_taken_on = True
                     limits.note_life()
@@ -141,7 +143,7 @@ async def hear(run: Run, request: ChatRequest, call: Call) -> Heard:
                     heard = _ended(part)
                     limits.note_end()
                 else:
-                    await _pass_on(run, request.model, request, part)
+                    await _pass_on(run, request.model, expected, part)
                 call.heard()
                 limits.note_part()
     except TimeoutError:
@@ -167,11 +169,11 @@ def unfinished(model: ModelSettings) -> ProviderError:
     )
 
 
-async def _pass_on(run: Run, model: ModelSettings, request: ChatRequest, part: Aside) -> None:
+async def _pass_on(run: Run, model: ModelSettings, expected: int, part: Aside) -> None:
     """Hand on what comes beside the text."""
     match part:
         case Reasoning(text):
-            run.writer.think(text, progress=_progress(run, request))
+            run.writer.think(text, progress=_progress(run, text, expected))
         case Used():
             run.usage = _usage(model, part)
             run.searches = part.searches if run.search == "model" else run.searches
@@ -260,6 +262,6 @@ def _usage(model: ModelSettings, used: Used) -> Usage:
     )
 
 
-def _progress(run: Run, request: ChatRequest) -> int:
-    """Tell how much of the longest possible answer is there; the end, 100, is settlement's."""
-    return min(99, 1 + run.writer.parts() * 100 // request.max_tokens)
+def _progress(run: Run, text: str, expected: int) -> int:
+    """Return how far the answer has come with this text, too."""
+    return progress(run.writer.length() + len(text), expected)

@@ -82,6 +82,8 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         "a settlement",
         lambda: functions.settle(run.tools.promise, run.claimed.root, ask, record),
     )
+    if settled and failure is None and stage == "completed" and run.model is not None:
+        run.tools.lengths.note(run.model.identifier, run.writer.length())
     logs.logger().info(
         "settled" if settled else "settlement refused",
         stage=stage,

@@ -1,10 +1,11 @@
 -- report: a worker says that it lives, or that it goes.
 -- ASK      worker, models (that it serves), blob (its pulse; empty when it goes), alive_ms, forget_ms; of its calls to
 --          providers, if any: lease_ms, slots = {{provider, lane, call}...} and probes = {{circuit, call}...} (under
---          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count)
+--          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count);
+--          of answers that are whole: lengths = {{model, how many since the last report, their bytes}...}
 -- RETURNS  {how many workers live, {model (that is served, or was lately)...},
 --          {{circuit, its breaker's state, ms left, why}... (that are not closed)}, 1 if it was not known to live,
---          {circuit (that is throttled)...}}
+--          {circuit (that is throttled)...}, {bytes of an average answer (0: unknown) of each of its models...}}
 -- ATOMIC   because who is counted must be who is listed, and the dead are forgotten by whoever lives.
 -- What was served is forgotten after a time in which others reported: when nobody could, it is given that time again.
 -- No two pulses of a worker are the same: one that is there already was sent again, and its calls are counted.
@@ -26,6 +27,21 @@ local function count_answered(root, circuit, count, now, window_ms)
   redis.call('PEXPIRE', key, int(2 * window_ms))
 end
 
+-- Of many answers the latest count.
+local WEIGHT_OF_ONE = 0.05
+
+local function note_length(root, model, count, bytes)
+  local known, average = tonumber(redis.call('HGET', lengths_key(root), model)), bytes / count
+  if known then average = known + (average - known) * (1 - (1 - WEIGHT_OF_ONE) ^ count) end
+  redis.call('HSET', lengths_key(root), model, int(average))
+end
+
+local function average_lengths(root, models)
+  local found = models[1] and redis.call('HMGET', lengths_key(root), unpack(models)) or {}
+  for i = 1, #models do found[i] = tonumber(found[i] or 0) end
+  return found
+end
+
 local function take_calls(root, ask, now)
   for _, slot in ipairs(ask.slots or {}) do hold_slot(root, slot[1], slot[2], slot[3], now, ask.lease_ms) end
   for _, probe in ipairs(ask.probes or {}) do keep_probe(root, probe[1], probe[2], now, ask.lease_ms) end
@@ -33,6 +49,7 @@ local function take_calls(root, ask, now)
   for _, each in ipairs(ask.answered or {}) do
     count_answered(root, each[1], each[2], now, ask.window_ms)
   end
+  for _, each in ipairs(ask.lengths or {}) do note_length(root, each[1], each[2], each[3]) end
 end
 
 -- What nobody has asked for until its breaker was forgotten is closed.
@@ -83,7 +100,7 @@ local function report(root, ask)
   end
   local living = redis.call('ZCOUNT', pulses, int(now - ask.alive_ms), '+inf')
   return {living, redis.call('ZRANGE', served, 0, -1), open_circuits(root, now), is_new,
-    throttled_now(root, now)}
+    throttled_now(root, now), average_lengths(root, ask.models)}
 end
 
 register('report', report)

@@ -1,0 +1,56 @@
+"""Progress as a poller sees it: a share of what is expected, that never falls before the end."""
+
+import asyncio
+
+import pytest
+
+from tests.support import waiting
+from tests.support.customer import Customer, Json
+from tests.support.provider import Answer, Provider
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+
+@pytest.mark.usefixtures("worker")
+async def test_progress_never_falls(api: Customer, provider: Provider) -> None:
+    provider.answer = lambda _: Answer(text="word " * 100, gap_seconds=0.001)
+    receipt = await api.ask("go on")
+    seen: list[Json] = []
+
+    async def is_over() -> bool:
+        seen.append(await api.look(receipt))
+        return bool(seen[-1]["state"] != "processing")
+
+    await waiting.until(is_over)
+    progress = [status["progress"] for status in seen]
+    texts = [len(status["result"]["content"]) for status in seen]
+    assert progress == sorted(progress)
+    assert texts == sorted(texts)
+    assert progress[-1] == 100
+    assert len(set(progress)) > 2
+
+
+async def test_progress_is_the_share_of_the_length_that_answers_of_the_model_have(
+    api: Customer, system: System, provider: Provider
+) -> None:
+    worker = await system.worker()
+    lengths = worker.ctx["tools"].lengths
+    text, half = " ".join(["word"] * 40), " ".join(["word"] * 20)
+    provider.answer = lambda _: Answer(text=text)
+    await api.answer("hello", model="alpha")
+    longest = lengths.expected("beta", 10_000)
+    await waiting.until(lambda: lengths.expected("alpha", 10_000) < longest, what="a report")
+    assert lengths.expected("alpha", 10_000) == len(text)
+    gate = asyncio.Event()
+    provider.script.append(Answer(text=text, gate=gate, gate_after=20))
+    receipt = await api.ask("hello", model="alpha")
+
+    async def shows() -> Json | None:
+        status = await api.look(receipt)
+        return status if status["result"]["content"] == half else None
+
+    status: Json = await waiting.until(shows, what="half of the answer")
+    assert status["progress"] == 100 * len(half) // len(text)
+    gate.set()
+    assert (await api.end(receipt))["progress"] == 100
