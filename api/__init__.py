@@ -26,7 +26,8 @@ pace        the arithmetic of that: hints and estimates from measured durations
 turn_wait   how long until a turn begins, and how far that may be trusted
 links       where a generation is looked at, followed and cancelled
 media       the files that models made, to whoever has a signed URL
-operations  health, readiness, OpenAPI
+cors        which pages in browsers may call the API, and what they may read
+operations  what this is, health, readiness, OpenAPI
 openapi     the published document, made of the tables of routes
 schemas     its schemas, made of the types that are sent
 """

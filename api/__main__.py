@@ -165,7 +165,6 @@ def _config(
         access_log=False,
         log_config=None,
         server_header=False,
-        date_header=False,
         proxy_headers=False,
         # Longer than the longest poll hint, so that a client's next poll finds its connection open.
         timeout_keep_alive=75,

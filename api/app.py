@@ -15,7 +15,7 @@ from typing import Final
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import endpoint, errors, media, openapi, operations, refusals
+from api import cors, endpoint, errors, media, openapi, operations, refusals
 from api.admin import routes as admin
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
@@ -69,7 +69,8 @@ def build(
     admin_port: int | None = None,
 ) -> ASGIApp:
     """Return the front as an ASGI application; what came to `admin_port` is an operator's."""
-    document = endpoint.encode(openapi.document(DIALECTS, version=version("pollux")))
+    document = openapi.document(DIALECTS, version=version("pollux"))
+    about = operations.about(document["info"], tuple(DIALECTS))
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:
@@ -89,12 +90,13 @@ def build(
         for route in endpoint.routes(prefix, endpoints)
     ]
     public = Router(
-        [*rows, *media.routes(), *operations.routes(document)],
+        [*rows, *media.routes(), *operations.routes(endpoint.encode(document), about)],
         redirect_slashes=False,
         default=_not_found,
         lifespan=lifespan,
     )
-    return Frame(public if admin_port is None else Doors(public, _operators(), admin_port))
+    doors = public if admin_port is None else Doors(public, _operators(), admin_port)
+    return Frame(doors, answers_preflights=bool(settings.api.cors_origins))
 
 
 def _operators() -> ASGIApp:
@@ -205,10 +207,15 @@ class Doors:
 
 
 class Frame:
-    """What surrounds every request: its id, and the front's single catch-all."""
+    """What surrounds every request: its id, and the front's single catch-all.
 
-    def __init__(self, app: ASGIApp) -> None:
+    A slash behind a path changes nothing. Browsers' preflights are answered here, for any path: so
+    a page can read of a path that is not there.
+    """
+
+    def __init__(self, app: ASGIApp, *, answers_preflights: bool) -> None:
         self._app = app
+        self._answers_preflights = answers_preflights
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens inside."""
@@ -218,8 +225,14 @@ class Frame:
         scope["request_id"] = refusals.request_id(scope["headers"])
         # Each request runs in a task of its own, so what is bound here ends with it.
         logs.bind(request_id=scope["request_id"])
+        path = scope["path"]
+        if path[-1:] == "/" and path[-2:-1] not in {"", "/"}:
+            scope["path"] = path[:-1]
         try:
-            await self._app(scope, receive, send)
+            if self._answers_preflights and cors.is_preflight(scope["method"], scope["headers"]):
+                await endpoint.reply(scope, send, 204, b"", cors.PREFLIGHT)
+            else:
+                await self._app(scope, receive, send)
         except PolluxError as error:
             _note(scope, error)
             if "is_answered" in scope:

@@ -37,9 +37,13 @@ class Connections:
         """How many may be open at once, those included that will be refused."""
         return self._most + min(REFUSED_MAX, self._most // 2)
 
+    def is_uncounted(self, to: tuple[str, int | None] | None) -> bool:
+        """Tell whether a connection came to the port beside the others."""
+        return self._uncounted_port is not None and to is not None and to[1] == self._uncounted_port
+
     def admit(self, connection: Connection, to: tuple[str, int | None] | None) -> bool:
         """Let a new connection wait for its first request; False where there is no place."""
-        if self._uncounted_port is not None and to is not None and to[1] == self._uncounted_port:
+        if self.is_uncounted(to):
             return True
         if len(self._busy) + len(self._idle) >= self._most:
             longest_idle = next(iter(self._idle), None)

@@ -40,7 +40,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api import farewell, head, refusals
+from api import cors, farewell, head, refusals
 from api.connections import Connections
 from api.transport import Gate
 from api.unframed import UnframedCycle
@@ -55,7 +55,8 @@ LINGER_SECONDS: Final = 2.0
 def protocol(bounds: ApiSettings, operators_port: int | None = None) -> type[asyncio.Protocol]:
     """Return what `uvicorn.Config(http=...)` takes: the protocol with its bounds.
 
-    Connections to `operators_port` are not counted: operators come in where all others are taken.
+    Connections to `operators_port` are not counted: operators come in where all others are taken;
+    and no page in a browser reads an answer there.
     """
     others = Connections(bounds.connections_max, uncounted_port=operators_port)
     made = functools.partial(EdgeProtocol, bounds, others)
@@ -68,9 +69,9 @@ class EdgeProtocol(HttpToolsProtocol):
 
     # uvicorn's own attributes fill what CPython keeps without a table; ours stand beside it.
     __slots__ = (
-        "_barren_bytes", "_bounds", "_first_bytes", "_gate", "_is_admitted", "_is_deaf",
-        "_is_ending", "_is_in_head", "_is_last", "_is_receiving", "_last_words",
-        "_others", "_read_bytes", "_served", "_task", "_watchdog", "_wire",
+        "_barren_bytes", "_bounds", "_cors", "_first_bytes", "_gate", "_is_admitted", "_is_deaf",
+        "_is_ending", "_is_in_head", "_is_last", "_is_receiving", "_last_words", "_others",
+        "_read_bytes", "_served", "_task", "_watchdog", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -83,8 +84,7 @@ class EdgeProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._bounds = bounds
-        self._others = others
+        self._bounds, self._others = bounds, others
         self._is_admitted = True
         self._wire: asyncio.Transport
         self._gate: Gate
@@ -103,6 +103,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._wire = transport
         self._gate = Gate(transport, self._close)
         super().connection_made(cast("asyncio.Transport", self._gate))
+        origins = self._bounds.cors_origins
+        self._cors = cors.of(() if self._others.is_uncounted(self.server) else origins)
         self._watchdog = Watchdog(
             self.loop,
             transport,
@@ -131,7 +133,7 @@ class EdgeProtocol(HttpToolsProtocol):
         # What refers to itself would have to wait for the garbage collector.
         self._gate.close = self._wire.close
         if self._served is not None:
-            self._served.on_response = self.cycle.on_response = _nothing
+            self._served.on_response = self.cycle.on_response = lambda: None
 
     @override
     def shutdown(self) -> None:
@@ -178,7 +180,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def _bound_rest(self) -> None:
         """Bound what did not come in one read."""
         if self._barren_bytes > self._bounds.header_bytes_max:
-            self._refuse(self._too_large())
+            self._refuse(head.too_large(self._bounds.header_bytes_max))
         elif self._is_in_head and not self._barren_bytes and not self._is_owing:
             self._watchdog.wait(self._bounds.header_seconds)
 
@@ -190,13 +192,18 @@ class EdgeProtocol(HttpToolsProtocol):
         HttpToolsProtocol.on_message_begin(self)
 
     @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))
+
+    @override
     def on_headers_complete(self) -> None:
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        fault = head.fault(method, self.url, version)
+        self.url = head.origin_form(self.url)
+        fault = head.fault(method, self.url, version, self.headers)
         size_max = self._bounds.header_bytes_max
         may_be_larger = self._first_bytes + self._barren_bytes > size_max
         if may_be_larger and head.size(method, self.url, self.headers) > size_max:
-            fault = self._too_large()
+            fault = head.too_large(size_max)
         if len(self.pipeline) >= PIPELINED_MAX:
             fault = head.invalid(f"At most {PIPELINED_MAX} requests may wait on one connection.")
         if fault is not None:
@@ -204,11 +211,6 @@ class EdgeProtocol(HttpToolsProtocol):
             raise fault
         if not self.parser.should_upgrade():
             self._begin(method.decode(), version)
-
-    def _too_large(self) -> RequestError:
-        size_max = self._bounds.header_bytes_max
-        message = f"The request's head is larger than {size_max} bytes."
-        return RequestError(message, Code.HEADERS_TOO_LARGE)
 
     def _begin(self, method: str, version: str) -> None:
         """Hand the request over: to the application at once, or behind those that wait."""
@@ -223,6 +225,7 @@ class EdgeProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode() + path
         scope["path"] = self.root_path + plain
         scope["query_string"] = query
+        answer_fields = self._answer_fields(self.headers)
         # Trailers are fields too; among the head's they would be taken for them.
         self.headers = []
 
@@ -236,7 +239,7 @@ class EdgeProtocol(HttpToolsProtocol):
             logger=self.logger,
             access_logger=self.access_logger,
             access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
+            default_headers=answer_fields,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
             keep_alive=keep_alive,
@@ -331,7 +334,10 @@ class EdgeProtocol(HttpToolsProtocol):
         path, asked = self.url.partition(b"?")[0].decode("latin-1"), self.headers or []
         if cycle is not None:
             path, asked = cycle.scope["path"], list(cycle.scope["headers"])
-        return refusals.raw(path, asked, error, self.server_state.default_headers)
+        return refusals.raw(path, asked, error, self._answer_fields(asked))
+
+    def _answer_fields(self, asked: head.Fields) -> head.Fields:
+        return self._cors.added_to(self.server_state.default_headers, asked)
 
     # Ending
 
@@ -392,7 +398,3 @@ class EdgeProtocol(HttpToolsProtocol):
         serving = cast("asyncio.Task[None]", self._task)
         if getcoroutinestate(cast("Coroutine[Any, Any, None]", serving.get_coro())) == CORO_CREATED:
             serving.cancel()
-
-
-def _nothing() -> None:
-    pass

@@ -26,11 +26,15 @@ from shared.wire.account import Scope as KeyScope
 encode = msgspec.json.Encoder().encode
 
 _JSON: Final = (b"content-type", b"application/json")
-# Buffers between us and the reader would hold back what is worth most now.
+_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+# An answer is its account's; whoever stored it might show it to another.
+_PRIVATE: Final = ((b"cache-control", b"no-store"), _NO_SNIFFING)
+# Buffers and compressors between us and the reader would hold back what is worth most now.
 _EVENTS: Final = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-store"),
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
+    _NO_SNIFFING,
 )
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
 
@@ -167,7 +171,7 @@ class Resource:
     def __init__(self, endpoints: list[Endpoint]) -> None:
         self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
         head = {"HEAD"} if "GET" in self._by_method else set()
-        self._allow = ", ".join(sorted(self._by_method.keys() | head))
+        self._allow = ", ".join(sorted(self._by_method.keys() | head | {"OPTIONS"}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; errors rise to the front's catch-all."""
@@ -175,11 +179,8 @@ class Resource:
         method = "GET" if request.method == "HEAD" else request.method
         endpoint = self._by_method.get(method)
         if endpoint is None:
-            scope["allow"] = self._allow
-            raise RequestError(
-                f"{request.method} is not allowed here; allowed: {self._allow}.",
-                Code.METHOD_NOT_ALLOWED,
-            )
+            await tell_allowed(scope, send, self._allow)
+            return
         answer = await endpoint.answer(request, scope["state"]["pollux"], scope["request_id"])
         if isinstance(answer, Stream):
             await relay(scope, send, answer)
@@ -188,11 +189,26 @@ class Resource:
         await reply(scope, send, answer.status, content, answer.headers)
 
 
+async def tell_allowed(scope: Scope, send: Send, allow: str) -> None:
+    """Answer OPTIONS with the methods that a path has, and refuse those that it has not.
+
+    Raises:
+        RequestError: METHOD_NOT_ALLOWED.
+
+    """
+    if scope["method"] != "OPTIONS":
+        scope["allow"] = allow
+        raise RequestError(
+            f"{scope['method']} is not allowed here; allowed: {allow}.", Code.METHOD_NOT_ALLOWED
+        )
+    await reply(scope, send, 204, b"", {"allow": allow})
+
+
 async def reply(
     scope: Scope, send: Send, status: int, content: bytes, headers: dict[str, str]
 ) -> None:
     """Send one JSON answer; every answer names its request."""
-    raw = [(b"x-request-id", scope["request_id"].encode())]
+    raw = [(b"x-request-id", scope["request_id"].encode()), *_PRIVATE]
     raw += [(name.encode(), value.encode()) for name, value in headers.items()]
     if status not in _WITHOUT_CONTENT:
         raw += [_JSON, (b"content-length", b"%d" % len(content))]

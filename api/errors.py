@@ -76,13 +76,14 @@ _CLOCK: Final = SystemClock()
 
 
 def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
-    """Return the body of the Kolbo dialect's errors; `details` stand beside the fixed fields."""
-    return details | {
+    """Return the body of the Kolbo dialect's errors; `details` stand behind the fixed fields."""
+    fixed: dict[str, object] = {
         "success": False,
         "error": message,
         "code": code.value,
         "request_id": request_id,
     }
+    return fixed | details | fixed
 
 
 def kombify_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:

@@ -48,7 +48,15 @@ _ASKED: Final = (
 )
 _ANSWERED: Final = (
     Header("X-Request-ID", "The request's id: the caller's own, or a new one.", _TEXT, True),
-    Header("Cache-Control", "`no-store`: no cache may keep the answer.", _TEXT),
+    Header(
+        "Cache-Control",
+        "`no-store`: no cache may keep the answer. A stream also has `no-transform`.",
+        _TEXT,
+        True,
+    ),
+    Header(
+        "X-Content-Type-Options", "`nosniff`: the content is of the type that it says.", _TEXT, True
+    ),
     Header("ETag", "A weak tag that changes with the generation.", _TEXT, True),
     Header("Poll-Interval-Hint", "Seconds to wait before the next look.", _COUNT, True),
     Header(
@@ -67,5 +75,6 @@ _ANSWERED: Final = (
 ASKED: Final = {header.name: header for header in _ASKED}
 ANSWERED: Final = {header.name: header for header in _ANSWERED}
 
+ALWAYS: Final = ("X-Request-ID", "Cache-Control", "X-Content-Type-Options")
 RATE: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 ACCEPTED: Final = ("Idempotent-Replayed", *RATE)

@@ -1,6 +1,6 @@
 """The files that models made, to whoever has a signed URL of one: GET and HEAD, without a key.
 
-Owns what a browser may do with them: keep one as long as its URL is good, save it, never run it.
+Owns what a browser may do with them: show or save one, never keep it unasked, never run it.
 What was not signed by us, or is over, is refused before any file is looked for.
 """
 
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from api import endpoint
 from api.state import State
 from shared.errors import Code, RequestError
 from shared.media.files import ROOT, Files
@@ -32,18 +33,18 @@ class Exhibit:
         """Answer one request; errors rise to the front's catch-all."""
         request = Request(scope, receive)
         if request.method not in {"GET", "HEAD"}:
-            scope["allow"] = "GET, HEAD"
-            raise RequestError("Only GET is allowed here.", Code.METHOD_NOT_ALLOWED)
+            await endpoint.tell_allowed(scope, send, "GET, HEAD, OPTIONS")
+            return
         state: State = scope["state"]["pollux"]
         path = str(scope["path"]).removeprefix(self._mount)
-        seconds = _seconds_left(request, path, state.seal)
+        _check_signed(request, path, state.seal)
         opened = await asyncio.to_thread(_open, state.files, path)
         if opened is None:
             raise RequestError("This file is no more.", Code.NOT_FOUND)
         file, length, form = opened
         try:
             scope["is_answered"] = True
-            head = _head(scope, Path(path).name, form, length, seconds)
+            head = _head(scope, Path(path).name, form, length)
             await send({"type": "http.response.start", "status": 200, "headers": head})
             if request.method == "GET":
                 await _relay(file, send)
@@ -52,14 +53,13 @@ class Exhibit:
             file.close()
 
 
-def _seconds_left(request: Request, path: str, seal: Seal) -> int:
-    """Return how long the URL is good. Raises RequestError (FORBIDDEN) for one that is not."""
+def _check_signed(request: Request, path: str, seal: Seal) -> None:
+    """Raise RequestError (FORBIDDEN) for a URL that is not signed by us, or is over."""
     said = [request.query_params.getlist(name) for name in ("expires", "signature")]
     if [len(values) for values in said] == [1, 1]:
         (expires,), (signature,) = said
-        seconds = seal.seconds_left(path, expires, signature)
-        if seconds is not None:
-            return seconds
+        if seal.seconds_left(path, expires, signature) is not None:
+            return
     raise RequestError(
         "The URL is not one of ours, or is over; look at the generation again for another.",
         Code.FORBIDDEN,
@@ -78,9 +78,7 @@ def _open(files: Files, path: str) -> tuple[BinaryIO, int, Format] | None:
     return file, file.seek(0, 2), found[1]
 
 
-def _head(
-    scope: Scope, name: str, form: Format, length: int, seconds: int
-) -> list[tuple[bytes, bytes]]:
+def _head(scope: Scope, name: str, form: Format, length: int) -> list[tuple[bytes, bytes]]:
     fields = {
         "x-request-id": scope["request_id"],
         "content-type": form.media_type,
@@ -88,7 +86,7 @@ def _head(
         "content-disposition": f'attachment; filename="{name}"',
         "content-security-policy": "default-src 'none'; sandbox",
         "x-content-type-options": "nosniff",
-        "cache-control": f"private, max-age={seconds}, immutable",
+        "cache-control": "no-store",
     }
     return [(field.encode(), value.encode()) for field, value in fields.items()]
 

@@ -182,7 +182,7 @@ def _response(
     status: int, about: str, content: Schema | None = None, sends: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return an answer: what it is, what it holds, and the headers that it has or may have."""
-    names = ("X-Request-ID", *_ALWAYS_SENT.get(status, ()), *sends)
+    names = (*headers.ALWAYS, *_ALWAYS_SENT.get(status, ()), *sends)
     named = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     response: dict[str, Any] = {"description": about, "headers": named}
     return response | ({"content": content} if content else {})

@@ -1,4 +1,4 @@
-"""What operators and tools ask without a key: is it alive, is it ready, what can it do.
+"""What operators and tools ask without a key: what is it, is it alive, is it ready, what can it do.
 
 health says that the process runs, and how durable what it accepts is; readiness that it reaches
 Redis now, what makes that server unfit since the start, how many log lines were lost, which
@@ -6,15 +6,16 @@ providers' models the workers spare for a while, and how many damaged records we
 """
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from api.endpoint import encode, reply
+from api.endpoint import encode, reply, tell_allowed
 from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
-from shared.errors import Code, RequestError, UnavailableError
+from shared.errors import UnavailableError
 from shared.redis import keys
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
@@ -33,10 +34,10 @@ class Operation:
         """Answer one request; errors rise to the front's catch-all."""
         request = Request(scope, receive)
         if request.method not in {"GET", "HEAD"}:
-            scope["allow"] = "GET, HEAD"
-            raise RequestError("Only GET is allowed here.", Code.METHOD_NOT_ALLOWED)
+            await tell_allowed(scope, send, "GET, HEAD, OPTIONS")
+            return
         state: State = scope["state"]["pollux"]
-        if self._name == "openapi":
+        if self._name == "document":
             await reply(scope, send, 200, self._document, {})
             return
         answer: dict[str, object] = {
@@ -92,9 +93,24 @@ def _dropped_lines() -> dict[str, object]:
     return {"log_lines_dropped": dropped} if dropped else {}
 
 
-def routes(openapi: bytes) -> list[Route]:
+def about(info: Mapping[str, str], mounts: Sequence[str]) -> bytes:
+    """Return what the front says of itself: its name, and where all else is described."""
+    told = {
+        "name": info["title"],
+        "version": info["version"],
+        "description": info["description"],
+        "openapi": "/openapi.json",
+        "apis": mounts,
+        "health": "/healthz",
+        "ready": "/readyz",
+    }
+    return encode(told)
+
+
+def routes(openapi: bytes, about: bytes) -> list[Route]:
     """Return the routes of operations."""
     return [
+        document_route("/", about),
         Route("/healthz", endpoint=Operation("health")),
         Route("/readyz", endpoint=Operation("ready")),
         document_route("/openapi.json", openapi),
@@ -103,4 +119,4 @@ def routes(openapi: bytes) -> list[Route]:
 
 def document_route(path: str, document: bytes) -> Route:
     """Return the route of a document, read as it stands."""
-    return Route(path, endpoint=Operation("openapi", document))
+    return Route(path, endpoint=Operation("document", document))

@@ -93,12 +93,12 @@ def intent(
             )
     _refuse_unavailable(body)
     _check_media(body.media_urls or ())
-    if body.session_id is not None and not ids.is_id(body.session_id):
+    if body.session_id and not ids.is_id(body.session_id):
         raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
     return Intent(
         message=body.message,
         model=model,
-        session=body.session_id,
+        session=body.session_id or None,
         system_prompt=body.system_prompt or None,
         enhance_prompt=body.enhance_prompt is not False,
         lane=body.priority or "interactive",

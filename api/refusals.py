@@ -52,6 +52,8 @@ def _compose(path: str, asked: Fields, error: PolluxError) -> tuple[Fields, byte
     body = errors.refusal(path, error.code, error.message, name, details)
     told |= {
         "content-type": "application/json",
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
         "content-length": str(len(body)),
         "x-request-id": name,
         "connection": "close",

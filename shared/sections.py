@@ -21,6 +21,14 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length
 _HOST: Final = r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@\[\]]+)(:[0-9]{1,5})?"
 Address = Annotated[str, Meta(pattern=rf"^https?://{_HOST}([/?#]\S*)?$")]
 
+# As browsers send it: scheme and host, in lower case, and perhaps a port; or `*` for any.
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^\sA-Z/?#@:]+(:[0-9]{1,5})?|[a-z]+://\[[0-9a-f:.]+\](:[0-9]{1,5})?)$"
+    ),
+]
+
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _NETWORK_4: Final = r"[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?"
 _NETWORK_6: Final = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?"

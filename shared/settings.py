@@ -33,6 +33,7 @@ from shared.sections import (
     LogSettings,
     MediaSettings,
     Name,
+    Origin,
     Positive,
     Retention,
     RetrySettings,
@@ -100,6 +101,8 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     waits_per_account: Positive = 100
     reads_per_minute: Positive = 300
     reads_per_unfinished: Positive = 60
+    # Of the pages that browsers may call this API from, as in https://app.example.org; `*` for all.
+    cors_origins: tuple[Origin, ...] = ()
 
 
 class WorkerSettings(Section, frozen=True, kw_only=True):

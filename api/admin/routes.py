@@ -124,7 +124,6 @@ ENDPOINTS: Final = (
         handler=show_dead,
         summary="Look at a dead letter, with the prompt",
         replies=wire.LetterReply,
-        sends=("Cache-Control",),
         errors=(Code.NOT_FOUND,),
         description="Shows what the caller wrote.",
     ),

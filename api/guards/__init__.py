@@ -5,4 +5,5 @@ revocations  what is open of a key that is revoked or expires: ended
 limits     how often an account may read, how many waits it may hold open
 arriving   how many bytes of bodies may be arriving at once
 body       the bytes of a request, bounded in size and time, and their decoding
+faults     what is wrong with a body, in the words of JSON
 """

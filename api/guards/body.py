@@ -13,15 +13,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from api.guards import faults
 from shared.errors import Code, RequestError
 from shared.settings import ApiSettings
 
 Value = TypeVar("Value")
 
-# A required field that is not there, or null, which counts as absent.
-_MISSING: Final = re.compile(r"missing required field `([^`]+)`|got `null` - at `\$\.(\w+)`$")
-_UNKNOWN: Final = re.compile(r"contains unknown field `([^`]+)`")
-_PATH: Final = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_FRACTION_FOR_WHOLE: Final = re.compile(r"Expected `int[^,]*, got `float`")
 
 
 def size_max(request: Request, settings: ApiSettings) -> int:
@@ -42,10 +41,10 @@ async def read(request: Request, settings: ApiSettings) -> bytes:
             there within `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
 
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in {"", "application/json"} and not kind.endswith("+json"):
         raise RequestError("The body must be application/json.", Code.UNSUPPORTED_MEDIA_TYPE)
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if request.headers.get("content-encoding", "").lower() not in {"", "identity"}:
         raise RequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)
     try:
         async with asyncio.timeout(settings.body_seconds):
@@ -83,9 +82,9 @@ class Body:
     def decode(self, raw: bytes) -> Any:
         """Return the typed value. Raises RequestError (MISSING_FIELDS, INVALID_FIELDS) by field."""
         try:
-            value = self._decode(raw)
+            value = self._typed(raw)
         except msgspec.ValidationError as error:
-            raise _refused(str(error)) from None
+            raise faults.refusal(str(error), self.shape) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise RequestError("The body is not valid JSON.", Code.INVALID_FIELDS) from None
         except RecursionError:
@@ -95,17 +94,25 @@ class Body:
             refuse_unprintable(value)
         return value
 
+    def _typed(self, raw: bytes) -> Any:
+        raw = raw.removeprefix(_BYTE_ORDER_MARK)
+        try:
+            return self._decode(raw)
+        except msgspec.ValidationError as error:
+            if not _FRACTION_FOR_WHOLE.search(str(error)):
+                raise
+        return msgspec.convert(_with_whole_numbers(msgspec.json.decode(raw)), self.shape)
 
-def _refused(message: str) -> RequestError:
-    if missing := _MISSING.search(message):
-        name = missing[1] or missing[2]
-        return RequestError(f"The field `{name}` is required.", Code.MISSING_FIELDS)
-    if unknown := _UNKNOWN.search(message):
-        return RequestError(f"The field `{unknown[1]}` is unknown.", Code.INVALID_FIELDS)
-    if path := _PATH.search(message):
-        sentence = message[: path.start()]
-        return RequestError(f"The field `{path[1]}` is wrong: {sentence}.", Code.INVALID_FIELDS)
-    return RequestError(f"The body is wrong: {message}.", Code.INVALID_FIELDS)
+
+def _with_whole_numbers(value: Any) -> Any:
+    """Return the value with 60 for each 60.0: JSON has one kind of number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(item) for item in value]
+    return value
 
 
 def refuse_unprintable(value: object, path: str = "") -> None:

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 
 from api.fresh import Fresh
 from shared import ids
-from shared.clock import Clock
+from shared.clock import Clock, iso
 from shared.errors import Code, RequestError
 from shared.stores.accounts import Accounts
 from shared.wire.account import Account, ApiKey, Scope
@@ -44,13 +44,13 @@ class Identities:
 
         """
         key = _presented(headers)
+        if key is None:
+            raise _refused("is missing: send `X-API-Key: KEY` or `Authorization: Bearer KEY`")
         # A mistyped key is told by its checksum.
-        caller = await self._seen.get(key) if key is not None and ids.is_key(key) else None
-        if caller is None or not self._is_live(caller.key):
-            raise RequestError(
-                "The API key is missing, unknown, expired or revoked (X-API-Key or Bearer).",
-                Code.INVALID_API_KEY,
-            )
+        caller = await self._seen.get(key) if ids.is_key(key) else None
+        if caller is None:
+            raise _refused("is unknown")
+        self._check_live(caller.key)
         if scope not in caller.key.scopes:
             raise RequestError(f"The API key lacks the scope `{scope}`.", Code.FORBIDDEN)
         return caller
@@ -61,12 +61,19 @@ class Identities:
         if key is not None:
             self._seen.forget(key)
 
-    def _is_live(self, key: ApiKey) -> bool:
-        return key.revoked is None and (key.expires is None or self._clock.now_ms() < key.expires)
+    def _check_live(self, key: ApiKey) -> None:
+        if key.revoked is not None:
+            raise _refused("was revoked")
+        if key.expires is not None and self._clock.now_ms() >= key.expires:
+            raise _refused(f"expired at {iso(key.expires)}")
 
     async def _look(self, key: str) -> Caller | None:
         found = await self._accounts.authenticate(key)
         return Caller(*found, self._accounts.root_of(found[1])) if found is not None else None
+
+
+def _refused(why: str) -> RequestError:
+    return RequestError(f"The API key {why}.", Code.INVALID_API_KEY)
 
 
 def _presented(headers: Headers) -> str | None:

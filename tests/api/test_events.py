@@ -1,6 +1,7 @@
 """Following a generation as server-sent events: from the beginning, the middle, after the end."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -234,10 +235,28 @@ async def test_what_is_nobodys_or_no_event_s_is_refused(
         404,
         "GENERATION_NOT_FOUND",
     )
-    for after in ("1", "1-", "-1", "a-b", "1-1-1", "1-\u0661", "9" * 10 + "-1", ""):
+    for after in ("1", "1-", "-1", "a-b", "1-1-1", "1-\u0661", "9" * 10 + "-1", " "):
         refused(await api.get(path, params={"after": after}), 400, "INVALID_FIELDS")
     chatting = await system.customer("two", scopes=("chat",))
     refused(await chatting.get(path), 403, "FORBIDDEN")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_empty_place_to_go_on_from_is_none(api: Customer) -> None:
+    receipt = await api.ask("hello")
+    await api.end(receipt)
+    path = receipt["events_url"]
+    whole = (await api.get(path)).text
+    assert whole.startswith("id: 0-1\n")
+    *_, last = re.findall("^id: (.*)$", whole, re.MULTILINE)
+    for headers, after in (({"last-event-id": ""}, ""), ({}, ""), ({"last-event-id": ""}, None)):
+        query = {} if after is None else {"after": after}
+        assert (await api.get(path, headers=headers, params=query)).text == whole
+    # What is empty hides nothing that is not.
+    answer = await api.get(path, headers={"last-event-id": ""}, params={"after": last})
+    assert answer.status_code == 204
+    answer = await api.get(f"{receipt['poll_url']}?wait=1", headers={"if-none-match": ""})
+    assert answer.json()["state"] == "completed"
 
 
 async def test_an_account_follows_as_many_as_it_may(system: System, provider: Provider) -> None:
@@ -340,7 +359,7 @@ async def test_head_is_told_how_it_would_begin(api: Customer) -> None:
     receipt = await api.ask("hello")
     answer = await api.head(receipt["events_url"])
     assert (answer.status_code, answer.content) == (200, b"")
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     refused(await api.get("/api/v1/generate/unknown/events"), 404, "GENERATION_NOT_FOUND")
 
 

@@ -9,7 +9,9 @@ from api.app import DOUBLED, MOUNTS
 from api.endpoint import Endpoint
 from api.guards import identify
 from shared import ids
-from shared.wire.account import SCOPES
+from shared.clock import iso
+from shared.stores.accounts import Accounts
+from shared.wire.account import SCOPES, Account, ApiKey
 from tests.support import waiting
 from tests.support.customer import Customer, body, refused
 from tests.support.system import System
@@ -128,6 +130,41 @@ async def test_a_revoked_key_ends_within_a_second_on_every_front(system: System)
         refused(await caller.get(url + CREDITS), 401, "INVALID_API_KEY")
     other = await system.caller({"x-api-key": spare.key})
     body(await other.get(CREDITS))
+
+
+async def test_what_is_wrong_with_a_key_is_said_and_looked_up_alike(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await system.front()
+    until = system.clock.now_ms() - 1_000
+    revoked, expired = await system.key(), await system.key(expires_ms=until)
+    assert await system.accounts.revoke_key(revoked.key_id)
+    looks: list[str] = []
+    authenticate = Accounts.authenticate
+
+    async def counted(accounts: Accounts, key: str) -> tuple[ApiKey, Account] | None:
+        looks.append(key)
+        return await authenticate(accounts, key)
+
+    monkeypatch.setattr(Accounts, "authenticate", counted)
+    told = {}
+    for name, key in (
+        ("missing", ""),
+        ("unknown", ids.new_key()),
+        ("expired", expired.key),
+        ("revoked", revoked.key),
+    ):
+        caller = await system.caller({"x-api-key": key})
+        told[name] = refused(await caller.get(CREDITS), 401, "INVALID_API_KEY")["error"]
+        # One look for each of them, so the time that it takes says no more than the sentence.
+        assert looks == ([key] if key else []), name
+        looks.clear()
+    assert told == {
+        "missing": "The API key is missing: send `X-API-Key: KEY` or `Authorization: Bearer KEY`.",
+        "unknown": "The API key is unknown.",
+        "expired": f"The API key expired at {iso(until)}.",
+        "revoked": "The API key was revoked.",
+    }
 
 
 async def test_a_key_works_on_a_front_that_had_just_refused_it(system: System) -> None:

@@ -48,7 +48,8 @@ MALFORMED: Final[dict[str, bytes]] = {
     "bare name": b'{message:"hello"}',
     "form": b"message=hello",
     "xml": b"<message>hello</message>",
-    "BOM": b"\xef\xbb\xbf" + b'{"message":"hello"}',
+    "two BOMs": b"\xef\xbb\xbf" * 2 + b'{"message":"hello"}',
+    "BOM behind": b'{"message":"hello"}\xef\xbb\xbf',
     "UTF-16": '{"message":"hello"}'.encode("utf-16"),
     "UTF-32": '{"message":"hello"}'.encode("utf-32-le"),
     "invalid UTF-8": _message(b"\xff"),
@@ -134,6 +135,10 @@ async def test_odd_but_valid_bodies_are_taken(api: Customer) -> None:
         (_message("🚀".encode()), "🚀"),
         (_message(b"\\/\\u0041\\t"), "/A\t"),
         (_message(b"\x7f"), "\x7f"),
+        (b"\xef\xbb\xbf" + _message(b"hello"), "hello"),
+        (_with(b"60.0", b"deadline_seconds"), "hello"),
+        (_with(b"6e1", b"deadline_seconds"), "hello"),
+        (_with(b'60.0,"max_credits":5.0,"message":"last"', b"deadline_seconds"), "last"),
         (_with(b"5"), "hello"),
         (_with(b"5.0e0"), "hello"),
         (_with(b"0." + b"9" * 5000), "hello"),
@@ -161,10 +166,11 @@ async def test_a_body_must_say_that_it_is_json(api: Customer, system: System) ->
         answer = await api.post(CHAT, content=raw, headers=JSON | {"content-encoding": encoding})
         refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
     await _nothing_happened(api, system)
-    for kind in ("application/json", "application/json; charset=utf-8", "Application/JSON"):
+    for kind in ("application/json", "application/json; charset=utf-8", "Application/JSON", ""):
         assert body(await api.post(CHAT, content=raw, headers={"content-type": kind}))
-    answer = await api.post(CHAT, content=raw, headers=JSON | {"content-encoding": "identity"})
-    assert body(answer)
+    for encoding in ("identity", "Identity", ""):
+        answer = await api.post(CHAT, content=raw, headers=JSON | {"content-encoding": encoding})
+        assert body(answer)
 
 
 async def test_a_body_over_the_cap_is_refused_announced_or_in_chunks(

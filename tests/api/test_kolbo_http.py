@@ -1,6 +1,9 @@
 """HTTP around the dialect: both prefixes, request ids, methods, unknown routes, operations."""
 
 import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import pytest
@@ -13,7 +16,7 @@ from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
 
-METHODS: Final = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE PROPFIND SEARCH".split()
+METHODS: Final = "GET HEAD POST PUT PATCH DELETE TRACE PROPFIND SEARCH".split()
 
 
 def paths() -> dict[str, set[str]]:
@@ -82,7 +85,22 @@ async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: Cus
                 assert (answer.status_code, answer.content) == (405, b"")
             else:
                 refused(answer, 405, "METHOD_NOT_ALLOWED")
-            assert set(answer.headers["allow"].split(", ")) == serves, (method, path)
+            allowed = serves | {"OPTIONS"}
+            assert set(answer.headers["allow"].split(", ")) == allowed, (method, path)
+
+
+async def test_every_path_answers_options_with_its_methods_and_needs_no_key(
+    system: System,
+) -> None:
+    await system.front()
+    nobody = await system.caller({})
+    others = ("/", "/healthz", "/readyz", "/openapi.json", "/media/a/b/c")
+    for path, has in (paths() | {path: {"GET"} for path in others}).items():
+        answer = await nobody.options(path)
+        assert (answer.status_code, answer.content) == (204, b""), path
+        serves = has | ({"HEAD"} if "GET" in has else set()) | {"OPTIONS"}
+        assert set(answer.headers["allow"].split(", ")) == serves, path
+        assert "content-type" not in answer.headers
 
 
 async def test_head_answers_as_get_without_a_body(api: Customer) -> None:
@@ -109,17 +127,15 @@ async def test_head_answers_as_get_without_a_body(api: Customer) -> None:
 
 async def test_unknown_routes_are_not_found_whatever_is_asked_of_them(api: Customer) -> None:
     for path in (
-        "/",
         "/api",
         "/api/v1",
         "/api/v1/",
-        "/api/v1/chat/",
+        "/api/v1/chat//",
         "/api/v1/Chat",
         "/API/v1/chat",
         "//api/v1/chat",
         "/api//v1/chat",
-        "/api/v1/chat/conversations/",
-        "/api/v1/chat/conversations/x/messages/",
+        "/api/v1/chat/conversations//x/messages",
         "/api/v1/chat/conversations/x%2Fy/messages",
         "/api/v1/generate//status",
         "/api/v1/generate/x",
@@ -128,7 +144,7 @@ async def test_unknown_routes_are_not_found_whatever_is_asked_of_them(api: Custo
         "/api/api/api/v1/chat",
         "/v1/chat",
         "/docs",
-        "/healthz/",
+        "/docs/",
         "/%F0%9F%9A%80",
         "/%FF%FE",
         "/.env",
@@ -150,7 +166,95 @@ async def test_health_readiness_and_the_document_need_no_key(system: System) -> 
     for path in ("/healthz", "/readyz", "/openapi.json"):
         answer = await nobody.post(path)
         refused(answer, 405, "METHOD_NOT_ALLOWED")
-        assert answer.headers["allow"] == "GET, HEAD"
+        assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+async def test_the_root_says_what_this_is_and_where_it_is_described(system: System) -> None:
+    await system.front()
+    nobody = await system.caller({})
+    told = (await nobody.get("/")).json()
+    described = (await nobody.get(told["openapi"])).json()
+    assert (told["name"], told["version"]) == ("Pollux", described["info"]["version"])
+    for path in (told["health"], told["ready"]):
+        assert (await nobody.get(path)).status_code == 200
+    for mount in told["apis"]:
+        assert any(path.startswith(f"{mount}/") for path in described["paths"])
+
+
+async def test_a_slash_behind_a_path_changes_nothing(api: Customer) -> None:
+    chat = {"message": "hello"}
+    headers = {"idempotency-key": "once"}
+    receipt = body(await api.post("/api/v1/chat/", json=chat, headers=headers))
+    again = await api.post("/api/v1/chat", json=chat, headers=headers)
+    assert body(again)["message_id"] == receipt["message_id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert body(await api.get(f"{receipt['poll_url']}/"))["state"] == "processing"
+    assert body(await api.get("/api/v1/chat/conversations/?limit=1"))["conversations"]
+    assert (await api.get("/healthz/")).status_code == 200
+    headers["idempotency-key"] = "two"
+    first = await api.post("/v1/ai/sessions/", json={}, headers=headers)
+    second = await api.post("/v1/ai/sessions", json={}, headers=headers)
+    assert first.json()["id"] == second.json()["id"]
+    refused(await api.post("/api/v1/models/"), 405, "METHOD_NOT_ALLOWED")
+
+
+async def test_every_answer_is_dated_and_nobodys_to_keep_or_to_guess_at(api: Customer) -> None:
+    receipt = await api.ask("hello")
+    tag = (await api.get(receipt["poll_url"])).headers["etag"]
+    for answer, status in (
+        (await api.get(receipt["poll_url"]), 200),
+        (await api.get(receipt["poll_url"], headers={"if-none-match": tag}), 304),
+        (await api.get(receipt["poll_url"], headers={"x-api-key": "x"}), 401),
+        (await api.post("/api/v1/chat", content=b"{"), 400),
+        (await api.get("/api/v1/generate/x/status"), 404),
+        (await api.get("/nothing"), 404),
+        (await api.put("/api/v1/chat"), 405),
+        (await api.get("/nothing", headers={"x": "y" * 20_000}), 431),
+        (await api.post("/v1/ai/sessions", json={}), 201),
+        (await api.get("/v1/ai/sessions"), 200),
+        (await api.get("/healthz"), 200),
+        (await api.options("/healthz"), 204),
+    ):
+        assert answer.status_code == status
+        assert answer.headers["cache-control"] == "no-store", answer.request.url
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        dated = parsedate_to_datetime(answer.headers["date"])
+        assert abs(dated - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_blanks_around_a_header_are_none_of_its_value(system: System) -> None:
+    await system.front()
+    key = (await system.key()).key
+    for field in (
+        f"X-API-Key: {key} ",
+        f"X-API-Key:\t {key}\t ",
+        f"X-API-Key:{key}",
+        f"Authorization: Bearer {key} ",
+    ):
+        status, _ = await _raw(system, f"GET /api/v1/models HTTP/1.1\r\nHost: a\r\n{field}")
+        assert status == 200, field
+
+
+async def test_a_target_with_a_host_in_it_is_taken(system: System) -> None:
+    await system.front()
+    key = (await system.key()).key
+    for target in ("http://pollux.example/api/v1/models?type=chat", "HTTPS://a:1/api/v1/models/"):
+        lines = f"GET {target} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}"
+        status, content = await _raw(system, lines)
+        assert (status, content["success"]) == (200, True)
+    for target, whole in (("http://a", 200), ("http://a?b=c", 200), ("http://a/nothing", 404)):
+        status, _ = await _raw(system, f"GET {target} HTTP/1.1\r\nHost: a")
+        assert status == whole, target
+
+
+async def _raw(system: System, head: str) -> tuple[int, Json]:
+    """Send a head as it stands, and return the answer's status and JSON."""
+    port = int(system.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode())
+    answered, _, content = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(answered.split(b" ")[1]), json.loads(content)
 
 
 async def test_every_answer_is_json_that_names_its_request(api: Customer) -> None:

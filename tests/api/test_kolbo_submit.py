@@ -278,8 +278,18 @@ async def test_a_budget_that_buys_no_answer_names_what_shut_every_model_out(api:
     await _is_empty(api)
 
 
+async def test_an_empty_session_id_begins_a_session(api: Customer) -> None:
+    first = await api.ask("hello", session_id="")
+    second = await api.ask("hello", session_id="")
+    assert ids.is_id(first["session_id"])
+    assert first["session_id"] != second["session_id"]
+    streamed = {"message": "hello", "session_id": "", "stream": True, "priority": "sometimes"}
+    answer = await api.post("/v1/ai/chat", json=streamed)
+    assert "`priority`" in answer.json()["message"]
+
+
 async def test_a_session_that_is_not_there_is_not_found(api: Customer) -> None:
-    for session in (ids.new_id(), "", "a b", "x" * 65, "a:b", "é", "..", "*"):
+    for session in (ids.new_id(), " ", "a b", "x" * 65, "a:b", "é", "..", "*"):
         asked = {"message": "hello", "session_id": session}
         refused(await api.post(CHAT, json=asked), 404, "SESSION_NOT_FOUND")
     await _is_empty(api)

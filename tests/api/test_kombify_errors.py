@@ -19,7 +19,7 @@ from tests.support.customer import Customer
 from tests.support.server import Server
 from tests.support.system import System
 
-METHODS: Final = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE PROPFIND".split()
+METHODS: Final = "GET HEAD POST PUT PATCH DELETE TRACE PROPFIND".split()
 
 
 def rows() -> Iterator[tuple[Endpoint, str]]:
@@ -35,7 +35,7 @@ async def test_what_is_not_there_is_not_found(api: Customer) -> None:
         AI,
         f"{AI}/",
         f"{AI}/nothing",
-        f"{CHAT}/",
+        f"{CHAT}//",
         f"{AI}/Chat",
         f"{AI}/companion/personal",
         f"{AI}/companion//chat",
@@ -62,7 +62,8 @@ async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: Cus
         for method in set(METHODS) - serves - {"HEAD"}:
             answer = await api.request(method, path)
             refused(answer, 405, "METHOD_NOT_ALLOWED")
-            assert set(answer.headers["allow"].split(", ")) == serves, (method, path)
+            allowed = set(answer.headers["allow"].split(", "))
+            assert allowed == serves | {"OPTIONS"}, (method, path)
 
 
 @pytest.mark.each_once

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.each_once
 def _heard(answer: httpx.Response) -> list[Heard]:
     """Return the events of an answer that must be a stream of them."""
     assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "ratelimit-limit" in answer.headers or "idempotent-replayed" in answer.headers
     return read_events(answer.content)
 

@@ -53,7 +53,7 @@ CASES: Final[list[tuple[str, Change, Json, str]]] = [
 
 def _said(answer: httpx.Response) -> str:
     """Return the generation that an answer is about, whatever the dialect."""
-    if answer.headers["content-type"] == "text/event-stream":
+    if answer.headers["content-type"] == "text/event-stream; charset=utf-8":
         lines = [line for line in answer.text.splitlines() if line.startswith("data:")]
         return str(msgspec.json.decode(lines[0][5:])["id"])
     told: Json = answer.json()

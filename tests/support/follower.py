@@ -120,7 +120,7 @@ def _listening(customer: Customer, after: str | None, url: str) -> httpx.AsyncCl
 
 async def _stream_of(answer: httpx.Response) -> Follower:
     assert answer.status_code == 200, await answer.aread()
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     return Follower(answer)
 
 

@@ -302,11 +302,12 @@ async def _serving(
             access_log=False,
             log_config=None,
             server_header=False,
-            date_header=False,
         )
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
+        # The first tick sets the fields of every answer, as Date.
+        await server.on_tick(0)
         await server.startup(sockets=[each for each in (listener, behind) if each is not None])
         try:
             yield _url(listener)

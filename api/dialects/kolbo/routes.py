@@ -51,7 +51,7 @@ async def status(call: Call) -> Answer:
     may_reword = call.state.settings.enhancement.model is not None
     return Answer(
         translate.status(generation, hint, eta, call.state.seal.signed, may_reword=may_reword),
-        headers={"etag": tag, "cache-control": "no-store"},
+        headers={"etag": tag},
     )
 
 
@@ -74,7 +74,7 @@ async def _look(call: Call) -> Generation | None:
             call.state.subscriber,
             call.state.clock,
             place,
-            has_changed if "if-none-match" in call.headers else None,
+            has_changed if call.headers.get("if-none-match") else None,
             patience=patience,
         )
     use.check()
@@ -84,7 +84,7 @@ async def _look(call: Call) -> Generation | None:
 async def events(call: Call) -> Answer | Stream:
     """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
     generation = parameters.generation_id(call)
-    after = call.headers.get("last-event-id", call.query.get("after"))
+    after = call.headers.get("last-event-id") or call.query.get("after") or None
     return await stream.follow(call, generation, event_ids.after(after, generation))
 
 
@@ -238,7 +238,7 @@ ENDPOINTS: Final = (
             ),
         ),
         headers=("If-None-Match",),
-        sends=("ETag", "Cache-Control"),
+        sends=("ETag",),
         errors=(Code.GENERATION_NOT_FOUND,),
     ),
     Endpoint(
@@ -252,7 +252,6 @@ ENDPOINTS: Final = (
         stream=told.Event,
         query=(Query("after", "string", "Go on after this event; Last-Event-ID goes before it."),),
         headers=("Last-Event-ID",),
-        sends=("Cache-Control",),
         errors=(Code.GENERATION_NOT_FOUND,),
     ),
     Endpoint(

@@ -150,7 +150,7 @@ ENDPOINTS: Final = (
         stream=told.Event,
         is_read=False,
         headers=("Idempotency-Key", "Last-Event-ID"),
-        sends=("Cache-Control", *ACCEPTED),
+        sends=ACCEPTED,
         errors=_CHAT_ERRORS,
     ),
     Endpoint(
@@ -167,7 +167,7 @@ ENDPOINTS: Final = (
         stream=told.Event,
         is_read=False,
         headers=("Idempotency-Key", "Last-Event-ID"),
-        sends=("Cache-Control", *ACCEPTED),
+        sends=ACCEPTED,
         errors=_CHAT_ERRORS,
     ),
     Endpoint(

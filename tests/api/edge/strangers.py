@@ -29,6 +29,7 @@ GET: Final = b"GET /plain HTTP/1.1\r\nHost: a\r\n\r\n"
 GATED: Final = b"GET /gated HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST: Final = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 POST: Final = b"POST /plain HTTP/1.1\r\nHost: a\r\n"
+LAST_POST: Final = POST + b"Connection: close\r\n"
 CHUNKED: Final = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 WEBSOCKET: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 H2C: Final = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
@@ -40,11 +41,21 @@ INVALID: Final = {
     "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00",
     "http2-version": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
     "http09": b"GET /\r\n\r\n",
-    "http12": b"GET / HTTP/1.2\r\n\r\n",
+    "http12": b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
     "connect": b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n",
     "connect-path": b"CONNECT /plain HTTP/1.1\r\nHost: a\r\n\r\n",
-    "absolute": b"GET http://example.org/plain HTTP/1.1\r\nHost: a\r\n\r\n",
-    "absolute-bare": b"GET http://example.org HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-scheme": b"GET ftp://example.org/plain HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-user": b"GET http://me@example.org/plain HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-fragment": b"GET http://example.org/plain#b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-nowhere": b"GET http:///plain HTTP/1.1\r\nHost: a\r\n\r\n",
+    "host-missing": b"GET / HTTP/1.1\r\nX: y\r\n\r\n",
+    "host-missing-absolute": b"GET http://example.org/plain HTTP/1.1\r\n\r\n",
+    "host-twice": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    "host-twice-1.0": b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+    "host-list": b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+    "host-user": b"GET / HTTP/1.1\r\nHost: me@a\r\n\r\n",
+    "host-path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "host-port": b"GET / HTTP/1.1\r\nHost: a:http\r\n\r\n",
     "asterisk": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
     "fragment": b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
     "no-path": b"GET ?a HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -70,16 +81,17 @@ INVALID: Final = {
     "line-bare-lf": b"GET / HTTP/1.1\nHost: a\n\n",
     "field-bare-cr": b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
     "field-nul": b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
-    "name-nul": b"GET / HTTP/1.1\r\nHo\x00st: a\r\n\r\n",
-    "name-empty": b"GET / HTTP/1.1\r\n: a\r\n\r\n",
+    "name-nul": b"GET / HTTP/1.1\r\nHost: a\r\nX\x00: a\r\n\r\n",
+    "name-empty": b"GET / HTTP/1.1\r\nHost: a\r\n: a\r\n\r\n",
     "name-space": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
-    "fold": b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n",
-    "fold-first": b"GET / HTTP/1.1\r\n X: a\r\n\r\n",
+    "fold": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+    "fold-first": b"GET / HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n",
     "chunk-size": CHUNKED + b"xyz\r\nabc\r\n0\r\n\r\n",
     "chunk-size-huge": CHUNKED + b"ffffffffffffffffff\r\nabc",
     "chunk-end": CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n",
     "trailer": CHUNKED + b"0\r\nX : y\r\n\r\n",
-    "upgrade-connect": b"CONNECT / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "upgrade-connect": b"CONNECT / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n"
+    b"Upgrade: h2c\r\n\r\n",
 }
 
 Fields = list[tuple[bytes, bytes]]

@@ -26,7 +26,7 @@ VALID: Final = [
     POST + b"Content-Length: 5\r\n\r\nhello",
     POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
     POST + H2C + b"Content-Length: 5\r\n\r\nhello",
-    b"GET /early?a=%20%41 HTTP/1.1\r\n" + WEBSOCKET + b"\r\n",
+    b"GET /early?a=%20%41 HTTP/1.1\r\nHost: a\r\n" + WEBSOCKET + b"\r\n",
     b"GET /early HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
 ]
 SPICE: Final = [

@@ -14,6 +14,7 @@ from tests.api.edge.strangers import (
     GATED,
     GET,
     LAST,
+    LAST_POST,
     POST,
     Answer,
     Client,
@@ -65,7 +66,7 @@ async def test_a_head_that_drips_is_cut(site: Site) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
     async with site.client() as client:
-        await client.send(b"GET / HTTP/1.1\r\n")
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
         (answer,) = await drip(client)
     assert_refused(answer, 408, "REQUEST_TIMEOUT")
     assert 0.25 < loop.time() - start < 4
@@ -75,7 +76,7 @@ async def test_a_later_head_that_drips_is_cut(site: Site) -> None:
     async with site.client() as client:
         await client.send(GET)
         assert (await client.answer()).status == 200
-        await client.send(b"GET / HTTP/1.1\r\n")
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
         (answer,) = await drip(client)
     assert_refused(answer, 408, "REQUEST_TIMEOUT")
 
@@ -128,14 +129,14 @@ async def test_a_connection_without_a_next_request_ends_by_keep_alive(noise: byt
 
 
 async def test_the_rest_of_an_answered_body_is_awaited_for_a_while(site: Site) -> None:
-    raw = b"POST /early HTTP/1.1\r\nContent-Length: 100000\r\n\r\n"
+    raw = b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
     seconds, (answer,) = await elapsed(site, raw, b"x" * 100)
     assert answer.body == b"early"
     assert 0.25 < seconds < 4
 
 
 async def test_after_the_rest_of_an_answered_body_the_next_request_is_served(site: Site) -> None:
-    raw = b"POST /early HTTP/1.1\r\nContent-Length: 100000\r\n\r\n"
+    raw = b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
     async with site.client() as client:
         await client.send(raw)
         assert (await client.answer()).body == b"early"
@@ -147,7 +148,7 @@ async def test_after_the_rest_of_an_answered_body_the_next_request_is_served(sit
 
 
 async def test_a_broken_rest_of_an_answered_body_ends_without_a_second_answer(site: Site) -> None:
-    raw = b"POST /early HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw = b"POST /early HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with site.client() as client:
         await client.send(raw)
         assert (await client.answer()).body == b"early"
@@ -178,7 +179,9 @@ async def test_who_reads_nothing_of_small_pieces_is_cut() -> None:
 async def test_who_reads_nothing_of_an_ended_answer_is_cut() -> None:
     async with running(buffer_bytes=4_096) as site, site.client(buffer_bytes=4_096) as client:
         body = b"x" * 50_000
-        start = b"POST /plain HTTP/1.1\r\nConnection: close\r\nContent-Length: 50000\r\n\r\n"
+        start = (
+            b"POST /plain HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 50000\r\n\r\n"
+        )
         await client.send(start + body)
         await waiting.until(lambda: site.app.seen)
         await site.is_empty()
@@ -219,7 +222,7 @@ async def test_who_reads_the_last_answer_slowly_gets_all_of_it(
 
 
 async def test_an_answer_survives_an_upload_that_nobody_reads(site: Site) -> None:
-    raw = b"POST /early?last HTTP/1.1\r\nContent-Length: 5000000\r\n\r\n"
+    raw = b"POST /early?last HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n"
     async with site.client() as client:
         client.send_aside(raw, *[b"x" * 100_000] * 50)
         (answer,) = await client.answers()
@@ -229,9 +232,9 @@ async def test_an_answer_survives_an_upload_that_nobody_reads(site: Site) -> Non
 LASTING = {
     "refused": b"hello\r\n\r\n",
     "refused-body": CHUNKED + b"xyz\r\n",
-    "answered": b"GET /early?last HTTP/1.1\r\n\r\n",
-    "answered-early": b"POST /early?last HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
-    "promised": b"POST /early HTTP/1.1\r\nConnection: close\r\nContent-Length: 9\r\n\r\n",
+    "answered": b"GET /early?last HTTP/1.1\r\nHost: a\r\n\r\n",
+    "answered-early": b"POST /early?last HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+    "promised": LAST_POST.replace(b"plain", b"early") + b"Content-Length: 9\r\n\r\n",
 }
 
 

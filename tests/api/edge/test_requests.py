@@ -18,6 +18,7 @@ from tests.api.edge.strangers import (
     H2C,
     INVALID,
     LAST,
+    LAST_POST,
     POST,
     WEBSOCKET,
     Site,
@@ -92,14 +93,17 @@ async def test_a_head_larger_than_the_bound_is_refused(site: Site, pieces: int) 
 
 
 async def test_many_small_fields_are_refused(site: Site) -> None:
-    raw = b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 5_000 + b"\r\n"
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 5_000 + b"\r\n"
     (answer,) = await site.ask(raw)
     assert_refused(answer, 431, "HEADERS_TOO_LARGE")
 
 
 async def test_a_large_body_in_the_read_of_the_head_is_no_large_head(site: Site) -> None:
     body = b"x" * 50_000
-    raw = b"POST /plain HTTP/1.1\r\nConnection: close\r\nContent-Length: 50000\r\n\r\n" + body
+    raw = (
+        b"POST /plain HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 50000\r\n\r\n"
+        + body
+    )
     (answer,) = await site.ask(raw)
     assert answer.body == b"/plain " + body
 
@@ -112,9 +116,9 @@ async def test_a_large_head_of_a_later_request_is_refused(site: Site) -> None:
 
 ENDLESS: Final = {
     "target": b"GET /",
-    "name": b"GET / HTTP/1.1\r\nX",
-    "value": b"GET / HTTP/1.1\r\nX: ",
-    "upgrade": b"GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nX: ",
+    "name": b"GET / HTTP/1.1\r\nHost: a\r\nX",
+    "value": b"GET / HTTP/1.1\r\nHost: a\r\nX: ",
+    "upgrade": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\nX: ",
     "trailer": CHUNKED + b"1\r\na\r\n0\r\nX: ",
     "extension": CHUNKED + b"1;x=",
 }
@@ -137,10 +141,12 @@ async def test_what_never_ends_is_refused_and_not_kept(site: Site, start: bytes)
 
 
 async def test_trailers_are_bounded_and_never_become_fields(site: Site) -> None:
-    raw = b"POST /plain HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw = LAST_POST + b"Transfer-Encoding: chunked\r\n\r\n"
     (answer,) = await site.ask(raw, b"3\r\nabc\r\n", b"0\r\nX-Api-Key: stolen\r\n\r\n")
     assert answer.body == b"/plain abc"
-    assert [name for name, _ in site.app.seen[0][1]] == [b"connection", b"transfer-encoding"]
+    assert [name for name, _ in site.app.seen[0][1]] == [
+        *(b"host", b"connection", b"transfer-encoding"),
+    ]
 
 
 async def test_a_long_head_and_a_long_chunk_extension_are_bounded_each(site: Site) -> None:
@@ -155,7 +161,7 @@ async def test_a_long_head_and_a_long_chunk_extension_are_bounded_each(site: Sit
 
 
 async def test_a_body_of_many_small_chunks_is_no_large_head(site: Site) -> None:
-    raw = b"POST /plain HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw = LAST_POST + b"Transfer-Encoding: chunked\r\n\r\n"
     (answer,) = await site.ask(raw, *[b"1\r\nx\r\n" * 2_000] * 5, b"0\r\n\r\n")
     assert answer.body == b"/plain " + b"x" * 10_000
 
@@ -220,7 +226,7 @@ async def test_a_broken_body_behind_another_request_is_refused_in_its_turn(site:
 
 
 async def test_a_body_broken_before_it_was_asked_for_is_refused(site: Site) -> None:
-    head = CHUNKED.replace(b"plain", b"later").replace(b"Host: a", b"Expect: 100-continue")
+    head = CHUNKED.replace(b"plain", b"later").replace(b"Host", b"Expect: 100-continue\r\nHost")
     async with site.client() as client:
         await client.send(head, b"xyz\r\n")
         (answer,) = await client.answers()
@@ -242,7 +248,7 @@ async def test_a_body_asked_for_with_100_is_served(site: Site) -> None:
 
 @pytest.mark.parametrize("ask", [WEBSOCKET, H2C], ids=["websocket", "h2c"])
 async def test_an_upgrade_is_served_as_a_plain_request(site: Site, ask: bytes) -> None:
-    found = await site.ask(b"GET /plain HTTP/1.1\r\n" + ask + b"\r\n" + LAST)
+    found = await site.ask(b"GET /plain HTTP/1.1\r\nHost: a\r\n" + ask + b"\r\n" + LAST)
     assert [answer.body for answer in found] == [b"/plain ", b"/last "]
 
 
@@ -265,7 +271,7 @@ async def test_an_upgrade_that_closes_is_served(site: Site) -> None:
 
 async def test_a_broken_application_answers_in_json(site: Site, errors_logged: list[str]) -> None:
     errors_logged.append("The application broke down.")
-    (answer,) = await site.ask(b"GET /broken HTTP/1.1\r\nX-Request-ID: mine-2\r\n\r\n")
+    (answer,) = await site.ask(b"GET /broken HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine-2\r\n\r\n")
     assert_refused(answer, 500, "GENERATION_ERROR")
     assert answer.json["request_id"] == "mine-2"
 
@@ -286,6 +292,32 @@ async def test_an_application_that_leaves_half_an_answer_ends_the_connection(
     assert read.count(b"HTTP/1.1") == 1
     assert b"0\r\n\r\n" not in read
     assert site.app.seen == []
+
+
+async def test_a_page_can_read_a_refusal_that_no_application_made() -> None:
+    origins = ("https://app.example.org",)
+    bounds = ApiSettings(header_seconds=0.1, connections_max=1, cors_origins=origins)
+    origin = b"Origin: https://app.example.org\r\n"
+    async with running(bounds) as site:
+        async with site.client() as busy:
+            await busy.send(GATED)
+            found = await site.ask(LAST[:-2] + origin + b"\r\n")
+        await site.is_empty()
+        for raw in (
+            GET[:-2] + origin + b"X: y\r\n",
+            GET[:-2] + origin + b"X: y\r\nX : y\r\n\r\n",
+            GET[:-2] + origin + b"X: %b\r\n\r\n" % (b"y" * 20_000),
+            b"hello\r\n\r\n",
+        ):
+            found += await site.ask(raw)
+            await site.is_empty()
+    assert [answer.status for answer in found] == [503, 408, 400, 431, 400]
+    for answer in found:
+        assert answer.fields["vary"] == "Origin"
+        assert answer.fields["cache-control"] == "no-store"
+        assert answer.fields["date"]
+    told = [answer.fields.get("access-control-allow-origin") for answer in found]
+    assert told == [*origins * 4, None]
 
 
 async def test_a_server_that_goes_away_answers_in_json(errors_logged: list[str]) -> None:
