@@ -48,8 +48,7 @@ async def show_dead(call: Call) -> Answer:
         "prompt read", operator=who.account.id, key=who.key.id, dead=str(found.letter.name)
     )
     return Answer(
-        wire.LetterReply(dead=translate.letter(found.letter), asked=translate.asked(found.asked)),
-        headers={"cache-control": "no-store"},
+        wire.LetterReply(dead=translate.letter(found.letter), asked=translate.asked(found.asked))
     )
 
 

@@ -18,6 +18,11 @@ from tests.support.provider import Answer, Provider
 pytestmark = pytest.mark.each_once
 
 JSON: Final = "application/json"
+ALWAYS: Final = {
+    "x-request-id": "r",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
 
 
 async def test_the_document_is_served(api: Customer) -> None:
@@ -100,7 +105,7 @@ async def test_every_operation_answers_as_it_is_documented(
 
 def test_the_referee_sees_a_wrong_answer() -> None:
     credits_ = ("GET", "/api/v1/account/credits")
-    headers = {"content-type": JSON, "x-request-id": "r", "date": "today"}
+    headers = {"content-type": JSON, **ALWAYS, "date": "today"}
     good = b'{"success":true,"credits":{"total":1,"available":1,"held":0}}'
     assert document.faults(*credits_, 200, headers, good) == []
     assert document.faults(*credits_, 200, headers, good.replace(b"true", b"false"))
@@ -114,7 +119,7 @@ def test_the_referee_sees_a_wrong_answer() -> None:
 
 def test_the_referee_sees_a_wrong_header() -> None:
     credits_ = ("GET", "/api/v1/account/credits")
-    headers = {"content-type": JSON, "x-request-id": "r", "retry-after": "1"}
+    headers = {"content-type": JSON, **ALWAYS, "retry-after": "1"}
     refusal = b'{"success":false,"error":"No.","code":"RATE_LIMITED","request_id":"r"}'
     assert document.faults(*credits_, 429, headers, refusal) == []
     assert document.faults(*credits_, 429, headers | {"x-more": "1"}, refusal)
@@ -126,7 +131,7 @@ def test_the_referee_sees_a_wrong_header() -> None:
 
 def test_the_referee_sees_what_no_refusal_tells() -> None:
     chat = ("POST", "/api/v1/chat")
-    headers = {"content-type": JSON, "x-request-id": "r"}
+    headers = {"content-type": JSON, **ALWAYS}
     refusal = b'{"success":false,"error":"No.","code":"SESSION_BUSY","request_id":"r"%b}'
     assert document.faults(*chat, 409, headers, refusal % b"") == []
     assert document.faults(*chat, 409, headers, refusal % b',"generation_id":"g"') == []
