@@ -302,6 +302,8 @@ async def test_a_page_can_read_a_refusal_that_no_application_made() -> None:
         async with site.client() as busy:
             await busy.send(GATED)
             found = await site.ask(LAST[:-2] + origin + b"\r\n")
+            site.app.gate.set()
+            assert (await busy.answer()).status == 200
         await site.is_empty()
         for raw in (
             GET[:-2] + origin + b"X: y\r\n",
