@@ -296,14 +296,16 @@ async def test_an_application_that_leaves_half_an_answer_ends_the_connection(
 
 async def test_a_page_can_read_a_refusal_that_no_application_made() -> None:
     origins = ("https://app.example.org",)
-    bounds = ApiSettings(header_seconds=0.1, connections_max=1, cors_origins=origins)
+    bounds = ApiSettings(header_seconds=0.1, connections_max=2, cors_origins=origins)
     origin = b"Origin: https://app.example.org\r\n"
     async with running(bounds) as site:
-        async with site.client() as busy:
-            await busy.send(GATED)
+        async with site.client() as one, site.client() as two:
+            await one.send(GATED)
+            await two.send(GATED)
+            await waiting.until(lambda: len(site.app.seen) == 2)
             found = await site.ask(LAST[:-2] + origin + b"\r\n")
             site.app.gate.set()
-            assert (await busy.answer()).status == 200
+            assert [(await busy.answer()).status for busy in (one, two)] == [200, 200]
         await site.is_empty()
         for raw in (
             GET[:-2] + origin + b"X: y\r\n",
