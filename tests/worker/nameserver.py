@@ -22,6 +22,8 @@ from worker.names import Names
 # No answer at all, for one family or for both; no answer that helps.
 SILENT: Final = "silent"
 FAILS: Final = "fails"
+# Followed by the name that it stands for.
+ALIAS: Final = "alias "
 
 
 class NameServer(asyncio.DatagramProtocol):
@@ -67,15 +69,27 @@ class NameServer(asyncio.DatagramProtocol):
         elif FAILS in places:
             answer.set_rcode(dns.rcode.SERVFAIL)
         else:
-            found = [place for place in places if _is_of(place, question.rdtype)]
-            if found:
-                kind = dns.rdatatype.to_text(question.rdtype)
-                answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *found))
+            answer.answer += self._records(question.name.to_text(), places, question.rdtype)
         assert self._transport is not None
         self._transport.sendto(answer.to_wire(), addr)
 
+    def _records(
+        self, name: str, places: tuple[str, ...], kind: RdataType
+    ) -> list[dns.rrset.RRset]:
+        """Return what is known of a name, and of the name that it is another one for."""
+        found = []
+        for place in places:
+            if place.startswith(ALIAS):
+                other = f"{place.removeprefix(ALIAS)}."
+                found.append(dns.rrset.from_text(name, 60, "IN", "CNAME", other))
+                found += self._records(other, self.records[other.rstrip(".")], kind)
+        own = [place for place in places if _is_of(place, kind)]
+        if own:
+            found.append(dns.rrset.from_text(name, 60, "IN", dns.rdatatype.to_text(kind), *own))
+        return found
+
 
 def _is_of(place: str, kind: RdataType) -> bool:
-    if place.startswith(SILENT):
+    if place.startswith((SILENT, ALIAS)):
         return False
     return (kind == dns.rdatatype.A) == (ip_address(place).version == 4)

@@ -2,8 +2,11 @@
 
 import socket
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 from typing_extensions import override
 
 from shared.clock import SystemClock
@@ -14,12 +17,14 @@ from tests.worker.fetching import (
     BYTES,
     PATIENT_SECONDS,
     Names,
+    fetch,
     outside_of,
     picture,
     redirect,
     refused,
     settings_of,
 )
+from tests.worker.nameserver import ALIAS, NameServer
 from tests.worker.providers.upstream import Upstream
 from worker.fetch import REQUESTS_PER_HOST_MAX, Budget, Outside
 
@@ -72,6 +77,47 @@ async def test_nobody_learns_whether_a_name_is_private_or_unknown(
         error = await refused(outside, url)
         told.append((error.kind, error.retry, error.message, round(clock.now, 6)))
     assert set(told) == {("unreachable", "never", "The URL's host cannot be called.", 1.0)}
+
+
+_REFUSAL: Final = "The URL's host cannot be called."
+_PRIVATE: Final = (
+    *("0.0.0.0", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.8.8.8", "169.254.169.254"),
+    *("172.16.0.1", "192.0.0.8", "192.168.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255"),
+    *("::", "::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1"),
+    *("64:ff9b:1::7f00:1", "2002:7f00:1::", "2002:a00:1::1", "2001:0:7f00:1::", "fc00::1"),
+    *("fd00:ec2::254", "fe80::1", "fec0::1", "ff02::1", "2001:db8::1"),
+)
+
+
+async def test_no_answer_of_a_name_server_leads_inside(server: Upstream, tmp_path: Path) -> None:
+    """Alone, beside a public address, and behind another name: every address is judged."""
+    names, hosts = NameServer(), ""
+    for number, address in enumerate(_PRIVATE):
+        names.records[f"n{number}.alone.example"] = (address,)
+        names.records[f"n{number}.beside.example"] = ("1.1.1.1", "2a00::1", address)
+        hosts += f"{address} n{number}.hosts.example\n"
+    for number in range(0, len(_PRIVATE), 5):
+        names.records[f"n{number}.alias.example"] = (f"{ALIAS}n{number}.alone.example",)
+    asked = [*names.records, *(f"n{number}.hosts.example" for number in range(len(_PRIVATE)))]
+    async with names:
+        settings = EgressSettings(ports=(server.port,))
+        outside = outside_of(settings, names.names(tmp_path, hosts=hosts).addresses)
+        with capture_logs() as lines:
+            for name in asked:
+                error = await refused(outside, f"http://{name}:{server.port}/")
+                assert (error.kind, error.message) == ("unreachable", _REFUSAL)
+    assert server.connections == 0
+    # Each was found, and refused for where it leads.
+    reasons = [line["reason"] for line in lines]
+    assert reasons == ["The URL leads to an address that is not public."] * len(asked)
+
+
+async def test_an_alias_of_an_allowed_address_is_called(server: Upstream, tmp_path: Path) -> None:
+    server.script = picture()
+    async with NameServer(bears_example=("127.0.0.1",)) as names:
+        names.records["www.bears.example"] = (f"{ALIAS}bears.example",)
+        outside = outside_of(settings_of(server, "127.0.0.1"), names.names(tmp_path).addresses)
+        assert await fetch(outside, f"http://www.bears.example:{server.port}/") == b"picture"
 
 
 # One message's requests to one host
