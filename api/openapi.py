@@ -14,7 +14,15 @@ from api.schemas import Schema, Schemas
 from shared.errors import Code
 
 _PARAMETER: Final = re.compile(r"{(\w+)}")
-_ABOUT: Final = "Chat in over HTTP, queued, answered by workers; polled or streamed."
+_ABOUT: Final = (
+    "Chat in over HTTP, queued, answered by workers; polled or streamed.\n\n"
+    "Two dialects share accounts, sessions and generations. Unknown fields of a request are "
+    "refused by name, and null counts as absent; replies may get more fields and codes in later "
+    "versions. Times are UTC, as in `2026-01-31T12:00:00Z`; credits have at most six decimals.\n\n"
+    "Paths in replies (`poll_url`, `events_url`, `cancel_url`) begin at the root of this server. "
+    "The paths below `/api/v1` also answer below `/api/api/v1`, for clients that join them to a "
+    "base that ends in `/api`."
+)
 # What any request may be refused with, most of it by the edge, before there is an operation.
 _ALWAYS: Final = (
     Code.INVALID_FIELDS,

@@ -11,7 +11,7 @@ from tests.generated import conversation, python
 from tests.support import document
 
 # It starts two programs, one of which imports much.
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(240)
 
 _CLASS: Final = re.compile(r"^ +\"(\w+)\",$", re.MULTILINE)
 

@@ -204,6 +204,7 @@ ENDPOINTS: Final = (
         scope="chat",
         handler=submit,
         summary="Send a message",
+        description="Answers at once with a receipt; the answer is found at its `poll_url`.",
         body=Body(wire.SubmitBody),
         replies=wire.SubmitReply,
         is_read=False,
@@ -229,6 +230,7 @@ ENDPOINTS: Final = (
         scope="read",
         handler=status,
         summary="Look at a generation, or wait for it",
+        description="Loop while `state` is `processing`, every `poll_interval_hint` seconds.",
         replies=wire.StatusReply,
         query=(
             Query(
@@ -248,6 +250,9 @@ ENDPOINTS: Final = (
         scope="read",
         handler=events,
         summary="Follow a generation as server-sent events",
+        description="From the first event, or after one that was read before; when the events are "
+        "no longer kept, as a `snapshot` and the end. Browsers' EventSource cannot send the key: "
+        "follow with `fetch`.",
         replies=None,
         stream=told.Event,
         query=(Query("after", "string", "Go on after this event; Last-Event-ID goes before it."),),
