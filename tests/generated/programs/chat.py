@@ -3,6 +3,7 @@
 import json
 import sys
 
+import httpx
 from pollux_client import AuthenticatedClient
 from pollux_client.api.kolbo import follow_generation, get_generation, submit_message
 from pollux_client.api.kombify import chat
@@ -56,7 +57,11 @@ def follow(client: AuthenticatedClient, generation: str) -> str:
 def main() -> None:
     """Talk, and tell what came of it."""
     base, key, *messages = sys.argv[1:]
-    client = AuthenticatedClient(base, key, prefix="", auth_header_name="X-API-Key")
+    # The answer of a wait takes longer than what a client allows by default.
+    patience = httpx.Timeout(60.0)
+    client = AuthenticatedClient(
+        base, key, prefix="", auth_header_name="X-API-Key", timeout=patience
+    )
     session, is_replayed = None, False
     contents, followed = [], []
     for number, message in enumerate(messages):
