@@ -71,7 +71,7 @@ class Idempotency(NamedTuple):
     def of(cls, key: str, route: str, raw: bytes) -> "Idempotency":
         """Hash both: the key is of any form, the body of any size."""
         return cls(
-            hashlib.sha256(key.encode()).hexdigest()[:32],
+            receipts.hashed(key),
             hashlib.sha256(route.encode() + b"\n" + raw).hexdigest()[:32],
         )
 
@@ -140,7 +140,7 @@ async def accept(
     result = await _take_in(state, caller.root, ask, submissions.encode(submission))
     match result:
         case Accepted():
-            state.read_limits.note_unfinished(caller.account.id, result.unfinished)
+            _note_accepted(state, caller, result.unfinished)
             logs.logger().info(
                 "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
             )
@@ -150,7 +150,7 @@ async def accept(
             # Our own repetition of a call whose reply was lost is no replay to the caller.
             if generation == ask.generation:
                 return Receipt(generation, session, Line(), None)
-            state.replay_limits.spend(caller.account.id)
+            note_replayed(caller)
             return Receipt(generation, session, None, None)
         case NotAccepted():
             raise await not_accepted.error(state, caller.root, ask, result)
@@ -195,8 +195,20 @@ async def stored_receipt(
         raise refused
     if found.fingerprint != idempotency.fingerprint:
         raise not_accepted.mismatch() from refused
-    state.replay_limits.spend(caller.account.id)
+    note_replayed(caller)
     return found
+
+
+def _note_accepted(state: State, caller: Caller, unfinished: int) -> None:
+    state.limits.note_unfinished(caller.account.id, unfinished, is_new=True)
+    if caller.attempt is not None:
+        caller.attempt.give_back()
+
+
+def note_replayed(caller: Caller) -> None:
+    """Count a submission as one that was repeated."""
+    if caller.attempt is not None:
+        caller.attempt.note_replayed()
 
 
 async def _take_in(

@@ -26,7 +26,8 @@ from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
 from api.guards.arriving import Arriving
 from api.guards.identify import Identities
-from api.guards.limits import ReadLimits, Slots
+from api.guards.limits import Limits, allowances
+from api.guards.places import Places
 from api.guards.revocations import Revocations
 from api.openapi import Mount
 from api.pace import Paces
@@ -155,9 +156,8 @@ async def _state(
             identities=Identities(accounts, clock),
             revocations=revocations,
             arriving=Arriving(settings.api),
-            read_limits=ReadLimits(settings.api, clock),
-            replay_limits=ReadLimits(settings.api, clock),
-            waits=Slots(settings.api.waits_per_account),
+            limits=Limits(settings, clock),
+            places=Places(allowances(settings), settings.api.wait_seconds_max, clock),
             subscriber=subscriber,
             rings=Rings(redis, subscriber, clock, seal.signed),
             paces=Paces(redis, shelf, clock),

@@ -1,7 +1,7 @@
 """One row of a dialect's table of routes, and the walk of a request through it.
 
-Owns the order of the guards: who (the key and its scope), how often (reads), how big (the body),
-then the handler. The same rows make the OpenAPI document, so what is documented is what runs.
+Owns the order of the guards: who (the key and its scope), how often, how big (the body), then the
+handler. The same rows make the OpenAPI document, so what is documented is what runs.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -18,8 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from api.guards import body as bodies
 from api.guards.identify import Caller
+from api.guards.limits import Kind
 from api.state import State
-from shared.errors import Code, RequestError, UnavailableError
+from shared.errors import Code, FailedError, RefusedError, RequestError, UnavailableError
+from shared.stores import receipts
 from shared.telemetry import logs
 from shared.wire.account import Scope as KeyScope
 
@@ -106,10 +108,15 @@ class Query(NamedTuple):
 
 Handler = Callable[[Call], Awaitable[Answer | Stream]]
 
+_KINDS: Final[dict[str, Kind]] = {"DELETE": "cancel", "POST": "submission"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A row: `is_read` counts against the account's reads; `body` is None where none is read.
+    """A row. `body` is None where none is read.
+
+    `limit` is what the request counts as; where it is not said, DELETE counts as a cancel, POST as
+    a submission, and everything else as a read.
 
     A success answers `status` with `replies`, or with no body where that is None. With `later`, an
     answer is waited for: 202 and that shape when it is not there in time. `stream` is the shape of
@@ -127,7 +134,7 @@ class Endpoint:
     body: bodies.Body | None = None
     query: tuple[Query, ...] = ()
     errors: tuple[Code, ...] = ()
-    is_read: bool = True
+    limit: Kind | None = None
     headers: tuple[str, ...] = ()
     sends: tuple[str, ...] = ()
     description: str = ""
@@ -140,11 +147,48 @@ class Endpoint:
         """The row's name, as in `POST /chat`."""
         return f"{self.method} {self.path}"
 
+    @cached_property
+    def counts_as(self) -> Kind:
+        """What a request of this row counts as."""
+        return self.limit or _KINDS.get(self.method, "read")
+
     async def answer(self, request: Request, state: State, request_id: str) -> Answer | Stream:
         """Walk a request through the guards to the handler. Raises PolluxError."""
         caller = await state.identities.identify(request.headers, self.scope)
-        if self.is_read:
-            state.read_limits.spend(caller.account.id)
+        match self.counts_as:
+            case "submission":
+                return await self._submit(request, state, caller, request_id)
+            case "cancel":
+                state.limits.take_cancel(caller.account)
+            case "look":
+                state.limits.take_look(caller.account, request.path_params["generation_id"])
+            case "read":
+                state.limits.take_read(caller.account)
+        return await self._serve(request, state, caller, request_id)
+
+    async def _submit(
+        self, request: Request, state: State, caller: Caller, request_id: str
+    ) -> Answer | Stream:
+        """Serve what creates something; what comes of it counts."""
+        may_repeat = bool(
+            request.headers.get("idempotency-key") or request.headers.get("last-event-id")
+        )
+        if may_repeat:
+            await _check_replay(state, caller, request.headers)
+        attempt = state.limits.begin_submission(caller.account, may_repeat=may_repeat)
+        try:
+            answer = await self._serve(request, state, caller._replace(attempt=attempt), request_id)
+        except (RequestError, RefusedError) as error:
+            if not isinstance(error, FailedError):
+                attempt.note_refused(error, state.clock.monotonic())
+            raise
+        finally:
+            attempt.give_back()
+        return answer
+
+    async def _serve(
+        self, request: Request, state: State, caller: Caller, request_id: str
+    ) -> Answer | Stream:
         call = Call(
             state=state,
             caller=caller,
@@ -163,6 +207,22 @@ class Endpoint:
         with call.state.arriving.hold(call.caller.account.id, size):
             call.raw = await bodies.read(call.request, settings)
             call.body = body.decode(call.raw)
+
+
+async def _check_replay(state: State, caller: Caller, headers: Headers) -> None:
+    """Raise RefusedError (RATE_LIMITED) for one repeated request too many.
+
+    Redis is asked whether it is one only when there were too many of them.
+    """
+    refusal = state.limits.replays_refusal(caller.account)
+    if refusal is None:
+        return
+    if headers.get("last-event-id"):
+        # It goes on with a generation and begins none.
+        raise refusal
+    key = receipts.hashed(headers["idempotency-key"])
+    if await receipts.find(state.redis, caller.root, caller.account.id, key) is not None:
+        raise refusal
 
 
 class Resource:

@@ -7,6 +7,7 @@ pressure says of patience.
 from typing import Final
 
 from api import pressure
+from api.guards import limits
 from api.state import State
 from shared.errors import Code, RefusedError, RequestError, StoreError
 from shared.redis.functions import AcceptAsk, NotAccepted, Rate
@@ -61,31 +62,66 @@ def _credits(microcredits: int) -> str:
 
 async def _not_now(state: State, root: str, ask: AcceptAsk, refused: NotAccepted) -> RefusedError:
     """Return a refusal that says when to come again; the account's own limits are no fault here."""
-    rate, code = state.pressures.rate(root), Code.RATE_LIMITED
-    if refused.reason == "limited":
-        return limited(refused.rate)
-    if refused.reason == "crowded":
-        sentence = (
-            f"The account has {ask.unfinished_max} unfinished generations, as many as it may."
-        )
-        seconds = pressure.seconds_until_ended(1, rate)
-    elif refused.reason == "waiting":
-        sentence = f"The session has {ask.waiting_max} waiting messages, as many as it may."
-        seconds = pressure.seconds_until_ended(1, rate)
-    else:
-        code = Code.QUEUE_FULL
-        sentence = "There is no room for more at the moment."
-        if refused.reason == "late":
-            sentence = f"It could not be answered within {ask.deadline_ms / 1000:g} s."
-        seconds = pressure.seconds_until_room(await state.pressures.of(root), rate)
+    match refused.reason:
+        case "limited":
+            return limited(state, ask.account, refused.rate)
+        case "crowded":
+            return await _crowded(state, root, ask, refused.rate)
+        case "waiting":
+            return await _waiting(state, root, ask, refused.rate)
+        case _:
+            return await _no_room(state, root, ask, refused)
+
+
+async def _no_room(state: State, root: str, ask: AcceptAsk, refused: NotAccepted) -> RefusedError:
+    """Return the refusal for which the deployment is to blame, or a deadline that is too near."""
+    sentence = "There is no room for more at the moment."
+    if refused.reason == "late":
+        sentence = f"It could not be answered within {ask.deadline_ms / 1000:g} s."
+    now, rate = await state.pressures.of(root), state.pressures.rate(root)
+    seconds = pressure.seconds_until_room(now, rate)
     headers = rate_headers(refused.rate)
-    return RefusedError(sentence, code, retry_after_seconds=seconds, headers=headers)
+    return RefusedError(sentence, Code.QUEUE_FULL, retry_after_seconds=seconds, headers=headers)
 
 
-def limited(rate: Rate | None) -> RefusedError:
-    """Return the refusal of what is beyond the account's submission limit."""
+async def _crowded(state: State, root: str, ask: AcceptAsk, rate: Rate | None) -> RefusedError:
+    """Return the refusal of one unfinished generation too many.
+
+    The account's work ends at its share of the rate at which the partition's was seen to end.
+    """
+    most = ask.unfinished_max
+    share = most / max(most, (await state.pressures.of(root)).unfinished)
+    seconds = pressure.seconds_until_ended(1, state.pressures.rate(root) * share)
+    sentence = f"The account has {most} unfinished generations, as many as it may."
+    return _too_many(sentence, most, seconds, rate)
+
+
+async def _waiting(state: State, root: str, ask: AcceptAsk, rate: Rate | None) -> RefusedError:
+    """Return the refusal of one waiting message too many: a session answers one at a time."""
+    most = ask.waiting_max
+    known = await state.paces.durations(root, ask.model)
+    seconds = pressure.seconds_until_ended(known.typical_seconds, 1.0)
+    sentence = f"The session has {most} waiting messages, as many as it may."
+    return _too_many(sentence, most, seconds, rate)
+
+
+def _too_many(sentence: str, most: int, seconds: int, rate: Rate | None) -> RefusedError:
+    """Return the refusal of what waits for others to end; the submission limit holds as well."""
+    if rate is not None:
+        seconds = max(seconds, -(-rate.retry_ms // 1000))
+    return RefusedError(
+        sentence,
+        Code.RATE_LIMITED,
+        retry_after_seconds=seconds,
+        headers=limits.headers(most, seconds),
+    )
+
+
+def limited(state: State, account: str, rate: Rate | None) -> RefusedError:
+    """Return the refusal of what is beyond the account's submission limit, and note it."""
     if rate is None:
         raise StoreError("a refusal by the submission limit came without its figures")
+    state.limits.note_limited(account, rate)
     return RefusedError(
         f"More than {rate.limit} messages and sessions a minute.",
         Code.RATE_LIMITED,

@@ -8,7 +8,7 @@ found by the body alone, because two people behind one API key may say the same.
 import hashlib
 from typing import Final
 
-from api import event_ids, not_accepted, parameters
+from api import accept, event_ids, not_accepted, parameters
 from api.accept import Idempotency, Receipt
 from api.endpoint import Call
 from api.event_ids import EventId
@@ -47,10 +47,8 @@ async def receipt(
         RequestError: GENERATION_NOT_FOUND, also for what another API key made;
             IDEMPOTENCY_MISMATCH where it was made by another request; INVALID_FIELDS where neither
             the id nor an Idempotency-Key names one.
-        RefusedError: RATE_LIMITED.
-
     """
-    call.state.replay_limits.spend(call.caller.account.id)
+    accept.note_replayed(call.caller)
     if heard.generation is None and idempotency is None:
         raise RequestError(
             "`Last-Event-ID` names no generation; send the whole id, as in GENERATION:1-7.",

@@ -56,7 +56,7 @@ async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None
         raise (
             not_accepted.mismatch()
             if made.reason == "mismatch"
-            else not_accepted.limited(made.rate)
+            else not_accepted.limited(state, call.caller.account.id, made.rate)
         )
     return made
 

@@ -8,7 +8,8 @@ from api.follow.subscriber import Subscriber
 from api.fresh import Fresh
 from api.guards.arriving import Arriving
 from api.guards.identify import Identities
-from api.guards.limits import ReadLimits, Slots
+from api.guards.limits import Limits
+from api.guards.places import Places
 from api.guards.revocations import Revocations
 from api.pace import Paces
 from api.pressure import Pressures
@@ -31,7 +32,6 @@ class State:
     """What every request shares; `promise` carries what is acknowledged to callers.
 
     `watch` tells in one line what becomes of that when Redis dies, and whether it is still fit.
-    `replay_limits` are for repeated requests, which no other limit refuses.
     """
 
     settings: Settings
@@ -45,9 +45,8 @@ class State:
     identities: Identities
     revocations: Revocations
     arriving: Arriving
-    read_limits: ReadLimits
-    replay_limits: ReadLimits
-    waits: Slots
+    limits: Limits
+    places: Places
     subscriber: Subscriber
     rings: Rings
     paces: Paces

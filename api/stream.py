@@ -71,7 +71,7 @@ async def _ended(
 ) -> AsyncGenerator[bytes, None]:
     """Tell what the stream still has, else a snapshot; then the end."""
     with (
-        call.state.waits.hold(where.account),
+        call.state.places.hold(call.caller.account, lambda: None),
         call.state.revocations.watched(call.caller.key, lambda: None) as use,
     ):
         use.check()
@@ -99,7 +99,7 @@ async def _live(
     reader = _Reader(state.settings.api.ping_seconds, begun.deadline_seconds)
     farewell.listen(call.request.scope, on_gone=reader.hang_up, on_leave=reader.leave)
     with (
-        state.waits.hold(where.account),
+        state.places.hold(call.caller.account, reader.leave),
         state.revocations.watched(call.caller.key, reader.wake) as use,
         reader,
         state.rings.join(where, reader) as ring,

@@ -91,15 +91,17 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     # Of one process: open at once, and of bodies that are still arriving.
     connections_max: Positive = 20_000
     bodies_bytes_max: Positive = 67_108_864
-    body_bytes_max: Positive = 1_048_576
+    body_bytes_max: Positive = 5_242_880
     body_seconds: Seconds = 30.0
     header_bytes_max: Positive = 16_384
     header_seconds: Seconds = 10.0
     stuck_reader_seconds: Seconds = 30.0
     ping_seconds: Seconds = 10.0
     wait_seconds_max: Annotated[int, Meta(ge=1, le=300)] = 45
+    # Every tier may do these at least (Tier in tiers.py has the rest).
     waits_per_account: Positive = 100
     reads_per_minute: Positive = 300
+    # For each generation that is unfinished or ended within the last minute.
     reads_per_unfinished: Positive = 60
     # Of the pages that browsers may call this API from, as in https://app.example.org; `*` for all.
     cors_origins: tuple[Origin, ...] = ()
@@ -260,6 +262,7 @@ class Settings(Section, frozen=True, kw_only=True):
         reading.check(cls, tree, "", faults)
         faults += redis_url.faults(tree.get("redis"))
         _check_beat(tree, faults)
+        _check_body(tree, faults)
         faults += websearch.faults(tree.get("search")) + egress.faults(tree.get("egress"))
         reading.check(Entries, more, "", theirs)
         for each, told in ((tree, faults), (more, theirs)):
@@ -310,6 +313,20 @@ def _check_beat(tree: reading.Tree, faults: list[str]) -> None:
         worker = msgspec.convert(tree.get("worker", {}), WorkerSettings, strict=False)
         if worker.beat_seconds > worker.lease_seconds / 2:
             faults.append("worker.beat_seconds: must be at most half of worker.lease_seconds")
+
+
+def _check_body(tree: reading.Tree, faults: list[str]) -> None:
+    """Refuse a bound on bodies under which not every message fits that is short enough."""
+    with suppress(msgspec.ValidationError):
+        api = msgspec.convert(tree.get("api", {}), ApiSettings, strict=False)
+        limits = msgspec.convert(tree.get("limits", {}), LimitSettings, strict=False)
+        needed = limits.submission_bytes_max
+        if api.body_bytes_max < needed:
+            faults.append(
+                f"api.body_bytes_max: must be at least {needed}, so that a message and a system "
+                f"prompt of {limits.message_characters_max} characters "
+                "(limits.message_characters_max) fit however JSON escapes them"
+            )
 
 
 def _check_entries(tree: reading.Tree, providers: set[str], faults: list[str]) -> None:

@@ -1,10 +1,15 @@
 """What accounts may do, by tier, and the bounds that are the same for all of them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
 from shared.sections import Positive, Seconds, Section, Share
+
+# A character outside of the basic plane is a pair of escapes, as in \ud83c\udf0d.
+_BYTES_PER_CHARACTER_MAX: Final = 12
+# Metadata, URLs of media, and everything else that stands beside the texts.
+_OTHER_FIELDS_BYTES: Final = 262_144
 
 TierName = Literal["free", "pro", "enterprise"]
 
@@ -14,12 +19,22 @@ class Tier(Section, frozen=True, kw_only=True):
 
     `weight` is its share where accounts compete: one of weight 4 is served four times as often as
     one of weight 1.
+
+    The last four hold in each process of the front. Where they are not set, an account may read
+    and cancel 10 times for each submission it is allowed, and `api.reads_per_minute` times at
+    least; as many more for each generation as `api.reads_per_unfinished` says. Of its submissions
+    twice as many as are allowed may be refused a minute, and as many repeated, 60 at least. It may
+    have as many streams and waits open as generations running, `api.waits_per_account` at least.
     """
 
     submissions_per_minute: Positive
     unfinished_max: Positive = 10_000
     running_max: Positive = 1_000
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    reads_per_minute: Positive | None = None
+    cancels_per_minute: Positive | None = None
+    refused_per_minute: Positive | None = None
+    waits_max: Positive | None = None
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
@@ -41,6 +56,11 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     interactive_deadline_seconds: Seconds = 900.0
     batch_deadline_seconds: Seconds = 86_400.0
     deadline_seconds_max: Seconds = 604_800.0
+
+    @property
+    def submission_bytes_max(self) -> int:
+        """The longest body of a submission whose texts are short enough, all of it escaped."""
+        return 2 * self.message_characters_max * _BYTES_PER_CHARACTER_MAX + _OTHER_FIELDS_BYTES
 
     def of(self, tier: TierName) -> Tier:
         """Return what an account of a tier may do."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from api.guards.limits import headers
 from shared.errors import Code, RefusedError
 from shared.settings import ApiSettings
 
@@ -42,7 +43,9 @@ class Arriving:
     def _check(self, account: str, size: int) -> None:
         own = self._by_account.get(account, 0)
         if own and own + size > self._most * _ACCOUNT_SHARE:
-            raise _refused("The account sends too many bodies at once.", Code.RATE_LIMITED)
+            refusal = _refused("The account sends too many bodies at once.", Code.RATE_LIMITED)
+            refusal.headers |= headers(int(self._most * _ACCOUNT_SHARE), _AGAIN_SECONDS)
+            raise refusal
         if self._total and self._total + size > self._most:
             raise _refused("Too many bodies are arriving here.", Code.UNAVAILABLE)
 

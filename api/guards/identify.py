@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from starlette.datastructures import Headers
 
 from api.fresh import Fresh
+from api.guards.limits import Attempt
 from shared import ids
 from shared.clock import Clock, iso
 from shared.errors import Code, RequestError
@@ -20,11 +21,15 @@ TRUSTED_SECONDS: Final = 0.8
 
 
 class Caller(NamedTuple):
-    """Who asks, and the root of the partition where all of theirs is."""
+    """Who asks, and the root of the partition where all of theirs is.
+
+    `attempt` is the submission that this request makes, if it makes one.
+    """
 
     key: ApiKey
     account: Account
     root: str
+    attempt: Attempt | None = None
 
 
 class Identities:

@@ -1,83 +1,294 @@
-"""How often an account may read, and how many waits it may hold open, in this process.
+"""How often an account may do what, in this process.
 
-Submissions are not limited here but in the accepting call itself, where the limit is exact for all
-processes.
+Owns the sizes of each tier's buckets and what each kind of request takes from them. What creates is
+limited exactly, for all processes, by the function in Redis that stores it; here only what is
+refused or repeated of it is bounded, before its body is read.
+
+DESIGN
+- Reads: one bucket, of a size that follows the tier and what is unfinished or has just ended.
+- Looks at a generation are reads. Where those are used up, a look is let through nevertheless if
+  the last one of that generation was answered as long ago as its hint said. Such looks are noted
+  only while reads are used up; a generation without a note counts as one that may be looked at, so
+  many a minute.
+- Cancels and deletions have a bucket of their own, and take from the reads' where it is empty.
+- Submissions take a token before the body is read, and get it back when they are accepted. One
+  beyond the limit in Redis notes until when all others would be, and these are refused at once:
+  unless they may be repeated ones, which are answered in any case (Idempotency-Key, Last-Event-ID).
+- Repeated submissions have a bucket of their own. Where it is empty, the key alone tells in Redis
+  whether a request is one.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
+from api.guards.buckets import Bucket, Recent
+from shared import ids
 from shared.clock import Clock
-from shared.errors import Code, RefusedError
-from shared.settings import ApiSettings
+from shared.errors import Code, RefusedError, RequestError
+from shared.redis.functions import Rate
+from shared.settings import Settings
+from shared.tiers import TierName
+from shared.wire.account import Account
 
-_REMEMBERED_MAX: Final = 10_000
+Kind = Literal["read", "look", "cancel", "submission"]
+
+READS_PER_SUBMISSION: Final = 10
+_REFUSED_PER_SUBMISSION: Final = 2
+_REFUSED_MIN: Final = 60
+_ACCOUNTS_MAX: Final = 10_000
+# An account's generations whose looks are noted while its reads are used up.
+_NOTED_MAX: Final = 4_096
+# A look may come this much before its time: clocks and networks are not exact.
+_EARLY_SECONDS: Final = 0.1
+_HINT_SECONDS_MIN: Final = 1.0
 
 
-class ReadLimits:
-    """A token bucket an account: so many reads a minute, and more for what is unfinished."""
+class Allowance(NamedTuple):
+    """What an account of a tier may do: so many a minute, and `waits` open at once."""
 
-    def __init__(self, settings: ApiSettings, clock: Clock) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self._unfinished: dict[str, int] = {}
+    submissions: int
+    reads: int
+    cancels: int
+    refused: int
+    waits: int
 
-    def note_unfinished(self, account: str, count: int) -> None:
-        """Remember how many generations an account was last seen to wait for."""
-        if account in self._buckets:
-            self._unfinished[account] = count
-
-    def spend(self, account: str) -> None:
-        """Take one read from the account's bucket. Raises RefusedError when it is empty."""
-        now = self._clock.monotonic()
-        allowance = (
-            self._settings.reads_per_minute
-            + self._settings.reads_per_unfinished * self._unfinished.get(account, 0)
+    @classmethod
+    def of(cls, settings: Settings, name: TierName) -> "Allowance":
+        """Return what the settings say, and what follows from them where they say nothing."""
+        tier, api = settings.limits.of(name), settings.api
+        submissions = tier.submissions_per_minute
+        reads = max(api.reads_per_minute, READS_PER_SUBMISSION * submissions)
+        refused = max(_REFUSED_MIN, _REFUSED_PER_SUBMISSION * submissions)
+        waits = max(api.waits_per_account, tier.running_max)
+        return cls(
+            submissions=submissions,
+            reads=_first(tier.reads_per_minute, reads),
+            cancels=_first(tier.cancels_per_minute, reads),
+            refused=_first(tier.refused_per_minute, refused),
+            waits=_first(tier.waits_max, waits),
         )
-        tokens, at = self._buckets.get(account, (float(allowance), now))
-        tokens = min(allowance, tokens + (now - at) * allowance / 60)
-        if tokens < 1:
-            seconds = max(1, math.ceil((1 - tokens) * 60 / allowance))
-            raise RefusedError(
-                f"More than {allowance} reads a minute; wait {seconds} s.",
-                Code.RATE_LIMITED,
-                retry_after_seconds=seconds,
-            )
-        self._remember(account, tokens - 1, now)
-
-    def _remember(self, account: str, tokens: float, now: float) -> None:
-        self._buckets[account] = (tokens, now)
-        self._buckets.move_to_end(account)
-        if len(self._buckets) > _REMEMBERED_MAX:
-            forgotten, _ = self._buckets.popitem(last=False)
-            self._unfinished.pop(forgotten, None)
 
 
-class Slots:
-    """How many waits each account holds open."""
+def _first(said: int | None, derived: int) -> int:
+    return derived if said is None else said
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken: dict[str, int] = {}
 
-    @contextmanager
-    def hold(self, account: str) -> Iterator[None]:
-        """Hold one wait open. Raises RefusedError when the account holds as many as it may."""
-        taken = self._taken.get(account, 0)
-        if taken >= self._most:
-            raise RefusedError(
-                f"The account already holds {self._most} waits open.",
-                Code.RATE_LIMITED,
-                retry_after_seconds=1,
-            )
-        self._taken[account] = taken + 1
-        try:
-            yield
-        finally:
-            self._taken[account] -= 1
-            if not self._taken[account]:
-                del self._taken[account]
+def allowances(settings: Settings) -> dict[TierName, Allowance]:
+    """Return every tier's."""
+    names: tuple[TierName, ...] = ("free", "pro", "enterprise")
+    return {name: Allowance.of(settings, name) for name in names}
+
+
+class Limits:
+    """What each account has used up."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._allowances = allowances(settings)
+        self._per_unfinished = settings.api.reads_per_unfinished
+        self._clock = clock
+        self._accounts: OrderedDict[str, _Spending] = OrderedDict()
+
+    def note_unfinished(self, account: str, count: int, *, is_new: bool = False) -> None:
+        """Remember how many generations an account has unfinished; `is_new`: one was accepted."""
+        now = self._clock.monotonic()
+        self._of(account, now).recent.note(count, now, is_new=is_new)
+
+    def take_read(self, account: Account) -> None:
+        """Take one read. Raises RefusedError (RATE_LIMITED) when there is none left."""
+        now = self._clock.monotonic()
+        spending = self._of(account.id, now)
+        size = self._read_size(account, spending, now)
+        wait = spending.reads.wait_seconds(size, now)
+        if wait:
+            raise _refusal("reads", size, wait, spending.reads.reset_seconds)
+        spending.reads.take()
+
+    def take_look(self, account: Account, generation: str) -> None:
+        """Take one read, or none where the hint allows the look. Raises as `take_read`."""
+        now = self._clock.monotonic()
+        spending = self._of(account.id, now)
+        size = self._read_size(account, spending, now)
+        wait = spending.reads.wait_seconds(size, now)
+        if not wait:
+            spending.reads.take()
+            return
+        if ids.is_id(generation):
+            firsts = 2 * self._allowances[account.tier].submissions
+            wait = min(wait, spending.look_by_hint(generation, firsts, now))
+        if wait:
+            raise _refusal("reads", size, wait, spending.reads.reset_seconds)
+
+    def note_hint(self, account: str, generation: str, seconds: int) -> None:
+        """Remember what a look was answered, if that may matter."""
+        spending = self._accounts.get(account)
+        if spending is not None and generation in spending.looks:
+            spending.looks[generation] = self._clock.monotonic() + seconds
+
+    def take_cancel(self, account: Account) -> None:
+        """Take one cancel, or else one read. Raises RefusedError (RATE_LIMITED) without either."""
+        now = self._clock.monotonic()
+        spending = self._of(account.id, now)
+        extra = self._per_unfinished * spending.recent.count(now)
+        size = self._allowances[account.tier].cancels + extra
+        wait = spending.cancels.wait_seconds(size, now)
+        if not wait:
+            spending.cancels.take()
+            return
+        by_reads = spending.reads.wait_seconds(self._read_size(account, spending, now), now)
+        if by_reads:
+            reset = spending.cancels.reset_seconds
+            raise _refusal("cancels and deletions", size, min(wait, by_reads), reset)
+        spending.reads.take()
+
+    def begin_submission(self, account: Account, *, may_repeat: bool) -> "Attempt":
+        """Begin a submission whose body was not read yet; `may_repeat`: it may be a repeated one.
+
+        Raises RefusedError (RATE_LIMITED).
+        """
+        now = self._clock.monotonic()
+        spending = self._of(account.id, now)
+        size = self._allowances[account.tier].refused
+        if not may_repeat and spending.is_limited_to(
+            self._allowances[account.tier].submissions, now
+        ):
+            raise spending.beyond_limit(now)
+        wait = spending.refused.wait_seconds(size, now)
+        if wait:
+            wait = max(wait, spending.limited_until - now)
+            reset = spending.refused.reset_seconds
+            raise _refusal("submissions that are refused", size, wait, reset)
+        spending.refused.take()
+        return Attempt(spending, size)
+
+    def replays_refusal(self, account: Account) -> RefusedError | None:
+        """Return what a repeated submission is refused with at present, if it is."""
+        now = self._clock.monotonic()
+        spending = self._of(account.id, now)
+        size = self._allowances[account.tier].refused
+        wait = spending.replays.wait_seconds(size, now)
+        if not wait:
+            return None
+        return _refusal("repeated submissions", size, wait, spending.replays.reset_seconds)
+
+    def note_limited(self, account: str, rate: Rate) -> None:
+        """Remember until when Redis lets no further submission of the account through."""
+        now = self._clock.monotonic()
+        spending = self._of(account, now)
+        spending.limited_until = now + rate.retry_ms / 1000
+        spending.limited_reset = now + rate.reset_ms / 1000
+        spending.limited_to = rate.limit
+
+    def _read_size(self, account: Account, spending: "_Spending", now: float) -> int:
+        extra = self._per_unfinished * spending.recent.count(now)
+        return self._allowances[account.tier].reads + extra
+
+    def _of(self, account: str, now: float) -> "_Spending":
+        spending = self._accounts.get(account)
+        if spending is None:
+            spending = self._accounts[account] = _Spending(now)
+            if len(self._accounts) > _ACCOUNTS_MAX:
+                self._accounts.popitem(last=False)
+        else:
+            self._accounts.move_to_end(account)
+        return spending
+
+
+class _Spending:
+    """What one account has used up."""
+
+    __slots__ = (
+        "cancels", "first_looks", "limited_reset", "limited_to", "limited_until", "looks",
+        "reads", "recent", "refused", "replays",
+    )  # fmt: skip
+
+    def __init__(self, now: float) -> None:
+        self.recent = Recent(now)
+        self.reads = Bucket(now)
+        self.cancels = Bucket(now)
+        self.refused = Bucket(now)
+        self.replays = Bucket(now)
+        self.first_looks = Bucket(now)
+        # Generation to when its hint allows the next look.
+        self.looks: OrderedDict[str, float] = OrderedDict()
+        self.limited_until = self.limited_reset = now
+        self.limited_to = 0
+
+    def look_by_hint(self, generation: str, firsts: int, now: float) -> float:
+        """Return after how many seconds the hint allows a look; 0 if it does, which is noted."""
+        due = self.looks.get(generation)
+        if due is None:
+            wait = self.first_looks.wait_seconds(firsts, now)
+            if wait:
+                return wait
+            self.first_looks.take()
+        elif due - _EARLY_SECONDS > now:
+            return due - now
+        self.looks[generation] = now + _HINT_SECONDS_MIN
+        self.looks.move_to_end(generation)
+        if len(self.looks) > _NOTED_MAX:
+            self.looks.popitem(last=False)
+        return 0.0
+
+    def is_limited_to(self, submissions: int, now: float) -> bool:
+        """Tell whether Redis would refuse a submission, under the limit as it is now."""
+        return self.limited_until > now and self.limited_to == submissions
+
+    def beyond_limit(self, now: float) -> RefusedError:
+        """Return the refusal of a submission that Redis would refuse."""
+        return RefusedError(
+            f"More than {self.limited_to} messages and sessions a minute.",
+            Code.RATE_LIMITED,
+            retry_after_seconds=math.ceil(self.limited_until - now),
+            headers=headers(self.limited_to, self.limited_reset - now),
+        )
+
+
+class Attempt:
+    """A submission under way. Its token is given back unless it turns out to be refused."""
+
+    __slots__ = ("_is_decided", "_refused_size", "_spending")
+
+    def __init__(self, spending: _Spending, refused_size: int) -> None:
+        self._spending = spending
+        self._refused_size = refused_size
+        self._is_decided = False
+
+    def give_back(self) -> None:
+        """It was not refused."""
+        if not self._is_decided:
+            self._is_decided = True
+            self._spending.refused.give_back()
+
+    def note_replayed(self) -> None:
+        """It was a repeated one."""
+        self.give_back()
+        self._spending.replays.take()
+
+    def note_refused(self, error: RequestError | RefusedError, now: float) -> None:
+        """It was refused. What it is told of when to come again must hold for this limit, too."""
+        if self._is_decided:
+            return
+        self._is_decided = True
+        if isinstance(error, RefusedError) and error.retry_after_seconds is not None:
+            wait = math.ceil(self._spending.refused.wait_seconds(self._refused_size, now))
+            error.retry_after_seconds = max(error.retry_after_seconds, wait)
+
+
+def headers(limit: int, reset_seconds: float) -> dict[str, str]:
+    """Return the headers of a refusal by a limit: what it is, and when all of it is there again."""
+    return {
+        "ratelimit-limit": str(limit),
+        "ratelimit-remaining": "0",
+        "ratelimit-reset": str(math.ceil(reset_seconds)),
+    }
+
+
+def _refusal(what: str, size: int, wait: float, reset: float) -> RefusedError:
+    seconds = math.ceil(wait)
+    return RefusedError(
+        f"More than {size} {what} a minute; wait {seconds} s.",
+        Code.RATE_LIMITED,
+        retry_after_seconds=seconds,
+        headers=headers(size, max(reset, wait)),
+    )

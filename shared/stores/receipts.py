@@ -3,6 +3,7 @@
 Written by the functions that accept a message or create a session; here it is only read.
 """
 
+import hashlib
 from typing import NamedTuple
 
 from shared.redis import keys
@@ -15,6 +16,11 @@ class StoredReceipt(NamedTuple):
     fingerprint: str
     generation: str | None
     session: str
+
+
+def hashed(key: str) -> str:
+    """Return what stands for a caller's key, which is of any form."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 async def find(redis: Connection, root: str, account: str, key: str) -> StoredReceipt | None:

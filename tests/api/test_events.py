@@ -260,7 +260,7 @@ async def test_an_empty_place_to_go_on_from_is_none(api: Customer) -> None:
 
 
 async def test_an_account_follows_as_many_as_it_may(system: System, provider: Provider) -> None:
-    system.change("api", waits_per_account=2)
+    system.change_tier("enterprise", waits_max=2)
     await system.front()
     api = await system.customer()
     receipt = await api.ask("hello")

@@ -102,7 +102,8 @@ async def test_what_was_refused_for_its_form_is_not_counted(system: System) -> N
 
 
 async def test_reads_are_limited_by_the_minute(system: System) -> None:
-    system.change("api", reads_per_minute=5, reads_per_unfinished=10)
+    system.change_tier("enterprise", reads_per_minute=5)
+    system.change("api", reads_per_unfinished=10)
     await system.front()
     api, twin = await system.customer(), await system.customer()
     other = await system.customer("two")
@@ -119,7 +120,8 @@ async def test_reads_are_limited_by_the_minute(system: System) -> None:
 
 
 async def test_unfinished_work_may_be_looked_at_more_often(system: System) -> None:
-    system.change("api", reads_per_minute=5, reads_per_unfinished=10)
+    system.change_tier("enterprise", reads_per_minute=5)
+    system.change("api", reads_per_unfinished=10)
     await system.front()
     api = await system.customer()
     body(await api.get(CREDITS))
@@ -138,11 +140,19 @@ async def test_an_account_has_only_so_much_unfinished(system: System) -> None:
     receipts = [await api.ask("hello"), await api.ask("hello", priority="batch")]
     answer = await _post(api)
     refused(answer, 429, "RATE_LIMITED")
-    assert int(answer.headers["retry-after"]) >= 1
+    _says_which_limit(answer, 2)
     body(await _post(other))
     body(await api.post(receipts[0]["cancel_url"]))
     body(await _post(api))
     refused(await _post(api), 429, "RATE_LIMITED")
+
+
+def _says_which_limit(answer: httpx.Response, limit: int) -> None:
+    """Check what every refusal by a limit carries."""
+    again = int(answer.headers["retry-after"])
+    assert again >= 1
+    said = {name: answer.headers[f"ratelimit-{name}"] for name in ("limit", "remaining", "reset")}
+    assert said == {"limit": str(limit), "remaining": "0", "reset": str(again)}
 
 
 async def test_a_session_has_only_so_many_that_wait(system: System) -> None:
@@ -154,7 +164,7 @@ async def test_a_session_has_only_so_many_that_wait(system: System) -> None:
     answer = await api.post("/api/v1/chat", json={"message": "hello", "session_id": session})
     told = refused(answer, 429, "RATE_LIMITED")
     assert told["error"] == "The session has 1 waiting messages, as many as it may."
-    assert int(answer.headers["retry-after"]) >= 1
+    _says_which_limit(answer, 1)
     body(await _post(api))
     body(await api.post(waits["cancel_url"]))
     assert await api.ask("hello", session_id=session)

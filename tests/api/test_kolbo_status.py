@@ -319,7 +319,7 @@ async def test_a_wait_must_be_a_whole_number(api: Customer) -> None:
 
 
 async def test_an_account_holds_only_so_many_waits(system: System) -> None:
-    system.change("api", waits_per_account=2)
+    system.change_tier("enterprise", waits_max=2)
     await system.front()
     api, other = await system.customer(), await system.customer("two")
     receipt, others = await api.ask("hello"), await other.ask("hello")
@@ -344,7 +344,7 @@ async def test_who_stops_waiting_gives_the_place_back(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
-    system.change("api", waits_per_account=1)
+    system.change_tier("enterprise", waits_max=1)
     await system.front()
     api = await system.customer()
     receipt = await api.ask("hello")

@@ -244,7 +244,7 @@ async def test_every_option_is_refused_as_in_the_other_dialect(api: Customer) ->
 
 @pytest.mark.each_once
 async def test_who_may_not_wait_is_refused_before_the_message_is_in(system: System) -> None:
-    system.change("api", waits_per_account=1)
+    system.change_tier("enterprise", waits_max=1)
     await system.front()
     api = await system.customer()
     sent = [_later(api) for _ in range(2)]
@@ -263,7 +263,7 @@ async def test_who_hangs_up_gives_the_place_back_and_loses_nothing(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
-    system.change("api", waits_per_account=1)
+    system.change_tier("enterprise", waits_max=1)
     await system.front()
     api = await system.customer()
     sent = _later(api)

@@ -87,9 +87,10 @@ async def test_replay_goes_before_what_a_new_request_is_refused_for(
 async def test_replay_is_told_where_to_look_where_there_is_no_room_to_wait(
     system: System,
 ) -> None:
-    system.change("api", waits_per_account=0, wait_seconds_max=1)
+    system.change("api", wait_seconds_max=1)
+    system.change_tier("enterprise", waits_max=0)
     full = await system.front()
-    system.change("api", waits_per_account=10)
+    system.change_tier("enterprise", waits_max=10)
     url = await system.front()
     api = await system.customer()
     asked: Json = {"message": "hello"}
@@ -121,7 +122,7 @@ async def test_replay_is_answered_by_a_server_that_takes_nothing_in(
 
 
 async def test_replays_have_a_limit_of_their_own(system: System) -> None:
-    system.change("api", reads_per_minute=3, reads_per_unfinished=0)
+    system.change_tier("enterprise", refused_per_minute=3)
     await system.front()
     api = await system.customer()
     receipts = [await api.post(KOLBO, json={"message": "hello"}, headers=KEY) for _ in range(4)]

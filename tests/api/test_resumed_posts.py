@@ -175,7 +175,7 @@ async def test_idempotency_key_goes_on_after_the_id_and_never_twice(
 
 
 async def test_resumed_requests_have_the_limit_of_repeated_ones(system: System) -> None:
-    system.change("api", reads_per_minute=2, reads_per_unfinished=0)
+    system.change_tier("enterprise", refused_per_minute=2)
     await system.front()
     api = await system.customer()
     headers = {"last-event-id": f"{ids.new_id()}:1-1"}

@@ -164,6 +164,11 @@ class System:
         changed = msgspec.structs.replace(getattr(self.settings, section), **fields)
         self.settings = msgspec.structs.replace(self.settings, **{section: changed})
 
+    def change_tier(self, name: TierName, **fields: object) -> None:
+        """Change what accounts of a tier may do: `change_tier("free", waits_max=1)`."""
+        tier = msgspec.structs.replace(self.settings.limits.of(name), **fields)
+        self.change("limits", **{name: tier})
+
     # Fronts and workers in this loop
 
     async def front(self, clock: Clock | None = None) -> str:

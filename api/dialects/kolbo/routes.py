@@ -43,8 +43,10 @@ async def status(call: Call) -> Answer:
     generation = await _look(call)
     if generation is None:
         raise parameters.unknown_generation()
-    call.state.read_limits.note_unfinished(call.caller.account.id, generation.unfinished)
+    limits, account = call.state.limits, call.caller.account.id
+    limits.note_unfinished(account, generation.unfinished)
     hint, eta = await hints.now(call.state, call.caller.root, generation)
+    limits.note_hint(account, generation.id, hint)
     tag = translate.etag(generation, call.state.seal.expires())
     if _is_known(tag, call.headers):
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
@@ -66,7 +68,7 @@ async def _look(call: Call) -> Generation | None:
 
     patience = wait.Patience(call.request, seconds)
     with (
-        call.state.waits.hold(call.caller.account.id),
+        call.state.places.hold(call.caller.account, patience.end),
         call.state.revocations.watched(call.caller.key, patience.end) as use,
     ):
         generation = await wait.until(
@@ -207,7 +209,6 @@ ENDPOINTS: Final = (
         description="Answers at once with a receipt; the answer is found at its `poll_url`.",
         body=Body(wire.SubmitBody),
         replies=wire.SubmitReply,
-        is_read=False,
         headers=("Idempotency-Key",),
         sends=ACCEPTED,
         errors=(
@@ -229,6 +230,7 @@ ENDPOINTS: Final = (
         path="/generate/{generation_id}/status",
         scope="read",
         handler=status,
+        limit="look",
         summary="Look at a generation, or wait for it",
         description="Loop while `state` is `processing`, every `poll_interval_hint` seconds.",
         replies=wire.StatusReply,
@@ -265,6 +267,7 @@ ENDPOINTS: Final = (
         path="/generate/{generation_id}/cancel",
         scope="chat",
         handler=cancel,
+        limit="cancel",
         summary="Cancel a generation",
         replies=wire.CancelReply,
         errors=(Code.GENERATION_NOT_FOUND, Code.ALREADY_FINISHED),

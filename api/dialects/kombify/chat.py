@@ -48,6 +48,10 @@ _BRAIN_AGAIN_SECONDS: Final = 3
 _OVERLOADED_AGAIN_SECONDS: Final = 5
 
 
+def _ends_in_time() -> None:
+    """Do nothing: an answer is waited for no longer than a place is kept."""
+
+
 async def chat(call: Call) -> Answer | Stream:
     """POST /chat: take a message in, and answer it if it is answered in time."""
     return await _chat(call, call.body.companion)
@@ -75,7 +79,7 @@ async def _chat(call: Call, name: str | None) -> Answer | Stream:
         try:
             intent = await _intent(call, name)
             # Where there is no room to wait, the message is not taken in.
-            waiting.enter_context(call.state.waits.hold(call.caller.account.id))
+            waiting.enter_context(call.state.places.hold(call.caller.account, _ends_in_time))
             origin = resume.origin(call, _route(call))
             receipt = await accept.accept(
                 call.state, call.caller, intent, key, call.request_id, origin=origin
@@ -114,7 +118,7 @@ async def _repeat(
         return await _follow(call, AUTO, receipt, after)
     with ExitStack() as waiting:
         try:
-            waiting.enter_context(call.state.waits.hold(call.caller.account.id))
+            waiting.enter_context(call.state.places.hold(call.caller.account, _ends_in_time))
         except RefusedError:
             return await _later(call, AUTO, receipt)
         return await _answer(call, AUTO, receipt)

@@ -1,0 +1,291 @@
+"""What each kind of request is limited by, over sockets: reads, looks, cancels, submissions."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import httpx
+import msgspec
+import pytest
+
+from api.app import ADMIN, MOUNTS
+from shared.settings import Settings
+from shared.tiers import Tier
+from tests.api import kombify
+from tests.api.kombify import SESSIONS
+from tests.support import waiting
+from tests.support.customer import Customer, body, refused
+from tests.support.follower import following
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+CHAT: Final = "/api/v1/chat"
+LIST: Final = "/api/v1/chat/conversations"
+CREDITS: Final = "/api/v1/account/credits"
+_SUBMISSIONS: Final = 600
+
+
+def _limits(answer: httpx.Response) -> int:
+    """Check that a refusal by a limit says all it must; return when to come again."""
+    assert answer.status_code == 429, answer.text
+    assert answer.json()["code"] == "RATE_LIMITED"
+    again = int(answer.headers["retry-after"])
+    assert again >= 1
+    assert int(answer.headers["ratelimit-limit"]) >= 1
+    assert answer.headers["ratelimit-remaining"] == "0"
+    assert int(answer.headers["ratelimit-reset"]) >= again
+    return again
+
+
+async def _exhaust_reads(api: Customer) -> int:
+    async def is_refused() -> httpx.Response | None:
+        answer = await api.get(CREDITS)
+        return None if answer.status_code == 200 else answer
+
+    return _limits(await waiting.until(is_refused))
+
+
+def test_every_route_counts_as_what_it_does() -> None:
+    for mount, endpoints in (MOUNTS | ADMIN).items():
+        for each in endpoints:
+            if each.method == "DELETE" or each.path.endswith("/cancel") or "admin" in mount:
+                expected = {"cancel"} if each.method != "GET" else {"read"}
+            elif each.method == "POST":
+                # What stores nothing may say that it is a read.
+                expected = {"submission", "read"} - ({"read"} if each.status == 201 else set())
+            else:
+                expected = {"look"} if each.path.endswith("/status") else {"read"}
+            assert each.counts_as in expected, (mount, each.route)
+
+
+async def test_reads_that_are_used_up_stop_nothing_else(system: System) -> None:
+    system.change_tier("enterprise", reads_per_minute=3)
+    system.change("api", reads_per_unfinished=1)
+    await system.front()
+    api = await system.customer()
+    receipts = [await api.ask("hello") for _ in range(2)]
+    made = kombify.told(await api.post(SESSIONS, json={}), 201)
+    # No time passes between these but what they take.
+    for _ in range(3):
+        await _exhaust_reads(api)
+        # A look that the hint allows, a cancel, deletions, and what is begun.
+        for receipt in receipts:
+            system.clock.turn(receipt["poll_interval_hint"])
+            await _exhaust_reads(api)
+            receipt["poll_interval_hint"] = (await api.look(receipt))["poll_interval_hint"]
+    assert _limits(await api.get(receipts[1]["poll_url"])) >= 1
+    body(await api.post(receipts[0]["cancel_url"]))
+    body(await api.delete(f"{LIST}/{receipts[1]['session_id']}"))
+    assert (await api.delete(f"{SESSIONS}/{made['id']}")).status_code == 204
+    kombify.told(await api.post(SESSIONS, json={}), 201)
+    await api.ask("hello")
+
+
+async def test_sessions_count_as_submissions(system: System) -> None:
+    await system.front()
+    api = await system.customer(tier="free")
+    for number in range(5):
+        await api.ask("hello")
+        answer = await api.post(SESSIONS, json={})
+        kombify.told(answer, 201)
+        assert answer.headers["ratelimit-limit"] == "10"
+        assert 9 - number * 2 - 1 <= int(answer.headers["ratelimit-remaining"]) < 10
+    for path, asked in ((SESSIONS, {}), (CHAT, {"message": "hello"}), (SESSIONS, {})):
+        assert 1 <= _limits(await api.post(path, json=asked)) <= 6
+    assert kombify.told(await api.get(SESSIONS))["total"] == 10
+
+
+async def test_refused_submissions_are_limited_before_their_body_is_read(system: System) -> None:
+    system.change_tier("free", refused_per_minute=3)
+    await system.front()
+    api, other = await system.customer(tier="free"), await system.customer("two", tier="free")
+    refused(await api.post(CHAT, json={}), 400, "MISSING_FIELDS")
+    refused(await api.post(CHAT, json={"message": "x", "model": "none"}), 400, "MODEL_NOT_FOUND")
+    kombify.refused(await api.post(SESSIONS, json={"name": 3}), 400, "INVALID_FIELDS")
+    again = _limits(await api.post(CHAT, json={"message": "hello"}))
+    assert again == 20
+    # The body was not even sent.
+    told = await _send_head(api, f"POST {CHAT}", "Content-Length: 1000000")
+    assert told.startswith(b"HTTP/1.1 429 "), told
+    body(await other.post(CHAT, json={"message": "hello"}))
+    body(await api.get(CREDITS))
+    system.clock.turn(again)
+    body(await api.post(CHAT, json={"message": "hello"}))
+
+
+async def test_replays_are_limited_before_their_body_is_read(system: System) -> None:
+    system.change_tier("enterprise", refused_per_minute=2)
+    await system.front()
+    api = await system.customer()
+    key, asked = {"idempotency-key": "k"}, {"message": "hello"}
+    first, *replays = [await api.post(CHAT, json=asked, headers=key) for _ in range(3)]
+    assert {body(each)["message_id"] for each in replays} == {body(first)["message_id"]}
+    told = await _send_head(api, f"POST {CHAT}", "Content-Length: 100", "Idempotency-Key: k")
+    assert told.startswith(b"HTTP/1.1 429 "), told
+    seconds = _limits(await api.post(CHAT, json=asked, headers=key))
+    # None of this was a refused message.
+    for _ in range(2):
+        refused(await api.post(CHAT, json={}), 400, "MISSING_FIELDS")
+    system.clock.turn(seconds)
+    again = body(await api.post(CHAT, json=asked, headers=key))
+    assert again["message_id"] == body(first)["message_id"]
+
+
+async def test_beyond_the_limit_in_redis_the_body_is_not_read_either(system: System) -> None:
+    system.change("limits", free=Tier(submissions_per_minute=1))
+    await system.front()
+    api = await system.customer(tier="free")
+    asked, key = {"message": "hello"}, {"idempotency-key": "k"}
+    first = body(await api.post(CHAT, json=asked, headers=key))
+    again = _limits(await api.post(CHAT, json=asked))
+    assert 50 <= again <= 60
+    told = await _send_head(api, f"POST {CHAT}", "Content-Length: 1000000")
+    assert told.startswith(b"HTTP/1.1 429 "), told
+    assert b"ratelimit-limit: 1\r\n" in told
+    # A repeated request is answered whatever a new one would be refused for.
+    assert body(await api.post(CHAT, json=asked, headers=key))["message_id"] == first["message_id"]
+
+
+async def _send_head(api: Customer, line: str, *fields: str) -> bytes:
+    """Send the head of a request and no body; return the head of the answer."""
+    url = httpx.URL(api.base_url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = [
+        f"{line} HTTP/1.1",
+        "Host: a",
+        f"X-API-Key: {api.headers['x-api-key']}",
+        "Content-Type: application/json",
+        *fields,
+    ]
+    writer.write("\r\n".join((*head, "", "")).encode())
+    async with asyncio.timeout(15):
+        told = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return told
+
+
+Call = Callable[[Customer, str], Coroutine[Any, Any, httpx.Response]]
+CALLS: Final[dict[str, Call]] = {
+    "read": lambda api, _: api.get(CREDITS),
+    "look": lambda api, url: api.get(url),
+    "cancel": lambda api, url: api.post(url.replace("/status", "/cancel")),
+    "deletion": lambda api, _: api.delete(f"{LIST}/none"),
+    "submission": lambda api, _: api.post(CHAT, json={}),
+    "session": lambda api, _: api.post(SESSIONS, json={"name": 3}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_who_waits_as_long_as_told_is_served(system: System, name: str) -> None:
+    few = {"reads_per_minute": 3, "cancels_per_minute": 2, "refused_per_minute": 4}
+    system.change_tier("enterprise", **few)
+    system.change("api", reads_per_unfinished=1)
+    await system.front()
+    api = await system.customer()
+    url = (await api.ask("hello"))["poll_url"]
+    for _ in range(3):
+        while (answer := await CALLS[name](api, url)).status_code != 429:
+            pass
+        system.clock.turn(_limits(answer))
+        assert (await CALLS[name](api, url)).status_code != 429
+
+
+async def test_a_stream_s_place_goes_to_who_comes_when_told(system: System) -> None:
+    system.change_tier("enterprise", waits_max=2)
+    system.change("api", wait_seconds_max=30, ping_seconds=0.05)
+    await system.front()
+    api = await system.customer()
+    path = (await api.ask("hello"))["events_url"]
+    async with following(api, path) as first, following(api, path) as second:
+        assert await first.next()
+        assert await second.next()
+        again = _limits(await api.get(path))
+        assert again <= 30
+        for query in ({"wait": 5}, {"wait": 30}):
+            assert _limits(await api.get(path.replace("/events", "/status"), params=query)) <= 30
+        system.clock.turn(again)
+        async with following(api, path) as third:
+            assert await third.next()
+            assert await first.rest() == first.heard
+            assert first.comments[-1].startswith(": going away")
+            # The other one keeps its place.
+            pings = len(second.comments)
+            ahead = asyncio.create_task(second.next())
+            await waiting.until(lambda: len(second.comments) > pings)
+            ahead.cancel()
+
+
+async def test_an_enterprise_account_waits_for_each_of_its_submissions(system: System) -> None:
+    """600 messages at once, and one long poll each, all open at the same time."""
+    url = httpx.URL(await system.front())
+    api = await system.customer()
+    state = system.settings.limits.enterprise
+    assert state.running_max >= _SUBMISSIONS
+    senders = await asyncio.gather(*(_Line.to(url, api) for _ in range(8)))
+    shares = await asyncio.gather(*(each.submit(_SUBMISSIONS // 8) for each in senders))
+    urls = [each for share in shares for each in share]
+    assert len(set(urls)) == _SUBMISSIONS
+    waits = await asyncio.gather(*(_wait(url, api, each) for each in urls))
+    assert waits == [200] * _SUBMISSIONS
+
+
+class _Line:
+    """A connection that says no more than it must: hundreds of them are open at once."""
+
+    def __init__(
+        self, api: Customer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._key = api.headers["x-api-key"]
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def to(cls, url: httpx.URL, api: Customer) -> "_Line":
+        return cls(api, *await asyncio.open_connection(url.host, url.port))
+
+    async def call(self, line: str, content: bytes = b"") -> tuple[int, bytes]:
+        self._writer.write(
+            f"{line} HTTP/1.1\r\nHost: a\r\nX-API-Key: {self._key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return int(head[9:12]), await self._reader.readexactly(length)
+
+    async def submit(self, count: int) -> list[str]:
+        """Send so many messages; return where to look."""
+        urls = []
+        for _ in range(count):
+            status, told = await self.call(f"POST {CHAT}", b'{"message":"hello"}')
+            assert status == 200, told
+            urls.append(msgspec.json.decode(told)["poll_url"])
+        await self.close()
+        return urls
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+async def _wait(url: httpx.URL, api: Customer, path: str) -> int:
+    line = await _Line.to(url, api)
+    status, _ = await line.call(f"GET {path}?wait=1")
+    await line.close()
+    return status
+
+
+@pytest.mark.parametrize("text", ["\\u00e9", "\\ud83c\\udf0d"])
+async def test_the_longest_message_fits_however_it_is_escaped(system: System, text: str) -> None:
+    await system.front()
+    api = await system.customer()
+    most = Settings().limits.message_characters_max
+    texts = f'"message": "{text * most}", "system_prompt": "{text * most}"'
+    headers = {"content-type": "application/json"}
+    answer = await api.post(CHAT, content=f"{{{texts}}}", headers=headers)
+    # It was read and measured; no model here has room for so much.
+    refused(answer, 400, "CONTEXT_TOO_LONG")
+    longer = texts.replace('"system', f'"project_id": "", "message": "{text * (most + 1)}", "sys')
+    answer = await api.post(CHAT, content=f"{{{longer}}}", headers=headers)
+    assert answer.status_code in {400, 413}
