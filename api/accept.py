@@ -22,7 +22,15 @@ from shared.redis import functions, keys
 from shared.redis.functions import AcceptAsk, Accepted, CancelAsk, Keep, NotAccepted, Rate, Replayed
 from shared.redis.replicated import NotReplicatedError
 from shared.routing import price
-from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose, needs, pick, terms
+from shared.routing.choose import (
+    OUTPUT_TOKENS_MIN,
+    Question,
+    choose,
+    needs,
+    pick,
+    terms,
+    too_long,
+)
 from shared.settings import ModelSettings, Settings
 from shared.stores import generations, receipts
 from shared.stores.fleet import Fleet
@@ -242,8 +250,8 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, Question]
     )
     model = pick(models, question)
     if model is None:
-        _refuse_unavailable(state.catalogue, question)
-        raise _unsuitable(choose(models, question))
+        _refuse_unavailable(state.offered(fleet), question)
+        raise _unsuitable(models, question)
     if intent.model == AUTO:
         # Without a live worker the message waits for one, priced by the first that could answer.
         model = pick(models, msgspec.structs.replace(question, served=fleet.models)) or model
@@ -276,10 +284,10 @@ def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
     return catalogue.by_identifier[name]
 
 
-def _refuse_unavailable(catalogue: Catalogue, question: Question) -> None:
-    """Refuse by its field's name what no model of the deployment can do."""
+def _refuse_unavailable(offered: tuple[ModelSettings, ...], question: Question) -> None:
+    """Refuse by its field's name what no model that is to be had can do."""
     for capability in question.needs:
-        if not any(capability in model.capabilities for model in catalogue.models):
+        if not any(capability in model.capabilities for model in offered):
             raise RequestError(
                 f"The field `{_FIELDS[capability]}` asks for a feature that this deployment does "
                 "not have.",
@@ -287,17 +295,19 @@ def _refuse_unavailable(catalogue: Catalogue, question: Question) -> None:
             )
 
 
-def _unsuitable(choice: Choice) -> RequestError:
-    reasons = {candidate.excluded_by for candidate in choice.routing.candidates}
-    if reasons == {"context_window"}:
+def _unsuitable(models: tuple[ModelSettings, ...], question: Question) -> RequestError:
+    routing = choose(models, question).routing
+    able = [model for model in models if set(question.needs) <= set(model.capabilities)]
+    bars = {each.model: each.excluded_by for each in routing.candidates}
+    if able and all(bars[model.identifier] == "context_window" for model in able):
+        exceeded = too_long(able, question)
         return RequestError(
-            "The message is longer than the context window of every model it could go to.",
-            Code.CONTEXT_TOO_LONG,
+            exceeded.sentence, Code.CONTEXT_TOO_LONG, details=dict(exceeded._asdict())
         )
     return RequestError(
         "No model can answer this request; `routing` says what excluded each.",
         Code.NO_SUITABLE_MODEL,
-        details={"routing": choice.routing},
+        details={"routing": routing},
     )
 
 

@@ -109,6 +109,14 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
         Routing | UnsetType,
         Meta(description="NO_SUITABLE_MODEL: what excluded each model."),
     ] = UNSET
+    tokens: Annotated[
+        int | UnsetType,
+        Meta(description="CONTEXT_TOO_LONG: the message's and the shortest answer's, estimated."),
+    ] = UNSET
+    context_window: Annotated[
+        int | UnsetType,
+        Meta(description="CONTEXT_TOO_LONG: what the largest model has that it could go to."),
+    ] = UNSET
     id: Annotated[
         str | UnsetType, Meta(description="GENERATION_ERROR: the generation that failed.")
     ] = UNSET

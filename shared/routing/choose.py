@@ -4,6 +4,7 @@ Until Smart Select ranks them, the first open candidate in the catalogue's order
 decision says so. A pure function: the same question over the same catalogue gives the same answer.
 """
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -33,6 +34,21 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     served: frozenset[str] | None = None
     cooling: frozenset[str] = frozenset()
     search: SearchSettings | None = None
+
+
+class TooLong(NamedTuple):
+    """How many tokens a window must hold, and how many the largest one does."""
+
+    tokens: int
+    context_window: int
+
+    @property
+    def sentence(self) -> str:
+        """Say both numbers; the tokens are estimated, and a little high."""
+        return (
+            f"The message and the shortest answer take about {self.tokens} tokens; the largest "
+            f"context window of the models that it could go to has {self.context_window}."
+        )
 
 
 class Choice(NamedTuple):
@@ -109,6 +125,18 @@ def terms(model: ModelSettings, question: Question) -> searching.Terms:
     return searching.terms(model, question.search, searching.way_of(model))
 
 
+def too_long(models: Iterable[ModelSettings], question: Question) -> TooLong:
+    """Return by how much a question exceeds the largest window; there is at least one model."""
+    largest = max(models, key=lambda model: model.context_window)
+    return TooLong(_tokens_needed(largest, question), largest.context_window)
+
+
+def _tokens_needed(model: ModelSettings, question: Question) -> int:
+    """Return what a window must hold: all that goes in, and the shortest answer."""
+    added = terms(model, question)
+    return question.input_tokens + added.input_tokens + OUTPUT_TOKENS_MIN
+
+
 def _gate(model: ModelSettings, question: Question) -> str | None:
     """Name the first gate that shuts a model out, or None; a lacking capability is a gate."""
     for capability in question.needs:
@@ -116,7 +144,7 @@ def _gate(model: ModelSettings, question: Question) -> str | None:
             return capability
     added = terms(model, question)
     tokens = question.input_tokens + added.input_tokens
-    if tokens + OUTPUT_TOKENS_MIN > model.context_window:
+    if _tokens_needed(model, question) > model.context_window:
         return "context_window"
     if question.budget is not None:
         affordable = price.affordable_tokens(model, tokens, question.budget, added.searches)

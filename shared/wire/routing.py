@@ -12,7 +12,7 @@ from msgspec import Meta
 Policy = Literal["requested", "catalogue_order"]
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A model that was weighed."""
 
     model: Annotated[str, Meta(description="The model's identifier.")]
@@ -20,7 +20,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     est_credits: Annotated[float, Meta(description="The credits that an answer would cost.")]
     est_seconds: Annotated[float, Meta(description="The seconds that an answer would take.")]
     excluded_by: Annotated[
-        str | None, Meta(description="The check that excluded it; absent where none did.")
+        str | None, Meta(description="The check that excluded it; null where none did.")
     ] = None
 
 

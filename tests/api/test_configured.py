@@ -82,6 +82,31 @@ async def test_auto_never_asks_for_what_nobody_has_the_key_of(system: System) ->
     assert await _listed(system, api) == {}
 
 
+async def test_what_only_models_without_a_key_can_do_is_no_feature_of_the_deployment(
+    system: System,
+) -> None:
+    """As on `pollux up`, whose catalogue knows many models and whose workers serve one."""
+    alpha, beta, gamma = system.settings.models
+    gamma = msgspec.structs.replace(gamma, capabilities=("web_search", "reasoning", "vision"))
+    system.settings = msgspec.structs.replace(system.settings, models=(alpha, beta, gamma))
+    await system.front()
+    api = await system.customer()
+    async with working(system) as worker:
+        await waiting.until(lambda: worker._is_reported)
+        system.clock.turn(1.1)
+        for fields in (
+            {"web_search": True},
+            {"deep_think": True},
+            {"media_urls": ["https://example.org/bear.png"]},
+            {"deep_think": True, "model": "alpha"},
+        ):
+            answer = await api.post("/api/v1/chat", json={"message": "hello", **fields})
+            refusal = refused(answer, 400, "FEATURE_UNAVAILABLE")
+            assert f"`{next(iter(fields))}`" in refusal["error"]
+            answer = await api.post(CHAT, json={"message": "hello", **fields})
+            kombify_refused(answer, 400, "FEATURE_UNAVAILABLE")
+
+
 async def test_an_alias_stands_in_for_a_model_that_nobody_has_the_key_of(system: System) -> None:
     *others, gamma = system.settings.models
     named = msgspec.structs.replace(gamma, identifier="gpt-4o")

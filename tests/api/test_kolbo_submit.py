@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from shared import ids
@@ -263,11 +264,30 @@ async def test_texts_are_bounded_in_characters(system: System) -> None:
 
 
 async def test_a_message_longer_than_every_window_is_refused(api: Customer) -> None:
-    asked = {"message": "word " * 4000}
-    refused(await api.post(CHAT, json=asked), 400, "CONTEXT_TOO_LONG")
-    asked = {"message": "word " * 400, "model": "beta"}
-    refused(await api.post(CHAT, json=asked), 400, "CONTEXT_TOO_LONG")
+    for asked, tokens, window in (
+        ({"message": "word " * 4000}, 6690, 4096),
+        ({"message": "word " * 400, "model": "beta"}, 690, 512),
+    ):
+        refusal = refused(await api.post(CHAT, json=asked), 400, "CONTEXT_TOO_LONG")
+        # A token is three bytes; the message takes eight more, and the shortest answer sixteen.
+        assert (refusal["tokens"], refusal["context_window"]) == (tokens, window)
+        assert f" {tokens} tokens" in refusal["error"]
+        assert refusal["error"].endswith(f" has {window}.")
     await _is_empty(api)
+
+
+async def test_a_message_longer_than_every_window_that_could_do_it_is_refused_as_too_long(
+    system: System,
+) -> None:
+    """What other models cannot do is not why it is refused."""
+    alpha, beta, gamma = system.settings.models
+    beta = msgspec.structs.replace(beta, capabilities=("web_search",))
+    system.settings = msgspec.structs.replace(system.settings, models=(alpha, beta, gamma))
+    await system.front()
+    api = await system.customer()
+    asked = {"message": "word " * 400, "web_search": True}
+    refusal = refused(await api.post(CHAT, json=asked), 400, "CONTEXT_TOO_LONG")
+    assert (refusal["tokens"], refusal["context_window"]) == (690, 512)
 
 
 async def test_a_budget_that_buys_no_answer_names_what_shut_every_model_out(api: Customer) -> None:

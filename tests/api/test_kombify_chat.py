@@ -86,6 +86,8 @@ async def test_what_is_not_answered_in_time_is_looked_at_later(system: System) -
         "session_id": said["session_id"],
         "state": "processing",
         "poll_url": f"/api/v1/generate/{said['id']}/status",
+        "events_url": f"/api/v1/generate/{said['id']}/events",
+        "cancel_url": f"/api/v1/generate/{said['id']}/cancel",
     }
     await system.worker()
     assert (await api.end(said))["result"]["content"] == "You said: hello"

@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 import pytest
 
+from shared import ids
 from shared.companions import CompanionSettings
 from tests.api.kombify import AI, CHAT, SESSIONS, chat, refused, session, told
 from tests.support import waiting
@@ -118,20 +119,24 @@ async def test_without_a_worker_there_is_no_brain_but_chat_is_taken_in(system: S
     system.change("api", wait_seconds_max=1)
     await system.front()
     api = await system.customer()
+    begun, plain = await session(api, companion="work"), await session(api)
     answers = [
         await api.post(CHAT, json={"message": "hello", "companion": "work"}),
         await api.post(f"{AI}/companion/personal/chat", json={"message": "hello"}),
+        await api.post(CHAT, json={"message": "hello", "session_id": begun["id"]}),
         await api.get(AGENTS),
     ]
     for answer in answers:
         refused(answer, 503, "BRAIN_UNAVAILABLE")
         assert int(answer.headers["retry-after"]) >= 1
-    begun = await session(api, companion="work")
-    told(await api.post(CHAT, json={"message": "hello", "session_id": begun["id"]}), 202)
+    told(await api.post(CHAT, json={"message": "hello", "session_id": plain["id"]}), 202)
+    unknown = await api.post(CHAT, json={"message": "hello", "session_id": ids.new_id()})
+    refused(unknown, 404, "SESSION_NOT_FOUND")
     await system.worker()
     # A look at the fleet is trusted for a second.
     system.clock.turn(1.1)
     assert (await chat(api, "hello", companion="work"))["message"]["content"]
+    assert (await chat(api, "hello", session_id=begun["id"]))["message"]["content"]
     assert told(await api.get(AGENTS))["total"] == 4
 
 

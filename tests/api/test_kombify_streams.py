@@ -13,7 +13,7 @@ from shared.errors import Code, RefusedError, UnavailableError
 from shared.stores import generations
 from shared.wire.account import Account
 from tests.api.kombify import CHAT, SESSIONS, refused, told
-from tests.support.customer import Customer, Json
+from tests.support.customer import Customer, Json, body
 from tests.support.follower import Heard, following, read_events, text_of
 from tests.support.provider import Answer, Provider
 from tests.support.system import System
@@ -45,6 +45,15 @@ async def test_who_asks_for_events_gets_them_from_the_first(api: Customer) -> No
         begun = heard[0].told
         session = told(await api.get(f"{SESSIONS}/{begun['session_id']}"))
         assert session["messages"][1]["id"] == begun["id"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_routing_says_the_same_in_both_dialects(api: Customer) -> None:
+    heard = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
+    status = body(await api.get(heard[0].told["poll_url"]))
+    [routed] = [one.told["routing"] for one in heard if one.name == "routed"]
+    assert routed == heard[-1].told["routing"] == status["routing"]
+    assert [each["excluded_by"] for each in routed["candidates"]] == [None, None]
 
 
 @pytest.mark.usefixtures("worker")

@@ -9,7 +9,15 @@ import msgspec
 from shared.errors import BarredError, Failure
 from shared.redis import functions
 from shared.routing import price, search
-from shared.routing.choose import OUTPUT_TOKENS_MIN, Choice, Question, choose as decide, needs
+from shared.routing.choose import (
+    OUTPUT_TOKENS_MIN,
+    Choice,
+    Question,
+    TooLong,
+    choose as decide,
+    needs,
+    too_long,
+)
 from shared.settings import ModelSettings
 from shared.wire.event import Routed
 from shared.wire.routing import Routing
@@ -85,7 +93,10 @@ def _closed(
         )
     if not bars:
         return Failed(_NO_SUCH_MODEL)
-    return Failed(_NOTHING_FITS if "context_window" in bars.values() else _NOTHING_CAN)
+    small = [each for each in candidates if bars[each.identifier] == "context_window"]
+    return Failed(
+        _nothing_fits(too_long(small, question_of(run, run.prompt))) if small else _NOTHING_CAN
+    )
 
 
 def _elsewhere(run: Run | None = None, lacking: Sequence[ModelSettings] = ()) -> Retry:
@@ -179,11 +190,10 @@ def _may_follow(run: Run, model: ModelSettings, question: Question) -> bool:
     return price.affordable_tokens(model, sent, run.claimed.hold, added.searches) >= least
 
 
-_NOTHING_FITS = Failure(
-    message="The message is longer than any model's context window.",
-    category="invalid_request",
-    code="CONTEXT_TOO_LONG",
-)
+def _nothing_fits(exceeded: TooLong) -> Failure:
+    return Failure(message=exceeded.sentence, category="invalid_request", code="CONTEXT_TOO_LONG")
+
+
 _NOTHING_CAN = Failure(
     message="No model that could answer can do what the message asks for.",
     category="invalid_request",

@@ -102,6 +102,8 @@ async def _intent(call: Call, name: str | None) -> accept.Intent:
     if name is not None:
         companion = sessions.named_companion(call, name)
         await check_brain(call)
+    else:
+        await _check_brain_of_session(call)
     return options.intent(
         call.body,
         call.state.settings.limits,
@@ -134,6 +136,18 @@ async def check_brain(call: Call) -> Fleet:
             retry_after_seconds=_BRAIN_AGAIN_SECONDS,
         )
     return fleet
+
+
+async def _check_brain_of_session(call: Call) -> None:
+    """Refuse where no worker lives what a session's companion would answer.
+
+    Only then is the session looked up.
+    """
+    session = call.body.session_id
+    if session is None or not ids.is_id(session) or (await call.state.fleet()).workers:
+        return
+    if (await sessions.load(call, session)).companion is not None:
+        await check_brain(call)
 
 
 def idempotency(call: Call) -> accept.Idempotency | None:
@@ -250,6 +264,8 @@ async def _later(
         session_id=receipt.session,
         poll_url=links.poll_url(receipt.generation),
         poll_interval_hint=hint,
+        events_url=links.events_url(receipt.generation),
+        cancel_url=links.cancel_url(receipt.generation),
     )
     return Answer(reply, status=202, headers=_headers(receipt))
 

@@ -76,6 +76,8 @@ class LaterReply(msgspec.Struct, frozen=True, kw_only=True):
     )
     poll_url: fields.PollUrl
     poll_interval_hint: fields.PollIntervalHint
+    events_url: fields.EventsUrl
+    cancel_url: fields.CancelUrl
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
