@@ -165,6 +165,11 @@ RATES: Final = Key(
 FAULTS: Final = Key(
     "faults:<circuit>", holds="zset: messages that failed of late, by time", end="ttl"
 )
+ACCUSED: Final = Key(
+    "accused:<circuit>",
+    holds="zset: accounts whose messages opened it lately, by until when they count less",
+    end="ttl",
+)
 THROTTLE: Final = Key(
     "throttle:<circuit>",
     holds="hash: how many calls a provider's model takes, as learned",

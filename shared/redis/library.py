@@ -48,6 +48,7 @@ SHARED: Final = (
     "suspects",
     "damaged",
     "unheard",
+    "accused",
 )
 
 # What ends work and gives room back, or lets what runs come to its end: also where a server is
@@ -126,7 +127,7 @@ _NAMED_IN_LUA: Final = frozenset(
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
     parked_lines leases holders deadlines deferred suspects dead damaged
     letter forgotten forgetting pace api_key account workers pulses served breaker failures
-    successes cooling slots rates tried faults throttle throttles lengths
+    successes cooling slots rates tried faults throttle throttles accused lengths
     """.split()
 )
 

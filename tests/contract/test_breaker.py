@@ -186,14 +186,17 @@ async def test_what_no_prompt_can_cause_counts_for_all_of_one_account_too(ward: 
 # Who probes it
 
 
-async def test_the_account_that_opened_it_probes_after_others(ward: Ward) -> None:
+async def test_the_accounts_that_opened_it_probe_after_others_and_the_last_one_last(
+    ward: Ward,
+) -> None:
     for account in ("bob", "ann", "ann", "ann", "ann"):
         await ward.fail(account=account, account_min=99)
     await ward.redis.call("HSET", keys.BREAKER(ward.root, _CIRCUIT), "due", await _now_ms(ward))
-    seen = await ward.probe("of-ann", account="ann")
-    assert seen is not None
-    assert (seen.state, 0 < seen.left_ms <= 5_000) == ("open", True)
-    assert await ward.probe("of-bob", account="bob") is None
+    for account, most in (("ann", 5_000), ("bob", 2_000)):
+        seen = await ward.probe(f"of-{account}", account=account)
+        assert seen is not None
+        assert (seen.state, most - 2_000 < seen.left_ms <= most) == ("open", True)
+    assert await ward.probe("of-carl", account="carl") is None
 
 
 async def test_it_probes_where_nobody_else_does(ward: Ward) -> None:
@@ -201,6 +204,72 @@ async def test_it_probes_where_nobody_else_does(ward: Ward) -> None:
         await ward.fail(account=account, account_min=99)
     await ward.due()
     assert await ward.probe("of-ann", account="ann") is None
+
+
+# Whoever opened it once more
+
+
+async def _fail(ward: Ward, accounts: str, **fields: Any) -> str:  # noqa: ANN401  of any field
+    """Let a message of each account fail, and return the state after the last."""
+    states = [
+        (await ward.fail(account=account, account_min=99, **fields))[0].state
+        for account in accounts
+    ]
+    return states[-1]
+
+
+async def _opened_and_closed(ward: Ward, accounts: str) -> None:
+    """Have these accounts open it, and another one's probe close it again."""
+    assert await _fail(ward, accounts) == "open"
+    await ward.due()
+    assert await ward.probe("well") is None
+    ward.end("well", is_well=True)
+    assert await ward.report() == {}
+
+
+async def test_accounts_that_opened_it_for_nothing_do_not_open_it_again_by_themselves(
+    ward: Ward,
+) -> None:
+    await _opened_and_closed(ward, "ababa")
+    assert await _fail(ward, "ab" * 10) == "closed"
+    # As soon as a message of another fails, too, it is an outage.
+    assert await _fail(ward, "c") == "open"
+
+
+@pytest.mark.parametrize(("accounts", "state"), [("abcabc", "closed"), ("abcdab", "open")])
+async def test_more_than_three_of_them_at_once_are_an_outage(
+    ward: Ward, accounts: str, state: str
+) -> None:
+    await _opened_and_closed(ward, "abcde")
+    assert await _fail(ward, accounts) == state
+
+
+async def test_what_no_prompt_can_cause_opens_it_whoever_tells(ward: Ward) -> None:
+    await _opened_and_closed(ward, "ababa")
+    assert await _fail(ward, "aaaaa", is_shared=True) == "open"
+
+
+@pytest.mark.parametrize("till_ms", [-1, 3_600_000])
+async def test_that_they_opened_it_is_forgotten(ward: Ward, till_ms: int) -> None:
+    """After ten minutes, and where the clock was set back by more."""
+    await _opened_and_closed(ward, "ababa")
+    name = keys.ACCUSED(ward.root, _CIRCUIT)
+    assert 0 < await ward.redis.call("PTTL", name) <= 600_000
+    for account in "ab":
+        await ward.redis.call("ZADD", name, "XX", await _now_ms(ward) + till_ms, account)
+    assert await _fail(ward, "ababa") == "open"
+
+
+async def test_their_failed_probes_lengthen_the_cooling_up_to_a_bound(ward: Ward) -> None:
+    assert await _fail(ward, "ababa") == "open"
+    left = []
+    for account in "babbabcca":
+        await ward.due()
+        assert await ward.probe("p", account=account) is None
+        breaker, _ = await ward.fail("p", account=account)
+        left.append(breaker.left_ms)
+    # One of another account lengthens it further, and makes that one of them.
+    assert left == [20_000, 40_000, *[80_000] * 4, *[160_000] * 3]
 
 
 async def _now_ms(ward: Ward) -> int:

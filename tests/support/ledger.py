@@ -34,6 +34,7 @@ _SYSTEM: Final = {
     keys.SLOTS,
     keys.RATES,
     keys.FAULTS,
+    keys.ACCUSED,
     keys.THROTTLE,
     keys.THROTTLES,
     keys.MARK,

@@ -9,7 +9,8 @@
 -- ATOMIC   because the failure that is one too many is counted and opens, and of two only one is that.
 -- Messages are counted, not tries: one that is tried again counts once. A prompt may make an upstream fail, so the
 -- messages of one account open the breaker of that account alone, whose circuit is called `circuit@account`. All
--- accounts' is opened by messages of two, or by a failure that no prompt can cause.
+-- accounts' is opened by messages of two, or by a failure that no prompt can cause. Those that opened it lately count
+-- less (accused.lua).
 -- While it is open, only the probe's own failure counts: the others began before. A probe that closed it and then
 -- failed opens it again.
 
@@ -24,7 +25,7 @@ local function count_answered(root, ask, now)
   return count
 end
 
--- Keeps the message; returns how many failed lately, how many of its own account, and how many accounts they are of.
+-- Keeps the message; returns how many failed lately, how many of its own account, and the set of accounts they are of.
 local function note_fault(root, ask, now)
   local key = faults_key(root, ask.circuit)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now - ask.window_ms))
@@ -33,12 +34,12 @@ local function note_fault(root, ask, now)
   redis.call('ZADD', key, 'NX', int(now), member(ask.account, ask.message))
   if redis.call('ZCARD', key) > FAULTS_MAX then redis.call('ZPOPMIN', key) end
   redis.call('PEXPIRE', key, int(ask.window_ms))
-  local failed, own, accounts, seen = 0, 0, 0, {}
+  local failed, own, accounts = 0, 0, {}
   for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do
     local account = split(name)
     failed = failed + 1
     if account == ask.account then own = own + 1 end
-    if not seen[account] then seen[account], accounts = true, accounts + 1 end
+    accounts[account] = true
   end
   return failed, own, accounts
 end
@@ -60,19 +61,32 @@ local function is_too_many(failed, answered, min, share)
   return failed >= min and failed >= share * (failed + answered)
 end
 
+-- The probe of a circuit failed: it cools for longer, up to a bound where the prompt of an accused account may be why.
+local function open_again(root, ask, circuit, trips, now)
+  local is_doubtful = circuit == ask.circuit and not ask.is_shared and not ask.at_once_ms
+  if is_doubtful and accused.contains(root, circuit, ask.account, now) then
+    return open(root, ask, circuit, math.min(trips + 1, math.max(trips, accused.TRIPS_MAX)), now)
+  end
+  if is_doubtful then accused.add(root, circuit, {[ask.account] = true}, now) end
+  return open(root, ask, circuit, trips + 1, now)
+end
+
 local function fail(root, ask)
   local now, own_circuit = now_ms(), ask.circuit .. '@' .. ask.account
   for _, circuit in ipairs({ask.circuit, own_circuit}) do
     local probe, trips = unpack(redis.call('HMGET', breaker_key(root, circuit), 'probe', 'trips'))
-    if probe == ask.call then return open(root, ask, circuit, trips + 1, now) end
+    if probe == ask.call then return open_again(root, ask, circuit, trips, now) end
   end
   local seen = look_at_breaker(root, ask.circuit, now)
   if seen[1] ~= 'closed' then return {ask.circuit, seen[1], seen[2], seen[3], 0} end
   if ask.at_once_ms then return open(root, ask, ask.circuit, 1, now) end
   local failed, own, accounts = note_fault(root, ask, now)
-  if (accounts > 1 or ask.is_shared)
-    and is_too_many(failed, count_answered(root, ask, now), ask.failures_min, ask.failures_share) then
-    return open(root, ask, ask.circuit, 1, now)
+  if is_too_many(failed, count_answered(root, ask, now), ask.failures_min, ask.failures_share) then
+    if ask.is_shared then return open(root, ask, ask.circuit, 1, now) end
+    if accused.weigh(root, ask.circuit, accounts, now) > 1 then
+      accused.add(root, ask.circuit, accounts, now)
+      return open(root, ask, ask.circuit, 1, now)
+    end
   end
   seen = look_at_breaker(root, own_circuit, now)
   if seen[1] == 'closed' and is_too_many(own, ask.answered_own or 0, ask.account_min, ask.failures_share) then

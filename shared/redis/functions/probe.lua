@@ -2,15 +2,17 @@
 -- ASK      circuit, call (its id), account, lease_ms
 -- RETURNS  {'granted' or the breaker's state, ms left, why}
 -- ATOMIC   because there is one probe in the whole fleet, until it ends or its lease lapses.
--- The account whose message opened the breaker of all comes last: its next message may fail for the same reason.
--- It waits a while for another's, and probes where nobody else does.
+-- The accounts whose messages opened the breaker of all come after others, and the one that did it last comes last: the
+-- next message may fail for the same reason. They wait a while for another's, and probe where nobody else does.
 
-local OTHERS_FIRST_MS = 5000
+local LAST_MS, ACCUSED_MS = 5000, 2000
 
 local function others_first(root, ask, key, now)
+  if string.find(ask.circuit, '@', 1, true) then return 0 end
   local due, account = unpack(redis.call('HMGET', key, 'due', 'account'))
-  if account ~= ask.account or string.find(ask.circuit, '@', 1, true) then return 0 end
-  return math.max(0, math.min(OTHERS_FIRST_MS, tonumber(due) + OTHERS_FIRST_MS - now))
+  local wait = account == ask.account and LAST_MS
+    or accused.contains(root, ask.circuit, ask.account, now) and ACCUSED_MS or 0
+  return math.max(0, math.min(wait, tonumber(due) + wait - now))
 end
 
 local function probe(root, ask)
