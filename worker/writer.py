@@ -54,6 +54,7 @@ class Writer:
         self._has_shown = False
         self._text_bytes = 0
         self._thought_bytes = 0
+        self._routed: int | None = None
         self._bill: Callable[[], str | None] = _nothing_charged
         self._has_called = False
         self._unsent = 0
@@ -109,6 +110,8 @@ class Writer:
     def say(self, event: events.Event, *, stage: Stage | None = None) -> None:
         """Append an event, after all that was added before it."""
         self._gather()
+        if isinstance(event, events.Routed):
+            self._routed = self._seq + len(self._events)
         self._events.append(events.encode(event))
         self._has_shown = self._has_shown or isinstance(event, _SHOWN)
         self._has_called = self._has_called or isinstance(event, events.ToolCall)
@@ -216,9 +219,11 @@ class Writer:
             stage=self._stage,
             progress=self._progress,
             bill=self._bill(),
+            routed=self._routed,
         )
         self._seq += len(self._events)
-        self._events, self._unsent, self._stage = [], len(self._parts), None
+        self._events, self._unsent = [], len(self._parts)
+        self._stage = self._routed = None
         return ask
 
     def _gather(self) -> None:

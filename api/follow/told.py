@@ -187,7 +187,9 @@ def usage(generation: Generation) -> Usage:
 
 def routing(generation: Generation) -> Routing | None:
     """Return which model was chosen and why, once it was."""
-    kept = generation.assistant.routing if generation.assistant else None
+    if generation.assistant is None:
+        return generation.routed
+    kept = generation.assistant.routing
     return kept.told() if isinstance(kept, KeptRouting) else kept
 
 

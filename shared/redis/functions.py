@@ -384,7 +384,8 @@ async def beat(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
 class AppendAsk(Ask, frozen=True, kw_only=True):
     """What an attempt produced: events from `seq` on, the text they add, stage, progress 0-99.
 
-    `bill` is what would be due if the attempt ended now (`worker/steps/charge.py`).
+    `bill` is what would be due if the attempt ended now (`worker/steps/charge.py`), `routed` the
+    number of the event that tells which model was chosen.
     """
 
     account: str
@@ -396,6 +397,7 @@ class AppendAsk(Ask, frozen=True, kw_only=True):
     stage: Stage | None = None
     progress: int | None = None
     bill: str | None = None
+    routed: int | None = None
 
 
 async def append(
@@ -662,7 +664,7 @@ class Look(msgspec.Struct, frozen=True):
     place among those of its lane. What waits shares that with `crowd` accounts of its own one's
     weight, and has `behind` turns of its session before it, where it `follows` the head; the first
     of what comes before it began `front_ms` ago (-1: it waits, too). What was put off is tried
-    again in `again_ms`.
+    again in `again_ms`. `routed` is the event that told this attempt's choice of a model.
     """
 
     now_ms: int
@@ -677,6 +679,7 @@ class Look(msgspec.Struct, frozen=True):
     again_ms: int
     body: bytes | None
     user_message: bytes | None
+    routed: bytes | None
     record: dict[str, str]
 
 
@@ -686,7 +689,7 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
     if not reply:
         return None
     now, unfinished, rank, running, most, crowd, behind, *rest = reply
-    follows, front, again, body, user, *flat = rest
+    follows, front, again, body, user, routed, *flat = rest
     words = [_text(word) for word in flat]
     return Look(
         now_ms=now,
@@ -701,6 +704,7 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
         again_ms=again,
         body=body,
         user_message=user,
+        routed=routed,
         record=dict(zip(words[::2], words[1::2], strict=True)),
     )
 

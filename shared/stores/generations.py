@@ -2,10 +2,14 @@
 
 from typing import NamedTuple
 
+import msgspec
+
 from shared.redis import functions, keys
 from shared.redis.client import Connection
+from shared.wire import event as events
 from shared.wire.generation import Generation, Line
 from shared.wire.message import decode_assistant, decode_user
+from shared.wire.routing import Routing
 
 
 async def find(redis: Connection, root: str, account: str, generation: str) -> Generation | None:
@@ -61,7 +65,19 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         text=text,
         user=decode_user(look.user_message) if look.user_message else None,
         assistant=assistant,
+        routed=_routed(look.routed),
     )
+
+
+def _routed(event: bytes | None) -> Routing | None:
+    """Return the choice that an event tells, as far as this process can read it."""
+    if not event:
+        return None
+    try:
+        told = events.decode(event)
+    except msgspec.MsgspecError:
+        return None
+    return told.routing if isinstance(told, events.Routed) else None
 
 
 def _ahead(look: functions.Look) -> int | None:

@@ -4,6 +4,7 @@ import msgspec
 
 from shared.lifecycle import ENDS, Stage, State, state_of
 from shared.wire.message import AssistantMessage, UserMessage
+from shared.wire.routing import Routing
 from shared.wire.submission import Lane
 
 
@@ -33,7 +34,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     `line_at_first` is that line as it was taken in, where anything waited before it;
     `again_seconds` is how long what was put off still waits before it is tried again; `last_event`
     is EPOCH-SEQ. What has ended has no `deadline`, and `is_cancelling` no more: its worker is asked
-    to stop.
+    to stop. `routed` is the choice of a model while it runs.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     user: UserMessage | None = None
     assistant: AssistantMessage | None = None
+    routed: Routing | None = None
 
     @property
     def is_late(self) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -375,3 +375,22 @@ async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: Cu
     status = await api.answer("hello [tokens=5 no-usage]")
     assert status["credits_used"] > 0
     assert [line["estimated"] for line in status["credits_breakdown"]] == [True]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_routing_is_told_as_soon_as_a_model_is_chosen(
+    api: Customer, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(Answer(text="one two", gate=gate))
+    receipt = await api.ask("hello")
+
+    async def is_routed() -> Json | None:
+        return cast("Json | None", (await api.look(receipt))["routing"])
+
+    routing: Json = await waiting.until(is_routed, what="the choice of a model")
+    status = await api.look(receipt)
+    assert (status["state"], status["result"]["content"]) == ("processing", "")
+    assert routing["chosen"] == "alpha"
+    gate.set()
+    assert (await api.end(receipt))["routing"] == routing

@@ -22,8 +22,6 @@ from shared.stores.sessions import Session, Turn
 from shared.tiers import LimitSettings
 from shared.wire.enhancement import Reason, sentence
 from shared.wire.generation import Generation
-from shared.wire.message import AssistantMessage
-from shared.wire.routing import KeptRouting
 from shared.wire.submission import AUTO
 
 _MICROCREDITS: Final = 1_000_000
@@ -77,7 +75,7 @@ def status(
         enhancement=_enhancement(generation, may_reword=may_reword),
         credits_used=generation.captured / _MICROCREDITS,
         credits_breakdown=_breakdown(generation),
-        routing=_routing(assistant),
+        routing=_routing(generation),
         metadata=(user.metadata if user is not None else None) or {},
         project_id=user.project if user is not None else None,
         created_at=iso(generation.accepted),
@@ -121,11 +119,10 @@ def _enhancement(generation: Generation, *, may_reword: bool) -> wire.Enhancemen
     return wire.Enhancement(applied=False, reason=sentence(reason), text=None)
 
 
-def _routing(assistant: AssistantMessage | None) -> wire.Routing | None:
-    if assistant is None or assistant.routing is None:
+def _routing(generation: Generation) -> wire.Routing | None:
+    routing = told.routing(generation)
+    if routing is None:
         return None
-    kept = assistant.routing
-    routing = kept.told() if isinstance(kept, KeptRouting) else kept
     return wire.Routing(
         policy=routing.policy,
         chosen=routing.chosen,

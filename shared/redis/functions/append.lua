@@ -1,6 +1,6 @@
 -- append: write what an attempt has produced since its last append.
 -- ASK      account, id, attempt, seq (of the first event), events (JSON each); if any: text, stage, progress,
---          bill (what would be due if the attempt ended now)
+--          bill (what would be due if the attempt ended now), routed (the seq of the event that tells the choice of a model)
 -- RETURNS  'appended', 'cancel' (appended, and the worker is asked to stop) or 'refused'
 -- ATOMIC   because the text, the events and the stage are one moment of the answer, and only the holder of
 --          the current token may write it. The same seq again is taken as done.
@@ -24,6 +24,7 @@ local function append(root, ask)
   local noted = {'seq', int(ask.seq + #ask.events - 1)}
   if ask.progress then noted[3], noted[4] = 'progress', int(ask.progress) end
   if ask.bill then noted[#noted + 1], noted[#noted + 2] = 'bill', ask.bill end
+  if ask.routed then noted[#noted + 1], noted[#noted + 2] = 'routed', int(ask.attempt) .. '-' .. int(ask.routed) end
   redis.call('HSET', key, unpack(noted))
   return answer
 end

@@ -329,7 +329,7 @@ local function finish(root, account, id, generation, ending)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'drains', 'waits',
-    'key', 'calls', 'history', 'claim', 'bill', 'added', 'before')
+    'key', 'calls', 'history', 'claim', 'bill', 'added', 'before', 'routed')
   if generation.crashes then redis.call('HDEL', key, 'crashes', 'company', 'falls', 'mixed') end
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))

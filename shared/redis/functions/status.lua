@@ -2,7 +2,7 @@
 -- ASK      account, id
 -- RETURNS  {} when there is none, else {now ms, unfinished of the account, rank, running, most (that may run, 0: unknown),
 --          crowd, behind, 1 if it follows the head of its session, ms since the first of those before it began (-1: it
---          waits, too), ms until it is tried again, body, user message, field, value...}; crowd counts those who share
+--          waits, too), ms until it is tried again, body, user message, the event that told the choice of its model, field, value...}; crowd counts those who share
 --          its lane, in accounts of its own account's weight, and behind what waits before it in its session, where
 --          anything comes first; body is the text so far, or the assistant message's record once it has ended
 -- ATOMIC   because the state and the text must be of the same moment.
@@ -25,19 +25,27 @@ local function look_in_front(root, ask, record, place, now)
   return place and 1 or 0, first and ms_since_start(root, ask.account, first, now) or -1
 end
 
+-- A later attempt chooses anew.
+local function routing_of(root, ask, record)
+  local epoch = string.match(record.routed or '', '^(%d+)%-%d+$')
+  if epoch ~= record.attempt then return false end
+  local found = redis.call('XRANGE', events_key(root, ask.account, ask.id), record.routed, record.routed)
+  return found[1] and found[1][2][2] or false
+end
+
 local function status(root, ask)
   local flat = redis.call('HGETALL', generation_key(root, ask.account, ask.id))
   if #flat == 0 then return {} end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
   local now, rank, running, most, crowd, behind, again, body = now_ms(), -1, 0, 0, 1, 0, 0, false
-  local follows, front = 0, -1
+  local follows, front, routed = 0, -1, false
   local turns = turns_of(root, ask.account, record.session, record.turn)
   local user = redis.call('HGET', turns, record.turn .. ':u')
   if is_final(record) then
     body = redis.call('HGET', turns, record.turn .. ':a')
   else
-    again = ms_until_again(root, ask, record, now)
+    again, routed = ms_until_again(root, ask, record, now), routing_of(root, ask, record)
     body = redis.call('GET', text_key(root, ask.account, ask.id))
     rank = redis.call('ZRANK', unfinished_key(root, ask.account, record.lane), ask.id) or -1
     local own = redis.call('HMGET', books_key(root, ask.account), 'running_' .. record.lane, 'running_most',
@@ -53,8 +61,8 @@ local function status(root, ask)
     end
   end
   local answer = {now, unfinished_of(root, ask.account), rank, running, most, crowd, behind, follows, front, again, body,
-    user}
-  for i = 1, #flat do answer[i + 12] = flat[i] end
+    user, routed}
+  for i = 1, #flat do answer[i + 13] = flat[i] end
   return answer
 end
 
