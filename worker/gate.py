@@ -72,7 +72,7 @@ class Call:
         self.tokens = tokens
         self.used_tokens: int | None = None
         self.is_retry = is_retry
-        self.is_heard = self.is_taken_on = False
+        self.is_sent = self.is_heard = self.is_taken_on = False
         self._gate = gate
 
     @property
@@ -221,13 +221,15 @@ class Gate:
             for circuit in call.circuits:
                 if circuit in self._seen:
                     await self._probe(call, circuit)
-            await self._await_turn(call)
+            # Room is given back whole; a turn at a throttled provider that is not used is lost.
             if provider.is_limited:
                 await self._admit(call, Limits(provider))
+            await self._throttles.take_turn(call.model, call.circuit, call.lane, call.caller)
         except BaseException:
             self._let_go(call)
             self.give_back(self.permits.drop(call.caller.message, provider.name))
             raise
+        call.is_sent = True
         self._throttles.sent(call.circuit)
         if not call.is_retry:
             self._budget(call.model).earn()
@@ -264,12 +266,6 @@ class Gate:
         barred = self._bar(call.model, circuit)
         if barred is not None:
             raise barred
-
-    async def _await_turn(self, call: Call) -> None:
-        """Take the call's turn where the provider is throttled, or raise BarredError."""
-        seconds = await self._throttles.wait_seconds(call.circuit, call.lane, call.caller)
-        if seconds is not None:
-            raise barred(call.model, "throttled", seconds)
 
     async def _admit(self, call: Call, limits: Limits) -> None:
         """Take room in the provider's limits, or raise BarredError."""
@@ -314,7 +310,7 @@ class Gate:
         for permit in unused:
             self._slots.pop(permit.id, None)
             limits = Limits(self._registry.catalogue.by_provider[permit.provider])
-            ask = limits.departure(permit.id, permit.lane, permit.tokens, 0)
+            ask = limits.departure(permit.id, permit.lane, permit.tokens, None)
             functions.depart(self._redis, self._root, ask)
         return {permit.provider for permit in unused}
 
@@ -328,9 +324,12 @@ class Gate:
         if slot is not None:
             provider, lane, name = slot
             limits = Limits(self._registry.catalogue.provider_of(call.model))
-            ask = limits.departure(name, lane, call.tokens, call.spent_tokens())
-            functions.depart(self._redis, self._root, ask)
-            self.permits.note_end(provider, call.spent_tokens())
+            used = call.spent_tokens() if call.is_sent else None
+            functions.depart(
+                self._redis, self._root, limits.departure(name, lane, call.tokens, used)
+            )
+            if used is not None:
+                self.permits.note_end(provider, used)
 
     def end_probe(self, call: Call, *, is_well: bool) -> None:
         """Close the breakers whose probe the call was, or let another call be that."""

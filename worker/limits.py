@@ -25,11 +25,8 @@ class Limits(NamedTuple):
 
     def admission(self, call: str, lane: Lane, tokens: int, lease_ms: int) -> AdmitAsk:
         """Return what is asked for a call that is thought to take so many tokens."""
-        one = self.provider
-        request_us = burst = batch = None
-        if one.requests_per_minute:
-            burst = max(1, one.requests_per_minute // _REQUESTS_BURST)
-            request_us = -(-_MINUTE_US // (one.requests_per_minute - burst + 1))
+        one, batch = self.provider, None
+        request_us, burst = self._request_us(), self._requests_burst()
         if one.concurrency_max:
             batch = max(1, int(one.concurrency_max * one.batch_share))
         return AdmitAsk(
@@ -40,17 +37,32 @@ class Limits(NamedTuple):
             concurrency_max=one.concurrency_max,
             batch_max=batch,
             request_us=request_us,
-            request_burst_us=request_us * burst if request_us and burst else None,
+            request_burst_us=request_us * burst if request_us else None,
             tokens_us=self._tokens_us(self._reserved(tokens)),
             tokens_burst_us=self._tokens_us(self._burst()),
         )
 
-    def departure(self, call: str, lane: Lane, tokens: int, used: int) -> DepartAsk:
-        """Return what is told of a call that is over and has used so many."""
-        more = used - self._reserved(tokens)
+    def departure(self, call: str, lane: Lane, tokens: int, used: int | None) -> DepartAsk:
+        """Return what is told of a call that is over and has used so many.
+
+        None: it was not made, so its request is given back, too.
+        """
+        more = (used or 0) - self._reserved(tokens)
         return DepartAsk(
-            provider=self.provider.name, lane=lane, call=call, more_us=self._tokens_us(more)
+            provider=self.provider.name,
+            lane=lane,
+            call=call,
+            more_us=self._tokens_us(more),
+            request_us=self._request_us() if used is None else None,
         )
+
+    def _requests_burst(self) -> int:
+        return max(1, (self.provider.requests_per_minute or 0) // _REQUESTS_BURST)
+
+    def _request_us(self) -> int | None:
+        """Return the time between two requests, None where any number may be made."""
+        per_minute = self.provider.requests_per_minute
+        return -(-_MINUTE_US // (per_minute - self._requests_burst() + 1)) if per_minute else None
 
     def _burst(self) -> int:
         return max(1, (self.provider.tokens_per_minute or 0) // _TOKENS_BURST)

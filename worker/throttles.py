@@ -14,9 +14,10 @@ from shared.clock import Clock
 from shared.redis import functions
 from shared.redis.client import Connection
 from shared.redis.functions import ThrottleAsk, ThrottledAsk
+from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire.submission import Lane
-from worker.circuits import Caller
+from worker.circuits import Caller, barred
 
 # Of calls that a provider took on lately.
 _TAKEN_MAX: Final = 1_000
@@ -45,17 +46,20 @@ class Throttles:
             taken = self._taken[circuit] = deque(maxlen=_TAKEN_MAX)
         taken.append(self._clock.monotonic())
 
-    async def wait_seconds(self, circuit: str, lane: Lane, caller: Caller) -> float | None:
-        """Take a call's turn and return None; else in how many seconds there is one."""
+    async def take_turn(
+        self, model: ModelSettings, circuit: str, lane: Lane, caller: Caller
+    ) -> None:
+        """Take a call's turn; raise BarredError until when there is one."""
         if circuit not in self._circuits:
-            return None
+            return
         ask = ThrottledAsk(
             circuit=circuit, lane=lane, is_again=caller.is_again, passes_over=caller.passes_over
         )
         turn = await functions.throttled(self._redis, self._root, ask)
         if turn.is_free:
             self._circuits = self._circuits - {circuit}
-        return None if turn.wait_ms is None else turn.wait_ms / 1000
+        if turn.wait_ms is not None:
+            raise barred(model, "throttled", turn.wait_ms / 1000)
 
     async def refused(self, circuit: str, after_seconds: float | None) -> float:
         """Slow the fleet down after a refusal; return in how many seconds the next call may be."""

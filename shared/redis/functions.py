@@ -1101,12 +1101,16 @@ async def admit(redis: Connection, root: str, ask: AdmitAsk) -> int | None:
 
 
 class DepartAsk(Ask, frozen=True, kw_only=True):
-    """A call that is over; `more_us` is what it took beyond what was reserved, in tokens' time."""
+    """A call that is over; `more_us` is what it took beyond what was reserved, in tokens' time.
+
+    `request_us` is the time of the request that one took that was not made.
+    """
 
     provider: str
     lane: Lane
     call: str
     more_us: int | None = None
+    request_us: int | None = None
 
 
 def depart(redis: Connection, root: str, ask: DepartAsk) -> None:

@@ -2,22 +2,27 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import pytest
 from typing_extensions import override
 
+from shared import ids
 from shared.errors import BarredError, Failure, ProviderError, UnavailableError
 from shared.redis import keys
 from shared.redis.client import Argument, Reply
 from shared.settings import Settings
 from shared.wire.routing import KeptRouting
+from tests.support import waiting
 from tests.support.provider import Answer, Provider, Request, by_words
 from tests.support.system import System
 from tests.worker.attempts import ANN, Attempts
 from tests.worker.crew import working
 from tests.worker.front import Front
 from tests.worker.shaky import Shaky
+from worker.circuits import Caller
+from worker.gate import Call
 
 pytestmark = pytest.mark.each_once
 
@@ -144,6 +149,65 @@ async def test_room_is_given_back_whatever_the_end(attempts: Attempts, front: Fr
             async with attempts.gate.call(alpha, ANN, lane="interactive", tokens=1):
                 pass
     assert attempts.gate.tell().slots == ()
+
+
+async def test_a_call_without_room_takes_no_turn_at_a_throttled_provider(
+    attempts: Attempts, front: Front
+) -> None:
+    attempts.change_providers(concurrency_max=1)
+    asked: list[Argument] = []
+
+    class Watched(Shaky):
+        @override
+        async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+            asked.append(command[1])
+            return await super().call(*command, repeat=repeat)
+
+    attempts.redis = Watched(front.redis)
+    alpha = attempts.settings.models[0]
+    limited = ProviderError(
+        Failure(message="No.", category="rate_limit", code="PROVIDER_RATE_LIMITED"),
+        retry_after_seconds=0.001,
+    )
+    with pytest.raises(ProviderError, match=r"No\."):
+        async with attempts.gate.call(alpha, ANN, lane="interactive", tokens=1):
+            raise limited
+    again = Caller(ids.new_id(), ids.new_id(), is_again=True)
+
+    async def entered() -> Call | None:
+        call = attempts.gate.call(alpha, again, lane="interactive", tokens=1)
+        with suppress(BarredError):
+            return await call.__aenter__()
+        return None
+
+    first = await waiting.until(entered, what="the end of the pause")
+    asked.clear()
+    assert await entered() is None
+    assert [str(name).rpartition("_")[2] for name in asked] == ["admit"]
+    await first.__aexit__(None, None, None)
+
+
+async def test_a_call_that_a_throttle_puts_off_gives_its_room_back(attempts: Attempts) -> None:
+    attempts.change_providers(concurrency_max=2, requests_per_minute=10_000)
+    alpha = attempts.settings.models[0]
+    root = keys.system_root(attempts.settings.redis)
+    limited = ProviderError(
+        Failure(message="No.", category="rate_limit", code="PROVIDER_RATE_LIMITED"),
+        retry_after_seconds=30.0,
+    )
+    with pytest.raises(ProviderError, match=r"No\."):
+        async with attempts.gate.call(alpha, ANN, lane="interactive", tokens=1):
+            raise limited
+    requests = await attempts.redis.call("HGET", keys.RATES(root, "scripted"), "requests")
+    with pytest.raises(BarredError):
+        async with attempts.gate.call(alpha, ANN, lane="interactive", tokens=1):
+            pass
+    await attempts.redis.call("PING")
+    assert attempts.gate.tell().slots == ()
+    assert await attempts.redis.call("EXISTS", keys.SLOTS(root, "scripted", "interactive")) == 0
+    after = await attempts.redis.call("HGET", keys.RATES(root, "scripted"), "requests")
+    # What was taken for it was given back, to the time at which it was taken.
+    assert int(after) - int(requests) < 60_000_000
 
 
 async def test_tokens_that_were_not_used_are_given_back(attempts: Attempts) -> None:

@@ -1,5 +1,6 @@
 -- depart: a call to a provider that has limits is over.
--- ASK      provider, lane, call (its id); if it took more or fewer tokens than was thought: more_us (as time, signed)
+-- ASK      provider, lane, call (its id); if it took more or fewer tokens than was thought: more_us (as time, signed);
+--          if it was not made: request_us (what a request takes of the provider's time)
 -- RETURNS  1 if it had a slot to give back
 -- ATOMIC   because the slot is given back and the tokens are corrected once, however often it is said.
 
@@ -16,6 +17,8 @@ local function depart(root, ask)
     redis.call('HSET', key, 'tokens', int(arrival))
     redis.call('PEXPIRE', key, int(math.max(0, (arrival - now) / 1000) + 60000))
   end
+  local requests = ask.request_us and redis.call('HGET', key, 'requests')
+  if requests then redis.call('HSET', key, 'requests', int(tonumber(requests) - ask.request_us)) end
   return 1
 end
 
