@@ -14,8 +14,8 @@ from api.schemas import Schema, Schemas
 from shared.errors import Code
 
 _PARAMETER: Final = re.compile(r"{(\w+)}")
+_SUMMARY: Final = "Chat in over HTTP, queued, answered by workers; polled or streamed."
 _ABOUT: Final = (
-    "Chat in over HTTP, queued, answered by workers; polled or streamed.\n\n"
     "Two dialects share accounts, sessions and generations. Unknown fields of a request are "
     "refused by name, and null counts as absent; replies may get more fields and codes in later "
     "versions. Times are UTC, as in `2026-01-31T12:00:00Z`; credits have at most six decimals.\n\n"
@@ -85,7 +85,12 @@ def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) 
     )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Pollux", "version": version, "description": about},
+        "info": {
+            "title": "Pollux",
+            "version": version,
+            "summary": _SUMMARY,
+            "description": about,
+        },
         "servers": [{"url": "/", "description": "The front that serves this document."}],
         "tags": [{"name": mount.tag, "description": mount.about} for mount in mounts.values()],
         "security": [{"key": []}, {"bearer": []}],

@@ -98,7 +98,7 @@ def about(info: Mapping[str, str], mounts: Sequence[str]) -> bytes:
     told = {
         "name": info["title"],
         "version": info["version"],
-        "description": info["description"],
+        "description": info["summary"],
         "openapi": "/openapi.json",
         "apis": mounts,
         "health": "/healthz",

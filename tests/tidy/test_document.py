@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 
+from api import cors, headers
 from tests.support import document
 
 _OPERATION: Final = re.compile("[a-z]+(_[a-z]+)*")
@@ -101,6 +102,13 @@ def test_all_of_an_operation_is_described(is_admin: bool) -> None:
         name for name, each in made["components"]["headers"].items() if not _is_described(each)
     ]
     assert not silent
+
+
+def test_pages_may_send_and_read_every_header() -> None:
+    assert headers.ASKED.keys() <= set(cors.REQUEST_FIELDS)
+    # A page may read this one anyway, and the other is the browser's own.
+    readable = headers.ANSWERED.keys() - {"Cache-Control", "X-Content-Type-Options"}
+    assert readable <= set(cors.ANSWER_FIELDS)
 
 
 @both
