@@ -193,7 +193,10 @@ class EdgeProtocol(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     @override
     def on_headers_complete(self) -> None:
@@ -214,21 +217,18 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _begin(self, method: str, version: str) -> None:
         """Hand the request over: to the application at once, or behind those that wait."""
-        self._is_in_head = False
-        self._barren_bytes = 0
+        self._is_in_head, self._barren_bytes = False, 0
         self._watchdog.deadline = math.inf
         path, _, query = self.url.partition(b"?")
         plain = urllib.parse.unquote(path) if b"%" in path else path.decode()
         scope = self.scope
-        scope["method"] = method
-        scope["http_version"] = version
+        scope["method"], scope["http_version"] = method, version
         scope["raw_path"] = self.root_path.encode() + path
         scope["path"] = self.root_path + plain
         scope["query_string"] = query
         answer_fields = self._answer_fields(self.headers)
         # Trailers are fields too; among the head's they would be taken for them.
         self.headers = []
-
         is_owing = self._is_owing
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self._is_last = not keep_alive

@@ -5,6 +5,7 @@ about bytes. The parser has refused all that is not printable ASCII in a target 
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from shared.errors import Code, RequestError
@@ -40,9 +41,14 @@ def fault(method: bytes, target: bytes, version: str, fields: Fields) -> Request
     hosts = [value for name, value in fields if name == b"host"]
     if len(hosts) != 1 and (hosts or version == "1.1"):
         return invalid("The request must have one Host header.")
-    if hosts and not _HOST.fullmatch(hosts[0]):
+    if hosts and not _is_host(hosts[0]):
         return invalid("The request's Host header must be a host, and perhaps a port.")
     return None
+
+
+@lru_cache(maxsize=64)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
 
 
 def invalid(message: str) -> RequestError:

@@ -1,0 +1,25 @@
+"""Run the page once in a browser, and print what it saw: `python -m tests.browser`."""
+
+import asyncio
+import sys
+
+from tests.browser.play import browsers, play
+
+
+def main() -> int:
+    """Return 0 where all was as it must be."""
+    found = browsers()
+    if not found:
+        sys.stderr.write("There is no Chromium here; Debian's package is `chromium`.\n")
+        return 2
+    seen = asyncio.run(play(found[0]))
+    for step, what in seen.page.items():
+        sys.stdout.write(f"{step:10} {what}\n")
+    sys.stdout.write(f"{'stranger':10} {seen.stranger}\n")
+    faults = seen.faults()
+    sys.stdout.write("\n".join([*faults, f"{len(faults)} faults"]) + "\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

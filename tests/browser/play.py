@@ -1,0 +1,104 @@
+"""The page in Chromium against a whole deployment, from an origin of the settings and from another.
+
+Owns the deployment, the browser's process and its profile, and what must have been seen.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from typing import Final, NamedTuple
+
+from shared.settings import RedisSettings
+from tests.browser.site import Report, site
+from tests.support.provider import Provider
+from tests.support.server import Server
+from tests.support.system import System
+
+_NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+_FLAGS: Final = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--disable-dev-shm-usage", "--disable-extensions", "--no-default-browser-check"),
+)
+_PATIENCE_SECONDS: Final = 60.0
+# Slow enough that the page hangs up in the middle; with letters of two and four bytes.
+_MESSAGE: Final = "Grüße 🚀 [tokens=12 gap=0.1]"
+
+
+class Seen(NamedTuple):
+    """What the page reported from each origin, and the calls of the provider."""
+
+    page: Report
+    stranger: Report
+    calls: int
+
+    def faults(self) -> list[str]:
+        """Return what is not as it must be."""
+        page = self.page
+        answer = page.get("status", ["", ""])[1]
+        wanted = {
+            "submit": [200, "from-a-page", True],
+            "follow": [200, "text/event-stream; charset=utf-8"],
+            "resume": ["completed", answer],
+            "status": [200, answer],
+            "unchanged": [304, True],
+            "refused": [401, "INVALID_API_KEY"],
+            "nothing": [404, "NOT_FOUND"],
+        }
+        found = [
+            f"{step}: {page.get(step)}, not {right}"
+            for step, right in wanted.items()
+            if page.get(step) != right
+        ]
+        cut = page.get("cut", "")
+        if not (cut and answer.startswith(cut) and len(cut) < len(answer)):
+            found.append(f"cut: {cut!r} of {answer!r}")
+        if "error" in page:
+            found.append(f"error: {page['error']}")
+        if self.stranger != {"error": "TypeError: Failed to fetch"}:
+            found.append(f"the stranger saw {self.stranger}")
+        if self.calls != 1:
+            found.append(f"{self.calls} calls of the provider")
+        return found
+
+
+def browsers() -> list[str]:
+    """Return the browser that is installed, if any."""
+    return list(filter(None, map(shutil.which, _NAMES)))[:1]
+
+
+async def play(program: str) -> Seen:
+    """Open the page, with the same page from the other origin in a frame; return what they saw."""
+    async with site() as page, site() as stranger:
+        with Server() as server, tempfile.TemporaryDirectory() as scratch:
+            settings, folder = RedisSettings(url=server.url), Path(scratch)
+            async with Provider() as provider, System(settings, provider, folder) as system:
+                system.change("api", cors_origins=(page.origin,))
+                url = await system.front()
+                await system.worker()
+                key = (await system.key()).key
+                stranger.settings = {"api": url, "key": key, "message": _MESSAGE}
+                page.settings = stranger.settings | {"frame": stranger.origin}
+                with _opened(program, folder / "profile", page.origin):
+                    reports = asyncio.gather(page.report, stranger.report)
+                    seen = await asyncio.wait_for(reports, _PATIENCE_SECONDS)
+                return Seen(*seen, calls=len(provider.requests))
+
+
+@contextmanager
+def _opened(program: str, profile: Path, url: str) -> Iterator[None]:
+    """Open a page in a browser of its own."""
+    words = [program, *_FLAGS, f"--user-data-dir={profile}", url]
+    process = Popen(words, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        # Its own session: the pages are processes of it, and write to the profile until they end.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,13 @@
+"""A page on another origin uses the API in a browser, and one that may not, cannot."""
+
+import pytest
+
+from tests.browser.play import browsers, play
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("program", browsers())
+async def test_a_page_on_another_origin_submits_follows_and_resumes(program: str) -> None:
+    """People who write a chat page need no server of their own in between."""
+    seen = await play(program)
+    assert seen.faults() == []
