@@ -128,9 +128,7 @@ async def accept(
         input_price=price.input_price(model),
         history_max=max(0, model.context_window - tokens - paid),
         added=price.tokens_in(intent.message) + price.tokens_of_answer(paid),
-        persona=max(
-            (price.tokens_in(each.persona) for each in state.settings.companions), default=0
-        ),
+        persona=state.persona_tokens_max,
         budget=intent.budget,
         least=price.cost(model, tokens, least, added.searches),
         origin=origin,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from api.follow.ring import Rings
 from api.follow.subscriber import Subscriber
@@ -20,6 +21,7 @@ from shared.media.files import Files
 from shared.media.seal import Seal
 from shared.redis.client import Connection, Redis
 from shared.redis.watch import Watch
+from shared.routing.price import tokens_in
 from shared.settings import ModelSettings, Settings
 from shared.stores.accounts import Accounts
 from shared.stores.fleet import Fleet
@@ -57,6 +59,11 @@ class State:
     _offered: tuple[Catalogue, Fleet, tuple[ModelSettings, ...]] | None = field(
         default=None, init=False
     )
+
+    @cached_property
+    def persona_tokens_max(self) -> int:
+        """What the longest of the companions' personas takes."""
+        return max((tokens_in(each.persona) for each in self.settings.companions), default=0)
 
     @property
     def catalogue(self) -> Catalogue:

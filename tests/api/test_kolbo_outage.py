@@ -7,6 +7,7 @@ from typing import Final
 
 import httpx
 
+from shared.redis import keys
 from tests.support import waiting
 from tests.support.customer import Customer, body, refused
 from tests.support.provider import Answer, Provider
@@ -172,3 +173,16 @@ async def test_a_redis_that_cannot_write_is_503_for_writers_only(
     with own_server.look() as look:
         look("CONFIG", "SET", "maxmemory", "0")
     assert await api.ask("hello")
+
+
+async def test_readyz_counts_the_generations_that_were_set_aside(system: System) -> None:
+    await system.front()
+    nobody = await system.caller({})
+    assert "damaged" not in (await nobody.get("/readyz")).json()
+    last = system.settings.redis.partitions - 1
+    roots = {keys.partition_root(system.settings.redis, number) for number in {0, last}}
+    for root in roots:
+        await system.redis.call("ZADD", keys.DAMAGED(root), 1, "ann:x")
+    assert (await nobody.get("/readyz")).json()["damaged"] == len(roots)
+    for root in roots:
+        await system.redis.call("DEL", keys.DAMAGED(root))

@@ -9,6 +9,7 @@ import pytest
 from shared import ids
 from shared.catalogue import Catalogue
 from shared.errors import Failure, ProviderError, UnavailableError
+from shared.redis import keys
 from shared.wire.generation import Generation
 from shared.wire.routing import KeptRouting
 from tests.support.provider import Answer, Provider, Request, by_words
@@ -21,10 +22,12 @@ from tests.worker.shaky import Shaky
 from worker.circuits import Caller
 from worker.gate import Gate
 from worker.providers.registry import Registry
+from worker.steps import patience
 
 pytestmark = pytest.mark.each_once
 
 _FAILED = ProviderError(Failure(message="No.", category="timeout", code="X"), retry="backoff")
+_USED_UP = "The upstream calls that a message may take were used up as workers died."
 _REFUSED = ProviderError(Failure(message="No.", category="invalid_request", code="X"))
 
 
@@ -345,3 +348,16 @@ async def test_a_long_wait_that_one_call_was_told_closes_nothing_for_others(
     error = ProviderError(failure, retry="backoff", retry_after_seconds=900.0)
     await _fail(attempts.gate, attempts.settings.models[0], error)
     assert attempts.gate.spared() == ()
+
+
+async def test_a_turn_whose_calls_are_used_up_makes_no_seventh(
+    attempts: Attempts, front: Front, provider: Provider
+) -> None:
+    """Attempts that died made the others."""
+    ticket = await front.submit("hello", model="alpha")
+    record = keys.GENERATION(ticket.root, ticket.account, ticket.id)
+    await front.redis.call("HSET", record, "calls", patience.CALLS_PER_TURN_MAX)
+    await attempts.run(ticket)
+    failure = _failure(await front.look(ticket))
+    assert (failure.code, failure.message) == ("CRASHED", _USED_UP)
+    assert provider.requests == []
