@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from api import not_accepted, pressure
+from api import not_accepted
 from api.guards.identify import Caller
 from api.state import State
 from shared import ids
@@ -34,6 +34,7 @@ from shared.routing.choose import (
 from shared.settings import ModelSettings, Settings
 from shared.stores import generations, receipts
 from shared.stores.fleet import Fleet
+from shared.stores.pressure import has_memory
 from shared.stores.receipts import StoredReceipt
 from shared.telemetry import logs
 from shared.wire import submission as submissions
@@ -113,7 +114,7 @@ async def accept(
     Raises:
         RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, FEATURE_UNAVAILABLE, CONTEXT_TOO_LONG,
             SESSION_NOT_FOUND, IDEMPOTENCY_MISMATCH.
-        RefusedError: RATE_LIMITED, INSUFFICIENT_CREDITS, SESSION_BUSY, QUEUE_FULL.
+        RefusedError: RATE_LIMITED, QUOTA_EXCEEDED, INSUFFICIENT_CREDITS, SESSION_BUSY, QUEUE_FULL.
         UnavailableError: Redis is away; the same Idempotency-Key may be sent again.
 
     """
@@ -348,6 +349,8 @@ def _ask(
         total_max=limits.unfinished_total,
         slots=0,
         rounds_max=0,
+        sessions_max=tier.sessions_max,
+        stored_bytes_max=tier.stored_bytes_max,
         on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
         keep=Keep.of(settings.retention) if intent.on_conflict == "interrupt" else None,
         channels=keys.worker_channel(root, "") if intent.on_conflict == "interrupt" else None,
@@ -368,10 +371,10 @@ async def _pressed(state: State, caller: Caller, ask: AcceptAsk) -> AcceptAsk:
     now, fleet = await state.pressures.of(caller.root), await state.fleet()
     known = await state.paces.durations(caller.root, ask.model)
     elsewhere = await _unfinished_elsewhere(state, caller.root)
-    has_memory = pressure.has_memory(now, state.settings.limits, ask.lane, caller.account.tier)
+    has_room = has_memory(now, state.settings.limits, ask.lane, caller.account.tier)
     return msgspec.structs.replace(
         ask,
-        total_max=ask.total_max - elsewhere if has_memory else 0,
+        total_max=ask.total_max - elsewhere if has_room else 0,
         slots=fleet.slots,
         rounds_max=int(ask.deadline_ms / 1000 / known.typical_seconds),
     )

@@ -117,6 +117,20 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
         int | UnsetType,
         Meta(description="CONTEXT_TOO_LONG: what the largest model has that it could go to."),
     ] = UNSET
+    quota: Annotated[
+        Literal["sessions", "stored_bytes"] | UnsetType,
+        Meta(
+            description="QUOTA_EXCEEDED: what the account has too much of: sessions, or bytes of "
+            "the messages, answers, names and metadata that its sessions hold. Deleting sessions "
+            "makes room."
+        ),
+    ] = UNSET
+    used: Annotated[
+        int | UnsetType, Meta(description="QUOTA_EXCEEDED: how much of it the account has.")
+    ] = UNSET
+    limit: Annotated[
+        int | UnsetType, Meta(description="QUOTA_EXCEEDED: how much of it the tier allows.")
+    ] = UNSET
     id: Annotated[
         str | UnsetType, Meta(description="GENERATION_ERROR: the generation that failed.")
     ] = UNSET

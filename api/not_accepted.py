@@ -8,11 +8,15 @@ from typing import Final
 
 from api import pressure
 from api.guards import limits
+from api.guards.identify import Caller
 from api.state import State
 from shared.errors import Code, RefusedError, RequestError, StoreError
-from shared.redis.functions import AcceptAsk, NotAccepted, Rate
+from shared.redis.functions import AcceptAsk, CreateSessionAsk, NotAccepted, Rate
+from shared.stores.pressure import has_memory
 
 _MICROCREDITS: Final = 1_000_000
+_MEGABYTE: Final = 1_000_000
+_NO_ROOM: Final = "There is no room for more at the moment."
 
 
 async def error(
@@ -24,6 +28,8 @@ async def error(
             return mismatch()
         case "no_session":
             return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+        case "quota":
+            return beyond_quota(ask, refused)
         case "busy":
             return RefusedError(
                 "The session is answering another message.",
@@ -46,6 +52,32 @@ async def error(
             )
         case _:
             return await _not_now(state, root, ask, refused)
+
+
+def beyond_quota(ask: AcceptAsk | CreateSessionAsk, refused: NotAccepted) -> RefusedError:
+    """Return the refusal of what would be more than the account may store; deleting makes room."""
+    limit = ask.sessions_max if refused.about == "sessions" else ask.stored_bytes_max
+    if refused.about == "sessions":
+        sentence = f"The account has {refused.used:,} sessions; {limit:,} are allowed."
+    else:
+        sentence = (
+            f"The account's sessions hold {refused.used / _MEGABYTE:,.1f} MB; with this they would "
+            f"hold more than the {limit / _MEGABYTE:,.1f} MB that are allowed."
+        )
+    return RefusedError(
+        f"{sentence} Deleting sessions makes room.",
+        Code.QUOTA_EXCEEDED,
+        headers=rate_headers(refused.rate),
+        details={"quota": refused.about, "used": refused.used, "limit": limit},
+    )
+
+
+async def check_memory(state: State, caller: Caller) -> None:
+    """Refuse to store anything more while the server is as full as `accept` lets it become."""
+    now = await state.pressures.of(caller.root)
+    if not has_memory(now, state.settings.limits, "interactive", caller.account.tier):
+        seconds = pressure.seconds_until_room(now, state.pressures.rate(caller.root))
+        raise RefusedError(_NO_ROOM, Code.QUEUE_FULL, retry_after_seconds=seconds)
 
 
 def mismatch() -> RequestError:
@@ -75,7 +107,7 @@ async def _not_now(state: State, root: str, ask: AcceptAsk, refused: NotAccepted
 
 async def _no_room(state: State, root: str, ask: AcceptAsk, refused: NotAccepted) -> RefusedError:
     """Return the refusal for which the deployment is to blame, or a deadline that is too near."""
-    sentence = "There is no room for more at the moment."
+    sentence = _NO_ROOM
     if refused.reason == "late":
         sentence = f"It could not be answered within {ask.deadline_ms / 1000:g} s."
     now, rate = await state.pressures.of(root), state.pressures.rate(root)

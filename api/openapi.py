@@ -46,7 +46,7 @@ _ALWAYS_SENT: Final = {
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
-_WITH_RATE: Final = frozenset({402, 429, 503})
+_WITH_RATE: Final = frozenset({402, 403, 429, 503})
 _EVENTS: Final = (
     "Server-sent events. The `event` of each is the `type` of its `data`, the JSON of an `Event`; "
     "its `id` is where to go on, as `Last-Event-ID` or `after`. Lines that begin with a colon only "

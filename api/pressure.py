@@ -14,8 +14,6 @@ from shared.clock import Clock
 from shared.redis.client import Connection
 from shared.stores import pressure
 from shared.stores.pressure import Pressure
-from shared.tiers import LimitSettings, TierName
-from shared.wire.submission import Lane
 
 _TRUSTED_SECONDS: Final = 2.0
 # The rate is that of about so long a time.
@@ -56,16 +54,6 @@ class Pressures:
             self._rates[root] = known + weight * (seen - known)
         self._last[root] = now
         return now
-
-
-def has_memory(now: Pressure, limits: LimitSettings, lane: Lane, tier: TierName) -> bool:
-    """Tell whether the server has memory for one more of a lane and a tier."""
-    most = limits.memory_share_max
-    if lane == "batch":
-        most = min(most, limits.memory_share_max_batch)
-    if tier == "free":
-        most = min(most, limits.memory_share_max_free)
-    return now.used_share < most
 
 
 def seconds_until_ended(count: float, rate: float) -> int:

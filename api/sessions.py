@@ -27,7 +27,8 @@ class Wish(NamedTuple):
 async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> NewSession:
     """Begin an empty session, or return the one of a repeated request.
 
-    Raises RequestError (COMPANION_NOT_FOUND, IDEMPOTENCY_MISMATCH), RefusedError (RATE_LIMITED).
+    Raises RequestError (COMPANION_NOT_FOUND, IDEMPOTENCY_MISMATCH), RefusedError (RATE_LIMITED,
+    QUOTA_EXCEEDED, QUEUE_FULL).
     """
     try:
         return await _create(call, wish, idempotency)
@@ -39,26 +40,30 @@ async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None)
 async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> NewSession:
     if wish.companion is not None:
         named_companion(call, wish.companion)
-    state = call.state
+    state, caller = call.state, call.caller
+    await not_accepted.check_memory(state, caller)
+    tier = state.settings.limits.of(caller.account.tier)
     ask = functions.CreateSessionAsk(
-        account=call.caller.account.id,
+        account=caller.account.id,
         id=ids.new_id(),
         name=wish.name or accept.session_name(state),
-        per_minute=state.settings.limits.of(call.caller.account.tier).submissions_per_minute,
+        per_minute=tier.submissions_per_minute,
+        sessions_max=tier.sessions_max,
+        stored_bytes_max=tier.stored_bytes_max,
         companion=wish.companion,
         metadata=wish.metadata or None,
         idempotency=idempotency.key if idempotency else None,
         fingerprint=idempotency.fingerprint if idempotency else None,
         idempotency_ms=state.settings.retention.idempotency_seconds * 1000 if idempotency else None,
     )
-    made = await functions.create_session(state.redis, call.caller.root, ask)
-    if isinstance(made, NotAccepted):
-        raise (
-            not_accepted.mismatch()
-            if made.reason == "mismatch"
-            else not_accepted.limited(state, call.caller.account.id, made.rate)
-        )
-    return made
+    made = await functions.create_session(state.redis, caller.root, ask)
+    if not isinstance(made, NotAccepted):
+        return made
+    if made.reason == "mismatch":
+        raise not_accepted.mismatch()
+    if made.reason == "quota":
+        raise not_accepted.beyond_quota(ask, made)
+    raise not_accepted.limited(state, caller.account.id, made.rate)
 
 
 def named_companion(call: Call, name: str) -> CompanionSettings:
@@ -97,8 +102,12 @@ async def turns(call: Call, session: str, *, first: int, last: int) -> list[Turn
 
 
 async def rename(call: Call, name: str) -> Session:
-    """Give the path's session another name. Raises RequestError (SESSION_NOT_FOUND)."""
+    """Give the path's session another name.
+
+    Raises RequestError (SESSION_NOT_FOUND), RefusedError (QUEUE_FULL).
+    """
     session = parameters.session_id(call)
+    await not_accepted.check_memory(call.state, call.caller)
     place = (call.state.redis, call.caller.root, call.caller.account.id, session)
     if not await sessions.rename(*place, name):
         raise parameters.unknown_session()

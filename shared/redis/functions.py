@@ -63,7 +63,8 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     `stride` is what a claim costs the account in virtual time: half of it is twice the share.
     `waiting_max` may wait behind the head of a session.
     `slots` are those of all live workers, 0 if that is not known; they can be taken `rounds_max`
-    times one after the other before the deadline. `hold` is without the session's history, which
+    times one after the other before the deadline. `sessions_max` and `stored_bytes_max` are the
+    account's quotas. `hold` is without the session's history, which
     the function adds: `input_price` microcredits a token, `history_max` tokens at most. `added`
     tokens are what the turn may add to it, `persona` a session's companion; `least` is what an
     answer costs at least, for a `budget` of the caller's. `origin` is kept of the request, so that
@@ -90,6 +91,8 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     total_max: int
     slots: int
     rounds_max: int
+    sessions_max: int
+    stored_bytes_max: int
     on_conflict: OnConflict | None = None
     keep: Keep | None = None
     channels: str | None = None
@@ -150,7 +153,8 @@ class Replayed(msgspec.Struct, frozen=True):
 class NotAccepted(msgspec.Struct, frozen=True):
     """Nothing was stored. `about` is the busy generation, the balance, or the least budget.
 
-    `hold` is what was to be held, where the balance does not cover it.
+    `hold` is what was to be held, where the balance does not cover it. Of a quota, `about` says
+    which one and `used` how much of it there is.
     """
 
     reason: Literal[
@@ -164,10 +168,12 @@ class NotAccepted(msgspec.Struct, frozen=True):
         "full",
         "poor",
         "unpaid",
+        "quota",
     ]
     about: str = ""
     rate: Rate | None = None
     hold: int = 0
+    used: int = 0
 
 
 async def accept(
@@ -192,10 +198,18 @@ async def accept(
             )
         case ["replayed", generation, session]:
             return Replayed(_text(generation), _text(session))
+        case _:
+            return _not_accepted(reply)
+
+
+def _not_accepted(reply: list[Reply]) -> NotAccepted:
+    match [_text(reply[0]), *reply[1:]]:
         case ["poor", balance, hold, rate]:
             return NotAccepted("poor", _text(balance), Rate(*rate), int(hold))
         case ["unpaid", least, rate]:
             return NotAccepted("unpaid", _text(least), Rate(*rate))
+        case ["quota", which, used, rate]:
+            return NotAccepted("quota", _text(which), Rate(*rate), used=int(used))
         case ["busy", generation]:
             return NotAccepted("busy", _text(generation))
         case [("limited" | "crowded" | "waiting" | "late" | "full") as reason, rate]:
@@ -716,6 +730,8 @@ class CreateSessionAsk(Ask, frozen=True, kw_only=True):
     id: str
     name: str
     per_minute: int
+    sessions_max: int
+    stored_bytes_max: int
     companion: str | None = None
     metadata: dict[str, str] | None = None
     idempotency: str | None = None
@@ -734,7 +750,7 @@ class NewSession(NamedTuple):
 async def create_session(
     redis: Connection, root: str, ask: CreateSessionAsk
 ) -> NewSession | NotAccepted:
-    """Begin an empty session; NotAccepted for a mismatch, or beyond the submission limit."""
+    """Begin an empty session; NotAccepted for a mismatch, or beyond the limit or a quota."""
     reply: list[Reply] = await invoke(redis, "create_session", root, ask)
     match [_text(reply[0]), *reply[1:]]:
         case ["created", rate]:
@@ -745,6 +761,8 @@ async def create_session(
             return NewSession(_text(session), is_replayed=True)
         case ["limited", rate]:
             return NotAccepted("limited", rate=Rate(*rate))
+        case ["quota", which, used, rate]:
+            return NotAccepted("quota", _text(which), Rate(*rate), used=int(used))
         case ["mismatch"]:
             return NotAccepted("mismatch")
         case _:
@@ -779,6 +797,54 @@ async def forget_turns(redis: Connection, root: str, ask: ForgetTurnsAsk) -> Non
     """Forget all that the turns of a deleted session left, in as many calls as that takes."""
     while await invoke(redis, "forget_turns", root, ask):
         pass
+
+
+class RecountAsk(Ask, frozen=True, kw_only=True):
+    """Whose stored bytes to count again, and how far the last call came.
+
+    `cursor` is the time of the last session that it looked at; `chunk`, `bytes` and `largest` say
+    what was found of a `session` within which it ended.
+    """
+
+    account: str
+    cursor: int = 0
+    session: str | None = None
+    chunk: int = 0
+    bytes: int = 0
+    largest: int = 0
+
+
+class Recounted(NamedTuple):
+    """By how many bytes sessions had been counted wrong, and what is left to do: None for nothing.
+
+    At the end, `gone_bytes` are those of sessions that were deleted without being subtracted;
+    `is_first` if the account had never been counted.
+    """
+
+    corrected_bytes: int
+    next: RecountAsk | None
+    gone_bytes: int = 0
+    is_first: bool = False
+
+
+async def recount(redis: Connection, root: str, ask: RecountAsk) -> Recounted:
+    """Count some more of what an account stores; repeating a call is safe."""
+    reply: list[Reply] = await invoke(redis, "recount", root, ask)
+    match [_text(reply[0]), *reply[1:]]:
+        case ["more", corrected, cursor, session, chunk, bytes_, largest]:
+            further = RecountAsk(
+                account=ask.account,
+                cursor=cursor,
+                session=_text(session) or None,
+                chunk=chunk,
+                bytes=bytes_,
+                largest=largest,
+            )
+            return Recounted(corrected, further)
+        case ["done", corrected, gone, is_first]:
+            return Recounted(corrected, None, gone, bool(is_first))
+        case _:
+            raise StoreError(f"recount answered {reply!r}")
 
 
 class RenameSessionAsk(Ask, frozen=True, kw_only=True):
@@ -1165,6 +1231,7 @@ class ReviveAsk(Ask, frozen=True, kw_only=True):
     unfinished_max: int
     waiting_max: int
     total_max: int
+    stored_bytes_max: int
 
 
 class Revived(NamedTuple):
@@ -1176,7 +1243,9 @@ class Revived(NamedTuple):
 class NotRevived(NamedTuple):
     """Nothing was done; `balance` in microcredits where that was the reason."""
 
-    reason: Literal["unknown", "unreadable", "no_session", "crowded", "waiting", "full", "poor"]
+    reason: Literal[
+        "unknown", "unreadable", "no_session", "crowded", "waiting", "full", "quota", "poor"
+    ]
     balance: int = 0
 
 
@@ -1188,7 +1257,11 @@ async def revive(redis: Connection, root: str, ask: ReviveAsk) -> Revived | NotR
             return Revived(generation)
         case ["poor", balance]:
             return NotRevived("poor", int(balance))
-        case [("unknown" | "unreadable" | "no_session" | "crowded" | "waiting" | "full") as reason]:
+        case [
+            (
+                "unknown" | "unreadable" | "no_session" | "crowded" | "waiting" | "full" | "quota"
+            ) as reason
+        ]:
             return NotRevived(reason)
         case _:
             raise StoreError(f"revive answered {reply!r}")

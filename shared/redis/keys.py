@@ -61,7 +61,9 @@ IDEMPOTENCY: Final = Key("idempotency:<account>:<hash>", holds="fingerprint and 
 
 # One session and its messages.
 SESSION: Final = Key(
-    "session:<account>:<id>", holds="hash: name, companion, times, turns, head", end="permanent"
+    "session:<account>:<id>",
+    holds="hash: name, companion, times, turns, head, bytes",
+    end="permanent",
 )
 WAITING: Final = Key(
     "waiting:<account>:<id>", holds="zset: queued turns behind the head", end="deleted"
@@ -71,7 +73,9 @@ TURNS: Final = Key(
 )
 
 # One account, inside its partition.
-BOOKS: Final = Key("books:<account>", holds="hash: credits and running counts", end="permanent")
+BOOKS: Final = Key(
+    "books:<account>", holds="hash: credits, running counts, stored bytes", end="permanent"
+)
 LEDGER: Final = Key(
     "ledger:<account>", holds="stream: every grant and charge, append-only", end="permanent"
 )
@@ -132,6 +136,11 @@ FORGOTTEN: Final = Key(
 )
 FORGETTING: Final = Key(
     "forgetting", holds="hash: deleted sessions' last chunk of turns that is left", end="deleted"
+)
+RECOUNT: Final = Key(
+    "recount",
+    holds="zset: accounts whose stored bytes are to be counted, by since when",
+    end="deleted",
 )
 DEAD: Final = Key("dead", holds="zset: dead letters by when they died", end="permanent")
 LETTER: Final = Key(

@@ -40,6 +40,7 @@ end
 
 # Texts that the functions share, in the order in which they stand before them.
 SHARED: Final = (
+    "stored",
     "books",
     "preamble",
     "upstreams",
@@ -55,8 +56,8 @@ SHARED: Final = (
 # full. Otherwise nothing could end there, and it would stay full.
 _ENDS_WORK: Final = frozenset(
     """
-    append beat cancel delete_session depart discard end_probe expire forget_turns reap release
-    report settle throttle throttled
+    append beat cancel delete_session depart discard end_probe expire forget_turns reap recount
+    release report settle throttle throttled
     """.split()
 )
 
@@ -126,8 +127,8 @@ _NAMED_IN_LUA: Final = frozenset(
     generation submission text events idempotency session waiting turns books ledger usage
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
     parked_lines leases holders deadlines deferred suspects dead damaged
-    letter forgotten forgetting pace api_key account workers pulses served breaker failures
-    successes cooling slots rates tried faults throttle throttles accused lengths
+    letter forgotten forgetting recount pace api_key account workers pulses served breaker
+    failures successes cooling slots rates tried faults throttle throttles accused lengths
     """.split()
 )
 

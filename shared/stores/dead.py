@@ -18,7 +18,9 @@ from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import Buried, DeadAsk, DiscardAsk, NotRevived, ReviveAsk, Revived
 from shared.settings import Settings
+from shared.stores import pressure
 from shared.stores.accounts import Accounts
+from shared.stores.pressure import has_memory
 from shared.wire import submission as submissions
 from shared.wire.letter import Asked, Attempt, Letter, Name
 from shared.wire.message import decode_user
@@ -35,6 +37,7 @@ REFUSALS: Final[dict[str, tuple[Code, str]]] = {
     "crowded": (Code.RATE_LIMITED, "Its account has as many unfinished generations as it may."),
     "waiting": (Code.RATE_LIMITED, "Its session has as many waiting messages as it may."),
     "full": (Code.QUEUE_FULL, "The queue is full."),
+    "quota": (Code.QUOTA_EXCEEDED, "Its account stores as much as it may."),
     "poor": (Code.INSUFFICIENT_CREDITS, "Its account has too few credits for the answer."),
 }
 
@@ -167,18 +170,23 @@ class DeadLetters:
         account = await self._accounts.find(name.account)
         if account is None:
             return NotRevived("unknown")
-        limits = self._settings.limits
-        tier = {"free": limits.free, "pro": limits.pro, "enterprise": limits.enterprise}
+        limits, root = self._settings.limits, self._accounts.root_of(account)
+        tier = limits.of(account.tier)
+        if not has_memory(
+            await pressure.look(self._redis, root), limits, "interactive", account.tier
+        ):
+            return NotRevived("full")
         ask = ReviveAsk(
             account=name.account,
             id=name.id,
             generation=ids.new_id(),
             message=ids.new_id(),
-            unfinished_max=tier[account.tier].unfinished_max,
+            unfinished_max=tier.unfinished_max,
             waiting_max=limits.waiting_per_session,
             total_max=limits.unfinished_total,
+            stored_bytes_max=tier.stored_bytes_max,
         )
-        return await functions.revive(self._redis, self._accounts.root_of(account), ask)
+        return await functions.revive(self._redis, root, ask)
 
     async def discard(self, names: list[Name]) -> list[bool]:
         """Forget dead letters; return of each whether it was there."""

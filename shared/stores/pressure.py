@@ -5,6 +5,8 @@ from typing import NamedTuple
 from shared.redis import functions
 from shared.redis.client import Connection
 from shared.redis.functions import PressureAsk
+from shared.tiers import LimitSettings, TierName
+from shared.wire.submission import Lane
 
 
 class Pressure(NamedTuple):
@@ -25,3 +27,13 @@ async def look(redis: Connection, root: str) -> Pressure:
     seen = await functions.pressure(redis, root, PressureAsk())
     share = seen.used_bytes / seen.most_bytes if seen.most_bytes else 0.0
     return Pressure(seen.now_ms, seen.unfinished, seen.running, seen.ended, share)
+
+
+def has_memory(now: Pressure, limits: LimitSettings, lane: Lane, tier: TierName) -> bool:
+    """Tell whether the server has memory for one more of a lane and a tier."""
+    most = limits.memory_share_max
+    if lane == "batch":
+        most = min(most, limits.memory_share_max_batch)
+    if tier == "free":
+        most = min(most, limits.memory_share_max_free)
+    return now.used_share < most

@@ -77,6 +77,8 @@ class _Place:
             total_max=_PLENTY,
             slots=0,
             rounds_max=0,
+            sessions_max=_PLENTY,
+            stored_bytes_max=_PLENTY,
             name="bench",
         )
         submission = encode(Submission(session=ticket.session, model="keyed"))

@@ -8,7 +8,8 @@ from shared import ids
 from shared.redis import keys
 from shared.redis.functions import Accepted, NotAccepted, Replayed
 from shared.wire.message import decode_user
-from tests.support.desk import Desk, Wish
+from tests.support.desk import Desk
+from tests.support.wishes import Wish
 
 
 async def test_accepted_message_is_there_in_every_place(desk: Desk) -> None:

@@ -14,12 +14,16 @@ async def _create(
     idempotency: str | None = None,
     fingerprint: str = "same",
     per_minute: int = 1_000,
+    sessions_max: int = 1_000,
+    stored_bytes_max: int = 1_000_000,
 ) -> NewSession | NotAccepted:
     ask = CreateSessionAsk(
         account="ann",
         id=id_,
         name="A talk",
         per_minute=per_minute,
+        sessions_max=sessions_max,
+        stored_bytes_max=stored_bytes_max,
         companion="work",
         metadata={"küche": "🏠"},
         idempotency=idempotency,

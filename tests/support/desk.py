@@ -5,7 +5,7 @@ method returns what the function's stub returned.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, Unpack
 
 import msgspec
 
@@ -30,7 +30,8 @@ from shared.redis.functions import (
 from shared.settings import RedisSettings
 from shared.wire.account import Books
 from shared.wire.message import AssistantMessage, encode_assistant
-from shared.wire.submission import Lane, OnConflict, Submission, encode
+from shared.wire.submission import Submission, encode
+from tests.support.wishes import Part, Wish
 
 CHANNELS = "workers:"
 KEEP = Keep(record_ms=60_000, events_ms=30_000)
@@ -43,47 +44,6 @@ class Ticket(NamedTuple):
     account: str
     session: str
     id: str
-
-
-class Wish(TypedDict, total=False):
-    """What a test may want of an accept, beside its account and session."""
-
-    generation: str
-    content: str
-    lane: Lane
-    model: str
-    hold: int
-    deadline_ms: int
-    wire: int
-    per_minute: int
-    unfinished_max: int
-    waiting_max: int
-    running_max: int
-    stride: int
-    total_max: int
-    slots: int
-    rounds_max: int
-    on_conflict: OnConflict
-    name: str
-    system_prompt: str
-    companion: str
-    metadata: dict[str, str]
-    idempotency: str
-    fingerprint: str
-    idempotency_ms: int
-    input_price: float
-    history_max: int
-    added: int
-
-
-class Part(TypedDict, total=False):
-    """Which part of the dead letters a test wants."""
-
-    keep: Keep
-    after_ms: int
-    after: str
-    since_ms: int
-    until_ms: int
 
 
 class Desk:
@@ -119,6 +79,8 @@ class Desk:
             "total_max": 10_000,
             "slots": 0,
             "rounds_max": 0,
+            "sessions_max": 1_000_000,
+            "stored_bytes_max": 1_000_000_000,
             "on_conflict": "enqueue",
             "name": "A talk",
             "fingerprint": "same",
@@ -381,6 +343,7 @@ class Desk:
         unfinished_max: int = 1_000,
         waiting_max: int = 1_000,
         total_max: int = 10_000,
+        stored_bytes_max: int = 1_000_000_000,
     ) -> Revived | functions.NotRevived:
         """Ask again what a dead letter holds."""
         ask = functions.ReviveAsk(
@@ -391,6 +354,7 @@ class Desk:
             unfinished_max=unfinished_max,
             waiting_max=waiting_max,
             total_max=total_max,
+            stored_bytes_max=stored_bytes_max,
         )
         return await functions.revive(self.redis, self.root, ask)
 

@@ -57,9 +57,13 @@ class _Place(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """What is under a prefix: hashes, members of sorted sets, ledgers, and the ms left to live."""
+    """What is under a prefix: hashes, members of sorted sets, ledgers, and the ms left to live.
+
+    `sizes` are those of the fields of hashes, in bytes.
+    """
 
     hashes: dict[str, dict[str, str]]
+    sizes: dict[str, dict[str, int]]
     sets: dict[str, set[str]]
     ledgers: dict[str, list[ledger.Entry]]
     left_ms: dict[str, int]
@@ -107,15 +111,16 @@ def _read(look: Look, settings: RedisSettings) -> _Snapshot:
     chosen = [(name, kind) for name, kind in zip(names, kinds, strict=True) if kind in reads]
     values = look.all([(reads[kind][0], name, *reads[kind][1:]) for name, kind in chosen])
     left = look.all([("PTTL", name) for name in names])
-    hashes, sets = {}, {}
+    hashes, sizes, sets = {}, {}, {}
     for (name, kind), value in zip(chosen, values, strict=True):
         if kind == b"hash":
             hashes[name] = _texts(value)
+            sizes[name] = {field.decode(): len(text) for field, text in value.items()}
         else:
             sets[name] = {member.decode() for member in value}
     # What expired meanwhile is not there any more.
     alive = {name: ms for name, ms in zip(names, left, strict=True) if ms != _GONE}
-    return _Snapshot(hashes, sets, ledgers, alive)
+    return _Snapshot(hashes, sizes, sets, ledgers, alive)
 
 
 _GONE: Final = -2
@@ -270,9 +275,39 @@ def _books_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
         written = sum(line.amount for line in lines if line.kind == kind)
         if written != amount:
             found.append(f"{place.name}: {amount} of {kind}, but the ledger says {written}")
+    found += _stored_faults(snapshot, place)
     if holds != held:
         found.append(f"{place.name}: {held} held, but the unfinished hold {holds}")
     return found
+
+
+def _stored_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
+    """Of each side, the books' sum is that of its sessions, and a session's that of its records.
+
+    But for accounts that wait to be counted again.
+    """
+    account, books = place.parts[0], snapshot.hashes[place.name]
+    if snapshot.holds(keys.RECOUNT(place.root), account):
+        return []
+    sums, found = {"0": 0, "1": 0}, []
+    for name in (name for name in snapshot.hashes if name.startswith(f"{place.root}session:")):
+        _, owner, session = name.removeprefix(place.root).split(":")
+        if owner != account:
+            continue
+        record, chunks = snapshot.hashes[name], keys.TURNS(place.root, account, session, "")
+        turns = (sizes for key, sizes in snapshot.sizes.items() if key.startswith(chunks))
+        stored = sum(sum(sizes.values()) for sizes in turns)
+        stored += sum(snapshot.sizes[name].get(field, 0) for field in _SESSION_TEXTS)
+        sums[record.get("side", "0")] += int(record.get("bytes", 0))
+        if stored != int(record.get("bytes", 0)):
+            found.append(f"{name}: holds {stored} bytes, but counts {record.get('bytes')}")
+    for side, counted in sums.items():
+        if int(books.get(f"stored_{side}", 0)) != counted:
+            found.append(f"{place.name}: {books} counts other than the {counted} bytes of its side")
+    return found
+
+
+_SESSION_TEXTS: Final = ("name", "system", "companion", "metadata")
 
 
 def _arq_faults(look: Look) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from api import pressure
-from shared.stores.pressure import Pressure
+from shared.stores.pressure import Pressure, has_memory
 from shared.tiers import LimitSettings, TierName
 from shared.wire.submission import Lane
 
@@ -28,7 +28,7 @@ def test_batches_go_first_then_the_free_tier_then_all(share: float, let_in: set[
         f"{lane}-{tier}"
         for lane in lanes
         for tier in tiers
-        if pressure.has_memory(Pressure(used_share=share), _LIMITS, lane, tier)
+        if has_memory(Pressure(used_share=share), _LIMITS, lane, tier)
     }
     assert found == let_in
 

@@ -113,6 +113,8 @@ class Front:
             total_max=1_000_000,
             slots=0,
             rounds_max=0,
+            sessions_max=1_000_000,
+            stored_bytes_max=1_000_000_000,
             keep=Keep.of(self.settings.retention),
             channels=self._channels(),
             name="a session",

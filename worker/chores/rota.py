@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from shared.redis import keys
 from shared.telemetry import logs
-from worker.chores import forget, trim
+from worker.chores import forget, recount, trim
 from worker.run import Tools
 
 TRIM_MINUTES: Final = 10
 FORGET_SECONDS: Final = 30
+RECOUNT_SECONDS: Final = 10
 _HOUR_SECONDS: Final = 3_600
 
 
@@ -33,6 +34,15 @@ async def forget_media(ctx: dict[str, Any]) -> None:
         count = await forget.forget(tools.redis, tools.settings.redis, files, now_ms)
         if count:
             logs.logger().info("forgot deleted sessions' files", sessions=count)
+
+
+async def recount_stored(ctx: dict[str, Any]) -> None:
+    """Run the chore `recount`."""
+    tools: Tools = ctx["tools"]
+    if await _is_ours(tools, "recount", RECOUNT_SECONDS):
+        count = await recount.recount(tools.redis, tools.settings.redis)
+        if count:
+            logs.logger().info("counted what accounts store", accounts=count)
 
 
 async def sweep_media(ctx: dict[str, Any]) -> None:
@@ -56,5 +66,6 @@ async def _is_ours(tools: Tools, name: str, seconds: int) -> bool:
 CHORES: Final = (
     ("trim", trim_libraries, set(range(0, 60, TRIM_MINUTES)), {0}),
     ("forget", forget_media, None, set(range(0, 60, FORGET_SECONDS))),
+    ("recount", recount_stored, None, set(range(0, 60, RECOUNT_SECONDS))),
     ("sweep", sweep_media, {7}, {0}),
 )

@@ -218,6 +218,7 @@ ENDPOINTS: Final = (
             Code.NO_SUITABLE_MODEL,
             Code.CONTEXT_TOO_LONG,
             Code.INSUFFICIENT_CREDITS,
+            Code.QUOTA_EXCEEDED,
             Code.SESSION_NOT_FOUND,
             Code.SESSION_BUSY,
             Code.IDEMPOTENCY_MISMATCH,
@@ -304,7 +305,7 @@ ENDPOINTS: Final = (
         summary="Rename a conversation",
         body=Body(wire.RenameBody),
         replies=wire.ConversationReply,
-        errors=(Code.SESSION_NOT_FOUND,),
+        errors=(Code.SESSION_NOT_FOUND, Code.QUEUE_FULL),
     ),
     Endpoint(
         operation="delete_conversation",

@@ -87,6 +87,7 @@ async def preferences(call: Call) -> Answer:
 async def prefer_model(call: Call) -> Answer:
     """PUT /preferences/model: choose the model of chats that name none."""
     state, model = call.state, call.body.model
+    await not_accepted.check_memory(state, call.caller)
     if model is not None:
         catalogue, fleet = state.catalogue, await state.fleet()
         model = translate.identifier(model, catalogue, fleet)
@@ -125,6 +126,7 @@ _CHAT_ERRORS: Final = (
     Code.NO_SUITABLE_MODEL,
     Code.CONTEXT_TOO_LONG,
     Code.INSUFFICIENT_CREDITS,
+    Code.QUOTA_EXCEEDED,
     Code.SESSION_NOT_FOUND,
     Code.GENERATION_NOT_FOUND,
     Code.COMPANION_NOT_FOUND,
@@ -191,7 +193,12 @@ ENDPOINTS: Final = (
         status=201,
         headers=("Idempotency-Key",),
         sends=("Location", *ACCEPTED),
-        errors=(Code.COMPANION_NOT_FOUND, Code.IDEMPOTENCY_MISMATCH),
+        errors=(
+            Code.QUOTA_EXCEEDED,
+            Code.COMPANION_NOT_FOUND,
+            Code.IDEMPOTENCY_MISMATCH,
+            Code.QUEUE_FULL,
+        ),
     ),
     Endpoint(
         operation="list_sessions",
@@ -229,7 +236,7 @@ ENDPOINTS: Final = (
         summary="Rename a session",
         body=Body(wire.SessionNameBody),
         replies=wire.SessionReply,
-        errors=(Code.MISSING_FIELDS, Code.SESSION_NOT_FOUND),
+        errors=(Code.MISSING_FIELDS, Code.SESSION_NOT_FOUND, Code.QUEUE_FULL),
     ),
     Endpoint(
         operation="delete_session",
@@ -260,6 +267,6 @@ ENDPOINTS: Final = (
         summary="Prefer a model",
         body=Body(wire.PreferredModelBody),
         replies=wire.PreferencesReply,
-        errors=(Code.MISSING_FIELDS, Code.MODEL_NOT_FOUND),
+        errors=(Code.MISSING_FIELDS, Code.MODEL_NOT_FOUND, Code.QUEUE_FULL),
     ),
 )

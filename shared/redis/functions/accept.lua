@@ -2,7 +2,8 @@
 -- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the
 --          submission), lane, wire, model, hold, deadline_ms, per_minute, unfinished_max, waiting_max (in
 --          its session), running_max, stride (of its account in virtual time), total_max, slots (of all
---          workers), rounds_max (of all slots that the deadline leaves time for); if given: on_conflict
+--          workers), rounds_max (of all slots that the deadline leaves time for), sessions_max and stored_bytes_max
+--          (quotas); if given: on_conflict
 --          ('reject' or 'interrupt', with keep and channels), input_price (microcredits a token), history_max
 --          (tokens of a history that have room), added (tokens that this turn adds to it at most), persona (tokens of
 --          a session's companion at most), budget (the caller's own) and least (what the cheapest answer costs), name, system_prompt, companion, metadata,
@@ -10,6 +11,7 @@
 -- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, behind, running, 1 if it follows the head of its session, ms
 --          since that began (-1: it waits, too), unfinished, rate}, {'replayed', generation, session},
 --          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
+--          {'quota', which, how much of it there is, rate},
 --          {'waiting', rate}, {'late', rate}, {'full', rate}, {'unpaid', least, rate}
 --          (the budget does not cover what would be sent) or {'poor', balance, hold, rate};
 --          rate as take_rate returns it
@@ -102,24 +104,36 @@ local function cancel_known(root, account, id, ask)
   cancel_one(root, account, id, record, ask.keep, ask.channels)
 end
 
-local function interrupt(root, ask, head)
+local function read_books(books, lane)
+  return redis.call('HMGET', books, 'balance', 'running_' .. lane, 'lane_stride', 'running_most', 'stored_0', 'stored_1',
+    'stored_side', 'counted_at', 'held')
+end
+
+-- What it ends may have left text, which is counted by then. Returns the books as they are then.
+local function interrupt(root, ask, head, weight)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
   for i = #waiting, 1, -1 do
     damage.guarded(root, member(ask.account, waiting[i]), cancel_known, ask)
   end
   damage.guarded(root, member(ask.account, head), cancel_known, ask)
+  weight.bytes, weight.largest = unpack(redis.call('HMGET', session_key(root, ask.account, ask.session), 'bytes', 'largest'))
+  return read_books(books_key(root, ask.account), ask.lane)
 end
 
 -- A free session's turn is its head at once; a busy one's waits behind.
-local function take_turn(root, ask, session, turns, beside, now)
+local function take_turn(root, ask, session, turns, beside, now, weight)
+  stored.note_due(root, ask.account, weight.counted_at, stored.RECOUNT_MS, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
-    redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation)
+    redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation,
+      'bytes', weight.added, 'largest', weight.size)
     if ask.system_prompt then redis.call('HSET', session, 'system', ask.system_prompt) end
     if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
+    if weight.side == '1' then redis.call('HSET', session, 'side', weight.side) end
     return 1, true
   end
-  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now)
+  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now,
+    stored.grown(weight.bytes, weight.largest, weight.size))
   if beside then redis.call('HSET', session, 'pending', int(beside + (ask.added or 0))) end
   return turns + 1, redis.call('HSETNX', session, 'head', ask.generation) == 1
 end
@@ -134,8 +148,8 @@ local function line_of(root, ask, line, now)
   return line
 end
 
-local function store(root, ask, generation, turn, number, before, now)
-  redis.call('HSET', turns_of(root, ask.account, ask.session, turn), turn .. ':u', cmsgpack.pack({
+local function pack_message(ask, now)
+  return cmsgpack.pack({
     id = ask.message,
     generation = ask.generation,
     content = ask.content,
@@ -144,7 +158,26 @@ local function store(root, ask, generation, turn, number, before, now)
     metadata = ask.metadata,
     project = ask.project,
     media = ask.media,
-  }))
+  })
+end
+
+-- What the message adds to what is stored: its size and, of a new session, that of the session's own texts. Returns what
+-- passes a quota, if it does; a count that turns a message away is looked at again before the next one.
+local function weigh(root, ask, weight, known, now)
+  weight.message, weight.counted_at = pack_message(ask, now), known[8]
+  weight.size, weight.added = #weight.message, #weight.message
+  if ask.is_new then
+    weight.side = known[7]
+    weight.added = weight.size + #ask.name + #(ask.system_prompt or '') + #(ask.companion or '')
+  end
+  local which, much = stored.find_excess(root, ask.account, {known[5], known[6]}, ask.is_new and ask.sessions_max,
+    weight.added, ask.stored_bytes_max)
+  if which == 'stored_bytes' then stored.note_due(root, ask.account, weight.counted_at, stored.RECOUNT_REFUSED_MS, now) end
+  return which, much
+end
+
+local function store(root, ask, generation, turn, number, before, weight, now)
+  redis.call('HSET', turns_of(root, ask.account, ask.session, turn), turn .. ':u', weight.message)
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
   local fields = {'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
     'model', ask.model, 'wire', ask.wire, 'number', number, 'accepted', now, 'deadline', now + ask.deadline_ms,
@@ -160,11 +193,16 @@ local function store(root, ask, generation, turn, number, before, now)
   end
 end
 
--- Takes the hold, and notes what a claim of the account's costs where that has changed.
-local function take_hold(books, ask, known)
+-- Takes the hold and counts what is stored, in one write, and notes what a claim of the account's costs where that has
+-- changed. `known` are the books as they are now.
+local function take_hold(books, ask, known, weight)
+  local sum = stored.sum_of(weight.side)
   if ask.hold > 0 then
-    redis.call('HINCRBY', books, 'balance', int(-ask.hold))
-    redis.call('HINCRBY', books, 'held', int(ask.hold))
+    local before = (weight.side == '1' and known[6] or weight.side ~= '1' and known[5]) or 0
+    redis.call('HSET', books, 'balance', int(known[1] - ask.hold), 'held', int((known[9] or 0) + ask.hold),
+      sum, before + weight.added)
+  else
+    redis.call('HINCRBY', books, sum, weight.added)
   end
   if tonumber(known[3]) ~= ask.stride or tonumber(known[4]) ~= ask.running_max then
     redis.call('HSET', books, 'lane_stride', ask.stride, 'running_most', ask.running_max)
@@ -172,14 +210,23 @@ local function take_hold(books, ask, known)
 end
 
 -- The session's fields; `beside` are the tokens of turns under way, where it counts them or an older process left some.
-local function load_session(root, ask, session)
-  local turns, busy, companion, tokens, pending, system = unpack(redis.call('HMGET', session, 'turns', 'head',
-    'companion', 'tokens', 'pending', 'system'))
+local function load_session(root, ask, session, weight)
+  local turns, busy, companion, tokens, pending, system, bytes, side, largest = unpack(redis.call('HMGET', session,
+    'turns', 'head', 'companion', 'tokens', 'pending', 'system', 'bytes', 'side', 'largest'))
   local beside = busy and pending_beside(root, ask, busy, pending) or pending and 0 or nil
+  weight.bytes, weight.side, weight.largest = bytes, side, largest
   return tonumber(turns), busy, {companion = companion, tokens = tokens, beside = beside, system = system}
 end
 
 local NEW = {}
+
+local function await_turn(root, ask, turn, number, is_head)
+  if is_head then
+    make_ready(root, ask.account, ask.generation, ask.lane, number, ask.wire)
+  else
+    redis.call('ZADD', waiting_key(root, ask.account, ask.session), turn, ask.generation)
+  end
+end
 
 local function accept(root, ask)
   local account = ask.account
@@ -188,9 +235,9 @@ local function accept(root, ask)
   local replay = find_replay(root, ask)
   if replay then return replay end
   local session = session_key(root, account, ask.session)
-  local turns, busy, known_of = 0, nil, NEW
+  local turns, busy, known_of, weight = 0, nil, NEW, {}
   if not ask.is_new then
-    turns, busy, known_of = load_session(root, ask, session)
+    turns, busy, known_of = load_session(root, ask, session, weight)
     if not turns then return {'no_session'} end
     if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
   end
@@ -207,11 +254,14 @@ local function accept(root, ask)
   local deadlines = deadlines_key(root)
   if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
   local books = books_key(root, account)
-  local known = redis.call('HMGET', books, 'balance', 'running_' .. ask.lane, 'lane_stride', 'running_most')
+  local known = read_books(books, ask.lane)
   local line, running = unfinished_key(root, account, ask.lane), tonumber(known[2] or 0)
   local ahead = redis.call('ZCARD', line) - running - replaced
   local crowd = ahead > 0 and crowd_of(root, account, ask.lane, ask.stride) or 1
   if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
+  local at = math.floor(now / 1000)
+  local quota, much = weigh(root, ask, weight, known, at)
+  if quota then return {'quota', quota, much, rate} end
   local history = ask.is_new and 0 or history_of(root, ask, ended, known_of)
   local least = add_history(ask, history)
   if least then return {'unpaid', int(least), rate} end
@@ -221,24 +271,19 @@ local function accept(root, ask)
   end
   if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
-  if busy and ask.on_conflict == 'interrupt' then interrupt(root, ask, busy) end
+  if busy and ask.on_conflict == 'interrupt' then known = interrupt(root, ask, busy, weight) end
   if ask.companion or known_of.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
-  now = math.floor(now / 1000)
-  take_hold(books, ask, known)
-  local turn, is_head = take_turn(root, ask, session, turns, known_of.beside, now)
+  take_hold(books, ask, known, weight)
+  local turn, is_head = take_turn(root, ask, session, turns, known_of.beside, at, weight)
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
   local before = line_of(root, ask, {running = running, ahead = ahead, crowd = crowd, behind = behind,
-    head = not is_head and busy}, now)
-  store(root, ask, generation, turn, number, before.noted, now)
-  redis.call('ZADD', deadlines, now + ask.deadline_ms, member(account, ask.generation))
+    head = not is_head and busy}, at)
+  store(root, ask, generation, turn, number, before.noted, weight, at)
+  redis.call('ZADD', deadlines, at + ask.deadline_ms, member(account, ask.generation))
   redis.call('ZADD', line, number, ask.generation)
-  if is_head then
-    make_ready(root, account, ask.generation, ask.lane, number, ask.wire)
-  else
-    redis.call('ZADD', waiting_key(root, account, ask.session), turn, ask.generation)
-  end
+  await_turn(root, ask, turn, number, is_head)
   ahead = redis.call('ZRANK', line, ask.generation) - running
-  return {'accepted', turn, now, math.max(0, ahead), crowd, behind, running, is_head and 0 or 1,
+  return {'accepted', turn, at, math.max(0, ahead), crowd, behind, running, is_head and 0 or 1,
     before.front, unfinished + 1, rate}
 end
 

@@ -15,8 +15,8 @@ end
 local damage = {}
 
 -- Credits go from held to settled, what was held beyond the cost is free again, and what it cost beyond the
--- hold is noted. Returns the captured microcredits.
-local function settle_books(root, account, id, generation, ending)
+-- hold is noted. In the same write `bytes` are added to what is stored on a `side`. Returns the captured microcredits.
+local function settle_books(root, account, id, generation, ending, side, bytes)
   local hold, cost = tonumber(generation.hold), ending.cost
   local captured = math.min(hold, cost)
   if cost > 0 then
@@ -27,11 +27,13 @@ local function settle_books(root, account, id, generation, ending)
     })
   end
   if hold > 0 then
-    local books = books_key(root, account)
-    redis.call('HINCRBY', books, 'held', int(-hold))
+    local books, sum = books_key(root, account), stored.sum_of(side)
+    local held, balance, settled, before = unpack(redis.call('HMGET', books, 'held', 'balance', 'settled', sum))
+    redis.call('HSET', books, 'held', int((held or 0) - hold), 'balance', int((balance or 0) + hold - captured),
+      'settled', int((settled or 0) + captured), sum, (before or 0) + bytes)
     damage.settled_last = id
-    redis.call('HINCRBY', books, 'balance', int(hold - captured))
-    redis.call('HINCRBY', books, 'settled', int(captured))
+  else
+    stored.add(root, account, side, bytes)
   end
   if cost > captured then
     redis.call('HINCRBY', books_key(root, account), 'overrun', int(cost - captured))

@@ -1,7 +1,7 @@
 -- create_session: begin a session that has no turn yet.
--- ASK      account, id, name, per_minute; if given: companion, metadata, idempotency, fingerprint, idempotency_ms
--- RETURNS  {'created', rate} (without one when this call is repeated), {'replayed', session}, {'mismatch'} or
---          {'limited', rate}; rate as take_rate returns it
+-- ASK      account, id, name, per_minute, sessions_max, stored_bytes_max; if given: companion, metadata, idempotency, fingerprint, idempotency_ms
+-- RETURNS  {'created', rate} (without one when this call is repeated), {'replayed', session}, {'mismatch'},
+--          {'limited', rate} or {'quota', which, how much of it there is, rate}; rate as take_rate returns it
 -- ATOMIC   because a session that is not in its account's list, or a repeated request that makes a second one,
 --          would be nobody's.
 
@@ -18,10 +18,18 @@ local function create_session(root, ask)
   end
   local rate, is_in_time = take_rate(root, ask.account, ask.per_minute, now_us())
   if not is_in_time then return {'limited', rate} end
-  local now = now_ms()
-  redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0, 'tokens', 0)
+  local now, metadata = now_ms(), ask.metadata and cmsgpack.pack(ask.metadata)
+  local bytes = #ask.name + #(ask.companion or '') + #(metadata or '')
+  local sum_0, sum_1, side, counted_at = unpack(redis.call('HMGET', books_key(root, ask.account), 'stored_0', 'stored_1',
+    'stored_side', 'counted_at'))
+  local which, much = stored.find_excess(root, ask.account, {sum_0, sum_1}, ask.sessions_max, bytes, ask.stored_bytes_max)
+  stored.note_due(root, ask.account, counted_at, which and stored.RECOUNT_REFUSED_MS or stored.RECOUNT_MS, now)
+  if which then return {'quota', which, much, rate} end
+  stored.add(root, ask.account, side, bytes)
+  redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0, 'tokens', 0, 'bytes', bytes,
+    'largest', 0, 'side', side or '0')
   if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
-  if ask.metadata then redis.call('HSET', session, 'metadata', cmsgpack.pack(ask.metadata)) end
+  if metadata then redis.call('HSET', session, 'metadata', metadata) end
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.id)
   if receipt then
     redis.call('HSET', receipt, 'fingerprint', ask.fingerprint, 'session', ask.id)

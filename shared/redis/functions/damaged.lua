@@ -96,7 +96,7 @@ function damage.wrong_key(root, account, id, record)
 end
 
 damage.BOOKED = {'balance', 'held', 'settled', 'overrun', 'running_interactive', 'running_batch', 'left_interactive',
-  'left_batch', 'lane_stride', 'running_most'}
+  'left_batch', 'lane_stride', 'running_most', 'stored_0', 'stored_1'}
 
 function damage.wrong_sum(root, account)
   for i, sum in ipairs(redis.call('HMGET', books_key(root, account), unpack(damage.BOOKED))) do
@@ -122,6 +122,7 @@ function damage.note_damaged(root, name, why, hold)
   local key = damaged_key(root)
   if redis.call('ZADD', key, int(now_ms()), name) == 0 then return end
   damage.damaged_now = true
+  redis.call('ZADD', recount_key(root), 'NX', int(now_ms()), string.match(name, '^[^:]*'))
   redis.call('ZREMRANGEBYRANK', key, 0, -(damage.DAMAGED_MAX + 1))
   redis.call('PEXPIRE', key, damage.DAMAGED_KEPT_MS)
   local untold = redis.call('HGET', clocks_key(root), 'damaged') or ''
@@ -185,7 +186,7 @@ function damage.end_damaged(root, account, id, record, session)
   redis.call('PEXPIRE', events, damage.DAMAGED_KEPT_MS)
   for _, name in ipairs({submission_key(root, account, id), text_key(root, account, id)}) do redis.call('DEL', name) end
   if session and turn > 0 and redis.pcall('HEXISTS', session_key(root, account, session), 'head') == 1 then
-    redis.pcall('HSET', turns_of(root, account, session, turn), int(turn) .. ':a', cmsgpack.pack({
+    pcall(stored.put, root, account, session, turns_of(root, account, session, turn), int(turn) .. ':a', cmsgpack.pack({
       status = 'failed', content = '', created = now, failure = DAMAGED,
     }))
   end

@@ -14,12 +14,13 @@ end
 
 local function delete_session(root, ask)
   local account, session = ask.account, session_key(root, ask.account, ask.id)
-  local turns, idempotency = unpack(redis.call('HMGET', session, 'turns', 'idempotency'))
+  local turns, idempotency, bytes, side = unpack(redis.call('HMGET', session, 'turns', 'idempotency', 'bytes', 'side'))
   local name = member(account, ask.id)
   if not turns then return redis.call('HEXISTS', forgetting_key(root), name) == 1 and 'deleted' or 'unknown' end
   local running = redis.call('ZRANGE', waiting_key(root, account, ask.id), 0, -1)
   table.insert(running, redis.call('HGET', session, 'head') or nil)
   forget_receipt(root, account, idempotency, 'session', ask.id)
+  stored.add(root, account, side, -(tonumber(bytes) or 0))
   redis.call('DEL', session, waiting_key(root, account, ask.id))
   redis.call('ZREM', sessions_key(root, account), ask.id)
   redis.call('ZADD', forgotten_key(root), now_ms(), name)

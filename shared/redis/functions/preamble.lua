@@ -1,10 +1,9 @@
 -- What the functions share: time, numbers, the queue's moves, and the one way a generation ends.
 --
--- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py, the
--- table TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, DEAD_CATEGORIES (of failures
--- that leave a dead letter), AUTO (the word for a model that was not named), RESET (the event that drops what
--- was told), RETRYING (the event of that stage), COMPANION_WIRE (what a worker must read to answer for a
--- companion), LANE_BELL_WIRE and WIRE_BELL (which wires have a bell of their own), and TURNS_PER_CHUNK.
+-- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py that is shared,
+-- TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, DEAD_CATEGORIES (of failures that leave a
+-- dead letter), AUTO (the word for a model that was not named), the events RESET (drops what was told) and RETRYING,
+-- COMPANION_WIRE, LANE_BELL_WIRE and WIRE_BELL of submission.py, and TURNS_PER_CHUNK.
 --
 -- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only. Each checks all
 -- before it writes anything, because nothing is rolled back, and may be repeated when its reply was lost.
@@ -221,7 +220,6 @@ local function leave_session(root, account, id, session, head)
     return
   end
   for _ = 1, FOLLOWING_TRIED do
-    -- A line of another type can tell of nobody.
     local following = redis.pcall('ZPOPMIN', waiting)[1]
     if not following then
       redis.call('HDEL', key, 'head', 'pending')
@@ -278,15 +276,17 @@ end
 
 -- The session has its answer. It counts what its completed turns take when they are sent again, from the first on or
 -- from one that read all before it; and where more than one turn is under way, what those may add.
-local function note_answer(session, generation, ending, tokens, pending)
+local function note_answer(session, generation, ending, tokens, pending, bytes, largest)
+  local size = #ending.assistant
   if ending.history then
     local added, before, is_all = ending.history[1], ending.history[2], ending.history[3]
     if not is_all then before = math.max(before, tonumber(tokens) or 0) end
-    redis.call('HSET', session, 'active', int(ending.now), 'tokens', int(before + added))
+    redis.call('HSET', session, 'active', int(ending.now), 'tokens', int(before + added),
+      stored.grown(bytes, largest, size))
   elseif not tokens and generation.turn == '1' then
-    redis.call('HSET', session, 'active', int(ending.now), 'tokens', 0)
+    redis.call('HSET', session, 'active', int(ending.now), 'tokens', 0, stored.grown(bytes, largest, size))
   else
-    redis.call('HSET', session, 'active', int(ending.now))
+    redis.call('HSET', session, 'active', int(ending.now), stored.grown(bytes, largest, size))
   end
   if pending then
     redis.call('HSET', session, 'pending', int(math.max(0, tonumber(pending) - tonumber(generation.added or 0))))
@@ -301,7 +301,10 @@ end
 local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
   local key = generation_key(root, account, id)
-  local captured = settle_books(root, account, id, generation, ending)
+  local session = session_key(root, account, generation.session)
+  -- A session in which something is under way has a head; one without was deleted.
+  local head, tokens, pending, bytes, side, largest = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side', 'largest'))
+  local captured = settle_books(root, account, id, generation, ending, side, head and #ending.assistant or 0)
   if ending.meter then count_use(root, account, generation, ending, captured) end
   -- What was leased is neither ready nor deferred.
   if not drop_lease(root, account, id, generation.lane) then
@@ -311,13 +314,10 @@ local function finish(root, account, id, generation, ending)
   unpark(root, account, id, generation)
   redis.call('ZREM', deadlines_key(root), member(account, id))
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
-  local session = session_key(root, account, generation.session)
-  -- A session in which something is under way has a head; one without was deleted.
-  local head, tokens, pending = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending'))
   if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
       generation.turn .. ':a', ending.assistant)
-    note_answer(session, generation, ending, tokens, pending)
+    note_answer(session, generation, ending, tokens, pending, bytes, largest)
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
       bury(root, account, id, generation, ending)

@@ -5,8 +5,11 @@
 
 local function rename_session(root, ask)
   local key = session_key(root, ask.account, ask.id)
-  if redis.call('EXISTS', key) == 0 then return 0 end
-  redis.call('HSET', key, 'name', ask.name)
+  local turns, bytes, side = unpack(redis.call('HMGET', key, 'turns', 'bytes', 'side'))
+  if not turns then return 0 end
+  local more = #ask.name - redis.call('HSTRLEN', key, 'name')
+  stored.add(root, ask.account, side, more)
+  redis.call('HSET', key, 'name', ask.name, 'bytes', math.max(0, (tonumber(bytes) or 0) + more))
   return 1
 end
 

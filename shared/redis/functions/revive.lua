@@ -1,8 +1,8 @@
 -- revive: ask again what a dead letter holds: a new turn of its session, with the same message and options.
 -- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max,
---          total_max
+--          total_max, stored_bytes_max
 -- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
---          {'crowded'}, {'waiting'}, {'full'}
+--          {'crowded'}, {'waiting'}, {'full'}, {'quota'}
 -- ATOMIC   because a dead letter is asked again once at most: the hold, the turn, the place in the line and the mark
 --          on the letter are one fact. A repetition finds the mark.
 -- An end is an end, so it is a generation of its own. It has as long as the first one had, waits behind
@@ -21,13 +21,17 @@ local function refusal(root, ask, letter, session)
   if unfinished_of(root, ask.account) >= ask.unfinished_max then return {'crowded'} end
   if waiting_in(root, ask.account, letter.session) >= ask.waiting_max then return {'waiting'} end
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
-  local balance = tonumber(redis.call('HGET', books_key(root, ask.account), 'balance') or 0)
+  local balance, sum_0, sum_1 = unpack(redis.call('HMGET', books_key(root, ask.account), 'balance', 'stored_0', 'stored_1'))
+  local size = #letter.message
+  if stored.find_excess(root, ask.account, {sum_0, sum_1}, nil, size, ask.stored_bytes_max) then return {'quota'} end
+  balance = tonumber(balance) or 0
   if balance < tonumber(letter.hold) then return {'poor', int(balance)} end
 end
 
 local function store(root, ask, letter, said, turn, number, now)
   said.id, said.generation, said.created = ask.message, ask.generation, now
-  redis.call('HSET', turns_of(root, ask.account, letter.session, turn), turn .. ':u', cmsgpack.pack(said))
+  stored.put(root, ask.account, letter.session, turns_of(root, ask.account, letter.session, turn), turn .. ':u',
+    cmsgpack.pack(said))
   redis.call('SET', submission_key(root, ask.account, ask.generation), letter.submission)
   redis.call('HSET', generation_key(root, ask.account, ask.generation), 'stage', 'queued',
     'session', letter.session, 'turn', turn, 'lane', letter.lane, 'model', letter.model, 'wire', letter.wire,

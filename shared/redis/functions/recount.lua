@@ -1,0 +1,101 @@
+-- recount: count some more of what an account stores again, session by session.
+-- ASK      account; to go on: cursor (the time of the last session that was looked at); if the last call ended within a
+--          session: session, chunk, bytes, largest (what was found of it before that chunk)
+-- RETURNS  {'more', corrected, cursor, session, chunk, bytes, largest} (session '' if it ended between two), or
+--          {'done', corrected, bytes of sessions that are gone, 1 if the account had not been counted before};
+--          corrected: by how many bytes the sessions that were finished by this call were counted wrong
+-- ATOMIC   because a session may change, and is moved from one sum to the other with what it has then.
+-- Chunks before the one that is being answered do not change, so that a long session is weighed in several calls.
+
+local SESSIONS_AT_ONCE, CHUNKS_AT_ONCE = 256, 64
+
+local function length_of(key, field)
+  local length = redis.pcall('HSTRLEN', key, field)
+  return type(length) == 'number' and length or 0
+end
+
+-- The first chunk that may still change.
+local function first_open_chunk(root, account, turns, head)
+  local turn = head and redis.pcall('HGET', generation_key(root, account, head), 'turn')
+  turn = type(turn) == 'string' and tonumber(turn) or turns
+  return math.floor(math.min(turn, turns) / TURNS_PER_CHUNK)
+end
+
+-- Adds up chunks from `progress.chunk` on. Returns whether these were the last ones.
+local function weigh_chunks(root, account, session, turns, progress, budget)
+  local last = math.floor(turns / TURNS_PER_CHUNK)
+  local ends = progress.chunk + budget.chunks
+  local open = first_open_chunk(root, account, turns, progress.head)
+  if ends > open then ends = last + 1 end
+  for chunk = progress.chunk, ends - 1 do
+    local key = turns_key(root, account, session, int(chunk))
+    for turn = math.max(1, chunk * TURNS_PER_CHUNK), math.min(turns, (chunk + 1) * TURNS_PER_CHUNK - 1) do
+      local asked, answered = length_of(key, int(turn) .. ':u'), length_of(key, int(turn) .. ':a')
+      progress.bytes = progress.bytes + asked + answered
+      progress.largest = math.max(progress.largest, asked, answered)
+    end
+  end
+  budget.chunks = budget.chunks - math.max(1, ends - progress.chunk)
+  progress.chunk = ends
+  return ends > last
+end
+
+-- Weighs a session and moves it to the side that is being counted. Returns whether it is done with, and by how much it
+-- had been counted wrong.
+local function move_session(root, account, session, side, progress, budget)
+  local key = session_key(root, account, session)
+  local turns, head, had, from = unpack(redis.pcall('HMGET', key, 'turns', 'head', 'bytes', 'side'))
+  if not tonumber(turns) or (from or '0') == side then return true, 0 end
+  progress.head = head
+  if not weigh_chunks(root, account, session, tonumber(turns), progress, budget) then return false, 0 end
+  local bytes = progress.bytes
+  for _, field in ipairs({'name', 'system', 'companion', 'metadata'}) do bytes = bytes + length_of(key, field) end
+  stored.add(root, account, from, -(tonumber(had) or 0))
+  stored.add(root, account, side, bytes)
+  redis.call('HSET', key, 'bytes', bytes, 'largest', progress.largest, 'side', side)
+  return true, math.abs(bytes - (tonumber(had) or 0))
+end
+
+-- Returns the side that sessions move to; a count that was broken off goes on.
+local function begin(root, account, is_first_call)
+  local books = books_key(root, account)
+  local side, is_counting = unpack(redis.call('HMGET', books, 'stored_side', 'is_counting'))
+  side = side or '0'
+  if not is_first_call or is_counting then return side end
+  side = side == '1' and '0' or '1'
+  redis.call('HSET', books, 'stored_side', side, 'is_counting', 1)
+  return side
+end
+
+local function conclude(root, account, side, corrected)
+  local books, left = books_key(root, account), stored.sum_of(side == '1' and '0' or '1')
+  local gone, counted_at = unpack(redis.call('HMGET', books, left, 'counted_at'))
+  redis.call('HDEL', books, left, 'is_counting')
+  redis.call('HSET', books, 'counted_at', int(now_ms()))
+  redis.call('ZREM', recount_key(root), account)
+  return {'done', corrected, tonumber(gone) or 0, counted_at and 0 or 1}
+end
+
+local function recount(root, ask)
+  local account, first, budget = ask.account, ask.cursor or 0, {chunks = CHUNKS_AT_ONCE}
+  local cursor = first
+  local side, corrected = begin(root, account, cursor == 0 and not ask.session), 0
+  local page = redis.call('ZRANGE', sessions_key(root, account), int(cursor), '+inf', 'BYSCORE', 'LIMIT', 0,
+    SESSIONS_AT_ONCE, 'WITHSCORES')
+  for i = 1, #page, 2 do
+    local progress = {chunk = 0, bytes = 0, largest = 0}
+    if page[i] == ask.session then progress = {chunk = ask.chunk or 0, bytes = ask.bytes or 0, largest = ask.largest or 0} end
+    local is_done, wrong = move_session(root, account, page[i], side, progress, budget)
+    if not is_done then
+      return {'more', corrected, tonumber(page[i + 1]), page[i], progress.chunk, progress.bytes, progress.largest}
+    end
+    corrected, cursor = corrected + wrong, tonumber(page[i + 1])
+    if budget.chunks <= 0 then return {'more', corrected, cursor, '', 0, 0, 0} end
+  end
+  if #page < 2 * SESSIONS_AT_ONCE then return conclude(root, account, side, corrected) end
+  -- A whole page of one moment has been looked at.
+  if cursor == first then cursor = cursor + 1 end
+  return {'more', corrected, cursor, '', 0, 0, 0}
+end
+
+register('recount', recount)

@@ -1,0 +1,59 @@
+-- What the functions share beside the preamble: how many bytes of content an account stores, for its quota.
+--
+-- A session's record has the bytes of its texts and of its turns' records (`bytes`), and the size of the largest record
+-- (`largest`). The account's books have their sum, in two parts: each session is counted on one `side` ('0' where the
+-- field is missing), in the sum `stored_<side>`. So that all can be counted again while they change, sessions move to the
+-- other side one by one, each with what it is found to have. What is left behind then was of sessions that are gone.
+-- Example: stored_0 is 500, but the sessions on side 0 have 300 and 100: an older process deleted one of 100 and did
+-- not subtract it. They move, stored_1 becomes 400, and the 100 that are left in stored_0 are dropped.
+
+local stored = {}
+
+stored.RECOUNT_MS, stored.RECOUNT_REFUSED_MS = 86400000, 600000
+
+function stored.sum_of(side) return side == '1' and 'stored_1' or 'stored_0' end
+
+-- Never below zero: what an older process stored was not counted, and may be deleted by this one.
+function stored.add(root, account, side, bytes)
+  if bytes == 0 then return end
+  local books, sum = books_key(root, account), stored.sum_of(side)
+  if redis.call('HINCRBY', books, sum, bytes) < 0 then redis.call('HSET', books, sum, 0) end
+end
+
+-- The fields of a session that has one more record of that size. Of one that an older process began the largest is not
+-- known.
+function stored.grown(bytes, largest, size)
+  bytes = (tonumber(bytes) or 0) + size
+  if not tonumber(largest) then return 'bytes', bytes end
+  return 'bytes', bytes, 'largest', math.max(tonumber(largest), size)
+end
+
+-- Which quota one more record would pass, and how much there is of it; nil if none. `sums` are stored_0 and stored_1.
+function stored.find_excess(root, account, sums, sessions_max, bytes, bytes_max)
+  local count = sessions_max and redis.call('ZCARD', sessions_key(root, account)) or 0
+  if sessions_max and count >= sessions_max then return 'sessions', count end
+  local sum = (tonumber(sums[1]) or 0) + (tonumber(sums[2]) or 0)
+  if sum + bytes > bytes_max then return 'stored_bytes', sum end
+end
+
+-- Notes that the account is to be counted again: by a chore, never here. One without any session is counted by that.
+function stored.note_due(root, account, counted_at, every_ms, now)
+  local at = tonumber(counted_at)
+  if at and math.abs(now - at) < every_ms then return end
+  if not at and redis.call('ZCARD', sessions_key(root, account)) == 0 then
+    redis.call('HSET', books_key(root, account), 'counted_at', now)
+  else
+    redis.call('ZADD', recount_key(root), 'NX', now, account)
+  end
+end
+
+-- Writes a record of a turn, also in place of one that is there, and counts it.
+function stored.put(root, account, session, key, field, record)
+  local name = session_key(root, account, session)
+  local bytes, side, largest = unpack(redis.call('HMGET', name, 'bytes', 'side', 'largest'))
+  local more = #record - redis.call('HSTRLEN', key, field)
+  redis.call('HSET', key, field, record)
+  redis.call('HSET', name, 'bytes', math.max(0, (tonumber(bytes) or 0) + more))
+  if tonumber(largest) then redis.call('HSET', name, 'largest', math.max(tonumber(largest), #record)) end
+  stored.add(root, account, side, more)
+end

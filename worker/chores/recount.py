@@ -1,0 +1,65 @@
+"""Count again what accounts store: those that were never counted, those not counted for a day.
+
+The functions that store and delete keep the count themselves, and note an account here when its
+count is unknown, a day old, or about to refuse something. An older process that stores or deletes
+meanwhile does not count, so a count may be wrong until then; by how much is logged.
+"""
+
+from typing import Final
+
+from shared.errors import StoreError
+from shared.redis import functions, keys
+from shared.redis.client import Connection
+from shared.redis.functions import RecountAsk
+from shared.settings import RedisSettings
+from shared.telemetry import logs
+from worker.apart import Apart
+
+_ACCOUNTS_AT_ONCE: Final = 100
+
+
+async def recount(redis: Connection, settings: RedisSettings) -> int:
+    """Count the accounts that are due, the longest due first; return how many there were."""
+    count = 0
+    apart = Apart()
+    for partition in range(settings.partitions):
+        root = keys.partition_root(settings, partition)
+        with apart("recount", partition):
+            names = await redis.call("ZRANGE", keys.RECOUNT(root), 0, _ACCOUNTS_AT_ONCE - 1)
+            for name in names:
+                await _recount(redis, root, name.decode())
+            count += len(names)
+    return count
+
+
+async def _recount(redis: Connection, root: str, account: str) -> None:
+    try:
+        corrected, gone, is_first = await count_stored(redis, root, account)
+    except StoreError as error:
+        # A key of another type, say; the other accounts must not wait for it.
+        logs.logger().error("stored bytes cannot be counted", account=account, fault=error.message)
+        await redis.call("ZREM", keys.RECOUNT(root), account)
+        return
+    if (corrected or gone) and not is_first:
+        logs.logger().warning(
+            "stored bytes were counted wrong",
+            account=account,
+            corrected_bytes=corrected,
+            deleted_bytes=gone,
+        )
+
+
+async def count_stored(redis: Connection, root: str, account: str) -> tuple[int, int, bool]:
+    """Count an account's stored bytes in as many calls as that takes.
+
+    Return by how many bytes its sessions were counted wrong, the bytes of sessions that were
+    deleted without being subtracted, and whether it had never been counted.
+    """
+    corrected = 0
+    ask = RecountAsk(account=account)
+    while True:
+        done = await functions.recount(redis, root, ask)
+        corrected += done.corrected_bytes
+        if done.next is None:
+            return corrected, done.gone_bytes, done.is_first
+        ask = done.next
