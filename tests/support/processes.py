@@ -23,7 +23,7 @@ from tests.support import waiting
 
 _KEEPER: Final = 'read _; kill -9 "$1" 2>&-'
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_SECTIONS: Final = ("redis", "api", "worker", "limits", "retention", "media", "search")
+_SECTIONS: Final = ("redis", "api", "worker", "limits", "retention", "breaker", "media", "search")
 _PATIENCE_SECONDS: Final = 15.0
 _PORTS_FROM: Final = 20_000
 _PORTS_EACH: Final = 100
