@@ -26,6 +26,9 @@ class Bucket:
 
     def wait_seconds(self, size: int, now: float) -> float:
         """Return after how many seconds there is a token; 0 if there is one now."""
+        if not self._used:
+            self._at, self._size = now, size
+            return 0.0
         self._used = max(0.0, self._used - (now - self._at) * size / _MINUTE)
         if size < self._size:
             self._used = min(self._used, size - 1.0)

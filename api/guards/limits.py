@@ -148,10 +148,11 @@ class Limits:
         """
         now = self._clock.monotonic()
         spending = self._of(account.id, now)
-        size = self._allowances[account.tier].refused
-        if not may_repeat and spending.is_limited_to(
-            self._allowances[account.tier].submissions, now
-        ):
+        allowance = self._allowances[account.tier]
+        size = allowance.refused
+        # Redis would refuse it, too, under the limit as it is now.
+        is_limited = spending.limited_until > now and spending.limited_to == allowance.submissions
+        if is_limited and not may_repeat:
             raise spending.beyond_limit(now)
         wait = spending.refused.wait_seconds(size, now)
         if wait:
@@ -229,10 +230,6 @@ class _Spending:
         if len(self.looks) > _NOTED_MAX:
             self.looks.popitem(last=False)
         return 0.0
-
-    def is_limited_to(self, submissions: int, now: float) -> bool:
-        """Tell whether Redis would refuse a submission, under the limit as it is now."""
-        return self.limited_until > now and self.limited_to == submissions
 
     def beyond_limit(self, now: float) -> RefusedError:
         """Return the refusal of a submission that Redis would refuse."""
