@@ -203,10 +203,13 @@ class Endpoint:
     async def _read(self, call: Call, body: bodies.Body) -> None:
         """Read and decode the body of a call, which alone holds it from then on."""
         settings = call.state.settings.api
-        size = bodies.size_max(call.request, settings)
-        with call.state.arriving.hold(call.caller.account.id, size):
+        account, size = call.caller.account.id, bodies.size_max(call.request, settings)
+        call.state.arriving.add(account, size)
+        try:
             call.raw = await bodies.read(call.request, settings)
             call.body = body.decode(call.raw)
+        finally:
+            call.state.arriving.remove(account, size)
 
 
 async def _check_replay(state: State, caller: Caller, headers: Headers) -> None:

@@ -5,9 +5,6 @@ where it declares none, from before its first byte until it is decoded. One acco
 only, so that its slow uploads leave room for others. Refuses to read anything.
 """
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from api.guards.limits import headers
@@ -24,23 +21,10 @@ class Arriving:
     def __init__(self, settings: ApiSettings) -> None:
         self._most = settings.bodies_bytes_max
         self._total = 0
-        self._by_account: Counter[str] = Counter()
+        self._by_account: dict[str, int] = {}
 
-    @contextmanager
-    def hold(self, account: str, size: int) -> Iterator[None]:
+    def add(self, account: str, size: int) -> None:
         """Count a body in. Raises RefusedError where it does not fit; one alone always does."""
-        self._check(account, size)
-        self._total += size
-        self._by_account[account] += size
-        try:
-            yield
-        finally:
-            self._total -= size
-            self._by_account[account] -= size
-            if not self._by_account[account]:
-                del self._by_account[account]
-
-    def _check(self, account: str, size: int) -> None:
         own = self._by_account.get(account, 0)
         if own and own + size > self._most * _ACCOUNT_SHARE:
             refusal = _refused("The account sends too many bodies at once.", Code.RATE_LIMITED)
@@ -48,6 +32,17 @@ class Arriving:
             raise refusal
         if self._total and self._total + size > self._most:
             raise _refused("Too many bodies are arriving here.", Code.UNAVAILABLE)
+        self._total += size
+        self._by_account[account] = own + size
+
+    def remove(self, account: str, size: int) -> None:
+        """Count a body out that was counted in with this size."""
+        self._total -= size
+        left = self._by_account.get(account, 0) - size
+        if left:
+            self._by_account[account] = left
+        else:
+            self._by_account.pop(account, None)
 
 
 def _refused(message: str, code: Code) -> RefusedError:

@@ -10,7 +10,10 @@ from typing import Final
 import msgspec
 import pytest
 
+from api.guards.arriving import Arriving
 from shared import ids
+from shared.errors import RefusedError
+from shared.settings import ApiSettings
 from tests.api.kombify import CHAT as KOMBIFY_CHAT
 from tests.support import waiting
 from tests.support.customer import Customer, Json, body
@@ -174,3 +177,14 @@ async def test_who_waits_or_follows_keeps_no_body_in_memory(system: System, stre
             tracemalloc.stop()
     # What only the first ones need is in the first figures.
     assert (kept[-1] - kept[1]) / (count - 2) < size / 2
+
+
+def test_bodies_of_no_bytes_count_for_nothing() -> None:
+    arriving = Arriving(ApiSettings(bodies_bytes_max=100))
+    for size in (0, 0, 100):
+        arriving.add("one", size)
+    for size in (0, 100, 0):
+        arriving.remove("one", size)
+    arriving.add("one", 100)
+    with pytest.raises(RefusedError):
+        arriving.add("two", 1)
