@@ -148,6 +148,7 @@ def _variables(name: str, section: msgspec.Struct) -> dict[str, str]:
             found |= {
                 f"{path}__{part.name}".upper(): str(getattr(value, part.name))
                 for part in msgspec.structs.fields(type(value))
+                if getattr(value, part.name) is not None
             }
         elif value != field.default:
             found[path] = str(value)
