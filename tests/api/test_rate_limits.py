@@ -217,6 +217,7 @@ async def test_a_stream_s_place_goes_to_who_comes_when_told(system: System) -> N
             ahead.cancel()
 
 
+@pytest.mark.timeout(90)
 async def test_an_enterprise_account_waits_for_each_of_its_submissions(system: System) -> None:
     """600 messages at once, and one long poll each, all open at the same time."""
     url = httpx.URL(await system.front())
