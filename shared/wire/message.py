@@ -47,7 +47,8 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an answer consumed; `estimated` when the provider did not say. Costs in microcredits.
 
-    `search_cost` is the part of `cost` that its `searches` of the web have.
+    `search_cost` is the part of `cost` that its `searches` of the web have, `cached_input_tokens`
+    the part of `input_tokens` that the provider read from a cache.
     """
 
     input_tokens: int = 0
@@ -57,6 +58,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     estimated: bool = False
     searches: int = 0
     search_cost: int = 0
+    cached_input_tokens: int = 0
 
 
 class Media(msgspec.Struct, frozen=True):

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.each_once
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 FIELDS: Final = set(
     """success generation_id session_id type state stage progress poll_interval_hint queue_position
-    eta_seconds attempt result error failure enhancement credits_used credits_breakdown routing
-    metadata project_id created_at started_at finished_at""".split()
+    eta_seconds attempt result error failure enhancement credits_used credits_breakdown usage
+    routing metadata project_id created_at started_at finished_at""".split()
 )
 RESULT: Final = set(
     """content reasoning_content image_urls video_urls audio_urls citations finish_reason model
@@ -46,6 +46,7 @@ def _check_form(status: Json, *, is_served: bool = True) -> None:
     assert ("partial" in status["result"]) is not is_over
     assert (status["progress"] == 100) is is_over
     assert (status["finished_at"] is not None) is is_over
+    assert (status["usage"] is not None) is is_over
     assert (status["eta_seconds"] is None) is (is_over or not is_served)
     assert is_over is (status["stage"] in {"completed", "failed", "cancelled"})
     assert (status["failure"] is None) is (status["error"] is None)

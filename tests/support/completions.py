@@ -43,6 +43,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     huge_bytes: int = 0
     is_malformed: bool = False
     has_usage: bool = True
+    cached_tokens: int = 0
     has_done: bool = True
     finish_reason: str = "stop"
     raw: bytes | None = None
@@ -141,7 +142,7 @@ def _tokens(request: Request, answer: Answer) -> list[tuple[str, str]]:
     return thought + [("content", token) for token in _TOKEN.findall(_text(request, answer))]
 
 
-def _usage(request: Request, tokens: list[tuple[str, str]]) -> dict[str, object]:
+def _usage(request: Request, answer: Answer, tokens: list[tuple[str, str]]) -> dict[str, object]:
     asked = sum(len(_TOKEN.findall(str(message.get("content")))) for message in request.messages)
     thought = sum(name != "content" for name, _ in tokens)
     usage: dict[str, object] = {
@@ -149,9 +150,11 @@ def _usage(request: Request, tokens: list[tuple[str, str]]) -> dict[str, object]
         "completion_tokens": len(tokens),
         "total_tokens": asked + len(tokens),
     }
-    return (
-        usage | {"completion_tokens_details": {"reasoning_tokens": thought}} if thought else usage
-    )
+    if thought:
+        usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+    if answer.cached_tokens:
+        usage["prompt_tokens_details"] = {"cached_tokens": answer.cached_tokens}
+    return usage
 
 
 def events(request: Request, answer: Answer) -> Iterator[bytes]:
@@ -172,7 +175,7 @@ def events(request: Request, answer: Answer) -> Iterator[bytes]:
         yield _event(model, {"annotations": [_annotation(*page) for page in answer.pages]})
     yield _event(model, {}, answer.finish_reason)
     if answer.has_usage and request.wants_usage:
-        usage = _usage(request, tokens)
+        usage = _usage(request, answer, tokens)
         yield b"data: " + _encode({**_chunk(model), "choices": [], "usage": usage}) + b"\n\n"
     if answer.has_done:
         yield b"data: [DONE]\n\n"
@@ -208,7 +211,7 @@ def whole(request: Request, answer: Answer) -> bytes:
         "choices": [choice],
     }
     if answer.has_usage:
-        reply["usage"] = _usage(request, _tokens(request, answer))
+        reply["usage"] = _usage(request, answer, _tokens(request, answer))
     return b"{not json" if answer.is_malformed else _encode(reply)
 
 

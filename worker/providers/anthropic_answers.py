@@ -369,5 +369,5 @@ def _used(usage: _Usage, begun_with: _Usage) -> Sequence[Used]:
     tools = usage.server_tool_use or begun_with.server_tool_use
     searches = (tools.web_search_requests if tools is not None else None) or 0
     asked = sum(count or 0 for count in inputs)
-    used = believable(asked, usage.output_tokens, thought, searches)
+    used = believable(asked, usage.output_tokens, thought, searches, cached=inputs[2] or 0)
     return (used,) if used is not None else ()

@@ -90,12 +90,16 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class Used(msgspec.Struct, frozen=True):
-    """What the upstream says it consumed; `searches` is 0 also where it counts none."""
+    """What the upstream says it consumed; `searches` is 0 also where it counts none.
+
+    `cached_input_tokens` are the part of `input_tokens` that it read from a cache.
+    """
 
     input_tokens: int
     output_tokens: int
     reasoning_tokens: int = 0
     searches: int = 0
+    cached_input_tokens: int = 0
 
 
 class Produced(msgspec.Struct, frozen=True):
@@ -180,9 +184,10 @@ class Dialect(Protocol):
 
 
 def believable(
-    input_tokens: int, output_tokens: int, reasoning_tokens: int, searches: int = 0
+    input_tokens: int, output_tokens: int, reasoning_tokens: int, searches: int = 0, cached: int = 0
 ) -> Used | None:
-    """Return what was used, unless no model can have used it."""
+    """Return what was used, unless no model can have used it; `cached` is a part of the input."""
     counts = (input_tokens, output_tokens, reasoning_tokens, searches)
     is_lawful = min(counts) >= 0 and max(counts) <= TOKENS_MAX and searches <= SEARCHES_MAX
-    return Used(*counts) if is_lawful else None
+    cached = cached if 0 <= cached <= input_tokens else 0
+    return Used(*counts, cached) if is_lawful else None

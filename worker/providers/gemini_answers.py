@@ -81,6 +81,7 @@ class _Usage(msgspec.Struct, rename="camel"):
     candidates_token_count: int | None = None
     thoughts_token_count: int | None = None
     tool_use_prompt_token_count: int | None = None
+    cached_content_token_count: int | None = None
 
 
 class _Feedback(msgspec.Struct, rename="camel"):
@@ -235,7 +236,8 @@ class Chunks:
         asked = usage.prompt_token_count + (usage.tool_use_prompt_token_count or 0)
         thoughts = usage.thoughts_token_count or 0
         answered = (usage.candidates_token_count or 0) + thoughts
-        used = believable(asked, answered, thoughts, self._searches)
+        cached = usage.cached_content_token_count or 0
+        used = believable(asked, answered, thoughts, self._searches, cached=cached)
         return (used,) if used is not None else ()
 
 

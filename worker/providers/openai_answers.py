@@ -93,10 +93,15 @@ class _Details(msgspec.Struct):
     reasoning_tokens: int | None = None
 
 
+class _Cache(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
+    prompt_tokens_details: _Cache | None = None
     completion_tokens_details: _Details | None = None
 
 
@@ -321,7 +326,9 @@ def _used(usage: _Usage) -> Used | None:
         return None
     if thought > answered or (thought and usage.total_tokens == asked + answered + thought):
         answered += thought
-    return believable(asked, answered, thought)
+    cache = usage.prompt_tokens_details
+    cached = (cache.cached_tokens if cache is not None else None) or 0
+    return believable(asked, answered, thought, cached=cached)
 
 
 def _text_in(item: Any) -> str:  # noqa: ANN401  an item of a list of content

@@ -248,6 +248,7 @@ def added(model: ModelSettings, before: Usage, after: Usage) -> Usage:
         input_tokens=before.input_tokens + after.input_tokens,
         output_tokens=before.output_tokens + after.output_tokens,
         reasoning_tokens=before.reasoning_tokens + after.reasoning_tokens,
+        cached_input_tokens=before.cached_input_tokens + after.cached_input_tokens,
     )
     is_estimated = before.estimated or after.estimated
     return msgspec.structs.replace(_usage(model, used), estimated=is_estimated)
@@ -258,6 +259,7 @@ def _usage(model: ModelSettings, used: Used) -> Usage:
         input_tokens=used.input_tokens,
         output_tokens=used.output_tokens,
         reasoning_tokens=used.reasoning_tokens,
+        cached_input_tokens=used.cached_input_tokens,
         cost=price.cost(model, used.input_tokens, used.output_tokens),
     )
 

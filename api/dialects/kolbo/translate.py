@@ -22,6 +22,7 @@ from shared.stores.sessions import Session, Turn
 from shared.tiers import LimitSettings
 from shared.wire.enhancement import Reason, sentence
 from shared.wire.generation import Generation
+from shared.wire.message import Usage as Used
 from shared.wire.submission import AUTO
 
 _MICROCREDITS: Final = 1_000_000
@@ -75,6 +76,7 @@ def status(
         enhancement=_enhancement(generation, may_reword=may_reword),
         credits_used=generation.captured / _MICROCREDITS,
         credits_breakdown=_breakdown(generation),
+        usage=_usage(generation),
         routing=_routing(generation),
         metadata=(user.metadata if user is not None else None) or {},
         project_id=user.project if user is not None else None,
@@ -117,6 +119,19 @@ def _enhancement(generation: Generation, *, may_reword: bool) -> wire.Enhancemen
         otherwise: Reason = "as_written" if generation.state == "completed" else "ended"
         reason = (clarity.left_alone(user.content) if user is not None else None) or otherwise
     return wire.Enhancement(applied=False, reason=sentence(reason), text=None)
+
+
+def _usage(generation: Generation) -> wire.TokenCounts | None:
+    """Return what was consumed, once that is settled; of what was never begun, nothing."""
+    if not generation.is_final:
+        return None
+    used = (generation.assistant.usage if generation.assistant is not None else None) or Used()
+    return wire.TokenCounts(
+        input_tokens=used.input_tokens,
+        cached_input_tokens=used.cached_input_tokens,
+        output_tokens=used.output_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+    )
 
 
 def _routing(generation: Generation) -> wire.Routing | None:

@@ -112,6 +112,15 @@ class CreditLine(msgspec.Struct, frozen=True):
     ]
 
 
+class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer consumed."""
+
+    input_tokens: fields.InputTokens
+    cached_input_tokens: fields.CachedInputTokens
+    output_tokens: fields.OutputTokens
+    reasoning_tokens: fields.ReasoningTokens
+
+
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """A generation at one moment. Loop on `state`; `stage` tells what happens inside."""
 
@@ -145,6 +154,9 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     credits_used: Annotated[float, Meta(description="The credits charged so far.")]
     credits_breakdown: Annotated[
         list[CreditLine], Meta(description="What the charge is made of; the lines add up to it.")
+    ]
+    usage: Annotated[
+        TokenCounts | None, Meta(description="What was consumed; null while it is being made.")
     ]
     routing: Annotated[Routing | None, Meta(description="Which model was chosen, and why.")]
     metadata: Annotated[dict[str, str], Meta(description="The `metadata` of the submission.")]

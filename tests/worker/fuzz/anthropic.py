@@ -198,7 +198,8 @@ class Plain:
         if tools is None:
             tools = self._begun_with.get("server_tool_use") or {}
         searches = tools.get("web_search_requests")
-        return used(asked, usage["output_tokens"], details.get("thinking_tokens"), searches)
+        thought = details.get("thinking_tokens")
+        return used(asked, usage["output_tokens"], thought, searches, inputs[2])
 
 
 def _kind(event: dict[str, Any]) -> str:

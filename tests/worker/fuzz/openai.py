@@ -153,7 +153,9 @@ class Plain:
     def _used(self, usage: dict[str, Any]) -> list[Part]:
         details = usage.get("completion_tokens_details") or {}
         asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        found = used(asked, answered, details.get("reasoning_tokens"))
+        cache = usage.get("prompt_tokens_details") or {}
+        thought, cached = details.get("reasoning_tokens"), cache.get("cached_tokens")
+        found = used(asked, answered, thought, cached=cached)
         self._counted = self._counted or (bool(found) and bool(answered))
         return found
 
@@ -230,6 +232,7 @@ _chunk: Final = fields(
         fields(
             prompt_tokens=maybe(one(int)),
             completion_tokens=maybe(one(int)),
+            prompt_tokens_details=maybe(fields(cached_tokens=maybe(one(int)))),
             completion_tokens_details=maybe(fields(reasoning_tokens=maybe(one(int)))),
         )
     ),

@@ -308,12 +308,18 @@ def cited(told: list[str], url: object, title: object) -> list[Part]:
 
 
 def used(
-    asked: int | None, answered: int | None, reasoning: int | None, searches: int | None = None
+    asked: int | None,
+    answered: int | None,
+    reasoning: int | None,
+    searches: int | None = None,
+    cached: int | None = None,
 ) -> list[Part]:
-    """Return what was used, if it is told and can be believed."""
+    """Return what was used, if it is told and can be believed; what was cached went in."""
     if asked is None or answered is None:
         return []
     counts = (asked, answered, reasoning or 0, searches or 0)
     if counts[3] > SEARCHES_MAX:
         return []
-    return [Used(*counts)] if all(0 <= count <= TOKENS_MAX for count in counts) else []
+    cached = cached if cached and 0 < cached <= asked else 0
+    is_lawful = all(0 <= count <= TOKENS_MAX for count in counts)
+    return [Used(*counts, cached)] if is_lawful else []

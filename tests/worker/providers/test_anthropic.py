@@ -69,7 +69,7 @@ async def test_whole_exchange(call: Call) -> None:
         Text("out."),
         ToolCall("toolu_1", "look", {"where": "outside"}),
         Ended("tool_calls"),
-        Used(120, 41),
+        Used(120, 41, cached_input_tokens=100),
     ]
     head, _, body = call.upstream.line.request.partition(b"\r\n\r\n")
     assert b"\r\nanthropic-version: 2023-06-01\r\n" in head
@@ -128,7 +128,7 @@ _SEARCH: Final = (
                     "output_tokens_details": {"thinking_tokens": 4},
                 },
             ),
-            [Used(235, 6, 4)],
+            [Used(235, 6, 4, cached_input_tokens=200)],
         ),
         (said("message_delta", delta={}, usage={"output_tokens": 6}), []),
         (said("message_delta", delta={}, usage={"input_tokens": 5}), []),

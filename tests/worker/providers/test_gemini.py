@@ -127,6 +127,9 @@ async def test_blocked_prompt_is_an_end_by_the_filter(call: Call) -> None:
         (None, used(5, 6), [Used(5, 6)]),
         (used(5, 2), None, [Used(5, 2)]),
         (used(5, 2), used(5, 6, thoughtsTokenCount=4), [Used(5, 10, 4)]),
+        (None, used(5, 6, cachedContentTokenCount=3), [Used(5, 6, cached_input_tokens=3)]),
+        # More than went in cannot have come from a cache.
+        (None, used(5, 6, cachedContentTokenCount=9), [Used(5, 6)]),
         (None, {"promptTokenCount": 5}, [Used(5, 0)]),
         (None, {"candidatesTokenCount": 5}, []),
     ],

@@ -109,7 +109,7 @@ async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upst
                     "prompt_tokens_details": {"cached_tokens": 1},
                 }
             ),
-            [Used(5, 6, 4)],
+            [Used(5, 6, 4, cached_input_tokens=1)],
         ),
         (
             _chunk(

@@ -1,0 +1,22 @@
+"""What a status tells of the tokens that an answer consumed."""
+
+import pytest
+
+from tests.support.customer import Customer
+from tests.support.provider import Answer, Provider
+
+pytestmark = pytest.mark.each_once
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_an_answer_consumed_is_counted(api: Customer, provider: Provider) -> None:
+    provider.script.append(Answer(text="one two", reasoning="Let me see.", cached_tokens=2))
+    counts = {
+        "input_tokens": 3,
+        "cached_input_tokens": 2,
+        "output_tokens": 5,
+        "reasoning_tokens": 3,
+    }
+    assert (await api.answer("hello there you"))["usage"] == counts
+    provider.script.append(Answer(status=422))
+    assert (await api.answer("hello"))["usage"] == dict.fromkeys(counts, 0)
