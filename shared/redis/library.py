@@ -53,9 +53,10 @@ SHARED: Final = (
 )
 
 # What ends work and gives room back, or lets what runs come to its end: also where a server is
-# full. Otherwise nothing could end there, and it would stay full.
+# full. Otherwise nothing could end there, and it would stay full. And what an operator does.
 _ENDS_WORK: Final = frozenset(
     """
+    create_account create_key dead grant revoke_key
     append beat cancel delete_session depart discard end_probe expire forget_turns reap recount
     release report settle throttle throttled
     """.split()
@@ -127,7 +128,7 @@ _NAMED_IN_LUA: Final = frozenset(
     generation submission text events idempotency session waiting turns books ledger usage
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
     parked_lines leases holders deadlines deferred suspects dead damaged
-    letter forgotten forgetting recount pace api_key account workers pulses served breaker
+    letter forgotten forgetting recount pace api_key key_ids account workers pulses served breaker
     failures successes cooling slots rates tried faults throttle throttles accused lengths
     """.split()
 )

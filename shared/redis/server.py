@@ -35,6 +35,10 @@ _APPENDFSYNC: Final[dict[Durability, frozenset[str]]] = {
 }
 LATE: Final = "but for two seconds at most in which its disk is busy (appendfsync everysec)"
 _FULL_SHARE: Final = 0.95
+UNBOUNDED: Final = (
+    "redis.url: the server has no memory bound (maxmemory 0), so nothing is refused before the "
+    "machine has no memory left; set maxmemory"
+)
 # Those who promise nothing of a machine, whose writes need only to be the kernel's.
 _WRITTEN: Final[frozenset[Durability]] = frozenset({"process", "replica"})
 # Those who promise something of the machine, too.
@@ -42,10 +46,11 @@ _SYNCED: Final[frozenset[Durability]] = frozenset({"fsync", "everysec"})
 
 
 class Seen(NamedTuple):
-    """A server as it was seen: why it is not fit, and in one line what it holds."""
+    """A server as it was seen: why it is not fit, in one line what it holds, and what is unwise."""
 
     faults: tuple[str, ...]
     holds: str
+    warnings: tuple[str, ...] = ()
 
 
 async def check(redis: Connection, settings: RedisSettings) -> str:
@@ -60,6 +65,8 @@ async def check(redis: Connection, settings: RedisSettings) -> str:
         logs.logger().warning(
             "durability falls short", durability=settings.durability, holds=seen.holds
         )
+    for warning in seen.warnings:
+        logs.logger().warning("Redis is set up unwisely", warning=warning)
     return seen.holds
 
 
@@ -76,7 +83,11 @@ async def look(redis: Connection, settings: RedisSettings, *, while_running: boo
         _alone(info, settings),
         *((_full(info), await _denied(redis, settings)) if while_running else ()),
     )
-    return Seen(tuple(fault for fault in found if fault), _holds(shown, settings.durability))
+    return Seen(
+        tuple(fault for fault in found if fault),
+        _holds(shown, settings.durability),
+        () if int(info.get("maxmemory", 0)) else (UNBOUNDED,),
+    )
 
 
 async def check_commands(redis: Connection, settings: RedisSettings) -> None:

@@ -23,6 +23,7 @@ class Watch:
         self._redis = redis
         self._settings = settings
         self.faults: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = ()
         self.holds = holds
 
     def pause_seconds(self) -> float:
@@ -41,4 +42,4 @@ class Watch:
                 logs.logger().info("Redis is fit again")
         if seen.holds != self.holds and not faults:
             logs.logger().warning("durability has changed", holds=seen.holds)
-        self.faults, self.holds = faults, seen.holds
+        self.faults, self.holds, self.warnings = faults, seen.holds, seen.warnings

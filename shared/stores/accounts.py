@@ -88,15 +88,9 @@ class Accounts:
             partition=secrets.randbelow(self._settings.partitions),
             created=self._clock.now_ms(),
         )
-        where = keys.ACCOUNT(self._root, name)
-        if await self._redis.call("SET", where, _encode(fresh), "NX"):
-            return fresh
-        account = await self.find(name)
-        if account is None or tier is None or account.tier == tier:
-            return account or fresh
-        account = msgspec.structs.replace(account, tier=tier)
-        await self._redis.call("SET", where, _encode(account))
-        return account
+        ask = functions.CreateAccountAsk(account=name, tier=tier)
+        record = await functions.create_account(self._redis, self._root, ask, _encode(fresh))
+        return _decode_account(record)
 
     async def prefer(self, account: Account, model: str | None) -> None:
         """Store the model that an account prefers, or none. Fronts notice within a second."""
@@ -116,8 +110,8 @@ class Accounts:
             expires=expires_ms,
         )
         hashed = ids.key_hash(key, self._pepper)
-        await self._redis.call("HSET", keys.KEY_IDS(self._root), record.id, hashed)
-        await self._redis.call("SET", keys.API_KEY(self._root, hashed), _encode(record))
+        ask = functions.CreateKeyAsk(id=record.id, hash=hashed)
+        await functions.create_key(self._redis, self._root, ask, _encode(record))
         return NewKey(key, record.id)
 
     async def list_keys(self) -> list[ApiKey]:
@@ -136,21 +130,10 @@ class Accounts:
 
         Fronts refuse it within a second, and end what it has open.
         """
-        hashed: bytes | None = await self._redis.call("HGET", keys.KEY_IDS(self._root), key_id)
-        if hashed is None:
-            return False
-        where = keys.API_KEY(self._root, hashed.decode())
-        stored: bytes | None = await self._redis.call("GET", where)
-        if stored is None:
-            # Whoever made it died before it was a key.
-            return False
-        record = _decode_key(stored)
-        if record.revoked is None:
-            await self._redis.call(
-                "SET", where, _encode(msgspec.structs.replace(record, revoked=self._clock.now_ms()))
-            )
-        await self._redis.call("PUBLISH", keys.revocations_channel(self._root), key_id)
-        return True
+        ask = functions.RevokeKeyAsk(
+            id=key_id, now=self._clock.now_ms(), channel=keys.revocations_channel(self._root)
+        )
+        return await functions.revoke_key(self._redis, self._root, ask)
 
     async def find_revoked(self, key_ids: Sequence[str]) -> set[str]:
         """Return which of these keys are revoked, or are no more."""

@@ -6,7 +6,7 @@ import pytest
 from shared import ids
 from shared.clock import SystemClock
 from shared.errors import RequestError
-from shared.redis import keys
+from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from shared.stores.accounts import Accounts
@@ -101,6 +101,32 @@ async def test_revoked_key_stays_known_as_revoked(accounts: Accounts) -> None:
     assert found[0].revoked is not None
     listed = {key.id: key.revoked is None for key in await accounts.list_keys()}
     assert listed == {made.key_id: False, other.key_id: True}
+
+
+async def test_what_an_operator_does_works_on_a_server_that_is_full(
+    own_redis: Redis, own_settings: RedisSettings
+) -> None:
+    await library.load(own_redis)
+    accounts = Accounts(own_redis, own_settings, b"pepper", SystemClock())
+    old = await accounts.create_key(await accounts.create("old", None), ("chat",))
+    await own_redis.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        account = await accounts.create("acme", "pro")
+        assert (await accounts.create("acme", "enterprise")).tier == "enterprise"
+        made = await accounts.create_key(account, ("chat",))
+        assert await accounts.authenticate(made.key) is not None
+        assert await accounts.grant(account, 5) == 5
+        assert await accounts.grant(account, -2) == 3
+        assert await accounts.revoke_key(old.key_id)
+        assert await accounts.list_accounts()
+        desk = Desk(own_redis, own_settings)
+        assert await desk.dead() == []
+        assert await desk.discard() == []
+    finally:
+        await own_redis.call("CONFIG", "SET", "maxmemory", 0)
+    found = await accounts.authenticate(old.key)
+    assert found is not None
+    assert found[0].revoked is not None
 
 
 async def test_credits_are_kept_in_the_partition_of_the_account(

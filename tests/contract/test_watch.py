@@ -67,6 +67,10 @@ async def test_what_an_operator_changes_is_logged_when_it_begins_and_ends(
         assert watch.faults == ()
         events = [line["event"] for line in lines]
         assert events == ["Redis is no longer fit", "Redis is fit again"]
+    assert server.UNBOUNDED in watch.warnings
+    await own_redis.call("CONFIG", "SET", "maxmemory", "4gb")
+    await watch.look()
+    assert server.UNBOUNDED not in watch.warnings
     with capture_logs() as lines:
         await own_redis.call("CONFIG", "SET", "appendfsync", "everysec")
         await watch.look()
@@ -96,3 +100,14 @@ async def test_trying_commands_leaves_nothing(redis: Redis, redis_settings: Redi
     root = keys.system_root(redis_settings)
     assert await functions.commands(redis, root, CommandsAsk()) == []
     assert await redis.call("EXISTS", keys.TRIED(root)) == 0
+
+
+async def test_server_without_a_memory_bound_is_warned_of_at_the_start(
+    own_redis: Redis, own_settings: RedisSettings
+) -> None:
+    with capture_logs() as lines:
+        await server.check(own_redis, own_settings)
+        assert lines == []
+        await own_redis.call("CONFIG", "SET", "maxmemory", 0)
+        await server.check(own_redis, own_settings)
+    assert [line["warning"] for line in lines] == [server.UNBOUNDED]

@@ -163,6 +163,7 @@ class Server:
             "appendonly": "yes",
             "appendfsync": self._appendfsync,
             "save": "",
+            "maxmemory": "4gb",
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "local",
         }
