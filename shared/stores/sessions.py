@@ -19,6 +19,9 @@ from shared.wire.message import AssistantMessage, UserMessage, decode_assistant,
 _FIELDS: Final = ("name", "created", "active", "turns", "companion", "metadata")
 # So many turns a round trip; what is read beyond what is needed is no more than these.
 _CHUNKS_AT_ONCE: Final = 2
+# Of records, beside what was said: reasoning, and turns that were not completed.
+_READ_PER_SAID: Final = 4
+_READ_BYTES_MIN: Final = 1_000_000
 _decode_metadata = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
@@ -110,11 +113,13 @@ async def history(
     """Return the last completed turns before a turn, oldest first.
 
     All that are needed for `bytes_max` of what was said, and little more: a conversation may have
-    any length, and no model reads all of it.
+    any length, and no model reads all of it. Records of turns that were not completed bring
+    nothing and are read all the same, so what is read is bounded, too.
     """
     complete = History()
     last, bytes_left = (before - 1) // TURNS_PER_CHUNK, bytes_max
-    while last >= 0 and before > 1 and bytes_left > 0:
+    unread_bytes = _READ_BYTES_MIN + _READ_PER_SAID * bytes_max
+    while last >= 0 and before > 1 and bytes_left > 0 and unread_bytes > 0:
         first = max(0, last - _CHUNKS_AT_ONCE + 1)
         chunks = range(first, last + 1)
         read = [
@@ -124,6 +129,7 @@ async def history(
         numbers = range(max(1, first * TURNS_PER_CHUNK), min(before, (last + 1) * TURNS_PER_CHUNK))
         found = list(_complete({n: each for chunk in stored for n, each in chunk.items()}, numbers))
         bytes_left -= sum(map(_said_bytes, found))
+        unread_bytes -= sum(len(record) for chunk in stored for record in chunk.values())
         complete[:0] = found
         last = first - 1
     complete.is_whole = last < 0 or before <= 1

@@ -274,3 +274,15 @@ async def _falls_silent(redis: Redis, settings: RedisSettings, worker: str, ago_
     """As if a worker had reported so long ago for the last time."""
     pulses = keys.PULSES(keys.system_root(settings))
     assert await redis.call("ZINCRBY", pulses, -ago_ms, worker)
+
+
+async def test_history_behind_many_cancelled_turns_is_not_read_without_end(desk: Desk) -> None:
+    ticket = await desk.submit()
+    await desk.complete(await desk.claim_one(), "kept")
+    for _ in range(100):
+        await desk.cancel(await desk.submit("ann", ticket.session, content="x" * 30_000))
+    place = (desk.redis, desk.root, "ann", ticket.session, 102)
+    bounded = await sessions.history(*place, bytes_max=1_000)
+    assert (list(bounded), bounded.is_whole) == ([], False)
+    whole = await sessions.history(*place, bytes_max=1_000_000)
+    assert ([turn.number for turn in whole], whole.is_whole) == ([1], True)
