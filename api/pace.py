@@ -176,7 +176,7 @@ def _plan(durations: tuple[float, ...], before: Before) -> tuple[int, ...]:
             looks = more
         else:
             refused.add(look)
-    return (*looks, *_looks_beyond(looks, before))
+    return (*looks, *_looks_beyond(looks, before, durations[-1]))
 
 
 def _best_look(behind: list[int], looks: list[int], refused: set[int]) -> int | None:
@@ -211,18 +211,33 @@ def _polls_max(seconds: float) -> float:
     return max(4 + math.log2(max(1.0, seconds)), 3 + seconds / HINT_SECONDS_MAX)
 
 
-def _looks_beyond(looks: list[int], before: Before) -> Iterator[int]:
-    """Yield looks for what takes longer than ever: close at first, as far as polls are left."""
-    look = looks[-1]
-    polls = before.polls
-    polls += sum(_polls_between(*pair) for pair in zip((0, *looks), looks, strict=False))
+def _looks_beyond(looks: list[int], before: Before, longest: float) -> Iterator[int]:
+    """Yield looks for what takes longer than nearly all: close at first, as far as polls are left.
+
+    After them, hints of the most seconds lead as far as the longest that is known.
+    """
+    look, polls = looks[-1], _polls_at(looks, before)
     step = max(1, round(_BEYOND_SHARE * look))
-    # An answer that lasts beyond the n-th poll may be polled again once it is 2^(n - 3) old.
-    while (step := max(step, 2 ** max(0, polls - 2) - look - before.seconds)) < HINT_SECONDS_MAX:
-        look += step
-        polls += 1
-        step *= 2
-        yield look
+    while step < HINT_SECONDS_MAX:
+        if _is_enough_left(polls + 1, before.seconds, look + step, longest):
+            look += step
+            polls += 1
+            yield look
+            step *= 2
+        else:
+            step += 1
+
+
+def _is_enough_left(polls: int, waited: int, look: int, longest: float) -> bool:
+    """Tell whether what lasts beyond any look from here on keeps to the polls allowed."""
+    later = range(look, max(look, math.ceil(longest)) + 1, HINT_SECONDS_MAX)
+    return all(polls + number + 1 <= _polls_max(waited + each) for number, each in enumerate(later))
+
+
+def _polls_at(looks: list[int], before: Before) -> int:
+    """Return how many polls were made with the last look."""
+    pairs = zip((0, *looks), looks, strict=False)
+    return before.polls + sum(_polls_between(*pair) for pair in pairs)
 
 
 def _polls_between(last: int, look: int) -> int:

@@ -20,6 +20,11 @@ def _polls(known: Known, duration: float, before: Before = pace.NOTHING_BEFORE) 
         yield at
 
 
+def _common(durations: list[float]) -> list[float]:
+    """Return all but the longest twentieth, whose looks all others would pay for."""
+    return sorted(durations)[: math.ceil(0.95 * len(durations))]
+
+
 @given(_DURATIONS, st.floats(0, 2_000))
 def test_every_hint_is_of_whole_seconds_within_bounds(
     durations: list[float], seconds: float
@@ -33,10 +38,20 @@ def test_every_hint_is_of_whole_seconds_within_bounds(
 @given(_DURATIONS)
 def test_answers_like_those_known_keep_to_the_polls_allowed(durations: list[float]) -> None:
     known = Known.of(durations)
-    for duration in durations:
+    for duration in _common(durations):
         polls = len(list(_polls(known, duration)))
         allowed = max(4 + math.log2(max(1.0, duration)), 3 + duration / HINT_SECONDS_MAX)
         assert polls <= allowed, duration
+
+
+@given(_DURATIONS)
+def test_the_few_that_take_far_longer_are_polled_ever_more_seldom(durations: list[float]) -> None:
+    known, last = Known.of(durations), max(_common(durations))
+    until_common = len(list(_polls(known, last)))
+    for duration in set(durations) - set(_common(durations)):
+        polls = len(list(_polls(known, duration)))
+        # Pauses double from a second at least to the longest hint.
+        assert polls <= until_common + 6 + (duration - last) / HINT_SECONDS_MAX, duration
 
 
 @given(_SECONDS)
@@ -86,7 +101,7 @@ def test_what_has_waited_keeps_to_the_polls_that_are_left(
 ) -> None:
     before = Before.of(waited, polls)
     known = Known.of(durations)
-    for duration in durations:
+    for duration in _common(durations):
         made = polls + len(list(_polls(known, duration, before)))
         whole = waited + duration
         # One look is there whatever came before.
