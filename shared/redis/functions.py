@@ -802,8 +802,8 @@ async def forget_turns(redis: Connection, root: str, ask: ForgetTurnsAsk) -> Non
 class RecountAsk(Ask, frozen=True, kw_only=True):
     """Whose stored bytes to count again, and how far the last call came.
 
-    `cursor` is the time of the last session that it looked at; `chunk`, `bytes` and `largest` say
-    what was found of a `session` within which it ended.
+    `cursor` is the time of the last session that it looked at; `chunk` and `bytes` say what was
+    found of a `session` within which it ended.
     """
 
     account: str
@@ -811,7 +811,6 @@ class RecountAsk(Ask, frozen=True, kw_only=True):
     session: str | None = None
     chunk: int = 0
     bytes: int = 0
-    largest: int = 0
 
 
 class Recounted(NamedTuple):
@@ -831,14 +830,13 @@ async def recount(redis: Connection, root: str, ask: RecountAsk) -> Recounted:
     """Count some more of what an account stores; repeating a call is safe."""
     reply: list[Reply] = await invoke(redis, "recount", root, ask)
     match [_text(reply[0]), *reply[1:]]:
-        case ["more", corrected, cursor, session, chunk, bytes_, largest]:
+        case ["more", corrected, cursor, session, chunk, bytes_]:
             further = RecountAsk(
                 account=ask.account,
                 cursor=cursor,
                 session=_text(session) or None,
                 chunk=chunk,
                 bytes=bytes_,
-                largest=largest,
             )
             return Recounted(corrected, further)
         case ["done", corrected, gone, is_first]:

@@ -116,7 +116,7 @@ local function interrupt(root, ask, head, weight)
     damage.guarded(root, member(ask.account, waiting[i]), cancel_known, ask)
   end
   damage.guarded(root, member(ask.account, head), cancel_known, ask)
-  weight.bytes, weight.largest = unpack(redis.call('HMGET', session_key(root, ask.account, ask.session), 'bytes', 'largest'))
+  weight.bytes = redis.call('HGET', session_key(root, ask.account, ask.session), 'bytes')
   return read_books(books_key(root, ask.account), ask.lane)
 end
 
@@ -126,14 +126,13 @@ local function take_turn(root, ask, session, turns, beside, now, weight)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
     redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation,
-      'bytes', weight.added, 'largest', weight.size)
+      'bytes', weight.added)
     if ask.system_prompt then redis.call('HSET', session, 'system', ask.system_prompt) end
     if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
     if weight.side == '1' then redis.call('HSET', session, 'side', weight.side) end
     return 1, true
   end
-  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now,
-    stored.grown(weight.bytes, weight.largest, weight.size))
+  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now, 'bytes', (tonumber(weight.bytes) or 0) + weight.size)
   if beside then redis.call('HSET', session, 'pending', int(beside + (ask.added or 0))) end
   return turns + 1, redis.call('HSETNX', session, 'head', ask.generation) == 1
 end
@@ -211,10 +210,10 @@ end
 
 -- The session's fields; `beside` are the tokens of turns under way, where it counts them or an older process left some.
 local function load_session(root, ask, session, weight)
-  local turns, busy, companion, tokens, pending, system, bytes, side, largest = unpack(redis.call('HMGET', session,
-    'turns', 'head', 'companion', 'tokens', 'pending', 'system', 'bytes', 'side', 'largest'))
+  local turns, busy, companion, tokens, pending, system, bytes, side = unpack(redis.call('HMGET', session,
+    'turns', 'head', 'companion', 'tokens', 'pending', 'system', 'bytes', 'side'))
   local beside = busy and pending_beside(root, ask, busy, pending) or pending and 0 or nil
-  weight.bytes, weight.side, weight.largest = bytes, side, largest
+  weight.bytes, weight.side = bytes, side
   return tonumber(turns), busy, {companion = companion, tokens = tokens, beside = beside, system = system}
 end
 

@@ -26,8 +26,8 @@ local function create_session(root, ask)
   stored.note_due(root, ask.account, counted_at, which and stored.RECOUNT_REFUSED_MS or stored.RECOUNT_MS, now)
   if which then return {'quota', which, much, rate} end
   stored.add(root, ask.account, side, bytes)
-  redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0, 'tokens', 0, 'bytes', bytes,
-    'largest', 0, 'side', side or '0')
+  redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0, 'bytes', bytes,
+    'side', side or '0')
   if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
   if metadata then redis.call('HSET', session, 'metadata', metadata) end
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.id)

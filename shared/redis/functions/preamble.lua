@@ -276,17 +276,16 @@ end
 
 -- The session has its answer. It counts what its completed turns take when they are sent again, from the first on or
 -- from one that read all before it; and where more than one turn is under way, what those may add.
-local function note_answer(session, generation, ending, tokens, pending, bytes, largest)
-  local size = #ending.assistant
+local function note_answer(session, generation, ending, tokens, pending, bytes)
+  bytes = (tonumber(bytes) or 0) + #ending.assistant
   if ending.history then
     local added, before, is_all = ending.history[1], ending.history[2], ending.history[3]
     if not is_all then before = math.max(before, tonumber(tokens) or 0) end
-    redis.call('HSET', session, 'active', int(ending.now), 'tokens', int(before + added),
-      stored.grown(bytes, largest, size))
+    redis.call('HSET', session, 'active', int(ending.now), 'bytes', bytes, 'tokens', int(before + added))
   elseif not tokens and generation.turn == '1' then
-    redis.call('HSET', session, 'active', int(ending.now), 'tokens', 0, stored.grown(bytes, largest, size))
+    redis.call('HSET', session, 'active', int(ending.now), 'bytes', bytes, 'tokens', 0)
   else
-    redis.call('HSET', session, 'active', int(ending.now), stored.grown(bytes, largest, size))
+    redis.call('HSET', session, 'active', int(ending.now), 'bytes', bytes)
   end
   if pending then
     redis.call('HSET', session, 'pending', int(math.max(0, tonumber(pending) - tonumber(generation.added or 0))))
@@ -303,7 +302,7 @@ local function finish(root, account, id, generation, ending)
   local key = generation_key(root, account, id)
   local session = session_key(root, account, generation.session)
   -- A session in which something is under way has a head; one without was deleted.
-  local head, tokens, pending, bytes, side, largest = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side', 'largest'))
+  local head, tokens, pending, bytes, side = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
   local captured = settle_books(root, account, id, generation, ending, side, head and #ending.assistant or 0)
   if ending.meter then count_use(root, account, generation, ending, captured) end
   -- What was leased is neither ready nor deferred.
@@ -317,7 +316,7 @@ local function finish(root, account, id, generation, ending)
   if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
       generation.turn .. ':a', ending.assistant)
-    note_answer(session, generation, ending, tokens, pending, bytes, largest)
+    note_answer(session, generation, ending, tokens, pending, bytes)
     redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
       bury(root, account, id, generation, ending)

@@ -1,7 +1,7 @@
 -- recount: count some more of what an account stores again, session by session.
 -- ASK      account; to go on: cursor (the time of the last session that was looked at); if the last call ended within a
---          session: session, chunk, bytes, largest (what was found of it before that chunk)
--- RETURNS  {'more', corrected, cursor, session, chunk, bytes, largest} (session '' if it ended between two), or
+--          session: session, chunk, bytes (what was found of it before that chunk)
+-- RETURNS  {'more', corrected, cursor, session, chunk, bytes} (session '' if it ended between two), or
 --          {'done', corrected, bytes of sessions that are gone, 1 if the account had not been counted before};
 --          corrected: by how many bytes the sessions that were finished by this call were counted wrong
 -- ATOMIC   because a session may change, and is moved from one sum to the other with what it has then.
@@ -30,9 +30,7 @@ local function weigh_chunks(root, account, session, turns, progress, budget)
   for chunk = progress.chunk, ends - 1 do
     local key = turns_key(root, account, session, int(chunk))
     for turn = math.max(1, chunk * TURNS_PER_CHUNK), math.min(turns, (chunk + 1) * TURNS_PER_CHUNK - 1) do
-      local asked, answered = length_of(key, int(turn) .. ':u'), length_of(key, int(turn) .. ':a')
-      progress.bytes = progress.bytes + asked + answered
-      progress.largest = math.max(progress.largest, asked, answered)
+      progress.bytes = progress.bytes + length_of(key, int(turn) .. ':u') + length_of(key, int(turn) .. ':a')
     end
   end
   budget.chunks = budget.chunks - math.max(1, ends - progress.chunk)
@@ -52,7 +50,7 @@ local function move_session(root, account, session, side, progress, budget)
   for _, field in ipairs({'name', 'system', 'companion', 'metadata'}) do bytes = bytes + length_of(key, field) end
   stored.add(root, account, from, -(tonumber(had) or 0))
   stored.add(root, account, side, bytes)
-  redis.call('HSET', key, 'bytes', bytes, 'largest', progress.largest, 'side', side)
+  redis.call('HSET', key, 'bytes', bytes, 'side', side)
   return true, math.abs(bytes - (tonumber(had) or 0))
 end
 
@@ -83,19 +81,19 @@ local function recount(root, ask)
   local page = redis.call('ZRANGE', sessions_key(root, account), int(cursor), '+inf', 'BYSCORE', 'LIMIT', 0,
     SESSIONS_AT_ONCE, 'WITHSCORES')
   for i = 1, #page, 2 do
-    local progress = {chunk = 0, bytes = 0, largest = 0}
-    if page[i] == ask.session then progress = {chunk = ask.chunk or 0, bytes = ask.bytes or 0, largest = ask.largest or 0} end
+    local progress = {chunk = 0, bytes = 0}
+    if page[i] == ask.session then progress = {chunk = ask.chunk or 0, bytes = ask.bytes or 0} end
     local is_done, wrong = move_session(root, account, page[i], side, progress, budget)
     if not is_done then
-      return {'more', corrected, tonumber(page[i + 1]), page[i], progress.chunk, progress.bytes, progress.largest}
+      return {'more', corrected, tonumber(page[i + 1]), page[i], progress.chunk, progress.bytes}
     end
     corrected, cursor = corrected + wrong, tonumber(page[i + 1])
-    if budget.chunks <= 0 then return {'more', corrected, cursor, '', 0, 0, 0} end
+    if budget.chunks <= 0 then return {'more', corrected, cursor, '', 0, 0} end
   end
   if #page < 2 * SESSIONS_AT_ONCE then return conclude(root, account, side, corrected) end
   -- A whole page of one moment has been looked at.
   if cursor == first then cursor = cursor + 1 end
-  return {'more', corrected, cursor, '', 0, 0, 0}
+  return {'more', corrected, cursor, '', 0, 0}
 end
 
 register('recount', recount)

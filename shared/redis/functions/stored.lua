@@ -1,7 +1,6 @@
 -- What the functions share beside the preamble: how many bytes of content an account stores, for its quota.
 --
--- A session's record has the bytes of its texts and of its turns' records (`bytes`), and the size of the largest record
--- (`largest`). The account's books have their sum, in two parts: each session is counted on one `side` ('0' where the
+-- A session's record has the bytes of its texts and of its turns' records (`bytes`). The account's books have their sum, in two parts: each session is counted on one `side` ('0' where the
 -- field is missing), in the sum `stored_<side>`. So that all can be counted again while they change, sessions move to the
 -- other side one by one, each with what it is found to have. What is left behind then was of sessions that are gone.
 -- Example: stored_0 is 500, but the sessions on side 0 have 300 and 100: an older process deleted one of 100 and did
@@ -18,14 +17,6 @@ function stored.add(root, account, side, bytes)
   if bytes == 0 then return end
   local books, sum = books_key(root, account), stored.sum_of(side)
   if redis.call('HINCRBY', books, sum, bytes) < 0 then redis.call('HSET', books, sum, 0) end
-end
-
--- The fields of a session that has one more record of that size. Of one that an older process began the largest is not
--- known.
-function stored.grown(bytes, largest, size)
-  bytes = (tonumber(bytes) or 0) + size
-  if not tonumber(largest) then return 'bytes', bytes end
-  return 'bytes', bytes, 'largest', math.max(tonumber(largest), size)
 end
 
 -- Which quota one more record would pass, and how much there is of it; nil if none. `sums` are stored_0 and stored_1.
@@ -50,10 +41,9 @@ end
 -- Writes a record of a turn, also in place of one that is there, and counts it.
 function stored.put(root, account, session, key, field, record)
   local name = session_key(root, account, session)
-  local bytes, side, largest = unpack(redis.call('HMGET', name, 'bytes', 'side', 'largest'))
+  local bytes, side = unpack(redis.call('HMGET', name, 'bytes', 'side'))
   local more = #record - redis.call('HSTRLEN', key, field)
   redis.call('HSET', key, field, record)
   redis.call('HSET', name, 'bytes', math.max(0, (tonumber(bytes) or 0) + more))
-  if tonumber(largest) then redis.call('HSET', name, 'largest', math.max(tonumber(largest), #record)) end
   stored.add(root, account, side, more)
 end
