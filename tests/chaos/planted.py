@@ -67,7 +67,9 @@ FAULTS: Final[dict[str, Fault]] = {
         "settle",
         "I3",
         before=_RECORD,
-        after=(f"if {_IS_DONE} then\nsettle_books(root, ask.account, ask.id, record, ask)\nend"),
+        after=(
+            f"if {_IS_DONE} then\nsettle_books(root, ask.account, ask.id, record, ask, nil, 0)\nend"
+        ),
     ),
     "hold kept after a failure": Fault(
         "settle",

@@ -66,4 +66,4 @@ async def test_a_program_with_a_wrong_key_reads_a_sentence(
     code, out, err = await _run(command, base, "pollux_live_mistyped", "hello")
     assert code != 0
     assert out == ""
-    assert "The API key is missing, unknown, expired or revoked" in err
+    assert "The API key is unknown." in err

@@ -285,13 +285,19 @@ async def test_submission_that_cannot_be_read_ends_one_generation(
     assert (await attempts.ended()).stage == "completed"
 
 
+async def _spoil(front: Front, turns: str, field: str) -> None:
+    """Make a record unreadable and leave it its size, by which it is counted."""
+    size = await front.redis.call("HSTRLEN", turns, field)
+    await front.redis.call("HSET", turns, field, b"\xc1" * size)
+
+
 async def test_message_that_cannot_be_read_ends_one_generation(
     attempts: Attempts, front: Front, system: System
 ) -> None:
     system.expected.add("unreadable record")
     ticket = await front.submit()
     turns = keys.TURNS(ticket.root, ticket.account, ticket.session, 0)
-    await front.redis.call("HSET", turns, "1:u", b"\xc1")
+    await _spoil(front, turns, "1:u")
     await attempts.run(ticket)
     stored = await front.redis.call("HGET", turns, "1:a")
     assert stored is not None
@@ -306,7 +312,7 @@ async def test_history_that_cannot_be_read_ends_one_generation(
     first = await front.submit()
     await attempts.run(first)
     turns = keys.TURNS(first.root, first.account, first.session, 0)
-    await front.redis.call("HSET", turns, "1:a", b"\xc1")
+    await _spoil(front, turns, "1:a")
     second = await front.submit(session=first.session)
     await attempts.run(second)
     assert _fault(await front.look(second)) == ("internal", "INTERNAL")
