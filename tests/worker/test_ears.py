@@ -140,6 +140,8 @@ async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_u
     system.change("redis", partitions=partitions)
     own_front = Front(system.redis, system.settings)
     system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "Redis is no longer fit"}
+    # The chores' connections are dialled as they are needed, and a full server takes none.
+    system.expected.add("waiting for Redis")
     async with _no_longer_default(system, own_server), working(system):
         running = await _start(own_front, provider, gate)
         await _beat(system, running[0])
