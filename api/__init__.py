@@ -4,7 +4,13 @@ app         the table of contents: mounts, the order of guards, the lifespan
 edge        uvicorn's HTTP protocol with bounds on heads, and refusals in JSON
 connections the bound on open connections of a process
 transport   what uvicorn's protocol sees of a connection
+head        the head of a request: what it may say and how large it may be
+unframed    answers of unknown length to clients of HTTP/1.0
+watchdog    the time limits of a connection
+farewell    how a waiting request learns that its client or this process goes away
+refusals    whole error responses for what no route answers
 state       the typed things a request may reach
+fresh       a cache of look-ups that are renewed before they are too old
 endpoint    one row of a dialect's table of routes: who may, how much, what comes in, what goes out
 errors      one place where our error becomes the mount's own error shape; the single catch-all
 guards/     who, how often, how big
@@ -16,6 +22,8 @@ headers     the headers of requests and answers, and what they mean
 parameters  what every dialect reads from path, query and headers
 sessions    what callers do to their sessions, whichever dialect they speak
 accept      the one door: price, hold, create, enqueue, receipt
+not_accepted  why a message was not accepted, as an error with its code and Retry-After
+pressure    load shedding: whom to turn away when there is too much, and for how long
 follow/     the one window: what is heard of a generation, kept, waited for and told
 stream      a generation's events to one follower
 overdue     what only time must end, ended by whoever looks

@@ -1,8 +1,12 @@
 """What the front and the workers must agree on, and nothing they need not.
 
-settings, errors, clock, ids, lifecycle   the ground floor: no I/O but for what follows
+settings    every setting, its type, default and bounds
+errors      every error of Pollux, as one tree
+clock       wall clock, monotonic clock and sleep, which tests can turn
+ids         identifiers and API keys
+lifecycle   the stages of a generation, and which may follow which
+companions  what a companion is, and those that ship
 clarity     whether a message wants rewording, told from its form
-sections    what a table of the settings is made of
 tiers       what accounts may do, by tier
 websearch   the table of the service that searches the web
 redis_url   what a URL of Redis may say

@@ -8,6 +8,7 @@ event        one numbered entry of a generation's stream
 routing      which model was chosen, and why
 account      who owns what, and the keys that prove it
 fleet        what each live worker reports
+letter       a dead letter: what failed for no fault of its caller
 
 Stored records ignore fields they do not know and default those they lack, so old and new processes
 read each other's. `WIRE` (in submission) is raised when an old worker could not carry out what a

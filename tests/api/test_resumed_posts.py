@@ -123,7 +123,7 @@ async def test_id_goes_on_with_nothing_but_what_the_same_request_made(
     for differs in (
         await sent(api, last, ASKED | {"message": "Hello"}),
         await sent(api, last, ASKED | {"session_id": heard[0].told["session_id"]}),
-        await sent(api, last, path=f"{AI}/companion/work/chat"),
+        await sent(api, last, path=f"{AI}/companion/personal/chat"),
         await sent(api, f"{polled['generation_id']}:1-1"),
     ):
         refused(differs, 422, "IDEMPOTENCY_MISMATCH")
