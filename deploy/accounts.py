@@ -10,7 +10,7 @@ from deploy import store
 from deploy.options import FOLDER, Json, RunningFolder, examples
 from shared.clock import iso
 from shared.stores.accounts import MICROCREDITS, Accounts
-from shared.tiers import TierName
+from shared.tiers import LimitSettings, TierName
 from shared.wire.account import Account
 
 app: Final = App(
@@ -19,6 +19,7 @@ app: Final = App(
     help_format="markdown",
     help_epilogue=examples(
         "pollux accounts list",
+        "pollux accounts show acme",
         "pollux accounts set-tier acme enterprise",
     ),
 )
@@ -38,15 +39,17 @@ async def list_(*, json: Json = False, folder: RunningFolder = FOLDER) -> None:
 
 @app.command
 async def show(account: str, /, *, json: Json = False, folder: RunningFolder = FOLDER) -> None:
-    """Show an account: its tier, its credits, its keys.
+    """Show an account: its tier, its credits, its quotas and how much of them it uses, its keys.
+
+    The quotas are those of the settings that this command reads, which should be the front's.
 
     Args:
         account: The account's name.
 
     """
-    async with store.accounts(folder) as accounts:
+    async with store.accounts_and_settings(folder) as (accounts, settings):
         owner = await accounts.load(account)
-        row = await _row(accounts, owner)
+        row = await _row(accounts, owner) | await _quotas(accounts, owner, settings.limits)
         keys = [key for key in await accounts.list_keys() if key.account == owner.id]
     row |= {"preferred_model": owner.preferred_model or "auto"}
     row |= {"keys": [key.id for key in keys if key.revoked is None]}
@@ -55,7 +58,7 @@ async def show(account: str, /, *, json: Json = False, folder: RunningFolder = F
         return
     for name, value in row.items():
         shown = ", ".join(value) or "none" if isinstance(value, list) else value
-        _print(f"{name + ':':<17}{shown}")
+        _print(f"{name + ':':<18}{shown}")
 
 
 @app.command
@@ -82,6 +85,17 @@ async def _row(accounts: Accounts, account: Account) -> dict[str, Any]:
         "available": books.balance / MICROCREDITS,
         "held": books.held / MICROCREDITS,
         "spent": books.settled / MICROCREDITS,
+    }
+
+
+async def _quotas(accounts: Accounts, account: Account, limits: LimitSettings) -> dict[str, int]:
+    """Return each quota of an account's tier beside what is used of it."""
+    used, tier = await accounts.stored(account), limits.of(account.tier)
+    return {
+        "sessions": used.sessions,
+        "sessions_max": tier.sessions_max,
+        "stored_bytes": used.stored_bytes,
+        "stored_bytes_max": tier.stored_bytes_max,
     }
 
 

@@ -5,17 +5,19 @@ Reads them as every process does. Refuses to show a secret: of a key, only wheth
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
 import httpx
+import msgspec
 from cyclopts import App, Parameter
 
 from deploy import reach
 from deploy.local.catalogue import SHIPPED
-from deploy.options import examples
+from deploy.options import Json, examples
 from shared import reading
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, key_of
 from shared.errors import ConfigurationError
@@ -23,13 +25,18 @@ from shared.settings import ProviderSettings, Secret, Settings
 
 app: Final = App(
     name="config",
-    help="Check the settings.",
+    help="Check and show the settings.",
     help_format="markdown",
     help_epilogue=examples(
         "pollux config check --try",
+        "pollux config show",
         "pollux config shipped",
     ),
 )
+
+_ENTRIES: Final = {"providers", "models", "companions"}
+# What stands between the colon behind a user's name, which may be empty, and the host.
+_PASSWORD: Final = re.compile(r"^([a-z]+://[^/@:]*:).*@")
 
 Try = Annotated[bool, Parameter(name="--try", negative="")]
 
@@ -52,6 +59,38 @@ def check(*, try_: Try = False) -> int:
         return 1
     _tell(settings, keys, environment)
     return 0 if not try_ or asyncio.run(_try_all(settings, keys)) else 1
+
+
+@app.command
+def show(*, json: Json = False) -> int:
+    """Print every setting with the value that holds: the file's, the environment's, or the default.
+
+    Models and providers are left to `pollux models` and `pollux config check`. A password in
+    `redis.url` is masked.
+    """
+    try:
+        settings = Settings.read(dict(os.environ))
+    except ConfigurationError as error:
+        for fault in error.faults:
+            sys.stderr.write(f"{fault}\n")
+        return 1
+    values = dict(_values(settings))
+    if json:
+        _print(msgspec.json.encode(values).decode())
+        return 0
+    for path, value in values.items():
+        _print(f"{path} = {msgspec.json.encode(value).decode()}")
+    return 0
+
+
+def _values(settings: Settings) -> Iterator[tuple[str, object]]:
+    """Yield each setting's path and value, but for the lists of entries."""
+    for path in reading.leaves(Settings):
+        if path not in _ENTRIES:
+            value: object = settings
+            for name in path.split("."):
+                value = getattr(value, name)
+            yield path, _PASSWORD.sub(r"\1***@", str(value)) if path == "redis.url" else value
 
 
 @app.command

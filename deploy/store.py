@@ -26,6 +26,13 @@ async def accounts(folder: Path) -> AsyncIterator[Accounts]:
 
 
 @contextlib.asynccontextmanager
+async def accounts_and_settings(folder: Path) -> AsyncIterator[tuple[Accounts, Settings]]:
+    """Open the accounts, with the settings that were read for it; raises as `accounts` does."""
+    async with _opened(folder) as (_, settings, found):
+        yield found, settings
+
+
+@contextlib.asynccontextmanager
 async def dead_letters(folder: Path) -> AsyncIterator[DeadLetters]:
     """Open the dead letters; raises PolluxError as `accounts` does."""
     async with _opened(folder) as (redis, settings, found):

@@ -87,7 +87,7 @@ def put(
         return
     path = name.removeprefix(prefix).lower().split("__")
     if len(path) == 1 or not _is_known(shape, path):
-        known = [f"{prefix}{each.replace('.', '__').upper()}" for each in _leaves(shape)]
+        known = [f"{prefix}{each.replace('.', '__').upper()}" for each in leaves(shape)]
         form = f"names have the form {prefix}SECTION__NAME"
         faults.append(f"{name}: unknown setting{_nearest(name, known) or f' ({form})'}")
         return
@@ -95,6 +95,23 @@ def put(
     for part in path[:-1]:
         table = table_of(table, part, faults)
     table[path[-1]] = text
+
+
+def complete(shape: type[msgspec.Struct], tree: Tree) -> None:
+    """Give a table that sets some of its names the rest of its own default.
+
+    Tables of one shape may have different defaults (`limits.free`, `limits.pro`): a table that
+    stands in the tree would otherwise get the defaults of the shape.
+    """
+    for field in msgspec.structs.fields(shape):
+        table = tree.get(field.name)
+        if not isinstance(table, dict) or not _is_section(_hints(shape)[field.name]):
+            continue
+        if isinstance(field.default, msgspec.Struct):
+            for name, value in msgspec.structs.asdict(field.default).items():
+                if not isinstance(value, msgspec.Struct):
+                    table.setdefault(name, value)
+        complete(_hints(shape)[field.name], table)
 
 
 def _is_known(shape: object, path: list[str]) -> bool:
@@ -106,11 +123,11 @@ def _is_known(shape: object, path: list[str]) -> bool:
     return True
 
 
-def _leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[str]:
+def leaves(shape: type[msgspec.Struct], path: str = "") -> Iterator[str]:
     """Yield the path of every setting of a shape."""
     for name, hint in _hints(shape).items():
         if _is_section(hint):
-            yield from _leaves(hint, f"{path}{name}.")
+            yield from leaves(hint, f"{path}{name}.")
         else:
             yield f"{path}{name}"
 

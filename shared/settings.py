@@ -3,7 +3,8 @@
 Owns the shape and the defaults, what `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and `REDIS_URL`
 mean, and what must hold between entries. Providers and models may stand in a second file, which
 the settings name; an entry of the settings themselves goes before one of the same name there.
-Unknown names are refused, and all faults are told at once, each with its path. Refuses to look at
+Unknown names are refused, and all faults are told at once, each with its path. A table that is
+given in part keeps its own defaults for the rest. Refuses to look at
 the environment by itself: `__main__` files and the command line hand it in.
 
 Secrets are never values here, only the names of environment variables; `Secret` carries one once
@@ -259,6 +260,7 @@ class Settings(Section, frozen=True, kw_only=True):
                 reading.put(cls, tree, name, text, faults, prefix=_ENV_PREFIX)
         if "REDIS_URL" in environment:
             reading.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
+        reading.complete(cls, tree)
         reading.check(cls, tree, "", faults)
         faults += redis_url.faults(tree.get("redis"))
         _check_beat(tree, faults)

@@ -4,6 +4,7 @@ Owns their records, which belong to the whole deployment, and the credits, which
 account's partition. Refuses to cache: how long a look may be trusted is the caller's decision.
 """
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -34,6 +35,13 @@ class NewKey(NamedTuple):
 
     key: str
     key_id: str
+
+
+class Stored(NamedTuple):
+    """What an account stores: how many sessions, and the bytes of their content."""
+
+    sessions: int
+    stored_bytes: int
 
 
 class Accounts:
@@ -172,6 +180,15 @@ class Accounts:
     async def ledger(self, account: Account, count: int) -> list[Line]:
         """Return an account's last grants and charges, newest first."""
         return await ledger.last(self._redis, self.root_of(account), account.id, count)
+
+    async def stored(self, account: Account) -> Stored:
+        """Return how much of its quotas an account uses."""
+        root = self.root_of(account)
+        sessions, sums = await asyncio.gather(
+            self._redis.call("ZCARD", keys.SESSIONS(root, account.id)),
+            self._redis.call("HMGET", keys.BOOKS(root, account.id), "stored_0", "stored_1"),
+        )
+        return Stored(sessions, sum(int(each or 0) for each in sums))
 
     async def books(self, account: Account) -> Books:
         """Return an account's credits."""

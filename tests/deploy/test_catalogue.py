@@ -127,6 +127,26 @@ def test_a_check_tells_who_searches(pollux: Pollux, key: str, told: str) -> None
     assert shown.out.splitlines()[-1] == f"  search by brave: FIND_KEY is {told}"
 
 
+def test_settings_are_shown_as_they_hold(pollux: Pollux, tmp_path: Path) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text("[limits.free]\nrunning_max = 3\n")
+    given = {
+        "POLLUX_CONFIG": str(file),
+        "POLLUX_WORKER__CONCURRENCY": "5",
+        "REDIS_URL": "rediss://user:sk-hush@redis.internal:6380/1",
+    }
+    shown = pollux("config", "show", **given)
+    assert (shown.code, shown.err, "sk-hush" in shown.out) == (0, "", False)
+    lines = dict(line.split(" = ", 1) for line in shown.out.splitlines())
+    assert lines["redis.url"] == '"rediss://user:***@redis.internal:6380/1"'
+    assert lines["limits.free.running_max"] == "3"
+    assert lines["limits.free.stored_bytes_max"] == "50000000"
+    assert (lines["worker.concurrency"], lines["enhancement.model"]) == ("5", "null")
+    assert json.loads(pollux("config", "show", "--json", **given).out)["egress.allow"] == []
+    faulty = pollux("config", "show", POLLUX_REDIS__PARTITIONS="0")
+    assert (faulty.code, faulty.out) == (1, "")
+
+
 def test_a_check_of_nothing_says_so(pollux: Pollux) -> None:
     shown = pollux("config", "check")
     assert shown.code == 0

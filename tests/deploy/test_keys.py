@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from shared.clock import SystemClock
+from shared.redis import functions
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from shared.stores.accounts import Accounts
@@ -168,3 +169,28 @@ def test_accounts_are_listed_shown_and_change_tier(pollux: Pollux, reach: dict[s
     assert "tier:" in pollux("accounts", "show", "beta", **reach).out
     missing = pollux("accounts", "set-tier", "nobody", "pro", **reach)
     assert (missing.code, "no account nobody" in missing.err) == (1, True)
+
+
+async def test_an_account_is_shown_with_its_quotas_and_what_it_uses_of_them(
+    pollux: Pollux, reach: dict[str, str], accounts: Accounts, redis: Redis
+) -> None:
+    _made(pollux, reach, "--account", "acme")
+    owner = await accounts.load("acme")
+    root = accounts.root_of(owner)
+    for session in ("a", "b"):
+        ask = functions.CreateSessionAsk(
+            account="acme",
+            id=session,
+            name="x" * 100,
+            per_minute=9,
+            sessions_max=9,
+            stored_bytes_max=999,
+        )
+        await functions.create_session(redis, root, ask)
+    limits = {"POLLUX_LIMITS__FREE__SESSIONS_MAX": "7"}
+    shown = json.loads(pollux("accounts", "show", "acme", "--json", **reach, **limits).out)
+    quotas = ("sessions", "sessions_max", "stored_bytes", "stored_bytes_max")
+    assert [shown[name] for name in quotas] == [2, 7, 200, 50_000_000]
+    told = pollux("accounts", "show", "acme", **reach).out.splitlines()
+    assert "stored_bytes:     200" in told
+    assert "sessions_max:     1000" in told
