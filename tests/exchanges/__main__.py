@@ -1,9 +1,10 @@
-"""Play exchanges from a folder of JSON files and print what came of each.
+"""Play all exchanges of ours, and those of a folder, and print one table: kind, exchange, verdict.
 
-    python -m tests.exchanges FOLDER [--scale 1.0] [--seconds 200]
+    python -m tests.exchanges [FOLDER] [--right FILE] [--folder-only] [--scale 1.0] [--seconds 100]
 
-Owns no verdict: what is right is the reader's to say, or the file's own word `right`. Pauses are
-multiplied by `--scale`.
+Each line tells what was seen, and whether it is right: `right`, `WRONG` with what differs, or a
+question mark and the file's own sentence, where no fields say what is right (see `files`).
+`--folder-only` leaves ours out. Ends with an exit code of 1 where something is wrong.
 """
 
 import argparse
@@ -11,54 +12,61 @@ import asyncio
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.settings import RedisSettings
-from tests.exchanges.exchange import Exchange, Piece, Right
+from tests.exchanges import files
+from tests.exchanges.exchange import Exchange
+from tests.exchanges.files import Filed
+from tests.exchanges.kinds import KINDS
 from tests.exchanges.play import Seen, play
 from tests.support.provider import Provider
 from tests.support.server import Server
 from tests.support.system import System
 
 
-def _read(path: Path, scale: float) -> Exchange:
-    told: dict[str, Any] = json.loads(path.read_text())
-    pieces: list[Piece] = [
-        float(each["pause_seconds"]) * scale if isinstance(each, dict) else each.encode("latin-1")
-        for each in told["upstream_reply_latin1"]
-    ]
-    fields = dict(told["request"])
-    message = fields.pop("message")
-    marker = next((word for word in ("FLAGGED", "AGAIN") if word in message), "")
-    return Exchange(
-        name=path.stem,
-        reply=tuple(pieces),
-        # What waits in the queue is seen as soon as it stands there.
-        right=Right(stage="retrying"),
-        dialect=told["dialect"],
-        message=message,
-        fields=fields,
-        model={"upstream": told.get("upstream_model", path.stem), "first_token_seconds": 100.0},
-        marker=marker,
-        before=("some words first", "and some more") if marker == "AGAIN" else (),
-    )
+class Row(NamedTuple):
+    """A line of the table; without `faults` it is right, and None is not known."""
+
+    kind: str
+    name: str
+    seen: str
+    faults: list[str] | None
+    sentence: str = ""
 
 
-async def _main(exchanges: list[Exchange], seconds: float) -> dict[str, Seen]:
+async def _played(exchanges: Sequence[Exchange], seconds: float) -> dict[str, Seen]:
+    """Play exchanges through a system of their own."""
     with Server() as server, tempfile.TemporaryDirectory() as scratch:
         settings = RedisSettings(url=server.url)
         async with Provider() as provider, System(settings, provider, Path(scratch)) as system:
+            system.expected |= {"provider throttled", "breaker opened", "dead letter"}
             return await play(system, exchanges, seconds=seconds)
 
 
-def _print(folder: Path, seen: dict[str, Seen]) -> None:
-    for name, what in seen.items():
-        right = json.loads((folder / f"{name}.json").read_text()).get("right", "")
-        sys.stdout.write(f"{name}\n  seen   {_row(what)}\n  right  {right}\n")
+async def _own(names: dict[str, str], seconds: float) -> list[Row]:
+    rows = []
+    for kind, exchanges in KINDS.items():
+        seen = await _played(exchanges, seconds)
+        for each in exchanges:
+            what = seen[each.name]
+            rows.append(Row(names.get(kind, kind), each.name, _told(what), what.faults(each.right)))
+    return rows
 
 
-def _row(seen: Seen) -> str:
+async def _filed(filed: list[Filed], seconds: float) -> list[Row]:
+    seen = await _played([each.exchange for each in filed], seconds)
+    rows = []
+    for each in filed:
+        what = seen[each.exchange.name]
+        faults = what.faults(each.exchange.right) if each.is_judged else None
+        rows.append(Row(each.kind, each.exchange.name, _told(what), faults, each.sentence))
+    return rows
+
+
+def _told(seen: Seen) -> str:
     status, result = seen.status, seen.status["result"]
     failure = status["failure"]
     words = [f"{status['state']}/{status['stage']}", repr(result["content"])]
@@ -73,11 +81,42 @@ def _row(seen: Seen) -> str:
     return "  ".join(words)
 
 
-if __name__ == "__main__":
+def _print(rows: list[Row]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for row in rows:
+        verdict = "?" if row.faults is None else "WRONG" if row.faults else "right"
+        kind, name = row.kind.ljust(widths[0]), row.name.ljust(widths[1])
+        sys.stdout.write(f"{kind}  {name}  {verdict:<5}  {row.seen}\n")
+        if row.faults is None:
+            sys.stdout.write(f"    said to be right: {row.sentence}\n")
+        for fault in row.faults or ():
+            sys.stdout.write(f"    {fault}\n")
+    judged = [row for row in rows if row.faults is not None]
+    good = sum(not row.faults for row in judged)
+    sys.stdout.write(f"{good} of {len(judged)} right, {len(rows) - len(judged)} not judged\n")
+
+
+async def _main(options: argparse.Namespace) -> list[Row]:
+    verdicts: dict[str, Any] = json.loads(options.right.read_text()) if options.right else {}
+    names = verdicts.pop("kinds", {})
+    rows = [] if options.folder_only else await _own(names, options.seconds)
+    if options.folder is not None:
+        filed = files.read(options.folder, verdicts, options.scale)
+        rows += await _filed(filed, options.seconds)
+    return sorted(rows, key=lambda row: row.kind) if names else rows
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--right", type=Path)
+    parser.add_argument("--folder-only", action="store_true")
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--seconds", type=float, default=200.0)
-    options = parser.parse_args()
-    found = [_read(path, options.scale) for path in sorted(options.folder.glob("*.json"))]
-    _print(options.folder, asyncio.run(_main(found, options.seconds)))
+    parser.add_argument("--seconds", type=float, default=100.0)
+    return parser
+
+
+if __name__ == "__main__":
+    found = asyncio.run(_main(_parser().parse_args()))
+    _print(found)
+    sys.exit(any(row.faults for row in found))

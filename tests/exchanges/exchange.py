@@ -42,7 +42,7 @@ class Exchange(NamedTuple):
 
     `before` are messages that are answered in the same session first. With `refuses`, requests
     whose body has that word get the reply, and all others an answer; with `until`, those that do
-    not have it yet.
+    not have it yet. With `times`, only so many of its first calls get the reply.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Exchange(NamedTuple):
     before: tuple[str, ...] = ()
     refuses: str = ""
     until: str = ""
+    times: int = 0
 
 
 def completed(

@@ -65,6 +65,19 @@ ONE_REQUEST: Final = (
     _one("claude-forbidden-page", 403, "<h1>Request blocked</h1>", _REFUSED, dialect="anthropic"),
     _one("gemini-forbidden-empty", 403, "{}", _REFUSED, dialect="gemini"),
     _one("payment-without-words", 402, "", _REFUSED),
+    _one(
+        "moderated-by-a-gateway",
+        403,
+        _error("Request blocked by guardrail.", code="guardrail_intervened"),
+        _POLICY,
+    ),
+    _one(
+        "claude-waf-page",
+        403,
+        "<html><body>Access denied. Ray ID: 1</body></html>",
+        _REFUSED,
+        dialect="anthropic",
+    ),
 )
 UNPAID: Final = (
     Exchange(
@@ -245,6 +258,40 @@ POLICY: Final = (
         _POLICY,
     ),
     _one(
+        "responsible-ai",
+        400,
+        _error(
+            "The response was filtered due to the prompt triggering the content management policy.",
+            code="content_filter",
+            status=400,
+            innererror={"code": "ResponsibleAIPolicyViolation"},
+        ),
+        _POLICY,
+    ),
+    _one(
+        "code-is-a-number-in-words",
+        400,
+        _error("The input or the output may contain unsafe or sensitive content.", code="1301"),
+        _POLICY,
+    ),
+    _one(
+        "input-text-sensitive",
+        400,
+        _error(
+            "The request failed because the input text may contain sensitive information.",
+            code="InputTextSensitiveContentDetected",
+            type="BadRequest",
+        ),
+        _POLICY,
+    ),
+    _one(
+        "gemini-prohibited",
+        400,
+        _error("The prompt was blocked.", code=400, status="PROHIBITED_CONTENT"),
+        _POLICY,
+        dialect="gemini",
+    ),
+    _one(
         "claude-filtering",
         400,
         {
@@ -287,6 +334,12 @@ IN_BAND: Final = (
         _REFUSED,
         dialect="gemini",
     ),
+    _in_band("in-band-limit-number", {"message": "slow down", "code": 429}, _LIMITED),
+    _in_band(
+        "in-band-too-long",
+        {"message": "Too much.", "code": "context_length_exceeded"},
+        failed("invalid_request/CONTEXT_TOO_LONG", calls=None),
+    ),
     Exchange("whole-json-error", (head(200, length=len(_WHOLE_ERROR)) + _WHOLE_ERROR,), _LIMITED),
     Exchange(
         "error-field",
@@ -313,6 +366,11 @@ WAITS: Final = (
         {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m12s"},
     ),
     _limited("wait-seconds", {"retry-after": "40"}),
+    _limited("wait-fraction", {"retry-after": "41.7"}),
+    _limited(
+        "wait-for-tokens",
+        {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "42s"},
+    ),
     _limited(
         "wait-in-words",
         {},

@@ -72,7 +72,7 @@ class Upstream:
         """Answer one request; whether the line stays open for another."""
         name, body = await _request(reader)
         self.calls[name].append(Call(body, time.monotonic()))
-        reply = self._reply(self._exchanges[name], json.dumps(body, ensure_ascii=False))
+        reply = self._reply(name, json.dumps(body, ensure_ascii=False))
         for piece in reply:
             if isinstance(piece, float):
                 await SystemClock().sleep(piece)
@@ -82,9 +82,10 @@ class Upstream:
         first = next(each for each in reply if isinstance(each, bytes))
         return b"content-length" in first.partition(_HEAD_END)[0].lower()
 
-    @staticmethod
-    def _reply(exchange: Exchange, body: str) -> tuple[Piece, ...]:
+    def _reply(self, name: str, body: str) -> tuple[Piece, ...]:
+        exchange = self._exchanges[name]
         is_meant = exchange.marker in body and exchange.refuses in body
+        is_meant = is_meant and not (exchange.times and len(self.calls[name]) > exchange.times)
         is_meant = is_meant and not (exchange.until and exchange.until in body)
         return exchange.reply if is_meant else plain(exchange.dialect)
 

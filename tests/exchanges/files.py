@@ -1,0 +1,71 @@
+"""Exchanges in JSON files: read from a folder, with or without a word on what is right.
+
+A file has `dialect`, `request` (fields of a submission) and `upstream_reply_latin1` (pieces of a
+reply, `{"pause_seconds": N}` between them); `kind` and `right`, a sentence, where there are any.
+What is right is compared only where a second file says so: by name the fields of `Right`, and those
+of `Exchange` that the first file lacks. There, `shipped` names a model of the shipped catalogue
+that is asked, and `kinds` gives the rows of our own kinds other names.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.exchanges.asked import as_shipped
+from tests.exchanges.exchange import Exchange, Piece, Right
+
+_MARKERS: Final = ("FLAGGED", "AGAIN")
+_MODEL_SECONDS: Final = {"first_token_seconds": 100.0}
+
+
+class Filed(NamedTuple):
+    """An exchange as its file has it. `is_judged`: what is right was given in fields."""
+
+    kind: str
+    exchange: Exchange
+    sentence: str
+    is_judged: bool
+
+
+def read(folder: Path, verdicts: Mapping[str, Any], scale: float) -> list[Filed]:
+    """Return the exchanges of a folder; their pauses are multiplied by `scale`."""
+    paths = sorted(folder.glob("*.json"))
+    return [_read(path, verdicts.get(path.stem), scale) for path in paths]
+
+
+def _read(path: Path, verdict: Mapping[str, Any] | None, scale: float) -> Filed:
+    told: dict[str, Any] = json.loads(path.read_text())
+    pieces: list[Piece] = [
+        float(each["pause_seconds"]) * scale if isinstance(each, dict) else each.encode("latin-1")
+        for each in told["upstream_reply_latin1"]
+    ]
+    fields = dict(told["request"])
+    message = fields.pop("message")
+    marker = next((word for word in _MARKERS if word in message), "")
+    exchange = Exchange(
+        name=path.stem,
+        reply=tuple(pieces),
+        # What waits in the queue is seen as soon as it stands there.
+        right=Right(stage="retrying"),
+        dialect=told["dialect"],
+        message=message,
+        fields=fields,
+        model={"upstream": told.get("upstream_model", path.stem), **_MODEL_SECONDS},
+        marker=marker,
+        before=("some words first", "and some more") if marker == "AGAIN" else (),
+    )
+    if verdict is not None:
+        exchange = _judged(exchange, verdict)
+    kind = told.get("kind", "")
+    return Filed(kind, exchange, told.get("right", ""), is_judged=verdict is not None)
+
+
+def _judged(exchange: Exchange, verdict: Mapping[str, Any]) -> Exchange:
+    """Return the exchange with what is right, and what its file lacks."""
+    words = dict(verdict)
+    right = Right(**{name: words.pop(name) for name in Right._fields if name in words})
+    model = {**exchange.model, **words.pop("model", {})}
+    if "shipped" in words:
+        model |= as_shipped(words.pop("shipped"))
+    return exchange._replace(right=right, model=model, **words)
