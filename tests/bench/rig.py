@@ -99,6 +99,7 @@ def model(name: str, *, window: int = 32_768, output: int = 2_048) -> ModelSetti
         input_rate=0.5,
         output_rate=1.5,
         first_token_seconds=_PATIENCE_SECONDS,
+        silence_seconds=_PATIENCE_SECONDS,
     )
 
 

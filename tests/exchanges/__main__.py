@@ -82,10 +82,10 @@ def _told(seen: Seen) -> str:
 
 
 def _print(rows: list[Row]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    kind_width, name_width = max(len(row.kind) for row in rows), max(len(row.name) for row in rows)
     for row in rows:
         verdict = "?" if row.faults is None else "WRONG" if row.faults else "right"
-        kind, name = row.kind.ljust(widths[0]), row.name.ljust(widths[1])
+        kind, name = row.kind.ljust(kind_width), row.name.ljust(name_width)
         sys.stdout.write(f"{kind}  {name}  {verdict:<5}  {row.seen}\n")
         if row.faults is None:
             sys.stdout.write(f"    said to be right: {row.sentence}\n")
