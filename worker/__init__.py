@@ -15,6 +15,7 @@ gate        which calls of upstreams are made at all: breakers, throttles, limit
 causes      whose fault a failed call is, what it closes for others, what becomes of its message
 circuits    what fails together, what is told of a failure, why a call is not made
 throttles   which providers take fewer calls than are made, as this worker knows them
+remaining   how many calls a provider will still take, as its answers tell
 budget      the arithmetic of second tries
 limits      the arithmetic of a provider's limits
 lengths     how long the answers of each model are, and how far an attempt has come

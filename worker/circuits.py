@@ -69,6 +69,14 @@ def failing(
     )
 
 
+class Seen(NamedTuple):
+    """A breaker that is not closed; a probe may be asked for at `due`, monotonic, in seconds."""
+
+    is_probing: bool
+    due: float
+    why: str
+
+
 class Answered:
     """How many calls this worker had answered lately, of each circuit and each account."""
 

@@ -344,7 +344,7 @@ class PolluxWorker(Worker):
         if standing.is_new and was_reported:
             # Another took it for dead, or Redis was emptied: nothing else would tell of that.
             logs.logger().warning("this worker was forgotten", worker=self.id)
-        tools.gate.hear(standing.breakers, standing.throttles)
+        tools.gate.hear(standing.breakers, standing.throttles, standing.workers)
         tools.lengths.hear(standing.lengths)
         self._fleet_size = max(1, standing.workers)
         unlined = None

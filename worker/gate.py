@@ -22,7 +22,7 @@ given back without waiting for an answer.
 import copy
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from functools import cached_property
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from shared import ids
 from shared.clock import Clock
@@ -36,9 +36,10 @@ from shared.telemetry import logs
 from shared.wire.submission import Lane
 from worker import causes
 from worker.budget import Budget
-from worker.circuits import Answered, Caller, barred, bounded, failing, own_circuit
+from worker.circuits import Answered, Caller, Seen, barred, bounded, failing, own_circuit
 from worker.limits import Limits
 from worker.permits import Permit, Permits
+from worker.providers.rate_limit_headers import RateLimits
 from worker.providers.registry import Registry
 from worker.throttles import Throttles
 
@@ -50,8 +51,8 @@ _PROBE_SECONDS: Final = 1.0
 class Call:
     """One call: entering raises BarredError if it may not be made, leaving tells what came of it.
 
-    Tell it when the model is `heard()`, and the `used_tokens` where they are known;
-    `is_taken_on` is set once an answer has begun, be it without a word.
+    Tell it when an answer has `begun`, be it without a word, when the model is `heard()`, and the
+    `used_tokens` where they are known.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Call:
         self.used_tokens: int | None = None
         self.is_retry = is_retry
         self.is_sent = self.is_heard = self.is_taken_on = False
+        self.number = 0
         self._gate = gate
 
     @property
@@ -92,6 +94,12 @@ class Call:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         await self._gate.end(self, error)
 
+    def begun(self, limits: RateLimits | None) -> None:
+        """Tell that an answer has begun, and what its head says of the provider's limits."""
+        self.is_taken_on = True
+        if limits is not None and limits.requests is not None:
+            self._gate.throttles.told(self.circuit, self.number, limits.requests)
+
     def heard(self) -> None:
         """Tell that the model has begun to answer: a probe has learnt what it was to learn."""
         if not self.is_heard:
@@ -105,14 +113,6 @@ class Call:
         return self.tokens if self.is_heard else 0
 
 
-class _Seen(NamedTuple):
-    """A breaker that is not closed; a probe may be asked for at `due`, monotonic, in seconds."""
-
-    is_probing: bool
-    due: float
-    why: str
-
-
 class Gate:
     """What a worker knows of upstreams' health, and its own part in the fleet's calls."""
 
@@ -124,11 +124,11 @@ class Gate:
         self._clock = clock
         self._registry = registry
         self._root = keys.system_root(settings.redis)
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, Seen] = {}
         self._slots: dict[str, tuple[str, Lane, str]] = {}
         self._probes: dict[str, list[str]] = {}
         self._answered = Answered(settings.breaker, clock)
-        self._throttles = Throttles(redis, self._root, clock)
+        self.throttles = Throttles(redis, self._root, clock)
         self._budgets: dict[str, Budget] = {}
         self.permits = Permits(clock)
 
@@ -146,8 +146,6 @@ class Gate:
 
     def bar(self, model: ModelSettings, account: str) -> BarredError | None:
         """Return why an account's call of a model would not be made now, as far as is known."""
-        if not self._seen:
-            return None
         circuit = self.circuit_of(model)
         bars = (self._bar(model, each) for each in (circuit, own_circuit(circuit, account)))
         return next((bar for bar in bars if bar is not None), None)
@@ -224,13 +222,13 @@ class Gate:
             # Room is given back whole; a turn at a throttled provider that is not used is lost.
             if provider.is_limited:
                 await self._admit(call, Limits(provider))
-            await self._throttles.take_turn(call.model, call.circuit, call.lane, call.caller)
+            await self.throttles.take_turn(call.model, call.circuit, call.lane, call.caller)
         except BaseException:
             self._let_go(call)
             self.give_back(self.permits.drop(call.caller.message, provider.name))
             raise
         call.is_sent = True
-        self._throttles.sent(call.circuit)
+        call.number = self.throttles.sent(call.circuit)
         if not call.is_retry:
             self._budget(call.model).earn()
 
@@ -348,7 +346,7 @@ class Gate:
         try:
             if cause.closes == "throttle":
                 after = bounded(error.retry_after_seconds)
-                error.retry_after_seconds = await self._throttles.refused(call.circuit, after)
+                error.retry_after_seconds = await self.throttles.refused(call.circuit, after)
             elif cause.closes == "circuit":
                 about = (call.circuit, call.id, call.caller)
                 await self._count(call, failing(*about, error, self._settings.breaker))
@@ -379,9 +377,11 @@ class Gate:
             window_ms=int(self._settings.breaker.window_seconds * 1000),
         )
 
-    def hear(self, breakers: Mapping[str, Breaker], throttles: AbstractSet[str]) -> None:
-        """Take in which breakers of the fleet are not closed, and which providers are throttled."""
-        self._throttles.hear(throttles)
+    def hear(
+        self, breakers: Mapping[str, Breaker], throttles: AbstractSet[str], living: int = 1
+    ) -> None:
+        """Take in which of the fleet's breakers are not closed, who is throttled, who lives."""
+        self.throttles.hear(throttles, living)
         self._seen.clear()
         for circuit, breaker in breakers.items():
             self._note(circuit, breaker)
@@ -396,4 +396,4 @@ class Gate:
             return
         is_probing = breaker.state == "probing"
         seconds = _PROBE_SECONDS if is_probing else breaker.left_ms / 1000
-        self._seen[circuit] = _Seen(is_probing, self._clock.monotonic() + seconds, breaker.why)
+        self._seen[circuit] = Seen(is_probing, self._clock.monotonic() + seconds, breaker.why)

@@ -2,22 +2,27 @@
 
 Owns which circuits are throttled, and how many calls each took on lately, of which the fleet's
 rate is learned at a first refusal; what was sent and not refused so far was taken on. How it is
-learned, and whose turn it is, stands in Redis (`throttle.lua`, `throttled.lua`). One that never
-refused a call costs a set look-up.
+learned, and whose turn it is, stands in Redis (`throttle.lua`, `throttled.lua`). A provider whose
+answers tell that no calls are left is throttled before it refuses one. One that neither refused a
+call nor tells that they run out costs a set look-up.
 """
 
 from collections import deque
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+import msgspec
+
 from shared.clock import Clock
-from shared.redis import functions
+from shared.redis import functions, library
 from shared.redis.client import Connection
 from shared.redis.functions import ThrottleAsk, ThrottledAsk
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire.submission import Lane
 from worker.circuits import Caller, barred
+from worker.providers.rate_limit_headers import Limit
+from worker.remaining import Remaining
 
 # Of calls that a provider took on lately.
 _TAKEN_MAX: Final = 1_000
@@ -34,22 +39,51 @@ class Throttles:
         self._clock = clock
         self._circuits: AbstractSet[str] = frozenset()
         self._taken: dict[str, deque[float]] = {}
+        self._remaining = Remaining(clock)
+        self._living = 1
 
-    def hear(self, circuits: AbstractSet[str]) -> None:
-        """Take in which are throttled in the fleet."""
-        self._circuits = circuits
+    def hear(self, circuits: AbstractSet[str], living: int) -> None:
+        """Take in which are throttled in the fleet, and how many workers live."""
+        self._circuits, self._living = circuits, max(1, living)
 
-    def sent(self, circuit: str) -> None:
-        """Count a call as taken on, until it is refused: a refusal comes sooner than an answer."""
+    def sent(self, circuit: str) -> int:
+        """Count a call as taken on, until it is refused: a refusal comes sooner than an answer.
+
+        Return its number among the circuit's.
+        """
         taken = self._taken.get(circuit)
         if taken is None:
             taken = self._taken[circuit] = deque(maxlen=_TAKEN_MAX)
         taken.append(self._clock.monotonic())
+        return self._remaining.sent(circuit)
+
+    def told(self, circuit: str, number: int, limit: Limit) -> None:
+        """Take in what the answer to a call says of the calls that are left."""
+        if self._remaining.told(circuit, number, limit, self._living):
+            logs.logger().warning(
+                "limits told by a provider contradict each other", circuit=circuit
+            )
+            ask = ThrottleAsk(circuit=circuit, taken=0, taken_ms=0, is_false=True)
+            library.tell(self._redis, "throttle", self._root, ask)
+        else:
+            self._pause_if_spent(circuit)
+
+    def _pause_if_spent(self, circuit: str, *, is_calling: bool = False) -> None:
+        """Have nobody call until a provider takes calls again, as far as its answers tell."""
+        # One that is throttled is called by one worker at a time.
+        living = 1 if circuit in self._circuits else self._living
+        seconds = self._remaining.pause_seconds(circuit, living, is_calling=is_calling)
+        if seconds is None:
+            return
+        ask = msgspec.structs.replace(self._ask(circuit, seconds), is_spent=True)
+        library.tell(self._redis, "throttle", self._root, ask)
+        self._note_throttled(circuit, seconds)
 
     async def take_turn(
         self, model: ModelSettings, circuit: str, lane: Lane, caller: Caller
     ) -> None:
         """Take a call's turn; raise BarredError until when there is one."""
+        self._pause_if_spent(circuit, is_calling=True)
         if circuit not in self._circuits:
             return
         ask = ThrottledAsk(
@@ -63,21 +97,27 @@ class Throttles:
 
     async def refused(self, circuit: str, after_seconds: float | None) -> float:
         """Slow the fleet down after a refusal; return in how many seconds the next call may be."""
-        now = self._clock.monotonic()
         if self._taken.get(circuit):
             self._taken[circuit].pop()
+        ask = self._ask(circuit, after_seconds)
+        seconds = await functions.throttle(self._redis, self._root, ask) / 1000
+        self._note_throttled(circuit, seconds)
+        return seconds
+
+    def _ask(self, circuit: str, told_seconds: float | None) -> ThrottleAsk:
+        now = self._clock.monotonic()
         count, seconds_ago = _busiest([now - at for at in self._taken.get(circuit, ())])
-        ask = ThrottleAsk(
+        return ThrottleAsk(
             circuit=circuit,
             taken=count,
             taken_ms=int(seconds_ago * 1000),
-            told_ms=int(after_seconds * 1000) if after_seconds else None,
+            told_ms=int(told_seconds * 1000) if told_seconds else None,
         )
-        seconds = await functions.throttle(self._redis, self._root, ask) / 1000
+
+    def _note_throttled(self, circuit: str, seconds: float) -> None:
         if circuit not in self._circuits:
             logs.logger().warning("provider throttled", circuit=circuit, seconds=round(seconds, 1))
         self._circuits = self._circuits | {circuit}
-        return seconds
 
 
 def _busiest(ages: list[float]) -> tuple[int, float]:

@@ -1112,13 +1112,16 @@ class ThrottleAsk(Ask, frozen=True, kw_only=True):
     """A call that a circuit refused because it takes fewer.
 
     The worker had got `taken` calls through since `taken_ms` ago. `told_ms` is when the provider
-    wants to be asked again, if it said so.
+    wants to be asked again, if it said so. `is_spent`: nothing was refused, an answer said that no
+    calls are left until then. `is_false`: what answers said of that has proved false.
     """
 
     circuit: str
     taken: int
     taken_ms: int
     told_ms: int | None = None
+    is_spent: bool = False
+    is_false: bool = False
 
 
 async def throttle(redis: Connection, root: str, ask: ThrottleAsk) -> int:

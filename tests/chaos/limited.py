@@ -1,9 +1,11 @@
 """A provider that takes few calls, or none for a while: what becomes of the messages that wait.
 
-    python -m tests.chaos.limited [told] [silent] [away] [broken]
+    python -m tests.chaos.limited [told] [silent] [headers] [paced] [away] [broken]
 
 told     ten calls in ten seconds, then 429 with a correct Retry-After
 silent   the same without Retry-After
+headers  the same, but each answer tells how many calls are left until when (x-ratelimit-*)
+paced    the same with four calls at once in each worker, so that answers come before all have left
 away     503 to every call for two minutes
 broken   500 to every call for two minutes
 
@@ -29,9 +31,9 @@ from tests.support.provider import Answer, Provider, Request, by_words
 from tests.support.server import Server
 from tests.support.system import System
 
-Scene = Literal["told", "silent", "away", "broken"]
+Scene = Literal["told", "silent", "headers", "paced", "away", "broken"]
 
-_SCENES: Final[tuple[Scene, ...]] = ("told", "silent", "away", "broken")
+_SCENES: Final[tuple[Scene, ...]] = ("told", "silent", "headers", "paced", "away", "broken")
 _ANSWER_SECONDS: Final = 0.2
 
 
@@ -71,7 +73,18 @@ class Upstream:
             return Answer(status=429, headers=told)
         self.taken[window] += 1
         # A refusal comes sooner than the first word of an answer.
-        return msgspec.structs.replace(by_words(request), first_seconds=_ANSWER_SECONDS)
+        answer = msgspec.structs.replace(by_words(request), first_seconds=_ANSWER_SECONDS)
+        if self._scene in {"headers", "paced"}:
+            answer = msgspec.structs.replace(answer, headers=self._left(window, passed))
+        return answer
+
+    def _left(self, window: int, passed: float) -> dict[str, str]:
+        seconds = (window + 1) * self._window_seconds - passed
+        return {
+            "x-ratelimit-limit-requests": str(self._calls),
+            "x-ratelimit-remaining-requests": str(self._calls - self.taken[window]),
+            "x-ratelimit-reset-requests": f"{seconds:.3f}s",
+        }
 
 
 class Seen(NamedTuple):
@@ -126,7 +139,7 @@ async def _main(scenes: list[Scene]) -> None:
                 async with System(settings, provider, Path(folder)) as system:
                     system.expected |= {"provider throttled", "breaker opened", "dead letter"}
                     system.change("api", reads_per_minute=10_000_000)
-                    system.change("worker", concurrency=16)
+                    system.change("worker", concurrency=4 if scene == "paced" else 16)
                     await system.front()
                     for _ in range(2):
                         await system.spawn_worker()

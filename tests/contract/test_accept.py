@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from shared import ids
-from shared.redis import keys
-from shared.redis.functions import Accepted, NotAccepted, Replayed
+from shared.redis import functions, keys
+from shared.redis.functions import Accepted, Claimed, NotAccepted, Replayed
 from shared.wire.message import decode_user
-from tests.support.desk import Desk
+from tests.support.desk import Desk, Ticket
 from tests.support.wishes import Wish
 
 
@@ -223,14 +223,68 @@ async def test_interrupt_is_paid_for_by_the_holds_that_it_frees(desk: Desk) -> N
     assert (books.balance, books.held) == (10, 90)
 
 
-async def test_hold_of_what_runs_pays_for_no_interrupt(desk: Desk) -> None:
+async def _answer_for(desk: Desk, cost: int) -> tuple[Ticket, Claimed]:
+    """Have a message answered under a hold of 60, of which so much is due for what was shown."""
     await desk.grant(100)
     first = await desk.submit(hold=60)
-    await desk.claim_one()
-    refused = await desk.accept("ann", first.session, hold=50, on_conflict="interrupt")
+    running = await desk.claim_one()
+    ask = functions.AppendAsk(
+        account="ann",
+        id=running.id,
+        attempt=running.attempt,
+        seq=1,
+        events=['{"type":"delta","text":"Half"}'],
+        text="Half",
+        stage="generating",
+        bill=f"{running.attempt} {cost} 7 3 0 0 0 alpha",
+    )
+    assert await functions.append(desk.redis, desk.root, ask) == "appended"
+    return first, running
+
+
+async def test_hold_of_an_answer_pays_for_its_interrupt_less_what_was_shown(desk: Desk) -> None:
+    first, running = await _answer_for(desk, 15)
+    refused = await desk.accept("ann", first.session, hold=86, on_conflict="interrupt")
     assert isinstance(refused, NotAccepted)
-    assert (refused.reason, refused.about) == ("poor", "40")
-    assert await desk.stage(first) == "routing"
+    assert (refused.reason, refused.about) == ("poor", "85")
+    assert await desk.stage(first) == "generating"
+    second = await desk.submit("ann", first.session, hold=85, on_conflict="interrupt")
+    ended = await desk.status(first)
+    assert (ended.record["stage"], ended.record["captured"]) == ("cancelled", "15")
+    books = await desk.books()
+    assert (books.balance, books.held, books.settled) == (0, 85, 15)
+    # Its worker writes nothing any more, and settles nothing a second time.
+    assert await desk.append(running, 2, "more") == "refused"
+    assert await desk.settle(running, seq=2, cost=60, text="Half and more") is None
+    claimed = await desk.claim_one()
+    assert claimed.id == second.id
+    await desk.complete(claimed, cost=5)
+    books = await desk.books()
+    assert (books.balance, books.held, books.settled) == (80, 0, 20)
+
+
+async def test_answer_is_only_asked_to_stop_where_credits_suffice_without_its_hold(
+    desk: Desk,
+) -> None:
+    first, running = await _answer_for(desk, 15)
+    await desk.submit("ann", first.session, hold=40, on_conflict="interrupt")
+    assert await desk.stage(first) == "generating"
+    assert await desk.append(running, 2, "more") == "cancel"
+    books = await desk.books()
+    assert (books.balance, books.held) == (0, 100)
+
+
+async def test_answer_that_ends_for_its_hold_counts_no_more_in_the_next_turns(desk: Desk) -> None:
+    await desk.grant(200)
+    first = await desk.submit(hold=150, added=50, input_price=1.0, history_max=1_000)
+    await desk.claim_one()
+    asks: Wish = {"hold": 100, "added": 20, "input_price": 1.0, "history_max": 1_000}
+    ends: Wish = {**asks, "on_conflict": "interrupt"}
+    second = await desk.submit("ann", first.session, **ends)
+    # It is weighed with what the answer might still have added.
+    assert (await desk.status(second)).record["hold"] == "150"
+    session = keys.SESSION(desk.root, "ann", first.session)
+    assert await desk.redis.call("HGET", session, "pending") == b"20"
 
 
 async def test_hold_of_a_later_turn_counts_what_goes_on_after_an_interrupt(desk: Desk) -> None:

@@ -154,3 +154,42 @@ async def test_a_clock_that_was_set_back_holds_nobody_up(redis: Redis, root: str
     wait = (await functions.throttled(redis, root, _AGAIN)).wait_ms
     assert wait is not None
     assert wait <= 2_000
+
+
+async def _spent(redis: Redis, root: str, *, told_ms: int = 9_000) -> None:
+    ask = ThrottleAsk(circuit=_CIRCUIT, taken=10, taken_ms=1_000, told_ms=told_ms, is_spent=True)
+    await functions.throttle(redis, root, ask)
+
+
+async def test_calls_that_are_used_up_are_awaited_without_a_refusal(
+    redis: Redis, root: str
+) -> None:
+    await _spent(redis, root)
+    wait = (await functions.throttled(redis, root, _TURN)).wait_ms
+    assert wait is not None
+    assert 8_000 < wait <= 9_000
+    await _pass(redis, root, 9.1, "shut", "since", "refused")
+    assert (await functions.throttled(redis, root, _AGAIN)).wait_ms is None
+    # Ten calls in ten seconds were taken on, and one that was not refused is not taken off.
+    assert 1.0 < await _interval_seconds(redis, root) < 1.2
+
+
+async def test_answer_of_another_worker_makes_no_pause_longer(redis: Redis, root: str) -> None:
+    await _spent(redis, root)
+    await _spent(redis, root, told_ms=60_000)
+    wait = (await functions.throttled(redis, root, _TURN)).wait_ms
+    assert wait is not None
+    assert wait <= 9_000
+
+
+async def test_throttle_goes_with_what_was_told_falsely_unless_a_call_was_refused(
+    redis: Redis, root: str
+) -> None:
+    false = ThrottleAsk(circuit=_CIRCUIT, taken=0, taken_ms=0, is_false=True)
+    await _spent(redis, root)
+    await functions.throttle(redis, root, false)
+    assert (await functions.throttled(redis, root, _TURN)).is_free
+    await _spent(redis, root)
+    await _refuse(redis, root, taken=10, told_ms=2_000)
+    await functions.throttle(redis, root, false)
+    assert (await functions.throttled(redis, root, _TURN)).wait_ms is not None

@@ -102,14 +102,22 @@ class Model:
         books = self.accounts[one.account]
         if busy and on_conflict == "reject":
             return "busy"
-        # An interrupt is paid for by what it gives back: the holds of those that nobody answers.
+        # An interrupt is paid for by what it gives back: the holds of those that nobody answers,
+        # and if that is not enough, that of the answer under way, which then ends at once.
         is_freeing = on_conflict == "interrupt"
         freed = sum(each.hold for each in busy if is_freeing and each.where != "leased")
-        if books.balance + freed < one.hold:
+        is_hold_needed = books.balance + freed < one.hold
+        if (
+            is_hold_needed
+            and books.balance + sum(each.hold for each in busy if is_freeing) < one.hold
+        ):
             return "poor"
         if busy and on_conflict == "interrupt":
             for waiting in reversed(busy):
-                self.cancel(waiting)
+                if is_hold_needed and waiting.where == "leased":
+                    self._end(waiting, "cancelled")
+                else:
+                    self.cancel(waiting)
         books.balance -= one.hold
         books.held += one.hold
         self._number += 1

@@ -14,6 +14,7 @@ import msgspec
 from shared.settings import ModelSettings, Secret
 from shared.wire.event import ToolCall, ToolResult
 from shared.wire.message import Citation, Media, MediaKind
+from worker.providers.rate_limit_headers import RateLimits
 
 # More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
 TOKENS_MAX: Final = 100_000_000
@@ -123,7 +124,12 @@ class Paused(msgspec.Struct, frozen=True):
 
 
 class Alive(msgspec.Struct, frozen=True):
-    """The upstream gave a sign of life and said nothing: a comment, a ping, an empty step."""
+    """The upstream gave a sign of life and said nothing: a comment, a ping, an empty step.
+
+    The first one is the head of its answer, with what that tells of calls that may run out.
+    """
+
+    limits: RateLimits | None = None
 
 
 # What comes beside the text. What an upstream's own tools do, and media elsewhere, are told as they

@@ -12,12 +12,13 @@ from typing import Final
 
 import httpx
 
+from shared.clock import SystemClock
 from shared.errors import ConfigurationError, ProviderError
 from shared.settings import ModelSettings, ProviderSettings, Secret
 from worker.providers.contract import Alive, ChatRequest, Dialect, Part, Reader
 from worker.providers.failures import Failures
 from worker.providers.lines import Lines
-from worker.providers.rate_limit_headers import RateLimits, rate_limits
+from worker.providers.rate_limit_headers import RateLimits, may_run_out, rate_limits
 from worker.providers.sse import Events
 
 _ERROR_BYTES_MAX: Final = 65_536
@@ -25,6 +26,7 @@ _ERROR_SECONDS: Final = 0.5
 # How long to listen after the last word for the end of the answer, which lets the line be kept.
 _GOODBYE_SECONDS: Final = 0.1
 _ALIVE: Final = Alive()
+_CLOCK: Final = SystemClock()
 _HEADERS: Final = {
     "accept": "text/event-stream",
     "accept-encoding": "identity",
@@ -69,7 +71,7 @@ class Upstream:
         reader = self._dialect.reader(request)
         with _undisturbed(reader), self._failures.translated():
             async with self._open(request) as body:
-                yield _ALIVE
+                yield self._head(request.model)
                 events = Events(request.max_tokens, has_media=request.model.makes_media)
                 chunks = aiter(body)
                 parts: Sequence[Part] | None = ()
@@ -88,6 +90,13 @@ class Upstream:
                 for part in self._last_parts(reader, events.rest() if parts is not None else ()):
                     yield part
                 await _say_goodbye(chunks)
+
+    def _head(self, model: ModelSettings) -> Alive:
+        """Return the first sign of life, with what it tells of calls that may run out."""
+        headers = self._told[model.upstream]
+        if not may_run_out(headers.raw):
+            return _ALIVE
+        return Alive(rate_limits(headers, now=_CLOCK.now_ms() / 1000))
 
     def _last_parts(self, reader: Reader, rest: Sequence[bytes]) -> Iterator[Part]:
         """Yield what the end of the body, or the last word, adds; an answer without end is cut."""

@@ -120,6 +120,7 @@ async def _hear(run: Run, request: ChatRequest, said: _Said) -> Reason | None:
     async with gated as call, aclosing(stream) as parts:
         async for part in parts:
             if isinstance(part, Alive):
+                call.begun(part.limits)
                 continue
             call.heard()
             if isinstance(part, Text):

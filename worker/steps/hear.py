@@ -136,7 +136,7 @@ async def hear(run: Run, request: ChatRequest, call: Call) -> Heard:
                 if isinstance(part, Text):
                     run.writer.add(part.text, progress=_progress(run, part.text, expected))
                 elif isinstance(part, Alive):
-                    call.is_taken_on = True
+                    call.begun(part.limits)
                     limits.note_life()
                     continue
                 elif isinstance(part, Ended | Paused):

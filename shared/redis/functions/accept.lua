@@ -74,17 +74,19 @@ local function add_history(ask, history)
   ask.hold = math.min(ask.hold, ask.budget)
 end
 
--- What an interrupt gives back at once: the holds of those that no worker answers.
+-- What an interrupt gives back at once: the holds of those that no worker answers, and that of the one which is
+-- answered, less what is due for what was shown. Returns the first sum, and the second.
 local function freed_by_interrupt(root, ask, head)
-  local ids, freed = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1), 0
+  local ids, waiting, running = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1), 0, 0
   table.insert(ids, head)
   for _, id in ipairs(ids) do
     local hold, worker, bill, attempt = unpack(redis.pcall('HMGET', generation_key(root, ask.account, id),
       'hold', 'worker', 'bill', 'attempt'))
     local due = read_bill({bill = bill, attempt = attempt}, CANCELLED)
-    if not worker then freed = freed + math.max(0, (tonumber(hold) or 0) - (due and due.cost or 0)) end
+    local freed = math.max(0, (tonumber(hold) or 0) - (due and due.cost or 0))
+    if worker then running = running + freed else waiting = waiting + freed end
   end
-  return freed
+  return waiting, running
 end
 
 -- Tokens that turns under way may add to the history; nobody counts those of a single one. What an interrupt ends adds
@@ -104,18 +106,27 @@ local function cancel_known(root, account, id, ask)
   cancel_one(root, account, id, record, ask.keep, ask.channels)
 end
 
+-- Its worker is told, and refused whatever it writes from here on.
+local function end_known(root, account, id, ask)
+  local record = load(root, account, id)
+  damage.check(record)
+  if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end
+  end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+end
+
 local function read_books(books, lane)
   return redis.call('HMGET', books, 'balance', 'running_' .. lane, 'lane_stride', 'running_most', 'stored_0', 'stored_1',
     'stored_side', 'counted_at', 'held')
 end
 
--- What it ends may have left text, which is counted by then. Returns the books as they are then.
-local function interrupt(root, ask, head, weight)
+-- What it ends may have left text, which is counted by then. An answer is only asked to stop, unless its hold is
+-- needed at once. Returns the books as they are then.
+local function interrupt(root, ask, head, weight, is_hold_needed)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
   for i = #waiting, 1, -1 do
     damage.guarded(root, member(ask.account, waiting[i]), cancel_known, ask)
   end
-  damage.guarded(root, member(ask.account, head), cancel_known, ask)
+  damage.guarded(root, member(ask.account, head), is_hold_needed and end_known or cancel_known, ask)
   weight.bytes = redis.call('HGET', session_key(root, ask.account, ask.session), 'bytes')
   return read_books(books_key(root, ask.account), ask.lane)
 end
@@ -264,13 +275,16 @@ local function accept(root, ask)
   local history = ask.is_new and 0 or history_of(root, ask, ended, known_of)
   local least = add_history(ask, history)
   if least then return {'unpaid', int(least), rate} end
-  local balance = tonumber(known[1] or 0)
+  local balance, is_hold_needed = tonumber(known[1] or 0), false
   if balance < ask.hold and busy and ask.on_conflict == 'interrupt' then
-    balance = balance + freed_by_interrupt(root, ask, busy)
+    local waiting, of_running = freed_by_interrupt(root, ask, busy)
+    is_hold_needed = balance + waiting < ask.hold
+    balance = balance + waiting + (is_hold_needed and of_running or 0)
   end
   if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
-  if busy and ask.on_conflict == 'interrupt' then known = interrupt(root, ask, busy, weight) end
+  if busy and ask.on_conflict == 'interrupt' then known = interrupt(root, ask, busy, weight, is_hold_needed) end
+  if is_hold_needed then known_of.beside = 0 end
   if ask.companion or known_of.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
   take_hold(books, ask, known, weight)
   local turn, is_head = take_turn(root, ask, session, turns, known_of.beside, at, weight)

@@ -1,6 +1,7 @@
 -- throttle: a provider refused a call because it takes fewer than are made: learn how many it takes.
 -- ASK      circuit, taken (how many calls the same worker sent lately that were not refused), taken_ms
---          (ago, the first of them); if the provider said when to come again: told_ms
+--          (ago, the first of them); if the provider said when to come again: told_ms; if nothing was refused but an
+--          answer said that no calls are left until then: is_spent; if what such answers said has proved false: is_false
 -- RETURNS  in how many ms the next call may be made
 -- ATOMIC   because the whole fleet keeps to one rate, and learns of a refusal once.
 -- Additive increase, multiplicative decrease: after a refusal nobody calls for a pause, as long as the provider
@@ -15,7 +16,23 @@ local TOLD_MAX_US = 3600000000
 -- One that nobody asks for is forgotten some time after its pause.
 local KEPT_MS = 600000
 
+-- A throttle that no refusal confirms goes with what caused it.
+local function lift(root, circuit)
+  local key = throttle_key(root, circuit)
+  if redis.call('HGET', key, 'spent') then
+    redis.call('DEL', key)
+    redis.call('ZREM', throttles_key(root), circuit)
+  end
+  return 0
+end
+
+local function note_cause(key, ask)
+  redis.call('HDEL', key, 'fresh')
+  if not ask.is_spent then redis.call('HDEL', key, 'spent') end
+end
+
 local function throttle(root, ask)
+  if ask.is_false then return lift(root, ask.circuit) end
   local now, key = now_us(), throttle_key(root, ask.circuit)
   -- A refusal of the future was before the clock was set back.
   if tonumber(redis.call('HGET', key, 'refused') or 0) > now then redis.call('DEL', key) end
@@ -23,7 +40,9 @@ local function throttle(root, ask)
     unpack(redis.call('HMGET', key, 'shut', 'pause', 'count', 'since', 'interval', 'fresh'))
   local told = ask.told_ms and math.min(ask.told_ms * 1000, TOLD_MAX_US)
   shut = tonumber(shut or 0)
+  if shut > now and ask.is_spent then return math.ceil((shut - now) / 1000) end
   if shut > now then
+    redis.call('HDEL', key, 'spent')
     -- It left before the others were refused: it was not taken on either, and only a longer wait is news.
     if tonumber(count) > 1 then redis.call('HINCRBY', key, 'count', -1) end
     if told and now + told > shut then
@@ -36,7 +55,8 @@ local function throttle(root, ask)
     -- Other workers have sent about as many; those that are refused yet are taken off again.
     local living = math.max(1, redis.call('ZCARD', pulses_key(root)))
     count, since = ask.taken * living, now - ask.taken_ms * 1000
-  elseif not is_fresh then
+    if ask.is_spent then redis.call('HSET', key, 'spent', '1') end
+  elseif not is_fresh and not ask.is_spent then
     count = math.max(0, tonumber(count) - 1)
   end
   if told then
@@ -46,7 +66,7 @@ local function throttle(root, ask)
   else
     pause = math.min(math.max(PAUSE_US, 3 * tonumber(interval or 0)), PAUSE_MAX_US)
   end
-  redis.call('HDEL', key, 'fresh')
+  note_cause(key, ask)
   redis.call('HSET', key, 'shut', int(now + pause), 'is_shut', '1', 'pause', int(pause), 'count', int(count),
     'since', int(tonumber(since)), 'refused', int(now))
   local kept_ms = math.floor(pause / 1000) + KEPT_MS
