@@ -182,6 +182,26 @@ async def test_what_an_older_process_stores_or_deletes_is_found_and_told(desk: D
     assert await desk.delete_session("ann", kept.session)
 
 
+async def test_sessions_of_older_processes_are_counted_by_whichever_count_comes_next(
+    desk: Desk,
+) -> None:
+    for _ in range(2):
+        ticket = await _talk(desk, 2)
+        where = keys.SESSION(desk.root, "ann", ticket.session)
+        weight = int(await desk.redis.call("HGET", where, "bytes"))
+        sum_before = await _stored(desk) - weight
+        # An older process makes a session without counting it.
+        await desk.redis.call("HDEL", where, "bytes", "side")
+        for side in ("0", "1"):
+            name = f"stored_{side}"
+            held = int(await desk.redis.call("HGET", keys.BOOKS(desk.root, "ann"), name) or 0)
+            if held >= weight:
+                await desk.redis.call("HINCRBY", keys.BOOKS(desk.root, "ann"), name, -weight)
+        assert await _stored(desk) == sum_before
+        assert await count_stored(desk.redis, desk.root, "ann") == (weight, 0, False)
+        assert await _stored(desk) == sum_before + weight
+
+
 async def test_drift_is_logged_with_its_account(desk: Desk) -> None:
     await _talk(desk, 1)
     await desk.redis.call("HINCRBY", keys.BOOKS(desk.root, "ann"), "stored_0", 77)

@@ -43,7 +43,8 @@ end
 local function move_session(root, account, session, side, progress, budget)
   local key = session_key(root, account, session)
   local turns, head, had, from = unpack(redis.pcall('HMGET', key, 'turns', 'head', 'bytes', 'side'))
-  if not tonumber(turns) or (from or '0') == side then return true, 0 end
+  -- One without a side is weighed in any case: an older process may have made it, and counted nothing.
+  if not tonumber(turns) or from == side then return true, 0 end
   progress.head = head
   if not weigh_chunks(root, account, session, tonumber(turns), progress, budget) then return false, 0 end
   local bytes = progress.bytes
