@@ -2,8 +2,13 @@
 
 Owns how arq reaches Redis: an id and a name travel, in msgpack, never in pickle. Refuses to hold
 generations: they wait in the partitions' lanes.
+
+DESIGN. A worker takes whatever its queue holds, and drops a chore that it does not know. So the
+queue's name tells which chores are sent there, and workers of different versions share a queue only
+if they know the same ones. That a chore runs once a slot in the whole fleet is not the queue's.
 """
 
+import hashlib
 from typing import Final
 
 import msgspec
@@ -16,8 +21,21 @@ from shared.settings import RedisSettings
 # What arq's own client raises when Redis is away.
 TROUBLE: Final = (RedisError, OSError)
 
+CHORES: Final = ("trim", "forget", "recount", "sweep")
+_ROTA: Final = hashlib.sha256(" ".join(CHORES).encode()).hexdigest()[:12]
+
 serialize = msgspec.msgpack.Encoder().encode
 deserialize = msgspec.msgpack.Decoder().decode
+
+
+def name(root: str) -> str:
+    """Return the queue of all workers that know the same chores, below the system's root."""
+    return keys.CHORES(root, _ROTA)
+
+
+def health_name(root: str) -> str:
+    """Return where arq notes that the queue is looked after."""
+    return keys.CHORES_HEALTH(root, _ROTA)
 
 
 def pool(settings: RedisSettings) -> ArqRedis:
@@ -29,7 +47,7 @@ def pool(settings: RedisSettings) -> ArqRedis:
     return ArqRedis(
         job_serializer=serialize,
         job_deserializer=deserialize,
-        default_queue_name=keys.CHORES(keys.system_root(settings)),
+        default_queue_name=name(keys.system_root(settings)),
         host=where.host,
         port=where.port,
         unix_socket_path=where.path,

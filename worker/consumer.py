@@ -90,7 +90,7 @@ class PolluxWorker(Worker):
                 cron(chore, name=f"{self._root}{name}", minute=minutes, second=seconds)
                 for name, chore, minutes, seconds in rota.CHORES
             ],
-            queue_name=keys.CHORES(self._root),
+            queue_name=queue.name(self._root),
             job_serializer=queue.serialize,
             job_deserializer=queue.deserialize,
             poll_delay=_CHORES_SECONDS,

@@ -201,8 +201,12 @@ PARTITIONS: Final = Key(
     "partitions", holds="zset: how many partitions there are, as a score", end="permanent"
 )
 TRIED: Final = Key("tried", holds="nothing: commands are tried on it", end="ttl")
-CHORES: Final = Key("chores", holds="arq's own queue", end="permanent")
-CHORES_HEALTH: Final = Key("chores:health-check", holds="arq's own word on its queue", end="ttl")
+CHORES_HEALTH: Final = Key(
+    "chores:<rota>:health-check", holds="arq's own word on its queue", end="ttl"
+)
+CHORES: Final = Key(
+    "chores:<rota>", holds="arq's own queue, for workers that know the same chores", end="permanent"
+)
 CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")
 
 FAMILIES: Final[dict[str, Key]] = {

@@ -31,7 +31,7 @@ from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.crew import started, working
 from tests.worker.front import Front
-from worker.chores import forget, trim
+from worker.chores import forget, rota, trim
 from worker.consumer import PolluxWorker
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -210,6 +210,21 @@ async def test_chores_sent_by_others_are_run(system: System) -> None:
 
 
 @pytest.mark.each_once
+async def test_chores_of_another_version_are_left_to_its_workers(system: System) -> None:
+    """A worker drops a chore that it does not know, so it must not take it."""
+    assert tuple(name for name, *_ in rota.CHORES) == queue.CHORES
+    other = keys.CHORES(keys.system_root(system.settings.redis), "other")
+    pool = queue.pool(system.settings.redis)
+    async with started(system) as (worker, _):
+        await pool.enqueue_job("unknown here", _queue_name=other)
+        await pool.enqueue_job("unknown here as well")
+        await until(lambda: worker.jobs_failed)
+        assert worker.jobs_failed == 1
+        assert await pool.zcard(other) == 1
+    await pool.aclose(close_connection_pool=True)
+
+
+@pytest.mark.each_once
 async def test_chore_that_raises_costs_nothing_else(system: System, front: Front) -> None:
     pool = queue.pool(system.settings.redis)
 
@@ -232,7 +247,7 @@ async def test_line_of_the_queue_that_leads_nowhere_is_given_up(
     async with Proxy(own_server.socket) as proxy:
         settings = msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2)
         pool = queue.pool(settings)
-        name = keys.CHORES(keys.system_root(settings))
+        name = queue.name(keys.system_root(settings))
         assert await pool.zcard(name) == 0
         proxy.forget()
         with pytest.raises(queue.TROUBLE):
@@ -263,7 +278,7 @@ async def test_worker_goes_though_a_library_swallows_that_it_should(
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")
 async def test_arq_can_ask_whether_the_queue_is_looked_after(system: System) -> None:
     settings = ArqSettings.from_dsn(system.settings.redis.url)
-    name = keys.CHORES(keys.system_root(system.settings.redis))
+    name = queue.name(keys.system_root(system.settings.redis))
     assert await async_check_health(settings, queue_name=name) == 1
     async with working(system):
 
@@ -283,7 +298,7 @@ async def test_chores_leave_a_server_that_became_a_replica(
     own_system.expected |= {"waiting for Redis", "a beat was missed", "this worker was forgotten"}
     own_system.expected |= {"Redis had lost its functions", "the listener is away"}
     own_system.expected.add("the listener is back")
-    health = keys.CHORES_HEALTH(keys.system_root(redis))
+    health = queue.health_name(keys.system_root(redis))
     with Server(own_server.kind) as other, own_server.look() as look, other.look() as there:
         async with working(own_system):
             await until(lambda: look("EXISTS", health))

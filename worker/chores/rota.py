@@ -62,7 +62,7 @@ async def _is_ours(tools: Tools, name: str, seconds: int) -> bool:
     return bool(await tools.redis.call("SET", key, 1, "NX", "PX", 2 * seconds * 1000))
 
 
-# By name: the chore, and the minutes and the seconds at which it is due.
+# By the names of `queue.CHORES`: the chore, and the minutes and the seconds at which it is due.
 CHORES: Final = (
     ("trim", trim_libraries, set(range(0, 60, TRIM_MINUTES)), {0}),
     ("forget", forget_media, None, set(range(0, 60, FORGET_SECONDS))),
