@@ -15,6 +15,7 @@ day          one scenario without processes in which everything happens once
 troubles/    what can befall Redis, and what a running system then makes of it, row by row
 sinks        log sinks that fail: a pipe without a reader, one that is full, a full disk
 ears         a worker's listener kept away while it runs long messages
+upgrade      two checkouts on one Redis, there and back; fleet is its processes, callers its clients
 planted      known faults, each of which the ledger must name
 
 The ledger is kept apart from every workload, so that what makes mistakes does not also mark them.

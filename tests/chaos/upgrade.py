@@ -1,0 +1,361 @@
+"""An upgrade under load, and back again: `python -m tests.chaos.upgrade --old PATH`.
+
+Owns the course of two checkouts on one Redis. The fleet is of the old one, of both, of the new one,
+of both again, and of the old one, where it must come to rest; then of both and of the new one.
+In every part processes are killed with -9. The exit code is 1 if a message was lost, failed or
+ended twice, if a client was told anything wrong, or if a process logged an error or ended badly.
+
+DESIGN. The accounts are opened by the old checkout's command, so that their records are as it makes
+them. A second provider takes few calls at a time and refuses some, so that turns wait for it.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple, get_args
+
+import msgspec
+import uvloop
+
+from shared.clock import SystemClock
+from shared.redis import keys, library
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from tests.chaos import ledger, records
+from tests.chaos.callers import Callers
+from tests.chaos.evidence import Evidence, Finding
+from tests.chaos.fleet import KINDS, Checkout, Fleet
+from tests.chaos.scene import Upstream
+from tests.support import waiting
+from tests.support.completions import Answer, Request
+from tests.support.provider import Provider
+from tests.support.server import Kind as ServerKind, Server
+from worker.chores.recount import count_stored
+
+_ACCOUNTS: Final = ("ann", "bob", "cem", "zoe")
+_LEAVER: Final = "zoe"
+_CREDITS: Final = 1_000_000
+_MICROCREDITS: Final = 1_000_000
+_PARTITIONS: Final = 2
+_WORDS: Final = (2, 25)
+_PACE: Final = (0.01, 0.08)
+_REFUSALS: Final = 0.05
+_QUIET_SECONDS: Final = 90.0
+_SHOWN_MAX: Final = 30
+_SETTINGS: Final = """
+[redis]
+partitions = {partitions}
+
+[api]
+reads_per_minute = 1000000
+waits_per_account = 10000
+
+[worker]
+grace_seconds = 0.4
+crashes_max = 1000
+
+[limits.enterprise]
+submissions_per_minute = 1000000
+unfinished_max = 1000000
+running_max = 1000000
+
+[retention]
+events_seconds = 3600
+
+[media]
+folder = "{folder}/media"
+
+[[providers]]
+name = "wide"
+base_url = "{upstream}"
+
+[[providers]]
+name = "narrow"
+base_url = "{upstream}"
+concurrency_max = 3
+
+[[models]]
+identifier = "alpha"
+provider = "wide"
+upstream = "alpha"
+context_window = 32768
+max_output_tokens = 512
+input_rate = 1.0
+output_rate = 2.0
+
+[[models]]
+identifier = "beta"
+provider = "narrow"
+upstream = "beta"
+context_window = 32768
+max_output_tokens = 512
+input_rate = 1.0
+output_rate = 2.0
+"""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is asked for: by which commands, for how long, how many of each kind of process.
+
+    `seconds` are those of the seven parts together, without the times in which it comes to rest.
+    """
+
+    old: Path
+    new: Path = Path(sys.executable).parent / "pollux"
+    seconds: float = 120.0
+    clients: int = 40
+    fronts: int = 2
+    workers: int = 2
+    kill_seconds: float = 2.5
+    server: ServerKind = "valkey"
+    seed: int = 0
+
+
+class Report(NamedTuple):
+    """What came of it."""
+
+    seconds: float
+    sent: int
+    stages: Mapping[str, int]
+    attempts: int
+    kills: Mapping[str, int]
+    seen: Mapping[str, int]
+    logged: Mapping[tuple[str, str, str], int]
+    complaints: list[str]
+    findings: list[Finding]
+
+    @property
+    def faults(self) -> list[str]:
+        """Everything that should not have been."""
+        found = [*self.complaints, *map(str, self.findings)]
+        odd = {stage for stage in self.stages if stage not in {"completed", "cancelled"}}
+        found += [f"{self.stages[stage]} ended as {stage}" for stage in sorted(odd)]
+        loud = (entry for entry in self.logged.items() if entry[0][1] != "warning")
+        return found + [f"{who} logged {count} times: {event}" for (who, _, event), count in loud]
+
+
+class _Course:
+    """The parts of a run."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        server: Server,
+        settings: RedisSettings,
+        redis: Redis,
+        fleet: Fleet,
+        callers: Callers,
+    ) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._server = server
+        self._redis = redis
+        self._fleet = fleet
+        self._callers = callers
+        self._clock = SystemClock()
+        self._old = Checkout("old", plan.old)
+        self._new = Checkout("new", plan.new)
+
+    async def run(self) -> None:
+        """Go there and back, come to rest on the old checkout, and go there again."""
+        await self._add(self._old)
+        async with self._talking():
+            await self._rage()
+            await self._add(self._new)
+            await self._rage()
+            await self._fleet.retire(self._old)
+            await self._rage()
+            await self._add(self._old)
+            await self._rage()
+            await self._fleet.retire(self._new)
+            await self._rage()
+        await self._add(self._new)
+        async with self._talking():
+            await self._rage()
+            await self._fleet.retire(self._old)
+            await self._rage()
+        self._fleet.note_ended()
+        await self._fleet.retire(self._new)
+
+    async def _add(self, checkout: Checkout) -> None:
+        counts = dict(zip(KINDS, (self._plan.fronts, self._plan.workers), strict=True))
+        for kind, count in counts.items():
+            for _ in range(count):
+                await self._fleet.start(kind, checkout)
+
+    async def _rage(self) -> None:
+        """Let one part of the run pass, with its kills."""
+        ends = self._clock.monotonic() + self._plan.seconds / 7
+        while self._clock.monotonic() < ends:
+            await self._clock.sleep(self._plan.kill_seconds)
+            await self._fleet.kill_one()
+
+    @asynccontextmanager
+    async def _talking(self) -> AsyncIterator[None]:
+        """Have clients talk meanwhile; at the end everything that they began has ended."""
+        talking = asyncio.create_task(self._callers.talk(self._plan.clients))
+        try:
+            yield
+            self._callers.is_over = True
+            await talking
+        finally:
+            talking.cancel()
+            await asyncio.gather(talking, return_exceptions=True)
+        with suppress(AssertionError):
+            await waiting.until(self._is_quiet, _QUIET_SECONDS, what="rest")
+        with self._server.look() as look:
+            left = ledger.dump(look, self._settings)
+        self._callers.complaints += [f"not ended: {each}" for each in left]
+
+    async def _is_quiet(self) -> bool:
+        names = [keys.DEADLINES(root) for root in records.roots(self._settings)]
+        return not sum([int(await self._redis.call("ZCARD", name)) for name in names])
+
+
+async def run(plan: Plan) -> Report:
+    """Carry a plan out and return what came of it."""
+    clock, evidence = SystemClock(), Evidence()
+    began = clock.monotonic()
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(Server(plan.server))
+        provider = await stack.enter_async_context(Provider())
+        provider.keeps_requests = False
+        provider.answer = _Script(evidence, plan.seed).answer
+        environment = _environment(server, provider)
+        api_keys = {name: _open(plan.old, environment, name) for name in _ACCOUNTS}
+        evidence.granted = {name: _CREDITS * _MICROCREDITS for name in _ACCOUNTS if name != _LEAVER}
+        settings = RedisSettings(url=server.url, partitions=_PARTITIONS)
+        redis = Redis(settings)
+        stack.push_async_callback(redis.close)
+        fleet = Fleet(environment, server.folder, stack, random.Random(plan.seed))
+        callers = Callers(fleet, evidence, api_keys, leaver=_LEAVER, seed=plan.seed)
+        await _Course(plan, server, settings, redis, fleet, callers).run()
+        await library.load(redis)
+        await _count_again(redis, settings)
+        with server.look() as look:
+            found = ledger.check(look, settings, evidence)
+            tally = ledger.tally(look, settings, evidence)
+        return Report(
+            seconds=clock.monotonic() - began,
+            sent=callers.sent,
+            stages=tally.stages,
+            attempts=sum(tally.attempts.values()),
+            kills=fleet.kills,
+            seen=callers.seen,
+            logged=fleet.logged(),
+            complaints=callers.complaints + fleet.bad_exits,
+            findings=[each for each in found if each.about not in _later(settings)],
+        )
+
+
+def _later(settings: RedisSettings) -> set[str]:
+    """Return the names of keys that chores empty long after sessions were deleted."""
+    return {
+        family(root)
+        for root in records.roots(settings)
+        for family in (keys.FORGOTTEN, keys.FORGETTING)
+    }
+
+
+class _Script:
+    """What the upstream answers; the narrow provider refuses a share of its calls."""
+
+    def __init__(self, evidence: Evidence, seed: int) -> None:
+        self._upstream = Upstream(evidence, seed, _WORDS, _PACE)
+        self._chance = random.Random(seed)
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to a request; one that is refused is no call that counts."""
+        if request.body["model"] == "beta" and self._chance.random() < _REFUSALS:
+            return Answer(status=429, headers={"retry-after": "1"})
+        return self._upstream.answer(request)
+
+
+def _environment(server: Server, provider: Provider) -> dict[str, str]:
+    """Return the environment of all processes: settings that both checkouts know."""
+    path = server.folder / "pollux.toml"
+    path.write_text(
+        _SETTINGS.format(partitions=_PARTITIONS, folder=server.folder, upstream=provider.url)
+    )
+    return {"PATH": "/usr/bin:/bin", "POLLUX_CONFIG": str(path), "REDIS_URL": server.url}
+
+
+def _open(command: Path, environment: Mapping[str, str], name: str) -> str:
+    """Open an account by a checkout's own command and return an API key."""
+    words = ["keys", "create", "--account", name, "--tier", "enterprise", "--json"]
+    said = subprocess.run(
+        [str(command), *words, "--credits", str(_CREDITS)],
+        env=dict(environment),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return str(json.loads(said.stdout)["key"])
+
+
+async def _count_again(redis: Redis, settings: RedisSettings) -> None:
+    """Have stored bytes counted again, as a chore does: older versions do not count them."""
+    for root in records.roots(settings):
+        for account in _ACCOUNTS:
+            if await redis.call("EXISTS", keys.BOOKS(root, account)):
+                # The first call may end a count that a killed worker had begun.
+                for _ in range(2):
+                    await count_stored(redis, root, account)
+
+
+def main() -> int:
+    """Read the options, run, print."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(run(_plan()))
+    for name, value in _rows(report):
+        sys.stdout.write(f"{name:28} {value}\n")
+    for fault in report.faults[:_SHOWN_MAX]:
+        sys.stdout.write(f"{fault}\n")
+    return 1 if report.faults else 0
+
+
+def _plan() -> Plan:
+    parser = argparse.ArgumentParser(prog="tests.chaos.upgrade", description=__doc__)
+    parser.add_argument("--old", type=_command, required=True, help="a folder with its .venv")
+    parser.add_argument("--new", type=_command, help="another one than this")
+    parser.add_argument("--server", choices=get_args(ServerKind))
+    for name in ("clients", "fronts", "workers", "seed"):
+        parser.add_argument(f"--{name}", type=int)
+    for name in ("seconds", "kill-seconds"):
+        parser.add_argument(f"--{name}", type=float)
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    return Plan(**given)
+
+
+def _command(folder: str) -> Path:
+    """Return the command of a checkout, which must be installed in its own `.venv`."""
+    return Path(folder).resolve() / ".venv" / "bin" / "pollux"
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str]]:
+    broken = Counter(finding.invariant for finding in report.findings)
+    yield "seconds", f"{report.seconds:.0f}"
+    yield "messages", f"{report.sent:,} ({report.sent / report.seconds:.0f} a second)"
+    yield "ended", _counts(report.stages)
+    yield "attempts", f"{report.attempts:,}"
+    yield "killed with -9", _counts(report.kills)
+    yield "asked and met", _counts(report.seen)
+    for (who, level, event), count in sorted(report.logged.items()):
+        yield f"logged by {who}", f"{count} times, {level}: {event}"
+    yield "invariants broken", _counts(broken) or "none"
+    yield "complaints", f"{len(report.complaints)}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
