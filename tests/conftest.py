@@ -9,11 +9,14 @@ provider        a scripted upstream of the OpenAI kind
 
 After each test that had `redis_settings` or `own_settings`, what it left in Redis is checked by
 support/ledger.py and deleted. A test marked `each_once` runs on a covering pair instead of every
-combination: for those that start processes.
+combination: for those that start processes. Tests of `_QUICK_FOLDERS` that touch Redis are marked
+`quick` on one combination, all others there as they are.
 """
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,7 @@ from tests.support.server import Kind, Server, binaries
 
 _KINDS: list[Kind] = list(binaries())
 _PARTITIONS = (1, 3)
+_QUICK_FOLDERS = {"contract", "tidy", "unit"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,6 +37,29 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "each_once: run on each kind of server and each partition count once"
     )
+    config.addinivalue_line(
+        "markers", "quick: for every change: rules, functions and names, in under a minute"
+    )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run three tests for every two cores: each waits for about half of its time."""
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the quick ones, before they are chosen by their marks."""
+    here = Path(__file__).parent
+    for item in items:
+        combination = getattr(item, "callspec", None)
+        parameters = combination.params if combination is not None else {}
+        is_first = (
+            parameters.get("_on", (_KINDS[0], 3)) == (_KINDS[0], 3)
+            and parameters.get("_own_kind", _KINDS[0]) == _KINDS[0]
+        )
+        if is_first and item.path.relative_to(here).parts[0] in _QUICK_FOLDERS:
+            item.add_marker("quick")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
