@@ -31,6 +31,7 @@ resume      a POST that was sent again with Last-Event-ID: which generation it g
 event_ids   ids of events as callers send and read them
 hints       when to look again, for a message just taken in and for a generation as it stands
 pace        the arithmetic of that: hints and estimates from measured durations
+spread      when to look at answers whose durations do not tell the end
 turn_wait   how long until a turn begins, and how far that may be trusted
 links       where a generation is looked at, followed and cancelled
 media       the files that models made, to whoever has a signed URL

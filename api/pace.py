@@ -9,8 +9,10 @@ It begins with one look, behind the longest. Then, again and again, the look is 
 those answers together known earliest, as long as it is worth a poll and no answer would be polled
 more often than the contract allows. So answers that take alike are found by a look or two just
 behind them, kinds far apart by a look behind each, and what is spread wide by looks spread as wide.
-Beyond the longest, and for the few that take far longer than all others, the looks go on, ever
-further apart. A hint is the way to the next look.
+Durations may be spread so wide that the polls allowed do not suffice for that: those tell little of
+an end, and `spread` plans the looks, so that none comes later than half the time waited. Beyond the
+longest, and for the few that take far longer than all others, the looks go on, ever further apart.
+A hint is the way to the next look.
 
 An answer that has waited for its turn has had polls by then: its plan makes do with the rest.
 """
@@ -20,6 +22,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Self
 
+from api import spread
 from api.fresh import Fresh
 from shared.catalogue import Shelf
 from shared.clock import Clock
@@ -46,6 +49,11 @@ _WORTH_SECONDS: Final = 0.05
 _SETTLING_SECONDS: Final = 0.02
 _EARLY_SECONDS: Final = 0.1
 _BEYOND_SHARE: Final = 0.05
+# Where durations tell the end, half of all answers are found within so many seconds of it, and all
+# but a few within so many, or this share of what they took.
+_LATE_TYPICAL_SECONDS: Final = 1.0
+_LATE_SECONDS: Final = 2.0
+_LATE_SHARE: Final = 0.1
 _SHORTEST_SECONDS: Final = 0.001
 
 
@@ -167,6 +175,17 @@ def _plan(durations: tuple[float, ...], before: Before) -> tuple[int, ...]:
     common = durations[: math.ceil(_COMMON_SHARE * len(durations))]
     stride = 1 + (len(common) - 1) // _SAMPLES_MAX
     sample = common[::-stride][::-1]
+    looks = _worthwhile_looks(sample, before)
+    plan = (*looks, *_looks_beyond(looks, before, durations[-1]))
+    if _tells_the_end(sample, plan):
+        return plan
+    looks = spread.looks(sample, _SETTLING_SECONDS, _limits(before)) or looks
+    other = (*looks, *_looks_beyond(looks, before, durations[-1]))
+    return min(plan, other, key=lambda each: _far_and_late(durations, each))
+
+
+def _worthwhile_looks(sample: tuple[float, ...], before: Before) -> list[int]:
+    """Return one look behind the longest, and before it all that are worth a poll and allowed."""
     behind = [math.ceil(duration + _SETTLING_SECONDS) for duration in sample]
     looks = [behind[-1]]
     refused: set[int] = set()
@@ -176,7 +195,38 @@ def _plan(durations: tuple[float, ...], before: Before) -> tuple[int, ...]:
             looks = more
         else:
             refused.add(look)
-    return (*looks, *_looks_beyond(looks, before, durations[-1]))
+    return looks
+
+
+def _limits(before: Before) -> spread.Limits:
+    def allowed(seconds: float) -> float:
+        return _polls_max(before.seconds + seconds)
+
+    return spread.Limits(before.polls, allowed, HINT_SECONDS_MAX)
+
+
+def _lateness(sample: tuple[float, ...], looks: tuple[int, ...]) -> list[float]:
+    """Return how long after its end each answer is found; the longest hint, beyond all looks."""
+    found = (bisect.bisect_left(looks, each + _SETTLING_SECONDS) for each in sample)
+    return [
+        looks[index] - each if index < len(looks) else HINT_SECONDS_MAX
+        for index, each in zip(found, sample, strict=True)
+    ]
+
+
+def _tells_the_end(sample: tuple[float, ...], looks: tuple[int, ...]) -> bool:
+    """Tell whether answers like those known are found as soon as where durations tell the end."""
+    late = _lateness(sample, looks)
+    pairs = zip(late, sample, strict=True)
+    far = sum(each > max(_LATE_SECONDS, _LATE_SHARE * seconds) for each, seconds in pairs)
+    is_soon = _quantile(sorted(late), 0.5) <= _LATE_TYPICAL_SECONDS
+    return is_soon and far <= (1 - _COMMON_SHARE) * len(sample)
+
+
+def _far_and_late(sample: tuple[float, ...], looks: tuple[int, ...]) -> tuple[int, float]:
+    """Return how many are found later than half the time waited, and the lateness of all."""
+    late = _lateness(sample, looks)
+    return sum(map(spread.is_late, late, sample)), sum(late)
 
 
 def _best_look(behind: list[int], looks: list[int], refused: set[int]) -> int | None:

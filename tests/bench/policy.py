@@ -6,9 +6,10 @@ chance in it is seeded: the same policy gives the same figures.
 """
 
 import asyncio
+import bisect
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from api import pace
@@ -67,6 +68,36 @@ def figure(name: str, followed: list[Followed]) -> Figure:
         f"{aims.LATE_P50_SECONDS:g} s, {lateness_max(typical):.0f} s; {polls_max(typical):.1f}",
         middle <= aims.LATE_P50_SECONDS and late_share <= aims.LATE_SHARE and over <= 0,
     )
+
+
+def is_foreseeable(durations: Sequence[float]) -> bool:
+    """Tell whether any plan of looks, made in hindsight, holds the contract for such answers.
+
+    Where none does, what was measured does not tell when the next answer ends.
+    """
+    half = _most_found(durations, lambda _: aims.LATE_P50_SECONDS)
+    most = _most_found(durations, lateness_max)
+    count = len(durations)
+    return half >= count / 2 and most >= (1 - aims.LATE_SHARE) * count
+
+
+def _most_found(durations: Sequence[float], bound: Callable[[float], float]) -> int:
+    """Return how many answers are found in time at most, by any plan within the polls allowed.
+
+    The best plan looks just behind answers only: an earlier look finds no fewer of them in time.
+    """
+    ends = sorted(durations)
+    # By the look and the polls made with it: how many were found in time, and how many are over.
+    best: dict[tuple[float, int], tuple[int, int]] = {(0.0, 0): (0, 0)}
+    for look in sorted({float(math.ceil(end)) for end in ends}):
+        over = bisect.bisect_right(ends, look)
+        for (last, polls), (found, before) in list(best.items()):
+            made = polls + math.ceil((look - last) / pace.HINT_SECONDS_MAX)
+            if made <= polls_max(ends[before]):
+                more = sum(look - end <= bound(end) for end in ends[before:over])
+                known = best.get((look, made), (0, over))
+                best[look, made] = max(known, (found + more, over))
+    return max(found for found, _ in best.values())
 
 
 def jittered(seconds: float, share: float = 0.02) -> Draw:

@@ -29,7 +29,8 @@ CLIENTS: Final = 24
 JITTER: Final = 0.02
 WORKERS: Final = 2
 _CONCURRENCY: Final = 512
-_STAGGER_SECONDS: Final = 3.0
+# As long as it takes to start all clients without a queue of them in this process.
+_STAGGER_SECONDS: Final = 10.0
 
 
 class Group(NamedTuple):
@@ -64,8 +65,10 @@ async def measure(
     models = tuple(rig.model(name) for name in names)
     async with rig.running(workers=WORKERS, concurrency=_CONCURRENCY, models=models) as system:
         system.provider.answer = _paced
+        figures.say("  answers that make the history")
         await _round(system, [*known, *mixed], clients)
         groups = [*known, *mixed, *cold]
+        figures.say("  answers like them")
         followed = await _round(system, groups, clients)
     return [
         _figure(group, followed[index * clients : (index + 1) * clients])
@@ -89,7 +92,7 @@ async def _round(system: Rig, groups: list[Group], clients: int) -> list[Followe
 
 async def _follow(system: Rig, group: Group) -> Asked:
     clock = SystemClock()
-    await clock.sleep(random.uniform(0, min(_STAGGER_SECONDS, group.seconds)))
+    await clock.sleep(random.uniform(0, min(_STAGGER_SECONDS, 10 * group.seconds)))
     seconds = group.seconds * random.uniform(1 - JITTER, 1 + JITTER)
     message = f"Take {seconds:.3f} seconds, please. {random.getrandbits(64):x}"
     async with system.customer() as customer:
