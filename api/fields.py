@@ -121,11 +121,11 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="CONTEXT_TOO_LONG: what the largest model has that it could go to."),
     ] = UNSET
     quota: Annotated[
-        Literal["sessions", "stored_bytes"] | UnsetType,
+        Literal["sessions", "stored_bytes", "keys"] | UnsetType,
         Meta(
             description="QUOTA_EXCEEDED: what the account has too much of: sessions, or bytes of "
-            "the messages, answers, names and metadata that its sessions hold. Deleting sessions "
-            "makes room."
+            "the messages, answers, names and metadata that its sessions hold, or API keys. "
+            "Deleting sessions, or keys, makes room."
         ),
     ] = UNSET
     used: Annotated[

@@ -155,7 +155,7 @@ def limited(state: State, account: str, rate: Rate | None) -> RefusedError:
         raise StoreError("a refusal by the submission limit came without its figures")
     state.limits.note_limited(account, rate)
     return RefusedError(
-        f"More than {rate.limit} messages and sessions a minute.",
+        f"More than {rate.limit} messages, sessions and keys a minute.",
         Code.RATE_LIMITED,
         retry_after_seconds=max(1, -(-rate.retry_ms // 1000)),
         headers=rate_headers(rate),

@@ -55,6 +55,7 @@ _EVENTS: Final = (
 _PATH_PARAMETERS: Final = {
     "account": "An account's name.",
     "generation_id": "The generation's id, as the receipt has it.",
+    "key_id": "The id of the API key, as the list of keys has it.",
     "session_id": "The id of the session, which is the conversation.",
     "type": "A companion's `type`, of GET /v1/ai/agents.",
 }
@@ -110,7 +111,7 @@ def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) 
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-API-Key",
-                    "description": "An API key, as `pollux keys create` shows it once.",
+                    "description": "An API key, as it was shown once when it was made.",
                 },
                 "bearer": {
                     "type": "http",

@@ -136,8 +136,10 @@ def _row(key: ApiKey) -> dict[str, str | list[str] | None]:
     return {
         "key_id": key.id,
         "account": key.account,
+        "name": key.name,
         "scopes": list(key.scopes),
         "created_at": iso(key.created),
+        "created_by": key.created_by,
         "expires_at": None if key.expires is None else iso(key.expires),
         "revoked_at": None if key.revoked is None else iso(key.revoked),
     }

@@ -18,8 +18,9 @@ class Tier(Section, frozen=True, kw_only=True):
     """What an account of a tier may do.
 
     `weight` is its share where accounts compete: one of weight 4 is served four times as often as
-    one of weight 1. Its sessions and the bytes of what they hold have quotas, which deleting gives
-    back; an answer to what was accepted is stored even beyond them.
+    one of weight 1. Its sessions, the bytes of what they hold, and its API keys have quotas, which
+    deleting gives back; an answer to what was accepted is stored even beyond them, and operators
+    make keys beyond them.
 
     The last four hold in each process of the front. Where they are not set, an account may read
     and cancel 10 times for each submission it is allowed, and `api.reads_per_minute` times at
@@ -34,6 +35,7 @@ class Tier(Section, frozen=True, kw_only=True):
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
     sessions_max: Positive = 100_000
     stored_bytes_max: Positive = 5_000_000_000
+    keys_max: Positive = 100
     reads_per_minute: Positive | None = None
     cancels_per_minute: Positive | None = None
     refused_per_minute: Positive | None = None
@@ -49,6 +51,7 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         running_max=10,
         sessions_max=1_000,
         stored_bytes_max=50_000_000,
+        keys_max=10,
     )
     pro: Tier = Tier(submissions_per_minute=120, running_max=200, unfinished_max=100_000, weight=4)
     enterprise: Tier = Tier(
@@ -58,6 +61,7 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         weight=16,
         sessions_max=5_000_000,
         stored_bytes_max=500_000_000_000,
+        keys_max=1_000,
     )
     unfinished_total: Positive = 1_000_000
     # Behind the head of a session. Who interrupts or deletes it ends them all in one call.

@@ -234,7 +234,7 @@ class _Spending:
     def beyond_limit(self, now: float) -> RefusedError:
         """Return the refusal of a submission that Redis would refuse."""
         return RefusedError(
-            f"More than {self.limited_to} messages and sessions a minute.",
+            f"More than {self.limited_to} messages, sessions and keys a minute.",
             Code.RATE_LIMITED,
             retry_after_seconds=math.ceil(self.limited_until - now),
             headers=headers(self.limited_to, self.limited_reset - now),

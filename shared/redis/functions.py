@@ -6,7 +6,7 @@ is atomic and why. A test holds the names and fields of both sides equal.
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -874,9 +874,8 @@ async def create_account(
 
 
 class CreateKeyAsk(Ask, frozen=True, kw_only=True):
-    """A new API key's id, and the hash under which its record is kept."""
+    """The hash under which a new API key's record is kept."""
 
-    id: str
     hash: str
 
 
@@ -896,6 +895,148 @@ class RevokeKeyAsk(Ask, frozen=True, kw_only=True):
 async def revoke_key(redis: Connection, root: str, ask: RevokeKeyAsk) -> bool:
     """Return whether there was such a key."""
     return bool(await invoke(redis, "revoke_key", root, ask))
+
+
+class TakeSubmissionAsk(Ask, frozen=True, kw_only=True):
+    """One of the `per_minute` submissions, for what is created under another root as `id`."""
+
+    account: str
+    per_minute: int
+    id: str
+    idempotency: str | None = None
+    fingerprint: str | None = None
+    idempotency_ms: int | None = None
+
+
+class Taken(NamedTuple):
+    """What to create: the asked id, or the one that an earlier request reserved."""
+
+    id: str
+    rate: Rate | None = None
+
+
+async def take_submission(
+    redis: Connection, root: str, ask: TakeSubmissionAsk
+) -> Taken | NotAccepted:
+    """Count a submission and reserve its Idempotency-Key; NotAccepted: mismatch or limited."""
+    reply: list[Reply] = await invoke(redis, "take_submission", root, ask)
+    match [_text(reply[0]), *reply[1:]]:
+        case ["taken", rate]:
+            return Taken(ask.id, Rate(*rate))
+        case ["reserved", id_]:
+            return Taken(_text(id_))
+        case ["limited", rate]:
+            return NotAccepted("limited", rate=Rate(*rate))
+        case ["mismatch"]:
+            return NotAccepted("mismatch")
+        case _:
+            raise StoreError(f"take_submission answered {reply!r}")
+
+
+class FreeReceiptAsk(Ask, frozen=True, kw_only=True):
+    """The hash of an Idempotency-Key, and the id of the API key that it stands for."""
+
+    account: str
+    idempotency: str
+    id: str
+
+
+async def free_receipt(redis: Connection, root: str, ask: FreeReceiptAsk) -> None:
+    """Forget an Idempotency-Key that was reserved."""
+    await invoke(redis, "free_receipt", root, ask)
+
+
+class CreateOwnKeyAsk(Ask, frozen=True, kw_only=True):
+    """The hash of an API key that an account makes, and how many keys it may have."""
+
+    hash: str
+    keys_max: int
+
+
+class NotAllowed(NamedTuple):
+    """What a key may not do, or not now: `about` is a scope, a time in ms, a count or a record.
+
+    `missing`: an older process made keys that are not in the lists of their accounts.
+    """
+
+    reason: Literal["exists", "ended", "lacks", "outlives", "quota", "missing", "unknown"]
+    about: Any = None
+
+
+async def create_own_key(
+    redis: Connection, root: str, ask: CreateOwnKeyAsk, record: bytes
+) -> NotAllowed | None:
+    """Keep the record of an API key that another key asked for; None when it is in force."""
+    reply: list[Reply] = await invoke(redis, "create_own_key", root, ask, blob=record)
+    return _not_allowed(reply) if _text(reply[0]) != "created" else None
+
+
+class DeleteOwnKeyAsk(Ask, frozen=True, kw_only=True):
+    """Which API key to delete, which key and which request ask, and where fronts hear of it."""
+
+    account: str
+    by: str
+    id: str
+    call: str
+    channel: str
+
+
+async def delete_own_key(redis: Connection, root: str, ask: DeleteOwnKeyAsk) -> str | NotAllowed:
+    """Delete a key; return the hash of the Idempotency-Key that it was made with, or nothing."""
+    reply: list[Reply] = await invoke(redis, "delete_own_key", root, ask)
+    match [_text(reply[0]), *reply[1:]]:
+        case ["deleted"]:
+            return ""
+        case ["deleted", receipt]:
+            return _text(receipt)
+        case _:
+            return _not_allowed(reply)
+
+
+def _not_allowed(reply: list[Reply]) -> NotAllowed:
+    match [_text(reply[0]), *reply[1:]]:
+        case ["lacks", scope]:
+            return NotAllowed("lacks", _text(scope))
+        case [("exists" | "outlives" | "quota") as reason, about]:
+            return NotAllowed(reason, about)
+        case [("ended" | "missing" | "unknown") as reason]:
+            return NotAllowed(reason)
+        case _:
+            raise StoreError(f"a function about API keys answered {reply!r}")
+
+
+class ListOwnKeysAsk(Ask, frozen=True, kw_only=True):
+    """Which part of an account's API keys."""
+
+    account: str
+    offset: int
+    limit: int
+
+
+class OwnKeys(NamedTuple):
+    """Records of keys, how many the account has, and how many keys are missing in the lists."""
+
+    records: list[bytes]
+    total: int
+    missing: int
+
+
+async def list_own_keys(redis: Connection, root: str, ask: ListOwnKeysAsk) -> OwnKeys:
+    """Return a part of an account's keys, the last made first."""
+    missing, total, records = await invoke(redis, "list_own_keys", root, ask)
+    return OwnKeys(records, total, missing)
+
+
+class AdoptKeysAsk(Ask, frozen=True, kw_only=True):
+    """Ids of keys; with the last ones, how many were `missing` before the first ones."""
+
+    ids: Sequence[str]
+    missing: int | None = None
+
+
+async def adopt_keys(redis: Connection, root: str, ask: AdoptKeysAsk) -> int:
+    """Put keys into their accounts' lists; return how many are missing there now."""
+    return int(await invoke(redis, "adopt_keys", root, ask))
 
 
 class GrantAsk(Ask, frozen=True, kw_only=True):

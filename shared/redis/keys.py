@@ -154,6 +154,18 @@ PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, m
 API_KEY: Final = Key("key:<hash>", holds="an API key's record, msgpack", end="permanent")
 ACCOUNT: Final = Key("account:<id>", holds="an account's record, msgpack", end="permanent")
 KEY_IDS: Final = Key("key-ids", holds="hash: key id to key hash", end="permanent")
+ACCOUNT_KEYS: Final = Key(
+    "keys:<account>", holds="zset: its API keys in force by when they were made", end="permanent"
+)
+KEY_ENDS: Final = Key(
+    "key-ends:<account>", holds="zset: its API keys that expire, by when", end="deleted"
+)
+KEYS_LISTED: Final = Key(
+    "keys-listed", holds="how many key ids were put into their account's list", end="permanent"
+)
+DELETED_KEY: Final = Key(
+    "deleted-key:<account>:<id>", holds="which request deleted an API key", end="ttl"
+)
 WORKERS: Final = Key("reports", holds="hash: what each live worker reports", end="permanent")
 PULSES: Final = Key("pulses", holds="zset: worker to when it last reported", end="permanent")
 SERVED: Final = Key("served", holds="zset: model to when a worker last served it", end="permanent")

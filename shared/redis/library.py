@@ -43,6 +43,7 @@ SHARED: Final = (
     "stored",
     "books",
     "preamble",
+    "api_keys",
     "upstreams",
     "rate",
     "lines",
@@ -57,8 +58,8 @@ SHARED: Final = (
 _ENDS_WORK: Final = frozenset(
     """
     create_account create_key dead grant revoke_key
-    append beat cancel delete_session depart discard end_probe expire forget_turns reap recount
-    release report settle throttle throttled
+    adopt_keys append beat cancel delete_own_key delete_session depart discard end_probe expire
+    forget_turns free_receipt list_own_keys reap recount release report settle throttle throttled
     """.split()
 )
 
@@ -128,7 +129,8 @@ _NAMED_IN_LUA: Final = frozenset(
     generation submission text events idempotency session waiting turns books ledger usage
     sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
     parked_lines leases holders deadlines deferred suspects dead damaged
-    letter forgotten forgetting recount pace api_key key_ids account workers pulses served breaker
+    letter forgotten forgetting recount pace api_key key_ids account_keys key_ends keys_listed
+    deleted_key account workers pulses served breaker
     failures successes cooling slots rates tried faults throttle throttles accused lengths
     """.split()
 )

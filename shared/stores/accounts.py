@@ -6,16 +6,17 @@ account's partition. Refuses to cache: how long a look may be trusted is the cal
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from shared import ids
 from shared.clock import Clock
-from shared.errors import Code, RequestError
+from shared.errors import Code, RequestError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
+from shared.redis.functions import NotAllowed
 from shared.settings import RedisSettings
 from shared.stores import ledger
 from shared.stores.ledger import Line
@@ -28,6 +29,9 @@ _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 MICROCREDITS = 1_000_000
 _KEYS_PER_LOOK: Final = 500
+# Older processes make keys by an operator's hand, so the second round finds all of them listed.
+_ROUNDS_MAX: Final = 5
+_Answer = TypeVar("_Answer")
 
 
 class NewKey(NamedTuple):
@@ -42,6 +46,13 @@ class Stored(NamedTuple):
 
     sessions: int
     stored_bytes: int
+
+
+class OwnKey(NamedTuple):
+    """A key's record, and the key in clear text; None where an earlier request made it."""
+
+    record: ApiKey
+    key: str | None
 
 
 class Accounts:
@@ -118,9 +129,83 @@ class Accounts:
             expires=expires_ms,
         )
         hashed = ids.key_hash(key, self._pepper)
-        ask = functions.CreateKeyAsk(id=record.id, hash=hashed)
+        ask = functions.CreateKeyAsk(hash=hashed)
         await functions.create_key(self._redis, self._root, ask, _encode(record))
         return NewKey(key, record.id)
+
+    async def create_own_key(self, record: ApiKey, keys_max: int) -> OwnKey | NotAllowed:
+        """Make a key of this record, as the key `created_by` asks; it is good once this returns."""
+        key = ids.new_key()
+        ask = functions.CreateOwnKeyAsk(hash=ids.key_hash(key, self._pepper), keys_max=keys_max)
+        encoded = _encode(record)
+        refused = await self._with_all_listed(
+            lambda: functions.create_own_key(self._redis, self._root, ask, encoded),
+            lambda answer: isinstance(answer, NotAllowed) and answer.reason == "missing",
+        )
+        if refused is None:
+            return OwnKey(record, key)
+        if refused.reason == "exists":
+            return OwnKey(_decode_key(refused.about), None)
+        return refused
+
+    async def delete_own_key(self, by: ApiKey, key_id: str) -> str | NotAllowed:
+        """Delete a key as another one of its account asks, or the same one.
+
+        Return the hash of the Idempotency-Key that it was made with, empty if there was none.
+        Fronts refuse the key within a second, and end what it has open.
+        """
+        ask = functions.DeleteOwnKeyAsk(
+            account=by.account,
+            by=by.id,
+            id=key_id,
+            call=ids.new_id(),
+            channel=keys.revocations_channel(self._root),
+        )
+        return await self._with_all_listed(
+            lambda: functions.delete_own_key(self._redis, self._root, ask),
+            lambda answer: isinstance(answer, NotAllowed) and answer.reason == "missing",
+        )
+
+    async def page_own_keys(
+        self, account: str, *, offset: int, limit: int
+    ) -> tuple[list[ApiKey], int]:
+        """Return an account's keys that are not revoked, last made first, and their number."""
+        ask = functions.ListOwnKeysAsk(account=account, offset=offset, limit=limit)
+        found = await self._with_all_listed(
+            lambda: functions.list_own_keys(self._redis, self._root, ask),
+            lambda answer: answer.missing != 0,
+        )
+        return [_decode_key(record) for record in found.records], found.total
+
+    async def find_key(self, key_id: str) -> ApiKey | None:
+        """Return a key's record by its id, or None."""
+        hashed = await self._redis.call("HGET", keys.KEY_IDS(self._root), key_id)
+        if hashed is None:
+            return None
+        record = await self._redis.call("GET", keys.API_KEY(self._root, hashed.decode()))
+        return _decode_key(record) if record else None
+
+    async def _with_all_listed(
+        self, ask: Callable[[], Awaitable[_Answer]], is_missing: Callable[[_Answer], bool]
+    ) -> _Answer:
+        """Return an answer that counts the keys which older processes made, too."""
+        for _ in range(_ROUNDS_MAX):
+            answer = await ask()
+            if not is_missing(answer):
+                return answer
+            await self._adopt_keys()
+        raise UnavailableError("Keys are being made by another version of Pollux.")
+
+    async def _adopt_keys(self) -> None:
+        missing = await self._adopt(())
+        made = [each.decode() for each in await self._redis.call("HKEYS", keys.KEY_IDS(self._root))]
+        for first in range(0, len(made), _KEYS_PER_LOOK):
+            await self._adopt(made[first : first + _KEYS_PER_LOOK])
+        await self._adopt((), missing)
+
+    async def _adopt(self, key_ids: Sequence[str], missing: int | None = None) -> int:
+        ask = functions.AdoptKeysAsk(ids=key_ids, missing=missing)
+        return await functions.adopt_keys(self._redis, self._root, ask)
 
     async def list_keys(self) -> list[ApiKey]:
         """Return every key's record, oldest first, revoked ones too."""

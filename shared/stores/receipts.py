@@ -1,6 +1,7 @@
 """What an Idempotency-Key stands for: the fingerprint of its request, and the ids of its answer.
 
-Written by the functions that accept a message or create a session; here it is only read.
+Written by the functions that accept a message, create a session or count a submission; here it is
+only read.
 """
 
 import hashlib
@@ -11,11 +12,15 @@ from shared.redis.client import Connection
 
 
 class StoredReceipt(NamedTuple):
-    """What was kept of the first request; `generation` is None where a session was created."""
+    """What was kept of the first request; `generation` is None where something else was created.
+
+    `session` is empty where that is an API key.
+    """
 
     fingerprint: str
     generation: str | None
     session: str
+    api_key: str | None = None
 
 
 def hashed(key: str) -> str:
@@ -26,10 +31,13 @@ def hashed(key: str) -> str:
 async def find(redis: Connection, root: str, account: str, key: str) -> StoredReceipt | None:
     """Return what an account's key stands for, or None. `key` is its hash."""
     where = keys.IDEMPOTENCY(root, account, key)
-    fields = await redis.call("HMGET", where, "fingerprint", "generation", "session")
-    fingerprint, generation, session = fields
+    names = ("fingerprint", "generation", "session", "api_key")
+    fingerprint, generation, session, api_key = await redis.call("HMGET", where, *names)
     if fingerprint is None:
         return None
     return StoredReceipt(
-        fingerprint.decode(), None if generation is None else generation.decode(), session.decode()
+        fingerprint.decode(),
+        None if generation is None else generation.decode(),
+        (session or b"").decode(),
+        None if api_key is None else api_key.decode(),
     )

@@ -46,6 +46,11 @@ def text(found: str) -> str:
     return found if found.isprintable() else _UNSAFE.sub(_as_python_escape, found)
 
 
+def is_safe(found: str) -> bool:
+    """Tell whether a text is one line in which nothing would be escaped."""
+    return _UNSAFE.search(found) is None
+
+
 def values(line: EventDict) -> EventDict:
     """Return a line whose texts are safe to print; what is no text is printed by its `repr`."""
     for name, value in line.items():

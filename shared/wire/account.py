@@ -26,7 +26,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A key's record; the key is nowhere. Times in ms; `expires` and `revoked` absent if never."""
+    """A key's record; the key is nowhere. Times in ms; `expires` and `revoked` absent if never.
+
+    `created_by` is the key of the same account that asked for it, absent where an operator made it;
+    `receipt` stands for the Idempotency-Key of that request, if it had one.
+    """
 
     id: str
     account: str
@@ -34,6 +38,9 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: int
     expires: int | None = None
     revoked: int | None = None
+    name: str | None = None
+    created_by: str | None = None
+    receipt: str | None = None
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True):

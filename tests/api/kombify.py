@@ -10,6 +10,7 @@ from tests.support.customer import Customer, Json
 AI: Final = "/v1/ai"
 CHAT: Final = f"{AI}/chat"
 SESSIONS: Final = f"{AI}/sessions"
+KEYS: Final = f"{AI}/keys"
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 

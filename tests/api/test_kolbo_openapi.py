@@ -68,8 +68,8 @@ def test_every_code_of_the_contract_is_documented_somewhere() -> None:
         for code in response["description"].split(", ")
     }
     missing = {code.value for code in Code} - told
-    # Those of no route: nothing there, no such method; and of other models.
-    assert missing == {"NOT_FOUND", "METHOD_NOT_ALLOWED", "WRONG_MODEL_TYPE"}
+    # That of no route, no such method; and that of other models.
+    assert missing == {"METHOD_NOT_ALLOWED", "WRONG_MODEL_TYPE"}
 
 
 @pytest.mark.usefixtures("worker")

@@ -26,7 +26,7 @@ def rows() -> Iterator[tuple[Endpoint, str]]:
     """Yield every route with its path filled in."""
     for endpoint in MOUNTS[AI]:
         path = endpoint.path.replace("{session_id}", "x").replace("{type}", "work")
-        yield endpoint, AI + path
+        yield endpoint, AI + path.replace("{key_id}", "x")
 
 
 @pytest.mark.each_once
@@ -70,7 +70,7 @@ async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: Cus
 async def test_every_route_needs_a_key_and_its_scope_before_anything_else(system: System) -> None:
     await system.front()
     nobody = await system.caller({})
-    for scope in ("chat", "read"):
+    for scope in ("chat", "read", "keys"):
         without = await system.customer(scopes=tuple(set(SCOPES) - {scope}))
         for endpoint, path in rows():
             answer = await nobody.request(endpoint.method, path, content=b"{broken")
@@ -79,14 +79,14 @@ async def test_every_route_needs_a_key_and_its_scope_before_anything_else(system
             if endpoint.scope == scope:
                 answer = await without.request(endpoint.method, path, content=b"{broken")
                 assert f"`{scope}`" in refused(answer, 403, "FORBIDDEN")["message"]
-    assert {endpoint.scope for endpoint, _ in rows()} == {"chat", "read"}
+    assert {endpoint.scope for endpoint, _ in rows()} == {"chat", "read", "keys"}
 
 
 @pytest.mark.each_once
 async def test_a_body_that_is_wrong_in_itself_is_refused(system: System) -> None:
     system.change("api", body_bytes_max=1000)
     await system.front()
-    api = await system.customer()
+    api = await system.customer(scopes=SCOPES)
     for endpoint, path in rows():
         if endpoint.body is None:
             continue

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from api.app import MOUNTS
-from tests.api.kombify import AI, CHAT, SESSIONS, chat, session
+from shared.wire.account import SCOPES
+from tests.api.kombify import AI, CHAT, KEYS, SESSIONS, chat, session, told
 from tests.support import document
 from tests.support.customer import Customer
+from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
 
@@ -49,7 +51,9 @@ def test_every_success_is_documented_by_its_status() -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_every_operation_answers_as_it_is_documented(api: Customer) -> None:
+async def test_every_operation_answers_as_it_is_documented(api: Customer, system: System) -> None:
+    owner = await system.customer(scopes=SCOPES)
+    key = told(await owner.post(KEYS, json={}), 201)
     said = await chat(api, "hello", model="alpha")
     made = await session(api, companion="work", metadata={"a": "b"})
     answers = [
@@ -63,6 +67,9 @@ async def test_every_operation_answers_as_it_is_documented(api: Customer) -> Non
         await api.delete(f"{SESSIONS}/{made['id']}"),
         await api.get(f"{AI}/preferences"),
         await api.put(f"{AI}/preferences/model", json={"model": "alpha"}),
+        await owner.post(KEYS, json={"name": "n", "expires_at": "2999-01-31T12:00:00Z"}),
+        await owner.get(KEYS),
+        await owner.delete(f"{KEYS}/{key['id']}"),
     ]
     assert len(answers) == len(MOUNTS[AI])
     for answer in answers:

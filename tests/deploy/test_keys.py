@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from shared import ids
 from shared.clock import SystemClock
 from shared.redis import functions
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
-from shared.stores.accounts import Accounts
+from shared.stores.accounts import Accounts, OwnKey
+from shared.wire.account import ApiKey
 from tests.deploy.conftest import Pollux
 
 pytestmark = pytest.mark.each_once
@@ -96,6 +98,29 @@ async def test_a_revoked_key_is_listed_so(
     assert (row["key_id"], row["account"]) == (made["key_id"], "acme")
     assert row["revoked_at"] is not None
     assert made["key"] not in pollux("keys", "list", **reach).out
+
+
+async def test_a_key_that_another_one_made_is_listed_with_its_name(
+    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+) -> None:
+    parent = _made(pollux, reach, *"--account acme --scopes read,keys".split())
+    record = ApiKey(
+        id=ids.new_id(),
+        account="acme",
+        scopes=("read",),
+        created=SystemClock().now_ms() + 1,
+        name="Web page",
+        created_by=parent["key_id"],
+    )
+    assert isinstance(await accounts.create_own_key(record, 5), OwnKey)
+    rows = json.loads(pollux("keys", "list", "--json", **reach).out)
+    assert [(row["name"], row["created_by"]) for row in rows] == [
+        (None, None),
+        ("Web page", parent["key_id"]),
+    ]
+    assert f"created_by={parent['key_id']}" in pollux("keys", "list", **reach).out
+    assert pollux("keys", "revoke", record.id, **reach).code == 0
+    assert (await accounts.page_own_keys("acme", offset=0, limit=9))[1] == 1
 
 
 def test_credits_are_granted_and_shown(pollux: Pollux, reach: dict[str, str]) -> None:

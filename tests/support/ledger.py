@@ -22,6 +22,10 @@ _SYSTEM: Final = {
     keys.API_KEY,
     keys.ACCOUNT,
     keys.KEY_IDS,
+    keys.ACCOUNT_KEYS,
+    keys.KEY_ENDS,
+    keys.KEYS_LISTED,
+    keys.DELETED_KEY,
     keys.WORKERS,
     keys.PULSES,
     keys.SERVED,
@@ -89,6 +93,7 @@ def faults(look: Look, settings: RedisSettings) -> list[str]:
         else:
             found += _ending_faults(snapshot, place)
             found += _content_faults(snapshot, place)
+            found += _key_list_faults(snapshot, place)
     return found + _arq_faults(look)
 
 
@@ -182,6 +187,14 @@ def _content_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
     if place.key is keys.GENERATION and snapshot.is_unfinished(place.root, *place.parts):
         return _placing_faults(snapshot, place)
     return []
+
+
+def _key_list_faults(snapshot: _Snapshot, place: _Place) -> list[str]:
+    """Return what is wrong with an account's list of API keys: each of them is a key."""
+    if place.key not in {keys.ACCOUNT_KEYS, keys.KEY_ENDS}:
+        return []
+    listed, known = snapshot.sets[place.name], snapshot.hashes[keys.KEY_IDS(place.root)]
+    return [f"{place.name}: lists {id_}, which is no key" for id_ in listed - known.keys()]
 
 
 def _placing_faults(snapshot: _Snapshot, place: _Place) -> list[str]:

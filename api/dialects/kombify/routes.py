@@ -6,13 +6,14 @@ A handler reads the call, goes through one door or window, and translates what c
 from typing import Final
 
 from api import accept, not_accepted, parameters, sessions
-from api.dialects.kombify import translate, wire
+from api.dialects.kombify import lists, translate, wire
 from api.dialects.kombify.chat import (
     chat,
     check_brain,
     companion_chat,
     idempotency,
 )
+from api.dialects.kombify.keys import create_key, delete_key, list_keys
 from api.endpoint import Answer, Call, Endpoint, Query
 from api.follow import told
 from api.guards.body import Body
@@ -20,15 +21,13 @@ from api.headers import ACCEPTED
 from shared.errors import Code
 from shared.wire.submission import AUTO
 
-_LIMIT_DEFAULT: Final = 20
-_LIMIT_MAX: Final = 100
 # Two messages a turn.
 _TURNS_SHOWN: Final = 50
 
 
 async def agents(call: Call) -> Answer:
     """GET /agents: who there is to talk to."""
-    limit, offset = _part(call)
+    limit, offset = lists.part(call)
     fleet = await check_brain(call)
     known = call.state.settings.companions
     items = [translate.agent(each, fleet) for each in known[offset : offset + limit]]
@@ -52,7 +51,7 @@ async def create_session(call: Call) -> Answer:
 
 async def list_sessions(call: Call) -> Answer:
     """GET /sessions: the account's sessions, last active first."""
-    limit, offset = _part(call)
+    limit, offset = lists.part(call)
     listed, total = await sessions.page(call, offset=offset, limit=limit)
     items = [translate.session(each) for each in listed]
     return Answer(wire.SessionsReply(items=items, total=total, limit=limit, offset=offset))
@@ -98,15 +97,6 @@ async def prefer_model(call: Call) -> Answer:
     return Answer(wire.PreferencesReply(model=model))
 
 
-def _part(call: Call) -> tuple[int, int]:
-    limit = parameters.whole(call, "limit", _LIMIT_DEFAULT, at_least=1)
-    return min(limit, _LIMIT_MAX), parameters.whole(call, "offset", 0, at_least=0)
-
-
-_PARTS: Final = (
-    Query("limit", "integer", "How many at most: 20 when omitted; more than 100 is 100."),
-    Query("offset", "integer", "How many to leave out, from 0."),
-)
 _CHAT_DESCRIPTION: Final = (
     "The answer is waited for. When it is not there in time: 202 and where to look for it. When "
     "there will be none, `error.details` hold the generation's `id`, its `session_id` and the "
@@ -136,7 +126,9 @@ _CHAT_ERRORS: Final = (
     Code.BRAIN_UNAVAILABLE,
 )
 
-ABOUT: Final = "The Kombify AI API: chat in one request, companions, sessions and preferences."
+ABOUT: Final = (
+    "The Kombify AI API: chat in one request, companions, sessions, preferences and API keys."
+)
 ENDPOINTS: Final = (
     Endpoint(
         operation="chat",
@@ -178,7 +170,7 @@ ENDPOINTS: Final = (
         handler=agents,
         summary="List the agents",
         replies=wire.AgentsReply,
-        query=_PARTS,
+        query=lists.PART,
         errors=(Code.BRAIN_UNAVAILABLE,),
     ),
     Endpoint(
@@ -208,7 +200,7 @@ ENDPOINTS: Final = (
         handler=list_sessions,
         summary="List sessions",
         replies=wire.SessionsReply,
-        query=_PARTS,
+        query=lists.PART,
     ),
     Endpoint(
         operation="get_session",
@@ -268,5 +260,50 @@ ENDPOINTS: Final = (
         body=Body(wire.PreferredModelBody),
         replies=wire.PreferencesReply,
         errors=(Code.MISSING_FIELDS, Code.MODEL_NOT_FOUND, Code.QUEUE_FULL),
+    ),
+    Endpoint(
+        operation="create_key",
+        method="POST",
+        path="/keys",
+        scope="keys",
+        handler=create_key,
+        summary="Create an API key of the account",
+        description=(
+            "The key is shown this once. A request that is repeated with its Idempotency-Key "
+            "returns the same object with `key: null`: delete that key if the first answer was "
+            "lost. Expired keys make room by themselves."
+        ),
+        body=Body(wire.KeyBody),
+        replies=wire.NewKeyReply,
+        status=201,
+        headers=("Idempotency-Key",),
+        sends=("Location", *ACCEPTED),
+        errors=(Code.QUOTA_EXCEEDED, Code.IDEMPOTENCY_MISMATCH, Code.QUEUE_FULL),
+    ),
+    Endpoint(
+        operation="list_keys",
+        method="GET",
+        path="/keys",
+        scope="keys",
+        handler=list_keys,
+        summary="List the API keys of the account",
+        replies=wire.KeysReply,
+        query=lists.PART,
+    ),
+    Endpoint(
+        operation="delete_key",
+        method="DELETE",
+        path="/keys/{key_id}",
+        scope="keys",
+        handler=delete_key,
+        summary="Delete an API key of the account",
+        description=(
+            "It opens nothing any more within a second, and what it has open ends. A key may "
+            "delete itself, but none that has a scope which it lacks. What a deleted key made "
+            "stays: `created_by` tells which keys those are."
+        ),
+        replies=None,
+        status=204,
+        errors=(Code.NOT_FOUND,),
     ),
 )

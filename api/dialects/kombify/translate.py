@@ -15,6 +15,7 @@ from shared.clock import iso
 from shared.companions import CompanionSettings
 from shared.stores.fleet import Fleet
 from shared.stores.sessions import Session, Turn
+from shared.wire.account import ApiKey
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage
 from shared.wire.submission import AUTO
@@ -88,6 +89,25 @@ def session(found: Session) -> wire.SessionReply:
         last_activity=iso(found.active),
         messages_total=found.turns * 2,
     )
+
+
+def key(found: ApiKey) -> wire.KeyReply:
+    """Return an API key as this dialect lists it; the key in clear text is not known."""
+    return wire.KeyReply(
+        id=found.id,
+        name=found.name,
+        scopes=found.scopes,
+        created_at=iso(found.created),
+        created_by=found.created_by,
+        expires_at=None if found.expires is None else iso(found.expires),
+    )
+
+
+def new_key(made: ApiKey, clear_text: str | None) -> wire.NewKeyReply:
+    """Return an API key that was just made, and the key in clear text, if this may show it."""
+    listed = key(made)
+    told = {name: getattr(listed, name) for name in listed.__struct_fields__}
+    return wire.NewKeyReply(key=clear_text, **told)
 
 
 def whole_session(found: Session, turns: list[Turn], sign: told.Sign) -> wire.WholeSessionReply:

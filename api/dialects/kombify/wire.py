@@ -15,6 +15,7 @@ from api.follow.told import Message, Usage
 from api.options import Metadata, Options, SessionName
 from shared.companions import Layer
 from shared.lifecycle import State
+from shared.wire.account import Scope
 from shared.wire.routing import Routing
 
 
@@ -54,6 +55,30 @@ class PreferredModelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     model: Annotated[
         str | None, Meta(description="An identifier, an alias or `auto`; null for none.")
     ]
+
+
+class KeyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An API key to make. It has no scope that the key lacks which asks, and expires no later."""
+
+    name: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=100)] | None,
+        Meta(description="A name for people, without control characters."),
+    ] = None
+    scopes: Annotated[
+        Annotated[list[Scope], Meta(min_length=1, max_length=16)] | None,
+        Meta(
+            description="What the key may do. When omitted: those of `chat` and `read` that the "
+            "key has which asks."
+        ),
+    ] = None
+    expires_at: Annotated[
+        str | None,
+        Meta(
+            description="When it expires, as in 2026-01-31T12:00:00Z. When omitted: with the key "
+            "which asks, if that expires.",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ] = None
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +197,43 @@ class PreferencesReply(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="The model of chats that name none; null where none was chosen."),
     ]
+
+
+class KeyReply(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key of the account, without the key itself."""
+
+    id: Annotated[str, Meta(description="The id of the key, by which it is deleted.")]
+    name: Annotated[str | None, Meta(description="Its name for people, if it has one.")]
+    scopes: Annotated[tuple[Scope, ...], Meta(description="What it may do.")]
+    created_at: fields.CreatedAt
+    created_by: Annotated[
+        str | None,
+        Meta(description="The id of the key that made it; null where an operator did."),
+    ]
+    expires_at: Annotated[
+        fields.Time | None, Meta(description="When it expires, in UTC; null for never.")
+    ]
+
+
+class NewKeyReply(KeyReply, frozen=True, kw_only=True):
+    """An API key that was just made."""
+
+    key: Annotated[
+        str | None,
+        Meta(
+            description="The key itself, to be sent as `X-API-Key`. It is shown this once: null "
+            "where the same request made it before."
+        ),
+    ]
+
+
+class KeysReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The account's API keys, without those that were revoked."""
+
+    items: Annotated[list[KeyReply], Meta(description="This part of the list, last made first.")]
+    total: fields.Total
+    limit: fields.Limit
+    offset: fields.Offset
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):

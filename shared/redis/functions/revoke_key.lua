@@ -5,16 +5,9 @@
 -- An operator's: it is let through where the server is full.
 
 local function revoke_key(root, ask)
-  local hash = redis.call('HGET', key_ids_key(root), ask.id)
-  local key = hash and api_key_key(root, hash)
-  local record = key and redis.call('GET', key)
-  if not record then return 0 end
-  local kept = cmsgpack.unpack(record)
-  if not kept.revoked then
-    kept.revoked = ask.now
-    redis.call('SET', key, cmsgpack.pack(kept))
-  end
-  redis.call('PUBLISH', ask.channel, ask.id)
+  local key, hash = api_keys.find(root, ask.id)
+  if not key then return 0 end
+  api_keys.revoke(root, key, hash, ask.now, ask.channel)
   return 1
 end
 

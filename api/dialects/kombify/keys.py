@@ -1,0 +1,86 @@
+"""The API keys of an account in the Kombify dialect: made, listed and deleted.
+
+Owns what a body may say of a new key, and what it is where nothing was said.
+"""
+
+import re
+from typing import Final
+
+from api import keys, not_accepted
+from api.dialects.kombify import lists, translate, wire
+from api.dialects.kombify.chat import idempotency
+from api.endpoint import Answer, Call
+from shared.clock import instant
+from shared.errors import Code, RequestError
+from shared.telemetry import clean
+from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+async def create_key(call: Call) -> Answer:
+    """POST /keys: make a key with no more rights than the one that asks."""
+    body, own = call.body, call.caller.key
+    _check_name(body.name)
+    now_ms = call.state.clock.now_ms()
+    wish = keys.Wish(body.name, _scopes(body.scopes, own), _expires_ms(body.expires_at, now_ms))
+    made = await keys.create(call, wish, idempotency(call))
+    headers = {
+        "location": f"/v1/ai/keys/{made.record.id}",
+        **not_accepted.rate_headers(made.rate),
+    }
+    if made.key is None:
+        headers["idempotent-replayed"] = "true"
+    return Answer(translate.new_key(made.record, made.key), status=201, headers=headers)
+
+
+async def list_keys(call: Call) -> Answer:
+    """GET /keys: the account's keys, last made first."""
+    limit, offset = lists.part(call)
+    listed, total = await keys.page(call, offset=offset, limit=limit)
+    items = [translate.key(each) for each in listed]
+    return Answer(wire.KeysReply(items=items, total=total, limit=limit, offset=offset))
+
+
+async def delete_key(call: Call) -> Answer:
+    """DELETE /keys/{key_id}: take a key out of force for good."""
+    await keys.delete(call)
+    return Answer(None, status=204)
+
+
+def _check_name(name: str | None) -> None:
+    """Refuse what would move the cursor of a terminal, or turn the text around it."""
+    if name is not None and not clean.is_safe(name):
+        raise RequestError(
+            "The field `name` must be without control characters.", Code.INVALID_FIELDS
+        )
+
+
+def _scopes(asked: list[Scope] | None, own: ApiKey) -> tuple[Scope, ...]:
+    """Return the scopes of a new key; without any asked for, the default ones that are allowed."""
+    if asked is not None:
+        return tuple(scope for scope in SCOPES if scope in asked)
+    allowed = tuple(scope for scope in DEFAULT_SCOPES if scope in own.scopes)
+    if not allowed:
+        raise RequestError(
+            "The field `scopes` is required: the API key has none of the default scopes "
+            f"({', '.join(DEFAULT_SCOPES)}).",
+            Code.MISSING_FIELDS,
+        )
+    return allowed
+
+
+def _expires_ms(text: str | None, now_ms: int) -> int | None:
+    if text is None:
+        return None
+    expires_ms = instant(text) if _TIME.fullmatch(text) else None
+    if expires_ms is None:
+        raise RequestError(
+            "The field `expires_at` must be a time, as in 2026-01-31T12:00:00Z.",
+            Code.INVALID_FIELDS,
+        )
+    # Whole seconds, as it is told.
+    expires_ms -= expires_ms % 1000
+    if expires_ms <= now_ms:
+        raise RequestError("The field `expires_at` must be in the future.", Code.INVALID_FIELDS)
+    return expires_ms

@@ -1,0 +1,69 @@
+-- What the functions share about API keys: which ones an account has, for its list and its quota.
+--
+-- Each account has a list of its keys that are not revoked, by when they were made, and a list of those that expire.
+-- Older processes write records and `key-ids` only. `keys-listed` counts the fields of `key-ids` that were accounted
+-- for: a difference means that some keys are missing in the lists, and `adopt_keys` adds them.
+-- Example: `key-ids` has 5 fields and `keys-listed` is 3, so an older process made 2 keys.
+
+local api_keys = {}
+
+function api_keys.count_missing(root)
+  return redis.call('HLEN', key_ids_key(root)) - tonumber(redis.call('GET', keys_listed_key(root)) or 0)
+end
+
+-- Returns a key, its hash and its record as stored; nothing if there is none.
+function api_keys.find(root, id)
+  local hash = redis.call('HGET', key_ids_key(root), id)
+  local record = hash and redis.call('GET', api_key_key(root, hash))
+  if record then return cmsgpack.unpack(record), hash, record end
+end
+
+-- The key that a request came with, unless it has ended since a front looked at it.
+function api_keys.find_asking(root, account, id)
+  local key = api_keys.find(root, id)
+  if not key or key.account ~= account or key.revoked then return nil end
+  if key.expires and key.expires <= now_ms() then return nil end
+  return key
+end
+
+-- Returns a scope of `key` that `by` lacks; nil if it has all of them.
+function api_keys.find_lacking(by, key)
+  local has = {}
+  for _, scope in ipairs(by.scopes) do has[scope] = true end
+  for _, scope in ipairs(key.scopes) do
+    if not has[scope] then return scope end
+  end
+end
+
+function api_keys.list(root, key)
+  redis.call('ZADD', account_keys_key(root, key.account), key.created, key.id)
+  if key.expires then redis.call('ZADD', key_ends_key(root, key.account), key.expires, key.id) end
+end
+
+function api_keys.unlist(root, account, id)
+  redis.call('ZREM', account_keys_key(root, account), id)
+  redis.call('ZREM', key_ends_key(root, account), id)
+end
+
+function api_keys.add(root, key, hash, record)
+  local is_new = redis.call('HSET', key_ids_key(root), key.id, hash)
+  redis.call('SET', api_key_key(root, hash), record)
+  redis.call('INCRBY', keys_listed_key(root), is_new)
+  api_keys.list(root, key)
+end
+
+function api_keys.erase(root, key, hash)
+  api_keys.unlist(root, key.account, key.id)
+  redis.call('DEL', api_key_key(root, hash))
+  if redis.call('HDEL', key_ids_key(root), key.id) == 1 then redis.call('INCRBY', keys_listed_key(root), -1) end
+end
+
+-- Fronts listen on the channel and end what the key has open.
+function api_keys.revoke(root, key, hash, at, channel)
+  if not key.revoked then
+    key.revoked = at
+    redis.call('SET', api_key_key(root, hash), cmsgpack.pack(key))
+  end
+  api_keys.unlist(root, key.account, key.id)
+  redis.call('PUBLISH', channel, key.id)
+end

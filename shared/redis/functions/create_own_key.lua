@@ -1,0 +1,49 @@
+-- create_own_key: keep the record of an API key that another key of its account asked for.
+-- ASK      hash, keys_max, blob (the record; its `created_by` is the key that asks)
+-- RETURNS  {'created'} (also when this call is repeated), {'exists', record} (made by another call, under another
+--          secret), {'ended'} (the key that asks), {'lacks', scope}, {'outlives', when the key that asks expires (ms)},
+--          {'quota', how many the account has} or {'missing'} (keys in the lists: see adopt_keys)
+-- ATOMIC   because a key that is revoked meanwhile must not leave another one behind, and the quota is exact.
+
+local EXPIRED_AT_ONCE = 100
+
+-- What an operator made stays in the operator's list.
+local function drop_expired(root, account, now)
+  local ends = key_ends_key(root, account)
+  for _, id in ipairs(redis.call('ZRANGE', ends, '-inf', now, 'BYSCORE', 'LIMIT', 0, EXPIRED_AT_ONCE)) do
+    local key, hash = api_keys.find(root, id)
+    if key and key.created_by then
+      api_keys.erase(root, key, hash)
+    else
+      api_keys.unlist(root, account, id)
+    end
+  end
+end
+
+local function find_refusal(root, new, keys_max)
+  local by, account = api_keys.find_asking(root, new.account, new.created_by), new.account
+  if not by then return {'ended'} end
+  local lacking = api_keys.find_lacking(by, new)
+  if lacking then return {'lacks', lacking} end
+  if by.expires and (not new.expires or new.expires > by.expires) then return {'outlives', by.expires} end
+  local expired = redis.call('ZCOUNT', key_ends_key(root, account), '-inf', now_ms())
+  local used = redis.call('ZCARD', account_keys_key(root, account)) - expired
+  if used >= keys_max then return {'quota', used} end
+end
+
+local function create_own_key(root, ask)
+  local new = cmsgpack.unpack(ask.blob)
+  local known, hash, record = api_keys.find(root, new.id)
+  if known then
+    if hash == ask.hash then return {'created'} end
+    return {'exists', record}
+  end
+  if api_keys.count_missing(root) ~= 0 then return {'missing'} end
+  local refusal = find_refusal(root, new, ask.keys_max)
+  if refusal then return refusal end
+  drop_expired(root, new.account, now_ms())
+  api_keys.add(root, new, ask.hash, ask.blob)
+  return {'created'}
+end
+
+register('create_own_key', create_own_key)
