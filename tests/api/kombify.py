@@ -5,12 +5,15 @@ from typing import Final
 
 import httpx
 
+from shared.wire.account import Scope
 from tests.support.customer import Customer, Json
 
 AI: Final = "/v1/ai"
 CHAT: Final = f"{AI}/chat"
 SESSIONS: Final = f"{AI}/sessions"
 KEYS: Final = f"{AI}/keys"
+# What a key has that makes others.
+MANAGING: Final[tuple[Scope, ...]] = ("chat", "read", "keys")
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -46,3 +49,13 @@ async def chat(api: Customer, message: str, **fields: object) -> Json:
 async def session(api: Customer, **fields: object) -> Json:
     """Begin a session and return it."""
     return told(await api.post(SESSIONS, json=fields), 201)
+
+
+async def make_key(caller: Customer, **fields: object) -> Json:
+    """Make an API key and return it."""
+    return told(await caller.post(KEYS, json=fields), 201)
+
+
+async def key_ids(caller: Customer) -> list[str]:
+    """Return the ids of the account's API keys, last made first."""
+    return [each["id"] for each in told(await caller.get(KEYS))["items"]]
