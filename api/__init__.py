@@ -5,7 +5,7 @@ edge        uvicorn's HTTP protocol with bounds on heads, and refusals in JSON
 connections the bound on open connections of a process
 transport   what uvicorn's protocol sees of a connection
 head        the head of a request: what it may say and how large it may be
-unframed    answers of unknown length to clients of HTTP/1.0
+cycle       the answer to a request on the wire: its head, its length, its end
 watchdog    the time limits of a connection
 farewell    how a waiting request learns that its client or this process goes away
 refusals    whole error responses for what no route answers

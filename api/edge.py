@@ -42,8 +42,8 @@ from uvicorn.server import ServerState
 
 from api import cors, farewell, head, refusals
 from api.connections import Connections
+from api.cycle import Cycle
 from api.transport import Gate
-from api.unframed import UnframedCycle
 from api.watchdog import Watchdog
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.settings import ApiSettings
@@ -232,7 +232,7 @@ class EdgeProtocol(HttpToolsProtocol):
         is_owing = self._is_owing
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self._is_last = not keep_alive
-        self.cycle = (UnframedCycle if version == "1.0" else RequestResponseCycle)(
+        self.cycle = Cycle(
             scope=scope,
             transport=self.transport,
             flow=self.flow,

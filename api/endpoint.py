@@ -11,14 +11,16 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from api import head
 from api.guards import body as bodies
 from api.guards.identify import Caller
 from api.guards.limits import Kind
+from api.head import Fields
 from api.state import State
 from shared.errors import Code, FailedError, RefusedError, RequestError, UnavailableError
 from shared.stores import receipts
@@ -26,6 +28,8 @@ from shared.telemetry import logs
 from shared.wire.account import Scope as KeyScope
 
 encode = msgspec.json.Encoder().encode
+
+_NO_QUERY: Final = QueryParams()
 
 _JSON: Final = (b"content-type", b"application/json")
 _NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
@@ -65,12 +69,17 @@ class Call:
     @property
     def query(self) -> QueryParams:
         """The query's parameters, as texts."""
-        return self.request.query_params
+        return self.request.query_params if self.request.scope["query_string"] else _NO_QUERY
 
     @property
-    def headers(self) -> Headers:
-        """The request's headers."""
-        return self.request.headers
+    def fields(self) -> Fields:
+        """The fields of the request's head; their names are in lower case."""
+        fields: Fields = self.request.scope["headers"]
+        return fields
+
+    def field(self, name: bytes) -> str | None:
+        """Return what the first field of a name says, or None where there is none."""
+        return head.value(self.fields, name)
 
 
 class Answer(NamedTuple):
@@ -154,7 +163,7 @@ class Endpoint:
 
     async def answer(self, request: Request, state: State, request_id: str) -> Answer | Stream:
         """Walk a request through the guards to the handler. Raises PolluxError."""
-        caller = await state.identities.identify(request.headers, self.scope)
+        caller = await state.identities.identify(request.scope["headers"], self.scope)
         match self.counts_as:
             case "submission":
                 return await self._submit(request, state, caller, request_id)
@@ -170,11 +179,12 @@ class Endpoint:
         self, request: Request, state: State, caller: Caller, request_id: str
     ) -> Answer | Stream:
         """Serve what creates something; what comes of it counts."""
-        may_repeat = bool(
-            request.headers.get("idempotency-key") or request.headers.get("last-event-id")
-        )
+        fields: Fields = request.scope["headers"]
+        key = head.value(fields, b"idempotency-key")
+        heard = head.value(fields, b"last-event-id")
+        may_repeat = bool(key or heard)
         if may_repeat:
-            await _check_replay(state, caller, request.headers)
+            await _check_replay(state, caller, None if heard else key)
         attempt = state.limits.begin_submission(caller.account, may_repeat=may_repeat)
         try:
             answer = await self._serve(request, state, caller._replace(attempt=attempt), request_id)
@@ -212,19 +222,19 @@ class Endpoint:
             call.state.arriving.remove(account, size)
 
 
-async def _check_replay(state: State, caller: Caller, headers: Headers) -> None:
+async def _check_replay(state: State, caller: Caller, key: str | None) -> None:
     """Raise RefusedError (RATE_LIMITED) for one repeated request too many.
 
-    Redis is asked whether it is one only when there were too many of them.
+    Redis is asked whether it is one only when there were too many of them. Without a key it goes on
+    with a generation and begins none.
     """
     refusal = state.limits.replays_refusal(caller.account)
     if refusal is None:
         return
-    if headers.get("last-event-id"):
-        # It goes on with a generation and begins none.
+    if key is None:
         raise refusal
-    key = receipts.hashed(headers["idempotency-key"])
-    if await receipts.find(state.redis, caller.root, caller.account.id, key) is not None:
+    hashed = receipts.hashed(key)
+    if await receipts.find(state.redis, caller.root, caller.account.id, hashed) is not None:
         raise refusal
 
 

@@ -62,6 +62,14 @@ def too_large(size_max: int) -> RequestError:
     return RequestError(message, Code.HEADERS_TOO_LARGE)
 
 
+def value(fields: Fields, name: bytes) -> str | None:
+    """Return what the first field of a name says, or None where there is none."""
+    for each, said in fields:
+        if each == name:
+            return said.decode("latin-1")
+    return None
+
+
 def size(method: bytes, target: bytes, fields: Fields) -> int:
     """Return how many bytes the head has, with a single space where any number may stand."""
     frame = len(method) + len(target) + len(b"  HTTP/1.1\r\n\r\n")

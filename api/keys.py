@@ -126,7 +126,7 @@ async def delete(call: Call) -> None:
     if receipt:
         await _free_receipt(call, receipt, key_id)
     if key_id == caller.key.id:
-        call.state.identities.forget(call.headers)
+        call.state.identities.forget(call.fields)
     logs.logger().info(
         "API key deleted", account=caller.account.id, key_id=key_id, by=caller.key.id
     )

@@ -21,7 +21,7 @@ _DAY: Final = re.compile(r"[12][0-9]{3}-[0-9]{2}-[0-9]{2}")
 
 def idempotency(call: Call, route: str) -> Idempotency | None:
     """Return the caller's key, if any, for this route and body."""
-    key = call.headers.get("idempotency-key")
+    key = call.field(b"idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= _KEY_CHARACTERS_MAX:

@@ -34,7 +34,7 @@ def last_heard(call: Call) -> EventId | None:
         RequestError: INVALID_FIELDS for what is no id of an event.
 
     """
-    text = call.headers.get("last-event-id")
+    text = call.field(b"last-event-id")
     return event_ids.read(text) if text else None
 
 

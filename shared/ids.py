@@ -7,9 +7,11 @@ refused without asking Redis, and Redis holds only an HMAC of it.
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
 import zlib
+from functools import lru_cache
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 KEY_PREFIX = "pollux_live_"
@@ -28,7 +30,7 @@ _ID = re.compile(ID_PATTERN)
 
 def new_id() -> str:
     """Return a fresh id: 23 letters and digits, 130 random bits."""
-    return secrets.token_bytes(_ID_DIGITS).translate(_DIGIT_OF_BYTE).decode()
+    return os.urandom(_ID_DIGITS).translate(_DIGIT_OF_BYTE).decode()
 
 
 def is_id(text: str) -> bool:
@@ -44,6 +46,11 @@ def new_key() -> str:
 
 def is_key(text: str) -> bool:
     """Tell whether the text is a well-formed key: prefix, length and checksum."""
+    return len(text) == len(KEY_PREFIX) + KEY_DIGITS and _is_key(text)
+
+
+@lru_cache(maxsize=4096)
+def _is_key(text: str) -> bool:
     secret = text[len(KEY_PREFIX) : len(KEY_PREFIX) + _SECRET_DIGITS]
     return text.isascii() and text == KEY_PREFIX + secret + _checksum(secret)
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from api import head
 from api.guards import faults
+from api.head import Fields
 from shared.errors import Code, RequestError
 from shared.settings import ApiSettings
 
@@ -25,7 +27,7 @@ _FRACTION_FOR_WHOLE: Final = re.compile(r"Expected `int[^,]*, got `float`")
 
 def size_max(request: Request, settings: ApiSettings) -> int:
     """Return how large the body may become. Raises RequestError (PAYLOAD_TOO_LARGE)."""
-    declared = request.headers.get("content-length", "")
+    declared = head.value(request.scope["headers"], b"content-length") or ""
     if not declared.isdecimal():
         return settings.body_bytes_max
     if int(declared) > settings.body_bytes_max:
@@ -41,24 +43,29 @@ async def read(request: Request, settings: ApiSettings) -> bytes:
             there within `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
 
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    fields: Fields = request.scope["headers"]
+    kind = (head.value(fields, b"content-type") or "").partition(";")[0].strip().lower()
     if kind not in {"", "application/json"} and not kind.endswith("+json"):
         raise RequestError("The body must be application/json.", Code.UNSUPPORTED_MEDIA_TYPE)
-    if request.headers.get("content-encoding", "").lower() not in {"", "identity"}:
+    if (head.value(fields, b"content-encoding") or "").lower() not in {"", "identity"}:
         raise RequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)
     try:
         async with asyncio.timeout(settings.body_seconds):
             return await _collect(request, settings)
     except TimeoutError:
         raise RequestError("The body did not arrive in time.", Code.REQUEST_TIMEOUT) from None
-    except ClientDisconnect:
-        raise RequestError("The body did not arrive whole.", Code.REQUEST_TIMEOUT) from None
 
 
 async def _collect(request: Request, settings: ApiSettings) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    is_whole = False
+    while not is_whole:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise RequestError("The body did not arrive whole.", Code.REQUEST_TIMEOUT)
+        chunk = message.get("body", b"")
+        is_whole = not message.get("more_body", False)
         size += len(chunk)
         if size > settings.body_bytes_max:
             raise _too_large(settings)

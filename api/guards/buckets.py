@@ -68,19 +68,20 @@ class Recent:
 
     def note(self, unfinished: int, now: float, *, is_new: bool = False) -> None:
         """Take in how many are unfinished; `is_new` when one was accepted, which counts too."""
-        self._turn(now)
+        if now - self._since >= _MINUTE:
+            self._turn(now)
         self._accepted += is_new
         self._last = unfinished - self._accepted
         self._peak = max(self._peak, self._last)
 
     def count(self, now: float) -> int:
         """Return how many there are."""
-        self._turn(now)
+        if now - self._since >= _MINUTE:
+            self._turn(now)
         return self._accepted + max(self._before, self._peak)
 
     def _turn(self, now: float) -> None:
         minutes = (now - self._since) // _MINUTE
-        if minutes:
-            self._before = self._peak if minutes == 1 else self._last
-            self._peak = self._last
-            self._since += minutes * _MINUTE
+        self._before = self._peak if minutes == 1 else self._last
+        self._peak = self._last
+        self._since += minutes * _MINUTE

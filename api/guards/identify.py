@@ -7,10 +7,10 @@ without a look.
 
 from typing import Final, NamedTuple
 
-from starlette.datastructures import Headers
-
+from api import head
 from api.fresh import Fresh
 from api.guards.limits import Attempt
+from api.head import Fields
 from shared import ids
 from shared.clock import Clock, iso
 from shared.errors import Code, RequestError
@@ -40,7 +40,7 @@ class Identities:
         self._clock = clock
         self._seen = Fresh(self._look, clock, trusted_seconds=TRUSTED_SECONDS)
 
-    async def identify(self, headers: Headers, scope: Scope) -> Caller:
+    async def identify(self, fields: Fields, scope: Scope) -> Caller:
         """Return the caller, whose key must carry the scope.
 
         Raises:
@@ -48,7 +48,7 @@ class Identities:
                 FORBIDDEN when it lacks the scope.
 
         """
-        key = _presented(headers)
+        key = _presented(fields)
         if key is None:
             raise _refused("is missing: send `X-API-Key: KEY` or `Authorization: Bearer KEY`")
         # A mistyped key is told by its checksum.
@@ -60,9 +60,9 @@ class Identities:
             raise RequestError(f"The API key lacks the scope `{scope}`.", Code.FORBIDDEN)
         return caller
 
-    def forget(self, headers: Headers) -> None:
+    def forget(self, fields: Fields) -> None:
         """Let the caller's next request see what was just written to its account."""
-        key = _presented(headers)
+        key = _presented(fields)
         if key is not None:
             self._seen.forget(key)
 
@@ -81,9 +81,9 @@ def _refused(why: str) -> RequestError:
     return RequestError(f"The API key {why}.", Code.INVALID_API_KEY)
 
 
-def _presented(headers: Headers) -> str | None:
-    key = headers.get("x-api-key")
+def _presented(fields: Fields) -> str | None:
+    key = head.value(fields, b"x-api-key")
     if key:
         return key
-    scheme, _, token = headers.get("authorization", "").partition(" ")
+    scheme, _, token = (head.value(fields, b"authorization") or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token else None

@@ -704,7 +704,7 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> Look | None:
         return None
     now, unfinished, rank, running, most, crowd, behind, *rest = reply
     follows, front, again, body, user, routed, *flat = rest
-    words = [_text(word) for word in flat]
+    words = [word.decode() for word in flat]
     return Look(
         now_ms=now,
         unfinished=unfinished,

@@ -34,11 +34,13 @@ async def origin(redis: Connection, root: str, account: str, generation: str) ->
 
 def _typed(generation: str, look: functions.Look) -> Generation:
     record = look.record
-    has_ended = "finished" in record
-    assistant = decode_assistant(look.body) if has_ended and look.body else None
-    text = assistant.content if assistant is not None else ""
-    if not has_ended and look.body:
+    assistant, text = None, ""
+    if "finished" in record:
+        assistant = decode_assistant(look.body) if look.body else None
+        text = assistant.content if assistant is not None else ""
+    elif look.body:
         text = look.body.decode()
+    line = _line(look)
     return Generation(
         id=generation,
         seen=look.now_ms,
@@ -55,8 +57,8 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         captured=int(record.get("captured", 0)),
         hold=int(record.get("hold", 0)),
         progress=int(record.get("progress", 0)),
-        ahead=_ahead(look),
-        line=_line(look),
+        ahead=None if line is None else line.ahead,
+        line=line,
         line_at_first=_line_at_first(record.get("before"), look.most),
         again_seconds=look.again_ms / 1000,
         unfinished=look.unfinished,
@@ -80,18 +82,15 @@ def _routed(event: bytes | None) -> Routing | None:
     return told.routing if isinstance(told, events.Routed) else None
 
 
-def _ahead(look: functions.Look) -> int | None:
-    """Count the account's own that come first: accepted before, less those that run."""
-    is_waiting = look.record["stage"] in {"queued", "retrying"}
-    return max(0, look.rank - look.running) if is_waiting else None
-
-
 def _line(look: functions.Look) -> Line | None:
-    ahead = _ahead(look)
-    if ahead is None:
+    """Return what comes before a turn that waits: of the account's own, what was accepted before.
+
+    What runs of it is ahead no more.
+    """
+    if look.record["stage"] not in {"queued", "retrying"}:
         return None
     return Line(
-        ahead=ahead,
+        ahead=max(0, look.rank - look.running),
         running=min(look.running, look.rank),
         most=look.most,
         crowd=look.crowd,

@@ -3,7 +3,6 @@
 A handler reads the call, goes through one door or window, and translates what comes back.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -47,8 +46,8 @@ async def status(call: Call) -> Answer:
     limits.note_unfinished(account, generation.unfinished)
     hint, eta = await hints.now(call.state, call.caller.root, generation)
     limits.note_hint(account, generation.id, hint)
-    tag = translate.etag(generation, call.state.seal.expires())
-    if _is_known(tag, call.headers):
+    tag = translate.etag(generation, call.state.seal)
+    if _is_known(tag, call.field(b"if-none-match")):
         return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
     may_reword = call.state.settings.enhancement.model is not None
     return Answer(
@@ -63,8 +62,10 @@ async def _look(call: Call) -> Generation | None:
     if not seconds:
         return await overdue.look(call.state, place)
 
+    known = call.field(b"if-none-match")
+
     def has_changed(generation: Generation) -> bool:
-        return not _is_known(translate.etag(generation, call.state.seal.expires()), call.headers)
+        return not _is_known(translate.etag(generation, call.state.seal), known)
 
     patience = wait.Patience(call.request, seconds)
     with (
@@ -76,7 +77,7 @@ async def _look(call: Call) -> Generation | None:
             call.state.subscriber,
             call.state.clock,
             place,
-            has_changed if call.headers.get("if-none-match") else None,
+            has_changed if known else None,
             patience=patience,
         )
     use.check()
@@ -86,7 +87,7 @@ async def _look(call: Call) -> Generation | None:
 async def events(call: Call) -> Answer | Stream:
     """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
     generation = parameters.generation_id(call)
-    after = call.headers.get("last-event-id") or call.query.get("after") or None
+    after = call.field(b"last-event-id") or call.query.get("after") or None
     return await stream.follow(call, generation, event_ids.after(after, generation))
 
 
@@ -169,12 +170,12 @@ async def messages(call: Call) -> Answer:
     )
 
 
-def _is_known(tag: str, headers: Mapping[str, str]) -> bool:
+def _is_known(tag: str, known: str | None) -> bool:
     """Tell whether If-None-Match names a tag; compared weakly, as HTTP has it for this header."""
-    known = {
-        named.strip().removeprefix("W/") for named in headers.get("if-none-match", "").split(",")
-    }
-    return "*" in known or tag.removeprefix("W/") in known
+    if not known:
+        return False
+    tags = {named.strip().removeprefix("W/") for named in known.split(",")}
+    return "*" in tags or tag.removeprefix("W/") in tags
 
 
 def _wait_seconds(call: Call) -> float:

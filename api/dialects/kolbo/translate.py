@@ -16,6 +16,7 @@ from api.pace import Eta
 from shared import clarity
 from shared.catalogue import Catalogue
 from shared.clock import iso
+from shared.media.seal import Seal
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.stores.sessions import Session, Turn
@@ -166,14 +167,14 @@ def _breakdown(generation: Generation) -> list[wire.CreditLine]:
     return lines
 
 
-def etag(generation: Generation, urls_expire: int) -> str:
+def etag(generation: Generation, seal: Seal) -> str:
     """Return the weak tag that changes with state, stage, attempt and last event.
 
     With media it also changes with the time at which their URLs end: a client that is told that
     nothing changed goes on with the URLs it has.
     """
     has_media = generation.assistant is not None and bool(generation.assistant.media)
-    expires = f"-{urls_expire}" if has_media else ""
+    expires = f"-{seal.expires()}" if has_media else ""
     return f'W/"{generation.stage}-{generation.attempt}-{generation.last_event}{expires}"'
 
 

@@ -69,7 +69,7 @@ async def companion_chat(call: Call) -> Answer | Stream:
 
 
 async def _chat(call: Call, name: str | None) -> Answer | Stream:
-    is_streamed = translate.is_streamed(call.body, call.headers.getlist("accept"))
+    is_streamed = translate.is_streamed(call.body, call.request.headers.getlist("accept"))
     key, heard = idempotency(call), resume.last_heard(call)
     if heard is not None:
         receipt = await resume.receipt(call, heard, key, _route(call))

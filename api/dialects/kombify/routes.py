@@ -93,7 +93,7 @@ async def prefer_model(call: Call) -> Answer:
         if model != AUTO:
             accept.find_model(catalogue, model, fleet)
     await state.accounts.prefer(call.caller.account, model)
-    state.identities.forget(call.headers)
+    state.identities.forget(call.fields)
     return Answer(wire.PreferencesReply(model=model))
 
 
