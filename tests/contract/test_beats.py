@@ -87,6 +87,24 @@ async def test_worker_that_beats_on_in_silence_lives_however_long_it_is_absent(
         assert (seen.dead, seen.missed) == ([], 1)
 
 
+async def test_claims_do_not_put_off_when_the_next_beat_is_due(desk: Desk) -> None:
+    """A worker that dies right after a claim is missed by the beat that does not come."""
+    await desk.submit()
+    await desk.claim_one(lease_ms=2_000)
+    await desk.redis.call("ZADD", keys.HOLDERS(desk.root), 1, "worker-1")
+    # Claimed an hour ago, and renewed again and again until a second ago.
+    [(name, _)] = await _leases(desk)
+    account, _, id_ = name.partition(":")
+    await desk.redis.call("HSET", keys.GENERATION(desk.root, account, id_), "started", 1)
+    await _age_leases(desk, 1_000)
+    assert (await desk.reap(absent_ms=0, beat_ms=1_500)).dead == []
+    await desk.submit("bob")
+    await desk.claim_one(lease_ms=2_000)
+    # Just now it was alive.
+    assert (await desk.reap(absent_ms=LONG_MS, beat_ms=500)).dead == []
+    assert len((await desk.reap(absent_ms=0, beat_ms=500)).done) == 2
+
+
 async def test_live_worker_is_spared_while_another_one_is_found_dead(desk: Desk) -> None:
     gone = await desk.submit()
     await desk.claim_one(worker="worker-1", lease_ms=1)

@@ -1,6 +1,7 @@
 """What a dead worker held: who is suspected, in which company it runs again, what is counted."""
 
 import msgspec
+import pytest
 
 from shared.redis import functions, keys
 from shared.redis.functions import Batch, ClaimAsk, Claimed
@@ -147,6 +148,91 @@ async def test_in_a_storm_of_deaths_suspects_run_together_and_none_is_counted(de
     assert len(held) == 2
     await _die(desk, *held)
     assert [await _crashes(desk, one) for one in held] == before
+
+
+async def _lapse(desk: Desk, *names: str) -> None:
+    words = [word for name in names for word in (1, name)]
+    await desk.redis.call("ZADD", keys.LEASES(desk.root), "XX", *words)
+
+
+async def _company(desk: Desk, account: str, id_: str) -> str | None:
+    look = await desk.find(account, id_)
+    assert look is not None
+    return look.record.get("company")
+
+
+async def test_leases_of_one_worker_that_lapse_in_pieces_were_none_of_them_alone(
+    desk: Desk,
+) -> None:
+    tickets = [await desk.submit(f"a{number}") for number in range(4)]
+    alone = await desk.submit("zoe")
+    for _ in tickets:
+        one = await desk.claim_one(worker="gone")
+        # Some time before the first of them lapses.
+        where = keys.GENERATION(desk.root, one.account, one.id)
+        await desk.redis.call("HSET", where, "started", one.claimed_ms - 9)
+    await desk.claim_one(worker="other")
+    names = [f"{each.account}:{each.id}" for each in tickets]
+    # The first before the others, the last after them, those between cut by what a reap takes.
+    for piece, limit in ((names[:1], 9), (names[1:3], 1), ((), 1), (names[3:], 9)):
+        if piece:
+            await _lapse(desk, *piece)
+        await desk.reap(limit=limit)
+    companies = [await _company(desk, each.account, each.id) for each in tickets]
+    assert companies == ["2", "2", "2", "2"]
+    await _lapse(desk, f"zoe:{alone.id}")
+    await desk.reap()
+    assert await _company(desk, "zoe", alone.id) == "0"
+
+
+async def test_worker_that_lived_on_after_a_lapse_holds_what_it_claims_then_alone(
+    desk: Desk,
+) -> None:
+    first = await desk.submit()
+    await desk.claim_one(worker="alive")
+    await _lapse(desk, f"ann:{first.id}")
+    await desk.reap()
+    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "lapsed", "alive 1\n")
+    second = await desk.submit("bob")
+    await desk.claim_one(worker="w")
+    await desk.claim_one(worker="alive")
+    await _lapse(desk, f"bob:{second.id}")
+    await desk.reap()
+    assert await _company(desk, "bob", second.id) == "0"
+
+
+async def test_nothing_joins_the_only_suspect_of_a_worker_in_a_storm(desk: Desk) -> None:
+    await desk.submit()
+    await _die(desk, await desk.claim_one())
+    one = await desk.claim_one()
+    assert one.company == 1
+    await desk.submit("bob")
+    await _die(desk, await desk.claim_one())
+    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "storm", 2**50)
+    assert (await _claim(desk, 9, suspects=1, company=1)).claimed == []
+    assert len((await _claim(desk, 9, suspects=4, company=4)).claimed) == 1
+
+
+@pytest.mark.parametrize(
+    ("is_own_doing", "expected"),
+    [(False, [1, 2, 3, 3, 3, 3, 3, 3]), (True, [1, 2, 3, 4, 5, 6, 7, 8])],
+)
+async def test_of_deaths_that_count_against_nobody_two_count_as_calls(
+    desk: Desk, is_own_doing: bool, expected: list[int]
+) -> None:
+    """A message whose neighbours kill its workers must not be left without a call."""
+    await desk.submit()
+    await desk.release(await desk.claim_one(), calls=1)
+    # In a storm no death counts against what it ran.
+    ends = 1 if is_own_doing else 2**50
+    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "storm", ends)
+    counted = []
+    for attempt in range(2, 10):
+        one = await desk.claim_one(worker=f"w{attempt}", lease_ms=0)
+        counted.append(one.calls)
+        await desk.append(one, 2, "Half")
+        await desk.reap(crashes_max=99)
+    assert counted == expected
 
 
 def _elsewhere(count: int = 9, *, wire: int = 1, room: int = 0) -> ClaimAsk:

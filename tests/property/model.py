@@ -33,6 +33,7 @@ class Generation:
     attempt: int = 0
     crashes: int = 0
     company: int | None = None
+    worker: str = ""
     seq: int = 0
     text: str = ""
     captured: int = 0
@@ -72,6 +73,7 @@ class Model:
         self.sessions: dict[str, list[str]] = {}
         self._number = 0
         self.looked_on = 0
+        self._lapsed: set[str] = set()
 
     def unfinished(self, session: str) -> list[Generation]:
         """Return what a session has under way, in the order of its turns."""
@@ -156,8 +158,9 @@ class Model:
                 taken = together
         return taken[:count]
 
-    def claim(self, one: Generation) -> Attempt:
+    def claim(self, one: Generation, worker: str) -> Attempt:
         """Hand a ready generation to a worker."""
+        one.worker = worker
         one.where, one.stage, one.seq, one.text = "leased", "routing", 0, ""
         one.attempt += 1
         if one.attempt > 1:
@@ -215,7 +218,9 @@ class Model:
     def reap(self) -> list[tuple[str, str, str]]:
         """Put right what time has overtaken; return what was done about whom."""
         lapsed = [one for one in self.at("leased") if one.is_lapsed]
-        done = [self._expire_lease(one, len(lapsed)) for one in lapsed]
+        held = {one.worker: self._held(one.worker) for one in lapsed}
+        self._lapsed.update(held)
+        done = [self._expire_lease(one, held[one.worker]) for one in lapsed]
         for one in list(self.generations.values()):
             if one.is_expired and one.where != "ended":
                 self._end(one, "failed")
@@ -245,6 +250,13 @@ class Model:
             else:
                 self._retry_later(one, "ready")
         return one.account, one.id, what
+
+    def _held(self, worker: str) -> int:
+        """Return how many a worker held; one more where others lapsed before or are to lapse."""
+        leased = [one for one in self.at("leased") if one.worker == worker]
+        lapsed = sum(one.is_lapsed for one in leased)
+        is_piece = worker in self._lapsed or (lapsed == 1 and len(leased) > 1)
+        return lapsed + is_piece
 
     def _suspect(self, one: Generation, held: int) -> None:
         """Count a death against the only suspect; of several none is counted."""

@@ -141,7 +141,8 @@ class Walk(RuleBasedStateMachine):
     def claim(self, count: int) -> None:
         ready, suspects = self.model.claimable(), self.model.suspects(count)
         is_batch_waiting = any(one.lane == "batch" for one in ready)
-        claimed = self.act(self.desk.claim(count))
+        worker = self._id("w")
+        claimed = self.act(self.desk.claim(count, worker=worker))
         assert len(claimed) == min(count, len(suspects) + len(ready))
         assert [claim.id for claim in claimed[: len(suspects)]] == [one.id for one in suspects]
         for claim in claimed:
@@ -152,7 +153,7 @@ class Walk(RuleBasedStateMachine):
                 assert one.lane == self.model.lane_due(is_batch_waiting=is_batch_waiting)
                 rivals = [other for other in self.model.fresh() if other.number < one.number]
                 assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
-            attempt = self.model.claim(one)
+            attempt = self.model.claim(one, worker)
             assert claim.attempt == attempt.token
             assert decode_user(claim.user_message).generation == one.id
             self.claims[attempt] = claim

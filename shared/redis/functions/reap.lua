@@ -38,16 +38,57 @@ local function expire_lease(root, account, id, record, held, is_stormy, ask)
   return {account, id, 'crashed'}
 end
 
--- What one worker held is told together, as far as it lapsed together.
+-- Of workers whose leases lapsed so many are remembered, and of leases that are next to lapse so many are looked at.
+local LAPSED_KEPT, OTHERS_TRIED = 32, 64
+
+local function worker_of(root, account, id)
+  return redis.call('HGET', generation_key(root, account, id), 'worker')
+end
+
+-- Workers of which leases lapsed before, and when, in ms; and the same as lines of text, oldest first.
+local function read_lapsed(root)
+  local lapsed, lines = {}, {}
+  for worker, at in string.gmatch(redis.call('HGET', clocks_key(root), 'lapsed') or '', '(%S+) (%d+)\n') do
+    lapsed[worker] = tonumber(at)
+    table.insert(lines, worker .. ' ' .. at .. '\n')
+  end
+  return lapsed, lines
+end
+
+-- A worker's leases may lapse in pieces, and what lapses as a piece of its own was not alone in its worker. Counts one
+-- more in `held` where a lease of the worker lapsed since it began these (at `begun`), or is still to lapse. `count`
+-- leases lapse now.
+local function add_others(root, held, begun, count, now)
+  local lapsed, lines = read_lapsed(root)
+  local alone = {}
+  for worker, number in pairs(held) do
+    if lapsed[worker] and begun[worker] < lapsed[worker] then
+      held[worker] = number + 1
+    elseif worker ~= '' then
+      table.insert(lines, worker .. ' ' .. now .. '\n')
+      if number == 1 then alone[worker] = true end
+    end
+  end
+  redis.call('HSET', clocks_key(root), 'lapsed', table.concat(lines, '', math.max(1, #lines - LAPSED_KEPT + 1)))
+  if not next(alone) then return end
+  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), count, count + OTHERS_TRIED - 1)) do
+    local worker = damage.guarded(root, name, worker_of)
+    if worker and alone[worker] then held[worker] = 2 end
+  end
+end
+
+-- What one worker held is told together.
 local function expire_leases(root, now, ask, done)
   local names = due(leases_key(root), now, ask.limit)
   if #names == 0 then return end
-  local records, workers, held, is_stormy = {}, {}, {}, is_storm(root, tonumber(now))
+  local records, workers, held, begun, is_stormy = {}, {}, {}, {}, is_storm(root, tonumber(now))
   for i, name in ipairs(names) do
     local record = damage.guarded(root, name, load)
     local worker = record and record.worker or ''
     records[i], workers[i], held[worker] = record, worker, (held[worker] or 0) + 1
+    begun[worker] = math.max(begun[worker] or 0, tonumber(record and record.started) or 0)
   end
+  add_others(root, held, begun, #names, now)
   for i, name in ipairs(names) do
     table.insert(done, damage.guarded(root, name, expire_lease, records[i], held[workers[i]], is_stormy, ask))
   end
@@ -131,31 +172,37 @@ local function absent(root, ask, now)
   return gone, missed
 end
 
-local function worker_of(root, account, id)
-  return redis.call('HGET', generation_key(root, account, id), 'worker')
+local function holder_of(root, account, id)
+  return redis.call('HMGET', generation_key(root, account, id), 'worker', 'started')
 end
 
--- Returns the names of the leases of some workers, the worker of each, and by worker when the last of its leases ends.
-local function leases_of(root, workers)
-  local names, owners, ends = {}, {}, {}
+-- Returns the names of the leases of some workers, the worker of each, and by worker when it last renewed a lease
+-- (`beat`) and last took one (`claim`), as far as its leases tell: one that was never renewed ends a lease's time after
+-- its claim.
+local function leases_of(root, workers, lease_ms)
+  local names, owners, signs = {}, {}, {}
   local leases = redis.call('ZRANGE', leases_key(root), 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
-    local worker = damage.guarded(root, leases[i], worker_of)
+    local worker, started = unpack(damage.guarded(root, leases[i], holder_of) or {})
     if worker and workers[worker] then
       table.insert(names, leases[i])
       table.insert(owners, worker)
-      ends[worker] = math.max(ends[worker] or 0, tonumber(leases[i + 1]))
+      signs[worker] = signs[worker] or {}
+      local at = tonumber(leases[i + 1]) - lease_ms
+      local kind = at > (tonumber(started) or 0) and 'beat' or 'claim'
+      signs[worker][kind] = math.max(signs[worker][kind] or 0, at)
     end
   end
-  return names, owners, ends
+  return names, owners, signs
 end
 
--- A beat renews leases by `lease_ms`, so their ends tell when it came. A worker is missed since its next beat was due:
--- if that is not long enough, it is not gone. Returns how many there are.
-local function spare_beating(root, gone, ends, ask, now)
+-- All leases are renewed with each beat: the next is due so long after the last, whatever was claimed meanwhile. A
+-- worker is missed since then, or since its last claim: if that is not long enough, it is not gone. Returns how many
+-- there are.
+local function spare_beating(root, gone, signs, ask, now)
   local spared = 0
-  for worker, last in pairs(ends) do
-    local due_at = last - ask.lease_ms + (ask.beat_ms or 0)
+  for worker, last in pairs(signs) do
+    local due_at = math.max((last.beat or last.claim) + (ask.beat_ms or 0), last.claim or 0)
     if now - due_at < ask.absent_ms then
       redis.call('ZADD', holders_key(root), int(due_at), worker)
       gone[worker] = nil
@@ -175,8 +222,8 @@ local function lapse(root, info, ask, now)
   local gone, missed = absent(root, ask, now)
   local dead, left = {}, ask.limit
   if not next(gone) then return dead, missed end
-  local names, owners, ends = leases_of(root, gone)
-  if ask.beat_ms then missed = missed + spare_beating(root, gone, ends, ask, now) end
+  local names, owners, signs = leases_of(root, gone, ask.lease_ms)
+  if ask.beat_ms then missed = missed + spare_beating(root, gone, signs, ask, now) end
   for i, name in ipairs(names) do
     if gone[owners[i]] then
       redis.call('ZADD', leases_key(root), int(now), name)

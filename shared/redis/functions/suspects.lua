@@ -23,6 +23,9 @@ local COMPANY_SHRINKS = 4
 -- Deaths in a partition, of which one a second is forgotten; more than so many are a storm, which lasts so long.
 local STORM_DEATHS, STORM_MS = 4, 5000
 local STORM_FALLS_MAX = 8
+-- Of deaths in a row that may be a neighbour's doing, so many count as upstream calls: they must not cost a message all
+-- the calls that it may take.
+local CALLS_LOST_MAX = 2
 
 local function is_storm(root, now)
   return now < tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0)
@@ -81,9 +84,9 @@ local function suspect(root, account, id, record, held, is_stormy)
   else
     company = record.company or 1
   end
-  -- What an attempt that dies has called is not stored. One that had got to calling made one call, of those that
-  -- a turn may take: at least as many are counted as there were calls under way.
-  local calls = tonumber(record.calls or 0) + (record.stage == 'generating' and 1 or 0)
+  -- What an attempt that dies has called is not stored. One that had got to calling had one call under way.
+  local is_own = falls <= CALLS_LOST_MAX or crashes > tonumber(record.crashes or 0)
+  local calls = tonumber(record.calls or 0) + (is_own and record.stage == 'generating' and 1 or 0)
   redis.call('HSET', key, 'crashes', int(crashes), 'company', int(company), 'falls', int(falls), 'calls', int(calls))
   record.crashes = crashes
   return crashes
@@ -106,8 +109,11 @@ local function company_in(group, record)
   return company
 end
 
+-- Nothing joins the only suspect of a worker, against which the worker's death would count.
 local function admits(group, company)
-  return company == 0 or company == MIXED or group.held + 1 <= math.min(group.company, company)
+  if company == 0 then return true end
+  if company == MIXED then return group.held == 0 or group.company > 1 end
+  return group.held + 1 <= math.min(group.company, company)
 end
 
 -- It may be taken. Whether it runs in any company is kept with it, for the time when its worker has died.
