@@ -69,7 +69,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not _installed(folder):
-            sys.stdout.write("the registry of node is out of reach: no TypeScript client was tried\n")
+            sys.stdout.write(
+                "the registry of node is out of reach: no TypeScript client was tried\n"
+            )
             return
         asyncio.run(_converse(folder))
     sys.stdout.write("the TypeScript client compiles and chats\n")
