@@ -29,6 +29,8 @@ _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 MICROCREDITS = 1_000_000
 _KEYS_PER_LOOK: Final = 500
+# So many at a time: the server serves nobody meanwhile.
+_ADOPTED_AT_ONCE: Final = 100
 # Older processes make keys by an operator's hand, so the second round finds all of them listed.
 _ROUNDS_MAX: Final = 5
 _Answer = TypeVar("_Answer")
@@ -66,6 +68,7 @@ class Accounts:
         self._root = keys.system_root(settings)
         self._pepper = pepper
         self._clock = clock
+        self._adopting = asyncio.Lock()
 
     def root_of(self, account: Account) -> str:
         """Return the root of the partition that holds the account's keys."""
@@ -197,11 +200,16 @@ class Accounts:
         raise UnavailableError("Keys are being made by another version of Pollux.")
 
     async def _adopt_keys(self) -> None:
-        missing = await self._adopt(())
-        made = [each.decode() for each in await self._redis.call("HKEYS", keys.KEY_IDS(self._root))]
-        for first in range(0, len(made), _KEYS_PER_LOOK):
-            await self._adopt(made[first : first + _KEYS_PER_LOOK])
-        await self._adopt((), missing)
+        """Put the keys that older processes made into their accounts' lists."""
+        async with self._adopting:
+            missing = await self._adopt(())
+            if not missing:
+                return
+            found = await self._redis.call("HKEYS", keys.KEY_IDS(self._root))
+            made = [each.decode() for each in found]
+            for first in range(0, len(made), _ADOPTED_AT_ONCE):
+                await self._adopt(made[first : first + _ADOPTED_AT_ONCE])
+            await self._adopt((), missing)
 
     async def _adopt(self, key_ids: Sequence[str], missing: int | None = None) -> int:
         ask = functions.AdoptKeysAsk(ids=key_ids, missing=missing)

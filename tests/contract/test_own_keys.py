@@ -226,6 +226,23 @@ async def test_keys_of_an_older_process_are_listed_counted_and_deleted(office: _
     assert await office.listed("other") == [strange.key_id, later.key_id]
 
 
+async def test_many_keys_of_an_older_process_are_adopted_once(
+    office: _Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [await office.old_process_makes(f"a{n % 7}", created=n) for n in range(250)]
+    adopt = functions.adopt_keys
+    passed: list[str] = []
+
+    async def adopt_noted(redis: Connection, root: str, ask: AdoptKeysAsk) -> int:
+        passed.extend(ask.ids)
+        return await adopt(redis, root, ask)
+
+    monkeypatch.setattr(functions, "adopt_keys", adopt_noted)
+    listed = await asyncio.gather(*(office.listed(f"a{n}") for n in range(7)))
+    assert {each for some in listed for each in some} == {each.key_id for each in old}
+    assert sorted(passed) == sorted([office.asking.id, *(each.key_id for each in old)])
+
+
 async def test_an_older_process_reads_and_revokes_keys_of_this_one(office: _Office) -> None:
     made = await office.made(scopes=("chat", "keys"))
     assert made.key is not None

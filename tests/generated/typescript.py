@@ -4,8 +4,8 @@
 
 Needs node and npm; without them it says so and ends well, as where the registry is out of reach.
 Packages are those that programs/package-lock.json pins, and are put into a folder that goes again.
-The gate runs it as a check of its own and shows what it says when nothing was tried: a test that may
-find no node would be a skipped one.
+The gate runs it as a check of its own and shows what it says when nothing was tried: as one of the
+tests it would have to be skipped there.
 """
 
 import asyncio
