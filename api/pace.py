@@ -181,7 +181,7 @@ def _plan(durations: tuple[float, ...], before: Before) -> tuple[int, ...]:
         return plan
     looks = spread.looks(sample, _SETTLING_SECONDS, _limits(before)) or looks
     other = (*looks, *_looks_beyond(looks, before, durations[-1]))
-    return min(plan, other, key=lambda each: _far_and_late(durations, each))
+    return min(plan, other, key=lambda each: _gaps_and_lateness(durations, each))
 
 
 def _worthwhile_looks(sample: tuple[float, ...], before: Before) -> list[int]:
@@ -223,10 +223,10 @@ def _tells_the_end(sample: tuple[float, ...], looks: tuple[int, ...]) -> bool:
     return is_soon and far <= (1 - _COMMON_SHARE) * len(sample)
 
 
-def _far_and_late(sample: tuple[float, ...], looks: tuple[int, ...]) -> tuple[int, float]:
-    """Return how many are found later than half the time waited, and the lateness of all."""
-    late = _lateness(sample, looks)
-    return sum(map(spread.is_late, late, sample)), sum(late)
+def _gaps_and_lateness(durations: tuple[float, ...], looks: tuple[int, ...]) -> tuple[float, float]:
+    """Return by what plans are compared: where an end is found late, then how late all are."""
+    gaps = spread.unguarded(looks, max(durations[0], _SHORTEST_SECONDS))
+    return round(gaps, 1), sum(_lateness(durations, looks))
 
 
 def _best_look(behind: list[int], looks: list[int], refused: set[int]) -> int | None:

@@ -23,7 +23,7 @@ _BETWEEN: Final = math.sqrt(_GROWTH)
 # An answer may take less than any that is known.
 _SHORTER_SHARE: Final = 0.8
 # A plan is made from this many durations at most: the search takes time with their square.
-_SAMPLES_MAX: Final = 24
+_SAMPLES_MAX: Final = 16
 # More than all lateness that a plan may sum up to otherwise.
 _PENALTY_SECONDS: Final = 1_000.0
 
@@ -65,9 +65,16 @@ def looks(durations: Sequence[float], settling_seconds: float, limits: Limits) -
     return _path(places, ways) if ways[-1] else []
 
 
-def is_late(lateness: float, duration: float) -> bool:
-    """Tell whether an answer is found later than half the time waited after its end."""
-    return lateness > max(_LEAST_SECONDS, (_GROWTH - 1) * duration)
+def unguarded(looks: Sequence[int], shortest: float) -> float:
+    """Return in how much of a plan's time an end is found later than half the time waited.
+
+    It is a logarithm: the gaps of one plan with those of another are compared in proportion.
+    """
+    found = 0.0
+    for begin, look in itertools.pairwise([shortest * _SHORTER_SHARE, *looks]):
+        until = min(look / _GROWTH, look - _LEAST_SECONDS)
+        found += math.log(until / begin) if until > begin > 0 else 0.0
+    return found
 
 
 def _seconds(behind: Sequence[int], step_max: int) -> list[int]:

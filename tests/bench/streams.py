@@ -317,7 +317,8 @@ _LITELLM: Final = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
 }
-_LITELLM_SECONDS: Final = 120.0
+# Three of them start at once, each takes fifteen seconds of CPU for it.
+_LITELLM_SECONDS: Final = 600.0
 
 
 @asynccontextmanager
