@@ -22,6 +22,7 @@ headers     the headers of requests and answers, and what they mean
 parameters  what every dialect reads from path, query and headers
 sessions    what callers do to their sessions, whichever dialect they speak
 keys        what callers do to the API keys of their account
+pages       pages of messages, in pieces of bounded size
 accept      the one door: price, hold, create, enqueue, receipt
 not_accepted  why a message was not accepted, as an error with its code and Retry-After
 pressure    load shedding: whom to turn away when there is too much, and for how long

@@ -27,6 +27,7 @@ from api.fresh import Fresh
 from api.guards.arriving import Arriving
 from api.guards.identify import Identities
 from api.guards.limits import Limits, allowances
+from api.guards.long_pages import LongPages
 from api.guards.places import Places
 from api.guards.revocations import Revocations
 from api.openapi import Mount
@@ -158,6 +159,7 @@ async def _state(
             arriving=Arriving(settings.api),
             limits=Limits(settings, clock),
             places=Places(allowances(settings), settings.api.wait_seconds_max, clock),
+            long_pages=LongPages(),
             subscriber=subscriber,
             rings=Rings(redis, subscriber, clock, seal.signed),
             paces=Paces(redis, shelf, clock),

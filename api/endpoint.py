@@ -22,7 +22,14 @@ from api.guards.identify import Caller
 from api.guards.limits import Kind
 from api.head import Fields
 from api.state import State
-from shared.errors import Code, FailedError, RefusedError, RequestError, UnavailableError
+from shared.errors import (
+    Code,
+    FailedError,
+    PolluxError,
+    RefusedError,
+    RequestError,
+    UnavailableError,
+)
 from shared.stores import receipts
 from shared.telemetry import logs
 from shared.wire.account import Scope as KeyScope
@@ -42,6 +49,7 @@ _EVENTS: Final = (
     (b"x-accel-buffering", b"no"),
     _NO_SNIFFING,
 )
+_PART_BYTES: Final = 65_536
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
 
 
@@ -106,6 +114,24 @@ class Stream(NamedTuple):
         return cls(await anext(events), events)
 
 
+class Pieces(NamedTuple):
+    """A JSON answer that goes back piece by piece, since all of it may be large.
+
+    The source has begun, as that of a `Stream`. Where it raises, the body is left without its end.
+    """
+
+    first: bytes
+    rest: AsyncGenerator[bytes, None]
+
+    @classmethod
+    async def begin(cls, pieces: AsyncGenerator[bytes, None]) -> "Pieces":
+        """Take the first piece of a source; until then the request may still be refused."""
+        return cls(await anext(pieces), pieces)
+
+
+Reply = Answer | Stream | Pieces
+
+
 class Query(NamedTuple):
     """A query parameter, for the document; handlers read and check it themselves."""
 
@@ -115,7 +141,7 @@ class Query(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
-Handler = Callable[[Call], Awaitable[Answer | Stream]]
+Handler = Callable[[Call], Awaitable[Reply]]
 
 _KINDS: Final[dict[str, Kind]] = {"DELETE": "cancel", "POST": "submission"}
 
@@ -161,7 +187,7 @@ class Endpoint:
         """What a request of this row counts as."""
         return self.limit or _KINDS.get(self.method, "read")
 
-    async def answer(self, request: Request, state: State, request_id: str) -> Answer | Stream:
+    async def answer(self, request: Request, state: State, request_id: str) -> Reply:
         """Walk a request through the guards to the handler. Raises PolluxError."""
         caller = await state.identities.identify(request.scope["headers"], self.scope)
         match self.counts_as:
@@ -177,7 +203,7 @@ class Endpoint:
 
     async def _submit(
         self, request: Request, state: State, caller: Caller, request_id: str
-    ) -> Answer | Stream:
+    ) -> Reply:
         """Serve what creates something; what comes of it counts."""
         fields: Fields = request.scope["headers"]
         key = head.value(fields, b"idempotency-key")
@@ -198,7 +224,7 @@ class Endpoint:
 
     async def _serve(
         self, request: Request, state: State, caller: Caller, request_id: str
-    ) -> Answer | Stream:
+    ) -> Reply:
         call = Call(
             state=state,
             caller=caller,
@@ -258,6 +284,9 @@ class Resource:
         if isinstance(answer, Stream):
             await relay(scope, send, answer)
             return
+        if isinstance(answer, Pieces):
+            await send_pieces(scope, send, answer)
+            return
         content = b"" if answer.value is None else encode(answer.value)
         await reply(scope, send, answer.status, content, answer.headers)
 
@@ -310,6 +339,34 @@ async def relay(scope: Scope, send: Send, stream: Stream) -> None:
             except UnavailableError as error:
                 logs.logger().warning("unavailable", reason=error.message, path=scope["path"])
         await send({"type": "http.response.body", "body": b""})
+
+
+async def send_pieces(scope: Scope, send: Send, answer: Pieces) -> None:
+    """Send a JSON answer of unknown length; HEAD is told how it would begin.
+
+    A body that cannot be gone on with is left without its end, and the connection is closed: so
+    nobody takes a part for the whole.
+    """
+    raw = [(b"x-request-id", scope["request_id"].encode()), *_PRIVATE, _JSON]
+    async with aclosing(answer.rest) as rest:
+        scope["is_answered"] = True
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        if scope["method"] != "HEAD":
+            await _send_piece(send, answer.first)
+            try:
+                async for piece in rest:
+                    await _send_piece(send, piece)
+            except PolluxError as error:
+                logs.logger().warning("answer cut off", reason=error.message, path=scope["path"])
+                return
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_piece(send: Send, piece: bytes) -> None:
+    """Send a piece in parts, so that a slow reader keeps little of it in the transport, too."""
+    for at in range(0, len(piece), _PART_BYTES):
+        part = piece[at : at + _PART_BYTES]
+        await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 def routes(prefix: str, endpoints: tuple[Endpoint, ...]) -> list[Route]:

@@ -13,7 +13,7 @@ from shared.errors import Code, PolluxError, RequestError
 from shared.redis import functions, keys
 from shared.redis.functions import Keep, NewSession, NotAccepted
 from shared.stores import sessions
-from shared.stores.sessions import Session, Turn
+from shared.stores.sessions import Found, Session, Turn, Wanted
 
 
 class Wish(NamedTuple):
@@ -93,12 +93,28 @@ async def page(call: Call, *, offset: int, limit: int) -> tuple[list[Session], i
     )
 
 
-async def turns(call: Call, session: str, *, first: int, last: int) -> list[Turn]:
-    """Return the turns `first` to `last` of a session, both included."""
+async def find_turns(call: Call, session: str, wanted: Wanted) -> Found:
+    """Return a session and which of its turns there are.
+
+    Raises:
+        RequestError: SESSION_NOT_FOUND.
+
+    """
     caller = call.caller
-    return await sessions.turns(
-        call.state.redis, caller.root, caller.account.id, session, first=first, last=last
-    )
+    place = (call.state.redis, caller.root, caller.account.id, session)
+    found = await sessions.find_turns(*place, wanted)
+    if found is None:
+        raise parameters.unknown_session()
+    return found
+
+
+async def turns(call: Call, found: Found) -> list[Turn]:
+    """Return those of the turns found that are read at once."""
+    if found.first > found.fitting:
+        return []
+    caller = call.caller
+    place = (call.state.redis, caller.root, caller.account.id, found.session.id)
+    return await sessions.turns(*place, first=found.first, last=found.fitting)
 
 
 async def rename(call: Call, name: str) -> Session:

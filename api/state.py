@@ -10,6 +10,7 @@ from api.fresh import Fresh
 from api.guards.arriving import Arriving
 from api.guards.identify import Identities
 from api.guards.limits import Limits
+from api.guards.long_pages import LongPages
 from api.guards.places import Places
 from api.guards.revocations import Revocations
 from api.pace import Paces
@@ -49,6 +50,7 @@ class State:
     arriving: Arriving
     limits: Limits
     places: Places
+    long_pages: LongPages
     subscriber: Subscriber
     rings: Rings
     paces: Paces

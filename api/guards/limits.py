@@ -104,6 +104,18 @@ class Limits:
             raise _refusal("reads", size, wait, spending.reads.reset_seconds)
         spending.reads.take()
 
+    def take_further_read(self, account: Account) -> float:
+        """Take one more read for a request that is answered by now; return 0.
+
+        Where there is none left, nothing is taken: return after how many seconds there will be one.
+        """
+        now = self._clock.monotonic()
+        spending = self._of(account.id, now)
+        wait = spending.reads.wait_seconds(self._read_size(account, spending, now), now)
+        if not wait:
+            spending.reads.take()
+        return wait
+
     def take_look(self, account: Account, generation: str) -> None:
         """Take one read, or none where the hint allows the look. Raises as `take_read`."""
         now = self._clock.monotonic()

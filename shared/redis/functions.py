@@ -845,6 +845,38 @@ async def recount(redis: Connection, root: str, ask: RecountAsk) -> Recounted:
             raise StoreError(f"recount answered {reply!r}")
 
 
+class FindTurnsAsk(Ask, frozen=True, kw_only=True):
+    """Turns of a session: from `first`, or else `count` of them, up to `last`."""
+
+    account: str
+    id: str
+    last: int
+    first: int | None = None
+    count: int = 0
+    bytes_max: int
+
+
+class FoundTurns(NamedTuple):
+    """The turns there are of those asked for; those up to `fitting` may be read at once.
+
+    `session` has the fields of its record: name, created, active, companion, metadata, turns.
+    """
+
+    first: int
+    last: int
+    fitting: int
+    session: list[bytes | None]
+
+
+async def find_turns(redis: Connection, root: str, ask: FindTurnsAsk) -> FoundTurns | None:
+    """Return a session's record and how many turns can be read at once; None if there is none."""
+    reply: list[Reply] = await invoke(redis, "find_turns", root, ask, effect="none")
+    if not reply:
+        return None
+    first, last, fitting, *session = reply
+    return FoundTurns(first, last, fitting, session)
+
+
 class RenameSessionAsk(Ask, frozen=True, kw_only=True):
     """Which session, and its new name."""
 

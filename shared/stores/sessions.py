@@ -16,7 +16,9 @@ from shared.redis.client import Connection
 from shared.redis.keys import TURNS_PER_CHUNK
 from shared.wire.message import AssistantMessage, UserMessage, decode_assistant, decode_user
 
-_FIELDS: Final = ("name", "created", "active", "turns", "companion", "metadata")
+_FIELDS: Final = ("name", "created", "active", "companion", "metadata", "turns")
+# So much of messages is read at once: Redis serves nobody else meanwhile.
+PIECE_BYTES: Final = 262_144
 # So many turns a round trip; what is read beyond what is needed is no more than these.
 _CHUNKS_AT_ONCE: Final = 2
 # Of records, beside what was said: reasoning, and turns that were not completed.
@@ -35,6 +37,26 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     turns: int = 0
     companion: str | None = None
     metadata: dict[str, str] = {}
+
+
+class Wanted(NamedTuple):
+    """Turns of a session: from `first`, or else `at_most` of them, up to `last`; from 1."""
+
+    last: int
+    first: int | None = None
+    at_most: int = 0
+
+
+class Found(NamedTuple):
+    """A session, and the turns there are of those wanted; those up to `fitting` are read at once.
+
+    Where `first` is beyond `last`, there are none.
+    """
+
+    session: Session
+    first: int
+    last: int
+    fitting: int
 
 
 class History(list["Turn"]):
@@ -77,6 +99,28 @@ async def rename(redis: Connection, root: str, account: str, session: str, name:
     return await functions.rename_session(redis, root, ask)
 
 
+async def find_turns(
+    redis: Connection, root: str, account: str, session: str, wanted: Wanted
+) -> Found | None:
+    """Return an account's session and which of its turns there are to read; None if it has none.
+
+    As many may be read at once as have `PIECE_BYTES`, or else one turn.
+    """
+    ask = functions.FindTurnsAsk(
+        account=account,
+        id=session,
+        first=wanted.first,
+        last=wanted.last,
+        count=wanted.at_most,
+        bytes_max=PIECE_BYTES,
+    )
+    found = await functions.find_turns(redis, root, ask)
+    known = _session(session, found.session) if found is not None else None
+    if found is None or known is None:
+        return None
+    return Found(known, found.first, found.last, found.fitting)
+
+
 async def turns(
     redis: Connection, root: str, account: str, session: str, *, first: int, last: int
 ) -> list[Turn]:
@@ -98,12 +142,11 @@ async def turns(
         )
         if user is not None
     ]
-    states = await asyncio.gather(
-        *(_state(redis, root, account, user, assistant) for _, user, assistant in found)
-    )
+    unanswered = [user.generation for _, user, assistant in found if assistant is None]
+    running = await _running(redis, root, account, unanswered)
     return [
-        Turn(number, user, assistant, state)
-        for (number, user, assistant), state in zip(found, states, strict=True)
+        Turn(number, user, assistant, assistant.status if assistant else running[user.generation])
+        for number, user, assistant in found
     ]
 
 
@@ -150,22 +193,24 @@ def _said_bytes(turn: Turn) -> int:
     return len(turn.user.content.encode()) + len(answer.encode())
 
 
-async def _state(
-    redis: Connection,
-    root: str,
-    account: str,
-    user: UserMessage,
-    assistant: AssistantMessage | None,
-) -> State:
-    if assistant is not None:
-        return assistant.status
-    # What has ended since its message was looked for will show both at the next look.
-    is_there = await redis.call("EXISTS", keys.GENERATION(root, account, user.generation))
-    return "processing" if is_there else "failed"
+async def _running(
+    redis: Connection, root: str, account: str, generations: list[str]
+) -> dict[str, State]:
+    """Return the states of generations without an answer: who is not there any more, failed.
+
+    What has ended since its answer was looked for will show both at the next look.
+    """
+    found = await asyncio.gather(
+        *(redis.call("EXISTS", keys.GENERATION(root, account, each)) for each in generations)
+    )
+    return {
+        each: "processing" if is_there else "failed"
+        for each, is_there in zip(generations, found, strict=True)
+    }
 
 
 def _session(session: str, fields: list[bytes | None]) -> Session | None:
-    name, created, active, turn_count, companion, metadata = fields
+    name, created, active, companion, metadata, turn_count = fields
     if name is None or created is None or active is None:
         return None
     return Session(

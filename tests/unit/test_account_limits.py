@@ -164,6 +164,18 @@ def test_what_ended_a_moment_ago_still_counts() -> None:
     assert desk.read()
 
 
+def test_what_is_read_beyond_a_first_piece_counts_as_reads_and_is_never_refused() -> None:
+    desk = Desk()
+    reads = desk.exhaust_reads()
+    wait = desk.limits.take_further_read(desk.account)
+    assert 0 < wait <= 60 / reads
+    # Nothing was taken: who comes after that time is served, and used it up.
+    desk.clock.now += wait
+    assert desk.limits.take_further_read(desk.account) == 0
+    assert desk.limits.take_further_read(desk.account) > 0
+    assert desk.read() == 1
+
+
 _deeds: Final = st.lists(
     st.tuples(
         st.sampled_from(["read", "look", "stranger", "cancel", "end"]), st.sampled_from([1, 2, 40])

@@ -3,17 +3,29 @@
 A handler reads the call, goes through one door or window, and translates what comes back.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from api import accept, event_ids, hints, not_accepted, overdue, parameters, sessions, stream
+from api import (
+    accept,
+    event_ids,
+    hints,
+    not_accepted,
+    overdue,
+    pages,
+    parameters,
+    sessions,
+    stream,
+)
 from api.dialects.kolbo import account, translate, wire
-from api.endpoint import Answer, Call, Endpoint, Query, Stream
+from api.endpoint import Answer, Call, Endpoint, Pieces, Query, Stream
 from api.follow import told, wait
 from api.guards.body import Body
 from api.headers import ACCEPTED
 from shared.errors import Code, PolluxError, RequestError
 from shared.redis.functions import AlreadyEnded
+from shared.stores.sessions import Session, Turn, Wanted
 from shared.wire.generation import Generation
 
 _MICROCREDITS: Final = 1_000_000
@@ -149,25 +161,25 @@ async def delete(call: Call) -> Answer:
     return Answer(wire.DeletedReply(session_id=await sessions.delete(call)))
 
 
-async def messages(call: Call) -> Answer:
+async def messages(call: Call) -> Answer | Pieces:
     """GET /chat/conversations/{session_id}/messages: oldest first, two a turn."""
     page, limit = _page(call, default=50, most=100)
-    session = await sessions.load(call, parameters.session_id(call))
-    first, last = (page - 1) * limit, min(page * limit, session.turns * 2)
-    listed = []
-    if first < last:
-        turns = await sessions.turns(call, session.id, first=first // 2 + 1, last=(last + 1) // 2)
-        catalogue, sign = call.state.catalogue, call.state.seal.signed
-        rows = [row for turn in turns for row in translate.messages(turn, catalogue, sign)]
-        skipped = first % 2
-        listed = rows[skipped : skipped + last - first]
-    return Answer(
-        wire.MessagesReply(
+    begin, end = (page - 1) * limit, page * limit
+    catalogue, sign = call.state.catalogue, call.state.seal.signed
+
+    def rows(turn: Turn) -> Sequence[wire.MessageItem]:
+        both, place = translate.messages(turn, catalogue, sign), 2 * turn.number - 2
+        return both[max(0, begin - place) : max(0, end - place)]
+
+    def reply(session: Session, listed: list[wire.MessageItem]) -> wire.MessagesReply:
+        return wire.MessagesReply(
             session_id=session.id,
             messages=listed,
             pagination=_pagination(page, limit, session.turns * 2),
         )
-    )
+
+    wanted = Wanted(first=begin // 2 + 1, last=(end + 1) // 2)
+    return await pages.answer(call, parameters.session_id(call), wanted, pages.Shape(rows, reply))
 
 
 def _is_known(tag: str, known: str | None) -> bool:

@@ -3,9 +3,10 @@
 A handler reads the call, goes through one door or window, and translates what comes back.
 """
 
+from functools import partial
 from typing import Final
 
-from api import accept, not_accepted, parameters, sessions
+from api import accept, not_accepted, pages, parameters, sessions
 from api.dialects.kombify import lists, translate, wire
 from api.dialects.kombify.chat import (
     chat,
@@ -14,15 +15,18 @@ from api.dialects.kombify.chat import (
     idempotency,
 )
 from api.dialects.kombify.keys import create_key, delete_key, list_keys
-from api.endpoint import Answer, Call, Endpoint, Query
+from api.endpoint import Answer, Call, Endpoint, Pieces, Query
 from api.follow import told
 from api.guards.body import Body
 from api.headers import ACCEPTED
 from shared.errors import Code
+from shared.stores.sessions import Wanted
 from shared.wire.submission import AUTO
 
 # Two messages a turn.
 _TURNS_SHOWN: Final = 50
+# More than any session has.
+_NO_TURN: Final = 10**12
 
 
 async def agents(call: Call) -> Answer:
@@ -57,14 +61,13 @@ async def list_sessions(call: Call) -> Answer:
     return Answer(wire.SessionsReply(items=items, total=total, limit=limit, offset=offset))
 
 
-async def read_session(call: Call) -> Answer:
+async def read_session(call: Call) -> Answer | Pieces:
     """GET /sessions/{session_id}: a session and its last messages, or those before a turn."""
-    found = await sessions.load(call, parameters.session_id(call))
-    before = parameters.whole(call, "before", found.turns + 1, at_least=1)
-    last = min(before - 1, found.turns)
-    first = max(1, last - _TURNS_SHOWN + 1)
-    turns = await sessions.turns(call, found.id, first=first, last=last) if last else []
-    return Answer(translate.whole_session(found, turns, call.state.seal.signed))
+    before = parameters.whole(call, "before", _NO_TURN, at_least=1)
+    sign = call.state.seal.signed
+    shape = pages.Shape(partial(translate.messages, sign=sign), translate.whole_session)
+    wanted = Wanted(last=before - 1, at_most=_TURNS_SHOWN)
+    return await pages.answer(call, parameters.session_id(call), wanted, shape)
 
 
 async def rename_session(call: Call) -> Answer:

@@ -110,7 +110,7 @@ def new_key(made: ApiKey, clear_text: str | None) -> wire.NewKeyReply:
     return wire.NewKeyReply(key=clear_text, **told)
 
 
-def whole_session(found: Session, turns: list[Turn], sign: told.Sign) -> wire.WholeSessionReply:
+def whole_session(found: Session, messages: list[wire.SessionMessage]) -> wire.WholeSessionReply:
     """Return a session with the messages of some of its turns."""
     return wire.WholeSessionReply(
         id=found.id,
@@ -120,11 +120,11 @@ def whole_session(found: Session, turns: list[Turn], sign: told.Sign) -> wire.Wh
         created_at=iso(found.created),
         last_activity=iso(found.active),
         messages_total=found.turns * 2,
-        messages=[message for turn in turns for message in _messages(turn, sign)],
+        messages=messages,
     )
 
 
-def _messages(turn: Turn, sign: told.Sign) -> tuple[wire.SessionMessage, wire.SessionMessage]:
+def messages(turn: Turn, sign: told.Sign) -> tuple[wire.SessionMessage, wire.SessionMessage]:
     """Return a turn's two messages: the user's, then the assistant's, finished or not."""
     assistant = turn.assistant
     media = told.urls(assistant, sign)
