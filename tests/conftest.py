@@ -18,6 +18,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from shared.redis import library
@@ -30,6 +31,12 @@ from tests.support.server import Kind, Server, binaries
 _KINDS: list[Kind] = list(binaries())
 _PARTITIONS = (1, 3)
 _QUICK_FOLDERS = {"contract", "tidy", "unit"}
+
+# How long one example takes tells how busy the machine is, and nothing about the product.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

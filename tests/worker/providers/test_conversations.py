@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 from typing import Any, Final
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from shared.wire.event import ToolCall
 from tests.worker.providers.row import MODEL
@@ -47,7 +47,6 @@ def _sent(dialect: OpenAI | Anthropic | Gemini, messages: list[ChatMessage]) -> 
     return body
 
 
-@settings(deadline=None)
 @given(_conversations())
 def test_anthropic_refuses_no_conversation(messages: list[ChatMessage]) -> None:
     sent = _sent(Anthropic(), messages)
@@ -71,7 +70,6 @@ def test_anthropic_refuses_no_conversation(messages: list[ChatMessage]) -> None:
     assert not called
 
 
-@settings(deadline=None)
 @given(_conversations())
 def test_gemini_refuses_no_conversation(messages: list[ChatMessage]) -> None:
     contents = _sent(Gemini(), messages)["contents"]
@@ -92,7 +90,6 @@ def test_gemini_refuses_no_conversation(messages: list[ChatMessage]) -> None:
     assert not called
 
 
-@settings(deadline=None)
 @given(_conversations())
 def test_openai_is_told_everything_in_its_order(messages: list[ChatMessage]) -> None:
     sent = _sent(OpenAI(), messages)["messages"]
