@@ -38,8 +38,8 @@ class Made(NamedTuple):
 async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> Made:
     """Make a key, or return the record of the one that a repeated request made.
 
-    Raises RequestError (FORBIDDEN, INVALID_API_KEY, IDEMPOTENCY_MISMATCH), RefusedError
-    (RATE_LIMITED, QUOTA_EXCEEDED, QUEUE_FULL).
+    Raises RequestError (FORBIDDEN, INVALID_API_KEY, INVALID_FIELDS, IDEMPOTENCY_MISMATCH),
+    RefusedError (RATE_LIMITED, QUOTA_EXCEEDED, QUEUE_FULL).
     """
     try:
         return await _create(call, wish, idempotency)
@@ -53,6 +53,8 @@ async def create(call: Call, wish: Wish, idempotency: accept.Idempotency | None)
 
 async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None) -> Made:
     state, caller = call.state, call.caller
+    if wish.expires_ms is not None and wish.expires_ms <= state.clock.now_ms():
+        raise RequestError("The field `expires_at` must be in the future.", Code.INVALID_FIELDS)
     await not_accepted.check_memory(state, caller)
     tier = state.settings.limits.of(caller.account.tier)
     taken = await _take_submission(call, idempotency)
@@ -61,7 +63,7 @@ async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None
         account=caller.account.id,
         scopes=wish.scopes,
         created=state.clock.now_ms(),
-        expires=wish.expires_ms or caller.key.expires,
+        expires=caller.key.expires if wish.expires_ms is None else wish.expires_ms,
         name=wish.name,
         created_by=caller.key.id,
         receipt=idempotency.key if idempotency else None,

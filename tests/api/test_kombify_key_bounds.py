@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from shared import ids
+from shared.clock import iso
 from shared.redis import functions, keys
 from shared.stores.accounts import Accounts
 from shared.wire.account import SCOPES
@@ -89,6 +90,19 @@ async def test_a_repeated_request_shows_no_key_twice(owner: Customer, system: Sy
     again = told(await owner.post(KEYS, json={"name": "one"}, headers=headers), 201)
     assert again["id"] != made[0]["id"]
     assert again["key"]
+
+
+async def test_a_request_is_repeated_whatever_has_become_of_its_time(
+    owner: Customer, system: System
+) -> None:
+    asked = {"expires_at": iso(system.clock.now_ms() + 60_000)}
+    headers = {"idempotency-key": "k"}
+    made = told(await owner.post(KEYS, json=asked, headers=headers), 201)
+    system.clock.turn(3_600)
+    refused(await owner.post(KEYS, json=asked), 400, "INVALID_FIELDS")
+    again = await owner.post(KEYS, json=asked, headers=headers)
+    assert told(again, 201) == made | {"key": None}
+    assert again.headers["idempotent-replayed"] == "true"
 
 
 async def test_a_refused_request_may_be_repeated(system: System) -> None:
