@@ -14,6 +14,7 @@ conversations   200 conversations at once: every answer in its place, once
 polling         how late, and how often asking, a client is that obeys the hint
 polling_scenes  the same where answers wait for others, or come from the local model
 parked          what turns cost that wait for a key or for room, and how soon they go on
+pages           what pages of long conversations cost everybody else
 policy          the same question put to the poll policy alone, without sockets
 
 Every bound that a figure is held to stands in `aims`, with its reason; where rounds disagree about

@@ -18,6 +18,7 @@ from tests.bench import (
     load,
     memory,
     overdraft,
+    pages,
     parked,
     pickup,
     policy,
@@ -54,6 +55,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "followers": followers.measure,
     "policy": _policy,
     "parked": parked.measure,
+    "pages": pages.measure,
 }
 
 

@@ -41,6 +41,14 @@ COMMANDS_OF_CROWD: Final = 0.5
 # A person sees the text stop at once.
 CANCEL_SECONDS: Final = 0.2
 
+# pages: of a long conversation, read by several at once.
+# A piece as it is read, decoded and encoded: a turn of two messages of 200,000 characters.
+PAGE_MIB: Final = 8.0
+# A turn's two records of 800 kB, and the rest of a buffer.
+PAGE_REPLY_MIB: Final = 2.0
+# Copying a turn's records; everybody else waits for it.
+PAGE_COMMAND_MS: Final = 5.0
+
 # adapters: multiples of what bare httpx and json take of CPU for a token.
 # One event a chunk: bounds and errors are looked at for each read.
 ADAPTER_SINGLE: Final = 1.5

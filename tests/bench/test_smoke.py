@@ -14,6 +14,7 @@ from tests.bench import (
     idle,
     memory,
     overdraft,
+    pages,
     pickup,
     policy,
     polling,
@@ -66,6 +67,12 @@ async def test_memory() -> None:
 async def test_overdraft() -> None:
     [figure] = await overdraft.measure(submissions=300, paid_for=7)
     assert figure.is_met, figure
+
+
+async def test_pages() -> None:
+    found = await pages.measure(2, 40_000, dialects=("kolbo",), texts=("one byte",))
+    _check(found, 4)
+    assert found[1].is_met, found[1]
 
 
 async def test_pickup() -> None:

@@ -14,16 +14,27 @@ local function forget(root, account, id)
   drop_letter(root, account, id)
 end
 
--- Returns how much there was.
-local function forget_chunk(root, account, session, chunk)
-  local key = turns_key(root, account, session, int(chunk))
-  local flat, bytes = redis.call('HGETALL', key), 0
-  for i = 1, #flat, 2 do
-    bytes = bytes + #flat[i + 1]
-    if string.sub(flat[i], -1) == 'u' then forget(root, account, cmsgpack.unpack(flat[i + 1]).generation) end
+-- Forgets turns of a chunk, the last ones first, until there were so many bytes. Returns how many there were, and
+-- whether none is left. A record passes through Lua by itself: a chunk may have many MB, whose copying takes its time.
+local function forget_chunk(root, account, session, chunk, bytes_max)
+  local key, first = turns_key(root, account, session, int(chunk)), chunk * TURNS_PER_CHUNK
+  local bytes, gone = 0, {}
+  for turn = first + TURNS_PER_CHUNK - 1, first, -1 do
+    local asked, answered = int(turn) .. ':u', int(turn) .. ':a'
+    local record = redis.call('HGET', key, asked)
+    if record then
+      forget(root, account, cmsgpack.unpack(record).generation)
+      bytes = bytes + #record + redis.call('HSTRLEN', key, answered)
+      table.insert(gone, asked)
+      table.insert(gone, answered)
+    end
+    if bytes >= bytes_max and turn > first then
+      redis.call('HDEL', key, unpack(gone))
+      return bytes, false
+    end
   end
   redis.call('DEL', key)
-  return bytes
+  return bytes, true
 end
 
 local function forget_turns(root, ask)
@@ -31,7 +42,9 @@ local function forget_turns(root, ask)
   local last = tonumber(redis.call('HGET', key, name) or -1)
   local first, bytes = last - CHUNKS_AT_ONCE + 1, 0
   while last >= math.max(0, first) and bytes < BYTES_AT_ONCE do
-    bytes = bytes + forget_chunk(root, ask.account, ask.id, last)
+    local more, is_gone = forget_chunk(root, ask.account, ask.id, last, BYTES_AT_ONCE - bytes)
+    bytes = bytes + more
+    if not is_gone then break end
     last = last - 1
   end
   if last < 0 then
