@@ -53,6 +53,7 @@ class _Line:
         self.name = name
         self.taken: list[float] = []
         self.cpu_us = 0.0
+        self._cpu_seconds = 0.0
         self._client = client
         self._workers = workers
         self._begun: dict[float, float] = {}
@@ -76,6 +77,11 @@ class _Line:
         """Return the CPU time of the workers so far."""
         return kernel.cpu_seconds(worker.pid for worker in self._workers)
 
+    def note_cpu(self, seconds: float) -> None:
+        """Count CPU time that the workers took while samples were taken."""
+        self._cpu_seconds += seconds
+        self.cpu_us = self._cpu_seconds / len(self.taken) * 1e6
+
     async def close(self) -> None:
         """Listen no more."""
         for listening in self._listening:
@@ -98,7 +104,7 @@ async def measure(
     workers: int = WORKERS,
 ) -> list[Figure]:
     """Take samples of all arms, then count commands."""
-    lines, synced = await _sampled(samples, peers, workers)
+    lines, synced = await _sampled(max(1, samples // runs), runs, peers, workers)
     few, many = [await _counted(number, runs, seconds) for number in (workers, crowd)]
     return [
         *_pickup(lines, workers),
@@ -115,9 +121,12 @@ async def measure(
 
 
 async def _sampled(
-    samples: int, peers: Sequence[tuple[str, str]], workers: int
+    samples: int, runs: int, peers: Sequence[tuple[str, str]], workers: int
 ) -> tuple[list[_Line], list[_Line]]:
-    """Return the lines on a server that syncs nothing, and those on one that syncs each write."""
+    """Return the lines on a server that syncs nothing, and those on one that syncs each write.
+
+    The samples of all rounds count together.
+    """
     async with AsyncExitStack() as stack:
         places = [
             await stack.enter_async_context(stand.standing(is_durable=is_durable))
@@ -132,12 +141,21 @@ async def _sampled(
                 arm = arms.peer(name, module, place.server.url)
                 told = name if word == "process" else f"{name}, {word}"
                 found.append(await _line(stack, told, arm, workers))
-        await _take(samples, [*lines[0], *lines[1]])
+
+        async def take() -> list[float]:
+            return await _take(samples, [*lines[0], *lines[1]])
+
+        await figures.rounds(runs, take, _verdicts)
         return lines
 
 
-async def _take(samples: int, lines: list[_Line]) -> None:
-    """Take the samples of all lines in turns, and the CPU of their workers meanwhile."""
+def _verdicts(taken: list[float]) -> list[bool]:
+    """Return what these samples of ours alone would say of the aims."""
+    return [figures.quantile(taken, share) * 1000 <= aim for _, share, aim in _AIMS]
+
+
+async def _take(samples: int, lines: list[_Line]) -> list[float]:
+    """Take samples of all lines in turns, and the CPU of their workers meanwhile; return ours."""
     clock = SystemClock()
     before: dict[str, float] = {}
     warm_up = min(_WARM_UP, samples)
@@ -150,7 +168,8 @@ async def _take(samples: int, lines: list[_Line]) -> None:
             if number >= warm_up:
                 line.taken.append(taken)
     for line in lines:
-        line.cpu_us = (line.cpu_seconds() - before[line.name]) / samples * 1e6
+        line.note_cpu(line.cpu_seconds() - before[line.name])
+    return lines[0].taken[-samples:]
 
 
 async def _line(stack: AsyncExitStack, name: str, arm: Arm, workers: int, *options: str) -> _Line:
