@@ -24,8 +24,8 @@ from tests.support.processes import Process
 Kind = Literal["api", "worker"]
 KINDS: Final[tuple[Kind, ...]] = ("api", "worker")
 
-_READY_SECONDS: Final = 60.0
-_END_SECONDS: Final = 60.0
+_READY_SECONDS: Final = 90.0
+_END_SECONDS: Final = 90.0
 _LOUD: Final = {"warning", "error", "critical"}
 
 
@@ -90,8 +90,11 @@ class Fleet:
             kind=kind, checkout=checkout, process=process, url=f"http://127.0.0.1:{port}"
         )
         self._started.append(member)
-        is_ready = _front_is_ready(member) if kind == "api" else _worker_is_ready(member)
-        await waiting.until(is_ready, _READY_SECONDS, what=f"{checkout.name} {kind}")
+        async with httpx.AsyncClient(verify=NO_TLS, trust_env=False) as client:
+            is_ready = (
+                _front_is_ready(member, client) if kind == "api" else _worker_is_ready(member)
+            )
+            await waiting.until(is_ready, _READY_SECONDS, what=f"{checkout.name} {kind}")
         self._running.append(member)
 
     async def kill_one(self) -> None:
@@ -162,13 +165,12 @@ def _worker_is_ready(member: Member) -> Callable[[], bool]:
     return is_ready
 
 
-def _front_is_ready(member: Member) -> Callable[[], object]:
+def _front_is_ready(member: Member, client: httpx.AsyncClient) -> Callable[[], object]:
     async def is_ready() -> bool:
         assert member.process.is_running, member.process.text()
-        async with httpx.AsyncClient(verify=NO_TLS, trust_env=False) as client:
-            with contextlib.suppress(httpx.TransportError):
-                answer = await client.get(f"{member.url}/readyz")
-                return answer.status_code == httpx.codes.OK
+        with contextlib.suppress(httpx.TransportError):
+            answer = await client.get(f"{member.url}/readyz")
+            return answer.status_code == httpx.codes.OK
         return False
 
     return is_ready

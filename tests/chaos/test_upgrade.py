@@ -9,7 +9,7 @@ from tests.chaos import upgrade
 from tests.chaos.upgrade import Plan
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_upgrade_and_downgrade_lose_nothing() -> None:
     plan = Plan(
         old=Path(sys.executable).parent / "pollux",
@@ -18,6 +18,7 @@ async def test_upgrade_and_downgrade_lose_nothing() -> None:
         fronts=1,
         workers=1,
         kill_seconds=0.5,
+        goes_again=False,
     )
     report = await upgrade.run(plan)
     assert report.faults == []

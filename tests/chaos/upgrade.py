@@ -105,6 +105,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is asked for: by which commands, for how long, how many of each kind of process.
 
     `seconds` are those of the seven parts together, without the times in which it comes to rest.
+    Without `goes_again` the run ends with the old one, after five parts.
     """
 
     old: Path
@@ -116,6 +117,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     kill_seconds: float = 2.5
     server: ServerKind = "valkey"
     seed: int = 0
+    goes_again: bool = True
 
 
 class Report(NamedTuple):
@@ -164,7 +166,7 @@ class _Course:
         self._new = Checkout("new", plan.new)
 
     async def run(self) -> None:
-        """Go there and back, come to rest on the old checkout, and go there again."""
+        """Go there and back, come to rest on the old checkout, and maybe go there again."""
         await self._add(self._old)
         async with self._talking():
             await self._rage()
@@ -176,13 +178,15 @@ class _Course:
             await self._rage()
             await self._fleet.retire(self._new)
             await self._rage()
-        await self._add(self._new)
-        async with self._talking():
-            await self._rage()
-            await self._fleet.retire(self._old)
-            await self._rage()
+        if self._plan.goes_again:
+            await self._add(self._new)
+            async with self._talking():
+                await self._rage()
+                await self._fleet.retire(self._old)
+                await self._rage()
         self._fleet.note_ended()
-        await self._fleet.retire(self._new)
+        for checkout in (self._old, self._new):
+            await self._fleet.retire(checkout)
 
     async def _add(self, checkout: Checkout) -> None:
         counts = dict(zip(KINDS, (self._plan.fronts, self._plan.workers), strict=True))
