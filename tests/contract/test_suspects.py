@@ -213,6 +213,40 @@ async def test_nothing_joins_the_only_suspect_of_a_worker_in_a_storm(desk: Desk)
     assert len((await _claim(desk, 9, suspects=4, company=4)).claimed) == 1
 
 
+async def _fall_alone(desk: Desk, *accounts: str) -> None:
+    """Let a message of each account be the only one that a worker held when it died."""
+    for account in accounts:
+        await desk.submit(account)
+    for one in [await desk.claim_one(worker=account) for account in accounts]:
+        await _die(desk, one)
+
+
+async def test_a_counted_suspect_that_completes_shows_that_workers_die_of_something_else(
+    desk: Desk,
+) -> None:
+    """Then what waits as the only suspect of a worker does not wait in vain."""
+    accounts = ("ann", "bob", "cem")
+    await _fall_alone(desk, *accounts)
+    one = await desk.claim_one()
+    assert (await _claim(desk, 9, suspects=1, company=1)).claimed == []
+    await _die(desk, one)
+    [one] = (await _claim(desk, 9)).claimed
+    assert await _crashes(desk, one) == "2"
+    await desk.complete(one)
+    others = (await _claim(desk, 9)).claimed
+    assert {each.account for each in others} == set(accounts) - {one.account}
+    await _die(desk, *others)
+    assert {await _crashes(desk, each) for each in others} == {"0"}
+
+
+async def test_a_suspect_that_nothing_was_counted_against_shows_nothing_when_it_completes(
+    desk: Desk,
+) -> None:
+    await _fall_alone(desk, "ann", "bob", "cem")
+    await desk.complete(await desk.claim_one())
+    assert len((await _claim(desk, 9)).claimed) == 1
+
+
 @pytest.mark.parametrize(
     ("is_own_doing", "expected"),
     [(False, [1, 2, 3, 3, 3, 3, 3, 3]), (True, [1, 2, 3, 4, 5, 6, 7, 8])],

@@ -184,6 +184,8 @@ class Walk(RuleBasedStateMachine):
             self.desk.settle(self.claims[attempt], seq=seq, stage=stage, cost=cost, text=text)
         )
         assert settled == self.model.settle(attempt, seq, stage, cost)
+        # Storms of deaths are not modelled.
+        self.run(self.redis.call("HDEL", keys.CLOCKS(self.desk.root), "storm"))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), is_deferred=st.booleans())

@@ -195,7 +195,8 @@ local function retry_later(root, account, id, record, why)
   emit(root, account, id, record.attempt, seq, RETRYING)
 end
 
-local queue_up -- where what is tried again waits: suspects.lua
+-- Where what is tried again waits, and what follows when a suspect has completed: suspects.lua.
+local queue_up, acquit
 
 -- An attempt ends as if it had never begun: to the front of the line again.
 local function give_back(root, account, id, record, why)
@@ -329,7 +330,10 @@ local function finish(root, account, id, generation, ending)
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'drains', 'waits',
     'key', 'calls', 'history', 'claim', 'bill', 'added', 'before', 'routed')
-  if generation.crashes then redis.call('HDEL', key, 'crashes', 'company', 'falls', 'mixed') end
+  if generation.crashes then
+    redis.call('HDEL', key, 'crashes', 'company', 'falls', 'mixed')
+    if ending.stage == 'completed' then acquit(root, generation, ending.now) end
+  end
   redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured

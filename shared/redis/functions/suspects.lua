@@ -22,6 +22,8 @@ local BEHIND_ALL = 1000000000000
 local COMPANY_SHRINKS = 4
 -- Deaths in a partition, of which one a second is forgotten; more than so many are a storm, which lasts so long.
 local STORM_DEATHS, STORM_MS = 4, 5000
+-- So long after a death was counted against a generation that then completed.
+local ACQUITTED_MS = 60000
 local STORM_FALLS_MAX = 8
 -- Of deaths in a row that may be a neighbour's doing, so many count as upstream calls: they must not cost a message all
 -- the calls that it may take.
@@ -38,7 +40,17 @@ local function count_deaths(root, count, now)
   local since = math.max(0, now - tonumber(known[2] or 0))
   local deaths = math.min(math.max(0, tonumber(known[1] or 0) - since / 1000) + count, 2 * STORM_DEATHS)
   redis.call('HSET', key, 'deaths', string.format('%.3f', deaths), 'died', int(now))
-  if deaths > STORM_DEATHS then redis.call('HSET', key, 'storm', int(now + STORM_MS)) end
+  if deaths <= STORM_DEATHS then return end
+  local ends = math.max(tonumber(redis.call('HGET', key, 'storm') or 0), now + STORM_MS)
+  redis.call('HSET', key, 'storm', int(ends))
+end
+
+-- One that completed has killed nobody. Where a death was counted against it, workers die of something else than what
+-- they run: for a while that is as in a storm.
+acquit = function(root, record, now)
+  if tonumber(record.crashes) <= 0 then return end
+  local ends = math.max(tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0), now + ACQUITTED_MS)
+  redis.call('HSET', clocks_key(root), 'storm', int(ends))
 end
 
 -- How many suspects may run beside this record, itself among them; nil for one that is no suspect.
