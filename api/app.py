@@ -36,7 +36,7 @@ from api.pressure import Pressures
 from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, Catalogue, Shelf
 from shared.clock import Clock
-from shared.errors import Code, PolluxError, RequestError, UnavailableError
+from shared.errors import Code, PolluxError, RequestError, UnavailableError, WrongTypeError
 from shared.hangup import Hangup
 from shared.media import seal as media_seal
 from shared.media.files import Files
@@ -48,6 +48,7 @@ from shared.stores import fleet
 from shared.stores.accounts import Accounts
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
+from shared.telemetry.seldom import Seldom
 
 # The published sample clients join a base that ends in /api and a poll_url that begins with it.
 DIALECTS: Final = {
@@ -218,6 +219,7 @@ class Frame:
     def __init__(self, app: ASGIApp, *, answers_preflights: bool) -> None:
         self._app = app
         self._answers_preflights = answers_preflights
+        self._seldom = Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens inside."""
@@ -236,7 +238,7 @@ class Frame:
             else:
                 await self._app(scope, receive, send)
         except PolluxError as error:
-            _note(scope, error)
+            _note(scope, error, self._seldom)
             if "is_answered" in scope:
                 raise
             await _refuse(scope, send, error)
@@ -247,13 +249,16 @@ class Frame:
             await _refuse(scope, send, PolluxError("a fault of the front"))
 
 
-def _note(scope: Scope, error: PolluxError) -> None:
-    """Log a refusal; of what is ours, the reasons too."""
+def _note(scope: Scope, error: PolluxError, seldom: Seldom) -> None:
+    """Log a refusal; of what is ours, the reasons too, and what an operator mends once a minute."""
     what = {"method": scope["method"], "path": scope["path"], "code": error.code.value}
     if error.blame == "caller":
         logs.logger().info("refused", **what)
     elif isinstance(error, UnavailableError):
         logs.logger().warning("unavailable", reason=error.message, **what)
+    elif isinstance(error, WrongTypeError):
+        if seldom.is_due(error.message):
+            logs.logger().error("a key is of another type", fault=error.message, **what)
     else:
         logs.logger().exception("unexpected", **what)
 

@@ -19,6 +19,7 @@ from shared.errors import (
     RefusedError,
     RequestError,
     UnavailableError,
+    WrongTypeError,
 )
 
 STATUS: Final[dict[Code, int]] = {
@@ -54,6 +55,8 @@ STATUS: Final[dict[Code, int]] = {
 
 # Of a refusal for which nothing was measured: soon, and not all callers in the same second.
 _SOON_SECONDS: Final = (1, 3)
+# Of what an operator has to mend first.
+_MENDED_SECONDS: Final = (20, 40)
 
 # Of a generation that somebody waited for; the code is GENERATION_ERROR whatever the failure.
 FAILURE_STATUS: Final[dict[Category, int]] = {
@@ -115,7 +118,7 @@ def sentence(error: PolluxError) -> str:
     if error.blame == "caller":
         message = error.message
         return message if len(message) <= _TOLD_MAX else f"{message[:_TOLD_MAX]}..."
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError | WrongTypeError):
         return "Pollux cannot serve this now; send it again, with the same Idempotency-Key if any."
     return "Pollux failed to answer."
 
@@ -137,6 +140,8 @@ def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]
 
 
 def _again_seconds(error: PolluxError) -> int | None:
+    if isinstance(error, WrongTypeError):
+        return random.randint(*_MENDED_SECONDS)  # noqa: S311  jitter
     if not isinstance(error, RefusedError | UnavailableError):
         return None
     if error.retry_after_seconds is None and isinstance(error, UnavailableError):

@@ -2,7 +2,8 @@
 
 health says that the process runs, and how durable what it accepts is; readiness that it reaches
 Redis now, what makes that server unfit since the start, how many log lines were lost, which
-providers' models the workers spare for a while, and how many damaged records were set aside.
+providers' models the workers spare for a while, how many damaged records were set aside, and how
+many keys hold another type than they should.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from api.endpoint import encode, reply, tell_allowed
 from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
-from shared.errors import UnavailableError
+from shared.errors import UnavailableError, WrongTypeError
 from shared.redis import keys
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
@@ -49,6 +50,8 @@ class Operation:
             await _check_redis(state)
             answer |= _workers_trouble(await state.fleet()) | _dropped_lines()
             answer |= await _damaged(state)
+            if state.watch.wrong_keys:
+                answer["damaged_keys"] = len(state.watch.wrong_keys)
             if state.watch.faults:
                 answer["unfit"] = list(state.watch.faults)
             warnings = list(state.watch.warnings)
@@ -84,10 +87,16 @@ async def _damaged(state: State) -> dict[str, object]:
     """Return how many generations were set aside lately because their records were damaged."""
     settings = state.settings.redis
     roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
-    counts = await asyncio.gather(
-        *(state.redis.call("ZCARD", keys.DAMAGED(root)) for root in roots)
-    )
+    counts = await asyncio.gather(*(_count(state, keys.DAMAGED(root)) for root in roots))
     return {"damaged": sum(counts)} if any(counts) else {}
+
+
+async def _count(state: State, noted: str) -> int:
+    try:
+        return int(await state.redis.call("ZCARD", noted))
+    except WrongTypeError:
+        # Told by the key's name.
+        return 0
 
 
 def _dropped_lines() -> dict[str, object]:

@@ -11,6 +11,7 @@ reach                whether a provider answers
 prices               a program that renews the catalogue's rates
 keys, accounts, credits  what an operator does with accounts, through `store`
 dead                 what failed for no fault of its caller: listed, retried, discarded
+damage               keys that something else has overwritten: found, and mended
 options              what several of them share on the command line
 caller               a careful client of the published API, which the demo is
 local/               a store, a model, the front and the workers as children of one supervisor

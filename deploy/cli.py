@@ -51,6 +51,7 @@ _GROUPS: Final = {
     "accounts": "deploy.accounts:app",
     "credits": "deploy.credits:app",
     "dead": "deploy.dead:app",
+    "redis": "deploy.damage:app",
 }
 for _name, (_where, _calls) in _COMMANDS.items():
     app.command(_where, name=_name, help_epilogue=examples(*_calls))

@@ -1,4 +1,4 @@
-"""The accounts and the dead letters, as the commands of an operator reach them.
+"""The accounts, the dead letters and damaged keys, as the commands of an operator reach them.
 
 Without a Redis named, the commands speak to the system that runs in the folder of `pollux up`.
 """
@@ -16,6 +16,7 @@ from shared.redis.client import Redis
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
 from shared.stores.dead import DeadLetters
+from shared.stores.mending import Mending
 
 
 @contextlib.asynccontextmanager
@@ -37,6 +38,13 @@ async def dead_letters(folder: Path) -> AsyncIterator[DeadLetters]:
     """Open the dead letters; raises PolluxError as `accounts` does."""
     async with _opened(folder) as (redis, settings, found):
         yield DeadLetters(redis, found, settings)
+
+
+@contextlib.asynccontextmanager
+async def mending(folder: Path) -> AsyncIterator[Mending]:
+    """Open all keys; raises PolluxError as `accounts` does."""
+    async with _opened(folder) as (redis, settings, found):
+        yield Mending(redis, settings, await found.list_accounts(), SystemClock())
 
 
 @contextlib.asynccontextmanager

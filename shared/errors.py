@@ -11,6 +11,7 @@
     +-- EgressError             a URL that was named to us: it leads nowhere, or must not be called
     +-- ConfigurationError      the operator's doing: settings, catalogue, environment
     +-- StoreError              a reply of Redis that our code does not expect: a fault in Pollux
+        +-- WrongTypeError      somebody else wrote a key of ours: an operator mends it
 
 A class states who is to blame and whether trying again helps; the instance carries the public code
 of the contract. Which status line that makes is the front's knowledge, which failure of an upstream
@@ -18,7 +19,7 @@ maps to which error the adapter's; neither stands here.
 """
 
 from enum import Enum
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -263,3 +264,31 @@ class ConfigurationError(PolluxError):
 
 class StoreError(PolluxError):
     """Redis answered what our own code never expects; always worth a report."""
+
+
+class WrongKey(NamedTuple):
+    """A key that holds another type than it should: not by our doing, and not ours to lose.
+
+    `is_removed`: it held nothing that is not made again, and is gone.
+    """
+
+    name: str
+    expected: str
+    found: str
+    is_removed: bool = False
+
+    @property
+    def fault(self) -> str:
+        """What is wrong, as a sentence without an end."""
+        return f"{self.name} is a {self.found} where a {self.expected} should be"
+
+
+class WrongTypeError(StoreError):
+    """A key holds another type than it should, so what needs it waits; `keys` names those found."""
+
+    blame: Blame = "operator"
+
+    def __init__(self, message: str, keys: tuple[WrongKey, ...] = ()) -> None:
+        told = "; ".join(key.fault for key in keys)
+        super().__init__(told or message, Code.UNAVAILABLE)
+        self.keys = keys

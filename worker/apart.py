@@ -1,21 +1,25 @@
 """Partitions apart: what fails in one of them is logged, and the next ones have their turn.
 
-Owns when it is logged: once, until that work in that partition succeeds or fails otherwise. Refuses
-to hide that Redis is away: that is of all partitions, and whoever goes over them waits for it.
+Owns when it is logged: once, until that work in that partition succeeds or fails otherwise, and of
+a key of another type once a minute, since only an operator ends that. Refuses to hide that Redis is
+away: that is of all partitions, and whoever goes over them waits for it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shared.errors import UnavailableError
+from shared.clock import Clock
+from shared.errors import UnavailableError, WrongTypeError
 from shared.telemetry import logs
+from shared.telemetry.seldom import Seldom
 
 
 class Apart:
     """Which work fails in which partition. A call surrounds that work."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self._known: dict[tuple[str, int], str] = {}
+        self._seldom = Seldom(clock)
 
     @contextmanager
     def __call__(self, work: str, partition: int) -> Iterator[None]:
@@ -24,9 +28,16 @@ class Apart:
             yield
         except UnavailableError:
             raise
+        except WrongTypeError as error:
+            self.note(error, work=work, partition=partition)
         except Exception as error:  # noqa: BLE001  the other partitions must have their turn
             if self._known.get((work, partition)) != str(error):
                 self._known[work, partition] = str(error)
                 logs.logger().exception("a partition failed", work=work, partition=partition)
         else:
             self._known.pop((work, partition), None)
+
+    def note(self, error: WrongTypeError, **about: object) -> None:
+        """Log that work waits until an operator mends a key: once a minute, whatever work it is."""
+        if self._seldom.is_due(error.message):
+            logs.logger().error("a key is of another type", fault=error.message, **about)

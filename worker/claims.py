@@ -9,11 +9,12 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Set as AbstractSet
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from shared.errors import UnavailableError
+from shared.errors import UnavailableError, WrongTypeError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import Batch, ClaimAsk, Claimed
@@ -136,6 +137,13 @@ class Claims:
             self._bell_turn += 1
             try:
                 self.is_more = await self._wait_for_bell()
+            except WrongTypeError as error:
+                self._apart.note(error, work="claim")
+                # It waited for nothing. A claim empties a bell, of whatever type.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_IDLE_SECONDS):
+                        await self._room.wait()
+                self.is_more = True
             finally:
                 self._is_at_bell = False
 
@@ -213,7 +221,7 @@ class Claims:
         self._seeking += ask.company != 0
         try:
             batch = await claiming
-        except UnavailableError:
+        except (UnavailableError, WrongTypeError):
             # While Redis is away none is carried out but the first.
             if len(unheard) < _UNHEARD_MAX:
                 unheard.add(ask.claim)

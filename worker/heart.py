@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.clock import Clock
-from shared.errors import PolluxError
+from shared.errors import PolluxError, WrongTypeError
 from shared.redis import functions
 from shared.redis.client import Redis
 from shared.redis.functions import Claimed, Stop
 from shared.settings import Settings
 from shared.telemetry import logs
+from worker.apart import Apart
 
 STUCK_SECONDS: Final = 5.0
 # Of more leases in one call every other caller of Redis would wait for milliseconds.
@@ -43,6 +44,7 @@ class Heart:
         self._on_stop = on_stop
         self._worker = worker
         self._is_deaf = False
+        self._apart = Apart(clock)
         self._beaten: dict[str, asyncio.Task[None]] = {}
         self._lines: dict[str, Redis] = {}
         self._hurry: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
@@ -128,6 +130,9 @@ class Heart:
             )
             try:
                 stops = await functions.beat(self._lines[root], root, ask)
+            except WrongTypeError as error:
+                self._apart.note(error, work="beat")
+                continue
             except PolluxError as error:
                 logs.logger().warning("a beat was missed", error=error.message)
                 continue

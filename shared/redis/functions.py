@@ -11,12 +11,13 @@ from typing import Any, Final, Literal, NamedTuple, Self
 import msgspec
 
 from shared import ids
-from shared.errors import Failure, StoreError
+from shared.errors import Failure, StoreError, WrongKey
 from shared.lifecycle import Stage
 from shared.redis import keys
 from shared.redis.client import Connection, Redis, Reply
-from shared.redis.library import command, invoke, load_again, tell
+from shared.redis.library import command, invoke, load_again, tell, wrong_keys
 from shared.redis.outage import FunctionMissingError
+from shared.redis.types import CheckTypesAsk
 from shared.settings import RedisSettings, RetentionSettings, Settings
 from shared.wire.submission import LANE_BELL_WIRE, WIRE_BELL, Lane, OnConflict
 
@@ -1490,3 +1491,23 @@ class DiscardAsk(Ask, frozen=True, kw_only=True):
 async def discard(redis: Connection, root: str, ask: DiscardAsk) -> list[bool]:
     """Forget dead letters; return of each whether it was there. A repetition finds none."""
     return [bool(gone) for gone in await invoke(redis, "discard", root, ask)]
+
+
+async def check_types(redis: Connection, root: str, ask: CheckTypesAsk) -> tuple[WrongKey, ...]:
+    """Return which keys hold another type than they should; what is made again is removed."""
+    return wrong_keys(await invoke(redis, "check_types", root, ask))
+
+
+class RestoreAsk(Ask, frozen=True, kw_only=True):
+    """Generations, by account and id, to be put back into lines that they are missing from.
+
+    Those that a worker answers get a lease of `lease_ms`.
+    """
+
+    names: Sequence[tuple[str, str]]
+    lease_ms: int
+
+
+async def restore(redis: Connection, root: str, ask: RestoreAsk) -> int:
+    """Put generations back where their records say; return how many places were missing."""
+    return int(await invoke(redis, "restore", root, ask))

@@ -17,6 +17,7 @@ from shared.settings import RedisSettings
 
 End = Literal["permanent", "deleted", "ttl"]
 
+_TYPES: Final = frozenset({"hash", "zset", "list", "set", "stream"})
 _PART = re.compile(r"<([a-z_]+)>")
 
 
@@ -34,6 +35,12 @@ class Key:
         self.end = end
         self.parts: tuple[str, ...] = tuple(_PART.findall(pattern))
         self._template = _PART.sub("%s", pattern)
+
+    @property
+    def type(self) -> str:
+        """The name that Redis has for what is inside."""
+        word = self.holds.partition(":")[0]
+        return word if word in _TYPES else "string"
 
     def __call__(self, root: str, *parts: str | int) -> str:
         """Return the full name below a root."""
@@ -57,7 +64,9 @@ GENERATION: Final = Key(
 SUBMISSION: Final = Key("submission:<account>:<id>", holds="what was asked, msgpack", end="deleted")
 TEXT: Final = Key("text:<account>:<id>", holds="the answer so far", end="deleted")
 EVENTS: Final = Key("events:<account>:<id>", holds="stream: its events by EPOCH-SEQ", end="ttl")
-IDEMPOTENCY: Final = Key("idempotency:<account>:<hash>", holds="fingerprint and receipt", end="ttl")
+IDEMPOTENCY: Final = Key(
+    "idempotency:<account>:<hash>", holds="hash: fingerprint and receipt", end="ttl"
+)
 
 # One session and its messages.
 SESSION: Final = Key(
@@ -148,6 +157,11 @@ LETTER: Final = Key(
     holds="hash: a generation that failed for no fault of its caller",
     end="ttl",
 )
+SET_ASIDE: Final = Key(
+    "set-aside:<at>:<name>",
+    holds="what somebody else had put in the place of a key, until an operator deletes it",
+    end="permanent",
+)
 PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
 
 # The whole deployment.
@@ -217,13 +231,73 @@ CHORES_HEALTH: Final = Key(
     "chores:<rota>:health-check", holds="arq's own word on its queue", end="ttl"
 )
 CHORES: Final = Key(
-    "chores:<rota>", holds="arq's own queue, for workers that know the same chores", end="permanent"
+    "chores:<rota>",
+    holds="zset: arq's own queue, for workers that know the same chores",
+    end="permanent",
 )
 CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")
 
 FAMILIES: Final[dict[str, Key]] = {
     name.lower(): value for name, value in list(globals().items()) if isinstance(value, Key)
 }
+# What holds no work and no money, and is made again by whoever needs it.
+MADE_AGAIN: Final = frozenset(
+    {
+        BELL,
+        BELL_FOR,
+        PARKED,
+        PARKED_TURNS,
+        PARKED_LINES,
+        HOLDERS,
+        PACE,
+        SUBMISSIONS,
+        WORKERS,
+        PULSES,
+        SERVED,
+        BREAKER,
+        FAILURES,
+        SUCCESSES,
+        COOLING,
+        SLOTS,
+        RATES,
+        FAULTS,
+        ACCUSED,
+        THROTTLE,
+        THROTTLES,
+        LENGTHS,
+        LIBRARIES,
+    }
+)
+# The keys of the system's root; all others are of a partition.
+OF_THE_SYSTEM: Final = frozenset(
+    {
+        API_KEY,
+        ACCOUNT,
+        KEY_IDS,
+        WORKERS,
+        PULSES,
+        SERVED,
+        BREAKER,
+        FAILURES,
+        SUCCESSES,
+        COOLING,
+        SLOTS,
+        RATES,
+        FAULTS,
+        ACCUSED,
+        THROTTLE,
+        THROTTLES,
+        LENGTHS,
+        LIBRARIES,
+        MARK,
+        MEDIA_SECRET,
+        PARTITIONS,
+        TRIED,
+        CHORES,
+        CHORES_HEALTH,
+        CHORE_SLOT,
+    }
+)
 TURNS_PER_CHUNK: Final = 16
 
 

@@ -13,9 +13,18 @@ from typing import Final, Literal
 
 import msgspec
 
-from shared.errors import CANCELLED, CRASHED, DAMAGED, DEAD_CATEGORIES, EXPIRED, StoreError
+from shared.errors import (
+    CANCELLED,
+    CRASHED,
+    DAMAGED,
+    DEAD_CATEGORIES,
+    EXPIRED,
+    StoreError,
+    WrongKey,
+    WrongTypeError,
+)
 from shared.lifecycle import TRANSITIONS
-from shared.redis import keys
+from shared.redis import keys, types
 from shared.redis.client import Argument, Connection, Reply
 from shared.redis.outage import FunctionMissingError
 from shared.telemetry import logs
@@ -25,6 +34,9 @@ from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_BELL_WIRE, WIRE_BE
 Effect = Literal["none", "repeatable", "once"]
 
 _REGISTER: Final = """
+-- What is done about damaged records: damaged.lua.
+local damage = {}
+
 local function register(name, body, reads_only)
   redis.register_function{
     function_name = LIBRARY .. '_' .. name,
@@ -32,6 +44,7 @@ local function register(name, body, reads_only)
     callback = function(roots, arguments)
       local ask = cmsgpack.unpack(arguments[1])
       ask.blob = arguments[2]
+      if MOVES_WORK[name] then damage.check_lines(roots[1]) end
       return body(roots[1], ask)
     end,
   }
@@ -58,9 +71,17 @@ SHARED: Final = (
 _ENDS_WORK: Final = frozenset(
     """
     create_account create_key dead grant revoke_key
-    adopt_keys append beat cancel delete_own_key delete_session depart discard end_probe expire
-    forget_turns free_receipt list_own_keys reap recount release report settle throttle throttled
+    adopt_keys append beat cancel check_types delete_own_key delete_session depart discard end_probe
+    expire forget_turns free_receipt list_own_keys reap recount release report restore settle
+    throttle throttled
     """.split()
+)
+
+
+# What moves work about in the lines that all of a partition share; a claim looks by itself, if there
+# is anything to claim.
+_MOVES_WORK: Final = frozenset(
+    "accept cancel delete_session expire reap release restore revive settle".split()
 )
 
 
@@ -95,6 +116,7 @@ def render() -> tuple[str, str]:
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
             f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
             f"local ENDS_WORK = {_lua(dict.fromkeys(sorted(_ENDS_WORK), True))}",
+            f"local MOVES_WORK = {_lua(dict.fromkeys(sorted(_MOVES_WORK), True))}",
             f"local COMPANION_WIRE = {COMPANION_WIRE}",
             f"local LANE_BELL_WIRE = {LANE_BELL_WIRE}",
             f"local WIRE_BELL = {_lua(WIRE_BELL)}",
@@ -193,6 +215,24 @@ async def invoke(
     except FunctionMissingError:
         await load_again(redis)
         return await redis.call(*line, repeat=repeat)
+    except WrongTypeError as error:
+        looked_at = types.ask(types.concerned(root, ask))
+        found = wrong_keys(await redis.call(*command("check_types", root, looked_at)))
+        if effect == "once" or not found or not all(key.is_removed for key in found):
+            raise WrongTypeError(error.message, found) from None
+        return await redis.call(*line)
+
+
+def wrong_keys(reply: Reply) -> tuple[WrongKey, ...]:
+    """Return which keys hold another type; of those that were removed the log tells."""
+    found = tuple(
+        WrongKey(name.decode(), expected.decode(), is_.decode(), bool(is_removed))
+        for name, expected, is_, is_removed in reply
+    )
+    for key in found:
+        if key.is_removed:
+            logs.logger().warning("a key of another type was removed", fault=key.fault)
+    return found
 
 
 def tell(redis: Connection, name: str, root: str, ask: msgspec.Struct) -> None:

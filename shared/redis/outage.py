@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.clock import SystemClock
-from shared.errors import NotNowError, StoreError, UnavailableError
+from shared.errors import NotNowError, StoreError, UnavailableError, WrongTypeError
 
 # Answers that say "not now", by their first word; everything else is a fault of the command.
 _PASSING: Final = frozenset(
@@ -34,6 +34,8 @@ def error_of(text: str) -> Exception:
     word = text.split(" ", 1)[0]
     if "Function not found" in text:
         return FunctionMissingError(text)
+    if word == "WRONGTYPE":
+        return WrongTypeError(f"Redis answered: {text}")
     if word in _PASSING or "max number of clients" in text:
         return NotNowError(f"Redis cannot serve this now: {text}")
     return StoreError(f"Redis answered: {text}")

@@ -8,6 +8,7 @@ sessions      conversations and their messages
 dead          what failed for no fault of its caller
 fleet         live workers and what they serve
 pace          how long answers take
+mending       keys that something else has overwritten, and the lines made anew
 pressure      how busy a partition is, and how full its server
 
 What must be atomic is a function in `shared/redis`; the stores call it and type what it says. Every

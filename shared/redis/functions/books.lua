@@ -10,10 +10,6 @@ local function write_ledger(root, account, entry)
   redis.call('XADD', ledger_key(root, account), '*', 'e', cmsgpack.pack(entry))
 end
 
--- What is done about damaged records: damaged.lua. Here it only learns whose hold was moved last: if what follows
--- that fails, the hold is not to be given back once more.
-local damage = {}
-
 -- Credits go from held to settled, what was held beyond the cost is free again, and what it cost beyond the
 -- hold is noted. In the same write `bytes` are added to what is stored on a `side`. Returns the captured microcredits.
 local function settle_books(root, account, id, generation, ending, side, bytes)
@@ -31,6 +27,7 @@ local function settle_books(root, account, id, generation, ending, side, bytes)
     local held, balance, settled, before = unpack(redis.call('HMGET', books, 'held', 'balance', 'settled', sum))
     redis.call('HSET', books, 'held', int((held or 0) - hold), 'balance', int((balance or 0) + hold - captured),
       'settled', int((settled or 0) + captured), sum, (before or 0) + bytes)
+    -- If what follows fails, the hold is not to be given back once more.
     damage.settled_last = id
   else
     stored.add(root, account, side, bytes)

@@ -136,6 +136,8 @@ local function open_lines(root, ask)
   local lines = {}
   for _, name in ipairs(next(ask.room) and redis.call('SMEMBERS', parked_lines_key(root)) or {}) do
     local lane, resource = split(name)
+    local parked = parked_key(root, lane, resource)
+    if damage.is_wrong_type('ZCARD', parked) then redis.call('DEL', parked) end
     if room_for(ask, lane, resource) > 0 then table.insert(lines, {lane = lane, resource = resource}) end
   end
   return lines
@@ -213,6 +215,7 @@ local function pop(root, lane, ask, lines)
   if line and (not account or line.time <= tonumber(time)) then return pop_parked(root, line, ask) end
   if not account then return nil end
   at_account, at_id, at_lane = account, id, lane
+  damage.check_lines_once(root)
   damage.check(record)
   local resources = ask.needs and ask.needs[record.model]
   local resource = resources and open_one(ask, lane, resources)
@@ -353,10 +356,15 @@ end
 
 local function claim(root, ask)
   ask.room = ask.room or {}
-  if ask.unheard then give_back_unheard(root, ask) end
+  if ask.unheard then
+    damage.check_lines(root)
+    give_back_unheard(root, ask)
+  end
   local now, claimed, ended = now_ms(), {}, 0
   -- Mostly there are neither parked turns nor suspects, and one look tells that.
   local is_plain = redis.call('EXISTS', parked_lines_key(root), suspects_key(root)) == 0
+  damage.are_lines_checked = false
+  if not is_plain then damage.check_lines_once(root) end
   local lines = is_plain and {} or open_lines(root, ask)
   group = {held = ask.suspects or 0, company = ask.company or math.huge}
   local suspects = is_plain and {} or redis.call('ZRANGE', suspects_key(root), 0, SUSPECTS_TRIED - 1)

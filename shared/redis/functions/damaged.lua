@@ -15,6 +15,36 @@ damage.NUMBERS_IF_ANY = {
   'seq', 'progress', 'retries', 'calls', 'crashes', 'company', 'falls', 'added', 'waits', 'drains', 'started',
 }
 
+-- The sorted sets that all of a partition share. TRIED stands for one that is empty, so that none is read.
+local function lines_of(root)
+  return {tried_key(root), leases_key(root), deadlines_key(root), deferred_key(root), suspects_key(root),
+    lane_key(root, 'interactive'), lane_key(root, 'batch'), parked_lines_key(root), holders_key(root),
+    dead_key(root), recount_key(root), damaged_key(root)}
+end
+
+damage.lines, damage.LINES_KNOWN_MAX, damage.lines_known = {}, 128, 0
+
+-- Raises an error where what all of a partition share is of another type, before anything is written: nothing is rolled
+-- back, so a write that stops half-way would lose work. One command looks at all of them. (A set passes for a sorted
+-- set.) Where the server's user may not use it, no look is had.
+function damage.check_lines(root)
+  local lines = damage.lines[root]
+  if not lines then
+    if damage.lines_known >= damage.LINES_KNOWN_MAX then damage.lines, damage.lines_known = {}, 0 end
+    lines = lines_of(root)
+    damage.lines[root], damage.lines_known = lines, damage.lines_known + 1
+  end
+  local reply = redis.pcall('ZINTERCARD', 12, unpack(lines))
+  if type(reply) ~= 'number' and string.find(reply.err or '', 'WRONGTYPE', 1, true) then error(reply, 0) end
+  redis.call('HEXISTS', clocks_key(root), 'number')
+end
+
+-- In a call that may find nothing to write; it begins by setting `are_lines_checked` to false.
+function damage.check_lines_once(root)
+  if not damage.are_lines_checked then damage.check_lines(root) end
+  damage.are_lines_checked = true
+end
+
 function damage.is_whole(text)
   local number = tonumber(text)
   return number and number % 1 == 0

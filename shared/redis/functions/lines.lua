@@ -32,9 +32,17 @@ end
 
 local function line_name(lane, resource) return lane .. ':' .. resource end
 
+-- A line of another type can be dropped: what stood in it is deferred, too.
+local function put_in_line(key, time, account)
+  local added = redis.pcall('ZADD', key, 'NX', time, account)
+  if type(added) == 'number' then return added end
+  redis.call('DEL', key)
+  return redis.call('ZADD', key, time, account)
+end
+
 local function leave_line(root, account, lane, resource)
   if redis.call('EXISTS', parked_turns_key(root, account, lane, resource)) == 1 then return end
-  redis.call('ZREM', parked_key(root, lane, resource), account)
+  redis.pcall('ZREM', parked_key(root, lane, resource), account)
   if redis.call('EXISTS', parked_key(root, lane, resource)) == 1 then return end
   redis.call('SREM', parked_lines_key(root), line_name(lane, resource))
   redis.call('DEL', bell_for_key(root, lane, resource))
@@ -64,7 +72,7 @@ local function park(root, account, id, record, resources, again)
   local time = account_time(root, account, record.lane)
   for resource in string.gmatch(resources, '%S+') do
     redis.call('ZADD', parked_turns_key(root, account, record.lane, resource), record.number, id)
-    if redis.call('ZADD', parked_key(root, record.lane, resource), 'NX', time, account) == 1 then
+    if put_in_line(parked_key(root, record.lane, resource), time, account) == 1 then
       redis.call('SADD', parked_lines_key(root), line_name(record.lane, resource))
     end
   end

@@ -64,8 +64,15 @@ local LANES = {'interactive', 'batch'}
 -- One ring wakes one worker that waits; more rings than this wake nobody more.
 local BELLS_MAX = 128
 
+-- A bell of another type is replaced: there is nothing in it to lose.
 local function ring_bell(bell)
-  if redis.call('LPUSH', bell, 1) > BELLS_MAX then redis.call('RPOP', bell) end
+  local length = redis.pcall('LPUSH', bell, 1)
+  if type(length) ~= 'number' then
+    redis.call('DEL', bell)
+    redis.call('LPUSH', bell, 1)
+  elseif length > BELLS_MAX then
+    redis.call('RPOP', bell)
+  end
 end
 
 -- A wire that is newer than LANE_BELL_WIRE rings a bell of its own: workers that cannot read it never wait there.

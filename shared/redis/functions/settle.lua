@@ -53,8 +53,10 @@ local function settle(root, ask)
   end
   if ask.stage == 'completed' then
     local key = pace_key(root, record.model)
-    local length = redis.call('LPUSH', key, int(math.max(0, now - (tonumber(record.started) or now))))
-    if length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
+    local length = redis.pcall('LPUSH', key, int(math.max(0, now - (tonumber(record.started) or now))))
+    if type(length) ~= 'number' then
+      redis.call('DEL', key)
+    elseif length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
     redis.call('PEXPIRE', key, 604800000)
   end
   return {'settled', captured}

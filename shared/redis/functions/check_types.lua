@@ -1,0 +1,20 @@
+-- check_types: which keys hold another type than they should.
+-- ASK      keys = {{name, type, 1 if it holds nothing that is not made again}...}
+-- RETURNS  {{name, the type that it should be, the type that it is, 1 if it was removed}...} for those that are wrong
+-- ATOMIC   because a key that is removed must be the one that was looked at.
+-- What is made again is removed; anything else stays, since only an operator knows whose it is.
+
+local function check_types(root, ask)
+  local wrong = {}
+  for _, key in ipairs(ask.keys) do
+    local name, expected, is_made_again = key[1], key[2], key[3] == 1
+    local found = redis.pcall('TYPE', name).ok
+    if string.sub(name, 1, #root) == root and found and found ~= 'none' and found ~= expected then
+      if is_made_again then redis.call('UNLINK', name) end
+      table.insert(wrong, {name, expected, found, is_made_again and 1 or 0})
+    end
+  end
+  return wrong
+end
+
+register('check_types', check_types)

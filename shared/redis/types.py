@@ -1,0 +1,70 @@
+"""Which keys a call is concerned with, and of which type each should be.
+
+Pure: `library` asks Redis. A key that somebody else has overwritten makes Redis refuse a command
+without saying which key it was; here are those that it may have been.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from shared.redis import keys
+from shared.redis.keys import Key
+
+Expected = tuple[str, str, int]
+
+_LANES: Final = ("interactive", "batch")
+# The names under which the arguments of functions have what stands in keys.
+_SAID_AS: Final[dict[str, tuple[str, ...]]] = {
+    "id": ("id", "generation", "session"),
+    "circuit": ("circuit",),
+    "provider": ("provider",),
+    "model": ("model",),
+}
+
+
+class CheckTypesAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Keys of one root, the type that each should be, and 1 for what is made again."""
+
+    keys: tuple[Expected, ...]
+
+
+def ask(expected: Iterable[Expected]) -> CheckTypesAsk:
+    """Return what is asked of Redis."""
+    return CheckTypesAsk(keys=tuple(expected))
+
+
+def shared_by_all(root: str) -> Iterator[Expected]:
+    """Yield the keys that all of a partition share, or of the system's root."""
+    return _expected(root, {"lane": _LANES})
+
+
+def concerned(root: str, called: msgspec.Struct) -> Iterator[Expected]:
+    """Yield those, and what belongs to the account, session or provider that a call names."""
+    said: dict[str, tuple[str, ...]] = {"lane": _LANES}
+    for part, fields in _SAID_AS.items():
+        found = (getattr(called, field, None) for field in fields)
+        said[part] = tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
+    account = getattr(called, "account", None)
+    if isinstance(account, str):
+        said["account"] = (account,)
+        said["circuit"] += tuple(f"{circuit}@{account}" for circuit in said["circuit"])
+    return _expected(root, said)
+
+
+def of_account(root: str, account: str) -> Iterator[Expected]:
+    """Yield the keys that all of an account's generations share."""
+    own = (key for key in keys.FAMILIES.values() if set(key.parts) <= {"account", "lane"})
+    return _expected(root, {"account": (account,), "lane": _LANES}, own)
+
+
+def _expected(
+    root: str, said: dict[str, tuple[str, ...]], families: Iterable[Key] | None = None
+) -> Iterator[Expected]:
+    is_system = root.endswith("{sys}:")
+    for key in families or keys.FAMILIES.values():
+        if (key in keys.OF_THE_SYSTEM) is is_system:
+            for parts in itertools.product(*(said.get(part, ()) for part in key.parts)):
+                yield key(root, *parts), key.type, int(key in keys.MADE_AGAIN)

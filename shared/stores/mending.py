@@ -1,0 +1,129 @@
+"""Keys that somebody else has overwritten: found, set aside, and the lines made anew.
+
+For an operator's command. What stood in a key's place is renamed, never deleted. The lines of a
+partition say nothing that the records of its unfinished generations do not say, so they are made
+anew from these; what holds money or messages is only told of, since nothing else knows what was in
+it.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Final, NamedTuple
+
+from shared.clock import Clock
+from shared.errors import WrongKey
+from shared.redis import functions, keys, types
+from shared.redis.client import Connection
+from shared.redis.functions import LANES, RestoreAsk
+from shared.redis.keys import Key
+from shared.settings import Settings
+from shared.wire.account import Account
+
+_AT_ONCE: Final = 200
+# Lines of work, and notes of chores to come that can be done without.
+_LINES: Final[frozenset[Key]] = frozenset({
+    keys.LANE, keys.CLOCKS, keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS,
+    keys.READY, keys.UNFINISHED, keys.DAMAGED, keys.RECOUNT, keys.FORGOTTEN, keys.FORGETTING,
+    keys.DEAD,
+})  # fmt: skip
+
+
+class Mended(NamedTuple):
+    """What was done: by new name what was set aside, what is left, and places that were missing."""
+
+    set_aside: dict[str, WrongKey]
+    left: list[WrongKey]
+    restored: int
+
+
+class Mending:
+    """The keys of a whole deployment, as an operator looks at them."""
+
+    def __init__(
+        self, redis: Connection, settings: Settings, accounts: Iterable[Account], clock: Clock
+    ) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._accounts = tuple(accounts)
+        self._clock = clock
+
+    async def look(self) -> dict[str, list[WrongKey]]:
+        """Return what is wrong, by root; what is made again by itself has been removed."""
+        roots = [keys.system_root(self._settings.redis), *self._partitions()]
+        return {root: found for root in roots if (found := await self._look_at(root))}
+
+    def _partitions(self) -> list[str]:
+        redis = self._settings.redis
+        return [keys.partition_root(redis, number) for number in range(redis.partitions)]
+
+    def _names(self, root: str) -> list[str]:
+        redis = self._settings.redis
+        return [
+            account.id
+            for account in self._accounts
+            if keys.partition_root(redis, account.partition) == root
+        ]
+
+    async def _look_at(self, root: str) -> list[WrongKey]:
+        asked = [types.ask(types.shared_by_all(root))]
+        asked += [types.ask(types.of_account(root, name)) for name in self._names(root)]
+        found: dict[str, WrongKey] = {}
+        for ask in asked:
+            for key in await functions.check_types(self._redis, root, ask):
+                found[key.name] = key
+        return list(found.values())
+
+    async def mend(self) -> Mended:
+        """Set aside what stands in the place of lines, and make these anew."""
+        mended = Mended({}, [], 0)
+        for root, wrong in (await self.look()).items():
+            lines = [key for key in wrong if _is_line(root, key)]
+            for key in lines:
+                aside = keys.SET_ASIDE(
+                    root, self._clock.now_ms(), key.name.removeprefix(root).replace(":", "-")
+                )
+                await self._redis.call("RENAME", key.name, aside)
+                mended.set_aside[aside] = key
+            mended.left.extend(key for key in wrong if key not in lines and not key.is_removed)
+            if lines:
+                mended = mended._replace(restored=mended.restored + await self._restore(root))
+        return mended
+
+    async def _restore(self, root: str) -> int:
+        count, lease_ms = 0, int(self._settings.worker.lease_seconds * 1000)
+        async for names in self._unfinished(root):
+            ask = RestoreAsk(names=names, lease_ms=lease_ms)
+            count += await functions.restore(self._redis, root, ask)
+        await self._list_letters(root)
+        return count
+
+    async def _unfinished(self, root: str) -> AsyncIterator[list[tuple[str, str]]]:
+        """Yield all that is unfinished, as either of the two lines tells that list it."""
+        listed: list[tuple[str, str]] = []
+        for name in await self._redis.call("ZRANGE", keys.DEADLINES(root), 0, -1):
+            account, _, generation = name.decode().partition(":")
+            listed.append((account, generation))
+        for account in self._names(root):
+            for lane in LANES:
+                line = keys.UNFINISHED(root, account, lane)
+                found = await self._redis.call("ZRANGE", line, 0, -1)
+                listed += [(account, each.decode()) for each in found]
+        names = list(dict.fromkeys(listed))
+        for first in range(0, len(names), _AT_ONCE):
+            yield names[first : first + _AT_ONCE]
+
+    async def _list_letters(self, root: str) -> None:
+        """List the dead letters that are there."""
+        cursor: bytes | int = 0
+        pattern = keys.LETTER(root, "*", "*")
+        while True:
+            cursor, names = await self._redis.call("SCAN", cursor, "MATCH", pattern, "COUNT", 500)
+            for name in names:
+                died = await self._redis.call("HGET", name, "died")
+                listed = name.decode().removeprefix(keys.LETTER(root, "", "")[:-1])
+                await self._redis.call("ZADD", keys.DEAD(root), "NX", died or 0, listed)
+            if int(cursor) == 0:
+                return
+
+
+def _is_line(root: str, key: WrongKey) -> bool:
+    return not key.is_removed and keys.family_of(root, key.name) in _LINES
