@@ -20,6 +20,7 @@ class Apart:
     def __init__(self, clock: Clock | None = None) -> None:
         self._known: dict[tuple[str, int], str] = {}
         self._seldom = Seldom(clock)
+        self._stopped: set[tuple[str, int]] = set()
 
     @contextmanager
     def __call__(self, work: str, partition: int) -> Iterator[None]:
@@ -29,6 +30,7 @@ class Apart:
         except UnavailableError:
             raise
         except WrongTypeError as error:
+            self._stopped.add((work, partition))
             self.note(error, work=work, partition=partition)
         except Exception as error:  # noqa: BLE001  the other partitions must have their turn
             if self._known.get((work, partition)) != str(error):
@@ -36,6 +38,11 @@ class Apart:
                 logs.logger().exception("a partition failed", work=work, partition=partition)
         else:
             self._known.pop((work, partition), None)
+            self._stopped.discard((work, partition))
+
+    def is_stopped(self, work: str, partition: int) -> bool:
+        """Tell whether that work was stopped by a key of another type when it was tried last."""
+        return (work, partition) in self._stopped
 
     def note(self, error: WrongTypeError, **about: object) -> None:
         """Log that work waits until an operator mends a key: once a minute, whatever work it is."""

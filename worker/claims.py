@@ -52,6 +52,8 @@ class Claims:
         self._start = start
         self._backlog = backlog
         self._apart = Apart()
+        # What is claimed where lines cannot be kept would be answered and not settled.
+        self.is_damaged: Callable[[int], bool] = lambda _: False
         self._bell = Bell(settings.redis, _IDLE_SECONDS)
         self._room = asyncio.Event()
         # Claims for slots that became free, under way.
@@ -140,9 +142,7 @@ class Claims:
             except WrongTypeError as error:
                 self._apart.note(error, work="claim")
                 # It waited for nothing. A claim empties a bell, of whatever type.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_IDLE_SECONDS):
-                        await self._room.wait()
+                await self._wait_for_room()
                 self.is_more = True
             finally:
                 self._is_at_bell = False
@@ -177,6 +177,8 @@ class Claims:
             # The next look begins with the next: a busy partition must not hide the others.
             partition = self._partition
             self._partition = (partition + 1) % self._settings.redis.partitions
+            if self.is_damaged(partition):
+                continue
             root = keys.partition_root(self._settings.redis, partition)
             ask = self._ask(root, min(free, _CLAIM_MAX), asked_before)
             with self._apart("claim", partition):
@@ -187,6 +189,11 @@ class Claims:
                 return True
         return is_more
 
+    async def _wait_for_room(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_IDLE_SECONDS):
+                await self._room.wait()
+
     async def _wait_for_bell(self) -> bool:
         """Sleep until a bell rings or a second passes; return whether to look for more.
 
@@ -195,6 +202,9 @@ class Claims:
         at most, and before its leases lapse: none of what they then set free.
         """
         settings = self._settings.redis
+        if settings.partitions == 1 and self.is_damaged(0):
+            await self._wait_for_room()
+            return True
         patience_seconds = min(_IDLE_SECONDS, self._settings.worker.lease_seconds / 2)
         root = keys.partition_root(settings, 0)
         ask = self._ask(root, 1)

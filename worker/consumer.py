@@ -111,6 +111,7 @@ class PolluxWorker(Worker):
             settings, self.id, self.redis, self.slots, self._start, backlog=self.backlog
         )
         self.backlog.prompt = self.claims.prompt
+        self.claims.is_damaged = lambda partition: self._apart.is_stopped("reap", partition)
         self._attempts: set[asyncio.Task[object]] = set()
         self._draining = asyncio.Event()
         self._apart = Apart()

@@ -18,6 +18,7 @@ from shared.settings import RedisSettings
 End = Literal["permanent", "deleted", "ttl"]
 
 _TYPES: Final = frozenset({"hash", "zset", "list", "set", "stream"})
+_SYSTEM: Final = "{sys}:"
 _PART = re.compile(r"<([a-z_]+)>")
 
 
@@ -308,7 +309,12 @@ def partition_root(settings: RedisSettings, partition: int) -> str:
 
 def system_root(settings: RedisSettings) -> str:
     """Return the root of the keys that belong to no account."""
-    return f"{settings.prefix}:{{sys}}:"
+    return f"{settings.prefix}:{_SYSTEM}"
+
+
+def is_system(root: str) -> bool:
+    """Tell whether a root is that of the keys that belong to no account."""
+    return root.endswith(_SYSTEM)
 
 
 def events_channel(root: str, account: str, generation: str) -> str:

@@ -78,11 +78,9 @@ _ENDS_WORK: Final = frozenset(
 )
 
 
-# What moves work about in the lines that all of a partition share; a claim looks by itself, if there
-# is anything to claim.
-_MOVES_WORK: Final = frozenset(
-    "accept cancel delete_session expire reap release restore revive settle".split()
-)
+# What moves work about in the lines that all of a partition share. Before what is called for each
+# answer nobody looks: it writes to what is shared before anything else.
+_MOVES_WORK: Final = frozenset("cancel delete_session expire reap release restore revive".split())
 
 
 def sources() -> dict[str, str]:

@@ -34,7 +34,8 @@ def error_of(text: str) -> Exception:
     word = text.split(" ", 1)[0]
     if "Function not found" in text:
         return FunctionMissingError(text)
-    if word == "WRONGTYPE":
+    # One that a function has caught and raised again is an ERR first.
+    if text.removeprefix("ERR ").startswith("WRONGTYPE"):
         return WrongTypeError(f"Redis answered: {text}")
     if word in _PASSING or "max number of clients" in text:
         return NotNowError(f"Redis cannot serve this now: {text}")

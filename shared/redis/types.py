@@ -63,7 +63,7 @@ def of_account(root: str, account: str) -> Iterator[Expected]:
 def _expected(
     root: str, said: dict[str, tuple[str, ...]], families: Iterable[Key] | None = None
 ) -> Iterator[Expected]:
-    is_system = root.endswith("{sys}:")
+    is_system = keys.is_system(root)
     for key in families or keys.FAMILIES.values():
         if (key in keys.OF_THE_SYSTEM) is is_system:
             for parts in itertools.product(*(said.get(part, ()) for part in key.parts)):

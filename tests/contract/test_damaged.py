@@ -174,12 +174,12 @@ async def test_a_line_of_ready_turns_that_was_lost_is_made_anew(desk: Desk) -> N
 
 async def test_an_error_that_proves_no_damage_sets_nothing_aside(desk: Desk) -> None:
     ticket = await desk.submit()
-    name = keys.HOLDERS(desk.root)
+    name = keys.LEASES(desk.root)
     await desk.redis.call("SET", name, "x")
-    with pytest.raises(WrongTypeError, match="holders is a string where a zset should be"):
+    with pytest.raises(WrongTypeError, match="leases is a string where a zset should be"):
         await desk.claim_one()
+    await desk.redis.call("DEL", name)
     assert await _damaged(desk) == []
-    # Nothing was claimed by halves, and what says nothing of work is made again.
     assert await desk.stage(ticket) == "queued"
     assert (await desk.claim_one()).id == ticket.id
 

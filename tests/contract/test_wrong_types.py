@@ -1,5 +1,6 @@
 """A key that something else has overwritten stops its partition only, until it is mended."""
 
+from contextlib import suppress
 from typing import Final
 
 import pytest
@@ -9,11 +10,12 @@ from shared.clock import SystemClock
 from shared.errors import WrongTypeError
 from shared.redis import functions, keys, types
 from shared.redis.client import Redis
-from shared.redis.functions import Claimed
+from shared.redis.functions import Accepted, Claimed
 from shared.redis.watch import Watch
 from shared.settings import RedisSettings, Settings
 from shared.stores.mending import Mending
 from shared.wire.account import Account
+from shared.wire.submission import Lane
 from tests.support.desk import Desk, Ticket
 from worker.apart import Apart
 
@@ -30,6 +32,7 @@ _SHARED: Final = (
     keys.RECOUNT,
     keys.DAMAGED,
 )
+_SETTLED_IN: Final = (keys.LEASES, keys.DEADLINES, keys.CLOCKS)
 _LANES: Final = ("interactive", "batch")
 
 
@@ -52,50 +55,101 @@ def _named(error: WrongTypeError) -> list[tuple[str, str, str]]:
     return [(key.name, key.expected, key.found) for key in error.keys]
 
 
-async def _all_refused(desk: Desk, name: str, expected: str, kind: str, ticket: Ticket) -> None:
-    held = await _state(desk)
+async def _refused_or_untouched(
+    desk: Desk, name: str, expected: str, kind: str, ticket: Ticket
+) -> None:
+    """Do everything: what the key matters to is refused by its name, and changes nothing."""
     for work in (
-        lambda: desk.accept("bob"),
-        lambda: desk.claim(5),
         desk.reap,
         lambda: desk.cancel(ticket),
         lambda: desk.delete_session(ticket.account, ticket.session),
     ):
+        held = await _state(desk)
         with pytest.raises(WrongTypeError) as refused:
             await work()
         assert _named(refused.value) == [(name, expected, kind)]
-    assert await _state(desk) == held
+        assert await _state(desk) == held
+    books = await desk.books()
+    claimed = await _claim(desk)
+    assert (claimed is None) is (await desk.stage(ticket) == "queued")
+    accepted = await _accept(desk)
+    assert (await desk.books()).held == books.held + (10 if accepted else 0)
+    if claimed is not None:
+        await _settle_refused_or_whole(desk, claimed)
+
+
+async def _accept(desk: Desk) -> bool:
+    try:
+        return isinstance(await desk.accept("ann", hold=10), Accepted)
+    except WrongTypeError:
+        return False
+
+
+async def _claim(desk: Desk) -> Claimed | None:
+    try:
+        return await desk.claim_one()
+    except WrongTypeError:
+        return None
+
+
+async def _settle_refused_or_whole(desk: Desk, claimed: Claimed) -> None:
+    before = await desk.books()
+    await desk.append(claimed, 1, "Hi")
+    try:
+        await desk.settle(claimed, seq=2, cost=4, text="Hi")
+    except WrongTypeError:
+        assert await desk.books() == before
+    else:
+        books = await desk.books()
+        assert (books.held, books.settled) == (before.held - 10, before.settled + 4)
 
 
 @pytest.mark.parametrize("kind", ["string", "hash"])
 @pytest.mark.parametrize("key", _SHARED, ids=lambda key: key.pattern)
 async def test_shared_key_of_another_type_is_named_and_nothing_is_done_by_halves(
-    desk: Desk, key: keys.Key, kind: str
+    desk: Desk, settings: Settings, key: keys.Key, kind: str
 ) -> None:
     if key.type == kind:
         kind = "string"
     await desk.grant(100)
     ticket = await desk.submit(hold=10)
     name = key(desk.root)
-    kept = await desk.redis.call("DUMP", name)
     await _put(desk, name, kind)
-    await _all_refused(desk, name, key.type, kind, ticket)
-    await _bring_back(desk, name, kept)
-    await desk.complete(await desk.claim_one())
+    await _refused_or_untouched(desk, name, key.type, kind, ticket)
+    await desk.redis.call("DEL", name)
+    await _all_answered(desk, settings, 2)
 
 
 @pytest.mark.parametrize("lane", _LANES)
 async def test_lane_of_another_type_is_named_and_nothing_is_done_by_halves(
-    desk: Desk, lane: str
+    desk: Desk, settings: Settings, lane: str
 ) -> None:
     await desk.grant(100)
     ticket = await desk.submit(hold=10)
     name = keys.LANE(desk.root, lane)
-    kept = await desk.redis.call("DUMP", name)
     await _put(desk, name)
-    await _all_refused(desk, name, "zset", "string", ticket)
-    await _bring_back(desk, name, kept)
-    await desk.complete(await desk.claim_one())
+    await _refused_or_untouched(desk, name, "zset", "string", ticket)
+    await desk.redis.call("DEL", name)
+    await _all_answered(desk, settings, 2)
+
+
+async def _all_answered(desk: Desk, settings: Settings, most: int) -> None:
+    """Make the lines anew, and see all that is unfinished answered and nothing held."""
+    name = keys.SUSPECTS(desk.root)
+    await desk.redis.call("SET", name, "theirs") if not await desk.redis.call("EXISTS", name) else 0
+    ann = Account(id="ann", tier="pro", partition=_partition(desk), created=1)
+    mended = await Mending(desk.redis, settings, [ann], SystemClock()).mend()
+    await desk.redis.call("UNLINK", *mended.set_aside)
+    for _ in range(2 * most):
+        for lease in await desk.redis.call("ZRANGE", keys.LEASES(desk.root), 0, -1):
+            await desk.redis.call("ZADD", keys.LEASES(desk.root), "XX", 1, lease)
+        await desk.reap()
+        for claimed in await desk.claim(10):
+            await desk.append(claimed, 2, "Hi")
+            assert await desk.settle(claimed, seq=3, cost=4) is not None
+    books = await desk.books()
+    assert (books.held, books.balance + books.settled) == (0, 100)
+    assert await desk.redis.call("ZCARD", keys.DEADLINES(desk.root)) == 0
 
 
 async def _bring_back(desk: Desk, name: str, kept: bytes | None) -> None:
@@ -104,7 +158,7 @@ async def _bring_back(desk: Desk, name: str, kept: bytes | None) -> None:
         await desk.redis.call("RESTORE", name, 0, kept)
 
 
-@pytest.mark.parametrize("key", _SHARED[:5], ids=lambda key: key.pattern)
+@pytest.mark.parametrize("key", _SETTLED_IN, ids=lambda key: key.pattern)
 async def test_answer_is_settled_once_however_long_the_key_stays_so(
     desk: Desk, key: keys.Key
 ) -> None:
@@ -126,31 +180,49 @@ async def test_answer_is_settled_once_however_long_the_key_stays_so(
     assert (books.balance, books.held, books.settled) == (96, 0, 4)
 
 
+async def test_settlement_needs_no_list_of_parked_lines(desk: Desk) -> None:
+    await desk.grant(100)
+    await desk.submit(hold=10)
+    claimed = await desk.claim_one()
+    await desk.append(claimed, 1, "Hi")
+    await desk.redis.call("SET", keys.PARKED_LINES(desk.root), "x")
+    assert await desk.settle(claimed, seq=2, cost=4, text="Hi") is not None
+    books = await desk.books()
+    assert (books.balance, books.held, books.settled) == (96, 0, 4)
+    await desk.submit()
+    with pytest.raises(WrongTypeError):
+        await desk.claim_one()
+    await desk.complete(await desk.claim_one())
+
+
 @pytest.mark.parametrize("lane", _LANES)
-async def test_bell_of_another_type_is_replaced(desk: Desk, lane: str) -> None:
+async def test_bell_of_another_type_is_replaced(desk: Desk, lane: Lane) -> None:
     bell = keys.BELL(desk.root, lane)
     await desk.redis.call("SET", bell, "x")
-    await desk.submit(lane=lane)  # type: ignore[arg-type]
+    await desk.submit(lane=lane)
     assert await desk.redis.call("TYPE", bell) == b"list"
     await desk.complete(await desk.claim_one())
 
 
 async def test_holders_and_lines_of_parked_turns_are_made_again(desk: Desk) -> None:
-    first, second = await desk.submit(), await desk.submit()
-    for claimed in await desk.claim(2):
-        await desk.release(claimed, delay_ms=60_000, parked="shop", is_elsewhere=True)
-    await desk.redis.call("DEL", keys.PARKED(desk.root, "interactive", "shop"))
-    await desk.redis.call("SET", keys.PARKED(desk.root, "interactive", "shop"), "x")
-    assert await desk.claim(2, room={"shop": 5}) == []
-    due = [f"ann:{ticket.id}" for ticket in (first, second)]
-    for name in due:
+    tickets = [await desk.submit() for _ in range(2)]
+    for each in await desk.claim(2):
+        await desk.release(each, delay_ms=60_000, parked="shop", is_elsewhere=True)
+    parked = keys.PARKED(desk.root, "interactive", "shop")
+    for name in (parked, keys.HOLDERS(desk.root)):
+        await desk.redis.call("DEL", name)
+        await desk.redis.call("SET", name, "x")
+    for _ in range(2):
+        with suppress(WrongTypeError):
+            assert await desk.claim(2, room={"shop": 5}) == []
+    for ticket in tickets:
+        name = f"ann:{ticket.id}"
         await desk.redis.call("ZADD", keys.DEFERRED(desk.root), "XX", 1, name)
-    await desk.redis.call("SET", keys.HOLDERS(desk.root), "x")
-    with pytest.raises(WrongTypeError):
-        await desk.claim(2)
-    await desk.reap()
+    for _ in range(2):
+        with suppress(WrongTypeError):
+            await desk.reap()
     claimed = await desk.claim(2, room={"shop": 5})
-    assert {each.id for each in claimed} == {first.id, second.id}
+    assert {each.id for each in claimed} == {ticket.id for ticket in tickets}
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,14 @@ local function cancel_known(root, account, id, ask)
   cancel_one(root, account, id, record, ask.keep, ask.channels)
 end
 
+-- Returns what there is to hold, and whether an interrupt needs the hold of the answer under way for that.
+local function count_balance(root, ask, balance, busy)
+  if balance >= ask.hold or not busy or ask.on_conflict ~= 'interrupt' then return balance, false end
+  local waiting, running = freed_by_interrupt(root, ask, busy)
+  if balance + waiting >= ask.hold then return balance + waiting, false end
+  return balance + waiting + running, true
+end
+
 -- Its worker is told, and refused whatever it writes from here on.
 local function end_known(root, account, id, ask)
   local record = load(root, account, id)
@@ -122,6 +130,7 @@ end
 -- What it ends may have left text, which is counted by then. An answer is only asked to stop, unless its hold is
 -- needed at once. Returns the books as they are then.
 local function interrupt(root, ask, head, weight, is_hold_needed)
+  damage.check_lines(root)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
   for i = #waiting, 1, -1 do
     damage.guarded(root, member(ask.account, waiting[i]), cancel_known, ask)
@@ -275,20 +284,19 @@ local function accept(root, ask)
   local history = ask.is_new and 0 or history_of(root, ask, ended, known_of)
   local least = add_history(ask, history)
   if least then return {'unpaid', int(least), rate} end
-  local balance, is_hold_needed = tonumber(known[1] or 0), false
-  if balance < ask.hold and busy and ask.on_conflict == 'interrupt' then
-    local waiting, of_running = freed_by_interrupt(root, ask, busy)
-    is_hold_needed = balance + waiting < ask.hold
-    balance = balance + waiting + (is_hold_needed and of_running or 0)
-  end
+  local balance, is_hold_needed = count_balance(root, ask, tonumber(known[1] or 0), busy)
   if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
-  if busy and ask.on_conflict == 'interrupt' then known = interrupt(root, ask, busy, weight, is_hold_needed) end
+  -- What all of a partition share comes first: where it is of another type, nothing is done by halves.
+  local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
+  redis.call('ZCARD', lane_key(root, ask.lane))
+  if busy and ask.on_conflict == 'interrupt' then
+    known = interrupt(root, ask, busy, weight, is_hold_needed)
+  end
   if is_hold_needed then known_of.beside = 0 end
   if ask.companion or known_of.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
-  take_hold(books, ask, known, weight)
   local turn, is_head = take_turn(root, ask, session, turns, known_of.beside, at, weight)
-  local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
+  take_hold(books, ask, known, weight)
   local before = line_of(root, ask, {running = running, ahead = ahead, crowd = crowd, behind = behind,
     head = not is_head and busy}, at)
   store(root, ask, generation, turn, number, before.noted, weight, at)

@@ -45,11 +45,11 @@ local function take(root, account, id, record, company, resource, ask, now)
   local session = redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')
   if not submission or not message then error('DAMAGED what was asked', 0) end
   unpark(root, account, id, record)
+  redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   local attempt = tonumber(record.attempt) + 1
   local is_again = attempt > 1
   redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
     'worker', ask.worker, 'claim', ask.claim, 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
-  redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
   stay_outside(root, account)
   if is_again then
@@ -215,7 +215,6 @@ local function pop(root, lane, ask, lines)
   if line and (not account or line.time <= tonumber(time)) then return pop_parked(root, line, ask) end
   if not account then return nil end
   at_account, at_id, at_lane = account, id, lane
-  damage.check_lines_once(root)
   damage.check(record)
   local resources = ask.needs and ask.needs[record.model]
   local resource = resources and open_one(ask, lane, resources)
@@ -223,8 +222,8 @@ local function pop(root, lane, ask, lines)
     put_aside(root, account, id, record, resources, ask)
     return account, nil
   end
-  redis.call('ZREM', ready_key(root, account, lane), id)
   tick(root, lane, tonumber(time))
+  redis.call('ZREM', ready_key(root, account, lane), id)
   local stride = stride_of(root, account)
   if following then
     redis.call('ZINCRBY', lane_key(root, lane), stride, account)
@@ -315,7 +314,7 @@ end
 
 -- After an error: what is damaged is set aside, or an account's line made anew. Any other error is raised again.
 local function recover(root, problem)
-  if at_id then return damage.mend(root, at_account, at_id, problem) end
+  if at_id then return damage.put_back_or_mend(root, at_account, at_id, problem) end
   local ready = at_account and ready_key(root, at_account, at_lane)
   if not ready or redis.pcall('ZCARD', ready) ~= 0 and not damage.is_wrong_type('ZCARD', ready) then error(problem, 0) end
   damage.rebuild_ready(root, at_account, at_lane)
@@ -363,8 +362,7 @@ local function claim(root, ask)
   local now, claimed, ended = now_ms(), {}, 0
   -- Mostly there are neither parked turns nor suspects, and one look tells that.
   local is_plain = redis.call('EXISTS', parked_lines_key(root), suspects_key(root)) == 0
-  damage.are_lines_checked = false
-  if not is_plain then damage.check_lines_once(root) end
+  if not is_plain then damage.check_lines(root) end
   local lines = is_plain and {} or open_lines(root, ask)
   group = {held = ask.suspects or 0, company = ask.company or math.huge}
   local suspects = is_plain and {} or redis.call('ZRANGE', suspects_key(root), 0, SUSPECTS_TRIED - 1)
@@ -390,7 +388,7 @@ local function claim(root, ask)
     end
   end
   if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
-  if #claimed > 0 then redis.call('ZADD', holders_key(root), 0, ask.worker) end
+  if #claimed > 0 then note_holder(root, ask.worker) end
   -- Who cannot take a suspect leaves its ring to others.
   local are_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
   local is_more = silence(root, ask, lines, batch, are_left)

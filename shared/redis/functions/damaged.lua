@@ -39,12 +39,6 @@ function damage.check_lines(root)
   redis.call('HEXISTS', clocks_key(root), 'number')
 end
 
--- In a call that may find nothing to write; it begins by setting `are_lines_checked` to false.
-function damage.check_lines_once(root)
-  if not damage.are_lines_checked then damage.check_lines(root) end
-  damage.are_lines_checked = true
-end
-
 function damage.is_whole(text)
   local number = tonumber(text)
   return number and number % 1 == 0
@@ -292,6 +286,23 @@ function damage.mend(root, account, id, problem)
   local why = damage.diagnose(root, account, id, problem)
   if not why then error(problem, 0) end
   damage.set_aside(root, account, id, why)
+end
+
+-- One of another type is made again: who claims is known anew.
+local function note_holder(root, worker)
+  if type(redis.pcall('ZADD', holders_key(root), 0, worker)) == 'number' then return end
+  redis.call('DEL', holders_key(root))
+  redis.call('ZADD', holders_key(root), 0, worker)
+end
+
+-- It may have left its line without a lease, where what all of a partition share is of another type.
+function damage.put_back_or_mend(root, account, id, problem)
+  local record = load(root, account, id)
+  if not damage.fault_of(record) and TRANSITIONS[record.stage].routing then
+    local lease = redis.pcall('ZSCORE', leases_key(root), member(account, id))
+    if type(lease) ~= 'string' then pcall(queue_up, root, account, id, record) end
+  end
+  damage.mend(root, account, id, problem)
 end
 
 -- The next turn of a session cannot be made ready: it has left the session's line already.

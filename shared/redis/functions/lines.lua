@@ -44,7 +44,7 @@ local function leave_line(root, account, lane, resource)
   if redis.call('EXISTS', parked_turns_key(root, account, lane, resource)) == 1 then return end
   redis.pcall('ZREM', parked_key(root, lane, resource), account)
   if redis.call('EXISTS', parked_key(root, lane, resource)) == 1 then return end
-  redis.call('SREM', parked_lines_key(root), line_name(lane, resource))
+  redis.pcall('SREM', parked_lines_key(root), line_name(lane, resource))
   redis.call('DEL', bell_for_key(root, lane, resource))
 end
 

@@ -169,7 +169,8 @@ end
 -- had to stay outside; the second call finds nothing to give. Returns whether there was one.
 local function drop_lease(root, account, id, lane)
   if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
-  local lines = redis.call('SMEMBERS', parked_lines_key(root))
+  -- Where it is of another type, there is none to ring for.
+  local lines = redis.pcall('SMEMBERS', parked_lines_key(root))
   if #lines > 0 and is_at_its_most(root, account, lane) then ring_lines(root, account, lines) end
   redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
   for _, each in ipairs(LANES) do
@@ -311,6 +312,10 @@ local function finish(root, account, id, generation, ending)
   local session = session_key(root, account, generation.session)
   -- A session in which something is under way has a head; one without was deleted.
   local head, tokens, pending, bytes, side = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
+  -- What all of a partition share comes before the books: where it is of another type, nothing is charged.
+  redis.call('HINCRBY', clocks_key(root), 'ended', 1)
+  redis.call('ZREM', deadlines_key(root), member(account, id))
+  redis.call('ZCARD', lane_key(root, generation.lane))
   local captured = settle_books(root, account, id, generation, ending, side, head and #ending.assistant or 0)
   if ending.meter then count_use(root, account, generation, ending, captured) end
   -- What was leased is neither ready nor deferred.
@@ -319,7 +324,6 @@ local function finish(root, account, id, generation, ending)
     for _, key in ipairs({deferred_key(root), suspects_key(root)}) do redis.call('ZREM', key, member(account, id)) end
   end
   unpark(root, account, id, generation)
-  redis.call('ZREM', deadlines_key(root), member(account, id))
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
   if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
@@ -331,7 +335,6 @@ local function finish(root, account, id, generation, ending)
     end
     leave_session(root, account, id, generation.session, head)
   end
-  redis.call('HINCRBY', clocks_key(root), 'ended', 1)
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
