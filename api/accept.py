@@ -124,8 +124,10 @@ async def accept(
     hold = price.cost(model, tokens, model.max_output_tokens, added.searches)
     paid = max(1, price.affordable_tokens(model, tokens, _hold(intent, hold), added.searches))
     least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+    ask = _ask(state, caller, intent, hold, idempotency)
     ask = msgspec.structs.replace(
-        await _pressed(state, caller, _ask(state, caller, intent, hold, idempotency)),
+        ask,
+        **await _pressed(state, caller, ask),
         input_price=price.input_price(model),
         history_max=max(0, model.context_window - tokens - paid),
         added=price.tokens_in(intent.message) + price.tokens_of_answer(paid),
@@ -251,7 +253,7 @@ async def _model(state: State, intent: Intent) -> tuple[ModelSettings, Question]
     if model is None:
         _refuse_unavailable(state.offered(fleet), question)
         raise _unsuitable(models, question)
-    if intent.model == AUTO:
+    if intent.model == AUTO and fleet.models and model.identifier not in fleet.models:
         # Without a live worker the message waits for one, priced by the first that could answer.
         model = pick(models, msgspec.structs.replace(question, served=fleet.models)) or model
     return model, question
@@ -366,18 +368,17 @@ def _ask(
     )
 
 
-async def _pressed(state: State, caller: Caller, ask: AcceptAsk) -> AcceptAsk:
-    """Return what is asked, with what the moment allows: the fleet's room, the server's memory."""
+async def _pressed(state: State, caller: Caller, ask: AcceptAsk) -> dict[str, int]:
+    """Return what the moment allows, by its names in what is asked: of room and of memory."""
     now, fleet = await state.pressures.of(caller.root), await state.fleet()
     known = await state.paces.durations(caller.root, ask.model)
     elsewhere = await _unfinished_elsewhere(state, caller.root)
     has_room = has_memory(now, state.settings.limits, ask.lane, caller.account.tier)
-    return msgspec.structs.replace(
-        ask,
-        total_max=ask.total_max - elsewhere if has_room else 0,
-        slots=fleet.slots,
-        rounds_max=int(ask.deadline_ms / 1000 / known.typical_seconds),
-    )
+    return {
+        "total_max": ask.total_max - elsewhere if has_room else 0,
+        "slots": fleet.slots,
+        "rounds_max": int(ask.deadline_ms / 1000 / known.typical_seconds),
+    }
 
 
 async def _unfinished_elsewhere(state: State, root: str) -> int:

@@ -263,6 +263,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._is_in_head:  # an upgrade, which will be read again without it
             return
         self._is_receiving = False
+        self.cycle.scope["body_is_here"] = True  # type: ignore[typeddict-unknown-key]  # guards/body.py's word
         HttpToolsProtocol.on_message_complete(self)
         if self.cycle.response_complete:
             self._watchdog.wait(self.timeout_keep_alive)

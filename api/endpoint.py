@@ -214,7 +214,8 @@ class Endpoint:
             await _check_replay(state, caller, None if heard else key)
         attempt = state.limits.begin_submission(caller.account, may_repeat=may_repeat)
         try:
-            answer = await self._serve(request, state, caller._replace(attempt=attempt), request_id)
+            attempting = Caller(caller.key, caller.account, caller.root, attempt)
+            answer = await self._serve(request, state, attempting, request_id)
         except (RequestError, RefusedError) as error:
             if not isinstance(error, FailedError):
                 attempt.note_refused(error, state.clock.monotonic())

@@ -20,6 +20,7 @@ An answer that has waited for its turn has had polls by then: its plan makes do 
 import bisect
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Final, NamedTuple, Self
 
 from api import spread
@@ -89,12 +90,12 @@ class Known:
         self.durations = durations
         self._plans: dict[Before, tuple[int, ...]] = {}
 
-    @property
+    @cached_property
     def typical_seconds(self) -> float:
         """How long half of them took, at most."""
         return max(_SHORTEST_SECONDS, _quantile(self.durations, 0.5))
 
-    @property
+    @cached_property
     def margin_seconds(self) -> float:
         """How much less than the typical answer those take of which nine in ten take longer."""
         return self.typical_seconds - _quantile(self.durations, 0.1)
@@ -105,7 +106,7 @@ class Known:
             self._plans[before] = _plan(self.durations, before)
         return self._plans[before]
 
-    @property
+    @cached_property
     def first_end(self) -> float:
         """How long the answers take, at most, that the first look finds ended."""
         found = bisect.bisect_right(self.durations, self.looks()[0] - _SETTLING_SECONDS)

@@ -128,13 +128,13 @@ def terms(model: ModelSettings, question: Question) -> searching.Terms:
 def too_long(models: Iterable[ModelSettings], question: Question) -> TooLong:
     """Return by how much a question exceeds the largest window; there is at least one model."""
     largest = max(models, key=lambda model: model.context_window)
-    return TooLong(_tokens_needed(largest, question), largest.context_window)
+    tokens = question.input_tokens + terms(largest, question).input_tokens
+    return TooLong(_tokens_needed(tokens), largest.context_window)
 
 
-def _tokens_needed(model: ModelSettings, question: Question) -> int:
-    """Return what a window must hold: all that goes in, and the shortest answer."""
-    added = terms(model, question)
-    return question.input_tokens + added.input_tokens + OUTPUT_TOKENS_MIN
+def _tokens_needed(tokens: int) -> int:
+    """Return what a window must hold for so many tokens going in: the shortest answer, too."""
+    return tokens + OUTPUT_TOKENS_MIN
 
 
 def _gate(model: ModelSettings, question: Question) -> str | None:
@@ -144,7 +144,7 @@ def _gate(model: ModelSettings, question: Question) -> str | None:
             return capability
     added = terms(model, question)
     tokens = question.input_tokens + added.input_tokens
-    if _tokens_needed(model, question) > model.context_window:
+    if _tokens_needed(tokens) > model.context_window:
         return "context_window"
     if question.budget is not None:
         affordable = price.affordable_tokens(model, tokens, question.budget, added.searches)

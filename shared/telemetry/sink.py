@@ -68,8 +68,10 @@ class Sink:
                 self._missing += 1
                 return
             is_first = not self._lines
-            self._note_gap()
-            self._append(line)
+            if self._missing:
+                self._note_gap()
+            self._lines.append(line)
+            self._size += len(line)
             if is_first:
                 self._settled.clear()
                 self._start()
@@ -93,11 +95,8 @@ class Sink:
         return not (self._lines or self._missing or self._is_writing)
 
     def _note_gap(self) -> None:
-        if self._missing:
-            missing, self._missing = self._missing, 0
-            self._append(self.notice(missing))
-
-    def _append(self, line: bytes) -> None:
+        missing, self._missing = self._missing, 0
+        line = self.notice(missing)
         self._lines.append(line)
         self._size += len(line)
 
@@ -116,7 +115,8 @@ class Sink:
             self._hurry.clear()
             self._wake.clear()
             with self._lock:
-                self._note_gap()
+                if self._missing:
+                    self._note_gap()
                 batch, self._lines, self._size = self._lines, [], 0
                 self._is_writing = True
             for piece in _pieces(batch):
