@@ -224,8 +224,7 @@ class EdgeProtocol(HttpToolsProtocol):
         scope = self.scope
         scope["method"], scope["http_version"] = method, version
         scope["raw_path"] = self.root_path.encode() + path
-        scope["path"] = self.root_path + plain
-        scope["query_string"] = query
+        scope["path"], scope["query_string"] = self.root_path + plain, query
         answer_fields = self._answer_fields(self.headers)
         # Trailers are fields too; among the head's they would be taken for them.
         self.headers = []
