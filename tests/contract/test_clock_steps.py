@@ -76,6 +76,19 @@ async def test_leases_and_the_listeners_are_known_again_within_a_lease(
     assert int(await redis.call("HGET", keys.CLOCKS(desk.root), "reaped")) <= now_ms
 
 
+async def test_clock_that_jumps_ahead_takes_no_lease_of_who_works(desk: Desk, redis: Redis) -> None:
+    ticket = await desk.submit()
+    await desk.reap(gap_ms=_GAP_MS)
+    claimed = await desk.claim_one(lease_ms=2_000)
+    await _add_to_scores(redis, keys.LEASES(desk.root), -HOUR_MS)
+    await redis.call("HINCRBY", keys.CLOCKS(desk.root), "reaped", -HOUR_MS)
+    for _ in range(2):
+        assert (await desk.reap(gap_ms=_GAP_MS)).done == []
+    assert await desk.beat(claimed, lease_ms=2_000) == []
+    assert await desk.stage(ticket) == "routing"
+    await desk.complete(claimed)
+
+
 @pytest.fixture
 def root(redis_settings: RedisSettings) -> str:
     """Return the root of what belongs to no account."""
