@@ -20,8 +20,8 @@ local FOUND_LATE_MS = 5000
 -- In the line of suspects, batches stand behind all others.
 local BEHIND_ALL = 1000000000000
 local COMPANY_SHRINKS = 4
--- Deaths in a partition, of which one a second is forgotten; more than so many are a storm, which lasts so long.
-local STORM_DEATHS, STORM_MS = 4, 5000
+-- Deaths in a partition, of which one is forgotten in so long; more than so many are a storm, which lasts so long.
+local STORM_DEATHS, DEATH_FORGOTTEN_MS, STORM_MS = 4, 2000, 5000
 -- So long after a death was counted against a generation that then completed.
 local ACQUITTED_MS = 60000
 local STORM_FALLS_MAX = 8
@@ -38,7 +38,7 @@ local function count_deaths(root, count, now)
   local key = clocks_key(root)
   local known = redis.call('HMGET', key, 'deaths', 'died')
   local since = math.max(0, now - tonumber(known[2] or 0))
-  local deaths = math.min(math.max(0, tonumber(known[1] or 0) - since / 1000) + count, 2 * STORM_DEATHS)
+  local deaths = math.min(math.max(0, tonumber(known[1] or 0) - since / DEATH_FORGOTTEN_MS) + count, 2 * STORM_DEATHS)
   redis.call('HSET', key, 'deaths', string.format('%.3f', deaths), 'died', int(now))
   if deaths <= STORM_DEATHS then return end
   local ends = math.max(tonumber(redis.call('HGET', key, 'storm') or 0), now + STORM_MS)
