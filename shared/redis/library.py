@@ -34,9 +34,6 @@ from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_BELL_WIRE, WIRE_BE
 Effect = Literal["none", "repeatable", "once"]
 
 _REGISTER: Final = """
--- What is done about damaged records: damaged.lua.
-local damage = {}
-
 local function register(name, body, reads_only)
   redis.register_function{
     function_name = LIBRARY .. '_' .. name,
@@ -44,7 +41,7 @@ local function register(name, body, reads_only)
     callback = function(roots, arguments)
       local ask = cmsgpack.unpack(arguments[1])
       ask.blob = arguments[2]
-      if MOVES_WORK[name] then damage.check_lines(roots[1]) end
+      if damage.MOVES_WORK[name] then damage.check_lines(roots[1]) end
       return body(roots[1], ask)
     end,
   }
@@ -114,7 +111,9 @@ def render() -> tuple[str, str]:
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
             f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
             f"local ENDS_WORK = {_lua(dict.fromkeys(sorted(_ENDS_WORK), True))}",
-            f"local MOVES_WORK = {_lua(dict.fromkeys(sorted(_MOVES_WORK), True))}",
+            # What is done about damaged records: damaged.lua.
+            "local damage = {}",
+            f"damage.MOVES_WORK = {_lua(dict.fromkeys(sorted(_MOVES_WORK), True))}",
             f"local COMPANION_WIRE = {COMPANION_WIRE}",
             f"local LANE_BELL_WIRE = {LANE_BELL_WIRE}",
             f"local WIRE_BELL = {_lua(WIRE_BELL)}",

@@ -388,7 +388,7 @@ local function claim(root, ask)
     end
   end
   if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
-  if #claimed > 0 then note_holder(root, ask.worker) end
+  if #claimed > 0 then damage.note_holder(root, ask.worker) end
   -- Who cannot take a suspect leaves its ring to others.
   local are_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
   local is_more = silence(root, ask, lines, batch, are_left)

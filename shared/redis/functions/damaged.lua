@@ -15,9 +15,9 @@ damage.NUMBERS_IF_ANY = {
   'seq', 'progress', 'retries', 'calls', 'crashes', 'company', 'falls', 'added', 'waits', 'drains', 'started',
 }
 
--- The sorted sets that all of a partition share. TRIED stands for one that is empty, so that none is read.
-local function lines_of(root)
-  return {tried_key(root), leases_key(root), deadlines_key(root), deferred_key(root), suspects_key(root),
+-- The sorted sets that all of a partition share. The first one is nobody's and empty, so that none is read.
+function damage.lines_of(root)
+  return {waiting_key(root, '', ''), leases_key(root), deadlines_key(root), deferred_key(root), suspects_key(root),
     lane_key(root, 'interactive'), lane_key(root, 'batch'), parked_lines_key(root), holders_key(root),
     dead_key(root), recount_key(root), damaged_key(root)}
 end
@@ -31,7 +31,7 @@ function damage.check_lines(root)
   local lines = damage.lines[root]
   if not lines then
     if damage.lines_known >= damage.LINES_KNOWN_MAX then damage.lines, damage.lines_known = {}, 0 end
-    lines = lines_of(root)
+    lines = damage.lines_of(root)
     damage.lines[root], damage.lines_known = lines, damage.lines_known + 1
   end
   local reply = redis.pcall('ZINTERCARD', 12, unpack(lines))
@@ -289,7 +289,7 @@ function damage.mend(root, account, id, problem)
 end
 
 -- One of another type is made again: who claims is known anew.
-local function note_holder(root, worker)
+function damage.note_holder(root, worker)
   if type(redis.pcall('ZADD', holders_key(root), 0, worker)) == 'number' then return end
   redis.call('DEL', holders_key(root))
   redis.call('ZADD', holders_key(root), 0, worker)

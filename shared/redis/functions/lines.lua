@@ -33,7 +33,7 @@ end
 local function line_name(lane, resource) return lane .. ':' .. resource end
 
 -- A line of another type can be dropped: what stood in it is deferred, too.
-local function put_in_line(key, time, account)
+function damage.put_in_line(key, time, account)
   local added = redis.pcall('ZADD', key, 'NX', time, account)
   if type(added) == 'number' then return added end
   redis.call('DEL', key)
@@ -72,7 +72,7 @@ local function park(root, account, id, record, resources, again)
   local time = account_time(root, account, record.lane)
   for resource in string.gmatch(resources, '%S+') do
     redis.call('ZADD', parked_turns_key(root, account, record.lane, resource), record.number, id)
-    if put_in_line(parked_key(root, record.lane, resource), time, account) == 1 then
+    if damage.put_in_line(parked_key(root, record.lane, resource), time, account) == 1 then
       redis.call('SADD', parked_lines_key(root), line_name(record.lane, resource))
     end
   end
