@@ -50,6 +50,7 @@ end
 
 # Texts that the functions share, in the order in which they stand before them.
 SHARED: Final = (
+    "numbers",
     "stored",
     "books",
     "preamble",

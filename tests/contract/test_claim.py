@@ -348,9 +348,9 @@ async def test_every_way_to_become_ready_rings(desk: Desk) -> None:
 
 
 async def test_a_bell_that_nobody_hears_stays_short(desk: Desk) -> None:
-    for _ in range(140):
+    for _ in range(160):
         await desk.submit()
-    assert await _rings(desk) == 128
+    assert 128 <= await _rings(desk) < 144
 
 
 async def test_claim_tells_whether_to_look_again(desk: Desk) -> None:

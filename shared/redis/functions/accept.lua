@@ -129,42 +129,45 @@ end
 
 -- What it ends may have left text, which is counted by then. An answer is only asked to stop, unless its hold is
 -- needed at once. Returns the books as they are then.
-local function interrupt(root, ask, head, weight, is_hold_needed)
+local function interrupt(root, ask, head, session, is_hold_needed)
   damage.check_lines(root)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
   for i = #waiting, 1, -1 do
     damage.guarded(root, member(ask.account, waiting[i]), cancel_known, ask)
   end
   damage.guarded(root, member(ask.account, head), is_hold_needed and end_known or cancel_known, ask)
-  weight.bytes = redis.call('HGET', session_key(root, ask.account, ask.session), 'bytes')
+  session.bytes = redis.call('HGET', session_key(root, ask.account, ask.session), 'bytes')
   return read_books(books_key(root, ask.account), ask.lane)
 end
 
 -- A free session's turn is its head at once; a busy one's waits behind.
-local function take_turn(root, ask, session, turns, beside, now, weight)
+local function take_turn(root, ask, key, session, weight, now)
   stored.note_due(root, ask.account, weight.counted_at, stored.RECOUNT_MS, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
-    redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 1, 'head', ask.generation,
-      'bytes', weight.added)
-    if ask.system_prompt then redis.call('HSET', session, 'system', ask.system_prompt) end
-    if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end
-    if weight.side == '1' then redis.call('HSET', session, 'side', weight.side) end
+    redis.call('HSET', key, 'name', ask.name, 'created', now, 'active', now, 'turns', '1', 'head', ask.generation,
+      'bytes', int(weight.added))
+    if ask.system_prompt then redis.call('HSET', key, 'system', ask.system_prompt) end
+    if ask.companion then redis.call('HSET', key, 'companion', ask.companion) end
+    if weight.side == '1' then redis.call('HSET', key, 'side', weight.side) end
     return 1, true
   end
-  redis.call('HSET', session, 'turns', int(turns + 1), 'active', now, 'bytes', (tonumber(weight.bytes) or 0) + weight.size)
-  if beside then redis.call('HSET', session, 'pending', int(beside + (ask.added or 0))) end
-  return turns + 1, redis.call('HSETNX', session, 'head', ask.generation) == 1
+  local turn, bytes = session.turns + 1, int((tonumber(session.bytes) or 0) + weight.size)
+  if session.beside then redis.call('HSET', key, 'pending', int(session.beside + (ask.added or 0))) end
+  if session.head then
+    redis.call('HSET', key, 'turns', int(turn), 'active', now, 'bytes', bytes)
+    -- An interrupt may have ended the head.
+    return turn, ask.on_conflict == 'interrupt' and redis.call('HSETNX', key, 'head', ask.generation) == 1
+  end
+  redis.call('HSET', key, 'turns', int(turn), 'active', now, 'bytes', bytes, 'head', ask.generation)
+  return turn, true
 end
 
 -- What comes before it now, which tells later how fast that goes: running, ahead, crowd, behind, whether it follows its
 -- session's head, ms since that began (-1: it waits, too). Noted only where anything waits, or the session is busy.
-local function line_of(root, ask, line, now)
-  line.front = line.head and ms_since_start(root, ask.account, line.head, now) or -1
-  if line.ahead <= 0 and not line.head then return line end
-  line.noted = table.concat({line.running, int(math.max(0, line.ahead)), line.crowd, line.behind, line.head and 1 or 0,
-    int(line.front)}, ' ')
-  return line
+local function line_of(running, ahead, crowd, behind, is_following, front)
+  if ahead <= 0 and not is_following then return nil end
+  return string.format('%d %d %d %d %d %d', running, math.max(0, ahead), crowd, behind, is_following and 1 or 0, front)
 end
 
 local function pack_message(ask, now)
@@ -182,29 +185,31 @@ end
 
 -- What the message adds to what is stored: its size and, of a new session, that of the session's own texts. Returns what
 -- passes a quota, if it does; a count that turns a message away is looked at again before the next one.
-local function weigh(root, ask, weight, known, now)
-  weight.message, weight.counted_at = pack_message(ask, now), known[8]
-  weight.size, weight.added = #weight.message, #weight.message
-  if ask.is_new then
-    weight.side = known[7]
-    weight.added = weight.size + #ask.name + #(ask.system_prompt or '') + #(ask.companion or '')
-  end
-  local which, much = stored.find_excess(root, ask.account, {known[5], known[6]}, ask.is_new and ask.sessions_max,
-    weight.added, ask.stored_bytes_max)
-  if which == 'stored_bytes' then stored.note_due(root, ask.account, weight.counted_at, stored.RECOUNT_REFUSED_MS, now) end
-  return which, much
+local function weigh(root, ask, session, known, now)
+  local message = pack_message(ask, now)
+  local added = #message
+  if ask.is_new then added = added + #ask.name + #(ask.system_prompt or '') + #(ask.companion or '') end
+  local which, much = stored.find_excess(root, ask.account, known[5], known[6], ask.is_new and ask.sessions_max, added,
+    ask.stored_bytes_max)
+  if which == 'stored_bytes' then stored.note_due(root, ask.account, known[8], stored.RECOUNT_REFUSED_MS, now) end
+  local side = session.side
+  if ask.is_new then side = known[7] end
+  return {message = message, size = #message, added = added, side = side, counted_at = known[8]}, which, much
 end
 
-local function store(root, ask, generation, turn, number, before, weight, now)
-  redis.call('HSET', turns_of(root, ask.account, ask.session, turn), turn .. ':u', weight.message)
+local function store(root, ask, generation, turn, number, before, message, now, ends)
+  local chunk = turns_of(root, ask.account, ask.session, turn)
+  turn = int(turn)
+  redis.call('HSET', chunk, turn .. ':u', message)
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
-  local fields = {'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
-    'model', ask.model, 'wire', ask.wire, 'number', number, 'accepted', now, 'deadline', now + ask.deadline_ms,
-    'hold', int(ask.hold), 'attempt', 0, 'key', ask.key, 'added', ask.added or 0}
-  for name, value in pairs({origin = ask.origin, before = before, idempotency = ask.idempotency}) do
-    fields[#fields + 1], fields[#fields + 2] = name, value
-  end
-  redis.call('HSET', generation, unpack(fields))
+  local more = {}
+  if ask.origin then more[1], more[2] = 'origin', ask.origin end
+  if before then more[#more + 1], more[#more + 2] = 'before', before end
+  if ask.idempotency then more[#more + 1], more[#more + 2] = 'idempotency', ask.idempotency end
+  redis.call('HSET', generation, 'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
+    'model', ask.model, 'wire', int(ask.wire), 'number', number, 'accepted', now,
+    'deadline', ends, 'hold', int(ask.hold), 'attempt', '0', 'key', ask.key,
+    'added', int(ask.added or 0), unpack(more))
   if ask.idempotency then
     local key = idempotency_key(root, ask.account, ask.idempotency)
     redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
@@ -219,29 +224,31 @@ local function take_hold(books, ask, known, weight)
   if ask.hold > 0 then
     local before = (weight.side == '1' and known[6] or weight.side ~= '1' and known[5]) or 0
     redis.call('HSET', books, 'balance', int(known[1] - ask.hold), 'held', int((known[9] or 0) + ask.hold),
-      sum, before + weight.added)
+      sum, int(before + weight.added))
   else
-    redis.call('HINCRBY', books, sum, weight.added)
+    redis.call('HINCRBY', books, sum, int(weight.added))
   end
   if tonumber(known[3]) ~= ask.stride or tonumber(known[4]) ~= ask.running_max then
     redis.call('HSET', books, 'lane_stride', ask.stride, 'running_most', ask.running_max)
   end
 end
 
--- The session's fields; `beside` are the tokens of turns under way, where it counts them or an older process left some.
-local function load_session(root, ask, session, weight)
-  local turns, busy, companion, tokens, pending, system, bytes, side = unpack(redis.call('HMGET', session,
+-- The session, nil where there is none; `beside` are the tokens of turns under way, where it counts them or an older
+-- process left some.
+local function load_session(root, ask, key)
+  local turns, busy, companion, tokens, pending, system, bytes, side = unpack(redis.call('HMGET', key,
     'turns', 'head', 'companion', 'tokens', 'pending', 'system', 'bytes', 'side'))
   local beside = busy and pending_beside(root, ask, busy, pending) or pending and 0 or nil
-  weight.bytes, weight.side = bytes, side
-  return tonumber(turns), busy, {companion = companion, tokens = tokens, beside = beside, system = system}
+  if not turns then return nil end
+  return {turns = tonumber(turns), head = busy, companion = companion, tokens = tokens, beside = beside, system = system,
+    bytes = bytes, side = side}
 end
 
-local NEW = {}
+local NEW = {turns = 0}
 
-local function await_turn(root, ask, turn, number, is_head)
+local function await_turn(root, ask, turn, number, is_head, is_in_its_lane)
   if is_head then
-    make_ready(root, ask.account, ask.generation, ask.lane, number, ask.wire)
+    make_ready(root, ask.account, ask.generation, ask.lane, number, ask.wire, is_in_its_lane)
   else
     redis.call('ZADD', waiting_key(root, ask.account, ask.session), turn, ask.generation)
   end
@@ -253,20 +260,18 @@ local function accept(root, ask)
   if redis.call('EXISTS', generation) == 1 then return {'replayed', ask.generation, ask.session} end
   local replay = find_replay(root, ask)
   if replay then return replay end
-  local session = session_key(root, account, ask.session)
-  local turns, busy, known_of, weight = 0, nil, NEW, {}
-  if not ask.is_new then
-    turns, busy, known_of = load_session(root, ask, session, weight)
-    if not turns then return {'no_session'} end
-    if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
-  end
+  local key = session_key(root, account, ask.session)
+  local session = ask.is_new and NEW or load_session(root, ask, key)
+  if not session then return {'no_session'} end
+  local busy = session.head
+  if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
   local now = now_us()
   local rate, is_in_time = take_rate(root, account, ask.per_minute, now)
   if not is_in_time then return {'limited', rate} end
-  local unfinished = unfinished_of(root, account)
+  local unfinished, of_lane = unfinished_of(root, account, ask.lane)
   -- An interrupt takes the place of all that its session has.
   local behind, replaced = busy and waiting_in(root, account, ask.session) or 0, 0
-  local ended = turns - behind - (busy and 1 or 0)
+  local ended = session.turns - behind - (busy and 1 or 0)
   if busy and ask.on_conflict == 'interrupt' then behind, replaced = 0, behind + 1 end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
   if behind >= ask.waiting_max then return {'waiting', rate} end
@@ -275,37 +280,40 @@ local function accept(root, ask)
   local books = books_key(root, account)
   local known = read_books(books, ask.lane)
   local line, running = unfinished_key(root, account, ask.lane), tonumber(known[2] or 0)
-  local ahead = redis.call('ZCARD', line) - running - replaced
-  local crowd = ahead > 0 and crowd_of(root, account, ask.lane, ask.stride) or 1
+  local ahead = of_lane - running - replaced
+  local crowd, is_in_its_lane = 1, nil
+  if ahead > 0 then crowd, is_in_its_lane = crowd_of(root, account, ask.lane, ask.stride) end
   if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
   local at = math.floor(now / 1000)
-  local quota, much = weigh(root, ask, weight, known, at)
+  local weight, quota, much = weigh(root, ask, session, known, at)
   if quota then return {'quota', quota, much, rate} end
-  local history = ask.is_new and 0 or history_of(root, ask, ended, known_of)
+  local history = ask.is_new and 0 or history_of(root, ask, ended, session)
   local least = add_history(ask, history)
   if least then return {'unpaid', int(least), rate} end
   local balance, is_hold_needed = count_balance(root, ask, tonumber(known[1] or 0), busy)
   if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
   -- What all of a partition share comes first: where it is of another type, nothing is done by halves.
-  local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
-  redis.call('ZCARD', lane_key(root, ask.lane))
+  local number = int(redis.call('HINCRBY', clocks_key(root), 'number', '1'))
+  if not is_in_its_lane then redis.call('ZCARD', lane_key(root, ask.lane)) end
   if busy and ask.on_conflict == 'interrupt' then
-    known = interrupt(root, ask, busy, weight, is_hold_needed)
+    known = interrupt(root, ask, busy, session, is_hold_needed)
   end
-  if is_hold_needed then known_of.beside = 0 end
-  if ask.companion or known_of.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
-  local turn, is_head = take_turn(root, ask, session, turns, known_of.beside, at, weight)
+  if is_hold_needed then session.beside = 0 end
+  if ask.companion or session.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
+  local moment, ends = int(at), int(at + ask.deadline_ms)
+  local turn, is_head = take_turn(root, ask, key, session, weight, moment)
   take_hold(books, ask, known, weight)
-  local before = line_of(root, ask, {running = running, ahead = ahead, crowd = crowd, behind = behind,
-    head = not is_head and busy}, at)
-  store(root, ask, generation, turn, number, before.noted, weight, at)
-  redis.call('ZADD', deadlines, at + ask.deadline_ms, member(account, ask.generation))
+  local front = is_head and -1 or ms_since_start(root, account, busy, at)
+  store(root, ask, generation, turn, number, line_of(running, ahead, crowd, behind, not is_head, front), weight.message,
+    moment, ends)
+  redis.call('ZADD', deadlines, ends, member(account, ask.generation))
   redis.call('ZADD', line, number, ask.generation)
-  await_turn(root, ask, turn, number, is_head)
-  ahead = redis.call('ZRANK', line, ask.generation) - running
+  await_turn(root, ask, turn, number, is_head, replaced == 0 and is_in_its_lane)
+  -- What an interrupt ended is gone from the line, or not yet.
+  if replaced > 0 then ahead = redis.call('ZRANK', line, ask.generation) - running end
   return {'accepted', turn, at, math.max(0, ahead), crowd, behind, running, is_head and 0 or 1,
-    before.front, unfinished + 1, rate}
+    front, unfinished + 1, rate}
 end
 
 register('accept', accept)

@@ -4,22 +4,35 @@
 -- RETURNS  {{account, id, attempt, 'lost' or 'cancel'}...} for those the worker must stop
 -- ATOMIC   because a lease must not be renewed for an attempt that has just been given away.
 
+-- So many leases are looked up and renewed by one command each.
+local TOGETHER = 500
+
+-- Renews those from `first` to `last` that still hold, and adds the others to `stop`.
+local function renew(root, held, first, last, ends, stop)
+  local names, renewed = {}, {}
+  for i = first, last do names[#names + 1] = member(held[i][1], held[i][2]) end
+  local leases = redis.call('ZMSCORE', leases_key(root), unpack(names))
+  for i, name in ipairs(names) do
+    local account, id, attempt = unpack(held[first + i - 1])
+    -- What is no hash is no record.
+    local record = redis.pcall('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
+    if not leases[i] or tonumber(record[1]) ~= attempt then
+      stop[#stop + 1] = {account, id, attempt, 'lost'}
+    else
+      renewed[#renewed + 1], renewed[#renewed + 2] = ends, name
+      if record[2] then stop[#stop + 1] = {account, id, attempt, 'cancel'} end
+    end
+  end
+  if renewed[1] then redis.call('ZADD', leases_key(root), 'XX', unpack(renewed)) end
+end
+
 local function beat(root, ask)
   local now, stop = now_ms(), {}
   local ends = int(now + ask.lease_ms)
   -- A time to come is none since when it is silent.
   if ask.deaf_ms then redis.call('ZADD', holders_key(root), 'XX', int(now + ask.deaf_ms), ask.worker) end
-  for _, held in ipairs(ask.held) do
-    local account, id, attempt = held[1], held[2], held[3]
-    -- What is no hash is no record.
-    local record = redis.pcall('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
-    local leased = redis.call('ZSCORE', leases_key(root), member(account, id))
-    if not leased or tonumber(record[1]) ~= attempt then
-      table.insert(stop, {account, id, attempt, 'lost'})
-    else
-      redis.call('ZADD', leases_key(root), 'XX', ends, member(account, id))
-      if record[2] then table.insert(stop, {account, id, attempt, 'cancel'}) end
-    end
+  for first = 1, #ask.held, TOGETHER do
+    renew(root, ask.held, first, math.min(#ask.held, first + TOGETHER - 1), ends, stop)
   end
   return stop
 end

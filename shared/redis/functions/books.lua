@@ -1,10 +1,6 @@
 -- What the functions share beside the preamble: an account's credits, and what is due for an answer.
 -- Stands before it, because an end is charged.
 
--- Lua prints large numbers as 1e+14 when they become part of a text; what redis.call is given as a number
--- keeps its digits up to 10^17, more than any time or amount here.
-local function int(number) return string.format('%.0f', number) end
-
 -- What an account was given and what it paid, for ever: nothing changes or removes an entry.
 local function write_ledger(root, account, entry)
   redis.call('XADD', ledger_key(root, account), '*', 'e', cmsgpack.pack(entry))
@@ -26,7 +22,7 @@ local function settle_books(root, account, id, generation, ending, side, bytes)
     local books, sum = books_key(root, account), stored.sum_of(side)
     local held, balance, settled, before = unpack(redis.call('HMGET', books, 'held', 'balance', 'settled', sum))
     redis.call('HSET', books, 'held', int((held or 0) - hold), 'balance', int((balance or 0) + hold - captured),
-      'settled', int((settled or 0) + captured), sum, (before or 0) + bytes)
+      'settled', int((settled or 0) + captured), sum, int((before or 0) + bytes))
     -- If what follows fails, the hold is not to be given back once more.
     damage.settled_last = id
   else
@@ -45,7 +41,7 @@ local function count_use(root, account, generation, ending, captured)
   local meter = ending.meter
   local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
   local of = meter.model .. '|' .. (generation.key or '') .. '|'
-  redis.call('HINCRBY', name, of .. 'generations', 1)
+  redis.call('HINCRBY', name, of .. 'generations', '1')
   redis.call('HINCRBY', name, of .. 'input', int(meter.input))
   redis.call('HINCRBY', name, of .. 'output', int(meter.output))
   if meter.reasoning > 0 then redis.call('HINCRBY', name, of .. 'reasoning', int(meter.reasoning)) end

@@ -49,9 +49,10 @@ local function take(root, account, id, record, company, resource, ask, now)
   local attempt = tonumber(record.attempt) + 1
   local is_again = attempt > 1
   redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
-    'worker', ask.worker, 'claim', ask.claim, 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
-  redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, 1)
-  stay_outside(root, account)
+    'worker', ask.worker, 'claim', int(ask.claim), 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
+  local running = record.running or running_of(root, account)
+  running[record.lane == 'batch' and 2 or 1] = redis.call('HINCRBY', books_key(root, account), 'running_' .. record.lane, '1')
+  stay_outside(root, account, running)
   if is_again then
     redis.call('DEL', text_key(root, account, id))
     emit(root, account, id, attempt, 1, RESET)
@@ -72,10 +73,11 @@ local at_account, at_id, at_lane
 -- read waits for a worker that can, and the next account gives. Returns false where the line ends, nil where it goes on.
 local function ready_from(root, lane, wire, first)
   for place = first, first + ACCOUNTS_TRIED - 1 do
-    local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), place, place, 'WITHSCORES'))
+    local at = int(place)
+    local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), at, at, 'WITHSCORES'))
     if not account then return false end
     at_account, at_id, at_lane = account, nil, lane
-    local id, following = unpack(redis.call('ZRANGE', ready_key(root, account, lane), 0, 1))
+    local id, following = unpack(redis.call('ZRANGE', ready_key(root, account, lane), '0', '1'))
     at_id = id
     local record = load(root, account, id)
     if not record or tonumber(record.wire) <= wire then return account, time, id, record, following end
@@ -224,9 +226,10 @@ local function pop(root, lane, ask, lines)
   end
   tick(root, lane, tonumber(time))
   redis.call('ZREM', ready_key(root, account, lane), id)
-  local stride = stride_of(root, account)
+  record.running = running_of(root, account)
+  local stride = tonumber(record.running[4]) or STRIDE_OF_BEFORE
   if following then
-    redis.call('ZINCRBY', lane_key(root, lane), stride, account)
+    redis.call('ZINCRBY', lane_key(root, lane), int(stride), account)
   else
     leave_lane(root, account, lane, time + stride)
   end
@@ -337,11 +340,11 @@ local function looked_on(root, ask, lines)
 end
 
 -- Where nothing is left no ring is due. Returns whether this worker may take more.
-local function silence(root, ask, lines, batch, are_left)
+local function silence(root, ask, lines, batch, are_left, is_no_batch)
   local is_more, bells = are_left, {}
   for _, lane in ipairs(LANES) do
     local is_heard = lane == 'interactive' or batch > 0
-    if is_ready(root, lane) then
+    if not (lane == 'batch' and is_no_batch) and is_ready(root, lane) then
       is_more = is_more or is_heard
     elseif not are_left then
       table.insert(bells, bell_key(root, lane))
@@ -372,7 +375,8 @@ local function claim(root, ask)
   local passed = before
   while #claimed < ask.count and ended < ENDED_MAX do
     local order = PERSONS_FIRST
-    if batch <= 0 then
+    -- Where no batch waits, none is looked for.
+    if batch <= 0 or not before then
       order = PERSONS_ONLY
     elseif passed and passed >= TRICKLE - 1 then
       order = BATCH_FIRST
@@ -387,11 +391,13 @@ local function claim(root, ask)
       ended = ended + 1
     end
   end
-  if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', passed) end
+  if passed ~= before then redis.call('HSET', clocks_key(root), 'looked_on', int(passed)) end
   if #claimed > 0 then damage.note_holder(root, ask.worker) end
   -- Who cannot take a suspect leaves its ring to others.
   local are_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
-  local is_more = silence(root, ask, lines, batch, are_left)
+  -- Only what ends may let the next turn of a session in.
+  local is_no_batch = is_plain and not before and ended == 0
+  local is_more = silence(root, ask, lines, batch, are_left, is_no_batch)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
   local is_passed_by = are_left and ask.company == 0
   return {now, (is_more and is_enough or is_passed_by) and 1 or 0, unpack(claimed)}

@@ -22,7 +22,7 @@ local function create_session(root, ask)
   local bytes = #ask.name + #(ask.companion or '') + #(metadata or '')
   local sum_0, sum_1, side, counted_at = unpack(redis.call('HMGET', books_key(root, ask.account), 'stored_0', 'stored_1',
     'stored_side', 'counted_at'))
-  local which, much = stored.find_excess(root, ask.account, {sum_0, sum_1}, ask.sessions_max, bytes, ask.stored_bytes_max)
+  local which, much = stored.find_excess(root, ask.account, sum_0, sum_1, ask.sessions_max, bytes, ask.stored_bytes_max)
   stored.note_due(root, ask.account, counted_at, which and stored.RECOUNT_REFUSED_MS or stored.RECOUNT_MS, now)
   if which then return {'quota', which, much, rate} end
   stored.add(root, ask.account, side, bytes)

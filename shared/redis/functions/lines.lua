@@ -7,16 +7,17 @@
 -- holds beyond that is removed by whoever finds it.
 
 -- How many accounts of this one's weight those are, itself among them, that share a lane: who has twice the weight
--- counts as two. Of many a few are looked at, from the middle of the line.
+-- counts as two. Of many a few are looked at, from the middle of the line. Tells, too, whether it is in its lane itself.
 local function crowd_of(root, account, lane, stride)
   local seen_max = 6
   local key, weighed = lane_key(root, lane), 0
   local count = redis.call('ZCARD', key)
   local first = math.max(0, math.floor((count - seen_max) / 2))
-  local seen = redis.call('ZRANGE', key, first, first + seen_max - 1)
+  local seen = redis.call('ZRANGE', key, int(first), int(first + seen_max - 1))
   for _, each in ipairs(seen) do weighed = weighed + stride / stride_of(root, each) end
   local crowd = count > 0 and math.ceil(count * weighed / #seen) or 0
-  return redis.call('ZSCORE', key, account) and crowd or crowd + 1
+  if redis.call('ZSCORE', key, account) then return crowd, true end
+  return crowd + 1, false
 end
 
 -- How long ago an attempt at a generation began, in ms; -1 where none runs.
@@ -27,7 +28,9 @@ end
 
 -- Where an account stands in virtual time, in its lane or outside of it.
 local function account_time(root, account, lane)
-  return redis.call('ZSCORE', lane_key(root, lane), account) or time_to_join(root, account, lane)
+  local time = redis.call('ZSCORE', lane_key(root, lane), account)
+  if time then return time end
+  return time_to_join(root, lane, unpack(redis.call('HMGET', books_key(root, account), 'left_' .. lane, 'lane_stride')))
 end
 
 local function line_name(lane, resource) return lane .. ':' .. resource end
@@ -94,9 +97,8 @@ local function first_parked(root, account, line, fits)
   leave_line(root, account, line.lane, line.resource)
 end
 
--- Of the lanes of which it runs as many as it may.
-local function stay_outside(root, account)
-  local running = running_of(root, account)
+-- Leaves the lanes of which it runs as many as it may.
+local function stay_outside(root, account, running)
   for _, lane in ipairs(LANES) do
     local at = is_running_full(running, lane) and redis.call('ZSCORE', lane_key(root, lane), account)
     if at then leave_lane(root, account, lane, at) end

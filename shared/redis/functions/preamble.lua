@@ -37,9 +37,11 @@ end
 
 local function load(root, account, id) return load_flat(generation_key(root, account, id)) end
 
-local function unfinished_of(root, account)
-  return redis.call('ZCARD', unfinished_key(root, account, 'interactive'))
-    + redis.call('ZCARD', unfinished_key(root, account, 'batch'))
+-- How many an account has under way, and how many of these are of one lane.
+local function unfinished_of(root, account, lane)
+  local persons = redis.call('ZCARD', unfinished_key(root, account, 'interactive'))
+  local batch = redis.call('ZCARD', unfinished_key(root, account, 'batch'))
+  return persons + batch, lane == 'batch' and batch or persons
 end
 
 local function waiting_in(root, account, session)
@@ -55,23 +57,23 @@ local function check_step(generation, stage)
 end
 
 local function turns_of(root, account, session, turn)
-  return turns_key(root, account, session, int(math.floor(tonumber(turn) / TURNS_PER_CHUNK)))
+  return turns_key(root, account, session, int(math.floor(turn / TURNS_PER_CHUNK)))
 end
 
 -- Persons first.
 local LANES = {'interactive', 'batch'}
 
--- One ring wakes one worker that waits; more rings than this wake nobody more.
-local BELLS_MAX = 128
-
 -- A bell of another type is replaced: there is nothing in it to lose.
+-- One ring wakes one worker that waits; so many wake all. A bell that nobody waits at is cut back now and then, not at
+-- each ring.
 local function ring_bell(bell)
-  local length = redis.pcall('LPUSH', bell, 1)
+  local rings_max, cut_at = 128, 144
+  local length = redis.pcall('LPUSH', bell, '1')
   if type(length) ~= 'number' then
     redis.call('DEL', bell)
-    redis.call('LPUSH', bell, 1)
-  elseif length > BELLS_MAX then
-    redis.call('RPOP', bell)
+    redis.call('LPUSH', bell, '1')
+  elseif length >= cut_at then
+    redis.call('LTRIM', bell, 0, rings_max - 1)
   end
 end
 
@@ -84,9 +86,10 @@ end
 -- Of what an account may run at once; one at least.
 local BATCH_SHARE = 0.75
 
--- How many an account runs: of each lane, and at most in all.
+-- How many an account runs: of each lane, and at most in all. Then its stride, if that is known.
 local function running_of(root, account)
-  return redis.call('HMGET', books_key(root, account), 'running_interactive', 'running_batch', 'running_most')
+  return redis.call('HMGET', books_key(root, account), 'running_interactive', 'running_batch', 'running_most',
+    'lane_stride')
 end
 
 -- Whether that is as many as it may of a lane: its batch leaves room for the person.
@@ -110,27 +113,31 @@ end
 -- Virtual time: an account joins its lane a little before the lane's clock, or where it left if that is later.
 -- Who asked for nothing of late so has a few claims at once, and who comes and goes gets no more than a share.
 -- One that runs as many as it may stays outside until one of them has ended.
-local function time_to_join(root, account, lane)
+local function time_to_join(root, lane, left, stride)
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
-  local own = redis.call('HMGET', books_key(root, account), 'left_' .. lane, 'lane_stride')
-  local early = clock - CLAIMS_AHEAD * tonumber(own[2] or STRIDE_OF_BEFORE)
-  return int(math.max(early, tonumber(own[1] or 0)))
+  local early = clock - CLAIMS_AHEAD * tonumber(stride or STRIDE_OF_BEFORE)
+  return int(math.max(early, tonumber(left or 0)))
+end
+
+-- Whether the account is in its lane, let in now if it was not.
+local function is_in_lane(root, account, lane)
+  local key = lane_key(root, lane)
+  if redis.call('ZSCORE', key, account) then return true end
+  local books = redis.call('HMGET', books_key(root, account), 'running_interactive', 'running_batch', 'running_most',
+    'left_' .. lane, 'lane_stride')
+  if is_running_full(books, lane) then return false end
+  redis.call('ZADD', key, time_to_join(root, lane, books[4], books[5]), account)
+  return true, true
 end
 
 local function join_lane(root, account, lane, wire)
-  local key = lane_key(root, lane)
-  if redis.call('ZSCORE', key, account) or is_at_its_most(root, account, lane) then return end
-  redis.call('ZADD', key, time_to_join(root, account, lane), account)
-  ring(root, lane, wire)
+  local _, is_new_there = is_in_lane(root, account, lane)
+  if is_new_there then ring(root, lane, wire) end
 end
 
-local function make_ready(root, account, id, lane, number, wire)
+local function make_ready(root, account, id, lane, number, wire, is_known_there)
   redis.call('ZADD', ready_key(root, account, lane), number, id)
-  if redis.call('ZSCORE', lane_key(root, lane), account) then
-    ring(root, lane, wire)
-  else
-    join_lane(root, account, lane, wire)
-  end
+  if is_known_there or is_in_lane(root, account, lane) then ring(root, lane, wire) end
 end
 
 local function leave_lane(root, account, lane, at)
@@ -172,7 +179,10 @@ local function drop_lease(root, account, id, lane)
   -- Where it is of another type, there is none to ring for.
   local lines = redis.pcall('SMEMBERS', parked_lines_key(root))
   if #lines > 0 and is_at_its_most(root, account, lane) then ring_lines(root, account, lines) end
-  redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, -1)
+  redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, '-1')
+  if redis.call('EXISTS', ready_key(root, account, 'interactive'), ready_key(root, account, 'batch')) == 0 then
+    return true
+  end
   for _, each in ipairs(LANES) do
     if redis.call('EXISTS', ready_key(root, account, each)) == 1 then join_lane(root, account, each) end
   end
@@ -285,16 +295,16 @@ end
 
 -- The session has its answer. It counts what its completed turns take when they are sent again, from the first on or
 -- from one that read all before it; and where more than one turn is under way, what those may add.
-local function note_answer(session, generation, ending, tokens, pending, bytes)
-  bytes = (tonumber(bytes) or 0) + #ending.assistant
+local function note_answer(session, generation, ending, now, tokens, pending, bytes)
+  bytes = int((tonumber(bytes) or 0) + #ending.assistant)
   if ending.history then
     local added, before, is_all = ending.history[1], ending.history[2], ending.history[3]
     if not is_all then before = math.max(before, tonumber(tokens) or 0) end
-    redis.call('HSET', session, 'active', int(ending.now), 'bytes', bytes, 'tokens', int(before + added))
+    redis.call('HSET', session, 'active', now, 'bytes', bytes, 'tokens', int(before + added))
   elseif not tokens and generation.turn == '1' then
-    redis.call('HSET', session, 'active', int(ending.now), 'bytes', bytes, 'tokens', 0)
+    redis.call('HSET', session, 'active', now, 'bytes', bytes, 'tokens', '0')
   else
-    redis.call('HSET', session, 'active', int(ending.now), 'bytes', bytes)
+    redis.call('HSET', session, 'active', now, 'bytes', bytes)
   end
   if pending then
     redis.call('HSET', session, 'pending', int(math.max(0, tonumber(pending) - tonumber(generation.added or 0))))
@@ -308,12 +318,12 @@ end
 -- before it, whether that was all}. Returns the captured microcredits.
 local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
-  local key = generation_key(root, account, id)
+  local key, now = generation_key(root, account, id), int(ending.now)
   local session = session_key(root, account, generation.session)
   -- A session in which something is under way has a head; one without was deleted.
   local head, tokens, pending, bytes, side = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
   -- What all of a partition share comes before the books: where it is of another type, nothing is charged.
-  redis.call('HINCRBY', clocks_key(root), 'ended', 1)
+  redis.call('HINCRBY', clocks_key(root), 'ended', '1')
   redis.call('ZREM', deadlines_key(root), member(account, id))
   redis.call('ZCARD', lane_key(root, generation.lane))
   local captured = settle_books(root, account, id, generation, ending, side, head and #ending.assistant or 0)
@@ -328,8 +338,8 @@ local function finish(root, account, id, generation, ending)
   if head then
     redis.call('HSET', turns_of(root, account, generation.session, generation.turn),
       generation.turn .. ':a', ending.assistant)
-    note_answer(session, generation, ending, tokens, pending, bytes)
-    redis.call('ZADD', sessions_key(root, account), int(ending.now), generation.session)
+    note_answer(session, generation, ending, now, tokens, pending, bytes)
+    redis.call('ZADD', sessions_key(root, account), now, generation.session)
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
       bury(root, account, id, generation, ending)
     end
@@ -338,13 +348,13 @@ local function finish(root, account, id, generation, ending)
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
-  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'drains', 'waits',
-    'key', 'calls', 'history', 'claim', 'bill', 'added', 'before', 'routed')
-  if generation.crashes then
-    redis.call('HDEL', key, 'crashes', 'company', 'falls', 'mixed')
-    if ending.stage == 'completed' then acquit(root, generation, ending.now) end
+  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'seq', 'progress', 'key', 'calls', 'claim', 'bill',
+    'added', 'before', 'routed')
+  if ending.stage ~= 'completed' or generation.history or generation.cancel or generation.waits then
+    redis.call('HDEL', key, 'cancel', 'drains', 'waits', 'history', 'crashes', 'company', 'falls', 'mixed')
   end
-  redis.call('HSET', key, 'stage', ending.stage, 'finished', int(ending.now), 'captured', int(captured), 'last', last)
+  if generation.crashes and ending.stage == 'completed' then acquit(root, generation, ending.now) end
+  redis.call('HSET', key, 'stage', ending.stage, 'finished', now, 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   return captured
 end

@@ -13,7 +13,7 @@ local function take_rate(root, account, per_minute, now)
   if over > 0 then
     return {per_minute, 0, math.ceil((arrival - interval - now) / 1000), math.ceil(over / 1000)}, false
   end
-  redis.call('SET', key, math.floor(arrival), 'PX', math.ceil((arrival - now) / 1000) + 1000)
+  redis.call('SET', key, int(arrival), 'PX', int(math.ceil((arrival - now) / 1000) + 1000))
   local remaining = math.floor((window - (arrival - now)) / interval + 0.000001)
   local retry = math.max(0, math.ceil((arrival + interval - now - window) / 1000))
   return {per_minute, remaining, math.ceil((arrival - now) / 1000), retry}, true

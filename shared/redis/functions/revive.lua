@@ -23,7 +23,7 @@ local function refusal(root, ask, letter, session)
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
   local balance, sum_0, sum_1 = unpack(redis.call('HMGET', books_key(root, ask.account), 'balance', 'stored_0', 'stored_1'))
   local size = #letter.message
-  if stored.find_excess(root, ask.account, {sum_0, sum_1}, nil, size, ask.stored_bytes_max) then return {'quota'} end
+  if stored.find_excess(root, ask.account, sum_0, sum_1, nil, size, ask.stored_bytes_max) then return {'quota'} end
   balance = tonumber(balance) or 0
   if balance < tonumber(letter.hold) then return {'poor', int(balance)} end
 end

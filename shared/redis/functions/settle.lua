@@ -57,7 +57,7 @@ local function settle(root, ask)
     if type(length) ~= 'number' then
       redis.call('DEL', key)
     elseif length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
-    redis.call('PEXPIRE', key, 604800000)
+    redis.call('PEXPIRE', key, '604800000')
   end
   return {'settled', captured}
 end

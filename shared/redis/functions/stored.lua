@@ -16,14 +16,14 @@ function stored.sum_of(side) return side == '1' and 'stored_1' or 'stored_0' end
 function stored.add(root, account, side, bytes)
   if bytes == 0 then return end
   local books, sum = books_key(root, account), stored.sum_of(side)
-  if redis.call('HINCRBY', books, sum, bytes) < 0 then redis.call('HSET', books, sum, 0) end
+  if redis.call('HINCRBY', books, sum, int(bytes)) < 0 then redis.call('HSET', books, sum, 0) end
 end
 
--- Which quota one more record would pass, and how much there is of it; nil if none. `sums` are stored_0 and stored_1.
-function stored.find_excess(root, account, sums, sessions_max, bytes, bytes_max)
+-- Which quota one more record would pass, and how much there is of it; nil if none.
+function stored.find_excess(root, account, stored_0, stored_1, sessions_max, bytes, bytes_max)
   local count = sessions_max and redis.call('ZCARD', sessions_key(root, account)) or 0
   if sessions_max and count >= sessions_max then return 'sessions', count end
-  local sum = (tonumber(sums[1]) or 0) + (tonumber(sums[2]) or 0)
+  local sum = (stored_0 or 0) + (stored_1 or 0)
   if sum + bytes > bytes_max then return 'stored_bytes', sum end
 end
 
