@@ -81,3 +81,15 @@ def test_every_command_that_a_function_sends_is_tried_at_the_start() -> None:
         name.lower() for text in source.texts().values() for name in _SENT.findall(text)
     } - _TRIED_OTHERWISE
     assert sent <= tried
+
+
+_LOCAL: Final = re.compile(r"^local (?:function )?([\w, ]+?)(?: =|\(|$)", re.MULTILINE)
+
+
+def test_the_library_keeps_within_the_names_that_lua_knows_at_once() -> None:
+    top, *own = (
+        sum(names.count(",") + 1 for names in _LOCAL.findall(part))
+        for part in library.TEXT.split("\ndo\n")
+    )
+    assert own
+    assert top + max(own) <= 200

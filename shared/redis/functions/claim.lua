@@ -22,14 +22,11 @@
 -- A later attempt begins by dropping what was told: the text and, as its first event, the stream at once.
 -- What is tried for hours is told of its last attempts only; the reset of any of them drops all before it.
 
-local ACCOUNTS_TRIED = 64
-local TRICKLE = 20
-local ATTEMPTS_TOLD = 64
+local TRICKLE, ATTEMPTS_TOLD = 20, 64
+-- Of accounts in a lane and in a line of parked turns, and of suspects.
+local ACCOUNTS_TRIED, PARKED_TRIED, SUSPECTS_TRIED = 64, 64, 32
 -- What has expired in the line is ended on the way, so many in one call: the server serves nobody meanwhile.
 local ENDED_MAX = 64
--- Of accounts in a line of parked turns.
-local PARKED_TRIED = 64
-local SUSPECTS_TRIED = 32
 
 -- Its record is known to be sound.
 local function take(root, account, id, record, company, resource, ask, now)
@@ -73,8 +70,7 @@ local at_account, at_id, at_lane
 -- read waits for a worker that can, and the next account gives. Returns false where the line ends, nil where it goes on.
 local function ready_from(root, lane, wire, first)
   for place = first, first + ACCOUNTS_TRIED - 1 do
-    local at = int(place)
-    local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), at, at, 'WITHSCORES'))
+    local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), int(place), int(place), 'WITHSCORES'))
     if not account then return false end
     at_account, at_id, at_lane = account, nil, lane
     local id, following = unpack(redis.call('ZRANGE', ready_key(root, account, lane), '0', '1'))
@@ -375,8 +371,7 @@ local function claim(root, ask)
   local passed = before
   while #claimed < ask.count and ended < ENDED_MAX do
     local order = PERSONS_FIRST
-    -- Where no batch waits, none is looked for.
-    if batch <= 0 or not before then
+    if batch <= 0 or not before then -- where no batch waits, none is looked for
       order = PERSONS_ONLY
     elseif passed and passed >= TRICKLE - 1 then
       order = BATCH_FIRST
@@ -395,9 +390,8 @@ local function claim(root, ask)
   if #claimed > 0 then damage.note_holder(root, ask.worker) end
   -- Who cannot take a suspect leaves its ring to others.
   local are_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
-  -- Only what ends may let the next turn of a session in.
-  local is_no_batch = is_plain and not before and ended == 0
-  local is_more = silence(root, ask, lines, batch, are_left, is_no_batch)
+  -- Only what ends lets the next turn of a session in.
+  local is_more = silence(root, ask, lines, batch, are_left, is_plain and not before and ended == 0)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
   local is_passed_by = are_left and ask.company == 0
   return {now, (is_more and is_enough or is_passed_by) and 1 or 0, unpack(claimed)}

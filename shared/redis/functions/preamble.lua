@@ -1,4 +1,4 @@
--- What the functions share: time, numbers, the queue's moves, and the one way a generation ends.
+-- What the functions share: the queue's moves, and the one way a generation ends.
 --
 -- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py that is shared,
 -- TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, DEAD_CATEGORIES (of failures that leave a
@@ -7,20 +7,6 @@
 --
 -- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only. Each checks all
 -- before it writes anything, because nothing is rolled back, and may be repeated when its reply was lost.
-
-local function now_us()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
-end
-
-local function now_ms() return math.floor(now_us() / 1000) end
-
-local function member(account, id) return account .. ':' .. id end
-
-local function split(name)
-  local colon = string.find(name, ':', 1, true)
-  return string.sub(name, 1, colon - 1), string.sub(name, colon + 1)
-end
 
 -- What is no hash is no record.
 local function load_flat(key)
