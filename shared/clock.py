@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_SECOND: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp())
+_LAST_SECOND: Final = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
 class Clock(Protocol):
@@ -43,24 +45,29 @@ class SystemClock:
 
 
 def iso(ms: int) -> str:
-    """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, as the APIs show them."""
+    """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, as the APIs show them.
+
+    A time that no calendar date has is shown as the nearest one that has: stored times never raise.
+    """
     return _iso(ms // 1000)
 
 
 def instant(text: str) -> int | None:
     """Return the milliseconds since the epoch of `YYYY-MM-DD[THH:MM:SSZ]`, or None if it is none.
 
-    Without an offset from UTC it is UTC.
+    Without an offset from UTC it is UTC. In UTC it must be of the years 1 to 9999, too.
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        since = moment.astimezone(UTC) - _EPOCH
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int((moment - _EPOCH).total_seconds() * 1000)
+    return int(since.total_seconds() * 1000)
 
 
 @lru_cache(maxsize=4096)
 def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    within = min(max(seconds, _FIRST_SECOND), _LAST_SECOND)
+    return datetime.fromtimestamp(within, UTC).isoformat()[:-6] + "Z"

@@ -97,7 +97,7 @@ async def test_what_a_key_cannot_be_is_refused(owner: Customer, system: System) 
         "expires_at": (
             *("", "soon", "2030-01-31", "2030-02-30T00:00:00Z", "2030-01-31T12:00:00"),
             *("2030-01-31T24:00:61Z", "٢٠٣٠-01-31T12:00:00Z", 1_900_000_000, iso(now - 1_000)),
-            "0001-01-01T00:00:00Z",
+            *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+23:59"),
         ),
         "operator": (True,),
         "created_by": (ids.new_id(),),

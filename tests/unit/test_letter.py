@@ -60,6 +60,8 @@ def test_what_is_no_place_is_none(text: str) -> None:
         ("2026-01-31T12:30:15Z", "2026-01-31T12:30:15Z"),
         ("2026-01-31T12:30:15", "2026-01-31T12:30:15Z"),
         ("2026-01-31T12:30:15+02:00", "2026-01-31T10:30:15Z"),
+        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
+        ("0001-01-01", "0001-01-01T00:00:00Z"),
     ],
 )
 def test_times_are_read_in_utc(text: str, told: str) -> None:
@@ -69,10 +71,21 @@ def test_times_are_read_in_utc(text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "31.1.2026", "2026-13-01", "2026-02-30", "²026-01-01"]
+    "text",
+    [
+        *("", "soon", "31.1.2026", "2026-13-01", "2026-02-30", "²026-01-01"),
+        # In UTC their years are 10000 and 0.
+        *("9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01"),
+    ],
 )
 def test_what_is_no_time_is_none(text: str) -> None:
     assert instant(text) is None
+
+
+def test_stored_times_without_a_date_are_shown_as_the_nearest_date() -> None:
+    assert iso(253_402_300_859_000) == "9999-12-31T23:59:59Z"
+    assert iso(2**63) == "9999-12-31T23:59:59Z"
+    assert iso(-(2**63)) == "0001-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(
