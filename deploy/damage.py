@@ -7,8 +7,11 @@ from cyclopts import App
 
 from deploy import store
 from deploy.options import FOLDER, RunningFolder, examples
+from shared.errors import WrongKey
 
-_REMEDY: Final = "`pollux redis mend` sets it aside, if it is a line of work"
+_REMEDY: Final = (
+    "`pollux redis mend` sets it aside if it is a line of work, and removes it if it is made again"
+)
 _LEFT: Final = "left as it is; bring it back from a backup"
 
 app: Final = App(
@@ -21,12 +24,15 @@ app: Final = App(
 
 @app.command
 async def check(*, folder: RunningFolder = FOLDER) -> int:
-    """Name every key that is of another type than it should be; the exit code is 1 if any is."""
+    """Name every key that is of another type than it should be; the exit code is 1 if any is.
+
+    Nothing is changed.
+    """
     async with store.mending(folder) as mending:
         wrong = [key for found in (await mending.look()).values() for key in found]
     for key in wrong:
-        _print(f"{key.fault}: {'removed' if key.is_removed else _REMEDY}")
-    return int(any(not key.is_removed for key in wrong))
+        _print(f"{key.fault}: {_REMEDY}")
+    return int(bool(wrong))
 
 
 @app.command
@@ -35,18 +41,23 @@ async def mend(*, folder: RunningFolder = FOLDER) -> int:
 
     What is set aside is renamed, and yours to look at and delete. Of keys that hold money or
     messages only a backup knows what was in them: they are named and left, and the exit code is 1.
+    If it is cut short, run it again.
     """
     async with store.mending(folder) as mending:
-        mended = await mending.mend()
-    for name, key in mended.set_aside.items():
-        _print(f"{key.fault}: set aside as {name}")
-    if mended.set_aside:
+        mended = await mending.mend(_print_set_aside)
+    if mended.set_aside or mended.restored:
         _print(f"{mended.restored} places in the lines were made anew")
     for key in mended.left:
         _print(f"{key.fault}: {_LEFT}")
-    if not mended.set_aside and not mended.left:
+    if not any(mended):
         _print("nothing to mend")
     return int(bool(mended.left))
+
+
+def _print_set_aside(name: str, key: WrongKey) -> None:
+    _print(f"{key.fault}: set aside as {name}")
+    # What comes next may fail, or be killed.
+    sys.stdout.flush()
 
 
 def _print(line: str) -> None:

@@ -6,11 +6,11 @@ anew from these; what holds money or messages is only told of, since nothing els
 it.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final, NamedTuple
 
 from shared.clock import Clock
-from shared.errors import WrongKey
+from shared.errors import WrongKey, WrongTypeError
 from shared.redis import functions, keys, types
 from shared.redis.client import Connection
 from shared.redis.functions import LANES, RestoreAsk
@@ -47,9 +47,12 @@ class Mending:
         self._clock = clock
 
     async def look(self) -> dict[str, list[WrongKey]]:
-        """Return what is wrong, by root; what is made again by itself has been removed."""
-        roots = [keys.system_root(self._settings.redis), *self._partitions()]
-        return {root: found for root in roots if (found := await self._look_at(root))}
+        """Return what is wrong, by root; nothing is changed."""
+        found = {root: await self._look_at(root, may_remove=False) for root in self._roots()}
+        return {root: wrong for root, wrong in found.items() if wrong}
+
+    def _roots(self) -> list[str]:
+        return [keys.system_root(self._settings.redis), *self._partitions()]
 
     def _partitions(self) -> list[str]:
         redis = self._settings.redis
@@ -63,37 +66,47 @@ class Mending:
             if keys.partition_root(redis, account.partition) == root
         ]
 
-    async def _look_at(self, root: str) -> list[WrongKey]:
-        asked = [types.ask(types.shared_by_all(root))]
-        asked += [types.ask(types.of_account(root, name)) for name in self._names(root)]
+    async def _look_at(self, root: str, *, may_remove: bool) -> list[WrongKey]:
+        asked = [types.shared_by_all(root)]
+        asked += [types.of_account(root, name) for name in self._names(root)]
         found: dict[str, WrongKey] = {}
-        for ask in asked:
+        for expected in asked:
+            ask = types.ask((name, type_, again * may_remove) for name, type_, again in expected)
             for key in await functions.check_types(self._redis, root, ask):
                 found[key.name] = key
         return list(found.values())
 
-    async def mend(self) -> Mended:
-        """Set aside what stands in the place of lines, and make these anew."""
+    async def mend(self, note: Callable[[str, WrongKey], None] | None = None) -> Mended:
+        """Set aside what stands in the place of lines, and put back what is missing from lines.
+
+        The second is done whether or not anything was set aside just now: an earlier call may have
+        been cut short in between. `note` is told at once of each key that was set aside.
+        """
         mended = Mended({}, [], 0)
-        for root, wrong in (await self.look()).items():
-            lines = [key for key in wrong if _is_line(root, key)]
-            for key in lines:
-                aside = keys.SET_ASIDE(
-                    root, self._clock.now_ms(), key.name.removeprefix(root).replace(":", "-")
-                )
-                await self._redis.call("RENAME", key.name, aside)
-                mended.set_aside[aside] = key
-            mended.left.extend(key for key in wrong if key not in lines and not key.is_removed)
-            if lines:
-                mended = mended._replace(restored=mended.restored + await self._restore(root))
-        return mended
+        for root in self._roots():
+            for key in await self._look_at(root, may_remove=True):
+                if _is_line(root, key):
+                    aside = await self._set_aside(root, key)
+                    mended.set_aside[aside] = key
+                    if note is not None:
+                        note(aside, key)
+                elif not key.is_removed:
+                    mended.left.append(key)
+        restored = [await self._restore(root) for root in self._partitions()]
+        mended.left.extend(await self._list_letters())
+        return mended._replace(restored=sum(restored))
+
+    async def _set_aside(self, root: str, key: WrongKey) -> str:
+        place = key.name.removeprefix(root).replace(":", "-")
+        aside = keys.SET_ASIDE(root, self._clock.now_ms(), place)
+        await self._redis.call("RENAME", key.name, aside)
+        return aside
 
     async def _restore(self, root: str) -> int:
         count, lease_ms = 0, int(self._settings.worker.lease_seconds * 1000)
         async for names in self._unfinished(root):
             ask = RestoreAsk(names=names, lease_ms=lease_ms)
             count += await functions.restore(self._redis, root, ask)
-        await self._list_letters(root)
         return count
 
     async def _unfinished(self, root: str) -> AsyncIterator[list[tuple[str, str]]]:
@@ -111,16 +124,31 @@ class Mending:
         for first in range(0, len(names), _AT_ONCE):
             yield names[first : first + _AT_ONCE]
 
-    async def _list_letters(self, root: str) -> None:
-        """List the dead letters that are there."""
+    async def _list_letters(self) -> list[WrongKey]:
+        """List the dead letters that are there; return those that are of another type."""
+        wrong: list[WrongKey] = []
+        async for root, name in self._letters():
+            try:
+                died = await self._redis.call("HGET", name, "died")
+            except WrongTypeError:
+                found = await self._redis.call("TYPE", name)
+                wrong.append(WrongKey(name, keys.LETTER.type, found.decode()))
+                continue
+            listed = name.removeprefix(keys.LETTER(root, "", "")[:-1])
+            await self._redis.call("ZADD", keys.DEAD(root), "NX", died or 0, listed)
+        return wrong
+
+    async def _letters(self) -> AsyncIterator[tuple[str, str]]:
+        """Yield the root and the name of each dead letter, in one pass over all keys."""
         cursor: bytes | int = 0
-        pattern = keys.LETTER(root, "*", "*")
+        roots = {keys.LETTER(root, "", "")[:-1]: root for root in self._partitions()}
+        pattern = keys.LETTER(f"{self._settings.redis.prefix}:*", "*", "*")
         while True:
             cursor, names = await self._redis.call("SCAN", cursor, "MATCH", pattern, "COUNT", 500)
-            for name in names:
-                died = await self._redis.call("HGET", name, "died")
-                listed = name.decode().removeprefix(keys.LETTER(root, "", "")[:-1])
-                await self._redis.call("ZADD", keys.DEAD(root), "NX", died or 0, listed)
+            for name in (each.decode() for each in names):
+                for start, root in roots.items():
+                    if name.startswith(start):
+                        yield root, name
             if int(cursor) == 0:
                 return
 

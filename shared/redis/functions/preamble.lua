@@ -116,9 +116,12 @@ local function is_in_lane(root, account, lane)
   return true, true
 end
 
+-- Returns 1 for an account that was not in its lane and is now, else 0.
 local function join_lane(root, account, lane, wire)
   local _, is_new_there = is_in_lane(root, account, lane)
-  if is_new_there then ring(root, lane, wire) end
+  if not is_new_there then return 0 end
+  ring(root, lane, wire)
+  return 1
 end
 
 local function make_ready(root, account, id, lane, number, wire, is_known_there)

@@ -14,8 +14,7 @@ local function restore_place(root, account, id, record)
     if redis.call('ZSCORE', line, name) then return 0 end
   end
   if redis.call('ZSCORE', ready_key(root, account, record.lane), id) then
-    join_lane(root, account, record.lane, record.wire)
-    return 0
+    return join_lane(root, account, record.lane, record.wire)
   end
   unpark(root, account, id, record)
   queue_up(root, account, id, record)
