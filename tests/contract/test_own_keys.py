@@ -7,9 +7,9 @@ import pytest
 
 from shared import ids
 from shared.clock import SystemClock
-from shared.errors import UnavailableError
+from shared.errors import UnavailableError, WrongTypeError
 from shared.redis import functions, keys, library
-from shared.redis.client import Connection, Redis
+from shared.redis.client import Connection, Redis, Reply
 from shared.redis.functions import (
     AdoptKeysAsk,
     CreateOwnKeyAsk,
@@ -25,6 +25,7 @@ from shared.stores import receipts
 from shared.stores.accounts import Accounts, NewKey, OwnKey
 from shared.wire.account import Account, ApiKey, Scope
 from tests.support.desk import LONG_MS, Desk
+from tests.support.waiting import until
 
 _MANAGING: tuple[Scope, ...] = ("chat", "read", "keys")
 
@@ -276,6 +277,59 @@ async def test_keys_that_are_made_while_others_are_adopted_are_found(
     await office.redis.call("HSET", keys.KEY_IDS(office.root), "half", "0" * 64)
     assert len(await office.listed()) == 3
     assert await office.redis.call("GET", keys.KEYS_LISTED(office.root)) == b"4"
+
+
+_LISTS = (keys.ACCOUNT_KEYS, keys.KEY_ENDS)
+
+
+@pytest.mark.parametrize("key", [*_LISTS, keys.KEYS_LISTED], ids=lambda key: key.pattern)
+async def test_no_half_of_a_key_is_made_where_a_list_is_of_another_type(
+    office: _Office, key: keys.Key
+) -> None:
+    before = await office.redis.call("HGETALL", keys.KEY_IDS(office.root))
+    name = key(office.root, *("acme" for _ in key.parts))
+    await office.redis.call("DEL", name)
+    await office.redis.call("HSET", name, "f", "x")
+    for expires in (None, SystemClock().now_ms() + 60_000):
+        with pytest.raises(WrongTypeError):
+            await office.accounts.create_key(office.account, ("read",), expires_ms=expires)
+        with pytest.raises(WrongTypeError):
+            await office.make(expires=expires)
+    assert await office.redis.call("HGETALL", keys.KEY_IDS(office.root)) == before
+    assert len(await office.redis.call("KEYS", keys.API_KEY(office.root, "*"))) == len(before)
+    await office.redis.call("DEL", name)
+
+
+@pytest.mark.parametrize("key", _LISTS, ids=lambda key: key.pattern)
+async def test_a_key_is_revoked_and_fronts_are_told_whatever_its_lists_are(
+    office: _Office, redis_settings: RedisSettings, key: keys.Key
+) -> None:
+    made = [await office.made(expires=SystemClock().now_ms() + 60_000) for _ in range(2)]
+    name = key(office.root, "acme")
+    await office.redis.call("DEL", name)
+    await office.redis.call("SET", name, "theirs")
+    pushes: list[list[Reply]] = []
+    ear = Redis(redis_settings, on_push=pushes.append)
+    await ear.connect()
+    ear.listen("SUBSCRIBE", keys.revocations_channel(office.root))
+    await until(lambda: len(pushes) == 1)
+    ended = [made[0].record.id]
+    assert await office.accounts.revoke_key(made[0].record.id)
+    if key is keys.KEY_ENDS:
+        ended.append(made[1].record.id)
+        assert await office.accounts.delete_own_key(office.asking, ended[1]) == "hash"
+        assert await office.accounts.find_key(ended[1]) is None
+        assert await office.listed() == [office.asking.id]
+    else:
+        with pytest.raises(WrongTypeError):
+            await office.accounts.delete_own_key(office.asking, made[1].record.id)
+        assert await office.accounts.find_key(made[1].record.id) == made[1].record
+    await until(lambda: [push[2] for push in pushes[1:]] == [each.encode() for each in ended])
+    await ear.close()
+    found = await office.accounts.find_key(made[0].record.id)
+    assert found is not None
+    assert found.revoked is not None
+    assert await office.redis.call("GETDEL", name) == b"theirs"
 
 
 async def test_keys_are_deleted_on_a_server_that_is_full_and_not_made(

@@ -40,12 +40,21 @@ function api_keys.list(root, key)
   if key.expires then redis.call('ZADD', key_ends_key(root, key.account), key.expires, key.id) end
 end
 
+-- A key is taken out of force whatever its lists are: where one is of another type, the key is not in it.
 function api_keys.unlist(root, account, id)
-  redis.call('ZREM', account_keys_key(root, account), id)
-  redis.call('ZREM', key_ends_key(root, account), id)
+  redis.pcall('ZREM', account_keys_key(root, account), id)
+  redis.pcall('ZREM', key_ends_key(root, account), id)
+end
+
+-- Raises before anything is written where a list or the count is of another type.
+function api_keys.check_lists(root, account)
+  api_keys.count_missing(root)
+  redis.call('ZCARD', account_keys_key(root, account))
+  redis.call('ZCARD', key_ends_key(root, account))
 end
 
 function api_keys.add(root, key, hash, record)
+  api_keys.check_lists(root, key.account)
   local is_new = redis.call('HSET', key_ids_key(root), key.id, hash)
   redis.call('SET', api_key_key(root, hash), record)
   redis.call('INCRBY', keys_listed_key(root), is_new)
