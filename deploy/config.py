@@ -35,8 +35,10 @@ app: Final = App(
 )
 
 _ENTRIES: Final = {"providers", "models", "companions"}
-# What stands between the colon behind a user's name, which may be empty, and the host.
-_PASSWORD: Final = re.compile(r"^([a-z]+://[^/@:]*:).*@")
+# What stands between the first colon, behind a user's name that may have an `@`, and the last `@`.
+_PASSWORD: Final = re.compile(r"^([a-z]+://[^:]*:).*@")
+# What follows an address: services take keys there.
+_QUERY: Final = re.compile(r"^(https?://[^?#]*[?#]).+")
 
 Try = Annotated[bool, Parameter(name="--try", negative="")]
 
@@ -66,7 +68,7 @@ def show(*, json: Json = False) -> int:
     """Print every setting with the value that holds: the file's, the environment's, or the default.
 
     Models and providers are left to `pollux models` and `pollux config check`. A password in
-    `redis.url` is masked.
+    `redis.url` is masked, and what follows `?` in `search.base_url`.
     """
     try:
         settings = Settings.read(dict(os.environ))
@@ -90,7 +92,12 @@ def _values(settings: Settings) -> Iterator[tuple[str, object]]:
             value: object = settings
             for name in path.split("."):
                 value = getattr(value, name)
-            yield path, _PASSWORD.sub(r"\1***@", str(value)) if path == "redis.url" else value
+            yield path, _masked(value) if isinstance(value, str) else value
+
+
+def _masked(value: str) -> str:
+    """Return a text without what a URL may have in it for nobody to read."""
+    return _QUERY.sub(r"\1***", _PASSWORD.sub(r"\1***@", value))
 
 
 @app.command

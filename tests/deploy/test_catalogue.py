@@ -147,6 +147,29 @@ def test_settings_are_shown_as_they_hold(pollux: Pollux, tmp_path: Path) -> None
     assert (faulty.code, faulty.out) == (1, "")
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "shown"),
+    [
+        ("redis.url", "redis://svc@corp:sk-hush@there:1/0", "redis://svc@corp:***@there:1/0"),
+        ("redis.url", "redis://svc@:sk-hush@there", "redis://svc@:***@there"),
+        ("redis.url", "redis://:sk-@hu:sh@there/2", "redis://:***@there/2"),
+        ("redis.url", "unix://us/er:sk-hush@/tmp/s?db=1", "unix://us/er:***@/tmp/s?db=1"),
+        ("redis.url", "redis://user@[::1]:6379/0", "redis://user@[::1]:6379/0"),
+        ("search.base_url", "https://find.internal/s?token=sk-hush", "https://find.internal/s?***"),
+        ("search.base_url", "https://find.internal/#sk-hush", "https://find.internal/#***"),
+        ("search.base_url", "http://find.internal:8080/s", "http://find.internal:8080/s"),
+    ],
+)
+def test_secrets_inside_of_urls_are_not_shown(
+    pollux: Pollux, path: str, value: str, shown: str
+) -> None:
+    name = f"POLLUX_{path.upper().replace('.', '__')}"
+    told = pollux("config", "show", **{name: value})
+    assert (told.code, "hush" in told.out) == (0, False)
+    assert f'{path} = "{shown}"' in told.out.splitlines()
+    assert json.loads(pollux("config", "show", "--json", **{name: value}).out)[path] == shown
+
+
 def test_a_check_of_nothing_says_so(pollux: Pollux) -> None:
     shown = pollux("config", "check")
     assert shown.code == 0
