@@ -109,12 +109,21 @@ async def find_turns(call: Call, session: str, wanted: Wanted) -> Found:
 
 
 async def turns(call: Call, found: Found) -> list[Turn]:
-    """Return those of the turns found that are read at once."""
+    """Return those of the turns found that are read at once.
+
+    Raises:
+        RequestError: SESSION_NOT_FOUND when the session was deleted since they were found.
+
+    """
     if found.first > found.fitting:
         return []
     caller = call.caller
     place = (call.state.redis, caller.root, caller.account.id, found.session.id)
-    return await sessions.turns(*place, first=found.first, last=found.fitting)
+    read = await sessions.turns(*place, first=found.first, last=found.fitting)
+    if len(read) <= found.fitting - found.first:
+        # A part must not look like the whole, unless the session itself has lost the rest.
+        await load(call, found.session.id)
+    return read
 
 
 async def rename(call: Call, name: str) -> Session:

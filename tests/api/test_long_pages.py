@@ -12,6 +12,7 @@ from api import pages
 from api.guards import long_pages
 from api.guards.limits import Limits
 from shared.errors import UnavailableError
+from shared.redis import functions
 from shared.stores import sessions
 from shared.stores.sessions import PIECE_BYTES, Turn
 from shared.wire.account import Account
@@ -159,6 +160,37 @@ async def test_a_page_that_cannot_go_on_ends_broken(
     path = _LIST.format(long_one) + "?limit=100"
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
         await api.get(path)
+
+
+@pytest.mark.parametrize("path", [_LIST, _SESSION])
+@pytest.mark.parametrize("closed_from", [1, 4])
+async def test_a_page_whose_turns_are_deleted_once_they_are_found_is_not_taken_for_whole(
+    system: System,
+    api: Customer,
+    long_one: str,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    closed_from: int,
+) -> None:
+    account = await system.account()
+    root = system.accounts.root_of(account)
+
+    async def delete() -> None:
+        await (await system.customer()).delete(f"/api/v1/chat/conversations/{long_one}")
+        # As a worker does once its turn comes.
+        ask = functions.ForgetTurnsAsk(account=account.id, id=long_one)
+        await functions.forget_turns(system.redis, root, ask)
+
+    gate = Gate(monkeypatch, closed_from=closed_from)
+    gate.event = delete
+    gate.is_open.set()
+    system.expected |= {"answer cut off"}
+    asked = path.format(long_one) + "?limit=100"
+    if closed_from == 1:
+        assert (await api.get(asked)).status_code == 404
+    else:
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+            await api.get(asked)
 
 
 async def test_a_part_of_a_page_is_no_json_for_a_client_of_http_1_0(
