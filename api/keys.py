@@ -56,25 +56,34 @@ async def _create(call: Call, wish: Wish, idempotency: accept.Idempotency | None
     if wish.expires_ms is not None and wish.expires_ms <= state.clock.now_ms():
         raise RequestError("The field `expires_at` must be in the future.", Code.INVALID_FIELDS)
     await not_accepted.check_memory(state, caller)
-    tier = state.settings.limits.of(caller.account.tier)
-    taken = await _take_submission(call, idempotency)
-    record = ApiKey(
-        id=taken.id,
-        account=caller.account.id,
-        scopes=wish.scopes,
-        created=state.clock.now_ms(),
-        expires=caller.key.expires if wish.expires_ms is None else wish.expires_ms,
-        name=wish.name,
-        created_by=caller.key.id,
-        receipt=idempotency.key if idempotency else None,
-    )
-    made = await state.accounts.create_own_key(record, tier.keys_max)
-    if isinstance(made, NotAllowed):
+    keys_max = state.settings.limits.of(caller.account.tier).keys_max
+    while True:
+        taken = await _take_submission(call, idempotency)
+        record = _record(call, wish, taken.id, idempotency)
+        made = await state.accounts.create_own_key(record, keys_max)
+        if isinstance(made, OwnKey):
+            _note_made(call, made)
+            return Made(made.record, made.key, taken.rate)
         if idempotency is not None:
             await _free_receipt(call, idempotency.key, taken.id)
-        _refuse_new(made, taken.rate, tier.keys_max)
-    _note_made(call, made)
-    return Made(made.record, made.key, taken.rate)
+        if made.reason != "gone":
+            _refuse_new(made, taken.rate, keys_max)
+
+
+def _record(call: Call, wish: Wish, key_id: str, idempotency: accept.Idempotency | None) -> ApiKey:
+    own, now = call.caller.key, call.state.clock.now_ms()
+    kept_ms = call.state.settings.retention.idempotency_seconds * 1000
+    return ApiKey(
+        id=key_id,
+        account=own.account,
+        scopes=wish.scopes,
+        created=now,
+        expires=own.expires if wish.expires_ms is None else wish.expires_ms,
+        name=wish.name,
+        created_by=own.id,
+        receipt=idempotency.key if idempotency else None,
+        receipt_ends=now + kept_ms if idempotency else None,
+    )
 
 
 async def _take_submission(call: Call, idempotency: accept.Idempotency | None) -> Taken:
@@ -124,6 +133,8 @@ async def delete(call: Call) -> None:
         raise _unknown()
     receipt = await call.state.accounts.delete_own_key(caller.key, key_id)
     if isinstance(receipt, NotAllowed):
+        if receipt.reason == "unknown" and receipt.about:
+            await _free_receipt(call, receipt.about, key_id)
         _refuse_deletion(receipt)
     if receipt:
         await _free_receipt(call, receipt, key_id)

@@ -989,10 +989,11 @@ class CreateOwnKeyAsk(Ask, frozen=True, kw_only=True):
 class NotAllowed(NamedTuple):
     """What a key may not do, or not now: `about` is a scope, a time in ms, a count or a record.
 
-    `missing`: an older process made keys that are not in the lists of their accounts.
+    `missing`: an older process made keys that are not in the lists of their accounts. `unknown`:
+    `about` is what stands for the Idempotency-Key of a key that was deleted before, if it had one.
     """
 
-    reason: Literal["exists", "ended", "lacks", "outlives", "quota", "missing", "unknown"]
+    reason: Literal["exists", "gone", "ended", "lacks", "outlives", "quota", "missing", "unknown"]
     about: Any = None
 
 
@@ -1018,8 +1019,6 @@ async def delete_own_key(redis: Connection, root: str, ask: DeleteOwnKeyAsk) -> 
     """Delete a key; return the hash of the Idempotency-Key that it was made with, or nothing."""
     reply: list[Reply] = await invoke(redis, "delete_own_key", root, ask)
     match [_text(reply[0]), *reply[1:]]:
-        case ["deleted"]:
-            return ""
         case ["deleted", receipt]:
             return _text(receipt)
         case _:
@@ -1028,11 +1027,11 @@ async def delete_own_key(redis: Connection, root: str, ask: DeleteOwnKeyAsk) -> 
 
 def _not_allowed(reply: list[Reply]) -> NotAllowed:
     match [_text(reply[0]), *reply[1:]]:
-        case ["lacks", scope]:
-            return NotAllowed("lacks", _text(scope))
+        case [("lacks" | "unknown") as reason, about]:
+            return NotAllowed(reason, _text(about) or None)
         case [("exists" | "outlives" | "quota") as reason, about]:
             return NotAllowed(reason, about)
-        case [("ended" | "missing" | "unknown") as reason]:
+        case [("gone" | "ended" | "missing") as reason]:
             return NotAllowed(reason)
         case _:
             raise StoreError(f"a function about API keys answered {reply!r}")

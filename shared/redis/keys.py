@@ -179,7 +179,7 @@ KEYS_LISTED: Final = Key(
     "keys-listed", holds="how many key ids were put into their account's list", end="permanent"
 )
 DELETED_KEY: Final = Key(
-    "deleted-key:<account>:<id>", holds="which request deleted an API key", end="ttl"
+    "deleted-key:<account>:<id>", holds="which request deleted an API key, its receipt", end="ttl"
 )
 WORKERS: Final = Key("reports", holds="hash: what each live worker reports", end="permanent")
 PULSES: Final = Key("pulses", holds="zset: worker to when it last reported", end="permanent")

@@ -29,7 +29,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A key's record; the key is nowhere. Times in ms; `expires` and `revoked` absent if never.
 
     `created_by` is the key of the same account that asked for it, absent where an operator made it;
-    `receipt` stands for the Idempotency-Key of that request, if it had one.
+    `receipt` stands for the Idempotency-Key of that request, if it had one, until `receipt_ends`.
     """
 
     id: str
@@ -41,6 +41,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | None = None
     created_by: str | None = None
     receipt: str | None = None
+    receipt_ends: int | None = None
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True):

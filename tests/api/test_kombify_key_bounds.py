@@ -8,6 +8,7 @@ import pytest
 
 from shared import ids
 from shared.clock import iso
+from shared.errors import UnavailableError
 from shared.redis import functions, keys
 from shared.stores.accounts import Accounts
 from shared.wire.account import SCOPES
@@ -90,6 +91,47 @@ async def test_a_repeated_request_shows_no_key_twice(owner: Customer, system: Sy
     again = told(await owner.post(KEYS, json={"name": "one"}, headers=headers), 201)
     assert again["id"] != made[0]["id"]
     assert again["key"]
+
+
+async def test_a_deleted_keys_id_is_given_to_no_other_key(
+    owner: Customer, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.expected |= {"unavailable"}
+
+    async def away(*_: object) -> None:
+        raise UnavailableError("The receipt's server is away.")
+
+    headers = {"idempotency-key": "k"}
+    made = [told(await owner.post(KEYS, json={"name": "a"}, headers=headers), 201)]
+    for name in ("a", "b"):
+        with monkeypatch.context() as patch:
+            patch.setattr(functions, "free_receipt", away)
+            assert (await owner.delete(f"{KEYS}/{made[-1]['id']}")).status_code == 503
+        if name == "b":
+            # Deleting it once more forgets the Idempotency-Key, which any request may then have.
+            answer = await owner.post(KEYS, json={"name": name}, headers=headers)
+            refused(answer, 422, "IDEMPOTENCY_MISMATCH")
+            refused(await owner.delete(f"{KEYS}/{made[-1]['id']}"), 404, "NOT_FOUND")
+        answers = await asyncio.gather(
+            *(owner.post(KEYS, json={"name": name}, headers=headers) for _ in range(3))
+        )
+        again = [told(answer, 201) for answer in answers]
+        assert len({each["id"] for each in again}) == 1
+        assert len([each for each in again if each["key"]]) == 1
+        made.append(again[0])
+    assert len({each["id"] for each in made}) == 3
+    assert len(await key_ids(owner)) == 2
+
+
+async def test_an_expired_keys_id_is_given_to_no_other_key(owner: Customer, system: System) -> None:
+    headers = {"idempotency-key": "k"}
+    made = told(await owner.post(KEYS, json={}, headers=headers), 201)
+    ends = keys.KEY_ENDS(keys.system_root(system.settings.redis), "one")
+    await system.redis.call("ZADD", ends, 1, made["id"])
+    await make_key(owner)
+    again = told(await owner.post(KEYS, json={}, headers=headers), 201)
+    assert again["key"]
+    assert again["id"] != made["id"]
 
 
 async def test_a_request_is_repeated_whatever_has_become_of_its_time(

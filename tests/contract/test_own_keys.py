@@ -81,6 +81,7 @@ class _Office:
             name=name,
             created_by=by.id,
             receipt="hash",
+            receipt_ends=SystemClock().now_ms() + LONG_MS,
         )
         return await self.accounts.create_own_key(record, keys_max)
 
@@ -184,6 +185,20 @@ async def test_repeated_calls_change_nothing(office: _Office) -> None:
     assert await office.listed() == [office.asking.id]
     left = await office.redis.call("PTTL", keys.DELETED_KEY(office.root, "acme", record.id))
     assert 0 < left <= 600_000
+
+
+async def test_a_deletion_whose_reply_was_lost_tells_its_receipt_again(office: _Office) -> None:
+    made = await office.made()
+    deletion = DeleteOwnKeyAsk(
+        account="acme", by=office.asking.id, id=made.record.id, call="first", channel="somewhere"
+    )
+    for _ in range(2):
+        assert await functions.delete_own_key(office.redis, office.root, deletion) == "hash"
+    later = await office.accounts.delete_own_key(office.asking, made.record.id)
+    assert later == NotAllowed("unknown", "hash")
+    assert await office.accounts.create_own_key(made.record, 100) == NotAllowed("gone")
+    left = await office.redis.call("PTTL", keys.DELETED_KEY(office.root, "acme", made.record.id))
+    assert 600_000 < left <= 600_000 + LONG_MS
 
 
 async def test_a_deleted_key_leaves_nothing(office: _Office) -> None:

@@ -61,6 +61,21 @@ function api_keys.add(root, key, hash, record)
   api_keys.list(root, key)
 end
 
+-- An id is not given to another key while a request may be repeated that made it, or that deleted it.
+api_keys.REMEMBERED_MS = 600000
+
+-- `call` is the request that deleted the key, '' where none did.
+function api_keys.remember_deleted(root, key, call)
+  local for_ms = api_keys.REMEMBERED_MS + math.max(0, (key.receipt_ends or 0) - now_ms())
+  redis.call('SET', deleted_key_key(root, key.account, key.id), call .. ' ' .. (key.receipt or ''), 'PX', int(for_ms))
+end
+
+-- Returns which request deleted a key, and the hash of the Idempotency-Key it was made with; nothing if it was not.
+function api_keys.find_deleted(root, account, id)
+  local said = redis.call('GET', deleted_key_key(root, account, id))
+  if said then return string.match(said, '^(%S*) ?(.*)$') end
+end
+
 function api_keys.erase(root, key, hash)
   api_keys.unlist(root, key.account, key.id)
   redis.call('DEL', api_key_key(root, hash))

@@ -1,8 +1,9 @@
 -- create_own_key: keep the record of an API key that another key of its account asked for.
 -- ASK      hash, keys_max, blob (the record; its `created_by` is the key that asks)
 -- RETURNS  {'created'} (also when this call is repeated), {'exists', record} (made by another call, under another
---          secret), {'ended'} (the key that asks), {'lacks', scope}, {'outlives', when the key that asks expires (ms)},
---          {'quota', how many the account has} or {'missing'} (keys in the lists: see adopt_keys)
+--          secret), {'gone'} (made before, deleted or expired since), {'ended'} (the key that asks), {'lacks', scope},
+--          {'outlives', when the key that asks expires (ms)}, {'quota', how many the account has} or {'missing'} (keys
+--          in the lists: see adopt_keys)
 -- ATOMIC   because a key that is revoked meanwhile must not leave another one behind, and the quota is exact.
 
 local EXPIRED_AT_ONCE = 100
@@ -14,6 +15,7 @@ local function drop_expired(root, account, now)
     local key, hash = api_keys.find(root, id)
     if key and key.created_by then
       api_keys.erase(root, key, hash)
+      api_keys.remember_deleted(root, key, '')
     else
       api_keys.unlist(root, account, id)
     end
@@ -38,6 +40,7 @@ local function create_own_key(root, ask)
     if hash == ask.hash then return {'created'} end
     return {'exists', record}
   end
+  if api_keys.find_deleted(root, new.account, new.id) then return {'gone'} end
   if api_keys.count_missing(root) ~= 0 then return {'missing'} end
   local refusal = find_refusal(root, new, ask.keys_max)
   if refusal then return refusal end
