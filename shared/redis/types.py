@@ -60,6 +60,16 @@ def of_account(root: str, account: str) -> Iterator[Expected]:
     return _expected(root, {"account": (account,), "lane": _LANES}, own)
 
 
+def parked(root: str, lines: Iterable[tuple[str, str]]) -> Iterator[Expected]:
+    """Yield the lines of parked turns, each named by its lane and its resource."""
+    for lane, resource in lines:
+        yield (
+            keys.PARKED(root, lane, resource),
+            keys.PARKED.type,
+            int(keys.PARKED in keys.MADE_AGAIN),
+        )
+
+
 def _expected(
     root: str, said: dict[str, tuple[str, ...]], families: Iterable[Key] | None = None
 ) -> Iterator[Expected]:

@@ -67,14 +67,25 @@ class Mending:
         ]
 
     async def _look_at(self, root: str, *, may_remove: bool) -> list[WrongKey]:
-        asked = [types.shared_by_all(root)]
-        asked += [types.of_account(root, name) for name in self._names(root)]
         found: dict[str, WrongKey] = {}
-        for expected in asked:
+        for expected in await self._expected(root):
             ask = types.ask((name, type_, again * may_remove) for name, type_, again in expected)
             for key in await functions.check_types(self._redis, root, ask):
                 found[key.name] = key
         return list(found.values())
+
+    async def _expected(self, root: str) -> list[Iterable[types.Expected]]:
+        of_accounts = (types.of_account(root, name) for name in self._names(root))
+        parked = types.parked(root, await self._parked_lines(root))
+        return [types.shared_by_all(root), parked, *of_accounts]
+
+    async def _parked_lines(self, root: str) -> list[tuple[str, str]]:
+        try:
+            listed = await self._redis.call("SMEMBERS", keys.PARKED_LINES(root))
+        except WrongTypeError:
+            return []
+        names = (name.decode().partition(":") for name in listed)
+        return [(lane, resource) for lane, _, resource in names]
 
     async def mend(self, note: Callable[[str, WrongKey], None] | None = None) -> Mended:
         """Set aside what stands in the place of lines, and put back what is missing from lines.

@@ -140,6 +140,16 @@ async def test_raised_most_counts_from_the_next_end_on(desk: Desk) -> None:
     assert len(claimed) == 3
 
 
+async def test_raised_most_lets_an_account_in_at_once_for_what_was_ready(desk: Desk) -> None:
+    tickets = [await desk.submit("ann", running_max=1) for _ in range(2)]
+    batch = await desk.submit("ann", running_max=1, lane="batch")
+    [running] = await desk.claim(5)
+    behind = await desk.submit("ann", tickets[0].session, running_max=4)
+    assert {one.id for one in await desk.claim(5)} == {tickets[1].id, batch.id}
+    await desk.complete(running)
+    assert [one.id for one in await desk.claim(5)] == [behind.id]
+
+
 async def test_weight_lets_nobody_more_in_before_the_line(desk: Desk) -> None:
     for _ in range(60):
         await desk.submit("hog")

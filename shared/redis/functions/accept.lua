@@ -217,10 +217,13 @@ local function store(root, ask, generation, turn, number, before, message, now, 
   end
 end
 
+-- Whether the account may run more at once than when it was last asked.
+local function is_limit_raised(ask, known) return known[4] and ask.running_max > tonumber(known[4]) end
+
 -- Takes the hold and counts what is stored, in one write, and notes what a claim of the account's costs where that has
 -- changed. `known` are the books as they are now.
-local function take_hold(books, ask, known, weight)
-  local sum = stored.sum_of(weight.side)
+local function take_hold(root, ask, known, weight)
+  local books, sum = books_key(root, ask.account), stored.sum_of(weight.side)
   if ask.hold > 0 then
     local before = (weight.side == '1' and known[6] or weight.side ~= '1' and known[5]) or 0
     redis.call('HSET', books, 'balance', int(known[1] - ask.hold), 'held', int((known[9] or 0) + ask.hold),
@@ -231,6 +234,7 @@ local function take_hold(books, ask, known, weight)
   if tonumber(known[3]) ~= ask.stride or tonumber(known[4]) ~= ask.running_max then
     redis.call('HSET', books, 'lane_stride', ask.stride, 'running_most', ask.running_max)
   end
+  if is_limit_raised(ask, known) then damage.let_in(root, ask.account) end
 end
 
 -- The session, nil where there is none; `beside` are the tokens of turns under way, where it counts them or an older
@@ -303,7 +307,7 @@ local function accept(root, ask)
   if ask.companion or session.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
   local moment, ends = int(at), int(at + ask.deadline_ms)
   local turn, is_head = take_turn(root, ask, key, session, weight, moment)
-  take_hold(books, ask, known, weight)
+  take_hold(root, ask, known, weight)
   local front = is_head and -1 or ms_since_start(root, account, busy, at)
   store(root, ask, generation, turn, number, line_of(running, ahead, crowd, behind, not is_head, front), weight.message,
     moment, ends)

@@ -39,6 +39,14 @@ function damage.check_lines(root)
   redis.call('HEXISTS', clocks_key(root), 'number')
 end
 
+-- Before an end that is no answer: it leaves these lines after its hold has been released, and may leave a letter. An
+-- answer has its lease, which is looked at before, and stands in no other.
+function damage.check_end(root)
+  for _, key in ipairs({leases_key(root), deferred_key(root), suspects_key(root), dead_key(root)}) do
+    redis.call('ZCARD', key)
+  end
+end
+
 function damage.is_whole(text)
   local number = tonumber(text)
   return number and number % 1 == 0
@@ -116,6 +124,21 @@ function damage.wrong_key(root, account, id, record)
   end
   for _, probe in ipairs(probes) do
     if damage.is_wrong_type(unpack(probe, 2)) then return probe[1] end
+  end
+end
+
+function damage.is_lane_wrong(root, lane)
+  return lane and damage.is_wrong_type('ZCARD', lane_key(root, lane))
+end
+
+-- Lets an account into each lane that it has ready turns of, if it may run more. A lane of another type keeps nothing from
+-- going on: restoring it lets the account in.
+function damage.let_in(root, account)
+  for _, lane in ipairs(LANES) do
+    if redis.call('EXISTS', ready_key(root, account, lane)) == 1 then
+      local is_done, problem = pcall(join_lane, root, account, lane)
+      if not is_done and not damage.is_lane_wrong(root, lane) then error(problem, 0) end
+    end
   end
 end
 

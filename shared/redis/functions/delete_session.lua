@@ -19,6 +19,10 @@ local function delete_session(root, ask)
   if not turns then return redis.call('HEXISTS', forgetting_key(root), name) == 1 and 'deleted' or 'unknown' end
   local running = redis.call('ZRANGE', waiting_key(root, account, ask.id), 0, -1)
   table.insert(running, redis.call('HGET', session, 'head') or nil)
+  -- Looked at before anything is written: a session that is half gone cannot be deleted again.
+  redis.call('ZCARD', forgotten_key(root))
+  redis.call('HLEN', forgetting_key(root))
+  redis.call('ZCARD', sessions_key(root, account))
   forget_receipt(root, account, idempotency, 'session', ask.id)
   stored.add(root, account, side, -(tonumber(bytes) or 0))
   redis.call('DEL', session, waiting_key(root, account, ask.id))

@@ -61,7 +61,8 @@ end
 function unpark(root, account, id, record)
   if not record.parked then return end
   for resource in string.gmatch(record.parked, ' (%S+)') do
-    redis.call('ZREM', parked_turns_key(root, account, record.lane, resource), id)
+    local turns = parked_turns_key(root, account, record.lane, resource)
+    if type(redis.pcall('ZREM', turns, id)) ~= 'number' then redis.call('DEL', turns) end
     leave_line(root, account, record.lane, resource)
   end
   redis.call('HDEL', generation_key(root, account, id), 'parked')

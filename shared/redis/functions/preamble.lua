@@ -151,11 +151,11 @@ local function emit(root, account, id, epoch, seq, event)
 end
 
 -- For parked turns of an account that could run no more there is a slot again. Who has a provider may have heard that
--- a circuit there is closed again, and listens to the provider's bell only.
+-- a circuit there is closed again, and listens to the provider's bell only. A line of another type holds nobody.
 local function ring_lines(root, account, lines)
   for _, name in ipairs(lines) do
     local lane, resource = split(name)
-    if redis.call('ZSCORE', parked_key(root, lane, resource), account) then
+    if type(redis.pcall('ZSCORE', parked_key(root, lane, resource), account)) == 'string' then
       ring_bell(bell_for_key(root, lane, string.match(resource, '^[^|]+')))
     end
   end
@@ -169,11 +169,8 @@ local function drop_lease(root, account, id, lane)
   local lines = redis.pcall('SMEMBERS', parked_lines_key(root))
   if #lines > 0 and is_at_its_most(root, account, lane) then ring_lines(root, account, lines) end
   redis.call('HINCRBY', books_key(root, account), 'running_' .. lane, '-1')
-  if redis.call('EXISTS', ready_key(root, account, 'interactive'), ready_key(root, account, 'batch')) == 0 then
-    return true
-  end
-  for _, each in ipairs(LANES) do
-    if redis.call('EXISTS', ready_key(root, account, each)) == 1 then join_lane(root, account, each) end
+  if redis.call('EXISTS', ready_key(root, account, 'interactive'), ready_key(root, account, 'batch')) > 0 then
+    damage.let_in(root, account)
   end
   return true
 end
@@ -236,7 +233,7 @@ local function leave_session(root, account, id, session, head)
     redis.call('HSET', key, 'head', following)
     local record = redis.pcall('HMGET', generation_key(root, account, following), 'lane', 'number', 'wire')
     local is_made, problem = pcall(make_ready, root, account, following, unpack(record))
-    if is_made then return end
+    if is_made or damage.is_lane_wrong(root, record[1]) then return end
     damage.drop_following(root, account, following, problem)
   end
 end
@@ -303,7 +300,7 @@ end
 -- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
 -- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events, dead letter} in ms and how
 -- many dead letters; now in ms; where something was used, meter = {model, input, output, reasoning}; where it
--- failed, failure and, if known, the chosen model; where it completed, history = {tokens that it adds, tokens read
+-- failed, failure and, if known, the chosen model; the events that were not yet told, if any; where it completed, history = {tokens that it adds, tokens read
 -- before it, whether that was all}. Returns the captured microcredits.
 local function finish(root, account, id, generation, ending)
   check_step(generation, ending.stage)
@@ -311,10 +308,11 @@ local function finish(root, account, id, generation, ending)
   local session = session_key(root, account, generation.session)
   -- A session in which something is under way has a head; one without was deleted.
   local head, tokens, pending, bytes, side = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
-  -- What all of a partition share comes before the books: where it is of another type, nothing is charged.
+  -- What all of a partition share comes before the books: where it is of another type, nothing is written.
+  redis.call('ZCARD', lane_key(root, generation.lane))
+  if ending.stage ~= 'completed' then damage.check_end(root) end
   redis.call('HINCRBY', clocks_key(root), 'ended', '1')
   redis.call('ZREM', deadlines_key(root), member(account, id))
-  redis.call('ZCARD', lane_key(root, generation.lane))
   local captured = settle_books(root, account, id, generation, ending, side, head and #ending.assistant or 0)
   if ending.meter then count_use(root, account, generation, ending, captured) end
   -- What was leased is neither ready nor deferred.
@@ -333,6 +331,10 @@ local function finish(root, account, id, generation, ending)
       bury(root, account, id, generation, ending)
     end
     leave_session(root, account, id, generation.session, head)
+  end
+  -- What was not yet appended is in the message; followers are told.
+  for i, event in ipairs(ending.events or {}) do
+    emit(root, account, id, ending.epoch, ending.seq - #ending.events + i - 1, event)
   end
   local last = emit(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))

@@ -9,18 +9,11 @@
 
 local PACES_KEPT, PACES_MAX = 128, 160
 
--- The answer is in the message: what was not yet appended is told to followers only.
-local function tell_rest(root, ask)
-  for i, event in ipairs(ask.events) do
-    emit(root, ask.account, ask.id, ask.attempt, ask.seq - #ask.events + i - 1, event)
-  end
-end
-
 local function conclude(root, ask, record, now)
-  if ask.events then tell_rest(root, ask) end
   return finish(root, ask.account, ask.id, record, {
     stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
     meter = ask.meter, failure = ask.failure, chosen = ask.chosen, history = ask.history,
+    events = ask.events,
     epoch = ask.attempt, seq = ask.seq, now = now,
   })
 end
