@@ -225,12 +225,10 @@ class EdgeProtocol(HttpToolsProtocol):
         scope["method"], scope["http_version"] = method, version
         scope["raw_path"] = self.root_path.encode() + path
         scope["path"], scope["query_string"] = self.root_path + plain, query
-        answer_fields = self._answer_fields(self.headers)
         # Trailers are fields too; among the head's they would be taken for them.
-        self.headers = []
+        answer_fields, self.headers = self._answer_fields(self.headers), []
         is_owing = self._is_owing
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        self._is_last = not keep_alive
+        self._is_last = version == "1.0" or not self.parser.should_keep_alive()
         self.cycle = Cycle(
             scope=scope,
             transport=self.transport,
@@ -240,8 +238,8 @@ class EdgeProtocol(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=answer_fields,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive,
+            expect_100_continue=self.expect_100_continue and version != "1.0",
+            keep_alive=not self._is_last,
             on_response=self.on_response_complete,
         )
         app = self.app if self._is_admitted else refusals.overloaded
@@ -332,9 +330,11 @@ class EdgeProtocol(HttpToolsProtocol):
     def _answer(self, error: PolluxError, cycle: RequestResponseCycle | None = None) -> bytes:
         """Return a refusal; without a cycle, of what is being read."""
         path, asked = self.url.partition(b"?")[0].decode("latin-1"), self.headers or []
+        is_head = self.url != b"" and self.parser.get_method() == b"HEAD"
         if cycle is not None:
             path, asked = cycle.scope["path"], list(cycle.scope["headers"])
-        return refusals.raw(path, asked, error, self._answer_fields(asked))
+            is_head = cycle.scope["method"] == "HEAD"
+        return refusals.raw(path, asked, error, self._answer_fields(asked), is_head=is_head)
 
     def _answer_fields(self, asked: head.Fields) -> head.Fields:
         return self._cors.added_to(self.server_state.default_headers, asked)

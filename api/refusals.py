@@ -25,14 +25,17 @@ def request_id(asked: Fields) -> str:
     return given.decode() if _REQUEST_ID.fullmatch(given) else ids.new_id()
 
 
-def raw(path: str, asked: Fields, error: PolluxError, fields: Fields) -> bytes:
-    """Return a refusal as it goes over the wire.
+def raw(
+    path: str, asked: Fields, error: PolluxError, fields: Fields, *, is_head: bool = False
+) -> bytes:
+    """Return a refusal as it goes over the wire; in answer to HEAD, its head alone.
 
     `asked` are the fields of the request, as far as they are known; `fields` go before our own.
     """
     own, body = _compose(path, asked, error)
     lines = (name + b": " + value + b"\r\n" for name, value in fields + own)
-    return b"".join((STATUS_LINE[errors.STATUS[error.code]], *lines, b"\r\n", body))
+    rest = b"" if is_head else body
+    return b"".join((STATUS_LINE[errors.STATUS[error.code]], *lines, b"\r\n", rest))
 
 
 async def overloaded(scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -75,6 +75,8 @@ INVALID: Final = {
     + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
     "chunked-twice": POST
     + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "encoding-then-chunked": POST
+    + b"Transfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     "encoding-unknown": POST + b"Transfer-Encoding: gzip\r\n\r\n",
     "encoding-unknown-expect": POST + b"Expect: 100-continue\r\nTransfer-Encoding: gzip\r\n\r\n",
     "field-bare-lf": b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",

@@ -7,7 +7,9 @@ reader has to take it for a request of its own.
 import asyncio
 from typing import Final
 
-from tests.api.edge.strangers import CHUNKED, LAST, POST, Answer, Site
+import pytest
+
+from tests.api.edge.strangers import CHUNKED, GET, INVALID, LAST, POST, Answer, Site
 
 HIDDEN: Final = b"GET /hidden HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 LENGTH: Final = b"%d" % len(HIDDEN)
@@ -18,6 +20,8 @@ _CODINGS: Final = {
     "none": b"Transfer-Encoding: ",
     "unknown": b"Transfer-Encoding: xchunked",
     "identity": b"Transfer-Encoding: identity",
+    "chunked behind another": b"Transfer-Encoding: gzip, chunked",
+    "chunked behind another field": b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
     "chunked not last": b"Transfer-Encoding: chunked, identity",
     "comma": b"Transfer-Encoding: chunked,",
     "quoted": b'Transfer-Encoding: "chunked"',
@@ -143,3 +147,34 @@ async def test_a_target_with_a_host_is_as_its_path(site: Site) -> None:
     ):
         (answer,) = await site.ask(HIDDEN.replace(b"/hidden", target))
         assert (answer.status, answer.body) == (200, path + b" "), target
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HEAD /plain HTTP/1.1\r\n\r\n",
+        b"HEAD /plain HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n",
+        b"HEAD /plain HTTP/1.1\r\nHost: a\r\n",
+        b"HEAD /broken HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+    ids=["host", "field", "late", "broken"],
+)
+async def test_a_refused_head_request_gets_no_body(
+    site: Site, errors_logged: list[str], raw: bytes
+) -> None:
+    if b"/broken" in raw:
+        errors_logged.append("The application broke down.")
+    async with site.client() as client:
+        await client.send(GET + raw)
+        head, _, body = (await client.read_all()).partition(b"/plain ")[2].partition(b"\r\n\r\n")
+    assert int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]) > 0
+    assert body == b""
+
+
+async def test_what_comes_behind_a_head_request_is_refused_with_a_body(site: Site) -> None:
+    async with site.client() as client:
+        await client.send(GET.replace(b"GET", b"HEAD") + INVALID["words"])
+        rest = (await client.read_all()).partition(b"\r\n\r\n")[2]
+    status = rest.partition(b"\r\n")[0]
+    assert status == b"HTTP/1.1 400 Bad Request"
+    assert rest.partition(b"\r\n\r\n")[2].startswith(b"{")

@@ -243,6 +243,13 @@ async def test_a_body_asked_for_with_100_is_served(site: Site) -> None:
         assert (await client.answer()).body == b"/plain abc"
 
 
+async def test_a_body_is_not_asked_for_with_100_in_http_1_0(site: Site) -> None:
+    head = POST.replace(b"HTTP/1.1", b"HTTP/1.0")
+    raw = head + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    (answer,) = await site.ask(raw, b"abc")
+    assert (answer.status, answer.body) == (200, b"/plain abc")
+
+
 # Upgrades
 
 
