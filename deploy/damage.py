@@ -42,6 +42,9 @@ async def mend(*, folder: RunningFolder = FOLDER) -> int:
     What is set aside is renamed, and yours to look at and delete. Of keys that hold money or
     messages only a backup knows what was in them: they are named and left, and the exit code is 1.
     If it is cut short, run it again.
+
+    Stop the workers first where `leases` is among them: who finds a lease missing meanwhile drops
+    what it runs, and that is tried again.
     """
     async with store.mending(folder) as mending:
         mended = await mending.mend(_print_set_aside)
