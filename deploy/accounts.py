@@ -8,7 +8,7 @@ from cyclopts import App
 
 from deploy import store
 from deploy.options import FOLDER, Json, RunningFolder, examples
-from shared.clock import iso
+from shared.clock import SystemClock, iso
 from shared.stores.accounts import MICROCREDITS, Accounts
 from shared.tiers import LimitSettings, TierName
 from shared.wire.account import Account
@@ -50,9 +50,12 @@ async def show(account: str, /, *, json: Json = False, folder: RunningFolder = F
     async with store.accounts_and_settings(folder) as (accounts, settings):
         owner = await accounts.load(account)
         row = await _row(accounts, owner) | await _quotas(accounts, owner, settings.limits)
-        keys = [key for key in await accounts.list_keys() if key.account == owner.id]
+        keys = await accounts.list_own_keys(owner.id)
+    now = SystemClock().now_ms()
+    row |= {"keys_used": sum(key.expires is None or key.expires > now for key in keys)}
+    row |= {"keys_max": settings.limits.of(owner.tier).keys_max}
     row |= {"preferred_model": owner.preferred_model or "auto"}
-    row |= {"keys": [key.id for key in keys if key.revoked is None]}
+    row |= {"keys": [key.id for key in keys]}
     if json:
         _print(json_text.dumps(row))
         return

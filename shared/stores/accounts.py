@@ -180,6 +180,15 @@ class Accounts:
         )
         return [_decode_key(record) for record in found.records], found.total
 
+    async def list_own_keys(self, account: str) -> list[ApiKey]:
+        """Return all of an account's keys that are not revoked, oldest first."""
+        found: list[ApiKey] = []
+        while True:
+            page, total = await self.page_own_keys(account, offset=len(found), limit=_KEYS_PER_LOOK)
+            found += page
+            if not page or len(found) >= total:
+                return found[::-1]
+
     async def find_key(self, key_id: str) -> ApiKey | None:
         """Return a key's record by its id, or None."""
         hashed = await self._redis.call("HGET", keys.KEY_IDS(self._root), key_id)

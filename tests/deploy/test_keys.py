@@ -7,7 +7,7 @@ import pytest
 
 from shared import ids
 from shared.clock import SystemClock
-from shared.redis import functions
+from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from shared.stores.accounts import Accounts, OwnKey
@@ -219,3 +219,27 @@ async def test_an_account_is_shown_with_its_quotas_and_what_it_uses_of_them(
     told = pollux("accounts", "show", "acme", **reach).out.splitlines()
     assert "stored_bytes:     200" in told
     assert "sessions_max:     1000" in told
+
+
+async def test_an_account_is_shown_with_its_own_keys_and_how_many_it_may_have(
+    pollux: Pollux,
+    reach: dict[str, str],
+    accounts: Accounts,
+    redis: Redis,
+    redis_settings: RedisSettings,
+) -> None:
+    owner = await accounts.create("acme", None)
+    made = [await accounts.create_key(owner, ("read",), expires_ms=at) for at in (None, 1, 2**50)]
+    revoked = await accounts.create_key(owner, ("read",))
+    assert await accounts.revoke_key(revoked.key_id)
+    # Records of other accounts are not read, so a damaged one is not met.
+    other = await accounts.create_key(await accounts.create("other", None), ("read",))
+    hashed = ids.key_hash(other.key, _PEPPER.encode())
+    await redis.call("SET", keys.API_KEY(keys.system_root(redis_settings), hashed), "damaged")
+    limits = {"POLLUX_LIMITS__FREE__KEYS_MAX": "7"}
+    result = pollux("accounts", "show", "acme", "--json", **reach, **limits)
+    shown = json.loads(result.out)
+    assert (shown["keys_used"], shown["keys_max"]) == (2, 7)
+    assert sorted(shown["keys"]) == sorted(each.key_id for each in made)
+    told = pollux("accounts", "show", "acme", **reach).out.splitlines()
+    assert {"keys_used:        2", "keys_max:         10"} <= set(told)
