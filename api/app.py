@@ -239,9 +239,7 @@ class Frame:
                 await self._app(scope, receive, send)
         except PolluxError as error:
             _note(scope, error, self._seldom)
-            if "is_answered" in scope:
-                raise
-            await _refuse(scope, send, error)
+            await _refuse_or_break_off(scope, send, error)
         except Exception:
             logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
             if "is_answered" in scope:
@@ -261,6 +259,17 @@ def _note(scope: Scope, error: PolluxError, seldom: Seldom) -> None:
             logs.logger().error("a key is of another type", fault=error.message, **what)
     else:
         logs.logger().exception("unexpected", **what)
+
+
+async def _refuse_or_break_off(scope: Scope, send: Send, error: PolluxError) -> None:
+    """Refuse a request, unless its answer has begun: that is left without its end.
+
+    Raises the error then, unless it is one of which the log says all that there is to say.
+    """
+    if "is_answered" not in scope:
+        await _refuse(scope, send, error)
+    elif not isinstance(error, WrongTypeError):
+        raise error
 
 
 async def _refuse(scope: Scope, send: Send, error: PolluxError) -> None:

@@ -76,16 +76,17 @@ async def _ended(
     ):
         use.check()
         last = Number.of(generation.last_event)
-        cursor = after
+        # Before anything is sent: until then the request may still be refused.
+        page = await read_page(call.state.redis, where, after)
         yield _accepted(where, generation.session, after)
-        while page := await read_page(call.state.redis, where, cursor):
-            cursor = page.last
+        while page is not None:
             yield page.frames
             if use.has_ended:
                 yield _KEY_ENDED
                 return
             if page.has_end:
                 break
+            page = await read_page(call.state.redis, where, page.last)
         else:
             yield _snapshot(call.state, generation)
         yield frame(last, encode(told.end(generation, call.state.seal.signed)))

@@ -19,7 +19,7 @@ import msgspec
 from api.follow import told
 from api.follow.subscriber import Subscriber
 from shared.clock import Clock
-from shared.errors import StoreError, UnavailableError
+from shared.errors import StoreError, UnavailableError, WrongTypeError
 from shared.redis import keys
 from shared.redis.client import Redis
 from shared.stores import generations
@@ -88,6 +88,7 @@ class Ring:
     def __init__(self, redis: Redis, clock: Clock, where: Where, sign: told.Sign) -> None:
         self.base = self.last = BEGINNING
         self.has_ended = self.is_broken = self.is_loaded = False
+        self._damage: str | None = None
         self._redis = redis
         self._clock = clock
         self._where = where
@@ -116,13 +117,18 @@ class Ring:
         return bool(self._followers)
 
     def read(self, after: Number) -> tuple[bytes, Number]:
-        """Return what comes next after a number that is not before `base`, and its last number."""
+        """Return what comes next after a number that is not before `base`, and its last number.
+
+        Raises WrongTypeError when nothing more can come, since the stream was overwritten.
+        """
         first = after_last = bisect_right(self._numbers, after)
         size = 0
         while after_last < len(self._frames) and size < _PIECE_BYTES_MAX:
             size += len(self._frames[after_last])
             after_last += 1
         if first == after_last:
+            if self._damage is not None:
+                raise WrongTypeError(self._damage)
             return b"", after
         return b"".join(self._frames[first:after_last]), self._numbers[after_last - 1]
 
@@ -180,7 +186,9 @@ class Ring:
         if reading.cancelled():
             return
         fault = reading.exception()
-        if fault is not None:
+        if isinstance(fault, WrongTypeError):
+            self._damage = fault.message
+        elif fault is not None:
             logs.logger().error("a stream could not be read", exc_info=fault)
         self.is_broken = fault is not None
         self.is_loaded = True

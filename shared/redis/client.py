@@ -22,10 +22,10 @@ import hiredis
 import redis.exceptions
 from typing_extensions import override
 
-from shared.errors import NotNowError, StoreError, UnavailableError
+from shared.errors import NotNowError, StoreError, UnavailableError, WrongTypeError
 from shared.redis import dsn, keys
 from shared.redis.dsn import Dsn
-from shared.redis.outage import Outage, error_of
+from shared.redis.outage import Outage, error_of, named
 from shared.settings import RedisSettings
 from shared.telemetry import logs
 
@@ -211,6 +211,8 @@ class Redis:
             return await line.ask(command)
         except NotNowError as error:
             raise self._outage.timed(error) from None
+        except WrongTypeError as error:
+            raise named(error, command) from None
         except _LostError:
             if not repeat:
                 raise self._unavailable("The connection to Redis was lost.") from None

@@ -42,6 +42,14 @@ def error_of(text: str) -> Exception:
     return StoreError(f"Redis answered: {text}")
 
 
+def named(error: WrongTypeError, command: tuple[object, ...]) -> WrongTypeError:
+    """Return the error with the key's name, which Redis leaves out; functions look for theirs."""
+    verb, key = str(command[0]), command[1]
+    if verb.startswith("FCALL"):
+        return error
+    return WrongTypeError(f"{key} is of another type than {verb} needs")
+
+
 class Outage:
     """Since when there is no line, and since when the server refuses; nothing while all is well."""
 

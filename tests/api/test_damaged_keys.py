@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import httpx
 import pytest
 
 from shared.redis import keys
@@ -81,3 +82,52 @@ async def _are_done(customers: list[Customer], receipts: list[Json]) -> list[boo
         (await api.look(receipt))["state"] == "completed"
         for api, receipt in zip(customers, receipts, strict=True)
     ]
+
+
+async def _events_overwritten(system: System, receipt: Json) -> str:
+    account = await system.account()
+    name = keys.EVENTS(system.accounts.root_of(account), account.id, receipt["message_id"])
+    await system.redis.call("DEL", name)
+    await system.redis.call("SET", name, "theirs")
+    return name
+
+
+def _named_once(system: System, name: str) -> bool:
+    said = [line["fault"] for line in system.lines if line["event"] == _LOGGED]
+    return len(said) == 1 and said[0].startswith(f"{name} is of another type")
+
+
+async def test_damaged_events_of_what_has_ended_are_503_and_named_once(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    system.expected |= {_LOGGED}
+    await system.front()
+    await system.worker()
+    api = await system.customer()
+    receipt = await api.ask("hello", model="alpha")
+    await api.end(receipt)
+    name = await _events_overwritten(system, receipt)
+    for _ in range(3):
+        refused(await api.get(receipt["events_url"]), 503, "UNAVAILABLE")
+    assert _named_once(system, name)
+    assert [record for record in caplog.records if record.exc_info] == []
+    await system.redis.call("DEL", name)
+    assert (await api.get(receipt["events_url"])).text.count("event: snapshot") == 1
+
+
+async def test_damaged_events_of_what_is_under_way_end_the_answer_and_are_named_once(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    system.expected |= {_LOGGED}
+    await system.front()
+    api = await system.customer()
+    receipt = await api.ask("hello", model="alpha")
+    name = await _events_overwritten(system, receipt)
+    for _ in range(3):
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+            await api.get(receipt["events_url"])
+    assert _named_once(system, name)
+    assert [record for record in caplog.records if record.exc_info] == []
+    await system.redis.call("DEL", name)
+    await system.worker()
+    assert (await api.end(receipt))["state"] == "completed"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -9,7 +10,8 @@ import pytest
 
 from api import stream as streams
 from api.follow import ring
-from shared.errors import StoreError, UnavailableError
+from api.follow.ring import Number, Page
+from shared.errors import StoreError, UnavailableError, WrongTypeError
 from shared.redis import keys
 from shared.redis.functions import Claimed
 from tests.support import waiting
@@ -193,27 +195,42 @@ async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api:
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("error", [UnavailableError("away"), StoreError("odd")])
+@pytest.mark.parametrize(
+    "error", [UnavailableError("away"), StoreError("odd"), WrongTypeError("overwritten")]
+)
 async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
     system: System, api: Customer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     receipt = await api.ask("hello")
     await api.end(receipt)
 
-    async def read_page(*_: object) -> None:
-        raise error
+    read = ring.read_page
+    pages: list[Page] = []
+
+    async def read_page(*place: Any) -> Page:  # noqa: ANN401  as it is called
+        if pages:
+            raise error
+        page = await read(*place)
+        assert page is not None
+        pages.append(page._replace(has_end=False))
+        return pages[0]
 
     with monkeypatch.context() as patched:
         patched.setattr(streams, "read_page", read_page)
         async with following(api, receipt["events_url"]) as stream:
             if isinstance(error, StoreError):
-                system.expected |= {"unexpected", "The application broke down."}
+                system.expected |= (
+                    {"a key is of another type"}
+                    if isinstance(error, WrongTypeError)
+                    else {"unexpected", "The application broke down."}
+                )
                 with pytest.raises(httpx.RemoteProtocolError):
                     await stream.rest()
             else:
                 system.expected.add("unavailable")
                 await stream.rest()
-        assert [one.name for one in stream.heard] == ["accepted"]
+        assert stream.heard[0].name == "accepted"
+        assert Number.of(stream.heard[-1].id) == pages[0].last
     async with following(api, receipt["events_url"], after=stream.heard[-1].id) as again:
         assert (await again.rest())[-1].name == "completed"
     assert "unavailable" not in system.expected or not [
