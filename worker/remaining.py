@@ -78,9 +78,10 @@ class Remaining:
 
         `living` workers send about as many calls as this one. `is_calling`: one more is to leave.
         """
-        told, now = self._told.get(circuit), self._clock.monotonic()
+        told = self._told.get(circuit)
         if told is None:
             return None
+        now = self._clock.monotonic()
         if now >= told.until:
             del self._told[circuit]
             return None

@@ -149,7 +149,8 @@ class Writer:
             self._timer = None
         if self._flight is not None:
             await asyncio.wait((self._flight,))
-        return None if self._has_failed else self._take()
+        # The settlement says itself what is due.
+        return None if self._has_failed else self._take(_nothing_charged)
 
     def _is_idle(self) -> bool:
         return self._flight is None and self._timer is None and not self._closed
@@ -171,7 +172,7 @@ class Writer:
         """Send all there is."""
         self._timer = None
         self._is_patient = False
-        ask = self._take()
+        ask = self._take(self._bill)
         if ask is not None:
             self._has_sent_words = self._has_words()
             self._flight = asyncio.create_task(self._append(ask))
@@ -205,7 +206,7 @@ class Writer:
             lambda: functions.append(self._redis, self._claimed.root, ask),
         )
 
-    def _take(self) -> functions.AppendAsk | None:
+    def _take(self, bill: Callable[[], str | None]) -> functions.AppendAsk | None:
         self._gather()
         if not self._events:
             return None
@@ -218,7 +219,7 @@ class Writer:
             text="".join(self._parts[self._unsent :]) or None,
             stage=self._stage,
             progress=self._progress,
-            bill=self._bill(),
+            bill=bill(),
             routed=self._routed,
         )
         self._seq += len(self._events)

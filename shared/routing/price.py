@@ -38,7 +38,7 @@ NO_SEARCH: Final = Searches()
 
 def tokens_in(text: str) -> int:
     """Estimate a message's tokens, high: one holds four bytes of English, three of most else."""
-    return tokens_in_bytes(len(text.encode()))
+    return len(text.encode()) // BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
 
 
 def tokens_in_bytes(count: int) -> int:

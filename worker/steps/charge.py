@@ -67,7 +67,10 @@ def _believed(run: Run, model: ModelSettings) -> Usage:
 
     Something went in, and something that was shown came out.
     """
-    told, guess = run.usage, estimate(run, model)
+    told = run.usage
+    if told is not None and told.input_tokens > 0 and told.output_tokens > 0:
+        return told
+    guess = estimate(run, model)
     if told is None:
         return guess
     is_input_told = told.input_tokens > 0 or guess.input_tokens == 0

@@ -32,6 +32,7 @@ from worker.providers.contract import (
 )
 from worker.run import Run
 
+_ENDS: Final = (Ended, Paused)
 # What may follow the end of an answer, its usage, follows soon or not at all.
 _AFTERWORD_SECONDS: Final = 2.0
 _TIMERS_PER_SILENCE: Final = 16
@@ -139,7 +140,7 @@ async def hear(run: Run, request: ChatRequest, call: Call) -> Heard:
                     call.begun(part.limits)
                     limits.note_life()
                     continue
-                elif isinstance(part, Ended | Paused):
+                elif isinstance(part, _ENDS):
                     heard = _ended(part)
                     limits.note_end()
                 else:
