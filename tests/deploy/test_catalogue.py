@@ -153,7 +153,7 @@ def test_settings_are_shown_as_they_hold(pollux: Pollux, tmp_path: Path) -> None
         ("redis.url", "redis://svc@corp:sk-hush@there:1/0", "redis://svc@corp:***@there:1/0"),
         ("redis.url", "redis://svc@:sk-hush@there", "redis://svc@:***@there"),
         ("redis.url", "redis://:sk-@hu:sh@there/2", "redis://:***@there/2"),
-        ("redis.url", "unix://us/er:sk-hush@/tmp/s?db=1", "unix://us/er:***@/tmp/s?db=1"),
+        ("redis.url", "unix://us/er:sk-hush@/run/s?db=1", "unix://us/er:***@/run/s?db=1"),
         ("redis.url", "redis://user@[::1]:6379/0", "redis://user@[::1]:6379/0"),
         ("search.base_url", "https://find.internal/s?token=sk-hush", "https://find.internal/s?***"),
         ("search.base_url", "https://find.internal/#sk-hush", "https://find.internal/#***"),
