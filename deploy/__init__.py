@@ -1,15 +1,21 @@
 """How Pollux is run: the `pollux` command, and the whole system on one machine.
 
 cli                  the command: a map of its subcommands
-demo, up             the whole system, once or until it is told to stop
+demo                 the whole system once, with a conversation, and nothing left behind
+up                   the whole system, kept running for development
 apart                one part of it, as production runs it
 ask                  a question, and its answer as it is made
-follower, answer     who hears an answer over HTTP, and what is shown of it
+follower             receives an answer over HTTP
+answer               what is shown of an answer while it is made
 waiting              what a message waits for, as long as nothing of its answer has come
-models, config       the catalogue, and whether the settings can be used
+models               the catalogue of models
+config               whether the settings can be used, and what they are
 reach                whether a provider answers
 prices               a program that renews the catalogue's rates
-keys, accounts, credits  what an operator does with accounts, through `store`
+keys                 API keys: made, listed and revoked
+accounts             accounts: listed, shown, and their tier changed
+credits              credits: shown, granted and taken back
+store                how these commands reach accounts, dead letters and damaged keys in Redis
 dead                 what failed for no fault of its caller: listed, retried, discarded
 damage               keys that something else has overwritten: found, and mended
 options              what several of them share on the command line
