@@ -23,12 +23,14 @@ _PART = re.compile(r"<([a-z_]+)>")
 
 
 class Key:
-    """A family of keys. `holds` says what is inside, `end` how one of them goes.
+    """A family of keys below a partition's root. `holds` says what is inside, `end` how one goes.
 
     permanent: as old as the deployment or the account, or until its owner is deleted by request.
     deleted:   removed by the function that ends its purpose; it always has one.
     ttl:       expires; nothing that is still queued or running does.
     """
+
+    is_system = False
 
     def __init__(self, pattern: str, *, holds: str, end: End) -> None:
         self.pattern = pattern
@@ -56,6 +58,12 @@ class Key:
         ]
         arguments = ", ".join(("root", *self.parts))
         return f"local function {name}_key({arguments}) return root .. {' .. '.join(pieces)} end"
+
+
+class SystemKey(Key):
+    """A family of keys below the system's root."""
+
+    is_system = True
 
 
 # One generation, from accept to the end of its retention.
@@ -166,77 +174,85 @@ SET_ASIDE: Final = Key(
 PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
 
 # The whole deployment.
-API_KEY: Final = Key("key:<hash>", holds="an API key's record, msgpack", end="permanent")
-ACCOUNT: Final = Key("account:<id>", holds="an account's record, msgpack", end="permanent")
-KEY_IDS: Final = Key("key-ids", holds="hash: key id to key hash", end="permanent")
-ACCOUNT_KEYS: Final = Key(
+API_KEY: Final = SystemKey("key:<hash>", holds="an API key's record, msgpack", end="permanent")
+ACCOUNT: Final = SystemKey("account:<id>", holds="an account's record, msgpack", end="permanent")
+KEY_IDS: Final = SystemKey("key-ids", holds="hash: key id to key hash", end="permanent")
+ACCOUNT_KEYS: Final = SystemKey(
     "keys:<account>", holds="zset: its API keys in force by when they were made", end="permanent"
 )
-KEY_ENDS: Final = Key(
+KEY_ENDS: Final = SystemKey(
     "key-ends:<account>", holds="zset: its API keys that expire, by when", end="deleted"
 )
-KEYS_LISTED: Final = Key(
+KEYS_LISTED: Final = SystemKey(
     "keys-listed", holds="how many key ids were put into their account's list", end="permanent"
 )
-DELETED_KEY: Final = Key(
+DELETED_KEY: Final = SystemKey(
     "deleted-key:<account>:<id>", holds="which request deleted an API key, its receipt", end="ttl"
 )
-WORKERS: Final = Key("reports", holds="hash: what each live worker reports", end="permanent")
-PULSES: Final = Key("pulses", holds="zset: worker to when it last reported", end="permanent")
-SERVED: Final = Key("served", holds="zset: model to when a worker last served it", end="permanent")
-BREAKER: Final = Key(
+WORKERS: Final = SystemKey("reports", holds="hash: what each live worker reports", end="permanent")
+PULSES: Final = SystemKey("pulses", holds="zset: worker to when it last reported", end="permanent")
+SERVED: Final = SystemKey(
+    "served", holds="zset: model to when a worker last served it", end="permanent"
+)
+BREAKER: Final = SystemKey(
     "breaker:<circuit>", holds="hash: until when a provider's model cools, who probes", end="ttl"
 )
-FAILURES: Final = Key("failures:<circuit>", holds="zset: failed calls of late, by time", end="ttl")
-SUCCESSES: Final = Key(
+FAILURES: Final = SystemKey(
+    "failures:<circuit>", holds="zset: failed calls of late, by time", end="ttl"
+)
+SUCCESSES: Final = SystemKey(
     "successes:<circuit>:<slot>", holds="how many calls of a while were answered", end="ttl"
 )
-COOLING: Final = Key(
+COOLING: Final = SystemKey(
     "cooling", holds="zset: circuits that are open, by when they may be probed", end="deleted"
 )
-SLOTS: Final = Key("slots:<provider>:<lane>", holds="zset: calls under way by lease end", end="ttl")
-RATES: Final = Key(
+SLOTS: Final = SystemKey(
+    "slots:<provider>:<lane>", holds="zset: calls under way by lease end", end="ttl"
+)
+RATES: Final = SystemKey(
     "rates:<provider>", holds="hash: arrival times; when a batch was turned away", end="ttl"
 )
-FAULTS: Final = Key(
+FAULTS: Final = SystemKey(
     "faults:<circuit>", holds="zset: messages that failed of late, by time", end="ttl"
 )
-ACCUSED: Final = Key(
+ACCUSED: Final = SystemKey(
     "accused:<circuit>",
     holds="zset: accounts whose messages opened it lately, by until when they count less",
     end="ttl",
 )
-THROTTLE: Final = Key(
+THROTTLE: Final = SystemKey(
     "throttle:<circuit>",
     holds="hash: how many calls a provider's model takes, as learned",
     end="ttl",
 )
-THROTTLES: Final = Key(
+THROTTLES: Final = SystemKey(
     "throttles",
     holds="zset: circuits that are throttled, by when that is forgotten",
     end="deleted",
 )
-LENGTHS: Final = Key(
+LENGTHS: Final = SystemKey(
     "lengths", holds="hash: how long a model's answers are on average, bytes", end="permanent"
 )
-LIBRARIES: Final = Key("libraries", holds="zset: function library to its last use", end="permanent")
-MARK: Final = Key("mark", holds="nothing: a write that a replica confirms", end="permanent")
-MEDIA_SECRET: Final = Key(
+LIBRARIES: Final = SystemKey(
+    "libraries", holds="zset: function library to its last use", end="permanent"
+)
+MARK: Final = SystemKey("mark", holds="nothing: a write that a replica confirms", end="permanent")
+MEDIA_SECRET: Final = SystemKey(
     "media-secret", holds="what URLs of media are signed with", end="permanent"
 )
-PARTITIONS: Final = Key(
+PARTITIONS: Final = SystemKey(
     "partitions", holds="zset: how many partitions there are, as a score", end="permanent"
 )
-TRIED: Final = Key("tried", holds="nothing: commands are tried on it", end="ttl")
-CHORES_HEALTH: Final = Key(
+TRIED: Final = SystemKey("tried", holds="nothing: commands are tried on it", end="ttl")
+CHORES_HEALTH: Final = SystemKey(
     "chores:<rota>:health-check", holds="arq's own word on its queue", end="ttl"
 )
-CHORES: Final = Key(
+CHORES: Final = SystemKey(
     "chores:<rota>",
     holds="zset: arq's own queue, for workers that know the same chores",
     end="permanent",
 )
-CHORE_SLOT: Final = Key("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")
+CHORE_SLOT: Final = SystemKey("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")
 
 FAMILIES: Final[dict[str, Key]] = {
     name.lower(): value for name, value in list(globals().items()) if isinstance(value, Key)
@@ -267,36 +283,6 @@ MADE_AGAIN: Final = frozenset(
         THROTTLES,
         LENGTHS,
         LIBRARIES,
-    }
-)
-# The keys of the system's root; all others are of a partition.
-OF_THE_SYSTEM: Final = frozenset(
-    {
-        API_KEY,
-        ACCOUNT,
-        KEY_IDS,
-        WORKERS,
-        PULSES,
-        SERVED,
-        BREAKER,
-        FAILURES,
-        SUCCESSES,
-        COOLING,
-        SLOTS,
-        RATES,
-        FAULTS,
-        ACCUSED,
-        THROTTLE,
-        THROTTLES,
-        LENGTHS,
-        LIBRARIES,
-        MARK,
-        MEDIA_SECRET,
-        PARTITIONS,
-        TRIED,
-        CHORES,
-        CHORES_HEALTH,
-        CHORE_SLOT,
     }
 )
 TURNS_PER_CHUNK: Final = 16

@@ -214,7 +214,8 @@ async def invoke(
         await load_again(redis)
         return await redis.call(*line, repeat=repeat)
     except WrongTypeError as error:
-        looked_at = types.ask(types.concerned(root, ask))
+        names = (*types.named_in(root, error.message), *types.concerned(root, ask, blob))
+        looked_at = types.ask(dict.fromkeys(names))
         found = wrong_keys(await redis.call(*command("check_types", root, looked_at)))
         if effect == "once" or not found or not all(key.is_removed for key in found):
             raise WrongTypeError(error.message, found) from None

@@ -18,7 +18,8 @@ Expected = tuple[str, str, int]
 _LANES: Final = ("interactive", "batch")
 # The names under which the arguments of functions have what stands in keys.
 _SAID_AS: Final[dict[str, tuple[str, ...]]] = {
-    "id": ("id", "generation", "session"),
+    "id": ("id", "generation", "session", "account"),
+    "hash": ("hash", "idempotency"),
     "circuit": ("circuit",),
     "provider": ("provider",),
     "model": ("model",),
@@ -41,17 +42,37 @@ def shared_by_all(root: str) -> Iterator[Expected]:
     return _expected(root, {"lane": _LANES})
 
 
-def concerned(root: str, called: msgspec.Struct) -> Iterator[Expected]:
-    """Yield those, and what belongs to the account, session or provider that a call names."""
+def concerned(root: str, called: msgspec.Struct, blob: bytes = b"") -> Iterator[Expected]:
+    """Yield those, and what belongs to the account, session or provider that a call names.
+
+    Some calls name them in the record that they bring as their blob, and nowhere else.
+    """
+    names = _record_in(blob) | {each: getattr(called, each) for each in called.__struct_fields__}
     said: dict[str, tuple[str, ...]] = {"lane": _LANES}
     for part, fields in _SAID_AS.items():
-        found = (getattr(called, field, None) for field in fields)
+        found = (names.get(field) for field in fields)
         said[part] = tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
-    account = getattr(called, "account", None)
+    account = names.get("account")
     if isinstance(account, str):
         said["account"] = (account,)
         said["circuit"] += tuple(f"{circuit}@{account}" for circuit in said["circuit"])
     return _expected(root, said)
+
+
+def named_in(root: str, message: str) -> Iterator[Expected]:
+    """Yield the keys that a function's error names: those that no argument of a call tells."""
+    for word in message.split():
+        key = keys.family_of(root, word) if word.startswith(root) else None
+        if key is not None:
+            yield word, key.type, int(key in keys.MADE_AGAIN)
+
+
+def _record_in(blob: bytes) -> dict[str, object]:
+    try:
+        record = msgspec.msgpack.decode(blob)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def of_account(root: str, account: str) -> Iterator[Expected]:
@@ -75,6 +96,6 @@ def _expected(
 ) -> Iterator[Expected]:
     is_system = keys.is_system(root)
     for key in families or keys.FAMILIES.values():
-        if (key in keys.OF_THE_SYSTEM) is is_system:
+        if key.is_system is is_system:
             for parts in itertools.product(*(said.get(part, ()) for part in key.parts)):
                 yield key(root, *parts), key.type, int(key in keys.MADE_AGAIN)

@@ -101,10 +101,14 @@ class _Office:
         assert total == len(found)
         return [key.id for key in found]
 
-    async def old_process_makes(self, account: str = "acme", *, created: int = 1) -> NewKey:
+    async def old_process_makes(
+        self, account: str = "acme", *, created: int = 1, expires: int | None = None
+    ) -> NewKey:
         """Do what release 0.6.1 does to make a key."""
         key = ids.new_key()
-        record = _OldKey(id=ids.new_id(), account=account, scopes=("chat",), created=created)
+        record = _OldKey(
+            id=ids.new_id(), account=account, scopes=("chat",), created=created, expires=expires
+        )
         hashed = ids.key_hash(key, b"pepper")
         await self.redis.call("HSET", keys.KEY_IDS(self.root), record.id, hashed)
         where = keys.API_KEY(self.root, hashed)
@@ -297,6 +301,10 @@ async def test_keys_that_are_made_while_others_are_adopted_are_found(
 _LISTS = (keys.ACCOUNT_KEYS, keys.KEY_ENDS)
 
 
+def _named(error: WrongTypeError) -> list[str]:
+    return [key.name for key in error.keys]
+
+
 @pytest.mark.parametrize("key", [*_LISTS, keys.KEYS_LISTED], ids=lambda key: key.pattern)
 async def test_no_half_of_a_key_is_made_where_a_list_is_of_another_type(
     office: _Office, key: keys.Key
@@ -306,10 +314,12 @@ async def test_no_half_of_a_key_is_made_where_a_list_is_of_another_type(
     await office.redis.call("DEL", name)
     await office.redis.call("HSET", name, "f", "x")
     for expires in (None, SystemClock().now_ms() + 60_000):
-        with pytest.raises(WrongTypeError):
+        with pytest.raises(WrongTypeError) as refused:
             await office.accounts.create_key(office.account, ("read",), expires_ms=expires)
-        with pytest.raises(WrongTypeError):
+        assert _named(refused.value) == [name]
+        with pytest.raises(WrongTypeError) as refused:
             await office.make(expires=expires)
+        assert _named(refused.value) == [name]
     assert await office.redis.call("HGETALL", keys.KEY_IDS(office.root)) == before
     assert len(await office.redis.call("KEYS", keys.API_KEY(office.root, "*"))) == len(before)
     await office.redis.call("DEL", name)
@@ -395,3 +405,78 @@ async def test_a_submission_is_taken_once_for_an_idempotency_key(desk: Desk) -> 
         free = FreeReceiptAsk(account="ann", idempotency="k", id=id_)
         await functions.free_receipt(desk.redis, desk.root, free)
         assert (await receipts.find(desk.redis, desk.root, "ann", "k") is not None) == is_kept
+
+
+async def _in_the_place_of(office: _Office, name: str) -> bytes | None:
+    """Put a hash in the place of a key; return what was there."""
+    kept: bytes | None = await office.redis.call("DUMP", name)
+    await office.redis.call("DEL", name)
+    await office.redis.call("HSET", name, "f", "x")
+    return kept
+
+
+async def _bring_back(office: _Office, name: str, kept: bytes | None) -> None:
+    await office.redis.call("DEL", name)
+    if kept is not None:
+        await office.redis.call("RESTORE", name, 0, kept)
+
+
+async def test_a_key_that_stops_the_making_or_the_deletion_of_another_is_named(
+    office: _Office,
+) -> None:
+    made = await office.made()
+    record = msgspec.structs.replace(made.record, id=ids.new_id())
+    hashed = await office.redis.call("HGET", keys.KEY_IDS(office.root), made.record.id)
+    for name, refuse in (
+        (
+            keys.DELETED_KEY(office.root, "acme", record.id),
+            lambda: office.accounts.create_own_key(record, 100),
+        ),
+        (
+            keys.API_KEY(office.root, hashed.decode()),
+            lambda: office.accounts.delete_own_key(office.asking, made.record.id),
+        ),
+    ):
+        kept = await _in_the_place_of(office, name)
+        with pytest.raises(WrongTypeError) as refused:
+            await refuse()
+        assert _named(refused.value) == [name]
+        await _bring_back(office, name, kept)
+
+
+async def test_an_account_that_is_refused_by_a_key_hears_of_it_by_its_name(
+    office: _Office,
+) -> None:
+    name = keys.ACCOUNT(office.root, "acme")
+    kept = await _in_the_place_of(office, name)
+    for refuse in (
+        lambda: office.accounts.prefer(office.account, "alpha"),
+        lambda: office.accounts.create("acme", "pro"),
+    ):
+        with pytest.raises(WrongTypeError) as refused:
+            await refuse()
+        assert _named(refused.value) == [name]
+    await _bring_back(office, name, kept)
+
+
+@pytest.mark.parametrize("damage", ["list", "ends", "record", "bytes"])
+async def test_one_accounts_damage_keeps_no_other_from_its_keys(
+    office: _Office, damage: str
+) -> None:
+    soon = SystemClock().now_ms() + 60_000
+    await office.accounts.create("other", None)
+    theirs = await office.old_process_makes("other", expires=soon)
+    hashed = await office.redis.call("HGET", keys.KEY_IDS(office.root), theirs.key_id)
+    name = {
+        "list": keys.ACCOUNT_KEYS(office.root, "other"),
+        "ends": keys.KEY_ENDS(office.root, "other"),
+        "record": keys.API_KEY(office.root, hashed.decode()),
+        "bytes": keys.API_KEY(office.root, hashed.decode()),
+    }[damage]
+    await _in_the_place_of(office, name)
+    if damage == "bytes":
+        await office.redis.call("SET", name, "theirs")
+    mine = await office.old_process_makes(created=5)
+    assert await office.listed() == [office.asking.id, mine.key_id]
+    assert isinstance(await office.make(), OwnKey)
+    await office.redis.call("DEL", name)

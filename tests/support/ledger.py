@@ -18,37 +18,6 @@ from tests.support.server import Look
 
 _ARQ: Final = "arq:*"
 _LANES: Final = ("interactive", "batch")
-_SYSTEM: Final = {
-    keys.API_KEY,
-    keys.ACCOUNT,
-    keys.KEY_IDS,
-    keys.ACCOUNT_KEYS,
-    keys.KEY_ENDS,
-    keys.KEYS_LISTED,
-    keys.DELETED_KEY,
-    keys.WORKERS,
-    keys.PULSES,
-    keys.SERVED,
-    keys.LENGTHS,
-    keys.LIBRARIES,
-    keys.BREAKER,
-    keys.FAILURES,
-    keys.SUCCESSES,
-    keys.COOLING,
-    keys.SLOTS,
-    keys.RATES,
-    keys.FAULTS,
-    keys.ACCUSED,
-    keys.THROTTLE,
-    keys.THROTTLES,
-    keys.MARK,
-    keys.MEDIA_SECRET,
-    keys.PARTITIONS,
-    keys.TRIED,
-    keys.CHORES,
-    keys.CHORES_HEALTH,
-    keys.CHORE_SLOT,
-}
 
 
 class _Place(NamedTuple):
@@ -145,7 +114,7 @@ def _place(name: str, settings: RedisSettings) -> _Place | None:
     key = keys.family_of(root, name)
     if root not in known or key is None:
         return None
-    if (root == system) != (key in _SYSTEM):
+    if (root == system) is not key.is_system:
         return None
     pattern = re.sub(r"<[a-z_]+>", "([^:]+)", key.pattern)
     parts = re.fullmatch(pattern, tail)

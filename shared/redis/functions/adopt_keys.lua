@@ -3,11 +3,23 @@
 -- RETURNS  how many are missing now
 -- ATOMIC   because keys that are made or deleted meanwhile must be counted once.
 -- Keys are accounted for once all of them were passed here; what an older process made meanwhile takes another round.
+-- A record that cannot be read, and an account whose list is of another type, do not stop the others: their keys are
+-- put into the lists when these are mended, which has all keys passed here again.
+
+local function adopt(root, id)
+  local key = api_keys.find(root, id)
+  if key and not key.revoked then api_keys.list(root, key) end
+end
+
+-- Any error of Redis that is not about a key's type would befall the next key as well.
+local function is_of_one_key(problem)
+  return type(problem) ~= 'table' or string.find(problem.err or '', 'WRONGTYPE', 1, true) ~= nil
+end
 
 local function adopt_keys(root, ask)
   for _, id in ipairs(ask.ids) do
-    local key = api_keys.find(root, id)
-    if key and not key.revoked then api_keys.list(root, key) end
+    local is_done, problem = pcall(adopt, root, id)
+    if not is_done and not is_of_one_key(problem) then error(problem, 0) end
   end
   local missing = api_keys.count_missing(root)
   if missing == 0 or missing ~= ask.missing then return missing end

@@ -11,10 +11,18 @@ function api_keys.count_missing(root)
   return redis.call('HLEN', key_ids_key(root)) - tonumber(redis.call('GET', keys_listed_key(root)) or 0)
 end
 
+-- The error names the key where it is of another type: who asks knows the id only.
+function api_keys.read(name)
+  local record = redis.pcall('GET', name)
+  if type(record) ~= 'table' then return record end
+  if string.find(record.err, 'WRONGTYPE', 1, true) then record = {err = 'WRONGTYPE ' .. name .. ' is no string'} end
+  error(record, 0)
+end
+
 -- Returns a key, its hash and its record as stored; nothing if there is none.
 function api_keys.find(root, id)
   local hash = redis.call('HGET', key_ids_key(root), id)
-  local record = hash and redis.call('GET', api_key_key(root, hash))
+  local record = hash and api_keys.read(api_key_key(root, hash))
   if record then return cmsgpack.unpack(record), hash, record end
 end
 
