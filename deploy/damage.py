@@ -1,18 +1,27 @@
 """`pollux redis`: keys that somebody else has overwritten, and the lines of work made anew."""
 
 import sys
-from typing import Final
+from typing import Annotated, Final
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from deploy import store
 from deploy.options import FOLDER, RunningFolder, examples
 from shared.errors import WrongKey
 
 _REMEDY: Final = (
-    "`pollux redis mend` sets it aside if it is a line of work, and removes it if it is made again"
+    "`pollux redis mend` sets it aside if it is a line of work or a list of API keys, and removes "
+    "it if it is made again"
 )
 _LEFT: Final = "left as it is; bring it back from a backup"
+_WORKERS: Final = (
+    "`leases` is of another type, and workers live: {count}. Whatever they run while it is made "
+    "anew may be dropped and begun again. Stop the workers first, or say --beside-workers. Nothing "
+    "was changed."
+)
+BesideWorkers = Annotated[
+    bool, Parameter(negative="", help="Mend `leases` even while workers live.")
+]
 
 app: Final = App(
     name="redis",
@@ -36,17 +45,21 @@ async def check(*, folder: RunningFolder = FOLDER) -> int:
 
 
 @app.command
-async def mend(*, folder: RunningFolder = FOLDER) -> int:
+async def mend(*, beside_workers: BesideWorkers = False, folder: RunningFolder = FOLDER) -> int:
     """Set aside what stands in the place of lines of work, and make them anew from the records.
 
     What is set aside is renamed, and yours to look at and delete. Of keys that hold money or
     messages only a backup knows what was in them: they are named and left, and the exit code is 1.
-    If it is cut short, run it again.
+    If it is cut short, run it again. All of Redis' keys are passed, to find what is unfinished.
 
     Stop the workers first where `leases` is among them: who finds a lease missing meanwhile drops
-    what it runs, and that is tried again.
+    what it runs, and that is tried again. While workers live, it is refused.
     """
     async with store.mending(folder) as mending:
+        count = 0 if beside_workers else await mending.count_workers_in_the_way()
+        if count:
+            sys.stderr.write(f"{_WORKERS.format(count=count)}\n")
+            return 1
         mended = await mending.mend(_print_set_aside)
     if mended.set_aside or mended.restored:
         _print(f"{mended.restored} places in the lines were made anew")

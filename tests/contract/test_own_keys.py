@@ -7,9 +7,9 @@ import pytest
 
 from shared import ids
 from shared.clock import SystemClock
-from shared.errors import UnavailableError, WrongTypeError
+from shared.errors import UnavailableError
 from shared.redis import functions, keys, library
-from shared.redis.client import Connection, Redis, Reply
+from shared.redis.client import Connection, Redis
 from shared.redis.functions import (
     AdoptKeysAsk,
     CreateOwnKeyAsk,
@@ -22,116 +22,20 @@ from shared.redis.functions import (
 )
 from shared.settings import RedisSettings
 from shared.stores import receipts
-from shared.stores.accounts import Accounts, NewKey, OwnKey
-from shared.wire.account import Account, ApiKey, Scope
+from shared.stores.accounts import NewKey, OwnKey
+from shared.wire.account import ApiKey
 from tests.support.desk import LONG_MS, Desk
-from tests.support.waiting import until
-
-_MANAGING: tuple[Scope, ...] = ("chat", "read", "keys")
-
-
-class _OldKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A key's record as release 0.6.1 reads and writes it."""
-
-    id: str
-    account: str
-    scopes: tuple[Scope, ...]
-    created: int
-    expires: int | None = None
-    revoked: int | None = None
-
-
-class _Office:
-    """Two accounts, and a key of the first one that may make others."""
-
-    def __init__(self, redis: Redis, settings: RedisSettings) -> None:
-        self.redis = redis
-        self.root = keys.system_root(settings)
-        self.accounts = Accounts(redis, settings, b"pepper", SystemClock())
-
-    async def open(self) -> None:
-        self.account = await self.accounts.create("acme", None)
-        self.asking = await self.asker(self.account)
-
-    async def asker(self, account: Account, expires_ms: int | None = None) -> ApiKey:
-        made = await self.accounts.create_key(account, _MANAGING, expires_ms=expires_ms)
-        return await self.record(made.key)
-
-    async def record(self, key: str) -> ApiKey:
-        found = await self.accounts.authenticate(key)
-        assert found is not None
-        return found[0]
-
-    async def make(
-        self,
-        by: ApiKey | None = None,
-        *,
-        keys_max: int = 100,
-        scopes: tuple[Scope, ...] = ("read",),
-        expires: int | None = None,
-        name: str | None = None,
-    ) -> OwnKey | NotAllowed:
-        by = by or self.asking
-        record = ApiKey(
-            id=ids.new_id(),
-            account=by.account,
-            scopes=scopes,
-            created=SystemClock().now_ms(),
-            expires=expires,
-            name=name,
-            created_by=by.id,
-            receipt="hash",
-            receipt_ends=SystemClock().now_ms() + LONG_MS,
-        )
-        return await self.accounts.create_own_key(record, keys_max)
-
-    async def made(
-        self,
-        *,
-        keys_max: int = 100,
-        scopes: tuple[Scope, ...] = ("read",),
-        expires: int | None = None,
-    ) -> OwnKey:
-        made = await self.make(keys_max=keys_max, scopes=scopes, expires=expires, name="Küche")
-        assert isinstance(made, OwnKey)
-        return made
-
-    async def listed(self, account: str = "acme") -> list[str]:
-        found, total = await self.accounts.page_own_keys(account, offset=0, limit=100)
-        assert total == len(found)
-        return [key.id for key in found]
-
-    async def old_process_makes(
-        self, account: str = "acme", *, created: int = 1, expires: int | None = None
-    ) -> NewKey:
-        """Do what release 0.6.1 does to make a key."""
-        key = ids.new_key()
-        record = _OldKey(
-            id=ids.new_id(), account=account, scopes=("chat",), created=created, expires=expires
-        )
-        hashed = ids.key_hash(key, b"pepper")
-        await self.redis.call("HSET", keys.KEY_IDS(self.root), record.id, hashed)
-        where = keys.API_KEY(self.root, hashed)
-        await self.redis.call("SET", where, msgspec.msgpack.encode(record))
-        return NewKey(key, record.id)
-
-    async def old_process_revokes(self, key_id: str) -> None:
-        """Do what release 0.6.1 does to revoke a key."""
-        hashed = await self.redis.call("HGET", keys.KEY_IDS(self.root), key_id)
-        where = keys.API_KEY(self.root, hashed.decode())
-        record = msgspec.msgpack.decode(await self.redis.call("GET", where), type=_OldKey)
-        revoked = msgspec.structs.replace(record, revoked=1)
-        await self.redis.call("SET", where, msgspec.msgpack.encode(revoked))
+from tests.support.office import Office, OldKey
 
 
 @pytest.fixture
-async def office(redis: Redis, redis_settings: RedisSettings) -> _Office:
-    opened = _Office(redis, redis_settings)
+async def office(redis: Redis, redis_settings: RedisSettings) -> Office:
+    opened = Office(redis, redis_settings)
     await opened.open()
     return opened
 
 
-async def test_rights_are_judged_by_the_records_as_they_are(office: _Office) -> None:
+async def test_rights_are_judged_by_the_records_as_they_are(office: Office) -> None:
     soon = SystemClock().now_ms() + 60_000
     assert await office.make(scopes=("read", "approve")) == NotAllowed("lacks", "approve")
     brief = await office.asker(office.account, soon)
@@ -152,7 +56,7 @@ async def test_rights_are_judged_by_the_records_as_they_are(office: _Office) -> 
     assert isinstance(await office.make(brief, expires=soon), OwnKey)
 
 
-async def test_one_of_many_gets_the_last_place(office: _Office) -> None:
+async def test_one_of_many_gets_the_last_place(office: Office) -> None:
     answers = await asyncio.gather(*(office.make(keys_max=4) for _ in range(20)))
     assert sum(isinstance(each, OwnKey) for each in answers) == 3
     assert [each for each in answers if isinstance(each, NotAllowed)] == [
@@ -164,7 +68,7 @@ async def test_one_of_many_gets_the_last_place(office: _Office) -> None:
     assert sum(isinstance(each, OwnKey) for each in again) == 1
 
 
-async def test_repeated_calls_change_nothing(office: _Office) -> None:
+async def test_repeated_calls_change_nothing(office: Office) -> None:
     record = ApiKey(
         id=ids.new_id(), account="acme", scopes=("read",), created=5, created_by=office.asking.id
     )
@@ -191,7 +95,7 @@ async def test_repeated_calls_change_nothing(office: _Office) -> None:
     assert 0 < left <= 600_000
 
 
-async def test_a_deletion_whose_reply_was_lost_tells_its_receipt_again(office: _Office) -> None:
+async def test_a_deletion_whose_reply_was_lost_tells_its_receipt_again(office: Office) -> None:
     made = await office.made()
     deletion = DeleteOwnKeyAsk(
         account="acme", by=office.asking.id, id=made.record.id, call="first", channel="somewhere"
@@ -205,7 +109,7 @@ async def test_a_deletion_whose_reply_was_lost_tells_its_receipt_again(office: _
     assert 600_000 < left <= 600_000 + LONG_MS
 
 
-async def test_a_deleted_key_leaves_nothing(office: _Office) -> None:
+async def test_a_deleted_key_leaves_nothing(office: Office) -> None:
     made = await office.made(expires=SystemClock().now_ms() + 60_000)
     assert made.key is not None
     assert await office.accounts.delete_own_key(office.asking, made.record.id) == "hash"
@@ -220,7 +124,7 @@ async def test_a_deleted_key_leaves_nothing(office: _Office) -> None:
     assert await office.redis.call("GET", keys.KEYS_LISTED(office.root)) == b"1"
 
 
-async def test_expired_keys_make_room_and_those_of_operators_stay_known(office: _Office) -> None:
+async def test_expired_keys_make_room_and_those_of_operators_stay_known(office: Office) -> None:
     theirs = await office.accounts.create_key(office.account, ("read",), expires_ms=1)
     mine = [await office.made(expires=1) for _ in range(2)]
     last = await office.made(keys_max=2)
@@ -231,7 +135,7 @@ async def test_expired_keys_make_room_and_those_of_operators_stay_known(office: 
     assert mine[0].record.id not in known
 
 
-async def test_keys_of_an_older_process_are_listed_counted_and_deleted(office: _Office) -> None:
+async def test_keys_of_an_older_process_are_listed_counted_and_deleted(office: Office) -> None:
     old = [await office.old_process_makes(created=n) for n in (1, 2)]
     strange = await office.old_process_makes("other", created=5)
     assert await office.make(keys_max=3) == NotAllowed("quota", 3)
@@ -247,7 +151,7 @@ async def test_keys_of_an_older_process_are_listed_counted_and_deleted(office: _
 
 
 async def test_many_keys_of_an_older_process_are_adopted_once(
-    office: _Office, monkeypatch: pytest.MonkeyPatch
+    office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = [await office.old_process_makes(f"a{n % 7}", created=n) for n in range(250)]
     adopt = functions.adopt_keys
@@ -263,11 +167,11 @@ async def test_many_keys_of_an_older_process_are_adopted_once(
     assert sorted(passed) == sorted([office.asking.id, *(each.key_id for each in old)])
 
 
-async def test_an_older_process_reads_and_revokes_keys_of_this_one(office: _Office) -> None:
+async def test_an_older_process_reads_and_revokes_keys_of_this_one(office: Office) -> None:
     made = await office.made(scopes=("chat", "keys"))
     assert made.key is not None
     where = keys.API_KEY(office.root, ids.key_hash(made.key, b"pepper"))
-    record = msgspec.msgpack.decode(await office.redis.call("GET", where), type=_OldKey)
+    record = msgspec.msgpack.decode(await office.redis.call("GET", where), type=OldKey)
     assert (record.id, record.scopes) == (made.record.id, ("chat", "keys"))
     await office.old_process_revokes(made.record.id)
     assert (await office.record(made.key)).revoked == 1
@@ -279,7 +183,7 @@ async def test_an_older_process_reads_and_revokes_keys_of_this_one(office: _Offi
 
 
 async def test_keys_that_are_made_while_others_are_adopted_are_found(
-    office: _Office, monkeypatch: pytest.MonkeyPatch
+    office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await office.old_process_makes(created=1)
     adopt = functions.adopt_keys
@@ -298,70 +202,11 @@ async def test_keys_that_are_made_while_others_are_adopted_are_found(
     assert await office.redis.call("GET", keys.KEYS_LISTED(office.root)) == b"4"
 
 
-_LISTS = (keys.ACCOUNT_KEYS, keys.KEY_ENDS)
-
-
-def _named(error: WrongTypeError) -> list[str]:
-    return [key.name for key in error.keys]
-
-
-@pytest.mark.parametrize("key", [*_LISTS, keys.KEYS_LISTED], ids=lambda key: key.pattern)
-async def test_no_half_of_a_key_is_made_where_a_list_is_of_another_type(
-    office: _Office, key: keys.Key
-) -> None:
-    before = await office.redis.call("HGETALL", keys.KEY_IDS(office.root))
-    name = key(office.root, *("acme" for _ in key.parts))
-    await office.redis.call("DEL", name)
-    await office.redis.call("HSET", name, "f", "x")
-    for expires in (None, SystemClock().now_ms() + 60_000):
-        with pytest.raises(WrongTypeError) as refused:
-            await office.accounts.create_key(office.account, ("read",), expires_ms=expires)
-        assert _named(refused.value) == [name]
-        with pytest.raises(WrongTypeError) as refused:
-            await office.make(expires=expires)
-        assert _named(refused.value) == [name]
-    assert await office.redis.call("HGETALL", keys.KEY_IDS(office.root)) == before
-    assert len(await office.redis.call("KEYS", keys.API_KEY(office.root, "*"))) == len(before)
-    await office.redis.call("DEL", name)
-
-
-@pytest.mark.parametrize("key", _LISTS, ids=lambda key: key.pattern)
-async def test_a_key_is_revoked_and_fronts_are_told_whatever_its_lists_are(
-    office: _Office, redis_settings: RedisSettings, key: keys.Key
-) -> None:
-    made = [await office.made(expires=SystemClock().now_ms() + 60_000) for _ in range(2)]
-    name = key(office.root, "acme")
-    await office.redis.call("DEL", name)
-    await office.redis.call("SET", name, "theirs")
-    pushes: list[list[Reply]] = []
-    ear = Redis(redis_settings, on_push=pushes.append)
-    await ear.connect()
-    ear.listen("SUBSCRIBE", keys.revocations_channel(office.root))
-    await until(lambda: len(pushes) == 1)
-    ended = [made[0].record.id]
-    assert await office.accounts.revoke_key(made[0].record.id)
-    if key is keys.KEY_ENDS:
-        ended.append(made[1].record.id)
-        assert await office.accounts.delete_own_key(office.asking, ended[1]) == "hash"
-        assert await office.accounts.find_key(ended[1]) is None
-        assert await office.listed() == [office.asking.id]
-    else:
-        with pytest.raises(WrongTypeError):
-            await office.accounts.delete_own_key(office.asking, made[1].record.id)
-        assert await office.accounts.find_key(made[1].record.id) == made[1].record
-    await until(lambda: [push[2] for push in pushes[1:]] == [each.encode() for each in ended])
-    await ear.close()
-    found = await office.accounts.find_key(made[0].record.id)
-    assert found is not None
-    assert found.revoked is not None
-    assert await office.redis.call("GETDEL", name) == b"theirs"
-
-
 async def test_keys_are_deleted_on_a_server_that_is_full_and_not_made(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await library.load(own_redis)
-    office = _Office(own_redis, own_settings)
+    office = Office(own_redis, own_settings)
     await office.open()
     made = await office.made()
     old = await office.old_process_makes()
@@ -405,78 +250,3 @@ async def test_a_submission_is_taken_once_for_an_idempotency_key(desk: Desk) -> 
         free = FreeReceiptAsk(account="ann", idempotency="k", id=id_)
         await functions.free_receipt(desk.redis, desk.root, free)
         assert (await receipts.find(desk.redis, desk.root, "ann", "k") is not None) == is_kept
-
-
-async def _in_the_place_of(office: _Office, name: str) -> bytes | None:
-    """Put a hash in the place of a key; return what was there."""
-    kept: bytes | None = await office.redis.call("DUMP", name)
-    await office.redis.call("DEL", name)
-    await office.redis.call("HSET", name, "f", "x")
-    return kept
-
-
-async def _bring_back(office: _Office, name: str, kept: bytes | None) -> None:
-    await office.redis.call("DEL", name)
-    if kept is not None:
-        await office.redis.call("RESTORE", name, 0, kept)
-
-
-async def test_a_key_that_stops_the_making_or_the_deletion_of_another_is_named(
-    office: _Office,
-) -> None:
-    made = await office.made()
-    record = msgspec.structs.replace(made.record, id=ids.new_id())
-    hashed = await office.redis.call("HGET", keys.KEY_IDS(office.root), made.record.id)
-    for name, refuse in (
-        (
-            keys.DELETED_KEY(office.root, "acme", record.id),
-            lambda: office.accounts.create_own_key(record, 100),
-        ),
-        (
-            keys.API_KEY(office.root, hashed.decode()),
-            lambda: office.accounts.delete_own_key(office.asking, made.record.id),
-        ),
-    ):
-        kept = await _in_the_place_of(office, name)
-        with pytest.raises(WrongTypeError) as refused:
-            await refuse()
-        assert _named(refused.value) == [name]
-        await _bring_back(office, name, kept)
-
-
-async def test_an_account_that_is_refused_by_a_key_hears_of_it_by_its_name(
-    office: _Office,
-) -> None:
-    name = keys.ACCOUNT(office.root, "acme")
-    kept = await _in_the_place_of(office, name)
-    for refuse in (
-        lambda: office.accounts.prefer(office.account, "alpha"),
-        lambda: office.accounts.create("acme", "pro"),
-    ):
-        with pytest.raises(WrongTypeError) as refused:
-            await refuse()
-        assert _named(refused.value) == [name]
-    await _bring_back(office, name, kept)
-
-
-@pytest.mark.parametrize("damage", ["list", "ends", "record", "bytes"])
-async def test_one_accounts_damage_keeps_no_other_from_its_keys(
-    office: _Office, damage: str
-) -> None:
-    soon = SystemClock().now_ms() + 60_000
-    await office.accounts.create("other", None)
-    theirs = await office.old_process_makes("other", expires=soon)
-    hashed = await office.redis.call("HGET", keys.KEY_IDS(office.root), theirs.key_id)
-    name = {
-        "list": keys.ACCOUNT_KEYS(office.root, "other"),
-        "ends": keys.KEY_ENDS(office.root, "other"),
-        "record": keys.API_KEY(office.root, hashed.decode()),
-        "bytes": keys.API_KEY(office.root, hashed.decode()),
-    }[damage]
-    await _in_the_place_of(office, name)
-    if damage == "bytes":
-        await office.redis.call("SET", name, "theirs")
-    mine = await office.old_process_makes(created=5)
-    assert await office.listed() == [office.asking.id, mine.key_id]
-    assert isinstance(await office.make(), OwnKey)
-    await office.redis.call("DEL", name)

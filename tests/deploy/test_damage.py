@@ -8,6 +8,7 @@ from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from shared.stores.accounts import Accounts
+from shared.wire.fleet import WorkerReport, encode
 from tests.deploy.conftest import Pollux
 from tests.support.desk import Desk
 
@@ -18,17 +19,41 @@ async def _no_restore(*_: object) -> int:
     raise UnavailableError("Redis is away.")
 
 
+def _reach(settings: RedisSettings) -> dict[str, str]:
+    return {
+        "REDIS_URL": settings.url,
+        "POLLUX_REDIS__PREFIX": settings.prefix,
+        "POLLUX_REDIS__PARTITIONS": str(settings.partitions),
+    }
+
+
+async def test_leases_are_not_mended_beside_live_workers(
+    pollux: Pollux, redis: Redis, redis_settings: RedisSettings
+) -> None:
+    reach, leases = _reach(redis_settings), keys.LEASES(keys.partition_root(redis_settings, 0))
+    await redis.call("SET", leases, "theirs")
+    # It lives for longer than the command takes on a busy machine.
+    pulses = keys.PULSES(keys.system_root(redis_settings))
+    await redis.call("ZADD", pulses, SystemClock().now_ms() + 600_000, "w1")
+    report = encode(WorkerReport(id="w1", concurrency=1, running=0, models=(), wire=1))
+    await redis.call("HSET", keys.WORKERS(keys.system_root(redis_settings)), "w1", report)
+    refused = pollux("redis", "mend", **reach)
+    assert (refused.code, refused.out) == (1, "")
+    assert "workers live: 1" in refused.err
+    assert await redis.call("GET", leases) == b"theirs"
+    mended = pollux("redis", "mend", "--beside-workers", **reach)
+    assert mended.code == 0
+    assert f"{leases} is a string where a zset should be: set aside as" in mended.out
+    await redis.call("UNLINK", mended.out.splitlines()[0].split()[-1])
+
+
 async def test_damaged_lane_is_named_set_aside_and_made_anew_even_if_it_takes_two_calls(
     pollux: Pollux,
     redis: Redis,
     redis_settings: RedisSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reach = {
-        "REDIS_URL": redis_settings.url,
-        "POLLUX_REDIS__PREFIX": redis_settings.prefix,
-        "POLLUX_REDIS__PARTITIONS": str(redis_settings.partitions),
-    }
+    reach = _reach(redis_settings)
     acme = await Accounts(redis, redis_settings, b"", SystemClock()).create("acme", "pro")
     home = Desk(redis, redis_settings, acme.partition)
     await home.submit("acme")

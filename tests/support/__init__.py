@@ -3,6 +3,7 @@
 server       a Valkey or redis-server of one's own, on a unix socket in a folder that goes with it
 ledger       does what is left in Redis add up? Asked after every test that used the server
 desk         the Redis functions, with defaults
+office       accounts that make API keys of their own
 wishes       the optional words of their calls
 proxy        a door to a server, with faults on demand
 provider     an upstream of the OpenAI kind, on a real socket, that answers what it is told to
