@@ -1078,10 +1078,17 @@ class GrantAsk(Ask, frozen=True, kw_only=True):
     amount: int
 
 
-async def grant(redis: Connection, root: str, ask: GrantAsk) -> int | None:
-    """Return the new balance; None when that much cannot be taken. Not to be repeated blindly."""
+NotGranted = Literal["poor", "too much"]
+_NOT_GRANTED: Final[dict[int, NotGranted]] = {-1: "poor", -2: "too much"}
+
+
+async def grant(redis: Connection, root: str, ask: GrantAsk) -> int | NotGranted:
+    """Return the new balance, or why it stays: less can be taken, or no more be counted.
+
+    Not to be repeated blindly.
+    """
     balance = int(await invoke(redis, "grant", root, ask, effect="once"))
-    return None if balance < 0 else balance
+    return _NOT_GRANTED.get(balance, balance)
 
 
 class PreferAsk(Ask, frozen=True, kw_only=True):

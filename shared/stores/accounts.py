@@ -28,6 +28,8 @@ _decode_key = msgspec.msgpack.Decoder(ApiKey).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 MICROCREDITS = 1_000_000
+# The largest number whose digits Lua keeps; grant.lua has it, too.
+GRANTED_MAX: Final = 2**53 - 1
 _KEYS_PER_LOOK: Final = 500
 # So many at a time: the server serves nobody meanwhile.
 _ADOPTED_AT_ONCE: Final = 100
@@ -269,10 +271,19 @@ class Accounts:
         return (_decode_key(found[0]), _decode_account(found[1])) if found else None
 
     async def grant(self, account: Account, microcredits: int) -> int:
-        """Give an account credits and return its new balance, in microcredits."""
+        """Give an account credits and return its new balance, in microcredits.
+
+        Raises RequestError where it has not that many to take, or no more can be counted.
+        """
         ask = functions.GrantAsk(account=account.id, amount=microcredits)
         balance = await functions.grant(self._redis, self.root_of(account), ask)
-        if balance is None:
+        if balance == "too much":
+            raise RequestError(
+                f"Account {account.id} cannot have been granted more than "
+                f"{GRANTED_MAX / MICROCREDITS:,.0f} credits in all.",
+                Code.INVALID_FIELDS,
+            )
+        if balance == "poor":
             raise RequestError(
                 f"Account {account.id} has not that many credits to take.",
                 Code.INSUFFICIENT_CREDITS,

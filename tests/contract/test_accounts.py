@@ -5,11 +5,11 @@ import pytest
 
 from shared import ids
 from shared.clock import SystemClock
-from shared.errors import RequestError
+from shared.errors import Code, RequestError
 from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
-from shared.stores.accounts import Accounts
+from shared.stores.accounts import GRANTED_MAX, Accounts
 from tests.support.desk import Desk
 
 
@@ -21,10 +21,32 @@ def accounts(redis: Redis, redis_settings: RedisSettings) -> Accounts:
 async def test_grant_adds_and_takes_what_is_free(desk: Desk) -> None:
     assert await desk.grant(100) == 100
     await desk.submit(hold=70)
-    assert await desk.grant(-31) is None
+    assert await desk.grant(-31) == "poor"
     assert await desk.grant(-30) == 0
     books = await desk.books()
     assert (books.granted, books.balance, books.held) == (70, 0, 70)
+
+
+async def test_more_than_the_books_can_count_is_not_granted(desk: Desk) -> None:
+    assert await desk.grant(GRANTED_MAX + 1) == "too much"
+    assert await desk.redis.call("EXISTS", keys.BOOKS(desk.root, "ann")) == 0
+    assert await desk.grant(GRANTED_MAX - 1) == GRANTED_MAX - 1
+    await desk.submit(hold=70)
+    for amount in (2, 1_000_000, GRANTED_MAX):
+        assert await desk.grant(amount) == "too much"
+    assert await desk.grant(1) == GRANTED_MAX - 70
+    assert await desk.grant(-1) == GRANTED_MAX - 71
+    books = await desk.books()
+    assert (books.granted, books.balance, books.held) == (GRANTED_MAX - 1, GRANTED_MAX - 71, 70)
+
+
+async def test_who_is_granted_too_much_is_told_how_much_may_be(accounts: Accounts) -> None:
+    account = await accounts.create("acme", None)
+    assert await accounts.grant(account, GRANTED_MAX) == GRANTED_MAX
+    with pytest.raises(RequestError, match=r"more than 9,007,199,255 credits in all") as refused:
+        await accounts.grant(account, 1)
+    assert refused.value.code is Code.INVALID_FIELDS
+    assert (await accounts.books(account)).granted == GRANTED_MAX
 
 
 async def test_account_is_made_once_and_changes_only_its_tier(accounts: Accounts) -> None:

@@ -306,7 +306,7 @@ class Desk:
         ask = functions.RenameSessionAsk(account=account, id=session, name=name)
         return await functions.rename_session(self.redis, self.root, ask)
 
-    async def grant(self, amount: int, account: str = "ann") -> int | None:
+    async def grant(self, amount: int, account: str = "ann") -> int | functions.NotGranted:
         """Give credits, or take them."""
         ask = functions.GrantAsk(account=account, amount=amount)
         return await functions.grant(self.redis, self.root, ask)
