@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from api.app import build
 from api.connections import allow_files
 from api.edge import protocol
+from shared import garbage_collection
 from shared.clock import SystemClock
 from shared.errors import PolluxError
 from shared.hangup import Hangup
@@ -37,8 +37,7 @@ def app(admin_port: int | None = None) -> ASGIApp:
     logs.begin()
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
-    # What is there now stays; the collector need not look at it again and again.
-    gc.freeze()
+    garbage_collection.tune()
     _leave_with_parent()
     return build(settings, os.environ, SystemClock(), admin_port)
 

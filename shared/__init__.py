@@ -19,6 +19,7 @@ wire/       the records that cross a process or rest in Redis, as msgspec Struct
 redis/      one connection, every key, and the atomic functions with their typed stubs
 stores/     one file a family of keys: accounts, generations, sessions, fleet, pace
 media/      what models make, as files and as signed URLs
+garbage_collection  how often Python's cyclic collector runs in a process
 queue       the doorbell, and the pool of arq's own queue
 streams     a generation's events: numbering, encoding, listening
 routing/    which model answers: a pure decision

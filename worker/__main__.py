@@ -7,6 +7,7 @@ import sys
 
 import uvloop
 
+from shared import garbage_collection
 from shared.clock import SystemClock
 from shared.errors import PolluxError
 from shared.settings import Settings
@@ -34,6 +35,7 @@ def main() -> int:
     try:
         settings = Settings.read(environment)
         logs.configure(settings.log, process="worker")
+        garbage_collection.tune()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings))
     except PolluxError as error:

@@ -19,6 +19,7 @@ from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
 from worker.insist import until_answered
+from worker.lengths import progress
 
 Answer = Literal["appended", "cancel", "refused"]
 StopReason = Literal["lost", "cancel", "fault"]
@@ -60,6 +61,7 @@ class Writer:
         self._unsent = 0
         self._stage: Stage | None = None
         self._progress = 0
+        self._expected_bytes = 0
         self._flight: asyncio.Task[Answer] | None = None
         self._timer: asyncio.Handle | None = None
         self._is_patient = False
@@ -121,24 +123,26 @@ class Writer:
             self._is_patient = True
             self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
 
-    def add(self, text: str, *, progress: int) -> None:
-        """Let the answer grow. `progress` is 0-99 and is never shown to fall."""
+    def expect(self, length: int) -> None:
+        """Show progress against an answer of so many bytes, reasoning included."""
+        self._expected_bytes = length
+
+    def add(self, text: str) -> None:
+        """Let the answer grow."""
         if self._fresh_thoughts:
             self._gather()
         self._fresh.append(text)
         self._parts.append(text)
-        self._text_bytes += len(text.encode())
-        self._progress = max(self._progress, progress)
+        self._text_bytes += _bytes_of(text)
         self._wake()
 
-    def think(self, text: str, *, progress: int) -> None:
+    def think(self, text: str) -> None:
         """Let the reasoning grow, as the answer does."""
         if self._fresh:
             self._gather()
         self._fresh_thoughts.append(text)
         self._thoughts.append(text)
-        self._thought_bytes += len(text.encode())
-        self._progress = max(self._progress, progress)
+        self._thought_bytes += _bytes_of(text)
         self._wake()
 
     async def close(self) -> functions.AppendAsk | None:
@@ -218,7 +222,7 @@ class Writer:
             events=self._events,
             text="".join(self._parts[self._unsent :]) or None,
             stage=self._stage,
-            progress=self._progress,
+            progress=self._shown_progress(),
             bill=bill(),
             routed=self._routed,
         )
@@ -226,6 +230,13 @@ class Writer:
         self._events, self._unsent = [], len(self._parts)
         self._stage = self._routed = None
         return ask
+
+    def _shown_progress(self) -> int:
+        """Return how far the answer has come, 0 to 99; it never falls."""
+        if self._expected_bytes and self._has_words():
+            now = progress(self.length(), self._expected_bytes)
+            self._progress = max(self._progress, now)
+        return self._progress
 
     def _gather(self) -> None:
         """Make one event of the pieces since the last: they are all of text or all of reasoning."""
@@ -235,6 +246,11 @@ class Writer:
         elif self._fresh_thoughts:
             self._events.append(events.encode(events.Reasoning("".join(self._fresh_thoughts))))
             self._fresh_thoughts = []
+
+
+def _bytes_of(text: str) -> int:
+    """Return the length of a text as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _nothing_charged() -> None:

@@ -143,11 +143,16 @@ def _notice(processors: list[structlog.typing.Processor], render: Render) -> Cal
 def _stamp(process: str) -> structlog.typing.Processor:
     """Return what adds the time and the process' name; a line's time is most of what it costs."""
     clock = SystemClock()
+    # Most lines fall into the second of the line before, whose text is used again.
+    second, second_text = -1, ""
 
     def stamp(_logger: object, _method: str, line: EventDict) -> EventDict:
+        nonlocal second, second_text
         now = clock.now_ms()
+        if now // 1000 != second:
+            second, second_text = now // 1000, iso(now)[:-1]
         line["process"] = process
-        line["timestamp"] = f"{iso(now)[:-1]}.{now % 1000:03d}Z"
+        line["timestamp"] = f"{second_text}.{now % 1000:03d}Z"
         return line
 
     return stamp

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import uvloop
 
+from shared import garbage_collection
 from shared.clock import SystemClock
 from shared.redis import functions
 from shared.redis.client import Redis
@@ -155,6 +156,7 @@ def main() -> None:
         if arguments.role == "work":
             registry.connect = _connect_to_nothing
             logs.configure(settings.log, process="worker")
+            garbage_collection.tune()
             if not arguments.held:
                 _OPEN.set()
             if arguments.silent:

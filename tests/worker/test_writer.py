@@ -82,9 +82,9 @@ async def test_events_and_text_leave_in_order_and_numbered(front: Front) -> None
     scribe = await _scribe(front)
     scribe.writer.say(StageChanged("generating"), stage="generating")
     for word in ("Two ", "brown "):
-        scribe.writer.add(word, progress=5)
+        scribe.writer.add(word)
     scribe.writer.say(StageChanged("generating"))
-    scribe.writer.add("bears", progress=9)
+    scribe.writer.add("bears")
     await scribe.finish()
     told = await scribe.told()
     assert [each.event for each in told] == [
@@ -101,13 +101,14 @@ async def test_events_and_text_leave_in_order_and_numbered(front: Front) -> None
 
 async def test_reasoning_leaves_in_order_with_the_text_and_is_none_of_it(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
+    scribe.writer.expect(100)
     for word in ("Hm, ", "bears. "):
-        scribe.writer.think(word, progress=1)
+        scribe.writer.think(word)
     for word in ("Two ", "brown "):
-        scribe.writer.add(word, progress=2)
-    scribe.writer.think("More?", progress=3)
+        scribe.writer.add(word)
+    scribe.writer.think("More?")
     scribe.writer.say(Media("image", "https://example.org/bear.png"))
-    scribe.writer.add("bears", progress=4)
+    scribe.writer.add("bears")
     await scribe.finish()
     assert [each.event for each in await scribe.told()] == [
         Reasoning("Hm, bears. "),
@@ -119,12 +120,12 @@ async def test_reasoning_leaves_in_order_with_the_text_and_is_none_of_it(front: 
     assert scribe.writer.text() == await scribe.text() == "Two brown bears"
     assert scribe.writer.reasoning() == "Hm, bears. More?"
     assert scribe.writer.parts() == 6
-    assert (await front.look(scribe._ticket)).progress == 4
+    assert (await front.look(scribe._ticket)).progress == 32
 
 
 async def test_reasoning_alone_leaves_at_once_and_is_no_text(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
-    scribe.writer.think("Hm", progress=1)
+    scribe.writer.think("Hm")
     await until(scribe.told)
     assert await scribe.text() == ""
     assert await scribe.finish() is None
@@ -134,8 +135,8 @@ async def test_reasoning_alone_leaves_at_once_and_is_no_text(front: Front) -> No
 @pytest.mark.parametrize(
     "show",
     [
-        lambda writer: writer.add("Two", progress=0),
-        lambda writer: writer.think("Hm", progress=0),
+        lambda writer: writer.add("Two"),
+        lambda writer: writer.think("Hm"),
         lambda writer: writer.say(ToolCall("1", "clock", {"zone": "UTC"})),
     ],
     ids=["text", "reasoning", "tool"],
@@ -153,10 +154,10 @@ async def test_what_belongs_to_an_answer_has_been_shown_and_a_stage_has_not(
 
 async def test_first_leaves_at_once_and_what_follows_waits_for_the_next_time(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await until(scribe.told)
     for _ in range(100):
-        scribe.writer.add(" bears", progress=0)
+        scribe.writer.add(" bears")
     assert len(scribe.asked) == 1
     rest = await scribe.finish()
     assert rest is not None
@@ -176,10 +177,10 @@ async def test_first_words_leave_at_once_after_a_stage_was_sent(front: Front) ->
     scribe = await _scribe(front, flush=_LATE)
     await _stage_is_sent(scribe)
     await until(lambda: scribe.asked and scribe.writer._flight is None)
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await scribe.asks(2)
     await until(lambda: scribe.writer._flight is None)
-    scribe.writer.add(" bears", progress=0)
+    scribe.writer.add(" bears")
     assert scribe.writer._timer is not None
     assert [len(ask["events"]) for ask in scribe.asked] == [1, 1]
     await scribe.finish()
@@ -189,7 +190,7 @@ async def test_first_words_leave_at_once_after_a_stage_was_sent(front: Front) ->
 async def test_first_words_that_come_while_a_stage_is_sent_leave_right_behind(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
     await _stage_is_sent(scribe)
-    scribe.writer.think("Hm", progress=0)
+    scribe.writer.think("Hm")
     await scribe.asks(2)
     await scribe.finish()
     assert [each.event for each in await scribe.told()] == [
@@ -202,7 +203,7 @@ async def test_words_of_a_batch_wait_for_its_next_window(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE, lane="batch")
     await _stage_is_sent(scribe)
     await until(lambda: scribe.asked and scribe.writer._flight is None)
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     rest = await scribe.finish()
     assert rest is not None
     assert len(scribe.asked) == 1
@@ -210,10 +211,10 @@ async def test_words_of_a_batch_wait_for_its_next_window(front: Front) -> None:
 
 async def test_what_is_written_between_two_flushes_leaves_together(front: Front) -> None:
     scribe = await _scribe(front, flush=0.05)
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await scribe.asks(1)
     for _ in range(100):
-        scribe.writer.add(" bears", progress=0)
+        scribe.writer.add(" bears")
     await until(lambda: len(scribe.asked) == 2)
     assert [len(ask["events"]) for ask in scribe.asked] == [1, 1]
     assert await scribe.finish() is None
@@ -228,7 +229,7 @@ async def test_nothing_is_sent_while_nothing_is_written(front: Front) -> None:
 
 async def test_later_attempt_begins_by_dropping_what_was_told(front: Front) -> None:
     scribe = await _scribe(front, attempts=3)
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await scribe.finish()
     assert [(each.epoch, each.seq, each.event) for each in await scribe.told()] == [
         (2, 1, Reset(keep=0)),
@@ -244,8 +245,8 @@ async def test_append_without_a_reply_is_said_again_and_changes_nothing_twice(
     system.expected.add("waiting for Redis")
     scribe = await _scribe(front)
     scribe.redis.troubles.extend([trouble, trouble])
-    scribe.writer.add("Two", progress=3)
-    scribe.writer.add(" bears", progress=4)
+    scribe.writer.add("Two")
+    scribe.writer.add(" bears")
     await scribe.asks(3)
     assert [ask["seq"] for ask in scribe.asked] == [1, 1, 1]
     await scribe.finish()
@@ -258,9 +259,9 @@ async def test_close_waits_for_what_is_under_way(front: Front, system: System) -
     system.expected.add("waiting for Redis")
     scribe = await _scribe(front)
     scribe.redis.troubles.extend(["lost", "unanswered"])
-    scribe.writer.add("Two", progress=3)
+    scribe.writer.add("Two")
     await scribe.asks(1)
-    scribe.writer.add(" bears", progress=4)
+    scribe.writer.add(" bears")
     await scribe.finish()
     assert text_of(await scribe.told()) == "Two bears"
     assert [each.seq for each in await scribe.told()] == [1, 2]
@@ -270,9 +271,9 @@ async def test_refused_token_stops_the_writer_for_good(front: Front) -> None:
     scribe = await _scribe(front)
     ask = ReleaseAsk(account="ann", id=scribe._claimed.id, attempt=1, delay_ms=0, keep=KEEP)
     assert await functions.release(front.redis, scribe._claimed.root, ask) == "released"
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await until(lambda: scribe.stops)
-    scribe.writer.add(" bears", progress=0)
+    scribe.writer.add(" bears")
     await scribe.finish()
     assert scribe.stops == ["lost"]
     assert len(scribe.asked) == 1
@@ -282,11 +283,11 @@ async def test_refused_token_stops_the_writer_for_good(front: Front) -> None:
 async def test_cancel_is_heard_with_the_next_append(front: Front) -> None:
     scribe = await _scribe(front)
     await front.cancel(scribe._ticket)
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await until(lambda: scribe.stops)
     assert scribe.stops == ["cancel"]
     assert text_of(await scribe.told()) == "Two"
-    scribe.writer.add(" bears", progress=0)
+    scribe.writer.add(" bears")
     rest = await scribe.finish()
     assert rest is not None
     assert text_of(await scribe.told()) == "Two bears"
@@ -298,10 +299,10 @@ async def test_fault_of_an_append_stops_the_attempt_and_close_tells_no_more(
     system.expected.add("an append failed")
     scribe = await _scribe(front)
     scribe.redis.troubles.append("refused")
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await until(lambda: scribe.stops)
     assert scribe.stops == ["fault"]
-    scribe.writer.add(" bears", progress=0)
+    scribe.writer.add(" bears")
     assert await scribe.finish() is None
     assert len(scribe.asked) == 1
 
@@ -310,7 +311,7 @@ async def test_fault_while_closing_is_told_too(front: Front, system: System) -> 
     system.expected.add("an append failed")
     scribe = await _scribe(front)
     scribe.redis.troubles.append("refused")
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await scribe.asks(1)
     assert await scribe.writer.close() is None
     assert scribe.stops == ["fault"]
@@ -318,10 +319,10 @@ async def test_fault_while_closing_is_told_too(front: Front, system: System) -> 
 
 async def test_nothing_leaves_after_the_close(front: Front) -> None:
     scribe = await _scribe(front)
-    scribe.writer.add("Two", progress=0)
+    scribe.writer.add("Two")
     await scribe.finish()
     asked = len(scribe.asked)
-    scribe.writer.add(" bears", progress=0)
+    scribe.writer.add(" bears")
     scribe.writer.say(StageChanged("generating"))
     assert scribe.writer._flight is None
     assert scribe.writer._timer is None
@@ -330,13 +331,14 @@ async def test_nothing_leaves_after_the_close(front: Front) -> None:
 
 async def test_progress_never_falls(front: Front) -> None:
     scribe = await _scribe(front)
-    for progress in (7, 3, 9, 1):
-        scribe.writer.add("x", progress=progress)
-        await until(lambda: scribe.asked and scribe.writer._flight is None)
+    for count, expected in enumerate((10, 100, 5, 50), 1):
+        scribe.writer.expect(expected)
+        scribe.writer.add("x")
+        await scribe.asks(count)
+        await until(lambda: scribe.writer._flight is None)
     await scribe.finish()
-    told = [ask["progress"] for ask in scribe.asked]
-    assert told == sorted(told)
-    assert (await front.look(scribe._ticket)).progress == 9
+    assert [ask["progress"] for ask in scribe.asked] == [10, 10, 60, 60]
+    assert (await front.look(scribe._ticket)).progress == 60
 
 
 async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_order(
@@ -354,9 +356,9 @@ async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_ord
             scribe.writer.say(StageChanged("generating"))
         if chance.random() < 0.3:
             thought += f"{number}? "
-            scribe.writer.think(f"{number}? ", progress=number)
+            scribe.writer.think(f"{number}? ")
         said += f"{number} "
-        scribe.writer.add(f"{number} ", progress=number)
+        scribe.writer.add(f"{number} ")
         if chance.random() < 0.5:
             await Hasty().sleep(chance.random())
     await scribe.finish()

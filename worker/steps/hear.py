@@ -17,7 +17,6 @@ from shared.settings import ModelSettings
 from shared.wire import event as events
 from shared.wire.message import Citation, Media, Usage
 from worker.gate import Call
-from worker.lengths import progress
 from worker.providers.contract import (
     Alive,
     Aside,
@@ -129,13 +128,13 @@ async def hear(run: Run, request: ChatRequest, call: Call) -> Heard:
     """Take the parts of an answer as they come; return how it ended. Raises ProviderError."""
     heard = Heard(None)
     limits = _Limits(run, request)
-    expected = run.tools.lengths.expected(request.model.identifier, request.max_tokens)
+    run.writer.expect(run.tools.lengths.expected(request.model.identifier, request.max_tokens))
     parts = run.tools.registry.provider_of(request.model).stream(request)
     try:
         async with limits.timer, aclosing(parts):
             async for part in parts:
                 if isinstance(part, Text):
-                    run.writer.add(part.text, progress=_progress(run, part.text, expected))
+                    run.writer.add(part.text)
                 elif isinstance(part, Alive):
                     call.begun(part.limits)
                     limits.note_life()
@@ -144,7 +143,7 @@ async def hear(run: Run, request: ChatRequest, call: Call) -> Heard:
                     heard = _ended(part)
                     limits.note_end()
                 else:
-                    await _pass_on(run, request.model, expected, part)
+                    await _pass_on(run, request.model, part)
                 call.heard()
                 limits.note_part()
     except TimeoutError:
@@ -170,11 +169,11 @@ def unfinished(model: ModelSettings) -> ProviderError:
     )
 
 
-async def _pass_on(run: Run, model: ModelSettings, expected: int, part: Aside) -> None:
+async def _pass_on(run: Run, model: ModelSettings, part: Aside) -> None:
     """Hand on what comes beside the text."""
     match part:
         case Reasoning(text):
-            run.writer.think(text, progress=_progress(run, text, expected))
+            run.writer.think(text)
         case Used():
             run.usage = _usage(model, part)
             run.searches = part.searches if run.search == "model" else run.searches
@@ -263,8 +262,3 @@ def _usage(model: ModelSettings, used: Used) -> Usage:
         cached_input_tokens=used.cached_input_tokens,
         cost=price.cost(model, used.input_tokens, used.output_tokens),
     )
-
-
-def _progress(run: Run, text: str, expected: int) -> int:
-    """Return how far the answer has come with this text, too."""
-    return progress(run.writer.length() + len(text), expected)
