@@ -120,7 +120,7 @@ async def test_reasoning_leaves_in_order_with_the_text_and_is_none_of_it(front: 
     assert scribe.writer.text() == await scribe.text() == "Two brown bears"
     assert scribe.writer.reasoning() == "Hm, bears. More?"
     assert scribe.writer.parts() == 6
-    assert (await front.look(scribe._ticket)).progress == 32
+    assert (await front.look(scribe._ticket)).progress == 31
 
 
 async def test_reasoning_alone_leaves_at_once_and_is_no_text(front: Front) -> None:
