@@ -9,7 +9,7 @@ from math import ceil
 from typing import Final, Literal
 
 from shared.lifecycle import ENDS, Stage
-from shared.redis.functions import AlreadyEnded, Cancelled, Settled
+from shared.redis.functions import AlreadyEnded, Cancelled, NotGranted, Settled
 from shared.wire.submission import Lane, OnConflict
 
 Where = Literal["waiting", "ready", "leased", "deferred", "ended"]
@@ -89,11 +89,11 @@ class Model:
         one = self.generations.get(attempt.id)
         return one if one and one.where == "leased" and one.attempt == attempt.token else None
 
-    def grant(self, account: str, amount: int) -> int | None:
+    def grant(self, account: str, amount: int) -> int | NotGranted:
         """Give credits, or take what is free."""
         books = self.accounts[account]
         if books.balance + amount < 0:
-            return None
+            return "poor"
         books.granted += amount
         books.balance += amount
         return books.balance
