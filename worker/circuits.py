@@ -6,19 +6,21 @@ one of its own beside that of all, `provider/model/credential@account`.
 
 import random
 from collections import Counter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
 from shared.clock import Clock
 from shared.errors import Bar, BarredError, Failure, ProviderError
-from shared.redis.functions import FailAsk
+from shared.redis.functions import Breaker, FailAsk
 from shared.sections import BreakerSettings
 from shared.settings import ModelSettings
 from worker import causes
 
 # A wait up to this is spent in the worker's slot, a longer one in the queue.
 SHORT_SECONDS: Final = 2.0
+# By then a report has told what became of a probe.
+_PROBE_SECONDS: Final = 1.0
 _RETRY_AFTER_SECONDS_MAX: Final = 3_600.0
 # So many messages of one account close a circuit to that account.
 _ACCOUNT_FAILURES: Final = 3
@@ -75,6 +77,24 @@ class Seen(NamedTuple):
     is_probing: bool
     due: float
     why: str
+
+    @classmethod
+    def of(cls, breaker: Breaker, now: float) -> Self:
+        """Return what a worker knows of a breaker that is not closed."""
+        is_probing = breaker.state == "probing"
+        seconds = _PROBE_SECONDS if is_probing else breaker.left_ms / 1000
+        return cls(is_probing, now + seconds, breaker.why)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether a turn may be claimed for a probe.
+
+        While another call probes, that is not a matter of time: a report tells what comes of it.
+        """
+        return not self.is_probing and self.due <= now
+
+    def given_back(self, now: float) -> Self:
+        """Return it as it is when a probe has learnt nothing: another may probe at once."""
+        return self._replace(is_probing=False, due=now)
 
 
 class Answered:

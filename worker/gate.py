@@ -44,8 +44,6 @@ from worker.providers.registry import Registry
 from worker.throttles import Throttles
 
 _LEASE_MS: Final = 5_000  # a few reports
-# By then a report has told what became of a probe.
-_PROBE_SECONDS: Final = 1.0
 
 
 class Call:
@@ -173,10 +171,12 @@ class Gate:
         """Return the models whose breakers are not closed, and whether each is due for a probe."""
         if not self._seen:
             return []
+        probed = {each for held in self._probes.values() for each in held}
+        circuits = ((model, self.circuit_of(model)) for model in self._registry.models)
         return [
-            (model, self._bar(model, self.circuit_of(model)) is None)
-            for model in self._registry.models
-            if self.circuit_of(model) in self._seen
+            (model, circuit not in probed and self._seen[circuit].is_due(self._clock.monotonic()))
+            for model, circuit in circuits
+            if circuit in self._seen
         ]
 
     def may_retry(self, model: ModelSettings) -> bool:
@@ -339,6 +339,8 @@ class Gate:
             if is_well:
                 self._seen.pop(circuit, None)
                 logs.logger().info("breaker closed", circuit=circuit)
+            elif circuit in self._seen:
+                self._seen[circuit] = self._seen[circuit].given_back(self._clock.monotonic())
 
     async def _fail(self, call: Call, error: ProviderError) -> None:
         """Tell the fleet of a failure; one that cannot be told is logged."""
@@ -391,9 +393,6 @@ class Gate:
         return tuple(sorted(circuit for circuit in self._seen if "@" not in circuit))
 
     def _note(self, circuit: str, breaker: Breaker) -> None:
-        if breaker.state == "closed":
-            self._seen.pop(circuit, None)
-            return
-        is_probing = breaker.state == "probing"
-        seconds = _PROBE_SECONDS if is_probing else breaker.left_ms / 1000
-        self._seen[circuit] = Seen(is_probing, self._clock.monotonic() + seconds, breaker.why)
+        self._seen.pop(circuit, None)
+        if breaker.state != "closed":
+            self._seen[circuit] = Seen.of(breaker, self._clock.monotonic())
