@@ -15,7 +15,7 @@ To be asked when nothing is under way any more. Refuses to repair, and to know a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from itertools import chain, groupby
 from typing import Final, NamedTuple
 
@@ -43,8 +43,16 @@ _CASES_PER_SENTENCE: Final = 200
 _END_EVENTS: Final = (events.Completed, events.Failed, events.Cancelled)
 
 
-def check(look: Look, settings: RedisSettings, evidence: Evidence) -> list[Finding]:
-    """Return everything that does not hold."""
+def check(
+    look: Look,
+    settings: RedisSettings,
+    evidence: Evidence,
+    others: AbstractSet[str] = frozenset(),
+) -> list[Finding]:
+    """Return everything that does not hold.
+
+    `others` are the names of keys that only another version of Pollux knows.
+    """
     read = records.cases(look, settings, evidence.promises)
     cases = {case.promise.generation: case for case in read}
     found = [finding for case in cases.values() for finding in _of_one(case, evidence)]
@@ -58,7 +66,7 @@ def check(look: Look, settings: RedisSettings, evidence: Evidence) -> list[Findi
     for account in evidence.granted:
         ended = [case for case in cases.values() if case.promise.account == account]
         found += _books(records.books(look, settings, account), account, ended, evidence)
-    return [*found, *_left_over(look, settings)]
+    return [*found, *_left_over(look, settings, others)]
 
 
 class Tally(NamedTuple):
@@ -324,8 +332,8 @@ def _books(
         yield Finding("I3", account, f"answers cost {cost}, {captured} captured: {books}")
 
 
-def _left_over(look: Look, settings: RedisSettings) -> Iterator[Finding]:
-    for told in structure.faults(look, settings):
+def _left_over(look: Look, settings: RedisSettings, others: AbstractSet[str]) -> Iterator[Finding]:
+    for told in structure.faults(look, settings, others):
         yield Finding("I8", "the keys", told)
     for root in records.roots(settings):
         for family in keys.FAMILIES.values():

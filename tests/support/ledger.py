@@ -6,7 +6,7 @@ and the books balance. Refuses to repair anything.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set as AbstractSet
 from typing import Final, NamedTuple
 
 from shared.lifecycle import ENDS
@@ -51,11 +51,16 @@ class _Snapshot(NamedTuple):
         return member in self.sets.get(name, set())
 
 
-def faults(look: Look, settings: RedisSettings) -> list[str]:
-    """Return a sentence for everything under the prefix that should not be as it is."""
+def faults(
+    look: Look, settings: RedisSettings, others: AbstractSet[str] = frozenset()
+) -> list[str]:
+    """Return a sentence for everything under the prefix that should not be as it is.
+
+    `others` are the names of keys that only another version of Pollux knows.
+    """
     snapshot = _read(look, settings)
     found: list[str] = []
-    for name in snapshot.left_ms:
+    for name in snapshot.left_ms.keys() - others:
         place = _place(name, settings)
         if place is None:
             found.append(f"{name}: belongs to no family of keys.py")
