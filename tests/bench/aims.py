@@ -37,7 +37,7 @@ WAKEUP_P99_MS: Final = 5.0
 # Who is woken asks once more than who is not; noise of counting over seconds.
 COMMANDS_OF_CROWD: Final = 0.5
 
-# cancel: seconds to the upstream's end, the worst of all.
+# cancel: seconds to the upstream's end, the worst of a run.
 # A person sees the text stop at once.
 CANCEL_SECONDS: Final = 0.2
 

@@ -3,10 +3,11 @@
 Two systems of one worker each run side by side on the same machine, of which one has the crowd; a
 sample of the one follows a sample of the other. What is measured is what the records tell: from
 accept to settlement. The upstream takes its time, so that slots are what is short, not the machine.
+Each run gives ratios of its own, and what is judged is their median.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NamedTuple
 
@@ -23,6 +24,7 @@ from tests.support.waiting import until
 SAMPLES: Final = 2_000
 BACKLOG: Final = 50_000
 ROUNDS: Final = 20
+RUNS: Final = 3
 BIG: Final = 10_000
 SMALL: Final = 10
 _SLOTS: Final = 16
@@ -41,69 +43,100 @@ class _Pair(NamedTuple):
     beside: Rig
 
 
+class Turn(NamedTuple):
+    """The samples of one run, in seconds: without the crowd, and beside it."""
+
+    alone: list[float]
+    beside: list[float]
+
+    def ratio(self, share: float) -> float:
+        """Return how many times as long it takes beside the crowd."""
+        return figures.quantile(self.beside, share) / figures.quantile(self.alone, share)
+
+
 async def measure(
-    samples: int = SAMPLES, backlog: int = BACKLOG, rounds: int = ROUNDS, big: int = BIG
+    samples: int = SAMPLES,
+    backlog: int = BACKLOG,
+    rounds: int = ROUNDS,
+    big: int = BIG,
+    runs: int = RUNS,
 ) -> list[Figure]:
-    """Measure both, one after the other."""
-    return [*await _accounts(rounds, big), *await _batch(samples, backlog)]
-
-
-async def _accounts(rounds: int, big: int) -> list[Figure]:
-    """Take rounds of ten generations of a small account, alone and beside a big one."""
-    alone: list[float] = []
-    beside: list[float] = []
-    async with _pair() as pair:
-        await _fill(pair.beside, "big", big, _QUICK, "interactive")
-        for _ in range(rounds):
-            for system, taken in ((pair.alone, alone), (pair.beside, beside)):
-                tickets = await _submit(system, "small", SMALL, _QUICK, "interactive")
-                took = await asyncio.gather(*(_seconds(system, each) for each in tickets))
-                taken.extend(took)
-        left = await _unfinished(pair.beside, "big", "interactive")
-    assert left, "the big account's work was over too early"
-    ratio = figures.quantile(beside, 0.99) / figures.quantile(alone, 0.99)
+    """Measure both, one after the other; the samples and rounds are those of all runs."""
     return [
-        Figure(
-            f"p99 of {SMALL} beside {big:,} of another account",
-            f"{ratio:.2f} times that alone",
-            f"{_ms(beside, 0.99)} against {_ms(alone, 0.99)}",
-            f"{aims.SMALL_ACCOUNT_P99:g}",
-            ratio <= aims.SMALL_ACCOUNT_P99,
-        )
+        *await _accounts(max(1, rounds // runs), big, runs),
+        *await _batch(max(_PERSONS, samples // runs), backlog, runs),
     ]
 
 
-async def _batch(samples: int, backlog: int) -> list[Figure]:
+async def _accounts(rounds: int, big: int, runs: int) -> list[Figure]:
+    """Take rounds of ten generations of a small account, alone and beside a big one."""
+    async with _pair() as pair:
+
+        async def take() -> Turn:
+            left = await _unfinished(pair.beside, "big", "interactive")
+            await _fill(pair.beside, "big", big - left, _QUICK, "interactive")
+            turn = Turn([], [])
+            for _ in range(rounds):
+                for system, taken in zip(pair, turn, strict=True):
+                    tickets = await _submit(system, "small", SMALL, _QUICK, "interactive")
+                    took = await asyncio.gather(*(_seconds(system, each) for each in tickets))
+                    taken.extend(took)
+            assert await _unfinished(pair.beside, "big", "interactive"), (
+                "the big one's work is over"
+            )
+            return turn
+
+        judged = [(0.99, aims.SMALL_ACCOUNT_P99)]
+        turns = await figures.rounds(runs, take, lambda turn: verdicts(turn, judged))
+    name = f"p99 of {SMALL} beside {big:,} of another account"
+    return [figure(name, turns, share, most) for share, most in judged]
+
+
+async def _batch(samples: int, backlog: int, runs: int) -> list[Figure]:
     """Have persons ask one thing after the other, with and without a batch that waits and runs."""
-    alone: list[float] = []
-    beside: list[float] = []
     async with _pair() as pair:
         await _fill(pair.beside, "mill", backlog, _SLOW, "batch")
 
-        async def person(name: str) -> None:
+        async def person(name: str, turn: Turn) -> None:
             for _ in range(samples // _PERSONS):
-                for system, taken in ((pair.alone, alone), (pair.beside, beside)):
+                for system, taken in zip(pair, turn, strict=True):
                     [ticket] = await _submit(system, name, 1, _QUICK, "interactive")
                     taken.append(await _seconds(system, ticket))
 
-        await asyncio.gather(*(person(f"person{number}") for number in range(_PERSONS)))
-        left = await _unfinished(pair.beside, "mill", "batch")
-    assert left, "the batch was over too early"
-    found = []
-    for (name, share), most in zip(
-        (("p50", 0.5), ("p99", 0.99)), (aims.PERSON_P50, aims.PERSON_P99), strict=True
-    ):
-        ratio = figures.quantile(beside, share) / figures.quantile(alone, share)
-        found.append(
-            Figure(
-                f"a person's {name} with a batch of {backlog:,}, {len(beside):,} pairs",
-                f"{ratio:.2f} times that without",
-                f"{_ms(beside, share)} against {_ms(alone, share)}",
-                f"{most:g}",
-                ratio <= most,
-            )
-        )
-    return found
+        async def take() -> Turn:
+            turn = Turn([], [])
+            await asyncio.gather(*(person(f"person{each}", turn) for each in range(_PERSONS)))
+            assert await _unfinished(pair.beside, "mill", "batch"), "the batch is over"
+            return turn
+
+        judged = [(0.5, aims.PERSON_P50), (0.99, aims.PERSON_P99)]
+        turns = await figures.rounds(runs, take, lambda turn: verdicts(turn, judged))
+    return [
+        figure(f"a person's p{share * 100:.0f} with a batch of {backlog:,}", turns, share, most)
+        for share, most in judged
+    ]
+
+
+def verdicts(turn: Turn, judged: Iterable[tuple[float, float]]) -> list[bool]:
+    """Return what one run alone would say of the aims, each a share of the samples and a bound."""
+    return [turn.ratio(share) <= most for share, most in judged]
+
+
+def figure(name: str, turns: list[Turn], share: float, most: float) -> Figure:
+    """Judge by the median of the runs' ratios."""
+    ratio = figures.median(turn.ratio(share) for turn in turns)
+    beside, alone = [
+        figures.median(figures.quantile(taken, share) for taken in side) * 1000
+        for side in ([turn.beside for turn in turns], [turn.alone for turn in turns])
+    ]
+    pairs = sum(len(turn.beside) for turn in turns)
+    return Figure(
+        f"{name}, {pairs:,} pairs",
+        f"{ratio:.2f} times that without, the median of {len(turns)}",
+        f"{beside:.0f} ms against {alone:.0f} ms",
+        f"{most:g}",
+        ratio <= most,
+    )
 
 
 @asynccontextmanager
@@ -157,7 +190,8 @@ async def _seconds(system: Rig, ticket: Ticket) -> float:
         if found.finished is None:
             return None
         assert found.stage == "completed", found.stage
-        return max(1, found.finished - found.accepted) / 1000
+        took = figures.sample((found.finished - found.accepted) / 1000, ticket.id)
+        return max(0.001, took)
 
     seconds: float = await until(ended, _PATIENCE_SECONDS, what="a generation")
     return seconds
@@ -166,10 +200,6 @@ async def _seconds(system: Rig, ticket: Ticket) -> float:
 async def _unfinished(system: Rig, account: str, lane: Lane) -> int:
     where = keys.UNFINISHED(_desk(system).root, account, lane)
     return int(await system.redis.call("ZCARD", where))
-
-
-def _ms(values: list[float], share: float) -> str:
-    return f"{figures.quantile(values, share) * 1000:.0f} ms"
 
 
 async def report() -> None:

@@ -51,6 +51,12 @@ def _disagree(found: list[Round], verdicts: Callable[[Round], Sequence[bool]]) -
     return any(len(set(column)) > 1 for column in columns)
 
 
+def sample(seconds: float, what: str) -> float:
+    """Return a time that was measured; one below nothing is of two things that differ."""
+    assert seconds >= 0, f"{what}: took {seconds:.6f} s"
+    return seconds
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """Return the value that a share of all do not exceed."""
     ordered = sorted(values)

@@ -39,15 +39,15 @@ async def test_front() -> None:
 
 
 async def test_backlog() -> None:
-    _check(await backlog.measure(long=50, short=10, rounds=1), 3)
+    _check(await backlog.measure(long=50, short=10, rounds=1, runs=1), 3)
 
 
 async def test_fairness() -> None:
-    _check(await fairness.measure(samples=4, backlog=40, rounds=1, big=60), 3)
+    _check(await fairness.measure(samples=4, backlog=40, rounds=1, big=60, runs=1), 3)
 
 
 async def test_cancel() -> None:
-    _check(await cancel.measure(samples=1), 2)
+    _check(await cancel.measure(samples=1, runs=1), 2)
 
 
 async def test_trips() -> None:
@@ -76,7 +76,7 @@ async def test_pages() -> None:
 
 
 async def test_pickup() -> None:
-    _check(await pickup.measure(samples=1), 3)
+    _check(await pickup.measure(samples=1, runs=1), 3)
 
 
 async def test_wakeup() -> None:
@@ -100,7 +100,7 @@ async def test_idle() -> None:
 
 
 async def test_conversations() -> None:
-    found = await conversations.measure(conversations=4, turns=3)
+    found = await conversations.measure(conversations=3, turns=2, runs=2)
     _check(found, 2)
     assert found[1].is_met
 
