@@ -1,0 +1,55 @@
+"""Run the attacks and print one table. The exit code is 1 where one costs more than its aim."""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from tests.attacks import conversations, folders, pictures, storage, traffic
+from tests.attacks.target import ROOT
+from tests.bench import figures
+from tests.bench.figures import Figure
+
+ATTACKS: Final[dict[str, Callable[[Path], Awaitable[list[Figure]]]]] = {
+    "sessions": storage.create_sessions,
+    "cancelled": storage.submit_and_cancel,
+    "pages": conversations.read_pages,
+    "recall": conversations.say_hi,
+    "folder": folders.make_first,
+    "names": pictures.silent_names,
+    "host": pictures.call_one_host,
+    "refused": traffic.refused,
+    "repeated": traffic.repeated,
+    "revoked": traffic.revoked,
+    "idle": traffic.idle_connections,
+    "bodies": traffic.slow_bodies,
+}
+
+
+async def run(checkout: Path, names: list[str]) -> bool:
+    """Run attacks against a checkout, one after the other; return whether all kept their aims."""
+    found: list[Figure] = []
+    for name in names:
+        began = time.monotonic()
+        lines = await ATTACKS[name](checkout)
+        figures.say(f"{name}: {time.monotonic() - began:.0f} s")
+        found += [lines[0]._replace(name=f"{name}: {lines[0].name}"), *lines[1:]]
+    figures.say(figures.table(f"attacks on {checkout.name}, {figures.machine()}", found))
+    return all(figure.is_met is not False for figure in found)
+
+
+def main() -> int:
+    """Read the options, run, print."""
+    parser = argparse.ArgumentParser(prog="tests.attacks", description=__doc__)
+    parser.add_argument("--base", type=Path, default=ROOT, help="another checkout, with its .venv")
+    parser.add_argument("--only", action="append", choices=ATTACKS, help="one attack; repeatable")
+    options = parser.parse_args()
+    names = options.only or list(ATTACKS)
+    return 0 if asyncio.run(run(options.base.resolve(), names)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""A long conversation of cancelled turns: its pages, and a short message in it."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from tests.attacks import aims, flood, storage, target as targets, tenant
+from tests.attacks.target import MIB, Plan, Target
+from tests.bench.figures import Figure
+from tests.support.customer import Customer
+
+_TURNS: Final = 110
+_PAGES: Final = 8
+_PATH: Final = "/api/v1/chat/conversations/{}/messages?limit=100"
+_NAME: Final = f"in a conversation of {_TURNS} cancelled turns of 0.8 MB"
+
+
+async def read_pages(checkout: Path) -> list[Figure]:
+    """Read the longest page of it eight times at once."""
+    async with (
+        targets.running(checkout, Plan()) as target,
+        target.customer(await target.key("stranger", "enterprise")) as customer,
+    ):
+        first = await storage.store_cancelled(customer, _TURNS)
+        with flood.growth(target.api) as grown:
+            attack = _read(customer, _PATH.format(first["session_id"]))
+            (size, seconds), seen = await tenant.beside(target, attack)
+            mib = grown()
+    return [
+        Figure(
+            f"{_PAGES} pages of 100 messages {_NAME}",
+            f"front grows by {mib:.0f} MiB, {seconds:.1f} s",
+            f"{size / MIB:.1f} MiB a page",
+            f"<= {aims.PAGE_MIB * _PAGES:g} MiB",
+            mib <= aims.PAGE_MIB * _PAGES,
+        ),
+        seen.figure(),
+    ]
+
+
+async def _read(customer: Customer, path: str) -> tuple[float, float]:
+    """Return the bytes of a page, and how long all took."""
+    began = time.monotonic()
+    sizes = await asyncio.gather(*(_page_size(customer, path) for _ in range(_PAGES)))
+    return max(sizes), time.monotonic() - began
+
+
+async def _page_size(customer: Customer, path: str) -> int:
+    size = 0
+    async with customer.stream("GET", path) as answer:
+        assert answer.status_code == httpx.codes.OK, await answer.aread()
+        async for piece in answer.aiter_raw():
+            size += len(piece)
+    return size
+
+
+async def say_hi(checkout: Path) -> list[Figure]:
+    """Send a short message in it: its worker recalls what came before."""
+    async with (
+        targets.running(checkout, Plan()) as target,
+        target.customer(await target.key("stranger", "enterprise")) as customer,
+    ):
+        first = await storage.store_cancelled(customer, _TURNS)
+        await storage.cancel(customer, first)
+        await customer.end(first)
+        with flood.growth(target.workers[0]) as grown:
+            (read_mib, seconds), seen = await tenant.beside(
+                target, _say_hi(target, customer, first["session_id"])
+            )
+            mib = grown()
+    is_met = read_mib <= aims.RECALL_MIB and seconds <= aims.SHORT_SECONDS
+    return [
+        Figure(
+            f'"hi" {_NAME}',
+            f"{read_mib:.1f} MiB read, worker grows by {mib:.0f} MiB, {seconds:.1f} s",
+            "",
+            f"<= {aims.RECALL_MIB:g} MiB, {aims.SHORT_SECONDS:g} s",
+            is_met,
+        ),
+        seen.figure(),
+    ]
+
+
+async def _say_hi(target: Target, customer: Customer, session: str) -> tuple[float, float]:
+    """Return how much was read from Redis meanwhile, in MiB, and how many seconds it took."""
+    before, began = flood.sent_by_redis_mib(target), time.monotonic()
+    status = await customer.answer("hi", session_id=session)
+    assert status["state"] == "completed", status
+    return flood.sent_by_redis_mib(target) - before, time.monotonic() - began

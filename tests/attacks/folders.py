@@ -1,0 +1,86 @@
+"""A stranger on the same machine who makes the local system's runtime folder before it does."""
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from typing_extensions import override
+
+from tests.attacks import aims, target as targets
+from tests.bench.figures import Figure
+from tests.support import family, processes, waiting
+from tests.support.processes import Process
+from tests.support.provider import Provider
+
+_STARTS: Final = 3
+_START_SECONDS: Final = 30.0
+_SOCKET: Final = "valkey.sock"
+
+
+async def make_first(checkout: Path) -> list[Figure]:
+    """Start `pollux up` again and again beside a stranger; count the folders that were taken."""
+    taken = [await _start_beside_a_stranger(checkout) for _ in range(_STARTS)]
+    return [
+        Figure(
+            "a stranger makes the runtime folder of `pollux up` first",
+            f"{sum(taken)} of {_STARTS} starts use it",
+            "",
+            f"{aims.FOLDERS_TAKEN}",
+            sum(taken) <= aims.FOLDERS_TAKEN,
+        )
+    ]
+
+
+async def _start_beside_a_stranger(checkout: Path) -> bool:
+    """Tell whether the server's socket came to lie in a folder that was the stranger's."""
+    with TemporaryDirectory(prefix="plx") as place:
+        folder, parent = Path(place), Path(place) / "tmp"
+        parent.mkdir(mode=0o777)
+        async with Provider() as provider:
+            environment = targets.environment_of(folder, provider, (80,))
+            environment |= {"TMPDIR": str(parent)}
+            port = str(processes.free_port())
+            words = ["up", "--port", port, "--workers", "1", "--folder", str(folder / "data")]
+            program = (targets.command_of(checkout),)
+            log = folder / "log"
+            with Process(words, environment, log, program=program) as up:
+                stranger = _Stranger(up.pid, parent)
+                stranger.start()
+                try:
+                    await waiting.until(
+                        lambda: list(parent.glob(f"*/{_SOCKET}")) or not up.is_running,
+                        _START_SECONDS,
+                        what="the embedded server",
+                    )
+                    return any((made / _SOCKET).exists() for made in stranger.made)
+                finally:
+                    stranger.done.set()
+                    stranger.join()
+                    up.terminate()
+                    await waiting.until(lambda: not up.is_running, _START_SECONDS, what="its end")
+
+
+class _Stranger(threading.Thread):
+    """Reads the command lines of the processes, and makes every folder that one of them names."""
+
+    def __init__(self, pid: int, parent: Path) -> None:
+        super().__init__(daemon=True)
+        self.made: list[Path] = []
+        self.done = threading.Event()
+        self._pid = pid
+        self._parent = parent
+
+    @override
+    def run(self) -> None:
+        while not self.done.is_set():
+            commands = " ".join(member.command for member in family.members(self._pid))
+            for word in commands.split():
+                if Path(word).parent == self._parent:
+                    self._make(Path(word))
+
+    def _make(self, folder: Path) -> None:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o777)
+            self.made.append(folder)

@@ -1,0 +1,153 @@
+"""Filling the server with sessions and with cancelled messages; operators at a full one."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from shared.clock import SystemClock
+from tests.attacks import aims, flood, target as targets, tenant
+from tests.attacks.flood import Flood
+from tests.attacks.target import MIB, Key, Plan, Target
+from tests.bench.figures import Figure
+from tests.support.customer import Customer, Json
+
+CHARACTERS: Final = 200_000
+WIDE: Final = "\U0001f30d"  # four bytes, and one character
+_SECONDS: Final = 25.0
+_SECONDS_WHEN_FULL: Final = 2.0
+_MAXMEMORY_MIB: Final = 16
+# Sixteen entries of the longest names and texts.
+_METADATA: Final = {f"{number:064}": WIDE * 512 for number in range(16)}
+_STORED, _FULL = 200, 503
+
+_FIRST_MESSAGES: Final = 55
+_FURTHER_SECONDS: Final = 25.0
+_PAUSE_SECONDS: Final = 0.5
+_ROOMY_MIB: Final = 256
+
+
+async def create_sessions(checkout: Path) -> list[Figure]:
+    """Create sessions from a free account without credits; then operate a full server."""
+    async with targets.running(checkout, Plan(maxmemory_mib=_MAXMEMORY_MIB)) as target:
+        doomed, dead = await _a_key_and_a_dead_letter(target)
+        free = await target.key("stranger", "free", credits=0)
+        request = flood.post("/v1/ai/sessions", free, {"metadata": _METADATA})
+        before = target.stored_bytes()
+        met, seen = await tenant.beside(target, _fill(target, request))
+        stored = (target.stored_bytes() - before) / MIB
+        return [
+            Figure(
+                f"a free account creates sessions, maxmemory {_MAXMEMORY_MIB} MiB",
+                f"{met.answers[_STORED]} sessions, {stored:.1f} MiB in {met.seconds:.0f} s",
+                met.text(),
+                f"<= {aims.SESSIONS_MIB:g} MiB",
+                stored <= aims.SESSIONS_MIB,
+            ),
+            seen.figure(),
+            await _operate_a_full_server(target, doomed, dead),
+        ]
+
+
+async def _fill(target: Target, request: bytes) -> Flood:
+    """Send the request until the server is full or the time is over, and a little longer."""
+
+    def is_full(answers: Counter[int]) -> bool:
+        return answers[_FULL] > 0
+
+    met = await flood.flood(target, request, seconds=_SECONDS, lines=4, is_over=is_full)
+    await SystemClock().sleep(_SECONDS_WHEN_FULL)
+    return met
+
+
+async def _a_key_and_a_dead_letter(target: Target) -> tuple[Key, str]:
+    """Return a key that is to be revoked, and a dead letter that is to be discarded."""
+    key = await target.key("customer", "pro")
+    async with target.customer(key) as customer:
+        status = await customer.answer("fails [empty]")
+    assert status["state"] == "failed", status
+    listed = json.loads((await target.pollux("dead", "list", "--json")).stdout)
+    return key, str(listed[0]["id"])
+
+
+async def _operate_a_full_server(target: Target, doomed: Key, dead: str) -> Figure:
+    """Let the operator work where no byte more may be stored."""
+    with target.server.look() as look:
+        look("CONFIG", "SET", "maxmemory", max(1, target.stored_bytes() - MIB))
+    commands = {
+        "revoke": ("keys", "revoke", doomed.id),
+        "create": ("keys", "create", "--account", "newcomer", "--tier", "pro"),
+        "grant": ("credits", "grant", "customer", "5"),
+        "discard": ("dead", "discard", dead),
+    }
+    failed = [
+        name for name, words in commands.items() if (await target.pollux(*words)).returncode != 0
+    ]
+    return Figure(
+        "  operator at a full server",
+        f"{len(commands) - len(failed)} of {len(commands)} done",
+        f"failed: {', '.join(failed) or 'none'}",
+        f"{aims.OPERATORS_FAILED} failed",
+        len(failed) <= aims.OPERATORS_FAILED,
+    )
+
+
+async def submit_and_cancel(checkout: Path) -> list[Figure]:
+    """Store long messages that are cancelled while they wait, at no cost.
+
+    The first come quickly, from an account that was of a larger tier then: it would need six
+    minutes for them as a free one.
+    """
+    async with targets.running(checkout, Plan(maxmemory_mib=_ROOMY_MIB)) as target:
+        key = await target.key("stranger", "pro")
+        before = target.stored_bytes()
+        async with target.customer(key) as customer:
+            first = await store_cancelled(customer, _FIRST_MESSAGES)
+            await target.key("stranger", "free", credits=0)
+            attack = _go_on(customer, first["session_id"])
+            (answers, seconds), seen = await tenant.beside(target, attack)
+        stored = (target.stored_bytes() - before) / MIB
+    refused = ", ".join(f"{count} x {code}" for code, count in sorted(answers.items()))
+    return [
+        Figure(
+            f"a free account submits and cancels, after {_FIRST_MESSAGES} messages of 0.8 MB",
+            f"{answers['stored']} more in {seconds:.0f} s, {stored:.0f} MiB",
+            refused,
+            f"refused by {aims.CANCELLED_MIB:g} MiB",
+            answers["QUOTA_EXCEEDED"] > 0 and stored <= aims.CANCELLED_MIB,
+        ),
+        seen.figure(),
+    ]
+
+
+async def store_cancelled(customer: Customer, count: int) -> Json:
+    """Make a conversation of so many long messages that are cancelled; return its first turn.
+
+    A turn that takes its time holds it, so that the others wait until they are cancelled.
+    """
+    first = await customer.ask("hold it [first=60]")
+    for _ in range(count):
+        receipt = await customer.ask(WIDE * CHARACTERS, session_id=first["session_id"])
+        await cancel(customer, receipt)
+    return first
+
+
+async def cancel(customer: Customer, receipt: Json) -> None:
+    """End a generation."""
+    path = receipt["poll_url"].replace("/status", "/cancel")
+    (await customer.post(path)).raise_for_status()
+
+
+async def _go_on(customer: Customer, session: str) -> tuple[Counter[str], float]:
+    """Submit and cancel as fast as the front lets it, until the quota is used up."""
+    answers: Counter[str] = Counter()
+    began = time.monotonic()
+    fields = {"message": WIDE * CHARACTERS, "session_id": session}
+    while time.monotonic() - began < _FURTHER_SECONDS and not answers["QUOTA_EXCEEDED"]:
+        answer = (await customer.post("/api/v1/chat", json=fields)).json()
+        answers[answer.get("code", "stored")] += 1
+        if answer["success"]:
+            await cancel(customer, answer)
+        await SystemClock().sleep(_PAUSE_SECONDS)
+    return answers, time.monotonic() - began

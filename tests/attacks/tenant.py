@@ -1,0 +1,121 @@
+"""Another tenant that goes on working while an attack runs: a program, and who starts it.
+
+Owns an enterprise account that submits twenty short messages a second and looks at every fourth of
+them: far below its limits. Told is how long each request took, and what was refused. It is a
+process of its own, so that it does not wait for the attacker's.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import select
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from typing import Final, NamedTuple, TypeVar
+
+from tests.attacks import aims
+from tests.attacks.target import ROOT, Target
+from tests.bench import figures
+from tests.bench.figures import Figure
+
+Found = TypeVar("Found")
+
+_PAUSE_SECONDS: Final = 0.05
+_LOOK_EVERY: Final = 4
+_TIMEOUT_SECONDS: Final = 10.0
+_READY: Final = b"ready\n"
+
+
+class Seen(NamedTuple):
+    """What the tenant saw: ms of all its requests, and how many were not answered with 200."""
+
+    p50_ms: float
+    p99_ms: float
+    requests: int
+    refused: int
+    statuses: dict[str, int]
+
+    def figure(self, *, has_aim: bool = True) -> Figure:
+        """Return the line of the table."""
+        found = f"p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms"
+        refused = ", ".join(f"{count} x {name}" for name, count in sorted(self.statuses.items()))
+        aim = f"p99 <= {aims.OTHERS_P99_MS:g} ms, {aims.OTHERS_REFUSED} refused"
+        is_met = self.p99_ms <= aims.OTHERS_P99_MS and self.refused <= aims.OTHERS_REFUSED
+        name, beside = "  another tenant", f"{self.requests} requests: {refused}"
+        return Figure(name, found, beside, aim, is_met) if has_aim else Figure(name, found, beside)
+
+
+async def beside(target: Target, attack: Awaitable[Found]) -> tuple[Found, Seen]:
+    """Let the tenant work as long as an attack takes; return what both found."""
+    key = await target.key("tenant", "enterprise")
+    words = ("-m", "tests.attacks.tenant", str(target.port), key.key)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *words, cwd=ROOT, stdin=pipe, stdout=pipe
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == _READY
+        found = await attack
+        said, _ = await process.communicate(b"")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return found, _seen(json.loads(said))
+
+
+def _seen(requests: list[tuple[float, str]]) -> Seen:
+    took = [seconds * 1000 for seconds, _ in requests]
+    statuses = Counter(status for _, status in requests)
+    refused = sum(count for status, count in statuses.items() if status != "200")
+    p50, p99 = figures.quantile(took, 0.5), figures.quantile(took, 0.99)
+    return Seen(p50, p99, len(took), refused, dict(statuses))
+
+
+def main() -> None:
+    """Work until standard input ends, then say how long each request took."""
+    port, key = int(sys.argv[1]), sys.argv[2]
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
+    headers = {"x-api-key": key, "content-type": "application/json"}
+    found: list[tuple[float, str]] = []
+    receipt: dict[str, str] = {}
+    body = json.dumps({"message": "hi [tokens=2]"})
+    _ask(line, "POST", "/api/v1/chat", headers, body)
+    sys.stdout.buffer.write(_READY)
+    sys.stdout.flush()
+    while not select.select([sys.stdin], [], [], _PAUSE_SECONDS)[0]:
+        took, status, receipt = _ask(line, "POST", "/api/v1/chat", headers, body)
+        found.append((took, status))
+        if len(found) % (_LOOK_EVERY + 1) == _LOOK_EVERY and "poll_url" in receipt:
+            took, status, _ = _ask(line, "GET", receipt["poll_url"], headers, None)
+            found.append((took, status))
+    sys.stdout.write(json.dumps(found))
+
+
+def _ask(
+    line: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: str | None,
+) -> tuple[float, str, dict[str, str]]:
+    """Return the seconds of a request, its status or what went wrong, and the answer."""
+    began, status, answer = time.perf_counter(), "", {}
+    try:
+        line.request(method, path, body, headers)
+        response = line.getresponse()
+        read, status = response.read(), str(response.status)
+        with contextlib.suppress(ValueError):
+            answer = json.loads(read)
+    except (OSError, http.client.HTTPException) as error:
+        line.close()
+        status = type(error).__name__
+    return time.perf_counter() - began, status, answer
+
+
+if __name__ == "__main__":
+    main()
