@@ -8,5 +8,6 @@ generated  clients made from the published document, and a chat through each
 tidy       the habits of the code, held as tests
 exchanges  what upstreams say, byte for byte, through a whole system
 bench      figures, not tests: run by hand
+attacks    what an attacker costs everybody else, with default limits: run by hand
 support    what tests stand on
 """

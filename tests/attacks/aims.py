@@ -17,8 +17,9 @@ OPERATORS_FAILED: Final = 0
 
 # conversations: MiB by which the front grows for each page that is read: as for a short one.
 PAGE_MIB: Final = 8.0
-# MiB that a worker reads from Redis to answer a short message: twice what a context window holds.
-RECALL_MIB: Final = 4.0
+# MiB that a worker reads from Redis to answer a short message, however long the conversation: four
+# windows of 300,000 tokens, and two chunks of 16 turns of 0.8 MB, which are read in one go.
+RECALL_MIB: Final = 32.0
 # Seconds that a short message takes in a conversation of many cancelled turns.
 SHORT_SECONDS: Final = 2.0
 

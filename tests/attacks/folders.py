@@ -46,7 +46,7 @@ async def _start_beside_a_stranger(checkout: Path) -> bool:
             program = (targets.command_of(checkout),)
             log = folder / "log"
             with Process(words, environment, log, program=program) as up:
-                stranger = _Stranger(up.pid, parent)
+                stranger = Stranger(up.pid, parent)
                 stranger.start()
                 try:
                     await waiting.until(
@@ -62,7 +62,7 @@ async def _start_beside_a_stranger(checkout: Path) -> bool:
                     await waiting.until(lambda: not up.is_running, _START_SECONDS, what="its end")
 
 
-class _Stranger(threading.Thread):
+class Stranger(threading.Thread):
     """Reads the command lines of the processes, and makes every folder that one of them names."""
 
     def __init__(self, pid: int, parent: Path) -> None:

@@ -38,14 +38,14 @@ class Seen(NamedTuple):
     refused: int
     statuses: dict[str, int]
 
-    def figure(self, *, has_aim: bool = True) -> Figure:
+    def figure(self) -> Figure:
         """Return the line of the table."""
         found = f"p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms"
         refused = ", ".join(f"{count} x {name}" for name, count in sorted(self.statuses.items()))
         aim = f"p99 <= {aims.OTHERS_P99_MS:g} ms, {aims.OTHERS_REFUSED} refused"
         is_met = self.p99_ms <= aims.OTHERS_P99_MS and self.refused <= aims.OTHERS_REFUSED
         name, beside = "  another tenant", f"{self.requests} requests: {refused}"
-        return Figure(name, found, beside, aim, is_met) if has_aim else Figure(name, found, beside)
+        return Figure(name, found, beside, aim, is_met)
 
 
 async def beside(target: Target, attack: Awaitable[Found]) -> tuple[Found, Seen]:
@@ -65,10 +65,11 @@ async def beside(target: Target, attack: Awaitable[Found]) -> tuple[Found, Seen]
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return found, _seen(json.loads(said))
+    return found, seen(json.loads(said))
 
 
-def _seen(requests: list[tuple[float, str]]) -> Seen:
+def seen(requests: list[tuple[float, str]]) -> Seen:
+    """Return what came of requests, each with its seconds and its status."""
     took = [seconds * 1000 for seconds, _ in requests]
     statuses = Counter(status for _, status in requests)
     refused = sum(count for status, count in statuses.items() if status != "200")
