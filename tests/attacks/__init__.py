@@ -13,6 +13,7 @@ folders        a stranger who makes the local system's runtime folder first
 pictures       silent DNS names, and many requests to one host
 traffic        refused and repeated submissions, revoked keys, idle connections, slow bodies
 
-`test_verdicts` shows that an attack can fail. All traffic goes to 127.0.0.1. What differs from the defaults: the server's `maxmemory`, where an
+All traffic goes to 127.0.0.1. What differs from the defaults: the server's `maxmemory`, where an
 attack is to fill it, the scripted upstream, and for pictures the way to 127.0.0.1.
+`test_verdicts` shows that a verdict can be bad.
 """

@@ -1,6 +1,5 @@
 """The attacks can fail: what they look at is seen, and what exceeds an aim is said to."""
 
-import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ def test_a_slow_or_refused_tenant_misses_the_aim() -> None:
     assert not tenant.seen([*quick, (0.3, "200")]).figure().is_met
 
 
-async def test_a_stranger_makes_a_folder_that_a_command_line_names(tmp_path: Path) -> None:
+def test_a_stranger_makes_a_folder_that_a_command_line_names(tmp_path: Path) -> None:
     named = tmp_path / "pollux-1"
     words = [sys.executable, "-c", "import sys; sys.stdin.read()", str(named)]
     shell = ["sh", "-c", '"$@"; true', "sh", *words]
@@ -25,9 +24,9 @@ async def test_a_stranger_makes_a_folder_that_a_command_line_names(tmp_path: Pat
     stranger = Stranger(parent.pid, tmp_path)
     stranger.start()
     try:
-        await waiting.until(named.exists)
+        waiting.until_now(named.exists)
     finally:
         stranger.done.set()
-        await asyncio.to_thread(stranger.join)
+        stranger.join()
         parent.communicate()
     assert stranger.made == [named]
