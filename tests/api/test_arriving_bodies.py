@@ -188,3 +188,20 @@ def test_bodies_of_no_bytes_count_for_nothing() -> None:
     arriving.add("one", 100)
     with pytest.raises(RefusedError):
         arriving.add("two", 1)
+
+
+def test_large_bodies_of_many_accounts_leave_room_for_small_ones() -> None:
+    arriving = Arriving(ApiSettings(bodies_bytes_max=1_000_000))
+    for number in range(3):
+        arriving.add(f"stranger{number}", 200_000)
+    with pytest.raises(RefusedError):
+        arriving.add("stranger3", 200_000)
+    for number in range(4):
+        arriving.add(f"person{number}", 60_000)
+    # Who sends much is refused there, be it in small parts, and whoever comes beyond the whole.
+    with pytest.raises(RefusedError):
+        arriving.add("person0", 60_000)
+    arriving.add("person4", 60_000)
+    arriving.add("person5", 60_000)
+    with pytest.raises(RefusedError):
+        arriving.add("person6", 60_000)

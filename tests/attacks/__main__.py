@@ -26,6 +26,7 @@ ATTACKS: Final[dict[str, Callable[[Path], Awaitable[list[Figure]]]]] = {
     "revoked": traffic.revoked,
     "idle": traffic.idle_connections,
     "bodies": traffic.slow_bodies,
+    "declared": traffic.declared_bodies,
 }
 
 

@@ -27,6 +27,8 @@ _ACCOUNTS: Final = 6
 _BODIES_EACH: Final = 10
 _BODY_BYTES: Final = 4_500_000
 _BODIES_SECONDS: Final = 6.0
+# Declared by five accounts, each within its share: together exactly `api.bodies_bytes_max`.
+_DECLARED: Final = (*((5_000_000,) * 3 for _ in range(4)), (5_000_000, 2_108_864))
 _KIB_PER_MIB: Final = 1024
 
 
@@ -205,6 +207,40 @@ async def _hold_bodies(target: Target, keys: list[Key]) -> int:
         ]
         await SystemClock().sleep(_BODIES_SECONDS)
         return sum(not task.done() for task in refused_)
+
+
+async def declared_bodies(checkout: Path) -> list[Figure]:
+    """Declare large bodies from a few free accounts, and send not a byte of them."""
+    async with targets.running(checkout, Plan()) as target:
+        keys = [await target.key(f"stranger-{n}", "free") for n in range(len(_DECLARED))]
+        taken, seen = await tenant.beside(target, _declare(target, keys))
+    return [
+        Figure(
+            f"large bodies declared by {len(keys)} accounts, and not sent",
+            f"{taken} of {sum(map(len, _DECLARED))} taken",
+        ),
+        seen.figure(),
+    ]
+
+
+async def _declare(target: Target, keys: list[Key]) -> int:
+    """Return how many bodies were still waited for at the end."""
+    async with AsyncExitStack() as stack:
+        waiting = [
+            await _send_most(target, _head(key, size), stack)
+            for key, sizes in zip(keys, _DECLARED, strict=True)
+            for size in sizes
+        ]
+        await SystemClock().sleep(_BODIES_SECONDS)
+        return sum(not task.done() for task in waiting)
+
+
+def _head(key: Key, size: int) -> bytes:
+    """Return the head of a request with a body of so many bytes, and the first of them."""
+    head, _, _ = flood.post("/api/v1/chat", key, b"", content_length=str(size)).partition(
+        b"\r\n\r\n"
+    )
+    return head + b"\r\n\r\n{"
 
 
 async def _send_most(
