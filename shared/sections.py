@@ -10,7 +10,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-Positive = Annotated[int, Meta(ge=1)]
+# Larger numbers lose their last digits in Lua, and those beyond 64 bits cannot be told to it.
+Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 # A hundred years. What Redis cannot count in milliseconds would fail in the midst of an end.

@@ -157,6 +157,16 @@ def test_what_is_kept_is_kept_for_a_time_that_redis_can_count(tmp_path: Path) ->
             Settings.read({f"POLLUX_RETENTION__{name}_SECONDS": f"{10**16}"}, folder=tmp_path)
 
 
+def test_what_is_counted_keeps_every_digit(tmp_path: Path) -> None:
+    most = 2**53 - 1
+    found = Settings.read({"POLLUX_LIMITS__FREE__STORED_BYTES_MAX": str(most)}, folder=tmp_path)
+    assert found.limits.free.stored_bytes_max == most
+    for name in ("LIMITS__FREE__STORED_BYTES_MAX", "LIMITS__PRO__UNFINISHED_MAX"):
+        for more in (most + 1, 10**30):
+            [fault] = faults_of(tmp_path, **{f"POLLUX_{name}": str(more)})
+            assert fault == f"{name.lower().replace('__', '.')}: expected `int` <= {most}"
+
+
 def test_catalogue_must_hold_together(tmp_path: Path) -> None:
     model = '[[models]]\nidentifier = "{}"\nprovider = "{}"\nupstream = "x"\n{}\n'
     found = faults_of(
