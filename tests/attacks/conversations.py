@@ -14,6 +14,7 @@ from tests.support.customer import Customer
 
 _TURNS: Final = 110
 _PAGES: Final = 8
+_TIMES: Final = 20
 _PATH: Final = "/api/v1/chat/conversations/{}/messages?limit=100"
 _NAME: Final = f"in a conversation of {_TURNS} cancelled turns of 0.8 MB"
 
@@ -85,8 +86,12 @@ async def say_hi(checkout: Path) -> list[Figure]:
 
 
 async def _say_hi(target: Target, customer: Customer, session: str) -> tuple[float, float]:
-    """Return how much was read from Redis meanwhile, in MiB, and how many seconds it took."""
-    before, began = flood.sent_by_redis_mib(target), time.monotonic()
-    status = await customer.answer("hi", session_id=session)
-    assert status["state"] == "completed", status
-    return flood.sent_by_redis_mib(target) - before, time.monotonic() - began
+    """Say it several times; return the most that one read from Redis, in MiB, and took."""
+    most, slowest = 0.0, 0.0
+    for _ in range(_TIMES):
+        before, began = flood.sent_by_redis_mib(target), time.monotonic()
+        status = await customer.answer("hi", session_id=session)
+        assert status["state"] == "completed", status
+        most = max(most, flood.sent_by_redis_mib(target) - before)
+        slowest = max(slowest, time.monotonic() - began)
+    return most, slowest
