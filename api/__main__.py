@@ -20,15 +20,15 @@ from uvicorn.importer import import_from_string
 from uvicorn.supervisors import Multiprocess
 
 from api.app import build
-from api.connections import allow_files
-from api.edge import protocol
+from api.server.connections import raise_open_files_limit
+from api.server.protocol import protocol
 from shared import garbage_collection
 from shared.clock import SystemClock
 from shared.errors import PolluxError
-from shared.hangup import Hangup
-from shared.redis import library, partitions, server
+from shared.redis import library, partitions, server_check
 from shared.redis.client import Redis
 from shared.settings import ApiSettings, Settings
+from shared.sighup import Sighup
 from shared.telemetry import logs
 
 
@@ -38,11 +38,11 @@ def app(admin_port: int | None = None) -> ASGIApp:
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
     garbage_collection.tune()
-    _leave_with_parent()
+    _shut_down_with_parent()
     return build(settings, os.environ, SystemClock(), admin_port)
 
 
-def _leave_with_parent() -> None:
+def _shut_down_with_parent() -> None:
     """Drain, as on SIGTERM, when the process of `--workers` has gone, by whatever death."""
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -55,15 +55,15 @@ def _leave_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-async def _check(settings: Settings) -> None:
+async def _check_redis(settings: Settings) -> None:
     """Fail here, in one sentence, rather than in every process."""
     redis = Redis(settings.redis)
     try:
         await redis.connect()
-        await server.check(redis, settings.redis)
+        await server_check.check(redis, settings.redis)
         await library.load(redis)
-        await server.check_commands(redis, settings.redis)
-        await partitions.agree(redis, settings.redis, may_raise=True)
+        await server_check.check_commands(redis, settings.redis)
+        await partitions.register_count(redis, settings.redis, may_raise=True)
     finally:
         await redis.close()
 
@@ -80,18 +80,18 @@ def _warn_without_pepper(settings: Settings) -> None:
         )
 
 
-class _Family(Multiprocess):
+class _WorkerProcesses(Multiprocess):
     """The processes of `--workers`; a hang-up is theirs to heed, none is replaced for it."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
         super().__init__(config, sockets)
-        self._hangup = Hangup(self._pass_on)
+        self._sighup = Sighup(self._forward_sighup)
 
     @override
     def handle_hup(self) -> None:
-        self._hangup.heed()
+        self._sighup.reload_or_end()
 
-    def _pass_on(self) -> None:
+    def _forward_sighup(self) -> None:
         for process in self.processes:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
@@ -112,21 +112,21 @@ def main() -> int:
     try:
         settings = Settings.read(os.environ)
         logs.configure(settings.log, process="api")
-        asyncio.run(_check(settings))
+        asyncio.run(_check_redis(settings))
         _warn_without_pepper(settings)
     except PolluxError as error:
         sys.stderr.write(f"pollux api: {error}\n")
         return 1
-    bounds = _bounds(settings.api)
-    config = _config(bounds, arguments, arguments.host, arguments.port)
+    api_settings = _fit_open_files(settings.api)
+    config = _config(api_settings, arguments, arguments.host, arguments.port)
     sockets = None
     if arguments.admin_port is not None:
-        admin = _config(bounds, arguments, arguments.admin_host, arguments.admin_port)
+        admin = _config(api_settings, arguments, arguments.admin_host, arguments.admin_port)
         sockets = [config.bind_socket(), admin.bind_socket()]
     # What uvicorn.run does, but for whose the hang-ups are.
     with suppress(KeyboardInterrupt):
         if arguments.workers > 1:
-            _Family(config, sockets or [config.bind_socket()]).run()
+            _WorkerProcesses(config, sockets or [config.bind_socket()]).run()
             return 0
         front = uvicorn.Server(config)
         front.run(sockets)
@@ -134,20 +134,20 @@ def main() -> int:
     return 0
 
 
-def _bounds(asked: ApiSettings) -> ApiSettings:
+def _fit_open_files(wanted: ApiSettings) -> ApiSettings:
     """Return the bounds of a process, with as many connections as it may have open files for."""
-    allowed = allow_files(asked.connections_max)
-    if allowed < asked.connections_max:
+    allowed_connections = raise_open_files_limit(wanted.connections_max)
+    if allowed_connections < wanted.connections_max:
         logs.logger().warning(
             "fewer connections than api.connections_max: raise the limit on open files",
-            connections=allowed,
-            connections_max=asked.connections_max,
+            connections=allowed_connections,
+            connections_max=wanted.connections_max,
         )
-    return msgspec.structs.replace(asked, connections_max=allowed)
+    return msgspec.structs.replace(wanted, connections_max=allowed_connections)
 
 
 def _config(
-    bounds: ApiSettings, arguments: argparse.Namespace, host: str, port: int
+    api_settings: ApiSettings, arguments: argparse.Namespace, host: str, port: int
 ) -> uvicorn.Config:
     # By its name, so that the processes of `--workers` find it there.
     front = import_from_string("api.__main__:app")
@@ -157,7 +157,7 @@ def _config(
         host=host,
         port=port,
         workers=arguments.workers,
-        http=protocol(bounds, arguments.admin_port),
+        http=protocol(api_settings, arguments.admin_port),
         loop="uvloop",
         ws="none",
         lifespan="on",

@@ -15,40 +15,44 @@ from typing import Final
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import cors, endpoint, errors, media, openapi, operations, refusals
+from api import errors
+from api.accept.load_shedding import LoadMonitor
 from api.admin import routes as admin
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
 from api.dialects.kombify import routes as kombify
 from api.dialects.kombify.wire import ErrorEnvelope
+from api.endpoints import endpoint
 from api.follow.ring import Rings
 from api.follow.subscriber import Subscriber
-from api.fresh import Fresh
-from api.guards.arriving import Arriving
 from api.guards.identify import Identities
-from api.guards.limits import Limits, allowances
-from api.guards.long_pages import LongPages
-from api.guards.places import Places
+from api.guards.inflight_bodies import InflightBodies
+from api.guards.large_pages import LargePages
+from api.guards.open_waits import OpenWaits
+from api.guards.rate_limits import RateLimits, allowances
 from api.guards.revocations import Revocations
-from api.openapi import Mount
-from api.pace import Paces
-from api.pressure import Pressures
+from api.keyless import media, operations
+from api.openapi import generator
+from api.openapi.generator import Mount
+from api.polling.eta import ModelDurations
+from api.refresh_ahead_cache import RefreshAheadCache
+from api.server import cors, error_responses
 from api.state import State
-from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, Catalogue, Shelf
+from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, Catalogue, CatalogueHolder
 from shared.clock import Clock
 from shared.errors import Code, PolluxError, RequestError, UnavailableError, WrongTypeError
-from shared.hangup import Hangup
-from shared.media import seal as media_seal
-from shared.media.files import Files
-from shared.redis import keys, library, partitions, replicated, server
+from shared.media import url_signing as media_url_signing
+from shared.media.files import MediaFiles
+from shared.redis import keys, library, partitions, replicated, server_check
 from shared.redis.client import Redis
-from shared.redis.watch import Watch
+from shared.redis.server_watch import ServerWatch
 from shared.settings import Settings
+from shared.sighup import Sighup
 from shared.stores import fleet
 from shared.stores.accounts import Accounts
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
-from shared.telemetry.seldom import Seldom
+from shared.telemetry.throttled_log import ThrottledLog
 
 # The published sample clients join a base that ends in /api and a poll_url that begins with it.
 DIALECTS: Final = {
@@ -56,13 +60,13 @@ DIALECTS: Final = {
     "/v1/ai": Mount("kombify", kombify.ABOUT, kombify.ENDPOINTS, ErrorEnvelope),
 }
 MOUNTS: Final = {prefix: dialect.endpoints for prefix, dialect in DIALECTS.items()}
-DOUBLED: Final = {"/api/api/v1": kolbo.ENDPOINTS}
+DOUBLED_MOUNTS: Final = {"/api/api/v1": kolbo.ENDPOINTS}
 
 # On a bind of its own, for operators.
 OPERATORS: Final = {"/admin/v1": Mount("operators", admin.ABOUT, admin.ENDPOINTS, ErrorReply)}
-ADMIN: Final = {"/admin/v1": admin.ENDPOINTS}
+ADMIN_MOUNTS: Final = {"/admin/v1": admin.ENDPOINTS}
 
-_FLEET_SECONDS: Final = 1.0
+_FLEET_TRUSTED_SECONDS: Final = 1.0
 
 
 def build(
@@ -72,14 +76,14 @@ def build(
     admin_port: int | None = None,
 ) -> ASGIApp:
     """Return the front as an ASGI application; what came to `admin_port` is an operator's."""
-    document = openapi.document(DIALECTS, version=version("pollux"))
+    document = generator.document(DIALECTS, version=version("pollux"))
     about = operations.about(document["info"], tuple(DIALECTS))
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:
-        async with _state(settings, environment, clock) as state:
+        async with _connected_state(settings, environment, clock) as state:
             loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, Hangup(state.renew).heed)
+            loop.add_signal_handler(signal.SIGHUP, Sighup(state.reload_catalogue).reload_or_end)
             try:
                 yield {"pollux": state}
             finally:
@@ -89,7 +93,7 @@ def build(
 
     rows = [
         route
-        for prefix, endpoints in (MOUNTS | DOUBLED).items()
+        for prefix, endpoints in (MOUNTS | DOUBLED_MOUNTS).items()
         for route in endpoint.routes(prefix, endpoints)
     ]
     public = Router(
@@ -98,92 +102,94 @@ def build(
         default=_not_found,
         lifespan=lifespan,
     )
-    doors = public if admin_port is None else Doors(public, _operators(), admin_port)
-    return Frame(doors, answers_preflights=bool(settings.api.cors_origins))
+    application = public if admin_port is None else PortRouter(public, _operators(), admin_port)
+    return RequestMiddleware(application, answers_preflights=bool(settings.api.cors_origins))
 
 
 def _operators() -> ASGIApp:
     """Return what is behind the operators' door, and nowhere else."""
-    document = openapi.document(OPERATORS, version=version("pollux"), about=admin.ABOUT)
+    document = generator.document(OPERATORS, version=version("pollux"), about=admin.ABOUT)
     rows = [
-        route for prefix, endpoints in ADMIN.items() for route in endpoint.routes(prefix, endpoints)
+        route
+        for prefix, endpoints in ADMIN_MOUNTS.items()
+        for route in endpoint.routes(prefix, endpoints)
     ]
-    told = operations.document_route(admin.DOCUMENT, endpoint.encode(document))
-    return Router([*rows, told], redirect_slashes=False, default=_not_found)
+    openapi_route = operations.document_route(admin.DOCUMENT, endpoint.encode(document))
+    return Router([*rows, openapi_route], redirect_slashes=False, default=_not_found)
 
 
 @asynccontextmanager
-async def _state(
+async def _connected_state(
     settings: Settings, environment: Mapping[str, str], clock: Clock
 ) -> AsyncIterator[State]:
     """Connect, check that Redis is fit, and hold everything open until the end."""
     redis = Redis(settings.redis)
-    promise = replicated.promise(settings.redis, redis)
+    durable_redis = replicated.durable_redis(settings.redis, redis)
     subscriber = Subscriber(settings.redis)
     pepper = environment.get(settings.auth.pepper_env, "").encode()
     accounts = Accounts(redis, settings.redis, pepper, clock)
-    shelf = Shelf(Catalogue.of(settings))
+    catalogue_holder = CatalogueHolder(Catalogue.of(settings))
 
     async def view(_: None) -> Fleet:
         return await fleet.view(redis, settings.redis)
 
     revocations = Revocations(accounts, clock)
     tasks: list[asyncio.Task[None]] = []
-    listening = ExitStack()
+    subscriptions = ExitStack()
     try:
         await redis.connect()
-        holds = await server.check(redis, settings.redis)
+        holds = await server_check.check(redis, settings.redis)
         await library.load(redis)
-        await server.check_commands(redis, settings.redis)
-        await partitions.agree(redis, settings.redis, may_raise=True)
-        watch = Watch(redis, settings.redis, holds)
-        tasks.append(asyncio.create_task(_keep_watch(watch, clock)))
-        tasks.append(asyncio.create_task(revocations.keep()))
+        await server_check.check_commands(redis, settings.redis)
+        await partitions.register_count(redis, settings.redis, may_raise=True)
+        server_watch = ServerWatch(redis, settings.redis, holds)
+        tasks.append(asyncio.create_task(_check_redis_periodically(server_watch, clock)))
+        tasks.append(asyncio.create_task(revocations.run()))
         channel = keys.revocations_channel(keys.system_root(settings.redis))
-        listening.enter_context(subscriber.listen(channel, revocations.hear))
-        secret = await media_seal.secret(redis, settings.redis)
-        seal = media_seal.Seal(secret, clock, settings.media.url_seconds)
-        if not shelf.catalogue.models:
+        subscriptions.enter_context(subscriber.listen(channel, revocations.on_message))
+        secret = await media_url_signing.secret(redis, settings.redis)
+        url_signer = media_url_signing.UrlSigner(secret, clock, settings.media.url_seconds)
+        if not catalogue_holder.catalogue.models:
             logs.logger().warning(NO_MODELS, remedy=NO_MODELS_REMEDY)
         logs.logger().info("front ready", durability=settings.redis.durability, holds=holds)
         yield State(
             settings=settings,
             environment=environment,
-            shelf=shelf,
+            catalogue_holder=catalogue_holder,
             redis=redis,
-            promise=promise,
-            watch=watch,
+            durable_redis=durable_redis,
+            server_watch=server_watch,
             clock=clock,
             accounts=accounts,
             identities=Identities(accounts, clock),
             revocations=revocations,
-            arriving=Arriving(settings.api),
-            limits=Limits(settings, clock),
-            places=Places(allowances(settings), settings.api.wait_seconds_max, clock),
-            long_pages=LongPages(),
+            inflight_bodies=InflightBodies(settings.api),
+            limits=RateLimits(settings, clock),
+            open_waits=OpenWaits(allowances(settings), settings.api.wait_seconds_max, clock),
+            large_pages=LargePages(),
             subscriber=subscriber,
-            rings=Rings(redis, subscriber, clock, seal.signed),
-            paces=Paces(redis, shelf, clock),
-            pressures=Pressures(redis, clock),
-            fleets=Fresh(view, clock, trusted_seconds=_FLEET_SECONDS),
-            files=Files(settings.media.folder),
-            seal=seal,
+            rings=Rings(redis, subscriber, clock, url_signer.sign_media),
+            model_durations=ModelDurations(redis, catalogue_holder, clock),
+            load_monitor=LoadMonitor(redis, clock),
+            fleets=RefreshAheadCache(view, clock, trusted_seconds=_FLEET_TRUSTED_SECONDS),
+            files=MediaFiles(settings.media.folder),
+            url_signer=url_signer,
         )
     finally:
         for task in tasks:
             task.cancel()
-        listening.close()
+        subscriptions.close()
         await subscriber.close()
-        await promise.close()
+        await durable_redis.close()
         await redis.close()
 
 
-async def _keep_watch(watch: Watch, clock: Clock) -> None:
+async def _check_redis_periodically(server_watch: ServerWatch, clock: Clock) -> None:
     """Look at the server again and again; while Redis is away there is nothing to see."""
     while True:
-        await clock.sleep(watch.pause_seconds())
+        await clock.sleep(server_watch.pause_seconds())
         try:
-            await watch.look()
+            await server_watch.inspect()
         except PolluxError as error:
             logs.logger().warning("Redis could not be looked at", error=error.message)
 
@@ -192,7 +198,7 @@ async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
     raise RequestError(f"There is nothing at {scope['path']}.", Code.NOT_FOUND)
 
 
-class Doors:
+class PortRouter:
     """Two applications of one process, by the port that a connection came to.
 
     The port is this end's of the connection; nothing that a caller sends can name another.
@@ -209,7 +215,7 @@ class Doors:
         await (self._operators if is_operators else self._public)(scope, receive, send)
 
 
-class Frame:
+class RequestMiddleware:
     """What surrounds every request: its id, and the front's single catch-all.
 
     A slash behind a path changes nothing. Browsers' preflights are answered here, for any path: so
@@ -219,14 +225,14 @@ class Frame:
     def __init__(self, app: ASGIApp, *, answers_preflights: bool) -> None:
         self._app = app
         self._answers_preflights = answers_preflights
-        self._seldom = Seldom()
+        self._log_throttle = ThrottledLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens inside."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["request_id"] = refusals.request_id(scope["headers"])
+        scope["request_id"] = error_responses.request_id(scope["headers"])
         # Each request runs in a task of its own, so what is bound here ends with it.
         logs.bind(request_id=scope["request_id"])
         path = scope["path"]
@@ -238,16 +244,16 @@ class Frame:
             else:
                 await self._app(scope, receive, send)
         except PolluxError as error:
-            _note(scope, error, self._seldom)
-            await _refuse_or_break_off(scope, send, error)
+            _log_refusal(scope, error, self._log_throttle)
+            await _refuse_or_abort(scope, send, error)
         except Exception:
             logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
             if "is_answered" in scope:
                 raise
-            await _refuse(scope, send, PolluxError("a fault of the front"))
+            await _send_refusal(scope, send, PolluxError("a fault of the front"))
 
 
-def _note(scope: Scope, error: PolluxError, seldom: Seldom) -> None:
+def _log_refusal(scope: Scope, error: PolluxError, throttled_log: ThrottledLog) -> None:
     """Log a refusal; of what is ours, the reasons too, and what an operator mends once a minute."""
     what = {"method": scope["method"], "path": scope["path"], "code": error.code.value}
     if error.blame == "caller":
@@ -255,30 +261,30 @@ def _note(scope: Scope, error: PolluxError, seldom: Seldom) -> None:
     elif isinstance(error, UnavailableError):
         logs.logger().warning("unavailable", reason=error.message, **what)
     elif isinstance(error, WrongTypeError):
-        if seldom.is_due(error.message):
+        if throttled_log.is_due(error.message):
             logs.logger().error("a key is of another type", fault=error.message, **what)
     else:
         logs.logger().exception("unexpected", **what)
 
 
-async def _refuse_or_break_off(scope: Scope, send: Send, error: PolluxError) -> None:
+async def _refuse_or_abort(scope: Scope, send: Send, error: PolluxError) -> None:
     """Refuse a request, unless its answer has begun: that is left without its end.
 
     Raises the error then, unless it is one of which the log says all that there is to say.
     """
     if "is_answered" not in scope:
-        await _refuse(scope, send, error)
+        await _send_refusal(scope, send, error)
     elif not isinstance(error, WrongTypeError):
         raise error
 
 
-async def _refuse(scope: Scope, send: Send, error: PolluxError) -> None:
+async def _send_refusal(scope: Scope, send: Send, error: PolluxError) -> None:
     status, headers, details = errors.describe(error)
     if "allow" in scope:
         headers["allow"] = scope["allow"]
     if error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
         # The rest of the body is not wanted.
         headers["connection"] = "close"
-    message = errors.sentence(error)
-    content = errors.refusal(scope["path"], error.code, message, scope["request_id"], details)
+    message = errors.public_message(error)
+    content = errors.error_body(scope["path"], error.code, message, scope["request_id"], details)
     await endpoint.reply(scope, send, status, content, headers)

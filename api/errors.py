@@ -54,9 +54,9 @@ STATUS: Final[dict[Code, int]] = {
 }
 
 # Of a refusal for which nothing was measured: soon, and not all callers in the same second.
-_SOON_SECONDS: Final = (1, 3)
+_RETRY_SECONDS: Final = (1, 3)
 # Of what an operator has to mend first.
-_MENDED_SECONDS: Final = (20, 40)
+_OPERATOR_RETRY_SECONDS: Final = (20, 40)
 
 # Of a generation that somebody waited for; the code is GENERATION_ERROR whatever the failure.
 FAILURE_STATUS: Final[dict[Category, int]] = {
@@ -72,9 +72,9 @@ FAILURE_STATUS: Final[dict[Category, int]] = {
     "internal": 500,
 }
 
-Shape = Callable[[Code, str, str, dict[str, object]], object]
+ErrorShape = Callable[[Code, str, str, dict[str, object]], object]
 # A caller's own words come back in a refusal, but not all of them.
-_TOLD_MAX: Final = 500
+_MESSAGE_CHARACTERS_MAX: Final = 500
 _encode = msgspec.json.Encoder().encode
 _CLOCK: Final = SystemClock()
 
@@ -102,22 +102,29 @@ def kombify_shape(code: Code, message: str, request_id: str, details: dict[str, 
 
 
 # prefix -> shape; the first that fits a path shapes its errors, and the last fits all.
-SHAPES: Final[tuple[tuple[str, Shape], ...]] = (("/v1/ai/", kombify_shape), ("", kolbo_shape))
+ERROR_SHAPES: Final[tuple[tuple[str, ErrorShape], ...]] = (
+    ("/v1/ai/", kombify_shape),
+    ("", kolbo_shape),
+)
 
 
-def refusal(
+def error_body(
     path: str, code: Code, message: str, request_id: str, details: dict[str, object] | None = None
 ) -> bytes:
     """Return the JSON body of an error for a request to `path`."""
-    shape = next(shape for prefix, shape in SHAPES if f"{path}/".startswith(prefix))
+    shape = next(shape for prefix, shape in ERROR_SHAPES if f"{path}/".startswith(prefix))
     return _encode(shape(code, message, request_id, details or {}))
 
 
-def sentence(error: PolluxError) -> str:
+def public_message(error: PolluxError) -> str:
     """Return what a caller may read: of faults that are ours, nothing of what lies behind."""
     if error.blame == "caller":
         message = error.message
-        return message if len(message) <= _TOLD_MAX else f"{message[:_TOLD_MAX]}..."
+        return (
+            message
+            if len(message) <= _MESSAGE_CHARACTERS_MAX
+            else f"{message[:_MESSAGE_CHARACTERS_MAX]}..."
+        )
     if isinstance(error, UnavailableError | WrongTypeError):
         return "Pollux cannot serve this now; send it again, with the same Idempotency-Key if any."
     return "Pollux failed to answer."
@@ -131,21 +138,21 @@ def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]
         details = error.details
     if isinstance(error, RefusedError):
         headers = dict(error.headers)
-    again = _again_seconds(error)
-    if again is not None:
-        headers["retry-after"] = str(again)
+    retry_after = _retry_after_seconds(error)
+    if retry_after is not None:
+        headers["retry-after"] = str(retry_after)
     if error.code is Code.INVALID_API_KEY:
         headers["www-authenticate"] = "Bearer"
     return _status(error), headers, details
 
 
-def _again_seconds(error: PolluxError) -> int | None:
+def _retry_after_seconds(error: PolluxError) -> int | None:
     if isinstance(error, WrongTypeError):
-        return random.randint(*_MENDED_SECONDS)  # noqa: S311  jitter
+        return random.randint(*_OPERATOR_RETRY_SECONDS)  # noqa: S311  jitter
     if not isinstance(error, RefusedError | UnavailableError):
         return None
     if error.retry_after_seconds is None and isinstance(error, UnavailableError):
-        return random.randint(*_SOON_SECONDS)  # noqa: S311  jitter
+        return random.randint(*_RETRY_SECONDS)  # noqa: S311  jitter
     return error.retry_after_seconds
 
 

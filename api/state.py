@@ -4,24 +4,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from api.accept.load_shedding import LoadMonitor
 from api.follow.ring import Rings
 from api.follow.subscriber import Subscriber
-from api.fresh import Fresh
-from api.guards.arriving import Arriving
 from api.guards.identify import Identities
-from api.guards.limits import Limits
-from api.guards.long_pages import LongPages
-from api.guards.places import Places
+from api.guards.inflight_bodies import InflightBodies
+from api.guards.large_pages import LargePages
+from api.guards.open_waits import OpenWaits
+from api.guards.rate_limits import RateLimits
 from api.guards.revocations import Revocations
-from api.pace import Paces
-from api.pressure import Pressures
-from shared.catalogue import Catalogue, Shelf
+from api.polling.eta import ModelDurations
+from api.refresh_ahead_cache import RefreshAheadCache
+from shared.catalogue import Catalogue, CatalogueHolder
 from shared.clock import Clock
 from shared.errors import ConfigurationError
-from shared.media.files import Files
-from shared.media.seal import Seal
+from shared.media.files import MediaFiles
+from shared.media.url_signing import UrlSigner
 from shared.redis.client import Connection, Redis
-from shared.redis.watch import Watch
+from shared.redis.server_watch import ServerWatch
 from shared.routing.price import tokens_in
 from shared.settings import ModelSettings, Settings
 from shared.stores.accounts import Accounts
@@ -39,25 +39,25 @@ class State:
 
     settings: Settings
     environment: Mapping[str, str]
-    shelf: Shelf
+    catalogue_holder: CatalogueHolder
     redis: Redis
-    promise: Connection
-    watch: Watch
+    durable_redis: Connection
+    server_watch: ServerWatch
     clock: Clock
     accounts: Accounts
     identities: Identities
     revocations: Revocations
-    arriving: Arriving
-    limits: Limits
-    places: Places
-    long_pages: LongPages
+    inflight_bodies: InflightBodies
+    limits: RateLimits
+    open_waits: OpenWaits
+    large_pages: LargePages
     subscriber: Subscriber
     rings: Rings
-    paces: Paces
-    pressures: Pressures
-    fleets: Fresh[None, Fleet]
-    files: Files
-    seal: Seal
+    model_durations: ModelDurations
+    load_monitor: LoadMonitor
+    fleets: RefreshAheadCache[None, Fleet]
+    files: MediaFiles
+    url_signer: UrlSigner
     _offered: tuple[Catalogue, Fleet, tuple[ModelSettings, ...]] | None = field(
         default=None, init=False
     )
@@ -70,26 +70,26 @@ class State:
     @property
     def catalogue(self) -> Catalogue:
         """The catalogue as it is now: hold it for one request, not for the next."""
-        return self.shelf.catalogue
+        return self.catalogue_holder.catalogue
 
     def offered(self, fleet: Fleet) -> tuple[ModelSettings, ...]:
         """Return the models that may be asked without a name; looked up once for each fleet."""
-        catalogue, known = self.catalogue, self._offered
-        if known is None or known[0] is not catalogue or known[1] is not fleet:
+        catalogue, cached = self.catalogue, self._offered
+        if cached is None or cached[0] is not catalogue or cached[1] is not fleet:
             models = catalogue.candidates(
                 AUTO, lambda model: fleet.may_take(model, catalogue.provider_of(model))
             )
-            known = self._offered = (catalogue, fleet, models)
-        return known[2]
+            cached = self._offered = (catalogue, fleet, models)
+        return cached[2]
 
-    def renew(self) -> None:
+    def reload_catalogue(self) -> None:
         """Read the catalogue anew; a faulty one is told and changes nothing."""
         try:
             catalogue = Catalogue.of(Settings.read(self.environment))
         except ConfigurationError as error:
             logs.logger().error("the catalogue stays as it was", faults=error.faults)
             return
-        self.shelf.catalogue = catalogue
+        self.catalogue_holder.catalogue = catalogue
         logs.logger().info("catalogue read anew", models=len(catalogue.models))
 
     async def fleet(self) -> Fleet:

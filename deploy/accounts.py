@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from cyclopts import App
 
-from deploy import store
+from deploy import stores
 from deploy.options import FOLDER, Json, RunningFolder, examples
 from shared.clock import SystemClock, iso
-from shared.stores.accounts import MICROCREDITS, Accounts
+from shared.stores.accounts import MICROCREDITS_PER_CREDIT, Accounts
 from shared.tiers import LimitSettings, TierName
 from shared.wire.account import Account
 
@@ -28,7 +28,7 @@ app: Final = App(
 @app.command(name="list")
 async def list_(*, json: Json = False, folder: RunningFolder = FOLDER) -> None:
     """List all accounts by name, with tier and credits."""
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         rows = [await _row(accounts, account) for account in await accounts.list_accounts()]
     if json:
         _print(json_text.dumps(rows))
@@ -47,7 +47,7 @@ async def show(account: str, /, *, json: Json = False, folder: RunningFolder = F
         account: The account's name.
 
     """
-    async with store.accounts_and_settings(folder) as (accounts, settings):
+    async with stores.accounts_and_settings(folder) as (accounts, settings):
         owner = await accounts.load(account)
         row = await _row(accounts, owner) | await _quotas(accounts, owner, settings.limits)
         keys = await accounts.list_own_keys(owner.id)
@@ -73,21 +73,21 @@ async def set_tier(account: str, tier: TierName, /, *, folder: RunningFolder = F
         tier: free, pro or enterprise.
 
     """
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         owner = await accounts.load(account)
         await accounts.create(owner.id, tier)
     _print(f"Account {account} is {tier}.")
 
 
 async def _row(accounts: Accounts, account: Account) -> dict[str, Any]:
-    books = await accounts.books(account)
+    credit_totals = await accounts.credit_totals(account)
     return {
         "account": account.id,
         "tier": account.tier,
         "created_at": iso(account.created),
-        "available": books.balance / MICROCREDITS,
-        "held": books.held / MICROCREDITS,
-        "spent": books.settled / MICROCREDITS,
+        "available": credit_totals.balance / MICROCREDITS_PER_CREDIT,
+        "held": credit_totals.held / MICROCREDITS_PER_CREDIT,
+        "spent": credit_totals.settled / MICROCREDITS_PER_CREDIT,
     }
 
 

@@ -16,10 +16,10 @@ from typing import Annotated, Final, NamedTuple, TextIO, cast
 import httpx
 from cyclopts import Parameter
 
-from deploy import waiting
-from deploy.answer import Answer
+from deploy import status_poller
+from deploy.answer_printer import AnswerPrinter
 from deploy.follower import Follower
-from deploy.local import ending, folder as folders
+from deploy.local import shutdown, state_folder as folders
 from deploy.options import FOLDER
 from shared.clock import SystemClock
 from shared.errors import Code, ConfigurationError, RequestError
@@ -29,7 +29,7 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _SIGNAL_EXIT: Final = 128
 
 
-class Place(NamedTuple):
+class Target(NamedTuple):
     """Where a Pollux is, and a key that it knows."""
 
     url: str
@@ -61,36 +61,36 @@ def ask(
         folder: Folder of that `pollux up`, which also knows a key of its own.
 
     """
-    place = _place(url, os.environ, folder)
-    body: dict[str, object] = {"message": _question(" ".join(message)), "stream": True}
-    wished = {"model": model, "session_id": session}
-    body |= {name: value for name, value in wished.items() if value is not None}
+    target = _find_target(url, os.environ, folder)
+    body: dict[str, object] = {"message": _read_question(" ".join(message)), "stream": True}
+    optional = {"model": model, "session_id": session}
+    body |= {name: value for name, value in optional.items() if value is not None}
     for stream in (sys.stdout, sys.stderr):
         # What the terminal's own encoding lacks must not end an answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    answer = Answer(sys.stdout, sys.stderr, as_json=as_json, url=place.url)
+    answer = AnswerPrinter(sys.stdout, sys.stderr, as_json=as_json, url=target.url)
     clock = SystemClock()
-    signum = asyncio.run(ending.run(_converse(place, body, answer, clock), clock))
+    signum = asyncio.run(shutdown.run(_ask_and_show(target, body, answer, clock), clock))
     return 0 if signum is None else _SIGNAL_EXIT + signum
 
 
-def _place(url: str | None, environment: Mapping[str, str], folder: Path) -> Place:
+def _find_target(url: str | None, environment: Mapping[str, str], folder: Path) -> Target:
     """Return whom to ask; raises ConfigurationError naming what is missing."""
-    here = folders.environment_of_running(folder)
-    found = url or environment.get("POLLUX_URL") or here.get("POLLUX_URL") or _URL
+    running_environment = folders.running_environment_of(folder)
+    address = url or environment.get("POLLUX_URL") or running_environment.get("POLLUX_URL") or _URL
     key = environment.get("POLLUX_API_KEY")
-    if not key and found == here.get("POLLUX_URL"):
-        key = here.get("POLLUX_API_KEY")
+    if not key and address == running_environment.get("POLLUX_URL"):
+        key = running_environment.get("POLLUX_API_KEY")
     if not key:
         raise ConfigurationError(
-            [f"set POLLUX_API_KEY to a key of {found}, or start a system here with `pollux up`"]
+            [f"set POLLUX_API_KEY to a key of {address}, or start a system here with `pollux up`"]
         )
-    if not _is_url(found):
-        raise ConfigurationError([f"{found!r} is no address of an API, such as {_URL}"])
+    if not _is_url(address):
+        raise ConfigurationError([f"{address!r} is no address of an API, such as {_URL}"])
     if not (key.isascii() and key.isprintable()):
         raise ConfigurationError(["POLLUX_API_KEY holds what no key has"])
-    return Place(found, key)
+    return Target(address, key)
 
 
 def _is_url(text: str) -> bool:
@@ -101,15 +101,15 @@ def _is_url(text: str) -> bool:
     return url.scheme in {"http", "https"} and bool(url.host)
 
 
-def _question(said: str) -> str:
+def _read_question(words: str) -> str:
     """Return what to ask: the words, standard input, or both with a blank line between."""
     piped = ""
     # There is none where it was closed before the command began.
     stdin = cast("TextIO | None", sys.stdin)
-    if stdin is not None and (said == "-" or not stdin.isatty()):
+    if stdin is not None and (words == "-" or not stdin.isatty()):
         # Bytes that are no text come to light below, as they do in the argument.
         piped = stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
-    parts = (piped,) if said == "-" else (said, piped)
+    parts = (piped,) if words == "-" else (words, piped)
     question = "\n\n".join(part for part in parts if part)
     try:
         question.encode()
@@ -123,26 +123,28 @@ def _question(said: str) -> str:
     return question
 
 
-async def _converse(
-    place: Place, body: Mapping[str, object], answer: Answer, clock: SystemClock
+async def _ask_and_show(
+    target: Target, body: Mapping[str, object], answer: AnswerPrinter, clock: SystemClock
 ) -> None:
     """Ask and show; who goes before the end has the generation cancelled."""
-    url = httpx.URL(place.url)
+    url = httpx.URL(target.url)
     async with httpx.AsyncClient(
         base_url=url,
-        headers={"X-API-Key": place.key, "User-Agent": "pollux-ask"},
+        headers={"X-API-Key": target.key, "User-Agent": "pollux-ask"},
         # A proxy of the environment leads outside, never to this machine.
         trust_env=url.host not in _LOOPBACK,
     ) as http:
         follower = Follower(http, clock, answer.note)
-        wait = asyncio.create_task(waiting.tell(http, clock, answer.awaited, answer.note))
+        status_task = asyncio.create_task(
+            status_poller.print_changes(http, clock, answer.pending_poll_url, answer.note)
+        )
         try:
-            async with aclosing(follower.ask(body)) as heard:
-                async for told in heard:
-                    answer.take(told)
+            async with aclosing(follower.ask(body)) as stream_events:
+                async for received in stream_events:
+                    answer.show_event(received)
         except (asyncio.CancelledError, BrokenPipeError):
             await follower.cancel()
             raise
         finally:
-            wait.cancel()
+            status_task.cancel()
             answer.end_line()

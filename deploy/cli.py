@@ -13,7 +13,7 @@ from cyclopts import App
 
 from deploy.options import examples
 from shared.errors import PolluxError
-from shared.sections import LogSettings
+from shared.settings_types import LogSettings
 from shared.telemetry import logs
 
 app: Final = App(
@@ -39,10 +39,10 @@ _COMMANDS: Final = {
     ),
     "up": ("deploy.up:up", ("pollux up", "pollux up --port 8001 --folder /var/lib/pollux")),
     "api": (
-        "deploy.apart:api",
+        "deploy.processes:api",
         ("pollux api --host 0.0.0.0 --port 8000 --workers 4", "pollux api --admin-port 8001"),
     ),
-    "worker": ("deploy.apart:worker", ("pollux worker", "pollux worker --concurrency 64")),
+    "worker": ("deploy.processes:worker", ("pollux worker", "pollux worker --concurrency 64")),
     "models": ("deploy.models:models", ("pollux models", "pollux models --json")),
 }
 _GROUPS: Final = {
@@ -50,8 +50,8 @@ _GROUPS: Final = {
     "keys": "deploy.keys:app",
     "accounts": "deploy.accounts:app",
     "credits": "deploy.credits:app",
-    "dead": "deploy.dead:app",
-    "redis": "deploy.damage:app",
+    "dead": "deploy.dead_letters:app",
+    "redis": "deploy.redis_repair:app",
 }
 for _name, (_where, _calls) in _COMMANDS.items():
     app.command(_where, name=_name, help_epilogue=examples(*_calls))

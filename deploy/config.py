@@ -15,11 +15,11 @@ import httpx
 import msgspec
 from cyclopts import App, Parameter
 
-from deploy import reach
+from deploy import provider_check
 from deploy.local.catalogue import SHIPPED
 from deploy.options import Json, examples
-from shared import reading
-from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, key_of
+from shared import settings_loader
+from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, provider_key
 from shared.errors import ConfigurationError
 from shared.settings import ProviderSettings, Secret, Settings
 
@@ -59,8 +59,8 @@ def check(*, try_: Try = False) -> int:
         for fault in error.faults:
             sys.stderr.write(f"{fault}\n")
         return 1
-    _tell(settings, keys, environment)
-    return 0 if not try_ or asyncio.run(_try_all(settings, keys)) else 1
+    _print_summary(settings, keys, environment)
+    return 0 if not try_ or asyncio.run(_check_providers(settings, keys)) else 1
 
 
 @app.command
@@ -87,7 +87,7 @@ def show(*, json: Json = False) -> int:
 
 def _values(settings: Settings) -> Iterator[tuple[str, object]]:
     """Yield each setting's path and value, but for the lists of entries."""
-    for path in reading.leaves(Settings):
+    for path in settings_loader.setting_paths(Settings):
         if path not in _ENTRIES:
             value: object = settings
             for name in path.split("."):
@@ -112,9 +112,9 @@ def _keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secre
     Raises ConfigurationError with every one that cannot be sent.
     """
     keys, faults = {}, []
-    for provider in (*settings.providers, *_searchers(settings)):
+    for provider in (*settings.providers, *_search_providers(settings)):
         try:
-            keys[provider.name] = key_of(provider, environment)
+            keys[provider.name] = provider_key(provider, environment)
         except ConfigurationError as error:
             faults += error.faults
     if faults:
@@ -122,7 +122,7 @@ def _keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secre
     return keys
 
 
-def _searchers(settings: Settings) -> Iterator[ProviderSettings]:
+def _search_providers(settings: Settings) -> Iterator[ProviderSettings]:
     """Yield who searches the web, if anybody does, as one that needs a key."""
     search = settings.search
     if search.service is not None:
@@ -132,10 +132,10 @@ def _searchers(settings: Settings) -> Iterator[ProviderSettings]:
         )
 
 
-def _tell(
+def _print_summary(
     settings: Settings, keys: Mapping[str, Secret | None], environment: Mapping[str, str]
 ) -> None:
-    files = reading.files(environment, Path.cwd())
+    files = settings_loader.files(environment, Path.cwd())
     for path in files:
         _print(f"read {path.absolute()}")
     if not files:
@@ -147,12 +147,12 @@ def _tell(
     if not settings.models:
         sys.stderr.write(f"warning: {NO_MODELS}; {NO_MODELS_REMEDY}\n")
     for provider in settings.providers:
-        _print(f"  {provider.name}: {_key_told(provider, keys)}")
-    for searcher in _searchers(settings):
-        _print(f"  {searcher.name}: {_key_told(searcher, keys, 'searched')}")
+        _print(f"  {provider.name}: {_describe_key(provider, keys)}")
+    for searcher in _search_providers(settings):
+        _print(f"  {searcher.name}: {_describe_key(searcher, keys, 'searched')}")
 
 
-def _key_told(
+def _describe_key(
     provider: ProviderSettings, keys: Mapping[str, Secret | None], what: str = "served"
 ) -> str:
     if provider.api_key_env is None:
@@ -161,9 +161,9 @@ def _key_told(
     return f"{provider.api_key_env} is {'set' if is_there else f'missing: not {what} here'}"
 
 
-async def _try_all(settings: Settings, keys: Mapping[str, Secret | None]) -> bool:
+async def _check_providers(settings: Settings, keys: Mapping[str, Secret | None]) -> bool:
     """Ask all providers at once; return whether every one answered well."""
-    tried = [
+    asked = [
         each
         for each in settings.providers
         if each.api_key_env is None or keys[each.name] is not None
@@ -171,18 +171,18 @@ async def _try_all(settings: Settings, keys: Mapping[str, Secret | None]) -> boo
     async with httpx.AsyncClient(trust_env=False) as http:
         answers = await asyncio.gather(
             *(
-                reach.ask(
+                provider_check.check_provider(
                     http,
                     provider,
                     keys[provider.name],
                     [m.upstream for m in settings.models if m.provider == provider.name],
                 )
-                for provider in tried
+                for provider in asked
             )
         )
-    for provider, (_, sentence) in zip(tried, answers, strict=True):
+    for provider, (_, sentence) in zip(asked, answers, strict=True):
         _print(f"  {provider.name}: {sentence}")
-    return all(is_well for is_well, _ in answers)
+    return all(is_ok for is_ok, _ in answers)
 
 
 def _print(line: str) -> None:

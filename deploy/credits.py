@@ -6,12 +6,12 @@ from typing import Annotated, Final
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from deploy import store
+from deploy import stores
 from deploy.keys import microcredits
 from deploy.options import FOLDER, RunningFolder, examples
 from shared.clock import iso
-from shared.stores.accounts import MICROCREDITS, Accounts
-from shared.stores.ledger import Line
+from shared.stores.accounts import MICROCREDITS_PER_CREDIT, Accounts
+from shared.stores.ledger import TimedEntry
 from shared.wire.account import Account
 
 app: Final = App(
@@ -33,8 +33,8 @@ async def show(account: str, /, *, folder: RunningFolder = FOLDER) -> None:
         account: The account's name.
 
     """
-    async with store.accounts(folder) as accounts:
-        await _print_books(accounts, await accounts.load(account))
+    async with stores.accounts(folder) as accounts:
+        await _print_balance(accounts, await accounts.load(account))
 
 
 @app.command
@@ -46,10 +46,10 @@ async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLD
         credits: How many to add.
 
     """
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         owner = await accounts.load(account)
         await accounts.grant(owner, microcredits(credits))
-        await _print_books(accounts, owner)
+        await _print_balance(accounts, owner)
 
 
 @app.command
@@ -61,10 +61,10 @@ async def revoke(account: str, credits: float, /, *, folder: RunningFolder = FOL
         credits: How many to take; refused when fewer are free.
 
     """
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         owner = await accounts.load(account)
         await accounts.grant(owner, -microcredits(credits))
-        await _print_books(accounts, owner)
+        await _print_balance(accounts, owner)
 
 
 @app.command
@@ -82,25 +82,27 @@ async def ledger(
         limit: How many entries.
 
     """
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         for line in await accounts.ledger(await accounts.load(account), limit):
             _print_line(line)
 
 
-def _print_line(line: Line) -> None:
+def _print_line(line: TimedEntry) -> None:
     entry = line.entry
     amount = entry.amount if entry.kind == "grant" else -entry.amount
     about = " ".join(filter(None, (entry.generation, entry.model)))
     if entry.overrun:
-        about += f" (cost {entry.overrun / MICROCREDITS:f} more than was held)"
-    sys.stdout.write(f"{iso(line.at)}  {amount / MICROCREDITS:>+16.6f}  {about}".rstrip() + "\n")
+        about += f" (cost {entry.overrun / MICROCREDITS_PER_CREDIT:f} more than was held)"
+    sys.stdout.write(
+        f"{iso(line.at)}  {amount / MICROCREDITS_PER_CREDIT:>+16.6f}  {about}".rstrip() + "\n"
+    )
 
 
-async def _print_books(accounts: Accounts, account: Account) -> None:
-    books = await accounts.books(account)
+async def _print_balance(accounts: Accounts, account: Account) -> None:
+    credit_totals = await accounts.credit_totals(account)
     for word, amount in (
-        ("available", books.balance),
-        ("held", books.held),
-        ("spent", books.settled),
+        ("available", credit_totals.balance),
+        ("held", credit_totals.held),
+        ("spent", credit_totals.settled),
     ):
-        sys.stdout.write(f"{word + ':':<11}{amount / MICROCREDITS:>16.6f}\n")
+        sys.stdout.write(f"{word + ':':<11}{amount / MICROCREDITS_PER_CREDIT:>16.6f}\n")

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import httpx
 
-from deploy.caller import Caller, Json
-from deploy.local import ending, system
+from deploy.demo_client import DemoClient, Json
+from deploy.local import shutdown, system
 from deploy.local.progress import Progress
 from deploy.local.supervisor import StartError
 from deploy.local.system import Plan
@@ -23,13 +23,13 @@ _SIGNAL_EXIT: Final = 128
 _TRIES_MAX: Final = 8
 _MODELS: Final = "/api/v1/models?type=chat"
 # A worker that was killed a moment ago comes back by then.
-_SERVED_SECONDS: Final = 6.0
+_MODEL_SECONDS: Final = 6.0
 _PAUSE_SECONDS: Final = 2.0
 _WORKERS: Final = 2
 # Nobody waits for the answers of a demo that was told to stop.
 _GRACE_SECONDS: Final = "1"
-_FIRST: Final = "In one sentence: what is a job queue?"
-_SECOND: Final = "Name one thing that it is good for."
+_FIRST_MESSAGE: Final = "In one sentence: what is a job queue?"
+_FOLLOW_UP: Final = "Name one thing that it is good for."
 
 
 def demo() -> int:
@@ -39,7 +39,7 @@ def demo() -> int:
         environment={"POLLUX_WORKER__GRACE_SECONDS": _GRACE_SECONDS, **os.environ}, workers=_WORKERS
     )
     try:
-        signum = asyncio.run(ending.run(_tell(plan, clock), clock, with_parent=True))
+        signum = asyncio.run(shutdown.run(_run_demo(plan, clock), clock, stop_with_parent=True))
     except StartError as error:
         for line in error.last_lines:
             sys.stderr.write(f"  {line}\n")
@@ -47,7 +47,7 @@ def demo() -> int:
     return 0 if signum is None else _SIGNAL_EXIT + signum
 
 
-async def _tell(plan: Plan, clock: SystemClock) -> None:
+async def _run_demo(plan: Plan, clock: SystemClock) -> None:
     progress = Progress(sys.stdout)
     progress.line("Starting Pollux: a store, a model, an API and two workers.")
     async with (
@@ -55,26 +55,28 @@ async def _tell(plan: Plan, clock: SystemClock) -> None:
         httpx.AsyncClient(base_url=running.url, trust_env=False) as http,
     ):
         progress.line(f"Pollux is up at {running.url}.\n")
-        await _converse(Caller(http, running.api_key, progress.line, clock), progress)
+        await _hold_conversation(DemoClient(http, running.api_key, progress.line, clock), progress)
         progress.line("Ending Pollux.")
     progress.line("Pollux has ended and left nothing behind.")
 
 
-async def _converse(caller: Caller, progress: Progress) -> None:
+async def _hold_conversation(client: DemoClient, progress: Progress) -> None:
     progress.line("== 0. The models that can be asked.\n")
-    await caller.wait_for(_MODELS, _has_model, _SERVED_SECONDS)
-    if not _has_model(await caller.read(_MODELS)):
+    await client.poll_until(_MODELS, _has_model, _MODEL_SECONDS)
+    if not _has_model(await client.read(_MODELS)):
         raise UnavailableError("No worker can serve a model: is a provider's key missing?")
     progress.line("== 1. A message is submitted; the reply is a receipt with a poll_url.\n")
-    first = await _answered(caller, progress, {"message": _FIRST})
+    first = await _ask_until_answered(client, progress, {"message": _FIRST_MESSAGE})
     progress.line(
         "== 2. A follow-up in the same session: the model is sent what was said before.\n"
     )
-    await _answered(caller, progress, {"message": _SECOND, "session_id": first["session_id"]})
+    await _ask_until_answered(
+        client, progress, {"message": _FOLLOW_UP, "session_id": first["session_id"]}
+    )
     progress.line("== 3. The conversation, as it is kept.\n")
-    await caller.read(f"/api/v1/chat/conversations/{first['session_id']}/messages")
+    await client.read(f"/api/v1/chat/conversations/{first['session_id']}/messages")
     progress.line("== 4. What it cost.\n")
-    await caller.read("/api/v1/account/credits")
+    await client.read("/api/v1/account/credits")
 
 
 def _has_model(found: Json) -> bool:
@@ -82,26 +84,28 @@ def _has_model(found: Json) -> bool:
     return any(model["available"] for model in found["models"])
 
 
-async def _answered(caller: Caller, progress: Progress, body: dict[str, Any]) -> dict[str, Any]:
+async def _ask_until_answered(
+    client: DemoClient, progress: Progress, body: dict[str, Any]
+) -> dict[str, Any]:
     """Submit a message and poll until it is answered; a failure worth another try gets one."""
     for _ in range(_TRIES_MAX):
-        receipt = await caller.post("/api/v1/chat", body)
-        status = await _polled(caller, receipt)
+        receipt = await client.post("/api/v1/chat", body)
+        status = await _poll_until_ended(client, receipt)
         if status["state"] == "completed":
             progress.line(f"   Asked:    {body['message']}")
             progress.line(f"   Answered: {status['result']['content']}\n")
             return receipt
         progress.line(f"The message failed ({status['error']}); it is sent again soon.\n")
-        await caller.pause(_PAUSE_SECONDS)
+        await client.pause(_PAUSE_SECONDS)
     raise UnavailableError("The message was not answered.")
 
 
-async def _polled(caller: Caller, receipt: dict[str, Any]) -> dict[str, Any]:
+async def _poll_until_ended(client: DemoClient, receipt: dict[str, Any]) -> dict[str, Any]:
     """Poll as the receipt and each status hint, until the state is an end state."""
     hint = receipt["poll_interval_hint"]
     while True:
-        await caller.pause(hint)
-        status = await caller.read(receipt["poll_url"])
+        await client.pause(hint)
+        status = await client.read(receipt["poll_url"])
         if status["state"] != "processing":
             return status
         hint = status["poll_interval_hint"]

@@ -18,17 +18,17 @@ from shared.clock import Clock
 from shared.errors import PolluxError, UnavailableError
 
 _ENDS: Final = frozenset({"completed", "failed", "cancelled"})
-_TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
-_PATIENCE_SECONDS: Final = 60.0
+_RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+_GIVE_UP_SECONDS: Final = 60.0
 # Where nobody has ever answered, nobody lives, as a rule.
-_GREETING_SECONDS: Final = 5.0
+_FIRST_ANSWER_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = (0.25, 5.0)
 # A stream is never silent for longer than the time between two pings, 15 s.
 _SILENCE_SECONDS: Final = 45.0
 _TIMEOUT: Final = httpx.Timeout(10.0, read=_SILENCE_SECONDS)
 _CANCEL_SECONDS: Final = 5.0
-_BROKE_OFF: Final = "the stream broke off"
-_NOT_YET: Final = "the message is in, but cannot be followed yet"
+_STREAM_BROKE_OFF: Final = "the stream broke off"
+_CANNOT_FOLLOW_YET: Final = "the message is in, but cannot be followed yet"
 
 
 class Media(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
 
 
-class Told(NamedTuple):
+class ReceivedEvent(NamedTuple):
     """An event, and its JSON as it came."""
 
     event: Event
@@ -96,7 +96,7 @@ class _Receipt(msgspec.Struct, frozen=True):
     id: str
 
 
-class _LaterError(Exception):
+class _RetryLaterError(Exception):
     """The other end cannot now: it may after `pause_seconds`."""
 
     def __init__(self, message: str, pause_seconds: float) -> None:
@@ -114,33 +114,33 @@ class Follower:
 
     def __init__(self, http: httpx.AsyncClient, clock: Clock, note: Callable[[str], None]) -> None:
         self._http = http
-        self._patience = _Patience(clock, note, str(http.base_url).rstrip("/"))
+        self._retry_timer = _RetryTimer(clock, note, str(http.base_url).rstrip("/"))
         self._note = note
         self._generation = ""
         self._last_event = ""
 
-    async def ask(self, body: Mapping[str, object]) -> AsyncGenerator[Told, None]:
+    async def ask(self, body: Mapping[str, object]) -> AsyncGenerator[ReceivedEvent, None]:
         """Post a message and yield its events, each once, until its end. Raises PolluxError."""
         key = ids.new_id()
         while True:
-            trouble, pause_seconds = _BROKE_OFF, 0.0
+            trouble, pause_seconds = _STREAM_BROKE_OFF, 0.0
             try:
-                async with aclosing(self._listen(body, key)) as heard:
-                    async for told in heard:
-                        self._patience.renew()
-                        yield told
-                        if told.event.type in _ENDS:
+                async with aclosing(self._read_stream(body, key)) as stream_events:
+                    async for received in stream_events:
+                        self._retry_timer.reset_failure()
+                        yield received
+                        if received.event.type in _ENDS:
                             return
             except (SSEError, msgspec.MsgspecError):
                 raise UnavailableError(
                     f"{self._http.base_url} does not answer as Pollux does."
                 ) from None
             except httpx.TransportError as error:
-                if not self._patience.is_met:
+                if not self._retry_timer.was_answered:
                     trouble = f"no reply ({type(error).__name__})"
-            except _LaterError as error:
+            except _RetryLaterError as error:
                 trouble, pause_seconds = str(error), error.pause_seconds
-            await self._patience.pause(trouble, pause_seconds)
+            await self._retry_timer.pause(trouble, pause_seconds)
 
     async def cancel(self) -> None:
         """Have the generation cancelled, if its acceptance was heard; said once, and briefly."""
@@ -155,21 +155,23 @@ class Follower:
             is_done = reply.is_success or reply.status_code == httpx.codes.CONFLICT
         self._note("[cancelled]" if is_done else "[the generation could not be cancelled]")
 
-    async def _listen(self, body: Mapping[str, object], key: str) -> AsyncGenerator[Told, None]:
+    async def _read_stream(
+        self, body: Mapping[str, object], key: str
+    ) -> AsyncGenerator[ReceivedEvent, None]:
         """Yield the events of one line."""
-        async with self._open(body, key) as reply:
-            self._patience.meet()
+        async with self._request_stream(body, key) as reply:
+            self._retry_timer.note_answered()
             if reply.status_code == httpx.codes.ACCEPTED:
                 self._generation = _decode_receipt(await reply.aread()).id
-                raise _LaterError(_NOT_YET, 0.0)
+                raise _RetryLaterError(_CANNOT_FOLLOW_YET, 0.0)
             if reply.status_code != httpx.codes.OK:
-                raise await _refused(reply)
+                raise await _read_refusal(reply)
             async with aclosing(EventSource(reply).aiter_sse()) as events:
                 async for event in events:
                     if event.data:
-                        yield self._heard(event)
+                        yield self._decode(event)
 
-    def _open(
+    def _request_stream(
         self, body: Mapping[str, object], key: str
     ) -> AbstractAsyncContextManager[httpx.Response]:
         if not self._generation:
@@ -181,66 +183,68 @@ class Follower:
         path = f"/api/v1/generate/{self._generation}/events"
         return self._http.stream("GET", path, headers=headers, timeout=_TIMEOUT)
 
-    def _heard(self, event: ServerSentEvent) -> Told:
-        told = Told(_decode_event(event.data), event.data)
+    def _decode(self, event: ServerSentEvent) -> ReceivedEvent:
+        received = ReceivedEvent(_decode_event(event.data), event.data)
         # Fronts of version 0.6 know the number alone.
         self._last_event = event.id.rpartition(":")[2]
-        if told.event.type == "accepted":
-            self._generation = told.event.id
-        return told
+        if received.event.type == "accepted":
+            self._generation = received.event.id
+        return received
 
 
-class _Patience:
+class _RetryTimer:
     """How long to go on trying: so long after the last sign of life, with growing pauses."""
 
     def __init__(self, clock: Clock, note: Callable[[str], None], address: str) -> None:
         self._clock = clock
         self._note = note
         self._address = address
-        self._patience_seconds = _GREETING_SECONDS
-        self._met: float | None = None
-        self._since: float | None = None
+        self._give_up_seconds = _FIRST_ANSWER_SECONDS
+        self._answered_at: float | None = None
+        self._failing_since: float | None = None
         self._pause_seconds = _PAUSE_SECONDS[0]
 
     @property
-    def is_met(self) -> bool:
+    def was_answered(self) -> bool:
         """Whether the present line was answered."""
-        return self._met is not None
+        return self._answered_at is not None
 
-    def meet(self) -> None:
+    def note_answered(self) -> None:
         """Note when a line was answered."""
-        self._met = self._clock.monotonic()
-        self._patience_seconds = _PATIENCE_SECONDS
+        self._answered_at = self._clock.monotonic()
+        self._give_up_seconds = _GIVE_UP_SECONDS
 
-    def renew(self) -> None:
+    def reset_failure(self) -> None:
         """Take heart: something was heard."""
-        self._since, self._pause_seconds = None, _PAUSE_SECONDS[0]
+        self._failing_since, self._pause_seconds = None, _PAUSE_SECONDS[0]
 
     async def pause(self, trouble: str, seconds: float) -> None:
         """Wait before the next line, at least so long. Raises UnavailableError when it is over."""
         now = self._clock.monotonic()
         # A line that has stood for longer than it may be silent was not: there were pings.
-        if self._met is not None and now - self._met > _SILENCE_SECONDS + 1:
-            self.renew()
-        self._met = None
-        if self._since is None:
-            self._since = now
+        if self._answered_at is not None and now - self._answered_at > _SILENCE_SECONDS + 1:
+            self.reset_failure()
+        self._answered_at = None
+        if self._failing_since is None:
+            self._failing_since = now
             self._note(f"[{trouble}; trying again]")
         seconds = max(seconds, self._pause_seconds)
-        if now + seconds > self._since + self._patience_seconds:
+        if now + seconds > self._failing_since + self._give_up_seconds:
             raise UnavailableError(f"The API at {self._address} did not answer: {trouble}.")
         self._pause_seconds = min(2 * self._pause_seconds, _PAUSE_SECONDS[1])
         await self._clock.sleep(seconds)
 
 
-async def _refused(reply: httpx.Response) -> Exception:
+async def _read_refusal(reply: httpx.Response) -> Exception:
     """Read a refusal: one that time may mend, or its sentence."""
     sentence = f"The API answered {reply.status_code}."
     with suppress(msgspec.MsgspecError):
-        told = _decode_refusal(await reply.aread())
-        error = told.error if isinstance(told.error, str) else ""
-        sentence = told.message or error or sentence
-    if reply.status_code in _TRY_AGAIN:
+        received = _decode_refusal(await reply.aread())
+        error = received.error if isinstance(received.error, str) else ""
+        sentence = received.message or error or sentence
+    if reply.status_code in _RETRIED_STATUSES:
         after = reply.headers.get("Retry-After", "")
-        return _LaterError(sentence.removesuffix("."), float(after) if after.isdigit() else 0.0)
+        return _RetryLaterError(
+            sentence.removesuffix("."), float(after) if after.isdigit() else 0.0
+        )
     return PolluxError(sentence)

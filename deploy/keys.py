@@ -9,11 +9,11 @@ from typing import Final
 
 from cyclopts import App
 
-from deploy import store
+from deploy import stores
 from deploy.options import FOLDER, Json, RunningFolder, examples
 from shared.clock import SystemClock, iso
 from shared.errors import Code, RequestError
-from shared.stores.accounts import MICROCREDITS
+from shared.stores.accounts import MICROCREDITS_PER_CREDIT
 from shared.tiers import TierName
 from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope
 
@@ -57,13 +57,13 @@ async def create(
     granted = microcredits(credits)
     allowed = _scopes(scopes)
     expires_ms = _expiry(expires_days)
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         owner = await accounts.create(account, tier)
         if granted:
             await accounts.grant(owner, granted)
         made = await accounts.create_key(owner, allowed, expires_ms=expires_ms)
-        books = await accounts.books(owner)
-    if not books.balance and "chat" in allowed:
+        credit_totals = await accounts.credit_totals(owner)
+    if not credit_totals.balance and "chat" in allowed:
         sys.stderr.write(
             f"pollux: account {owner.id} has no credits, so its messages are refused; "
             f"run `pollux credits grant {owner.id} 100`\n"
@@ -78,7 +78,7 @@ async def create(
 @app.command(name="list")
 async def list_(*, json: Json = False, folder: RunningFolder = FOLDER) -> None:
     """List all keys, oldest first, revoked ones too."""
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         rows = [_row(key) for key in await accounts.list_keys()]
     if json:
         _print(json_text.dumps(rows))
@@ -95,7 +95,7 @@ async def revoke(key_id: str, /, *, folder: RunningFolder = FOLDER) -> None:
         key_id: The key's id, as `create` and `list` print it.
 
     """
-    async with store.accounts(folder) as accounts:
+    async with stores.accounts(folder) as accounts:
         if not await accounts.revoke_key(key_id):
             raise RequestError(f"No key has the id {key_id}.", Code.NOT_FOUND)
     _print(f"Key {key_id} is revoked.")
@@ -107,7 +107,7 @@ def microcredits(credits: float) -> int:  # noqa: A002  the unit is the point
         raise RequestError(
             f"Credits are a number from 0 to {_CREDITS_MAX:,}; got {credits}.", Code.INVALID_FIELDS
         )
-    return round(credits * MICROCREDITS)
+    return round(credits * MICROCREDITS_PER_CREDIT)
 
 
 def _scopes(text: str) -> tuple[Scope, ...]:

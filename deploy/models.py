@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from deploy.local import catalogue as catalogues
 from deploy.options import Json
-from shared.catalogue import Catalogue, key_of
+from shared.catalogue import Catalogue, provider_key
 from shared.settings import ModelSettings
 
 _HEAD: Final = (
@@ -59,7 +59,7 @@ def _row(catalogue: Catalogue, model: ModelSettings, environment: dict[str, str]
         "rates_date": model.rates_date.isoformat() if model.rates_date else None,
         "capabilities": list(model.capabilities),
         "api_key_env": provider.api_key_env,
-        "has_key": provider.api_key_env is None or key_of(provider, environment) is not None,
+        "has_key": provider.api_key_env is None or provider_key(provider, environment) is not None,
     }
 
 

@@ -31,7 +31,7 @@ from shared.settings import Capability, Settings
 
 _MODEL: Final = "[[models]]"
 # Under which names the source prices what is made beside words.
-_OF_WHAT_IS_MADE: Final[dict[Capability, str]] = {
+_OUTPUT_PRICE_NAMES: Final[dict[Capability, str]] = {
     "image_output": "output_image_mtok",
     "audio_output": "output_audio_mtok",
 }
@@ -58,7 +58,7 @@ class Source(Protocol):
         """Return the model of that name."""
 
 
-class Looked(NamedTuple):
+class SourceRates(NamedTuple):
     """What the source says of a model, in the catalogue's words; None is not said."""
 
     input_rate: float
@@ -81,13 +81,13 @@ class Change(NamedTuple):
         return f"{self.identifier}: {self.name} {self.before:g} -> {self.after:g}"
 
 
-def look(
+def look_up(
     sources: Iterable[Source],
     url: str,
     upstream: str,
     day: date,
     capabilities: Collection[Capability] = (),
-) -> Looked | None:
+) -> SourceRates | None:
     """Return what holds for a model on a day, or None where the source does not know it."""
     fitting = (source for source in sources if re.match(source.api_pattern, url))
     model = next((found for each in fitting if (found := each.find_model(upstream))), None)
@@ -95,29 +95,31 @@ def look(
         return None
     hours = [datetime.combine(day, time(hour), UTC) for hour in range(24)]
     prices = [model.get_prices(hour) for hour in hours]
-    made = [_OF_WHAT_IS_MADE[each] for each in capabilities if each in _OF_WHAT_IS_MADE]
-    inputs = _said(prices, "input_mtok")
-    outputs = _said(prices, "output_mtok", *made)
+    made = [_OUTPUT_PRICE_NAMES[each] for each in capabilities if each in _OUTPUT_PRICE_NAMES]
+    inputs = _prices_under(prices, "input_mtok")
+    outputs = _prices_under(prices, "output_mtok", *made)
     if not inputs or not outputs:
         return None
-    rises = [tier.start for price in (*inputs, *outputs) for tier in getattr(price, "tiers", ())]
-    windows = [window for window in (model.context_window, *rises) if window is not None]
-    searches = _said(prices, "web_searches_kcount") if "web_search" in capabilities else []
-    return Looked(
-        _dearest(inputs),
-        _dearest(outputs),
+    price_steps = [
+        tier.start for price in (*inputs, *outputs) for tier in getattr(price, "tiers", ())
+    ]
+    windows = [window for window in (model.context_window, *price_steps) if window is not None]
+    searches = _prices_under(prices, "web_searches_kcount") if "web_search" in capabilities else []
+    return SourceRates(
+        _highest(inputs),
+        _highest(outputs),
         min(windows, default=None),
-        _dearest(searches) if searches else None,
+        _highest(searches) if searches else None,
     )
 
 
-def _said(prices: Iterable[Any], *names: str) -> list[Any]:
+def _prices_under(prices: Iterable[Any], *names: str) -> list[Any]:
     """Return what the source says under some names, at any hour."""
     found = (getattr(each, name, None) for each in prices for name in names)
     return [price for price in found if price is not None]
 
 
-def _dearest(prices: Sequence[Any]) -> float:
+def _highest(prices: Sequence[Any]) -> float:
     return float(max(Decimal(getattr(price, "base", price)) for price in prices))
 
 
@@ -129,29 +131,31 @@ def compare(
     changes, unknown = [], []
     for index, model in enumerate(settings.models):
         url = urls[model.provider]
-        looked = look(sources, url, model.upstream, day, model.capabilities)
-        if looked is None:
+        found_rates = look_up(sources, url, model.upstream, day, model.capabilities)
+        if found_rates is None:
             unknown.append(model.identifier)
             continue
-        for name, after in looked._asdict().items():
+        for name, after in found_rates._asdict().items():
             before = getattr(model, name)
             if after is not None and before != after:
                 changes.append(Change(index, model.identifier, name, before, after))
     return changes, unknown
 
 
-def renewed(text: str, changes: Iterable[Change], looked: Iterable[int], day: date) -> str:
+def update_catalogue(
+    text: str, changes: Iterable[Change], found_rates: Iterable[int], day: date
+) -> str:
     """Return a catalogue's text with its changes made, and the day at every model looked up."""
     wanted = {(change.place, change.name): _toml(change.after) for change in changes}
-    wanted |= {(index, "rates_date"): day.isoformat() for index in looked}
-    return "".join(_renewed_lines(text, wanted))
+    wanted |= {(index, "rates_date"): day.isoformat() for index in found_rates}
+    return "".join(_updated_lines(text, wanted))
 
 
-def _renewed_lines(text: str, wanted: dict[tuple[int, str], str]) -> Iterator[str]:
+def _updated_lines(text: str, wanted: dict[tuple[int, str], str]) -> Iterator[str]:
     """Yield the lines; a field that a model does not name yet follows the head of its table."""
-    index, is_model, left = -1, False, dict(wanted)
+    index, is_model, pending = -1, False, dict(wanted)
     lines = text.splitlines(keepends=True)
-    named = _named(lines)
+    named = _fields_named(lines)
     for line in lines:
         head = line.strip()
         field = _FIELD.match(line.rstrip("\n"))
@@ -160,15 +164,15 @@ def _renewed_lines(text: str, wanted: dict[tuple[int, str], str]) -> Iterator[st
             index += is_model
             yield line
             if is_model:
-                missing = [each for each in left if each[0] == index and each not in named]
-                yield from (f"{name} = {left[index, name]}\n" for _, name in missing)
-        elif is_model and field is not None and (index, field[1]) in left:
-            yield f"{field[1]}{field[2]}{left[index, field[1]]}{field[4] or ''}\n"
+                missing = [each for each in pending if each[0] == index and each not in named]
+                yield from (f"{name} = {pending[index, name]}\n" for _, name in missing)
+        elif is_model and field is not None and (index, field[1]) in pending:
+            yield f"{field[1]}{field[2]}{pending[index, field[1]]}{field[4] or ''}\n"
         else:
             yield line
 
 
-def _named(lines: Iterable[str]) -> set[tuple[int, str]]:
+def _fields_named(lines: Iterable[str]) -> set[tuple[int, str]]:
     """Return the fields that each model names, by the model's place."""
     index, is_model, named = -1, False, set()
     for line in lines:
@@ -194,29 +198,29 @@ def run(path: Path, sources: Sequence[Source], day: date, *, is_written: bool) -
     settings = Settings.read({"POLLUX_CONFIG": str(path)})
     changes, unknown = compare(settings, sources, day)
     for change in changes:
-        _say(change.sentence())
+        _print(change.sentence())
     for name in unknown:
-        _say(f"{name}: the source does not know it")
-    _say(f"{len(settings.models)} models, {len(changes)} differences, {len(unknown)} unknown")
+        _print(f"{name}: the source does not know it")
+    _print(f"{len(settings.models)} models, {len(changes)} differences, {len(unknown)} unknown")
     if is_written:
         known = [n for n, each in enumerate(settings.models) if each.identifier not in unknown]
-        _write(path, renewed(path.read_text(encoding="utf-8"), changes, known, day))
+        _write(path, update_catalogue(path.read_text(encoding="utf-8"), changes, known, day))
     return 1 if unknown else 0
 
 
 def _write(path: Path, text: str) -> None:
     """Put the text in the file's place if it can be read as a catalogue."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
+    new_file = path.with_name(f"{path.name}.new")
+    new_file.write_text(text, encoding="utf-8")
     try:
-        Settings.read({"POLLUX_CONFIG": str(fresh)})
+        Settings.read({"POLLUX_CONFIG": str(new_file)})
     except ConfigurationError:
-        fresh.unlink()
+        new_file.unlink()
         raise
-    fresh.replace(path)
+    new_file.replace(path)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from deploy.local import ending, network, system
+from deploy.local import network, shutdown, system
 from deploy.local.progress import Progress
 from deploy.local.supervisor import StartError
 from deploy.local.system import Plan, Running
@@ -46,13 +46,17 @@ def up(*, host: str = HOST, port: Port = PORT, folder: Path = FOLDER, workers: C
 
 async def _until_stopped(plan: Plan, clock: SystemClock) -> None:
     progress = Progress(sys.stdout)
-    hung_up = asyncio.Event()
-    await ending.run(_keep_up(plan, progress, clock, hung_up), clock, renew=hung_up.set)
+    sighup_received = asyncio.Event()
+    await shutdown.run(
+        _run_until_cancelled(plan, progress, clock, sighup_received),
+        clock,
+        reload=sighup_received.set,
+    )
     progress.line("Pollux has ended.")
 
 
-async def _keep_up(
-    plan: Plan, progress: Progress, clock: SystemClock, hung_up: asyncio.Event
+async def _run_until_cancelled(
+    plan: Plan, progress: Progress, clock: SystemClock, sighup_received: asyncio.Event
 ) -> None:
     # Said before anything else: somebody, perhaps another `up`, is there already.
     network.free_port(plan.host, plan.port)
@@ -61,18 +65,18 @@ async def _keep_up(
         for line in _welcome(running):
             progress.line(line)
         try:
-            while await hung_up.wait():
-                hung_up.clear()
-                _renew(running, progress)
+            while await sighup_received.wait():
+                sighup_received.clear()
+                _reload(running, progress)
         finally:
             progress.line(
                 "\nPollux is ending: what runs is finished or handed back (again to end at once)."
             )
 
 
-def _renew(running: Running, progress: Progress) -> None:
+def _reload(running: Running, progress: Progress) -> None:
     try:
-        running.renew()
+        running.reload()
         progress.line("The catalogue is read anew.")
     except ConfigurationError as error:
         progress.line("The catalogue stays as it was:")

@@ -52,7 +52,7 @@ class Catalogue:
         """Return who serves a model of this catalogue."""
         return self.by_provider[model.provider]
 
-    def named(self, word: str, is_offered: Callable[[ModelSettings], bool]) -> str:
+    def resolve(self, word: str, is_offered: Callable[[ModelSettings], bool]) -> str:
         """Return the identifier that a word stands for: a model's own, if it is to be had.
 
         Else the model's whose alias it is; a word that stands for nothing stays as it is.
@@ -76,14 +76,14 @@ class Catalogue:
         return tuple(sorted(offered, key=lambda model: model.makes_media))
 
 
-class Shelf:
+class CatalogueHolder:
     """Where the catalogue of a process stands: look here each time, and keep none for later."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
 
-def key_of(provider: ProviderSettings, environment: Mapping[str, str]) -> Secret | None:
+def provider_key(provider: ProviderSettings, environment: Mapping[str, str]) -> Secret | None:
     """Return a provider's key, or None: it needs none, or its variable is not set.
 
     The line end that a file of secrets leaves behind a key is no part of it. Raises

@@ -12,13 +12,13 @@ import re
 from typing import Final, Literal
 
 CHARACTERS_MAX: Final = 600
-_WORDS_CLEAR: Final = 40
-_WORDS_TRIVIAL: Final = 2
-_WORDS_OF_COURTESY: Final = 8
+_CLEAR_WORDS_MIN: Final = 40
+_TRIVIAL_WORDS_MAX: Final = 2
+_COURTESY_WORDS_MAX: Final = 8
 # From so many words on, a sentence that begins and ends as one says what it means.
-_WORDS_OF_QUESTION: Final = 4
-_WORDS_OF_STATEMENT: Final = 5
-_WORDS_OF_CARELESS_QUESTION: Final = 6
+_QUESTION_WORDS_MIN: Final = 4
+_STATEMENT_WORDS_MIN: Final = 5
+_UNCAPITALISED_QUESTION_WORDS_MIN: Final = 6
 
 # Scripts that set no spaces, and how many of their characters a word has, more or less.
 _UNSPACED: Final = (
@@ -38,9 +38,9 @@ _QUOTED: Final = re.compile(
     re.MULTILINE,
 )
 # What is to be done, a colon, and what to do it with.
-_ORDER: Final = re.compile(r"\w\s?(?::\s+|\uff1a\s*)\S")
+_INSTRUCTION: Final = re.compile(r"\w\s?(?::\s+|\uff1a\s*)\S")
 _FORMAT: Final = re.compile(r"\b(?:json|csv|yaml|xml|markdown|latex)\b", re.IGNORECASE)
-_EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
+_EDGE_PUNCTUATION: Final = re.compile(r"^[\W_]+|[\W_]+$")
 
 _COURTESIES: Final = frozenset(
     """
@@ -63,15 +63,15 @@ _COURTESIES: Final = frozenset(
 )
 
 
-def left_alone(message: str) -> Literal["trivial", "clear"] | None:
+def reason_not_to_reword(message: str) -> Literal["trivial", "clear"] | None:
     """Return why a message wants no rewording, or None when it does. Its length costs nothing."""
     if len(message) > CHARACTERS_MAX:
         return "clear"
     text = message.strip()
     words = _words_in(text)
-    if words <= _WORDS_TRIVIAL or not any(map(str.isalpha, text)) or _is_courtesy(text):
+    if words <= _TRIVIAL_WORDS_MAX or not any(map(str.isalpha, text)) or _is_courtesy(text):
         return "trivial"
-    is_clear = words >= _WORDS_CLEAR or _has_layout(text, words) or _is_well_formed(text, words)
+    is_clear = words >= _CLEAR_WORDS_MIN or _has_layout(text, words) or _is_well_formed(text, words)
     return "clear" if is_clear else None
 
 
@@ -85,17 +85,17 @@ def _words_in(text: str) -> int:
 
 
 def _is_courtesy(text: str) -> bool:
-    words = [_EDGES.sub("", word) for word in text.casefold().split()]
-    return len(words) <= _WORDS_OF_COURTESY and all(word in _COURTESIES for word in words if word)
+    words = [_EDGE_PUNCTUATION.sub("", word) for word in text.casefold().split()]
+    return len(words) <= _COURTESY_WORDS_MAX and all(word in _COURTESIES for word in words if word)
 
 
 def _has_layout(text: str, words: int) -> bool:
     """Tell whether its author laid it out: code, a list, a quotation, an order and its matter."""
     if _CODE.search(text) or _QUOTED.search(text) or len(_ITEM.findall(text)) > 1:
         return True
-    if words < _WORDS_OF_QUESTION:
+    if words < _QUESTION_WORDS_MIN:
         return False
-    return bool(_ORDER.search(text) or _FORMAT.search(text))
+    return bool(_INSTRUCTION.search(text) or _FORMAT.search(text))
 
 
 def _is_well_formed(text: str, words: int) -> bool:
@@ -106,7 +106,7 @@ def _is_well_formed(text: str, words: int) -> bool:
     if not mark or mark not in _END_MARKS or (before and before in _END_MARKS):
         return False
     is_question = mark in _QUESTION_MARKS
-    if is_question and words >= _WORDS_OF_CARELESS_QUESTION:
+    if is_question and words >= _UNCAPITALISED_QUESTION_WORDS_MIN:
         return True
     is_careful = not next(filter(str.isalpha, text)).islower()
-    return is_careful and words >= (_WORDS_OF_QUESTION if is_question else _WORDS_OF_STATEMENT)
+    return is_careful and words >= (_QUESTION_WORDS_MIN if is_question else _STATEMENT_WORDS_MIN)

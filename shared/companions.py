@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
-from shared.sections import Section
+from shared.settings_types import Section
 
 Layer = Literal["identity", "preferences", "history"]
 

@@ -26,7 +26,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from shared.errors import EgressError
-from shared.sections import Place
+from shared.settings_types import HostOrNetwork
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -36,8 +36,8 @@ _PORTS: Final = {"http": 80, "https": 443}
 _NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?")
 _NAME_CHARACTERS_MAX: Final = 253
 # A last label like these makes resolvers take the whole for an address, in one of many old forms.
-_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_QUAD: Final = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}")
+_NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_DOTTED_QUAD: Final = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}")
 # Already quoted is left as it is; what no request line may hold is quoted.
 _SAFE: Final = "%!$&'()*+,;=:@/?~-._[]|"
 
@@ -75,7 +75,11 @@ class Target(NamedTuple):
     @property
     def address(self) -> Address | None:
         """The host, if it is an address; None for a name."""
-        return None if _NAME.fullmatch(self.host) and not _is_number(self.host) else _ip(self.host)
+        return (
+            None
+            if _NAME.fullmatch(self.host) and not _looks_like_ipv4(self.host)
+            else _parse_ip(self.host)
+        )
 
     @property
     def url(self) -> str:
@@ -105,13 +109,13 @@ def read(url: str) -> Target:
         path += "?" + quote(parts.query, safe=_SAFE)
     is_literal = parts.netloc.startswith("[")
     port = _PORTS[parts.scheme] if port is None else port
-    return Target(parts.scheme, _host(host, is_literal=is_literal), port, path)
+    return Target(parts.scheme, _normalise_host(host, is_literal=is_literal), port, path)
 
 
-def _host(host: str, *, is_literal: bool) -> str:
+def _normalise_host(host: str, *, is_literal: bool) -> str:
     """Return a host in its one form: a name in ASCII, or an address as it is written today."""
     if is_literal:
-        address = _ip(host)
+        address = _parse_ip(host)
         if isinstance(address, IPv6Address) and address.scope_id is None:
             return str(address)
         raise forbidden("The URL's host is no address.")
@@ -120,9 +124,9 @@ def _host(host: str, *, is_literal: bool) -> str:
     except UnicodeError:
         raise forbidden("The URL's host is no name.") from None
     name = name.lower()
-    if _is_number(name):
+    if _looks_like_ipv4(name):
         # 0177.0.0.1, 2130706433 and 127.1 are addresses to some resolvers, and to us none.
-        if _QUAD.fullmatch(name) and _ip(name) is not None:
+        if _DOTTED_QUAD.fullmatch(name) and _parse_ip(name) is not None:
             return name
         raise forbidden("The URL's host is no address.")
     if len(name) > _NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
@@ -130,18 +134,18 @@ def _host(host: str, *, is_literal: bool) -> str:
     return name
 
 
-def _is_number(name: str) -> bool:
-    return bool(_NUMBER.fullmatch(name.rstrip(".").rpartition(".")[2]))
+def _looks_like_ipv4(name: str) -> bool:
+    return bool(_NUMERIC_LABEL.fullmatch(name.rstrip(".").rpartition(".")[2]))
 
 
-def _ip(text: str) -> Address | None:
+def _parse_ip(text: str) -> Address | None:
     try:
         return ip_address(text)
     except ValueError:
         return None
 
 
-def carried(address: Address) -> tuple[IPv4Address, ...]:
+def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
     """Return the IPv4 addresses that an IPv6 address has inside, in all forms that carry one."""
     if isinstance(address, IPv4Address):
         return ()
@@ -163,14 +167,14 @@ def is_public(address: Address) -> bool:
     """Tell whether an address is global and unicast, and all that it carries."""
     if isinstance(address, IPv4Address):
         return not any(address in private for private in _PRIVATE_4)
-    if not all(map(is_public, carried(address))):
+    if not all(map(is_public, embedded_ipv4(address))):
         return False
     if address in _MAPPED or address in _NAT64:
         return True
     return address in _UNICAST_6 and not any(address in private for private in _PRIVATE_6)
 
 
-class Rules:
+class EgressPolicy:
     """What an operator decided: networks and names that are allowed though private, and ports."""
 
     def __init__(self, allow: Iterable[str], ports: Iterable[int]) -> None:
@@ -178,7 +182,7 @@ class Rules:
         self._networks: list[Network] = []
         self._names: set[str] = set()
         for entry in allow:
-            network = _network(entry)
+            network = _parse_network(entry)
             if network is None:
                 self._names.add(entry.lower())
             else:
@@ -213,17 +217,19 @@ def faults(section: object) -> list[str]:
     found: list[str] = []
     with suppress(msgspec.ValidationError):
         table = section if isinstance(section, dict) else {}
-        allow = msgspec.convert(table.get("allow", ()), tuple[Place, ...])
-        found += [each for each in allow if _is_like_network(each) and _network(each) is None]
+        allow = msgspec.convert(table.get("allow", ()), tuple[HostOrNetwork, ...])
+        found += [
+            each for each in allow if _cannot_be_host_name(each) and _parse_network(each) is None
+        ]
     return [f"egress.allow: {entry} is no network and no name of a host" for entry in found]
 
 
-def _is_like_network(entry: str) -> bool:
+def _cannot_be_host_name(entry: str) -> bool:
     """Tell whether an entry can be no host's name: no URL's host would ever be one with it."""
-    return "/" in entry or ":" in entry or _is_number(entry)
+    return "/" in entry or ":" in entry or _looks_like_ipv4(entry)
 
 
-def _network(entry: str) -> Network | None:
+def _parse_network(entry: str) -> Network | None:
     try:
         return ip_network(entry, strict=False)
     except ValueError:

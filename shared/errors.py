@@ -221,10 +221,10 @@ class ProviderError(PolluxError):
         self.has_begun = False
 
 
-Bar = Literal["cooling", "probing", "busy", "throttled", "slowed"]
+BlockReason = Literal["cooling", "probing", "busy", "throttled", "slowed"]
 
 
-class BarredError(ProviderError):
+class CallBlockedError(ProviderError):
     """A call that was not made: the gate to its upstream is shut for so long, as well as is known.
 
     `why`: cooling after failures; probing, by somebody else's call; busy, with no room for more;
@@ -232,7 +232,7 @@ class BarredError(ProviderError):
     the account's own messages.
     """
 
-    def __init__(self, failure: Failure, why: Bar, retry_after_seconds: float) -> None:
+    def __init__(self, failure: Failure, why: BlockReason, retry_after_seconds: float) -> None:
         super().__init__(failure, retry="backoff", retry_after_seconds=retry_after_seconds)
         self.why = why
         self.wait_seconds = retry_after_seconds
@@ -289,6 +289,6 @@ class WrongTypeError(StoreError):
     blame: Blame = "operator"
 
     def __init__(self, message: str, keys: tuple[WrongKey, ...] = ()) -> None:
-        told = "; ".join(key.fault for key in keys)
-        super().__init__(told or message, Code.UNAVAILABLE)
+        text = "; ".join(key.fault for key in keys)
+        super().__init__(text or message, Code.UNAVAILABLE)
         self.keys = keys

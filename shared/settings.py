@@ -21,19 +21,20 @@ import msgspec
 from msgspec import Meta
 from typing_extensions import override
 
-from shared import egress, reading, redis_url, websearch
+from shared import egress, redis_url, search_settings, settings_loader
 from shared.companions import COMPANIONS, CompanionSettings
 from shared.errors import ConfigurationError
-from shared.sections import (
-    Address,
-    Asking,
+from shared.search_settings import SearchSettings
+from shared.settings_types import (
     AuthSettings,
     BreakerSettings,
+    CatalogueName,
     EgressSettings,
     EnhancementSettings,
+    HttpUrl,
     LogSettings,
     MediaSettings,
-    Name,
+    ModelRequestSettings,
     Origin,
     Positive,
     Retention,
@@ -43,7 +44,6 @@ from shared.sections import (
     Share,
 )
 from shared.tiers import LimitSettings
-from shared.websearch import SearchSettings
 
 Durability = Literal["process", "fsync", "replica", "everysec", "none"]
 Dialect = Literal["openai", "anthropic", "gemini"]
@@ -79,7 +79,7 @@ class RedisSettings(Section, frozen=True, kw_only=True):
     url: Annotated[str, Meta(pattern=r"^(rediss?|unix)://\S+$")] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
-    # What each name holds stands in shared/redis/server.py.
+    # What each name holds stands in shared/redis/server_check.py.
     durability: Durability = "process"
     replica_seconds: Annotated[float, Meta(ge=0.001, le=60)] = 1.0  # WAIT 0 would be for ever
     connect_seconds: Seconds = 2.0
@@ -142,10 +142,10 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     has begun, nothing at all may come for `idle_seconds`; a comment or a ping is something.
     """
 
-    name: Name
+    name: CatalogueName
     label: str = ""
     dialect: Dialect = "openai"
-    base_url: Address
+    base_url: HttpUrl
     api_key_env: str | None = None
     connect_seconds: Seconds = 5.0
     idle_seconds: Seconds = 30.0
@@ -165,7 +165,7 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
         return bool(self.concurrency_max or self.requests_per_minute or self.tokens_per_minute)
 
 
-class ModelSettings(Asking, frozen=True, kw_only=True):
+class ModelSettings(ModelRequestSettings, frozen=True, kw_only=True):
     """A model that callers name by `identifier`. Rates are US dollars per million tokens.
 
     `rates_date` is the day on which the rates were looked up, if anybody wrote it down. Of one that
@@ -176,7 +176,7 @@ class ModelSettings(Asking, frozen=True, kw_only=True):
     is not set, 60 s, or 180 s of a model that may think first.
     """
 
-    identifier: Name
+    identifier: CatalogueName
     provider: str
     upstream: str
     name: str = ""
@@ -207,7 +207,7 @@ class ModelSettings(Asking, frozen=True, kw_only=True):
         return not {"image_output", "audio_output"}.isdisjoint(self.capabilities)
 
 
-class Entries(Section, frozen=True, kw_only=True):
+class CatalogueEntries(Section, frozen=True, kw_only=True):
     """What a catalogue's own file holds."""
 
     providers: tuple[ProviderSettings, ...] = ()
@@ -252,31 +252,37 @@ class Settings(Section, frozen=True, kw_only=True):
 
         """
         faults: list[str] = []
-        theirs: list[str] = []
-        tree, more, catalogue = reading.trees(environment, folder or Path.cwd(), faults)
-        secrets = _secret_names(tree) | _secret_names(more)
+        catalogue_faults: list[str] = []
+        tree, catalogue_tree, catalogue = settings_loader.load_trees(
+            environment, folder or Path.cwd(), faults
+        )
+        secrets = _secret_names(tree) | _secret_names(catalogue_tree)
         for name, text in environment.items():
             if name.startswith(_ENV_PREFIX) and name not in _NOT_SETTINGS | secrets:
-                reading.put(cls, tree, name, text, faults, prefix=_ENV_PREFIX)
+                settings_loader.set_from_variable(cls, tree, name, text, faults, prefix=_ENV_PREFIX)
         if "REDIS_URL" in environment:
-            reading.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
-        reading.complete(cls, tree)
-        reading.check(cls, tree, "", faults)
+            settings_loader.table_of(tree, "redis", faults)["url"] = environment["REDIS_URL"]
+        settings_loader.fill_defaults(cls, tree)
+        settings_loader.check(cls, tree, "", faults)
         faults += redis_url.faults(tree.get("redis"))
-        _check_beat(tree, faults)
+        _check_heartbeat(tree, faults)
         _check_body(tree, faults)
-        faults += websearch.faults(tree.get("search")) + egress.faults(tree.get("egress"))
-        reading.check(Entries, more, "", theirs)
-        for each, told in ((tree, faults), (more, theirs)):
-            _check_entries(each, _named("providers", "name", tree, more), told)
-        _check_named_models(tree, _named("models", "identifier", tree, more), faults)
-        faults += [f"{catalogue}: {fault}" for fault in theirs]
+        faults += search_settings.faults(tree.get("search")) + egress.faults(tree.get("egress"))
+        settings_loader.check(CatalogueEntries, catalogue_tree, "", catalogue_faults)
+        for each, fault_list in ((tree, faults), (catalogue_tree, catalogue_faults)):
+            _check_entries(each, _names_of("providers", "name", tree, catalogue_tree), fault_list)
+        _check_model_references(
+            tree, _names_of("models", "identifier", tree, catalogue_tree), faults
+        )
+        faults += [f"{catalogue}: {fault}" for fault in catalogue_faults]
         if faults:
             raise ConfigurationError(faults)
         settings = msgspec.convert(tree, cls, strict=False)
-        return settings.with_entries(msgspec.convert(more, Entries, strict=False))
+        return settings.with_catalogue(
+            msgspec.convert(catalogue_tree, CatalogueEntries, strict=False)
+        )
 
-    def with_entries(self, entries: Entries) -> Self:
+    def with_catalogue(self, entries: CatalogueEntries) -> Self:
         """Return the settings and what a catalogue adds; names they have already are theirs."""
         providers = {provider.name for provider in self.providers}
         models = {model.identifier for model in self.models}
@@ -299,7 +305,7 @@ class Settings(Section, frozen=True, kw_only=True):
 
 def _secret_names(tree: Mapping[str, Any]) -> set[str]:
     """Return the variables that settings only name: the pepper's and the keys' of upstreams."""
-    tables = [tree.get("auth"), tree.get("search"), *reading.entries(tree, "providers")]
+    tables = [tree.get("auth"), tree.get("search"), *settings_loader.entries(tree, "providers")]
     named = (
         table.get(field)
         for table in tables
@@ -309,7 +315,7 @@ def _secret_names(tree: Mapping[str, Any]) -> set[str]:
     return {AuthSettings().pepper_env, *(name for name in named if isinstance(name, str))}
 
 
-def _check_beat(tree: reading.Tree, faults: list[str]) -> None:
+def _check_heartbeat(tree: settings_loader.Tree, faults: list[str]) -> None:
     """Refuse leases that lapse between two beats: every attempt would be taken for dead."""
     with suppress(msgspec.ValidationError):
         worker = msgspec.convert(tree.get("worker", {}), WorkerSettings, strict=False)
@@ -317,7 +323,7 @@ def _check_beat(tree: reading.Tree, faults: list[str]) -> None:
             faults.append("worker.beat_seconds: must be at most half of worker.lease_seconds")
 
 
-def _check_body(tree: reading.Tree, faults: list[str]) -> None:
+def _check_body(tree: settings_loader.Tree, faults: list[str]) -> None:
     """Refuse a bound on bodies under which not every message fits that is short enough."""
     with suppress(msgspec.ValidationError):
         api = msgspec.convert(tree.get("api", {}), ApiSettings, strict=False)
@@ -331,13 +337,16 @@ def _check_body(tree: reading.Tree, faults: list[str]) -> None:
             )
 
 
-def _check_entries(tree: reading.Tree, providers: set[str], faults: list[str]) -> None:
+def _check_entries(tree: settings_loader.Tree, providers: set[str], faults: list[str]) -> None:
     """Check that what can be read of a file's providers and models holds together."""
-    names = [each.name for each in reading.sound(tree, "providers", ProviderSettings).values()]
-    models = reading.sound(tree, "models", ModelSettings)
-    faults.extend(f"providers: {name} stands twice" for name in _twice(names))
-    spoken = [word for model in models.values() for word in (model.identifier, *model.aliases)]
-    faults.extend(f"models: {name} stands twice" for name in _twice(spoken))
+    names = [
+        each.name
+        for each in settings_loader.readable_entries(tree, "providers", ProviderSettings).values()
+    ]
+    models = settings_loader.readable_entries(tree, "models", ModelSettings)
+    faults.extend(f"providers: {name} stands twice" for name in _duplicates(names))
+    model_names = [word for model in models.values() for word in (model.identifier, *model.aliases)]
+    faults.extend(f"models: {name} stands twice" for name in _duplicates(model_names))
     for index, model in models.items():
         if model.provider not in providers:
             faults.append(f"models[{index}].provider: no provider is named {model.provider}")
@@ -347,26 +356,28 @@ def _check_entries(tree: reading.Tree, providers: set[str], faults: list[str]) -
             faults.append(f"models[{index}]: `auto` is the word for Smart Select")
 
 
-def _check_named_models(tree: reading.Tree, models: set[str], faults: list[str]) -> None:
+def _check_model_references(
+    tree: settings_loader.Tree, models: set[str], faults: list[str]
+) -> None:
     """Check what names a model elsewhere than in the catalogue: rewording, companions."""
     section = tree.get("enhancement")
-    rewords = section.get("model") if isinstance(section, dict) else None
+    rewording_model = section.get("model") if isinstance(section, dict) else None
     # Where none is named at all, `pollux up` brings its own, and reads again.
-    if isinstance(rewords, str) and models and rewords not in models:
-        faults.append(f"enhancement.model: no model is named {rewords}")
-    companions = reading.sound(tree, "companions", CompanionSettings)
+    if isinstance(rewording_model, str) and models and rewording_model not in models:
+        faults.append(f"enhancement.model: no model is named {rewording_model}")
+    companions = settings_loader.readable_entries(tree, "companions", CompanionSettings)
     types = [companion.type for companion in companions.values()]
-    faults.extend(f"companions: {name} stands twice" for name in _twice(types))
+    faults.extend(f"companions: {name} stands twice" for name in _duplicates(types))
     for index, companion in companions.items():
         if companion.model is not None and companion.model not in models:
             faults.append(f"companions[{index}].model: no model is named {companion.model}")
 
 
-def _named(kind: str, field: str, *trees: reading.Tree) -> set[str]:
+def _names_of(kind: str, field: str, *load_trees: settings_loader.Tree) -> set[str]:
     """Return the names of all entries of a kind, also of those with faults."""
-    entries = [entry for tree in trees for entry in reading.entries(tree, kind)]
+    entries = [entry for tree in load_trees for entry in settings_loader.entries(tree, kind)]
     return {str(entry[field]) for entry in entries if isinstance(entry, dict) and field in entry}
 
 
-def _twice(names: list[str]) -> list[str]:
+def _duplicates(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from shared.sections import Positive, Seconds, Section, Share
+from shared.settings_types import Positive, Seconds, Section, Share
 
 # A character outside of the basic plane is a pair of escapes, as in \ud83c\udf0d.
 _BYTES_PER_CHARACTER_MAX: Final = 12

@@ -24,9 +24,9 @@ import pytest
 from shared.redis import library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
-from tests.support import ledger
-from tests.support.provider import Provider
-from tests.support.server import Kind, Server, binaries
+from tests.support import redis_invariants
+from tests.support.redis_server import Kind, Server, binaries
+from tests.support.scripted_provider import ScriptedProvider
 
 _KINDS: list[Kind] = list(binaries())
 _PARTITIONS = (1, 3)
@@ -163,14 +163,14 @@ def _prefix() -> str:
 
 
 def _check_and_sweep(server: Server, settings: RedisSettings) -> None:
-    with server.look() as look:
-        found = ledger.faults(look, settings)
-        ledger.sweep(look, settings)
+    with server.raw_client() as raw_client:
+        found = redis_invariants.faults(raw_client, settings)
+        redis_invariants.sweep(raw_client, settings)
     assert not found, "\n".join(found)
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
+async def provider() -> AsyncIterator[ScriptedProvider]:
     """Return a scripted upstream on a port of its own."""
-    async with Provider() as scripted:
+    async with ScriptedProvider() as scripted:
         yield scripted

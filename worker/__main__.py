@@ -12,7 +12,7 @@ from shared.clock import SystemClock
 from shared.errors import PolluxError
 from shared.settings import Settings
 from shared.telemetry import logs
-from worker.consumer import PolluxWorker
+from worker.consumer.arq_worker import PolluxWorker
 
 
 async def _run(settings: Settings) -> None:

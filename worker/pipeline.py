@@ -13,44 +13,53 @@ from typing import Final
 from shared.errors import ProviderError, UnavailableError
 from shared.redis.functions import Claimed
 from shared.telemetry import logs
-from worker.run import INTERNAL, Brake, Failed, Finished, Outcome, Retry, Run, Tools
-from worker.steps.charge import bill
-from worker.steps.choose import choose
+from worker.outcome import INTERNAL, Failed, Finished, Outcome, Retry, StopSignal
+from worker.run import Dependencies, Run
+from worker.steps.charge import encode_charge
+from worker.steps.choose_model import choose_model
 from worker.steps.enhance import enhance
+from worker.steps.fetch_images import fetch_images
 from worker.steps.generate import generate
-from worker.steps.look import look
-from worker.steps.read import read
-from worker.steps.recall import recall
-from worker.steps.search import search
+from worker.steps.load_history import load_history
+from worker.steps.read_submission import read_submission
+from worker.steps.search_web import search_web
 from worker.steps.settle import settle
 from worker.writer import Writer
 
 Step = Callable[[Run], Awaitable[Outcome | None]]
 
-STEPS: Final[tuple[Step, ...]] = (read, recall, enhance, choose, look, search, generate)
+STEPS: Final[tuple[Step, ...]] = (
+    read_submission,
+    load_history,
+    enhance,
+    choose_model,
+    fetch_images,
+    search_web,
+    generate,
+)
 
 # After a step that Redis did not answer; it may be another worker that reaches it first.
-_AGAIN_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0
 
 
-async def run(tools: Tools, claimed: Claimed, brake: Brake) -> None:
+async def run(dependencies: Dependencies, claimed: Claimed, stop_signal: StopSignal) -> None:
     """Make one attempt at a generation and settle it."""
-    attempt = _begin(tools, claimed, brake)
+    attempt = _begin(dependencies, claimed, stop_signal)
     outcome: Outcome
     try:
-        brake.grip()
+        stop_signal.attach()
         outcome = await _steps(attempt)
     except asyncio.CancelledError:
-        outcome = brake.outcome()
+        outcome = stop_signal.outcome()
     except ProviderError as error:
         outcome = Failed(error.failure)
     except UnavailableError as error:
         logs.logger().warning("waiting for Redis", work="a step", error=error.message)
-        outcome = Retry(_AGAIN_SECONDS, code=error.code.value)
+        outcome = Retry(_RETRY_SECONDS, code=error.code.value)
     except Exception:
         logs.logger().exception("a step failed")
         outcome = Failed(INTERNAL)
-    brake.take_off()
+    stop_signal.disarm()
     await settle(attempt, outcome)
 
 
@@ -62,21 +71,21 @@ async def _steps(attempt: Run) -> Outcome:
     return Finished()
 
 
-def _begin(tools: Tools, claimed: Claimed, brake: Brake) -> Run:
-    worker = tools.settings.worker
+def _begin(dependencies: Dependencies, claimed: Claimed, stop_signal: StopSignal) -> Run:
+    worker = dependencies.settings.worker
     is_batch = claimed.lane == "batch"
     writer = Writer(
-        tools.redis,
+        dependencies.redis,
         claimed,
-        clock=tools.clock,
+        clock=dependencies.clock,
         flush_seconds=worker.batch_flush_seconds if is_batch else worker.flush_seconds,
-        on_stop=brake.pull,
+        on_stop=stop_signal.trigger,
     )
     attempt = Run(
-        tools=tools,
+        dependencies=dependencies,
         claimed=claimed,
         writer=writer,
-        claimed_at=tools.clock.monotonic(),
+        claimed_at=dependencies.clock.monotonic(),
     )
-    writer.priced_by(partial(bill, attempt))
+    writer.charge_with(partial(encode_charge, attempt))
     return attempt

@@ -4,139 +4,34 @@ Owns no behaviour. A step reads what earlier steps left in the `Run`, adds its o
 to go on or an outcome to stop.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Self
+from typing import Self
 
 from shared.catalogue import Catalogue
 from shared.clock import Clock
-from shared.errors import Bar, Failure
 from shared.redis.client import Connection
 from shared.redis.functions import Claimed
-from shared.routing.search import Way
+from shared.routing.search_estimate import SearchProvider
 from shared.settings import ModelSettings, Settings
 from shared.wire.message import Citation, Enhancement, FinishReason, Media, Usage, UserMessage
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
-from worker.circuits import Caller
-from worker.fetch import Outside
-from worker.gallery import Gallery
-from worker.gate import Gate
-from worker.lengths import Lengths
-from worker.pictures import Pictures
+from worker.answer_lengths import AnswerLengths
+from worker.fetching.image_cache import ImageCache
+from worker.fetching.url_fetcher import UrlFetcher
+from worker.media_store import MediaStore
 from worker.providers.contract import ChatMessage, Image
 from worker.providers.registry import Registry
-from worker.search.line import SearchLine, connect
+from worker.resilience.circuit_breaker import CircuitBreaker
+from worker.resilience.circuits import Caller
+from worker.resilience.retry_policy import RetryState
+from worker.web_search.client import SearchClient, connect
 from worker.writer import Writer
 
 
-class Finished(NamedTuple):
-    """The answer is whole."""
-
-
-class Failed(NamedTuple):
-    """There will be no answer; the caller reads why and pays nothing."""
-
-    failure: Failure
-
-
-class Retry(NamedTuple):
-    """Not now: wait in the queue for so many seconds, then any worker tries again.
-
-    What waits for room, for somebody's probe or for another worker was not tried: that is no
-    deferral. `code` tells what it is put off for. What is `parked` goes earlier, if one of these
-    resources has room.
-    """
-
-    delay_seconds: float
-    why: Literal["failed", "elsewhere"] | Bar = "failed"
-    code: str = "DEFERRED"
-    parked: tuple[str, ...] = ()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether only the deadline ends it."""
-        return self.why in {"probing", "busy", "throttled", "elsewhere"}
-
-
-class Released(NamedTuple):
-    """This worker drains: back to the front of the line, as if never taken."""
-
-
-class Cancelled(NamedTuple):
-    """The caller wants it no more; what was made of it stays and is paid for."""
-
-
-class Lost(NamedTuple):
-    """Another attempt holds the generation, or it has ended: nothing of ours may be written."""
-
-
-Outcome = Finished | Failed | Retry | Released | Cancelled | Lost
-
-
-StopReason = Literal["cancel", "lost", "drain", "fault"]
-
-INTERNAL: Final = Failure(
-    message="Pollux failed to make the answer.",
-    category="internal",
-    code="INTERNAL",
-    severity="fatal",
-    retryable=True,
-)
-
-
-class Brake:
-    """How an attempt is stopped from outside: the first pull decides, none at the end.
-
-    It grips once the attempt can settle what a pull makes of it: a task that is cancelled before
-    its first step never runs, and the generation would be nobody's.
-    """
-
-    def __init__(self) -> None:
-        self._task: asyncio.Task[object] | None = None
-        self._is_off = False
-        self.why: StopReason | None = None
-
-    def grip(self) -> None:
-        """Hold the attempt that calls; raises CancelledError if a pull came before."""
-        self._task = asyncio.current_task()
-        if self.why is not None:
-            raise asyncio.CancelledError
-
-    def pull(self, why: StopReason) -> None:
-        """Interrupt the attempt where it stands."""
-        if self.why is None and not self._is_off:
-            self.why = why
-            if self._task is not None:
-                self._task.cancel()
-
-    def take_off(self) -> None:
-        """Let what follows, the settlement, run undisturbed."""
-        self._is_off = True
-
-    def outcome(self) -> Outcome:
-        """Return what an interrupted attempt comes to.
-
-        Without a reason the worker is going; where nobody interrupted it at all, a step is at
-        fault, and would be again.
-        """
-        match self.why:
-            case "cancel":
-                return Cancelled()
-            case "lost":
-                return Lost()
-            case "fault":
-                return Failed(INTERNAL)
-            case "drain":
-                return Released()
-            case None:
-                is_going = self._task is not None and self._task.cancelling() > 0
-                return Released() if is_going else Failed(INTERNAL)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class Dependencies:
     """What every run of a worker shares; one that has begun ends with what it began with.
 
     `configured` are the models that the whole fleet has keys of, as far as heard; `promise` carries
@@ -147,17 +42,17 @@ class Tools:
 
     settings: Settings
     redis: Connection
-    promise: Connection
+    durable_redis: Connection
     clock: Clock
     registry: Registry
-    gate: Gate
-    outside: Outside
-    pictures: Pictures
-    gallery: Gallery
+    circuit_breaker: CircuitBreaker
+    url_fetcher: UrlFetcher
+    image_cache: ImageCache
+    media_store: MediaStore
     configured: frozenset[str] = frozenset()
-    unlined: frozenset[str] | None = None
-    search: SearchLine | None = None
-    lengths: Lengths = field(default_factory=Lengths)
+    models_without_parking: frozenset[str] | None = None
+    search_client: SearchClient | None = None
+    lengths: AnswerLengths = field(default_factory=AnswerLengths)
 
     @classmethod
     def of(
@@ -165,7 +60,7 @@ class Tools:
         settings: Settings,
         environment: Mapping[str, str],
         redis: Connection,
-        promise: Connection,
+        durable_redis: Connection,
         clock: Clock,
     ) -> Self:
         """Return the tools that settings and an environment make. Raises ConfigurationError."""
@@ -173,21 +68,21 @@ class Tools:
         return cls(
             settings=settings,
             redis=redis,
-            promise=promise,
+            durable_redis=durable_redis,
             clock=clock,
             registry=registry,
-            gate=Gate(settings, redis, clock, registry),
-            outside=Outside(settings.egress, clock),
-            pictures=Pictures(clock),
-            gallery=Gallery(settings, redis, clock),
-            search=connect(settings.search, environment),
+            circuit_breaker=CircuitBreaker(settings, redis, clock, registry),
+            url_fetcher=UrlFetcher(settings.egress, clock),
+            image_cache=ImageCache(clock),
+            media_store=MediaStore(settings, redis, clock),
+            search_client=connect(settings.search, environment),
         )
 
     async def close(self) -> None:
         """Close the connections to everybody upstream."""
         await self.registry.close()
-        if self.search is not None:
-            await self.search.close()
+        if self.search_client is not None:
+            await self.search_client.close()
 
     @property
     def catalogue(self) -> Catalogue:
@@ -209,7 +104,7 @@ class Run:
     `has_no_answer`: its model ended it in order, but gave no answer.
     """
 
-    tools: Tools
+    dependencies: Dependencies
     claimed: Claimed
     writer: Writer
     claimed_at: float
@@ -221,9 +116,9 @@ class Run:
     is_history_whole: bool = True
     images: tuple[Image, ...] = ()
     model: ModelSettings | None = None
-    others: tuple[ModelSettings, ...] = ()
+    fallbacks: tuple[ModelSettings, ...] = ()
     calls: int = 0
-    search: Way | None = None
+    searched_by: SearchProvider | None = None
     searches: int = 0
     routing: Routing | None = None
     input_tokens: int = 0
@@ -247,12 +142,26 @@ class Run:
             self.claimed.account,
             self.claimed.id,
             is_again=self.claimed.attempt > 1,
-            passes_over=bool(self.others),
+            passes_over=bool(self.fallbacks),
+        )
+
+    def retry_state(self, calls: int, waited_seconds: float = 0.0) -> RetryState:
+        """Return how the attempt stands after so many calls of its model."""
+        return RetryState(
+            calls=calls,
+            turn_calls=self.calls,
+            deferrals=self.claimed.retries,
+            left=self.seconds_left(),
+            age=(self.now_ms() - self.claimed.accepted_ms) / 1000,
+            waited_seconds=waited_seconds,
+            has_shown=self.writer.has_shown(),
+            has_fallbacks=bool(self.fallbacks),
+            is_batch=self.claimed.lane == "batch",
         )
 
     def now_ms(self) -> int:
         """Return Redis' time as well as is known here: the claim's, and what has passed since."""
-        passed = self.tools.clock.monotonic() - self.claimed_at
+        passed = self.dependencies.clock.monotonic() - self.claimed_at
         return self.claimed.claimed_ms + int(passed * 1000)
 
     def seconds_left(self) -> float:

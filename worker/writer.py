@@ -18,11 +18,11 @@ from shared.redis.client import Connection
 from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
-from worker.insist import until_answered
-from worker.lengths import progress
+from worker.answer_lengths import progress
+from worker.redis_retry import retry_until_answered
 
-Answer = Literal["appended", "cancel", "refused"]
-StopReason = Literal["lost", "cancel", "fault"]
+AppendResult = Literal["appended", "cancel", "refused"]
+WriterStopReason = Literal["lost", "cancel", "fault"]
 
 # Beside text and reasoning, what a caller may have taken for a part of the answer.
 _SHOWN: Final = (events.ToolCall, events.ToolResult, events.ApprovalRequired, events.Media)
@@ -38,7 +38,7 @@ class Writer:
         *,
         clock: Clock,
         flush_seconds: float,
-        on_stop: Callable[[StopReason], None],
+        on_stop: Callable[[WriterStopReason], None],
     ) -> None:
         self._redis = redis
         self._claimed = claimed
@@ -48,58 +48,58 @@ class Writer:
         # The first event of a later attempt, which drops what was told, came with the claim.
         self._seq = 1 if claimed.attempt == 1 else 2
         self._events: list[str] = []
-        self._fresh: list[str] = []
-        self._parts: list[str] = []
-        self._fresh_thoughts: list[str] = []
-        self._thoughts: list[str] = []
+        self._new_text: list[str] = []
+        self._text_parts: list[str] = []
+        self._new_reasoning: list[str] = []
+        self._reasoning_parts: list[str] = []
         self._has_shown = False
         self._text_bytes = 0
-        self._thought_bytes = 0
+        self._reasoning_bytes = 0
         self._routed: int | None = None
         self._bill: Callable[[], str | None] = _nothing_charged
         self._has_called = False
-        self._unsent = 0
+        self._first_unsent = 0
         self._stage: Stage | None = None
         self._progress = 0
         self._expected_bytes = 0
-        self._flight: asyncio.Task[Answer] | None = None
+        self._append_task: asyncio.Task[AppendResult] | None = None
         self._timer: asyncio.Handle | None = None
-        self._is_patient = False
-        self._has_sent_words = False
+        self._waits_for_text = False
+        self._has_sent_text = False
         self._closed = False
         self._has_failed = False
 
     def text(self) -> str:
         """Return all of the answer so far."""
-        return "".join(self._parts)
+        return "".join(self._text_parts)
 
     def reasoning(self) -> str:
         """Return all that the model has thought so far."""
-        return "".join(self._thoughts)
+        return "".join(self._reasoning_parts)
 
     def length(self) -> int:
         """Return the bytes of text and reasoning so far."""
-        return self._text_bytes + self._thought_bytes
+        return self._text_bytes + self._reasoning_bytes
 
     def text_tokens(self) -> int:
         """Estimate the tokens of the answer so far; none where nothing was said."""
-        return price.tokens_in_bytes(self._text_bytes) if self._parts else 0
+        return price.tokens_in_bytes(self._text_bytes) if self._text_parts else 0
 
     def reasoning_tokens(self) -> int:
         """Estimate the tokens of the reasoning so far; none where nothing was thought."""
-        return price.tokens_in_bytes(self._thought_bytes) if self._thoughts else 0
+        return price.tokens_in_bytes(self._reasoning_bytes) if self._reasoning_parts else 0
 
-    def priced_by(self, bill: Callable[[], str | None]) -> None:
+    def charge_with(self, bill: Callable[[], str | None]) -> None:
         """Write with each append what `bill` says is due for all that has been shown by then."""
         self._bill = bill
 
-    def parts(self) -> int:
+    def part_count(self) -> int:
         """Return of how many pieces, tokens as a rule, text and reasoning are made so far."""
-        return len(self._parts) + len(self._thoughts)
+        return len(self._text_parts) + len(self._reasoning_parts)
 
     def has_shown(self) -> bool:
         """Return whether a caller may have seen anything of an answer."""
-        return bool(self._parts or self._thoughts or self._has_shown)
+        return bool(self._text_parts or self._reasoning_parts or self._has_shown)
 
     def has_called(self) -> bool:
         """Return whether the model has called a tool."""
@@ -109,9 +109,9 @@ class Writer:
         """Return the number of the next event: the end event's once the writer is closed."""
         return self._seq
 
-    def say(self, event: events.Event, *, stage: Stage | None = None) -> None:
+    def append_event(self, event: events.Event, *, stage: Stage | None = None) -> None:
         """Append an event, after all that was added before it."""
-        self._gather()
+        self._coalesce()
         if isinstance(event, events.Routed):
             self._routed = self._seq + len(self._events)
         self._events.append(events.encode(event))
@@ -120,30 +120,30 @@ class Writer:
         self._stage = stage or self._stage
         if self._is_idle():
             # What is said of an answer can wait for its first words, and leave with them.
-            self._is_patient = True
+            self._waits_for_text = True
             self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
 
     def expect(self, length: int) -> None:
         """Show progress against an answer of so many bytes, reasoning included."""
         self._expected_bytes = length
 
-    def add(self, text: str) -> None:
+    def append_text(self, text: str) -> None:
         """Let the answer grow."""
-        if self._fresh_thoughts:
-            self._gather()
-        self._fresh.append(text)
-        self._parts.append(text)
+        if self._new_reasoning:
+            self._coalesce()
+        self._new_text.append(text)
+        self._text_parts.append(text)
         self._text_bytes += _bytes_of(text)
-        self._wake()
+        self._schedule_flush()
 
-    def think(self, text: str) -> None:
+    def append_reasoning(self, text: str) -> None:
         """Let the reasoning grow, as the answer does."""
-        if self._fresh:
-            self._gather()
-        self._fresh_thoughts.append(text)
-        self._thoughts.append(text)
-        self._thought_bytes += _bytes_of(text)
-        self._wake()
+        if self._new_text:
+            self._coalesce()
+        self._new_reasoning.append(text)
+        self._reasoning_parts.append(text)
+        self._reasoning_bytes += _bytes_of(text)
+        self._schedule_flush()
 
     async def close(self) -> functions.AppendAsk | None:
         """Stop flushing; return what is still to be appended; after a fault, nothing."""
@@ -151,22 +151,22 @@ class Writer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._flight is not None:
-            await asyncio.wait((self._flight,))
+        if self._append_task is not None:
+            await asyncio.wait((self._append_task,))
         # The settlement says itself what is due.
-        return None if self._has_failed else self._take(_nothing_charged)
+        return None if self._has_failed else self._next_append(_nothing_charged)
 
     def _is_idle(self) -> bool:
-        return self._flight is None and self._timer is None and not self._closed
+        return self._append_task is None and self._timer is None and not self._closed
 
-    def _has_words(self) -> bool:
-        return bool(self._parts or self._thoughts)
+    def _has_text(self) -> bool:
+        return bool(self._text_parts or self._reasoning_parts)
 
-    def _wake(self) -> None:
-        if self._is_patient and self._timer is not None:
+    def _schedule_flush(self) -> None:
+        if self._waits_for_text and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._is_patient = False
+        self._waits_for_text = False
         if self._is_idle():
             # One turn of the loop lets what is written in the same breath leave together, and a
             # near end take it along.
@@ -175,43 +175,43 @@ class Writer:
     def _flush(self) -> None:
         """Send all there is."""
         self._timer = None
-        self._is_patient = False
-        ask = self._take(self._bill)
+        self._waits_for_text = False
+        ask = self._next_append(self._bill)
         if ask is not None:
-            self._has_sent_words = self._has_words()
-            self._flight = asyncio.create_task(self._append(ask))
-            self._flight.add_done_callback(self._landed)
+            self._has_sent_text = self._has_text()
+            self._append_task = asyncio.create_task(self._append(ask))
+            self._append_task.add_done_callback(self._append_done)
 
-    def _landed(self, flight: asyncio.Task[Answer]) -> None:
+    def _append_done(self, task: asyncio.Task[AppendResult]) -> None:
         """Go on, or stop the attempt: nobody would see what it made from here on."""
-        self._flight = None
-        fault = asyncio.CancelledError() if flight.cancelled() else flight.exception()
+        self._append_task = None
+        fault = asyncio.CancelledError() if task.cancelled() else task.exception()
         if fault is not None:
             self._has_failed = True
             logs.logger().error("an append failed", exc_info=fault)
             self._stop("fault")
-        elif flight.result() != "appended":
-            self._stop("lost" if flight.result() == "refused" else "cancel")
+        elif task.result() != "appended":
+            self._stop("lost" if task.result() == "refused" else "cancel")
         elif not self._closed:
             # Nobody waits for the words of a batch: its appends stay a whole window apart.
-            awaits_words = not self._has_sent_words and self._claimed.lane != "batch"
-            delay_seconds = 0.0 if awaits_words and self._has_words() else self._flush_seconds
-            self._is_patient = awaits_words and not self._has_words()
+            awaits_text = not self._has_sent_text and self._claimed.lane != "batch"
+            delay_seconds = 0.0 if awaits_text and self._has_text() else self._flush_seconds
+            self._waits_for_text = awaits_text and not self._has_text()
             self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._flush)
 
-    def _stop(self, why: StopReason) -> None:
+    def _stop(self, why: WriterStopReason) -> None:
         self._closed = True
         self._on_stop(why)
 
-    async def _append(self, ask: functions.AppendAsk) -> Answer:
-        return await until_answered(
+    async def _append(self, ask: functions.AppendAsk) -> AppendResult:
+        return await retry_until_answered(
             self._clock,
             "an append",
             lambda: functions.append(self._redis, self._claimed.root, ask),
         )
 
-    def _take(self, bill: Callable[[], str | None]) -> functions.AppendAsk | None:
-        self._gather()
+    def _next_append(self, bill: Callable[[], str | None]) -> functions.AppendAsk | None:
+        self._coalesce()
         if not self._events:
             return None
         ask = functions.AppendAsk(
@@ -220,32 +220,32 @@ class Writer:
             attempt=self._claimed.attempt,
             seq=self._seq,
             events=self._events,
-            text="".join(self._parts[self._unsent :]) or None,
+            text="".join(self._text_parts[self._first_unsent :]) or None,
             stage=self._stage,
             progress=self._shown_progress(),
             bill=bill(),
             routed=self._routed,
         )
         self._seq += len(self._events)
-        self._events, self._unsent = [], len(self._parts)
+        self._events, self._first_unsent = [], len(self._text_parts)
         self._stage = self._routed = None
         return ask
 
     def _shown_progress(self) -> int:
         """Return how far the answer has come, 0 to 99; it never falls."""
-        if self._expected_bytes and self._has_words():
+        if self._expected_bytes and self._has_text():
             now = progress(self.length(), self._expected_bytes)
             self._progress = max(self._progress, now)
         return self._progress
 
-    def _gather(self) -> None:
+    def _coalesce(self) -> None:
         """Make one event of the pieces since the last: they are all of text or all of reasoning."""
-        if self._fresh:
-            self._events.append(events.encode(events.Delta("".join(self._fresh))))
-            self._fresh = []
-        elif self._fresh_thoughts:
-            self._events.append(events.encode(events.Reasoning("".join(self._fresh_thoughts))))
-            self._fresh_thoughts = []
+        if self._new_text:
+            self._events.append(events.encode(events.Delta("".join(self._new_text))))
+            self._new_text = []
+        elif self._new_reasoning:
+            self._events.append(events.encode(events.Reasoning("".join(self._new_reasoning))))
+            self._new_reasoning = []
 
 
 def _bytes_of(text: str) -> int:

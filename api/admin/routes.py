@@ -6,13 +6,13 @@ What is done here is an operator's: every row needs the scope `operator`, whoeve
 from typing import Final
 
 from api.admin import translate, wire
-from api.endpoint import Answer, Call, Endpoint, Query
+from api.endpoints.endpoint import Endpoint, Query, RequestContext, Response
 from api.guards.body import Body
 from shared.errors import Code, RequestError
-from shared.redis.functions import NotRevived
-from shared.stores.dead import DeadLetters
+from shared.redis.functions import RetryRefused
+from shared.stores.dead_letters import DeadLetters
 from shared.telemetry import logs
-from shared.wire.letter import Name
+from shared.wire.dead_letter import DeadLetterName
 
 ABOUT: Final = (
     "For operators: what failed for no fault of its caller, over all accounts. Prompts are shown."
@@ -20,15 +20,15 @@ ABOUT: Final = (
 DOCUMENT: Final = "/admin/v1/openapi.json"
 
 
-async def list_dead(call: Call) -> Answer:
+async def list_dead(context: RequestContext) -> Response:
     """GET /dead: newest first, without what was asked."""
-    asked = translate.queried(dict(call.query))
-    page = await _letters(call).listing(
+    asked = translate.queried(dict(context.query))
+    page = await _dead_letters(context).list_letters(
         translate.wanted(asked),
-        translate.place(call.query.get("after")),
+        translate.place(context.query.get("after")),
         asked.limit or wire.ACTED_ON,
     )
-    return Answer(
+    return Response(
         wire.ListReply(
             dead=[translate.letter(letter) for letter in page.letters],
             count=len(page.letters),
@@ -37,57 +37,65 @@ async def list_dead(call: Call) -> Answer:
     )
 
 
-async def show_dead(call: Call) -> Answer:
+async def show_dead(context: RequestContext) -> Response:
     """GET /dead/{account}/{generation_id}: one of them, with what was asked."""
-    name = Name.parse(f"{call.path['account']}/{call.path['generation_id']}")
-    found = None if name is None else await _letters(call).find(name)
+    name = DeadLetterName.parse(f"{context.path['account']}/{context.path['generation_id']}")
+    found = None if name is None else await _dead_letters(context).find(name)
     if found is None:
         raise RequestError("There is no such dead letter.", Code.NOT_FOUND)
-    who = call.caller
+    reader = context.caller
     logs.logger().info(
-        "prompt read", operator=who.account.id, key=who.key.id, dead=str(found.letter.name)
+        "prompt read", operator=reader.account.id, key=reader.key.id, dead=str(found.letter.name)
     )
-    return Answer(
+    return Response(
         wire.LetterReply(dead=translate.letter(found.letter), asked=translate.asked(found.asked))
     )
 
 
-async def retry_dead(call: Call) -> Answer:
+async def retry_dead(context: RequestContext) -> Response:
     """POST /dead/retry: ask again, each as a generation of its own."""
-    letters, retried, refused = _letters(call), [], []
-    for name in await _chosen(call):
-        told = await letters.retry(name)
-        if isinstance(told, NotRevived):
-            refused.append(translate.refused(name, told))
+    letters, retried, refused = _dead_letters(context), [], []
+    for name in await _named_or_matching(context):
+        outcome = await letters.retry(name)
+        if isinstance(outcome, RetryRefused):
+            refused.append(translate.refused(name, outcome))
         else:
-            retried.append(wire.Retried(id=str(name), generation_id=told.generation))
-    logs.logger().info("dead letters retried", key=call.caller.key.id, count=len(retried))
-    return Answer(wire.RetryReply(count=len(retried), retried=retried, refused=refused))
+            retried.append(wire.Retried(id=str(name), generation_id=outcome.generation))
+    logs.logger().info("dead letters retried", key=context.caller.key.id, count=len(retried))
+    return Response(wire.RetryReply(count=len(retried), retried=retried, refused=refused))
 
 
-async def discard_dead(call: Call) -> Answer:
+async def discard_dead(context: RequestContext) -> Response:
     """POST /dead/discard: forget them."""
-    names = await _chosen(call)
-    gone = await _letters(call).discard(names)
-    discarded = [str(name) for name, is_gone in zip(names, gone, strict=True) if is_gone]
-    unknown = [str(name) for name, is_gone in zip(names, gone, strict=True) if not is_gone]
-    logs.logger().info("dead letters discarded", key=call.caller.key.id, count=len(discarded))
-    return Answer(wire.DiscardReply(count=len(discarded), discarded=discarded, unknown=unknown))
+    names = await _named_or_matching(context)
+    were_discarded = await _dead_letters(context).discard(names)
+    discarded = [
+        str(name)
+        for name, was_discarded in zip(names, were_discarded, strict=True)
+        if was_discarded
+    ]
+    unknown = [
+        str(name)
+        for name, was_discarded in zip(names, were_discarded, strict=True)
+        if not was_discarded
+    ]
+    logs.logger().info("dead letters discarded", key=context.caller.key.id, count=len(discarded))
+    return Response(wire.DiscardReply(count=len(discarded), discarded=discarded, unknown=unknown))
 
 
-def _letters(call: Call) -> DeadLetters:
-    return DeadLetters(call.state.redis, call.state.accounts, call.state.settings)
+def _dead_letters(context: RequestContext) -> DeadLetters:
+    return DeadLetters(context.state.redis, context.state.accounts, context.state.settings)
 
 
-async def _chosen(call: Call) -> list[Name]:
+async def _named_or_matching(context: RequestContext) -> list[DeadLetterName]:
     """Return what a body means: the ids it names, or what fits its filter now."""
-    asked: wire.ActionBody = call.body
+    asked: wire.ActionBody = context.body
     if asked.ids is not None and asked.filter is None:
         return translate.names(asked.ids)
     if asked.filter is None or asked.ids is not None:
         raise RequestError("Name either `ids` or a `filter`.", Code.INVALID_FIELDS)
     limit = asked.filter.limit or wire.ACTED_ON
-    pages = _letters(call).pages(translate.wanted(asked.filter), limit)
+    pages = _dead_letters(context).pages(translate.wanted(asked.filter), limit)
     return [letter.name async for page in pages for letter in page]
 
 

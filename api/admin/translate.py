@@ -5,20 +5,20 @@ from typing import Any, Final
 import msgspec
 
 from api.admin import wire
-from api.follow import told
+from api.follow import stream_events
 from shared.clock import instant, iso
 from shared.errors import Code, RequestError
-from shared.redis.functions import NotRevived
-from shared.stores.dead import REFUSALS, Place, Wanted
-from shared.wire.letter import Asked, Letter, Name
+from shared.redis.functions import RetryRefused
+from shared.stores.dead_letters import RETRY_REFUSALS, DeadLetterFilter, PageCursor
+from shared.wire.dead_letter import DeadLetter, DeadLetterName, OriginalRequest
 from shared.wire.submission import PLAIN
 
-_MICROCREDITS: Final = 1_000_000
+_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 
-def wanted(asked: wire.Filter) -> Wanted:
+def wanted(asked: wire.Filter) -> DeadLetterFilter:
     """Return which letters a filter means. Raises RequestError for what is no time."""
-    return Wanted(
+    return DeadLetterFilter(
         category=asked.category,
         code=asked.code,
         provider=asked.provider,
@@ -50,22 +50,22 @@ def queried(parameters: dict[str, Any]) -> wire.Filter:
 _FILTERS: Final = tuple(wire.Filter.__struct_fields__)
 
 
-def names(ids: list[str]) -> list[Name]:
+def names(ids: list[str]) -> list[DeadLetterName]:
     """Return what ids name, each once. Raises RequestError for one that cannot be any."""
-    found: dict[Name, None] = {}
+    found: dict[DeadLetterName, None] = {}
     for id_ in ids:
-        name = Name.parse(id_)
+        name = DeadLetterName.parse(id_)
         if name is None:
             raise RequestError("The field `ids` holds ACCOUNT/GENERATION.", Code.INVALID_FIELDS)
         found[name] = None
     return list(found)
 
 
-def place(text: str | None) -> Place | None:
+def place(text: str | None) -> PageCursor | None:
     """Return where a page begins. Raises RequestError when it is no `next_after` of ours."""
     if text is None:
         return None
-    found = Place.parse(text)
+    found = PageCursor.parse(text)
     if found is None:
         raise RequestError(
             "The parameter `after` must be the `next_after` of an earlier page.",
@@ -74,7 +74,7 @@ def place(text: str | None) -> Place | None:
     return found
 
 
-def letter(found: Letter) -> wire.DeadLetter:
+def letter(found: DeadLetter) -> wire.DeadLetter:
     """Return a dead letter without what was asked."""
     return wire.DeadLetter(
         id=str(found.name),
@@ -85,7 +85,7 @@ def letter(found: Letter) -> wire.DeadLetter:
         lane=found.lane,
         model=found.model,
         chosen=found.chosen,
-        failure=told.failure(found.failure),
+        failure=stream_events.failure(found.failure),
         attempt=found.attempt,
         attempts=[
             wire.Attempt(
@@ -99,13 +99,13 @@ def letter(found: Letter) -> wire.DeadLetter:
         ],
         accepted_at=iso(found.accepted),
         died_at=iso(found.died),
-        held_credits=found.hold / _MICROCREDITS,
+        held_credits=found.hold / _MICROCREDITS_PER_CREDIT,
         key_id=found.key,
         retried_as=found.retried_as,
     )
 
 
-def asked(found: Asked) -> wire.Asked:
+def asked(found: OriginalRequest) -> wire.Asked:
     """Return what a dead letter's caller had asked."""
     message, submission = found
     features = submission.features if submission else PLAIN
@@ -122,7 +122,7 @@ def asked(found: Asked) -> wire.Asked:
     )
 
 
-def refused(name: Name, why: NotRevived) -> wire.Refused:
+def refused(name: DeadLetterName, why: RetryRefused) -> wire.Refused:
     """Return why a dead letter was not retried."""
-    code, sentence = REFUSALS[why.reason]
+    code, sentence = RETRY_REFUSALS[why.reason]
     return wire.Refused(id=str(name), code=code.value, error=sentence)

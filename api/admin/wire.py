@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from api import fields
+from api.wire import fields
 from shared.errors import Category
 from shared.wire.submission import Lane
 

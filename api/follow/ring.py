@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from api.follow import told
+from api.follow import stream_events
 from api.follow.subscriber import Subscriber
 from shared.clock import Clock
 from shared.errors import StoreError, UnavailableError, WrongTypeError
@@ -38,7 +38,7 @@ _LINE_ENDS: Final = tuple((mark.encode(), b"\\u%04x" % ord(mark)) for mark in "\
 encode = msgspec.json.Encoder().encode
 
 
-class Where(NamedTuple):
+class GenerationRef(NamedTuple):
     """A generation's place: the partition's root, the account, the id."""
 
     root: str
@@ -46,26 +46,26 @@ class Where(NamedTuple):
     id: str
 
 
-class Number(NamedTuple):
+class EventNumber(NamedTuple):
     """An event's number; attempts count from 1, events in an attempt too."""
 
     epoch: int
     seq: int
 
     @classmethod
-    def of(cls, text: bytes | str) -> "Number":
+    def of(cls, text: bytes | str) -> "EventNumber":
         """Read EPOCH-SEQ."""
         epoch, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
         return cls(int(epoch), int(seq))
 
-    def precedes(self, other: "Number") -> bool:
+    def precedes(self, other: "EventNumber") -> bool:
         """Tell whether there can be no event between the two."""
         if self.epoch == 0:
             return other == (1, 1)
         return other == (self.epoch, self.seq + 1)
 
 
-BEGINNING: Final = Number(0, 0)
+BEGINNING: Final = EventNumber(0, 0)
 
 
 class Follower(Protocol):
@@ -75,7 +75,7 @@ class Follower(Protocol):
         """Look again."""
 
 
-def frame(number: Number, event: bytes) -> bytes:
+def frame(number: EventNumber, event: bytes) -> bytes:
     """Return one server-sent event; `event` is a line of JSON that begins with its type."""
     for line_end, escaped in _LINE_ENDS:
         event = event.replace(line_end, escaped)
@@ -85,22 +85,24 @@ def frame(number: Number, event: bytes) -> bytes:
 class Ring:
     """What is kept of one generation. Everything after `base` up to `last` is here."""
 
-    def __init__(self, redis: Redis, clock: Clock, where: Where, sign: told.Sign) -> None:
+    def __init__(
+        self, redis: Redis, clock: Clock, ref: GenerationRef, sign: stream_events.Sign
+    ) -> None:
         self.base = self.last = BEGINNING
         self.has_ended = self.is_broken = self.is_loaded = False
         self._damage: str | None = None
         self._redis = redis
         self._clock = clock
-        self._where = where
+        self._where = ref
         self._sign = sign
-        self._numbers: list[Number] = []
+        self._numbers: list[EventNumber] = []
         self._frames: list[bytes] = []
         self._bytes = 0
         self._followers: set[Follower] = set()
         self._reading: asyncio.Task[None] | None = None
-        self._is_stale = self._is_doubtful = False
-        self._last_word: tuple[Number, bytes] | None = None
-        self._heard_at = clock.monotonic()
+        self._is_stale = self._must_check_record = False
+        self._published_end: tuple[EventNumber, bytes] | None = None
+        self._received_at = clock.monotonic()
 
     @contextmanager
     def followed_by(self, follower: Follower) -> Iterator[None]:
@@ -116,7 +118,7 @@ class Ring:
         """Whether anybody is left."""
         return bool(self._followers)
 
-    def read(self, after: Number) -> tuple[bytes, Number]:
+    def read(self, after: EventNumber) -> tuple[bytes, EventNumber]:
         """Return what comes next after a number that is not before `base`, and its last number.
 
         Raises WrongTypeError when nothing more can come, since the stream was overwritten.
@@ -132,38 +134,38 @@ class Ring:
             return b"", after
         return b"".join(self._frames[first:after_last]), self._numbers[after_last - 1]
 
-    def hear(self, said: bytes | None) -> None:
+    def on_message(self, publication: bytes | None) -> None:
         """Take what was published, if it comes next; else read the stream."""
-        self._heard_at = self._clock.monotonic()
-        if said is None:
-            self._is_doubtful = self.is_loaded
-            self.look_again()
+        self._received_at = self._clock.monotonic()
+        if publication is None:
+            self._must_check_record = self.is_loaded
+            self.reread()
             return
-        at, _, event = said.partition(b" ")
-        number, is_end = Number.of(at), events.is_end(event)
+        number_text, _, event = publication.partition(b" ")
+        number, is_end = EventNumber.of(number_text), events.is_end(event)
         if is_end:
-            self._last_word = number, event
+            self._published_end = number, event
         if self._reading is not None or not self.is_loaded or not self.last.precedes(number):
             if number > self.last:
-                self.look_again()
+                self.reread()
         elif is_end:
             self._begin(partial(self._end, number, event))
         else:
-            self._keep(number, event)
+            self._append(number, event)
             self._wake_all()
 
-    def look_again(self) -> None:
+    def reread(self) -> None:
         """Read what has come since `last` from the stream."""
         self._is_stale = True
         if self._reading is None and not self.has_ended:
             self._begin(self._read)
 
-    def look_if_quiet(self, seconds: float) -> None:
+    def reread_if_quiet(self, seconds: float) -> None:
         """Look again if nothing was heard for so long: a publication may be lost."""
         now = self._clock.monotonic()
-        if now - self._heard_at >= seconds and self._reading is None and not self.has_ended:
-            self._heard_at = now
-            self._begin(self._look_for_it)
+        if now - self._received_at >= seconds and self._reading is None and not self.has_ended:
+            self._received_at = now
+            self._begin(self._reread_or_fail)
 
     def close(self) -> None:
         """Stop reading."""
@@ -171,17 +173,17 @@ class Ring:
             self._reading.cancel()
 
     def _begin(self, read: Callable[[], Awaitable[None]]) -> None:
-        self._reading = asyncio.create_task(self._insist(read))
-        self._reading.add_done_callback(self._has_read)
+        self._reading = asyncio.create_task(self._read_until_available(read))
+        self._reading.add_done_callback(self._finish_read)
 
-    async def _insist(self, read: Callable[[], Awaitable[None]]) -> None:
+    async def _read_until_available(self, read: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 return await read()
             except UnavailableError:
                 await self._clock.sleep(_AGAIN_SECONDS)
 
-    def _has_read(self, reading: asyncio.Task[None]) -> None:
+    def _finish_read(self, reading: asyncio.Task[None]) -> None:
         self._reading = None
         if reading.cancelled():
             return
@@ -194,9 +196,9 @@ class Ring:
         self.is_loaded = True
         self._wake_all()
         if self._is_stale and not self.is_broken:
-            self.look_again()
+            self.reread()
 
-    async def _look_for_it(self) -> None:
+    async def _reread_or_fail(self) -> None:
         await self._read()
         name = keys.GENERATION(*self._where)
         if not self.has_ended and not await self._redis.call("EXISTS", name):
@@ -204,46 +206,46 @@ class Ring:
 
     async def _read(self) -> None:
         self._is_stale = False
-        if self._is_doubtful:
+        if self._must_check_record:
             await self._check_record()
         while entries := await _range(self._redis, self._where, self.last):
             for number, event in entries:
                 if events.is_end(event):
                     await self._end(number, event)
                     return
-                self._keep(number, event)
+                self._append(number, event)
             if len(entries) < _PAGE:
                 break
-        word = self._last_word
-        if word is not None and word[0] > self.last and not self._is_stale:
+        published_end = self._published_end
+        if published_end is not None and published_end[0] > self.last and not self._is_stale:
             # It was heard before this reading began and is not in the stream: with its session
             # deleted, that was gone before its end could be read.
-            await self._end(*word)
+            await self._end(*published_end)
 
     async def _check_record(self) -> None:
         """Check that the stream has all that was told: another server may have taken over."""
         newest = await self._redis.call(
             "XREVRANGE", keys.EVENTS(*self._where), "+", "-", "COUNT", 1
         )
-        known = Number.of(newest[0][0]) if newest else BEGINNING
-        if known < self.last and self._last_word is None:
+        known = EventNumber.of(newest[0][0]) if newest else BEGINNING
+        if known < self.last and self._published_end is None:
             raise StoreError("Redis has less of a stream than was told.")
-        self._is_doubtful = False
+        self._must_check_record = False
 
-    async def _end(self, number: Number, event: bytes) -> None:
-        self._keep(number, await told_end(self._redis, self._where, event, self._sign))
+    async def _end(self, number: EventNumber, event: bytes) -> None:
+        self._append(number, await encoded_end(self._redis, self._where, event, self._sign))
         self.has_ended = True
 
-    def _keep(self, number: Number, event: bytes) -> None:
+    def _append(self, number: EventNumber, event: bytes) -> None:
         encoded = frame(number, event)
         self._numbers.append(number)
         self._frames.append(encoded)
         self._bytes += len(encoded)
         self.last = number
         if self._bytes > BYTES_MAX:
-            self._drop()
+            self._drop_oldest()
 
-    def _drop(self) -> None:
+    def _drop_oldest(self) -> None:
         """Forget the oldest quarter at once, so that it is seldom done."""
         dropped = 0
         while self._bytes > BYTES_MAX * 3 // 4 and dropped < len(self._frames) - 1:
@@ -258,55 +260,61 @@ class Ring:
             follower.wake()
 
 
-async def told_end(redis: Redis, where: Where, event: bytes, sign: told.Sign) -> bytes:
+async def encoded_end(
+    redis: Redis, ref: GenerationRef, event: bytes, sign: stream_events.Sign
+) -> bytes:
     """Return the last event as callers are told it; of what is deleted, as it was published."""
-    generation = await generations.find(redis, *where)
+    generation = await generations.find(redis, *ref)
     if generation is None or not generation.is_final:
         return event
-    return encode(told.end(generation, sign))
+    return encode(stream_events.end(generation, sign))
 
 
-class Page(NamedTuple):
+class EventPage(NamedTuple):
     """Some events of a stream, encoded; the end is not among them, but may come next."""
 
     frames: bytes
-    last: Number
+    last: EventNumber
     has_end: bool
 
 
-async def read_page(redis: Redis, where: Where, after: Number) -> Page | None:
+async def read_page(redis: Redis, ref: GenerationRef, after: EventNumber) -> EventPage | None:
     """Return what a stream has after a number; None when that is nothing."""
-    entries = await _range(redis, where, after)
+    entries = await _range(redis, ref, after)
     if not entries:
         return None
     has_end = events.is_end(entries[-1][1])
-    kept = entries[:-1] if has_end else entries
-    last = kept[-1][0] if kept else after
-    return Page(b"".join(frame(*entry) for entry in kept), last, has_end)
+    before_end = entries[:-1] if has_end else entries
+    last = before_end[-1][0] if before_end else after
+    return EventPage(b"".join(frame(*entry) for entry in before_end), last, has_end)
 
 
-async def _range(redis: Redis, where: Where, after: Number) -> list[tuple[Number, bytes]]:
-    name, first = keys.EVENTS(*where), f"({after.epoch}-{after.seq}"
+async def _range(
+    redis: Redis, ref: GenerationRef, after: EventNumber
+) -> list[tuple[EventNumber, bytes]]:
+    name, first = keys.EVENTS(*ref), f"({after.epoch}-{after.seq}"
     entries = await redis.call("XRANGE", name, first, "+", "COUNT", _PAGE)
-    return [(Number.of(number), fields[1]) for number, fields in entries]
+    return [(EventNumber.of(number), fields[1]) for number, fields in entries]
 
 
 class Rings:
     """The rings of what is followed in this process; one goes with its last follower."""
 
-    def __init__(self, redis: Redis, subscriber: Subscriber, clock: Clock, sign: told.Sign) -> None:
+    def __init__(
+        self, redis: Redis, subscriber: Subscriber, clock: Clock, sign: stream_events.Sign
+    ) -> None:
         self._redis = redis
         self._subscriber = subscriber
         self._clock = clock
         self._sign = sign
-        self._open: dict[Where, tuple[Ring, ExitStack]] = {}
+        self._open: dict[GenerationRef, tuple[Ring, ExitStack]] = {}
 
     @contextmanager
-    def join(self, where: Where, follower: Follower) -> Iterator[Ring]:
+    def join(self, ref: GenerationRef, follower: Follower) -> Iterator[Ring]:
         """Yield the ring of a generation, which wakes the follower from now on."""
-        opened = self._open.get(where)
+        opened = self._open.get(ref)
         if opened is None or opened[0].is_broken:
-            opened = self._open[where] = self._begin(where)
+            opened = self._open[ref] = self._begin(ref)
         ring, ending = opened
         try:
             with ring.followed_by(follower):
@@ -315,11 +323,11 @@ class Rings:
             if not ring.is_followed:
                 ending.close()
                 # In the place of one that broke there may be another.
-                if self._open.get(where) is opened:
-                    del self._open[where]
+                if self._open.get(ref) is opened:
+                    del self._open[ref]
 
-    def _begin(self, where: Where) -> tuple[Ring, ExitStack]:
-        ring, ending = Ring(self._redis, self._clock, where, self._sign), ExitStack()
-        ending.enter_context(self._subscriber.listen(keys.events_channel(*where), ring.hear))
+    def _begin(self, ref: GenerationRef) -> tuple[Ring, ExitStack]:
+        ring, ending = Ring(self._redis, self._clock, ref, self._sign), ExitStack()
+        ending.enter_context(self._subscriber.listen(keys.events_channel(*ref), ring.on_message))
         ending.callback(ring.close)
         return ring, ending

@@ -10,57 +10,57 @@ from contextlib import contextmanager
 from shared.redis.client import Redis, Reply
 from shared.settings import RedisSettings
 
-Hear = Callable[[bytes | None], None]
+Listener = Callable[[bytes | None], None]
 
 
 class Subscriber:
     """Who listens to which channel in this process."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        self._ear = Redis(settings, on_push=self._on_push, on_ready=self._listen_again)
-        self._listening: dict[str, set[Hear]] = {}
-        self._held: set[str] = set()
+        self._connection = Redis(settings, on_push=self._on_push, on_ready=self._resubscribe)
+        self._listeners: dict[str, set[Listener]] = {}
+        self._subscribed: set[str] = set()
 
     async def connect(self) -> None:
         """Open the connection, unless it is open. Raises UnavailableError."""
-        await self._ear.connect()
+        await self._connection.connect()
 
     async def close(self) -> None:
         """Stop listening."""
-        await self._ear.close()
+        await self._connection.close()
 
     @contextmanager
-    def listen(self, channel: str, hear: Hear) -> Iterator[None]:
+    def listen(self, channel: str, listener: Listener) -> Iterator[None]:
         """Have `hear` called with whatever is said on the channel.
 
         It is called with None when the subscription begins to hold, at once where it does already:
         what was said before that may have been missed.
         """
-        others = self._listening.setdefault(channel, set())
-        if not others:
-            self._ear.listen("SUBSCRIBE", channel)
-        others.add(hear)
+        other_listeners = self._listeners.setdefault(channel, set())
+        if not other_listeners:
+            self._connection.listen("SUBSCRIBE", channel)
+        other_listeners.add(listener)
         try:
-            if channel in self._held:
-                hear(None)
+            if channel in self._subscribed:
+                listener(None)
             yield
         finally:
-            others.discard(hear)
-            if not others:
-                del self._listening[channel]
-                self._ear.listen("UNSUBSCRIBE", channel)
+            other_listeners.discard(listener)
+            if not other_listeners:
+                del self._listeners[channel]
+                self._connection.listen("UNSUBSCRIBE", channel)
 
-    def _listen_again(self) -> None:
-        self._held.clear()
-        for channel in self._listening:
-            self._ear.listen("SUBSCRIBE", channel)
+    def _resubscribe(self) -> None:
+        self._subscribed.clear()
+        for channel in self._listeners:
+            self._connection.listen("SUBSCRIBE", channel)
 
     def _on_push(self, push: list[Reply]) -> None:
-        kind, channel, said = push[0], push[1].decode(), push[2]
+        kind, channel, message = push[0], push[1].decode(), push[2]
         if kind == b"subscribe":
-            self._held.add(channel)
+            self._subscribed.add(channel)
         elif kind == b"unsubscribe":
-            self._held.discard(channel)
+            self._subscribed.discard(channel)
         if kind in {b"message", b"subscribe"}:
-            for hear in tuple(self._listening.get(channel, ())):
-                hear(said if kind == b"message" else None)
+            for listener in tuple(self._listeners.get(channel, ())):
+                listener(message if kind == b"message" else None)

@@ -12,21 +12,21 @@ from typing import Final
 
 from starlette.requests import Request
 
-from api import farewell
 from api.follow.subscriber import Subscriber
+from api.server import disconnect
 from shared.clock import Clock
 from shared.redis import keys
 from shared.wire import event as events
 from shared.wire.generation import Generation
 
-_LOOK_ANYWAY_SECONDS: Final = 5.0
+_POLL_ANYWAY_SECONDS: Final = 5.0
 # At what should have ended by now.
-_LOOK_AGAIN_SECONDS: Final = 1.0
+_POLL_AGAIN_SECONDS: Final = 1.0
 # Times are told in whole milliseconds.
 _TICK_SECONDS: Final = 0.001
 
 
-class Patience:
+class WaitDeadline:
     """How long a caller waits: so many seconds, unless its line or this process ends before."""
 
     def __init__(self, request: Request, seconds: float) -> None:
@@ -34,7 +34,7 @@ class Patience:
         self.has_ended = False
         self._request = request
         self._changed = asyncio.Event()
-        farewell.listen(request.scope, on_gone=self.end, on_leave=self.end)
+        disconnect.listen(request.scope, on_disconnect=self.end, on_shutdown=self.end)
 
     def end(self) -> None:
         """Wait no longer."""
@@ -45,7 +45,7 @@ class Patience:
         """Have the waiter look."""
         self._changed.set()
 
-    async def change(self, seconds: float) -> None:
+    async def wait_for_change(self, seconds: float) -> None:
         """Wait for a change, at most so long."""
         try:
             async with asyncio.timeout(seconds):
@@ -58,13 +58,13 @@ class Patience:
 
 
 async def until(
-    look: Callable[[], Awaitable[Generation | None]],
+    find: Callable[[], Awaitable[Generation | None]],
     subscriber: Subscriber,
     clock: Clock,
-    place: tuple[str, str, str],
+    ref: tuple[str, str, str],
     is_awaited: Callable[[Generation], bool] | None,
     *,
-    patience: Patience,
+    wait_deadline: WaitDeadline,
 ) -> Generation | None:
     """Return a generation once it is as awaited, or as it is when patience ends; None without one.
 
@@ -72,31 +72,31 @@ async def until(
     means its end.
     """
     await subscriber.connect()
-    ends = clock.monotonic() + patience.seconds
+    ends = clock.monotonic() + wait_deadline.seconds
 
-    def hear(said: bytes | None) -> None:
-        if said is None or is_awaited is not None or events.is_end(said.partition(b" ")[2]):
-            patience.note_change()
+    def on_message(message: bytes | None) -> None:
+        if message is None or is_awaited is not None or events.is_end(message.partition(b" ")[2]):
+            wait_deadline.note_change()
 
-    with subscriber.listen(keys.events_channel(*place), hear):
+    with subscriber.listen(keys.events_channel(*ref), on_message):
         while True:
-            generation = await look()
+            generation = await find()
             left = ends - clock.monotonic()
-            if generation is None or generation.is_final or left <= 0 or patience.has_ended:
+            if generation is None or generation.is_final or left <= 0 or wait_deadline.has_ended:
                 return generation
             if is_awaited is not None and is_awaited(generation):
                 return generation
-            seconds = min(left, _until_look(generation))
+            seconds = min(left, _seconds_until_poll(generation))
             # It holds the message: thousands may wait here.
             del generation
-            await patience.change(seconds)
+            await wait_deadline.wait_for_change(seconds)
 
 
-def _until_look(generation: Generation) -> float:
+def _seconds_until_poll(generation: Generation) -> float:
     """Return after how many seconds without news to look at a generation."""
-    if generation.is_late or generation.is_cancelling:
-        return _LOOK_AGAIN_SECONDS
+    if generation.is_past_deadline or generation.is_cancelling:
+        return _POLL_AGAIN_SECONDS
     if generation.deadline is None:
-        return _LOOK_ANYWAY_SECONDS
+        return _POLL_ANYWAY_SECONDS
     left = (generation.deadline - generation.seen) / 1000
-    return min(_LOOK_ANYWAY_SECONDS, left + _TICK_SECONDS)
+    return min(_POLL_ANYWAY_SECONDS, left + _TICK_SECONDS)

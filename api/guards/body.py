@@ -13,9 +13,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from api import head
-from api.guards import faults
-from api.head import Fields
+from api.guards import validation_errors
+from api.server import request_head
+from api.server.request_head import Fields
 from shared.errors import Code, RequestError
 from shared.settings import ApiSettings
 
@@ -27,7 +27,7 @@ _FRACTION_FOR_WHOLE: Final = re.compile(r"Expected `int[^,]*, got `float`")
 
 def size_max(request: Request, settings: ApiSettings) -> int:
     """Return how large the body may become. Raises RequestError (PAYLOAD_TOO_LARGE)."""
-    declared = head.value(request.scope["headers"], b"content-length") or ""
+    declared = request_head.value(request.scope["headers"], b"content-length") or ""
     if not declared.isdecimal():
         return settings.body_bytes_max
     if int(declared) > settings.body_bytes_max:
@@ -44,10 +44,10 @@ async def read(request: Request, settings: ApiSettings) -> bytes:
 
     """
     fields: Fields = request.scope["headers"]
-    kind = (head.value(fields, b"content-type") or "").partition(";")[0].strip().lower()
+    kind = (request_head.value(fields, b"content-type") or "").partition(";")[0].strip().lower()
     if kind not in {"", "application/json"} and not kind.endswith("+json"):
         raise RequestError("The body must be application/json.", Code.UNSUPPORTED_MEDIA_TYPE)
-    if (head.value(fields, b"content-encoding") or "").lower() not in {"", "identity"}:
+    if (request_head.value(fields, b"content-encoding") or "").lower() not in {"", "identity"}:
         raise RequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)
     if "body_is_here" in request.scope:
         return await _collect(request, settings)
@@ -93,7 +93,7 @@ class Body:
         try:
             value = self._typed(raw)
         except msgspec.ValidationError as error:
-            raise faults.refusal(str(error), self.shape) from None
+            raise validation_errors.refusal(str(error), self.shape) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise RequestError("The body is not valid JSON.", Code.INVALID_FIELDS) from None
         except RecursionError:

@@ -7,10 +7,10 @@ without a look.
 
 from typing import Final, NamedTuple
 
-from api import head
-from api.fresh import Fresh
-from api.guards.limits import Attempt
-from api.head import Fields
+from api.guards.rate_limits import SubmissionAttempt
+from api.refresh_ahead_cache import RefreshAheadCache
+from api.server import request_head
+from api.server.request_head import Fields
 from shared import ids
 from shared.clock import Clock, iso
 from shared.errors import Code, RequestError
@@ -29,7 +29,7 @@ class Caller(NamedTuple):
     key: ApiKey
     account: Account
     root: str
-    attempt: Attempt | None = None
+    attempt: SubmissionAttempt | None = None
 
 
 class Identities:
@@ -38,7 +38,7 @@ class Identities:
     def __init__(self, accounts: Accounts, clock: Clock) -> None:
         self._accounts = accounts
         self._clock = clock
-        self._seen = Fresh(self._look, clock, trusted_seconds=TRUSTED_SECONDS)
+        self._callers = RefreshAheadCache(self._load, clock, trusted_seconds=TRUSTED_SECONDS)
 
     async def identify(self, fields: Fields, scope: Scope) -> Caller:
         """Return the caller, whose key must carry the scope.
@@ -52,7 +52,7 @@ class Identities:
         if key is None:
             raise _refused("is missing: send `X-API-Key: KEY` or `Authorization: Bearer KEY`")
         # A mistyped key is told by its checksum.
-        caller = await self._seen.get(key) if ids.is_key(key) else None
+        caller = await self._callers.get(key) if ids.is_key(key) else None
         if caller is None:
             raise _refused("is unknown")
         self._check_live(caller.key)
@@ -64,7 +64,7 @@ class Identities:
         """Let the caller's next request see what was just written to its account."""
         key = _presented(fields)
         if key is not None:
-            self._seen.forget(key)
+            self._callers.forget(key)
 
     def _check_live(self, key: ApiKey) -> None:
         if key.revoked is not None:
@@ -72,18 +72,18 @@ class Identities:
         if key.expires is not None and self._clock.now_ms() >= key.expires:
             raise _refused(f"expired at {iso(key.expires)}")
 
-    async def _look(self, key: str) -> Caller | None:
+    async def _load(self, key: str) -> Caller | None:
         found = await self._accounts.authenticate(key)
         return Caller(*found, self._accounts.root_of(found[1])) if found is not None else None
 
 
-def _refused(why: str) -> RequestError:
-    return RequestError(f"The API key {why}.", Code.INVALID_API_KEY)
+def _refused(reason: str) -> RequestError:
+    return RequestError(f"The API key {reason}.", Code.INVALID_API_KEY)
 
 
 def _presented(fields: Fields) -> str | None:
-    key = head.value(fields, b"x-api-key")
+    key = request_head.value(fields, b"x-api-key")
     if key:
         return key
-    scheme, _, token = (head.value(fields, b"authorization") or "").partition(" ")
+    scheme, _, token = (request_head.value(fields, b"authorization") or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token else None

@@ -21,10 +21,10 @@ _RECHECK_SECONDS: Final = 10.0
 # A request may come to open something so long after its key was looked up: its body took its time.
 _REMEMBERED_SECONDS: Final = 60.0
 # Longer than the record of a key is trusted, which may be older than the subscription.
-_UNSURE_SECONDS: Final = 2.0
+_RECHECK_WINDOW_SECONDS: Final = 2.0
 
 
-class OpenUse:
+class OpenKeyUse:
     """A stream or a wait of a key; `end` is called once, when the key ends."""
 
     __slots__ = ("_end", "has_ended", "key")
@@ -52,49 +52,49 @@ class Revocations:
     def __init__(self, accounts: Accounts, clock: Clock) -> None:
         self._accounts = accounts
         self._clock = clock
-        self._open: defaultdict[str, set[OpenUse]] = defaultdict(set)
-        self._lately: dict[str, float] = {}
+        self._open: defaultdict[str, set[OpenKeyUse]] = defaultdict(set)
+        self._recently_revoked: dict[str, float] = {}
         self._recheck_at = self._recheck_until = 0.0
 
     @contextmanager
-    def watched(self, key: ApiKey, end: Callable[[], None]) -> Iterator[OpenUse]:
+    def watch(self, key: ApiKey, end: Callable[[], None]) -> Iterator[OpenKeyUse]:
         """Have `end` called when the key ends, at once if it just has."""
-        use = OpenUse(key, end)
-        self._open[key.id].add(use)
+        key_use = OpenKeyUse(key, end)
+        self._open[key.id].add(key_use)
         try:
-            if key.id in self._lately:
-                use.finish()
-            yield use
+            if key.id in self._recently_revoked:
+                key_use.finish()
+            yield key_use
         finally:
-            uses = self._open[key.id]
-            uses.discard(use)
-            if not uses:
+            key_uses = self._open[key.id]
+            key_uses.discard(key_use)
+            if not key_uses:
                 del self._open[key.id]
 
-    def hear(self, said: bytes | None) -> None:
+    def on_message(self, message: bytes | None) -> None:
         """Take a key's id that was published as revoked; None: what came before may be lost."""
-        if said is None:
+        if message is None:
             self._recheck_at = self._clock.monotonic()
-            self._recheck_until = self._recheck_at + _UNSURE_SECONDS
+            self._recheck_until = self._recheck_at + _RECHECK_WINDOW_SECONDS
         else:
-            self._revoke(said.decode())
+            self._revoke(message.decode())
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Look at the open keys again and again."""
         while True:
             await self._clock.sleep(_TICK_SECONDS)
-            await self.look()
+            await self.check_open_keys()
 
-    async def look(self) -> None:
+    async def check_open_keys(self) -> None:
         """End what has expired; read the records of the open keys if that is due."""
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
-        self._lately = {
-            key: at for key, at in self._lately.items() if now - at < _REMEMBERED_SECONDS
+        self._recently_revoked = {
+            key: at for key, at in self._recently_revoked.items() if now - at < _REMEMBERED_SECONDS
         }
-        for uses in list(self._open.values()):
-            for use in list(uses):
-                if use.key.expires is not None and now_ms >= use.key.expires:
-                    use.finish()
+        for key_uses in list(self._open.values()):
+            for key_use in list(key_uses):
+                if key_use.key.expires is not None and now_ms >= key_use.key.expires:
+                    key_use.finish()
         if self._open and now >= self._recheck_at:
             await self._recheck(now)
 
@@ -110,6 +110,6 @@ class Revocations:
             self._revoke(key)
 
     def _revoke(self, key: str) -> None:
-        self._lately[key] = self._clock.monotonic()
-        for use in list(self._open.get(key, ())):
-            use.finish()
+        self._recently_revoked[key] = self._clock.monotonic()
+        for key_use in list(self._open.get(key, ())):
+            key_use.finish()

@@ -25,7 +25,7 @@ async def erase(settings: Settings, *, with_library: bool) -> None:
     redis = Redis(settings.redis)
     try:
         # What a process sent just before it was killed may arrive after the first look.
-        while sum([await _pass(redis, each) for each in _patterns(settings.redis.prefix)]):
+        while sum([await _erase_once(redis, each) for each in _patterns(settings.redis.prefix)]):
             pass
         if with_library:
             with contextlib.suppress(StoreError):
@@ -39,7 +39,7 @@ def _patterns(prefix: str) -> tuple[str, str]:
     return f"{prefix}:*", f"arq:*:{prefix}:*"
 
 
-async def _pass(redis: Redis, pattern: str) -> int:
+async def _erase_once(redis: Redis, pattern: str) -> int:
     """Go through all keys once and return how many were removed."""
     cursor: bytes | int = 0
     removed = 0

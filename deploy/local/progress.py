@@ -7,7 +7,7 @@ from typing import Final, TextIO
 
 _CLEAR: Final = "\r\x1b[K"
 # In a pipe nothing can be overwritten, so waiting is told seldom.
-_TOLD_EVERY_SECONDS: Final = 2.0
+_PRINT_EVERY_SECONDS: Final = 2.0
 
 
 class Progress:
@@ -17,7 +17,7 @@ class Progress:
         self._stream = stream
         self._is_terminal = stream.isatty()
         self._has_live_line = False
-        self._told_at_seconds = 0.0
+        self._printed_at_seconds = 0.0
 
     def line(self, text: str = "") -> None:
         """Print a line that stays."""
@@ -32,10 +32,10 @@ class Progress:
             print(text, end="", file=self._stream, flush=True)
             self._has_live_line = True
             return
-        if seconds < self._told_at_seconds:
-            self._told_at_seconds = 0.0
-        if seconds - self._told_at_seconds >= _TOLD_EVERY_SECONDS:
-            self._told_at_seconds = seconds
+        if seconds < self._printed_at_seconds:
+            self._printed_at_seconds = 0.0
+        if seconds - self._printed_at_seconds >= _PRINT_EVERY_SECONDS:
+            self._printed_at_seconds = seconds
             self.line(text)
 
     def _clear(self) -> None:

@@ -33,7 +33,7 @@ _POLL_SECONDS: Final = 0.05
 _PAUSE_SECONDS: Final = 0.1
 _PAUSE_SECONDS_MAX: Final = 5.0
 # Who lived this long is not in a crash loop: the next pause is short again.
-_STEADY_SECONDS: Final = 10.0
+_STABLE_SECONDS: Final = 10.0
 _JANITORS_MAX: Final = 3
 _STARTS_MAX: Final = 3
 _LOG_BYTES_MAX: Final = 10_000_000
@@ -63,8 +63,8 @@ class Child:
     is_ready: Callable[[], Awaitable[bool]]
     ready_seconds: float = 30.0
     stop_seconds: float = 5.0
-    kept_files: tuple[int, ...] = ()
-    heeds_hangup: bool = False
+    inherited_files: tuple[int, ...] = ()
+    reloads_on_sighup: bool = False
 
 
 class StartError(UnavailableError):
@@ -73,7 +73,7 @@ class StartError(UnavailableError):
     def __init__(self, message: str, log: Path) -> None:
         super().__init__(message)
         self.log = log
-        self.last_lines = _tail(log)
+        self.last_lines = _log_tail(log)
 
 
 class Supervisor:
@@ -89,18 +89,18 @@ class Supervisor:
         progress: Progress,
         clock: Clock,
         *,
-        last_command: tuple[str, ...] = (),
+        cleanup_command: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.progress = progress
         self.clock = clock
-        self._janitor = _Janitor(parent, last_command, environment)
+        self._janitor = _Janitor(parent, cleanup_command, environment)
         self._watch: asyncio.Task[None] | None = None
-        self._waves: list[list[_Kept]] = []
+        self._launched: list[list[_RunningChild]] = []
 
     async def __aenter__(self) -> Self:
-        await self._janitor.hire()
-        self._watch = asyncio.create_task(self._keep_a_janitor())
+        await self._janitor.ensure_started()
+        self._watch = asyncio.create_task(self._keep_janitor_running())
         return self
 
     async def __aexit__(
@@ -110,16 +110,20 @@ class Supervisor:
         trace: TracebackType | None,
     ) -> None:
         try:
-            for wave in reversed(self._waves):
-                await asyncio.gather(*(kept.stop() for kept in wave))
+            for launched_together in reversed(self._launched):
+                await asyncio.gather(*(running_child.stop() for running_child in launched_together))
         finally:
             # Reached early when the ending itself is cancelled: what is swept must not come back.
-            keepers = [kept.task for wave in self._waves for kept in wave]
-            keepers += [self._watch] if self._watch is not None else []
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
-            await self._janitor.dismiss()
+            tasks = [
+                running_child.task
+                for launched_together in self._launched
+                for running_child in launched_together
+            ]
+            tasks += [self._watch] if self._watch is not None else []
+            for task_to_cancel in tasks:
+                task_to_cancel.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._janitor.sweep()
 
     @property
     def folder(self) -> Path:
@@ -135,20 +139,27 @@ class Supervisor:
     def launch(self, logs: Path, *children: Child) -> None:
         """Start children together; they are stopped together, before those launched earlier."""
         logs.mkdir(exist_ok=True)
-        self._waves.append([_Kept(child, logs / f"{child.name}.log", self) for child in children])
+        self._launched.append(
+            [_RunningChild(child, logs / f"{child.name}.log", self) for child in children]
+        )
 
-    async def until_ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until all that was launched is ready.
 
         Raises:
             StartError: when a child ends by itself, or is not ready in its time.
 
         """
-        awaited = {kept.name: kept for wave in self._waves for kept in wave if not kept.was_ready}
+        awaited = {
+            running_child.name: running_child
+            for launched_together in self._launched
+            for running_child in launched_together
+            if not running_child.has_been_ready
+        }
         began = self.clock.monotonic()
         while awaited:
-            for name, kept in list(awaited.items()):
-                if await kept.becomes_ready():
+            for name, running_child in list(awaited.items()):
+                if await running_child.check_ready():
                     del awaited[name]
                     self.progress.line(
                         f"  {name} is ready ({self.clock.monotonic() - began:.1f} s)"
@@ -157,36 +168,36 @@ class Supervisor:
                 self.progress.waiting(list(awaited), self.clock.monotonic() - began)
                 await self.clock.sleep(_POLL_SECONDS)
 
-    def hang_up(self) -> None:
+    def forward_sighup(self) -> None:
         """Pass SIGHUP on to the children that read anew at it."""
-        for wave in self._waves:
-            for kept in wave:
-                kept.hang_up()
+        for launched_together in self._launched:
+            for running_child in launched_together:
+                running_child.forward_sighup()
 
-    async def _keep_a_janitor(self) -> None:
+    async def _keep_janitor_running(self) -> None:
         while True:
             await self._janitor.ended()
-            await self._janitor.hire()
+            await self._janitor.ensure_started()
 
 
-class _Kept:
+class _RunningChild:
     """One child, kept running until it is stopped."""
 
     def __init__(self, child: Child, log: Path, supervisor: Supervisor) -> None:
         self.name = child.name
-        self.was_ready = False
+        self.has_been_ready = False
         self._child = child
         self._log = log
         self._supervisor = supervisor
         self._clock = supervisor.clock
         self._process: Process | None = None
         self._began = self._clock.monotonic()
-        self._faults = 0
+        self._failed_starts = 0
         if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
             log.unlink()
-        self.task = asyncio.create_task(self._keep())
+        self.task = asyncio.create_task(self._keep_running())
 
-    async def becomes_ready(self) -> bool:
+    async def check_ready(self) -> bool:
         """Tell whether the child is ready by now."""
         if self.task.done():
             self.task.result()
@@ -194,13 +205,13 @@ class _Kept:
             limit = f"{self._child.ready_seconds:.0f} s"
             raise StartError(f"{self.name} did not become ready within {limit}", self._log)
         if self._process is not None and await self._child.is_ready():
-            self.was_ready = True
-        return self.was_ready
+            self.has_been_ready = True
+        return self.has_been_ready
 
-    def hang_up(self) -> None:
+    def forward_sighup(self) -> None:
         """Send SIGHUP to a child that heeds it; one that is starting reads anew anyway."""
         process = self._process
-        if self._child.heeds_hangup and self.was_ready and process is not None:
+        if self._child.reloads_on_sighup and self.has_been_ready and process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGHUP)
 
@@ -221,14 +232,14 @@ class _Kept:
                 process.kill()
             await process.wait()
 
-    async def _keep(self) -> None:
+    async def _keep_running(self) -> None:
         pause = _PAUSE_SECONDS
         while True:
             started = self._clock.monotonic()
-            how = await self._run()
-            if self._clock.monotonic() - started > _STEADY_SECONDS:
+            end_description = await self._run()
+            if self._clock.monotonic() - started > _STABLE_SECONDS:
                 pause = _PAUSE_SECONDS
-            self._supervisor.progress.line(f"  {self.name} {how}; it is started again")
+            self._supervisor.progress.line(f"  {self.name} {end_description}; it is started again")
             await self._clock.sleep(pause)
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
@@ -240,17 +251,19 @@ class _Kept:
             # PermissionError: the group went with its last member, and a new janitor is on its way.
             return f"could not be started ({error.strerror})"
         code = await self._process.wait()
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        if not self.was_ready and code not in _KILLED_FROM_OUTSIDE:
-            self._note_fault(how)
-        return how
+        end_description = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        if not self.has_been_ready and code not in _KILLED_FROM_OUTSIDE:
+            self._count_failed_start(end_description)
+        return end_description
 
-    def _note_fault(self, how: str) -> None:
+    def _count_failed_start(self, end_description: str) -> None:
         """Count an end before readiness, not the first: what it needs may be just coming back."""
-        self._faults += 1
-        if self._faults == _STARTS_MAX:
-            words = _tail(self._log)[-1:] or ["it said nothing"]
-            raise StartError(f"{self.name} {how} while starting: {words[0].strip()}", self._log)
+        self._failed_starts += 1
+        if self._failed_starts == _STARTS_MAX:
+            log_end = _log_tail(self._log)[-1:] or ["it said nothing"]
+            raise StartError(
+                f"{self.name} {end_description} while starting: {log_end[0].strip()}", self._log
+            )
 
     async def _spawn(self) -> Process:
         with self._log.open("ab") as log:
@@ -261,7 +274,7 @@ class _Kept:
                 stdout=log,
                 stderr=log,
                 process_group=self._supervisor.group,
-                pass_fds=self._child.kept_files,
+                pass_fds=self._child.inherited_files,
             )
 
 
@@ -269,16 +282,16 @@ class _Janitor:
     """The line to the janitor process, and the process group that it keeps."""
 
     def __init__(
-        self, parent: Path, last_command: tuple[str, ...], environment: Mapping[str, str] | None
+        self, parent: Path, cleanup_command: tuple[str, ...], environment: Mapping[str, str] | None
     ) -> None:
         self._parent = parent
-        self._last_command = last_command
+        self._last_command = cleanup_command
         self._environment = environment
-        self._line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.folder: Path | None = None
         self.group = 0
 
-    async def hire(self) -> None:
+    async def ensure_started(self) -> None:
         """Start a janitor, in the group of the last one if anybody is left in it."""
         for _ in range(_JANITORS_MAX):
             if await self._start():
@@ -289,23 +302,23 @@ class _Janitor:
 
     async def ended(self) -> None:
         """Return when the janitor is no more."""
-        if self._line is not None:
-            await _last_word(self._line[0])
+        if self._connection is not None:
+            await _read_to_end(self._connection[0])
 
-    async def dismiss(self) -> None:
+    async def sweep(self) -> None:
         """Let the janitor sweep, and return when it has."""
         for _ in range(_JANITORS_MAX):
-            if self._line is None:
+            if self._connection is None:
                 return
-            reader, writer = self._line
+            reader, writer = self._connection
             with contextlib.suppress(OSError):
                 writer.write_eof()
-            said = await _last_word(reader)
+            answer = await _read_to_end(reader)
             writer.close()
-            self._line = None
-            if said == janitor.DONE:
+            self._connection = None
+            if answer == janitor.DONE:
                 return
-            await self.hire()
+            await self.ensure_started()
 
     async def _start(self) -> bool:
         ours, theirs = socket.socketpair()
@@ -322,7 +335,7 @@ class _Janitor:
         except (asyncio.IncompleteReadError, ConnectionResetError):
             writer.close()
             return False
-        self._line = reader, writer
+        self._connection = reader, writer
         self.folder = Path(os.fsdecode(ready.removeprefix(janitor.READY).rstrip(b"\n")))
         self.group = group or process.pid
         return True
@@ -339,7 +352,7 @@ class _Janitor:
         )
 
 
-async def _last_word(reader: asyncio.StreamReader) -> bytes:
+async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
     """Read to the end of the line; a janitor that was killed says nothing."""
     try:
         return await reader.read()
@@ -347,7 +360,7 @@ async def _last_word(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-def _tail(log: Path) -> list[str]:
+def _log_tail(log: Path) -> list[str]:
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

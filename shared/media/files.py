@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from shared import ids
-from shared.media import kinds
-from shared.media.kinds import Format
+from shared.media import formats
+from shared.media.formats import Format
 
 ROOT: Final = "/media/"
 # A writer that has not finished after so long has died.
 _WRITING_SECONDS_MAX: Final = 3_600
 _NAME: Final = re.compile(r"([0-9a-f]{64})\.([a-z0-9]{1,5})")
-_FRESH: Final = ".new"
+_PARTIAL_SUFFIX: Final = ".new"
 
 
-class Files:
+class MediaFiles:
     """The files below one folder, which fronts and workers share."""
 
     def __init__(self, folder: str) -> None:
@@ -34,11 +34,11 @@ class Files:
     def check(self) -> None:
         """Try whether files can be written here. Raises OSError."""
         _make_private(self.folder)
-        _write(self.folder / f"{ids.new_id()}{_FRESH}", b"").unlink()
+        _write(self.folder / f"{ids.new_id()}{_PARTIAL_SUFFIX}", b"").unlink()
 
-    def keep(self, account: str, session: str, content: bytes, form: Format) -> str:
+    def save(self, account: str, session: str, content: bytes, media_format: Format) -> str:
         """Write some content; return the path of its URL. Raises OSError."""
-        name = f"{hashlib.sha256(content).hexdigest()}.{form.suffix}"
+        name = f"{hashlib.sha256(content).hexdigest()}.{media_format.suffix}"
         folder = self.folder / account / session
         try:
             _put(folder, name, content)
@@ -54,10 +54,12 @@ class Files:
         found = _NAME.fullmatch(name)
         if not (path.startswith(ROOT) and ids.is_id(account) and ids.is_id(session) and found):
             return None
-        form = kinds.BY_SUFFIX.get(found[2])
-        return None if form is None else (self.folder / account / session / name, form)
+        media_format = formats.BY_SUFFIX.get(found[2])
+        return (
+            None if media_format is None else (self.folder / account / session / name, media_format)
+        )
 
-    def forget(self, account: str, session: str) -> None:
+    def delete_session(self, account: str, session: str) -> None:
         """Delete all that is of a session. Raises OSError for what cannot be deleted."""
         if ids.is_id(account) and ids.is_id(session):
             with suppress(FileNotFoundError):
@@ -70,8 +72,8 @@ class Files:
         """Delete what is older, and what writers that died left behind; return how many files."""
         count = 0
         for path in self._all():
-            is_fresh = path.name.endswith(_FRESH)
-            age_max = min(files_seconds, _WRITING_SECONDS_MAX) if is_fresh else files_seconds
+            is_partial = path.name.endswith(_PARTIAL_SUFFIX)
+            age_max = min(files_seconds, _WRITING_SECONDS_MAX) if is_partial else files_seconds
             with suppress(FileNotFoundError):
                 if now_seconds - path.stat().st_mtime > age_max:
                     path.unlink()
@@ -84,9 +86,9 @@ class Files:
 
     def _all(self) -> Iterator[Path]:
         """Yield every file that was made here, and no other."""
-        yield from self.folder.glob(f"*{_FRESH}")
+        yield from self.folder.glob(f"*{_PARTIAL_SUFFIX}")
         for path in self.folder.glob("*/*/*"):
-            if _NAME.fullmatch(path.name) or path.name.endswith(_FRESH):
+            if _NAME.fullmatch(path.name) or path.name.endswith(_PARTIAL_SUFFIX):
                 yield path
 
 
@@ -96,7 +98,7 @@ def _put(folder: Path, name: str, content: bytes) -> None:
         # It is as young as if it had been written now.
         os.utime(folder / name)
         return
-    _write(folder / f"{ids.new_id()}{_FRESH}", content).rename(folder / name)
+    _write(folder / f"{ids.new_id()}{_PARTIAL_SUFFIX}", content).rename(folder / name)
     _sync(folder)
 
 

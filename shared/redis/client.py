@@ -25,7 +25,7 @@ from typing_extensions import override
 from shared.errors import NotNowError, StoreError, UnavailableError, WrongTypeError
 from shared.redis import dsn, keys
 from shared.redis.dsn import Dsn
-from shared.redis.outage import Outage, error_of, named
+from shared.redis.outage import Outage, error_of, with_key_name
 from shared.settings import RedisSettings
 from shared.telemetry import logs
 
@@ -34,13 +34,13 @@ RedisError = redis.exceptions.RedisError
 Reply = Any
 Argument = str | bytes | int | float
 
-_NOT_YET: Final = object()
+_INCOMPLETE: Final = object()
 # A write costs a few us, a server that sits idle until a long tick ends costs more.
 _COMMANDS_PER_WRITE: Final = 8
 # Between two attempts at a line: however many wait for a server, it is not dialled more often.
 _DIAL_PAUSE_SECONDS: Final = 0.05
 # A worker whose listener comes back later than its leases last is taken for dead.
-_MEND_SECONDS: Final = (0.05, 0.4)
+_RECONNECT_SECONDS: Final = (0.05, 0.4)
 
 
 class Connection(Protocol):
@@ -53,19 +53,21 @@ class Connection(Protocol):
         """Send a command whose reply nobody needs."""
 
 
-class _Line(asyncio.Protocol):
+class _RedisProtocol(asyncio.Protocol):
     """The wire itself: bytes out in batches, replies in by order."""
 
     def __init__(
-        self, on_push: Callable[[list[Reply]], None] | None, on_lost: "Callable[[_Line], None]"
+        self,
+        on_push: Callable[[list[Reply]], None] | None,
+        on_lost: "Callable[[_RedisProtocol], None]",
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[asyncio.Future[Reply] | None] = deque()
         self._out: list[bytes] = []
         self._on_push = on_push
         self._on_lost = on_lost
-        self._heard_at = self._loop.time()
+        self._received_at = self._loop.time()
         self._transport: asyncio.Transport | None = None
         self.alive = False
         self.id: int | None = None
@@ -75,7 +77,7 @@ class _Line(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self.alive = True
 
-    def ask(self, command: tuple[Argument, ...]) -> asyncio.Future[Reply]:
+    def request(self, command: tuple[Argument, ...]) -> asyncio.Future[Reply]:
         if not self.alive:
             # It went between its opening and this: nobody is left to fail who waits on it now.
             raise _LostError
@@ -83,16 +85,16 @@ class _Line(asyncio.Protocol):
         self._write(command, future)
         return future
 
-    def tell(self, command: tuple[Argument, ...], *, answered: bool) -> None:
+    def send_command(self, command: tuple[Argument, ...], *, has_reply: bool) -> None:
         """Send without a listener; `answered` is false where the reply is a push (SUBSCRIBE)."""
-        if answered:
+        if has_reply:
             self._write(command, None)
         else:
             self._buffer(command)
 
     def _write(self, command: tuple[Argument, ...], future: asyncio.Future[Reply] | None) -> None:
         if not self._waiting:
-            self._heard_at = self._loop.time()
+            self._received_at = self._loop.time()
         self._waiting.append(future)
         self._buffer(command)
 
@@ -111,10 +113,10 @@ class _Line(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        self._received_at = self._loop.time()
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not _NOT_YET:
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
                 if not self._deliver(reply):
                     said = str(reply) if isinstance(reply, hiredis.ReplyError) else type(reply)
                     logs.logger().warning("Redis said what nobody asked for", said=str(said))
@@ -152,13 +154,13 @@ class _Line(asyncio.Protocol):
                 future.set_exception(_LostError())
         self._on_lost(self)
 
-    def quiet_seconds(self) -> float:
+    def idle_seconds(self) -> float:
         """Return for how long nothing has come."""
-        return self._loop.time() - self._heard_at
+        return self._loop.time() - self._received_at
 
-    def silent_seconds(self) -> float:
+    def unanswered_seconds(self) -> float:
         """Return for how long an asker has heard nothing; 0 when nobody waits."""
-        return self.quiet_seconds() if self._waiting else 0.0
+        return self.idle_seconds() if self._waiting else 0.0
 
     def abort(self) -> None:
         self.alive = False
@@ -189,13 +191,13 @@ class Redis:
         self._settings = settings
         self._on_push = on_push
         self._on_ready = on_ready
-        self._line: _Line | None = None
-        self._opening: asyncio.Task[_Line] | None = None
-        self._mending: asyncio.Task[None] | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._protocol: _RedisProtocol | None = None
+        self._opening: asyncio.Task[_RedisProtocol] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._silence_timer: asyncio.TimerHandle | None = None
         self._dial_at = 0.0
         self._opened_at = 0.0
-        self._mend_seconds = 0.0
+        self._reconnect_seconds = 0.0
         self._closed = False
         self._outage = Outage()
 
@@ -206,20 +208,24 @@ class Redis:
         came; all of Pollux' functions and every read allow it, a push or an increment does not.
         """
         began = asyncio.get_running_loop().time()
-        line = self._line if self._line is not None and self._line.alive else await self._open()
+        protocol = (
+            self._protocol
+            if self._protocol is not None and self._protocol.alive
+            else await self._open()
+        )
         try:
-            return await line.ask(command)
+            return await protocol.request(command)
         except NotNowError as error:
-            raise self._outage.timed(error) from None
+            raise self._outage.with_retry_after(error) from None
         except WrongTypeError as error:
-            raise named(error, command) from None
+            raise with_key_name(error, command) from None
         except _LostError:
             if not repeat:
                 raise self._unavailable("The connection to Redis was lost.") from None
-        patience_seconds = self._settings.connect_seconds + self._settings.timeout_seconds
+        time_limit_seconds = self._settings.connect_seconds + self._settings.timeout_seconds
         try:
-            async with asyncio.timeout_at(began + patience_seconds):
-                return await (await self._open()).ask(command)
+            async with asyncio.timeout_at(began + time_limit_seconds):
+                return await (await self._open()).request(command)
         except _LostError:
             raise self._unavailable("The connection to Redis was lost twice.") from None
         except TimeoutError:
@@ -227,31 +233,35 @@ class Redis:
 
     async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Reply]:
         """Send commands in one write and return their replies; nothing is sent a second time."""
-        line = self._line if self._line is not None and self._line.alive else await self._open()
+        protocol = (
+            self._protocol
+            if self._protocol is not None and self._protocol.alive
+            else await self._open()
+        )
         try:
-            return await asyncio.gather(*(line.ask(command) for command in commands))
+            return await asyncio.gather(*(protocol.request(command) for command in commands))
         except NotNowError as error:
-            raise self._outage.timed(error) from None
+            raise self._outage.with_retry_after(error) from None
         except _LostError:
             raise self._unavailable("The connection to Redis was lost.") from None
 
     def _unavailable(self, message: str) -> UnavailableError:
-        return self._outage.timed(UnavailableError(message))
+        return self._outage.with_retry_after(UnavailableError(message))
 
     def send(self, *command: Argument) -> None:
         """Send a command whose reply nobody needs; it is dropped when there is no connection."""
-        if self._line is not None and self._line.alive:
-            self._line.tell(command, answered=True)
+        if self._protocol is not None and self._protocol.alive:
+            self._protocol.send_command(command, has_reply=True)
 
     def listen(self, verb: str, channel: str) -> None:
         """Send SUBSCRIBE or UNSUBSCRIBE; without a line, `on_ready` must say it again."""
-        if self._line is not None and self._line.alive:
-            self._line.tell((verb, channel), answered=False)
+        if self._protocol is not None and self._protocol.alive:
+            self._protocol.send_command((verb, channel), has_reply=False)
 
     @property
     def id(self) -> int | None:
         """The server's own number for this connection, by which another can wake it."""
-        return self._line.id if self._line is not None and self._line.alive else None
+        return self._protocol.id if self._protocol is not None and self._protocol.alive else None
 
     async def connect(self) -> None:
         """Open the line now, to fail early."""
@@ -260,69 +270,69 @@ class Redis:
     async def close(self) -> None:
         """End the connection; who still waits fails."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
-        for task in (self._opening, self._mending):
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+        for task in (self._opening, self._reconnecting):
             if task is not None:
                 task.cancel()
-        if self._line is not None:
-            self._line.abort()
+        if self._protocol is not None:
+            self._protocol.abort()
             await asyncio.sleep(0)
 
-    async def _open(self) -> _Line:
+    async def _open(self) -> _RedisProtocol:
         """Join the one attempt to connect that is under way, or start it."""
-        if self._line is not None and self._line.alive:
-            return self._line
+        if self._protocol is not None and self._protocol.alive:
+            return self._protocol
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._dial())
-            self._opening.add_done_callback(_note_end)
+            self._opening.add_done_callback(_consume_outcome)
         return await asyncio.shield(self._opening)
 
-    async def _dial(self) -> _Line:
+    async def _dial(self) -> _RedisProtocol:
         if self._closed:
             raise UnavailableError("The connection to Redis is closed.")
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._dial_at - loop.time()))
         try:
-            line = await self._connect()
+            protocol = await self._connect()
         except UnavailableError as error:
             self._outage.begin()
-            raise self._outage.timed(error) from None
+            raise self._outage.with_retry_after(error) from None
         finally:
             self._dial_at = loop.time() + _DIAL_PAUSE_SECONDS
-        self._line, self._opened_at = line, loop.time()
+        self._protocol, self._opened_at = protocol, loop.time()
         self._outage.end()
-        self._watch_silence()
+        self._check_silence()
         if self._on_ready is not None:
             self._on_ready()
-        return line
+        return protocol
 
-    async def _connect(self) -> _Line:
+    async def _connect(self) -> _RedisProtocol:
         try:
             async with asyncio.timeout(self._settings.connect_seconds):
-                line = await _connect(self._settings.url, self._on_push, self._lost)
+                protocol = await _connect(self._settings.url, self._on_push, self._on_lost_protocol)
         except (OSError, UnicodeError, _LostError) as error:
             why = str(error) or type(error).__name__
             raise UnavailableError(f"Redis cannot be reached: {why}") from None
-        if not line.alive:
+        if not protocol.alive:
             raise UnavailableError("The connection to Redis was lost.")
-        return line
+        return protocol
 
-    def _lost(self, line: _Line) -> None:
+    def _on_lost_protocol(self, protocol: _RedisProtocol) -> None:
         """Come back where nobody calls: a listener's line that went is dialled until it is up."""
-        if line is self._line:
+        if protocol is self._protocol:
             self._outage.begin()
-        if line is self._line and self._on_push is not None and not self._closed:
-            self._mending = asyncio.create_task(self._mend())
+        if protocol is self._protocol and self._on_push is not None and not self._closed:
+            self._reconnecting = asyncio.create_task(self._reconnect())
 
-    async def _mend(self) -> None:
+    async def _reconnect(self) -> None:
         """Dial at once, then less often; also where each line opens and is lost again."""
-        low, high = _MEND_SECONDS
+        low, high = _RECONNECT_SECONDS
         if asyncio.get_running_loop().time() - self._opened_at > high:
-            self._mend_seconds = 0.0
+            self._reconnect_seconds = 0.0
         while not self._closed:
-            await asyncio.sleep(self._mend_seconds)
-            self._mend_seconds = min(max(low, self._mend_seconds * 2), high)
+            await asyncio.sleep(self._reconnect_seconds)
+            self._reconnect_seconds = min(max(low, self._reconnect_seconds * 2), high)
             try:
                 await self._open()
             except UnavailableError:
@@ -332,66 +342,68 @@ class Redis:
                 continue
             return
 
-    def _watch_silence(self) -> None:
+    def _check_silence(self) -> None:
         """End the line after a silence beyond the timeout: one timer for all, not one a command."""
         timeout = self._settings.timeout_seconds
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._line is None or not self._line.alive or self._closed:
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+        if self._protocol is None or not self._protocol.alive or self._closed:
             return
-        left = timeout - self._line.silent_seconds()
+        left = timeout - self._protocol.unanswered_seconds()
         if left <= 0:
             logs.logger().warning("Redis fell silent", seconds=timeout)
-            self._line.abort()
+            self._protocol.abort()
             return
-        if self._on_push is not None and self._line.quiet_seconds() > timeout / 2:
+        if self._on_push is not None and self._protocol.idle_seconds() > timeout / 2:
             # A listener asks nothing: only this shows that there is a server, and no replica.
-            mark = keys.MARK(keys.system_root(self._settings))
-            self._line.tell(("UNLINK", mark), answered=True)
+            mark = keys.REPLICATION_MARK(keys.system_root(self._settings))
+            self._protocol.send_command(("UNLINK", mark), has_reply=True)
         # Who waits is not kept waiting for the next look.
         seconds = min(left, timeout / 4)
-        self._watch = asyncio.get_running_loop().call_later(seconds, self._watch_silence)
+        self._silence_timer = asyncio.get_running_loop().call_later(seconds, self._check_silence)
 
 
-def _note_end(opening: asyncio.Task[_Line]) -> None:
+def _consume_outcome(opening: asyncio.Task[_RedisProtocol]) -> None:
     """Take in how an attempt ended: whoever waited for it may have lost patience."""
     if not opening.cancelled():
         opening.exception()
 
 
 async def _connect(
-    url: str, on_push: Callable[[list[Reply]], None] | None, on_lost: Callable[[_Line], None]
-) -> _Line:
+    url: str,
+    on_push: Callable[[list[Reply]], None] | None,
+    on_lost: Callable[[_RedisProtocol], None],
+) -> _RedisProtocol:
     """Open the socket and greet: RESP3, credentials, database."""
     where = dsn.read(url)
     loop = asyncio.get_running_loop()
 
-    def factory() -> _Line:
-        return _Line(on_push, on_lost)
+    def factory() -> _RedisProtocol:
+        return _RedisProtocol(on_push, on_lost)
 
-    opening: Awaitable[tuple[asyncio.Transport, _Line]]
+    opening: Awaitable[tuple[asyncio.Transport, _RedisProtocol]]
     if where.path is not None:
         opening = loop.create_unix_connection(factory, where.path)
     else:
         secure = ssl.create_default_context() if where.is_secure else None
         opening = loop.create_connection(factory, where.host, where.port, ssl=secure)
-    _, line = await opening
+    _, protocol = await opening
     try:
-        await _greet(line, where)
+        await _handshake(protocol, where)
     except BaseException:
-        line.abort()
+        protocol.abort()
         raise
-    return line
+    return protocol
 
 
-async def _greet(line: _Line, where: Dsn) -> None:
+async def _handshake(protocol: _RedisProtocol, where: Dsn) -> None:
     hello: list[Argument] = ["HELLO", 3]
     if where.password:
         hello += ["AUTH", where.username or "default", where.password]
     try:
-        greeting = await line.ask((*hello, "SETNAME", "pollux"))
-        line.id = greeting[b"id"]
+        greeting = await protocol.request((*hello, "SETNAME", "pollux"))
+        protocol.id = greeting[b"id"]
         if where.database:
-            await line.ask(("SELECT", where.database))
+            await protocol.request(("SELECT", where.database))
     except StoreError as error:
         raise UnavailableError(f"Redis refuses the connection: {error.message}") from None

@@ -91,7 +91,7 @@ TURNS: Final = Key(
 )
 
 # One account, inside its partition.
-BOOKS: Final = Key(
+ACCOUNT_TOTALS: Final = Key(
     "books:<account>", holds="hash: credits, running counts, stored bytes", end="permanent"
 )
 LEDGER: Final = Key(
@@ -119,11 +119,11 @@ CLOCKS: Final = Key(
     "clocks", holds="hash: each lane's virtual time, the last accept number", end="permanent"
 )
 LEASES: Final = Key("leases", holds="zset: running generations by lease end", end="deleted")
-HOLDERS: Final = Key(
+CLAIMING_WORKERS: Final = Key(
     "holders", holds="zset: workers that claimed, by when they fell silent", end="permanent"
 )
-BELL: Final = Key("bell:<lane>", holds="list: a ring for what became ready", end="deleted")
-BELL_FOR: Final = Key(
+WAKEUP: Final = Key("bell:<lane>", holds="list: a ring for what became ready", end="deleted")
+WAKEUP_FOR: Final = Key(
     "bell-for:<lane>:<resource>",
     holds="list: a ring for who has what a parked turn waits for, or reads its wire",
     end="deleted",
@@ -138,7 +138,7 @@ PARKED_TURNS: Final = Key(
     holds="zset: an account's turns that wait for a resource, by number",
     end="deleted",
 )
-PARKED_LINES: Final = Key(
+PARKED_QUEUES: Final = Key(
     "parked-lines", holds="set: lane and resource that turns wait for", end="deleted"
 )
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
@@ -149,10 +149,10 @@ SUSPECTS: Final = Key(
 DAMAGED: Final = Key(
     "damaged", holds="zset: generations whose records were damaged, by when", end="ttl"
 )
-FORGOTTEN: Final = Key(
+FILES_TO_DELETE: Final = Key(
     "forgotten", holds="zset: deleted sessions whose files are to go, by when", end="deleted"
 )
-FORGETTING: Final = Key(
+TURNS_TO_DELETE: Final = Key(
     "forgetting", holds="hash: deleted sessions' last chunk of turns that is left", end="deleted"
 )
 RECOUNT: Final = Key(
@@ -160,18 +160,18 @@ RECOUNT: Final = Key(
     holds="zset: accounts whose stored bytes are to be counted, by since when",
     end="deleted",
 )
-DEAD: Final = Key("dead", holds="zset: dead letters by when they died", end="permanent")
-LETTER: Final = Key(
+DEAD_LETTERS: Final = Key("dead", holds="zset: dead letters by when they died", end="permanent")
+DEAD_LETTER: Final = Key(
     "dead:<account>:<id>",
     holds="hash: a generation that failed for no fault of its caller",
     end="ttl",
 )
-SET_ASIDE: Final = Key(
+QUARANTINED: Final = Key(
     "set-aside:<at>:<name>",
     holds="what somebody else had put in the place of a key, until an operator deletes it",
     end="permanent",
 )
-PACE: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
+DURATIONS: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
 
 # The whole deployment.
 API_KEY: Final = SystemKey("key:<hash>", holds="an API key's record, msgpack", end="permanent")
@@ -180,18 +180,22 @@ KEY_IDS: Final = SystemKey("key-ids", holds="hash: key id to key hash", end="per
 ACCOUNT_KEYS: Final = SystemKey(
     "keys:<account>", holds="zset: its API keys in force by when they were made", end="permanent"
 )
-KEY_ENDS: Final = SystemKey(
+KEY_EXPIRIES: Final = SystemKey(
     "key-ends:<account>", holds="zset: its API keys that expire, by when", end="deleted"
 )
-KEYS_LISTED: Final = SystemKey(
+LISTED_KEYS_COUNT: Final = SystemKey(
     "keys-listed", holds="how many key ids were put into their account's list", end="permanent"
 )
 DELETED_KEY: Final = SystemKey(
     "deleted-key:<account>:<id>", holds="which request deleted an API key, its receipt", end="ttl"
 )
-WORKERS: Final = SystemKey("reports", holds="hash: what each live worker reports", end="permanent")
-PULSES: Final = SystemKey("pulses", holds="zset: worker to when it last reported", end="permanent")
-SERVED: Final = SystemKey(
+WORKER_REPORTS: Final = SystemKey(
+    "reports", holds="hash: what each live worker reports", end="permanent"
+)
+REPORT_TIMES: Final = SystemKey(
+    "pulses", holds="zset: worker to when it last reported", end="permanent"
+)
+SERVED_MODELS: Final = SystemKey(
     "served", holds="zset: model to when a worker last served it", end="permanent"
 )
 BREAKER: Final = SystemKey(
@@ -212,10 +216,10 @@ SLOTS: Final = SystemKey(
 RATES: Final = SystemKey(
     "rates:<provider>", holds="hash: arrival times; when a batch was turned away", end="ttl"
 )
-FAULTS: Final = SystemKey(
+FAILED_MESSAGES: Final = SystemKey(
     "faults:<circuit>", holds="zset: messages that failed of late, by time", end="ttl"
 )
-ACCUSED: Final = SystemKey(
+SUSPECT_ACCOUNTS: Final = SystemKey(
     "accused:<circuit>",
     holds="zset: accounts whose messages opened it lately, by until when they count less",
     end="ttl",
@@ -230,20 +234,22 @@ THROTTLES: Final = SystemKey(
     holds="zset: circuits that are throttled, by when that is forgotten",
     end="deleted",
 )
-LENGTHS: Final = SystemKey(
+ANSWER_LENGTHS: Final = SystemKey(
     "lengths", holds="hash: how long a model's answers are on average, bytes", end="permanent"
 )
 LIBRARIES: Final = SystemKey(
     "libraries", holds="zset: function library to its last use", end="permanent"
 )
-MARK: Final = SystemKey("mark", holds="nothing: a write that a replica confirms", end="permanent")
+REPLICATION_MARK: Final = SystemKey(
+    "mark", holds="nothing: a write that a replica confirms", end="permanent"
+)
 MEDIA_SECRET: Final = SystemKey(
     "media-secret", holds="what URLs of media are signed with", end="permanent"
 )
 PARTITIONS: Final = SystemKey(
     "partitions", holds="zset: how many partitions there are, as a score", end="permanent"
 )
-TRIED: Final = SystemKey("tried", holds="nothing: commands are tried on it", end="ttl")
+PERMISSION_PROBE: Final = SystemKey("tried", holds="nothing: commands are tried on it", end="ttl")
 CHORES_HEALTH: Final = SystemKey(
     "chores:<rota>:health-check", holds="arq's own word on its queue", end="ttl"
 )
@@ -258,30 +264,30 @@ FAMILIES: Final[dict[str, Key]] = {
     name.lower(): value for name, value in list(globals().items()) if isinstance(value, Key)
 }
 # What holds no work and no money, and is made again by whoever needs it.
-MADE_AGAIN: Final = frozenset(
+REBUILDABLE: Final = frozenset(
     {
-        BELL,
-        BELL_FOR,
+        WAKEUP,
+        WAKEUP_FOR,
         PARKED,
         PARKED_TURNS,
-        PARKED_LINES,
-        HOLDERS,
-        PACE,
+        PARKED_QUEUES,
+        CLAIMING_WORKERS,
+        DURATIONS,
         SUBMISSIONS,
-        WORKERS,
-        PULSES,
-        SERVED,
+        WORKER_REPORTS,
+        REPORT_TIMES,
+        SERVED_MODELS,
         BREAKER,
         FAILURES,
         SUCCESSES,
         COOLING,
         SLOTS,
         RATES,
-        FAULTS,
-        ACCUSED,
+        FAILED_MESSAGES,
+        SUSPECT_ACCOUNTS,
         THROTTLE,
         THROTTLES,
-        LENGTHS,
+        ANSWER_LENGTHS,
         LIBRARIES,
     }
 )

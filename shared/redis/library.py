@@ -24,12 +24,12 @@ from shared.errors import (
     WrongTypeError,
 )
 from shared.lifecycle import TRANSITIONS
-from shared.redis import keys, types
+from shared.redis import key_types, keys
 from shared.redis.client import Argument, Connection, Reply
 from shared.redis.outage import FunctionMissingError
 from shared.telemetry import logs
 from shared.wire import event as events
-from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_BELL_WIRE, WIRE_BELL
+from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_WAKEUP_WIRE, WIRE_WAKEUP
 
 Effect = Literal["none", "repeatable", "once"]
 
@@ -37,11 +37,11 @@ _REGISTER: Final = """
 local function register(name, body, reads_only)
   redis.register_function{
     function_name = LIBRARY .. '_' .. name,
-    flags = reads_only and {'no-writes'} or ENDS_WORK[name] and {'allow-oom'} or {},
+    flags = reads_only and {'no-writes'} or ALLOWED_WHEN_FULL[name] and {'allow-oom'} or {},
     callback = function(roots, arguments)
       local ask = cmsgpack.unpack(arguments[1])
       ask.blob = arguments[2]
-      if damage.MOVES_WORK[name] then damage.check_lines(roots[1]) end
+      if damage.CHECKS_SHARED_KEYS[name] then damage.check_shared_keys(roots[1]) end
       return body(roots[1], ask)
     end,
   }
@@ -51,34 +51,43 @@ end
 # Texts that the functions share, in the order in which they stand before them.
 SHARED: Final = (
     "numbers",
-    "stored",
-    "books",
-    "preamble",
+    "storage_quota",
+    "ledger",
+    "records",
+    "lanes",
+    "leases",
+    "session_queue",
+    "dead_letters",
+    "finish",
     "api_keys",
-    "upstreams",
-    "rate",
-    "lines",
+    "breaker",
+    "submission_rate",
+    "parking",
     "suspects",
-    "damaged",
-    "unheard",
-    "accused",
+    "damage",
+    "unacknowledged",
+    "suspect_accounts",
 )
 
 # What ends work and gives room back, or lets what runs come to its end: also where a server is
 # full. Otherwise nothing could end there, and it would stay full. And what an operator does.
-_ENDS_WORK: Final = frozenset(
+_ALLOWED_WHEN_FULL: Final = frozenset(
     """
-    create_account create_key dead grant revoke_key
-    adopt_keys append beat cancel check_types delete_own_key delete_session depart discard end_probe
-    expire forget_turns free_receipt list_own_keys reap recount release report restore settle
-    throttle throttled
+    create_account create_key list_dead_letters grant revoke_key
+    adopt_keys append renew_leases cancel check_types delete_own_key delete_session end_call
+    discard_dead_letters end_probe
+    expire delete_turns release_idempotency_key list_own_keys reap recount release report_worker
+    restore settle
+    record_refusal admit_throttled
     """.split()
 )
 
 
 # What moves work about in the lines that all of a partition share. Before what is called for each
 # answer nobody looks: it writes to what is shared before anything else.
-_MOVES_WORK: Final = frozenset("cancel delete_session expire reap release restore revive".split())
+_CHECKS_SHARED_KEYS: Final = frozenset(
+    "cancel delete_session expire reap release restore retry_dead_letter".split()
+)
 
 
 def sources() -> dict[str, str]:
@@ -111,13 +120,13 @@ def render() -> tuple[str, str]:
             f"local AUTO = {_lua(AUTO)}",
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
             f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
-            f"local ENDS_WORK = {_lua(dict.fromkeys(sorted(_ENDS_WORK), True))}",
-            # What is done about damaged records: damaged.lua.
+            f"local ALLOWED_WHEN_FULL = {_lua(dict.fromkeys(sorted(_ALLOWED_WHEN_FULL), True))}",
+            # What is done about damaged records: damage.lua.
             "local damage = {}",
-            f"damage.MOVES_WORK = {_lua(dict.fromkeys(sorted(_MOVES_WORK), True))}",
+            f"damage.CHECKS_SHARED_KEYS = {_lua(dict.fromkeys(sorted(_CHECKS_SHARED_KEYS), True))}",
             f"local COMPANION_WIRE = {COMPANION_WIRE}",
-            f"local LANE_BELL_WIRE = {LANE_BELL_WIRE}",
-            f"local WIRE_BELL = {_lua(WIRE_BELL)}",
+            f"local LANE_WAKEUP_WIRE = {LANE_WAKEUP_WIRE}",
+            f"local WIRE_WAKEUP = {_lua(WIRE_WAKEUP)}",
             f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
             _REGISTER,
         )
@@ -146,12 +155,14 @@ def _with_key_names(text: str, common: AbstractSet[str]) -> str:
 
 _NAMED_IN_LUA: Final = frozenset(
     """
-    generation submission text events idempotency session waiting turns books ledger usage
-    sessions unfinished submissions ready lane clocks bell bell_for parked parked_turns
-    parked_lines leases holders deadlines deferred suspects dead damaged
-    letter forgotten forgetting recount pace api_key key_ids account_keys key_ends keys_listed
-    deleted_key account workers pulses served breaker
-    failures successes cooling slots rates tried faults throttle throttles accused lengths
+    generation submission text events idempotency session waiting turns account_totals ledger usage
+    sessions unfinished submissions ready lane clocks wakeup wakeup_for parked parked_turns
+    parked_queues leases claiming_workers deadlines deferred suspects dead_letters damaged
+    dead_letter files_to_delete turns_to_delete recount durations api_key key_ids account_keys
+    key_expiries listed_keys_count
+    deleted_key account worker_reports report_times served_models breaker
+    failures successes cooling slots rates permission_probe failed_messages throttle throttles
+    suspect_accounts answer_lengths
     """.split()
 )
 
@@ -185,7 +196,7 @@ async def load(redis: Connection) -> bool:
     return True
 
 
-async def load_again(redis: Connection) -> None:
+async def reload(redis: Connection) -> None:
     """Load the library into a server that had it and lost it: nothing of ours makes it do that."""
     if await load(redis):
         logs.logger().warning("Redis had lost its functions", library=NAME)
@@ -211,11 +222,11 @@ async def invoke(
     try:
         return await redis.call(*line, repeat=repeat)
     except FunctionMissingError:
-        await load_again(redis)
+        await reload(redis)
         return await redis.call(*line, repeat=repeat)
     except WrongTypeError as error:
-        names = (*types.named_in(root, error.message), *types.concerned(root, ask, blob))
-        looked_at = types.ask(dict.fromkeys(names))
+        names = (*key_types.named_in(root, error.message), *key_types.of_call(root, ask, blob))
+        looked_at = key_types.ask(dict.fromkeys(names))
         found = wrong_keys(await redis.call(*command("check_types", root, looked_at)))
         if effect == "once" or not found or not all(key.is_removed for key in found):
             raise WrongTypeError(error.message, found) from None
@@ -234,7 +245,7 @@ def wrong_keys(reply: Reply) -> tuple[WrongKey, ...]:
     return found
 
 
-def tell(redis: Connection, name: str, root: str, ask: msgspec.Struct) -> None:
+def send_call(redis: Connection, name: str, root: str, ask: msgspec.Struct) -> None:
     """Call a function whose answer nobody waits for, and which may be lost with the line."""
     redis.send(*command(name, root, ask))
 

@@ -12,7 +12,7 @@ from shared.clock import SystemClock
 from shared.errors import NotNowError, StoreError, UnavailableError, WrongTypeError
 
 # Answers that say "not now", by their first word; everything else is a fault of the command.
-_PASSING: Final = frozenset(
+_TEMPORARY_ERRORS: Final = frozenset(
     """
     LOADING READONLY MASTERDOWN OOM MISCONF CLUSTERDOWN TRYAGAIN BUSY UNBLOCKED NOREPLICAS
     NOAUTH WRONGPASS NOPERM MAXCLIENTS
@@ -20,7 +20,7 @@ _PASSING: Final = frozenset(
 )
 _MONOTONIC: Final = SystemClock().monotonic
 # Doubled at most by the jitter, so nobody is told to wait for more than half a minute.
-_AWAY_SECONDS: Final = (1.0, 15.0)
+_RETRY_AFTER_SECONDS: Final = (1.0, 15.0)
 # Refusals this far apart are not of one outage: what came between them was answered.
 _REFUSAL_GAP_SECONDS: Final = 10.0
 
@@ -37,12 +37,12 @@ def error_of(text: str) -> Exception:
     # One that a function has caught and raised again is an ERR first.
     if text.removeprefix("ERR ").startswith("WRONGTYPE"):
         return WrongTypeError(f"Redis answered: {text}")
-    if word in _PASSING or "max number of clients" in text:
+    if word in _TEMPORARY_ERRORS or "max number of clients" in text:
         return NotNowError(f"Redis cannot serve this now: {text}")
     return StoreError(f"Redis answered: {text}")
 
 
-def named(error: WrongTypeError, command: tuple[object, ...]) -> WrongTypeError:
+def with_key_name(error: WrongTypeError, command: tuple[object, ...]) -> WrongTypeError:
     """Return the error with the key's name, which Redis leaves out; functions look for theirs."""
     verb, key = str(command[0]), command[1]
     if verb.startswith("FCALL"):
@@ -68,7 +68,7 @@ class Outage:
         """There is a line again."""
         self._lost_at = None
 
-    def timed(self, error: UnavailableError) -> UnavailableError:
+    def with_retry_after(self, error: UnavailableError) -> UnavailableError:
         """Return the error with the seconds after which to come again."""
         now = self._now()
         since = now if self._lost_at is None else self._lost_at
@@ -77,7 +77,7 @@ class Outage:
                 self._refused_from = now
             self._refused_at = now
             since = min(since, self._refused_from)
-        low, high = _AWAY_SECONDS
+        low, high = _RETRY_AFTER_SECONDS
         away = min(max(now - since, low), high)
         error.retry_after_seconds = round(away * random.uniform(1, 2))  # noqa: S311  jitter
         return error

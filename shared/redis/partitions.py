@@ -14,7 +14,7 @@ from shared.redis import keys
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
 
-_MOST: Final = "most"
+_MEMBER: Final = "most"
 # Settings allow no more; looked at once, where a deployment of before has not noted its number.
 _PARTITIONS_MAX: Final = 64
 
@@ -30,7 +30,7 @@ async def fault(redis: Connection, settings: RedisSettings) -> str | None:
     )
 
 
-async def agree(redis: Connection, settings: RedisSettings, *, may_raise: bool) -> None:
+async def register_count(redis: Connection, settings: RedisSettings, *, may_raise: bool) -> None:
     """Note the number where there is none, and raise it where that is allowed.
 
     Raises:
@@ -50,12 +50,12 @@ async def agree(redis: Connection, settings: RedisSettings, *, may_raise: bool) 
     # A server that is full takes no writes, and must be worked on all the same.
     with suppress(NotNowError):
         # A score that only grows: of two that raise it at once the larger one stays.
-        await redis.call("ZADD", where, "GT", settings.partitions, _MOST)
+        await redis.call("ZADD", where, "GT", settings.partitions, _MEMBER)
 
 
 async def _known(redis: Connection, settings: RedisSettings) -> int | None:
     """Return the number that was noted, or that which is seen to be used by an older deployment."""
-    noted = await redis.call("ZSCORE", keys.PARTITIONS(keys.system_root(settings)), _MOST)
+    noted = await redis.call("ZSCORE", keys.PARTITIONS(keys.system_root(settings)), _MEMBER)
     if noted is not None:
         return int(float(noted))
     for number in range(_PARTITIONS_MAX - 1, settings.partitions - 1, -1):

@@ -32,24 +32,24 @@ class NotReplicatedError(UnavailableError):
     """The server did it, and no replica confirmed in time."""
 
 
-class _Call(NamedTuple):
+class _PendingCall(NamedTuple):
     """What one caller says, and where the answer goes."""
 
     command: tuple[Argument, ...]
     answer: asyncio.Future[Reply]
 
 
-class Replicated(Connection):
+class ReplicatedConnection(Connection):
     """Commands that are answered once a replica has what they wrote."""
 
     def __init__(self, settings: RedisSettings) -> None:
         # A replica that is waited for is no silence of the server's.
         seconds = settings.timeout_seconds + settings.replica_seconds
         self._redis = Redis(msgspec.structs.replace(settings, timeout_seconds=seconds))
-        self._write = ("SET", keys.MARK(keys.system_root(settings)), "")
+        self._write = ("SET", keys.REPLICATION_MARK(keys.system_root(settings)), "")
         self._wait = ("WAIT", _REPLICAS, int(settings.replica_seconds * 1000))
-        self._calls: list[_Call] = []
-        self._rounds: asyncio.Task[None] | None = None
+        self._calls: list[_PendingCall] = []
+        self._sending: asyncio.Task[None] | None = None
 
     @override
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
@@ -61,12 +61,12 @@ class Replicated(Connection):
 
         """
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._calls.append(_Call(command, answer))
-        if self._rounds is None or self._rounds.done():
-            self._rounds = asyncio.create_task(self._go_round())
+        self._calls.append(_PendingCall(command, answer))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_batches())
         return await answer
 
-    async def _go_round(self) -> None:
+    async def _send_batches(self) -> None:
         """Say what is to be said, and then what came meanwhile, until there is nothing."""
         while self._calls:
             calls, self._calls = self._calls, []
@@ -77,7 +77,7 @@ class Replicated(Connection):
             )
             for call, reply in zip(calls, replies, strict=True):
                 if not call.answer.done():
-                    _answer(call.answer, reply, waited)
+                    _resolve(call.answer, reply, waited)
 
     @override
     def send(self, *command: Argument) -> None:
@@ -89,7 +89,7 @@ class Replicated(Connection):
         await self._redis.close()
 
 
-def _answer(answer: asyncio.Future[Reply], reply: Reply, waited: Reply) -> None:
+def _resolve(answer: asyncio.Future[Reply], reply: Reply, waited: Reply) -> None:
     """Tell a caller its reply, or what went wrong: with its command, with the wait, with both."""
     if isinstance(reply, BaseException):
         answer.set_exception(reply)
@@ -101,6 +101,6 @@ def _answer(answer: asyncio.Future[Reply], reply: Reply, waited: Reply) -> None:
         answer.set_result(reply)
 
 
-def promise(settings: RedisSettings, redis: Redis) -> "Redis | Replicated":
+def durable_redis(settings: RedisSettings, redis: Redis) -> "Redis | ReplicatedConnection":
     """Return what to write through that which is promised: a replica's word, where one is asked."""
-    return Replicated(settings) if settings.durability == "replica" else redis
+    return ReplicatedConnection(settings) if settings.durability == "replica" else redis

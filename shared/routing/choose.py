@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shared.routing import price, search as searching
+from shared.routing import price, search_estimate as search_estimates
+from shared.search_settings import SearchSettings
 from shared.settings import Capability, ModelSettings
-from shared.websearch import SearchSettings
 from shared.wire.routing import Candidate, Policy, Routing, reason
 from shared.wire.submission import AUTO, Features
 
@@ -19,7 +19,7 @@ from shared.wire.submission import AUTO, Features
 OUTPUT_TOKENS_MIN: Final = 16
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class RoutingQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be answered: the model asked for, the tokens going in, a budget in microcredits.
 
     `needs` is what a model must be capable of; `served` are the models that can answer now, None
@@ -71,30 +71,32 @@ def needs(features: Features, search: SearchSettings) -> tuple[Capability, ...]:
     return tuple(capability for capability, is_asked in asked if is_asked)
 
 
-def choose(models: tuple[ModelSettings, ...], question: Question) -> Choice:
+def choose(models: tuple[ModelSettings, ...], question: RoutingQuery) -> Choice:
     """Decide which model answers; `routing.candidates` tells every model weighed, and its bar."""
     is_auto = question.model == AUTO
     policy: Policy = "catalogue_order" if is_auto else "requested"
-    weighed = [
-        (model, _gate(model, question))
+    considered = [
+        (model, _first_exclusion(model, question))
         for model in models
         if is_auto or model.identifier == question.model
     ]
-    open_ = tuple(model for model, excluded_by in weighed if excluded_by is None)
-    chosen = open_[0].identifier if open_ else None
+    eligible = tuple(model for model, excluded_by in considered if excluded_by is None)
+    chosen = eligible[0].identifier if eligible else None
     return Choice(
         Routing(
             policy=policy,
             chosen=chosen,
             category="chat",
             reason=reason(policy, chosen),
-            candidates=tuple(_candidate(model, question, bar) for model, bar in weighed),
+            candidates=tuple(_candidate(model, question, bar) for model, bar in considered),
         ),
-        open_,
+        eligible,
     )
 
 
-def pass_over(routing: Routing, failed: str, chosen: str, excluded_by: str = "failed") -> Routing:
+def after_failure(
+    routing: Routing, failed: str, chosen: str, excluded_by: str = "failed"
+) -> Routing:
     """Return the decision after a candidate has failed, and the next one was chosen."""
     return msgspec.structs.replace(
         routing,
@@ -109,26 +111,34 @@ def pass_over(routing: Routing, failed: str, chosen: str, excluded_by: str = "fa
     )
 
 
-def pick(models: tuple[ModelSettings, ...], question: Question) -> ModelSettings | None:
+def first_eligible(
+    models: tuple[ModelSettings, ...], question: RoutingQuery
+) -> ModelSettings | None:
     """Return the model that `choose` chooses, without saying why."""
     is_auto = question.model == AUTO
     for model in models:
-        if (is_auto or model.identifier == question.model) and _gate(model, question) is None:
+        if (is_auto or model.identifier == question.model) and _first_exclusion(
+            model, question
+        ) is None:
             return model
     return None
 
 
-def terms(model: ModelSettings, question: Question) -> searching.Terms:
+def estimate_search(
+    model: ModelSettings, question: RoutingQuery
+) -> search_estimates.SearchEstimate:
     """Return what a search adds when this model answers; nothing where none is asked for."""
     if question.search is None:
-        return searching.NONE
-    return searching.terms(model, question.search, searching.way_of(model))
+        return search_estimates.NONE
+    return search_estimates.estimate_search(
+        model, question.search, search_estimates.search_provider(model)
+    )
 
 
-def too_long(models: Iterable[ModelSettings], question: Question) -> TooLong:
+def too_long(models: Iterable[ModelSettings], question: RoutingQuery) -> TooLong:
     """Return by how much a question exceeds the largest window; there is at least one model."""
     largest = max(models, key=lambda model: model.context_window)
-    tokens = question.input_tokens + terms(largest, question).input_tokens
+    tokens = question.input_tokens + estimate_search(largest, question).input_tokens
     return TooLong(_tokens_needed(tokens), largest.context_window)
 
 
@@ -137,12 +147,12 @@ def _tokens_needed(tokens: int) -> int:
     return tokens + OUTPUT_TOKENS_MIN
 
 
-def _gate(model: ModelSettings, question: Question) -> str | None:
+def _first_exclusion(model: ModelSettings, question: RoutingQuery) -> str | None:
     """Name the first gate that shuts a model out, or None; a lacking capability is a gate."""
     for capability in question.needs:
         if capability not in model.capabilities:
             return capability
-    added = terms(model, question)
+    added = estimate_search(model, question)
     tokens = question.input_tokens + added.input_tokens
     if _tokens_needed(tokens) > model.context_window:
         return "context_window"
@@ -157,8 +167,8 @@ def _gate(model: ModelSettings, question: Question) -> str | None:
     return None
 
 
-def _candidate(model: ModelSettings, question: Question, excluded_by: str | None) -> Candidate:
-    added = terms(model, question)
+def _candidate(model: ModelSettings, question: RoutingQuery, excluded_by: str | None) -> Candidate:
+    added = estimate_search(model, question)
     tokens = question.input_tokens + added.input_tokens
     searches = price.Searches(min(1, added.searches.count), added.searches.rate)
     typical = price.cost(model, tokens, min(500, model.max_output_tokens), searches)

@@ -16,26 +16,26 @@ from shared.clock import Clock
 from shared.errors import Code, RequestError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.redis.functions import NotAllowed
+from shared.redis.functions import KeyRefused
 from shared.settings import RedisSettings
 from shared.stores import ledger
-from shared.stores.ledger import Line
+from shared.stores.ledger import TimedEntry
 from shared.tiers import TierName
-from shared.wire.account import Account, ApiKey, Books, Scope
+from shared.wire.account import Account, ApiKey, CreditTotals, Scope
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_key = msgspec.msgpack.Decoder(ApiKey).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
-MICROCREDITS = 1_000_000
+MICROCREDITS_PER_CREDIT = 1_000_000
 # The largest number whose digits Lua keeps; grant.lua has it, too.
 GRANTED_MAX: Final = 2**53 - 1
-_KEYS_PER_LOOK: Final = 500
+_KEYS_PER_CALL: Final = 500
 # So many at a time: the server serves nobody meanwhile.
-_ADOPTED_AT_ONCE: Final = 100
+_ADOPTED_PER_CALL: Final = 100
 # Older processes make keys by an operator's hand, so the second round finds all of them listed.
 _ROUNDS_MAX: Final = 5
-_Answer = TypeVar("_Answer")
+_Reply = TypeVar("_Reply")
 
 
 class NewKey(NamedTuple):
@@ -45,14 +45,14 @@ class NewKey(NamedTuple):
     key_id: str
 
 
-class Stored(NamedTuple):
+class StorageUse(NamedTuple):
     """What an account stores: how many sessions, and the bytes of their content."""
 
     sessions: int
     stored_bytes: int
 
 
-class OwnKey(NamedTuple):
+class CreatedKey(NamedTuple):
     """A key's record, and the key in clear text; None where an earlier request made it."""
 
     record: ApiKey
@@ -118,8 +118,8 @@ class Accounts:
 
     async def prefer(self, account: Account, model: str | None) -> None:
         """Store the model that an account prefers, or none. Fronts notice within a second."""
-        ask = functions.PreferAsk(account=account.id, model=model)
-        await functions.prefer(self._redis, self._root, ask)
+        ask = functions.SetPreferredModelAsk(account=account.id, model=model)
+        await functions.set_preferred_model(self._redis, self._root, ask)
 
     async def create_key(
         self, account: Account, scopes: tuple[Scope, ...], *, expires_ms: int | None = None
@@ -138,22 +138,22 @@ class Accounts:
         await functions.create_key(self._redis, self._root, ask, _encode(record))
         return NewKey(key, record.id)
 
-    async def create_own_key(self, record: ApiKey, keys_max: int) -> OwnKey | NotAllowed:
+    async def create_own_key(self, record: ApiKey, keys_max: int) -> CreatedKey | KeyRefused:
         """Make a key of this record, as the key `created_by` asks; it is good once this returns."""
         key = ids.new_key()
         ask = functions.CreateOwnKeyAsk(hash=ids.key_hash(key, self._pepper), keys_max=keys_max)
         encoded = _encode(record)
         refused = await self._with_all_listed(
             lambda: functions.create_own_key(self._redis, self._root, ask, encoded),
-            lambda answer: isinstance(answer, NotAllowed) and answer.reason == "missing",
+            lambda answer: isinstance(answer, KeyRefused) and answer.reason == "missing",
         )
         if refused is None:
-            return OwnKey(record, key)
+            return CreatedKey(record, key)
         if refused.reason == "exists":
-            return OwnKey(_decode_key(refused.about), None)
+            return CreatedKey(_decode_key(refused.about), None)
         return refused
 
-    async def delete_own_key(self, by: ApiKey, key_id: str) -> str | NotAllowed:
+    async def delete_own_key(self, by: ApiKey, key_id: str) -> str | KeyRefused:
         """Delete a key as another one of its account asks, or the same one.
 
         Return the hash of the Idempotency-Key that it was made with, empty if there was none.
@@ -168,7 +168,7 @@ class Accounts:
         )
         return await self._with_all_listed(
             lambda: functions.delete_own_key(self._redis, self._root, ask),
-            lambda answer: isinstance(answer, NotAllowed) and answer.reason == "missing",
+            lambda answer: isinstance(answer, KeyRefused) and answer.reason == "missing",
         )
 
     async def page_own_keys(
@@ -186,7 +186,7 @@ class Accounts:
         """Return all of an account's keys that are not revoked, oldest first."""
         found: list[ApiKey] = []
         while True:
-            page, total = await self.page_own_keys(account, offset=len(found), limit=_KEYS_PER_LOOK)
+            page, total = await self.page_own_keys(account, offset=len(found), limit=_KEYS_PER_CALL)
             found += page
             if not page or len(found) >= total:
                 return found[::-1]
@@ -200,8 +200,8 @@ class Accounts:
         return _decode_key(record) if record else None
 
     async def _with_all_listed(
-        self, ask: Callable[[], Awaitable[_Answer]], is_missing: Callable[[_Answer], bool]
-    ) -> _Answer:
+        self, ask: Callable[[], Awaitable[_Reply]], is_missing: Callable[[_Reply], bool]
+    ) -> _Reply:
         """Return an answer that counts the keys which older processes made, too."""
         for _ in range(_ROUNDS_MAX):
             answer = await ask()
@@ -218,8 +218,8 @@ class Accounts:
                 return
             found = await self._redis.call("HKEYS", keys.KEY_IDS(self._root))
             made = [each.decode() for each in found]
-            for first in range(0, len(made), _ADOPTED_AT_ONCE):
-                await self._adopt(made[first : first + _ADOPTED_AT_ONCE])
+            for first in range(0, len(made), _ADOPTED_PER_CALL):
+                await self._adopt(made[first : first + _ADOPTED_PER_CALL])
             await self._adopt((), missing)
 
     async def _adopt(self, key_ids: Sequence[str], missing: int | None = None) -> int:
@@ -250,8 +250,8 @@ class Accounts:
     async def find_revoked(self, key_ids: Sequence[str]) -> set[str]:
         """Return which of these keys are revoked, or are no more."""
         found: set[str] = set()
-        for first in range(0, len(key_ids), _KEYS_PER_LOOK):
-            some = key_ids[first : first + _KEYS_PER_LOOK]
+        for first in range(0, len(key_ids), _KEYS_PER_CALL):
+            some = key_ids[first : first + _KEYS_PER_CALL]
             hashes = await self._redis.call("HMGET", keys.KEY_IDS(self._root), *some)
             names = [keys.API_KEY(self._root, (each or b"").decode()) for each in hashes]
             records = await self._redis.call("MGET", *names)
@@ -280,7 +280,7 @@ class Accounts:
         if balance == "too much":
             raise RequestError(
                 f"Account {account.id} cannot have been granted more than "
-                f"{GRANTED_MAX / MICROCREDITS:,.0f} credits in all.",
+                f"{GRANTED_MAX / MICROCREDITS_PER_CREDIT:,.0f} credits in all.",
                 Code.INVALID_FIELDS,
             )
         if balance == "poor":
@@ -290,24 +290,27 @@ class Accounts:
             )
         return balance
 
-    async def ledger(self, account: Account, count: int) -> list[Line]:
+    async def ledger(self, account: Account, count: int) -> list[TimedEntry]:
         """Return an account's last grants and charges, newest first."""
         return await ledger.last(self._redis, self.root_of(account), account.id, count)
 
-    async def stored(self, account: Account) -> Stored:
+    async def stored(self, account: Account) -> StorageUse:
         """Return how much of its quotas an account uses."""
         root = self.root_of(account)
         sessions, sums = await asyncio.gather(
             self._redis.call("ZCARD", keys.SESSIONS(root, account.id)),
-            self._redis.call("HMGET", keys.BOOKS(root, account.id), "stored_0", "stored_1"),
+            self._redis.call(
+                "HMGET", keys.ACCOUNT_TOTALS(root, account.id), "stored_0", "stored_1"
+            ),
         )
-        return Stored(sessions, sum(int(each or 0) for each in sums))
+        return StorageUse(sessions, sum(int(each or 0) for each in sums))
 
-    async def books(self, account: Account) -> Books:
+    async def credit_totals(self, account: Account) -> CreditTotals:
         """Return an account's credits."""
         fields: dict[bytes, bytes] = await self._redis.call(
-            "HGETALL", keys.BOOKS(self.root_of(account), account.id)
+            "HGETALL", keys.ACCOUNT_TOTALS(self.root_of(account), account.id)
         )
         return msgspec.convert(
-            {name.decode(): int(value) for name, value in fields.items() if b"_" not in name}, Books
+            {name.decode(): int(value) for name, value in fields.items() if b"_" not in name},
+            CreditTotals,
         )

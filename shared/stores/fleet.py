@@ -13,7 +13,7 @@ import msgspec
 
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.redis.functions import Breaker, FleetAsk, ReportAsk
+from shared.redis.functions import Breaker, ListWorkersAsk, ReportWorkerAsk
 from shared.settings import ModelSettings, ProviderSettings, RedisSettings
 from shared.wire.fleet import WorkerReport, decode, encode
 from shared.wire.submission import Lane
@@ -35,7 +35,7 @@ class Fleet(NamedTuple):
     models: frozenset[str] = frozenset()
     configured: frozenset[str] = frozenset()
     cooling: frozenset[str] = frozenset()
-    deaf: int = 0
+    without_listener: int = 0
     running: int = 0
 
     def offers(self, model: ModelSettings, provider: ProviderSettings) -> bool:
@@ -48,7 +48,7 @@ class Fleet(NamedTuple):
         return is_unknown or self.offers(model, provider)
 
 
-class Standing(NamedTuple):
+class ReportReply(NamedTuple):
     """What a worker hears in return for its report.
 
     How many live, what all have keys of, which breakers are not closed, by circuit, and which
@@ -64,7 +64,7 @@ class Standing(NamedTuple):
     lengths: Mapping[str, int] = MappingProxyType({})
 
 
-class Calls(NamedTuple):
+class CallReport(NamedTuple):
     """What a worker's gate tells: leases on `slots` and `probes` to keep, and calls `answered`.
 
     They are (provider, lane, call), (circuit, call), and (circuit, how many since the last report);
@@ -79,17 +79,22 @@ class Calls(NamedTuple):
     lengths: tuple[tuple[str, int, int], ...] = ()
 
 
-_NO_CALLS: Final = Calls()
+_EMPTY_CALL_REPORT: Final = CallReport()
 
 
 async def report(
-    redis: Connection, settings: RedisSettings, pulse: WorkerReport, calls: Calls = _NO_CALLS
-) -> Standing:
+    redis: Connection,
+    settings: RedisSettings,
+    worker_report: WorkerReport,
+    calls: CallReport = _EMPTY_CALL_REPORT,
+) -> ReportReply:
     """Write a worker's pulse, the models it serves, and what its gate tells."""
-    ask = msgspec.structs.replace(_ask(pulse.id, pulse.models), **calls._asdict())
-    reported = await functions.report(redis, keys.system_root(settings), ask, encode(pulse))
+    ask = msgspec.structs.replace(_ask(worker_report.id, worker_report.models), **calls._asdict())
+    reported = await functions.report_worker(
+        redis, keys.system_root(settings), ask, encode(worker_report)
+    )
     configured = frozenset(reported.served)
-    return Standing(
+    return ReportReply(
         reported.living,
         configured,
         reported.breakers,
@@ -101,34 +106,39 @@ async def report(
 
 async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None:
     """Take a worker's pulse back, as it drains."""
-    await functions.report(redis, keys.system_root(settings), _ask(worker, ()), b"")
+    await functions.report_worker(redis, keys.system_root(settings), _ask(worker, ()), b"")
 
 
 async def view(redis: Connection, settings: RedisSettings) -> Fleet:
     """Return what the workers that reported within the last three seconds can do."""
-    ask = FleetAsk(alive_ms=_ALIVE_MS)
-    served, pulses = await functions.fleet(redis, keys.system_root(settings), ask)
-    alive = [decode(pulse) for pulse in pulses]
-    models = frozenset(model for pulse in alive for model in pulse.models)
+    ask = ListWorkersAsk(alive_ms=_ALIVE_MS)
+    served, worker_reports = await functions.list_workers(redis, keys.system_root(settings), ask)
+    alive = [decode(worker_report) for worker_report in worker_reports]
+    models = frozenset(model for worker_report in alive for model in worker_report.models)
     return Fleet(
         workers=len(alive),
-        slots=sum(pulse.concurrency for pulse in alive),
+        slots=sum(worker_report.concurrency for worker_report in alive),
         models=models,
         # Workers of an older text tell what they serve in their pulse only.
         configured=models.union(served),
-        cooling=frozenset(circuit for pulse in alive for circuit in pulse.cooling),
-        deaf=sum(pulse.is_deaf for pulse in alive),
-        running=sum(pulse.running for pulse in alive),
+        cooling=frozenset(circuit for worker_report in alive for circuit in worker_report.cooling),
+        without_listener=sum(worker_report.is_deaf for worker_report in alive),
+        running=sum(worker_report.running for worker_report in alive),
     )
 
 
-async def unlined(redis: Connection, settings: RedisSettings) -> frozenset[str]:
+async def models_without_parking(redis: Connection, settings: RedisSettings) -> frozenset[str]:
     """Return the models that live workers serve which know no lines of parked turns."""
-    ask = FleetAsk(alive_ms=_ALIVE_MS)
-    _, pulses = await functions.fleet(redis, keys.system_root(settings), ask)
-    alive = (decode(pulse) for pulse in pulses)
-    return frozenset(model for pulse in alive if not pulse.knows_lines for model in pulse.models)
+    ask = ListWorkersAsk(alive_ms=_ALIVE_MS)
+    _, worker_reports = await functions.list_workers(redis, keys.system_root(settings), ask)
+    alive = (decode(worker_report) for worker_report in worker_reports)
+    return frozenset(
+        model
+        for worker_report in alive
+        if not worker_report.knows_lines
+        for model in worker_report.models
+    )
 
 
-def _ask(worker: str, models: tuple[str, ...]) -> ReportAsk:
-    return ReportAsk(worker=worker, models=models, alive_ms=_ALIVE_MS, forget_ms=_FORGET_MS)
+def _ask(worker: str, models: tuple[str, ...]) -> ReportWorkerAsk:
+    return ReportWorkerAsk(worker=worker, models=models, alive_ms=_ALIVE_MS, forget_ms=_FORGET_MS)

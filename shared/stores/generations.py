@@ -7,43 +7,45 @@ import msgspec
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.wire import event as events
-from shared.wire.generation import Generation, Line
+from shared.wire.generation import Generation, QueuePosition
 from shared.wire.message import decode_assistant, decode_user
 from shared.wire.routing import Routing
 
 
 async def find(redis: Connection, root: str, account: str, generation: str) -> Generation | None:
     """Return an account's generation at this moment, or None; somebody else's is None."""
-    look = await functions.status(redis, root, functions.StatusAsk(account=account, id=generation))
-    return None if look is None else _typed(generation, look)
+    reply = await functions.status(redis, root, functions.StatusAsk(account=account, id=generation))
+    return None if reply is None else _generation_from(generation, reply)
 
 
-class Origin(NamedTuple):
+class RequestOrigin(NamedTuple):
     """A generation's session, and what is kept of the request that made it; may be empty."""
 
     session: str
     request: str
 
 
-async def origin(redis: Connection, root: str, account: str, generation: str) -> Origin | None:
+async def origin(
+    redis: Connection, root: str, account: str, generation: str
+) -> RequestOrigin | None:
     """Return where an account's generation comes from, or None; somebody else's is None."""
     where = keys.GENERATION(root, account, generation)
     session, request = await redis.call("HMGET", where, "session", "origin")
-    return None if session is None else Origin(session.decode(), (request or b"").decode())
+    return None if session is None else RequestOrigin(session.decode(), (request or b"").decode())
 
 
-def _typed(generation: str, look: functions.Look) -> Generation:
-    record = look.record
+def _generation_from(generation: str, reply: functions.StatusReply) -> Generation:
+    record = reply.record
     assistant, text = None, ""
     if "finished" in record:
-        assistant = decode_assistant(look.body) if look.body else None
+        assistant = decode_assistant(reply.body) if reply.body else None
         text = assistant.content if assistant is not None else ""
-    elif look.body:
-        text = look.body.decode()
-    line = _line(look)
+    elif reply.body:
+        text = reply.body.decode()
+    position = _position(reply)
     return Generation(
         id=generation,
-        seen=look.now_ms,
+        seen=reply.now_ms,
         session=record["session"],
         turn=int(record["turn"]),
         lane="batch" if record["lane"] == "batch" else "interactive",
@@ -57,17 +59,17 @@ def _typed(generation: str, look: functions.Look) -> Generation:
         captured=int(record.get("captured", 0)),
         hold=int(record.get("hold", 0)),
         progress=int(record.get("progress", 0)),
-        ahead=None if line is None else line.ahead,
-        line=line,
-        line_at_first=_line_at_first(record.get("before"), look.most),
-        again_seconds=look.again_ms / 1000,
-        unfinished=look.unfinished,
+        ahead=None if position is None else position.ahead,
+        position=position,
+        position_when_accepted=_position_when_accepted(record.get("before"), reply.running_max),
+        retry_in_seconds=reply.retry_in_ms / 1000,
+        unfinished=reply.unfinished,
         is_cancelling="cancel" in record,
         last_event=record.get("last") or f"{record['attempt']}-{record.get('seq', 0)}",
         text=text,
-        user=decode_user(look.user_message) if look.user_message else None,
+        user=decode_user(reply.user_message) if reply.user_message else None,
         assistant=assistant,
-        routed=_routed(look.routed),
+        routed=_routed(reply.routed),
     )
 
 
@@ -76,47 +78,49 @@ def _routed(event: bytes | None) -> Routing | None:
     if not event:
         return None
     try:
-        told = events.decode(event)
+        decoded = events.decode(event)
     except msgspec.MsgspecError:
         return None
-    return told.routing if isinstance(told, events.Routed) else None
+    return decoded.routing if isinstance(decoded, events.Routed) else None
 
 
-def _line(look: functions.Look) -> Line | None:
+def _position(reply: functions.StatusReply) -> QueuePosition | None:
     """Return what comes before a turn that waits: of the account's own, what was accepted before.
 
     What runs of it is ahead no more.
     """
-    if look.record["stage"] not in {"queued", "retrying"}:
+    if reply.record["stage"] not in {"queued", "retrying"}:
         return None
-    return Line(
-        ahead=max(0, look.rank - look.running),
-        running=min(look.running, look.rank),
-        most=look.most,
-        crowd=look.crowd,
-        behind=look.behind,
-        follows=look.follows,
-        front_seconds=seconds_since(look.front_ms),
+    return QueuePosition(
+        ahead=max(0, reply.rank - reply.running),
+        running=min(reply.running, reply.rank),
+        running_max=reply.running_max,
+        lane_accounts=reply.lane_accounts,
+        session_turns_before=reply.session_turns_before,
+        is_behind_head=reply.is_behind_head,
+        first_age_seconds=seconds_or_none(reply.first_age_ms),
     )
 
 
-def _line_at_first(noted: str | None, most: int) -> Line | None:
+def _position_when_accepted(stored_position: str | None, running_max: int) -> QueuePosition | None:
     """Read what `accept` noted, if it did; what an older process took in has nothing."""
-    if noted is None:
+    if stored_position is None:
         return None
-    running, ahead, crowd, behind, follows, front = map(int, noted.split())
-    return Line(
+    running, ahead, lane_accounts, session_turns_before, is_behind_head, first_age = map(
+        int, stored_position.split()
+    )
+    return QueuePosition(
         ahead=ahead,
         running=running,
-        most=most,
-        crowd=crowd,
-        behind=behind,
-        follows=follows == 1,
-        front_seconds=seconds_since(front),
+        running_max=running_max,
+        lane_accounts=lane_accounts,
+        session_turns_before=session_turns_before,
+        is_behind_head=is_behind_head == 1,
+        first_age_seconds=seconds_or_none(first_age),
     )
 
 
-def seconds_since(ms: int) -> float | None:
+def seconds_or_none(ms: int) -> float | None:
     """Return how many seconds ago something began; None for the functions' word for nothing."""
     return None if ms < 0 else ms / 1000
 

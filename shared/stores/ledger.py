@@ -28,14 +28,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
 
 
-class Line(NamedTuple):
+class TimedEntry(NamedTuple):
     """An entry and when it was written, in ms."""
 
     at: int
     entry: Entry
 
 
-class Use(NamedTuple):
+class UsageTotals(NamedTuple):
     """What answers used: how many, tokens, and microcredits captured."""
 
     generations: int = 0
@@ -44,44 +44,44 @@ class Use(NamedTuple):
     reasoning_tokens: int = 0
     captured: int = 0
 
-    def plus(self, other: "Use") -> "Use":
+    def plus(self, other: "UsageTotals") -> "UsageTotals":
         """Return both together."""
-        return Use(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return UsageTotals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-class Used(NamedTuple):
+class DailyUsage(NamedTuple):
     """A day's use of one model through one API key, by its id."""
 
     day: int
     model: str
     key: str
-    use: Use
+    use: UsageTotals
 
 
 _METRICS: Final = ("generations", "input", "output", "reasoning", "credits")
 decode = msgspec.msgpack.Decoder(Entry).decode
 
 
-async def last(redis: Connection, root: str, account: str, count: int) -> list[Line]:
+async def last(redis: Connection, root: str, account: str, count: int) -> list[TimedEntry]:
     """Return an account's last entries, newest first."""
     name = keys.LEDGER(root, account)
     found = await redis.call("XREVRANGE", name, "+", "-", "COUNT", count)
-    return [Line(int(at.partition(b"-")[0]), decode(fields[1])) for at, fields in found]
+    return [TimedEntry(int(at.partition(b"-")[0]), decode(fields[1])) for at, fields in found]
 
 
-async def used(redis: Connection, root: str, account: str, days: range) -> list[Used]:
+async def used(redis: Connection, root: str, account: str, days: range) -> list[DailyUsage]:
     """Return what an account used on each of these days, a year at most, by model and key."""
     ask = functions.UsageAsk(account=account, first=days.start, days=len(days))
     found = await functions.usage(redis, root, ask)
     return [row for day, fields in found for row in _rows(day, fields)]
 
 
-def _rows(day: int, fields: dict[bytes, bytes]) -> list[Used]:
+def _rows(day: int, fields: dict[bytes, bytes]) -> list[DailyUsage]:
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for name, count in fields.items():
         model, key, metric = name.decode().split("|")
         counts.setdefault((model, key), {})[metric] = int(count)
     return [
-        Used(day, model, key, Use(*(count.get(metric, 0) for metric in _METRICS)))
+        DailyUsage(day, model, key, UsageTotals(*(count.get(metric, 0) for metric in _METRICS)))
         for (model, key), count in counts.items()
     ]

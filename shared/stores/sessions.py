@@ -18,11 +18,11 @@ from shared.wire.message import AssistantMessage, UserMessage, decode_assistant,
 
 _FIELDS: Final = ("name", "created", "active", "companion", "metadata", "turns")
 # So much of messages is read at once: Redis serves nobody else meanwhile.
-PIECE_BYTES: Final = 262_144
+READ_BYTES_MAX: Final = 262_144
 # So many turns a round trip; what is read beyond what is needed is no more than these.
 _CHUNKS_AT_ONCE: Final = 2
 # Of records, beside what was said: reasoning, and turns that were not completed.
-_READ_PER_SAID: Final = 4
+_READ_BYTES_PER_CONTENT_BYTE: Final = 4
 _READ_BYTES_MIN: Final = 1_000_000
 _decode_metadata = msgspec.msgpack.Decoder(dict[str, str]).decode
 
@@ -39,15 +39,15 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
 
 
-class Wanted(NamedTuple):
+class TurnRange(NamedTuple):
     """Turns of a session: from `first`, or else `at_most` of them, up to `last`; from 1."""
 
     last: int
     first: int | None = None
-    at_most: int = 0
+    count_max: int = 0
 
 
-class Found(NamedTuple):
+class TurnsFound(NamedTuple):
     """A session, and the turns there are of those wanted; those up to `fitting` are read at once.
 
     Where `first` is beyond `last`, there are none.
@@ -100,8 +100,8 @@ async def rename(redis: Connection, root: str, account: str, session: str, name:
 
 
 async def find_turns(
-    redis: Connection, root: str, account: str, session: str, wanted: Wanted
-) -> Found | None:
+    redis: Connection, root: str, account: str, session: str, wanted: TurnRange
+) -> TurnsFound | None:
     """Return an account's session and which of its turns there are to read; None if it has none.
 
     As many may be read at once as have `PIECE_BYTES`, or else one turn.
@@ -111,14 +111,14 @@ async def find_turns(
         id=session,
         first=wanted.first,
         last=wanted.last,
-        count=wanted.at_most,
-        bytes_max=PIECE_BYTES,
+        count=wanted.count_max,
+        bytes_max=READ_BYTES_MAX,
     )
     found = await functions.find_turns(redis, root, ask)
     known = _session(session, found.session) if found is not None else None
     if found is None or known is None:
         return None
-    return Found(known, found.first, found.last, found.fitting)
+    return TurnsFound(known, found.first, found.last, found.fitting)
 
 
 async def turns(
@@ -161,7 +161,7 @@ async def history(
     """
     complete = History()
     last, bytes_left = (before - 1) // TURNS_PER_CHUNK, bytes_max
-    unread_bytes = _READ_BYTES_MIN + _READ_PER_SAID * bytes_max
+    unread_bytes = _READ_BYTES_MIN + _READ_BYTES_PER_CONTENT_BYTE * bytes_max
     while last >= 0 and before > 1 and bytes_left > 0 and unread_bytes > 0:
         first = max(0, last - _CHUNKS_AT_ONCE + 1)
         chunks = range(first, last + 1)
@@ -170,8 +170,10 @@ async def history(
         ]
         stored = await asyncio.gather(*read)
         numbers = range(max(1, first * TURNS_PER_CHUNK), min(before, (last + 1) * TURNS_PER_CHUNK))
-        found = list(_complete({n: each for chunk in stored for n, each in chunk.items()}, numbers))
-        bytes_left -= sum(map(_said_bytes, found))
+        found = list(
+            _completed_turns({n: each for chunk in stored for n, each in chunk.items()}, numbers)
+        )
+        bytes_left -= sum(map(_content_bytes, found))
         unread_bytes -= sum(len(record) for chunk in stored for record in chunk.values())
         complete[:0] = found
         last = first - 1
@@ -179,7 +181,7 @@ async def history(
     return complete
 
 
-def _complete(fields: dict[bytes, bytes], numbers: range) -> Iterator[Turn]:
+def _completed_turns(fields: dict[bytes, bytes], numbers: range) -> Iterator[Turn]:
     for number in numbers:
         user, assistant = fields.get(b"%d:u" % number), fields.get(b"%d:a" % number)
         if user is not None and assistant is not None:
@@ -188,7 +190,7 @@ def _complete(fields: dict[bytes, bytes], numbers: range) -> Iterator[Turn]:
                 yield Turn(number, decode_user(user), answer, "completed")
 
 
-def _said_bytes(turn: Turn) -> int:
+def _content_bytes(turn: Turn) -> int:
     answer = turn.assistant.content if turn.assistant is not None else ""
     return len(turn.user.content.encode()) + len(answer.encode())
 

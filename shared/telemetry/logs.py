@@ -22,8 +22,8 @@ from structlog.typing import EventDict, FilteringBoundLogger
 from typing_extensions import override
 
 from shared.clock import SystemClock, iso
-from shared.sections import LogSettings
-from shared.telemetry import clean
+from shared.settings_types import LogSettings
+from shared.telemetry import sanitize
 from shared.telemetry.sink import STDERR, replace_stderr
 
 
@@ -39,7 +39,7 @@ def begin() -> None:
 def configure(settings: LogSettings, *, process: str) -> None:
     """Set up logging for this process; the standard library's loggers end in the same stream."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    stamp = _stamp(process)
+    stamp = _add_time_and_process(process)
     shared: list[structlog.typing.Processor] = [
         merge,
         structlog.processors.add_log_level,
@@ -57,8 +57,8 @@ def configure(settings: LogSettings, *, process: str) -> None:
     )
     logger.cache_clear()
     STDERR.notice = _notice(shared, render)
-    foreign = _ForeignLines()
-    foreign.setFormatter(
+    standard_library = _StandardLibraryLines()
+    standard_library.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
@@ -67,7 +67,7 @@ def configure(settings: LogSettings, *, process: str) -> None:
             ],
         )
     )
-    logging.basicConfig(handlers=[foreign], level=max(level, logging.WARNING), force=True)
+    logging.basicConfig(handlers=[standard_library], level=max(level, logging.WARNING), force=True)
 
 
 def flush() -> None:
@@ -93,7 +93,7 @@ class _SinkLogger:
         STDERR.write(line + b"\n")
 
 
-class _ForeignLines(logging.Handler):
+class _StandardLibraryLines(logging.Handler):
     """The lines of the standard library's loggers: uvicorn's, arq's, asyncio's, warnings."""
 
     @override
@@ -107,13 +107,13 @@ class _ForeignLines(logging.Handler):
 
 
 def _as_json(_logger: object, _method: str, line: EventDict) -> bytes:
-    line = clean.cut_path(line)
+    line = sanitize.cut_path(line)
     try:
-        return clean.json_line(msgspec.json.encode(line, enc_hook=repr))
+        return sanitize.json_line(msgspec.json.encode(line, enc_hook=repr))
     except (TypeError, ValueError, RecursionError):
         # Half of a surrogate pair, as in a file's name, or a number beyond 64 bits.
         text = json.dumps({name: repr(value) for name, value in line.items()})
-        return clean.json_line(text.encode())
+        return sanitize.json_line(text.encode())
 
 
 class _Console:
@@ -123,9 +123,9 @@ class _Console:
         self._render = structlog.dev.ConsoleRenderer(colors=has_colors)
 
     def __call__(self, logger: object, method: str, line: EventDict) -> bytes:
-        safe = clean.values(clean.cut_path(line))
+        safe = sanitize.values(sanitize.cut_path(line))
         rendered = self._render(logger, method, safe)
-        return clean.without_keys(rendered.encode(errors="backslashreplace"))
+        return sanitize.without_keys(rendered.encode(errors="backslashreplace"))
 
 
 def _notice(processors: list[structlog.typing.Processor], render: Render) -> Callable[[int], bytes]:
@@ -140,7 +140,7 @@ def _notice(processors: list[structlog.typing.Processor], render: Render) -> Cal
     return notice
 
 
-def _stamp(process: str) -> structlog.typing.Processor:
+def _add_time_and_process(process: str) -> structlog.typing.Processor:
     """Return what adds the time and the process' name; a line's time is most of what it costs."""
     clock = SystemClock()
     # Most lines fall into the second of the line before, whose text is used again.
@@ -161,8 +161,8 @@ def _stamp(process: str) -> structlog.typing.Processor:
 @cache
 def logger() -> FilteringBoundLogger:
     """Return the logger, bound once; `configure` makes it anew."""
-    fresh: FilteringBoundLogger = structlog.get_logger().bind()
-    return fresh
+    bound_logger: FilteringBoundLogger = structlog.get_logger().bind()
+    return bound_logger
 
 
 def bind(**context: object) -> None:

@@ -24,7 +24,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from shared.telemetry import clean
+from shared.telemetry import sanitize
 
 BYTES_MAX: Final = 512 * 1024
 FLUSH_SECONDS: Final = 1.0
@@ -46,14 +46,14 @@ class Sink:
         self._lines: list[bytes] = []
         self._size = 0
         self._dropped = 0
-        self._missing = 0
+        self._unreported_drops = 0
         self._is_writing = False
         self._writer: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
+        self._has_lines = threading.Event()
+        self._flush_requested = threading.Event()
         # Set while nothing is left to write, and when an attempt has failed.
-        self._settled = threading.Event()
-        self._settled.set()
+        self._drained = threading.Event()
+        self._drained.set()
 
     @property
     def dropped(self) -> int:
@@ -65,17 +65,17 @@ class Sink:
         with self._lock:
             if self._size + len(line) > self._bytes_max:
                 self._dropped += 1
-                self._missing += 1
+                self._unreported_drops += 1
                 return
             is_first = not self._lines
-            if self._missing:
-                self._note_gap()
+            if self._unreported_drops:
+                self._append_gap_notice()
             self._lines.append(line)
             self._size += len(line)
             if is_first:
-                self._settled.clear()
+                self._drained.clear()
                 self._start()
-                self._wake.set()
+                self._has_lines.set()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
         """Wait until what was taken is written, at most so long; return whether it is.
@@ -85,17 +85,17 @@ class Sink:
         with self._lock:
             if self._is_written():
                 return True
-            self._settled.clear()
-        self._hurry.set()
-        self._wake.set()
-        self._settled.wait(seconds)
+            self._drained.clear()
+        self._flush_requested.set()
+        self._has_lines.set()
+        self._drained.wait(seconds)
         return self._is_written()
 
     def _is_written(self) -> bool:
-        return not (self._lines or self._missing or self._is_writing)
+        return not (self._lines or self._unreported_drops or self._is_writing)
 
-    def _note_gap(self) -> None:
-        missing, self._missing = self._missing, 0
+    def _append_gap_notice(self) -> None:
+        missing, self._unreported_drops = self._unreported_drops, 0
         line = self.notice(missing)
         self._lines.append(line)
         self._size += len(line)
@@ -110,13 +110,13 @@ class Sink:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self._hurry.wait(_GATHER_SECONDS)
-            self._hurry.clear()
-            self._wake.clear()
+            self._has_lines.wait()
+            self._flush_requested.wait(_GATHER_SECONDS)
+            self._flush_requested.clear()
+            self._has_lines.clear()
             with self._lock:
-                if self._missing:
-                    self._note_gap()
+                if self._unreported_drops:
+                    self._append_gap_notice()
                 batch, self._lines, self._size = self._lines, [], 0
                 self._is_writing = True
             for piece in _pieces(batch):
@@ -124,9 +124,9 @@ class Sink:
             with self._lock:
                 self._is_writing = False
                 if self._is_written():
-                    self._settled.set()
+                    self._drained.set()
                 else:
-                    self._wake.set()
+                    self._has_lines.set()
 
     def _write_all(self, piece: bytes) -> None:
         """Write a piece, however often it takes; a line that was cut short is ended first."""
@@ -138,9 +138,9 @@ class Sink:
             except BlockingIOError:
                 select.select([], [self.descriptor], [], longest)
             except OSError:
-                self._settled.set()
-                self._hurry.wait(pause)
-                self._hurry.clear()
+                self._drained.set()
+                self._flush_requested.wait(pause)
+                self._flush_requested.clear()
                 pause = min(pause * 2, longest)
 
 
@@ -149,7 +149,7 @@ class Stderr(io.TextIOBase):
 
     def __init__(self, to: Sink) -> None:
         self._sink = to
-        self._begun = ""
+        self._partial_line = ""
         self._lock = threading.RLock()
 
     @property
@@ -177,15 +177,15 @@ class Stderr(io.TextIOBase):
     @override
     def write(self, text: str, /) -> int:
         with self._lock:
-            *lines, self._begun = (self._begun + text).split("\n")
+            *lines, self._partial_line = (self._partial_line + text).split("\n")
             for line in lines:
-                safe = clean.text(line).encode(errors="backslashreplace")
-                self._sink.write(clean.without_keys(safe) + b"\n")
+                safe = sanitize.text(line).encode(errors="backslashreplace")
+                self._sink.write(sanitize.without_keys(safe) + b"\n")
         return len(text)
 
     def end_line(self) -> None:
         """Pass on a line that was begun and not ended."""
-        if self._begun:
+        if self._partial_line:
             self.write("\n")
 
 

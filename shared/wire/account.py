@@ -44,7 +44,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     receipt_ends: int | None = None
 
 
-class Books(msgspec.Struct, frozen=True, kw_only=True):
+class CreditTotals(msgspec.Struct, frozen=True, kw_only=True):
     """An account's credits, in microcredits: granted = balance + held + settled, always."""
 
     granted: int = 0

@@ -8,7 +8,7 @@ from shared.wire.routing import Routing
 from shared.wire.submission import Lane
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class QueuePosition(msgspec.Struct, frozen=True, kw_only=True):
     """What comes before a turn that waits.
 
     `ahead` counts the account's own of its lane that wait before it, `running` those that run,
@@ -19,11 +19,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     ahead: int = 0
     running: int = 0
-    most: int = 0
-    crowd: int = 1
-    behind: int = 0
-    follows: bool = False
-    front_seconds: float | None = None
+    running_max: int = 0
+    lane_accounts: int = 1
+    session_turns_before: int = 0
+    is_behind_head: bool = False
+    first_age_seconds: float | None = None
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +53,9 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     hold: int = 0
     progress: int = 0
     ahead: int | None = None
-    line: Line | None = None
-    line_at_first: Line | None = None
-    again_seconds: float = 0.0
+    position: QueuePosition | None = None
+    position_when_accepted: QueuePosition | None = None
+    retry_in_seconds: float = 0.0
     unfinished: int = 0
     is_cancelling: bool = False
     last_event: str = "0-0"
@@ -65,7 +65,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     routed: Routing | None = None
 
     @property
-    def is_late(self) -> bool:
+    def is_past_deadline(self) -> bool:
         """Whether its deadline had passed when it was looked at."""
         return self.deadline is not None and self.seen >= self.deadline
 

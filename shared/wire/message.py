@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from shared.errors import Failure
 from shared.lifecycle import State
-from shared.wire.routing import KeptRouting, Routing
+from shared.wire.routing import Routing, StoredRouting
 
 MediaKind = Literal["image", "video", "audio"]
 # Why a model ended its answer: by itself, at its limit of tokens, to call tools, by a filter.
@@ -102,7 +102,7 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     content: str
     created: int
     model: ModelSnapshot | None = None
-    routing: KeptRouting | Routing | None = None
+    routing: StoredRouting | Routing | None = None
     usage: Usage | None = None
     failure: Failure | None = None
     reasoning: str = ""
@@ -112,7 +112,7 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     finish_reason: FinishReason = "stop"
 
     @property
-    def told_finish_reason(self) -> FinishReason | None:
+    def visible_finish_reason(self) -> FinishReason | None:
         """Why the model ended its answer; None for one that was ended from outside."""
         return self.finish_reason if self.status == "completed" else None
 

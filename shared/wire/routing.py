@@ -38,7 +38,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
 
-class KeptRouting(NamedTuple):
+class StoredRouting(NamedTuple):
     """A decision as an answer's record keeps it: of a candidate, the values in their order."""
 
     policy: Policy
@@ -47,12 +47,12 @@ class KeptRouting(NamedTuple):
     candidates: tuple[tuple[str, float, float, float, str | None], ...]
 
     @classmethod
-    def of(cls, routing: Routing) -> "KeptRouting":
+    def of(cls, routing: Routing) -> "StoredRouting":
         """Keep a decision."""
         candidates = map(msgspec.structs.astuple, routing.candidates)
         return cls(routing.policy, routing.chosen, routing.category, tuple(candidates))
 
-    def told(self) -> Routing:
+    def restored(self) -> Routing:
         """Return the decision as it was."""
         return Routing(
             policy=self.policy,

@@ -12,8 +12,8 @@ COMPANION_WIRE: Final = 2
 FEATURES_WIRE: Final = 3
 # A turn of a newer wire than this rings a bell of its own, this word and the wire: workers that
 # cannot read it do not wait there. Workers of version 0.6 know the lanes' bells only, and wire 3.
-LANE_BELL_WIRE: Final = 3
-WIRE_BELL: Final = "wire|"
+LANE_WAKEUP_WIRE: Final = 3
+WIRE_WAKEUP: Final = "wire|"
 
 OnConflict = Literal["enqueue", "reject", "interrupt"]
 Lane = Literal["interactive", "batch"]

@@ -2,18 +2,18 @@
 
 import pytest
 
-from tests.api.kombify import MANAGING
-from tests.support.customer import Customer
+from tests.api.kombify_client import MANAGING
+from tests.support.api_client import ApiClient
 from tests.support.system import System, api, other, own_system, system, worker
 
 __all__ = ["api", "other", "own_system", "system", "worker"]
 
 
 @pytest.fixture
-async def owner(system: System) -> Customer:
+async def owner(system: System) -> ApiClient:
     """Return a customer of a running front whose key may make others."""
     await system.front()
     made = await system.customer(scopes=MANAGING)
     # Its key is older than all others.
-    system.clock.turn(1)
+    system.clock.advance(1)
     return made

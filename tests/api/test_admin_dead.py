@@ -8,12 +8,12 @@ import httpx
 import openapi_spec_validator
 import pytest
 
-from api.app import ADMIN
-from api.endpoint import Endpoint
+from api.app import ADMIN_MOUNTS
+from api.endpoints.endpoint import Endpoint
 from shared import ids
-from tests.support import document, processes
-from tests.support.customer import Customer, Json, body, refused
-from tests.support.provider import Answer, Provider
+from tests.support import openapi_document, processes
+from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -24,11 +24,11 @@ DEAD: Final = "/admin/v1/dead"
 @pytest.fixture
 async def door(system: System) -> str:
     """Return the URL of the operators' door of a front that customers call, too."""
-    return await system.two_doors()
+    return await system.front_with_admin_port()
 
 
 @pytest.fixture
-async def operator(door: str, system: System) -> Customer:
+async def operator(door: str, system: System) -> ApiClient:
     """Return an operator's program, whose account has nothing."""
     owner = await system.account("ops", funds=0)
     key = await system.key(owner, scopes=("operator",))
@@ -36,16 +36,16 @@ async def operator(door: str, system: System) -> Customer:
 
 
 @pytest.fixture
-async def person(door: str, system: System) -> Customer:
+async def person(door: str, system: System) -> ApiClient:
     """Return a customer at the front's public door."""
     assert door
     return await system.customer()
 
 
-async def _dies(person: Customer, provider: Provider, **fields: object) -> Json:
+async def _dies(person: ApiClient, provider: ScriptedProvider, **fields: object) -> Json:
     """Have a message fail for no fault of its sender; return its receipt."""
     answer = provider.answer
-    provider.answer = lambda _: Answer(status=302)
+    provider.answer = lambda _: ScriptedAnswer(status=302)
     receipt = await person.ask("Why is it down?", **fields)
     assert (await person.end(receipt))["state"] == "failed"
     provider.answer = answer
@@ -56,12 +56,12 @@ def _id(receipt: Json) -> str:
     return f"one/{receipt['message_id']}"
 
 
-ROWS: Final = [(prefix, row) for prefix, rows in ADMIN.items() for row in rows]
+ROWS: Final = [(prefix, row) for prefix, rows in ADMIN_MOUNTS.items() for row in rows]
 
 
 @pytest.mark.parametrize(("prefix", "row"), ROWS, ids=[row.route for _, row in ROWS])
 async def test_only_an_operators_key_opens(
-    system: System, door: str, operator: Customer, prefix: str, row: Endpoint
+    system: System, door: str, operator: ApiClient, prefix: str, row: Endpoint
 ) -> None:
     path = prefix + row.path.format(account="one", generation_id=ids.new_id())
     method = row.method
@@ -83,22 +83,22 @@ async def test_only_an_operators_key_opens(
 
 
 async def test_each_door_serves_its_own(
-    operator: Customer, person: Customer, door: str, system: System
+    operator: ApiClient, person: ApiClient, door: str, system: System
 ) -> None:
     # At the public door, a POST alone is allowed there.
     refused(await operator.get("/api/v1/chat"), 404, "NOT_FOUND")
     refused(await operator.get("/openapi.json"), 404, "NOT_FOUND")
     refused(await person.get("/admin/v1/openapi.json"), 404, "NOT_FOUND")
     # What a caller says of the host opens no door.
-    told = {"host": door.removeprefix("http://"), "x-forwarded-host": door}
-    refused(await person.get(DEAD, headers=told), 404, "NOT_FOUND")
+    payload = {"host": door.removeprefix("http://"), "x-forwarded-host": door}
+    refused(await person.get(DEAD, headers=payload), 404, "NOT_FOUND")
     public = (await person.get("/openapi.json")).json()
     assert not [path for path in public["paths"] if path.startswith("/admin")]
     assert system.url != door
 
 
 async def test_without_the_operators_door_nothing_is_served_behind_it(
-    api: Customer, system: System
+    api: ApiClient, system: System
 ) -> None:
     key = (await system.key(scopes=("operator", "read"))).key
     refused(await api.get(DEAD, headers={"x-api-key": key}), 404, "NOT_FOUND")
@@ -108,14 +108,14 @@ async def test_the_operators_document_is_served_and_valid(door: str, system: Sys
     stranger = await system.caller({}, door)
     served = (await stranger.get("/admin/v1/openapi.json")).json()
     openapi_spec_validator.validate(served)
-    made = document.document(is_admin=True)
+    made = openapi_document.document(is_admin=True)
     assert served["paths"] == made["paths"]
     documented = {
         (method.upper(), path) for path, item in served["paths"].items() for method in item
     }
     assert documented == {
         (endpoint.method, prefix + endpoint.path)
-        for prefix, endpoints in ADMIN.items()
+        for prefix, endpoints in ADMIN_MOUNTS.items()
         for endpoint in endpoints
     }
     refused(await stranger.post("/admin/v1/openapi.json"), 405, "METHOD_NOT_ALLOWED")
@@ -151,7 +151,7 @@ async def test_a_front_has_two_ports_or_one_door(system: System, tmp_path: Path)
 
 @pytest.mark.usefixtures("worker")
 async def test_dead_letter_is_listed_and_shown_with_the_prompt(
-    operator: Customer, person: Customer, provider: Provider, system: System
+    operator: ApiClient, person: ApiClient, provider: ScriptedProvider, system: System
 ) -> None:
     asked = {"metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}
     receipt = await _dies(person, provider, **asked)
@@ -183,14 +183,14 @@ async def test_dead_letter_is_listed_and_shown_with_the_prompt(
 
 @pytest.mark.usefixtures("worker")
 async def test_retried_it_is_answered_in_its_session_and_charged_once(
-    operator: Customer, person: Customer, provider: Provider
+    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipt = await _dies(person, provider)
     before = (await person.credits())["total"]
-    told = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)] * 2}))
-    assert (told["count"], told["refused"]) == (1, [])
-    [retried] = told["retried"]
-    assert body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]})) == told
+    payload = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)] * 2}))
+    assert (payload["count"], payload["refused"]) == (1, [])
+    [retried] = payload["retried"]
+    assert body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]})) == payload
     again = {"poll_url": f"/api/v1/generate/{retried['generation_id']}/status"}
     ended = await person.end(again)
     assert ended["state"] == "completed"
@@ -211,7 +211,7 @@ async def test_retried_it_is_answered_in_its_session_and_charged_once(
 
 @pytest.mark.usefixtures("worker")
 async def test_filter_chooses_what_is_retried_and_discarded(
-    operator: Customer, person: Customer, provider: Provider
+    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipts = [await _dies(person, provider) for _ in range(3)]
     nothing: list[Json] = [{"category": "internal"}, {"account": "two"}, {"until": "2020-01-01"}]
@@ -219,23 +219,23 @@ async def test_filter_chooses_what_is_retried_and_discarded(
         for action in ("retry", "discard"):
             answer = await operator.post(f"{DEAD}/{action}", json={"filter": filter_})
             assert body(answer)["count"] == 0
-    told = body(await operator.post(f"{DEAD}/discard", json={"filter": {"limit": 1}}))
-    assert told["discarded"] == [_id(receipts[2])]
+    payload = body(await operator.post(f"{DEAD}/discard", json={"filter": {"limit": 1}}))
+    assert payload["discarded"] == [_id(receipts[2])]
     sent: Json = {
         "filter": {"category": "provider_error", "provider": "scripted", "account": "one"}
     }
-    told = body(await operator.post(f"{DEAD}/retry", json=sent))
-    assert {each["id"] for each in told["retried"]} == {_id(each) for each in receipts[:2]}
+    payload = body(await operator.post(f"{DEAD}/retry", json=sent))
+    assert {each["id"] for each in payload["retried"]} == {_id(each) for each in receipts[:2]}
     sent = {"ids": [_id(receipts[2]), "one/nobody"]}
-    told = body(await operator.post(f"{DEAD}/discard", json=sent))
-    assert (told["count"], told["unknown"]) == (0, sent["ids"])
+    payload = body(await operator.post(f"{DEAD}/discard", json=sent))
+    assert (payload["count"], payload["unknown"]) == (0, sent["ids"])
     for each in body(await operator.post(f"{DEAD}/retry", json=sent))["refused"]:
         assert each["code"] == "NOT_FOUND"
 
 
 @pytest.mark.usefixtures("worker")
 async def test_list_is_paged_and_narrowed(
-    operator: Customer, person: Customer, provider: Provider
+    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipts = [await _dies(person, provider) for _ in range(3)]
     found: list[str] = []
@@ -255,13 +255,13 @@ async def test_list_is_paged_and_narrowed(
 
 @pytest.mark.usefixtures("worker")
 async def test_letter_of_a_deleted_session_is_gone(
-    operator: Customer, person: Customer, provider: Provider
+    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipt = await _dies(person, provider)
     body(await person.delete(f"/api/v1/chat/conversations/{receipt['session_id']}"))
     refused(await operator.get(f"{DEAD}/{_id(receipt)}"), 404, "NOT_FOUND")
-    told = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]}))
-    assert [each["code"] for each in told["refused"]] == ["NOT_FOUND"]
+    payload = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]}))
+    assert [each["code"] for each in payload["refused"]] == ["NOT_FOUND"]
     assert body(await operator.get(DEAD))["count"] == 0
 
 
@@ -269,7 +269,7 @@ async def test_letter_of_a_deleted_session_is_gone(
     "query",
     ["category=weather", "limit=0", "limit=x", "limit=1001", "since=soon", "after=x", "after=1.a"],
 )
-async def test_wrong_parameters_are_refused(operator: Customer, query: str) -> None:
+async def test_wrong_parameters_are_refused(operator: ApiClient, query: str) -> None:
     refused(await operator.get(f"{DEAD}?{query}"), 400, "INVALID_FIELDS")
 
 
@@ -289,10 +289,10 @@ async def test_wrong_parameters_are_refused(operator: Customer, query: str) -> N
         {"all": True},
     ],
 )
-async def test_wrong_bodies_are_refused(operator: Customer, action: str, sent: Json) -> None:
+async def test_wrong_bodies_are_refused(operator: ApiClient, action: str, sent: Json) -> None:
     refused(await operator.post(f"{DEAD}/{action}", json=sent), 400, "INVALID_FIELDS")
 
 
 @pytest.mark.parametrize("account", ["one", "a:b", "*", "%0A", "%2E%2E"])
-async def test_unknown_letters_are_not_found(operator: Customer, account: str) -> None:
+async def test_unknown_letters_are_not_found(operator: ApiClient, account: str) -> None:
     refused(await operator.get(f"{DEAD}/{account}/{ids.new_id()}"), 404, "NOT_FOUND")

@@ -7,7 +7,7 @@ import pytest
 
 from shared.redis import keys
 from tests.support import waiting
-from tests.support.customer import Customer, Json, refused
+from tests.support.api_client import ApiClient, Json, refused
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -77,9 +77,9 @@ async def _is_in(system: System, root: str, account: str, receipt: Json) -> bool
     return bool(await system.redis.call("EXISTS", name))
 
 
-async def _are_done(customers: list[Customer], receipts: list[Json]) -> list[bool]:
+async def _are_done(customers: list[ApiClient], receipts: list[Json]) -> list[bool]:
     return [
-        (await api.look(receipt))["state"] == "completed"
+        (await api.poll(receipt))["state"] == "completed"
         for api, receipt in zip(customers, receipts, strict=True)
     ]
 

@@ -4,17 +4,17 @@ import msgspec
 import pytest
 
 from shared.redis import keys
-from tests.api.kombify import chat
-from tests.support.customer import Customer, refused
-from tests.support.provider import Provider
+from tests.api.kombify_client import chat
+from tests.support.api_client import ApiClient, refused
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
-from worker.consumer import PolluxWorker
+from worker.consumer.arq_worker import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
 
 @pytest.fixture
-async def api(system: System) -> Customer:
+async def api(system: System) -> ApiClient:
     """Return a customer of a system whose second model reasons."""
     models = tuple(
         msgspec.structs.replace(model, capabilities=("reasoning",))
@@ -28,7 +28,7 @@ async def api(system: System) -> Customer:
 
 
 @pytest.fixture
-async def worker(api: Customer, system: System) -> PolluxWorker:
+async def worker(api: ApiClient, system: System) -> PolluxWorker:
     """Return a worker of the same catalogue."""
     assert api
     return await system.worker()
@@ -36,7 +36,7 @@ async def worker(api: Customer, system: System) -> PolluxWorker:
 
 @pytest.mark.usefixtures("worker")
 async def test_a_model_that_reasons_is_chosen_and_asked_to(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     status = await api.answer("Why? [tokens=3 think=4]", deep_think=True)
     assert status["routing"]["chosen"] == "beta"
@@ -51,7 +51,7 @@ async def test_a_model_that_reasons_is_chosen_and_asked_to(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_other_dialect_has_it_too(api: Customer, provider: Provider) -> None:
+async def test_the_other_dialect_has_it_too(api: ApiClient, provider: ScriptedProvider) -> None:
     said = await chat(api, "Why? [tokens=3 think=4]", deep_think=True)
     assert said["message"]["model"] == "beta"
     assert said["message"]["reasoning_content"]
@@ -60,13 +60,13 @@ async def test_the_other_dialect_has_it_too(api: Customer, provider: Provider) -
 
 @pytest.mark.usefixtures("worker")
 async def test_nobody_is_asked_to_think_who_was_not_told_to(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     await api.answer("hello", model="beta", deep_think=False)
     assert "reasoning_effort" not in provider.requests[0].body
 
 
-async def test_a_model_that_cannot_reason_is_refused_with_the_reason(api: Customer) -> None:
+async def test_a_model_that_cannot_reason_is_refused_with_the_reason(api: ApiClient) -> None:
     answer = await api.post(
         "/api/v1/chat", json={"message": "Why?", "model": "alpha", "deep_think": True}
     )
@@ -76,7 +76,7 @@ async def test_a_model_that_cannot_reason_is_refused_with_the_reason(api: Custom
     assert await api.credits() == {"total": 1000.0, "available": 1000.0, "held": 0.0}
 
 
-async def test_a_worker_of_before_leaves_it_in_the_line(api: Customer, system: System) -> None:
+async def test_a_worker_of_before_leaves_it_in_the_line(api: ApiClient, system: System) -> None:
     plain = await api.ask("hello")
     deep = await api.ask("Why?", deep_think=True)
     account = await system.account()

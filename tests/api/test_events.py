@@ -13,16 +13,16 @@ import pytest
 from shared import ids
 from shared.redis import keys
 from tests.support import waiting
-from tests.support.customer import Customer, Json, refused
-from tests.support.follower import ENDS, Heard, following, text_of
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, Json, refused
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stream_reader import ENDS, ReceivedEvent, following, text_of
 from tests.support.system import System
 
 _TEXT: Final = "Two bears went into a wood, and one of them came out."
 
 
-def _number(heard: Heard) -> tuple[int, int]:
-    epoch, _, seq = heard.id.partition("-")
+def _number(received: ReceivedEvent) -> tuple[int, int]:
+    epoch, _, seq = received.id.partition("-")
     return int(epoch), int(seq)
 
 
@@ -53,29 +53,31 @@ async def _nobody_follows(system: System, receipt: Json) -> None:
     await waiting.until(is_left_alone, what="the last follower's end")
 
 
-async def _all(api: Customer, receipt: Json, **how: str) -> list[Heard]:
+async def _all(api: ApiClient, receipt: Json, **how: str) -> list[ReceivedEvent]:
     async with following(api, receipt["events_url"], **how) as stream:
         return await stream.rest()
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_stream_tells_the_whole_story_once(api: Customer, provider: Provider) -> None:
-    provider.script.append(Answer(text=_TEXT, gap_seconds=0.002))
+async def test_the_stream_tells_the_whole_story_once(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
+    provider.script.append(ScriptedAnswer(text=_TEXT, gap_seconds=0.002))
     receipt = await api.ask("hello")
-    heard = await _all(api, receipt)
-    names = [one.name for one in heard]
+    received = await _all(api, receipt)
+    names = [one.name for one in received]
     assert names[:3] == ["accepted", "routed", "stage"]
-    assert heard[0].told == {
+    assert received[0].payload == {
         "type": "accepted",
         "id": receipt["message_id"],
         "session_id": receipt["session_id"],
         "poll_url": receipt["poll_url"],
     }
     assert [name for name in names if name in ENDS] == ["completed"] == names[-1:]
-    assert [_number(one) for one in heard] == sorted({_number(one) for one in heard})
-    assert text_of(heard) == _TEXT
-    status = await api.look(receipt)
-    end = heard[-1].told
+    assert [_number(one) for one in received] == sorted({_number(one) for one in received})
+    assert text_of(received) == _TEXT
+    status = await api.poll(receipt)
+    end = received[-1].payload
     assert end["message"]["content"] == status["result"]["content"] == _TEXT
     assert end["message"]["id"] == receipt["message_id"]
     assert end["message"]["model"] == status["routing"]["chosen"] == "alpha"
@@ -85,39 +87,39 @@ async def test_the_stream_tells_the_whole_story_once(api: Customer, provider: Pr
 
 @pytest.mark.usefixtures("worker")
 async def test_what_has_ended_is_told_again_from_any_event_on(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(text=_TEXT, gap_seconds=0.002))
+    provider.script.append(ScriptedAnswer(text=_TEXT, gap_seconds=0.002))
     receipt = await api.ask("hello")
-    heard = await _all(api, receipt)
-    assert len(heard) > 5
-    assert await _all(api, receipt) == heard
-    for number, one in enumerate(heard[:-1]):
-        assert await _all(api, receipt, after=one.id) == heard[number + 1 :]
+    received = await _all(api, receipt)
+    assert len(received) > 5
+    assert await _all(api, receipt) == received
+    for number, one in enumerate(received[:-1]):
+        assert await _all(api, receipt, after=one.id) == received[number + 1 :]
         path = receipt["events_url"] + f"?after={one.id}"
         async with following(api, path) as stream:
-            assert await stream.rest() == heard[number + 1 :]
-    answer = await api.get(receipt["events_url"], params={"after": heard[-1].id})
+            assert await stream.rest() == received[number + 1 :]
+    answer = await api.get(receipt["events_url"], params={"after": received[-1].id})
     assert (answer.status_code, answer.content) == (204, b"")
 
 
 async def test_the_header_goes_before_the_parameter(
-    api: Customer, provider: Provider, system: System
+    api: ApiClient, provider: ScriptedProvider, system: System
 ) -> None:
     await system.worker()
-    provider.script.append(Answer(text=_TEXT))
+    provider.script.append(ScriptedAnswer(text=_TEXT))
     receipt = await api.ask("hello")
-    heard = await _all(api, receipt)
-    receipt["events_url"] += f"?after={heard[0].id}"
-    assert await _all(api, receipt, after=heard[-2].id) == heard[-1:]
+    received = await _all(api, receipt)
+    receipt["events_url"] += f"?after={received[0].id}"
+    assert await _all(api, receipt, after=received[-2].id) == received[-1:]
 
 
 @pytest.mark.usefixtures("worker")
 async def test_who_comes_in_the_middle_gets_all_of_it_and_goes_on(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=4, gap_seconds=0.002))
+    provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=4, gap_seconds=0.002))
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as first:
         await first.until("delta")
@@ -125,16 +127,16 @@ async def test_who_comes_in_the_middle_gets_all_of_it_and_goes_on(
             await second.until("delta")
             gate.set()
             assert await second.rest() == await first.rest()
-    assert text_of(first.heard) == _TEXT
+    assert text_of(first.received) == _TEXT
 
 
 async def test_another_front_tells_the_same(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     elsewhere = await system.front()
     await system.worker()
     gate = asyncio.Event()
-    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=4))
+    provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=4))
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as here:
         seen = await here.until("delta")
@@ -148,84 +150,86 @@ async def test_another_front_tells_the_same(
 
 @pytest.mark.usefixtures("worker")
 async def test_after_the_retention_a_snapshot_stands_for_the_rest(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(text=_TEXT, gap_seconds=0.002))
+    provider.script.append(ScriptedAnswer(text=_TEXT, gap_seconds=0.002))
     receipt = await api.ask("hello")
-    heard = await _all(api, receipt)
+    received = await _all(api, receipt)
     account = await system.account()
     root = system.accounts.root_of(account)
     name = keys.EVENTS(root, account.id, receipt["message_id"])
     assert await system.redis.call("DEL", name) == 1
     whole = await _all(api, receipt)
     assert [one.name for one in whole] == ["accepted", "snapshot", "completed"]
-    assert whole[1].told["text"] == _TEXT
-    assert whole[-1] == heard[-1]
-    for one in heard[:-1]:
+    assert whole[1].payload["text"] == _TEXT
+    assert whole[-1] == received[-1]
+    for one in received[:-1]:
         assert await _all(api, receipt, after=one.id) == whole[1:]
     assert await _all(api, receipt, after=whole[1].id) == whole[1:]
-    answer = await api.get(receipt["events_url"], params={"after": heard[-1].id})
+    answer = await api.get(receipt["events_url"], params={"after": received[-1].id})
     assert answer.status_code == 204
 
 
 async def test_ends_without_an_answer_are_told_too(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     waiting_ = await api.ask("never begun")
     async with following(api, waiting_["events_url"]) as stream:
         assert await stream.next()
         await api.post(waiting_["cancel_url"])
-        heard = await stream.rest()
-    assert [(one.id, one.name) for one in heard] == [("0-1", "accepted"), ("1-1", "cancelled")]
-    assert await _all(api, waiting_) == heard
+        received = await stream.rest()
+    assert [(one.id, one.name) for one in received] == [("0-1", "accepted"), ("1-1", "cancelled")]
+    assert await _all(api, waiting_) == received
     await system.worker()
-    provider.script.append(Answer(status=401))
+    provider.script.append(ScriptedAnswer(status=401))
     failed = await api.ask("fails", model="alpha")
-    heard = await _all(api, failed)
-    assert heard[-1].name == "failed"
-    assert heard[-1].told["failure"] == (await api.look(failed))["failure"]
-    assert await _all(api, failed) == heard
+    received = await _all(api, failed)
+    assert received[-1].name == "failed"
+    assert received[-1].payload["failure"] == (await api.poll(failed))["failure"]
+    assert await _all(api, failed) == received
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_new_attempt_begins_with_a_reset(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(text="lost words", gate=asyncio.Event(), gate_after=1))
-    provider.script.append(Answer(text=_TEXT))
+    provider.script.append(ScriptedAnswer(text="lost words", gate=asyncio.Event(), gate_after=1))
+    provider.script.append(ScriptedAnswer(text=_TEXT))
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
         await system.worker()
         await system.stop(system.workers[0])
-        heard = await stream.rest()
-    assert [one.told for one in heard if one.name == "reset"] == [{"type": "reset", "keep": 0}]
-    assert "lost" in "".join(one.told["text"] for one in heard if one.name == "delta")
-    assert text_of(heard) == _TEXT
-    assert heard[-1].told["message"]["content"] == _TEXT
-    assert await _all(api, receipt) == heard
+        received = await stream.rest()
+    assert [one.payload for one in received if one.name == "reset"] == [
+        {"type": "reset", "keep": 0}
+    ]
+    assert "lost" in "".join(one.payload["text"] for one in received if one.name == "delta")
+    assert text_of(received) == _TEXT
+    assert received[-1].payload["message"]["content"] == _TEXT
+    assert await _all(api, receipt) == received
 
 
 @pytest.mark.usefixtures("worker")
 async def test_who_has_to_wait_for_another_try_is_told_so(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(status=429, headers={"retry-after": "60"}))
+    provider.script.append(ScriptedAnswer(status=429, headers={"retry-after": "60"}))
     receipt = await api.ask("hello", model="alpha")
     async with following(api, receipt["events_url"]) as stream:
-        told = [await stream.until("stage")]
-        while told[-1].told["stage"] != "retrying":
-            told.append(await stream.until("stage"))
-        assert (await api.look(receipt))["stage"] == "retrying"
+        payload = [await stream.until("stage")]
+        while payload[-1].payload["stage"] != "retrying":
+            payload.append(await stream.until("stage"))
+        assert (await api.poll(receipt))["stage"] == "retrying"
         await api.post(receipt["cancel_url"])
-        heard = await stream.rest()
-    assert heard[-1].name == "cancelled"
-    assert await _all(api, receipt) == heard
-    assert await _all(api, receipt, after=told[-1].id) == heard[-1:]
+        received = await stream.rest()
+    assert received[-1].name == "cancelled"
+    assert await _all(api, receipt) == received
+    assert await _all(api, receipt, after=payload[-1].id) == received[-1:]
 
 
 async def test_what_is_nobodys_or_no_event_s_is_refused(
-    system: System, api: Customer, other: Customer
+    system: System, api: ApiClient, other: ApiClient
 ) -> None:
     receipt = await api.ask("hello")
     path = receipt["events_url"]
@@ -242,7 +246,7 @@ async def test_what_is_nobodys_or_no_event_s_is_refused(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_an_empty_place_to_go_on_from_is_none(api: Customer) -> None:
+async def test_an_empty_place_to_go_on_from_is_none(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     await api.end(receipt)
     path = receipt["events_url"]
@@ -259,7 +263,9 @@ async def test_an_empty_place_to_go_on_from_is_none(api: Customer) -> None:
     assert answer.json()["state"] == "completed"
 
 
-async def test_an_account_follows_as_many_as_it_may(system: System, provider: Provider) -> None:
+async def test_an_account_follows_as_many_as_it_may(
+    system: System, provider: ScriptedProvider
+) -> None:
     system.change_tier("enterprise", waits_max=2)
     await system.front()
     api = await system.customer()
@@ -294,17 +300,17 @@ async def test_a_deadline_ends_the_stream_although_no_worker_lives(system: Syste
     await system.front()
     api = await system.customer()
     receipt = await api.ask("hello", deadline_seconds=1)
-    heard = await _all(api, receipt)
-    assert [one.name for one in heard] == ["accepted", "failed"]
-    assert heard[-1].told["failure"]["category"] == "expired"
+    received = await _all(api, receipt)
+    assert [one.name for one in received] == ["accepted", "failed"]
+    assert received[-1].payload["failure"]["category"] == "expired"
 
 
 @pytest.mark.usefixtures("worker")
 async def test_who_vanishes_leaves_nothing_and_ends_nothing(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=2))
+    provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=2))
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
@@ -316,12 +322,14 @@ async def test_who_vanishes_leaves_nothing_and_ends_nothing(
 
 @pytest.mark.usefixtures("worker")
 async def test_publications_that_are_lost_are_read_from_the_stream(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     # A worker hears by the same kind of connection.
     system.expected |= {"the listener is away", "the listener is back"}
     gates = [asyncio.Event() for _ in range(2)]
-    provider.script.append(Answer(text=_TEXT, gate=gates[0], gate_after=2, gap_seconds=0.01))
+    provider.script.append(
+        ScriptedAnswer(text=_TEXT, gate=gates[0], gate_after=2, gap_seconds=0.01)
+    )
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
@@ -329,17 +337,17 @@ async def test_publications_that_are_lost_are_read_from_the_stream(
         for _ in range(3):
             await system.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
             await stream.next()
-        heard = await stream.rest()
-    assert text_of(heard) == _TEXT
-    assert heard == await _all(api, receipt)
+        received = await stream.rest()
+    assert text_of(received) == _TEXT
+    assert received == await _all(api, receipt)
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_follower_that_knows_more_than_redis_begins_anew(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text=_TEXT, gate=gate, gate_after=2))
+    provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=2))
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as first:
         await first.until("delta")
@@ -348,14 +356,14 @@ async def test_a_follower_that_knows_more_than_redis_begins_anew(
             assert snapshot is not None
             assert snapshot.name == "snapshot"
             gate.set()
-            heard, whole = await second.rest(), await first.rest()
-    assert text_of(heard) == _TEXT
-    assert heard[-1] == whole[-1]
+            received, whole = await second.rest(), await first.rest()
+    assert text_of(received) == _TEXT
+    assert received[-1] == whole[-1]
     again = await _all(api, receipt, after="7-7")
     assert [one.name for one in again] == ["snapshot", "completed"]
 
 
-async def test_head_is_told_how_it_would_begin(api: Customer) -> None:
+async def test_head_is_told_how_it_would_begin(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     answer = await api.head(receipt["events_url"])
     assert (answer.status_code, answer.content) == (200, b"")
@@ -365,22 +373,22 @@ async def test_head_is_told_how_it_would_begin(api: Customer) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_a_reader_that_is_stuck_is_cut_and_others_do_not_notice(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     system.change("api", stuck_reader_seconds=2.0)
     url = await system.front()
     api = await system.customer()
     text = " ".join(["w" * 4_000] * 1_000)
-    provider.script.append(Answer(text=text))
+    provider.script.append(ScriptedAnswer(text=text))
     receipt = await api.ask("hello")
     with stuck(url, receipt["events_url"], api.headers["x-api-key"]):
-        heard = await _all(api, receipt)
-        assert text_of(heard) == text
+        received = await _all(api, receipt)
+        assert text_of(received) == text
         assert await _subscribers(system, receipt) == 1
         await _nobody_follows(system, receipt)
 
 
-async def test_who_deletes_the_session_ends_the_stream(system: System, api: Customer) -> None:
+async def test_who_deletes_the_session_ends_the_stream(system: System, api: ApiClient) -> None:
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as stream:
         assert await stream.next()

@@ -8,10 +8,10 @@ import pytest
 
 from shared.wire.event import ToolCall
 from shared.wire.message import AssistantMessage, decode_assistant, encode_assistant
-from tests.api.kombify import CHAT, SESSIONS, chat, told
-from tests.support.customer import Customer, body
-from tests.support.follower import read_events
-from tests.support.provider import Answer, Provider
+from tests.api.kombify_client import CHAT, SESSIONS, chat, payload
+from tests.support.api_client import ApiClient, body
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stream_reader import read_events
 from worker.providers.contract import ChatRequest, Ended, Part
 from worker.providers.registry import Registry
 
@@ -37,9 +37,9 @@ class _Caller:
 @pytest.mark.parametrize(("upstream", "expected"), _REASONS)
 @pytest.mark.usefixtures("worker")
 async def test_every_telling_of_an_answer_says_why_it_ended(
-    api: Customer, provider: Provider, upstream: str, expected: str
+    api: ApiClient, provider: ScriptedProvider, upstream: str, expected: str
 ) -> None:
-    provider.answer = lambda _: Answer(text="one two", finish_reason=upstream)
+    provider.answer = lambda _: ScriptedAnswer(text="one two", finish_reason=upstream)
     replied = await chat(api, "count")
     assert replied["message"]["finish_reason"] == expected
     status = body(await api.get(f"/api/v1/generate/{replied['id']}/status"))
@@ -48,21 +48,21 @@ async def test_every_telling_of_an_answer_says_why_it_ended(
     asked, answered = await api.messages(session)
     assert answered["finish_reason"] == expected
     assert "finish_reason" not in asked
-    asked, answered = told(await api.get(f"{SESSIONS}/{session}"))["messages"]
+    asked, answered = payload(await api.get(f"{SESSIONS}/{session}"))["messages"]
     assert answered["finish_reason"] == expected
     assert "finish_reason" not in asked
     streamed = read_events(
         (await api.post(CHAT, json={"message": "count", "stream": True})).content
     )
     assert streamed[-1].name == "completed"
-    assert streamed[-1].told["message"]["finish_reason"] == expected
+    assert streamed[-1].payload["message"]["finish_reason"] == expected
 
 
 @pytest.mark.usefixtures("worker")
 async def test_an_answer_that_failed_has_no_finish_reason(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda _: Answer(status=422)
+    provider.answer = lambda _: ScriptedAnswer(status=422)
     status = await api.answer("hello")
     assert (status["state"], status["result"]["finish_reason"]) == ("failed", None)
     _, answered = await api.messages(status["session_id"])
@@ -71,7 +71,7 @@ async def test_an_answer_that_failed_has_no_finish_reason(
 
 @pytest.mark.usefixtures("worker")
 async def test_calls_of_tools_alone_are_an_answer(
-    api: Customer, monkeypatch: pytest.MonkeyPatch
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Registry, "provider_of", lambda *_: _Caller())
     status = await api.answer("What time is it?")
@@ -83,8 +83,8 @@ def test_a_record_has_a_finish_reason_only_if_the_model_did_not_stop_by_itself()
     whole = AssistantMessage(status="completed", content="Two", created=1)
     assert "finish_reason" not in msgspec.msgpack.decode(encode_assistant(whole))
     # This is also how a worker of before writes every answer.
-    assert decode_assistant(encode_assistant(whole)).told_finish_reason == "stop"
+    assert decode_assistant(encode_assistant(whole)).visible_finish_reason == "stop"
     cut = msgspec.structs.replace(whole, finish_reason="length")
-    assert decode_assistant(encode_assistant(cut)).told_finish_reason == "length"
+    assert decode_assistant(encode_assistant(cut)).visible_finish_reason == "length"
     cancelled = msgspec.structs.replace(whole, status="cancelled")
-    assert cancelled.told_finish_reason is None
+    assert cancelled.visible_finish_reason is None

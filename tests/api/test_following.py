@@ -8,17 +8,16 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from api import stream as streams
-from api.follow import ring
-from api.follow.ring import Number, Page
+from api.follow import ring, stream as streams
+from api.follow.ring import EventNumber, EventPage
 from shared.errors import StoreError, UnavailableError, WrongTypeError
 from shared.redis import keys
 from shared.redis.functions import Claimed
 from tests.support import waiting
-from tests.support.customer import Customer, Json, body
-from tests.support.desk import Desk
-from tests.support.follower import following, read_events, text_of
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, Json, body
+from tests.support.redis_functions import RedisFunctions
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stream_reader import following, read_events, text_of
 from tests.support.system import System
 from tests.worker.front import Front, Ticket
 
@@ -39,158 +38,162 @@ async def _is_heard(system: System, receipt: Json) -> bool:
     return int(count) == 1
 
 
-async def _taken(system: System, receipt: Json) -> tuple[Desk, Claimed]:
+async def _taken(system: System, receipt: Json) -> tuple[RedisFunctions, Claimed]:
     """Take a generation in the place of a worker."""
     root, account, id_ = await _where(system, receipt)
     front = Front(system.redis, system.settings)
     claimed = await front.claim(Ticket(root, account, receipt["session_id"], id_))
-    return Desk(system.redis, system.settings.redis, (await system.account()).partition), claimed
+    return RedisFunctions(
+        system.redis, system.settings.redis, (await system.account()).partition
+    ), claimed
 
 
 async def _append_unheard(system: System, claimed: Claimed, seq: int, text: str) -> None:
     """Append a delta whose publication is lost."""
-    where = (claimed.root, claimed.account, claimed.id)
+    ref = (claimed.root, claimed.account, claimed.id)
     event = f'{{"type":"delta","text":"{text}"}}'
     for command in (
-        ("XADD", keys.EVENTS(*where), f"{claimed.attempt}-{seq}", "e", event),
-        ("APPEND", keys.TEXT(*where), text),
-        ("HSET", keys.GENERATION(*where), "seq", seq),
+        ("XADD", keys.EVENTS(*ref), f"{claimed.attempt}-{seq}", "e", event),
+        ("APPEND", keys.TEXT(*ref), text),
+        ("HSET", keys.GENERATION(*ref), "seq", seq),
     ):
         await system.redis.call(*command)
 
 
 @pytest.mark.usefixtures("worker")
 async def test_who_follows_what_another_waits_for_sees_what_there_is(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     """The front hears the generation already, and nothing new is said to wake anybody."""
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two three", gate=gate, gate_after=2))
+    provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
     receipt = await api.ask("hello")
     waiter = asyncio.create_task(api.end(receipt))
     await waiting.until(lambda: _is_heard(system, receipt))
 
     async def has_text() -> bool:
-        return bool((await api.look(receipt))["result"]["content"])
+        return bool((await api.poll(receipt))["result"]["content"])
 
     await waiting.until(has_text)
     async with following(api, receipt["events_url"]) as stream:
         async with asyncio.timeout(_AT_ONCE_SECONDS):
             await stream.until("delta")
         gate.set()
-        heard = await stream.rest()
-    assert text_of(heard) == (await waiter)["result"]["content"] == "one two three"
+        received = await stream.rest()
+    assert text_of(received) == (await waiter)["result"]["content"] == "one two three"
     assert body(await api.get(receipt["poll_url"]))["state"] == "completed"
 
 
 async def test_who_has_heard_more_than_this_front_goes_on_without_a_snapshot(
-    system: System, api: Customer
+    system: System, api: ApiClient
 ) -> None:
     receipt = await api.ask("hello")
-    desk, claimed = await _taken(system, receipt)
-    await desk.append(claimed, 1, "one ")
+    queue, claimed = await _taken(system, receipt)
+    await queue.append(claimed, 1, "one ")
     async with following(api, receipt["events_url"]) as here:
         await here.until("delta")
         await _append_unheard(system, claimed, 2, "two ")
         async with following(api, receipt["events_url"], after="1-2") as from_elsewhere:
-            await desk.append(claimed, 3, "three")
-            await desk.settle(claimed, seq=4, text="one two three")
-            heard = await from_elsewhere.rest()
+            await queue.append(claimed, 3, "three")
+            await queue.settle(claimed, seq=4, text="one two three")
+            received = await from_elsewhere.rest()
         whole = await here.rest()
-    assert [(one.id, one.name) for one in heard] == [("1-3", "delta"), ("1-4", "completed")]
+    assert [(one.id, one.name) for one in received] == [("1-3", "delta"), ("1-4", "completed")]
     assert text_of(whole) == "one two three"
-    assert whole[-2:] == heard
+    assert whole[-2:] == received
 
 
-async def test_who_is_given_a_snapshot_is_given_one(system: System, api: Customer) -> None:
+async def test_who_is_given_a_snapshot_is_given_one(system: System, api: ApiClient) -> None:
     """This front does not yet know all that the snapshot replaces."""
     receipt = await api.ask("hello")
-    desk, claimed = await _taken(system, receipt)
-    await desk.append(claimed, 1, "one ")
+    queue, claimed = await _taken(system, receipt)
+    await queue.append(claimed, 1, "one ")
     async with following(api, receipt["events_url"]) as here:
         await here.until("delta")
         await _append_unheard(system, claimed, 2, "two ")
         async with following(api, receipt["events_url"], after="7-7") as from_elsewhere:
             assert await from_elsewhere.next()
-            await desk.append(claimed, 3, "three")
-            await desk.settle(claimed, seq=4, text="one two three")
-            heard = await from_elsewhere.rest()
+            await queue.append(claimed, 3, "three")
+            await queue.settle(claimed, seq=4, text="one two three")
+            received = await from_elsewhere.rest()
         await here.rest()
-    assert [(one.id, one.name) for one in heard] == [
+    assert [(one.id, one.name) for one in received] == [
         ("1-2", "snapshot"),
         ("1-3", "delta"),
         ("1-4", "completed"),
     ]
-    assert text_of(heard) == "one two three"
+    assert text_of(received) == "one two three"
 
 
 async def test_who_has_yet_to_hear_what_is_forgotten_is_given_a_snapshot(
-    system: System, api: Customer, monkeypatch: pytest.MonkeyPatch
+    system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither this front nor the stream has the beginning of the answer any more."""
     monkeypatch.setattr(ring, "BYTES_MAX", 4_000)
     receipt = await api.ask("hello")
-    desk, claimed = await _taken(system, receipt)
+    queue, claimed = await _taken(system, receipt)
     words = [f"{number:0200}" for number in range(30)]
     async with following(api, receipt["events_url"]) as here:
         for seq, word in enumerate(words, 1):
-            await desk.append(claimed, seq, word)
+            await queue.append(claimed, seq, word)
             await here.until("delta")
         await system.redis.call("DEL", keys.EVENTS(claimed.root, claimed.account, claimed.id))
         async with following(api, receipt["events_url"]) as late:
             async with asyncio.timeout(_AT_ONCE_SECONDS):
                 await late.until("snapshot")
-            await desk.settle(claimed, seq=31, text="".join(words))
-            heard = await late.rest()
-    assert [one.name for one in heard] == ["accepted", "snapshot", "completed"]
-    assert text_of(heard) == "".join(words)
+            await queue.settle(claimed, seq=31, text="".join(words))
+            received = await late.rest()
+    assert [one.name for one in received] == ["accepted", "snapshot", "completed"]
+    assert text_of(received) == "".join(words)
 
 
-async def test_a_stream_that_is_lost_is_told_from_the_record(system: System, api: Customer) -> None:
+async def test_a_stream_that_is_lost_is_told_from_the_record(
+    system: System, api: ApiClient
+) -> None:
     receipt = await api.ask("hello")
-    desk, claimed = await _taken(system, receipt)
+    queue, claimed = await _taken(system, receipt)
     for seq, word in enumerate(("one ", "two ", "three "), 1):
-        await desk.append(claimed, seq, word)
+        await queue.append(claimed, seq, word)
     await system.redis.call("DEL", keys.EVENTS(claimed.root, claimed.account, claimed.id))
     async with following(api, receipt["events_url"], after="1-2") as stream:
         async with asyncio.timeout(_AT_ONCE_SECONDS):
             assert await stream.next()
-        await desk.append(claimed, 4, "four")
+        await queue.append(claimed, 4, "four")
         await stream.until("delta")
-        await desk.settle(claimed, seq=5, text="one two three four")
-        heard = await stream.rest()
-    assert [(one.id, one.name) for one in heard] == [
+        await queue.settle(claimed, seq=5, text="one two three four")
+        received = await stream.rest()
+    assert [(one.id, one.name) for one in received] == [
         ("1-3", "snapshot"),
         ("1-4", "delta"),
         ("1-5", "completed"),
     ]
-    assert text_of(heard) == "one two three four"
+    assert text_of(received) == "one two three four"
 
 
-async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api: Customer) -> None:
+async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api: ApiClient) -> None:
     """As when another server takes over that had not yet got the last words."""
     system.expected.add("a stream could not be read")
     receipt = await api.ask("hello")
-    desk, claimed = await _taken(system, receipt)
-    where = (claimed.root, claimed.account, claimed.id)
-    await desk.append(claimed, 1, "one ")
-    await desk.append(claimed, 2, "lost ")
-    await desk.append(claimed, 3, "words")
+    queue, claimed = await _taken(system, receipt)
+    ref = (claimed.root, claimed.account, claimed.id)
+    await queue.append(claimed, 1, "one ")
+    await queue.append(claimed, 2, "lost ")
+    await queue.append(claimed, 3, "words")
     async with following(api, receipt["events_url"]) as stream:
         while (await stream.until("delta")).id != "1-3":
             pass
         for seq in (2, 3):
-            await system.redis.call("XDEL", keys.EVENTS(*where), f"1-{seq}")
-        await system.redis.call("SET", keys.TEXT(*where), "one ")
-        await system.redis.call("HSET", keys.GENERATION(*where), "seq", 1)
+            await system.redis.call("XDEL", keys.EVENTS(*ref), f"1-{seq}")
+        await system.redis.call("SET", keys.TEXT(*ref), "one ")
+        await system.redis.call("HSET", keys.GENERATION(*ref), "seq", 1)
         await system.redis.call("CLIENT", "KILL", "TYPE", "pubsub")
         assert (await stream.rest())[-1].id == "1-3"
     async with following(api, receipt["events_url"], after="1-3") as again:
         snapshot = await again.next()
         assert snapshot is not None
-        assert (snapshot.id, snapshot.told["text"]) == ("1-1", "one ")
+        assert (snapshot.id, snapshot.payload["text"]) == ("1-1", "one ")
         await api.post(receipt["cancel_url"])
-        await desk.release(claimed)
+        await queue.release(claimed)
         assert [one.name for one in await again.rest()] == ["snapshot", "cancelled"]
 
 
@@ -199,15 +202,15 @@ async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api:
     "error", [UnavailableError("away"), StoreError("odd"), WrongTypeError("overwritten")]
 )
 async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
-    system: System, api: Customer, monkeypatch: pytest.MonkeyPatch, error: Exception
+    system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     receipt = await api.ask("hello")
     await api.end(receipt)
 
     read = ring.read_page
-    pages: list[Page] = []
+    pages: list[EventPage] = []
 
-    async def read_page(*place: Any) -> Page:  # noqa: ANN401  as it is called
+    async def read_page(*place: Any) -> EventPage:  # noqa: ANN401  as it is called
         if pages:
             raise error
         page = await read(*place)
@@ -229,9 +232,9 @@ async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
             else:
                 system.expected.add("unavailable")
                 await stream.rest()
-        assert stream.heard[0].name == "accepted"
-        assert Number.of(stream.heard[-1].id) == pages[0].last
-    async with following(api, receipt["events_url"], after=stream.heard[-1].id) as again:
+        assert stream.received[0].name == "accepted"
+        assert EventNumber.of(stream.received[-1].id) == pages[0].last
+    async with following(api, receipt["events_url"], after=stream.received[-1].id) as again:
         assert (await again.rest())[-1].name == "completed"
     assert "unavailable" not in system.expected or not [
         line for line in system.lines if line["event"] == "The application broke down."
@@ -240,7 +243,7 @@ async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
 
 @pytest.mark.usefixtures("worker")
 async def test_who_speaks_an_older_http_reads_to_the_end_of_the_line(
-    system: System, api: Customer
+    system: System, api: ApiClient
 ) -> None:
     """It knows nothing of chunks."""
     receipt = await api.ask("hello")

@@ -8,8 +8,8 @@ import pytest
 
 from shared.redis import keys
 from shared.routing import price
-from tests.support.customer import Customer
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 _LONG: Final = "word " * 600
@@ -17,13 +17,13 @@ _LONG: Final = "word " * 600
 _INPUT, _OUTPUT, _LONGEST = 100, 200, 256
 
 
-def _sent_tokens(provider: Provider, number: int = -1) -> int:
+def _sent_tokens(provider: ScriptedProvider, number: int = -1) -> int:
     """Return the estimate of what an upstream was sent."""
     messages: list[dict[str, Any]] = provider.requests[number].body["messages"]
     return sum(price.tokens_in(message["content"]) for message in messages)
 
 
-async def _held(api: Customer) -> int:
+async def _held(api: ApiClient) -> int:
     held: float = (await api.credits())["held"]
     return round(held * 1_000_000)
 
@@ -42,11 +42,11 @@ async def _session(system: System, session: str) -> dict[bytes, bytes]:
 
 @pytest.mark.usefixtures("worker")
 async def test_hold_is_the_price_of_what_is_sent_and_of_the_longest_answer(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     first = await api.ask(_LONG, model="alpha")
     await api.end(first)
-    provider.script.append(Answer(text="So.", gate=(gate := asyncio.Event())))
+    provider.script.append(ScriptedAnswer(text="So.", gate=(gate := asyncio.Event())))
     receipt = await api.ask("and?", model="alpha", session_id=first["session_id"])
     held = await _held(api)
     gate.set()
@@ -64,7 +64,7 @@ async def test_hold_is_the_price_of_what_is_sent_and_of_the_longest_answer(
 
 @pytest.mark.usefixtures("worker")
 async def test_budget_below_the_price_of_the_conversation_is_refused_with_both_figures(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipt = await api.ask(_LONG, model="alpha")
     await api.end(receipt)
@@ -90,7 +90,7 @@ async def test_budget_below_the_price_of_the_conversation_is_refused_with_both_f
 
 
 async def test_turns_that_wait_hold_for_the_answers_before_them(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     first = await api.ask("one [tokens=200]", model="alpha")
     alone = await _held(api)
@@ -107,13 +107,13 @@ async def test_turns_that_wait_hold_for_the_answers_before_them(
 
 @pytest.mark.usefixtures("worker")
 async def test_session_without_a_count_is_guessed_high_and_counted_by_its_next_answer(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     receipt = await api.ask(_LONG, model="alpha")
     await api.end(receipt)
     stored = await _session(system, receipt["session_id"])
     await system.redis.call("HDEL", stored[b"key"], "tokens")
-    provider.script.append(Answer(text="So.", gate=(gate := asyncio.Event())))
+    provider.script.append(ScriptedAnswer(text="So.", gate=(gate := asyncio.Event())))
     again = await api.ask("and?", model="alpha", session_id=receipt["session_id"])
     held = await _held(api)
     gate.set()
@@ -127,12 +127,14 @@ async def test_session_without_a_count_is_guessed_high_and_counted_by_its_next_a
 
 
 @pytest.mark.usefixtures("worker")
-async def test_history_beyond_the_window_is_not_held_for(api: Customer, provider: Provider) -> None:
+async def test_history_beyond_the_window_is_not_held_for(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
     receipt = await api.ask(_LONG, model="alpha")
     await api.end(receipt)
     held = 0
     for _ in range(4):
-        provider.script.append(Answer(text="So.", gate=(gate := asyncio.Event())))
+        provider.script.append(ScriptedAnswer(text="So.", gate=(gate := asyncio.Event())))
         again = await api.ask(_LONG, model="alpha", session_id=receipt["session_id"])
         held = await _held(api)
         gate.set()
@@ -142,6 +144,6 @@ async def test_history_beyond_the_window_is_not_held_for(api: Customer, provider
 
 
 def test_both_sides_estimate_alike() -> None:
-    text = (resources.files("shared.redis") / "functions" / "books.lua").read_text("utf-8")
+    text = (resources.files("shared.redis") / "functions" / "ledger.lua").read_text("utf-8")
     constants = f"BYTES_PER_TOKEN, TOKENS_PER_MESSAGE = {price.BYTES_PER_TOKEN}, "
     assert constants + str(price.tokens_in("")) in text

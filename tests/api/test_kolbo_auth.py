@@ -5,15 +5,15 @@ from typing import Final
 
 import pytest
 
-from api.app import DOUBLED, MOUNTS
-from api.endpoint import Endpoint
+from api.app import DOUBLED_MOUNTS, MOUNTS
+from api.endpoints.endpoint import Endpoint
 from api.guards import identify
 from shared import ids
 from shared.clock import iso
 from shared.stores.accounts import Accounts
 from shared.wire.account import SCOPES, Account, ApiKey
 from tests.support import waiting
-from tests.support.customer import Customer, body, refused
+from tests.support.api_client import ApiClient, body, refused
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -23,7 +23,7 @@ CREDITS: Final = "/api/v1/account/credits"
 
 def rows() -> Iterator[tuple[Endpoint, str]]:
     """Yield every row of the table of routes with a path that could be one of its own."""
-    for prefix, endpoints in ({"/api/v1": MOUNTS["/api/v1"]} | DOUBLED).items():
+    for prefix, endpoints in ({"/api/v1": MOUNTS["/api/v1"]} | DOUBLED_MOUNTS).items():
         for endpoint in endpoints:
             path = prefix + endpoint.path
             for name in ("generation_id", "session_id"):
@@ -110,11 +110,11 @@ async def test_a_key_ends_when_it_expires(system: System) -> None:
     until = system.clock.now_ms() + 60_000
     caller = await system.caller({"x-api-key": (await system.key(expires_ms=until)).key})
     body(await caller.get(CREDITS))
-    system.clock.turn(59)
+    system.clock.advance(59)
     body(await caller.get(CREDITS))
-    system.clock.turn(1.1)
+    system.clock.advance(1.1)
     refused(await caller.get(CREDITS), 401, "INVALID_API_KEY")
-    system.clock.turn(-30)
+    system.clock.advance(-30)
     body(await caller.get(CREDITS))
 
 
@@ -125,7 +125,7 @@ async def test_a_revoked_key_ends_within_a_second_on_every_front(system: System)
     for url in urls:
         body(await caller.get(url + CREDITS))
     assert await system.accounts.revoke_key(key.key_id)
-    system.clock.turn(1.0)
+    system.clock.advance(1.0)
     for url in urls:
         refused(await caller.get(url + CREDITS), 401, "INVALID_API_KEY")
     other = await system.caller({"x-api-key": spare.key})
@@ -147,7 +147,7 @@ async def test_what_is_wrong_with_a_key_is_said_and_looked_up_alike(
         return await authenticate(accounts, key)
 
     monkeypatch.setattr(Accounts, "authenticate", counted)
-    told = {}
+    payload = {}
     for name, key in (
         ("missing", ""),
         ("unknown", ids.new_key()),
@@ -155,11 +155,11 @@ async def test_what_is_wrong_with_a_key_is_said_and_looked_up_alike(
         ("revoked", revoked.key),
     ):
         caller = await system.caller({"x-api-key": key})
-        told[name] = refused(await caller.get(CREDITS), 401, "INVALID_API_KEY")["error"]
+        payload[name] = refused(await caller.get(CREDITS), 401, "INVALID_API_KEY")["error"]
         # One look for each of them, so the time that it takes says no more than the sentence.
         assert looks == ([key] if key else []), name
         looks.clear()
-    assert told == {
+    assert payload == {
         "missing": "The API key is missing: send `X-API-Key: KEY` or `Authorization: Bearer KEY`.",
         "unknown": "The API key is unknown.",
         "expired": f"The API key expired at {iso(until)}.",
@@ -177,15 +177,15 @@ async def test_a_key_works_on_a_front_that_had_just_refused_it(system: System) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ids, "new_key", lambda: key)
         await system.key(account)
-    system.clock.turn(1.0)
+    system.clock.advance(1.0)
     body(await caller.get(CREDITS))
 
 
-async def test_a_change_of_tier_holds_within_a_second(api: Customer, system: System) -> None:
+async def test_a_change_of_tier_holds_within_a_second(api: ApiClient, system: System) -> None:
     answer = await api.post("/api/v1/chat", json={"message": "hello"})
     assert answer.headers["ratelimit-limit"] == "6000"
     await system.accounts.create("one", "free")
-    system.clock.turn(1.0)
+    system.clock.advance(1.0)
 
     async def is_free() -> bool:
         answer = await api.post("/api/v1/chat", json={"message": "hello"})

@@ -10,7 +10,7 @@ import pytest
 
 from shared.settings import ApiSettings
 from tests.support import waiting
-from tests.support.customer import Customer, body, refused
+from tests.support.api_client import ApiClient, body, refused
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -92,14 +92,14 @@ MALFORMED: Final[dict[str, bytes]] = {
 }
 
 
-async def _nothing_happened(api: Customer, system: System) -> None:
+async def _nothing_happened(api: ApiClient, system: System) -> None:
     """Nothing was accepted or went wrong inside, and the next request is answered."""
     assert [line for line in system.lines if line["event"] == "accepted"] == []
     assert (await api.credits())["held"] == 0
     assert await api.ask("hello")
 
 
-async def test_malformed_bodies_are_refused(api: Customer, system: System) -> None:
+async def test_malformed_bodies_are_refused(api: ApiClient, system: System) -> None:
     assert len(MALFORMED) > 25
     for name, raw in MALFORMED.items():
         answer = await api.post(CHAT, content=raw, headers=JSON)
@@ -114,7 +114,7 @@ async def test_malformed_bodies_are_refused(api: Customer, system: System) -> No
     assert (await api.credits())["held"] > 0
 
 
-async def test_a_refusal_repeats_little_of_what_was_said(api: Customer) -> None:
+async def test_a_refusal_repeats_little_of_what_was_said(api: ApiClient) -> None:
     long = b"a" * 100_000
     for raw in (
         b'{"message":"hello","' + long + b'":1}',
@@ -127,7 +127,7 @@ async def test_a_refusal_repeats_little_of_what_was_said(api: Customer) -> None:
         assert (answer.status_code, len(answer.content) < 2_000) == (400, True)
 
 
-async def test_odd_but_valid_bodies_are_taken(api: Customer) -> None:
+async def test_odd_but_valid_bodies_are_taken(api: ApiClient) -> None:
     for raw, message in (
         (b' \r\n\t{"message" :\n"hello"}\n ', "hello"),
         (b'{"message":"first","message":"last"}', "last"),
@@ -148,7 +148,7 @@ async def test_odd_but_valid_bodies_are_taken(api: Customer) -> None:
         assert asked["content"] == message
 
 
-async def test_a_body_must_say_that_it_is_json(api: Customer, system: System) -> None:
+async def test_a_body_must_say_that_it_is_json(api: ApiClient, system: System) -> None:
     raw = b'{"message":"hello"}'
     for kind in (
         "text/plain",
@@ -174,7 +174,7 @@ async def test_a_body_must_say_that_it_is_json(api: Customer, system: System) ->
 
 
 async def test_a_body_over_the_cap_is_refused_announced_or_in_chunks(
-    api: Customer, system: System
+    api: ApiClient, system: System
 ) -> None:
     most = ApiSettings().body_bytes_max
     large = _message(b"x" * most)
@@ -198,7 +198,7 @@ async def test_a_body_over_the_cap_is_refused_announced_or_in_chunks(
 
 
 @asynccontextmanager
-async def _line(api: Customer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def _line(api: ApiClient) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Open a connection and send the head of a message of 100 bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", api.base_url.port)
     writer.write(
@@ -244,7 +244,7 @@ async def test_a_body_that_drips_is_not_waited_for(system: System) -> None:
 
 
 async def test_a_caller_who_hangs_up_in_the_body_leaves_nothing(
-    api: Customer, system: System
+    api: ApiClient, system: System
 ) -> None:
     async with _line(api) as (_, writer):
         writer.write(b'{"message":"hello')
@@ -252,7 +252,7 @@ async def test_a_caller_who_hangs_up_in_the_body_leaves_nothing(
     await _nothing_happened(api, system)
 
 
-async def test_a_body_where_none_is_read_changes_nothing(api: Customer) -> None:
+async def test_a_body_where_none_is_read_changes_nothing(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     for raw in (b"", b"{}", b"\xff\0{", b"x" * 100_000):
         answer = await api.request("GET", receipt["poll_url"], content=raw, headers=JSON)

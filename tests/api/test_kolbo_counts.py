@@ -2,15 +2,17 @@
 
 import pytest
 
-from tests.support.customer import Customer
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 
 pytestmark = pytest.mark.each_once
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_an_answer_consumed_is_counted(api: Customer, provider: Provider) -> None:
-    provider.script.append(Answer(text="one two", reasoning="Let me see.", cached_tokens=2))
+async def test_what_an_answer_consumed_is_counted(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
+    provider.script.append(ScriptedAnswer(text="one two", reasoning="Let me see.", cached_tokens=2))
     counts = {
         "input_tokens": 3,
         "cached_input_tokens": 2,
@@ -18,5 +20,5 @@ async def test_what_an_answer_consumed_is_counted(api: Customer, provider: Provi
         "reasoning_tokens": 3,
     }
     assert (await api.answer("hello there you"))["usage"] == counts
-    provider.script.append(Answer(status=422))
+    provider.script.append(ScriptedAnswer(status=422))
     assert (await api.answer("hello"))["usage"] == dict.fromkeys(counts, 0)

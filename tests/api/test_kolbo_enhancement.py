@@ -6,10 +6,10 @@ from typing import Final
 import msgspec
 import pytest
 
-from shared.sections import EnhancementSettings
+from shared.settings_types import EnhancementSettings
 from tests.support import waiting
-from tests.support.customer import Customer, Json
-from tests.support.provider import Answer, Provider, Request, by_words
+from tests.support.api_client import ApiClient, Json
+from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider, by_words
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -23,12 +23,12 @@ def _untouched(reason: str) -> Json:
 
 
 @pytest.fixture
-def rewording(system: System, provider: Provider) -> System:
+def rewording(system: System, provider: ScriptedProvider) -> System:
     """Return a deployment that has messages reworded, in which nothing runs yet."""
 
-    def answer(request: Request) -> Answer:
+    def answer(request: Request) -> ScriptedAnswer:
         is_scribe = request.body["model"] == "upstream-scribe"
-        return Answer(text=CLEARER) if is_scribe else by_words(request)
+        return ScriptedAnswer(text=CLEARER) if is_scribe else by_words(request)
 
     provider.answer = answer
     alpha, *_ = models = system.settings.models
@@ -47,7 +47,7 @@ async def test_the_status_tells_what_became_of_the_message(rewording: System) ->
     await rewording.front()
     api = await rewording.customer()
     receipt = await api.ask(UNCLEAR)
-    assert (await api.look(receipt))["enhancement"] == _untouched("Not decided yet.")
+    assert (await api.poll(receipt))["enhancement"] == _untouched("Not decided yet.")
     await rewording.worker()
     status = await api.end(receipt)
     assert status["result"]["content"] == f"You said: {CLEARER}"
@@ -77,23 +77,23 @@ async def test_a_message_whose_generation_is_cancelled_before_was_not_reworded(
     api = await rewording.customer()
     receipt = await api.ask(UNCLEAR)
     await api.post(receipt["cancel_url"])
-    assert (await api.look(receipt))["enhancement"] == _untouched(
+    assert (await api.poll(receipt))["enhancement"] == _untouched(
         "The generation ended before its message could be reworded."
     )
 
 
 async def test_a_status_tells_the_stage_and_no_more_while_the_message_is_reworded(
-    rewording: System, provider: Provider
+    rewording: System, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text=CLEARER, gate=gate))
+    provider.script.append(ScriptedAnswer(text=CLEARER, gate=gate))
     await rewording.front()
     await rewording.worker()
     api = await rewording.customer()
     receipt = await api.ask(UNCLEAR)
 
     async def is_reworded() -> Json | None:
-        status = await api.look(receipt)
+        status = await api.poll(receipt)
         return status if status["stage"] == "enhancing" else None
 
     status: Json = await waiting.until(is_reworded, what="the stage")
@@ -105,9 +105,9 @@ async def test_a_status_tells_the_stage_and_no_more_while_the_message_is_reworde
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("wish", [{}, {"enhance_prompt": False}], ids=str)
 async def test_where_nothing_is_reworded_every_status_says_so(
-    api: Customer, wish: dict[str, object]
+    api: ApiClient, wish: dict[str, object]
 ) -> None:
     receipt = await api.ask(UNCLEAR, **wish)
     expected = _untouched("This deployment sends messages as they are written.")
-    assert (await api.look(receipt))["enhancement"] == expected
+    assert (await api.poll(receipt))["enhancement"] == expected
     assert (await api.end(receipt))["enhancement"] == expected

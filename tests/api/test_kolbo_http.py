@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from api.app import DOUBLED, MOUNTS
+from api.app import DOUBLED_MOUNTS, MOUNTS
 from shared import ids
-from shared.redis.server import HOLDS
-from tests.support.customer import Customer, Json, body, refused
+from shared.redis.server_check import GUARANTEES
+from tests.support.api_client import ApiClient, Json, body, refused
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -22,7 +22,7 @@ METHODS: Final = "GET HEAD POST PUT PATCH DELETE TRACE PROPFIND SEARCH".split()
 def paths() -> dict[str, set[str]]:
     """Return every path under both prefixes, filled in, with the methods that it has."""
     found: dict[str, set[str]] = {}
-    for prefix, endpoints in ({"/api/v1": MOUNTS["/api/v1"]} | DOUBLED).items():
+    for prefix, endpoints in ({"/api/v1": MOUNTS["/api/v1"]} | DOUBLED_MOUNTS).items():
         for endpoint in endpoints:
             path = prefix + endpoint.path
             for name in ("generation_id", "session_id"):
@@ -32,13 +32,13 @@ def paths() -> dict[str, set[str]]:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_doubled_prefix_answers_for_all_of_it(api: Customer) -> None:
-    assert DOUBLED["/api/api/v1"] == MOUNTS["/api/v1"]
+async def test_the_doubled_prefix_answers_for_all_of_it(api: ApiClient) -> None:
+    assert DOUBLED_MOUNTS["/api/api/v1"] == MOUNTS["/api/v1"]
     doubled = "/api/api/v1"
     receipt = body(await api.post(f"{doubled}/chat", json={"message": "hello"}))
     await api.end(receipt)
     # The samples join a base that ends in /api and a link that begins with it.
-    assert body(await api.get("/api" + receipt["poll_url"])) == await api.look(receipt)
+    assert body(await api.get("/api" + receipt["poll_url"])) == await api.poll(receipt)
     session = receipt["session_id"]
     for tail in (
         "/models",
@@ -53,7 +53,7 @@ async def test_the_doubled_prefix_answers_for_all_of_it(api: Customer) -> None:
     assert body(await api.delete(path))
 
 
-async def test_a_callers_request_id_comes_back(api: Customer) -> None:
+async def test_a_callers_request_id_comes_back(api: ApiClient) -> None:
     for given in ("a", "req-1.2_3", "A" * 128):
         answer = await api.get("/api/v1/account/credits", headers={"x-request-id": given})
         assert answer.headers["x-request-id"] == given
@@ -61,7 +61,7 @@ async def test_a_callers_request_id_comes_back(api: Customer) -> None:
         assert refused(answer, 404, "NOT_FOUND")["request_id"] == given
 
 
-async def test_what_is_no_request_id_is_replaced(api: Customer) -> None:
+async def test_what_is_no_request_id_is_replaced(api: ApiClient) -> None:
     seen = set()
     for given in (None, "", "a b", "A" * 129, "a/b", "a;b", "<script>", '"', "é", "a:b"):
         headers = {} if given is None else {"x-request-id": given.encode()}
@@ -76,7 +76,7 @@ async def test_what_is_no_request_id_is_replaced(api: Customer) -> None:
     assert len(seen) == 10
 
 
-async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: Customer) -> None:
+async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: ApiClient) -> None:
     for path, has in paths().items():
         serves = has | ({"HEAD"} if "GET" in has else set())
         for method in set(METHODS) - serves:
@@ -103,7 +103,7 @@ async def test_every_path_answers_options_with_its_methods_and_needs_no_key(
         assert "content-type" not in answer.headers
 
 
-async def test_head_answers_as_get_without_a_body(api: Customer) -> None:
+async def test_head_answers_as_get_without_a_body(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     session = receipt["session_id"]
     for path in (
@@ -125,7 +125,7 @@ async def test_head_answers_as_get_without_a_body(api: Customer) -> None:
             assert looked.headers.get(name) == asked.headers.get(name), (path, name)
 
 
-async def test_unknown_routes_are_not_found_whatever_is_asked_of_them(api: Customer) -> None:
+async def test_unknown_routes_are_not_found_whatever_is_asked_of_them(api: ApiClient) -> None:
     for path in (
         "/api",
         "/api/v1",
@@ -159,8 +159,8 @@ async def test_health_readiness_and_the_document_need_no_key(system: System) -> 
     nobody = await system.caller({})
     for path in ("/healthz", "/readyz"):
         answer = await nobody.get(path)
-        told = {"status": "ok", "durability": "process", "holds": HOLDS["process"]}
-        assert answer.json() == told
+        payload = {"status": "ok", "durability": "process", "holds": GUARANTEES["process"]}
+        assert answer.json() == payload
         assert answer.status_code == 200
         assert answer.headers["x-request-id"]
     for path in ("/healthz", "/readyz", "/openapi.json"):
@@ -172,16 +172,16 @@ async def test_health_readiness_and_the_document_need_no_key(system: System) -> 
 async def test_the_root_says_what_this_is_and_where_it_is_described(system: System) -> None:
     await system.front()
     nobody = await system.caller({})
-    told = (await nobody.get("/")).json()
-    described = (await nobody.get(told["openapi"])).json()
-    assert (told["name"], told["version"]) == ("Pollux", described["info"]["version"])
-    for path in (told["health"], told["ready"]):
+    payload = (await nobody.get("/")).json()
+    described = (await nobody.get(payload["openapi"])).json()
+    assert (payload["name"], payload["version"]) == ("Pollux", described["info"]["version"])
+    for path in (payload["health"], payload["ready"]):
         assert (await nobody.get(path)).status_code == 200
-    for mount in told["apis"]:
+    for mount in payload["apis"]:
         assert any(path.startswith(f"{mount}/") for path in described["paths"])
 
 
-async def test_a_slash_behind_a_path_changes_nothing(api: Customer) -> None:
+async def test_a_slash_behind_a_path_changes_nothing(api: ApiClient) -> None:
     chat = {"message": "hello"}
     headers = {"idempotency-key": "once"}
     receipt = body(await api.post("/api/v1/chat/", json=chat, headers=headers))
@@ -198,7 +198,7 @@ async def test_a_slash_behind_a_path_changes_nothing(api: Customer) -> None:
     refused(await api.post("/api/v1/models/"), 405, "METHOD_NOT_ALLOWED")
 
 
-async def test_every_answer_is_dated_and_nobodys_to_keep_or_to_guess_at(api: Customer) -> None:
+async def test_every_answer_is_dated_and_nobodys_to_keep_or_to_guess_at(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     tag = (await api.get(receipt["poll_url"])).headers["etag"]
     for answer, status in (
@@ -257,7 +257,7 @@ async def _raw(system: System, head: str) -> tuple[int, Json]:
     return int(answered.split(b" ")[1]), json.loads(content)
 
 
-async def test_every_answer_is_json_that_names_its_request(api: Customer) -> None:
+async def test_every_answer_is_json_that_names_its_request(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     for answer in (
         await api.get(receipt["poll_url"]),
@@ -272,16 +272,16 @@ async def test_every_answer_is_json_that_names_its_request(api: Customer) -> Non
         assert "server" not in answer.headers
 
 
-async def test_query_parameters_that_nobody_knows_change_nothing(api: Customer) -> None:
+async def test_query_parameters_that_nobody_knows_change_nothing(api: ApiClient) -> None:
     receipt = await api.ask("hello")
-    plain = await api.look(receipt)
-    assert await api.look(receipt, utm="x", page="0") == plain
+    plain = await api.poll(receipt)
+    assert await api.poll(receipt, utm="x", page="0") == plain
 
 
-async def test_a_hundred_requests_at_once_get_each_its_own_answer(api: Customer) -> None:
+async def test_a_hundred_requests_at_once_get_each_its_own_answer(api: ApiClient) -> None:
     names = [f"r{n}" for n in range(100)]
     answers = await asyncio.gather(
         *(api.get("/api/v1/generate/x/status", headers={"x-request-id": name}) for name in names)
     )
-    told: list[Json] = [refused(answer, 404, "GENERATION_NOT_FOUND") for answer in answers]
-    assert [each["request_id"] for each in told] == names
+    payload: list[Json] = [refused(answer, 404, "GENERATION_NOT_FOUND") for answer in answers]
+    assert [each["request_id"] for each in payload] == names

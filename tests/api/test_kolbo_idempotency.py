@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from shared.redis import keys
-from tests.support.customer import Customer, Json, body, refused
-from tests.support.provider import Provider
-from tests.support.server import Server
+from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -20,7 +20,7 @@ REPLAYED: Final = "idempotent-replayed"
 
 
 async def _send(
-    api: Customer, message: str, key: str = "k1", path: str = CHAT, **fields: object
+    api: ApiClient, message: str, key: str = "k1", path: str = CHAT, **fields: object
 ) -> httpx.Response:
     asked: Json = {"message": message, **fields}
     return await api.post(path, json=asked, headers={"idempotency-key": key})
@@ -33,7 +33,7 @@ def _ids(answer: httpx.Response) -> tuple[str, str]:
 
 @pytest.mark.usefixtures("worker")
 async def test_the_same_request_again_answers_for_the_same_generation(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     first = await _send(api, "hello")
     assert REPLAYED not in first.headers
@@ -50,7 +50,7 @@ async def test_the_same_request_again_answers_for_the_same_generation(
     assert len(await api.messages(body(first)["session_id"])) == 2
 
 
-async def test_both_prefixes_are_one_route(api: Customer) -> None:
+async def test_both_prefixes_are_one_route(api: ApiClient) -> None:
     first = await _send(api, "hello")
     again = await _send(api, "hello", path=DOUBLED)
     assert (_ids(again), again.headers[REPLAYED]) == (_ids(first), "true")
@@ -58,7 +58,7 @@ async def test_both_prefixes_are_one_route(api: Customer) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_twenty_at_once_make_one_generation(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     second_front = await system.front()
     urls = [CHAT, second_front + CHAT]
@@ -70,7 +70,7 @@ async def test_twenty_at_once_make_one_generation(
     assert body(await api.get("/api/v1/chat/conversations"))["pagination"]["total"] == 1
 
 
-async def test_another_body_under_the_same_key_is_a_mismatch(api: Customer) -> None:
+async def test_another_body_under_the_same_key_is_a_mismatch(api: ApiClient) -> None:
     first = await _send(api, "hello")
     for asked in (
         {"message": "other"},
@@ -92,14 +92,14 @@ async def test_another_body_under_the_same_key_is_a_mismatch(api: Customer) -> N
     assert _ids(again) == _ids(first)
 
 
-async def test_a_key_is_each_accounts_own(api: Customer, other: Customer) -> None:
+async def test_a_key_is_each_accounts_own(api: ApiClient, other: ApiClient) -> None:
     mine, theirs = await _send(api, "hello"), await _send(other, "hello")
     assert REPLAYED not in theirs.headers
     assert _ids(mine) != _ids(theirs)
     assert body(await _send(other, "other", key="k2"))
 
 
-async def test_every_key_of_an_account_shares_them(api: Customer, system: System) -> None:
+async def test_every_key_of_an_account_shares_them(api: ApiClient, system: System) -> None:
     first = await _send(api, "hello")
     twin = await system.customer("one")
     assert _ids(await _send(twin, "hello")) == _ids(first)
@@ -128,7 +128,7 @@ async def test_a_replay_is_neither_limited_nor_charged(system: System) -> None:
     refused(await _send(api, "more", key="k2"), 402, "INSUFFICIENT_CREDITS")
 
 
-async def test_a_key_has_1_to_255_characters(api: Customer) -> None:
+async def test_a_key_has_1_to_255_characters(api: ApiClient) -> None:
     for key in ("k", "k" * 255, "with spaces, and: 'signs' {}"):
         first = await _send(api, "hello", key=key)
         assert _ids(await _send(api, "hello", key=key)) == _ids(first)
@@ -139,7 +139,7 @@ async def test_a_key_has_1_to_255_characters(api: Customer) -> None:
     assert REPLAYED not in longest.headers
 
 
-async def test_deleting_the_conversation_forgets_the_key(api: Customer) -> None:
+async def test_deleting_the_conversation_forgets_the_key(api: ApiClient) -> None:
     first = await _send(api, "hello")
     body(await api.delete(f"/api/v1/chat/conversations/{body(first)['session_id']}"))
     second = await _send(api, "hello")
@@ -147,11 +147,11 @@ async def test_deleting_the_conversation_forgets_the_key(api: Customer) -> None:
     assert _ids(second) != _ids(first)
 
 
-async def test_a_key_is_kept_for_a_day(api: Customer, system: System, server: Server) -> None:
+async def test_a_key_is_kept_for_a_day(api: ApiClient, system: System, server: Server) -> None:
     await _send(api, "hello", key="a secret of mine")
     account = await system.account()
-    with server.look() as look:
+    with server.raw_client() as raw_client:
         pattern = keys.IDEMPOTENCY(system.accounts.root_of(account), account.id, "*")
-        (name,) = look.names(pattern)
+        (name,) = raw_client.names(pattern)
         assert "secret" not in name
-        assert 86_000_000 < look("PTTL", name) <= 86_400_000
+        assert 86_000_000 < raw_client("PTTL", name) <= 86_400_000

@@ -10,10 +10,10 @@ import pytest
 
 from shared.tiers import Tier, TierName
 from tests.support import waiting
-from tests.support.completions import Answer
-from tests.support.customer import Customer, body, refused
-from tests.support.provider import Provider
-from tests.support.server import Look, Server
+from tests.support.api_client import ApiClient, body, refused
+from tests.support.chat_completions import ScriptedAnswer
+from tests.support.redis_server import RawClient, Server
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -22,7 +22,7 @@ CHAT: Final = "/api/v1/chat"
 CREDITS: Final = "/api/v1/account/credits"
 
 
-async def _post(api: Customer, url: str = CHAT) -> httpx.Response:
+async def _post(api: ApiClient, url: str = CHAT) -> httpx.Response:
     return await api.post(url, json={"message": "hello"})
 
 
@@ -115,7 +115,7 @@ async def test_reads_are_limited_by_the_minute(system: System) -> None:
     assert 1 <= wait <= 12
     body(await other.get(CREDITS))
     body(await _post(api))
-    system.clock.turn(wait)
+    system.clock.advance(wait)
     body(await api.get(CREDITS))
 
 
@@ -126,7 +126,7 @@ async def test_unfinished_work_may_be_looked_at_more_often(system: System) -> No
     api = await system.customer()
     body(await api.get(CREDITS))
     receipts = [await api.ask("hello") for _ in range(3)]
-    system.clock.turn(60)
+    system.clock.advance(60)
     # 5 and 3 times 10 for a minute.
     answers = [await api.get(receipts[n % 3]["poll_url"]) for n in range(35)]
     assert {answer.status_code for answer in answers} == {200}
@@ -162,8 +162,8 @@ async def test_a_session_has_only_so_many_that_wait(system: System) -> None:
     session = (await api.ask("hello"))["session_id"]
     waits = await api.ask("hello", session_id=session)
     answer = await api.post("/api/v1/chat", json={"message": "hello", "session_id": session})
-    told = refused(answer, 429, "RATE_LIMITED")
-    assert told["error"] == "The session has 1 waiting messages, as many as it may."
+    payload = refused(answer, 429, "RATE_LIMITED")
+    assert payload["error"] == "The session has 1 waiting messages, as many as it may."
     _says_which_limit(answer, 1)
     body(await _post(api))
     body(await api.post(waits["cancel_url"]))
@@ -184,7 +184,7 @@ async def test_the_queue_is_full_for_all_partitions_together(
     for _ in range(2):
         body(await _post(one))
     # What was seen of the others is used for two seconds.
-    own_system.clock.turn(5)
+    own_system.clock.advance(5)
     refused(await _post(other), 503, "QUEUE_FULL")
 
 
@@ -238,14 +238,14 @@ async def test_who_cannot_pay_is_refused_and_reads_what_it_takes(system: System)
     body(await _post(api))
 
 
-def _used_bytes(look: Look) -> int:
-    return int(look("INFO", "memory")["used_memory"])
+def _used_bytes(raw_client: RawClient) -> int:
+    return int(raw_client("INFO", "memory")["used_memory"])
 
 
 def _burden(server: Server) -> None:
     """Fill the server with so much that what connections take is next to nothing beside it."""
-    with server.look() as look:
-        look("SETRANGE", "ballast", 32 * 1024 * 1024, "x")
+    with server.raw_client() as raw_client:
+        raw_client("SETRANGE", "ballast", 32 * 1024 * 1024, "x")
 
 
 async def test_a_server_that_fills_up_turns_batches_away_first(
@@ -259,9 +259,9 @@ async def test_a_server_that_fills_up_turns_batches_away_first(
     _burden(own_server)
 
     async def fill(share: float) -> None:
-        with own_server.look() as look:
-            look("CONFIG", "SET", "maxmemory", int(_used_bytes(look) / share))
-        own_system.clock.turn(10)
+        with own_server.raw_client() as raw_client:
+            raw_client("CONFIG", "SET", "maxmemory", int(_used_bytes(raw_client) / share))
+        own_system.clock.advance(10)
         # The first look behind a request finds it; the next one goes by it.
         await pro.get(CREDITS)
 
@@ -278,9 +278,9 @@ async def test_a_server_that_fills_up_turns_batches_away_first(
     before = await pro.credits()
     refused(await _post(pro), 503, "QUEUE_FULL")
     assert await pro.credits() == before
-    with own_server.look() as look:
-        look("CONFIG", "SET", "maxmemory", "0")
-    own_system.clock.turn(10)
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "maxmemory", "0")
+    own_system.clock.advance(10)
     body(await _post(pro))
 
 
@@ -292,19 +292,19 @@ async def test_who_sends_again_what_was_taken_in_is_answered_though_nothing_more
     asked, key = {"message": "once"}, {"idempotency-key": "k"}
     receipt = body(await api.post(CHAT, json=asked, headers=key))
     _burden(own_server)
-    with own_server.look() as look:
-        look("CONFIG", "SET", "maxmemory", int(_used_bytes(look) / 0.95))
-    own_system.clock.turn(10)
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "maxmemory", int(_used_bytes(raw_client) / 0.95))
+    own_system.clock.advance(10)
     refused(await _post(api), 503, "QUEUE_FULL")
     again = await api.post(CHAT, json=asked, headers=key)
     assert body(again)["message_id"] == receipt["message_id"]
 
 
 async def test_what_could_not_be_answered_in_time_is_not_taken_in(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.answer = lambda _: Answer(gate=gate)
+    provider.answer = lambda _: ScriptedAnswer(gate=gate)
     system.change("worker", concurrency=1)
     worker = await system.worker()
     await system.front()

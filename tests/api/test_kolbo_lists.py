@@ -8,10 +8,10 @@ import pytest
 
 from shared import ids
 from tests.support import waiting
-from tests.support.customer import Customer, Json, body, refused
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
-from worker.consumer import PolluxWorker
+from worker.consumer.arq_worker import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -20,7 +20,7 @@ TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 NO_NUMBERS: Final = ("0", "-1", "", "x", "1.5", "1e1", "٣", " 1", "+1", "9" * 10, "null")
 
 
-async def _talk(api: Customer, *messages: str) -> str:
+async def _talk(api: ApiClient, *messages: str) -> str:
     """Hold a conversation and return its session."""
     receipt = await api.ask(messages[0])
     await api.end(receipt)
@@ -30,7 +30,7 @@ async def _talk(api: Customer, *messages: str) -> str:
     return session
 
 
-async def test_no_conversations_are_an_empty_list(api: Customer) -> None:
+async def test_no_conversations_are_an_empty_list(api: ApiClient) -> None:
     assert body(await api.get(LIST)) == {
         "success": True,
         "conversations": [],
@@ -39,7 +39,7 @@ async def test_no_conversations_are_an_empty_list(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_conversations_are_listed_by_their_last_activity(api: Customer) -> None:
+async def test_conversations_are_listed_by_their_last_activity(api: ApiClient) -> None:
     first = await _talk(api, "one")
     second = await _talk(api, "two")
     listed = body(await api.get(LIST))["conversations"]
@@ -56,7 +56,7 @@ async def test_conversations_are_listed_by_their_last_activity(api: Customer) ->
         assert each["name"].endswith(each["created_at"][:10])
 
 
-async def test_conversations_come_in_pages(api: Customer) -> None:
+async def test_conversations_come_in_pages(api: ApiClient) -> None:
     sessions = [(await api.ask(f"m{n}"))["session_id"] for n in range(7)][::-1]
     for page, limit, pages in ((1, 3, 3), (2, 3, 3), (3, 3, 3), (4, 3, 3), (1, 7, 1), (9, 50, 1)):
         got = body(await api.get(LIST, params={"page": page, "limit": limit}))
@@ -67,7 +67,7 @@ async def test_conversations_come_in_pages(api: Customer) -> None:
         assert got["pagination"] == {"page": page, "limit": limit, "total": 7, "pages": pages}
 
 
-async def test_a_limit_over_the_cap_is_capped(api: Customer) -> None:
+async def test_a_limit_over_the_cap_is_capped(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     messages = f"{LIST}/{receipt['session_id']}/messages"
     for path, usual, most in ((LIST, 20, 50), (messages, 50, 100)):
@@ -79,7 +79,7 @@ async def test_a_limit_over_the_cap_is_capped(api: Customer) -> None:
         assert far["pagination"]["page"] == 999_999_999
 
 
-async def test_what_is_no_page_is_refused_by_its_name(api: Customer) -> None:
+async def test_what_is_no_page_is_refused_by_its_name(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     for path in (LIST, f"{LIST}/{receipt['session_id']}/messages"):
         for name in ("page", "limit"):
@@ -89,7 +89,7 @@ async def test_what_is_no_page_is_refused_by_its_name(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_messages_are_listed_with_what_is_published(api: Customer) -> None:
+async def test_messages_are_listed_with_what_is_published(api: ApiClient) -> None:
     receipt = await api.ask("hello", model="alpha")
     await api.end(receipt)
     got = body(await api.get(f"{LIST}/{receipt['session_id']}/messages"))
@@ -119,14 +119,14 @@ async def test_messages_are_listed_with_what_is_published(api: Customer) -> None
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_asked_for_no_model_reads_auto(api: Customer) -> None:
+async def test_who_asked_for_no_model_reads_auto(api: ApiClient) -> None:
     session = await _talk(api, "hello")
     _, answered = await api.messages(session)
     assert answered["model"] == {"identifier": "auto", "name": "Auto", "provider": "Pollux"}
 
 
 @pytest.mark.usefixtures("worker")
-async def test_messages_come_in_pages_of_any_size(api: Customer) -> None:
+async def test_messages_come_in_pages_of_any_size(api: ApiClient) -> None:
     # More turns than one chunk of the store holds.
     session = await _talk(api, *(f"m{n}" for n in range(18)))
     everything = await api.messages(session, limit=100)
@@ -145,18 +145,18 @@ async def test_messages_come_in_pages_of_any_size(api: Customer) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(status=422))
-    provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
-    provider.script.append(Answer(gate=asyncio.Event()))
+    provider.script.append(ScriptedAnswer(status=422))
+    provider.script.append(ScriptedAnswer(text="one two", gate=asyncio.Event(), gate_after=1))
+    provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     receipt = await api.ask("fails")
     session = receipt["session_id"]
     await api.end(receipt)
     cancelled = await api.ask("is cancelled", session_id=session, model="beta")
 
     async def has_begun() -> bool:
-        return bool((await api.look(cancelled))["result"]["content"])
+        return bool((await api.poll(cancelled))["result"]["content"])
 
     await waiting.until(has_begun)
     await api.post(cancelled["cancel_url"])
@@ -182,7 +182,7 @@ async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
     ]
 
 
-async def test_a_conversation_is_renamed(api: Customer) -> None:
+async def test_a_conversation_is_renamed(api: ApiClient) -> None:
     session = (await api.ask("hello"))["session_id"]
     for name in ("Trip to Rome", "é" * 200, "🚀", " "):
         answer = await api.patch(f"{LIST}/{session}", json={"name": name})
@@ -191,7 +191,7 @@ async def test_a_conversation_is_renamed(api: Customer) -> None:
         assert body(await api.get(LIST))["conversations"] == [renamed]
 
 
-async def test_what_is_no_name_is_refused(api: Customer) -> None:
+async def test_what_is_no_name_is_refused(api: ApiClient) -> None:
     session = (await api.ask("hello"))["session_id"]
     before = body(await api.get(LIST))
     cases: tuple[tuple[Json, str], ...] = (
@@ -211,7 +211,7 @@ async def test_what_is_no_name_is_refused(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_deleted_conversation_is_gone_everywhere(api: Customer) -> None:
+async def test_a_deleted_conversation_is_gone_everywhere(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     session = receipt["session_id"]
     await api.end(receipt)
@@ -228,14 +228,14 @@ async def test_a_deleted_conversation_is_gone_everywhere(api: Customer) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_deleting_ends_what_runs_and_charges_what_was_shown(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
+    provider.script.append(ScriptedAnswer(text="one two", gate=asyncio.Event(), gate_after=1))
     receipt = await api.ask("hello")
     await api.ask("and then", session_id=receipt["session_id"])
 
     async def has_begun() -> bool:
-        return bool((await api.look(receipt))["result"]["content"])
+        return bool((await api.poll(receipt))["result"]["content"])
 
     await waiting.until(has_begun, what="the first word")
     assert (await api.credits())["held"] > 0
@@ -250,7 +250,7 @@ async def test_deleting_ends_what_runs_and_charges_what_was_shown(
     assert len(provider.requests) == 2
 
 
-async def test_models_are_listed_as_the_catalogue_has_them(api: Customer) -> None:
+async def test_models_are_listed_as_the_catalogue_has_them(api: ApiClient) -> None:
     got = body(await api.get("/api/v1/models"))
     assert got["count"] == len(got["models"]) == 2
     # What 1,000 tokens in and 500 out cost, and the rates in credits a thousand tokens.
@@ -274,7 +274,7 @@ async def test_models_are_listed_as_the_catalogue_has_them(api: Customer) -> Non
     assert got["models"][1]["identifier"] == got["models"][1]["name"] == "beta"
 
 
-async def test_models_are_filtered_by_type_and_provider(api: Customer) -> None:
+async def test_models_are_filtered_by_type_and_provider(api: ApiClient) -> None:
     for parameters, count in (
         ({"type": "chat"}, 2),
         ({"type": "text"}, 2),
@@ -289,13 +289,13 @@ async def test_models_are_filtered_by_type_and_provider(api: Customer) -> None:
 
 
 async def test_a_model_is_available_while_a_worker_serves_it(
-    api: Customer, system: System, worker: PolluxWorker
+    api: ApiClient, system: System, worker: PolluxWorker
 ) -> None:
     # A front asks about the workers once a second.
-    system.clock.turn(1.1)
+    system.clock.advance(1.1)
     got = body(await api.get("/api/v1/models"))
     assert [each["available"] for each in got["models"]] == [True, True]
     await system.stop(worker)
-    system.clock.turn(1.1)
+    system.clock.advance(1.1)
     got = body(await api.get("/api/v1/models"))
     assert [each["available"] for each in got["models"]] == [False, False]

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.customer import Customer, Json, body
+from tests.support.api_client import ApiClient, Json, body
 from tests.support.processes import Process
-from tests.support.provider import Answer, Provider
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -21,18 +21,18 @@ def _lines(process: Process) -> list[dict[str, Any]]:
     return [line for line in process.lines() if not line["event"].startswith(own)]
 
 
-async def _talk(api: Customer, provider: Provider) -> list[Json]:
+async def _talk(api: ApiClient, provider: ScriptedProvider) -> list[Json]:
     """Hold a conversation in which much goes wrong; every text in it is a canary."""
-    provider.answer = lambda _: Answer(text=f"{CANARY}-answer more")
+    provider.answer = lambda _: ScriptedAnswer(text=f"{CANARY}-answer more")
     provider.script += [
-        Answer(text=f"{CANARY}-answer one"),
-        Answer(status=401, message=f"{CANARY}-provider"),
-        Answer(status=503, message=f"{CANARY}-provider"),
-        Answer(text=f"{CANARY}-answer two"),
-        Answer(raw=f"HTTP/1.1 200 OK\r\n\r\n{CANARY}-garbage".encode()),
-        Answer(raw=f"{CANARY}-garbage".encode()),
-        Answer(text=f"{CANARY}-answer cut", error_after=1, message=f"{CANARY}-provider"),
-        Answer(is_malformed=True, text=f"{CANARY}-answer"),
+        ScriptedAnswer(text=f"{CANARY}-answer one"),
+        ScriptedAnswer(status=401, message=f"{CANARY}-provider"),
+        ScriptedAnswer(status=503, message=f"{CANARY}-provider"),
+        ScriptedAnswer(text=f"{CANARY}-answer two"),
+        ScriptedAnswer(raw=f"HTTP/1.1 200 OK\r\n\r\n{CANARY}-garbage".encode()),
+        ScriptedAnswer(raw=f"{CANARY}-garbage".encode()),
+        ScriptedAnswer(text=f"{CANARY}-answer cut", error_after=1, message=f"{CANARY}-provider"),
+        ScriptedAnswer(is_malformed=True, text=f"{CANARY}-answer"),
     ]
     receipts = []
     for number in range(6):
@@ -51,7 +51,7 @@ async def _talk(api: Customer, provider: Provider) -> list[Json]:
     return receipts
 
 
-async def _mistakes(api: Customer, receipt: Json) -> None:
+async def _mistakes(api: ApiClient, receipt: Json) -> None:
     """Send what is refused, with a canary in each."""
     session = f"/api/v1/chat/conversations/{receipt['session_id']}"
     for asked in (
@@ -79,7 +79,7 @@ async def _mistakes(api: Customer, receipt: Json) -> None:
 
 
 async def test_no_line_holds_what_anybody_wrote_and_every_line_says_whose_it_is(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     # What fails here is soon tried again.
     system.change("breaker", cooling_seconds=0.2)
@@ -112,12 +112,12 @@ async def test_one_message_can_be_followed_through_both_sides(system: System) ->
         "/api/v1/chat", json={"message": "hello"}, headers={"x-request-id": "my-own.id"}
     )
     await api.end(body(answer))
-    await front.says('"accepted"')
+    await front.wait_for_line('"accepted"')
     (accepted,) = [line for line in _lines(front) if line["event"] == "accepted"]
     assert accepted["request_id"] == "my-own.id"
     assert accepted["generation"] == body(answer)["message_id"]
     assert (accepted["account"], accepted["process"]) == ("one", "api")
-    await worker.says("settled")
+    await worker.wait_for_line("settled")
     (settled,) = [line for line in _lines(worker) if line["event"] == "settled"]
     assert settled["request_id"] == "my-own.id"
     assert settled["generation"] == body(answer)["message_id"]

@@ -11,9 +11,9 @@ import pytest
 
 from api.app import MOUNTS
 from shared.errors import Code
-from tests.support import document
-from tests.support.customer import Customer, body
-from tests.support.provider import Answer, Provider
+from tests.support import openapi_document
+from tests.support.api_client import ApiClient, body
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 
 pytestmark = pytest.mark.each_once
 
@@ -25,23 +25,23 @@ ALWAYS: Final = {
 }
 
 
-async def test_the_document_is_served(api: Customer) -> None:
+async def test_the_document_is_served(api: ApiClient) -> None:
     answer = await api.get("/openapi.json")
     assert answer.status_code == 200
     served = answer.json()
     assert served["info"].pop("version")
-    made = dict(document.document())
+    made = dict(openapi_document.document())
     assert served == made | {"info": served["info"]}
 
 
 def test_the_document_is_valid() -> None:
-    made = document.document()
+    made = openapi_document.document()
     assert made["openapi"] == "3.1.0"
     openapi_spec_validator.validate(made)
 
 
 def test_the_document_has_every_route_and_no_other() -> None:
-    made = document.document()
+    made = openapi_document.document()
     documented = {(method.upper(), path) for path, item in made["paths"].items() for method in item}
     assert documented == {
         (endpoint.method, prefix + endpoint.path)
@@ -59,24 +59,24 @@ def test_the_document_has_every_route_and_no_other() -> None:
 
 
 def test_every_code_of_the_contract_is_documented_somewhere() -> None:
-    made = document.document()
-    told = {
+    made = openapi_document.document()
+    payload = {
         code
         for item in made["paths"].values()
         for operation in item.values()
         for response in operation["responses"].values()
         for code in response["description"].split(", ")
     }
-    missing = {code.value for code in Code} - told
+    missing = {code.value for code in Code} - payload
     # That of no route, no such method; and that of other models.
     assert missing == {"METHOD_NOT_ALLOWED", "WRONG_MODEL_TYPE"}
 
 
 @pytest.mark.usefixtures("worker")
 async def test_every_operation_answers_as_it_is_documented(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script += [Answer(text="one"), Answer(status=401)]
+    provider.script += [ScriptedAnswer(text="one"), ScriptedAnswer(status=401)]
     asked = {"message": "hello", "metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}
     receipt = body(await api.post("/api/v1/chat", json=asked))
     await api.end(receipt)
@@ -100,39 +100,45 @@ async def test_every_operation_answers_as_it_is_documented(
     for answer in answers:
         asked_ = answer.request
         where = (asked_.method, asked_.url.path, answer.status_code)
-        assert document.faults(*where, answer.headers, answer.content) == []
+        assert openapi_document.faults(*where, answer.headers, answer.content) == []
 
 
 def test_the_referee_sees_a_wrong_answer() -> None:
     credits_ = ("GET", "/api/v1/account/credits")
     headers = {"content-type": JSON, **ALWAYS, "date": "today"}
     good = b'{"success":true,"credits":{"total":1,"available":1,"held":0}}'
-    assert document.faults(*credits_, 200, headers, good) == []
-    assert document.faults(*credits_, 200, headers, good.replace(b"true", b"false"))
-    assert document.faults(*credits_, 200, headers, good.replace(b'"held":0', b'"held":"0"'))
-    assert document.faults(*credits_, 200, headers, good.replace(b'"held":0', b'"held":0,"a":1'))
-    assert document.faults(*credits_, 200, headers, good.replace(b',"held":0', b""))
-    assert document.faults(*credits_, 418, headers, good)
-    assert document.faults(*credits_, 200, headers | {"content-type": "text/event-stream"}, good)
-    assert document.faults("GET", "/api/v1/generate/x/status", 304, headers, b"{}")
+    assert openapi_document.faults(*credits_, 200, headers, good) == []
+    assert openapi_document.faults(*credits_, 200, headers, good.replace(b"true", b"false"))
+    assert openapi_document.faults(
+        *credits_, 200, headers, good.replace(b'"held":0', b'"held":"0"')
+    )
+    assert openapi_document.faults(
+        *credits_, 200, headers, good.replace(b'"held":0', b'"held":0,"a":1')
+    )
+    assert openapi_document.faults(*credits_, 200, headers, good.replace(b',"held":0', b""))
+    assert openapi_document.faults(*credits_, 418, headers, good)
+    assert openapi_document.faults(
+        *credits_, 200, headers | {"content-type": "text/event-stream"}, good
+    )
+    assert openapi_document.faults("GET", "/api/v1/generate/x/status", 304, headers, b"{}")
 
 
 def test_the_referee_sees_a_wrong_header() -> None:
     credits_ = ("GET", "/api/v1/account/credits")
     headers = {"content-type": JSON, **ALWAYS, "retry-after": "1"}
     refusal = b'{"success":false,"error":"No.","code":"RATE_LIMITED","request_id":"r"}'
-    assert document.faults(*credits_, 429, headers, refusal) == []
-    assert document.faults(*credits_, 429, headers | {"x-more": "1"}, refusal)
-    assert document.faults(*credits_, 429, headers | {"retry-after": "soon"}, refusal)
-    assert document.faults(*credits_, 429, headers | {"ratelimit-reset": "-1"}, refusal)
+    assert openapi_document.faults(*credits_, 429, headers, refusal) == []
+    assert openapi_document.faults(*credits_, 429, headers | {"x-more": "1"}, refusal)
+    assert openapi_document.faults(*credits_, 429, headers | {"retry-after": "soon"}, refusal)
+    assert openapi_document.faults(*credits_, 429, headers | {"ratelimit-reset": "-1"}, refusal)
     del headers["retry-after"]
-    assert document.faults(*credits_, 429, headers, refusal)
+    assert openapi_document.faults(*credits_, 429, headers, refusal)
 
 
 def test_the_referee_sees_what_no_refusal_tells() -> None:
     chat = ("POST", "/api/v1/chat")
     headers = {"content-type": JSON, **ALWAYS}
     refusal = b'{"success":false,"error":"No.","code":"SESSION_BUSY","request_id":"r"%b}'
-    assert document.faults(*chat, 409, headers, refusal % b"") == []
-    assert document.faults(*chat, 409, headers, refusal % b',"generation_id":"g"') == []
-    assert document.faults(*chat, 409, headers, refusal % b',"generation":"g"')
+    assert openapi_document.faults(*chat, 409, headers, refusal % b"") == []
+    assert openapi_document.faults(*chat, 409, headers, refusal % b',"generation_id":"g"') == []
+    assert openapi_document.faults(*chat, 409, headers, refusal % b',"generation":"g"')

@@ -9,9 +9,9 @@ import httpx
 
 from shared.redis import keys
 from tests.support import waiting
-from tests.support.customer import Customer, body, refused
-from tests.support.provider import Answer, Provider
-from tests.support.server import Server
+from tests.support.api_client import ApiClient, body, refused
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 CHAT: Final = "/api/v1/chat"
@@ -28,7 +28,7 @@ EXPECTED: Final = {
 }
 
 
-async def _calls(api: Customer, receipt: dict[str, str]) -> list[httpx.Response]:
+async def _calls(api: ApiClient, receipt: dict[str, str]) -> list[httpx.Response]:
     """Ask for one thing of every kind at once."""
     calls: tuple[Awaitable[httpx.Response], ...] = (
         api.post(CHAT, json={"message": "hello"}),
@@ -42,7 +42,7 @@ async def _calls(api: Customer, receipt: dict[str, str]) -> list[httpx.Response]
     return list(await asyncio.gather(*calls))
 
 
-async def _refused_within(api: Customer, receipt: dict[str, str], seconds: float) -> None:
+async def _refused_within(api: ApiClient, receipt: dict[str, str], seconds: float) -> None:
     began = time.monotonic()
     for answer in await _calls(api, receipt):
         refused(answer, 503, "UNAVAILABLE")
@@ -54,14 +54,14 @@ async def _refused_within(api: Customer, receipt: dict[str, str], seconds: float
     assert (await api.get("/healthz")).status_code == 200
 
 
-def _answers(api: Customer) -> Callable[[], Awaitable[bool]]:
+def _answers(api: ApiClient) -> Callable[[], Awaitable[bool]]:
     async def does() -> bool:
         return (await api.get("/api/v1/account/credits")).status_code == 200
 
     return does
 
 
-async def _started(system: System) -> tuple[Customer, dict[str, str]]:
+async def _started(system: System) -> tuple[ApiClient, dict[str, str]]:
     system.expected |= EXPECTED
     await system.front()
     api = await system.customer()
@@ -99,7 +99,7 @@ async def test_a_paused_redis_is_503_in_bounded_time_and_back_by_itself(
 
 
 async def test_what_was_refused_for_want_of_an_answer_is_one_generation_after_all(
-    own_system: System, own_server: Server, provider: Provider
+    own_system: System, own_server: Server, provider: ScriptedProvider
 ) -> None:
     """A message sent into a pause may have arrived: its key finds out, and it is not sent twice."""
     own_system.change("redis", timeout_seconds=0.4)
@@ -120,18 +120,18 @@ async def test_what_was_refused_for_want_of_an_answer_is_one_generation_after_al
 
 
 async def test_an_answer_under_way_survives_a_restart_of_redis(
-    own_system: System, own_server: Server, provider: Provider
+    own_system: System, own_server: Server, provider: ScriptedProvider
 ) -> None:
     own_system.expected |= EXPECTED
     await own_system.front()
     await own_system.worker()
     api = await own_system.customer()
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
     receipt = await api.ask("hello")
 
     async def has_begun() -> bool:
-        return bool((await api.look(receipt))["result"]["content"] == "one")
+        return bool((await api.poll(receipt))["result"]["content"] == "one")
 
     await waiting.until(has_begun)
     wait = asyncio.create_task(api.get(receipt["poll_url"], params={"wait": 45}))
@@ -150,11 +150,11 @@ async def test_a_front_comes_back_to_a_redis_that_lost_its_functions(
 ) -> None:
     own_system.expected.add(LOST)
     api, receipt = await _started(own_system)
-    with own_server.look() as look:
-        look("FUNCTION", "FLUSH")
-    assert (await api.look(receipt))["state"] == "processing"
-    with own_server.look() as look:
-        look("FUNCTION", "FLUSH")
+    with own_server.raw_client() as raw_client:
+        raw_client("FUNCTION", "FLUSH")
+    assert (await api.poll(receipt))["state"] == "processing"
+    with own_server.raw_client() as raw_client:
+        raw_client("FUNCTION", "FLUSH")
     assert await api.ask("after")
     # Somebody did that, and an operator should know.
     assert [line["event"] for line in own_system.lines].count(LOST) == 2
@@ -164,14 +164,14 @@ async def test_a_redis_that_cannot_write_is_503_for_writers_only(
     own_system: System, own_server: Server
 ) -> None:
     api, receipt = await _started(own_system)
-    with own_server.look() as look:
-        look("CONFIG", "SET", "maxmemory", "1")
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "maxmemory", "1")
     answer = await api.post(CHAT, json={"message": "hello"})
     refused(answer, 503, "UNAVAILABLE")
     assert int(answer.headers["retry-after"]) >= 1
-    assert (await api.look(receipt))["state"] == "processing"
-    with own_server.look() as look:
-        look("CONFIG", "SET", "maxmemory", "0")
+    assert (await api.poll(receipt))["state"] == "processing"
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "maxmemory", "0")
     assert await api.ask("hello")
 
 

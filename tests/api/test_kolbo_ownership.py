@@ -7,11 +7,11 @@ from typing import Final
 import httpx
 import pytest
 
-from api.app import DOUBLED, MOUNTS
-from api.endpoint import Endpoint
+from api.app import DOUBLED_MOUNTS, MOUNTS
+from api.endpoints.endpoint import Endpoint
 from shared import ids
-from tests.support.customer import Customer, Json, body
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, Json, body
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -23,7 +23,7 @@ BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}
 
 def matrix() -> Iterator[tuple[str, Endpoint, str]]:
     """Yield every route that takes an id, under both prefixes, with the name of its id."""
-    for prefix, endpoints in ({KOLBO: MOUNTS[KOLBO]} | DOUBLED).items():
+    for prefix, endpoints in ({KOLBO: MOUNTS[KOLBO]} | DOUBLED_MOUNTS).items():
         for endpoint in endpoints:
             for name in ("generation_id", "session_id"):
                 if f"{{{name}}}" in endpoint.path:
@@ -39,28 +39,28 @@ def _told(answer: httpx.Response) -> tuple[int, Json, set[str]]:
 
 
 async def _both(
-    other: Customer, prefix: str, endpoint: Endpoint, name: str, id_: str
+    other: ApiClient, prefix: str, endpoint: Endpoint, name: str, id_: str
 ) -> list[tuple[int, Json, set[str]]]:
     """Ask for a real id of somebody else's, and for one that nobody has."""
-    told = []
+    payload = []
     for asked in (id_, ids.new_id()):
         path = prefix + endpoint.path.replace(f"{{{name}}}", asked)
         parameters = {"wait": 45} if path.endswith("/status") else {}
         answer = await other.request(
             endpoint.method, path, params=parameters, json=BODIES.get(endpoint.method)
         )
-        told.append(_told(answer))
-    return told
+        payload.append(_told(answer))
+    return payload
 
 
 @pytest.mark.usefixtures("worker")
 async def test_another_accounts_ids_answer_as_unknown_on_every_route(
-    api: Customer, other: Customer, provider: Provider
+    api: ApiClient, other: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(text="done"))
+    provider.script.append(ScriptedAnswer(text="done"))
     done = await api.ask("done")
     await api.end(done)
-    provider.script.append(Answer(gate=asyncio.Event()))
+    provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     running = await api.ask("running", session_id=done["session_id"])
     waits = await api.ask("waits", session_id=done["session_id"])
     before = body(await api.get("/api/v1/chat/conversations"))
@@ -75,29 +75,29 @@ async def test_another_accounts_ids_answer_as_unknown_on_every_route(
             assert theirs[0] == 404, endpoint.path
     # Nothing of it was touched.
     assert body(await api.get("/api/v1/chat/conversations")) == before
-    assert [(await api.look(each))["state"] for each in (running, waits)] == ["processing"] * 2
-    assert (await api.look(done))["state"] == "completed"
+    assert [(await api.poll(each))["state"] for each in (running, waits)] == ["processing"] * 2
+    assert (await api.poll(done))["state"] == "completed"
 
 
 @pytest.mark.usefixtures("worker")
 async def test_another_accounts_session_takes_no_message(
-    api: Customer, other: Customer, provider: Provider
+    api: ApiClient, other: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipt = await api.ask("my secret")
     await api.end(receipt)
     for on_conflict in ("enqueue", "reject", "interrupt"):
-        told = []
+        payload = []
         for session in (receipt["session_id"], ids.new_id()):
             asked = {"message": "hi", "session_id": session, "on_conflict": on_conflict}
-            told.append(_told(await other.post("/api/v1/chat", json=asked)))
-        assert told[0] == told[1]
-        assert (told[0][0], told[0][1]["code"]) == (404, "SESSION_NOT_FOUND")
+            payload.append(_told(await other.post("/api/v1/chat", json=asked)))
+        assert payload[0] == payload[1]
+        assert (payload[0][0], payload[0][1]["code"]) == (404, "SESSION_NOT_FOUND")
     assert len(await api.messages(receipt["session_id"])) == 2
     assert len(provider.requests) == 1
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_generation_and_a_session_are_different_things(api: Customer) -> None:
+async def test_a_generation_and_a_session_are_different_things(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     await api.end(receipt)
     for prefix, endpoint, name in matrix():
@@ -108,7 +108,7 @@ async def test_a_generation_and_a_session_are_different_things(api: Customer) ->
 
 
 @pytest.mark.usefixtures("worker")
-async def test_lists_hold_only_ones_own(api: Customer, other: Customer, system: System) -> None:
+async def test_lists_hold_only_ones_own(api: ApiClient, other: ApiClient, system: System) -> None:
     mine, theirs = await api.ask("canary-one"), await other.ask("canary-two")
     await api.end(mine)
     await other.end(theirs)
@@ -118,6 +118,6 @@ async def test_lists_hold_only_ones_own(api: Customer, other: Customer, system: 
         assert listed["pagination"]["total"] == 1
     # Another key of the same account sees what is the account's.
     twin = await system.customer("one")
-    assert (await twin.look(mine))["state"] == "completed"
+    assert (await twin.poll(mine))["state"] == "completed"
     assert (await twin.credits())["total"] < 1000
     assert (await other.credits())["total"] < 1000

@@ -5,21 +5,21 @@ import asyncio
 import pytest
 
 from tests.support import waiting
-from tests.support.customer import Customer, Json
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, Json
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
 
 
 @pytest.mark.usefixtures("worker")
-async def test_progress_never_falls(api: Customer, provider: Provider) -> None:
-    provider.answer = lambda _: Answer(text="word " * 100, gap_seconds=0.001)
+async def test_progress_never_falls(api: ApiClient, provider: ScriptedProvider) -> None:
+    provider.answer = lambda _: ScriptedAnswer(text="word " * 100, gap_seconds=0.001)
     receipt = await api.ask("go on")
     seen: list[Json] = []
 
     async def is_over() -> bool:
-        seen.append(await api.look(receipt))
+        seen.append(await api.poll(receipt))
         return bool(seen[-1]["state"] != "processing")
 
     await waiting.until(is_over)
@@ -32,22 +32,22 @@ async def test_progress_never_falls(api: Customer, provider: Provider) -> None:
 
 
 async def test_progress_is_the_share_of_the_length_that_answers_of_the_model_have(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     worker = await system.worker()
-    lengths = worker.ctx["tools"].lengths
+    lengths = worker.ctx["dependencies"].lengths
     text, half = " ".join(["word"] * 40), " ".join(["word"] * 20)
-    provider.answer = lambda _: Answer(text=text)
+    provider.answer = lambda _: ScriptedAnswer(text=text)
     await api.answer("hello", model="alpha")
     longest = lengths.expected("beta", 10_000)
     await waiting.until(lambda: lengths.expected("alpha", 10_000) < longest, what="a report")
     assert lengths.expected("alpha", 10_000) == len(text)
     gate = asyncio.Event()
-    provider.script.append(Answer(text=text, gate=gate, gate_after=20))
+    provider.script.append(ScriptedAnswer(text=text, gate=gate, gate_after=20))
     receipt = await api.ask("hello", model="alpha")
 
     async def shows() -> Json | None:
-        status = await api.look(receipt)
+        status = await api.poll(receipt)
         return status if status["result"]["content"] == half else None
 
     status: Json = await waiting.until(shows, what="half of the answer")

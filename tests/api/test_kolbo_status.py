@@ -11,8 +11,8 @@ from api.follow import wait
 from shared import ids
 from shared.wire.message import Media, MediaKind
 from tests.support import waiting
-from tests.support.customer import Customer, Json, body, refused
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from worker.providers.contract import ChatRequest, Ended, Part
 from worker.providers.registry import Registry
@@ -63,11 +63,11 @@ class _Painter:
         yield Ended("stop")
 
 
-async def _partial(api: Customer, receipt: Json, text: str) -> Json:
+async def _partial(api: ApiClient, receipt: Json, text: str) -> Json:
     """Wait until so much of the answer shows."""
 
     async def shows() -> Json | None:
-        status = await api.look(receipt)
+        status = await api.poll(receipt)
         return status if status["result"]["content"] == text else None
 
     status: Json = await waiting.until(shows, what=text)
@@ -75,14 +75,14 @@ async def _partial(api: Customer, receipt: Json, text: str) -> Json:
 
 
 async def test_what_was_put_off_tells_when_it_is_tried_again(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda _: Answer(status=429, headers={"retry-after": "200"})
+    provider.answer = lambda _: ScriptedAnswer(status=429, headers={"retry-after": "200"})
     await system.worker()
     receipt = await api.ask("hello", model="alpha")
 
     async def is_put_off() -> Json | None:
-        status = await api.look(receipt)
+        status = await api.poll(receipt)
         return status if status["stage"] == "retrying" else None
 
     status: Json = await waiting.until(is_put_off, what="a message that is put off")
@@ -92,9 +92,9 @@ async def test_what_was_put_off_tells_when_it_is_tried_again(
     assert status["poll_interval_hint"] == 30
 
 
-async def test_a_queued_generation_tells_its_place(api: Customer) -> None:
+async def test_a_queued_generation_tells_its_place(api: ApiClient) -> None:
     receipt = await api.ask("hello")
-    status = await api.look(receipt)
+    status = await api.poll(receipt)
     _check_form(status, is_served=False)
     assert status["generation_id"] == receipt["message_id"]
     assert status["session_id"] == receipt["session_id"]
@@ -107,9 +107,11 @@ async def test_a_queued_generation_tells_its_place(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_text_so_far_shows_while_it_grows(api: Customer, provider: Provider) -> None:
+async def test_the_text_so_far_shows_while_it_grows(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two three", gate=gate, gate_after=2))
+    provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
     receipt = await api.ask("count")
     status = await _partial(api, receipt, "one two")
     _check_form(status)
@@ -124,10 +126,12 @@ async def test_the_text_so_far_shows_while_it_grows(api: Customer, provider: Pro
 
 @pytest.mark.usefixtures("worker")
 async def test_reasoning_is_told_once_the_answer_has_ended(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="Two bears", reasoning="Hm, bears", gate=gate, gate_after=3))
+    provider.script.append(
+        ScriptedAnswer(text="Two bears", reasoning="Hm, bears", gate=gate, gate_after=3)
+    )
     receipt = await api.ask("How many?")
     status = await _partial(api, receipt, "Two")
     assert status["result"]["reasoning_content"] is None
@@ -140,7 +144,9 @@ async def test_reasoning_is_told_once_the_answer_has_ended(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_media_are_told_by_their_kind(api: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_media_are_told_by_their_kind(
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Registry, "provider_of", lambda *_: _Painter())
     status = await api.answer("draw")
     result = status["result"]
@@ -151,7 +157,7 @@ async def test_media_are_told_by_their_kind(api: Customer, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_completed_generation_tells_its_answer_model_and_price(api: Customer) -> None:
+async def test_a_completed_generation_tells_its_answer_model_and_price(api: ApiClient) -> None:
     status = await api.answer("hello there you")
     _check_form(status)
     assert (status["state"], status["stage"]) == ("completed", "completed")
@@ -176,17 +182,21 @@ async def test_a_completed_generation_tells_its_answer_model_and_price(api: Cust
 @pytest.mark.parametrize(
     ("answer", "category", "code"),
     [
-        (Answer(status=401), "auth", "BAD_CREDENTIALS"),
-        (Answer(status=400), "invalid_request", "REFUSED_REQUEST"),
-        (Answer(text=""), "provider_error", "EMPTY_ANSWER"),
-        (Answer(text="", finish_reason="content_filter"), "content_policy", "CONTENT_POLICY"),
-        (Answer(text="one two", error_after=1), "provider_error", "PROVIDER_FAILED"),
+        (ScriptedAnswer(status=401), "auth", "BAD_CREDENTIALS"),
+        (ScriptedAnswer(status=400), "invalid_request", "REFUSED_REQUEST"),
+        (ScriptedAnswer(text=""), "provider_error", "EMPTY_ANSWER"),
+        (
+            ScriptedAnswer(text="", finish_reason="content_filter"),
+            "content_policy",
+            "CONTENT_POLICY",
+        ),
+        (ScriptedAnswer(text="one two", error_after=1), "provider_error", "PROVIDER_FAILED"),
     ],
     ids=["auth", "invalid", "empty", "policy", "broken"],
 )
 @pytest.mark.usefixtures("worker")
 async def test_a_failed_generation_says_why_and_costs_nothing(
-    api: Customer, provider: Provider, answer: Answer, category: str, code: str
+    api: ApiClient, provider: ScriptedProvider, answer: ScriptedAnswer, category: str, code: str
 ) -> None:
     provider.answer = lambda _: answer
     status = await api.answer("hello")
@@ -204,9 +214,9 @@ async def test_a_failed_generation_says_why_and_costs_nothing(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_cancelled_generation_keeps_what_there_was(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(text="one two three", gate=asyncio.Event(), gate_after=2))
+    provider.script.append(ScriptedAnswer(text="one two three", gate=asyncio.Event(), gate_after=2))
     receipt = await api.ask("count")
     await _partial(api, receipt, "one two")
     body(await api.post(receipt["cancel_url"]))
@@ -220,10 +230,10 @@ async def test_a_cancelled_generation_keeps_what_there_was(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_tag_saves_the_body_until_something_changes(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two three", gate=gate, gate_after=2))
+    provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
     receipt = await api.ask("count")
     await _partial(api, receipt, "one two")
     first = await api.get(receipt["poll_url"])
@@ -243,10 +253,10 @@ async def test_a_tag_saves_the_body_until_something_changes(
 
 
 async def test_every_stage_has_a_tag_of_its_own(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
     receipt = await api.ask("hello")
     tags = [(await api.get(receipt["poll_url"])).headers["etag"]]
     await system.worker()
@@ -259,24 +269,24 @@ async def test_every_stage_has_a_tag_of_its_own(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_wait_returns_at_the_end(api: Customer, provider: Provider) -> None:
+async def test_a_wait_returns_at_the_end(api: ApiClient, provider: ScriptedProvider) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
     receipt = await api.ask("hello")
-    waits = [asyncio.create_task(api.look(receipt, wait=45)) for _ in range(3)]
+    waits = [asyncio.create_task(api.poll(receipt, wait=45)) for _ in range(3)]
     await _partial(api, receipt, "one")
     assert not any(wait.done() for wait in waits)
     gate.set()
     for status in await asyncio.gather(*waits):
         assert status["state"] == "completed"
-    assert (await api.look(receipt, wait=45))["state"] == "completed"
+    assert (await api.poll(receipt, wait=45))["state"] == "completed"
 
 
 async def test_a_wait_with_a_tag_returns_at_the_first_change(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two", gate=gate, gate_after=1))
+    provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
     receipt = await api.ask("hello")
     seen = []
     tag = (await api.get(receipt["poll_url"])).headers["etag"]
@@ -310,13 +320,13 @@ async def test_a_wait_is_capped_and_then_tells_how_it_stands(system: System) -> 
     assert tagged.status_code == 304
 
 
-async def test_a_wait_must_be_a_whole_number(api: Customer) -> None:
+async def test_a_wait_must_be_a_whole_number(api: ApiClient) -> None:
     receipt = await api.ask("hello")
     wrong: tuple[Any, ...] = ("", "-1", "1.5", "soon", "1e3", "0x1", "٣", " 1", "9" * 10, "+1")
     for seconds in wrong:
         answer = await api.get(receipt["poll_url"], params={"wait": seconds})
         assert "`wait`" in refused(answer, 400, "INVALID_FIELDS")["error"], seconds
-    assert (await api.look(receipt, wait=0))["state"] == "processing"
+    assert (await api.poll(receipt, wait=0))["state"] == "processing"
 
 
 async def test_an_account_holds_only_so_many_waits(system: System) -> None:
@@ -333,18 +343,18 @@ async def test_an_account_holds_only_so_many_waits(system: System) -> None:
     assert int(answer.headers["retry-after"]) >= 1
     assert len(pending) == 2
     # Looking without waiting, and the waits of others, go on.
-    assert (await api.look(receipt))["state"] == "processing"
+    assert (await api.poll(receipt))["state"] == "processing"
     theirs = asyncio.create_task(other.end(others))
     await system.worker()
     assert [body(await wait)["state"] for wait in pending] == ["completed"] * 2
     assert (await theirs)["state"] == "completed"
-    assert (await api.look(receipt, wait=1))["state"] == "completed"
+    assert (await api.poll(receipt, wait=1))["state"] == "completed"
 
 
 async def test_who_stops_waiting_gives_the_place_back(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
+    monkeypatch.setattr(wait, "_POLL_ANYWAY_SECONDS", 0.05)
     system.change_tier("enterprise", waits_max=1)
     await system.front()
     api = await system.customer()
@@ -363,7 +373,7 @@ async def test_who_stops_waiting_gives_the_place_back(
     await waiting.until(is_free, 5, what="the place of who has gone")
 
 
-async def test_an_unknown_generation_is_not_found(api: Customer) -> None:
+async def test_an_unknown_generation_is_not_found(api: ApiClient) -> None:
     for id_ in (ids.new_id(), "x", "a:b", "x" * 65, "*", "%C3%A9", "a%20b", "a%0Ab"):
         for query in ({}, {"wait": 45}):
             answer = await api.get(f"/api/v1/generate/{id_}/status", params=query)
@@ -372,7 +382,7 @@ async def test_an_unknown_generation_is_not_found(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: Customer) -> None:
+async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: ApiClient) -> None:
     status = await api.answer("hello [tokens=5 no-usage]")
     assert status["credits_used"] > 0
     assert [line["estimated"] for line in status["credits_breakdown"]] == [True]
@@ -380,17 +390,17 @@ async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: Cu
 
 @pytest.mark.usefixtures("worker")
 async def test_routing_is_told_as_soon_as_a_model_is_chosen(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two", gate=gate))
+    provider.script.append(ScriptedAnswer(text="one two", gate=gate))
     receipt = await api.ask("hello")
 
     async def is_routed() -> Json | None:
-        return cast("Json | None", (await api.look(receipt))["routing"])
+        return cast("Json | None", (await api.poll(receipt))["routing"])
 
     routing: Json = await waiting.until(is_routed, what="the choice of a model")
-    status = await api.look(receipt)
+    status = await api.poll(receipt)
     assert (status["state"], status["result"]["content"]) == ("processing", "")
     assert routing["chosen"] == "alpha"
     gate.set()

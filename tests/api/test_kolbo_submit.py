@@ -7,8 +7,8 @@ import pytest
 
 from shared import ids
 from tests.support import waiting
-from tests.support.customer import Customer, Json, body, refused
-from tests.support.provider import Provider
+from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -66,14 +66,14 @@ UNAVAILABLE: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 
-async def _is_empty(api: Customer) -> None:
+async def _is_empty(api: ApiClient) -> None:
     """Nothing was accepted, and nothing was held."""
     listed = body(await api.get("/api/v1/chat/conversations"))
     assert listed["pagination"]["total"] == 0
     assert await api.credits() == {"total": 1000.0, "available": 1000.0, "held": 0.0}
 
 
-async def test_each_wrong_value_is_refused_by_the_fields_name(api: Customer) -> None:
+async def test_each_wrong_value_is_refused_by_the_fields_name(api: ApiClient) -> None:
     for name, values in WRONG.items():
         for value in values:
             asked = {"message": "hello"} | {name: value}
@@ -82,7 +82,7 @@ async def test_each_wrong_value_is_refused_by_the_fields_name(api: Customer) -> 
     await _is_empty(api)
 
 
-async def test_what_is_not_there_yet_is_refused_and_never_ignored(api: Customer) -> None:
+async def test_what_is_not_there_yet_is_refused_and_never_ignored(api: ApiClient) -> None:
     for name, values in UNAVAILABLE.items():
         for value in values:
             asked = {"message": "hello", name: value}
@@ -92,7 +92,7 @@ async def test_what_is_not_there_yet_is_refused_and_never_ignored(api: Customer)
 
 
 async def test_what_no_model_of_the_deployment_can_do_is_refused_by_its_name(
-    api: Customer,
+    api: ApiClient,
 ) -> None:
     for name, value in (
         ("deep_think", True),
@@ -105,7 +105,7 @@ async def test_what_no_model_of_the_deployment_can_do_is_refused_by_its_name(
     await _is_empty(api)
 
 
-async def test_a_picture_that_cannot_be_fetched_is_refused_by_its_place(api: Customer) -> None:
+async def test_a_picture_that_cannot_be_fetched_is_refused_by_its_place(api: ApiClient) -> None:
     urls = ["https://a/b.png", "https://me:secret@a/c.png"]
     answer = await api.post(CHAT, json={"message": "hello", "media_urls": urls})
     refusal = refused(answer, 400, "INVALID_FIELDS")
@@ -114,7 +114,7 @@ async def test_a_picture_that_cannot_be_fetched_is_refused_by_its_place(api: Cus
     await _is_empty(api)
 
 
-async def test_a_message_is_required(api: Customer) -> None:
+async def test_a_message_is_required(api: ApiClient) -> None:
     bodies: tuple[Json, ...] = (
         {},
         {"message": None},
@@ -128,7 +128,7 @@ async def test_a_message_is_required(api: Customer) -> None:
     await _is_empty(api)
 
 
-async def test_an_unknown_field_is_refused_by_its_name(api: Customer) -> None:
+async def test_an_unknown_field_is_refused_by_its_name(api: ApiClient) -> None:
     for name in ("massage", "Message", "stream", "events_url", "", "message "):
         asked = {"message": "hello", name: None}
         refusal = refused(await api.post(CHAT, json=asked), 400, "INVALID_FIELDS")
@@ -137,7 +137,7 @@ async def test_an_unknown_field_is_refused_by_its_name(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_null_counts_as_absent(api: Customer, provider: Provider) -> None:
+async def test_null_counts_as_absent(api: ApiClient, provider: ScriptedProvider) -> None:
     nothing = dict.fromkeys(OPTIONAL)
     for asked in (nothing, *({name: None} for name in OPTIONAL)):
         status = await api.answer("hello", **asked)
@@ -148,7 +148,7 @@ async def test_null_counts_as_absent(api: Customer, provider: Provider) -> None:
     assert [message["role"] for message in provider.requests[0].messages] == ["user"]
 
 
-async def test_asking_for_nothing_is_no_request_for_a_feature(api: Customer) -> None:
+async def test_asking_for_nothing_is_no_request_for_a_feature(api: ApiClient) -> None:
     nothing: tuple[Json, ...] = (
         {"web_search": False, "deep_think": False},
         {"media_urls": []},
@@ -159,7 +159,7 @@ async def test_asking_for_nothing_is_no_request_for_a_feature(api: Customer) -> 
         assert await api.ask("hello", **asked)
 
 
-async def test_the_receipt_holds_what_is_published(api: Customer) -> None:
+async def test_the_receipt_holds_what_is_published(api: ApiClient) -> None:
     for model in (None, "auto", "alpha"):
         receipt = await api.ask("hello", model=model)
         id_ = receipt["message_id"]
@@ -182,7 +182,7 @@ async def test_the_receipt_holds_what_is_published(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_model_is_an_identifier_or_auto(api: Customer, provider: Provider) -> None:
+async def test_a_model_is_an_identifier_or_auto(api: ApiClient, provider: ScriptedProvider) -> None:
     for model, shown, asked in (
         (None, "auto", "upstream-alpha"),
         ("auto", "auto", "upstream-alpha"),
@@ -198,7 +198,7 @@ async def test_a_model_is_an_identifier_or_auto(api: Customer, provider: Provide
         assert provider.requests[-1].body["model"] == asked
 
 
-async def test_a_model_that_is_not_in_the_catalogue_is_not_found(api: Customer) -> None:
+async def test_a_model_that_is_not_in_the_catalogue_is_not_found(api: ApiClient) -> None:
     for model in ("gpt-4o", "Alpha", "upstream-alpha", "alpha ", "AUTO", "", "../alpha", "é"):
         asked = {"message": "hello", "model": model}
         refused(await api.post(CHAT, json=asked), 400, "MODEL_NOT_FOUND")
@@ -206,7 +206,7 @@ async def test_a_model_that_is_not_in_the_catalogue_is_not_found(api: Customer) 
 
 
 async def test_a_model_whose_key_no_live_worker_ever_had_is_not_found(
-    system: System, api: Customer
+    system: System, api: ApiClient
 ) -> None:
     await api.ask("nobody knows yet", model="gamma")
     await system.worker()
@@ -223,7 +223,7 @@ async def test_a_model_whose_key_no_live_worker_ever_had_is_not_found(
 
 @pytest.mark.usefixtures("worker")
 async def test_the_message_reaches_the_model_and_the_list_as_it_was_written(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     for message in ("  hi\n", "日本語 🚀 \u2028 \u007f", "\u200b", '"\\n"', "e\u0301", "a" * 2000):
         receipt = await api.ask(message)
@@ -239,7 +239,7 @@ async def test_the_message_reaches_the_model_and_the_list_as_it_was_written(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_system_prompt_counts_for_a_new_session_only(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipt = await api.ask("one", system_prompt="Be brief.")
     await api.end(receipt)
@@ -263,7 +263,7 @@ async def test_texts_are_bounded_in_characters(system: System) -> None:
         assert f"`{name}`" in refusal["error"]
 
 
-async def test_a_message_longer_than_every_window_is_refused(api: Customer) -> None:
+async def test_a_message_longer_than_every_window_is_refused(api: ApiClient) -> None:
     for asked, tokens, window in (
         ({"message": "word " * 4000}, 6690, 4096),
         ({"message": "word " * 400, "model": "beta"}, 690, 512),
@@ -290,7 +290,7 @@ async def test_a_message_longer_than_every_window_that_could_do_it_is_refused_as
     assert (refusal["tokens"], refusal["context_window"]) == (690, 512)
 
 
-async def test_a_budget_that_buys_no_answer_names_what_shut_every_model_out(api: Customer) -> None:
+async def test_a_budget_that_buys_no_answer_names_what_shut_every_model_out(api: ApiClient) -> None:
     asked = {"message": "hello", "max_credits": 0.0001, "model": "alpha"}
     refusal = refused(await api.post(CHAT, json=asked), 400, "NO_SUITABLE_MODEL")
     assert refusal["routing"]["chosen"] is None
@@ -298,7 +298,7 @@ async def test_a_budget_that_buys_no_answer_names_what_shut_every_model_out(api:
     await _is_empty(api)
 
 
-async def test_an_empty_session_id_begins_a_session(api: Customer) -> None:
+async def test_an_empty_session_id_begins_a_session(api: ApiClient) -> None:
     first = await api.ask("hello", session_id="")
     second = await api.ask("hello", session_id="")
     assert ids.is_id(first["session_id"])
@@ -308,7 +308,7 @@ async def test_an_empty_session_id_begins_a_session(api: Customer) -> None:
     assert "`priority`" in answer.json()["message"]
 
 
-async def test_a_session_that_is_not_there_is_not_found(api: Customer) -> None:
+async def test_a_session_that_is_not_there_is_not_found(api: ApiClient) -> None:
     for session in (ids.new_id(), " ", "a b", "x" * 65, "a:b", "é", "..", "*"):
         asked = {"message": "hello", "session_id": session}
         refused(await api.post(CHAT, json=asked), 404, "SESSION_NOT_FOUND")
@@ -316,11 +316,11 @@ async def test_a_session_that_is_not_there_is_not_found(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_labels_come_back_as_they_were_given(api: Customer) -> None:
+async def test_labels_come_back_as_they_were_given(api: ApiClient) -> None:
     metadata = {"": "empty", "1": "one", "k" * 64: "v" * 512, "🚀": "日本"}
     metadata |= {f"k{n}": "" for n in range(12)}
     receipt = await api.ask("hello", metadata=metadata, project_id="p" * 128)
-    before = await api.look(receipt)
+    before = await api.poll(receipt)
     after = await api.end(receipt)
     for status in (before, after):
         assert status["metadata"] == metadata
@@ -328,5 +328,5 @@ async def test_labels_come_back_as_they_were_given(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_batch_is_answered_too(api: Customer) -> None:
+async def test_a_batch_is_answered_too(api: ApiClient) -> None:
     assert (await api.answer("hello", priority="batch"))["state"] == "completed"

@@ -6,8 +6,8 @@ from typing import Final
 import pytest
 
 from tests.support import waiting
-from tests.support.customer import Customer, Json, body, refused
-from tests.support.provider import Answer, Provider, Request, context_error
+from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider, context_error
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -20,18 +20,18 @@ def _said(request: Request) -> list[str]:
     return [str(message["content"]) for message in request.messages]
 
 
-async def _begun(api: Customer, receipt: Json) -> None:
+async def _begun(api: ApiClient, receipt: Json) -> None:
     """Wait until the first words of an answer show."""
 
     async def has_begun() -> bool:
-        return bool((await api.look(receipt))["result"]["content"])
+        return bool((await api.poll(receipt))["result"]["content"])
 
     await waiting.until(has_begun)
 
 
 @pytest.mark.usefixtures("worker")
 async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     await system.worker()
     urls = [system.url + CHAT, await system.front() + CHAT]
@@ -58,26 +58,28 @@ async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_sessions_do_not_wait_for_each_other(api: Customer, provider: Provider) -> None:
+async def test_sessions_do_not_wait_for_each_other(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(gate=gate))
+    provider.script.append(ScriptedAnswer(gate=gate))
     slow = await api.ask("slow")
     await waiting.until(lambda: provider.requests)
     assert (await api.answer("quick"))["state"] == "completed"
-    assert (await api.look(slow))["state"] == "processing"
+    assert (await api.poll(slow))["state"] == "processing"
     gate.set()
     assert (await api.end(slow))["state"] == "completed"
 
 
 @pytest.mark.usefixtures("worker")
 async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script += [
-        Answer(text="first"),
-        Answer(status=422),
-        Answer(text="half a word", gate=asyncio.Event(), gate_after=1),
-        Answer(text="last"),
+        ScriptedAnswer(text="first"),
+        ScriptedAnswer(status=422),
+        ScriptedAnswer(text="half a word", gate=asyncio.Event(), gate_after=1),
+        ScriptedAnswer(text="last"),
     ]
     receipt = await api.ask("a", system_prompt="s")
     session = receipt["session_id"]
@@ -94,10 +96,10 @@ async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_busy_session_takes_the_next_turn_in_line(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one", gate=gate))
+    provider.script.append(ScriptedAnswer(text="one", gate=gate))
     first = await api.ask("a")
     second = await api.ask("b", session_id=first["session_id"], on_conflict="enqueue")
     gate.set()
@@ -106,9 +108,11 @@ async def test_a_busy_session_takes_the_next_turn_in_line(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_busy_session_refuses_who_asked_for_that(api: Customer, provider: Provider) -> None:
+async def test_a_busy_session_refuses_who_asked_for_that(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(gate=gate))
+    provider.script.append(ScriptedAnswer(gate=gate))
     first = await api.ask("a")
     asked = {"message": "b", "session_id": first["session_id"], "on_conflict": "reject"}
     held = await api.credits()
@@ -122,8 +126,8 @@ async def test_a_busy_session_refuses_who_asked_for_that(api: Customer, provider
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_interrupts_is_answered_next(api: Customer, provider: Provider) -> None:
-    provider.script.append(Answer(text="one two", gate=asyncio.Event(), gate_after=1))
+async def test_who_interrupts_is_answered_next(api: ApiClient, provider: ScriptedProvider) -> None:
+    provider.script.append(ScriptedAnswer(text="one two", gate=asyncio.Event(), gate_after=1))
     first = await api.ask("a")
     session = first["session_id"]
     await _begun(api, first)
@@ -137,13 +141,13 @@ async def test_who_interrupts_is_answered_next(api: Customer, provider: Provider
 
 
 async def test_who_interrupts_what_only_waits_is_answered_next(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     first = await api.ask("a")
     second = await api.ask("b", session_id=first["session_id"])
     last = await api.ask("c", session_id=first["session_id"], on_conflict="interrupt")
     for receipt in (first, second):
-        assert (await api.look(receipt))["state"] == "cancelled"
+        assert (await api.poll(receipt))["state"] == "cancelled"
     await system.worker()
     assert (await api.end(last))["state"] == "completed"
     assert [_said(request) for request in provider.requests] == [["c"]]
@@ -151,9 +155,9 @@ async def test_who_interrupts_what_only_waits_is_answered_next(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda request: Answer(text=f"{request.last[:2]} " + "y" * 90)
+    provider.answer = lambda request: ScriptedAnswer(text=f"{request.last[:2]} " + "y" * 90)
     receipt = await api.ask("00 " + "x" * 90, model="beta", system_prompt="Be brief.")
     session = receipt["session_id"]
     await api.end(receipt)
@@ -176,7 +180,7 @@ async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_context_error_is_met_once_with_a_shorter_history(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     receipt = await api.ask("00 " + "x" * 900)
     session = receipt["session_id"]

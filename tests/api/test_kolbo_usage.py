@@ -5,19 +5,19 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.customer import Customer, body, refused
+from tests.support.api_client import ApiClient, body, refused
 
 pytestmark = pytest.mark.usefixtures("worker")
 
 USAGE: Final = "/api/v1/account/usage"
 
 
-async def _usage(api: Customer, **query: str) -> dict[str, Any]:
-    told: dict[str, Any] = body(await api.get(USAGE, params=query))["usage"]
-    return told
+async def _usage(api: ApiClient, **query: str) -> dict[str, Any]:
+    payload: dict[str, Any] = body(await api.get(USAGE, params=query))["usage"]
+    return payload
 
 
-async def test_use_is_told_by_day_model_and_key(api: Customer) -> None:
+async def test_use_is_told_by_day_model_and_key(api: ApiClient) -> None:
     before = datetime.now(UTC).date()
     statuses = [await api.answer("hello", model=model) for model in ("alpha", "beta", "alpha")]
     spent = sum(status["credits_used"] for status in statuses)
@@ -40,32 +40,32 @@ async def test_use_is_told_by_day_model_and_key(api: Customer) -> None:
     assert by_day["total"] == by_model["total"] == by_key["total"]
 
 
-async def test_nothing_used_is_nothing(api: Customer) -> None:
-    told = await _usage(api, to="2026-03-01", by="model")
-    assert (told["from"], told["to"], told["by"]) == ("2026-01-31", "2026-03-01", "model")
-    assert told["items"] == []
-    assert set(told["total"].values()) == {0}
+async def test_nothing_used_is_nothing(api: ApiClient) -> None:
+    payload = await _usage(api, to="2026-03-01", by="model")
+    assert (payload["from"], payload["to"], payload["by"]) == ("2026-01-31", "2026-03-01", "model")
+    assert payload["items"] == []
+    assert set(payload["total"].values()) == {0}
 
 
-async def test_days_outside_are_not_told(api: Customer) -> None:
+async def test_days_outside_are_not_told(api: ApiClient) -> None:
     await api.answer("hello")
     tomorrow = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
     assert (await _usage(api, **{"from": tomorrow, "to": tomorrow}))["total"]["generations"] == 0
     assert (await _usage(api, to=tomorrow))["total"]["generations"] == 1
 
 
-async def test_a_year_is_told_and_not_a_day_more(api: Customer) -> None:
+async def test_a_year_is_told_and_not_a_day_more(api: ApiClient) -> None:
     await api.answer("hello")
     today = datetime.now(UTC).date()
     first, last = today - timedelta(days=364), today + timedelta(days=1)
-    told = await _usage(api, **{"from": first.isoformat(), "to": last.isoformat()})
-    assert told["total"]["generations"] == 1
+    payload = await _usage(api, **{"from": first.isoformat(), "to": last.isoformat()})
+    assert payload["total"]["generations"] == 1
     earlier = (first - timedelta(days=1)).isoformat()
     answer = await api.get(USAGE, params={"from": earlier, "to": last.isoformat()})
     refused(answer, 400, "INVALID_FIELDS")
 
 
-async def test_one_account_s_use_is_not_another_s(api: Customer, other: Customer) -> None:
+async def test_one_account_s_use_is_not_another_s(api: ApiClient, other: ApiClient) -> None:
     await api.answer("hello")
     assert (await _usage(other))["total"]["generations"] == 0
 
@@ -83,5 +83,5 @@ async def test_one_account_s_use_is_not_another_s(api: Customer, other: Customer
     ],
     ids=str,
 )
-async def test_what_is_no_day_is_refused(api: Customer, query: dict[str, str]) -> None:
+async def test_what_is_no_day_is_refused(api: ApiClient, query: dict[str, str]) -> None:
     refused(await api.get(USAGE, params=query), 400, "INVALID_FIELDS")

@@ -8,31 +8,31 @@ import pytest
 
 from api.follow import wait
 from shared import ids
-from tests.api.kombify import AI, CHAT, SESSIONS, TIME, chat, refused, told
+from tests.api.kombify_client import AI, CHAT, SESSIONS, TIME, chat, payload, refused
 from tests.api.test_kolbo_submit import UNAVAILABLE, WRONG
 from tests.support import waiting
-from tests.support.customer import Customer, body
-from tests.support.provider import Answer, Provider
-from tests.support.server import Server
+from tests.support.api_client import ApiClient, body
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 LIST: Final = "/api/v1/chat/conversations"
 
 
-async def _total(api: Customer) -> int:
+async def _total(api: ApiClient) -> int:
     return int(body(await api.get(LIST))["pagination"]["total"])
 
 
-def _later(api: Customer, **fields: object) -> "asyncio.Task[httpx.Response]":
+def _later(api: ApiClient, **fields: object) -> "asyncio.Task[httpx.Response]":
     """Send a message without waiting for its answer."""
     return asyncio.create_task(api.post(CHAT, json={"message": "hello", **fields}))
 
 
 @pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
-async def test_the_answer_is_waited_for(api: Customer) -> None:
+async def test_the_answer_is_waited_for(api: ApiClient) -> None:
     answer = await api.post(CHAT, json={"message": "hello", "metadata": {"a": "b"}})
-    said = told(answer)
+    said = payload(answer)
     assert said.keys() == {"id", "session_id", "message", "usage", "routing"}
     message = said["message"]
     assert message.pop("id") == said["id"]
@@ -61,7 +61,7 @@ async def test_the_answer_is_waited_for(api: Customer) -> None:
 
 @pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
-async def test_the_published_request_runs_as_it_stands(system: System, api: Customer) -> None:
+async def test_the_published_request_runs_as_it_stands(system: System, api: ApiClient) -> None:
     assert api
     bearer = await system.caller({"authorization": f"Bearer {(await system.key()).key}"})
     asked = {
@@ -69,7 +69,7 @@ async def test_the_published_request_runs_as_it_stands(system: System, api: Cust
         "companion": "smart-home",
         "model": "gpt-4o",
     }
-    said = told(await bearer.post(CHAT, json=asked))
+    said = payload(await bearer.post(CHAT, json=asked))
     assert said["message"]["content"] == "You said: Explain my server architecture"
 
 
@@ -78,7 +78,7 @@ async def test_what_is_not_answered_in_time_is_looked_at_later(system: System) -
     system.change("api", wait_seconds_max=1)
     await system.front()
     api = await system.customer()
-    said = told(await api.post(CHAT, json={"message": "hello"}), 202)
+    said = payload(await api.post(CHAT, json={"message": "hello"}), 202)
     hint = said.pop("poll_interval_hint")
     assert hint in range(1, 31)
     assert said == {
@@ -96,9 +96,9 @@ async def test_what_is_not_answered_in_time_is_looked_at_later(system: System) -
 @pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_what_has_no_answer_is_an_error_that_says_why(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(status=401))
+    provider.script.append(ScriptedAnswer(status=401))
     headers = {"idempotency-key": "k"}
     first, again = [
         await api.post(CHAT, json={"message": "hello", "model": "alpha"}, headers=headers)
@@ -122,17 +122,17 @@ async def test_what_has_no_answer_is_an_error_that_says_why(
 @pytest.mark.parametrize(
     ("scripted", "status", "category"),
     [
-        (Answer(status=400), 422, "invalid_request"),
-        (Answer(text="", finish_reason="content_filter"), 422, "content_policy"),
-        (Answer(text="one two", error_after=1), 502, "provider_error"),
+        (ScriptedAnswer(status=400), 422, "invalid_request"),
+        (ScriptedAnswer(text="", finish_reason="content_filter"), 422, "content_policy"),
+        (ScriptedAnswer(text="one two", error_after=1), 502, "provider_error"),
         # It asks for more patience than the deadline leaves.
-        (Answer(status=429, headers={"retry-after": "3600"}), 503, "rate_limit"),
-        (Answer(status=503, headers={"retry-after": "3600"}), 503, "overloaded"),
+        (ScriptedAnswer(status=429, headers={"retry-after": "3600"}), 503, "rate_limit"),
+        (ScriptedAnswer(status=503, headers={"retry-after": "3600"}), 503, "overloaded"),
     ],
     ids=["invalid", "policy", "broken", "limited", "overloaded"],
 )
 async def test_the_status_follows_the_failure(
-    api: Customer, provider: Provider, scripted: Answer, status: int, category: str
+    api: ApiClient, provider: ScriptedProvider, scripted: ScriptedAnswer, status: int, category: str
 ) -> None:
     provider.answer = lambda _: scripted
     answer = await api.post(CHAT, json={"message": "hello"})
@@ -144,11 +144,11 @@ async def test_the_status_follows_the_failure(
 @pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_what_passes_its_deadline_is_a_gateway_timeout(
-    api: Customer, system: System, provider: Provider
+    api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
     # The worker and whoever reaps notice at the same time.
     system.expected.add("reaped")
-    provider.script.append(Answer(gate=asyncio.Event()))
+    provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     answer = await api.post(CHAT, json={"message": "hello", "deadline_seconds": 1})
     error = refused(answer, 504, "GENERATION_ERROR")
     assert error["details"]["failure"]["category"] == "expired"
@@ -156,11 +156,11 @@ async def test_what_passes_its_deadline_is_a_gateway_timeout(
 
 @pytest.mark.each_once
 @pytest.mark.parametrize("how", ["cancel", "delete"])
-async def test_what_is_cancelled_meanwhile_is_a_conflict(api: Customer, how: str) -> None:
+async def test_what_is_cancelled_meanwhile_is_a_conflict(api: ApiClient, how: str) -> None:
     sent = _later(api)
     await waiting.until(lambda: _total(api), what="the message")
-    (found,) = told(await api.get(SESSIONS))["items"]
-    whole = told(await api.get(f"{SESSIONS}/{found['id']}"))
+    (found,) = payload(await api.get(SESSIONS))["items"]
+    whole = payload(await api.get(f"{SESSIONS}/{found['id']}"))
     if how == "cancel":
         await api.post(f"/api/v1/generate/{whole['messages'][1]['id']}/cancel")
     else:
@@ -173,16 +173,16 @@ async def test_what_is_cancelled_meanwhile_is_a_conflict(api: Customer, how: str
 @pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_the_same_request_again_waits_for_the_same_answer(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.script.append(Answer(gate=gate))
+    provider.script.append(ScriptedAnswer(gate=gate))
     asked, headers = {"message": "hello"}, {"idempotency-key": "k"}
     both = [asyncio.create_task(api.post(CHAT, json=asked, headers=headers)) for _ in range(2)]
     await waiting.until(lambda: provider.requests)
     gate.set()
     answers = [*(await asyncio.gather(*both)), await api.post(CHAT, json=asked, headers=headers)]
-    assert told(answers[0]) == told(answers[1]) == told(answers[2])
+    assert payload(answers[0]) == payload(answers[1]) == payload(answers[2])
     assert sum("idempotent-replayed" in answer.headers for answer in answers) == 2
     assert answers[2].headers["idempotent-replayed"] == "true"
     assert len(provider.requests) == 1
@@ -190,9 +190,9 @@ async def test_the_same_request_again_waits_for_the_same_answer(
 
 @pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
-async def test_each_route_and_each_body_is_a_request_of_its_own(api: Customer) -> None:
+async def test_each_route_and_each_body_is_a_request_of_its_own(api: ApiClient) -> None:
     headers = {"idempotency-key": "k"}
-    told(await api.post(f"{AI}/companion/personal/chat", json={"message": "a"}, headers=headers))
+    payload(await api.post(f"{AI}/companion/personal/chat", json={"message": "a"}, headers=headers))
     for path, asked in (
         (f"{AI}/companion/personal/chat", {"message": "b"}),
         (f"{AI}/companion/devops/chat", {"message": "a"}),
@@ -209,7 +209,7 @@ async def test_each_route_and_each_body_is_a_request_of_its_own(api: Customer) -
 @pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_an_alias_names_a_model_here_and_nowhere_else(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     said = await chat(api, "hello", model="gpt-4o")
     assert (said["message"]["model"], said["routing"]["policy"]) == ("alpha", "requested")
@@ -223,7 +223,7 @@ async def test_an_alias_names_a_model_here_and_nowhere_else(
 
 
 @pytest.mark.each_once
-async def test_every_option_is_refused_as_in_the_other_dialect(api: Customer) -> None:
+async def test_every_option_is_refused_as_in_the_other_dialect(api: ApiClient) -> None:
     for name, values in WRONG.items():
         for value in values:
             answer = await api.post(CHAT, json={"message": "hello", name: value})
@@ -257,14 +257,14 @@ async def test_who_may_not_wait_is_refused_before_the_message_is_in(system: Syst
     await waiting.until(lambda: _total(api), what="the other message")
     assert await _total(api) == 1
     await system.worker()
-    told(await pending.pop())
+    payload(await pending.pop())
 
 
 @pytest.mark.each_once
 async def test_who_hangs_up_gives_the_place_back_and_loses_nothing(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
+    monkeypatch.setattr(wait, "_POLL_ANYWAY_SECONDS", 0.05)
     system.change_tier("enterprise", waits_max=1)
     await system.front()
     api = await system.customer()
@@ -278,10 +278,10 @@ async def test_who_hangs_up_gives_the_place_back_and_loses_nothing(
 
     await waiting.until(is_free, 5, what="the place of who has gone")
     await system.worker()
-    (found,) = told(await api.get(SESSIONS))["items"]
+    (found,) = payload(await api.get(SESSIONS))["items"]
 
     async def is_answered() -> bool:
-        whole = told(await api.get(f"{SESSIONS}/{found['id']}"))
+        whole = payload(await api.get(f"{SESSIONS}/{found['id']}"))
         return bool(whole["messages"][1]["content"] == "You said: hello")
 
     await waiting.until(is_answered)
@@ -290,14 +290,14 @@ async def test_who_hangs_up_gives_the_place_back_and_loses_nothing(
 async def test_redis_going_away_does_not_refuse_what_is_in(
     own_system: System, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait, "_LOOK_ANYWAY_SECONDS", 0.05)
+    monkeypatch.setattr(wait, "_POLL_ANYWAY_SECONDS", 0.05)
     own_system.expected |= {"unavailable", "waiting for Redis", "a beat was missed", "reaped"}
     await own_system.front()
     api = await own_system.customer()
     sent = _later(api)
     await waiting.until(lambda: _total(api), what="the message")
     own_server.kill()
-    said = told(await sent, 202)
+    said = payload(await sent, 202)
     own_server.start()
 
     async def is_back() -> bool:

@@ -7,10 +7,10 @@ import pytest
 
 from shared import ids
 from shared.companions import CompanionSettings
-from tests.api.kombify import AI, CHAT, SESSIONS, chat, refused, session, told
+from tests.api.kombify_client import AI, CHAT, SESSIONS, chat, payload, refused, session
 from tests.support import waiting
-from tests.support.customer import Customer, Json
-from tests.support.provider import Provider
+from tests.support.api_client import ApiClient, Json
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -22,13 +22,13 @@ COMPANIONS: Final = (
 )
 
 
-def _last(provider: Provider) -> list[tuple[str, str]]:
+def _last(provider: ScriptedProvider) -> list[tuple[str, str]]:
     """Return what the model was sent last."""
     return [(each["role"], each["content"]) for each in provider.requests[-1].messages]
 
 
 @pytest.fixture
-async def crew(system: System) -> Customer:
+async def companion_system(system: System) -> ApiClient:
     """Return a customer of a system with companions of its own, and a worker."""
     system.settings = msgspec.structs.replace(system.settings, companions=COMPANIONS)
     await system.front()
@@ -37,67 +37,76 @@ async def crew(system: System) -> Customer:
 
 
 async def test_a_persona_reaches_the_model_before_the_sessions_own_prompt(
-    crew: Customer, provider: Provider
+    companion_system: ApiClient, provider: ScriptedProvider
 ) -> None:
-    await chat(crew, "hello", companion="pirate", system_prompt="Be brief.")
+    await chat(companion_system, "hello", companion="pirate", system_prompt="Be brief.")
     assert _last(provider) == [
         ("system", "Speak as a pirate.\n\nBe brief."),
         ("user", "hello"),
     ]
-    await chat(crew, "hello", companion="poet")
+    await chat(companion_system, "hello", companion="poet")
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
-    await chat(crew, "hello")
+    await chat(companion_system, "hello")
     assert _last(provider) == [("user", "hello")]
 
 
 async def test_a_session_remembers_who_it_was_begun_with(
-    crew: Customer, provider: Provider
+    companion_system: ApiClient, provider: ScriptedProvider
 ) -> None:
-    said = await chat(crew, "one", companion="poet")
+    said = await chat(companion_system, "one", companion="poet")
     id_ = said["session_id"]
-    await chat(crew, "two", session_id=id_)
+    await chat(companion_system, "two", session_id=id_)
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
-    await crew.answer("three", session_id=id_)
+    await companion_system.answer("three", session_id=id_)
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
     # A turn may name another; the next is the session's again.
-    await chat(crew, "four", session_id=id_, companion="pirate")
+    await chat(companion_system, "four", session_id=id_, companion="pirate")
     assert _last(provider)[0] == ("system", "Speak as a pirate.")
-    await chat(crew, "five", session_id=id_)
+    await chat(companion_system, "five", session_id=id_)
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
-    assert told(await crew.get(f"{SESSIONS}/{id_}"))["companion"] == "poet"
+    assert payload(await companion_system.get(f"{SESSIONS}/{id_}"))["companion"] == "poet"
 
 
 async def test_a_session_begun_empty_has_its_companion_too(
-    crew: Customer, provider: Provider
+    companion_system: ApiClient, provider: ScriptedProvider
 ) -> None:
-    poets, nobodys = await session(crew, companion="poet"), await session(crew)
-    await crew.answer("one", session_id=poets["id"])
+    poets, nobodys = (
+        await session(companion_system, companion="poet"),
+        await session(companion_system),
+    )
+    await companion_system.answer("one", session_id=poets["id"])
     assert _last(provider) == [("system", "Speak in rhymes."), ("user", "one")]
-    await chat(crew, "one", session_id=nobodys["id"], companion="poet")
+    await chat(companion_system, "one", session_id=nobodys["id"], companion="poet")
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
-    assert told(await crew.get(f"{SESSIONS}/{nobodys['id']}"))["companion"] is None
+    assert payload(await companion_system.get(f"{SESSIONS}/{nobodys['id']}"))["companion"] is None
 
 
-async def test_a_companions_route_is_a_chat_with_it(crew: Customer, provider: Provider) -> None:
+async def test_a_companions_route_is_a_chat_with_it(
+    companion_system: ApiClient, provider: ScriptedProvider
+) -> None:
     path = f"{AI}/companion/pirate/chat"
     for asked in ({"message": "hello"}, {"message": "hello", "companion": "pirate"}):
-        said = told(await crew.post(path, json=asked))
+        said = payload(await companion_system.post(path, json=asked))
         assert _last(provider)[0] == ("system", "Speak as a pirate.")
-        found = told(await crew.get(f"{SESSIONS}/{said['session_id']}"))
+        found = payload(await companion_system.get(f"{SESSIONS}/{said['session_id']}"))
         assert found["companion"] == "pirate"
-    answer = await crew.post(path, json={"message": "hello", "companion": "poet"})
+    answer = await companion_system.post(path, json={"message": "hello", "companion": "poet"})
     assert "`pirate`" in refused(answer, 400, "INVALID_FIELDS")["message"]
 
 
-async def test_a_companions_own_model_answers_unless_another_is_named(crew: Customer) -> None:
-    said = await chat(crew, "hello", companion="pirate")
+async def test_a_companions_own_model_answers_unless_another_is_named(
+    companion_system: ApiClient,
+) -> None:
+    said = await chat(companion_system, "hello", companion="pirate")
     assert said["message"]["model"] == "beta"
     # Also where only the session knows it.
-    again = await chat(crew, "hello", session_id=said["session_id"])
+    again = await chat(companion_system, "hello", session_id=said["session_id"])
     assert again["message"]["model"] == "beta"
-    named = await chat(crew, "hello", session_id=said["session_id"], model="alpha")
+    named = await chat(companion_system, "hello", session_id=said["session_id"], model="alpha")
     assert named["message"]["model"] == "alpha"
-    assert (await chat(crew, "hello", companion="poet"))["routing"]["policy"] == "catalogue_order"
+    assert (await chat(companion_system, "hello", companion="poet"))["routing"][
+        "policy"
+    ] == "catalogue_order"
 
 
 async def test_an_unknown_companion_is_not_found(system: System) -> None:
@@ -112,7 +121,7 @@ async def test_an_unknown_companion_is_not_found(system: System) -> None:
         (SESSIONS, {"companion": ""}),
     ):
         refused(await api.post(path, json=asked), 404, "COMPANION_NOT_FOUND")
-    assert told(await api.get(SESSIONS))["total"] == 0
+    assert payload(await api.get(SESSIONS))["total"] == 0
 
 
 async def test_without_a_worker_there_is_no_brain_but_chat_is_taken_in(system: System) -> None:
@@ -129,30 +138,30 @@ async def test_without_a_worker_there_is_no_brain_but_chat_is_taken_in(system: S
     for answer in answers:
         refused(answer, 503, "BRAIN_UNAVAILABLE")
         assert int(answer.headers["retry-after"]) >= 1
-    told(await api.post(CHAT, json={"message": "hello", "session_id": plain["id"]}), 202)
+    payload(await api.post(CHAT, json={"message": "hello", "session_id": plain["id"]}), 202)
     unknown = await api.post(CHAT, json={"message": "hello", "session_id": ids.new_id()})
     refused(unknown, 404, "SESSION_NOT_FOUND")
     await system.worker()
     # A look at the fleet is trusted for a second.
-    system.clock.turn(1.1)
+    system.clock.advance(1.1)
     assert (await chat(api, "hello", companion="work"))["message"]["content"]
     assert (await chat(api, "hello", session_id=begun["id"]))["message"]["content"]
-    assert told(await api.get(AGENTS))["total"] == 4
+    assert payload(await api.get(AGENTS))["total"] == 4
 
 
 async def test_a_worker_that_leaves_takes_the_brain_along(system: System) -> None:
     await system.front()
     worker = await system.worker()
     api = await system.customer()
-    assert told(await api.get(AGENTS))["items"]
+    assert payload(await api.get(AGENTS))["items"]
     await system.stop(worker)
-    system.clock.turn(1.1)
+    system.clock.advance(1.1)
     refused(await api.get(AGENTS), 503, "BRAIN_UNAVAILABLE")
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_companions_that_ship_are_listed(api: Customer) -> None:
-    listed = told(await api.get(AGENTS))
+async def test_the_companions_that_ship_are_listed(api: ApiClient) -> None:
+    listed = payload(await api.get(AGENTS))
     assert (listed["total"], listed["limit"], listed["offset"]) == (4, 20, 0)
     items: list[Json] = listed["items"]
     assert [each["type"] for each in items] == ["smart-home", "devops", "personal", "work"]
@@ -163,7 +172,7 @@ async def test_the_companions_that_ship_are_listed(api: Customer) -> None:
         assert each["capabilities"]
         assert each["memory_layers"] == ["identity", "preferences", "history"]
         assert each["available"] is True
-    part = told(await api.get(AGENTS, params={"limit": 2, "offset": 1}))
+    part = payload(await api.get(AGENTS, params={"limit": 2, "offset": 1}))
     assert part["items"] == items[1:3]
     assert (part["total"], part["limit"], part["offset"]) == (4, 2, 1)
 
@@ -175,7 +184,7 @@ async def test_an_agent_is_available_while_its_model_is_served(system: System) -
     await system.front()
     await system.worker()
     api = await system.customer()
-    items = told(await api.get(AGENTS))["items"]
+    items = payload(await api.get(AGENTS))["items"]
     assert [(each["model"], each["available"]) for each in items] == [
         ("gamma", False),
         ("auto", True),
@@ -185,7 +194,7 @@ async def test_an_agent_is_available_while_its_model_is_served(system: System) -
 
 
 async def test_a_worker_that_does_not_know_a_companion_answers_as_nobody(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     system.expected.add("unknown companion")
     await system.worker()

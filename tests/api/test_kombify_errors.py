@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from api.app import MOUNTS
-from api.endpoint import Endpoint
+from api.endpoints.endpoint import Endpoint
 from api.errors import FAILURE_STATUS
 from shared.errors import Category
 from shared.wire.account import SCOPES
-from tests.api.kombify import AI, CHAT, SESSIONS, refused
-from tests.support.customer import Customer
-from tests.support.server import Server
+from tests.api.kombify_client import AI, CHAT, SESSIONS, refused
+from tests.support.api_client import ApiClient
+from tests.support.redis_server import Server
 from tests.support.system import System
 
 METHODS: Final = "GET HEAD POST PUT PATCH DELETE TRACE PROPFIND".split()
@@ -30,7 +30,7 @@ def rows() -> Iterator[tuple[Endpoint, str]]:
 
 
 @pytest.mark.each_once
-async def test_what_is_not_there_is_not_found(api: Customer) -> None:
+async def test_what_is_not_there_is_not_found(api: ApiClient) -> None:
     for path in (
         AI,
         f"{AI}/",
@@ -53,7 +53,7 @@ async def test_what_is_not_there_is_not_found(api: Customer) -> None:
 
 
 @pytest.mark.each_once
-async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: Customer) -> None:
+async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: ApiClient) -> None:
     has: dict[str, set[str]] = {}
     for endpoint, path in rows():
         has.setdefault(path, set()).add(endpoint.method)
@@ -102,7 +102,7 @@ async def test_a_body_that_is_wrong_in_itself_is_refused(system: System) -> None
 
 
 @pytest.mark.each_once
-async def test_details_stand_inside_the_error(api: Customer) -> None:
+async def test_details_stand_inside_the_error(api: ApiClient) -> None:
     first = await api.ask("hello")
     asked = {"message": "hi", "session_id": first["session_id"], "on_conflict": "reject"}
     error = refused(await api.post(CHAT, json=asked), 409, "SESSION_BUSY")
@@ -125,7 +125,7 @@ async def test_limits_tell_when_to_come_again(system: System) -> None:
 
 
 @pytest.mark.each_once
-async def test_what_the_edge_refuses_has_the_shape_too(api: Customer, system: System) -> None:
+async def test_what_the_edge_refuses_has_the_shape_too(api: ApiClient, system: System) -> None:
     assert api
     where = urlsplit(system.url)
     with socket.create_connection((where.hostname or "", where.port or 0)) as line:

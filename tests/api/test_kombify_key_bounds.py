@@ -12,10 +12,19 @@ from shared.errors import UnavailableError
 from shared.redis import functions, keys
 from shared.stores.accounts import Accounts
 from shared.wire.account import SCOPES
-from tests.api.kombify import CHAT, KEYS, MANAGING, SESSIONS, key_ids, make_key, refused, told
-from tests.support.customer import Customer, Json
-from tests.support.follower import ENDS, following
-from tests.support.server import Server
+from tests.api.kombify_client import (
+    CHAT,
+    KEYS,
+    MANAGING,
+    SESSIONS,
+    key_ids,
+    make_key,
+    payload,
+    refused,
+)
+from tests.support.api_client import ApiClient, Json
+from tests.support.redis_server import Server
+from tests.support.stream_reader import ENDS, following
 from tests.support.system import System
 
 CREDITS: Final = "/api/v1/account/credits"
@@ -49,7 +58,7 @@ async def test_keys_beyond_the_quota_are_refused_until_one_is_deleted(system: Sy
     for each in (*extra, made[1]["id"], made[2]["id"]):
         assert await system.accounts.revoke_key(each if isinstance(each, str) else each.key_id)
     await make_key(owner)
-    assert told(await owner.get(KEYS))["total"] == 3
+    assert payload(await owner.get(KEYS))["total"] == 3
 
 
 async def test_keys_that_expired_make_room(system: System) -> None:
@@ -59,7 +68,7 @@ async def test_keys_that_expired_make_room(system: System) -> None:
     made = await make_key(owner)
     root = keys.system_root(system.settings.redis)
     refused(await owner.post(KEYS, json={}), 403, "QUOTA_EXCEEDED")
-    await system.redis.call("ZADD", keys.KEY_ENDS(root, "one"), 1, made["id"])
+    await system.redis.call("ZADD", keys.KEY_EXPIRIES(root, "one"), 1, made["id"])
     again = await make_key(owner)
     listed = await key_ids(owner)
     assert again["id"] in listed
@@ -67,12 +76,12 @@ async def test_keys_that_expired_make_room(system: System) -> None:
     assert made["id"] not in {key.id for key in await system.accounts.list_keys()}
 
 
-async def test_a_repeated_request_shows_no_key_twice(owner: Customer, system: System) -> None:
+async def test_a_repeated_request_shows_no_key_twice(owner: ApiClient, system: System) -> None:
     headers = {"idempotency-key": "k"}
     answers = await asyncio.gather(
         *(owner.post(KEYS, json={"name": "one"}, headers=headers) for _ in range(5))
     )
-    made = [told(answer, 201) for answer in answers]
+    made = [payload(answer, 201) for answer in answers]
     assert len({each["id"] for each in made}) == 1
     [shown] = [each["key"] for each in made if each["key"] is not None]
     assert sum("idempotent-replayed" in answer.headers for answer in answers) == 4
@@ -82,19 +91,19 @@ async def test_a_repeated_request_shows_no_key_twice(owner: Customer, system: Sy
     )
     for path, asked in ((SESSIONS, {}), (CHAT, {"message": "a"})):
         refused(await owner.post(path, json=asked, headers=headers), 422, "IDEMPOTENCY_MISMATCH")
-    told(await owner.post(SESSIONS, json={}, headers={"idempotency-key": "s"}), 201)
+    payload(await owner.post(SESSIONS, json={}, headers={"idempotency-key": "s"}), 201)
     answer = await owner.post(KEYS, json={}, headers={"idempotency-key": "s"})
     refused(answer, 422, "IDEMPOTENCY_MISMATCH")
     assert len(await key_ids(owner)) == 2
     # Deleting it forgets the Idempotency-Key, too.
     await owner.delete(f"{KEYS}/{made[0]['id']}")
-    again = told(await owner.post(KEYS, json={"name": "one"}, headers=headers), 201)
+    again = payload(await owner.post(KEYS, json={"name": "one"}, headers=headers), 201)
     assert again["id"] != made[0]["id"]
     assert again["key"]
 
 
 async def test_a_deleted_keys_id_is_given_to_no_other_key(
-    owner: Customer, system: System, monkeypatch: pytest.MonkeyPatch
+    owner: ApiClient, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.expected |= {"unavailable"}
 
@@ -102,10 +111,10 @@ async def test_a_deleted_keys_id_is_given_to_no_other_key(
         raise UnavailableError("The receipt's server is away.")
 
     headers = {"idempotency-key": "k"}
-    made = [told(await owner.post(KEYS, json={"name": "a"}, headers=headers), 201)]
+    made = [payload(await owner.post(KEYS, json={"name": "a"}, headers=headers), 201)]
     for name in ("a", "b"):
         with monkeypatch.context() as patch:
-            patch.setattr(functions, "free_receipt", away)
+            patch.setattr(functions, "release_idempotency_key", away)
             assert (await owner.delete(f"{KEYS}/{made[-1]['id']}")).status_code == 503
         if name == "b":
             # Deleting it once more forgets the Idempotency-Key, which any request may then have.
@@ -115,7 +124,7 @@ async def test_a_deleted_keys_id_is_given_to_no_other_key(
         answers = await asyncio.gather(
             *(owner.post(KEYS, json={"name": name}, headers=headers) for _ in range(3))
         )
-        again = [told(answer, 201) for answer in answers]
+        again = [payload(answer, 201) for answer in answers]
         assert len({each["id"] for each in again}) == 1
         assert len([each for each in again if each["key"]]) == 1
         made.append(again[0])
@@ -123,27 +132,29 @@ async def test_a_deleted_keys_id_is_given_to_no_other_key(
     assert len(await key_ids(owner)) == 2
 
 
-async def test_an_expired_keys_id_is_given_to_no_other_key(owner: Customer, system: System) -> None:
+async def test_an_expired_keys_id_is_given_to_no_other_key(
+    owner: ApiClient, system: System
+) -> None:
     headers = {"idempotency-key": "k"}
-    made = told(await owner.post(KEYS, json={}, headers=headers), 201)
-    ends = keys.KEY_ENDS(keys.system_root(system.settings.redis), "one")
+    made = payload(await owner.post(KEYS, json={}, headers=headers), 201)
+    ends = keys.KEY_EXPIRIES(keys.system_root(system.settings.redis), "one")
     await system.redis.call("ZADD", ends, 1, made["id"])
     await make_key(owner)
-    again = told(await owner.post(KEYS, json={}, headers=headers), 201)
+    again = payload(await owner.post(KEYS, json={}, headers=headers), 201)
     assert again["key"]
     assert again["id"] != made["id"]
 
 
 async def test_a_request_is_repeated_whatever_has_become_of_its_time(
-    owner: Customer, system: System
+    owner: ApiClient, system: System
 ) -> None:
     asked = {"expires_at": iso(system.clock.now_ms() + 60_000)}
     headers = {"idempotency-key": "k"}
-    made = told(await owner.post(KEYS, json=asked, headers=headers), 201)
-    system.clock.turn(3_600)
+    made = payload(await owner.post(KEYS, json=asked, headers=headers), 201)
+    system.clock.advance(3_600)
     refused(await owner.post(KEYS, json=asked), 400, "INVALID_FIELDS")
     again = await owner.post(KEYS, json=asked, headers=headers)
-    assert told(again, 201) == made | {"key": None}
+    assert payload(again, 201) == made | {"key": None}
     assert again.headers["idempotent-replayed"] == "true"
 
 
@@ -157,12 +168,12 @@ async def test_a_refused_request_may_be_repeated(system: System) -> None:
     refused(await owner.post(KEYS, json={"name": "b"}, headers=headers), 403, "QUOTA_EXCEEDED")
     await owner.delete(f"{KEYS}/{made['id']}")
     answer = await owner.post(KEYS, json={}, headers=headers)
-    assert told(answer, 201)["key"]
+    assert payload(answer, 201)["key"]
     assert "idempotent-replayed" not in answer.headers
 
 
 async def test_a_request_whose_front_died_in_between_is_finished_by_the_next(
-    owner: Customer, system: System, monkeypatch: pytest.MonkeyPatch
+    owner: ApiClient, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = functions.create_own_key
 
@@ -174,9 +185,9 @@ async def test_a_request_whose_front_died_in_between_is_finished_by_the_next(
     headers = {"idempotency-key": "k"}
     assert (await owner.post(KEYS, json={}, headers=headers)).status_code == 500
     monkeypatch.setattr(functions, "create_own_key", create)
-    made = told(await owner.post(KEYS, json={}, headers=headers), 201)
+    made = payload(await owner.post(KEYS, json={}, headers=headers), 201)
     assert made["key"]
-    again = told(await owner.post(KEYS, json={}, headers=headers), 201)
+    again = payload(await owner.post(KEYS, json={}, headers=headers), 201)
     assert (again["id"], again["key"]) == (made["id"], None)
 
 
@@ -186,7 +197,7 @@ def _all_of(answer: httpx.Response) -> tuple[int, Json, set[str]]:
     return answer.status_code, decoded, set(answer.headers)
 
 
-async def test_another_accounts_keys_answer_as_unknown(owner: Customer, system: System) -> None:
+async def test_another_accounts_keys_answer_as_unknown(owner: ApiClient, system: System) -> None:
     mine = await make_key(owner, name="my secret")
     stranger = await system.customer("two", scopes=SCOPES)
     known = await key_ids(owner)
@@ -202,7 +213,7 @@ async def test_another_accounts_keys_answer_as_unknown(owner: Customer, system: 
 
 
 async def test_a_key_that_was_just_revoked_makes_and_deletes_nothing(
-    owner: Customer, system: System
+    owner: ApiClient, system: System
 ) -> None:
     """The front still trusts what it knows of the key; what it asks for is decided in Redis."""
     made = await make_key(owner)
@@ -221,7 +232,7 @@ async def _find_nothing(*_: object) -> set[str]:
 
 
 async def test_what_a_deleted_key_has_open_ends_on_every_front(
-    owner: Customer, system: System, monkeypatch: pytest.MonkeyPatch
+    owner: ApiClient, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is published suffices, and comes first.
     monkeypatch.setattr(Accounts, "find_revoked", _find_nothing)
@@ -241,7 +252,7 @@ async def test_what_a_deleted_key_has_open_ends_on_every_front(
         for stream in (first, second):
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await stream.rest()
-            assert not [event for event in stream.heard if event.name in ENDS]
+            assert not [event for event in stream.received if event.name in ENDS]
             assert ": the API key was revoked or has expired" in stream.comments
 
 
@@ -265,17 +276,17 @@ async def test_on_a_full_server_keys_are_deleted_and_not_made(
     await own_system.front()
     owner = await own_system.customer(scopes=MANAGING)
     made = await make_key(owner)
-    with own_server.look() as look:
-        look("CONFIG", "SET", "maxmemory", 1)
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "maxmemory", 1)
     # First by what Redis refuses, then by what the front knows of its memory.
     for seconds, code in ((0, "UNAVAILABLE"), (10, "QUEUE_FULL")):
-        own_system.clock.turn(seconds)
+        own_system.clock.advance(seconds)
         if seconds:
             await owner.get(CREDITS)
         answer = await owner.post(KEYS, json={}, headers={"idempotency-key": "k"})
         assert answer.status_code == 503, answer.text
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["code"] in {code, "QUEUE_FULL"}
-    assert told(await owner.get(KEYS))["total"] == 2
+    assert payload(await owner.get(KEYS))["total"] == 2
     assert (await owner.delete(f"{KEYS}/{made['id']}")).status_code == 204
-    assert told(await owner.get(KEYS))["total"] == 1
+    assert payload(await owner.get(KEYS))["total"] == 1

@@ -7,9 +7,9 @@ import pytest
 from shared import ids
 from shared.clock import iso
 from shared.wire.account import SCOPES
-from tests.api.kombify import CHAT, KEYS, MANAGING, TIME, key_ids, make_key, refused, told
+from tests.api.kombify_client import CHAT, KEYS, MANAGING, TIME, key_ids, make_key, payload, refused
 from tests.api.test_kolbo_lists import NO_NUMBERS
-from tests.support.customer import Customer, Json
+from tests.support.api_client import ApiClient, Json
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.each_once
 CREDITS: Final = "/api/v1/account/credits"
 
 
-async def test_a_key_is_made_that_opens_the_account(owner: Customer, system: System) -> None:
+async def test_a_key_is_made_that_opens_the_account(owner: ApiClient, system: System) -> None:
     answer = await owner.post(KEYS, json={"name": "Küche 👩‍💻", "scopes": ["read"]})
-    made = told(answer, 201)
+    made = payload(answer, 201)
     assert made.keys() == {
         "id", "name", "scopes", "created_at", "created_by", "expires_at", "key",
     }  # fmt: skip
@@ -32,7 +32,7 @@ async def test_a_key_is_made_that_opens_the_account(owner: Customer, system: Sys
     assert (await caller.get(CREDITS)).status_code == 200
     refused(await caller.post(CHAT, json={"message": "hello"}), 403, "FORBIDDEN")
     refused(await caller.get(KEYS), 403, "FORBIDDEN")
-    listed = told(await owner.get(KEYS))
+    listed = payload(await owner.get(KEYS))
     assert listed["items"][0] == {name: made[name] for name in made if name != "key"}
     assert made["created_by"] == listed["items"][1]["id"]
     assert (listed["total"], listed["items"][1]["created_by"]) == (2, None)
@@ -55,7 +55,7 @@ async def test_nothing_of_a_key_must_be_said(system: System) -> None:
     assert (await make_key(bare, scopes=["keys"]))["scopes"] == ["keys"]
 
 
-async def test_no_key_is_made_with_more_rights(owner: Customer, system: System) -> None:
+async def test_no_key_is_made_with_more_rights(owner: ApiClient, system: System) -> None:
     for scope in ("approve", "operator"):
         answer = await owner.post(KEYS, json={"scopes": ["read", scope]})
         assert f"`{scope}`" in refused(answer, 403, "FORBIDDEN")["message"]
@@ -83,13 +83,13 @@ async def test_no_key_outlives_the_one_that_made_it(system: System) -> None:
     for text in (iso(until + 1_000), "9999-12-31T23:59:59Z"):
         answer = await caller.post(KEYS, json={"expires_at": text})
         assert iso(until) in refused(answer, 403, "FORBIDDEN")["message"]
-    system.clock.turn(1_801)
+    system.clock.advance(1_801)
     answer = await twin.get(CREDITS)
     assert answer.status_code == 401
     assert "expired" in answer.json()["error"]
 
 
-async def test_what_a_key_cannot_be_is_refused(owner: Customer, system: System) -> None:
+async def test_what_a_key_cannot_be_is_refused(owner: ApiClient, system: System) -> None:
     now = system.clock.now_ms()
     wrong: dict[str, tuple[Any, ...]] = {
         "name": ("", "n" * 101, 3, "a\0", "a\nb", "\x1b[2J", "\u202eevil", "\x9b", "\u2028"),
@@ -119,18 +119,18 @@ async def test_what_a_key_cannot_be_is_refused(owner: Customer, system: System) 
     assert len(await key_ids(owner)) == 1
 
 
-async def test_times_are_taken_as_programs_write_them(owner: Customer) -> None:
+async def test_times_are_taken_as_programs_write_them(owner: ApiClient) -> None:
     for text in ("2999-01-31T12:00:00.250Z", "2999-01-31T14:00:00+02:00"):
         assert (await make_key(owner, expires_at=text))["expires_at"] == "2999-01-31T12:00:00Z"
 
 
-async def test_a_key_is_deleted_once(owner: Customer, system: System) -> None:
+async def test_a_key_is_deleted_once(owner: ApiClient, system: System) -> None:
     made = await make_key(owner)
     caller = await system.caller({"x-api-key": made["key"]})
     assert (await caller.get(CREDITS)).status_code == 200
     answer = await owner.delete(f"{KEYS}/{made['id']}")
     assert (answer.status_code, answer.content) == (204, b"")
-    system.clock.turn(1.0)
+    system.clock.advance(1.0)
     assert (await caller.get(CREDITS)).status_code == 401
     refused(await owner.delete(f"{KEYS}/{made['id']}"), 404, "NOT_FOUND")
     assert made["id"] not in await key_ids(owner)
@@ -140,14 +140,14 @@ async def test_a_key_is_deleted_once(owner: Customer, system: System) -> None:
         refused(await owner.delete(f"{KEYS}/{id_}"), 404, "NOT_FOUND")
 
 
-async def test_a_key_may_delete_itself(owner: Customer) -> None:
+async def test_a_key_may_delete_itself(owner: ApiClient) -> None:
     [own] = await key_ids(owner)
     assert (await owner.delete(f"{KEYS}/{own}")).status_code == 204
     assert (await owner.get(CREDITS)).status_code == 401
 
 
 async def test_what_an_operator_made_stays_known_as_revoked(
-    owner: Customer, system: System
+    owner: ApiClient, system: System
 ) -> None:
     made = await system.key()
     assert (await owner.delete(f"{KEYS}/{made.key_id}")).status_code == 204
@@ -159,7 +159,7 @@ async def test_what_an_operator_made_stays_known_as_revoked(
 
 
 async def test_a_key_with_more_rights_is_listed_but_cannot_be_deleted(
-    owner: Customer, system: System
+    owner: ApiClient, system: System
 ) -> None:
     greater = await system.key(scopes=("read", "operator"))
     assert greater.key_id in await key_ids(owner)
@@ -169,13 +169,13 @@ async def test_a_key_with_more_rights_is_listed_but_cannot_be_deleted(
     assert (await caller.get(CREDITS)).status_code == 200
 
 
-async def test_keys_are_listed_in_parts_last_made_first(owner: Customer, system: System) -> None:
+async def test_keys_are_listed_in_parts_last_made_first(owner: ApiClient, system: System) -> None:
     for n in range(4):
         await make_key(owner, name=f"k{n}")
-        system.clock.turn(1)
+        system.clock.advance(1)
     made = ["k3", "k2", "k1", "k0", None]
     for limit, offset in ((2, 0), (2, 3), (2, 4), (5, 0), (1, 9), (100, 0)):
-        part = told(await owner.get(KEYS, params={"limit": limit, "offset": offset}))
+        part = payload(await owner.get(KEYS, params={"limit": limit, "offset": offset}))
         names = [each["name"] for each in part["items"]]
         assert names == made[offset : offset + limit]
         assert (part["total"], part["limit"], part["offset"]) == (5, limit, offset)

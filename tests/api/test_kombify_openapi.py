@@ -6,16 +6,16 @@ import pytest
 
 from api.app import MOUNTS
 from shared.wire.account import SCOPES
-from tests.api.kombify import AI, CHAT, KEYS, SESSIONS, chat, session, told
-from tests.support import document
-from tests.support.customer import Customer
+from tests.api.kombify_client import AI, CHAT, KEYS, SESSIONS, chat, payload, session
+from tests.support import openapi_document
+from tests.support.api_client import ApiClient
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
 
 
 def _responses(method: str, path: str) -> dict[str, Any]:
-    found: dict[str, Any] = document.document()["paths"][AI + path][method]["responses"]
+    found: dict[str, Any] = openapi_document.document()["paths"][AI + path][method]["responses"]
     return found
 
 
@@ -25,7 +25,7 @@ def _shape(response: dict[str, Any]) -> str:
 
 
 def test_each_dialect_is_documented_with_its_own_refusals() -> None:
-    for path, item in document.document()["paths"].items():
+    for path, item in openapi_document.document()["paths"].items():
         shape = "ErrorEnvelope" if path.startswith(f"{AI}/") else "ErrorReply"
         for operation in item.values():
             refusals = [
@@ -51,9 +51,9 @@ def test_every_success_is_documented_by_its_status() -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_every_operation_answers_as_it_is_documented(api: Customer, system: System) -> None:
+async def test_every_operation_answers_as_it_is_documented(api: ApiClient, system: System) -> None:
     owner = await system.customer(scopes=SCOPES)
-    key = told(await owner.post(KEYS, json={}), 201)
+    key = payload(await owner.post(KEYS, json={}), 201)
     said = await chat(api, "hello", model="alpha")
     made = await session(api, companion="work", metadata={"a": "b"})
     answers = [
@@ -76,4 +76,4 @@ async def test_every_operation_answers_as_it_is_documented(api: Customer, system
         asked = answer.request
         where = (asked.method, asked.url.path, answer.status_code)
         assert answer.is_success
-        assert document.faults(*where, answer.headers, answer.content) == []
+        assert openapi_document.faults(*where, answer.headers, answer.content) == []

@@ -7,9 +7,9 @@ import pytest
 
 from api.app import MOUNTS
 from shared import ids
-from tests.api.kombify import AI, CHAT, SESSIONS, chat, told
-from tests.support.customer import Customer, Json
-from tests.support.provider import Provider
+from tests.api.kombify_client import AI, CHAT, SESSIONS, chat, payload
+from tests.support.api_client import ApiClient, Json
+from tests.support.scripted_provider import ScriptedProvider
 
 pytestmark = pytest.mark.each_once
 
@@ -27,10 +27,10 @@ def _said(answer: httpx.Response) -> tuple[int, Json, set[str]]:
 
 @pytest.mark.usefixtures("worker")
 async def test_another_accounts_session_answers_as_unknown_on_every_route(
-    api: Customer, other: Customer, provider: Provider
+    api: ApiClient, other: ApiClient, provider: ScriptedProvider
 ) -> None:
     mine = await chat(api, "my secret", companion="work")
-    before = told(await api.get(f"{SESSIONS}/{mine['session_id']}"))
+    before = payload(await api.get(f"{SESSIONS}/{mine['session_id']}"))
     rows = [endpoint for endpoint in MOUNTS[AI] if "{session_id}" in endpoint.path]
     assert len(rows) == 3
     for endpoint in rows:
@@ -51,12 +51,12 @@ async def test_another_accounts_session_answers_as_unknown_on_every_route(
         ]
         assert _said(answers[0]) == _said(answers[1])
         assert (answers[0].status_code, answers[0].json()["code"]) == (404, "SESSION_NOT_FOUND")
-    assert told(await api.get(f"{SESSIONS}/{mine['session_id']}")) == before
+    assert payload(await api.get(f"{SESSIONS}/{mine['session_id']}")) == before
     assert len(provider.requests) == 1
 
 
-async def test_lists_hold_only_ones_own(api: Customer, other: Customer) -> None:
+async def test_lists_hold_only_ones_own(api: ApiClient, other: ApiClient) -> None:
     for customer in (api, other):
-        made = told(await customer.post(SESSIONS, json={}), 201)
-        listed = told(await customer.get(SESSIONS))
+        made = payload(await customer.post(SESSIONS, json={}), 201)
+        listed = payload(await customer.get(SESSIONS))
         assert ([each["id"] for each in listed["items"]], listed["total"]) == ([made["id"]], 1)

@@ -5,23 +5,23 @@ import pytest
 
 from shared.companions import CompanionSettings
 from shared.stores.accounts import Accounts
-from tests.api.kombify import AI, chat, refused, told
-from tests.support.customer import Customer, Json
+from tests.api.kombify_client import AI, chat, payload, refused
+from tests.support.api_client import ApiClient, Json
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
 
 
-async def _prefer(api: Customer, model: str | None) -> Json:
-    return told(await api.put(f"{AI}/preferences/model", json={"model": model}))
+async def _prefer(api: ApiClient, model: str | None) -> Json:
+    return payload(await api.put(f"{AI}/preferences/model", json={"model": model}))
 
 
-async def _preferred(api: Customer) -> str | None:
-    model: str | None = told(await api.get(f"{AI}/preferences"))["model"]
+async def _preferred(api: ApiClient) -> str | None:
+    model: str | None = payload(await api.get(f"{AI}/preferences"))["model"]
     return model
 
 
-async def test_a_preference_is_stored_told_and_cleared(api: Customer) -> None:
+async def test_a_preference_is_stored_told_and_cleared(api: ApiClient) -> None:
     assert await _preferred(api) is None
     for asked, stored in (("beta", "beta"), ("gpt-4o", "alpha"), ("auto", "auto"), (None, None)):
         assert await _prefer(api, asked) == {"model": stored}
@@ -30,7 +30,7 @@ async def test_a_preference_is_stored_told_and_cleared(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_chats_that_name_no_model_follow_it(api: Customer) -> None:
+async def test_chats_that_name_no_model_follow_it(api: ApiClient) -> None:
     await _prefer(api, "beta")
     assert (await chat(api, "hello"))["message"]["model"] == "beta"
     assert (await chat(api, "hello", model="alpha"))["message"]["model"] == "alpha"
@@ -62,13 +62,13 @@ async def test_another_front_knows_within_a_second(system: System) -> None:
     api = await system.customer()
     elsewhere = await system.front()
     there = f"{elsewhere}{AI}/preferences"
-    assert told(await api.get(there)) == {"model": None}
+    assert payload(await api.get(there)) == {"model": None}
     await _prefer(api, "beta")
-    system.clock.turn(0.8)
-    assert told(await api.get(there)) == {"model": "beta"}
+    system.clock.advance(0.8)
+    assert payload(await api.get(there)) == {"model": "beta"}
 
 
-async def test_an_unknown_model_is_refused_and_changes_nothing(api: Customer) -> None:
+async def test_an_unknown_model_is_refused_and_changes_nothing(api: ApiClient) -> None:
     await _prefer(api, "beta")
     for model in ("nothing", "", "Beta"):
         answer = await api.put(f"{AI}/preferences/model", json={"model": model})
@@ -88,14 +88,14 @@ async def test_a_preference_that_left_the_catalogue_is_passed_over(system: Syste
     assert (await chat(api, "hello"))["routing"]["policy"] == "catalogue_order"
 
 
-async def test_it_is_the_accounts_own(api: Customer, other: Customer, system: System) -> None:
+async def test_it_is_the_accounts_own(api: ApiClient, other: ApiClient, system: System) -> None:
     await _prefer(api, "beta")
     assert await _preferred(other) is None
     twin = await system.customer("one")
     assert await _preferred(twin) == "beta"
 
 
-async def test_a_change_of_tier_keeps_it(api: Customer, system: System) -> None:
+async def test_a_change_of_tier_keeps_it(api: ApiClient, system: System) -> None:
     await _prefer(api, "beta")
     accounts: Accounts = system.accounts
     changed = await accounts.create("one", "free")

@@ -7,11 +7,11 @@ import pytest
 
 from shared import ids
 from shared.redis import keys
-from tests.api.kombify import SESSIONS, TIME, chat, refused, session, told
+from tests.api.kombify_client import SESSIONS, TIME, chat, payload, refused, session
 from tests.api.test_kolbo_lists import NO_NUMBERS
-from tests.support.customer import Customer, Json, body
-from tests.support.provider import Answer, Provider
-from tests.support.server import Server
+from tests.support.api_client import ApiClient, Json, body
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -19,33 +19,33 @@ pytestmark = pytest.mark.each_once
 LIST: Final = "/api/v1/chat/conversations"
 
 
-async def test_a_session_is_begun_as_it_is_asked_for(api: Customer) -> None:
+async def test_a_session_is_begun_as_it_is_asked_for(api: ApiClient) -> None:
     asked = {"companion": "smart-home", "name": "My home 🏠", "metadata": {"room": "küche"}}
     answer = await api.post(SESSIONS, json=asked)
-    made = told(answer, 201)
+    made = payload(answer, 201)
     assert answer.headers["location"] == f"{SESSIONS}/{made['id']}"
     assert {name: made[name] for name in asked} == asked
     assert made.keys() == asked.keys() | {"id", "created_at", "last_activity", "messages_total"}
     assert TIME.fullmatch(made["created_at"])
     assert made["created_at"] == made["last_activity"]
     assert made["messages_total"] == 0
-    whole = told(await api.get(f"{SESSIONS}/{made['id']}"))
+    whole = payload(await api.get(f"{SESSIONS}/{made['id']}"))
     assert whole == made | {"messages": []}
 
 
-async def test_nothing_of_a_session_must_be_said(api: Customer) -> None:
+async def test_nothing_of_a_session_must_be_said(api: ApiClient) -> None:
     nothing: tuple[Json, ...] = (
         {},
         {"companion": None, "name": None, "metadata": None},
         {"metadata": {}},
     )
     for asked in nothing:
-        made = told(await api.post(SESSIONS, json=asked), 201)
+        made = payload(await api.post(SESSIONS, json=asked), 201)
         assert (made["companion"], made["metadata"]) == (None, {})
         assert made["name"] == f"API Chat - {made['created_at'][:10]}"
 
 
-async def test_what_a_session_cannot_be_is_refused(api: Customer) -> None:
+async def test_what_a_session_cannot_be_is_refused(api: ApiClient) -> None:
     wrong: dict[str, tuple[Any, ...]] = {
         "companion": (3, ["work"]),
         "name": ("", "n" * 201, 3, "a\0"),
@@ -56,47 +56,47 @@ async def test_what_a_session_cannot_be_is_refused(api: Customer) -> None:
         for value in values:
             answer = await api.post(SESSIONS, json={name: value})
             assert f"`{name}" in refused(answer, 400, "INVALID_FIELDS")["message"], (name, value)
-    assert told(await api.get(SESSIONS))["total"] == 0
+    assert payload(await api.get(SESSIONS))["total"] == 0
 
 
 async def test_the_same_request_again_answers_with_the_same_session(
-    api: Customer, system: System, server: Server
+    api: ApiClient, system: System, server: Server
 ) -> None:
     headers = {"idempotency-key": "k"}
     answers = await asyncio.gather(
         *(api.post(SESSIONS, json={"name": "one"}, headers=headers) for _ in range(5))
     )
-    assert len({told(answer, 201)["id"] for answer in answers}) == 1
+    assert len({payload(answer, 201)["id"] for answer in answers}) == 1
     assert sum("idempotent-replayed" in answer.headers for answer in answers) == 4
     answer = await api.post(SESSIONS, json={"name": "two"}, headers=headers)
     refused(answer, 422, "IDEMPOTENCY_MISMATCH")
     answer = await api.post("/v1/ai/chat", json={"message": "a"}, headers=headers)
     refused(answer, 422, "IDEMPOTENCY_MISMATCH")
-    assert told(await api.get(SESSIONS))["total"] == 1
+    assert payload(await api.get(SESSIONS))["total"] == 1
     # Deleting it forgets the key, too.
-    made = told(answers[0], 201)
+    made = payload(answers[0], 201)
     await api.delete(f"{SESSIONS}/{made['id']}")
     root = system.accounts.root_of(await system.account())
-    with server.look() as look:
-        assert look.names(keys.IDEMPOTENCY(root, "one", "*")) == []
+    with server.raw_client() as raw_client:
+        assert raw_client.names(keys.IDEMPOTENCY(root, "one", "*")) == []
     again = await api.post(SESSIONS, json={"name": "one"}, headers=headers)
-    assert told(again, 201)["id"] != made["id"]
+    assert payload(again, 201)["id"] != made["id"]
     assert "idempotent-replayed" not in again.headers
 
 
-async def test_sessions_are_listed_in_parts_last_active_first(api: Customer) -> None:
+async def test_sessions_are_listed_in_parts_last_active_first(api: ApiClient) -> None:
     made = [await session(api, name=f"s{n}") for n in range(5)][::-1]
-    listed = told(await api.get(SESSIONS))
+    listed = payload(await api.get(SESSIONS))
     assert (listed["items"], listed["total"]) == (made, 5)
     assert (listed["limit"], listed["offset"]) == (20, 0)
     for limit, offset in ((2, 0), (2, 3), (2, 4), (5, 0), (1, 9)):
-        part = told(await api.get(SESSIONS, params={"limit": limit, "offset": offset}))
+        part = payload(await api.get(SESSIONS, params={"limit": limit, "offset": offset}))
         assert part["items"] == made[offset : offset + limit]
         assert (part["total"], part["limit"], part["offset"]) == (5, limit, offset)
-    assert told(await api.get(SESSIONS, params={"limit": 101}))["limit"] == 100
+    assert payload(await api.get(SESSIONS, params={"limit": 101}))["limit"] == 100
 
 
-async def test_parts_must_be_whole_numbers(api: Customer) -> None:
+async def test_parts_must_be_whole_numbers(api: ApiClient) -> None:
     made = await session(api)
     for text in NO_NUMBERS:
         answer = await api.get(SESSIONS, params={"limit": text})
@@ -109,12 +109,14 @@ async def test_parts_must_be_whole_numbers(api: Customer) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_messages_are_told_with_the_session(api: Customer, provider: Provider) -> None:
+async def test_messages_are_told_with_the_session(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
     first = await chat(api, "one", model="beta")
     id_ = first["session_id"]
-    provider.script.append(Answer(status=422))
+    provider.script.append(ScriptedAnswer(status=422))
     await api.answer("two", session_id=id_)
-    whole = told(await api.get(f"{SESSIONS}/{id_}"))
+    whole = payload(await api.get(f"{SESSIONS}/{id_}"))
     assert whole["messages_total"] == 4
     for message in whole["messages"]:
         is_answer = message["role"] == "assistant" and message["status"] == "completed"
@@ -135,7 +137,7 @@ async def test_messages_are_told_with_the_session(api: Customer, provider: Provi
 
 
 async def test_the_last_hundred_messages_come_first_and_those_before_on_demand(
-    api: Customer,
+    api: ApiClient,
 ) -> None:
     made = await session(api)
     for n in range(1, 54):
@@ -143,7 +145,7 @@ async def test_the_last_hundred_messages_come_first_and_those_before_on_demand(
 
     async def turns(**parameters: int) -> list[int]:
         answer = await api.get(f"{SESSIONS}/{made['id']}", params=parameters)
-        whole = told(answer)
+        whole = payload(answer)
         assert whole["messages_total"] == 106
         assert [each["role"] for each in whole["messages"][:2]] in ([], ["user", "assistant"])
         return [each["turn"] for each in whole["messages"][::2]]
@@ -155,7 +157,7 @@ async def test_the_last_hundred_messages_come_first_and_those_before_on_demand(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_session_is_the_same_in_both_dialects(api: Customer) -> None:
+async def test_a_session_is_the_same_in_both_dialects(api: ApiClient) -> None:
     made = await session(api, name="Empty")
     listed = body(await api.get(LIST))["conversations"]
     assert [(each["session_id"], each["name"]) for each in listed] == [(made["id"], "Empty")]
@@ -168,20 +170,20 @@ async def test_a_session_is_the_same_in_both_dialects(api: Customer) -> None:
         "two",
         "You said: two",
     ]
-    assert told(await api.get(f"{SESSIONS}/{made['id']}"))["messages_total"] == 4
-    renamed = told(await api.patch(f"{SESSIONS}/{made['id']}", json={"name": "Full"}))
+    assert payload(await api.get(f"{SESSIONS}/{made['id']}"))["messages_total"] == 4
+    renamed = payload(await api.patch(f"{SESSIONS}/{made['id']}", json={"name": "Full"}))
     assert (renamed["id"], renamed["name"], renamed["messages_total"]) == (made["id"], "Full", 4)
     assert body(await api.get(LIST))["conversations"][0]["name"] == "Full"
     body(await api.patch(f"{LIST}/{made['id']}", json={"name": "Fuller"}))
-    assert told(await api.get(f"{SESSIONS}/{made['id']}"))["name"] == "Fuller"
+    assert payload(await api.get(f"{SESSIONS}/{made['id']}"))["name"] == "Fuller"
     body(await api.delete(f"{LIST}/{made['id']}"))
     refused(await api.get(f"{SESSIONS}/{made['id']}"), 404, "SESSION_NOT_FOUND")
     theirs = await api.ask("hello")
-    assert told(await api.get(SESSIONS))["items"][0]["id"] == theirs["session_id"]
+    assert payload(await api.get(SESSIONS))["items"][0]["id"] == theirs["session_id"]
 
 
 async def test_deleting_a_session_ends_what_runs_and_forgets_it(
-    api: Customer, system: System, server: Server
+    api: ApiClient, system: System, server: Server
 ) -> None:
     made = await session(api, companion="work", metadata={"a": "b"})
     receipts = [await api.ask("hello", session_id=made["id"]) for _ in range(2)]
@@ -192,11 +194,11 @@ async def test_deleting_a_session_ends_what_runs_and_forgets_it(
         assert (await api.get(receipt["poll_url"])).status_code == 404
     refused(await api.delete(f"{SESSIONS}/{made['id']}"), 404, "SESSION_NOT_FOUND")
     root = system.accounts.root_of(await system.account())
-    with server.look() as look:
-        assert not [name for name in look.names(f"{root}*") if made["id"] in name]
+    with server.raw_client() as raw_client:
+        assert not [name for name in raw_client.names(f"{root}*") if made["id"] in name]
 
 
-async def test_what_is_no_session_is_not_found(api: Customer) -> None:
+async def test_what_is_no_session_is_not_found(api: ApiClient) -> None:
     for id_ in (ids.new_id(), "x", "a:b", "x" * 65, "*", "%C3%A9"):
         path = f"{SESSIONS}/{id_}"
         refused(await api.get(path), 404, "SESSION_NOT_FOUND")

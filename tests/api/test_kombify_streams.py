@@ -8,20 +8,20 @@ import httpx
 import pytest
 
 from api.follow.subscriber import Subscriber
-from api.guards.places import Places
+from api.guards.open_waits import OpenWaits
 from shared.errors import Code, RefusedError, UnavailableError
 from shared.stores import generations
 from shared.wire.account import Account
-from tests.api.kombify import CHAT, SESSIONS, refused, told
-from tests.support.customer import Customer, Json, body
-from tests.support.follower import Heard, following, read_events, text_of
-from tests.support.provider import Answer, Provider
+from tests.api.kombify_client import CHAT, SESSIONS, payload, refused
+from tests.support.api_client import ApiClient, Json, body
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stream_reader import ReceivedEvent, following, read_events, text_of
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
 
 
-def _heard(answer: httpx.Response) -> list[Heard]:
+def _heard(answer: httpx.Response) -> list[ReceivedEvent]:
     """Return the events of an answer that must be a stream of them."""
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -30,7 +30,7 @@ def _heard(answer: httpx.Response) -> list[Heard]:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_asks_for_events_gets_them_from_the_first(api: Customer) -> None:
+async def test_who_asks_for_events_gets_them_from_the_first(api: ApiClient) -> None:
     ways: list[tuple[Json, dict[str, str]]] = [
         ({"stream": True}, {}),
         ({"stream": True}, {"accept": "application/json"}),
@@ -39,25 +39,25 @@ async def test_who_asks_for_events_gets_them_from_the_first(api: Customer) -> No
     ]
     for fields, headers in ways:
         answer = await api.post(CHAT, json={"message": "hello", **fields}, headers=headers)
-        heard = _heard(answer)
-        assert (heard[0].name, heard[-1].name) == ("accepted", "completed")
-        assert text_of(heard) == heard[-1].told["message"]["content"] == "You said: hello"
-        begun = heard[0].told
-        session = told(await api.get(f"{SESSIONS}/{begun['session_id']}"))
+        received = _heard(answer)
+        assert (received[0].name, received[-1].name) == ("accepted", "completed")
+        assert text_of(received) == received[-1].payload["message"]["content"] == "You said: hello"
+        begun = received[0].payload
+        session = payload(await api.get(f"{SESSIONS}/{begun['session_id']}"))
         assert session["messages"][1]["id"] == begun["id"]
 
 
 @pytest.mark.usefixtures("worker")
-async def test_routing_says_the_same_in_both_dialects(api: Customer) -> None:
-    heard = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
-    status = body(await api.get(heard[0].told["poll_url"]))
-    [routed] = [one.told["routing"] for one in heard if one.name == "routed"]
-    assert routed == heard[-1].told["routing"] == status["routing"]
+async def test_routing_says_the_same_in_both_dialects(api: ApiClient) -> None:
+    received = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
+    status = body(await api.get(received[0].payload["poll_url"]))
+    [routed] = [one.payload["routing"] for one in received if one.name == "routed"]
+    assert routed == received[-1].payload["routing"] == status["routing"]
     assert [each["excluded_by"] for each in routed["candidates"]] == [None, None]
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_published_request_streams_as_it_stands(system: System, api: Customer) -> None:
+async def test_the_published_request_streams_as_it_stands(system: System, api: ApiClient) -> None:
     assert api
     bearer = await system.caller({"authorization": f"Bearer {(await system.key()).key}"})
     asked = {
@@ -66,13 +66,13 @@ async def test_the_published_request_streams_as_it_stands(system: System, api: C
         "model": "gpt-4o",
         "stream": True,
     }
-    heard = _heard(await bearer.post(CHAT, json=asked))
-    assert text_of(heard) == "You said: Explain my server architecture"
+    received = _heard(await bearer.post(CHAT, json=asked))
+    assert text_of(received) == "You said: Explain my server architecture"
 
 
 @pytest.mark.usefixtures("worker")
 async def test_the_same_request_again_streams_the_same_generation(
-    api: Customer, provider: Provider
+    api: ApiClient, provider: ScriptedProvider
 ) -> None:
     asked, headers = {"message": "hello", "stream": True}, {"idempotency-key": "k"}
     answers = [await api.post(CHAT, json=asked, headers=headers) for _ in range(2)]
@@ -82,25 +82,25 @@ async def test_the_same_request_again_streams_the_same_generation(
 
 
 async def test_reasoning_is_streamed_and_kept_apart(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     await system.worker()
-    provider.script.append(Answer(reasoning="Let me think.", text="Two bears."))
-    heard = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
-    names = [one.name for one in heard]
+    provider.script.append(ScriptedAnswer(reasoning="Let me think.", text="Two bears."))
+    received = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
+    names = [one.name for one in received]
     assert names.index("reasoning") < names.index("delta")
-    thought = "".join(one.told["text"] for one in heard if one.name == "reasoning")
-    assert (thought, text_of(heard)) == ("Let me think.", "Two bears.")
-    message = heard[-1].told["message"]
+    thought = "".join(one.payload["text"] for one in received if one.name == "reasoning")
+    assert (thought, text_of(received)) == ("Let me think.", "Two bears.")
+    message = received[-1].payload["message"]
     assert (message["content"], message["reasoning_content"]) == ("Two bears.", "Let me think.")
 
 
 async def test_who_vanishes_from_a_stream_cancels_nothing(
-    system: System, api: Customer, provider: Provider
+    system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     await system.worker()
     gate = asyncio.Event()
-    provider.script.append(Answer(text="one two three", gate=gate, gate_after=1))
+    provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=1))
     key = {"idempotency-key": "k"}
     with pytest.raises(httpx.ReadTimeout):
         await api.post(CHAT, json={"message": "hello", "stream": True}, headers=key, timeout=0.5)
@@ -111,14 +111,14 @@ async def test_who_vanishes_from_a_stream_cancels_nothing(
 
 
 async def test_a_stream_that_cannot_begin_does_not_refuse_what_is_in(
-    api: Customer, monkeypatch: pytest.MonkeyPatch
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def connect(_: Subscriber) -> None:
         raise UnavailableError("away")
 
     monkeypatch.setattr(Subscriber, "connect", connect)
-    said = told(await api.post(CHAT, json={"message": "hello", "stream": True}), 202)
-    assert (await api.look(said))["state"] == "processing"
+    said = payload(await api.post(CHAT, json={"message": "hello", "stream": True}), 202)
+    assert (await api.poll(said))["state"] == "processing"
 
 
 async def test_what_was_deleted_meanwhile_is_a_conflict_as_for_who_waits(
@@ -128,7 +128,7 @@ async def test_what_was_deleted_meanwhile_is_a_conflict_as_for_who_waits(
     await system.front()
     api = await system.customer()
     asked, headers = {"message": "hello"}, {"idempotency-key": "k"}
-    told(await api.post(CHAT, json=asked, headers=headers), 202)
+    payload(await api.post(CHAT, json=asked, headers=headers), 202)
 
     async def find(*_: object) -> None:
         return None
@@ -141,29 +141,29 @@ async def test_what_was_deleted_meanwhile_is_a_conflict_as_for_who_waits(
 
 
 async def test_a_stream_that_finds_no_room_does_not_refuse_what_is_in(
-    api: Customer, monkeypatch: pytest.MonkeyPatch
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last place may go to another between the message and its stream."""
-    held, has_room = Places.hold, iter([True, False] * 2)
+    held, has_room = OpenWaits.hold, iter([True, False] * 2)
 
     @contextmanager
-    def hold(places: Places, account: Account, end: Callable[[], None]) -> Iterator[None]:
+    def hold(places: OpenWaits, account: Account, end: Callable[[], None]) -> Iterator[None]:
         if not next(has_room):
             raise RefusedError("no place", Code.RATE_LIMITED, retry_after_seconds=1)
         with held(places, account, end):
             yield
 
-    monkeypatch.setattr(Places, "hold", hold)
+    monkeypatch.setattr(OpenWaits, "hold", hold)
     asked, headers = {"message": "hello", "stream": True}, {"idempotency-key": "k"}
     answers = [await api.post(CHAT, json=asked, headers=headers) for _ in range(2)]
     # A repetition is told of what may long be under way, so its hint may differ.
-    assert told(answers[0], 202)["id"] == told(answers[1], 202)["id"]
+    assert payload(answers[0], 202)["id"] == payload(answers[1], 202)["id"]
     assert ["idempotent-replayed" in answer.headers for answer in answers] == [False, True]
-    assert (await api.look(told(answers[0], 202)))["state"] == "processing"
+    assert (await api.poll(payload(answers[0], 202)))["state"] == "processing"
 
 
 async def test_who_follows_as_many_as_it_may_is_refused_before_the_message_is_in(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     system.change_tier("enterprise", waits_max=1)
     await system.front()
@@ -173,6 +173,6 @@ async def test_who_follows_as_many_as_it_may_is_refused_before_the_message_is_in
         assert await stream.next()
         asked = {"message": "another", "stream": True}
         refused(await api.post(CHAT, json=asked), 429, "RATE_LIMITED")
-    listed = told(await api.get(SESSIONS))
+    listed = payload(await api.get(SESSIONS))
     assert listed["total"] == 1
     assert not provider.requests

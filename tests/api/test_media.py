@@ -15,14 +15,14 @@ import msgspec
 import pytest
 
 from shared.redis import keys
-from shared.sections import EgressSettings
 from shared.settings import ModelSettings, ProviderSettings
+from shared.settings_types import EgressSettings
 from tests.support import waiting
-from tests.support.customer import Customer, Json, body, refused
+from tests.support.api_client import ApiClient, Json, body, refused
 from tests.support.system import System
 from tests.worker.providers import gemini
 from tests.worker.providers.upstream import Line, Upstream, whole
-from worker.consumer import PolluxWorker
+from worker.consumer.arq_worker import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -64,7 +64,7 @@ async def painter(system: System) -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture
-async def drawing(painter: Upstream, system: System) -> tuple[Customer, PolluxWorker]:
+async def drawing(painter: Upstream, system: System) -> tuple[ApiClient, PolluxWorker]:
     """Return a customer of a deployment whose model paints, and its worker."""
     assert painter
     await system.front()
@@ -80,14 +80,14 @@ def _files(system: System) -> list[Path]:
     return [path for path in _folder(system).rglob("*") if path.is_file()]
 
 
-async def _look(api: Customer, url: str, method: str = "GET") -> httpx.Response:
+async def _look(api: ApiClient, url: str, method: str = "GET") -> httpx.Response:
     """Ask for a file as a browser would: without a key."""
     async with httpx.AsyncClient(base_url=api.base_url, trust_env=False) as browser:
         return await browser.request(method, url)
 
 
 async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
-    drawing: tuple[Customer, PolluxWorker], system: System
+    drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
     status = await api.answer("draw")
@@ -120,17 +120,17 @@ async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
 
 
 async def test_followers_and_callers_who_wait_are_told_urls_that_are_good(
-    drawing: tuple[Customer, PolluxWorker],
+    drawing: tuple[ApiClient, PolluxWorker],
 ) -> None:
     api, _ = drawing
     waited = (await api.post("/v1/ai/chat", json={"message": "draw"})).json()
     followed = await api.post("/v1/ai/chat", json={"message": "draw", "stream": True})
-    told = [
+    payload = [
         msgspec.json.decode(line.removeprefix("data: "))
         for line in followed.text.splitlines()
         if line.startswith("data: ")
     ]
-    by_type: dict[str, Json] = {event["type"]: event for event in told}
+    by_type: dict[str, Json] = {event["type"]: event for event in payload}
     assert by_type["media"]["kind"] == "image"
     for url in (
         waited["message"]["image_urls"][0],
@@ -141,7 +141,7 @@ async def test_followers_and_callers_who_wait_are_told_urls_that_are_good(
 
 
 async def test_an_answer_of_a_picture_alone_is_whole(
-    drawing: tuple[Customer, PolluxWorker], painter: Upstream
+    drawing: tuple[ApiClient, PolluxWorker], painter: Upstream
 ) -> None:
     api, _ = drawing
     painter.script = whole(_answer(_blob("image/png", PNG), _blob("image/png", PNG)))
@@ -154,7 +154,7 @@ async def test_an_answer_of_a_picture_alone_is_whole(
 
 
 async def test_a_sound_is_a_file_that_players_know(
-    drawing: tuple[Customer, PolluxWorker], painter: Upstream
+    drawing: tuple[ApiClient, PolluxWorker], painter: Upstream
 ) -> None:
     api, _ = drawing
     painter.script = whole(_answer(_blob("audio/L16;codec=pcm;rate=24000", SAMPLES)))
@@ -167,7 +167,7 @@ async def test_a_sound_is_a_file_that_players_know(
 
 
 async def test_a_url_that_was_changed_or_is_over_is_refused(
-    drawing: tuple[Customer, PolluxWorker], system: System
+    drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
     status = await api.answer("draw")
@@ -189,7 +189,7 @@ async def test_a_url_that_was_changed_or_is_over_is_refused(
     refused(await _look(api, f"/media/one/..%2F..%2Fetc/passwd?{query}"), 404, "NOT_FOUND")
     refused(await _look(api, url, "POST"), 405, "METHOD_NOT_ALLOWED")
     assert (await _look(api, url)).status_code == 200
-    system.clock.turn(system.settings.media.url_seconds * 2)
+    system.clock.advance(system.settings.media.url_seconds * 2)
     refused(await _look(api, url), 403, "FORBIDDEN")
     # Whoever looks again is told another.
     (fresh,) = (await api.messages(status["session_id"]))[1]["image_urls"]
@@ -198,7 +198,7 @@ async def test_a_url_that_was_changed_or_is_over_is_refused(
 
 
 async def test_urls_are_good_at_every_front(
-    drawing: tuple[Customer, PolluxWorker], system: System
+    drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
     (url,) = (await api.answer("draw"))["result"]["image_urls"]
@@ -217,7 +217,7 @@ async def _due_now(worker: PolluxWorker) -> None:
 
 
 async def test_a_deleted_session_takes_its_files_along(
-    drawing: tuple[Customer, PolluxWorker], system: System
+    drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, worker = drawing
     kept, gone = await api.answer("draw"), await api.answer("draw")
@@ -261,7 +261,7 @@ async def test_what_is_larger_than_a_file_may_be_fails_the_answer(
 
 
 async def test_what_is_no_picture_is_not_kept(
-    drawing: tuple[Customer, PolluxWorker], painter: Upstream, system: System
+    drawing: tuple[ApiClient, PolluxWorker], painter: Upstream, system: System
 ) -> None:
     api, _ = drawing
     system.expected.add("a model made something of no known form")
@@ -275,7 +275,7 @@ async def test_what_is_no_picture_is_not_kept(
 
 
 async def test_a_picture_that_is_named_is_shown_and_listed(
-    drawing: tuple[Customer, PolluxWorker], painter: Upstream
+    drawing: tuple[ApiClient, PolluxWorker], painter: Upstream
 ) -> None:
     api, _ = drawing
     seen = asyncio.Event()
@@ -325,7 +325,7 @@ async def test_more_pictures_than_the_window_holds_are_refused(
 
 
 async def test_a_picture_from_inside_is_told_in_the_callers_words(
-    drawing: tuple[Customer, PolluxWorker],
+    drawing: tuple[ApiClient, PolluxWorker],
 ) -> None:
     api, _ = drawing
     urls = ["http://192.168.0.1/a.png"]

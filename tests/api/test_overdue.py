@@ -8,11 +8,11 @@ import pytest
 
 from shared.redis import functions, keys
 from shared.redis.functions import Claimed
-from tests.api.kombify import CHAT, refused
-from tests.support import customer
-from tests.support.customer import Customer, Json, body
-from tests.support.desk import Desk
-from tests.support.follower import following, posting
+from tests.api.kombify_client import CHAT, refused
+from tests.support import api_client
+from tests.support.api_client import ApiClient, Json, body
+from tests.support.redis_functions import RedisFunctions
+from tests.support.stream_reader import following, posting
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -25,19 +25,19 @@ _SOON_SECONDS = 10.0
 async def _run_by_the_dead(system: System, receipt: Json, *, lease_ms: int = 0) -> Claimed:
     """Have a worker take a message, say a word and die: its lease has expired unless told."""
     account = await system.account()
-    desk = Desk(system.redis, system.settings.redis, account.partition)
+    queue = RedisFunctions(system.redis, system.settings.redis, account.partition)
     ask = functions.ClaimAsk(
         worker="dead",
         wire=9,
         count=1,
         batch=1,
         lease_ms=lease_ms,
-        keep=functions.Keep.of(system.settings.retention),
+        keep=functions.KeepTimes.of(system.settings.retention),
         claim=1,
     )
-    [claimed] = (await functions.claim(system.redis, desk.root, ask)).claimed
+    [claimed] = (await functions.claim(system.redis, queue.root, ask)).claimed
     assert claimed.id == receipt["message_id"]
-    assert await desk.append(claimed, 1, "Half") == "appended"
+    assert await queue.append(claimed, 1, "Half") == "appended"
     return claimed
 
 
@@ -46,50 +46,50 @@ async def _expire_lease(system: System, claimed: Claimed) -> None:
     await system.redis.call("ZADD", keys.LEASES(claimed.root), "XX", 1, name)
 
 
-async def test_cancel_ends_what_a_dead_worker_ran(system: System, api: Customer) -> None:
+async def test_cancel_ends_what_a_dead_worker_ran(system: System, api: ApiClient) -> None:
     receipt = await api.ask("hello")
     held = (await api.credits())["held"]
     claimed = await _run_by_the_dead(system, receipt)
     done = body(await api.post(receipt["cancel_url"]))
     assert (done["state"], done["effect"]) == ("cancelled", "immediate")
     assert done["credits_refunded"] == held
-    status = await api.look(receipt)
+    status = await api.poll(receipt)
     assert (status["state"], status["result"]["content"]) == ("cancelled", "Half")
-    desk = Desk(system.redis, system.settings.redis, (await system.account()).partition)
-    assert await desk.settle(claimed, seq=2, text="Half more") is None
+    queue = RedisFunctions(system.redis, system.settings.redis, (await system.account()).partition)
+    assert await queue.settle(claimed, seq=2, text="Half more") is None
     assert await api.credits() == WHOLE
 
 
-async def _polls(api: Customer, receipt: Json) -> Json:
-    return await api.look(receipt)
+async def _polls(api: ApiClient, receipt: Json) -> Json:
+    return await api.poll(receipt)
 
 
-async def _waits(api: Customer, receipt: Json) -> Json:
-    return await api.look(receipt, wait=40)
+async def _waits(api: ApiClient, receipt: Json) -> Json:
+    return await api.poll(receipt, wait=40)
 
 
-async def _cancels_again(api: Customer, receipt: Json) -> Json:
+async def _cancels_again(api: ApiClient, receipt: Json) -> Json:
     assert body(await api.post(receipt["cancel_url"]))["effect"] == "immediate"
-    return await api.look(receipt)
+    return await api.poll(receipt)
 
 
-async def _begins_to_follow(api: Customer, receipt: Json) -> Json:
+async def _begins_to_follow(api: ApiClient, receipt: Json) -> Json:
     async with following(api, receipt["events_url"]) as stream:
         assert (await stream.rest())[-1].name == "cancelled"
-    return await api.look(receipt)
+    return await api.poll(receipt)
 
 
-@pytest.mark.parametrize("look", [_polls, _waits, _cancels_again, _begins_to_follow])
+@pytest.mark.parametrize("poll", [_polls, _waits, _cancels_again, _begins_to_follow])
 async def test_cancel_that_nobody_is_left_to_answer_is_ended_by_the_next_look(
-    system: System, api: Customer, look: Callable[[Customer, Json], Awaitable[Json]]
+    system: System, api: ApiClient, poll: Callable[[ApiClient, Json], Awaitable[Json]]
 ) -> None:
     """The worker died just now: by the time of the cancel it might still have lived."""
     receipt = await api.ask("hello")
     claimed = await _run_by_the_dead(system, receipt, lease_ms=60_000)
     assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
-    assert (await api.look(receipt))["state"] == "processing"
+    assert (await api.poll(receipt))["state"] == "processing"
     await _expire_lease(system, claimed)
-    assert (await look(api, receipt))["state"] == "cancelled"
+    assert (await poll(api, receipt))["state"] == "cancelled"
     assert await api.credits() == WHOLE
 
 
@@ -104,7 +104,7 @@ async def test_cancel_that_nobody_is_left_to_answer_ends_who_waits_and_who_follo
         claimed = await _run_by_the_dead(system, receipt, lease_ms=60_000)
         assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
         if session:
-            waiter = asyncio.create_task(api.look(receipt, wait=40))
+            waiter = asyncio.create_task(api.poll(receipt, wait=40))
             await _expire_lease(system, claimed)
             assert (await waiter)["state"] == "cancelled"
             continue
@@ -115,7 +115,7 @@ async def test_cancel_that_nobody_is_left_to_answer_ends_who_waits_and_who_follo
 
 
 async def test_deadline_ends_every_way_to_wait_although_no_worker_lives(
-    system: System, api: Customer
+    system: System, api: ApiClient
 ) -> None:
     began = time.monotonic()
     asked = {"message": "hello", "deadline_seconds": 1}
@@ -132,7 +132,7 @@ async def test_deadline_ends_every_way_to_wait_although_no_worker_lives(
             return [one.name for one in await stream.rest()]
 
     status, followed, streamed, answer, changed = await asyncio.gather(
-        api.look(receipt, wait=40),
+        api.poll(receipt, wait=40),
         follows(),
         streams(),
         colleague.post(CHAT, json=asked),
@@ -144,13 +144,13 @@ async def test_deadline_ends_every_way_to_wait_although_no_worker_lives(
     assert (followed[-1], streamed[-1]) == ("failed", "failed")
     details = refused(answer, 504, "GENERATION_ERROR")["details"]
     assert details["failure"]["category"] == "expired"
-    assert customer.body(changed)["generation_id"] == receipt["message_id"]
+    assert api_client.body(changed)["generation_id"] == receipt["message_id"]
     assert await api.credits() == WHOLE
 
 
 @pytest.mark.usefixtures("worker")
 async def test_healthy_look_asks_redis_once(
-    system: System, api: Customer, monkeypatch: pytest.MonkeyPatch
+    system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that is to come, and a worker that lives, cost nothing."""
     assert system
@@ -170,6 +170,6 @@ async def test_healthy_look_asks_redis_once(
     for name in ("expire", "cancel"):
         monkeypatch.setattr(functions, name, unasked)
     waits = await api.ask("hello", priority="batch")
-    await api.look(waits)
-    await api.look(receipt)
+    await api.poll(waits)
+    await api.poll(receipt)
     assert asked == ["status"] * 2

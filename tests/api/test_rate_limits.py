@@ -8,14 +8,14 @@ import httpx
 import msgspec
 import pytest
 
-from api.app import ADMIN, MOUNTS
+from api.app import ADMIN_MOUNTS, MOUNTS
 from shared.settings import Settings
 from shared.tiers import Tier
-from tests.api import kombify
-from tests.api.kombify import SESSIONS
+from tests.api import kombify_client
+from tests.api.kombify_client import SESSIONS
 from tests.support import waiting
-from tests.support.customer import Customer, body, refused
-from tests.support.follower import following
+from tests.support.api_client import ApiClient, body, refused
+from tests.support.stream_reader import following
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -38,7 +38,7 @@ def _limits(answer: httpx.Response) -> int:
     return again
 
 
-async def _exhaust_reads(api: Customer) -> int:
+async def _exhaust_reads(api: ApiClient) -> int:
     async def is_refused() -> httpx.Response | None:
         answer = await api.get(CREDITS)
         return None if answer.status_code == 200 else answer
@@ -47,7 +47,7 @@ async def _exhaust_reads(api: Customer) -> int:
 
 
 def test_every_route_counts_as_what_it_does() -> None:
-    for mount, endpoints in (MOUNTS | ADMIN).items():
+    for mount, endpoints in (MOUNTS | ADMIN_MOUNTS).items():
         for each in endpoints:
             if each.method == "DELETE" or each.path.endswith("/cancel") or "admin" in mount:
                 expected = {"cancel"} if each.method != "GET" else {"read"}
@@ -56,7 +56,7 @@ def test_every_route_counts_as_what_it_does() -> None:
                 expected = {"submission", "read"} - ({"read"} if each.status == 201 else set())
             else:
                 expected = {"look"} if each.path.endswith("/status") else {"read"}
-            assert each.counts_as in expected, (mount, each.route)
+            assert each.request_kind in expected, (mount, each.route)
 
 
 async def test_reads_that_are_used_up_stop_nothing_else(system: System) -> None:
@@ -65,20 +65,20 @@ async def test_reads_that_are_used_up_stop_nothing_else(system: System) -> None:
     await system.front()
     api = await system.customer()
     receipts = [await api.ask("hello") for _ in range(2)]
-    made = kombify.told(await api.post(SESSIONS, json={}), 201)
+    made = kombify_client.payload(await api.post(SESSIONS, json={}), 201)
     # No time passes between these but what they take.
     for _ in range(3):
         await _exhaust_reads(api)
         # A look that the hint allows, a cancel, deletions, and what is begun.
         for receipt in receipts:
-            system.clock.turn(receipt["poll_interval_hint"])
+            system.clock.advance(receipt["poll_interval_hint"])
             await _exhaust_reads(api)
-            receipt["poll_interval_hint"] = (await api.look(receipt))["poll_interval_hint"]
+            receipt["poll_interval_hint"] = (await api.poll(receipt))["poll_interval_hint"]
     assert _limits(await api.get(receipts[1]["poll_url"])) >= 1
     body(await api.post(receipts[0]["cancel_url"]))
     body(await api.delete(f"{LIST}/{receipts[1]['session_id']}"))
     assert (await api.delete(f"{SESSIONS}/{made['id']}")).status_code == 204
-    kombify.told(await api.post(SESSIONS, json={}), 201)
+    kombify_client.payload(await api.post(SESSIONS, json={}), 201)
     await api.ask("hello")
 
 
@@ -88,12 +88,12 @@ async def test_sessions_count_as_submissions(system: System) -> None:
     for number in range(5):
         await api.ask("hello")
         answer = await api.post(SESSIONS, json={})
-        kombify.told(answer, 201)
+        kombify_client.payload(answer, 201)
         assert answer.headers["ratelimit-limit"] == "10"
         assert 9 - number * 2 - 1 <= int(answer.headers["ratelimit-remaining"]) < 10
     for path, asked in ((SESSIONS, {}), (CHAT, {"message": "hello"}), (SESSIONS, {})):
         assert 1 <= _limits(await api.post(path, json=asked)) <= 6
-    assert kombify.told(await api.get(SESSIONS))["total"] == 10
+    assert kombify_client.payload(await api.get(SESSIONS))["total"] == 10
 
 
 async def test_refused_submissions_are_limited_before_their_body_is_read(system: System) -> None:
@@ -102,15 +102,15 @@ async def test_refused_submissions_are_limited_before_their_body_is_read(system:
     api, other = await system.customer(tier="free"), await system.customer("two", tier="free")
     refused(await api.post(CHAT, json={}), 400, "MISSING_FIELDS")
     refused(await api.post(CHAT, json={"message": "x", "model": "none"}), 400, "MODEL_NOT_FOUND")
-    kombify.refused(await api.post(SESSIONS, json={"name": 3}), 400, "INVALID_FIELDS")
+    kombify_client.refused(await api.post(SESSIONS, json={"name": 3}), 400, "INVALID_FIELDS")
     again = _limits(await api.post(CHAT, json={"message": "hello"}))
     assert again == 20
     # The body was not even sent.
-    told = await _send_head(api, f"POST {CHAT}", "Content-Length: 1000000")
-    assert told.startswith(b"HTTP/1.1 429 "), told
+    payload = await _send_head(api, f"POST {CHAT}", "Content-Length: 1000000")
+    assert payload.startswith(b"HTTP/1.1 429 "), payload
     body(await other.post(CHAT, json={"message": "hello"}))
     body(await api.get(CREDITS))
-    system.clock.turn(again)
+    system.clock.advance(again)
     body(await api.post(CHAT, json={"message": "hello"}))
 
 
@@ -121,13 +121,13 @@ async def test_replays_are_limited_before_their_body_is_read(system: System) -> 
     key, asked = {"idempotency-key": "k"}, {"message": "hello"}
     first, *replays = [await api.post(CHAT, json=asked, headers=key) for _ in range(3)]
     assert {body(each)["message_id"] for each in replays} == {body(first)["message_id"]}
-    told = await _send_head(api, f"POST {CHAT}", "Content-Length: 100", "Idempotency-Key: k")
-    assert told.startswith(b"HTTP/1.1 429 "), told
+    payload = await _send_head(api, f"POST {CHAT}", "Content-Length: 100", "Idempotency-Key: k")
+    assert payload.startswith(b"HTTP/1.1 429 "), payload
     seconds = _limits(await api.post(CHAT, json=asked, headers=key))
     # None of this was a refused message.
     for _ in range(2):
         refused(await api.post(CHAT, json={}), 400, "MISSING_FIELDS")
-    system.clock.turn(seconds)
+    system.clock.advance(seconds)
     again = body(await api.post(CHAT, json=asked, headers=key))
     assert again["message_id"] == body(first)["message_id"]
 
@@ -140,14 +140,14 @@ async def test_beyond_the_limit_in_redis_the_body_is_not_read_either(system: Sys
     first = body(await api.post(CHAT, json=asked, headers=key))
     again = _limits(await api.post(CHAT, json=asked))
     assert 50 <= again <= 60
-    told = await _send_head(api, f"POST {CHAT}", "Content-Length: 1000000")
-    assert told.startswith(b"HTTP/1.1 429 "), told
-    assert b"ratelimit-limit: 1\r\n" in told
+    payload = await _send_head(api, f"POST {CHAT}", "Content-Length: 1000000")
+    assert payload.startswith(b"HTTP/1.1 429 "), payload
+    assert b"ratelimit-limit: 1\r\n" in payload
     # A repeated request is answered whatever a new one would be refused for.
     assert body(await api.post(CHAT, json=asked, headers=key))["message_id"] == first["message_id"]
 
 
-async def _send_head(api: Customer, line: str, *fields: str) -> bytes:
+async def _send_head(api: ApiClient, line: str, *fields: str) -> bytes:
     """Send the head of a request and no body; return the head of the answer."""
     url = httpx.URL(api.base_url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
@@ -160,13 +160,13 @@ async def _send_head(api: Customer, line: str, *fields: str) -> bytes:
     ]
     writer.write("\r\n".join((*head, "", "")).encode())
     async with asyncio.timeout(15):
-        told = await reader.readuntil(b"\r\n\r\n")
+        payload = await reader.readuntil(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()
-    return told
+    return payload
 
 
-Call = Callable[[Customer, str], Coroutine[Any, Any, httpx.Response]]
+Call = Callable[[ApiClient, str], Coroutine[Any, Any, httpx.Response]]
 CALLS: Final[dict[str, Call]] = {
     "read": lambda api, _: api.get(CREDITS),
     "look": lambda api, url: api.get(url),
@@ -188,7 +188,7 @@ async def test_who_waits_as_long_as_told_is_served(system: System, name: str) ->
     for _ in range(3):
         while (answer := await CALLS[name](api, url)).status_code != 429:
             pass
-        system.clock.turn(_limits(answer))
+        system.clock.advance(_limits(answer))
         assert (await CALLS[name](api, url)).status_code != 429
 
 
@@ -205,10 +205,10 @@ async def test_a_stream_s_place_goes_to_who_comes_when_told(system: System) -> N
         assert again <= 30
         for query in ({"wait": 5}, {"wait": 30}):
             assert _limits(await api.get(path.replace("/events", "/status"), params=query)) <= 30
-        system.clock.turn(again)
+        system.clock.advance(again)
         async with following(api, path) as third:
             assert await third.next()
-            assert await first.rest() == first.heard
+            assert await first.rest() == first.received
             assert first.comments[-1].startswith(": going away")
             # The other one keeps its place.
             pings = len(second.comments)
@@ -236,13 +236,13 @@ class _Line:
     """A connection that says no more than it must: hundreds of them are open at once."""
 
     def __init__(
-        self, api: Customer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, api: ApiClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._key = api.headers["x-api-key"]
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def to(cls, url: httpx.URL, api: Customer) -> "_Line":
+    async def to(cls, url: httpx.URL, api: ApiClient) -> "_Line":
         return cls(api, *await asyncio.open_connection(url.host, url.port))
 
     async def call(self, line: str, content: bytes = b"") -> tuple[int, bytes]:
@@ -259,9 +259,9 @@ class _Line:
         """Send so many messages; return where to look."""
         urls = []
         for _ in range(count):
-            status, told = await self.call(f"POST {CHAT}", b'{"message":"hello"}')
-            assert status == 200, told
-            urls.append(msgspec.json.decode(told)["poll_url"])
+            status, payload = await self.call(f"POST {CHAT}", b'{"message":"hello"}')
+            assert status == 200, payload
+            urls.append(msgspec.json.decode(payload)["poll_url"])
         await self.close()
         return urls
 
@@ -270,7 +270,7 @@ class _Line:
         await self._writer.wait_closed()
 
 
-async def _wait(url: httpx.URL, api: Customer, path: str) -> int:
+async def _wait(url: httpx.URL, api: ApiClient, path: str) -> int:
     line = await _Line.to(url, api)
     status, _ = await line.call(f"GET {path}?wait=1")
     await line.close()

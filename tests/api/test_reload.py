@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.support import processes, waiting
-from tests.support.customer import Customer, body, refused
+from tests.support.api_client import ApiClient, body, refused
 from tests.support.processes import Process
 from tests.support.system import System
 
@@ -21,7 +21,7 @@ def _rename(system: System, folder: Path, name: str) -> None:
     processes.environment(settings, folder)
 
 
-async def _names(api: Customer) -> list[str]:
+async def _names(api: ApiClient) -> list[str]:
     return [model["name"] for model in body(await api.get("/api/v1/models"))["models"]]
 
 
@@ -38,7 +38,7 @@ async def test_a_hangup_makes_a_front_read_its_catalogue_anew(
     await api.ask("hello", model="alpha")
     _rename(system, tmp_path, "Omega")
     front.hang_up()
-    await front.says("catalogue read anew")
+    await front.wait_for_line("catalogue read anew")
     assert await _names(api) == ["Omega", "beta"]
     await api.ask("hello", model="omega")
     asked = {"message": "hello", "model": "alpha"}
@@ -51,7 +51,7 @@ async def test_a_faulty_catalogue_leaves_the_old_one(system: System, tmp_path: P
     where = tmp_path / "catalogue.toml"
     where.write_text(where.read_text().replace('"upstream-beta"', "3"))
     front.hang_up()
-    await front.says("the catalogue stays as it was")
+    await front.wait_for_line("the catalogue stays as it was")
     [line] = [line for line in front.lines() if "faults" in line]
     assert line["level"] == "error"
     assert line["faults"] == ["models[1].upstream: expected `str`, got `int`"]

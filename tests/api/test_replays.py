@@ -7,10 +7,10 @@ import httpx
 import msgspec
 import pytest
 
-from tests.api import kombify
-from tests.api.kombify import AI, SESSIONS
-from tests.support.customer import Json, body, refused
-from tests.support.server import Server
+from tests.api import kombify_client
+from tests.api.kombify_client import AI, SESSIONS
+from tests.support.api_client import Json, body, refused
+from tests.support.redis_server import Server
 from tests.support.system import System
 
 KOLBO: Final = "/api/v1/chat"
@@ -44,8 +44,8 @@ Change = Callable[[System], Awaitable[None]]
 CASES: Final[list[tuple[str, Change, Json, str]]] = [
     (KOLBO, _without_models, {"model": "alpha"}, "MODEL_NOT_FOUND"),
     (KOLBO, _with_short_messages, {}, "INVALID_FIELDS"),
-    (kombify.CHAT, _without_models, {"model": "alpha"}, "MODEL_NOT_FOUND"),
-    (kombify.CHAT, _with_short_messages, {}, "INVALID_FIELDS"),
+    (kombify_client.CHAT, _without_models, {"model": "alpha"}, "MODEL_NOT_FOUND"),
+    (kombify_client.CHAT, _with_short_messages, {}, "INVALID_FIELDS"),
     (COMPANION, _without_companions, {}, "COMPANION_NOT_FOUND"),
     (COMPANION, _without_workers, {}, "BRAIN_UNAVAILABLE"),
 ]
@@ -56,8 +56,8 @@ def _said(answer: httpx.Response) -> str:
     if answer.headers["content-type"] == "text/event-stream; charset=utf-8":
         lines = [line for line in answer.text.splitlines() if line.startswith("data:")]
         return str(msgspec.json.decode(lines[0][5:])["id"])
-    told: Json = answer.json()
-    return str(told["message_id"] if "message_id" in told else told["id"])
+    payload: Json = answer.json()
+    return str(payload["message_id"] if "message_id" in payload else payload["id"])
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -94,11 +94,13 @@ async def test_replay_is_told_where_to_look_where_there_is_no_room_to_wait(
     url = await system.front()
     api = await system.customer()
     asked: Json = {"message": "hello"}
-    first = kombify.told(await api.post(url + kombify.CHAT, json=asked, headers=KEY), 202)
-    fresh = await api.post(full + kombify.CHAT, json=asked, headers=OTHER)
-    kombify.refused(fresh, 429, "RATE_LIMITED")
-    again = await api.post(full + kombify.CHAT, json=asked, headers=KEY)
-    assert kombify.told(again, 202)["id"] == first["id"]
+    first = kombify_client.payload(
+        await api.post(url + kombify_client.CHAT, json=asked, headers=KEY), 202
+    )
+    fresh = await api.post(full + kombify_client.CHAT, json=asked, headers=OTHER)
+    kombify_client.refused(fresh, 429, "RATE_LIMITED")
+    again = await api.post(full + kombify_client.CHAT, json=asked, headers=KEY)
+    assert kombify_client.payload(again, 202)["id"] == first["id"]
     assert again.headers[REPLAYED] == "true"
 
 
@@ -108,17 +110,19 @@ async def test_replay_is_answered_by_a_server_that_takes_nothing_in(
     await own_system.front()
     api = await own_system.customer()
     first = body(await api.post(KOLBO, json={"message": "hello"}, headers=KEY))
-    made = kombify.told(await api.post(SESSIONS, json={"name": "one"}, headers=OTHER), 201)
+    made = kombify_client.payload(
+        await api.post(SESSIONS, json={"name": "one"}, headers=OTHER), 201
+    )
     own_system.expected.add("unavailable")
-    with own_server.look() as look:
-        look("CONFIG", "SET", "maxmemory", 1)
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "maxmemory", 1)
         new = await api.post(KOLBO, json={"message": "hello"}, headers={"idempotency-key": "new"})
         again = await api.post(KOLBO, json={"message": "hello"}, headers=KEY)
         session = await api.post(SESSIONS, json={"name": "one"}, headers=OTHER)
-        look("CONFIG", "SET", "maxmemory", 0)
+        raw_client("CONFIG", "SET", "maxmemory", 0)
     assert new.status_code == 503
     assert (body(again)["message_id"], again.headers[REPLAYED]) == (first["message_id"], "true")
-    assert kombify.told(session, 201)["id"] == made["id"]
+    assert kombify_client.payload(session, 201)["id"] == made["id"]
 
 
 async def test_replays_have_a_limit_of_their_own(system: System) -> None:

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from shared.errors import ConfigurationError, StoreError
-from shared.redis import server
-from shared.redis.replicated import NotReplicatedError, Replicated
+from shared.redis import server_check
+from shared.redis.replicated import NotReplicatedError, ReplicatedConnection
 from shared.settings import RedisSettings
 from tests.support import processes, waiting
-from tests.support.customer import Customer, body, refused
-from tests.support.server import Server
+from tests.support.api_client import ApiClient, body, refused
+from tests.support.redis_server import Server
 from tests.support.system import System
 
 CHAT: Final = "/api/v1/chat"
@@ -25,26 +25,26 @@ EXPECTED: Final = {"unavailable", "waiting for Redis"}
 def replica(own_server: Server) -> Iterator[Server]:
     """Return a second server that follows the test's own."""
     port = processes.free_port()
-    with own_server.look() as look:
-        look("CONFIG", "SET", "bind", "127.0.0.1")
-        look("CONFIG", "SET", "port", port)
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "bind", "127.0.0.1")
+        raw_client("CONFIG", "SET", "port", port)
     with Server(own_server.kind) as follower:
-        with follower.look() as look:
-            look("REPLICAOF", "127.0.0.1", port)
+        with follower.raw_client() as raw_client:
+            raw_client("REPLICAOF", "127.0.0.1", port)
         _await_replicas(own_server, 1)
         yield follower
 
 
 def _await_replicas(own_server: Server, count: int) -> None:
     def has_them() -> bool:
-        with own_server.look() as look:
-            told = look("INFO", "replication")
-        return sum("online" in str(told.get(f"slave{n}")) for n in range(2)) == count
+        with own_server.raw_client() as raw_client:
+            payload = raw_client("INFO", "replication")
+        return sum("online" in str(payload.get(f"slave{n}")) for n in range(2)) == count
 
     waiting.until_now(has_them, what="the replica")
 
 
-async def _started(system: System, patience_seconds: float = 10.0) -> Customer:
+async def _started(system: System, patience_seconds: float = 10.0) -> ApiClient:
     system.expected |= EXPECTED
     system.change("redis", durability="replica", replica_seconds=patience_seconds)
     await system.front()
@@ -54,13 +54,13 @@ async def _started(system: System, patience_seconds: float = 10.0) -> Customer:
 async def test_what_is_acknowledged_is_on_the_replica(own_system: System, replica: Server) -> None:
     api = await _started(own_system)
     receipt = await api.ask("hello")
-    with replica.look() as look:
-        names = look.names(f"*generation:*:{receipt['message_id']}")
+    with replica.raw_client() as raw_client:
+        names = raw_client.names(f"*generation:*:{receipt['message_id']}")
     assert len(names) == 1
     await own_system.worker()
     assert (await api.end(receipt))["state"] == "completed"
-    with replica.look() as look:
-        assert look.fields(names[0])["stage"] == "completed"
+    with replica.raw_client() as raw_client:
+        assert raw_client.fields(names[0])["stage"] == "completed"
 
 
 async def test_what_no_replica_confirms_is_refused_called_off_and_told_to_who_asks_again(
@@ -107,7 +107,7 @@ async def test_an_answer_waits_for_the_replica_and_is_settled_once(
 async def test_a_server_without_a_replica_is_unfit(own_system: System) -> None:
     own_system.change("redis", durability="replica")
     with pytest.raises(ConfigurationError, match="replica connected"):
-        await server.check(own_system.redis, own_system.settings.redis)
+        await server_check.check(own_system.redis, own_system.settings.redis)
 
 
 def _patient(settings: RedisSettings, seconds: float) -> RedisSettings:
@@ -118,7 +118,7 @@ async def test_who_finds_it_done_by_another_connection_waits_for_the_replica_too
     own_settings: RedisSettings, replica: Server
 ) -> None:
     settings = _patient(own_settings, 0.2)
-    first, second = Replicated(settings), Replicated(settings)
+    first, second = ReplicatedConnection(settings), ReplicatedConnection(settings)
     key = f"{own_settings.prefix}:x"
     replica.pause()
     try:
@@ -132,7 +132,7 @@ async def test_who_finds_it_done_by_another_connection_waits_for_the_replica_too
     await second.close()
 
 
-async def _is_confirmed(redis: Replicated, *command: str) -> bool:
+async def _is_confirmed(redis: ReplicatedConnection, *command: str) -> bool:
     try:
         await redis.call(*command)
     except NotReplicatedError:
@@ -143,7 +143,7 @@ async def _is_confirmed(redis: Replicated, *command: str) -> bool:
 async def test_many_that_no_replica_confirms_do_not_wait_for_one_another(
     own_settings: RedisSettings, replica: Server
 ) -> None:
-    redis, many, patience_seconds = Replicated(_patient(own_settings, 0.5)), 40, 0.5
+    redis, many, patience_seconds = ReplicatedConnection(_patient(own_settings, 0.5)), 40, 0.5
     replica.pause()
     try:
         began = time.monotonic()
@@ -160,7 +160,7 @@ async def test_many_that_no_replica_confirms_do_not_wait_for_one_another(
 
 @pytest.mark.usefixtures("replica")
 async def test_a_fault_is_told_to_its_own_caller_alone(own_settings: RedisSettings) -> None:
-    redis = Replicated(_patient(own_settings, 10.0))
+    redis = ReplicatedConnection(_patient(own_settings, 10.0))
     answers = await asyncio.gather(
         redis.call("ECHO", "a"), redis.call("ECHO"), redis.call("ECHO", "b"), return_exceptions=True
     )

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from shared.routing import price
-from shared.websearch import SearchSettings
-from tests.api.kombify import CHAT as ASK, SESSIONS, chat, told
-from tests.support.completions import Answer
-from tests.support.customer import Customer, Json, refused
-from tests.support.provider import Provider
+from shared.search_settings import SearchSettings
+from tests.api.kombify_client import CHAT as ASK, SESSIONS, chat, payload
+from tests.support.api_client import ApiClient, Json, refused
+from tests.support.chat_completions import ScriptedAnswer
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 from tests.worker.providers.upstream import Upstream, whole
-from tests.worker.search.kinds import found, settings
+from tests.worker.web_search.search_apis import found, settings
 
 pytestmark = pytest.mark.each_once
 
@@ -46,7 +46,7 @@ def _change(system: System, place: int, **fields: Any) -> None:  # noqa: ANN401 
 
 
 @pytest.fixture(name="searching")
-async def _searching(system: System, engine: Upstream) -> Customer:
+async def _searching(system: System, engine: Upstream) -> ApiClient:
     """Return a customer of a deployment with a search service."""
     _use(system, settings("searxng", engine, rate=RATE))
     await system.front()
@@ -65,7 +65,7 @@ def _credits_of(status: Json) -> dict[str, tuple[int, int]]:
     return lines
 
 
-async def test_a_deployment_that_cannot_search_says_so(api: Customer) -> None:
+async def test_a_deployment_that_cannot_search_says_so(api: ApiClient) -> None:
     for model in (None, "alpha"):
         asked = {"message": "hello", "web_search": True, "model": model}
         refusal = refused(await api.post(CHAT, json=asked), 400, "FEATURE_UNAVAILABLE")
@@ -84,7 +84,7 @@ async def test_a_model_that_cannot_search_is_told_among_the_candidates(system: S
     assert await api.ask("hello", web_search=True)
 
 
-async def test_pages_are_cited_and_the_search_is_a_line_of_the_bill(searching: Customer) -> None:
+async def test_pages_are_cited_and_the_search_is_a_line_of_the_bill(searching: ApiClient) -> None:
     status = await searching.answer("How many bears?", web_search=True)
     assert status["state"] == "completed"
     assert status["result"]["citations"] == _CITED
@@ -115,7 +115,7 @@ async def test_one_search_is_held_and_what_is_not_used_goes_back(
     assert 0.25 < status["credits_used"] < hold / 1_000_000
 
 
-async def test_a_budget_below_a_search_buys_none(searching: Customer) -> None:
+async def test_a_budget_below_a_search_buys_none(searching: ApiClient) -> None:
     asked = {"message": "hello", "web_search": True, "max_credits": 0.2}
     refusal = refused(await searching.post(CHAT, json=asked), 400, "NO_SUITABLE_MODEL")
     bars = {each["model"]: each["excluded_by"] for each in refusal["routing"]["candidates"]}
@@ -128,7 +128,7 @@ async def test_a_budget_below_a_search_buys_none(searching: Customer) -> None:
 
 
 async def test_a_model_that_searches_is_held_for_three_searches_and_billed_for_its_own(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     _change(system, 0, capabilities=("web_search",), search_rate=10.0)
     await system.front()
@@ -138,7 +138,7 @@ async def test_a_model_that_searches_is_held_for_three_searches_and_billed_for_i
     tokens = price.tokens_in("hello")
     hold = price.cost(alpha, tokens, alpha.max_output_tokens, price.Searches(3, 10.0))
     assert (await api.credits())["held"] == hold / 1_000_000
-    provider.script.append(Answer(text="Two", pages=(("https://c.example", "C"),)))
+    provider.script.append(ScriptedAnswer(text="Two", pages=(("https://c.example", "C"),)))
     await system.worker()
     status = await api.end(receipt)
     assert status["result"]["citations"] == [{"url": "https://c.example", "title": "C"}]
@@ -146,7 +146,7 @@ async def test_a_model_that_searches_is_held_for_three_searches_and_billed_for_i
 
 
 async def test_a_search_that_fails_is_told_and_refunded(
-    searching: Customer, engine: Upstream, provider: Provider
+    searching: ApiClient, engine: Upstream, provider: ScriptedProvider
 ) -> None:
     engine.script = whole(status=429, retry_after="60")
     status = await searching.answer("hello", web_search=True)
@@ -164,24 +164,24 @@ async def test_a_search_that_fails_is_told_and_refunded(
     assert provider.requests == []
 
 
-async def test_the_other_dialect_cites_too(searching: Customer) -> None:
+async def test_the_other_dialect_cites_too(searching: ApiClient) -> None:
     answer = await chat(searching, "How many bears?", web_search=True)
     assert answer["message"]["citations"] == _CITED
     assert (await chat(searching, "How many bears?"))["message"]["citations"] == []
 
 
-async def test_a_conversation_that_is_read_again_still_cites(searching: Customer) -> None:
+async def test_a_conversation_that_is_read_again_still_cites(searching: ApiClient) -> None:
     first = await searching.ask("How many bears?", web_search=True)
     await searching.end(first)
     session = first["session_id"]
     await searching.answer("How many wolves?", session_id=session)
     listed = await searching.messages(session)
-    whole_ = told(await searching.get(f"{SESSIONS}/{session}"))["messages"]
+    whole_ = payload(await searching.get(f"{SESSIONS}/{session}"))["messages"]
     for messages in (listed, whole_):
         assert [each.get("citations") for each in messages] == [None, _CITED, None, None]
 
 
-async def test_the_end_of_a_stream_cites(searching: Customer) -> None:
+async def test_the_end_of_a_stream_cites(searching: ApiClient) -> None:
     asked = {"message": "How many bears?", "web_search": True, "stream": True}
     said = (await searching.post(ASK, json=asked)).text
     events = [

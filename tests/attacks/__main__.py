@@ -36,9 +36,9 @@ async def run(checkout: Path, names: list[str]) -> bool:
     for name in names:
         began = time.monotonic()
         lines = await ATTACKS[name](checkout)
-        figures.say(f"{name}: {time.monotonic() - began:.0f} s")
+        figures.print_line(f"{name}: {time.monotonic() - began:.0f} s")
         found += [lines[0]._replace(name=f"{name}: {lines[0].name}"), *lines[1:]]
-    figures.say(figures.table(f"attacks on {checkout.name}, {figures.machine()}", found))
+    figures.print_line(figures.table(f"attacks on {checkout.name}, {figures.machine()}", found))
     return all(figure.is_met is not False for figure in found)
 
 

@@ -10,7 +10,7 @@ import httpx
 from tests.attacks import aims, flood, storage, target as targets, tenant
 from tests.attacks.target import MIB, Plan, Target
 from tests.bench.figures import Figure
-from tests.support.customer import Customer
+from tests.support.api_client import ApiClient
 
 _TURNS: Final = 110
 _PAGES: Final = 8
@@ -42,14 +42,14 @@ async def read_pages(checkout: Path) -> list[Figure]:
     ]
 
 
-async def _read(customer: Customer, path: str) -> tuple[float, float]:
+async def _read(customer: ApiClient, path: str) -> tuple[float, float]:
     """Return the bytes of a page, and how long all took."""
     began = time.monotonic()
     sizes = await asyncio.gather(*(_page_size(customer, path) for _ in range(_PAGES)))
     return max(sizes), time.monotonic() - began
 
 
-async def _page_size(customer: Customer, path: str) -> int:
+async def _page_size(customer: ApiClient, path: str) -> int:
     size = 0
     async with customer.stream("GET", path) as answer:
         assert answer.status_code == httpx.codes.OK, await answer.aread()
@@ -85,7 +85,7 @@ async def say_hi(checkout: Path) -> list[Figure]:
     ]
 
 
-async def _say_hi(target: Target, customer: Customer, session: str) -> tuple[float, float]:
+async def _say_hi(target: Target, customer: ApiClient, session: str) -> tuple[float, float]:
     """Say it several times; return the most that one read from Redis, in MiB, and took."""
     most, slowest = 0.0, 0.0
     for _ in range(_TIMES):

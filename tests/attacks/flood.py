@@ -111,5 +111,5 @@ def _memory_mib(process: Process, field: str) -> float:
 
 def sent_by_redis_mib(target: Target) -> float:
     """Return how much the server has sent to all its clients so far."""
-    with target.server.look() as look:
-        return float(look("INFO", "stats")["total_net_output_bytes"]) / MIB
+    with target.server.raw_client() as raw_client:
+        return float(raw_client("INFO", "stats")["total_net_output_bytes"]) / MIB

@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from tests.attacks import aims, target as targets
 from tests.bench.figures import Figure
-from tests.support import family, processes, waiting
+from tests.support import process_tree, processes, waiting
 from tests.support.processes import Process
-from tests.support.provider import Provider
+from tests.support.scripted_provider import ScriptedProvider
 
 _STARTS: Final = 3
 _START_SECONDS: Final = 30.0
@@ -38,7 +38,7 @@ async def _start_beside_a_stranger(checkout: Path) -> bool:
     with TemporaryDirectory(prefix="plx") as place:
         folder, parent = Path(place), Path(place) / "tmp"
         parent.mkdir(mode=0o777)
-        async with Provider() as provider:
+        async with ScriptedProvider() as provider:
             environment = targets.environment_of(folder, provider, (80,))
             environment |= {"TMPDIR": str(parent)}
             port = str(processes.free_port())
@@ -75,7 +75,7 @@ class Stranger(threading.Thread):
     @override
     def run(self) -> None:
         while not self.done.is_set():
-            commands = " ".join(member.command for member in family.members(self._pid))
+            commands = " ".join(member.command for member in process_tree.members(self._pid))
             for word in commands.split():
                 if Path(word).parent == self._parent:
                     self._make(Path(word))

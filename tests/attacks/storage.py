@@ -11,7 +11,7 @@ from tests.attacks import aims, flood, target as targets, tenant
 from tests.attacks.flood import Flood
 from tests.attacks.target import MIB, Key, Plan, Target
 from tests.bench.figures import Figure
-from tests.support.customer import Customer, Json
+from tests.support.api_client import ApiClient, Json
 
 CHARACTERS: Final = 200_000
 WIDE: Final = "\U0001f30d"  # four bytes, and one character
@@ -73,8 +73,8 @@ async def _a_key_and_a_dead_letter(target: Target) -> tuple[Key, str]:
 
 async def _operate_a_full_server(target: Target, doomed: Key, dead: str) -> Figure:
     """Let the operator work where no byte more may be stored."""
-    with target.server.look() as look:
-        look("CONFIG", "SET", "maxmemory", max(1, target.stored_bytes() - MIB))
+    with target.server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "maxmemory", max(1, target.stored_bytes() - MIB))
     commands = {
         "revoke": ("keys", "revoke", doomed.id),
         "create": ("keys", "create", "--account", "newcomer", "--tier", "pro"),
@@ -121,7 +121,7 @@ async def submit_and_cancel(checkout: Path) -> list[Figure]:
     ]
 
 
-async def store_cancelled(customer: Customer, count: int) -> Json:
+async def store_cancelled(customer: ApiClient, count: int) -> Json:
     """Make a conversation of so many long messages that are cancelled; return its first turn.
 
     A turn that takes its time holds it, so that the others wait until they are cancelled.
@@ -133,13 +133,13 @@ async def store_cancelled(customer: Customer, count: int) -> Json:
     return first
 
 
-async def cancel(customer: Customer, receipt: Json) -> None:
+async def cancel(customer: ApiClient, receipt: Json) -> None:
     """End a generation."""
     path = receipt["poll_url"].replace("/status", "/cancel")
     (await customer.post(path)).raise_for_status()
 
 
-async def _go_on(customer: Customer, session: str) -> tuple[Counter[str], float]:
+async def _go_on(customer: ApiClient, session: str) -> tuple[Counter[str], float]:
     """Submit and cancel as fast as the front lets it, until the quota is used up."""
     answers: Counter[str] = Counter()
     began = time.monotonic()

@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 import httpx
 
 from tests.support import processes, waiting
-from tests.support.customer import NO_TLS, Customer
+from tests.support.api_client import NO_TLS, ApiClient
 from tests.support.processes import Process
-from tests.support.provider import Provider
-from tests.support.server import Server
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedProvider
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MIB: Final = 2**20
@@ -76,7 +76,7 @@ class Target:
     folder: Path
     environment: dict[str, str]
     server: Server
-    provider: Provider
+    provider: ScriptedProvider
     url: str
     api: Process
     workers: tuple[Process, ...]
@@ -107,17 +107,17 @@ class Target:
         made = json.loads(done.stdout)
         return Key(made["key"], made["key_id"])
 
-    def customer(self, key: Key) -> Customer:
+    def customer(self, key: Key) -> ApiClient:
         """Return a client that shows the key."""
         headers = {"x-api-key": key.key}
-        return Customer(
+        return ApiClient(
             base_url=self.url, headers=headers, timeout=60.0, verify=NO_TLS, trust_env=False
         )
 
     def stored_bytes(self) -> int:
         """Return how much memory the server uses."""
-        with self.server.look() as look:
-            return int(look("INFO", "memory")["used_memory"])
+        with self.server.raw_client() as raw_client:
+            return int(raw_client("INFO", "memory")["used_memory"])
 
 
 def command_of(checkout: Path) -> str:
@@ -132,9 +132,9 @@ async def running(checkout: Path, plan: Plan) -> AsyncIterator[Target]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plx")))
         server = stack.enter_context(Server())
         if plan.maxmemory_mib is not None:
-            with server.look() as look:
-                look("CONFIG", "SET", "maxmemory", plan.maxmemory_mib * MIB)
-        provider = await stack.enter_async_context(Provider())
+            with server.raw_client() as raw_client:
+                raw_client("CONFIG", "SET", "maxmemory", plan.maxmemory_mib * MIB)
+        provider = await stack.enter_async_context(ScriptedProvider())
         provider.keeps_requests = False
         environment = environment_of(folder, provider, plan.ports) | {"REDIS_URL": server.url}
         port = processes.free_port()
@@ -157,7 +157,9 @@ async def running(checkout: Path, plan: Plan) -> AsyncIterator[Target]:
         yield target
 
 
-def environment_of(folder: Path, provider: Provider, ports: tuple[int, ...]) -> dict[str, str]:
+def environment_of(
+    folder: Path, provider: ScriptedProvider, ports: tuple[int, ...]
+) -> dict[str, str]:
     """Write the settings to a folder; return the variables that name them."""
     where = folder / "settings.toml"
     where.write_text(_SETTINGS.format(upstream=provider.url, ports=", ".join(map(str, ports))))

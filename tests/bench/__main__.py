@@ -14,25 +14,25 @@ from tests.bench import (
     figures,
     followers,
     front,
+    http_load,
     idle,
-    load,
     memory,
     overdraft,
     pages,
     parked,
     pickup,
-    policy,
+    poll_policy,
     polling,
     streams,
     trips,
     wakeup,
 )
 from tests.bench.figures import Figure
-from tests.support.server import Server
+from tests.support.redis_server import Server
 
 
 async def _policy() -> list[Figure]:
-    return policy.measure()
+    return poll_policy.measure()
 
 
 BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
@@ -63,11 +63,11 @@ async def main() -> None:
     """Measure all, one after the other."""
     found: list[Figure] = []
     for name, measure in BENCHES.items():
-        figures.say(f"{name} ...")
+        figures.print_line(f"{name} ...")
         found += [figure._replace(name=f"{name}: {figure.name}") for figure in await measure()]
-    with Server() as server, server.look() as look:
-        title = f"{figures.machine(look)}, load by {load.tool()}"
-    figures.say(figures.table(title, found))
+    with Server() as server, server.raw_client() as raw_client:
+        title = f"{figures.machine(raw_client)}, load by {http_load.tool()}"
+    figures.print_line(figures.table(title, found))
 
 
 if __name__ == "__main__":

@@ -16,19 +16,19 @@ from typing import Final
 import httpx
 import uvloop
 
-from tests.bench import aims, arms, figures
-from tests.bench.arms import Arm
+from tests.bench import bounds, contestants, figures
+from tests.bench.contestants import Contestant
 from tests.bench.figures import Figure, median
 from tests.worker.providers.calls import REQUEST, connect
+from tests.worker.providers.dialect_row import Dialect
 from tests.worker.providers.dialects import DIALECTS
-from tests.worker.providers.row import Dialect
 from worker.providers.contract import Text
 
 RUNS: Final = 3
 STREAMS: Final = 32
 # Tokens of an answer, events in a chunk, and how many times the bare reading's cost is enough.
-_SHAPES: Final = ((50, 1, aims.ADAPTER_SINGLE), (1_000, 40, aims.ADAPTER_BURST))
-_ARM: Final = Arm("talker", (sys.executable, "-m", "tests.bench.talker"))
+_SHAPES: Final = ((50, 1, bounds.ADAPTER_SINGLE), (1_000, 40, bounds.ADAPTER_BURST))
+_UPSTREAM: Final = Contestant("talker", (sys.executable, "-m", "tests.bench.fast_upstream"))
 
 # Reads one answer and returns its tokens.
 Read = Callable[[], Awaitable[int]]
@@ -37,14 +37,14 @@ Read = Callable[[], Awaitable[int]]
 async def measure(runs: int = RUNS, streams: int = STREAMS) -> list[Figure]:
     """Race, in turns, for each dialect and each shape of its answers."""
     found = []
-    for tokens, events, aim in _SHAPES:
+    for tokens, events, bound in _SHAPES:
         words = ("--tokens", str(tokens), "--events", str(events))
-        async with arms.running(_ARM, *words) as talker:
-            (port,) = await talker.told()
+        async with contestants.running(_UPSTREAM, *words) as talker:
+            (port,) = await talker.read_line()
             for dialect in DIALECTS:
-                race = _race(dialect, int(port), (tokens, aim), runs, streams)
+                race = _race(dialect, int(port), (tokens, bound), runs, streams)
                 ours, bare = await asyncio.to_thread(_in_a_loop, race)
-                found.append(_figure(dialect.name, events, ours, bare, aim))
+                found.append(_figure(dialect.name, events, ours, bare, bound))
     return found
 
 
@@ -56,13 +56,13 @@ def _in_a_loop(race: Awaitable[tuple[float, float]]) -> tuple[float, float]:
         return runner.run(run())
 
 
-def _figure(name: str, events: int, ours: float, bare: float, aim: float) -> Figure:
+def _figure(name: str, events: int, ours: float, bare: float, bound: float) -> Figure:
     return Figure(
         f"{name}, {events} event{'s' * (events > 1)} a chunk: CPU a token",
         f"{ours * 1e6:.1f} us = {ours / bare:.2f}",
         f"httpx and json: {bare * 1e6:.1f} us",
-        f"<= {aim:g}",
-        ours <= aim * bare,
+        f"<= {bound:g}",
+        ours <= bound * bare,
     )
 
 
@@ -70,7 +70,7 @@ async def _race(
     dialect: Dialect, port: int, shape: tuple[int, float], runs: int, streams: int
 ) -> tuple[float, float]:
     """Return the CPU seconds of a token: ours, and those of the bare reading."""
-    tokens, aim = shape
+    tokens, bound = shape
     provider = connect(dialect, f"http://127.0.0.1:{port}/v1")
     body = dialect.words.body(REQUEST)
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=streams)) as client:
@@ -87,7 +87,7 @@ async def _race(
 
         # The first turn opens the lines.
         await turn()
-        turns = await figures.rounds(runs, turn, lambda turn: [turn[0] <= aim * turn[1]])
+        turns = await figures.rounds(runs, turn, lambda turn: [turn[0] <= bound * turn[1]])
     await provider.close()
     return median(own for own, _ in turns), median(other for _, other in turns)
 
@@ -116,7 +116,7 @@ async def _read(client: httpx.AsyncClient, url: str, body: bytes) -> int:
 
 async def main() -> None:
     """Measure and print."""
-    figures.say(figures.table(figures.machine(), await measure()))
+    figures.print_line(figures.table(figures.machine(), await measure()))
 
 
 if __name__ == "__main__":

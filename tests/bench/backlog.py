@@ -16,10 +16,10 @@ from shared.clock import SystemClock
 from shared.redis import library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
-from tests.bench import aims, figures
+from tests.bench import bounds, figures
 from tests.bench.figures import Figure
-from tests.support.desk import Desk
-from tests.support.server import Server
+from tests.support.redis_functions import RedisFunctions
+from tests.support.redis_server import Server
 
 LONG: Final = 1_000_000
 SHORT: Final = 1_000
@@ -51,8 +51,8 @@ async def measure(
         async def take() -> Run:
             run: Run = {name: ([], []) for name in _NAMES}
             for _ in range(max(1, rounds // runs)):
-                for side, desk in enumerate((few, many)):
-                    await _round(desk, {name: taken[side] for name, taken in run.items()})
+                for side, queue in enumerate((few, many)):
+                    await _round(queue, {name: taken[side] for name, taken in run.items()})
             return run
 
         turns = await figures.rounds(runs, take, verdicts)
@@ -64,13 +64,13 @@ _NAMES: Final = ("accept", "claim")
 Answer = TypeVar("Answer")
 
 
-async def _round(desk: Desk, taken: dict[str, list[float]]) -> None:
+async def _round(queue: RedisFunctions, taken: dict[str, list[float]]) -> None:
     for number in range(_CALLS):
-        call = partial(_accept, desk, f"account{number % _ACCOUNTS}")
+        call = partial(_accept, queue, f"account{number % _ACCOUNTS}")
         await _timed(call, taken["accept"])
     for _ in range(_CALLS):
-        [claimed] = await _timed(desk.claim, taken["claim"])
-        assert await desk.settle(claimed, stage="failed") is not None
+        [claimed] = await _timed(queue.claim, taken["claim"])
+        assert await queue.settle(claimed, stage="failed") is not None
 
 
 async def _timed(call: Callable[[], Awaitable[Answer]], taken: list[float]) -> Answer:
@@ -81,8 +81,8 @@ async def _timed(call: Callable[[], Awaitable[Answer]], taken: list[float]) -> A
     return result
 
 
-async def _accept(desk: Desk, account: str) -> None:
-    await desk.submit(
+async def _accept(queue: RedisFunctions, account: str) -> None:
+    await queue.submit(
         account,
         content="What is a job queue, and what is it good for?",
         deadline_ms=86_400_000,
@@ -93,14 +93,16 @@ async def _accept(desk: Desk, account: str) -> None:
     )
 
 
-async def _fill(desk: Desk, count: int) -> None:
+async def _fill(queue: RedisFunctions, count: int) -> None:
     for first in range(0, count, _AT_ONCE):
         numbers = range(first, min(count, first + _AT_ONCE))
-        await asyncio.gather(*(_accept(desk, f"account{number % _ACCOUNTS}") for number in numbers))
+        await asyncio.gather(
+            *(_accept(queue, f"account{number % _ACCOUNTS}") for number in numbers)
+        )
 
 
-async def _used_bytes(desk: Desk) -> int:
-    memory: bytes = await desk.redis.call("INFO", "memory")
+async def _used_bytes(queue: RedisFunctions) -> int:
+    memory: bytes = await queue.redis.call("INFO", "memory")
     return int(memory.split(b"used_memory:")[1].split(b"\r")[0])
 
 
@@ -111,7 +113,7 @@ def _ratio(run: Run, name: str) -> float:
 
 def verdicts(run: Run) -> list[bool]:
     """Return what one run alone would say of each call."""
-    return [_ratio(run, name) <= aims.BACKLOG_TIMES for name in run]
+    return [_ratio(run, name) <= bounds.BACKLOG_TIMES for name in run]
 
 
 def figure(name: str, turns: list[Run], short: int, long: int) -> Figure:
@@ -124,28 +126,28 @@ def figure(name: str, turns: list[Run], short: int, long: int) -> Figure:
         f"{name} at a backlog of {long:,}",
         f"{ratio:.2f} times that at {short:,}, the median of {len(turns)}",
         f"{many:.0f} us against {few:.0f}",
-        f"{aims.BACKLOG_TIMES:g}",
-        ratio <= aims.BACKLOG_TIMES,
+        f"{bounds.BACKLOG_TIMES:g}",
+        ratio <= bounds.BACKLOG_TIMES,
     )
 
 
 @asynccontextmanager
-async def _standing() -> AsyncIterator[Desk]:
+async def _standing() -> AsyncIterator[RedisFunctions]:
     with Server() as server:
         settings = RedisSettings(url=server.url, timeout_seconds=_PATIENCE_SECONDS)
         redis = Redis(settings)
         try:
             await library.load(redis)
-            yield Desk(redis, settings, 0)
+            yield RedisFunctions(redis, settings, 0)
         finally:
             await redis.close()
 
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("backlog", await measure()))
+    figures.print_line(figures.table("backlog", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -10,11 +10,11 @@ import random
 from typing import Final
 
 from shared.clock import SystemClock
-from tests.bench import aims, figures, rig
+from tests.bench import bounds, figures, system_rig
 from tests.bench.figures import Figure
-from tests.bench.rig import Rig
-from tests.support.customer import Customer
-from tests.support.provider import Answer, Request
+from tests.bench.system_rig import Rig
+from tests.support.api_client import ApiClient
+from tests.support.scripted_provider import Request, ScriptedAnswer
 from tests.support.waiting import until
 
 SAMPLES: Final = 100
@@ -30,7 +30,7 @@ Run = dict[str, list[float]]
 
 async def measure(samples: int = SAMPLES, runs: int = RUNS) -> list[Figure]:
     """Cancel, and watch the upstream; the samples are those of all runs."""
-    async with rig.running(workers=2) as system, system.customer() as customer:
+    async with system_rig.running(workers=2) as system, system.customer() as customer:
         system.provider.answer = _paced
 
         async def take() -> Run:
@@ -46,16 +46,16 @@ async def measure(samples: int = SAMPLES, runs: int = RUNS) -> list[Figure]:
 
 def verdicts(run: Run) -> list[bool]:
     """Return what one run alone would say of each kind."""
-    return [max(seconds) <= aims.CANCEL_SECONDS for seconds in run.values()]
+    return [max(seconds) <= bounds.CANCEL_SECONDS for seconds in run.values()]
 
 
-def _paced(request: Request) -> Answer:
+def _paced(request: Request) -> ScriptedAnswer:
     if request.last == _KINDS[0]:
-        return Answer(text="word " * 500, gap_seconds=0.02)
-    return Answer(text="late", first_seconds=30.0)
+        return ScriptedAnswer(text="word " * 500, gap_seconds=0.02)
+    return ScriptedAnswer(text="late", first_seconds=30.0)
 
 
-async def _one(system: Rig, customer: Customer, kind: str) -> float:
+async def _one(system: Rig, customer: ApiClient, kind: str) -> float:
     system.provider.requests.clear()
     receipt = await customer.ask(kind)
     await until(lambda: system.provider.requests, _PATIENCE_SECONDS, what="the upstream call")
@@ -78,16 +78,16 @@ def figure(kind: str, turns: list[list[float]]) -> Figure:
         f"cancel {kind}: POST to the upstream's end",
         f"{middle * 1000:.1f} ms, worst {worst * 1000:.1f} ms, the median of {len(turns)}",
         f"{count} samples, most {most * 1000:.1f} ms",
-        f"<= {aims.CANCEL_SECONDS * 1000:.0f} ms",
-        worst <= aims.CANCEL_SECONDS,
+        f"<= {bounds.CANCEL_SECONDS * 1000:.0f} ms",
+        worst <= bounds.CANCEL_SECONDS,
     )
 
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("cancel", await measure()))
+    figures.print_line(figures.table("cancel", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

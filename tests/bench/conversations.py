@@ -20,13 +20,13 @@ from typing import Any, Final, NamedTuple
 
 from deploy.local.model import CONTEXT_TOKENS, UPSTREAM
 from shared.clock import SystemClock
-from tests.bench import aims, figures, rig
+from tests.bench import bounds, figures, system_rig
 from tests.bench.figures import Figure
-from tests.bench.rig import Rig
+from tests.bench.system_rig import Rig
 from tests.bench.trips import drained
-from tests.support import ledger, processes
-from tests.support.customer import Customer
-from tests.support.provider import Answer, Request
+from tests.support import processes, redis_invariants
+from tests.support.api_client import ApiClient
+from tests.support.scripted_provider import Request, ScriptedAnswer
 
 CONVERSATIONS: Final = 200
 TURNS: Final = 20
@@ -56,7 +56,7 @@ class Turn(NamedTuple):
         return str(self.status["result"]["content"])
 
 
-class Told(NamedTuple):
+class Conversation(NamedTuple):
     """What came of all conversations: the turns as their clients saw them, the lists, the time."""
 
     turns: list[list[Turn]]
@@ -68,25 +68,25 @@ async def measure(
     conversations: int = CONVERSATIONS, turns: int = TURNS, runs: int = RUNS
 ) -> list[Figure]:
     """Hold the conversations on the scripted upstream and compare everything."""
-    async with rig.running(workers=WORKERS) as system:
-        system.provider.answer = lambda request: Answer(text=_answer(request.messages))
-        held: list[Told] = []
+    async with system_rig.running(workers=WORKERS) as system:
+        system.provider.answer = lambda request: ScriptedAnswer(text=_answer(request.messages))
+        held: list[Conversation] = []
         asked, faults = 0, list[str]()
 
-        async def take() -> Told:
+        async def take() -> Conversation:
             nonlocal asked
             plan = [
                 [f"Run {len(held)}, conversation {which}, message {n}" for n in range(turns)]
                 for which in range(conversations)
             ]
             system.provider.requests.clear()
-            told = await _hold(system, plan, hasty=1)
-            held.append(told)
+            conversation = await _hold(system, plan, hasty=1)
+            held.append(conversation)
             asked += len(system.provider.requests)
-            faults.extend(_misplaced(told))
-            faults.extend(_unexpected(told))
+            faults.extend(_misplaced(conversation))
+            faults.extend(_unexpected(conversation))
             faults.extend(_wrongly_asked(plan, system.provider.requests))
-            return told
+            return conversation
 
         # Nothing flips: one fault is too many, in whichever run it was.
         await figures.rounds(runs, take, lambda _: ())
@@ -104,17 +104,19 @@ async def measure_local(
     ]
     port = processes.free_port()
     url = f"http://127.0.0.1:{port}"
-    model = rig.model(UPSTREAM, window=CONTEXT_TOKENS, output=_LOCAL_TOKENS)
+    model = system_rig.model(UPSTREAM, window=CONTEXT_TOKENS, output=_LOCAL_TOKENS)
     environment = {"PATH": "/usr/bin:/bin"}
-    with rig.program(["deploy.local.model", "--port", str(port)], environment):
-        await rig.answers(f"{url}/health")
-        async with rig.running(workers=WORKERS, models=(model,), upstream=f"{url}/v1") as system:
-            told = await _hold(system, plan, hasty=conversations)
-            faults = [*_misplaced(told), *await _unbalanced(system, [told])]
-    return told_figures("local model", [told], faults, "")
+    with system_rig.program(["deploy.local.model", "--port", str(port)], environment):
+        await system_rig.answers(f"{url}/health")
+        async with system_rig.running(
+            workers=WORKERS, models=(model,), upstream=f"{url}/v1"
+        ) as system:
+            conversation = await _hold(system, plan, hasty=conversations)
+            faults = [*_misplaced(conversation), *await _unbalanced(system, [conversation])]
+    return told_figures("local model", [conversation], faults, "")
 
 
-async def _hold(system: Rig, plan: Plan, *, hasty: int) -> Told:
+async def _hold(system: Rig, plan: Plan, *, hasty: int) -> Conversation:
     """Hold all conversations at once; of every two, `hasty` says which one does not wait."""
     clock = SystemClock()
     began = clock.monotonic()
@@ -129,7 +131,7 @@ async def _hold(system: Rig, plan: Plan, *, hasty: int) -> Told:
         await drained(system)
         async with system.customer() as customer:
             listed = [await _listed(customer, one[0].status["session_id"]) for one in turns]
-    return Told(list(turns), listed, seconds)
+    return Conversation(list(turns), listed, seconds)
 
 
 async def _converse(system: Rig, messages: list[str], *, waits: bool) -> list[Turn]:
@@ -144,13 +146,13 @@ async def _converse(system: Rig, messages: list[str], *, waits: bool) -> list[Tu
     return [Turn(message, status) for message, status in zip(messages, statuses, strict=True)]
 
 
-async def _end(customer: Customer, receipt: Json) -> Json:
-    while (status := await customer.look(receipt, wait=_WAIT_SECONDS))["state"] == "processing":
+async def _end(customer: ApiClient, receipt: Json) -> Json:
+    while (status := await customer.poll(receipt, wait=_WAIT_SECONDS))["state"] == "processing":
         continue
     return status
 
 
-async def _listed(customer: Customer, session: str) -> list[Json]:
+async def _listed(customer: ApiClient, session: str) -> list[Json]:
     """Return all messages of a conversation, page by page."""
     listed: list[Json] = []
     page = 1
@@ -174,9 +176,9 @@ def _history(messages: list[str]) -> list[Json]:
     return history[:-1]
 
 
-def _misplaced(told: Told) -> Iterator[str]:
+def _misplaced(conversation: Conversation) -> Iterator[str]:
     """Compare what the statuses said with what the conversations list, in order."""
-    for turns, listed in zip(told.turns, told.listed, strict=True):
+    for turns, listed in zip(conversation.turns, conversation.listed, strict=True):
         said = [
             entry
             for turn in turns
@@ -193,9 +195,9 @@ def _misplaced(told: Told) -> Iterator[str]:
                 yield f"{turn.message}: {turn.status}"
 
 
-def _unexpected(told: Told) -> Iterator[str]:
+def _unexpected(conversation: Conversation) -> Iterator[str]:
     """Compare each answer with the one that its message and place ask for."""
-    for turns in told.turns:
+    for turns in conversation.turns:
         messages = [turn.message for turn in turns]
         for number, turn in enumerate(turns, start=1):
             expected = _answer(_history(messages[:number]))
@@ -219,38 +221,40 @@ def _wrongly_asked(plan: Plan, requests: list[Request]) -> Iterator[str]:
             yield f"{request.last}: the upstream was told {request.messages}"
 
 
-async def _unbalanced(system: Rig, held: list[Told]) -> list[str]:
+async def _unbalanced(system: Rig, held: list[Conversation]) -> list[str]:
     """What Redis holds adds up, and the account has paid what its statuses say, no more."""
-    with system.server.look() as look:
-        faults = ledger.faults(look, system.settings.redis)
-        books = look.fields(f"{system.root}books:{system.account.id}")
+    with system.server.raw_client() as raw_client:
+        faults = redis_invariants.faults(raw_client, system.settings.redis)
+        credit_totals = raw_client.fields(f"{system.root}books:{system.account.id}")
     paid = sum(
         round(turn.status["credits_used"] * _MICROCREDITS)
-        for told in held
-        for one in told.turns
+        for conversation in held
+        for one in conversation.turns
         for turn in one
     )
-    if int(books["settled"]) != paid or int(books["held"]) != 0:
-        faults.append(f"{books} in the books, {paid} by the statuses")
+    if int(credit_totals["settled"]) != paid or int(credit_totals["held"]) != 0:
+        faults.append(f"{credit_totals} in the books, {paid} by the statuses")
     return faults
 
 
-def told_figures(what: str, held: list[Told], faults: list[str], beside: str) -> list[Figure]:
+def told_figures(
+    what: str, held: list[Conversation], faults: list[str], compared_with: str
+) -> list[Figure]:
     """Tell the median of the runs' times and rates, and the faults of all of them."""
     for fault in faults[:5]:
-        figures.say(f"  {fault[:400]}")
+        figures.print_line(f"  {fault[:400]}")
     answers = sum(len(turns) for turns in held[0].turns)
     name = f"{what}: {len(held[0].turns)} conversations, {answers:,} turns"
-    seconds = figures.median(told.seconds for told in held)
+    seconds = figures.median(conversation.seconds for conversation in held)
     found = f"{seconds:.1f} s, the median of {len(held)}"
     return [
         Figure(name, found, f"{answers / seconds:,.1f} a second"),
         Figure(
             f"{what}: answers misplaced, lost, doubled, unpaid",
             f"{len(faults)}",
-            beside,
-            f"{aims.FAULTS}",
-            len(faults) <= aims.FAULTS,
+            compared_with,
+            f"{bounds.FAULTS}",
+            len(faults) <= bounds.FAULTS,
         ),
     ]
 
@@ -258,11 +262,11 @@ def told_figures(what: str, held: list[Told], faults: list[str], beside: str) ->
 async def report(*, is_local: bool = False) -> None:
     """Measure and print."""
     found = await (measure_local() if is_local else measure())
-    figures.say(figures.table("conversations", found))
+    figures.print_line(figures.table("conversations", found))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--local", action="store_true", help="on the local model")
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report(is_local=parser.parse_args().local))

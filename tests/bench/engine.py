@@ -16,12 +16,12 @@ from contextlib import AsyncExitStack
 from typing import Final, NamedTuple, TypeVar
 
 from shared.clock import SystemClock
-from tests.bench import aims, arms, figures, stand
-from tests.bench.arms import Program
+from tests.bench import bounds, contestants, figures, queue_rig
+from tests.bench.contestants import Program
 from tests.bench.figures import Figure, median
-from tests.bench.monitor import monitored
-from tests.bench.stand import Stand
-from tests.support.server import Server
+from tests.bench.queue_rig import QueueRig
+from tests.bench.redis_monitor import monitored
+from tests.support.redis_server import Server
 from tests.support.waiting import until
 
 RUNS: Final = 3
@@ -30,7 +30,11 @@ CONCURRENCIES: Final = (64, 256, 1_000)
 IN_FLIGHT: Final = 1_000
 STOCK: Final = "stock arq"
 # Beside whom there is an aim, as a multiple of the peer's rate.
-_AIMS: Final = {"saq": aims.OF_SAQ, "taskiq-redis": aims.OF_TASKIQ, STOCK: aims.OF_STOCK_ARQ}
+_BOUNDS: Final = {
+    "saq": bounds.OF_SAQ,
+    "taskiq-redis": bounds.OF_TASKIQ,
+    STOCK: bounds.OF_STOCK_ARQ,
+}
 # Name, file, and what share of the jobs is enough: stock arq would take half a minute for all.
 PEERS: Final = (
     ("saq", "with_saq", 1.0),
@@ -107,9 +111,11 @@ def _verdicts(turn: _Turn) -> list[bool]:
     """Return what this turn alone would say of the aims."""
     best = max(turn.ours, key=lambda concurrency: turn.ours[concurrency].per_second)
     rate = turn.ours[best].per_second
-    beside = [(turn.bare[best].per_second, aims.OF_BARE_LOOP)]
-    beside += [(run.per_second, _AIMS[name]) for name, run in turn.theirs.items() if name in _AIMS]
-    return [rate >= aim * other for other, aim in beside]
+    compared_with = [(turn.bare[best].per_second, bounds.OF_BARE_LOOP)]
+    compared_with += [
+        (run.per_second, _BOUNDS[name]) for name, run in turn.theirs.items() if name in _BOUNDS
+    ]
+    return [rate >= bound * other for other, bound in compared_with]
 
 
 def _by(turns: Iterable[dict[Key, Run]]) -> dict[Key, list[Run]]:
@@ -126,39 +132,39 @@ def _rate(runs: Sequence[Run]) -> float:
 
 async def _ours(generations: int, concurrency: int, workers: int = 1) -> Run:
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(stand.standing(concurrency=concurrency))
+        place = await stack.enter_async_context(queue_rig.standing(concurrency=concurrency))
         await place.fill(generations)
         programs = [await _ready(stack, place) for _ in range(workers)]
         before = _reads(place.server)
         for program in programs:
-            program.tell()
-        idle = [(await program.told())[0] for program in programs]
+            program.write_line()
+        idle = [(await program.read_line())[0] for program in programs]
         polls = await place.drained()
         reads = _reads(place.server) - before - polls - 1
         for program in programs:
-            program.tell()
-        used = [(await program.told())[0] for program in programs]
+            program.write_line()
+        used = [(await program.read_line())[0] for program in programs]
         done = place.done()
         assert done.generations == generations
         cpu_seconds = (sum(used) - sum(idle)) / generations
         return Run(done.per_second, cpu_seconds, reads / generations)
 
 
-async def _ready(stack: AsyncExitStack, place: Stand, *options: str) -> Program:
+async def _ready(stack: AsyncExitStack, place: QueueRig, *options: str) -> Program:
     """Start a worker that has imported all it needs and waits to be told to go on."""
     words = ("work", "--silent", *options)
-    program = await stack.enter_async_context(arms.running(place.arm, *words))
-    await program.told()
+    program = await stack.enter_async_context(contestants.running(place.contestant, *words))
+    await program.read_line()
     return program
 
 
 async def _bare(generations: int, concurrency: int) -> Run:
-    async with stand.standing(concurrency=concurrency) as place:
+    async with queue_rig.standing(concurrency=concurrency) as place:
         await place.fill(generations)
         before = _reads(place.server)
         words = ("bare", "--generations", str(generations))
-        async with arms.running(place.arm, *words) as program:
-            seconds, cpu_seconds = await program.told()
+        async with contestants.running(place.contestant, *words) as program:
+            seconds, cpu_seconds = await program.read_line()
             await program.ended()
         reads = _reads(place.server) - before - 1
         assert place.done().generations == generations
@@ -167,19 +173,19 @@ async def _bare(generations: int, concurrency: int) -> Run:
 
 async def _peer(name: str, module: str, jobs: int) -> Run:
     with Server() as server:
-        arm = arms.peer(name, module, server.url)
-        async with arms.running(arm, "fill", str(jobs)) as program:
+        contestant = contestants.peer(name, module, server.url)
+        async with contestants.running(contestant, "fill", str(jobs)) as program:
             await program.ended()
         before = _reads(server)
-        async with arms.running(arm, "work", "--until", str(jobs)) as program:
-            seconds, cpu_seconds = await program.told()
+        async with contestants.running(contestant, "work", "--until", str(jobs)) as program:
+            seconds, cpu_seconds = await program.read_line()
         reads = _reads(server) - before - 1
         return Run((jobs - 1) / seconds, cpu_seconds / (jobs - 1), reads / jobs)
 
 
 def _reads(server: Server) -> int:
-    with server.look() as look:
-        stats: dict[str, int] = look("INFO", "stats")
+    with server.raw_client() as raw_client:
+        stats: dict[str, int] = raw_client("INFO", "stats")
     return stats["total_reads_processed"]
 
 
@@ -193,8 +199,8 @@ def _race(
             f"  beside {name}",
             f"{rate / _rate(runs):.2f} times its rate",
             f"{_rate(runs):,.0f} a second, CPU a job {_cpu_us(runs):.0f} us",
-            f">= {_AIMS[name]:g}" if name in _AIMS else "",
-            rate >= _AIMS[name] * _rate(runs) if name in _AIMS else None,
+            f">= {_BOUNDS[name]:g}" if name in _BOUNDS else "",
+            rate >= _BOUNDS[name] * _rate(runs) if name in _BOUNDS else None,
         )
         for name, runs in theirs.items()
     ]
@@ -205,8 +211,8 @@ def _race(
             "of a bare loop around the same functions",
             f"{rate / floor:.2f}",
             f"{floor:,.0f} a second, CPU a generation {_cpu_us(bare):.0f} us",
-            f">= {aims.OF_BARE_LOOP}",
-            rate >= aims.OF_BARE_LOOP * floor,
+            f">= {bounds.OF_BARE_LOOP}",
+            rate >= bounds.OF_BARE_LOOP * floor,
         ),
     ]
 
@@ -217,8 +223,8 @@ def _cpu_us(runs: Sequence[Run]) -> float:
 
 def _beside(ours: dict[int, list[Run]], bare: dict[int, list[Run]]) -> Figure:
     found = ", ".join(f"{size}: {_rate(runs):,.0f}" for size, runs in ours.items())
-    beside = ", ".join(f"{size}: {_rate(runs):,.0f}" for size, runs in bare.items())
-    return Figure("generations a second by concurrency", found, f"bare {beside}")
+    compared_with = ", ".join(f"{size}: {_rate(runs):,.0f}" for size, runs in bare.items())
+    return Figure("generations a second by concurrency", found, f"bare {compared_with}")
 
 
 async def _pairs(generations: int, concurrency: int, runs: int) -> list[tuple[Run, Run]]:
@@ -228,7 +234,9 @@ async def _pairs(generations: int, concurrency: int, runs: int) -> list[tuple[Ru
         one = await _ours(generations, concurrency)
         return one, await _ours(generations, concurrency, workers=2)
 
-    return await figures.rounds(runs, pair, lambda pair: [_spread(pair) <= aims.CPU_SPREAD_OF_TWO])
+    return await figures.rounds(
+        runs, pair, lambda pair: [_spread(pair) <= bounds.CPU_SPREAD_OF_TWO]
+    )
 
 
 def _spread(pair: tuple[Run, Run]) -> float:
@@ -244,19 +252,19 @@ def _cpu(pairs: list[tuple[Run, Run]]) -> Figure:
         "CPU a generation, two workers",
         f"{_cpu_us(two):.0f} us ({_rate(two):,.0f} a second)",
         f"one worker {_cpu_us(one):.0f} us",
-        f"within {aims.CPU_SPREAD_OF_TWO:.0%}",
-        spread <= aims.CPU_SPREAD_OF_TWO,
+        f"within {bounds.CPU_SPREAD_OF_TWO:.0%}",
+        spread <= bounds.CPU_SPREAD_OF_TWO,
     )
 
 
 async def _asked(generations: int, concurrency: int) -> dict[str, float]:
     """Return how often the server is asked for a generation under load, by command."""
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(stand.standing(concurrency=concurrency))
+        place = await stack.enter_async_context(queue_rig.standing(concurrency=concurrency))
         await place.fill(generations)
         program = await _ready(stack, place)
         monitor = await stack.enter_async_context(monitored(place.server, place.redis))
-        program.tell()
+        program.write_line()
         await place.drained()
         counts = await monitor.taken()
     return {name: count / generations for name, count in counts.items() if name != _OURS}
@@ -265,24 +273,24 @@ async def _asked(generations: int, concurrency: int) -> dict[str, float]:
 def _trips(asked: dict[str, float], ours: list[Run]) -> Figure:
     trips = sum(count for name, count in asked.items() if name != "append")
     ordered = sorted(asked.items(), key=lambda item: -item[1])
-    told = ", ".join(f"{name} {count:.2f}" for name, count in ordered if count >= _TELLING)
+    read_line = ", ".join(f"{name} {count:.2f}" for name, count in ordered if count >= _TELLING)
     reads = median(run.reads for run in ours)
     return Figure(
         "trips to Redis a generation under load, appends aside",
-        f"{trips:.2f} ({told})",
+        f"{trips:.2f} ({read_line})",
         f"reads of its sockets {reads:.2f}",
-        f"<= {aims.TRIPS_A_GENERATION:g}",
-        round(trips, 2) <= aims.TRIPS_A_GENERATION,
+        f"<= {bounds.TRIPS_A_GENERATION:g}",
+        round(trips, 2) <= bounds.TRIPS_A_GENERATION,
     )
 
 
 async def _flight(in_flight: int) -> Figure:
     """Have so many claimed by one worker and none answered, for longer than a lease lasts."""
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(stand.standing(concurrency=in_flight))
+        place = await stack.enter_async_context(queue_rig.standing(concurrency=in_flight))
         await place.fill(in_flight)
         program = await _ready(stack, place, "--held")
-        program.tell()
+        program.write_line()
 
         async def are_claimed() -> bool:
             return await place.leases() == in_flight
@@ -290,7 +298,7 @@ async def _flight(in_flight: int) -> Figure:
         await until(are_claimed, _START_SECONDS, what="leases")
         await SystemClock().sleep(_HELD_SECONDS)
         held = await place.leases()
-        program.tell("open")
+        program.write_line("open")
         await place.drained()
         done = place.done()
     return Figure(
@@ -305,9 +313,9 @@ async def _flight(in_flight: int) -> Figure:
 async def report() -> None:
     """Measure and print."""
     title = f"engine ({RUNS} runs each, {GENERATIONS:,} generations)"
-    figures.say(figures.table(title, await measure()))
+    figures.print_line(figures.table(title, await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -15,10 +15,10 @@ from shared import ids
 from shared.redis import keys
 from shared.stores import generations
 from shared.wire.submission import Lane
-from tests.bench import aims, figures, rig
+from tests.bench import bounds, figures, system_rig
 from tests.bench.figures import Figure
-from tests.bench.rig import Rig
-from tests.support.desk import Desk, Ticket
+from tests.bench.system_rig import Rig
+from tests.support.redis_functions import RedisFunctions, Ticket
 from tests.support.waiting import until
 
 SAMPLES: Final = 2_000
@@ -40,18 +40,18 @@ class _Pair(NamedTuple):
     """A system without the crowd, and one with it."""
 
     alone: Rig
-    beside: Rig
+    compared_with: Rig
 
 
 class Turn(NamedTuple):
     """The samples of one run, in seconds: without the crowd, and beside it."""
 
     alone: list[float]
-    beside: list[float]
+    compared_with: list[float]
 
     def ratio(self, share: float) -> float:
         """Return how many times as long it takes beside the crowd."""
-        return figures.quantile(self.beside, share) / figures.quantile(self.alone, share)
+        return figures.quantile(self.compared_with, share) / figures.quantile(self.alone, share)
 
 
 async def measure(
@@ -73,20 +73,20 @@ async def _accounts(rounds: int, big: int, runs: int) -> list[Figure]:
     async with _pair() as pair:
 
         async def take() -> Turn:
-            left = await _unfinished(pair.beside, "big", "interactive")
-            await _fill(pair.beside, "big", big - left, _QUICK, "interactive")
+            left = await _unfinished(pair.compared_with, "big", "interactive")
+            await _fill(pair.compared_with, "big", big - left, _QUICK, "interactive")
             turn = Turn([], [])
             for _ in range(rounds):
                 for system, taken in zip(pair, turn, strict=True):
                     tickets = await _submit(system, "small", SMALL, _QUICK, "interactive")
                     took = await asyncio.gather(*(_seconds(system, each) for each in tickets))
                     taken.extend(took)
-            assert await _unfinished(pair.beside, "big", "interactive"), (
+            assert await _unfinished(pair.compared_with, "big", "interactive"), (
                 "the big one's work is over"
             )
             return turn
 
-        judged = [(0.99, aims.SMALL_ACCOUNT_P99)]
+        judged = [(0.99, bounds.SMALL_ACCOUNT_P99)]
         turns = await figures.rounds(runs, take, lambda turn: verdicts(turn, judged))
     name = f"p99 of {SMALL} beside {big:,} of another account"
     return [figure(name, turns, share, most) for share, most in judged]
@@ -95,7 +95,7 @@ async def _accounts(rounds: int, big: int, runs: int) -> list[Figure]:
 async def _batch(samples: int, backlog: int, runs: int) -> list[Figure]:
     """Have persons ask one thing after the other, with and without a batch that waits and runs."""
     async with _pair() as pair:
-        await _fill(pair.beside, "mill", backlog, _SLOW, "batch")
+        await _fill(pair.compared_with, "mill", backlog, _SLOW, "batch")
 
         async def person(name: str, turn: Turn) -> None:
             for _ in range(samples // _PERSONS):
@@ -106,10 +106,10 @@ async def _batch(samples: int, backlog: int, runs: int) -> list[Figure]:
         async def take() -> Turn:
             turn = Turn([], [])
             await asyncio.gather(*(person(f"person{each}", turn) for each in range(_PERSONS)))
-            assert await _unfinished(pair.beside, "mill", "batch"), "the batch is over"
+            assert await _unfinished(pair.compared_with, "mill", "batch"), "the batch is over"
             return turn
 
-        judged = [(0.5, aims.PERSON_P50), (0.99, aims.PERSON_P99)]
+        judged = [(0.5, bounds.PERSON_P50), (0.99, bounds.PERSON_P99)]
         turns = await figures.rounds(runs, take, lambda turn: verdicts(turn, judged))
     return [
         figure(f"a person's p{share * 100:.0f} with a batch of {backlog:,}", turns, share, most)
@@ -125,15 +125,15 @@ def verdicts(turn: Turn, judged: Iterable[tuple[float, float]]) -> list[bool]:
 def figure(name: str, turns: list[Turn], share: float, most: float) -> Figure:
     """Judge by the median of the runs' ratios."""
     ratio = figures.median(turn.ratio(share) for turn in turns)
-    beside, alone = [
+    compared_with, alone = [
         figures.median(figures.quantile(taken, share) for taken in side) * 1000
-        for side in ([turn.beside for turn in turns], [turn.alone for turn in turns])
+        for side in ([turn.compared_with for turn in turns], [turn.alone for turn in turns])
     ]
-    pairs = sum(len(turn.beside) for turn in turns)
+    pairs = sum(len(turn.compared_with) for turn in turns)
     return Figure(
         f"{name}, {pairs:,} pairs",
         f"{ratio:.2f} times that without, the median of {len(turns)}",
-        f"{beside:.0f} ms against {alone:.0f} ms",
+        f"{compared_with:.0f} ms against {alone:.0f} ms",
         f"{most:g}",
         ratio <= most,
     )
@@ -144,21 +144,21 @@ async def _pair() -> AsyncIterator[_Pair]:
     async with AsyncExitStack() as stack:
         yield _Pair(
             *[
-                await stack.enter_async_context(rig.running(workers=1, concurrency=_SLOTS))
+                await stack.enter_async_context(system_rig.running(workers=1, concurrency=_SLOTS))
                 for _ in range(2)
             ]
         )
 
 
-def _desk(system: Rig) -> Desk:
-    return Desk(system.redis, system.settings.redis, system.account.partition)
+def _queue(system: Rig) -> RedisFunctions:
+    return RedisFunctions(system.redis, system.settings.redis, system.account.partition)
 
 
 async def _submit(system: Rig, account: str, count: int, message: str, lane: Lane) -> list[Ticket]:
-    desk = _desk(system)
+    queue = _queue(system)
     return await asyncio.gather(
         *(
-            desk.submit(
+            queue.submit(
                 account,
                 content=message,
                 lane=lane,
@@ -182,10 +182,10 @@ async def _fill(system: Rig, account: str, count: int, message: str, lane: Lane)
 
 async def _seconds(system: Rig, ticket: Ticket) -> float:
     """Wait for an end and return how long it took, by Redis' clock."""
-    desk = _desk(system)
+    queue = _queue(system)
 
     async def ended() -> float | None:
-        found = await generations.find(system.redis, desk.root, ticket.account, ticket.id)
+        found = await generations.find(system.redis, queue.root, ticket.account, ticket.id)
         assert found is not None
         if found.finished is None:
             return None
@@ -198,15 +198,15 @@ async def _seconds(system: Rig, ticket: Ticket) -> float:
 
 
 async def _unfinished(system: Rig, account: str, lane: Lane) -> int:
-    where = keys.UNFINISHED(_desk(system).root, account, lane)
+    where = keys.UNFINISHED(_queue(system).root, account, lane)
     return int(await system.redis.call("ZCARD", where))
 
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("fairness", await measure()))
+    figures.print_line(figures.table("fairness", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from tests.support.server import Look
+from tests.support.redis_server import RawClient
 
 
 class Figure(NamedTuple):
@@ -15,8 +15,8 @@ class Figure(NamedTuple):
 
     name: str
     found: str
-    beside: str = ""
-    aim: str = ""
+    compared_with: str = ""
+    bound: str = ""
     is_met: bool | None = None
 
 
@@ -41,7 +41,7 @@ async def rounds(
     """
     found = [await take() for _ in range(count)]
     while count > 1 and len(found) < ROUNDS_OF_DOUBT and _disagree(found, verdicts):
-        say(f"  round {len(found) + 1}, as the verdicts differ")
+        print_line(f"  round {len(found) + 1}, as the verdicts differ")
         found.append(await take())
     return found
 
@@ -63,15 +63,15 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def machine(look: Look | None = None) -> str:
+def machine(raw_client: RawClient | None = None) -> str:
     """Describe where the figures are from."""
     parts = [
         f"{os.cpu_count()} cores",
         f"{platform.system()} {platform.machine()}",
         f"Python {platform.python_version()}",
     ]
-    if look is not None:
-        info: dict[str, object] = look("INFO", "server")
+    if raw_client is not None:
+        info: dict[str, object] = raw_client("INFO", "server")
         is_valkey = "valkey_version" in info
         version = info["valkey_version" if is_valkey else "redis_version"]
         parts.append(f"{'Valkey' if is_valkey else 'Redis'} {version}")
@@ -82,7 +82,7 @@ def table(title: str, figures: list[Figure]) -> str:
     """Return the figures under a title, in columns."""
     heads = Figure("", "found", "beside", "aim")
     rows = [heads, *figures]
-    cells = [(row.name, row.found, row.beside, row.aim, _mark(row)) for row in rows]
+    cells = [(row.name, row.found, row.compared_with, row.bound, _mark(row)) for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -95,7 +95,7 @@ def _mark(figure: Figure) -> str:
     return {None: "", True: "met", False: "MISSED"}[figure.is_met]
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print at once: a bench takes its time, and who waits wants to see it go on."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -17,15 +17,15 @@ from typing import Final, NamedTuple
 
 from shared.clock import SystemClock
 from shared.redis import functions
-from shared.redis.functions import Claimed, Keep
+from shared.redis.functions import Claimed, KeepTimes
 from shared.wire import event as events
 from shared.wire.submission import WIRE
-from tests.bench import aims, arms, figures, kernel, rig
-from tests.bench.arms import Arm, Program
+from tests.bench import bounds, contestants, figures, process_usage, system_rig
+from tests.bench.contestants import Contestant, Program
 from tests.bench.figures import Figure
-from tests.bench.monitor import monitored
-from tests.bench.rig import Rig
-from tests.support.provider import Answer
+from tests.bench.redis_monitor import monitored
+from tests.bench.system_rig import Rig
+from tests.support.scripted_provider import ScriptedAnswer
 
 FOLLOWERS: Final = 10_000
 GENERATIONS: Final = 100
@@ -51,7 +51,7 @@ class _Round(NamedTuple):
 
     def verdicts(self) -> list[bool]:
         """Return what this round alone would say of the aims."""
-        return [self.late_p99 <= aims.DELIVERY_P99_MS, self.others_p99 <= aims.OTHERS_P99_MS]
+        return [self.late_p99 <= bounds.DELIVERY_P99_MS, self.others_p99 <= bounds.OTHERS_P99_MS]
 
 
 async def measure(
@@ -63,12 +63,12 @@ async def measure(
     paced: int = PACED_GENERATIONS,
 ) -> list[Figure]:
     """Let them follow, and tell each of them something once a second."""
-    async with rig.running() as system:
+    async with system_rig.running() as system:
         stage = _Stage(system, await _claimed(system, generations))
-        before = kernel.resident_bytes(system.api.pid)
+        before = process_usage.resident_bytes(system.api.pid)
         async with _audience(system, stage.ids, followers) as programs:
             await SystemClock().sleep(_SETTLE_SECONDS)
-            weight = (kernel.resident_bytes(system.api.pid) - before) / followers / _KIB
+            weight = (process_usage.resident_bytes(system.api.pid) - before) / followers / _KIB
             rounds = await figures.rounds(
                 runs, lambda: stage.play(programs, seconds), _Round.verdicts
             )
@@ -78,22 +78,22 @@ async def measure(
             f"KiB a follower, {followers:,} of them",
             f"{weight:.1f}",
             f"{generations} generations",
-            f"<= {aims.FOLLOWER_KIB:.0f}",
-            weight <= aims.FOLLOWER_KIB,
+            f"<= {bounds.FOLLOWER_KIB:.0f}",
+            weight <= bounds.FOLLOWER_KIB,
         ),
         Figure(
             f"delivery p99, {found.delivered:,.0f} a second",
             f"{found.late_p99:.1f} ms",
             f"p50 {found.late_p50:.1f}",
-            f"<= {aims.DELIVERY_P99_MS:.0f} ms",
-            found.late_p99 <= aims.DELIVERY_P99_MS,
+            f"<= {bounds.DELIVERY_P99_MS:.0f} ms",
+            found.late_p99 <= bounds.DELIVERY_P99_MS,
         ),
         Figure(
             "another request meanwhile, p99",
             f"{found.others_p99:.1f} ms",
             "",
-            f"<= {aims.OTHERS_P99_MS:.0f} ms",
-            found.others_p99 <= aims.OTHERS_P99_MS,
+            f"<= {bounds.OTHERS_P99_MS:.0f} ms",
+            found.others_p99 <= bounds.OTHERS_P99_MS,
         ),
         *await _one_and_many(crowd, runs, paced),
     ]
@@ -111,7 +111,7 @@ async def _claimed(system: Rig, count: int) -> list[Claimed]:
         count=count,
         lease_ms=86_400_000,
         batch=0,
-        keep=Keep.of(system.settings.retention),
+        keep=KeepTimes.of(system.settings.retention),
     )
     return (await functions.claim(system.redis, system.root, ask)).claimed
 
@@ -123,14 +123,18 @@ async def _audience(system: Rig, ids: list[str], followers: int) -> AsyncIterato
     shares = [share for n in range(_PROGRAMS) if (share := (each + n) // _PROGRAMS)]
     words = ["--port", system.url.rpartition(":")[2], "--key", system.key, "--each"]
     paths = [f"/api/v1/generate/{id_}/events" for id_ in ids]
-    arm = Arm("audience", (sys.executable, "-m", "tests.bench.audience"), "", system.environment)
+    contestant = Contestant(
+        "audience", (sys.executable, "-m", "tests.bench.follower_process"), "", system.environment
+    )
     async with AsyncExitStack() as stack:
         programs = [
-            await stack.enter_async_context(arms.running(arm, *words, str(share), *paths))
+            await stack.enter_async_context(
+                contestants.running(contestant, *words, str(share), *paths)
+            )
             for share in shares
         ]
         for program in programs:
-            await program.told()
+            await program.read_line()
         yield programs
 
 
@@ -195,20 +199,20 @@ class _Stage:
 async def _seen(programs: list[Program]) -> list[list[float]]:
     """Return what each program has seen since it was last asked: count, p50 and p99 in ms."""
     for program in programs:
-        program.tell()
-    return [await program.told() for program in programs]
+        program.write_line()
+    return [await program.read_line() for program in programs]
 
 
 async def _one_and_many(crowd: int, runs: int, paced: int) -> list[Figure]:
     """Compare what a generation costs behind the front with one follower and with many."""
-    async with rig.running(workers=1) as system:
+    async with system_rig.running(workers=1) as system:
 
         async def turn() -> dict[int, tuple[float, float]]:
             return {count: await _paced(system, count, paced) for count in (1, crowd)}
 
         def verdicts(turn: dict[int, tuple[float, float]]) -> list[bool]:
             pairs = zip(turn[crowd], turn[1], strict=True)
-            return [many <= one * aims.CROWD_TIMES for many, one in pairs]
+            return [many <= one * bounds.CROWD_TIMES for many, one in pairs]
 
         turns = await figures.rounds(runs, turn, verdicts)
     cpu = {n: figures.median(turn[n][0] for turn in turns) for n in (1, crowd)}
@@ -218,15 +222,15 @@ async def _one_and_many(crowd: int, runs: int, paced: int) -> list[Figure]:
             f"CPU of worker and server a generation, {crowd:,} followers",
             f"{cpu[crowd]:.1f} ms",
             f"1 follower {cpu[1]:.1f}",
-            f"<= {aims.CROWD_TIMES} times",
-            cpu[crowd] <= cpu[1] * aims.CROWD_TIMES,
+            f"<= {bounds.CROWD_TIMES} times",
+            cpu[crowd] <= cpu[1] * bounds.CROWD_TIMES,
         ),
         Figure(
             f"commands of the server a generation, {crowd:,} followers",
             f"{asked[crowd]:.1f}",
             f"1 follower {asked[1]:.1f}",
-            f"<= {aims.CROWD_TIMES} times",
-            asked[crowd] <= asked[1] * aims.CROWD_TIMES,
+            f"<= {bounds.CROWD_TIMES} times",
+            asked[crowd] <= asked[1] * bounds.CROWD_TIMES,
         ),
     ]
 
@@ -241,23 +245,25 @@ async def _paced(system: Rig, followers: int, generations: int) -> tuple[float, 
         for _ in range(generations):
             gate = asyncio.Event()
             text = " ".join(["word"] * _TOKENS)
-            system.provider.script.append(Answer(text=text, gate=gate, gap_seconds=_TOKEN_SECONDS))
+            system.provider.script.append(
+                ScriptedAnswer(text=text, gate=gate, gap_seconds=_TOKEN_SECONDS)
+            )
             receipt = await customer.ask("hello")
             async with _audience(system, [receipt["message_id"]], followers):
                 await monitor.taken()
-                before = kernel.cpu_seconds(pids)
+                before = process_usage.cpu_seconds(pids)
                 gate.set()
                 await customer.end(receipt)
-                cpu += kernel.cpu_seconds(pids) - before
+                cpu += process_usage.cpu_seconds(pids) - before
                 commands += await monitor.taken()
     return cpu / generations * 1000, commands.total() / generations
 
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("followers", await measure()))
+    figures.print_line(figures.table("followers", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

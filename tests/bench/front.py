@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from shared.redis import functions
-from shared.redis.functions import Keep
+from shared.redis.functions import KeepTimes
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
 from shared.wire.submission import WIRE
-from tests.bench import aims, figures, kernel, load, rig
+from tests.bench import bounds, figures, http_load, process_usage, system_rig
 from tests.bench.figures import Figure
-from tests.bench.load import Volley
-from tests.bench.rig import Rig
+from tests.bench.http_load import Volley
+from tests.bench.system_rig import Rig
 from tests.support import processes
 
 RUNS: Final = 3
@@ -37,20 +37,20 @@ class Shot(NamedTuple):
 
 async def measure(runs: int = RUNS, seconds: float = SECONDS) -> list[Figure]:
     """Measure both requests against their floors."""
-    async with rig.running() as system:
+    async with system_rig.running() as system:
         port = processes.free_port()
-        words = ["tests.bench.floor", "--port", str(port), "--redis", system.server.url]
-        with rig.program(words, system.environment) as bare:
+        words = ["tests.bench.bare_front", "--port", str(port), "--redis", system.server.url]
+        with system_rig.program(words, system.environment) as bare:
             url = f"http://127.0.0.1:{port}"
-            await rig.answers(f"{url}/status")
+            await system_rig.answers(f"{url}/status")
             pids = (bare.pid, system.api.pid)
             found = []
-            for name, aim, volleys in (
-                ("status", aims.STATUS_SHARE, await _statuses(system, url)),
-                ("submit", aims.SUBMIT_SHARE, _submissions(system, url)),
+            for name, bound, volleys in (
+                ("status", bounds.STATUS_SHARE, await _statuses(system, url)),
+                ("submit", bounds.SUBMIT_SHARE, _submissions(system, url)),
             ):
-                turns = await _compare(volleys, pids, aim, runs=runs, seconds=seconds)
-                found += _figures(name, turns, aim)
+                turns = await _compare(volleys, pids, bound, runs=runs, seconds=seconds)
+                found += _figures(name, turns, bound)
     return found
 
 
@@ -70,7 +70,12 @@ async def _statuses(system: Rig, floor: str) -> tuple[Volley, Volley]:
 
 
 async def _compare(
-    volleys: tuple[Volley, Volley], pids: tuple[int, int], aim: float, *, runs: int, seconds: float
+    volleys: tuple[Volley, Volley],
+    pids: tuple[int, int],
+    bound: float,
+    *,
+    runs: int,
+    seconds: float,
 ) -> list[tuple[Shot, Shot]]:
     """Fire at the floor and at us in turns; the first round warms up and counts for nothing."""
 
@@ -81,7 +86,7 @@ async def _compare(
         return floor, ours
 
     await turn(min(1.0, seconds))
-    return await figures.rounds(runs, lambda: turn(seconds), lambda turn: [_share(turn) >= aim])
+    return await figures.rounds(runs, lambda: turn(seconds), lambda turn: [_share(turn) >= bound])
 
 
 def _share(turn: tuple[Shot, Shot]) -> float:
@@ -90,16 +95,16 @@ def _share(turn: tuple[Shot, Shot]) -> float:
 
 
 async def _shoot(volley: Volley, pid: int, seconds: float) -> Shot:
-    before = kernel.cpu_seconds([pid])
-    hits = await load.fire(volley, connections=CONNECTIONS, seconds=seconds)
-    cpu = kernel.cpu_seconds([pid]) - before
+    before = process_usage.cpu_seconds([pid])
+    hits = await http_load.fire(volley, connections=CONNECTIONS, seconds=seconds)
+    cpu = process_usage.cpu_seconds([pid]) - before
     if hits.bad or not hits.good:
         message = f"{hits.bad} of {hits.good + hits.bad} requests to {volley.paths[0]} failed"
         raise AssertionError(message)
     return Shot(hits.per_second, cpu / hits.good * 1e6)
 
 
-def _figures(name: str, turns: list[tuple[Shot, Shot]], aim: float) -> list[Figure]:
+def _figures(name: str, turns: list[tuple[Shot, Shot]], bound: float) -> list[Figure]:
     floors, ours = zip(*turns, strict=True)
     ratio = figures.median(_share(turn) for turn in turns)
     rate, least = (figures.median(shot.per_second for shot in shots) for shots in (ours, floors))
@@ -109,8 +114,8 @@ def _figures(name: str, turns: list[tuple[Shot, Shot]], aim: float) -> list[Figu
             f"{name} requests a second, one process",
             f"{rate:,.0f} = {ratio:.0%}",
             f"floor {least:,.0f}",
-            f">= {aim:.0%}",
-            ratio >= aim,
+            f">= {bound:.0%}",
+            ratio >= bound,
         ),
         Figure(f"CPU of the process for a {name}", f"{cpu:.0f} us", f"floor {bare:.0f} us"),
     ]
@@ -122,7 +127,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
     async with system.customer() as customer:
         for _ in range(_GENERATIONS):
             await customer.ask(_MESSAGE)
-    keep = Keep.of(system.settings.retention)
+    keep = KeepTimes.of(system.settings.retention)
     batch = await functions.claim(
         system.redis,
         root,
@@ -156,7 +161,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
     return tuple(f"/api/v1/generate/{one.id}/status" for one in batch.claimed)
 
 
-async def _end(system: Rig, root: str, one: functions.Claimed, keep: Keep) -> None:
+async def _end(system: Rig, root: str, one: functions.Claimed, keep: KeepTimes) -> None:
     ask = functions.SettleAsk(
         account=one.account,
         id=one.id,
@@ -175,9 +180,11 @@ async def _end(system: Rig, root: str, one: functions.Claimed, keep: Keep) -> No
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table(f"front ({load.tool()}, {CONNECTIONS} connections)", await measure()))
+    figures.print_line(
+        figures.table(f"front ({http_load.tool()}, {CONNECTIONS} connections)", await measure())
+    )
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -12,9 +12,9 @@ from contextlib import AsyncExitStack
 from typing import Final, NamedTuple
 
 from shared.clock import SystemClock
-from tests.bench import aims, arms, figures, stand
+from tests.bench import bounds, contestants, figures, queue_rig
 from tests.bench.figures import Figure, median
-from tests.bench.monitor import monitored
+from tests.bench.redis_monitor import monitored
 from tests.support.waiting import until
 
 FLEETS: Final = (1, 2, 10)
@@ -46,22 +46,22 @@ async def measure(
             "an idle worker, percent of a core",
             f"{percent[few]:.2f}",
             ", ".join(f"{workers} workers {percent[workers]:.2f}" for workers in fleets[1:]),
-            f"<= {aims.IDLE_CORE_PERCENT:.0f}",
-            percent[few] <= aims.IDLE_CORE_PERCENT,
+            f"<= {bounds.IDLE_CORE_PERCENT:.0f}",
+            percent[few] <= bounds.IDLE_CORE_PERCENT,
         ),
         Figure(
             "commands a second, each worker",
             f"{each:.2f}",
             f"{few}: {_told(found[few].names)}",
-            f"<= {aims.IDLE_COMMANDS_EACH:.0f}",
-            each <= aims.IDLE_COMMANDS_EACH,
+            f"<= {bounds.IDLE_COMMANDS_EACH:.0f}",
+            each <= bounds.IDLE_COMMANDS_EACH,
         ),
         Figure(
             "commands a second, the fleet beside",
             f"{shared:.2f}",
             f"{many}: {_told(found[many].names)}",
-            f"<= {aims.IDLE_COMMANDS_FLEET:.0f}",
-            shared <= aims.IDLE_COMMANDS_FLEET,
+            f"<= {bounds.IDLE_COMMANDS_FLEET:.0f}",
+            shared <= bounds.IDLE_COMMANDS_FLEET,
         ),
     ]
 
@@ -69,15 +69,17 @@ async def measure(
 async def _watched(workers: int, runs: int, seconds: float) -> Idle:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(stand.standing())
+        place = await stack.enter_async_context(queue_rig.standing())
         programs = [
-            await stack.enter_async_context(arms.running(place.arm, "work", "--silent"))
+            await stack.enter_async_context(
+                contestants.running(place.contestant, "work", "--silent")
+            )
             for _ in range(workers)
         ]
         for program in programs:
-            await program.told()
-            program.tell()
-            await program.told()
+            await program.read_line()
+            program.write_line()
+            await program.read_line()
         await until(
             lambda: place.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
         )
@@ -86,8 +88,8 @@ async def _watched(workers: int, runs: int, seconds: float) -> Idle:
 
         async def cpu() -> float:
             for program in programs:
-                program.tell()
-            return sum([(await program.told())[0] for program in programs])
+                program.write_line()
+            return sum([(await program.read_line())[0] for program in programs])
 
         monitor = await stack.enter_async_context(monitored(place.server, place.redis))
         counts: list[Counter[str]] = []
@@ -100,7 +102,7 @@ async def _watched(workers: int, runs: int, seconds: float) -> Idle:
             return (await cpu() - before) / (clock.monotonic() - began) / workers * 100
 
         percents = await figures.rounds(
-            runs, turn, lambda percent: [percent <= aims.IDLE_CORE_PERCENT]
+            runs, turn, lambda percent: [percent <= bounds.IDLE_CORE_PERCENT]
         )
     middle = sorted(counts, key=lambda count: count.total())[len(counts) // 2]
     names = {name: count / seconds for name, count in middle.items()}
@@ -114,9 +116,9 @@ def _told(names: dict[str, float]) -> str:
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table(f"idle ({RUNS} runs of {SECONDS:.0f} s)", await measure()))
+    figures.print_line(figures.table(f"idle ({RUNS} runs of {SECONDS:.0f} s)", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

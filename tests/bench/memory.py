@@ -14,31 +14,31 @@ from typing import Any, Final
 
 from shared.redis import keys
 from shared.settings import RetentionSettings
-from tests.bench import aims, figures, rig
+from tests.bench import bounds, figures, system_rig
 from tests.bench.figures import Figure
-from tests.bench.rig import Rig
+from tests.bench.system_rig import Rig
 from tests.bench.trips import drained
-from tests.support.customer import Customer
-from tests.support.provider import Answer, Request
-from tests.support.server import Look
+from tests.support.api_client import ApiClient
+from tests.support.redis_server import RawClient
+from tests.support.scripted_provider import Request, ScriptedAnswer
 from tests.support.waiting import until
 
 GENERATIONS: Final = 5_000
 TURNS: Final = 20
 # A choice among several is told with each answer, and stays with it.
-_MODELS: Final = tuple(rig.model(name) for name in ("one", "two", "three", "four", "five"))
+_MODELS: Final = tuple(system_rig.model(name) for name in ("one", "two", "three", "four", "five"))
 _CLIENTS: Final = 8
 _WARM_UP: Final = 64
 _EXPIRY_SECONDS: Final = 120.0
 _ANSWER: Final = "Energy is kept, entropy grows, and nothing ever gets as cold as it could. " * 3
 
-Talk = Callable[[Customer, int], Coroutine[Any, Any, int]]
+Talk = Callable[[ApiClient, int], Coroutine[Any, Any, int]]
 
 
 async def measure(generations: int = GENERATIONS) -> list[Figure]:
     """Weigh conversations of one turn, then as many turns in long ones."""
     retention = RetentionSettings(events_seconds=1)
-    async with rig.running(workers=2, models=_MODELS, retention=retention) as system:
+    async with system_rig.running(workers=2, models=_MODELS, retention=retention) as system:
         system.provider.answer = _answer
         system.provider.keeps_requests = False
         await _talk(system, _one_turn, min(_WARM_UP, generations))
@@ -48,15 +48,15 @@ async def measure(generations: int = GENERATIONS) -> list[Figure]:
         ]
 
 
-def _answer(_request: Request) -> Answer:
-    return Answer(text=_ANSWER)
+def _answer(_request: Request) -> ScriptedAnswer:
+    return ScriptedAnswer(text=_ANSWER)
 
 
 async def _weigh(system: Rig, what: str, talk: Talk, generations: int) -> list[Figure]:
-    with system.server.look() as look:
-        before, families_before = _allocated(look), await _by_family(system, look)
+    with system.server.raw_client() as raw_client:
+        before, families_before = _allocated(raw_client), await _by_family(system, raw_client)
         texts = await _talk(system, talk, generations)
-        after, families = _allocated(look), await _by_family(system, look)
+        after, families = _allocated(raw_client), await _by_family(system, raw_client)
     beyond = (after - before - texts) / generations
     grown = {
         name: (families[name] - families_before[name]) / generations
@@ -68,8 +68,8 @@ async def _weigh(system: Rig, what: str, talk: Talk, generations: int) -> list[F
             f"bytes of {generations:,} {what}",
             f"{beyond:,.0f} each",
             f"texts {texts / generations:,.0f}",
-            f"<= {aims.BYTES_A_GENERATION:,}",
-            beyond <= aims.BYTES_A_GENERATION,
+            f"<= {bounds.BYTES_A_GENERATION:,}",
+            beyond <= bounds.BYTES_A_GENERATION,
         ),
         *(Figure(f"  {name}, texts with it", f"{size:,.0f}") for name, size in grown.items()),
     ]
@@ -81,13 +81,13 @@ async def _talk(system: Rig, talk: Talk, generations: int) -> int:
         shares = [generations // _CLIENTS + (n < generations % _CLIENTS) for n in range(_CLIENTS)]
         texts = await asyncio.gather(*(talk(customer, share) for share in shares))
     await drained(system)
-    with system.server.look() as look:
+    with system.server.raw_client() as raw_client:
         pattern = f"{system.root}events:*"
-        await until(lambda: not look.names(pattern), _EXPIRY_SECONDS, what="events to expire")
+        await until(lambda: not raw_client.names(pattern), _EXPIRY_SECONDS, what="events to expire")
     return sum(texts)
 
 
-async def _one_turn(customer: Customer, generations: int) -> int:
+async def _one_turn(customer: ApiClient, generations: int) -> int:
     sent = 0
     for number in range(generations):
         message = _message(number)
@@ -96,7 +96,7 @@ async def _one_turn(customer: Customer, generations: int) -> int:
     return sent
 
 
-async def _many_turns(customer: Customer, generations: int) -> int:
+async def _many_turns(customer: ApiClient, generations: int) -> int:
     sent, session = 0, None
     for number in range(generations):
         message = _message(number)
@@ -110,26 +110,28 @@ def _message(number: int) -> str:
     return f"Which of the laws of thermodynamics is the one numbered {number}, and why?"
 
 
-def _allocated(look: Look) -> int:
-    memory: dict[str, int] = look("INFO", "memory")
+def _allocated(raw_client: RawClient) -> int:
+    memory: dict[str, int] = raw_client("INFO", "memory")
     return memory["used_memory"] - memory["mem_clients_normal"] - memory["mem_aof_buffer"]
 
 
-async def _by_family(system: Rig, look: Look) -> Counter[str]:
+async def _by_family(system: Rig, raw_client: RawClient) -> Counter[str]:
     """Return the bytes of every family of keys, in the account's partition."""
     sizes: Counter[str] = Counter()
-    for name in look.names(f"{system.root}*"):
+    for name in raw_client.names(f"{system.root}*"):
         family = keys.family_of(system.root, name)
         assert family is not None, name
-        sizes[family.pattern.partition(":")[0]] += int(look("MEMORY", "USAGE", name, "SAMPLES", 0))
+        sizes[family.pattern.partition(":")[0]] += int(
+            raw_client("MEMORY", "USAGE", name, "SAMPLES", 0)
+        )
     return sizes
 
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("memory", await measure()))
+    figures.print_line(figures.table("memory", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -11,10 +11,10 @@ from typing import Final
 from shared.clock import SystemClock
 from shared.errors import Code
 from shared.stores.accounts import Accounts
-from tests.bench import figures, rig
+from tests.bench import figures, system_rig
 from tests.bench.figures import Figure
-from tests.bench.rig import Rig
-from tests.support import ledger
+from tests.bench.system_rig import Rig
+from tests.support import redis_invariants
 
 SUBMISSIONS: Final = 10_000
 PAID_FOR: Final = 100
@@ -24,20 +24,20 @@ _MESSAGE: Final = {"message": "Is there anything left to pay this with?"}
 
 async def measure(submissions: int = SUBMISSIONS, paid_for: int = PAID_FOR) -> list[Figure]:
     """Leave the account so many holds and send so many messages."""
-    async with rig.running() as system:
+    async with system_rig.running() as system:
         accounts = Accounts(system.redis, system.settings.redis, b"", SystemClock())
         hold = await _hold(system, accounts)
-        balance = (await accounts.books(system.account)).balance
+        balance = (await accounts.credit_totals(system.account)).balance
         # A hold that is almost whole pays for nothing.
         await accounts.grant(system.account, paid_for * hold + hold - 1 - balance)
         came = await _send(system, submissions)
-        books = await accounts.books(system.account)
-        with system.server.look() as look:
-            faults = ledger.faults(look, system.settings.redis)
+        credit_totals = await accounts.credit_totals(system.account)
+        with system.server.raw_client() as raw_client:
+            faults = redis_invariants.faults(raw_client, system.settings.redis)
     expected = Counter(
         {"accepted": paid_for, Code.INSUFFICIENT_CREDITS.value: submissions - paid_for}
     )
-    is_met = came == expected and books.held == (paid_for + 1) * hold and not faults
+    is_met = came == expected and credit_totals.held == (paid_for + 1) * hold and not faults
     said = ", ".join(f"{count:,} {word}" for word, count in came.most_common())
     return [
         Figure(
@@ -54,7 +54,7 @@ async def _hold(system: Rig, accounts: Accounts) -> int:
     """Return what one message holds, by holding it."""
     async with system.customer() as customer:
         (await customer.post("/api/v1/chat", json=_MESSAGE)).raise_for_status()
-    return (await accounts.books(system.account)).held
+    return (await accounts.credit_totals(system.account)).held
 
 
 async def _send(system: Rig, submissions: int) -> Counter[str]:
@@ -74,9 +74,9 @@ async def _send(system: Rig, submissions: int) -> Counter[str]:
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("overdraft", await measure()))
+    figures.print_line(figures.table("overdraft", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -20,10 +20,10 @@ from shared.redis import keys
 from shared.stores.accounts import Accounts
 from shared.wire.account import DEFAULT_SCOPES
 from shared.wire.message import AssistantMessage, UserMessage, encode_assistant
-from tests.bench import aims, figures, rig
+from tests.bench import bounds, figures, system_rig
 from tests.bench.figures import Figure
-from tests.bench.rig import Rig
-from tests.support.customer import Customer
+from tests.bench.system_rig import Rig
+from tests.support.api_client import ApiClient
 
 PAGES: Final = 8
 TURNS: Final = 50
@@ -50,7 +50,7 @@ async def measure(
     found = []
     for dialect in dialects:
         for text in texts:
-            async with rig.running() as system:
+            async with system_rig.running() as system:
                 found += await _read_pages(system, dialect, text, pages, characters)
     return found
 
@@ -59,30 +59,30 @@ async def _read_pages(
     system: Rig, dialect: str, text: str, pages: int, characters: int
 ) -> list[Figure]:
     session = await _conversation(system, TEXTS[text] * characters)
-    path, look = _PATHS[dialect].format(session), await _other_tenants_look(system)
+    path, raw_client = _PATHS[dialect].format(session), await _other_tenants_look(system)
     quiet = await _while_looking(
-        system, look, asyncio.to_thread(threading.Event().wait, _QUIET_SECONDS)
+        system, raw_client, asyncio.to_thread(threading.Event().wait, _QUIET_SECONDS)
     )
     process = Path(f"/proc/{system.api.pid}")
     (process / "clear_refs").write_text("5")  # the peak of its memory begins anew
     resident = _memory_mib(process, "VmRSS")
-    with system.server.look() as redis:
+    with system.server.raw_client() as redis:
         redis("CONFIG", "SET", "slowlog-log-slower-than", 0)
         redis("CONFIG", "SET", "slowlog-max-len", 100_000)
         redis("SLOWLOG", "RESET")
         reading = [asyncio.to_thread(_read, system, path) for _ in range(pages)]
         largest, busy = await asyncio.gather(
             _largest_buffer_mib(system, stop := threading.Event()),
-            _while_looking(system, look, asyncio.gather(*reading), stop),
+            _while_looking(system, raw_client, asyncio.gather(*reading), stop),
         )
         longest_ms = max(entry[2] for entry in redis("SLOWLOG", "GET", -1)) / 1000
     grown = _memory_mib(process, "VmHWM") - resident
     late = figures.quantile(busy, 0.99) * 1000
     name, least = f"{dialect}, {text}, {pages} pages", figures.quantile(quiet, 0.99) * 1000
     return [
-        _bound(f"{name}: front's memory grew by", grown, "MiB", aims.PAGE_MIB * pages),
-        _bound("  largest buffer of replies in Redis", largest, "MiB", aims.PAGE_REPLY_MIB),
-        _bound("  longest command of Redis", longest_ms, "ms", aims.PAGE_COMMAND_MS),
+        _bound(f"{name}: front's memory grew by", grown, "MiB", bounds.PAGE_MIB * pages),
+        _bound("  largest buffer of replies in Redis", largest, "MiB", bounds.PAGE_REPLY_MIB),
+        _bound("  longest command of Redis", longest_ms, "ms", bounds.PAGE_COMMAND_MS),
         Figure("  another tenant's look, p99", f"{late:.1f} ms", f"without {least:.1f} ms"),
     ]
 
@@ -115,16 +115,16 @@ async def _other_tenants_look(system: Rig) -> bytes:
     account = await accounts.create("other", "enterprise")
     await accounts.grant(account, 10**12)
     key = (await accounts.create_key(account, DEFAULT_SCOPES)).key
-    async with Customer(base_url=system.url, headers={"x-api-key": key}) as customer:
+    async with ApiClient(base_url=system.url, headers={"x-api-key": key}) as customer:
         return _request((await customer.ask("hi"))["poll_url"], key, "keep-alive")
 
 
 async def _while_looking(
-    system: Rig, look: bytes, other: Awaitable[object], stop: threading.Event | None = None
+    system: Rig, raw_client: bytes, other: Awaitable[object], stop: threading.Event | None = None
 ) -> list[float]:
     """Look again and again until something else is done; return how many seconds each took."""
     done = stop or threading.Event()
-    looking = asyncio.create_task(asyncio.to_thread(_look, system, look, done))
+    looking = asyncio.create_task(asyncio.to_thread(_poll_once, system, raw_client, done))
     try:
         await other
     finally:
@@ -132,7 +132,7 @@ async def _while_looking(
     return await looking
 
 
-def _look(system: Rig, request: bytes, done: threading.Event) -> list[float]:
+def _poll_once(system: Rig, request: bytes, done: threading.Event) -> list[float]:
     took = []
     with _connected(system) as line:
         while not done.is_set():
@@ -172,7 +172,7 @@ async def _largest_buffer_mib(system: Rig, done: threading.Event) -> float:
 
     def watch() -> float:
         most = 0
-        with system.server.look() as redis:
+        with system.server.raw_client() as redis:
             while not done.wait(_LOOK_PAUSE_SECONDS):
                 most = max(most, redis("INFO", "clients")["client_recent_max_output_buffer"])
         return most / _MIB
@@ -187,9 +187,9 @@ def _memory_mib(process: Path, field: str) -> float:
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("pages", await measure()))
+    figures.print_line(figures.table("pages", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

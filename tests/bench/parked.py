@@ -27,9 +27,9 @@ from shared.wire.submission import Submission, encode
 from tests.bench import figures
 from tests.bench.figures import Figure
 from tests.support import processes
-from tests.support.desk import Desk, Ticket
-from tests.support.provider import Answer, Provider
-from tests.support.server import Server
+from tests.support.redis_functions import RedisFunctions, Ticket
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.waiting import until
 
 SAMPLES: Final = 100
@@ -49,8 +49,8 @@ class _Place:
     server: Server
     settings: Settings
     redis: Redis
-    desk: Desk
-    provider: Provider
+    queue: RedisFunctions
+    provider: ScriptedProvider
     folder: Path
 
     async def submit(self, account: str = "bench") -> Ticket:
@@ -82,20 +82,20 @@ class _Place:
             name="bench",
         )
         submission = encode(Submission(session=ticket.session, model="keyed"))
-        await functions.accept(self.redis, self.desk.root, ask, submission)
+        await functions.accept(self.redis, self.queue.root, ask, submission)
         return ticket
 
     def claims(self) -> int:
         """Return how many leases were ever given: each is one write of a worker's claim."""
-        with self.server.look() as look:
-            names = look.names(keys.GENERATION(self.desk.root, "bench", "*"))
-            found = look.all([("HGET", name, "attempt") for name in names])
+        with self.server.raw_client() as raw_client:
+            names = raw_client.names(keys.GENERATION(self.queue.root, "bench", "*"))
+            found = raw_client.all([("HGET", name, "attempt") for name in names])
         return sum(int(attempt) for attempt in found)
 
     def written(self) -> int:
         """Return how many bytes the server has appended to its log."""
-        with self.server.look() as look:
-            info: dict[str, int] = look("INFO", "persistence")
+        with self.server.raw_client() as raw_client:
+            info: dict[str, int] = raw_client("INFO", "persistence")
         return int(info["aof_current_size"])
 
 
@@ -105,8 +105,8 @@ async def _running(
 ) -> AsyncIterator[_Place]:
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server(appendfsync="no"))
-        provider = await stack.enter_async_context(Provider())
-        provider.answer = lambda _: Answer(text="Two")
+        provider = await stack.enter_async_context(ScriptedProvider())
+        provider.answer = lambda _: ScriptedAnswer(text="Two")
         settings = _settings(server, provider, per_minute)
         redis = Redis(settings.redis)
         stack.push_async_callback(redis.close)
@@ -116,12 +116,12 @@ async def _running(
             stack.enter_context(_worker(folder, server, environment | extra))
         await until(lambda: server.blocked_clients() >= keyed + others, 60, what="the workers")
         await SystemClock().sleep(_SETTLED_SECONDS)
-        desk = Desk(redis, settings.redis)
+        queue = RedisFunctions(redis, settings.redis)
         yield _Place(
             server=server,
             settings=settings,
             redis=redis,
-            desk=desk,
+            queue=queue,
             provider=provider,
             folder=folder,
         )
@@ -140,7 +140,7 @@ def _worker(folder: Path, server: Server, environment: dict[str, str]) -> Iterat
             process.wait()
 
 
-def _settings(server: Server, provider: Provider, per_minute: int | None) -> Settings:
+def _settings(server: Server, provider: ScriptedProvider, per_minute: int | None) -> Settings:
     model = ModelSettings(
         identifier="keyed",
         provider="keyed",
@@ -233,11 +233,11 @@ async def measure(folder: Path = _ROOT) -> list[Figure]:
 
 async def report(folder: Path) -> None:
     """Measure and print."""
-    figures.say(figures.table(f"parked (workers of {folder.name})", await measure(folder)))
+    figures.print_line(figures.table(f"parked (workers of {folder.name})", await measure(folder)))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=Path, default=_ROOT)
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report(parser.parse_args().workers))

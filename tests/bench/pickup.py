@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 import httpx
 
 from shared.clock import SystemClock
-from tests.bench import figures, kernel, rig
+from tests.bench import figures, process_usage, system_rig
 from tests.bench.figures import Figure
-from tests.bench.rig import Rig
+from tests.bench.system_rig import Rig
 from tests.support import processes
-from tests.support.provider import Request
+from tests.support.scripted_provider import Request
 from tests.support.waiting import until
 
 SAMPLES: Final = 300
@@ -38,20 +38,20 @@ class Run(NamedTuple):
 
 async def measure(samples: int = SAMPLES, runs: int = RUNS) -> list[Figure]:
     """Take samples of both, in turns; they are those of all runs."""
-    async with rig.running(workers=WORKERS) as system:
+    async with system_rig.running(workers=WORKERS) as system:
         with ExitStack() as stack:
             port = processes.free_port()
             url = f"http://127.0.0.1:{port}"
-            stock = ["tests.bench.stock", "--redis", system.server.url]
+            stock = ["tests.bench.arq_front", "--redis", system.server.url]
             workers = [
-                stack.enter_context(rig.program([*stock, "worker"], system.environment))
+                stack.enter_context(system_rig.program([*stock, "worker"], system.environment))
                 for _ in range(WORKERS)
             ]
             words = [*stock, "front", "--port", str(port), "--upstream", system.provider.url]
-            stack.enter_context(rig.program(words, system.environment))
-            await rig.answers(f"{url}/readyz")
+            stack.enter_context(system_rig.program(words, system.environment))
+            await system_rig.answers(f"{url}/readyz")
             fleets = [[worker.pid for worker in fleet] for fleet in (system.workers, workers)]
-            before = [kernel.cpu_seconds(pids) for pids in fleets]
+            before = [process_usage.cpu_seconds(pids) for pids in fleets]
             each = max(1, samples // runs)
             # Nothing is judged: no aim is set for it.
             turns = await figures.rounds(
@@ -59,7 +59,7 @@ async def measure(samples: int = SAMPLES, runs: int = RUNS) -> list[Figure]:
             )
             jobs = len(turns) * (each + min(_WARM_UP, each))
             cpu_ms = [
-                (kernel.cpu_seconds(pids) - spent) / jobs * 1000
+                (process_usage.cpu_seconds(pids) - spent) / jobs * 1000
                 for pids, spent in zip(fleets, before, strict=True)
             ]
     return [
@@ -117,9 +117,9 @@ def _arrived(system: Rig, message: str) -> Request | None:
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table(f"pickup ({SAMPLES} samples each)", await measure()))
+    figures.print_line(figures.table(f"pickup ({SAMPLES} samples each)", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -19,11 +19,11 @@ import random
 from typing import Final, NamedTuple
 
 from shared.clock import SystemClock
-from tests.bench import figures, policy, polling_scenes, rig
+from tests.bench import figures, poll_policy, polling_scenarios, system_rig
 from tests.bench.figures import Figure
-from tests.bench.policy import Followed
-from tests.bench.rig import Rig
-from tests.support.provider import Answer, Request
+from tests.bench.poll_policy import Followed
+from tests.bench.system_rig import Rig
+from tests.support.scripted_provider import Request, ScriptedAnswer
 
 CLIENTS: Final = 24
 JITTER: Final = 0.02
@@ -55,20 +55,22 @@ class Asked(NamedTuple):
 
 
 async def measure(
-    clients: int = CLIENTS, durations: tuple[float, ...] = policy.SECONDS
+    clients: int = CLIENTS, durations: tuple[float, ...] = poll_policy.SECONDS
 ) -> list[Figure]:
     """Make the history, then let all clients loose at once."""
     known = [Group("known", f"known-{seconds:g}", seconds) for seconds in durations]
     mixed = [Group("mixed", "mixed", seconds) for seconds in durations]
     cold = [Group("cold", f"cold-{seconds:g}", seconds) for seconds in durations]
     names = dict.fromkeys(group.model for group in (*known, *mixed, *cold))
-    models = tuple(rig.model(name) for name in names)
-    async with rig.running(workers=WORKERS, concurrency=_CONCURRENCY, models=models) as system:
+    models = tuple(system_rig.model(name) for name in names)
+    async with system_rig.running(
+        workers=WORKERS, concurrency=_CONCURRENCY, models=models
+    ) as system:
         system.provider.answer = _paced
-        figures.say("  answers that make the history")
+        figures.print_line("  answers that make the history")
         await _round(system, [*known, *mixed], clients)
         groups = [*known, *mixed, *cold]
-        figures.say("  answers like them")
+        figures.print_line("  answers like them")
         followed = await _round(system, groups, clients)
     return [
         _figure(group, followed[index * clients : (index + 1) * clients])
@@ -76,9 +78,9 @@ async def measure(
     ]
 
 
-def _paced(request: Request) -> Answer:
+def _paced(request: Request) -> ScriptedAnswer:
     """Take as long as the message says."""
-    return Answer(text="That is all.", first_seconds=float(request.last.split()[1]))
+    return ScriptedAnswer(text="That is all.", first_seconds=float(request.last.split()[1]))
 
 
 async def _round(system: Rig, groups: list[Group], clients: int) -> list[Followed]:
@@ -100,7 +102,7 @@ async def _follow(system: Rig, group: Group) -> Asked:
         status, polls = receipt | {"state": "processing"}, 0
         while status["state"] == "processing":
             await clock.sleep(status["poll_interval_hint"])
-            status = await customer.look(receipt)
+            status = await customer.poll(receipt)
             polls += 1
     assert status["state"] == "completed", status
     return Asked(message, polls, clock.monotonic())
@@ -113,24 +115,24 @@ def _followed(asked: Asked, request: Request) -> Followed:
 
 
 def _figure(group: Group, followed: list[Followed]) -> Figure:
-    figure = policy.figure(group.name, followed)
-    return figure._replace(aim="", is_met=None) if group.kind == "cold" else figure
+    figure = poll_policy.figure(group.name, followed)
+    return figure._replace(bound="", is_met=None) if group.kind == "cold" else figure
 
 
 async def measure_all(clients: int = CLIENTS) -> list[Figure]:
     """Measure the plain answers, then the scenes."""
-    scenes = polling_scenes.Sizes(clients)
-    return [*await measure(clients), *await polling_scenes.measure(scenes)]
+    scenes = polling_scenarios.Sizes(clients)
+    return [*await measure(clients), *await polling_scenarios.measure(scenes)]
 
 
 async def report(clients: int = CLIENTS) -> None:
     """Measure and print."""
     title = f"polling ({clients} clients a line, +-{JITTER:.0%})"
-    figures.say(figures.table(title, await measure_all(clients)))
+    figures.print_line(figures.table(title, await measure_all(clients)))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, default=CLIENTS)
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report(parser.parse_args().clients))

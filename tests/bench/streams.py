@@ -26,11 +26,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tests.bench import aims, arms, figures, kernel, rig
-from tests.bench.arms import Arm, Program
+from tests.bench import bounds, contestants, figures, process_usage, system_rig
+from tests.bench.contestants import Contestant, Program
 from tests.bench.figures import Figure
-from tests.bench.reader import Volley
-from tests.bench.rig import Rig
+from tests.bench.stream_client import Volley
+from tests.bench.system_rig import Rig
 from tests.support import processes
 
 RUNS: Final = 3
@@ -90,13 +90,13 @@ class _Unit(NamedTuple):
 
     name: str
     factor: float
-    aim: float
+    bound: float
 
 
 def _median(rounds: list[Shots], read: Read) -> dict[str, float]:
     """Return the middle of what the rounds say of each target."""
-    told = [read(shots) for shots in rounds]
-    return {name: figures.median(each[name] for each in told) for name in told[0]}
+    read_line = [read(shots) for shots in rounds]
+    return {name: figures.median(each[name] for each in read_line) for name in read_line[0]}
 
 
 class Target(NamedTuple):
@@ -135,9 +135,11 @@ async def measure(
 ) -> list[Figure]:
     """Ask all of them for all of it, in turns."""
     async with AsyncExitStack() as stack:
-        system = await stack.enter_async_context(rig.running(workers=_WORKERS))
-        arm = Arm("reader", (sys.executable, "-m", "tests.bench.reader"), "", system.environment)
-        reader = await stack.enter_async_context(arms.running(arm))
+        system = await stack.enter_async_context(system_rig.running(workers=_WORKERS))
+        contestant = Contestant(
+            "reader", (sys.executable, "-m", "tests.bench.stream_client"), "", system.environment
+        )
+        reader = await stack.enter_async_context(contestants.running(contestant))
         targets = [_ours(system), _upstream(system)]
         if with_peer:
             targets.append(await stack.enter_async_context(_litellm(system)))
@@ -161,16 +163,16 @@ class _Contest:
     async def first_token(self, count: int) -> list[Figure]:
         """Compare with the upstream itself how long the first token is waited for."""
         found = []
-        alone = [(1, delay, aims.FIRST_TOKEN_MS) for delay in _FIRST_TOKEN_DELAYS_MS]
-        crowd = (_MANY, _USUAL_DELAY_MS, aims.FIRST_TOKEN_CROWD_MS)
-        for at_once, delay_ms, aim in (*alone, crowd):
+        alone = [(1, delay, bounds.FIRST_TOKEN_MS) for delay in _FIRST_TOKEN_DELAYS_MS]
+        crowd = (_MANY, _USUAL_DELAY_MS, bounds.FIRST_TOKEN_CROWD_MS)
+        for at_once, delay_ms, bound in (*alone, crowd):
             targets = [self._ours, self._upstream, *self._peers]
             # Tokens that all come at once leave with the end, whatever holds the first one up.
             gap_ms = min(delay_ms, _GAP_MS)
             words = f"tokens=5 first={(delay_ms - gap_ms) / 1000} gap={gap_ms / 1000}"
             fewer = max(_FIRST_TOKENS_MIN, count * _USUAL_DELAY_MS // max(delay_ms, 1))
             size = _Size(words, min(count, fewer), at_once)
-            rounds = await self._rounds(targets, size, [(self._added, partial(ge, aim))])
+            rounds = await self._rounds(targets, size, [(self._added, partial(ge, bound))])
             added = _median(rounds, self._added)
             own = added[self._ours.name]
             found.append(
@@ -178,8 +180,8 @@ class _Contest:
                     f"first token after {delay_ms} ms, added p50, {at_once} at once",
                     f"{own:.1f} ms",
                     self._beside(added, "ms"),
-                    f"<= {aim:.0f} ms",
-                    own <= aim,
+                    f"<= {bound:.0f} ms",
+                    own <= bound,
                 )
             )
         return found
@@ -193,8 +195,8 @@ class _Contest:
         return await self._rate_and_cpu(
             f"answers of {_SHORT_TOKENS} tokens",
             _Size(_SHORT, count, _MANY),
-            _Unit("a second", 1, aims.SHORT_A_SECOND),
-            _Unit("ms", 1, aims.SHORT_CPU_MS),
+            _Unit("a second", 1, bounds.SHORT_A_SECOND),
+            _Unit("ms", 1, bounds.SHORT_CPU_MS),
         )
 
     async def long(self, count: int) -> list[Figure]:
@@ -202,13 +204,13 @@ class _Contest:
         return await self._rate_and_cpu(
             f"answers of {_LONG_TOKENS} tokens",
             _Size(_LONG, count, _FEW),
-            _Unit("tokens a second", _LONG_TOKENS, aims.LONG_TOKENS_A_SECOND),
-            _Unit("us a token", 1000 / _LONG_TOKENS, aims.LONG_CPU_US),
+            _Unit("tokens a second", _LONG_TOKENS, bounds.LONG_TOKENS_A_SECOND),
+            _Unit("us a token", 1000 / _LONG_TOKENS, bounds.LONG_CPU_US),
         )
 
     async def paced(self, count: int) -> list[Figure]:
         """Answers of fifty tokens, one each 10 ms: their pace is given, so only CPU is told."""
-        unit = _Unit("ms", 1, aims.PACED_CPU_MS)
+        unit = _Unit("ms", 1, bounds.PACED_CPU_MS)
         size = _Size(_PACED, count, _MANY)
         return (await self._rate_and_cpu("answers of 50 tokens each 10 ms", size, None, unit))[1:]
 
@@ -226,8 +228,8 @@ class _Contest:
             return {who: each.cpu_ms * cpu_unit.factor for who, each in shots.items()}
 
         judged: list[tuple[Read, Verdict]] = [
-            (rates, partial(le, of_rate.aim)),
-            (costs, partial(ge, cpu_unit.aim)),
+            (rates, partial(le, of_rate.bound)),
+            (costs, partial(ge, cpu_unit.bound)),
         ]
         rounds = await self._rounds([self._ours, *self._peers], size, judged)
         rate, cost = _median(rounds, rates), _median(rounds, costs)
@@ -237,15 +239,15 @@ class _Contest:
                 f"{name}, {size.at_once} at once",
                 f"{own_rate:,.0f} {of_rate.name}",
                 self._beside(rate, ""),
-                f">= {of_rate.aim:,.0f}",
-                own_rate >= of_rate.aim,
+                f">= {of_rate.bound:,.0f}",
+                own_rate >= of_rate.bound,
             ),
             Figure(
                 f"{name}, CPU of all",
                 f"{own_cost:.2f} {cpu_unit.name}",
                 self._beside(cost, cpu_unit.name),
-                f"<= {cpu_unit.aim:g} {cpu_unit.name}",
-                own_cost <= cpu_unit.aim,
+                f"<= {cpu_unit.bound:g} {cpu_unit.name}",
+                own_cost <= cpu_unit.bound,
             ),
         ]
 
@@ -268,11 +270,11 @@ class _Contest:
         )
 
     async def _shoot(self, target: Target, words: str, count: int, at_once: int) -> Shot:
-        before = kernel.cpu_seconds(target.pids)
+        before = process_usage.cpu_seconds(target.pids)
         volley = target.volley(words, count, at_once)
-        self._reader.tell(msgspec.json.encode(volley).decode())
-        seconds, first, first_p99, _, bad = await self._reader.told(None)
-        cpu = kernel.cpu_seconds(target.pids) - before
+        self._reader.write_line(msgspec.json.encode(volley).decode())
+        seconds, first, first_p99, _, bad = await self._reader.read_line(None)
+        cpu = process_usage.cpu_seconds(target.pids) - before
         assert not bad, f"{target.name}: {bad:.0f} of {count} answers are wrong"
         return Shot(seconds, first, first_p99, cpu / count * 1000)
 
@@ -324,24 +326,24 @@ _LITELLM_SECONDS: Final = 600.0
 @asynccontextmanager
 async def _litellm(system: Rig) -> AsyncIterator[Target]:
     """Start as many processes of the proxy as there are of ours; connections are spread evenly."""
-    arm = arms.peer("LiteLLM", "with_litellm", "")._replace(environment=_LITELLM)
+    contestant = contestants.peer("LiteLLM", "with_litellm", "")._replace(environment=_LITELLM)
     ports = [processes.free_port() for _ in range(1 + len(system.workers))]
     async with AsyncExitStack() as stack:
         pids = []
         for port in ports:
             words = ("--upstream", system.provider.url, "--port", str(port))
-            proxy = await stack.enter_async_context(arms.running(arm, *words))
+            proxy = await stack.enter_async_context(contestants.running(contestant, *words))
             pids.append(proxy.pid)
         for port in ports:
-            await rig.answers(f"http://127.0.0.1:{port}/v1/models", _LITELLM_SECONDS)
+            await system_rig.answers(f"http://127.0.0.1:{port}/v1/models", _LITELLM_SECONDS)
         yield Target("LiteLLM", ports, "/v1/chat/completions", _OPENAI, {}, "[DONE]", pids)
 
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table(f"streams ({RUNS} runs)", await measure()))
+    figures.print_line(figures.table(f"streams ({RUNS} runs)", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

@@ -16,7 +16,7 @@ from tests.bench import (
     overdraft,
     pages,
     pickup,
-    policy,
+    poll_policy,
     polling,
     streams,
     trips,
@@ -119,4 +119,4 @@ async def test_followers() -> None:
 
 
 def test_policy() -> None:
-    _check(policy.measure(clients=4), len(policy.WORLDS))
+    _check(poll_policy.measure(clients=4), len(poll_policy.WORLDS))

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from tests.bench import wakeup
-from tests.bench.arms import Program
+from tests.bench.contestants import Program
 
 
 class _Said:
@@ -15,10 +15,10 @@ class _Said:
     def __init__(self, *lines: list[float]) -> None:
         self._lines = list(lines)
 
-    def tell(self, word: str = "") -> None:
+    def write_line(self, word: str = "") -> None:
         """Listen to nobody."""
 
-    async def told(self, patience_seconds: float | None = None) -> list[float]:
+    async def read_line(self, patience_seconds: float | None = None) -> list[float]:
         """Return the next line."""
         del patience_seconds
         if not self._lines:

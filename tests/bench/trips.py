@@ -13,15 +13,15 @@ import msgspec
 
 from shared.clock import SystemClock
 from shared.redis import keys
-from tests.bench import aims, figures, load, rig
+from tests.bench import bounds, figures, http_load, system_rig
 from tests.bench.figures import Figure
-from tests.bench.load import Volley
-from tests.bench.rig import Rig
-from tests.bench.tap import Tap, tapped
+from tests.bench.http_load import Volley
+from tests.bench.redis_tap import RedisTap, tapped
+from tests.bench.system_rig import Rig
 from tests.support import processes
-from tests.support.customer import Customer
-from tests.support.provider import Answer, Request
-from tests.support.server import Look
+from tests.support.api_client import ApiClient
+from tests.support.redis_server import RawClient
+from tests.support.scripted_provider import Request, ScriptedAnswer
 
 POSTS: Final = 200
 LOAD_SECONDS: Final = 5.0
@@ -34,7 +34,7 @@ _MESSAGE: Final = "How often does this go to Redis and back?"
 
 async def measure(posts: int = POSTS, seconds: float = LOAD_SECONDS) -> list[Figure]:
     """Count at a slow rate, then at load."""
-    async with rig.running() as system:
+    async with system_rig.running() as system:
         found = await _slow(system, posts)
         return found + await _at_load(system, seconds)
 
@@ -46,12 +46,12 @@ async def _slow(system: Rig, posts: int) -> list[Figure]:
         url = f"http://127.0.0.1:{port}"
         where = [system.environment | {"POLLUX_REDIS__URL": tap.url} for tap in (front, back)]
         with (
-            rig.program(["api", "--port", str(port)], where[0]),
-            rig.program(["worker"], where[1]),
+            system_rig.program(["api", "--port", str(port)], where[0]),
+            system_rig.program(["worker"], where[1]),
         ):
-            await rig.answers(f"{url}/readyz")
-            await rig.reported(system, 1)
-            async with Customer(base_url=url, headers=system.headers, trust_env=False) as customer:
+            await system_rig.answers(f"{url}/readyz")
+            await system_rig.reported(system, 1)
+            async with ApiClient(base_url=url, headers=system.headers, trust_env=False) as customer:
                 system.provider.answer = _at_once
                 at_once = await _paced(system, customer, (front, back), posts)
                 system.provider.answer = _in_a_second
@@ -63,16 +63,16 @@ async def _slow(system: Rig, posts: int) -> list[Figure]:
     ]
 
 
-def _at_once(_request: Request) -> Answer:
-    return Answer(text="Not often.")
+def _at_once(_request: Request) -> ScriptedAnswer:
+    return ScriptedAnswer(text="Not often.")
 
 
-def _in_a_second(_request: Request) -> Answer:
-    return Answer(text=" ".join(["word"] * 50), gap_seconds=0.02)
+def _in_a_second(_request: Request) -> ScriptedAnswer:
+    return ScriptedAnswer(text=" ".join(["word"] * 50), gap_seconds=0.02)
 
 
 async def _paced(
-    system: Rig, customer: Customer, taps: tuple[Tap, Tap], posts: int
+    system: Rig, customer: ApiClient, taps: tuple[RedisTap, RedisTap], posts: int
 ) -> list[list[tuple[str, ...]]]:
     """Send POSTs at a steady rate, wait for the last answer, return what went through each tap."""
     clock = SystemClock()
@@ -106,8 +106,8 @@ def _front_figure(writes: list[tuple[str, ...]], posts: int) -> Figure:
         f"trips a POST, at {_A_SECOND} a second",
         f"{trips:.2f} ({_by_name(writes, posts)})",
         "",
-        f"<= {aims.TRIPS_A_POST}",
-        trips <= aims.TRIPS_A_POST,
+        f"<= {bounds.TRIPS_A_POST}",
+        trips <= bounds.TRIPS_A_POST,
     )
 
 
@@ -131,10 +131,10 @@ async def _at_load(system: Rig, seconds: float) -> list[Figure]:
     volley = Volley(
         url=system.url, paths=("/api/v1/chat",), method="POST", headers=system.headers, body=body
     )
-    with system.server.look() as look:
-        before = _reads(look)
-        hits = await load.fire(volley, connections=_CONNECTIONS, seconds=seconds)
-        reads = _reads(look) - before - 1
+    with system.server.raw_client() as raw_client:
+        before = _reads(raw_client)
+        hits = await http_load.fire(volley, connections=_CONNECTIONS, seconds=seconds)
+        reads = _reads(raw_client) - before - 1
     assert not hits.bad, hits
     trips = reads / hits.good
     return [
@@ -142,22 +142,22 @@ async def _at_load(system: Rig, seconds: float) -> list[Figure]:
             f"trips a POST, at {hits.per_second:,.0f} a second",
             f"{trips:.2f}",
             "",
-            f"<= {aims.TRIPS_A_POST}",
-            trips <= aims.TRIPS_A_POST,
+            f"<= {bounds.TRIPS_A_POST}",
+            trips <= bounds.TRIPS_A_POST,
         )
     ]
 
 
-def _reads(look: Look) -> int:
-    stats: dict[str, int] = look("INFO", "stats")
+def _reads(raw_client: RawClient) -> int:
+    stats: dict[str, int] = raw_client("INFO", "stats")
     return stats["total_reads_processed"]
 
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table("trips", await measure()))
+    figures.print_line(figures.table("trips", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

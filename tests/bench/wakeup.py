@@ -19,11 +19,11 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from shared.clock import SystemClock
-from tests.bench import aims, arms, figures, kernel, stand
-from tests.bench.arms import Arm, Program
+from tests.bench import bounds, contestants, figures, process_usage, queue_rig
+from tests.bench.contestants import Contestant, Program
 from tests.bench.figures import Figure
-from tests.bench.monitor import Monitor, monitored
-from tests.bench.stand import Stand
+from tests.bench.queue_rig import QueueRig
+from tests.bench.redis_monitor import RedisMonitor, monitored
 from tests.support.waiting import until
 
 SAMPLES: Final = 300
@@ -43,7 +43,7 @@ _WARM_UP: Final = 5
 # With all arms in turns, each of them rests several times as long.
 _GAP_SECONDS: Final = (0.02, 0.06)
 _START_SECONDS: Final = 60.0
-_AIMS: Final = (("p50", 0.5, aims.WAKEUP_P50_MS), ("p99", 0.99, aims.WAKEUP_P99_MS))
+_BOUNDS: Final = (("p50", 0.5, bounds.WAKEUP_P50_MS), ("p99", 0.99, bounds.WAKEUP_P99_MS))
 
 
 class _Line:
@@ -62,8 +62,8 @@ class _Line:
 
     async def sample(self) -> float:
         """Enqueue once and return the seconds until the function of that very job began."""
-        self._client.tell()
-        number, before = await self._client.told()
+        self._client.write_line()
+        number, before = await self._client.read_line()
         async with asyncio.timeout(_START_SECONDS):
             while number not in self._begun:
                 self._has_news.clear()
@@ -75,7 +75,7 @@ class _Line:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the workers so far."""
-        return kernel.cpu_seconds(worker.pid for worker in self._workers)
+        return process_usage.cpu_seconds(worker.pid for worker in self._workers)
 
     def note_cpu(self, seconds: float) -> None:
         """Count CPU time that the workers took while samples were taken."""
@@ -90,7 +90,7 @@ class _Line:
 
     async def _listen(self, worker: Program) -> None:
         while True:
-            number, at = await worker.told(patience_seconds=None)
+            number, at = await worker.read_line(patience_seconds=None)
             self._begun[number] = at
             self._has_news.set()
 
@@ -115,7 +115,7 @@ async def measure(
             f"{sum(many.values()):.2f} ({_told(many)})",
             f"{workers} idle workers {sum(few.values()):.2f}",
             "no more",
-            sum(many.values()) <= sum(few.values()) + aims.COMMANDS_OF_CROWD,
+            sum(many.values()) <= sum(few.values()) + bounds.COMMANDS_OF_CROWD,
         ),
     ]
 
@@ -129,18 +129,18 @@ async def _sampled(
     """
     async with AsyncExitStack() as stack:
         places = [
-            await stack.enter_async_context(stand.standing(is_durable=is_durable))
+            await stack.enter_async_context(queue_rig.standing(is_durable=is_durable))
             for is_durable in (False, True)
         ]
         lines: tuple[list[_Line], list[_Line]] = ([], [])
         for place, found, word in zip(places, lines, ("process", "fsync"), strict=True):
             account = ("--account", place.account)
-            found.append(await _line(stack, f"ours, {word}", place.arm, workers, *account))
+            found.append(await _line(stack, f"ours, {word}", place.contestant, workers, *account))
             # One peer beside the synced server is enough to tell its disk from our queue.
             for name, module in peers if word == "process" else peers[:1]:
-                arm = arms.peer(name, module, place.server.url)
-                told = name if word == "process" else f"{name}, {word}"
-                found.append(await _line(stack, told, arm, workers))
+                contestant = contestants.peer(name, module, place.server.url)
+                read_line = name if word == "process" else f"{name}, {word}"
+                found.append(await _line(stack, read_line, contestant, workers))
 
         async def take() -> list[float]:
             return await _take(samples, [*lines[0], *lines[1]])
@@ -151,7 +151,7 @@ async def _sampled(
 
 def _verdicts(taken: list[float]) -> list[bool]:
     """Return what these samples of ours alone would say of the aims."""
-    return [figures.quantile(taken, share) * 1000 <= aim for _, share, aim in _AIMS]
+    return [figures.quantile(taken, share) * 1000 <= bound for _, share, bound in _BOUNDS]
 
 
 async def _take(samples: int, lines: list[_Line]) -> list[float]:
@@ -172,9 +172,14 @@ async def _take(samples: int, lines: list[_Line]) -> list[float]:
     return lines[0].taken[-samples:]
 
 
-async def _line(stack: AsyncExitStack, name: str, arm: Arm, workers: int, *options: str) -> _Line:
-    started = [await stack.enter_async_context(arms.running(arm, "work")) for _ in range(workers)]
-    client = await stack.enter_async_context(arms.running(arm, "enqueue", *options))
+async def _line(
+    stack: AsyncExitStack, name: str, contestant: Contestant, workers: int, *options: str
+) -> _Line:
+    started = [
+        await stack.enter_async_context(contestants.running(contestant, "work"))
+        for _ in range(workers)
+    ]
+    client = await stack.enter_async_context(contestants.running(contestant, "enqueue", *options))
     line = _Line(name, client, started)
     stack.push_async_callback(line.close)
     return line
@@ -186,15 +191,15 @@ def _ms(lines: list[_Line], share: float) -> list[tuple[str, float]]:
 
 def _pickup(lines: list[_Line], workers: int) -> list[Figure]:
     found = []
-    for name, share, aim in _AIMS:
+    for name, share, bound in _BOUNDS:
         (_, own), *others = _ms(lines, share)
         found.append(
             Figure(
                 f"enqueue to function, {name}, {workers} idle workers",
                 f"{own:.2f} ms",
                 ", ".join(f"{other} {milliseconds:.2f}" for other, milliseconds in others),
-                f"<= {aim} ms",
-                own <= aim,
+                f"<= {bound} ms",
+                own <= bound,
             )
         )
     return found
@@ -203,18 +208,20 @@ def _pickup(lines: list[_Line], workers: int) -> list[Figure]:
 def _synced(lines: list[_Line]) -> list[Figure]:
     """Compare with who syncs as well, and hold to no aim: it is the disk's time."""
     found = []
-    for name, share, _ in _AIMS:
+    for name, share, _ in _BOUNDS:
         (_, own), *others = _ms(lines, share)
-        beside = ", ".join(f"{other} {milliseconds:.2f}" for other, milliseconds in others)
-        found.append(Figure(f"each write synced to disk, {name}", f"{own:.2f} ms", beside))
+        compared_with = ", ".join(f"{other} {milliseconds:.2f}" for other, milliseconds in others)
+        found.append(Figure(f"each write synced to disk, {name}", f"{own:.2f} ms", compared_with))
     return found
 
 
 def _cpu(lines: list[_Line]) -> Figure:
     """Tell what a job takes of the workers, with all that they do while they wait for it."""
     ours, *others = lines
-    beside = ", ".join(f"{line.name} {line.cpu_us:,.0f}" for line in others)
-    return Figure("CPU of all workers a job, waiting included", f"{ours.cpu_us:,.0f} us", beside)
+    compared_with = ", ".join(f"{line.name} {line.cpu_us:,.0f}" for line in others)
+    return Figure(
+        "CPU of all workers a job, waiting included", f"{ours.cpu_us:,.0f} us", compared_with
+    )
 
 
 async def _counted(workers: int, runs: int, seconds: float) -> dict[str, float]:
@@ -222,12 +229,12 @@ async def _counted(workers: int, runs: int, seconds: float) -> dict[str, float]:
     # Two processes hold them all, so that it is their number that tells and not their start.
     shares = [share for share in (workers // 2, workers - workers // 2) if share]
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(stand.standing())
+        place = await stack.enter_async_context(queue_rig.standing())
         for share in shares:
             words = ("work", "--silent", "--workers", str(share))
-            program = await stack.enter_async_context(arms.running(place.arm, *words))
-            await program.told()
-            program.tell()
+            program = await stack.enter_async_context(contestants.running(place.contestant, *words))
+            await program.read_line()
+            program.write_line()
         monitor = await stack.enter_async_context(monitored(place.server, place.redis))
         await until(
             lambda: place.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
@@ -243,7 +250,9 @@ async def _counted(workers: int, runs: int, seconds: float) -> dict[str, float]:
     return sorted(found, key=lambda each: sum(each.values()))[runs // 2]
 
 
-async def _while(place: Stand, monitor: Monitor, generations: int, seconds: float) -> Counter[str]:
+async def _while(
+    place: QueueRig, monitor: RedisMonitor, generations: int, seconds: float
+) -> Counter[str]:
     """Count for so long, while so many generations come one by one."""
     clock = SystemClock()
     await monitor.taken()
@@ -264,9 +273,9 @@ def _told(counts: dict[str, float]) -> str:
 
 async def report() -> None:
     """Measure and print."""
-    figures.say(figures.table(f"wakeup ({SAMPLES} samples each)", await measure()))
+    figures.print_line(figures.table(f"wakeup ({SAMPLES} samples each)", await measure()))
 
 
 if __name__ == "__main__":
-    figures.say(figures.machine())
+    figures.print_line(figures.machine())
     asyncio.run(report())

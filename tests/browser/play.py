@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 from shared.settings import RedisSettings
 from tests.browser.site import Report, site
-from tests.support.provider import Provider
-from tests.support.server import Server
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
@@ -31,7 +31,7 @@ _PATIENCE_SECONDS: Final = 60.0
 _MESSAGE: Final = "Grüße 🚀 [tokens=12 gap=0.1]"
 
 
-class Seen(NamedTuple):
+class PageReport(NamedTuple):
     """What the page reported from each origin, and the calls of the provider."""
 
     page: Report
@@ -73,12 +73,12 @@ def browsers() -> list[str]:
     return list(filter(None, map(shutil.which, _NAMES)))[:1]
 
 
-async def play(program: str) -> Seen:
+async def play(program: str) -> PageReport:
     """Open the page, with the same page from the other origin in a frame; return what they saw."""
     async with site() as page, site() as stranger:
         with Server() as server, tempfile.TemporaryDirectory() as scratch:
             settings, folder = RedisSettings(url=server.url), Path(scratch)
-            async with Provider() as provider, System(settings, provider, folder) as system:
+            async with ScriptedProvider() as provider, System(settings, provider, folder) as system:
                 system.change("api", cors_origins=(page.origin,))
                 url = await system.front()
                 await system.worker()
@@ -88,7 +88,7 @@ async def play(program: str) -> Seen:
                 with _opened(program, folder / "profile", page.origin):
                     reports = asyncio.gather(page.report, stranger.report)
                     seen = await asyncio.wait_for(reports, _PATIENCE_SECONDS)
-                return Seen(*seen, calls=len(provider.requests))
+                return PageReport(*seen, calls=len(provider.requests))
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import uvloop
 
-from tests.chaos import planted, storm
+from tests.chaos import fault_run, planted_faults
+from tests.chaos.fault_run import REDIS_FAULTS, WORKER_FAULTS, Kind, Plan, Report
 from tests.chaos.scene import APPENDFSYNC
-from tests.chaos.storm import BLOWS, SHOCKS, Kind, Plan, Report
 
 # So many are sent until the next; Redis' absences stand apart.
 _PER_FAULT: dict[Kind, int] = {"hang": 120, "outage": 120}
@@ -27,7 +27,7 @@ _SHOWN_MAX = 40
 def main() -> int:
     """Read the options, run, print."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(storm.run(_plan()))
+        report = runner.run(fault_run.run(_plan()))
     for name, value in _rows(report):
         sys.stdout.write(f"{name:34} {value}\n")
     for finding in report.findings[:_SHOWN_MAX]:
@@ -47,7 +47,7 @@ def _plan() -> Plan:
     parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-second", type=float)
-    parser.add_argument("--fault", choices=sorted(planted.FAULTS))
+    parser.add_argument("--fault", choices=sorted(planted_faults.FAULTS))
     options = {
         name: value for name, value in vars(parser.parse_args()).items() if value is not None
     }
@@ -63,8 +63,11 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "seed, seconds", f"{report.plan.seed}, {report.seconds:.0f}"
     yield "generations", f"{report.sent:,} ({report.sent / report.seconds:.0f} a second)"
     yield "ended", ", ".join(f"{count:,} {stage}" for stage, count in sorted(report.stages.items()))
-    yield "kills, stops, deploys", ", ".join(str(report.thrown[kind]) for kind in BLOWS)
-    yield "of Redis: crashes, hangs, outages", ", ".join(str(report.thrown[one]) for one in SHOCKS)
+    yield "kills, stops, deploys", ", ".join(str(report.injected[kind]) for kind in WORKER_FAULTS)
+    yield (
+        "of Redis: crashes, hangs, outages",
+        ", ".join(str(report.injected[one]) for one in REDIS_FAULTS),
+    )
     if report.back_ms:
         yield "accepting again p50 / p99 / max", " / ".join(_quantiles(report.back_ms))
     yield "acknowledged writes lost", f"{report.unkept} ({report.plan.durability})"
@@ -85,7 +88,7 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "failed", str(report.stages.get("failed", 0))
     yield "attempts consumed by deploys", str(report.consumed)
     yield "unexpected exit codes", str(report.exits)
-    yield "workers that found no Redis", str(report.turned_away)
+    yield "workers that found no Redis", str(report.failed_starts)
     yield "logged by workers", ", ".join(f"{n} {event}" for event, n in report.logged.items())
 
 

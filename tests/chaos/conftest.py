@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.server import Server
+from tests.support.redis_server import Server
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ class Promise(NamedTuple):
     question: str
 
 
-class Asking(NamedTuple):
+class UpstreamCall(NamedTuple):
     """One upstream call: which question, how long the answer is, what was said before it."""
 
     call: int
@@ -44,7 +44,7 @@ class Asking(NamedTuple):
         return f"[{self.question}]" + "".join(f" {self.call}:{at}" for at in range(self.words))
 
 
-class Sight(NamedTuple):
+class Sample(NamedTuple):
     """A generation under way, as it was at one moment; `calls` are those its text stems from."""
 
     generation: str
@@ -53,7 +53,7 @@ class Sight(NamedTuple):
     calls: tuple[int, ...] = ()
 
 
-class Shown(NamedTuple):
+class ShownEnd(NamedTuple):
     """The end of a generation as its client was told."""
 
     state: State
@@ -71,29 +71,29 @@ class Evidence:
 
     granted: dict[str, int] = field(default_factory=dict)
     promises: list[Promise] = field(default_factory=list)
-    asked: list[Asking] = field(default_factory=list)
-    sights: list[Sight] = field(default_factory=list)
-    shown: dict[str, Shown] = field(default_factory=dict)
+    asked: list[UpstreamCall] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    shown: dict[str, ShownEnd] = field(default_factory=dict)
     cancelled: dict[str, int] = field(default_factory=dict)
     called_off: set[str] = field(default_factory=set)
     disturbed: Counter[str] | None = None
 
-    def ask(self, said: Iterable[str], words: int) -> Asking:
+    def ask(self, said: Iterable[str], words: int) -> UpstreamCall:
         """Note an upstream call by the user's messages it brought; return what to answer."""
         *history, question = said
-        asking = Asking(len(self.asked), question, words, tuple(history))
-        self.asked.append(asking)
-        return asking
+        upstream_call = UpstreamCall(len(self.asked), question, words, tuple(history))
+        self.asked.append(upstream_call)
+        return upstream_call
 
     def calls(self) -> Counter[str]:
         """Count the upstream calls by question."""
-        return Counter(asking.question for asking in self.asked)
+        return Counter(upstream_call.question for upstream_call in self.asked)
 
     def histories(self) -> dict[str, list[tuple[str, ...]]]:
         """Return what each question's calls were told of before."""
         found: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
-        for asking in self.asked:
-            found[asking.question].append(asking.history)
+        for upstream_call in self.asked:
+            found[upstream_call.question].append(upstream_call.history)
         return found
 
     def sessions(self) -> dict[str, list[Promise]]:

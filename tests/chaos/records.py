@@ -16,7 +16,7 @@ from shared.settings import RedisSettings
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, UserMessage, decode_assistant, decode_user
 from tests.chaos.evidence import Promise
-from tests.support.server import Look
+from tests.support.redis_server import RawClient
 
 T = TypeVar("T")
 
@@ -83,38 +83,40 @@ def roots(settings: RedisSettings) -> list[str]:
     return [keys.partition_root(settings, index) for index in range(settings.partitions)]
 
 
-def cases(look: Look, settings: RedisSettings, promises: Sequence[Promise]) -> Iterator[Case]:
+def cases(
+    raw_client: RawClient, settings: RedisSettings, promises: Sequence[Promise]
+) -> Iterator[Case]:
     """Yield every promised generation as it is."""
-    root_of = dict(_homes(look, settings, promises))
+    root_of = dict(_homes(raw_client, settings, promises))
     for start in range(0, len(promises), _AT_ONCE):
         some = promises[start : start + _AT_ONCE]
-        yield from _read(look, [(root_of[one.account], one) for one in some])
+        yield from _read(raw_client, [(root_of[one.account], one) for one in some])
 
 
-def books(look: Look, settings: RedisSettings, account: str) -> dict[str, int]:
+def credit_totals(raw_client: RawClient, settings: RedisSettings, account: str) -> dict[str, int]:
     """Return an account's books, wherever it is; empty when it has none."""
     found: dict[str, int] = {}
     for root in roots(settings):
-        stored = look.fields(keys.BOOKS(root, account))
+        stored = raw_client.fields(keys.ACCOUNT_TOTALS(root, account))
         found |= {name: int(value) for name, value in stored.items() if "_" not in name}
     return found
 
 
 def _homes(
-    look: Look, settings: RedisSettings, promises: Sequence[Promise]
+    raw_client: RawClient, settings: RedisSettings, promises: Sequence[Promise]
 ) -> Iterator[tuple[str, str]]:
     """Tell in which partition each account is, by where its books are."""
     first, *_ = every = roots(settings)
     for account in {promise.account for promise in promises}:
-        homes = [root for root in every if look("EXISTS", keys.BOOKS(root, account))]
+        homes = [root for root in every if raw_client("EXISTS", keys.ACCOUNT_TOTALS(root, account))]
         yield account, (homes or [first])[0]
 
 
-def _read(look: Look, some: Sequence[tuple[str, Promise]]) -> Iterator[Case]:
-    read = look.all([command for root, promise in some for command in _heads(root, promise)])
+def _read(raw_client: RawClient, some: Sequence[tuple[str, Promise]]) -> Iterator[Case]:
+    read = raw_client.all([command for root, promise in some for command in _heads(root, promise)])
     heads = list(zip(read[::2], read[1::2], strict=True))
     records = [_texts(record) for record, _ in heads]
-    said = look.all(
+    said = raw_client.all(
         [_turn(root, one, record) for (root, one), record in zip(some, records, strict=True)]
     )
     for (_, promise), (_, stream), record, (user, assistant) in zip(

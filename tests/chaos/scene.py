@@ -25,11 +25,11 @@ from shared.settings import (
     WorkerSettings,
 )
 from shared.tiers import LimitSettings, Tier
-from tests.chaos.brood import Brood
 from tests.chaos.evidence import Evidence
+from tests.chaos.worker_pool import WorkerPool
 from tests.support import processes
-from tests.support.provider import Answer, Provider, Request
-from tests.support.server import Appendfsync, Server
+from tests.support.redis_server import Appendfsync, Server
+from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider
 
 _PLENTY: Final = 1_000_000
 # No generation is given up: that one of them ended is then never the run's own doing.
@@ -48,11 +48,11 @@ class Scene:
     """The parts, and the evidence that gathers."""
 
     server: Server
-    provider: Provider
+    provider: ScriptedProvider
     settings: Settings
     environment: dict[str, str]
     redis: Redis
-    brood: Brood
+    pool: WorkerPool
     evidence: Evidence
 
     @property
@@ -62,7 +62,7 @@ class Scene:
 
     def told(self) -> str:
         """Return what the workers have logged."""
-        return self.brood.log.read_text()
+        return self.pool.log.read_text()
 
 
 class Upstream:
@@ -74,11 +74,13 @@ class Upstream:
         self._words = words
         self._pace = pace
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> ScriptedAnswer:
         """Note what was asked and return the answer to it."""
         said = [str(each["content"]) for each in request.messages if each["role"] == "user"]
-        asking = self._evidence.ask(said, self._chance.randint(*self._words))
-        return Answer(text=asking.answer, gap_seconds=self._chance.uniform(*self._pace))
+        upstream_call = self._evidence.ask(said, self._chance.randint(*self._words))
+        return ScriptedAnswer(
+            text=upstream_call.answer, gap_seconds=self._chance.uniform(*self._pace)
+        )
 
 
 def settings_of(
@@ -125,7 +127,7 @@ async def standing(
     """Start everything but workers and fronts; the end of the block ends it all."""
     evidence = Evidence()
     with Server(appendfsync=APPENDFSYNC[durability], rewrites=True) as server:
-        async with Provider() as provider:
+        async with ScriptedProvider() as provider:
             provider.keeps_requests = False
             provider.answer = Upstream(evidence, seed, words, pace).answer
             place = RedisSettings(url=server.url, durability=durability)
@@ -135,14 +137,14 @@ async def standing(
             redis = Redis(settings.redis)
             try:
                 await library.load(redis)
-                async with Brood(environment, server.folder / "workers") as brood:
+                async with WorkerPool(environment, server.folder / "workers") as pool:
                     yield Scene(
                         server=server,
                         provider=provider,
                         settings=settings,
                         environment=environment,
                         redis=redis,
-                        brood=brood,
+                        pool=pool,
                         evidence=evidence,
                     )
             finally:

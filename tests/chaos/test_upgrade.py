@@ -7,11 +7,11 @@ import pytest
 
 from shared.redis import keys
 from shared.settings import RedisSettings
-from tests.chaos import ledger as chaos_ledger, upgrade
+from tests.chaos import invariants as chaos_ledger, upgrade
 from tests.chaos.evidence import Evidence
 from tests.chaos.upgrade import Plan
-from tests.support import ledger
-from tests.support.server import Server
+from tests.support import redis_invariants
+from tests.support.redis_server import Server
 
 
 @pytest.mark.timeout(240)
@@ -35,13 +35,13 @@ async def test_upgrade_and_downgrade_lose_nothing() -> None:
 def test_the_old_queue_of_chores_is_known_and_nothing_like_it(marked_server: Server) -> None:
     settings = RedisSettings(url=marked_server.url, prefix="chores", partitions=1)
     root = keys.system_root(settings)
-    with marked_server.look() as look:
+    with marked_server.raw_client() as raw_client:
         for name in ("chores", "chore"):
-            look("ZADD", f"{root}{name}", 1, "cron:trim")
+            raw_client("ZADD", f"{root}{name}", 1, "cron:trim")
         others = upgrade.of_the_old(settings)
-        [fault] = ledger.faults(look, settings, others)
+        [fault] = redis_invariants.faults(raw_client, settings, others)
         assert fault == f"{root}chore: belongs to no family of keys.py"
-        assert len(ledger.faults(look, settings)) == 2
-        found = chaos_ledger.check(look, settings, Evidence(), others)
+        assert len(redis_invariants.faults(raw_client, settings)) == 2
+        found = chaos_ledger.check(raw_client, settings, Evidence(), others)
         assert [finding.told for finding in found] == [fault]
-        look("UNLINK", f"{root}chores", f"{root}chore")
+        raw_client("UNLINK", f"{root}chores", f"{root}chore")

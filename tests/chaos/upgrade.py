@@ -28,19 +28,19 @@ from shared.clock import SystemClock
 from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
-from tests.chaos import ledger, records
-from tests.chaos.callers import Callers
+from tests.chaos import invariants, records
+from tests.chaos.checkouts import KINDS, Checkout, CheckoutProcesses
 from tests.chaos.evidence import Evidence, Finding
-from tests.chaos.fleet import KINDS, Checkout, Fleet
+from tests.chaos.mixed_clients import MixedClients
 from tests.chaos.scene import Upstream
 from tests.support import waiting
-from tests.support.completions import Answer, Request
-from tests.support.provider import Provider
-from tests.support.server import Kind as ServerKind, Server
+from tests.support.chat_completions import Request, ScriptedAnswer
+from tests.support.redis_server import Kind as ServerKind, Server
+from tests.support.scripted_provider import ScriptedProvider
 from worker.chores.recount import count_stored
 
 _ACCOUNTS: Final = ("ann", "bob", "cem", "zoe")
-_LEAVER: Final = "zoe"
+_DELETING_ACCOUNT: Final = "zoe"
 _CREDITS: Final = 1_000_000
 _MICROCREDITS: Final = 1_000_000
 _PARTITIONS: Final = 2
@@ -152,8 +152,8 @@ class _Course:
         server: Server,
         settings: RedisSettings,
         redis: Redis,
-        fleet: Fleet,
-        callers: Callers,
+        fleet: CheckoutProcesses,
+        callers: MixedClients,
     ) -> None:
         self._settings = settings
         self._plan = plan
@@ -169,24 +169,24 @@ class _Course:
         """Go there and back, come to rest on the old checkout, and maybe go there again."""
         await self._add(self._old)
         async with self._talking():
-            await self._rage()
+            await self._inject_faults()
             await self._add(self._new)
-            await self._rage()
-            await self._fleet.retire(self._old)
-            await self._rage()
+            await self._inject_faults()
+            await self._fleet.stop_all(self._old)
+            await self._inject_faults()
             await self._add(self._old)
-            await self._rage()
-            await self._fleet.retire(self._new)
-            await self._rage()
+            await self._inject_faults()
+            await self._fleet.stop_all(self._new)
+            await self._inject_faults()
         if self._plan.goes_again:
             await self._add(self._new)
             async with self._talking():
-                await self._rage()
-                await self._fleet.retire(self._old)
-                await self._rage()
+                await self._inject_faults()
+                await self._fleet.stop_all(self._old)
+                await self._inject_faults()
         self._fleet.note_ended()
         for checkout in (self._old, self._new):
-            await self._fleet.retire(checkout)
+            await self._fleet.stop_all(checkout)
 
     async def _add(self, checkout: Checkout) -> None:
         counts = dict(zip(KINDS, (self._plan.fronts, self._plan.workers), strict=True))
@@ -194,7 +194,7 @@ class _Course:
             for _ in range(count):
                 await self._fleet.start(kind, checkout)
 
-    async def _rage(self) -> None:
+    async def _inject_faults(self) -> None:
         """Let one part of the run pass, with its kills."""
         ends = self._clock.monotonic() + self._plan.seconds / 7
         while self._clock.monotonic() < ends:
@@ -214,8 +214,8 @@ class _Course:
             await asyncio.gather(talking, return_exceptions=True)
         with suppress(AssertionError):
             await waiting.until(self._is_quiet, _QUIET_SECONDS, what="rest")
-        with self._server.look() as look:
-            left = ledger.dump(look, self._settings)
+        with self._server.raw_client() as raw_client:
+            left = invariants.dump(raw_client, self._settings)
         self._callers.complaints += [f"not ended: {each}" for each in left]
 
     async def _is_quiet(self) -> bool:
@@ -229,23 +229,27 @@ async def run(plan: Plan) -> Report:
     began = clock.monotonic()
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server(plan.server))
-        provider = await stack.enter_async_context(Provider())
+        provider = await stack.enter_async_context(ScriptedProvider())
         provider.keeps_requests = False
         provider.answer = _Script(evidence, plan.seed).answer
         environment = _environment(server, provider)
         api_keys = {name: _open(plan.old, environment, name) for name in _ACCOUNTS}
-        evidence.granted = {name: _CREDITS * _MICROCREDITS for name in _ACCOUNTS if name != _LEAVER}
+        evidence.granted = {
+            name: _CREDITS * _MICROCREDITS for name in _ACCOUNTS if name != _DELETING_ACCOUNT
+        }
         settings = RedisSettings(url=server.url, partitions=_PARTITIONS)
         redis = Redis(settings)
         stack.push_async_callback(redis.close)
-        fleet = Fleet(environment, server.folder, stack, random.Random(plan.seed))
-        callers = Callers(fleet, evidence, api_keys, leaver=_LEAVER, seed=plan.seed)
+        fleet = CheckoutProcesses(environment, server.folder, stack, random.Random(plan.seed))
+        callers = MixedClients(
+            fleet, evidence, api_keys, deleting_account=_DELETING_ACCOUNT, seed=plan.seed
+        )
         await _Course(plan, server, settings, redis, fleet, callers).run()
         await library.load(redis)
         await _count_again(redis, settings)
-        with server.look() as look:
-            found = ledger.check(look, settings, evidence, of_the_old(settings))
-            tally = ledger.tally(look, settings, evidence)
+        with server.raw_client() as raw_client:
+            found = invariants.check(raw_client, settings, evidence, of_the_old(settings))
+            tally = invariants.tally(raw_client, settings, evidence)
         return Report(
             seconds=clock.monotonic() - began,
             sent=callers.sent,
@@ -273,7 +277,7 @@ def _later(settings: RedisSettings) -> set[str]:
     return {
         family(root)
         for root in records.roots(settings)
-        for family in (keys.FORGOTTEN, keys.FORGETTING)
+        for family in (keys.FILES_TO_DELETE, keys.TURNS_TO_DELETE)
     }
 
 
@@ -284,14 +288,14 @@ class _Script:
         self._upstream = Upstream(evidence, seed, _WORDS, _PACE)
         self._chance = random.Random(seed)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> ScriptedAnswer:
         """Return the answer to a request; one that is refused is no call that counts."""
         if request.body["model"] == "beta" and self._chance.random() < _REFUSALS:
-            return Answer(status=429, headers={"retry-after": "1"})
+            return ScriptedAnswer(status=429, headers={"retry-after": "1"})
         return self._upstream.answer(request)
 
 
-def _environment(server: Server, provider: Provider) -> dict[str, str]:
+def _environment(server: Server, provider: ScriptedProvider) -> dict[str, str]:
     """Return the environment of all processes: settings that both checkouts know."""
     path = server.folder / "pollux.toml"
     path.write_text(
@@ -317,7 +321,7 @@ async def _count_again(redis: Redis, settings: RedisSettings) -> None:
     """Have stored bytes counted again, as a chore does: older versions do not count them."""
     for root in records.roots(settings):
         for account in _ACCOUNTS:
-            if await redis.call("EXISTS", keys.BOOKS(root, account)):
+            if await redis.call("EXISTS", keys.ACCOUNT_TOTALS(root, account)):
                 # The first call may end a count that a killed worker had begun.
                 for _ in range(2):
                     await count_stored(redis, root, account)

@@ -6,15 +6,15 @@ import pytest
 
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
-from tests.support.desk import Desk
 from tests.support.proxy import Proxy
-from tests.support.server import Server
+from tests.support.redis_functions import RedisFunctions
+from tests.support.redis_server import Server
 
 
 @pytest.fixture
-def desk(redis: Redis, redis_settings: RedisSettings) -> Desk:
+def queue(redis: Redis, redis_settings: RedisSettings) -> RedisFunctions:
     """Return the functions of the last partition."""
-    return Desk(redis, redis_settings, redis_settings.partitions - 1)
+    return RedisFunctions(redis, redis_settings, redis_settings.partitions - 1)
 
 
 @pytest.fixture

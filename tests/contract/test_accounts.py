@@ -10,7 +10,7 @@ from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from shared.stores.accounts import GRANTED_MAX, Accounts
-from tests.support.desk import Desk
+from tests.support.redis_functions import RedisFunctions
 
 
 @pytest.fixture
@@ -18,26 +18,30 @@ def accounts(redis: Redis, redis_settings: RedisSettings) -> Accounts:
     return Accounts(redis, redis_settings, b"pepper", SystemClock())
 
 
-async def test_grant_adds_and_takes_what_is_free(desk: Desk) -> None:
-    assert await desk.grant(100) == 100
-    await desk.submit(hold=70)
-    assert await desk.grant(-31) == "poor"
-    assert await desk.grant(-30) == 0
-    books = await desk.books()
-    assert (books.granted, books.balance, books.held) == (70, 0, 70)
+async def test_grant_adds_and_takes_what_is_free(queue: RedisFunctions) -> None:
+    assert await queue.grant(100) == 100
+    await queue.submit(hold=70)
+    assert await queue.grant(-31) == "poor"
+    assert await queue.grant(-30) == 0
+    credit_totals = await queue.credit_totals()
+    assert (credit_totals.granted, credit_totals.balance, credit_totals.held) == (70, 0, 70)
 
 
-async def test_more_than_the_books_can_count_is_not_granted(desk: Desk) -> None:
-    assert await desk.grant(GRANTED_MAX + 1) == "too much"
-    assert await desk.redis.call("EXISTS", keys.BOOKS(desk.root, "ann")) == 0
-    assert await desk.grant(GRANTED_MAX - 1) == GRANTED_MAX - 1
-    await desk.submit(hold=70)
+async def test_more_than_the_books_can_count_is_not_granted(queue: RedisFunctions) -> None:
+    assert await queue.grant(GRANTED_MAX + 1) == "too much"
+    assert await queue.redis.call("EXISTS", keys.ACCOUNT_TOTALS(queue.root, "ann")) == 0
+    assert await queue.grant(GRANTED_MAX - 1) == GRANTED_MAX - 1
+    await queue.submit(hold=70)
     for amount in (2, 1_000_000, GRANTED_MAX):
-        assert await desk.grant(amount) == "too much"
-    assert await desk.grant(1) == GRANTED_MAX - 70
-    assert await desk.grant(-1) == GRANTED_MAX - 71
-    books = await desk.books()
-    assert (books.granted, books.balance, books.held) == (GRANTED_MAX - 1, GRANTED_MAX - 71, 70)
+        assert await queue.grant(amount) == "too much"
+    assert await queue.grant(1) == GRANTED_MAX - 70
+    assert await queue.grant(-1) == GRANTED_MAX - 71
+    credit_totals = await queue.credit_totals()
+    assert (credit_totals.granted, credit_totals.balance, credit_totals.held) == (
+        GRANTED_MAX - 1,
+        GRANTED_MAX - 71,
+        70,
+    )
 
 
 async def test_who_is_granted_too_much_is_told_how_much_may_be(accounts: Accounts) -> None:
@@ -46,7 +50,7 @@ async def test_who_is_granted_too_much_is_told_how_much_may_be(accounts: Account
     with pytest.raises(RequestError, match=r"more than 9,007,199,255 credits in all") as refused:
         await accounts.grant(account, 1)
     assert refused.value.code is Code.INVALID_FIELDS
-    assert (await accounts.books(account)).granted == GRANTED_MAX
+    assert (await accounts.credit_totals(account)).granted == GRANTED_MAX
 
 
 async def test_account_is_made_once_and_changes_only_its_tier(accounts: Accounts) -> None:
@@ -142,9 +146,9 @@ async def test_what_an_operator_does_works_on_a_server_that_is_full(
         assert await accounts.grant(account, -2) == 3
         assert await accounts.revoke_key(old.key_id)
         assert await accounts.list_accounts()
-        desk = Desk(own_redis, own_settings)
-        assert await desk.dead() == []
-        assert await desk.discard() == []
+        queue = RedisFunctions(own_redis, own_settings)
+        assert await queue.dead() == []
+        assert await queue.discard() == []
     finally:
         await own_redis.call("CONFIG", "SET", "maxmemory", 0)
     found = await accounts.authenticate(old.key)
@@ -159,8 +163,8 @@ async def test_credits_are_kept_in_the_partition_of_the_account(
         account = await accounts.create(name, None)
         assert 0 <= account.partition < redis_settings.partitions
         assert await accounts.grant(account, 5_000_000) == 5_000_000
-        assert (await accounts.books(account)).granted == 5_000_000
+        assert (await accounts.credit_totals(account)).granted == 5_000_000
         root = keys.partition_root(redis_settings, account.partition)
-        assert await redis.call("EXISTS", keys.BOOKS(root, name)) == 1
+        assert await redis.call("EXISTS", keys.ACCOUNT_TOTALS(root, name)) == 1
         with pytest.raises(RequestError):
             await accounts.grant(account, -5_000_001)

@@ -14,7 +14,7 @@ from shared.redis.client import _DIAL_PAUSE_SECONDS, Redis
 from shared.redis.outage import Outage
 from shared.settings import RedisSettings
 from tests.support.proxy import Proxy
-from tests.support.server import Server
+from tests.support.redis_server import Server
 from tests.support.waiting import until
 
 
@@ -300,8 +300,8 @@ async def test_server_that_says_not_now_is_unavailable(
     with pytest.raises(UnavailableError, match="READONLY"):
         await own_redis.call("SET", "a", 1)
     await own_redis.call("REPLICAOF", "NO", "ONE")
-    with own_server.look() as look:
-        look("CONFIG", "SET", "requirepass", "secret")
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "requirepass", "secret")
     stranger = Redis(RedisSettings(url=own_server.url))
     with pytest.raises(UnavailableError, match="NOAUTH"):
         await stranger.call("PING")
@@ -310,8 +310,8 @@ async def test_server_that_says_not_now_is_unavailable(
 
 
 async def test_password_and_database_of_the_url_are_used(own_server: Server) -> None:
-    with own_server.look() as look:
-        look("CONFIG", "SET", "requirepass", "secret")
+    with own_server.raw_client() as raw_client:
+        raw_client("CONFIG", "SET", "requirepass", "secret")
     path = own_server.socket
     client = Redis(RedisSettings(url=f"unix://:secret@{path}?db=3"))
     assert b"db=3" in await client.call("CLIENT", "INFO")
@@ -340,8 +340,12 @@ async def test_server_that_became_a_replica_is_left_for_where_its_name_leads(
     )
     await client.call("SET", "x", "old")
     await ear.connect()
-    with Server(own_server.kind) as other, own_server.look() as look, other.look() as there:
-        look("REPLICAOF", "127.0.0.1", 1)
+    with (
+        Server(own_server.kind) as other,
+        own_server.raw_client() as raw_client,
+        other.raw_client() as there,
+    ):
+        raw_client("REPLICAOF", "127.0.0.1", 1)
         name.unlink()
         name.symlink_to(other.socket)
         with pytest.raises(UnavailableError, match="READONLY"):

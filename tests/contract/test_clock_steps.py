@@ -10,11 +10,11 @@ import pytest
 from shared.clock import SystemClock
 from shared.redis import functions, keys
 from shared.redis.client import Redis
-from shared.redis.functions import AdmitAsk, Breaker, NotAccepted, ProbeAsk
+from shared.redis.functions import AdmitCallAsk, BeginProbeAsk, Breaker, Rejected
 from shared.settings import RedisSettings
 from shared.stores import fleet
 from shared.wire.fleet import WorkerReport
-from tests.support.desk import Desk
+from tests.support.redis_functions import RedisFunctions
 
 HOUR_MS: Final = 3_600_000
 _GAP_MS: Final = 1_000
@@ -26,67 +26,71 @@ async def _add_to_scores(redis: Redis, key: str, ms: int) -> None:
         await redis.call("ZINCRBY", key, ms, name)
 
 
-async def _set_back(desk: Desk, redis: Redis) -> None:
+async def _set_back(queue: RedisFunctions, redis: Redis) -> None:
     """Leave the queue of a partition as after an hour's step."""
     for key in (keys.LEASES, keys.DEFERRED):
-        await _add_to_scores(redis, key(desk.root), HOUR_MS)
-    await redis.call("HINCRBY", keys.CLOCKS(desk.root), "reaped", HOUR_MS)
+        await _add_to_scores(redis, key(queue.root), HOUR_MS)
+    await redis.call("HINCRBY", keys.CLOCKS(queue.root), "reaped", HOUR_MS)
 
 
-async def test_rate_of_submissions_costs_one_window_at_most(desk: Desk, redis: Redis) -> None:
-    await desk.submit(per_minute=60)
-    key = keys.SUBMISSIONS(desk.root, "ann")
+async def test_rate_of_submissions_costs_one_window_at_most(
+    queue: RedisFunctions, redis: Redis
+) -> None:
+    await queue.submit(per_minute=60)
+    key = keys.SUBMISSIONS(queue.root, "ann")
     await redis.call("INCRBY", key, HOUR_MS * 1000)
-    refused = await desk.accept(per_minute=60)
-    assert isinstance(refused, NotAccepted)
+    refused = await queue.accept(per_minute=60)
+    assert isinstance(refused, Rejected)
     assert refused.rate is not None
     assert refused.rate.retry_ms <= 1_000
     assert refused.rate.reset_ms <= 60_000
 
 
-async def test_what_was_put_off_is_tried_again_in_time(desk: Desk, redis: Redis) -> None:
-    ticket = await desk.submit()
-    await desk.reap(gap_ms=_GAP_MS)
-    await desk.release(await desk.claim_one(), delay_ms=60_000)
-    before = await redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
-    await _set_back(desk, redis)
-    await desk.reap(gap_ms=_GAP_MS)
-    [[name, due]] = await redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
+async def test_what_was_put_off_is_tried_again_in_time(queue: RedisFunctions, redis: Redis) -> None:
+    ticket = await queue.submit()
+    await queue.reap(gap_ms=_GAP_MS)
+    await queue.release(await queue.claim_one(), delay_ms=60_000)
+    before = await redis.call("ZRANGE", keys.DEFERRED(queue.root), 0, -1, "WITHSCORES")
+    await _set_back(queue, redis)
+    await queue.reap(gap_ms=_GAP_MS)
+    [[name, due]] = await redis.call("ZRANGE", keys.DEFERRED(queue.root), 0, -1, "WITHSCORES")
     assert name == before[0][0]
     assert abs(due - before[0][1]) < 10_000
-    assert await desk.stage(ticket) == "retrying"
+    assert await queue.stage(ticket) == "retrying"
     # It happens once: the next look moves nothing.
-    await desk.reap(gap_ms=_GAP_MS)
-    assert await redis.call("ZSCORE", keys.DEFERRED(desk.root), name) == due
+    await queue.reap(gap_ms=_GAP_MS)
+    assert await redis.call("ZSCORE", keys.DEFERRED(queue.root), name) == due
 
 
 async def test_leases_and_the_listeners_are_known_again_within_a_lease(
-    desk: Desk, redis: Redis
+    queue: RedisFunctions, redis: Redis
 ) -> None:
-    await desk.submit()
-    await desk.reap(gap_ms=_GAP_MS)
-    await desk.claim_one()
-    await redis.call("HSET", keys.CLOCKS(desk.root), "deaf", SystemClock().now_ms() + HOUR_MS)
-    await _set_back(desk, redis)
-    await desk.reap(gap_ms=_GAP_MS)
-    [_, ends] = (await redis.call("ZRANGE", keys.LEASES(desk.root), 0, -1, "WITHSCORES"))[0]
+    await queue.submit()
+    await queue.reap(gap_ms=_GAP_MS)
+    await queue.claim_one()
+    await redis.call("HSET", keys.CLOCKS(queue.root), "deaf", SystemClock().now_ms() + HOUR_MS)
+    await _set_back(queue, redis)
+    await queue.reap(gap_ms=_GAP_MS)
+    [_, ends] = (await redis.call("ZRANGE", keys.LEASES(queue.root), 0, -1, "WITHSCORES"))[0]
     now_ms = SystemClock().now_ms()
     assert ends <= now_ms + 2_000
-    assert int(await redis.call("HGET", keys.CLOCKS(desk.root), "deaf")) <= now_ms + 2_000
-    assert int(await redis.call("HGET", keys.CLOCKS(desk.root), "reaped")) <= now_ms
+    assert int(await redis.call("HGET", keys.CLOCKS(queue.root), "deaf")) <= now_ms + 2_000
+    assert int(await redis.call("HGET", keys.CLOCKS(queue.root), "reaped")) <= now_ms
 
 
-async def test_clock_that_jumps_ahead_takes_no_lease_of_who_works(desk: Desk, redis: Redis) -> None:
-    ticket = await desk.submit()
-    await desk.reap(gap_ms=_GAP_MS)
-    claimed = await desk.claim_one(lease_ms=2_000)
-    await _add_to_scores(redis, keys.LEASES(desk.root), -HOUR_MS)
-    await redis.call("HINCRBY", keys.CLOCKS(desk.root), "reaped", -HOUR_MS)
+async def test_clock_that_jumps_ahead_takes_no_lease_of_who_works(
+    queue: RedisFunctions, redis: Redis
+) -> None:
+    ticket = await queue.submit()
+    await queue.reap(gap_ms=_GAP_MS)
+    claimed = await queue.claim_one(lease_ms=2_000)
+    await _add_to_scores(redis, keys.LEASES(queue.root), -HOUR_MS)
+    await redis.call("HINCRBY", keys.CLOCKS(queue.root), "reaped", -HOUR_MS)
     for _ in range(2):
-        assert (await desk.reap(gap_ms=_GAP_MS)).done == []
-    assert await desk.beat(claimed, lease_ms=2_000) == []
-    assert await desk.stage(ticket) == "routing"
-    await desk.complete(claimed)
+        assert (await queue.reap(gap_ms=_GAP_MS)).done == []
+    assert await queue.beat(claimed, lease_ms=2_000) == []
+    assert await queue.stage(ticket) == "routing"
+    await queue.complete(claimed)
 
 
 @pytest.fixture
@@ -102,11 +106,11 @@ async def test_breaker_is_probed_at_once_and_by_one_call(redis: Redis, root: str
     await redis.call("HSET", breaker, *fields, "lease", now_ms + HOUR_MS, "trips", 1)
     await redis.call("PEXPIRE", breaker, HOUR_MS)
     asks = [
-        ProbeAsk(circuit=_CIRCUIT, call=call, account="ann", lease_ms=5_000)
+        BeginProbeAsk(circuit=_CIRCUIT, call=call, account="ann", lease_ms=5_000)
         for call in ("one", "two")
     ]
-    assert await functions.probe(redis, root, asks[0]) is None
-    seen = await functions.probe(redis, root, asks[1])
+    assert await functions.begin_probe(redis, root, asks[0]) is None
+    seen = await functions.begin_probe(redis, root, asks[1])
     assert isinstance(seen, Breaker)
     assert (seen.state, seen.left_ms <= 5_000) == ("probing", True)
 
@@ -118,9 +122,11 @@ async def test_provider_has_room_again_within_its_window(redis: Redis, root: str
     await redis.call("HSET", rates, "requests", (now_ms + HOUR_MS) * 1000)
     for key in (slots, rates):
         await redis.call("PEXPIRE", key, HOUR_MS)
-    ask = AdmitAsk(provider="p", lane="interactive", call="new", lease_ms=5_000, concurrency_max=1)
-    assert await functions.admit(redis, root, ask) is None
-    paced = AdmitAsk(
+    ask = AdmitCallAsk(
+        provider="p", lane="interactive", call="new", lease_ms=5_000, concurrency_max=1
+    )
+    assert await functions.admit_call(redis, root, ask) is None
+    paced = AdmitCallAsk(
         provider="p",
         lane="interactive",
         call="paced",
@@ -128,7 +134,7 @@ async def test_provider_has_room_again_within_its_window(redis: Redis, root: str
         request_us=1_000_000,
         request_burst_us=60_000_000,
     )
-    wait_ms = await functions.admit(redis, root, paced)
+    wait_ms = await functions.admit_call(redis, root, paced)
     assert wait_ms is not None
     assert wait_ms <= 1_000
 
@@ -136,8 +142,8 @@ async def test_provider_has_room_again_within_its_window(redis: Redis, root: str
 async def test_dead_workers_do_not_live_on(redis: Redis, redis_settings: RedisSettings) -> None:
     root = keys.system_root(redis_settings)
     now_ms = SystemClock().now_ms()
-    await redis.call("ZADD", keys.PULSES(root), now_ms + HOUR_MS, "dead")
+    await redis.call("ZADD", keys.REPORT_TIMES(root), now_ms + HOUR_MS, "dead")
     alive = WorkerReport(id="alive", concurrency=1, running=0, models=(), wire=1, made_ms=now_ms)
     await fleet.report(redis, redis_settings, alive)
-    at = await redis.call("ZSCORE", keys.PULSES(root), "dead")
+    at = await redis.call("ZSCORE", keys.REPORT_TIMES(root), "dead")
     assert at <= now_ms + 10_000

@@ -9,7 +9,7 @@ from shared.errors import WrongTypeError
 from shared.redis import keys
 from shared.redis.client import Redis, Reply
 from shared.settings import RedisSettings
-from shared.stores.accounts import OwnKey
+from shared.stores.accounts import CreatedKey
 from tests.support.office import Office
 from tests.support.waiting import until
 
@@ -21,14 +21,14 @@ async def office(redis: Redis, redis_settings: RedisSettings) -> Office:
     return opened
 
 
-_LISTS = (keys.ACCOUNT_KEYS, keys.KEY_ENDS)
+_LISTS = (keys.ACCOUNT_KEYS, keys.KEY_EXPIRIES)
 
 
 def _named(error: WrongTypeError) -> list[str]:
     return [key.name for key in error.keys]
 
 
-@pytest.mark.parametrize("key", [*_LISTS, keys.KEYS_LISTED], ids=lambda key: key.pattern)
+@pytest.mark.parametrize("key", [*_LISTS, keys.LISTED_KEYS_COUNT], ids=lambda key: key.pattern)
 async def test_no_half_of_a_key_is_made_where_a_list_is_of_another_type(
     office: Office, key: keys.Key
 ) -> None:
@@ -63,7 +63,7 @@ async def test_a_key_is_revoked_and_fronts_are_told_whatever_its_lists_are(
     await until(lambda: len(pushes) == 1)
     ended = [made[0].record.id]
     assert await office.accounts.revoke_key(made[0].record.id)
-    if key is keys.KEY_ENDS:
+    if key is keys.KEY_EXPIRIES:
         ended.append(made[1].record.id)
         assert await office.accounts.delete_own_key(office.asking, ended[1]) == "hash"
         assert await office.accounts.find_key(ended[1]) is None
@@ -142,7 +142,7 @@ async def test_one_accounts_damage_keeps_no_other_from_its_keys(
     hashed = await office.redis.call("HGET", keys.KEY_IDS(office.root), theirs.key_id)
     name = {
         "list": keys.ACCOUNT_KEYS(office.root, "other"),
-        "ends": keys.KEY_ENDS(office.root, "other"),
+        "ends": keys.KEY_EXPIRIES(office.root, "other"),
         "record": keys.API_KEY(office.root, hashed.decode()),
         "bytes": keys.API_KEY(office.root, hashed.decode()),
     }[damage]
@@ -151,5 +151,5 @@ async def test_one_accounts_damage_keeps_no_other_from_its_keys(
         await office.redis.call("SET", name, "theirs")
     mine = await office.old_process_makes(created=5)
     assert await office.listed() == [office.asking.id, mine.key_id]
-    assert isinstance(await office.make(), OwnKey)
+    assert isinstance(await office.make(), CreatedKey)
     await office.redis.call("DEL", name)

@@ -4,65 +4,69 @@ from collections.abc import Mapping
 
 from shared.redis import functions, keys
 from shared.redis.functions import FindTurnsAsk, FoundTurns
-from tests.support.desk import Desk, Ticket
+from tests.support.redis_functions import RedisFunctions, Ticket
 
 _CHARACTERS = 1_000
 # A record is its text and some more.
 _TWO_TURNS = 5_000
 
 
-async def _talk(desk: Desk, turns: int) -> Ticket:
-    ticket = await desk.submit(content="x" * _CHARACTERS, name="talk")
+async def _talk(queue: RedisFunctions, turns: int) -> Ticket:
+    ticket = await queue.submit(content="x" * _CHARACTERS, name="talk")
     for turn in range(1, turns + 1):
         if turn > 1:
-            await desk.submit("ann", ticket.session, content="x" * _CHARACTERS)
-        await desk.complete(await desk.claim_one(), "y" * _CHARACTERS)
+            await queue.submit("ann", ticket.session, content="x" * _CHARACTERS)
+        await queue.complete(await queue.claim_one(), "y" * _CHARACTERS)
     return ticket
 
 
-async def _found(desk: Desk, ticket: Ticket, bytes_max: int, **wanted: int) -> FoundTurns | None:
+async def _found(
+    queue: RedisFunctions, ticket: Ticket, bytes_max: int, **wanted: int
+) -> FoundTurns | None:
     ask: Mapping[str, int] = {"last": 10**12, **wanted}
     where = FindTurnsAsk(account=ticket.account, id=ticket.session, bytes_max=bytes_max, **ask)
-    return await functions.find_turns(desk.redis, desk.root, where)
+    return await functions.find_turns(queue.redis, queue.root, where)
 
 
-async def _span(desk: Desk, ticket: Ticket, bytes_max: int, **wanted: int) -> tuple[int, int, int]:
-    found = await _found(desk, ticket, bytes_max, **wanted)
+async def _span(
+    queue: RedisFunctions, ticket: Ticket, bytes_max: int, **wanted: int
+) -> tuple[int, int, int]:
+    found = await _found(queue, ticket, bytes_max, **wanted)
     assert found is not None
     return found[:3]
 
 
-async def test_as_many_turns_fit_as_have_so_many_bytes(desk: Desk) -> None:
-    ticket = await _talk(desk, 20)
-    assert await _span(desk, ticket, _TWO_TURNS, first=1) == (1, 20, 2)
-    assert await _span(desk, ticket, _TWO_TURNS, first=15, last=18) == (15, 18, 16)
-    assert await _span(desk, ticket, _TWO_TURNS, count=3) == (18, 20, 19)
-    assert await _span(desk, ticket, _TWO_TURNS, count=50, last=2) == (1, 2, 2)
-    assert await _span(desk, ticket, 10**6, first=1) == (1, 20, 20)
+async def test_as_many_turns_fit_as_have_so_many_bytes(queue: RedisFunctions) -> None:
+    ticket = await _talk(queue, 20)
+    assert await _span(queue, ticket, _TWO_TURNS, first=1) == (1, 20, 2)
+    assert await _span(queue, ticket, _TWO_TURNS, first=15, last=18) == (15, 18, 16)
+    assert await _span(queue, ticket, _TWO_TURNS, count=3) == (18, 20, 19)
+    assert await _span(queue, ticket, _TWO_TURNS, count=50, last=2) == (1, 2, 2)
+    assert await _span(queue, ticket, 10**6, first=1) == (1, 20, 20)
     # A turn is never parted, however long it is.
-    assert await _span(desk, ticket, 1, first=7) == (7, 20, 7)
+    assert await _span(queue, ticket, 1, first=7) == (7, 20, 7)
 
 
-async def test_of_turns_that_are_not_there_none_is_found(desk: Desk) -> None:
-    ticket = await _talk(desk, 2)
-    assert await _span(desk, ticket, 1, first=3) == (3, 2, 2)
-    assert await _span(desk, ticket, 1, count=5, last=0) == (1, 0, 0)
-    assert await _found(desk, ticket._replace(account="bob"), 1, first=1) is None
-    assert await _found(desk, Ticket("ann", "nobody", "none"), 1, first=1) is None
+async def test_of_turns_that_are_not_there_none_is_found(queue: RedisFunctions) -> None:
+    ticket = await _talk(queue, 2)
+    assert await _span(queue, ticket, 1, first=3) == (3, 2, 2)
+    assert await _span(queue, ticket, 1, count=5, last=0) == (1, 0, 0)
+    assert await _found(queue, ticket._replace(account="bob"), 1, first=1) is None
+    assert await _found(queue, Ticket("ann", "nobody", "none"), 1, first=1) is None
 
 
-async def test_what_nobody_has_counted_is_weighed(desk: Desk) -> None:
-    ticket = await _talk(desk, 4)
-    where = keys.SESSION(desk.root, "ann", ticket.session)
-    bytes_ = await desk.redis.call("HGET", where, "bytes")
-    await desk.redis.call("HDEL", where, "bytes")
-    assert await _span(desk, ticket, _TWO_TURNS, first=1) == (1, 4, 2)
-    await desk.redis.call("HSET", where, "bytes", bytes_)
+async def test_what_nobody_has_counted_is_weighed(queue: RedisFunctions) -> None:
+    ticket = await _talk(queue, 4)
+    where = keys.SESSION(queue.root, "ann", ticket.session)
+    bytes_ = await queue.redis.call("HGET", where, "bytes")
+    await queue.redis.call("HDEL", where, "bytes")
+    assert await _span(queue, ticket, _TWO_TURNS, first=1) == (1, 4, 2)
+    await queue.redis.call("HSET", where, "bytes", bytes_)
 
 
-async def test_a_session_is_told_with_its_turns(desk: Desk) -> None:
-    ticket = await _talk(desk, 1)
-    found = await _found(desk, ticket, 1, first=1)
+async def test_a_session_is_told_with_its_turns(queue: RedisFunctions) -> None:
+    ticket = await _talk(queue, 1)
+    found = await _found(queue, ticket, 1, first=1)
     assert found is not None
     name, created, active, companion, metadata, turns = found.session
     assert (name, companion, metadata, turns) == (b"talk", None, None, b"1")

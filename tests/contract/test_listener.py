@@ -12,11 +12,11 @@ from shared.redis import client
 from shared.redis.client import Redis, Reply
 from shared.settings import RedisSettings, WorkerSettings
 from tests.support.proxy import Proxy
-from tests.support.server import Server
+from tests.support.redis_server import Server
 from tests.support.waiting import until
 
 
-class _Ear:
+class _Listener:
     """A listener as the front has one: it says its subscription again on every new line."""
 
     def __init__(self, settings: RedisSettings) -> None:
@@ -37,29 +37,29 @@ class _Ear:
 async def test_listener_hears_and_comes_back_by_itself(
     own_server: Server, own_settings: RedisSettings
 ) -> None:
-    ear = _Ear(own_settings)
+    ear = _Listener(own_settings)
     await ear.redis.connect()
     await until(lambda: ear.confirmed == 1)
-    with own_server.look() as look:
-        look("PUBLISH", "news", "one")
+    with own_server.raw_client() as raw_client:
+        raw_client("PUBLISH", "news", "one")
     await until(lambda: ear.heard == [b"one"])
     assert await ear.redis.call("PING") == b"PONG"
     own_server.restart()
     await until(lambda: ear.confirmed == 2)
-    with own_server.look() as look:
-        look("PUBLISH", "news", "two")
+    with own_server.raw_client() as raw_client:
+        raw_client("PUBLISH", "news", "two")
     await until(lambda: ear.heard == [b"one", b"two"])
     ear.redis.listen("UNSUBSCRIBE", "news")
     await ear.redis.call("PING")
-    with own_server.look() as look:
-        assert look("PUBLISH", "news", "three") == 0
+    with own_server.raw_client() as raw_client:
+        assert raw_client("PUBLISH", "news", "three") == 0
     await ear.redis.close()
 
 
 async def test_listener_notices_a_line_that_swallows_everything(
     own_settings: RedisSettings, proxy: Proxy
 ) -> None:
-    ear = _Ear(msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2))
+    ear = _Listener(msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2))
     await ear.redis.connect()
     await until(lambda: ear.confirmed == 1)
     proxy.freeze()
@@ -72,7 +72,7 @@ async def test_listener_notices_a_line_that_swallows_everything(
 async def test_listener_tries_often_however_long_nobody_answers(
     own_settings: RedisSettings, proxy: Proxy
 ) -> None:
-    ear = _Ear(msgspec.structs.replace(own_settings, url=proxy.url))
+    ear = _Listener(msgspec.structs.replace(own_settings, url=proxy.url))
     await ear.redis.connect()
     proxy.replies_to_lose = 1_000
     proxy.cut()
@@ -90,16 +90,16 @@ async def test_listener_that_is_refused_says_so_and_tries_less_often(
     own_server: Server, own_settings: RedisSettings
 ) -> None:
     def opened() -> int:
-        return int(look("INFO", "stats")["total_connections_received"])
+        return int(raw_client("INFO", "stats")["total_connections_received"])
 
-    ear = _Ear(own_settings)
-    with own_server.look() as look, capture_logs() as lines:
-        look("ACL", "SETUSER", "default", "resetchannels")
+    ear = _Listener(own_settings)
+    with own_server.raw_client() as raw_client, capture_logs() as lines:
+        raw_client("ACL", "SETUSER", "default", "resetchannels")
         before, began = opened(), asyncio.get_running_loop().time()
         await ear.redis.connect()
         await until(lambda: len(lines) >= 5, what="five refusals")
         tries, seconds = opened() - before, asyncio.get_running_loop().time() - began
-        look("ACL", "SETUSER", "default", "allchannels")
+        raw_client("ACL", "SETUSER", "default", "allchannels")
         await until(lambda: ear.confirmed == 1)
     assert "NOPERM" in lines[0]["said"]
     assert seconds >= 0.3
@@ -110,12 +110,14 @@ async def test_listener_that_is_refused_says_so_and_tries_less_often(
 async def test_listener_comes_back_whatever_kept_it_away(
     own_server: Server, own_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ear, connect = _Ear(own_settings), client._connect
+    ear, connect = _Listener(own_settings), client._connect
     faults = [RuntimeError("can't start new thread"), TypeError("a greeting of another kind")]
 
     async def faulty(
-        url: str, on_push: Callable[[list[Reply]], None], on_lost: Callable[[client._Line], None]
-    ) -> client._Line:
+        url: str,
+        on_push: Callable[[list[Reply]], None],
+        on_lost: Callable[[client._RedisProtocol], None],
+    ) -> client._RedisProtocol:
         if faults:
             raise faults.pop()
         return await connect(url, on_push, on_lost)
@@ -123,8 +125,8 @@ async def test_listener_comes_back_whatever_kept_it_away(
     await ear.redis.connect()
     await until(lambda: ear.confirmed == 1)
     monkeypatch.setattr(client, "_connect", faulty)
-    with capture_logs() as lines, own_server.look() as look:
-        look("CLIENT", "KILL", "TYPE", "pubsub")
+    with capture_logs() as lines, own_server.raw_client() as raw_client:
+        raw_client("CLIENT", "KILL", "TYPE", "pubsub")
         await until(lambda: ear.confirmed == 2, what="the listener")
     assert [line["event"] for line in lines] == ["a listener could not come back"] * 2
     await ear.redis.close()

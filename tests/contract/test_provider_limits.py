@@ -10,16 +10,16 @@ from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.settings import ProviderSettings, RedisSettings
 from shared.stores import fleet
-from shared.stores.fleet import Calls
+from shared.stores.fleet import CallReport
 from shared.wire.fleet import WorkerReport
 from shared.wire.submission import Lane
-from worker.limits import Limits
 from worker.providers.contract import TOKENS_MAX
+from worker.resilience.provider_rate_limits import ProviderRateLimits
 
 _LEASE_MS = 5_000
 
 
-class Door:
+class LimitClient:
     """One provider's limits, in few words."""
 
     def __init__(self, redis: Redis, settings: RedisSettings, **limits: Any) -> None:  # noqa: ANN401  of any field
@@ -27,20 +27,20 @@ class Door:
         self.redis = redis
         self.settings = settings
         self.root = keys.system_root(settings)
-        self.limits = Limits(provider)
+        self.limits = ProviderRateLimits(provider)
 
     async def admit(
         self, call: str, lane: Lane = "interactive", *, tokens: int = 0, lease_ms: int = _LEASE_MS
     ) -> int | None:
         """Ask for room."""
-        ask = self.limits.admission(call, lane, tokens, lease_ms)
-        return await functions.admit(self.redis, self.root, ask)
+        ask = self.limits.admit_ask(call, lane, tokens, lease_ms)
+        return await functions.admit_call(self.redis, self.root, ask)
 
     def depart(
         self, call: str, lane: Lane = "interactive", *, tokens: int = 0, used: int | None = 0
     ) -> None:
         """Give it back."""
-        functions.depart(self.redis, self.root, self.limits.departure(call, lane, tokens, used))
+        functions.end_call(self.redis, self.root, self.limits.depart_ask(call, lane, tokens, used))
 
     async def count(self) -> int:
         """Return how many slots are taken."""
@@ -57,8 +57,8 @@ class Door:
 
 @pytest.fixture
 def opened(redis: Redis, redis_settings: RedisSettings) -> Any:  # noqa: ANN401  a maker of doors
-    def make(**limits: Any) -> Door:  # noqa: ANN401  of any field
-        return Door(redis, redis_settings, **limits)
+    def make(**limits: Any) -> LimitClient:  # noqa: ANN401  of any field
+        return LimitClient(redis, redis_settings, **limits)
 
     return make
 
@@ -136,9 +136,9 @@ async def test_slots_of_a_dead_worker_lapse(opened: Any) -> None:  # noqa: ANN40
 async def test_report_keeps_the_slots_of_calls_under_way(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     door = opened(concurrency_max=1)
     assert await door.admit("long", lease_ms=60) is None
-    pulse = WorkerReport(id="w1", concurrency=1, running=1, models=(), wire=1)
-    calls = Calls(slots=(("p", "interactive", "long"),), lease_ms=_LEASE_MS, window_ms=1)
-    await fleet.report(door.redis, door.settings, pulse, calls)
+    worker_report = WorkerReport(id="w1", concurrency=1, running=1, models=(), wire=1)
+    calls = CallReport(slots=(("p", "interactive", "long"),), lease_ms=_LEASE_MS, window_ms=1)
+    await fleet.report(door.redis, door.settings, worker_report, calls)
     name = keys.SLOTS(door.root, "p", "interactive")
     ends = float(await door.redis.call("ZSCORE", name, "long"))
     seconds, _ = await door.redis.call("TIME")

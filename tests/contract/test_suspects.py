@@ -4,11 +4,13 @@ import msgspec
 import pytest
 
 from shared.redis import functions, keys
-from shared.redis.functions import Batch, ClaimAsk, Claimed
-from tests.support.desk import KEEP, LONG_MS, Desk
+from shared.redis.functions import ClaimAsk, Claimed, ClaimReply
+from tests.support.redis_functions import KEEP, LONG_MS, RedisFunctions
 
 
-async def _claim(desk: Desk, count: int, *, suspects: int = 0, company: int | None = None) -> Batch:
+async def _claim(
+    queue: RedisFunctions, count: int, *, suspects: int = 0, suspects_max: int | None = None
+) -> ClaimReply:
     ask = ClaimAsk(
         worker="w",
         wire=1,
@@ -18,74 +20,74 @@ async def _claim(desk: Desk, count: int, *, suspects: int = 0, company: int | No
         keep=KEEP,
         claim=0,
         suspects=suspects,
-        company=company,
+        suspects_max=suspects_max,
     )
-    return await functions.claim(desk.redis, desk.root, ask)
+    return await functions.claim(queue.redis, queue.root, ask)
 
 
-async def _die(desk: Desk, *held: Claimed) -> list[str]:
+async def _die(queue: RedisFunctions, *held: Claimed) -> list[str]:
     """Let the leases lapse together; return what is told of each."""
     lapsed = [word for one in held for word in (1, f"{one.account}:{one.id}")]
-    await desk.redis.call("ZADD", keys.LEASES(desk.root), "XX", *lapsed)
-    return [what for _, _, what in (await desk.reap()).done]
+    await queue.redis.call("ZADD", keys.LEASES(queue.root), "XX", *lapsed)
+    return [what for _, _, what in (await queue.reap()).done]
 
 
-async def _crashes(desk: Desk, one: Claimed) -> str | None:
-    look = await desk.find(one.account, one.id)
+async def _crashes(queue: RedisFunctions, one: Claimed) -> str | None:
+    look = await queue.find(one.account, one.id)
     assert look is not None
     return look.record.get("crashes")
 
 
 async def test_first_death_counts_against_nobody_and_all_of_it_runs_again_together(
-    desk: Desk,
+    queue: RedisFunctions,
 ) -> None:
     for number in range(6):
-        await desk.submit(f"a{number}")
-    held = (await _claim(desk, 9)).claimed
-    assert await _die(desk, *held) == ["crashed"] * 6
-    again = (await _claim(desk, 9)).claimed
-    assert [one.company for one in again] == [6] * 6
-    assert {await _crashes(desk, one) for one in again} == {"0"}
+        await queue.submit(f"a{number}")
+    held = (await _claim(queue, 9)).claimed
+    assert await _die(queue, *held) == ["crashed"] * 6
+    again = (await _claim(queue, 9)).claimed
+    assert [one.suspects_max for one in again] == [6] * 6
+    assert {await _crashes(queue, one) for one in again} == {"0"}
 
 
-async def test_company_shrinks_to_one_that_is_then_counted_alone(desk: Desk) -> None:
+async def test_company_shrinks_to_one_that_is_then_counted_alone(queue: RedisFunctions) -> None:
     for number in range(6):
-        await desk.submit(f"a{number}")
-    await _die(desk, *(await _claim(desk, 9)).claimed)
-    await _die(desk, *(await _claim(desk, 9)).claimed)
-    pair = (await _claim(desk, 9)).claimed
-    assert [one.company for one in pair] == [2, 2]
+        await queue.submit(f"a{number}")
+    await _die(queue, *(await _claim(queue, 9)).claimed)
+    await _die(queue, *(await _claim(queue, 9)).claimed)
+    pair = (await _claim(queue, 9)).claimed
+    assert [one.suspects_max for one in pair] == [2, 2]
     # No third one beside them, by whichever call.
-    assert (await _claim(desk, 9, suspects=2, company=2)).claimed == []
-    await _die(desk, *pair)
-    rest = (await _claim(desk, 9)).claimed
+    assert (await _claim(queue, 9, suspects=2, suspects_max=2)).claimed == []
+    await _die(queue, *pair)
+    rest = (await _claim(queue, 9)).claimed
     assert len(rest) == 1
-    assert rest[0].company == 1
-    fresh = await desk.submit("zoe")
-    [beside] = (await _claim(desk, 9, suspects=1, company=1)).claimed
-    assert (beside.id, beside.company) == (fresh.id, 0)
-    await _die(desk, rest[0], beside)
-    assert (await _crashes(desk, rest[0]), await _crashes(desk, beside)) == ("1", "0")
+    assert rest[0].suspects_max == 1
+    fresh = await queue.submit("zoe")
+    [beside] = (await _claim(queue, 9, suspects=1, suspects_max=1)).claimed
+    assert (beside.id, beside.suspects_max) == (fresh.id, 0)
+    await _die(queue, rest[0], beside)
+    assert (await _crashes(queue, rest[0]), await _crashes(queue, beside)) == ("1", "0")
 
 
-async def test_suspect_that_ends_an_attempt_is_none_any_more(desk: Desk) -> None:
-    ticket = await desk.submit()
-    await desk.submit("bob")
-    await _die(desk, *await desk.claim(2))
-    one, other = await desk.claim(2)
-    await desk.release(one, delay_ms=60_000)
-    await desk.release(other)
+async def test_suspect_that_ends_an_attempt_is_none_any_more(queue: RedisFunctions) -> None:
+    ticket = await queue.submit()
+    await queue.submit("bob")
+    await _die(queue, *await queue.claim(2))
+    one, other = await queue.claim(2)
+    await queue.release(one, delay_ms=60_000)
+    await queue.release(other)
     for each in (one, other):
-        assert await _crashes(desk, each) is None
-    [again] = await desk.claim(2)
-    assert (again.id, again.company) == (other.id, 0)
-    assert "falls" not in (await desk.status(ticket)).record
+        assert await _crashes(queue, each) is None
+    [again] = await queue.claim(2)
+    assert (again.id, again.suspects_max) == (other.id, 0)
+    assert "falls" not in (await queue.status(ticket)).record
 
 
-async def test_what_only_waited_for_room_stays_a_suspect(desk: Desk) -> None:
-    await desk.submit()
-    await _die(desk, await desk.claim_one())
-    one = await desk.claim_one()
+async def test_what_only_waited_for_room_stays_a_suspect(queue: RedisFunctions) -> None:
+    await queue.submit()
+    await _die(queue, await queue.claim_one())
+    one = await queue.claim_one()
     ask = functions.ReleaseAsk(
         account=one.account,
         id=one.id,
@@ -94,157 +96,161 @@ async def test_what_only_waited_for_room_stays_a_suspect(desk: Desk) -> None:
         keep=KEEP,
         is_waiting=True,
     )
-    assert await functions.release(desk.redis, desk.root, ask) == "released"
-    assert await desk.claim() == []
-    await desk.redis.call("ZADD", keys.DEFERRED(desk.root), "XX", 1, f"ann:{one.id}")
-    await desk.reap()
-    assert (await desk.claim_one()).company == 1
+    assert await functions.release(queue.redis, queue.root, ask) == "released"
+    assert await queue.claim() == []
+    await queue.redis.call("ZADD", keys.DEFERRED(queue.root), "XX", 1, f"ann:{one.id}")
+    await queue.reap()
+    assert (await queue.claim_one()).suspects_max == 1
 
 
-async def test_what_an_older_process_counted_runs_as_the_only_suspect(desk: Desk) -> None:
+async def test_what_an_older_process_counted_runs_as_the_only_suspect(
+    queue: RedisFunctions,
+) -> None:
     """An older reaper counts and puts it back into its account's line, suspects and all."""
-    tickets = [await desk.submit(f"a{number}") for number in range(3)]
+    tickets = [await queue.submit(f"a{number}") for number in range(3)]
     for ticket in tickets:
-        where = keys.GENERATION(desk.root, ticket.account, ticket.id)
-        await desk.redis.call("HSET", where, "crashes", 2, "stage", "retrying", "attempt", 2)
-    [first] = (await _claim(desk, 9)).claimed
-    assert first.company == 1
-    assert (await _claim(desk, 9, suspects=1, company=1)).claimed == []
-    [second] = (await _claim(desk, 9)).claimed
-    assert await _die(desk, first) == ["buried"]
-    await desk.complete(second)
-    [third] = (await _claim(desk, 9)).claimed
-    await desk.complete(third)
+        where = keys.GENERATION(queue.root, ticket.account, ticket.id)
+        await queue.redis.call("HSET", where, "crashes", 2, "stage", "retrying", "attempt", 2)
+    [first] = (await _claim(queue, 9)).claimed
+    assert first.suspects_max == 1
+    assert (await _claim(queue, 9, suspects=1, suspects_max=1)).claimed == []
+    [second] = (await _claim(queue, 9)).claimed
+    assert await _die(queue, first) == ["buried"]
+    await queue.complete(second)
+    [third] = (await _claim(queue, 9)).claimed
+    await queue.complete(third)
 
 
-async def test_suspect_is_found_by_older_workers_in_the_end(desk: Desk) -> None:
-    await desk.submit()
-    one = await desk.claim_one()
-    await _die(desk, one)
-    due = await desk.redis.call("ZSCORE", keys.DEFERRED(desk.root), f"ann:{one.id}")
+async def test_suspect_is_found_by_older_workers_in_the_end(queue: RedisFunctions) -> None:
+    await queue.submit()
+    one = await queue.claim_one()
+    await _die(queue, one)
+    due = await queue.redis.call("ZSCORE", keys.DEFERRED(queue.root), f"ann:{one.id}")
     assert one.claimed_ms < float(due) < one.claimed_ms + 60_000
 
 
-async def test_suspects_stand_behind_what_their_account_may_run(desk: Desk) -> None:
+async def test_suspects_stand_behind_what_their_account_may_run(queue: RedisFunctions) -> None:
     for _ in range(3):
-        await desk.submit(running_max=2)
-    held = await desk.claim(9)
+        await queue.submit(running_max=2)
+    held = await queue.claim(9)
     assert len(held) == 2
-    await _die(desk, held[0])
-    [back] = await desk.claim(9)
+    await _die(queue, held[0])
+    [back] = await queue.claim(9)
     assert back.id == held[0].id
-    assert await desk.claim(9) == []
+    assert await queue.claim(9) == []
 
 
-async def test_in_a_storm_of_deaths_suspects_run_together_and_none_is_counted(desk: Desk) -> None:
-    await desk.submit()
-    await desk.submit("bob")
+async def test_in_a_storm_of_deaths_suspects_run_together_and_none_is_counted(
+    queue: RedisFunctions,
+) -> None:
+    await queue.submit()
+    await queue.submit("bob")
     for _ in range(2):
-        for one in await desk.claim(9):
-            await _die(desk, one)
-    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "storm", 2**50)
-    held = await desk.claim(9)
-    before = [await _crashes(desk, one) for one in held]
+        for one in await queue.claim(9):
+            await _die(queue, one)
+    await queue.redis.call("HSET", keys.CLOCKS(queue.root), "storm", 2**50)
+    held = await queue.claim(9)
+    before = [await _crashes(queue, one) for one in held]
     assert len(held) == 2
-    await _die(desk, *held)
-    assert [await _crashes(desk, one) for one in held] == before
+    await _die(queue, *held)
+    assert [await _crashes(queue, one) for one in held] == before
 
 
-async def _lapse(desk: Desk, *names: str) -> None:
+async def _lapse(queue: RedisFunctions, *names: str) -> None:
     words = [word for name in names for word in (1, name)]
-    await desk.redis.call("ZADD", keys.LEASES(desk.root), "XX", *words)
+    await queue.redis.call("ZADD", keys.LEASES(queue.root), "XX", *words)
 
 
-async def _company(desk: Desk, account: str, id_: str) -> str | None:
-    look = await desk.find(account, id_)
+async def _company(queue: RedisFunctions, account: str, id_: str) -> str | None:
+    look = await queue.find(account, id_)
     assert look is not None
     return look.record.get("company")
 
 
 async def test_leases_of_one_worker_that_lapse_in_pieces_were_none_of_them_alone(
-    desk: Desk,
+    queue: RedisFunctions,
 ) -> None:
-    tickets = [await desk.submit(f"a{number}") for number in range(4)]
-    alone = await desk.submit("zoe")
+    tickets = [await queue.submit(f"a{number}") for number in range(4)]
+    alone = await queue.submit("zoe")
     for _ in tickets:
-        one = await desk.claim_one(worker="gone")
+        one = await queue.claim_one(worker="gone")
         # Some time before the first of them lapses.
-        where = keys.GENERATION(desk.root, one.account, one.id)
-        await desk.redis.call("HSET", where, "started", one.claimed_ms - 9)
-    await desk.claim_one(worker="other")
+        where = keys.GENERATION(queue.root, one.account, one.id)
+        await queue.redis.call("HSET", where, "started", one.claimed_ms - 9)
+    await queue.claim_one(worker="other")
     names = [f"{each.account}:{each.id}" for each in tickets]
     # The first before the others, the last after them, those between cut by what a reap takes.
     for piece, limit in ((names[:1], 9), (names[1:3], 1), ((), 1), (names[3:], 9)):
         if piece:
-            await _lapse(desk, *piece)
-        await desk.reap(limit=limit)
-    companies = [await _company(desk, each.account, each.id) for each in tickets]
+            await _lapse(queue, *piece)
+        await queue.reap(limit=limit)
+    companies = [await _company(queue, each.account, each.id) for each in tickets]
     assert companies == ["2", "2", "2", "2"]
-    await _lapse(desk, f"zoe:{alone.id}")
-    await desk.reap()
-    assert await _company(desk, "zoe", alone.id) == "0"
+    await _lapse(queue, f"zoe:{alone.id}")
+    await queue.reap()
+    assert await _company(queue, "zoe", alone.id) == "0"
 
 
 async def test_worker_that_lived_on_after_a_lapse_holds_what_it_claims_then_alone(
-    desk: Desk,
+    queue: RedisFunctions,
 ) -> None:
-    first = await desk.submit()
-    await desk.claim_one(worker="alive")
-    await _lapse(desk, f"ann:{first.id}")
-    await desk.reap()
-    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "lapsed", "alive 1\n")
-    second = await desk.submit("bob")
-    await desk.claim_one(worker="w")
-    await desk.claim_one(worker="alive")
-    await _lapse(desk, f"bob:{second.id}")
-    await desk.reap()
-    assert await _company(desk, "bob", second.id) == "0"
+    first = await queue.submit()
+    await queue.claim_one(worker="alive")
+    await _lapse(queue, f"ann:{first.id}")
+    await queue.reap()
+    await queue.redis.call("HSET", keys.CLOCKS(queue.root), "lapsed", "alive 1\n")
+    second = await queue.submit("bob")
+    await queue.claim_one(worker="w")
+    await queue.claim_one(worker="alive")
+    await _lapse(queue, f"bob:{second.id}")
+    await queue.reap()
+    assert await _company(queue, "bob", second.id) == "0"
 
 
-async def test_nothing_joins_the_only_suspect_of_a_worker_in_a_storm(desk: Desk) -> None:
-    await desk.submit()
-    await _die(desk, await desk.claim_one())
-    one = await desk.claim_one()
-    assert one.company == 1
-    await desk.submit("bob")
-    await _die(desk, await desk.claim_one())
-    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "storm", 2**50)
-    assert (await _claim(desk, 9, suspects=1, company=1)).claimed == []
-    assert len((await _claim(desk, 9, suspects=4, company=4)).claimed) == 1
+async def test_nothing_joins_the_only_suspect_of_a_worker_in_a_storm(queue: RedisFunctions) -> None:
+    await queue.submit()
+    await _die(queue, await queue.claim_one())
+    one = await queue.claim_one()
+    assert one.suspects_max == 1
+    await queue.submit("bob")
+    await _die(queue, await queue.claim_one())
+    await queue.redis.call("HSET", keys.CLOCKS(queue.root), "storm", 2**50)
+    assert (await _claim(queue, 9, suspects=1, suspects_max=1)).claimed == []
+    assert len((await _claim(queue, 9, suspects=4, suspects_max=4)).claimed) == 1
 
 
-async def _fall_alone(desk: Desk, *accounts: str) -> None:
+async def _fall_alone(queue: RedisFunctions, *accounts: str) -> None:
     """Let a message of each account be the only one that a worker held when it died."""
     for account in accounts:
-        await desk.submit(account)
-    for one in [await desk.claim_one(worker=account) for account in accounts]:
-        await _die(desk, one)
+        await queue.submit(account)
+    for one in [await queue.claim_one(worker=account) for account in accounts]:
+        await _die(queue, one)
 
 
 async def test_a_counted_suspect_that_completes_shows_that_workers_die_of_something_else(
-    desk: Desk,
+    queue: RedisFunctions,
 ) -> None:
     """Then what waits as the only suspect of a worker does not wait in vain."""
     accounts = ("ann", "bob", "cem")
-    await _fall_alone(desk, *accounts)
-    one = await desk.claim_one()
-    assert (await _claim(desk, 9, suspects=1, company=1)).claimed == []
-    await _die(desk, one)
-    [one] = (await _claim(desk, 9)).claimed
-    assert await _crashes(desk, one) == "2"
-    await desk.complete(one)
-    others = (await _claim(desk, 9)).claimed
+    await _fall_alone(queue, *accounts)
+    one = await queue.claim_one()
+    assert (await _claim(queue, 9, suspects=1, suspects_max=1)).claimed == []
+    await _die(queue, one)
+    [one] = (await _claim(queue, 9)).claimed
+    assert await _crashes(queue, one) == "2"
+    await queue.complete(one)
+    others = (await _claim(queue, 9)).claimed
     assert {each.account for each in others} == set(accounts) - {one.account}
-    await _die(desk, *others)
-    assert {await _crashes(desk, each) for each in others} == {"0"}
+    await _die(queue, *others)
+    assert {await _crashes(queue, each) for each in others} == {"0"}
 
 
 async def test_a_suspect_that_nothing_was_counted_against_shows_nothing_when_it_completes(
-    desk: Desk,
+    queue: RedisFunctions,
 ) -> None:
-    await _fall_alone(desk, "ann", "bob", "cem")
-    await desk.complete(await desk.claim_one())
-    assert len((await _claim(desk, 9)).claimed) == 1
+    await _fall_alone(queue, "ann", "bob", "cem")
+    await queue.complete(await queue.claim_one())
+    assert len((await _claim(queue, 9)).claimed) == 1
 
 
 @pytest.mark.parametrize(
@@ -252,20 +258,20 @@ async def test_a_suspect_that_nothing_was_counted_against_shows_nothing_when_it_
     [(False, [1, 2, 3, 3, 3, 3, 3, 3]), (True, [1, 2, 3, 4, 5, 6, 7, 8])],
 )
 async def test_of_deaths_that_count_against_nobody_two_count_as_calls(
-    desk: Desk, is_own_doing: bool, expected: list[int]
+    queue: RedisFunctions, is_own_doing: bool, expected: list[int]
 ) -> None:
     """A message whose neighbours kill its workers must not be left without a call."""
-    await desk.submit()
-    await desk.release(await desk.claim_one(), calls=1)
+    await queue.submit()
+    await queue.release(await queue.claim_one(), calls=1)
     # In a storm no death counts against what it ran.
     ends = 1 if is_own_doing else 2**50
-    await desk.redis.call("HSET", keys.CLOCKS(desk.root), "storm", ends)
+    await queue.redis.call("HSET", keys.CLOCKS(queue.root), "storm", ends)
     counted = []
     for attempt in range(2, 10):
-        one = await desk.claim_one(worker=f"w{attempt}", lease_ms=0)
+        one = await queue.claim_one(worker=f"w{attempt}", lease_ms=0)
         counted.append(one.calls)
-        await desk.append(one, 2, "Half")
-        await desk.reap(crashes_max=99)
+        await queue.append(one, 2, "Half")
+        await queue.reap(crashes_max=99)
     assert counted == expected
 
 
@@ -281,61 +287,61 @@ def _elsewhere(count: int = 9, *, wire: int = 1, room: int = 0) -> ClaimAsk:
         claim=0,
         room={"p1": room, "p2": 1_000},
         needs={"one": "p1"},
-        look_again_ms=LONG_MS,
+        recheck_ms=LONG_MS,
     )
 
 
-async def test_suspects_without_room_are_parked_and_hide_no_others(desk: Desk) -> None:
+async def test_suspects_without_room_are_parked_and_hide_no_others(queue: RedisFunctions) -> None:
     for number in range(40):
-        await desk.submit(f"a{number}", model="one")
-    wanted = {(await desk.submit(f"b{number}", model="two")).id for number in range(3)}
-    await _die(desk, *await desk.claim(99))
-    batch = await functions.claim(desk.redis, desk.root, _elsewhere())
+        await queue.submit(f"a{number}", model="one")
+    wanted = {(await queue.submit(f"b{number}", model="two")).id for number in range(3)}
+    await _die(queue, *await queue.claim(99))
+    batch = await functions.claim(queue.redis, queue.root, _elsewhere())
     assert {one.id for one in batch.claimed} == wanted
-    assert ("interactive", "p1") in (await desk.reap(closed=["p1"])).lines
+    assert ("interactive", "p1") in (await queue.reap(closed=["p1"])).parked_queues
     # Their company is kept: all of it runs again as soon as there is room.
-    taken = await functions.claim(desk.redis, desk.root, _elsewhere(99, room=99))
-    assert [one.company for one in taken.claimed] == [43] * 40
+    taken = await functions.claim(queue.redis, queue.root, _elsewhere(99, room=99))
+    assert [one.suspects_max for one in taken.claimed] == [43] * 40
     assert {one.resource for one in taken.claimed} == {"p1"}
-    assert (await desk.reap()).lines == frozenset()
+    assert (await queue.reap()).parked_queues == frozenset()
 
 
-async def test_a_parked_suspect_stays_parked_where_it_may_not_run(desk: Desk) -> None:
+async def test_a_parked_suspect_stays_parked_where_it_may_not_run(queue: RedisFunctions) -> None:
     for name in ("ann", "ann", "bob"):
-        await desk.submit(name, model="one")
+        await queue.submit(name, model="one")
     for _ in range(3):
-        held = await desk.claim(9)
-        await _die(desk, *held)
-    fresh = await desk.submit("ann", model="one")
-    await functions.claim(desk.redis, desk.root, _elsewhere())
-    before = await desk.redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
-    busy = msgspec.structs.replace(_elsewhere(room=9), suspects=1, company=1)
-    batch = await functions.claim(desk.redis, desk.root, busy)
+        held = await queue.claim(9)
+        await _die(queue, *held)
+    fresh = await queue.submit("ann", model="one")
+    await functions.claim(queue.redis, queue.root, _elsewhere())
+    before = await queue.redis.call("ZRANGE", keys.DEFERRED(queue.root), 0, -1, "WITHSCORES")
+    busy = msgspec.structs.replace(_elsewhere(room=9), suspects=1, suspects_max=1)
+    batch = await functions.claim(queue.redis, queue.root, busy)
     assert [one.id for one in batch.claimed] == [fresh.id]
-    assert await desk.redis.call("EXISTS", keys.SUSPECTS(desk.root)) == 0
-    after = await desk.redis.call("ZRANGE", keys.DEFERRED(desk.root), 0, -1, "WITHSCORES")
+    assert await queue.redis.call("EXISTS", keys.SUSPECTS(queue.root)) == 0
+    after = await queue.redis.call("ZRANGE", keys.DEFERRED(queue.root), 0, -1, "WITHSCORES")
     assert [one for one in before if f"ann:{fresh.id}".encode() not in one] == [
         one for one in after if f"ann:{fresh.id}".encode() not in one
     ]
-    free = (await functions.claim(desk.redis, desk.root, _elsewhere(room=9))).claimed
-    assert [one.company for one in free] == [1]
+    free = (await functions.claim(queue.redis, queue.root, _elsewhere(room=9))).claimed
+    assert [one.suspects_max for one in free] == [1]
 
 
-async def test_suspects_of_an_account_at_its_most_hide_no_others(desk: Desk) -> None:
+async def test_suspects_of_an_account_at_its_most_hide_no_others(queue: RedisFunctions) -> None:
     for _ in range(40):
-        await desk.submit("ann")
-    other = await desk.submit("bob")
-    await _die(desk, *await desk.claim(99))
-    await desk.redis.call("HSET", keys.BOOKS(desk.root, "ann"), "running_most", 0)
-    assert [one.id for one in await desk.claim(9)] == [other.id]
+        await queue.submit("ann")
+    other = await queue.submit("bob")
+    await _die(queue, *await queue.claim(99))
+    await queue.redis.call("HSET", keys.ACCOUNT_TOTALS(queue.root, "ann"), "running_most", 0)
+    assert [one.id for one in await queue.claim(9)] == [other.id]
 
 
-async def test_suspects_for_a_newer_worker_hide_no_others(desk: Desk) -> None:
+async def test_suspects_for_a_newer_worker_hide_no_others(queue: RedisFunctions) -> None:
     for number in range(99):
-        await desk.submit(f"a{number}", wire=2)
-    other = await desk.submit("bob")
-    await _die(desk, *await desk.claim(200, wire=2))
+        await queue.submit(f"a{number}", wire=2)
+    other = await queue.submit("bob")
+    await _die(queue, *await queue.claim(200, wire=2))
     taken: list[Claimed] = []
     while not taken:
-        taken = await desk.claim(9)
+        taken = await queue.claim(9)
     assert [one.id for one in taken] == [other.id]

@@ -19,8 +19,8 @@ import structlog
 
 from deploy import cli
 from shared.telemetry import logs
-from tests.deploy.teller import Teller
-from tests.support import family, waiting
+from tests.deploy.scripted_api import ScriptedApi
+from tests.support import process_tree, waiting
 
 
 class Result(NamedTuple):
@@ -35,7 +35,7 @@ Pollux = Callable[..., Result]
 
 
 @pytest.fixture
-def short() -> Iterator[Path]:
+def short_folder() -> Iterator[Path]:
     """Return an empty folder whose path leaves room for a socket's name."""
     folder = Path(tempfile.mkdtemp(prefix="plx"))
     yield folder
@@ -44,7 +44,7 @@ def short() -> Iterator[Path]:
 
 @pytest.fixture
 def pollux(
-    short: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Pollux:
     """Return the `pollux` command, in an empty folder, with no setting but those given.
 
@@ -52,7 +52,7 @@ def pollux(
     """
 
     def run(*words: str, **environment: str) -> Result:
-        monkeypatch.chdir(short)
+        monkeypatch.chdir(short_folder)
         monkeypatch.setattr(sys, "argv", ["pollux", *words])
         monkeypatch.setattr(os, "environ", clean(environment))
         with _own_logging(), pytest.raises(SystemExit) as ended:
@@ -100,13 +100,13 @@ def folders_in(parent: Path) -> list[Path]:
     return list(parent.glob("pollux-*"))
 
 
-class StandIn:
+class SupervisorProcess:
     """A running supervisor with three idle children and a janitor."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.deploy.standin", str(folder)],
+            [sys.executable, "-m", "tests.deploy.supervisor_program", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -120,28 +120,28 @@ class StandIn:
         """The process id of the janitor that is on duty."""
         [pid] = [
             found.pid
-            for found in family.members(self.process.pid)
+            for found in process_tree.members(self.process.pid)
             if "deploy.local.janitor" in found.command
         ]
         return pid
 
     def left(self) -> list[int]:
         """Return what is still alive of all that was ever started."""
-        return [pid for pid in self.children.values() if family.is_alive(pid)]
+        return [pid for pid in self.children.values() if process_tree.is_alive(pid)]
 
     def folders(self) -> list[Path]:
         """Return the private folders that are left."""
         return folders_in(self.folder)
 
-    def until_gone(self) -> None:
+    def wait_until_gone(self) -> None:
         """Wait until neither a child nor the folder of the sockets is left."""
         waiting.until_now(lambda: not self.left() and not self.folders(), what="nothing left")
 
 
 @pytest.fixture
-def stand_in(short: Path) -> Iterator[StandIn]:
+def supervisor_process(short_folder: Path) -> Iterator[SupervisorProcess]:
     """Return a running supervisor of stand-ins; what it leaves is killed at the end."""
-    started = StandIn(short)
+    started = SupervisorProcess(short_folder)
     yield started
     with started.process:
         started.process.kill()
@@ -150,7 +150,7 @@ def stand_in(short: Path) -> Iterator[StandIn]:
 
 
 @pytest.fixture
-async def teller() -> AsyncIterator[Teller]:
+async def scripted_api() -> AsyncIterator[ScriptedApi]:
     """Return a scripted API."""
-    async with Teller() as scripted:
+    async with ScriptedApi() as scripted:
         yield scripted

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.deploy.teller import (
+from tests.deploy.scripted_api import (
     ID,
-    Line,
-    Teller,
+    ScriptedApi,
+    ScriptedReply,
     accepted,
     completed,
     event,
@@ -41,9 +41,9 @@ class Said(NamedTuple):
 
 @asynccontextmanager
 async def _asking(
-    teller: Teller, cwd: Path, *words: str, **environment: str
+    scripted_api: ScriptedApi, cwd: Path, *words: str, **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    known = {"POLLUX_URL": teller.url, "POLLUX_API_KEY": "the-key"}
+    known = {"POLLUX_URL": scripted_api.url, "POLLUX_API_KEY": "the-key"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "deploy.cli", "ask", *words),
         cwd=cwd,
@@ -61,22 +61,24 @@ async def _asking(
 
 
 async def _ask(
-    teller: Teller, cwd: Path, *words: str, stdin: bytes = b"", **environment: str
+    scripted_api: ScriptedApi, cwd: Path, *words: str, stdin: bytes = b"", **environment: str
 ) -> Said:
-    async with _asking(teller, cwd, *words, **environment) as process:
+    async with _asking(scripted_api, cwd, *words, **environment) as process:
         out, err = await process.communicate(stdin)
         assert process.returncode is not None
         return Said(process.returncode, out.decode(), err.decode())
 
 
-async def test_answer_alone_is_on_standard_output(teller: Teller, tmp_path: Path) -> None:
+async def test_answer_alone_is_on_standard_output(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
     thought = event("1-1", "reasoning", text="Hm.")
     ping, later = b": ping\n\n", event("1-9", "of_a_later_version", text="no")
     pieces = (accepted(), routed(), ping, thought, *_TWO, later, completed("1-10", "Two bears"))
-    teller.lines.append(Line(pieces))
-    said = await _ask(teller, tmp_path, "How many?", "-m", "alpha", "-s", "an-earlier")
+    scripted_api.lines.append(ScriptedReply(pieces))
+    said = await _ask(scripted_api, tmp_path, "How many?", "-m", "alpha", "-s", "an-earlier")
     assert said == (0, "Two bears\n", "model: alpha (alpha was requested.)\nsession: the-session\n")
-    [asked] = teller.asked
+    [asked] = scripted_api.asked
     assert (asked.method, asked.path) == ("POST", "/v1/ai/chat")
     assert asked.headers["x-api-key"] == "the-key"
     assert asked.headers["idempotency-key"]
@@ -99,12 +101,12 @@ async def test_answer_alone_is_on_standard_output(teller: Teller, tmp_path: Path
     ],
 )
 async def test_message_comes_from_the_argument_and_from_a_pipe(
-    teller: Teller, tmp_path: Path, words: tuple[str, ...], stdin: bytes, message: str
+    scripted_api: ScriptedApi, tmp_path: Path, words: tuple[str, ...], stdin: bytes, message: str
 ) -> None:
-    teller.lines.append(Line((accepted(), completed("1-1", "Yes"))))
-    said = await _ask(teller, tmp_path, *words, stdin=stdin)
+    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
+    said = await _ask(scripted_api, tmp_path, *words, stdin=stdin)
     assert (said.code, said.out) == (0, "Yes\n")
-    assert teller.asked[0].body["message"] == message
+    assert scripted_api.asked[0].body["message"] == message
 
 
 @pytest.mark.parametrize(
@@ -112,17 +114,21 @@ async def test_message_comes_from_the_argument_and_from_a_pipe(
     [((), b" \n", "Say what to ask"), (("-",), b"\xff", "not UTF-8")],
 )
 async def test_what_is_no_message_is_not_sent(
-    teller: Teller, tmp_path: Path, words: tuple[str, ...], stdin: bytes, sentence: str
+    scripted_api: ScriptedApi, tmp_path: Path, words: tuple[str, ...], stdin: bytes, sentence: str
 ) -> None:
-    said = await _ask(teller, tmp_path, *words, stdin=stdin)
+    said = await _ask(scripted_api, tmp_path, *words, stdin=stdin)
     assert (said.code, said.out) == (1, "")
     assert sentence in said.err
-    assert teller.asked == []
+    assert scripted_api.asked == []
 
 
-async def test_events_are_printed_as_json_a_line_each(teller: Teller, tmp_path: Path) -> None:
-    teller.lines.append(Line((accepted(), routed(), *_TWO, completed("1-4", "Two bears"))))
-    said = await _ask(teller, tmp_path, "How many?", "--json")
+async def test_events_are_printed_as_json_a_line_each(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
+    scripted_api.lines.append(
+        ScriptedReply((accepted(), routed(), *_TWO, completed("1-4", "Two bears")))
+    )
+    said = await _ask(scripted_api, tmp_path, "How many?", "--json")
     told = [json.loads(line) for line in said.out.splitlines()]
     assert [each["type"] for each in told] == ["accepted", "routed", "delta", "delta", "completed"]
     assert told[2] == {"type": "delta", "text": "Two "}
@@ -131,71 +137,75 @@ async def test_events_are_printed_as_json_a_line_each(teller: Teller, tmp_path: 
 
 @pytest.mark.parametrize("is_cut", [True, False])
 async def test_lost_line_is_taken_up_after_the_last_event(
-    teller: Teller, tmp_path: Path, *, is_cut: bool
+    scripted_api: ScriptedApi, tmp_path: Path, *, is_cut: bool
 ) -> None:
     half = b'id: 1-3\nevent: delta\ndata: {"type": "delta", "te'
-    teller.lines.append(Line((accepted(), _TWO[0], half), is_cut=is_cut))
-    teller.lines.append(refusal(503, "Not now."))
-    teller.lines.append(Line((_TWO[1], completed("1-4", "Two bears"))))
-    said = await _ask(teller, tmp_path, "How many?", "--json")
+    scripted_api.lines.append(ScriptedReply((accepted(), _TWO[0], half), is_cut=is_cut))
+    scripted_api.lines.append(refusal(503, "Not now."))
+    scripted_api.lines.append(ScriptedReply((_TWO[1], completed("1-4", "Two bears"))))
+    said = await _ask(scripted_api, tmp_path, "How many?", "--json")
     told = [json.loads(line) for line in said.out.splitlines()]
     assert [each.get("text") for each in told] == [None, "Two ", "bears", None]
     assert (said.code, said.err.count("trying again")) == (0, 1)
-    _, *resumed = teller.asked
+    _, *resumed = scripted_api.asked
     assert [(asked.method, asked.path) for asked in resumed] == [("GET", _EVENTS)] * 2
     assert [asked.headers["last-event-id"] for asked in resumed] == ["1-2"] * 2
 
 
 async def test_who_has_closed_its_input_is_asked_by_its_words_alone(
-    teller: Teller, tmp_path: Path
+    scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
-    teller.lines.append(Line((accepted(), completed("1-1", "Yes"))))
+    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", 'exec "$@" <&-', "sh"),
         *(sys.executable, "-P", "-m", "deploy.cli", "ask", "What?"),
         cwd=tmp_path,
-        env={"PATH": os.defpath, "POLLUX_URL": teller.url, "POLLUX_API_KEY": "the-key"},
+        env={"PATH": os.defpath, "POLLUX_URL": scripted_api.url, "POLLUX_API_KEY": "the-key"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
     assert (process.returncode, out) == (0, b"Yes\n"), err
-    assert teller.asked[0].body["message"] == "What?"
+    assert scripted_api.asked[0].body["message"] == "What?"
 
 
 async def test_acceptance_that_was_not_heard_is_asked_for_again_under_the_same_key(
-    teller: Teller, tmp_path: Path
+    scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
-    teller.lines.append(Line(is_cut=True))
-    teller.lines.append(refusal(429, "Too many.", "Retry-After: 1"))
-    teller.lines.append(Line((accepted(), completed("1-1", "Yes"))))
-    said = await _ask(teller, tmp_path, "What?")
+    scripted_api.lines.append(ScriptedReply(is_cut=True))
+    scripted_api.lines.append(refusal(429, "Too many.", "Retry-After: 1"))
+    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
+    said = await _ask(scripted_api, tmp_path, "What?")
     assert (said.code, said.out) == (0, "Yes\n")
-    assert [asked.path for asked in teller.asked] == ["/v1/ai/chat"] * 3
-    assert len({asked.headers["idempotency-key"] for asked in teller.asked}) == 1
-    assert teller.asked[0].body == teller.asked[2].body
+    assert [asked.path for asked in scripted_api.asked] == ["/v1/ai/chat"] * 3
+    assert len({asked.headers["idempotency-key"] for asked in scripted_api.asked}) == 1
+    assert scripted_api.asked[0].body == scripted_api.asked[2].body
 
 
 async def test_pipe_gets_the_answer_of_the_last_attempt_alone(
-    teller: Teller, tmp_path: Path
+    scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
     reset, other = event("2-1", "reset", keep=0), event("2-2", "delta", text="Three wolves")
     pieces = (accepted(), *_TWO, reset, other, completed("2-3", "Three wolves"))
-    teller.lines.append(Line(pieces))
-    said = await _ask(teller, tmp_path, "How many?")
+    scripted_api.lines.append(ScriptedReply(pieces))
+    said = await _ask(scripted_api, tmp_path, "How many?")
     assert (said.code, said.out) == (0, "Three wolves\n")
 
 
-async def test_failure_is_a_sentence_and_no_answer(teller: Teller, tmp_path: Path) -> None:
-    teller.lines.append(Line((accepted(), *_TWO, failed("1-4", "The provider fell silent."))))
-    said = await _ask(teller, tmp_path, "How many?")
+async def test_failure_is_a_sentence_and_no_answer(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
+    scripted_api.lines.append(
+        ScriptedReply((accepted(), *_TWO, failed("1-4", "The provider fell silent.")))
+    )
+    said = await _ask(scripted_api, tmp_path, "How many?")
     assert said == (1, "", "pollux: The provider fell silent.\n")
-    assert teller.cancels == 0
+    assert scripted_api.cancels == 0
 
 
-async def test_cancel_by_somebody_else_is_told(teller: Teller, tmp_path: Path) -> None:
-    teller.lines.append(Line((accepted(), *_TWO, event("2-1", "cancelled"))))
-    said = await _ask(teller, tmp_path, "How many?")
+async def test_cancel_by_somebody_else_is_told(scripted_api: ScriptedApi, tmp_path: Path) -> None:
+    scripted_api.lines.append(ScriptedReply((accepted(), *_TWO, event("2-1", "cancelled"))))
+    said = await _ask(scripted_api, tmp_path, "How many?")
     assert said == (1, "", "pollux: The generation was cancelled.\n")
 
 
@@ -203,31 +213,31 @@ async def test_cancel_by_somebody_else_is_told(teller: Teller, tmp_path: Path) -
     ("line", "sentence"),
     [
         (refusal(401, "The API key is unknown."), "The API key is unknown."),
-        (Line((b'{"success":false,"error":"No."}',), 404, kind="application/json"), "No."),
-        (Line((b"<html>",), 500, kind="text/html"), "The API answered 500."),
-        (Line((b"{}",), kind="application/json"), "does not answer as Pollux does."),
-        (Line((b"data: {]\n\n",)), "does not answer as Pollux does."),
+        (ScriptedReply((b'{"success":false,"error":"No."}',), 404, kind="application/json"), "No."),
+        (ScriptedReply((b"<html>",), 500, kind="text/html"), "The API answered 500."),
+        (ScriptedReply((b"{}",), kind="application/json"), "does not answer as Pollux does."),
+        (ScriptedReply((b"data: {]\n\n",)), "does not answer as Pollux does."),
     ],
     ids=["refused", "refused elsewhere", "no sentence", "no stream", "no event"],
 )
 async def test_refusal_is_a_sentence(
-    teller: Teller, tmp_path: Path, line: Line, sentence: str
+    scripted_api: ScriptedApi, tmp_path: Path, line: ScriptedReply, sentence: str
 ) -> None:
-    teller.lines.append(line)
-    said = await _ask(teller, tmp_path, "What?")
+    scripted_api.lines.append(line)
+    said = await _ask(scripted_api, tmp_path, "What?")
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith("pollux: ")
     assert said.err.endswith(f"{sentence}\n")
-    assert len(teller.asked) == 1
+    assert len(scripted_api.asked) == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_who_goes_has_the_generation_cancelled(
-    teller: Teller, tmp_path: Path, number: signal.Signals, code: int
+    scripted_api: ScriptedApi, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     gate = asyncio.Event()
-    teller.lines.append(Line((accepted(), routed(), gate)))
-    async with _asking(teller, tmp_path, "How many?") as process:
+    scripted_api.lines.append(ScriptedReply((accepted(), routed(), gate)))
+    async with _asking(scripted_api, tmp_path, "How many?") as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.close()
@@ -235,46 +245,48 @@ async def test_who_goes_has_the_generation_cancelled(
         process.send_signal(number)
         assert await process.wait() == code
         assert await process.stderr.read() == b"[cancelled]\n"
-    assert teller.cancels == 1
+    assert scripted_api.cancels == 1
 
 
-async def test_nobody_who_reads_is_a_cancel_too(teller: Teller, tmp_path: Path) -> None:
+async def test_nobody_who_reads_is_a_cancel_too(scripted_api: ScriptedApi, tmp_path: Path) -> None:
     gate = asyncio.Event()
-    teller.lines.append(Line((accepted(), gate, *_TWO, asyncio.Event())))
-    async with _asking(teller, tmp_path, "How many?", "--json") as process:
+    scripted_api.lines.append(ScriptedReply((accepted(), gate, *_TWO, asyncio.Event())))
+    async with _asking(scripted_api, tmp_path, "How many?", "--json") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()
         assert b"accepted" in await process.stdout.readline()
         process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # as `head` would
         gate.set()
-        await until(lambda: teller.cancels == 1, 20)
+        await until(lambda: scripted_api.cancels == 1, 20)
         assert await process.wait() == 1
 
 
 # Whom to ask
 
 
-async def test_running_system_of_the_folder_is_asked(teller: Teller, tmp_path: Path) -> None:
+async def test_running_system_of_the_folder_is_asked(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
     folder = tmp_path / ".pollux"
     folder.mkdir()
-    here = {"POLLUX_URL": teller.url, "POLLUX_API_KEY": "its-key"}
+    here = {"POLLUX_URL": scripted_api.url, "POLLUX_API_KEY": "its-key"}
     (folder / "running.json").write_text(json.dumps(here))
-    teller.lines.append(Line((accepted(), completed("1-1", "Yes"))))
-    said = await _ask(teller, tmp_path, "What?", POLLUX_URL="", POLLUX_API_KEY="")
+    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
+    said = await _ask(scripted_api, tmp_path, "What?", POLLUX_URL="", POLLUX_API_KEY="")
     assert (said.code, said.out) == (0, "Yes\n")
-    assert teller.asked[0].headers["x-api-key"] == "its-key"
+    assert scripted_api.asked[0].headers["x-api-key"] == "its-key"
 
 
-async def test_its_key_goes_nowhere_else(teller: Teller, tmp_path: Path) -> None:
+async def test_its_key_goes_nowhere_else(scripted_api: ScriptedApi, tmp_path: Path) -> None:
     folder = tmp_path / ".pollux"
     folder.mkdir()
     here = {"POLLUX_URL": "http://127.0.0.1:1", "POLLUX_API_KEY": "its-key"}
     (folder / "running.json").write_text(json.dumps(here))
-    said = await _ask(teller, tmp_path, "What?", POLLUX_API_KEY="")
+    said = await _ask(scripted_api, tmp_path, "What?", POLLUX_API_KEY="")
     assert said.code == 1
     assert "set POLLUX_API_KEY" in said.err
-    assert teller.asked == []
+    assert scripted_api.asked == []
 
 
 @pytest.mark.parametrize(
@@ -287,16 +299,20 @@ async def test_its_key_goes_nowhere_else(teller: Teller, tmp_path: Path) -> None
     ids=str,
 )
 async def test_what_is_missing_is_said_in_a_sentence(
-    teller: Teller, tmp_path: Path, environment: dict[str, str], sentence: str
+    scripted_api: ScriptedApi, tmp_path: Path, environment: dict[str, str], sentence: str
 ) -> None:
-    said = await _ask(teller, tmp_path, "What?", stdin=b"", **environment)
+    said = await _ask(scripted_api, tmp_path, "What?", stdin=b"", **environment)
     assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
     assert sentence in said.err
 
 
-async def test_it_says_what_it_waits_for_until_words_come(teller: Teller, tmp_path: Path) -> None:
+async def test_it_says_what_it_waits_for_until_words_come(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
     words = asyncio.Event()
-    teller.lines.append(Line((accepted(), words, *_TWO, completed("1-4", "Two bears"))))
+    scripted_api.lines.append(
+        ScriptedReply((accepted(), words, *_TWO, completed("1-4", "Two bears")))
+    )
     status = {
         "state": "processing",
         "stage": "queued",
@@ -304,8 +320,8 @@ async def test_it_says_what_it_waits_for_until_words_come(teller: Teller, tmp_pa
         "eta_seconds": {"p50": 12.4, "p90": 40.0},
         "routing": {"chosen": "alpha"},
     }
-    teller.status = Line((json.dumps(status).encode(),), kind="application/json")
-    async with _asking(teller, tmp_path, "How many?") as process:
+    scripted_api.status = ScriptedReply((json.dumps(status).encode(),), kind="application/json")
+    async with _asking(scripted_api, tmp_path, "How many?") as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.close()
@@ -317,14 +333,18 @@ async def test_it_says_what_it_waits_for_until_words_come(teller: Teller, tmp_pa
     assert err == b"session: the-session\n"
 
 
-async def test_a_look_that_brings_nothing_ends_nothing(teller: Teller, tmp_path: Path) -> None:
+async def test_a_look_that_brings_nothing_ends_nothing(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
     words = asyncio.Event()
-    teller.lines.append(Line((accepted(), words, *_TWO, completed("1-4", "Two bears"))))
-    teller.status = Line((b"no json",), kind="application/json")
-    async with _asking(teller, tmp_path, "How many?") as process:
+    scripted_api.lines.append(
+        ScriptedReply((accepted(), words, *_TWO, completed("1-4", "Two bears")))
+    )
+    scripted_api.status = ScriptedReply((b"no json",), kind="application/json")
+    async with _asking(scripted_api, tmp_path, "How many?") as process:
         assert process.stdin is not None
         process.stdin.close()
-        await until(lambda: any(asked.path.endswith("/status") for asked in teller.asked))
+        await until(lambda: any(asked.path.endswith("/status") for asked in scripted_api.asked))
         words.set()
         out, _ = await process.communicate()
     assert out == b"Two bears\n"

@@ -9,7 +9,7 @@ from deploy.local.catalogue import SHIPPED
 from shared.catalogue import Catalogue
 from shared.settings import Settings
 from tests.deploy.conftest import Pollux
-from tests.deploy.teller import Line, Teller
+from tests.deploy.scripted_api import ScriptedApi, ScriptedReply
 from tests.support import command
 
 _SETTINGS = """
@@ -53,16 +53,16 @@ capabilities = ["tools", "json"]
 
 
 @pytest.fixture(name="reach")
-def _reach(tmp_path: Path, teller: Teller) -> dict[str, str]:
+def _write_settings(tmp_path: Path, scripted_api: ScriptedApi) -> dict[str, str]:
     """Return what leads the command to a settings file and a catalogue beside it."""
-    (tmp_path / "pollux.toml").write_text(_SETTINGS.replace("{url}", teller.url))
-    (tmp_path / "catalog.toml").write_text(_MORE.replace("{url}", teller.url))
+    (tmp_path / "pollux.toml").write_text(_SETTINGS.replace("{url}", scripted_api.url))
+    (tmp_path / "catalog.toml").write_text(_MORE.replace("{url}", scripted_api.url))
     return {"POLLUX_CONFIG": str(tmp_path / "pollux.toml")}
 
 
-def _list(*names: str) -> Line:
+def _list(*names: str) -> ScriptedReply:
     entries = {"data": [{"id": name} for name in names]}
-    return Line((json.dumps(entries).encode(),), kind="application/json")
+    return ScriptedReply((json.dumps(entries).encode(),), kind="application/json")
 
 
 async def test_models_are_a_table(pollux: Pollux, reach: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ def test_models_that_ship_are_listed_where_none_is_named(pollux: Pollux) -> None
 
 
 async def test_a_check_tells_what_was_read(
-    pollux: Pollux, reach: dict[str, str], tmp_path: Path, teller: Teller
+    pollux: Pollux, reach: dict[str, str], tmp_path: Path, scripted_api: ScriptedApi
 ) -> None:
     shown = pollux("config", "check", FAR_KEY="sk-hush", **reach)
     assert (shown.code, shown.err) == (0, "")
@@ -116,7 +116,7 @@ async def test_a_check_tells_what_was_read(
         "  far: FAR_KEY is set",
         "  wide: WIDE_KEY is missing: not served here",
     ]
-    assert teller.asked == []
+    assert scripted_api.asked == []
 
 
 @pytest.mark.parametrize(("key", "told"), [("sk-hush", "set"), (" ", "missing: not searched here")])
@@ -202,28 +202,28 @@ async def test_a_check_names_every_key_that_cannot_be_sent(
 
 
 async def test_those_whose_key_is_there_are_tried(
-    short: Path, reach: dict[str, str], teller: Teller
+    short_folder: Path, reach: dict[str, str], scripted_api: ScriptedApi
 ) -> None:
-    teller.lines.extend([_list("small-1", "big-1")] * 2)
+    scripted_api.lines.extend([_list("small-1", "big-1")] * 2)
     words = ("config", "check", "--try")
     environment = {**reach, "FAR_KEY": "sk-hush\n"}
-    async with command.running(*words, cwd=short, environment=environment) as check:
+    async with command.running(*words, cwd=short_folder, environment=environment) as check:
         assert await check.ended() == 0, check.text
         assert check.text.splitlines()[-2:] == ["  near: ok", "  far: ok"]
         assert "hush" not in check.text
-    asked = {each.path: each.headers for each in teller.asked}
+    asked = {each.path: each.headers for each in scripted_api.asked}
     assert asked.keys() == {"/near/models", "/far/models?limit=1000"}
     assert "authorization" not in asked["/near/models"]
     assert asked["/far/models?limit=1000"]["x-api-key"] == "sk-hush"
 
 
 async def test_a_try_that_fails_is_told_and_is_the_exit_code(
-    short: Path, reach: dict[str, str], teller: Teller
+    short_folder: Path, reach: dict[str, str], scripted_api: ScriptedApi
 ) -> None:
-    teller.lines.extend([Line((b"sk-hush is wrong",), status=401)] * 2)
+    scripted_api.lines.extend([ScriptedReply((b"sk-hush is wrong",), status=401)] * 2)
     words = ("config", "check", "--try")
     async with command.running(
-        *words, cwd=short, environment={**reach, "FAR_KEY": "sk-hush"}
+        *words, cwd=short_folder, environment={**reach, "FAR_KEY": "sk-hush"}
     ) as check:
         assert await check.ended() == 1
         assert "  far: refuses the key (status 401)\n" in check.text

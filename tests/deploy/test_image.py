@@ -12,10 +12,10 @@ import pytest
 
 from deploy.local import valkey
 from shared.errors import UnavailableError
-from shared.redis import server
+from shared.redis import server_check
 from shared.redis.client import Redis
 from shared.settings import RedisSettings, Settings
-from tests.deploy.composition import DEPLOY, MissingError, composition
+from tests.deploy.compose_file import DEPLOY, MissingError, composition
 from tests.support import processes, waiting
 from tests.support.processes import Process
 
@@ -112,7 +112,7 @@ async def test_valkey_starts_as_composed_and_wants_its_password(
         with pytest.raises(UnavailableError, match="NOAUTH"):
             await stranger.connect()
         # It is what the composition says that it is.
-        assert await server.check(redis, settings) == server.HOLDS["fsync"]
+        assert await server_check.check(redis, settings) == server_check.GUARANTEES["fsync"]
         told = await redis.call("CONFIG", "GET", "maxmemory*")
         assert told[b"maxmemory-policy"] == b"noeviction"
         most = int(told[b"maxmemory"])

@@ -10,7 +10,7 @@ from shared.clock import SystemClock
 from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
-from shared.stores.accounts import Accounts, OwnKey
+from shared.stores.accounts import Accounts, CreatedKey
 from shared.wire.account import ApiKey
 from tests.deploy.conftest import Pollux
 
@@ -19,7 +19,7 @@ _PEPPER = "of these tests"
 
 
 @pytest.fixture
-def reach(redis_settings: RedisSettings) -> dict[str, str]:
+def redis_environment(redis_settings: RedisSettings) -> dict[str, str]:
     """Return the environment that leads the command to the test's server."""
     return {
         "REDIS_URL": redis_settings.url,
@@ -35,19 +35,19 @@ def accounts(redis: Redis, redis_settings: RedisSettings) -> Accounts:
     return Accounts(redis, redis_settings, _PEPPER.encode(), SystemClock())
 
 
-def _made(pollux: Pollux, reach: dict[str, str], *words: str) -> dict[str, Any]:
-    result = pollux("keys", "create", "--json", *words, **reach)
+def _made(pollux: Pollux, redis_environment: dict[str, str], *words: str) -> dict[str, Any]:
+    result = pollux("keys", "create", "--json", *words, **redis_environment)
     assert result.code == 0, result.err
     made: dict[str, Any] = json.loads(result.out)
     return made
 
 
 async def test_a_key_is_created_with_what_was_said(
-    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+    pollux: Pollux, redis_environment: dict[str, str], accounts: Accounts
 ) -> None:
     made = _made(
         pollux,
-        reach,
+        redis_environment,
         *"--account acme --tier pro --credits 12.5 --scopes read,approve".split(),
         *"--expires-days 2".split(),
     )
@@ -59,25 +59,25 @@ async def test_a_key_is_created_with_what_was_said(
     assert key.expires is not None
     assert key.expires - key.created == pytest.approx(2 * 86_400_000, abs=5_000)
     assert (account.id, account.tier) == ("acme", "pro")
-    assert (await accounts.books(account)).balance == 12_500_000
+    assert (await accounts.credit_totals(account)).balance == 12_500_000
 
 
 async def test_a_second_key_leaves_the_account_as_it_is(
-    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+    pollux: Pollux, redis_environment: dict[str, str], accounts: Accounts
 ) -> None:
-    _made(pollux, reach, *"--account acme --tier pro --credits 1".split())
-    made = _made(pollux, reach, *"--account acme --credits 2".split())
+    _made(pollux, redis_environment, *"--account acme --tier pro --credits 1".split())
+    made = _made(pollux, redis_environment, *"--account acme --credits 2".split())
     found = await accounts.authenticate(made["key"])
     assert found is not None
     key, account = found
     assert (account.tier, key.scopes, key.expires) == ("pro", ("chat", "read"), None)
-    assert (await accounts.books(account)).balance == 3_000_000
+    assert (await accounts.credit_totals(account)).balance == 3_000_000
 
 
 async def test_a_new_account_is_free(
-    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+    pollux: Pollux, redis_environment: dict[str, str], accounts: Accounts
 ) -> None:
-    result = pollux("keys", "create", "--account", "acme", **reach)
+    result = pollux("keys", "create", "--account", "acme", **redis_environment)
     assert result.code == 0, result.err
     account = await accounts.find("acme")
     assert account is not None
@@ -87,23 +87,23 @@ async def test_a_new_account_is_free(
 
 
 async def test_a_revoked_key_is_listed_so(
-    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+    pollux: Pollux, redis_environment: dict[str, str], accounts: Accounts
 ) -> None:
-    made = _made(pollux, reach, "--account", "acme")
-    assert pollux("keys", "revoke", made["key_id"], **reach).code == 0
+    made = _made(pollux, redis_environment, "--account", "acme")
+    assert pollux("keys", "revoke", made["key_id"], **redis_environment).code == 0
     found = await accounts.authenticate(made["key"])
     assert found is not None
     assert found[0].revoked is not None
-    [row] = json.loads(pollux("keys", "list", "--json", **reach).out)
+    [row] = json.loads(pollux("keys", "list", "--json", **redis_environment).out)
     assert (row["key_id"], row["account"]) == (made["key_id"], "acme")
     assert row["revoked_at"] is not None
-    assert made["key"] not in pollux("keys", "list", **reach).out
+    assert made["key"] not in pollux("keys", "list", **redis_environment).out
 
 
 async def test_a_key_that_another_one_made_is_listed_with_its_name(
-    pollux: Pollux, reach: dict[str, str], accounts: Accounts
+    pollux: Pollux, redis_environment: dict[str, str], accounts: Accounts
 ) -> None:
-    parent = _made(pollux, reach, *"--account acme --scopes read,keys".split())
+    parent = _made(pollux, redis_environment, *"--account acme --scopes read,keys".split())
     record = ApiKey(
         id=ids.new_id(),
         account="acme",
@@ -112,31 +112,40 @@ async def test_a_key_that_another_one_made_is_listed_with_its_name(
         name="Web page",
         created_by=parent["key_id"],
     )
-    assert isinstance(await accounts.create_own_key(record, 5), OwnKey)
-    rows = json.loads(pollux("keys", "list", "--json", **reach).out)
+    assert isinstance(await accounts.create_own_key(record, 5), CreatedKey)
+    rows = json.loads(pollux("keys", "list", "--json", **redis_environment).out)
     assert [(row["name"], row["created_by"]) for row in rows] == [
         (None, None),
         ("Web page", parent["key_id"]),
     ]
-    assert f"created_by={parent['key_id']}" in pollux("keys", "list", **reach).out
-    assert pollux("keys", "revoke", record.id, **reach).code == 0
+    assert f"created_by={parent['key_id']}" in pollux("keys", "list", **redis_environment).out
+    assert pollux("keys", "revoke", record.id, **redis_environment).code == 0
     assert (await accounts.page_own_keys("acme", offset=0, limit=9))[1] == 1
 
 
-def test_credits_are_granted_and_shown(pollux: Pollux, reach: dict[str, str]) -> None:
-    _made(pollux, reach, "--account", "acme", "--credits", "1")
-    assert pollux("credits", "grant", "acme", "0.5", **reach).code == 0
-    shown = pollux("credits", "show", "acme", **reach).out
+def test_credits_are_granted_and_shown(pollux: Pollux, redis_environment: dict[str, str]) -> None:
+    _made(pollux, redis_environment, "--account", "acme", "--credits", "1")
+    assert pollux("credits", "grant", "acme", "0.5", **redis_environment).code == 0
+    shown = pollux("credits", "show", "acme", **redis_environment).out
     assert "available:" in shown
     assert "1.500000" in shown
 
 
-def test_the_ledger_is_listed_newest_first(pollux: Pollux, reach: dict[str, str]) -> None:
-    _made(pollux, reach, "--account", "acme", "--credits", "1")
-    assert pollux("credits", "grant", "acme", "0.5", **reach).code == 0
-    listed = pollux("credits", "ledger", "acme", **reach).out.splitlines()
+def test_the_ledger_is_listed_newest_first(
+    pollux: Pollux, redis_environment: dict[str, str]
+) -> None:
+    _made(pollux, redis_environment, "--account", "acme", "--credits", "1")
+    assert pollux("credits", "grant", "acme", "0.5", **redis_environment).code == 0
+    listed = pollux("credits", "ledger", "acme", **redis_environment).out.splitlines()
     assert [line.split()[1] for line in listed] == ["+0.500000", "+1.000000"]
-    assert len(pollux("credits", "ledger", "acme", "--limit", "1", **reach).out.splitlines()) == 1
+    assert (
+        len(
+            pollux(
+                "credits", "ledger", "acme", "--limit", "1", **redis_environment
+            ).out.splitlines()
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,57 +158,59 @@ def test_the_ledger_is_listed_newest_first(pollux: Pollux, reach: dict[str, str]
     ],
 )
 def test_who_is_not_there_is_told(
-    pollux: Pollux, reach: dict[str, str], words: str, reason: str
+    pollux: Pollux, redis_environment: dict[str, str], words: str, reason: str
 ) -> None:
-    result = pollux(*words.split(), **reach)
+    result = pollux(*words.split(), **redis_environment)
     assert (result.code, result.out) == (1, "")
     assert reason in result.err
 
 
 def test_an_account_without_credits_is_told_what_to_do(
-    pollux: Pollux, reach: dict[str, str]
+    pollux: Pollux, redis_environment: dict[str, str]
 ) -> None:
-    poor = pollux("keys", "create", "--account", "acme", **reach)
+    poor = pollux("keys", "create", "--account", "acme", **redis_environment)
     assert poor.code == 0
     assert "account acme has no credits" in poor.err
     assert "pollux credits grant acme" in poor.err
-    pollux("credits", "grant", "acme", "5", **reach)
-    assert not pollux("keys", "create", "--account", "acme", **reach).err
+    pollux("credits", "grant", "acme", "5", **redis_environment)
+    assert not pollux("keys", "create", "--account", "acme", **redis_environment).err
 
 
 def test_credits_are_taken_back_as_far_as_they_are_free(
-    pollux: Pollux, reach: dict[str, str]
+    pollux: Pollux, redis_environment: dict[str, str]
 ) -> None:
-    _made(pollux, reach, *"--account acme --credits 10".split())
-    shown = pollux("credits", "revoke", "acme", "4", **reach)
+    _made(pollux, redis_environment, *"--account acme --credits 10".split())
+    shown = pollux("credits", "revoke", "acme", "4", **redis_environment)
     assert shown.code == 0
     assert shown.out.splitlines()[0].split() == ["available:", "6.000000"]
-    refused = pollux("credits", "revoke", "acme", "7", **reach)
+    refused = pollux("credits", "revoke", "acme", "7", **redis_environment)
     assert refused.code == 1
     assert "not that many credits" in refused.err
-    assert "-4.000000" in pollux("credits", "ledger", "acme", **reach).out
+    assert "-4.000000" in pollux("credits", "ledger", "acme", **redis_environment).out
 
 
-def test_accounts_are_listed_shown_and_change_tier(pollux: Pollux, reach: dict[str, str]) -> None:
-    made = _made(pollux, reach, *"--account beta --tier pro --credits 2".split())
-    _made(pollux, reach, *"--account acme --credits 1".split())
-    listed = json.loads(pollux("accounts", "list", "--json", **reach).out)
+def test_accounts_are_listed_shown_and_change_tier(
+    pollux: Pollux, redis_environment: dict[str, str]
+) -> None:
+    made = _made(pollux, redis_environment, *"--account beta --tier pro --credits 2".split())
+    _made(pollux, redis_environment, *"--account acme --credits 1".split())
+    listed = json.loads(pollux("accounts", "list", "--json", **redis_environment).out)
     assert [(row["account"], row["tier"], row["available"]) for row in listed] == [
         ("acme", "free", 1.0),
         ("beta", "pro", 2.0),
     ]
-    assert pollux("accounts", "set-tier", "beta", "enterprise", **reach).code == 0
-    shown = json.loads(pollux("accounts", "show", "beta", "--json", **reach).out)
+    assert pollux("accounts", "set-tier", "beta", "enterprise", **redis_environment).code == 0
+    shown = json.loads(pollux("accounts", "show", "beta", "--json", **redis_environment).out)
     assert (shown["tier"], shown["keys"]) == ("enterprise", [made["key_id"]])
-    assert "tier:" in pollux("accounts", "show", "beta", **reach).out
-    missing = pollux("accounts", "set-tier", "nobody", "pro", **reach)
+    assert "tier:" in pollux("accounts", "show", "beta", **redis_environment).out
+    missing = pollux("accounts", "set-tier", "nobody", "pro", **redis_environment)
     assert (missing.code, "no account nobody" in missing.err) == (1, True)
 
 
 async def test_an_account_is_shown_with_its_quotas_and_what_it_uses_of_them(
-    pollux: Pollux, reach: dict[str, str], accounts: Accounts, redis: Redis
+    pollux: Pollux, redis_environment: dict[str, str], accounts: Accounts, redis: Redis
 ) -> None:
-    _made(pollux, reach, "--account", "acme")
+    _made(pollux, redis_environment, "--account", "acme")
     owner = await accounts.load("acme")
     root = accounts.root_of(owner)
     for session in ("a", "b"):
@@ -213,17 +224,19 @@ async def test_an_account_is_shown_with_its_quotas_and_what_it_uses_of_them(
         )
         await functions.create_session(redis, root, ask)
     limits = {"POLLUX_LIMITS__FREE__SESSIONS_MAX": "7"}
-    shown = json.loads(pollux("accounts", "show", "acme", "--json", **reach, **limits).out)
+    shown = json.loads(
+        pollux("accounts", "show", "acme", "--json", **redis_environment, **limits).out
+    )
     quotas = ("sessions", "sessions_max", "stored_bytes", "stored_bytes_max")
     assert [shown[name] for name in quotas] == [2, 7, 200, 50_000_000]
-    told = pollux("accounts", "show", "acme", **reach).out.splitlines()
+    told = pollux("accounts", "show", "acme", **redis_environment).out.splitlines()
     assert "stored_bytes:     200" in told
     assert "sessions_max:     1000" in told
 
 
 async def test_an_account_is_shown_with_its_own_keys_and_how_many_it_may_have(
     pollux: Pollux,
-    reach: dict[str, str],
+    redis_environment: dict[str, str],
     accounts: Accounts,
     redis: Redis,
     redis_settings: RedisSettings,
@@ -237,9 +250,9 @@ async def test_an_account_is_shown_with_its_own_keys_and_how_many_it_may_have(
     hashed = ids.key_hash(other.key, _PEPPER.encode())
     await redis.call("SET", keys.API_KEY(keys.system_root(redis_settings), hashed), "damaged")
     limits = {"POLLUX_LIMITS__FREE__KEYS_MAX": "7"}
-    result = pollux("accounts", "show", "acme", "--json", **reach, **limits)
+    result = pollux("accounts", "show", "acme", "--json", **redis_environment, **limits)
     shown = json.loads(result.out)
     assert (shown["keys_used"], shown["keys_max"]) == (2, 7)
     assert sorted(shown["keys"]) == sorted(each.key_id for each in made)
-    told = pollux("accounts", "show", "acme", **reach).out.splitlines()
+    told = pollux("accounts", "show", "acme", **redis_environment).out.splitlines()
     assert {"keys_used:        2", "keys_max:         10"} <= set(told)

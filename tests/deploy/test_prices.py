@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy import prices
-from deploy.prices import Looked
+from deploy.prices import SourceRates
 from shared.errors import ConfigurationError
 from shared.settings import Capability
 
@@ -103,44 +103,46 @@ def _catalogue(tmp_path: Path) -> Path:
     return where
 
 
-def _look(upstream: str) -> Looked | None:
-    return prices.look(_SOURCES, "https://api.vendor.example/v1", upstream, _DAY)
+def _look(upstream: str) -> SourceRates | None:
+    return prices.look_up(_SOURCES, "https://api.vendor.example/v1", upstream, _DAY)
 
 
 def test_the_dearest_hour_of_the_day_holds() -> None:
-    assert _look("plain-1") == Looked(1.5, 2.0, 1_000)
+    assert _look("plain-1") == SourceRates(1.5, 2.0, 1_000)
 
 
 def test_a_window_ends_where_the_price_rises() -> None:
-    assert _look("tiered-1") == Looked(0.1, 0.4, 90_000)
+    assert _look("tiered-1") == SourceRates(0.1, 0.4, 90_000)
 
 
 def test_the_dearest_of_what_a_model_makes_holds_for_all() -> None:
     priced = _Prices(Decimal(1), Decimal(2), output_image_mtok=Decimal(30))
     sources = [_Vendor("https", {"painter-1": _Model(9, priced)})]
 
-    def look(*capabilities: Capability) -> Looked | None:
-        return prices.look(sources, "https://a.example", "painter-1", _DAY, capabilities)
+    def look_up(*capabilities: Capability) -> SourceRates | None:
+        return prices.look_up(sources, "https://a.example", "painter-1", _DAY, capabilities)
 
-    assert look() == Looked(1.0, 2.0, 9)
-    assert look("image_output") == Looked(1.0, 30.0, 9)
-    assert look("audio_output") == Looked(1.0, 2.0, 9)
+    assert look_up() == SourceRates(1.0, 2.0, 9)
+    assert look_up("image_output") == SourceRates(1.0, 30.0, 9)
+    assert look_up("audio_output") == SourceRates(1.0, 2.0, 9)
 
 
 def test_a_search_is_priced_for_who_can_search() -> None:
     priced = _Prices(Decimal(1), Decimal(2), web_searches_kcount=Decimal(10))
     sources = [_Vendor("https", {"finder-1": _Model(9, priced)})]
     can: tuple[Capability, ...] = ("web_search",)
-    found = prices.look(sources, "https://a.example", "finder-1", _DAY, can)
-    assert found == Looked(1.0, 2.0, 9, 10.0)
-    assert prices.look(sources, "https://a.example", "finder-1", _DAY) == Looked(1.0, 2.0, 9)
+    found = prices.look_up(sources, "https://a.example", "finder-1", _DAY, can)
+    assert found == SourceRates(1.0, 2.0, 9, 10.0)
+    assert prices.look_up(sources, "https://a.example", "finder-1", _DAY) == SourceRates(
+        1.0, 2.0, 9
+    )
 
 
 def test_what_the_source_does_not_know_is_nothing() -> None:
     assert _look("other") is None
-    assert prices.look(_SOURCES, "http://127.0.0.1:9/v1", "plain-1", _DAY) is None
+    assert prices.look_up(_SOURCES, "http://127.0.0.1:9/v1", "plain-1", _DAY) is None
     unpriced = [_Vendor("https", {"plain-1": _Model(9, _Prices(None, None))})]
-    assert prices.look(unpriced, "https://api.vendor.example/v1", "plain-1", _DAY) is None
+    assert prices.look_up(unpriced, "https://api.vendor.example/v1", "plain-1", _DAY) is None
 
 
 def test_differences_are_told_and_nothing_is_written(

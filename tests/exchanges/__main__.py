@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from shared.settings import RedisSettings
 from tests.exchanges import files
+from tests.exchanges.all_exchanges import KINDS
 from tests.exchanges.exchange import Exchange
 from tests.exchanges.files import Filed
-from tests.exchanges.kinds import KINDS
-from tests.exchanges.play import Seen, play
-from tests.support.provider import Provider
-from tests.support.server import Server
+from tests.exchanges.runner import Outcome, play
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 
@@ -37,11 +37,14 @@ class Row(NamedTuple):
     sentence: str = ""
 
 
-async def _played(exchanges: Sequence[Exchange], seconds: float) -> dict[str, Seen]:
+async def _played(exchanges: Sequence[Exchange], seconds: float) -> dict[str, Outcome]:
     """Play exchanges through a system of their own."""
     with Server() as server, tempfile.TemporaryDirectory() as scratch:
         settings = RedisSettings(url=server.url)
-        async with Provider() as provider, System(settings, provider, Path(scratch)) as system:
+        async with (
+            ScriptedProvider() as provider,
+            System(settings, provider, Path(scratch)) as system,
+        ):
             system.expected |= {"provider throttled", "breaker opened", "dead letter"}
             return await play(system, exchanges, seconds=seconds)
 
@@ -66,7 +69,7 @@ async def _filed(filed: list[Filed], seconds: float) -> list[Row]:
     return rows
 
 
-def _told(seen: Seen) -> str:
+def _told(seen: Outcome) -> str:
     status, result = seen.status, seen.status["result"]
     failure = status["failure"]
     words = [f"{status['state']}/{status['stage']}", repr(result["content"])]
@@ -76,8 +79,8 @@ def _told(seen: Seen) -> str:
     words.append(f"credits={status['credits_used']}")
     if result.get("reasoning_content"):
         words.append(f"reasoning={result['reasoning_content']!r}")
-    if seen.bystander is not None:
-        words.append(f"bystander={seen.bystander['state']}")
+    if seen.unrelated is not None:
+        words.append(f"bystander={seen.unrelated['state']}")
     return "  ".join(words)
 
 

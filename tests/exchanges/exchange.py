@@ -141,7 +141,7 @@ def chunk(delta: Json, finish: str | None = None, **choice: object) -> Json:
     }
 
 
-def said(text: str = ANSWER) -> Json:
+def text_delta(text: str = ANSWER) -> Json:
     """Return a chunk with a piece of text."""
     return chunk({"content": text})
 
@@ -228,7 +228,7 @@ def plain(dialect: Dialect) -> tuple[Piece, ...]:
     """Return the ordinary answer of a dialect."""
     match dialect:
         case "openai":
-            return openai(said())
+            return openai(text_delta())
         case "anthropic":
             return claude(*prose())
         case "gemini":

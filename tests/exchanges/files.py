@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tests.exchanges.asked import as_shipped
 from tests.exchanges.exchange import Exchange, Piece, Right
+from tests.exchanges.shipped_models import as_shipped
 
 _MARKERS: Final = ("FLAGGED", "AGAIN")
 _MODEL_SECONDS: Final = {"first_token_seconds": 100.0}

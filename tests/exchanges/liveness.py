@@ -22,8 +22,8 @@ from tests.exchanges.exchange import (
     head,
     metered,
     prose,
-    said,
     stream,
+    text_delta,
     waiting,
 )
 
@@ -47,13 +47,14 @@ def _paced(*events: object, times: int = 8) -> tuple[object, ...]:
 
 
 LIVENESS: Final = (
-    _slow("comments-before-the-first-word", stream(*_paced(_COMMENT), said(), *_END)),
+    _slow("comments-before-the-first-word", stream(*_paced(_COMMENT), text_delta(), *_END)),
     _slow(
-        "comments-between-words", stream(said("one two "), *_paced(_COMMENT), said("three"), *_END)
+        "comments-between-words",
+        stream(text_delta("one two "), *_paced(_COMMENT), text_delta("three"), *_END),
     ),
     _slow(
         "empty-roles-first",
-        stream(*_paced(chunk({"role": "assistant", "content": ""})), said(), *_END),
+        stream(*_paced(chunk({"role": "assistant", "content": ""})), text_delta(), *_END),
     ),
     _slow("claude-pings-first", claude(*_paced(_PING), *prose()), dialect="anthropic"),
     _slow(
@@ -72,7 +73,7 @@ LIVENESS: Final = (
     ),
     _slow(
         "silence-after-words",
-        stream(said("one two "), 3.0, said("three"), *_END),
+        stream(text_delta("one two "), 3.0, text_delta("three"), *_END),
         failed("timeout/PROVIDER_SILENT", content="one two "),
     ),
     _slow(

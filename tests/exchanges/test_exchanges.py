@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.exchanges.kinds import KINDS
-from tests.exchanges.play import play
+from tests.exchanges.all_exchanges import KINDS
+from tests.exchanges.runner import play
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from shared.settings import RedisSettings
-from tests.support.provider import Provider
-from tests.support.server import Server
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 MESSAGES: Final = ("What is light?", 'And 🚀 "sound"?')
@@ -40,7 +40,7 @@ async def deployment(folder: Path) -> AsyncIterator[System]:
     """Yield a front and a worker on a server of their own; what they keep is in the folder."""
     with Server() as server:
         settings = RedisSettings(url=server.url)
-        async with Provider() as provider, System(settings, provider, folder) as system:
+        async with ScriptedProvider() as provider, System(settings, provider, folder) as system:
             await system.front()
             await system.worker()
             yield system

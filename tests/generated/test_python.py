@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.generated import conversation, python
-from tests.support import document
+from tests.support import openapi_document
 
 # It starts two programs, one of which imports much.
 pytestmark = pytest.mark.timeout(240)
@@ -39,6 +39,6 @@ async def test_a_conversation_through_a_generated_client(tmp_path: Path) -> None
 
 
 async def test_the_operators_document_makes_a_client_too(tmp_path: Path) -> None:
-    made = document.document(is_admin=True)
+    made = openapi_document.document(is_admin=True)
     package = await python.generate(msgspec.json.encode(made), tmp_path)
     assert _lacks(made, package) == set()

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from shared.settings import RedisSettings
-from tests.property.walk import Walk
-from tests.support.server import Server
+from tests.property.random_walk import RandomWalk
+from tests.support.redis_server import Server
 
 _WALKS_PER_ROUND: Final = 50
 _STEPS_PER_WALK: Final = 100
@@ -24,16 +24,16 @@ _LOOK_EVERY: Final = 25
 def _walk_on(server: Server, first_seed: int, operations: int) -> None:
     """Walk rounds of their own seeds. Raises AssertionError with the steps that led to it."""
 
-    class Here(Walk):
+    class BoundWalk(RandomWalk):
         look_every = _LOOK_EVERY
 
     # A machine that is busy with something else is no finding.
     place = RedisSettings(url=server.url, connect_seconds=60.0, timeout_seconds=60.0)
-    Here.server, Here.place = server, place
+    BoundWalk.server, BoundWalk.place = server, place
     began, told, number = time.monotonic(), 0, first_seed
-    while Here.operations < operations:
+    while BoundWalk.operations < operations:
         run_state_machine_as_test(
-            seed(number)(Here),
+            seed(number)(BoundWalk),
             settings=settings(
                 max_examples=_WALKS_PER_ROUND,
                 stateful_step_count=_STEPS_PER_WALK,
@@ -44,8 +44,8 @@ def _walk_on(server: Server, first_seed: int, operations: int) -> None:
             ),
         )
         number += 1
-        if Here.operations - told >= operations / 20 or Here.operations >= operations:
-            told = Here.operations
+        if BoundWalk.operations - told >= operations / 20 or BoundWalk.operations >= operations:
+            told = BoundWalk.operations
             seconds = time.monotonic() - began
             sys.stdout.write(f"{told} operations, {seconds:.0f} s, seed {number - 1}: drift 0\n")
             sys.stdout.flush()

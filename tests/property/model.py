@@ -32,7 +32,7 @@ class Generation:
     where: Where = "waiting"
     attempt: int = 0
     crashes: int = 0
-    company: int | None = None
+    suspects_max: int | None = None
     worker: str = ""
     seq: int = 0
     text: str = ""
@@ -91,27 +91,27 @@ class Model:
 
     def grant(self, account: str, amount: int) -> int | NotGranted:
         """Give credits, or take what is free."""
-        books = self.accounts[account]
-        if books.balance + amount < 0:
+        credit_totals = self.accounts[account]
+        if credit_totals.balance + amount < 0:
             return "poor"
-        books.granted += amount
-        books.balance += amount
-        return books.balance
+        credit_totals.granted += amount
+        credit_totals.balance += amount
+        return credit_totals.balance
 
     def accept(self, one: Generation, on_conflict: OnConflict) -> str:
         """Take a generation in; return what `accept` should say."""
         busy = self.unfinished(one.session)
-        books = self.accounts[one.account]
+        credit_totals = self.accounts[one.account]
         if busy and on_conflict == "reject":
             return "busy"
         # An interrupt is paid for by what it gives back: the holds of those that nobody answers,
         # and if that is not enough, that of the answer under way, which then ends at once.
         is_freeing = on_conflict == "interrupt"
         freed = sum(each.hold for each in busy if is_freeing and each.where != "leased")
-        is_hold_needed = books.balance + freed < one.hold
+        is_hold_needed = credit_totals.balance + freed < one.hold
         if (
             is_hold_needed
-            and books.balance + sum(each.hold for each in busy if is_freeing) < one.hold
+            and credit_totals.balance + sum(each.hold for each in busy if is_freeing) < one.hold
         ):
             return "poor"
         if busy and on_conflict == "interrupt":
@@ -120,8 +120,8 @@ class Model:
                     self._end(waiting, "cancelled")
                 else:
                     self.cancel(waiting)
-        books.balance -= one.hold
-        books.held += one.hold
+        credit_totals.balance -= one.hold
+        credit_totals.held += one.hold
         self._number += 1
         one.number = self._number
         self.generations[one.id] = one
@@ -146,15 +146,15 @@ class Model:
 
     def fresh(self) -> list[Generation]:
         """Return what is ready and no suspect."""
-        return [one for one in self.at("ready") if one.company is None]
+        return [one for one in self.at("ready") if one.suspects_max is None]
 
     def suspects(self, count: int) -> list[Generation]:
         """Return the suspects that one claim of so many takes, for a worker that has none."""
-        waiting = [one for one in self.at("ready") if one.company is not None]
+        waiting = [one for one in self.at("ready") if one.suspects_max is not None]
         taken: list[Generation] = []
         for one in sorted(waiting, key=lambda one: (one.lane == "batch", one.number)):
             together = [*taken, one]
-            if len(together) <= min(max(1, each.company or 0) for each in together):
+            if len(together) <= min(max(1, each.suspects_max or 0) for each in together):
                 taken = together
         return taken[:count]
 
@@ -202,7 +202,7 @@ class Model:
             self._retry_later(one, "deferred")
         else:
             one.where, one.stage = "ready", "queued"
-        one.company, one.crashes = None, 0
+        one.suspects_max, one.crashes = None, 0
         return "released"
 
     def cancel(self, one: Generation) -> Cancelled | AlreadyEnded:
@@ -260,13 +260,13 @@ class Model:
 
     def _suspect(self, one: Generation, held: int) -> None:
         """Count a death against the only suspect; of several none is counted."""
-        if one.company is None:
-            one.company = held if held > 1 else 0
-        elif one.company > 1:
-            one.company = ceil(one.company / 4)
+        if one.suspects_max is None:
+            one.suspects_max = held if held > 1 else 0
+        elif one.suspects_max > 1:
+            one.suspects_max = ceil(one.suspects_max / 4)
         else:
-            one.crashes += 1 if one.company else 2
-            one.company = 1
+            one.crashes += 1 if one.suspects_max else 2
+            one.suspects_max = 1
 
     def _retry_later(self, one: Generation, where: Where) -> None:
         """End an attempt, which tells so, and let another be made."""
@@ -278,13 +278,13 @@ class Model:
         self, one: Generation, stage: Stage, *, cost: int = 0, at: tuple[int, int] | None = None
     ) -> bool:
         """End a generation and let the session's next turn move up; tell whether one did."""
-        books = self.accounts[one.account]
+        credit_totals = self.accounts[one.account]
         was_head = one.where != "waiting"
         one.captured = min(one.hold, cost)
-        books.held -= one.hold
-        books.balance += one.hold - one.captured
-        books.settled += one.captured
-        books.overrun += cost - one.captured
+        credit_totals.held -= one.hold
+        credit_totals.balance += one.hold - one.captured
+        credit_totals.settled += one.captured
+        credit_totals.overrun += cost - one.captured
         one.last = at or (one.attempt + 1, 1)
         one.epochs[one.last[0]] = one.epochs.get(one.last[0], 0) + 1
         one.where, one.stage = "ended", stage
@@ -295,6 +295,6 @@ class Model:
         return True
 
     @property
-    def is_at_rest(self) -> bool:
+    def is_quiet(self) -> bool:
         """Whether nothing is under way."""
         return all(one.stage in ENDS for one in self.generations.values())

@@ -15,8 +15,8 @@ import uvloop
 
 from tests.bench import figures
 from tests.bench.figures import Figure
-from tests.soak import course, gauges, picture
-from tests.soak.course import Plan, Report
+from tests.soak import gauges, soak_run, svg_chart
+from tests.soak.soak_run import Plan, Report
 
 _GROWTH_MAX: Final = 1.1
 # What is small moves by more than a share all the time, and does not grow by so much.
@@ -36,21 +36,21 @@ def main() -> int:
     options = parser.parse_args()
     plan = Plan(seconds=options.minutes * 60, clients=options.clients, seed=options.seed)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(course.run(plan))
+        report = runner.run(soak_run.run(plan))
     found = [*_counts(report), *_growths(report)]
-    figures.say(figures.machine())
-    figures.say(figures.table("soak", found))
+    figures.print_line(figures.machine())
+    figures.print_line(figures.table("soak", found))
     for finding in report.findings[:_SHOWN_MAX]:
-        figures.say(finding)
-    title = f"{report.seconds / 60:.0f} minutes, {sum(report.thrown.values())} faults (grey)"
-    drawn = picture.draw(title, report.series, report.marks, report.seconds)
+        figures.print_line(finding)
+    title = f"{report.seconds / 60:.0f} minutes, {sum(report.injected.values())} faults (grey)"
+    drawn = svg_chart.draw(title, report.series, report.marks, report.seconds)
     options.picture.write_text(drawn)
     return 1 if report.findings or any(figure.is_met is False for figure in found) else 0
 
 
 def _counts(report: Report) -> Iterator[Figure]:
     yield Figure("seconds, seed", f"{report.seconds:.0f}, {report.plan.seed}")
-    for name, count in sorted(report.thrown.items()):
+    for name, count in sorted(report.injected.items()):
         yield Figure(name, f"{count} times")
     for name, count in sorted(report.ended.items(), key=lambda each: -each[1]):
         yield Figure(f"generations {name}", f"{count:,}")

@@ -15,8 +15,8 @@ import redis
 
 from shared.redis import keys
 from tests.bench.figures import median
-from tests.soak import witness
-from tests.support.server import Look, Server
+from tests.soak import process_probe
+from tests.support.redis_server import RawClient, Server
 
 _MIB: Final = 1 << 20
 _PAGE_BYTES: Final = resource.getpagesize()
@@ -29,7 +29,7 @@ _LATE: Final = (0.8, 1.0)
 Point = tuple[float, float]
 
 
-class Watched(NamedTuple):
+class WatchedProcess(NamedTuple):
     """A process that lives through all of it, and where its witness writes."""
 
     name: str
@@ -45,34 +45,34 @@ class Gauges:
         self._server = server
         self._root = root
 
-    def look(self, at: float, processes: Sequence[Watched]) -> None:
+    def measure(self, at: float, processes: Sequence[WatchedProcess]) -> None:
         """Take one point of everything that can be seen just now."""
         for each in processes:
             self._look_at_process(at, each)
         # Redis may be away: that is the weather.
-        with contextlib.suppress(redis.RedisError), self._server.look() as look:
-            self._look_at_redis(at, look)
+        with contextlib.suppress(redis.RedisError), self._server.raw_client() as raw_client:
+            self._look_at_redis(at, raw_client)
 
-    def _look_at_process(self, at: float, process: Watched) -> None:
+    def _look_at_process(self, at: float, process: WatchedProcess) -> None:
         kernel = Path("/proc") / str(process.pid)
         resident = int((kernel / "statm").read_text().split()[1])
         self.note("resident memory, MiB", process.name, at, resident * _PAGE_BYTES / _MIB)
         self.note("descriptors", process.name, at, sum(1 for _ in (kernel / "fd").iterdir()))
-        heard = witness.told(process.told)
+        heard = process_probe.told(process.told)
         if heard is not None:
             self.note("tasks not done", process.name, at, heard[0])
             self.note("objects, thousands", process.name, at, heard[1] / 1000)
 
-    def _look_at_redis(self, at: float, look: Look) -> None:
-        used = int(look("INFO", "memory")["used_memory"])
+    def _look_at_redis(self, at: float, raw_client: RawClient) -> None:
+        used = int(raw_client("INFO", "memory")["used_memory"])
         for_ever = sum(
-            int(look("MEMORY", "USAGE", name, "SAMPLES", _MEASURED) or 0)
-            for name in look.names(keys.LEDGER(self._root, "*"))
+            int(raw_client("MEMORY", "USAGE", name, "SAMPLES", _MEASURED) or 0)
+            for name in raw_client.names(keys.LEDGER(self._root, "*"))
         )
         self.note("Redis' memory, MiB", "all", at, used / _MIB)
         self.note("Redis' memory, MiB", "without the ledger", at, (used - for_ever) / _MIB)
-        self.note("keys", "Redis", at, int(look("DBSIZE")))
-        clients = look("INFO", "clients")["connected_clients"]
+        self.note("keys", "Redis", at, int(raw_client("DBSIZE")))
+        clients = raw_client("INFO", "clients")["connected_clients"]
         self.note("descriptors", "Redis' clients", at, int(clients))
 
     def note(self, panel: str, name: str, at: float, value: float) -> None:

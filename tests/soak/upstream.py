@@ -9,8 +9,8 @@ import random
 from typing import Final
 
 from shared.settings import ModelSettings, ProviderSettings
-from tests.soak.tenants import LAST_WORD
-from tests.support.provider import Answer, Request
+from tests.soak.clients import LAST_WORD
+from tests.support.scripted_provider import Request, ScriptedAnswer
 
 _WORDS: Final = (3, 25)
 _GAP_SECONDS: Final = (0.005, 0.05)
@@ -24,26 +24,26 @@ class Upstream:
         self.is_away = False
         self._chance = random.Random(seed)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> ScriptedAnswer:
         """Return what to answer a request."""
         if self.is_away and request.body["model"] == "alpha":
-            return Answer(status=503)
+            return ScriptedAnswer(status=503)
         words = " ".join(f"word{n}" for n in range(self._chance.randint(*_WORDS)))
         text = f"[{request.last}] {words} {LAST_WORD}"
         gap = self._chance.uniform(*_GAP_SECONDS)
         match self._chance.random():
             case share if share < 0.02:
-                return Answer(status=500)
+                return ScriptedAnswer(status=500)
             case share if share < 0.03:
-                return Answer(status=429, headers={"retry-after": "1"})
+                return ScriptedAnswer(status=429, headers={"retry-after": "1"})
             case share if share < 0.04:
-                return Answer(text=text, gap_seconds=gap, is_malformed=True)
+                return ScriptedAnswer(text=text, gap_seconds=gap, is_malformed=True)
             case share if share < 0.05:
-                return Answer(
+                return ScriptedAnswer(
                     text=text, gap_seconds=gap, cut_bytes=self._chance.randint(*_CUT_BYTES)
                 )
             case _:
-                return Answer(text=text, gap_seconds=gap)
+                return ScriptedAnswer(text=text, gap_seconds=gap)
 
 
 def providers(url: str) -> tuple[ProviderSettings, ...]:

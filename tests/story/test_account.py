@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support import waiting
-from tests.support.customer import Customer, body, refused
+from tests.support.api_client import ApiClient, body, refused
 from tests.support.system import System
 
 pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
 LIST = "/api/v1/chat/conversations"
 
 
-async def test_find_rename_and_delete_a_conversation(api: Customer) -> None:
+async def test_find_rename_and_delete_a_conversation(api: ApiClient) -> None:
     """I find my conversation in the list, give it a name, read it, and delete it for good."""
     receipt = await api.ask("Where shall we go?")
     await api.end(receipt)
@@ -31,7 +31,7 @@ async def test_find_rename_and_delete_a_conversation(api: Customer) -> None:
     refused(await api.get(receipt["poll_url"]), 404, "GENERATION_NOT_FOUND")
 
 
-async def test_read_a_long_conversation_page_by_page(api: Customer) -> None:
+async def test_read_a_long_conversation_page_by_page(api: ApiClient) -> None:
     """I turn the pages of a long conversation and read every message once, oldest first."""
     receipt = await api.ask("message 0")
     await api.end(receipt)
@@ -50,7 +50,7 @@ async def test_read_a_long_conversation_page_by_page(api: Customer) -> None:
 
 
 async def test_credits_are_held_then_paid_and_the_rest_comes_back(
-    api: Customer, system: System
+    api: ApiClient, system: System
 ) -> None:
     """What my answer may cost is set aside while it is made; I pay what it did cost."""
     before = await api.credits()
@@ -67,7 +67,7 @@ async def test_credits_are_held_then_paid_and_the_rest_comes_back(
     assert after["available"] == pytest.approx(before["available"] - status["credits_used"])
 
 
-async def test_a_revoked_key_stops_working(api: Customer, system: System) -> None:
+async def test_a_revoked_key_stops_working(api: ApiClient, system: System) -> None:
     """I lost a key; I revoke it, and soon nobody can use it. My other key still works."""
     lost = await system.key()
     finder = await system.caller({"Authorization": f"Bearer {lost.key}"})
@@ -81,7 +81,7 @@ async def test_a_revoked_key_stops_working(api: Customer, system: System) -> Non
     assert (await api.answer("hello"))["state"] == "completed"
 
 
-async def test_nobody_else_sees_what_is_mine(api: Customer, other: Customer) -> None:
+async def test_nobody_else_sees_what_is_mine(api: ApiClient, other: ApiClient) -> None:
     """Another account that learns the ids of my messages can do nothing with them."""
     receipt = await api.ask("a secret")
     await api.end(receipt)

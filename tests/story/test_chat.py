@@ -6,13 +6,13 @@ import httpx
 import pytest
 
 from tests.support import waiting
-from tests.support.customer import Customer, body, refused
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, body, refused
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 
 pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
 
 
-async def test_ask_and_poll_to_the_end(api: Customer) -> None:
+async def test_ask_and_poll_to_the_end(api: ApiClient) -> None:
     """I post a message, get a receipt at once, and look at its link until the answer is there."""
     receipt = await api.post("/api/v1/chat", json={"message": "hello"})
     assert receipt.status_code == 200
@@ -28,21 +28,21 @@ async def test_ask_and_poll_to_the_end(api: Customer) -> None:
     assert status["result"]["content"] == "You said: hello"
 
 
-async def test_wait_instead_of_polling(api: Customer) -> None:
+async def test_wait_instead_of_polling(api: ApiClient) -> None:
     """I ask the link to wait, and it answers when my answer is ready."""
     receipt = await api.ask("hello")
     status = await api.get(receipt["poll_url"], params={"wait": 30})
     assert status.json()["result"]["content"] == "You said: hello"
 
 
-async def test_see_the_answer_grow(api: Customer, provider: Provider) -> None:
+async def test_see_the_answer_grow(api: ApiClient, provider: ScriptedProvider) -> None:
     """While my answer is being written I can show what there is of it."""
     more = asyncio.Event()
-    provider.script.append(Answer(text="Once upon a time", gate=more, gate_after=2))
+    provider.script.append(ScriptedAnswer(text="Once upon a time", gate=more, gate_after=2))
     receipt = await api.ask("Tell me a story")
 
     async def has_begun() -> bool:
-        status = await api.look(receipt)
+        status = await api.poll(receipt)
         return bool(status["result"]["content"] == "Once upon" and status["result"]["partial"])
 
     await waiting.until(has_begun)
@@ -50,10 +50,12 @@ async def test_see_the_answer_grow(api: Customer, provider: Provider) -> None:
     assert (await api.end(receipt))["result"]["content"] == "Once upon a time"
 
 
-async def test_look_again_only_when_something_changed(api: Customer, provider: Provider) -> None:
+async def test_look_again_only_when_something_changed(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
     """I send the tag that I got, and as long as nothing changes I get an empty 304 and a hint."""
     more = asyncio.Event()
-    provider.script.append(Answer(gate=more))
+    provider.script.append(ScriptedAnswer(gate=more))
     receipt = await api.ask("hello")
     await waiting.until(lambda: provider.requests)
     first = await api.get(receipt["poll_url"])
@@ -72,7 +74,7 @@ async def test_look_again_only_when_something_changed(api: Customer, provider: P
     assert (await api.end(receipt))["state"] == "completed"
 
 
-async def test_follow_up_in_the_same_session(api: Customer, provider: Provider) -> None:
+async def test_follow_up_in_the_same_session(api: ApiClient, provider: ScriptedProvider) -> None:
     """I send the session that I was given with my next message, and the model knows the first."""
     receipt = await api.ask("What is machine learning?", system_prompt="Be brief.")
     await api.end(receipt)
@@ -85,7 +87,7 @@ async def test_follow_up_in_the_same_session(api: Customer, provider: Provider) 
     ]
 
 
-async def test_choose_a_model_or_leave_it_to_pollux(api: Customer) -> None:
+async def test_choose_a_model_or_leave_it_to_pollux(api: ApiClient) -> None:
     """I list the models and name one; when I name none, the status says which one answered."""
     models = (await api.get("/api/v1/models", params={"type": "chat"})).json()["models"]
     named = models[1]["identifier"]
@@ -95,24 +97,24 @@ async def test_choose_a_model_or_leave_it_to_pollux(api: Customer) -> None:
     assert status["routing"]["chosen"] == models[0]["identifier"]
 
 
-async def test_cancel_before_anybody_began(api: Customer, provider: Provider) -> None:
+async def test_cancel_before_anybody_began(api: ApiClient, provider: ScriptedProvider) -> None:
     """I cancel a message that still waits; it ends at once and costs nothing."""
-    provider.script.append(Answer(gate=asyncio.Event()))
+    provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     running = await api.ask("first")
     waits = await api.ask("second", session_id=running["session_id"])
     cancelled = body(await api.post(waits["cancel_url"]))
     assert (cancelled["state"], cancelled["effect"]) == ("cancelled", "immediate")
-    assert (await api.look(waits))["credits_used"] == 0
-    assert (await api.look(running))["state"] == "processing"
+    assert (await api.poll(waits))["credits_used"] == 0
+    assert (await api.poll(running))["state"] == "processing"
 
 
-async def test_cancel_in_the_middle(api: Customer, provider: Provider) -> None:
+async def test_cancel_in_the_middle(api: ApiClient, provider: ScriptedProvider) -> None:
     """I cancel an answer that is being written; it stops, and I keep what there is of it."""
-    provider.script.append(Answer(text="one two three", gate=asyncio.Event(), gate_after=2))
+    provider.script.append(ScriptedAnswer(text="one two three", gate=asyncio.Event(), gate_after=2))
     receipt = await api.ask("Count to three")
 
     async def has_begun() -> bool:
-        return bool((await api.look(receipt))["result"]["content"] == "one two")
+        return bool((await api.poll(receipt))["result"]["content"] == "one two")
 
     await waiting.until(has_begun)
     assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
@@ -120,16 +122,16 @@ async def test_cancel_in_the_middle(api: Customer, provider: Provider) -> None:
     assert (status["state"], status["result"]["content"]) == ("cancelled", "one two")
 
 
-async def test_cancel_too_late(api: Customer) -> None:
+async def test_cancel_too_late(api: ApiClient) -> None:
     """I cancel an answer that is there; I am told so, and nothing changes."""
     receipt = await api.ask("hello")
     await api.end(receipt)
     refusal = refused(await api.post(receipt["cancel_url"]), 409, "ALREADY_FINISHED")
     assert refusal["state"] == "completed"
-    assert (await api.look(receipt))["result"]["content"] == "You said: hello"
+    assert (await api.poll(receipt))["result"]["content"] == "You said: hello"
 
 
-async def test_retry_safely(api: Customer, provider: Provider) -> None:
+async def test_retry_safely(api: ApiClient, provider: ScriptedProvider) -> None:
     """My line broke after I posted; I post the same again under the same key, and pay once."""
     asked = {"message": "hello"}
     key = {"Idempotency-Key": "order-66"}
@@ -141,9 +143,9 @@ async def test_retry_safely(api: Customer, provider: Provider) -> None:
     assert len(provider.requests) == 1
 
 
-async def test_an_answer_that_failed_says_why(api: Customer, provider: Provider) -> None:
+async def test_an_answer_that_failed_says_why(api: ApiClient, provider: ScriptedProvider) -> None:
     """My answer could not be made; I read a sentence, a code for my program, and pay nothing."""
-    provider.script.append(Answer(status=401))
+    provider.script.append(ScriptedAnswer(status=401))
     status = await api.answer("hello", model="alpha")
     assert status["state"] == "failed"
     assert status["error"] == "The provider refused the deployment's credentials."

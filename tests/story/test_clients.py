@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.provider import Provider
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
@@ -41,7 +41,7 @@ async def _run(command: list[str], *arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("command", clients().values(), ids=clients().keys())
 async def test_a_program_for_the_published_api_runs_as_it_stands(
-    command: list[str], system: System, provider: Provider
+    command: list[str], system: System, provider: ScriptedProvider
 ) -> None:
     """My program joins its base, which ends in /api, and the links it is given; it just works."""
     base = await system.front() + "/api"

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(180)
 async def test_the_demo_talks_and_leaves_nothing(tmp_path: Path) -> None:
     """One command starts everything, holds a conversation with a real model, and cleans up."""
     async with command.running("demo", cwd=tmp_path, environment={}) as demo:
-        await demo.says("Pollux is up at http://127.0.0.1:")
+        await demo.wait_for_line("Pollux is up at http://127.0.0.1:")
         assert set(demo.children()) == {
             "deploy.local.janitor",
             "valkey-server",
@@ -33,8 +33,8 @@ async def test_the_demo_talks_and_leaves_nothing(tmp_path: Path) -> None:
 async def test_the_demo_does_not_mind_a_killed_worker(tmp_path: Path) -> None:
     """A worker dies in the middle of an answer; the conversation goes on as if nothing was."""
     async with command.running("demo", cwd=tmp_path, environment={}) as demo:
-        await demo.says("> POST /api/v1/chat")
-        await demo.says("poll_interval_hint")
+        await demo.wait_for_line("> POST /api/v1/chat")
+        await demo.wait_for_line("poll_interval_hint")
         demo.kill("worker")
         assert await demo.ended() == 0, demo.text
         assert demo.text.count("Answered: ") == 2

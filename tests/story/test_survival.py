@@ -8,9 +8,9 @@ import pytest
 
 from shared.redis import keys
 from tests.support import waiting
-from tests.support.customer import Customer, Json
-from tests.support.follower import ENDS, Heard, following, text_of
-from tests.support.provider import Answer, Provider
+from tests.support.api_client import ApiClient, Json
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stream_reader import ENDS, ReceivedEvent, following, text_of
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -22,22 +22,24 @@ def quick(system: System) -> None:
     system.change("worker", lease_seconds=1.0)
 
 
-async def _begun(api: Customer, receipt: Json) -> None:
+async def _begun(api: ApiClient, receipt: Json) -> None:
     async def has_begun() -> bool:
-        return bool((await api.look(receipt))["result"]["content"])
+        return bool((await api.poll(receipt))["result"]["content"])
 
     await waiting.until(has_begun, what="the answer's beginning")
 
 
 async def test_a_worker_is_killed_in_the_middle_and_another_finishes(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     """A worker dies while it writes my answer; another one makes it, and I pay once."""
     await system.front()
     api = await system.customer()
     first = await system.spawn_worker()
-    provider.script.append(Answer(text="half an answer", gate=asyncio.Event(), gate_after=1))
-    provider.script.append(Answer(text="the whole answer"))
+    provider.script.append(
+        ScriptedAnswer(text="half an answer", gate=asyncio.Event(), gate_after=1)
+    )
+    provider.script.append(ScriptedAnswer(text="the whole answer"))
     receipt = await api.ask("hello")
     await _begun(api, receipt)
     first.kill()
@@ -52,24 +54,26 @@ async def test_a_worker_is_killed_in_the_middle_and_another_finishes(
     assert listed == ["hello", "the whole answer"]
 
 
-async def test_a_worker_is_told_to_go_and_loses_nothing(system: System, provider: Provider) -> None:
+async def test_a_worker_is_told_to_go_and_loses_nothing(
+    system: System, provider: ScriptedProvider
+) -> None:
     """A new version is rolled out while my answers are made; every one of them arrives."""
     system.change("worker", grace_seconds=10.0)
     await system.front()
     api = await system.customer()
     old = await system.spawn_worker()
     gate = asyncio.Event()
-    provider.script += [Answer(text=f"answer {n}", gate=gate) for n in range(3)]
+    provider.script += [ScriptedAnswer(text=f"answer {n}", gate=gate) for n in range(3)]
     begun = [await api.ask(f"question {n}") for n in range(3)]
     await waiting.until(lambda: len(provider.requests) == 3)
     old.terminate()
-    await old.says("draining")
+    await old.wait_for_line("draining")
     late = [await api.ask(f"late question {n}") for n in range(3)]
     gate.set()
     assert await old.ended() == 0
     # What had begun was finished by the old worker, and the rest waits for the new one.
     for receipt in begun:
-        status = await api.look(receipt)
+        status = await api.poll(receipt)
         assert (status["state"], status["attempt"]) == ("completed", 1)
     await system.spawn_worker()
     for receipt in late:
@@ -78,18 +82,20 @@ async def test_a_worker_is_told_to_go_and_loses_nothing(system: System, provider
 
 
 async def test_a_worker_that_may_not_finish_hands_its_work_over(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     """My answer takes longer than a worker may stay; the next worker makes it, at no extra cost."""
     await system.front()
     api = await system.customer()
     old = await system.spawn_worker()
-    provider.script.append(Answer(text="half an answer", gate=asyncio.Event(), gate_after=1))
+    provider.script.append(
+        ScriptedAnswer(text="half an answer", gate=asyncio.Event(), gate_after=1)
+    )
     receipt = await api.ask("hello")
     await _begun(api, receipt)
     old.terminate()
     assert await old.ended() == 0
-    status = await api.look(receipt)
+    status = await api.poll(receipt)
     assert (status["state"], status["stage"]) == ("processing", "queued")
     await system.spawn_worker()
     status = await api.end(receipt)
@@ -97,7 +103,7 @@ async def test_a_worker_that_may_not_finish_hands_its_work_over(
 
 
 async def test_a_front_is_killed_and_another_answers_for_it(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     """The server that took my message dies; another one knows my receipt."""
     front = await system.spawn_front()
@@ -111,12 +117,14 @@ async def test_a_front_is_killed_and_another_answers_for_it(
     assert len(provider.requests) == 1
 
 
-async def test_cancel_although_the_worker_is_dead(system: System, provider: Provider) -> None:
+async def test_cancel_although_the_worker_is_dead(
+    system: System, provider: ScriptedProvider
+) -> None:
     """I cancel an answer whose worker has died; it ends cancelled, and I pay nothing."""
     await system.front()
     api = await system.customer()
     first = await system.spawn_worker()
-    provider.script.append(Answer(text="half an answer", gate=asyncio.Event()))
+    provider.script.append(ScriptedAnswer(text="half an answer", gate=asyncio.Event()))
     receipt = await api.ask("hello")
     await waiting.until(lambda: provider.requests)
     first.kill()
@@ -129,17 +137,19 @@ async def test_cancel_although_the_worker_is_dead(system: System, provider: Prov
 
 
 async def test_a_stream_survives_its_worker_and_its_front(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     """I follow my answer; its worker is killed, then the server: I go on after the last event."""
     first = await system.spawn_front()
     api = await system.customer()
     workers = [await system.spawn_worker()]
-    provider.script.append(Answer(text="half an answer", gate=asyncio.Event(), gate_after=1))
+    provider.script.append(
+        ScriptedAnswer(text="half an answer", gate=asyncio.Event(), gate_after=1)
+    )
     gate = asyncio.Event()
-    provider.script.append(Answer(text="the whole of the answer", gate=gate, gate_after=2))
+    provider.script.append(ScriptedAnswer(text="the whole of the answer", gate=gate, gate_after=2))
     receipt = await api.ask("hello")
-    heard: list[Heard] = []
+    received: list[ReceivedEvent] = []
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
         workers.append(await system.spawn_worker())
@@ -149,14 +159,16 @@ async def test_a_stream_survives_its_worker_and_its_front(
         first.kill()
         with pytest.raises(httpx.RemoteProtocolError):
             await stream.rest()
-        heard += stream.heard
+        received += stream.received
     elsewhere = await system.front()
     gate.set()
-    async with following(api, receipt["events_url"], after=heard[-1].id, url=elsewhere) as stream:
-        heard += await stream.rest()
-    assert text_of(heard) == "the whole of the answer"
-    assert [one.name for one in heard if one.name in ENDS] == ["completed"]
-    assert heard[-1].told["message"]["content"] == "the whole of the answer"
+    async with following(
+        api, receipt["events_url"], after=received[-1].id, url=elsewhere
+    ) as stream:
+        received += await stream.rest()
+    assert text_of(received) == "the whole of the answer"
+    assert [one.name for one in received if one.name in ENDS] == ["completed"]
+    assert received[-1].payload["message"]["content"] == "the whole of the answer"
     system.url = elsewhere
     api = await system.customer()
     listed = [each["content"] for each in await api.messages(receipt["session_id"])]
@@ -164,38 +176,40 @@ async def test_a_stream_survives_its_worker_and_its_front(
 
 
 async def test_a_front_that_is_told_to_go_ends_its_streams_between_two_events(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     """A new version of the server is rolled out while I follow; I miss nothing."""
     old = await system.spawn_front()
     api = await system.customer()
     await system.spawn_worker()
     gate = asyncio.Event()
-    provider.script.append(Answer(text="the whole answer", gate=gate, gate_after=1))
+    provider.script.append(ScriptedAnswer(text="the whole answer", gate=gate, gate_after=1))
     receipt = await api.ask("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
         old.terminate()
-        heard = await stream.rest()
+        received = await stream.rest()
         assert stream.comments[-1].startswith(": going away")
     assert await old.ended() == -signal.SIGTERM
-    assert not [one for one in heard if one.name in ENDS]
+    assert not [one for one in received if one.name in ENDS]
     elsewhere = await system.front()
     gate.set()
-    async with following(api, receipt["events_url"], after=heard[-1].id, url=elsewhere) as stream:
-        heard = heard + await stream.rest()
-    assert text_of(heard) == "the whole answer"
-    assert heard[-1].name == "completed"
+    async with following(
+        api, receipt["events_url"], after=received[-1].id, url=elsewhere
+    ) as stream:
+        received = received + await stream.rest()
+    assert text_of(received) == "the whole answer"
+    assert received[-1].name == "completed"
 
 
 async def test_a_front_that_is_told_to_go_answers_who_waits(
-    system: System, provider: Provider
+    system: System, provider: ScriptedProvider
 ) -> None:
     """A new version of the server is rolled out while I wait; I learn how it stands, and go on."""
     old = await system.spawn_front()
     api = await system.customer()
     receipt = await api.ask("hello")
-    waiting_ = asyncio.create_task(api.look(receipt, wait=15))
+    waiting_ = asyncio.create_task(api.poll(receipt, wait=15))
 
     async def is_waiting() -> bool:
         account = await system.account()

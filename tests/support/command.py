@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.support import family, waiting
+from tests.support import process_tree, waiting
 
 _PATIENCE_SECONDS: Final = 90.0
 
@@ -34,7 +34,7 @@ class Command:
         """All that it has said so far."""
         return "".join(self.lines)
 
-    async def says(self, words: str) -> str:
+    async def wait_for_line(self, words: str) -> str:
         """Wait until it says these words, and return the line."""
         assert self._process.stdout is not None
         async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -47,7 +47,9 @@ class Command:
 
     def children(self) -> dict[str, int]:
         """Return the children by the last words of their commands that name them."""
-        found = {_name(member.command): member.pid for member in family.members(self._process.pid)}
+        found = {
+            _name(member.command): member.pid for member in process_tree.members(self._process.pid)
+        }
         self._seen |= {pid: name for name, pid in found.items()}
         return found
 
@@ -68,17 +70,17 @@ class Command:
 
     def left(self) -> list[str]:
         """Return what is still there of its children and of its temporary files."""
-        alive = [name for pid, name in self._seen.items() if family.is_alive(pid)]
+        alive = [name for pid, name in self._seen.items() if process_tree.is_alive(pid)]
         return alive + [entry.name for entry in self.folder.iterdir()]
 
-    async def until_gone(self) -> None:
+    async def wait_until_gone(self) -> None:
         """Wait until nothing is left."""
         await waiting.until(lambda: not self.left(), what="nothing left")
 
     def end(self) -> None:
         """End whatever still runs, by force."""
         for pid in (self._process.pid, *self._seen):
-            if family.is_alive(pid):
+            if process_tree.is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
 
 

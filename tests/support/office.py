@@ -6,11 +6,11 @@ from shared import ids
 from shared.clock import SystemClock
 from shared.redis import keys
 from shared.redis.client import Redis
-from shared.redis.functions import NotAllowed
+from shared.redis.functions import KeyRefused
 from shared.settings import RedisSettings
-from shared.stores.accounts import Accounts, NewKey, OwnKey
+from shared.stores.accounts import Accounts, CreatedKey, NewKey
 from shared.wire.account import Account, ApiKey, Scope
-from tests.support.desk import LONG_MS
+from tests.support.redis_functions import LONG_MS
 
 _MANAGING: tuple[Scope, ...] = ("chat", "read", "keys")
 
@@ -55,7 +55,7 @@ class Office:
         scopes: tuple[Scope, ...] = ("read",),
         expires: int | None = None,
         name: str | None = None,
-    ) -> OwnKey | NotAllowed:
+    ) -> CreatedKey | KeyRefused:
         by = by or self.asking
         record = ApiKey(
             id=ids.new_id(),
@@ -76,9 +76,9 @@ class Office:
         keys_max: int = 100,
         scopes: tuple[Scope, ...] = ("read",),
         expires: int | None = None,
-    ) -> OwnKey:
+    ) -> CreatedKey:
         made = await self.make(keys_max=keys_max, scopes=scopes, expires=expires, name="Küche")
-        assert isinstance(made, OwnKey)
+        assert isinstance(made, CreatedKey)
         return made
 
     async def listed(self, account: str = "acme") -> list[str]:

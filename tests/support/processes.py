@@ -21,7 +21,7 @@ import msgspec
 from shared.settings import Settings
 from tests.support import waiting
 
-_KEEPER: Final = 'read _; kill -9 "$1" 2>&-'
+_WATCHDOG: Final = 'read _; kill -9 "$1" 2>&-'
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _SECTIONS: Final = ("redis", "api", "worker", "limits", "retention", "breaker", "media", "search")
 _PATIENCE_SECONDS: Final = 15.0
@@ -53,8 +53,8 @@ class Process:
                 stderr=sink,
                 start_new_session=True,
             )
-        self._keeper = subprocess.Popen(
-            ["/bin/sh", "-c", _KEEPER, "keeper", str(self.pid)],
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG, "keeper", str(self.pid)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -63,8 +63,8 @@ class Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._keeper.kill()
-        self._keeper.communicate()
+        self._watchdog.kill()
+        self._watchdog.communicate()
         self._process.kill()
         self._process.wait()
 
@@ -119,14 +119,14 @@ class Process:
         """Return its log, line by line; every one must be JSON."""
         return [json.loads(line) for line in self.text().splitlines()]
 
-    async def says(self, words: str) -> None:
+    async def wait_for_line(self, words: str) -> None:
         """Wait until it has written these words."""
 
-        def has_said() -> bool:
+        def has_line() -> bool:
             assert self._process.poll() is None, self.text()
             return words in self.text()
 
-        await waiting.until(has_said, _PATIENCE_SECONDS, what=words)
+        await waiting.until(has_line, _PATIENCE_SECONDS, what=words)
 
 
 def environment(settings: Settings, folder: Path) -> dict[str, str]:

@@ -79,8 +79,8 @@ class Proxy:
         inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._socket))
         moving = self._moving
         ways = [
-            asyncio.create_task(self._carry(reader, inner_writer, moving, loses=False)),
-            asyncio.create_task(self._carry(inner_reader, writer, moving, loses=True)),
+            asyncio.create_task(self._forward(reader, inner_writer, moving, loses=False)),
+            asyncio.create_task(self._forward(inner_reader, writer, moving, loses=True)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -89,7 +89,7 @@ class Proxy:
             for way in ways:
                 way.cancel()
 
-    async def _carry(
+    async def _forward(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,

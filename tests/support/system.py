@@ -25,11 +25,10 @@ from structlog.testing import capture_logs
 from typing_extensions import override
 
 from api.app import build
-from api.edge import protocol
+from api.server.protocol import protocol
 from shared.clock import Clock, SystemClock
 from shared.redis import library
 from shared.redis.client import Redis
-from shared.sections import MediaSettings
 from shared.settings import (
     ModelSettings,
     ProviderSettings,
@@ -37,29 +36,30 @@ from shared.settings import (
     Settings,
     WorkerSettings,
 )
+from shared.settings_types import MediaSettings
 from shared.stores.accounts import Accounts, NewKey
 from shared.telemetry import logs
 from shared.tiers import TierName
 from shared.wire.account import DEFAULT_SCOPES, Account, Scope
-from tests.support import customer, processes, waiting
-from tests.support.customer import Customer
+from tests.support import api_client, processes, waiting
+from tests.support.api_client import ApiClient
 from tests.support.processes import Process
-from tests.support.provider import Provider
-from worker.consumer import PolluxWorker
+from tests.support.scripted_provider import ScriptedProvider
+from worker.consumer.arq_worker import PolluxWorker
 
-MICROCREDITS: Final = 1_000_000
+MICROCREDITS_PER_CREDIT: Final = 1_000_000
 # What a program takes to start on a machine that is busy with other tests.
 _START_SECONDS: Final = 30.0
 _LOUD: Final = ("warning", "error", "critical")
 
 
-class TurnedClock(SystemClock):
+class AdjustableClock(SystemClock):
     """The machine's own time, and what a test has turned it by."""
 
     def __init__(self) -> None:
         self._turned_seconds = 0.0
 
-    def turn(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Let so much time pass at once, for all who ask this clock."""
         self._turned_seconds += seconds
 
@@ -119,9 +119,9 @@ def catalogue(provider_url: str) -> dict[str, Any]:
 class System:
     """One deployment. An asynchronous context manager: leaving it ends all that it started."""
 
-    def __init__(self, redis: RedisSettings, provider: Provider, folder: Path) -> None:
+    def __init__(self, redis: RedisSettings, provider: ScriptedProvider, folder: Path) -> None:
         self.provider = provider
-        self.clock = TurnedClock()
+        self.clock = AdjustableClock()
         self.lines: list[Any] = []
         # A provider that a script makes fail may leave these lines, as it should.
         self.expected: set[str] = {"breaker opened", "provider throttled", "dead letter"}
@@ -181,7 +181,7 @@ class System:
         self.url = self.url or url
         return url
 
-    async def two_doors(self) -> str:
+    async def front_with_admin_port(self) -> str:
         """Start a front that operators have a door to, and return the URL of that door."""
         own, behind = AsyncExitStack(), _listener()
         serving = _serving(self.settings, self.clock, _listener(), behind)
@@ -214,7 +214,7 @@ class System:
         port = processes.free_port()
         spawned = self._spawn("api", "--port", str(port), *words)
         self.url = f"http://127.0.0.1:{port}"
-        async with customer.connected(self.url, {}) as prober:
+        async with api_client.connected(self.url, {}) as prober:
 
             async def is_ready() -> bool:
                 try:
@@ -228,7 +228,7 @@ class System:
     async def spawn_worker(self) -> Process:
         """Start a worker as a process and return once it is ready."""
         spawned = self._spawn("worker")
-        await spawned.says("worker ready")
+        await spawned.wait_for_line("worker ready")
         return spawned
 
     def _spawn(self, *words: str) -> Process:
@@ -247,7 +247,7 @@ class System:
             return known
         account = await self.accounts.create(name, tier)
         if funds:
-            await self.accounts.grant(account, round(funds * MICROCREDITS))
+            await self.accounts.grant(account, round(funds * MICROCREDITS_PER_CREDIT))
         return account
 
     async def key(
@@ -268,14 +268,14 @@ class System:
         tier: TierName = "enterprise",
         funds: float = 1000.0,
         scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
-    ) -> Customer:
+    ) -> ApiClient:
         """Return a program that has a key of its own for the account."""
         account = await self.account(name, tier=tier, funds=funds)
         return await self.caller({"x-api-key": (await self.key(account, scopes=scopes)).key})
 
-    async def caller(self, headers: dict[str, str], url: str | None = None) -> Customer:
+    async def caller(self, headers: dict[str, str], url: str | None = None) -> ApiClient:
         """Return a program that sends these headers with everything, to the front or that URL."""
-        connected = customer.connected(url or self.url, headers)
+        connected = api_client.connected(url or self.url, headers)
         return await self._stack.enter_async_context(connected)
 
 
@@ -356,7 +356,7 @@ def _logs() -> Iterator[list[Any]]:
 
 @pytest.fixture
 async def system(
-    redis_settings: RedisSettings, provider: Provider, tmp_path: Path
+    redis_settings: RedisSettings, provider: ScriptedProvider, tmp_path: Path
 ) -> AsyncIterator[System]:
     """Return a deployment on the shared server in which nothing runs yet."""
     async with System(redis_settings, provider, tmp_path) as deployment:
@@ -365,7 +365,7 @@ async def system(
 
 @pytest.fixture
 async def own_system(
-    own_settings: RedisSettings, provider: Provider, tmp_path: Path
+    own_settings: RedisSettings, provider: ScriptedProvider, tmp_path: Path
 ) -> AsyncIterator[System]:
     """Return a deployment on a server of the test's own, to be killed and paused."""
     async with System(own_settings, provider, tmp_path) as deployment:
@@ -373,7 +373,7 @@ async def own_system(
 
 
 @pytest.fixture
-async def api(system: System) -> Customer:
+async def api(system: System) -> ApiClient:
     """Return a customer of a running front; nobody answers unless the test has a worker."""
     await system.front()
     return await system.customer()
@@ -386,7 +386,7 @@ async def worker(system: System) -> PolluxWorker:
 
 
 @pytest.fixture
-async def other(api: Customer, system: System) -> Customer:
+async def other(api: ApiClient, system: System) -> ApiClient:
     """Return a customer of another account."""
     assert api
     return await system.customer("two")

@@ -22,26 +22,26 @@ async def until(condition: Callable[[], object], seconds: float = 10.0, *, what:
         AssertionError: when it was not true within `seconds`, with the last value seen.
 
     """
-    ends = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
         value = condition()
         seen = await value if inspect.isawaitable(value) else value
         if seen:
             return seen
-        _check_bound(ends, what, seen)
+        _check_deadline(deadline, what, seen)
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def until_now(condition: Callable[[], T], seconds: float = 10.0, *, what: str = "") -> T:
     """Return the condition's value once it is true; for what runs outside an event loop."""
-    ends = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not (seen := condition()):
-        _check_bound(ends, what, seen)
+        _check_deadline(deadline, what, seen)
         time.sleep(_PAUSE_SECONDS)
     return seen
 
 
-def _check_bound(ends: float, what: str, seen: object) -> None:
-    if time.monotonic() > ends:
+def _check_deadline(deadline: float, what: str, seen: object) -> None:
+    if time.monotonic() > deadline:
         message = f"waited in vain for {what or 'a condition'}; last seen: {seen!r}"
         raise AssertionError(message)

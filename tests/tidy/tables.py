@@ -13,8 +13,8 @@ import msgspec
 from api.errors import STATUS
 from shared.lifecycle import TRANSITIONS, state_of
 from shared.redis.keys import FAMILIES
-from shared.sections import Section
 from shared.settings import Settings
+from shared.settings_types import Section
 
 README: Final = Path(__file__).parents[2] / "README.md"
 _TABLE: Final = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from api import cors, headers
-from tests.support import document
+from api.openapi import headers
+from api.server import cors
+from tests.support import openapi_document
 
 _OPERATION: Final = re.compile("[a-z]+(_[a-z]+)*")
 _VERBS: Final = set(
@@ -45,7 +46,7 @@ def _is_described(part: dict[str, Any]) -> bool:
 
 @both
 def test_every_field_is_described(is_admin: bool) -> None:
-    schemas = document.document(is_admin=is_admin)["components"]["schemas"]
+    schemas = openapi_document.document(is_admin=is_admin)["components"]["schemas"]
     silent = [name for name, schema in schemas.items() if not _is_described(schema)]
     silent += [
         f"{name}.{field}"
@@ -58,7 +59,7 @@ def test_every_field_is_described(is_admin: bool) -> None:
 
 @both
 def test_every_schema_has_a_type_and_a_title_of_its_own(is_admin: bool) -> None:
-    schemas = document.document(is_admin=is_admin)["components"]["schemas"]
+    schemas = openapi_document.document(is_admin=is_admin)["components"]["schemas"]
     values = [pair for name, schema in schemas.items() for pair in _values(name, schema)]
     assert [where for where, value in values if not any(key in value for key in _TYPED)] == []
     assert {name: schema["title"] for name, schema in schemas.items()} == {
@@ -69,7 +70,7 @@ def test_every_schema_has_a_type_and_a_title_of_its_own(is_admin: bool) -> None:
 
 @both
 def test_every_operation_has_a_readable_name_of_its_own(is_admin: bool) -> None:
-    operations = [each for _, each in _operations(document.document(is_admin=is_admin))]
+    operations = [each for _, each in _operations(openapi_document.document(is_admin=is_admin))]
     names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names)
     unreadable = [
@@ -82,7 +83,7 @@ def test_every_operation_has_a_readable_name_of_its_own(is_admin: bool) -> None:
 
 @both
 def test_all_of_an_operation_is_described(is_admin: bool) -> None:
-    made = document.document(is_admin=is_admin)
+    made = openapi_document.document(is_admin=is_admin)
     tags = {tag["name"] for tag in made["tags"] if _is_described(tag)}
     silent = []
     for where, operation in _operations(made):
@@ -105,12 +106,14 @@ def test_all_of_an_operation_is_described(is_admin: bool) -> None:
 
 
 def test_pages_may_send_and_read_every_header() -> None:
-    assert headers.ASKED.keys() <= set(cors.REQUEST_FIELDS)
+    assert headers.REQUEST_HEADERS.keys() <= set(cors.REQUEST_FIELDS)
     # A page may read this one anyway, and the other is the browser's own.
-    readable = headers.ANSWERED.keys() - {"Cache-Control", "X-Content-Type-Options"}
-    assert readable <= set(cors.ANSWER_FIELDS)
+    readable = headers.RESPONSE_HEADERS.keys() - {"Cache-Control", "X-Content-Type-Options"}
+    assert readable <= set(cors.RESPONSE_FIELDS)
 
 
 @both
 def test_a_client_is_told_where_the_front_is(is_admin: bool) -> None:
-    assert [server["url"] for server in document.document(is_admin=is_admin)["servers"]] == ["/"]
+    assert [
+        server["url"] for server in openapi_document.document(is_admin=is_admin)["servers"]
+    ] == ["/"]

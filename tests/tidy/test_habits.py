@@ -15,17 +15,24 @@ _FILE_LINES_MAX: Final = 400
 _FUNCTION_LINES_MAX: Final = 60
 _ANCESTORS_MAX: Final = 2
 
+# Files of the product beyond the limit, and why each is one file all the same.
 LONG_FILES: Final = {
-    "shared/redis/functions.py": "one stub a function, side by side",
+    "api/accept/accept.py": "the way of one message to its receipt, and every refusal on that way",
+    "api/server/protocol.py": "the states of one connection, which share all of their attributes",
+    "shared/redis/client.py": "one connection: its dialling, its pipeline and its repeats",
+    "worker/consumer/arq_worker.py": "what is overridden of arq's Worker, and the loops beside it",
+    "worker/resilience/circuit_breaker.py": "the way of one call through breaker, limits, throttle",
 }
+# One name under which all stubs are called.
+FACADES: Final = {"shared/redis/functions/__init__.py"}
 # Where whatever goes wrong must end one piece of work and not the process.
 CATCH_ALLS: Final = {
     "api/app.py": 1,
     "deploy/local/valkey.py": 1,
     "shared/redis/client.py": 1,
-    "worker/apart.py": 1,
-    "worker/consumer.py": 3,
-    "worker/heart.py": 1,
+    "worker/partition_guard.py": 1,
+    "worker/consumer/arq_worker.py": 3,
+    "worker/consumer/heartbeat.py": 1,
     "worker/pipeline.py": 1,
 }
 _BANNED: Final = re.compile(
@@ -38,11 +45,13 @@ _SUPPRESSED: Final = re.compile(r"#\s*(type: ignore\[[\w,-]+\]|noqa: [A-Z0-9, ]+
 _INDEX_HOSTS: Final = ("pypi" + ".org", "python" + "hosted", "npm" + "js.org")
 
 
-def test_files_are_short() -> None:
+def test_long_files_have_a_reason() -> None:
     long = {
         path
         for path, text in source.texts().items()
-        if path.endswith((".py", ".lua")) and text.count("\n") > _FILE_LINES_MAX
+        if path.endswith((".py", ".lua"))
+        and not path.startswith("tests/")
+        and text.count("\n") > _FILE_LINES_MAX
     }
     assert long == set(LONG_FILES)
 
@@ -79,7 +88,7 @@ def test_package_files_hold_a_docstring_only() -> None:
     full = [
         path
         for path, tree in source.modules().items()
-        if path.endswith("__init__.py") and len(tree.body) != 1
+        if path.endswith("__init__.py") and len(tree.body) != 1 and path not in FACADES
     ]
     assert not full
 

@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from deploy.local import catalogue as catalogues
-from shared.catalogue import Catalogue, key_of
+from shared.catalogue import Catalogue, provider_key
 from shared.errors import ConfigurationError
 from shared.settings import ModelSettings, ProviderSettings
 
@@ -42,7 +42,7 @@ def test_a_model_goes_before_an_alias_where_it_is_to_be_had(
     word: str, configured: str, stands_for: str
 ) -> None:
     names = configured.split()
-    assert _CATALOGUE.named(word, lambda model: model.identifier in names) == stands_for
+    assert _CATALOGUE.resolve(word, lambda model: model.identifier in names) == stands_for
 
 
 def test_candidates_are_the_one_that_is_named_or_all_that_are_to_be_had() -> None:
@@ -55,14 +55,14 @@ def test_candidates_are_the_one_that_is_named_or_all_that_are_to_be_had() -> Non
 
 
 def test_a_key_is_read_without_its_line_end_or_is_none() -> None:
-    key = key_of(_KEYED, {"THE_KEY": "sk-1\r\n"})
+    key = provider_key(_KEYED, {"THE_KEY": "sk-1\r\n"})
     assert key is not None
     assert key.reveal() == "sk-1"
     for environment in ({}, {"THE_KEY": ""}, {"THE_KEY": " \n"}):
-        assert key_of(_KEYED, environment) is None
-    assert key_of(_OPEN, {"THE_KEY": "sk-1"}) is None
+        assert provider_key(_KEYED, environment) is None
+    assert provider_key(_OPEN, {"THE_KEY": "sk-1"}) is None
     with pytest.raises(ConfigurationError, match="THE_KEY: ") as refused:
-        key_of(_KEYED, {"THE_KEY": "sk-1\nx: y"})
+        provider_key(_KEYED, {"THE_KEY": "sk-1\nx: y"})
     assert "sk-1" not in str(refused.value)
 
 

@@ -8,7 +8,7 @@ from typing import Final, get_args
 import pytest
 from hypothesis import given, strategies as st
 
-from shared.clarity import CHARACTERS_MAX, left_alone
+from shared.clarity import CHARACTERS_MAX, reason_not_to_reword
 from shared.wire.enhancement import SENTENCES, Reason, sentence
 
 TRIVIAL: Final = (
@@ -124,17 +124,17 @@ UNCLEAR: Final = (
 
 @pytest.mark.parametrize("message", TRIVIAL)
 def test_what_is_trivial_has_nothing_to_word_better(message: str) -> None:
-    assert left_alone(message) == "trivial"
+    assert reason_not_to_reword(message) == "trivial"
 
 
 @pytest.mark.parametrize("message", CLEAR)
 def test_what_is_clear_has_no_need(message: str) -> None:
-    assert left_alone(message) == "clear"
+    assert reason_not_to_reword(message) == "clear"
 
 
 @pytest.mark.parametrize("message", UNCLEAR)
 def test_what_is_neither_wants_rewording(message: str) -> None:
-    assert left_alone(message) is None
+    assert reason_not_to_reword(message) is None
 
 
 _MARKS: Final = st.text(alphabet='aA .!?:`"-\n1{}>“”？？谢こ', max_size=40)
@@ -142,20 +142,20 @@ _MARKS: Final = st.text(alphabet='aA .!?:`"-\n1{}>“”？？谢こ', max_size=
 
 @given(st.text() | _MARKS)
 def test_any_text_has_one_answer_and_blanks_around_it_change_nothing(message: str) -> None:
-    answer = left_alone(message)
+    answer = reason_not_to_reword(message)
     assert answer in {"trivial", "clear", None}
-    assert left_alone(message) == answer
-    assert left_alone(f" {message.strip()}\n") == left_alone(message.strip())
+    assert reason_not_to_reword(message) == answer
+    assert reason_not_to_reword(f" {message.strip()}\n") == reason_not_to_reword(message.strip())
 
 
 @given(st.text(min_size=1) | _MARKS.filter(bool))
 def test_what_is_long_is_clear(piece: str) -> None:
-    assert left_alone((piece * (CHARACTERS_MAX + 1))[: CHARACTERS_MAX + 1]) == "clear"
+    assert reason_not_to_reword((piece * (CHARACTERS_MAX + 1))[: CHARACTERS_MAX + 1]) == "clear"
 
 
 @given(st.text(alphabet="0123456789 .,+-?!", max_size=CHARACTERS_MAX))
 def test_what_has_no_letters_is_trivial(message: str) -> None:
-    assert left_alone(message) == "trivial"
+    assert reason_not_to_reword(message) == "trivial"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_time_grows_no_faster_than_the_message(piece: str) -> None:
     longest = (piece * CHARACTERS_MAX)[:CHARACTERS_MAX]
     began = time.process_time()
     for _ in range(20):
-        left_alone(longest)
-        left_alone(piece * 1_000_000)
+        reason_not_to_reword(longest)
+        reason_not_to_reword(piece * 1_000_000)
     # Some milliseconds; were anything quadratic in the message, an hour.
     assert time.process_time() - began < 5
 

@@ -8,7 +8,7 @@ import pytest
 from structlog.typing import EventDict
 
 from shared import ids
-from shared.telemetry import clean, logs
+from shared.telemetry import logs, sanitize
 from shared.telemetry.sink import Sink, Stderr
 
 UNSAFE: Final = (
@@ -61,7 +61,7 @@ def test_a_line_of_json_reads_as_it_was_written() -> None:
 
 
 def test_what_is_safe_is_shown_as_it_is() -> None:
-    assert clean.text(SAFE + "\n\tmore") == SAFE + "\n\tmore"
+    assert sanitize.text(SAFE + "\n\tmore") == SAFE + "\n\tmore"
 
 
 @pytest.mark.parametrize("render", [_json, _console], ids=["json", "console"])

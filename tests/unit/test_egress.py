@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from shared import egress
-from shared.egress import Rules, Target
+from shared.egress import EgressPolicy, Target
 from shared.errors import EgressError
 
 _PUBLIC: Final = (
@@ -66,7 +66,7 @@ def test_what_is_special_in_any_way_is_not(text: str) -> None:
     ],
 )
 def test_every_form_that_carries_an_address_is_opened(outer: str, inner: list[str]) -> None:
-    assert [str(each) for each in egress.carried(ip_address(outer))] == inner
+    assert [str(each) for each in egress.embedded_ipv4(ip_address(outer))] == inner
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -173,7 +173,7 @@ def test_whatever_is_read_can_be_read_again(text: str) -> None:
 _PORTS: Final = (80, 443)
 
 
-def _allows(rules: Rules, url: str, *addresses: str) -> bool:
+def _allows(rules: EgressPolicy, url: str, *addresses: str) -> bool:
     target, refusal = egress.read(url), None
     try:
         rules.check(target)
@@ -188,7 +188,7 @@ def _allows(rules: Rules, url: str, *addresses: str) -> bool:
 
 
 def test_every_address_of_a_name_must_be_public() -> None:
-    rules = Rules((), _PORTS)
+    rules = EgressPolicy((), _PORTS)
     assert _allows(rules, "http://a.b/", "1.1.1.1", "2a00::1")
     assert not _allows(rules, "http://a.b/", "1.1.1.1", "10.0.0.1")
     assert not _allows(rules, "http://a.b/", "::ffff:10.0.0.1")
@@ -197,14 +197,14 @@ def test_every_address_of_a_name_must_be_public() -> None:
 
 
 def test_ports_are_those_that_are_named() -> None:
-    rules = Rules((), _PORTS)
+    rules = EgressPolicy((), _PORTS)
     assert not _allows(rules, "http://a.b:22/", "1.1.1.1")
     assert not _allows(rules, "http://a.b:0/", "1.1.1.1")
-    assert _allows(Rules((), (22,)), "http://a.b:22/", "1.1.1.1")
+    assert _allows(EgressPolicy((), (22,)), "http://a.b:22/", "1.1.1.1")
 
 
 def test_networks_and_names_are_allowed_and_nothing_beside_them() -> None:
-    rules = Rules(("10.1.0.0/16", "Files.Internal", "fd00::/8", "127.0.0.1"), _PORTS)
+    rules = EgressPolicy(("10.1.0.0/16", "Files.Internal", "fd00::/8", "127.0.0.1"), _PORTS)
     assert _allows(rules, "http://a.b/", "10.1.2.3")
     assert _allows(rules, "http://10.1.2.3/")
     assert _allows(rules, "http://a.b/", "::ffff:10.1.2.3")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from shared.clock import SystemClock
-from shared.media import kinds
-from shared.media.files import Files
-from shared.media.kinds import JPEG, PNG, WAV
-from shared.media.seal import Seal
+from shared.media import formats
+from shared.media.files import MediaFiles
+from shared.media.formats import JPEG, PNG, WAV
+from shared.media.url_signing import UrlSigner
 from shared.wire.message import Media
-from tests.support.system import TurnedClock
+from tests.support.system import AdjustableClock
 
 _PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 _DAY = 86_400
@@ -39,9 +39,9 @@ _DAY = 86_400
     ],
 )
 def test_a_form_is_told_by_its_first_bytes(content: bytes, suffix: str) -> None:
-    form = kinds.form_of(content)
-    assert form is not None
-    assert form.suffix == suffix
+    media_format = formats.detect_format(content)
+    assert media_format is not None
+    assert media_format.suffix == suffix
 
 
 @pytest.mark.parametrize(
@@ -52,27 +52,27 @@ def test_a_form_is_told_by_its_first_bytes(content: bytes, suffix: str) -> None:
     ],
 )
 def test_what_is_none_of_ours_has_no_form(content: bytes) -> None:
-    assert kinds.form_of(content) is None
+    assert formats.detect_format(content) is None
 
 
 def test_samples_become_a_file_that_others_read() -> None:
     samples = bytes(range(200))
-    made = kinds.wav(samples, 24_000)
+    made = formats.wav(samples, 24_000)
     with wave.open(io.BytesIO(made)) as read:
         assert (read.getnchannels(), read.getsampwidth(), read.getframerate()) == (1, 2, 24_000)
         assert read.readframes(1_000) == samples
-    assert kinds.form_of(made) is WAV
-    assert kinds.wav(made, 8_000) == made
+    assert formats.detect_format(made) is WAV
+    assert formats.wav(made, 8_000) == made
 
 
 # Files
 
 
 def test_the_same_content_is_one_file_of_its_session(tmp_path: Path) -> None:
-    files = Files(str(tmp_path / "media"))
-    path = files.keep("ann", "s1", _PNG, PNG)
-    assert files.keep("ann", "s1", _PNG, PNG) == path
-    assert files.keep("ann", "s2", _PNG, PNG) != path
+    files = MediaFiles(str(tmp_path / "media"))
+    path = files.save("ann", "s1", _PNG, PNG)
+    assert files.save("ann", "s1", _PNG, PNG) == path
+    assert files.save("ann", "s2", _PNG, PNG) != path
     found = files.find(path)
     assert found is not None
     assert (found[0].read_bytes(), found[1]) == (_PNG, PNG)
@@ -90,27 +90,27 @@ def test_the_same_content_is_one_file_of_its_session(tmp_path: Path) -> None:
     ],
 )
 def test_no_other_name_is_a_file(tmp_path: Path, path: str) -> None:
-    files = Files(str(tmp_path / "media"))
-    name = files.keep("ann", "s1", _PNG, PNG).rpartition("/")[2]
+    files = MediaFiles(str(tmp_path / "media"))
+    name = files.save("ann", "s1", _PNG, PNG).rpartition("/")[2]
     assert files.find(path.replace("{name}", name)) is None
 
 
 def test_a_session_takes_its_files_along_and_no_others(tmp_path: Path) -> None:
-    files = Files(str(tmp_path))
-    kept = [files.keep(account, "s1", _PNG, PNG) for account in ("ann", "bob")]
-    files.forget("ann", "s1")
-    files.forget("ann", "s1")
-    files.forget("ann", "..")
+    files = MediaFiles(str(tmp_path))
+    kept = [files.save(account, "s1", _PNG, PNG) for account in ("ann", "bob")]
+    files.delete_session("ann", "s1")
+    files.delete_session("ann", "s1")
+    files.delete_session("ann", "..")
     found = [files.find(path) for path in kept]
     assert [each is not None and each[0].exists() for each in found] == [False, True]
     assert not (tmp_path / "ann").exists()
 
 
 def test_what_is_old_is_swept_and_what_dead_writers_left(tmp_path: Path) -> None:
-    files, now = Files(str(tmp_path)), 1_000_000_000.0
+    files, now = MediaFiles(str(tmp_path)), 1_000_000_000.0
     ages = {
-        files.keep("ann", "s1", _PNG, PNG): 40 * _DAY,
-        files.keep("ann", "s2", _PNG, PNG): 10 * _DAY,
+        files.save("ann", "s1", _PNG, PNG): 40 * _DAY,
+        files.save("ann", "s2", _PNG, PNG): 10 * _DAY,
     }
     for path, age in ages.items():
         found = files.find(path)
@@ -129,21 +129,21 @@ def test_what_is_old_is_swept_and_what_dead_writers_left(tmp_path: Path) -> None
 
 
 def test_keeping_again_makes_young_again(tmp_path: Path) -> None:
-    files = Files(str(tmp_path))
-    found = files.find(files.keep("ann", "s1", _PNG, PNG))
+    files = MediaFiles(str(tmp_path))
+    found = files.find(files.save("ann", "s1", _PNG, PNG))
     assert found is not None
     os.utime(found[0], (1, 1))
-    files.keep("ann", "s1", _PNG, PNG)
+    files.save("ann", "s1", _PNG, PNG)
     assert files.sweep(found[0].stat().st_mtime + 10, 3_600) == 0
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    files = Files(str(tmp_path / "file" / "media"))
+    files = MediaFiles(str(tmp_path / "file" / "media"))
     with pytest.raises(OSError, match="Not a directory"):
         files.check()
     with pytest.raises(OSError, match="Not a directory"):
-        files.keep("ann", "s1", _PNG, JPEG)
+        files.save("ann", "s1", _PNG, JPEG)
 
 
 # URLs
@@ -156,29 +156,29 @@ def _parts(url: str) -> tuple[str, str, str]:
 
 
 def test_a_url_is_good_for_as_long_as_it_says() -> None:
-    clock = TurnedClock()
-    seal = Seal(b"secret", clock, _DAY)
-    url = seal.url("/media/a/s/x.png")
-    left = seal.seconds_left(*_parts(url))
+    clock = AdjustableClock()
+    url_signer = UrlSigner(b"secret", clock, _DAY)
+    url = url_signer.url("/media/a/s/x.png")
+    left = url_signer.seconds_left(*_parts(url))
     assert left is not None
     assert _DAY <= left <= _DAY * 25 // 24
-    clock.turn(left - 1)
-    assert seal.seconds_left(*_parts(url)) in {1, 2}
-    clock.turn(2)
-    assert seal.seconds_left(*_parts(url)) is None
+    clock.advance(left - 1)
+    assert url_signer.seconds_left(*_parts(url)) in {1, 2}
+    clock.advance(2)
+    assert url_signer.seconds_left(*_parts(url)) is None
 
 
 def test_a_url_may_be_asked_to_be_good_for_longer() -> None:
-    seal = Seal(b"secret", SystemClock(), 60)
-    left = seal.seconds_left(*_parts(seal.url("/media/a/s/x.png", seconds_min=1_000.5)))
+    url_signer = UrlSigner(b"secret", SystemClock(), 60)
+    left = url_signer.seconds_left(*_parts(url_signer.url("/media/a/s/x.png", seconds_min=1_000.5)))
     assert left is not None
     assert left >= 1_000
 
 
 def test_nothing_of_a_url_can_be_changed() -> None:
-    seal = Seal(b"secret", SystemClock(), _DAY)
-    path, expires, signature = _parts(seal.url("/media/a/s/x.png"))
-    assert seal.seconds_left(path, expires, signature)
+    url_signer = UrlSigner(b"secret", SystemClock(), _DAY)
+    path, expires, signature = _parts(url_signer.url("/media/a/s/x.png"))
+    assert url_signer.seconds_left(path, expires, signature)
     for changed in (
         ("/media/b/s/x.png", expires, signature),
         (path, str(int(expires) + 1), signature),
@@ -191,20 +191,22 @@ def test_nothing_of_a_url_can_be_changed() -> None:
         (path, expires, "ü"),
         (path + "\udc80", expires, signature),
     ):
-        assert seal.seconds_left(*changed) is None
-    assert Seal(b"other", SystemClock(), _DAY).seconds_left(path, expires, signature) is None
+        assert url_signer.seconds_left(*changed) is None
+    assert UrlSigner(b"other", SystemClock(), _DAY).seconds_left(path, expires, signature) is None
 
 
 def test_what_is_not_kept_here_is_told_as_it_is() -> None:
-    seal = Seal(b"secret", SystemClock(), _DAY)
+    url_signer = UrlSigner(b"secret", SystemClock(), _DAY)
     elsewhere = Media("image", "https://example.org/1")
-    assert seal.signed(elsewhere) == elsewhere
-    assert seal.signed(Media("image", "/media/a/s/x.png")).url.startswith("/media/a/s/x.png?")
+    assert url_signer.sign_media(elsewhere) == elsewhere
+    assert url_signer.sign_media(Media("image", "/media/a/s/x.png")).url.startswith(
+        "/media/a/s/x.png?"
+    )
 
 
 def test_every_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
-    kept = Files(str(tmp_path / "deep" / "media"))
+    kept = MediaFiles(str(tmp_path / "deep" / "media"))
     kept.check()
-    kept.keep("acc", "ses", _PNG, PNG)
+    kept.save("acc", "ses", _PNG, PNG)
     made = [path for path in (tmp_path / "deep").rglob("*") if path.is_dir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.routing.choose import Question, choose
+from shared.routing.choose import RoutingQuery, choose
 from shared.settings import ModelSettings
 from shared.wire.message import (
     AssistantMessage,
@@ -13,7 +13,7 @@ from shared.wire.message import (
     decode_assistant,
     encode_assistant,
 )
-from shared.wire.routing import KeptRouting
+from shared.wire.routing import StoredRouting
 
 _MODELS = tuple(
     ModelSettings(identifier=name, provider="one", upstream=name) for name in ("alpha", "beta")
@@ -22,17 +22,17 @@ _MODELS = tuple(
 
 def test_a_kept_decision_is_told_as_it_was_made() -> None:
     for model in ("auto", "beta", "none"):
-        routing = choose(_MODELS, Question(model=model, input_tokens=3)).routing
+        routing = choose(_MODELS, RoutingQuery(model=model, input_tokens=3)).routing
         message = AssistantMessage(
-            status="completed", content="Hi", created=1, routing=KeptRouting.of(routing)
+            status="completed", content="Hi", created=1, routing=StoredRouting.of(routing)
         )
         kept = decode_assistant(encode_assistant(message)).routing
-        assert isinstance(kept, KeptRouting)
-        assert kept.told() == routing
+        assert isinstance(kept, StoredRouting)
+        assert kept.restored() == routing
 
 
 def test_a_decision_that_was_kept_whole_is_still_read() -> None:
-    routing = choose(_MODELS, Question(model="auto", input_tokens=3)).routing
+    routing = choose(_MODELS, RoutingQuery(model="auto", input_tokens=3)).routing
     record = {"status": "completed", "content": "Hi", "created": 1, "routing": routing}
     assert decode_assistant(msgspec.msgpack.encode(record)).routing == routing
 

@@ -3,11 +3,11 @@
 from contextlib import AbstractContextManager
 from typing import cast
 
-from api.guards.revocations import OpenUse, Revocations
+from api.guards.revocations import OpenKeyUse, Revocations
 from shared.errors import Code, RequestError, UnavailableError
 from shared.stores.accounts import Accounts
 from shared.wire.account import ApiKey
-from tests.support.system import TurnedClock
+from tests.support.system import AdjustableClock
 
 
 class Records:
@@ -29,21 +29,21 @@ class Scene:
     """The open uses of some keys, and in which order they ended."""
 
     def __init__(self) -> None:
-        self.clock = TurnedClock()
+        self.clock = AdjustableClock()
         self.records = Records()
         self.ended: list[str] = []
         self.revocations = Revocations(cast("Accounts", self.records), self.clock)
 
-    def watched(self, key: str, *, expires: int | None = None) -> AbstractContextManager[OpenUse]:
+    def watch(self, key: str, *, expires: int | None = None) -> AbstractContextManager[OpenKeyUse]:
         record = ApiKey(id=key, account="one", scopes=("chat",), created=0, expires=expires)
-        return self.revocations.watched(record, lambda: self.ended.append(key))
+        return self.revocations.watch(record, lambda: self.ended.append(key))
 
     async def pass_seconds(self, seconds: float) -> None:
-        self.clock.turn(seconds)
-        await self.revocations.look()
+        self.clock.advance(seconds)
+        await self.revocations.check_open_keys()
 
 
-def _is_refused(use: OpenUse) -> bool:
+def _is_refused(use: OpenKeyUse) -> bool:
     try:
         use.check()
     except RequestError as error:
@@ -53,9 +53,9 @@ def _is_refused(use: OpenUse) -> bool:
 
 async def test_all_that_a_revoked_key_has_open_ends_once_and_nobody_elses() -> None:
     scene = Scene()
-    with scene.watched("a") as one, scene.watched("a") as two, scene.watched("b") as other:
-        scene.revocations.hear(b"a")
-        scene.revocations.hear(b"a")
+    with scene.watch("a") as one, scene.watch("a") as two, scene.watch("b") as other:
+        scene.revocations.on_message(b"a")
+        scene.revocations.on_message(b"a")
         assert scene.ended == ["a", "a"]
         assert _is_refused(one)
         assert _is_refused(two)
@@ -64,19 +64,19 @@ async def test_all_that_a_revoked_key_has_open_ends_once_and_nobody_elses() -> N
 
 async def test_what_begins_with_a_key_that_was_just_revoked_ends_at_once() -> None:
     scene = Scene()
-    scene.revocations.hear(b"a")
+    scene.revocations.on_message(b"a")
     await scene.pass_seconds(30)
-    with scene.watched("a") as use:
+    with scene.watch("a") as use:
         assert use.has_ended
     await scene.pass_seconds(60)
-    with scene.watched("a") as use:
+    with scene.watch("a") as use:
         assert not use.has_ended, "it is remembered for good"
 
 
 async def test_a_key_ends_what_is_open_when_it_expires() -> None:
     scene = Scene()
     expires = scene.clock.now_ms() + 60_000
-    with scene.watched("a", expires=expires) as use:
+    with scene.watch("a", expires=expires) as use:
         await scene.pass_seconds(59)
         assert not _is_refused(use)
         await scene.pass_seconds(1.1)
@@ -85,14 +85,14 @@ async def test_a_key_ends_what_is_open_when_it_expires() -> None:
 
 async def test_a_revocation_that_was_not_heard_is_found_after_the_next_subscription() -> None:
     scene = Scene()
-    with scene.watched("a") as use, scene.watched("b") as other:
-        await scene.revocations.look()
+    with scene.watch("a") as use, scene.watch("b") as other:
+        await scene.revocations.check_open_keys()
         scene.records.revoked = {"a"}
         await scene.pass_seconds(1)
         assert not _is_refused(use)
-        scene.revocations.hear(None)
+        scene.revocations.on_message(None)
         scene.records.is_away = True
-        await scene.revocations.look()
+        await scene.revocations.check_open_keys()
         assert not _is_refused(use)
         scene.records.is_away = False
         await scene.pass_seconds(1)
@@ -102,8 +102,8 @@ async def test_a_revocation_that_was_not_heard_is_found_after_the_next_subscript
 
 async def test_a_revocation_that_nobody_published_is_found_by_a_look_now_and_then() -> None:
     scene = Scene()
-    with scene.watched("a") as use:
-        await scene.revocations.look()
+    with scene.watch("a") as use:
+        await scene.revocations.check_open_keys()
         scene.records.revoked = {"a"}
         await scene.pass_seconds(10)
         assert use.has_ended
@@ -111,10 +111,10 @@ async def test_a_revocation_that_nobody_published_is_found_by_a_look_now_and_the
 
 async def test_redis_is_asked_once_in_a_while_for_all_keys_and_never_without_any() -> None:
     scene = Scene()
-    scene.revocations.hear(None)
+    scene.revocations.on_message(None)
     await scene.pass_seconds(20)
     assert scene.records.asked == []
-    with scene.watched("a"), scene.watched("a"), scene.watched("b"):
+    with scene.watch("a"), scene.watch("a"), scene.watch("b"):
         for _ in range(20):
             await scene.pass_seconds(1)
     assert [sorted(asked) for asked in scene.records.asked] == [["a", "b"]] * 2

@@ -9,8 +9,8 @@ from typing import Final, cast
 import pytest
 
 from api.follow import ring as rings
-from api.follow.ring import BEGINNING, Number, Ring, Rings, Where, encode, frame
-from api.follow.subscriber import Hear, Subscriber
+from api.follow.ring import BEGINNING, EventNumber, GenerationRef, Ring, Rings, encode, frame
+from api.follow.subscriber import Listener, Subscriber
 from shared.clock import SystemClock
 from shared.errors import UnavailableError
 from shared.redis.client import Argument, Redis, Reply
@@ -18,21 +18,21 @@ from shared.wire import event as events
 from shared.wire.message import Media
 from tests.support import waiting
 
-_WHERE: Final = Where("root:", "ann", "one")
+_WHERE: Final = GenerationRef("root:", "ann", "one")
 
 
 class Stream:
     """A connection that has one stream, and counts who reads it."""
 
     def __init__(self) -> None:
-        self.entries: list[tuple[Number, bytes]] = []
+        self.entries: list[tuple[EventNumber, bytes]] = []
         self.reads = self.refused = 0
         self.is_away = self.is_gone = False
 
     def add(self, epoch: int, seq: int, text: str = "x") -> bytes:
         """Append an event, and return what is published of it."""
         event = b'{"type":"delta","text":"%b"}' % text.encode()
-        self.entries.append((Number(epoch, seq), event))
+        self.entries.append((EventNumber(epoch, seq), event))
         return b"%d-%d %b" % (epoch, seq, event)
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
@@ -50,7 +50,7 @@ class Stream:
             self.refused += 1
             raise UnavailableError("away")
         self.reads += 1
-        after = Number.of(str(command[2]).removeprefix("("))
+        after = EventNumber.of(str(command[2]).removeprefix("("))
         found = [entry for entry in self.entries if entry[0] > after][: int(command[5])]
         return [(b"%d-%d" % number, [b"e", event]) for number, event in found]
 
@@ -78,7 +78,7 @@ def stream() -> Stream:
 @pytest.fixture
 async def ring(stream: Stream) -> Ring:
     made = Ring(cast("Redis", stream), SystemClock(), _WHERE, _as_it_is)
-    made.hear(None)
+    made.on_message(None)
     await _settled(made)
     return made
 
@@ -99,7 +99,7 @@ def test_an_event_is_one_line_to_whoever_splits_lines() -> None:
     """Many readers of text end a line where the specification of the events does not."""
     text = "".join(map(chr, (*range(0x20), 0x7F, 0x85, 0x2028, 0x2029, 0x1F642)))
     for event in (encode(events.Delta(text)), encode(events.ToolCall("c", text, {text: [text]}))):
-        framed = frame(Number(1, 1), event)
+        framed = frame(EventNumber(1, 1), event)
         name, kind, data, empty = framed.decode().splitlines()
         assert (name, kind.partition(":")[0], empty) == ("id: 1-1", "event", "")
         assert json.loads(data.removeprefix("data: ")) == json.loads(event)
@@ -109,29 +109,32 @@ async def test_what_follows_is_taken_without_a_look(ring: Ring, stream: Stream) 
     reads, follower = stream.reads, Woken()
     with ring.followed_by(follower):
         for seq in range(1, 6):
-            ring.hear(stream.add(1, seq))
+            ring.on_message(stream.add(1, seq))
     assert stream.reads == reads
     assert follower.times == 5
     piece, last = ring.read(BEGINNING)
     assert _numbers(piece) == ["1-1", "1-2", "1-3", "1-4", "1-5"]
     assert last == (1, 5)
-    assert ring.read(Number(1, 3)) == (frame(*stream.entries[3]) + frame(*stream.entries[4]), last)
+    assert ring.read(EventNumber(1, 3)) == (
+        frame(*stream.entries[3]) + frame(*stream.entries[4]),
+        last,
+    )
     assert ring.read(last) == (b"", last)
 
 
 async def test_a_gap_is_read_from_the_stream(ring: Ring, stream: Stream) -> None:
-    ring.hear(stream.add(1, 1))
+    ring.on_message(stream.add(1, 1))
     stream.add(1, 2)
-    ring.hear(stream.add(1, 3))
+    ring.on_message(stream.add(1, 3))
     await _settled(ring)
     assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
 
 
 async def test_a_new_attempt_is_read_from_the_stream(ring: Ring, stream: Stream) -> None:
     """The end of the attempt before may be what was lost."""
-    ring.hear(stream.add(1, 1))
+    ring.on_message(stream.add(1, 1))
     stream.add(1, 2)
-    ring.hear(stream.add(2, 1))
+    ring.on_message(stream.add(2, 1))
     await _settled(ring)
     assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "2-1"]
 
@@ -139,17 +142,17 @@ async def test_a_new_attempt_is_read_from_the_stream(ring: Ring, stream: Stream)
 async def test_what_is_said_twice_is_told_once(ring: Ring, stream: Stream) -> None:
     said = [stream.add(1, seq) for seq in (1, 2)]
     for each in (*said, *said):
-        ring.hear(each)
+        ring.on_message(each)
     await _settled(ring)
     assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2"]
 
 
 async def test_what_is_said_while_it_reads_is_not_lost(ring: Ring, stream: Stream) -> None:
     stream.add(1, 1)
-    ring.look_again()
+    ring.reread()
     await _turn()
-    ring.hear(stream.add(1, 2))
-    ring.hear(stream.add(1, 3))
+    ring.on_message(stream.add(1, 2))
+    ring.on_message(stream.add(1, 3))
     await _settled(ring)
     assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
 
@@ -160,7 +163,7 @@ async def test_it_looks_until_redis_is_back(
     monkeypatch.setattr(rings, "_AGAIN_SECONDS", 0.001)
     stream.is_away = True
     stream.add(1, 1)
-    ring.look_again()
+    ring.reread()
     await waiting.until(lambda: stream.refused >= 2)
     stream.is_away = False
     await _settled(ring)
@@ -172,7 +175,7 @@ async def test_what_is_too_much_is_forgotten_from_the_front(
 ) -> None:
     monkeypatch.setattr(rings, "BYTES_MAX", 4_000)
     for seq in range(1, 101):
-        ring.hear(stream.add(1, seq, "x" * 100))
+        ring.on_message(stream.add(1, seq, "x" * 100))
     assert BEGINNING < ring.base < ring.last == (1, 100)
     kept = _numbers(ring.read(ring.base)[0])
     assert kept[0] == f"1-{ring.base.seq + 1}"
@@ -182,7 +185,7 @@ async def test_what_is_too_much_is_forgotten_from_the_front(
 
 async def test_a_piece_is_bounded(ring: Ring, stream: Stream) -> None:
     for seq in range(1, 41):
-        ring.hear(stream.add(1, seq, "x" * 10_000))
+        ring.on_message(stream.add(1, seq, "x" * 10_000))
     cursor, pieces = BEGINNING, []
     while (found := ring.read(cursor))[0]:
         pieces.append(found[0])
@@ -193,59 +196,59 @@ async def test_a_piece_is_bounded(ring: Ring, stream: Stream) -> None:
 
 async def test_an_end_that_is_nowhere_but_said_is_an_end(ring: Ring, stream: Stream) -> None:
     """As of what was deleted: the stream is gone when the end is heard."""
-    ring.hear(stream.add(1, 1))
+    ring.on_message(stream.add(1, 1))
     stream.entries.clear()
-    ring.hear(b'2-1 {"type":"cancelled"}')
+    ring.on_message(b'2-1 {"type":"cancelled"}')
     await _settled(ring)
     assert ring.has_ended
-    assert ring.read(Number(1, 1)) == (
-        frame(Number(2, 1), b'{"type":"cancelled"}'),
-        Number(2, 1),
+    assert ring.read(EventNumber(1, 1)) == (
+        frame(EventNumber(2, 1), b'{"type":"cancelled"}'),
+        EventNumber(2, 1),
     )
 
 
 async def test_an_end_that_is_heard_while_it_reads_skips_nothing(
     ring: Ring, stream: Stream
 ) -> None:
-    ring.look_again()
+    ring.reread()
     await _turn()
     for seq in (1, 2):
-        ring.hear(stream.add(1, seq))
-    stream.entries.append((Number(1, 3), b'{"type":"cancelled"}'))
-    ring.hear(b'1-3 {"type":"cancelled"}')
+        ring.on_message(stream.add(1, seq))
+    stream.entries.append((EventNumber(1, 3), b'{"type":"cancelled"}'))
+    ring.on_message(b'1-3 {"type":"cancelled"}')
     await _settled(ring)
     assert ring.has_ended
     assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
 
 
 async def test_what_is_no_more_is_not_followed_for_ever(ring: Ring, stream: Stream) -> None:
-    ring.hear(stream.add(1, 1))
-    ring.look_if_quiet(3600.0)
+    ring.on_message(stream.add(1, 1))
+    ring.reread_if_quiet(3600.0)
     await _settled(ring)
     assert not ring.is_broken
     stream.is_gone = True
-    ring.look_if_quiet(0.0)
+    ring.reread_if_quiet(0.0)
     await _settled(ring)
     assert ring.is_broken
 
 
-class Ear:
+class FakeSubscriber:
     """A subscriber that knows who listens."""
 
     def __init__(self) -> None:
-        self.listening: list[Hear] = []
+        self.listening: list[Listener] = []
 
     @contextmanager
-    def listen(self, _channel: str, hear: Hear) -> Iterator[None]:
+    def listen(self, _channel: str, on_message: Listener) -> Iterator[None]:
         """Count one in and out."""
-        self.listening.append(hear)
+        self.listening.append(on_message)
         yield
-        self.listening.remove(hear)
+        self.listening.remove(on_message)
 
 
 @pytest.mark.parametrize("first", [0, 1])
 async def test_a_ring_that_broke_is_joined_by_nobody(stream: Stream, first: int) -> None:
-    ear = Ear()
+    ear = FakeSubscriber()
     kept = Rings(cast("Redis", stream), cast("Subscriber", ear), SystemClock(), _as_it_is)
     followers = [ExitStack(), ExitStack()]
     broken = followers[0].enter_context(kept.join(_WHERE, Woken()))

@@ -8,8 +8,8 @@ import pytest
 
 from shared.catalogue import Catalogue
 from shared.errors import ConfigurationError
-from shared.sections import Section
 from shared.settings import Secret, Settings
+from shared.settings_types import Section
 
 CATALOGUE = """
 [[providers]]

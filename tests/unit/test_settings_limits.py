@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.sections import Section
 from shared.settings import Settings
+from shared.settings_types import Section
 from shared.tiers import LimitSettings, TierName
 from shared.wire.account import TIERS
 from tests.unit.test_settings import faults_of, settings_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.throttles import _busiest
+from worker.resilience.throttles import _busiest_window
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,5 @@ from worker.throttles import _busiest
 def test_the_busiest_stretch_up_to_now_tells_the_rate(
     ages: list[float], expected: tuple[int, float]
 ) -> None:
-    count, seconds = _busiest(ages)
+    count, seconds = _busiest_window(ages)
     assert (count / max(seconds, 1.0)) == (expected[0] / max(expected[1], 1.0))

@@ -3,8 +3,8 @@
 from starlette.requests import Request
 from typing_extensions import override
 
-from api import farewell
-from api.follow.wait import Patience
+from api.follow.wait import WaitDeadline
+from api.server import disconnect
 
 
 class Line(Request):
@@ -15,18 +15,18 @@ class Line(Request):
 
     @override
     async def is_disconnected(self) -> bool:
-        farewell.say(self.scope, "process")
+        disconnect.signal(self.scope, "process")
         return False
 
 
 async def test_an_end_during_the_look_at_the_line_is_kept() -> None:
-    patience = Patience(Line(), 10.0)
-    await patience.change(0.0)
-    assert patience.has_ended
+    wait_deadline = WaitDeadline(Line(), 10.0)
+    await wait_deadline.wait_for_change(0.0)
+    assert wait_deadline.has_ended
 
 
 def test_an_end_that_was_said_before_is_heard() -> None:
     line = Line()
-    assert not Patience(line, 10.0).has_ended
-    farewell.say(line.scope, "caller")
-    assert Patience(line, 10.0).has_ended
+    assert not WaitDeadline(line, 10.0).has_ended
+    disconnect.signal(line.scope, "caller")
+    assert WaitDeadline(line, 10.0).has_ended

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.system import System, own_system, system
-from tests.worker.attempts import Attempts
 from tests.worker.front import Front
+from tests.worker.single_attempts import Attempts
 
 __all__ = ["attempts", "front", "own_front", "own_system", "system"]
 

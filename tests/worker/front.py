@@ -20,17 +20,17 @@ from shared.redis.functions import (
     CancelAsk,
     Claimed,
     GrantAsk,
-    Keep,
+    KeepTimes,
 )
 from shared.settings import Settings
 from shared.stores import generations, sessions
 from shared.wire import event as events, submission as submissions
-from shared.wire.account import Books
+from shared.wire.account import CreditTotals
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage, encode_assistant
 from shared.wire.submission import AUTO, PLAIN, WIRE, Features, Lane, Submission
 from tests.support import waiting
-from worker.gate import Gate
+from worker.resilience.circuit_breaker import CircuitBreaker
 
 GRANT: Final = 10_000_000_000
 HOLD: Final = 100_000
@@ -45,7 +45,7 @@ class Ticket(NamedTuple):
     id: str
 
 
-class Told(NamedTuple):
+class StreamEvent(NamedTuple):
     """One entry of a generation's stream."""
 
     epoch: int
@@ -115,7 +115,7 @@ class Front:
             rounds_max=0,
             sessions_max=1_000_000,
             stored_bytes_max=1_000_000_000,
-            keep=Keep.of(self.settings.retention),
+            keep=KeepTimes.of(self.settings.retention),
             channels=self._channels(),
             name="a session",
             system_prompt=system_prompt,
@@ -143,12 +143,12 @@ class Front:
             count=1,
             lease_ms=lease_ms,
             batch=1,
-            keep=Keep.of(self.settings.retention),
+            keep=KeepTimes.of(self.settings.retention),
         )
         [claimed] = (await functions.claim(self.redis, ticket.root, ask)).claimed
         assert claimed.id == ticket.id
         # Nobody listens for this one, and nobody is to miss it.
-        await self.redis.call("ZREM", keys.HOLDERS(ticket.root), "nobody")
+        await self.redis.call("ZREM", keys.CLAIMING_WORKERS(ticket.root), "nobody")
         return claimed
 
     async def fail(self, claimed: Claimed, failure: Failure) -> None:
@@ -161,14 +161,14 @@ class Front:
             stage="failed",
             event=events.encode(events.Failed(failure)),
             cost=0,
-            keep=Keep.of(self.settings.retention),
+            keep=KeepTimes.of(self.settings.retention),
             failure=failure,
         )
         message = AssistantMessage(status="failed", content="", created=0, failure=failure)
         record = encode_assistant(message)
         assert await functions.settle(self.redis, claimed.root, ask, record) is not None
 
-    async def look(self, ticket: Ticket) -> Generation:
+    async def poll(self, ticket: Ticket) -> Generation:
         """Return a generation as it is."""
         found = await generations.find(self.redis, ticket.root, ticket.account, ticket.id)
         assert found is not None
@@ -181,7 +181,7 @@ class Front:
         """Wait until a generation is as the condition says, and return it."""
 
         async def looked() -> Generation | None:
-            found = await self.look(ticket)
+            found = await self.poll(ticket)
             return found if condition(found) else None
 
         found: Generation = await waiting.until(looked, seconds, what="a generation")
@@ -196,7 +196,7 @@ class Front:
         ask = CancelAsk(
             account=ticket.account,
             id=ticket.id,
-            keep=Keep.of(self.settings.retention),
+            keep=KeepTimes.of(self.settings.retention),
             channels=self._channels(),
             call=ids.new_id(),
         )
@@ -214,30 +214,32 @@ class Front:
             gap_ms=1000,
             absent_ms=1000,
             channels=self._channels(),
-            keep=Keep.of(self.settings.retention),
+            keep=KeepTimes.of(self.settings.retention),
         )
         await functions.reap(self.redis, ticket.root, ask)
 
-    async def thaw(self, *gates: Gate) -> None:
+    async def thaw(self, *gates: CircuitBreaker) -> None:
         """Let every open breaker be due for a probe now, and these gates know it."""
         root = keys.system_root(self.settings.redis)
         names = await self.redis.call("ZRANGE", keys.COOLING(root), 0, -1)
         for name in names:
             await self.redis.call("HSET", keys.BREAKER(root, name.decode()), "due", 1)
-        for gate in gates:
-            gate.hear({name.decode(): Breaker("due") for name in names}, frozenset())
+        for circuit_breaker in gates:
+            circuit_breaker.update({name.decode(): Breaker("due") for name in names}, frozenset())
 
-    async def told(self, ticket: Ticket) -> list[Told]:
+    async def stream_events(self, ticket: Ticket) -> list[StreamEvent]:
         """Return the generation's stream as it is."""
         name = keys.EVENTS(ticket.root, ticket.account, ticket.id)
         entries = await self.redis.call("XRANGE", name, "-", "+")
-        return [_told(*entry) for entry in entries]
+        return [_stream_event(*entry) for entry in entries]
 
-    async def books(self, account: str = "ann") -> Books:
+    async def credit_totals(self, account: str = "ann") -> CreditTotals:
         """Return an account's credits."""
-        fields = await self.redis.call("HGETALL", keys.BOOKS(self.root_of(account), account))
+        fields = await self.redis.call(
+            "HGETALL", keys.ACCOUNT_TOTALS(self.root_of(account), account)
+        )
         wanted = ("granted", "balance", "held", "settled", "overrun")
-        return Books(**{name: int(fields.get(name.encode(), 0)) for name in wanted})
+        return CreditTotals(**{name: int(fields.get(name.encode(), 0)) for name in wanted})
 
     async def record(self, ticket: Ticket) -> dict[str, str]:
         """Return the generation's record, field by field."""
@@ -255,10 +257,10 @@ class Front:
         return keys.worker_channel(keys.system_root(self.settings.redis), "")
 
 
-def text_of(told: list[Told]) -> str:
+def text_of(stream_events: list[StreamEvent]) -> str:
     """Return the text that a follower has in the end: deltas, and resets that drop them."""
     text = ""
-    for _, _, event in told:
+    for _, _, event in stream_events:
         if isinstance(event, events.Delta):
             text += event.text
         elif isinstance(event, events.Reset):
@@ -266,6 +268,6 @@ def text_of(told: list[Told]) -> str:
     return text
 
 
-def _told(at: bytes, fields: list[bytes]) -> Told:
+def _stream_event(at: bytes, fields: list[bytes]) -> StreamEvent:
     epoch, _, seq = at.decode().partition("-")
-    return Told(int(epoch), int(seq), events.decode(fields[1]))
+    return StreamEvent(int(epoch), int(seq), events.decode(fields[1]))

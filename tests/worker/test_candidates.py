@@ -4,13 +4,13 @@ import msgspec
 import pytest
 
 from shared.wire.generation import Generation
-from shared.wire.routing import KeptRouting
-from tests.support.provider import Provider
+from shared.wire.routing import StoredRouting
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.attempts import Attempts
-from tests.worker.crew import working
 from tests.worker.front import Front
+from tests.worker.running_workers import running_worker
+from tests.worker.single_attempts import Attempts
 
 pytestmark = pytest.mark.each_once
 _LONG = "word " * 6_000
@@ -28,7 +28,7 @@ def _weighed(ended: Generation) -> list[str]:
     assert ended.assistant is not None
     assert ended.assistant.routing is not None
     kept = ended.assistant.routing
-    routing = kept.told() if isinstance(kept, KeptRouting) else kept
+    routing = kept.restored() if isinstance(kept, StoredRouting) else kept
     return [candidate.model for candidate in routing.candidates]
 
 
@@ -58,7 +58,7 @@ async def test_what_a_model_of_another_worker_has_room_for_waits_for_it(
     attempts.configured = frozenset({"gamma"})
     ticket = await front.submit(_LONG)
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "retrying"
+    assert (await front.poll(ticket)).stage == "retrying"
 
 
 async def test_without_any_model_to_be_had_a_message_waits(
@@ -67,7 +67,7 @@ async def test_without_any_model_to_be_had_a_message_waits(
     attempts.change_providers(api_key_env="NOBODYS_KEY")
     ticket = await front.submit()
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "retrying"
+    assert (await front.poll(ticket)).stage == "retrying"
     record = await front.record(ticket)
     # Nothing was tried, so nothing was put off.
     assert (record.get("retries"), record["waits"]) == (None, "1")
@@ -79,18 +79,18 @@ async def test_a_model_of_a_newer_catalogue_waits_for_a_worker_that_knows_it(
     attempts.configured = frozenset({"delta"})
     ticket = await front.submit(model="delta")
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "retrying"
+    assert (await front.poll(ticket)).stage == "retrying"
     attempts.configured = frozenset()
     await front.hasten(ticket)
     await attempts.run(ticket)
-    ended = await front.look(ticket)
+    ended = await front.poll(ticket)
     assert ended.assistant is not None
     assert ended.assistant.failure is not None
     assert ended.assistant.failure.code == "MODEL_NOT_FOUND"
 
 
 async def test_a_dearer_model_does_not_stand_in_for_another_worker_s(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     _, beta, gamma = attempts.settings.models
     beta = msgspec.structs.replace(beta, input_rate=1000.0, output_rate=4000.0)
@@ -98,7 +98,7 @@ async def test_a_dearer_model_does_not_stand_in_for_another_worker_s(
     attempts.configured = frozenset({"gamma"})
     ticket = await front.submit("hello", hold=1_000)
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "retrying"
+    assert (await front.poll(ticket)).stage == "retrying"
     assert provider.requests == []
     # Where what was set aside pays for it, it does; and where nobody has the key of the other one.
     paid = await attempts.ended("hello", hold=100_000_000)
@@ -108,8 +108,8 @@ async def test_a_dearer_model_does_not_stand_in_for_another_worker_s(
 
 
 async def test_a_worker_learns_from_its_report_what_others_have_keys_of(system: System) -> None:
-    async with working(system) as worker, working(system, {"NO_SUCH_KEY": "k"}):
-        tools = worker.ctx["tools"]
-        assert "gamma" not in tools.registry.served
-        await until(lambda: worker.ctx["tools"].configured >= {"alpha", "beta", "gamma"})
-        assert worker.ctx["tools"].offers(system.settings.models[2])
+    async with running_worker(system) as worker, running_worker(system, {"NO_SUCH_KEY": "k"}):
+        dependencies = worker.ctx["dependencies"]
+        assert "gamma" not in dependencies.registry.served
+        await until(lambda: worker.ctx["dependencies"].configured >= {"alpha", "beta", "gamma"})
+        assert worker.ctx["dependencies"].offers(system.settings.models[2])

@@ -15,24 +15,24 @@ from arq.typing import WorkerCoroutine
 from arq.worker import async_check_health, func
 from typing_extensions import override
 
-from shared import queue
+from shared import chore_queue
 from shared.clock import SystemClock
-from shared.media.files import Files
-from shared.media.kinds import PNG
+from shared.media.files import MediaFiles
+from shared.media.formats import PNG
 from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.redis.functions import DeleteSessionAsk
 from shared.settings import RedisSettings
-from tests.support.desk import CHANNELS, KEEP, Desk
-from tests.support.provider import Answer, Provider
 from tests.support.proxy import Proxy
-from tests.support.server import Look, Server
+from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions
+from tests.support.redis_server import RawClient, Server
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.crew import started, working
 from tests.worker.front import Front
-from worker.chores import forget, rota, trim
-from worker.consumer import PolluxWorker
+from tests.worker.running_workers import running_worker, started
+from worker.chores import forget, schedule, trim
+from worker.consumer.arq_worker import PolluxWorker
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STALE = "pollux_000000000000"
@@ -76,7 +76,7 @@ async def test_libraries_unused_for_a_day_are_forgotten_and_no_others(
 async def test_worker_marks_its_library_as_used_when_it_starts(
     system: System, front: Front
 ) -> None:
-    async with working(system):
+    async with running_worker(system):
         used = keys.LIBRARIES(keys.system_root(system.settings.redis))
         assert await front.redis.call("ZSCORE", used, library.NAME)
 
@@ -86,7 +86,7 @@ async def test_chore_runs_once_a_slot_in_the_whole_fleet(system: System, front: 
     root = keys.system_root(system.settings.redis)
     await front.redis.call("ZADD", keys.LIBRARIES(root), 1, _STALE)
     await _load(front.redis, _STALE)
-    async with working(system) as one, working(system) as two:
+    async with running_worker(system) as one, running_worker(system) as two:
         for worker in (one, two):
             _due_now(worker)
 
@@ -105,11 +105,11 @@ async def test_chore_runs_once_a_slot_in_the_whole_fleet(system: System, front: 
 async def test_files_of_a_deleted_session_go_also_those_that_come_late(
     redis: Redis, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    files = Files(str(tmp_path))
-    noted = keys.FORGOTTEN(keys.partition_root(redis_settings, redis_settings.partitions - 1))
+    files = MediaFiles(str(tmp_path))
+    noted = keys.FILES_TO_DELETE(keys.partition_root(redis_settings, redis_settings.partitions - 1))
     for content in (_PNG, _PNG + b"2"):
-        files.keep("ann", "gone", content, PNG)
-    kept = files.find(files.keep("ann", "kept", _PNG, PNG))
+        files.save("ann", "gone", content, PNG)
+    kept = files.find(files.save("ann", "kept", _PNG, PNG))
     await redis.call("ZADD", noted, 1_000, "ann:gone")
 
     async def is_forgotten(now_ms: int) -> bool:
@@ -118,7 +118,7 @@ async def test_files_of_a_deleted_session_go_also_those_that_come_late(
 
     assert await is_forgotten(1_000)
     # An attempt that did not know was still writing.
-    files.keep("ann", "gone", _PNG, PNG)
+    files.save("ann", "gone", _PNG, PNG)
     assert await is_forgotten(1_000 + forget.LATE_MS)
     assert await is_forgotten(1_001 + forget.LATE_MS)
     assert await forget.forget(redis, redis_settings, files, 10**9) == 0
@@ -130,7 +130,10 @@ async def test_files_of_a_deleted_session_go_also_those_that_come_late(
 async def test_one_run_forgets_all_there_is_however_many_were_deleted(
     redis: Redis, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    files, noted = Files(str(tmp_path)), keys.FORGOTTEN(keys.partition_root(redis_settings, 0))
+    files, noted = (
+        MediaFiles(str(tmp_path)),
+        keys.FILES_TO_DELETE(keys.partition_root(redis_settings, 0)),
+    )
     now_ms = 10 * forget.LATE_MS
     # Young ones between old ones, and more of both than one piece takes.
     for first in range(0, 2_400, 300):
@@ -146,30 +149,30 @@ async def test_one_run_forgets_all_there_is_however_many_were_deleted(
 async def test_turns_that_nobody_lived_to_forget_are_forgotten(
     redis: Redis, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    desk = Desk(redis, redis_settings, redis_settings.partitions - 1)
+    desk = RedisFunctions(redis, redis_settings, redis_settings.partitions - 1)
     ticket = await desk.submit()
     await desk.complete(await desk.claim_one())
     ask = DeleteSessionAsk(account="ann", id=ticket.session, keep=KEEP, channels=CHANNELS)
     await library.invoke(redis, "delete_session", desk.root, ask)
     assert await desk.find("ann", ticket.id) is not None
-    await forget.forget(redis, redis_settings, Files(str(tmp_path)), 0)
+    await forget.forget(redis, redis_settings, MediaFiles(str(tmp_path)), 0)
     assert await redis.call("KEYS", f"{desk.root}*:ann:*") == []
-    assert await redis.call("EXISTS", keys.FORGETTING(desk.root)) == 0
+    assert await redis.call("EXISTS", keys.TURNS_TO_DELETE(desk.root)) == 0
 
 
 async def test_files_that_cannot_be_deleted_are_in_nobody_s_way(
     redis: Redis, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    class Stubborn(Files):
+    class Stubborn(MediaFiles):
         @override
-        def forget(self, account: str, session: str) -> None:
+        def delete_session(self, account: str, session: str) -> None:
             if session == "stuck":
                 raise PermissionError("not yours")
-            super().forget(account, session)
+            super().delete_session(account, session)
 
     files = Stubborn(str(tmp_path))
-    noted = keys.FORGOTTEN(keys.partition_root(redis_settings, 0))
-    files.keep("ann", "gone", _PNG, PNG)
+    noted = keys.FILES_TO_DELETE(keys.partition_root(redis_settings, 0))
+    files.save("ann", "gone", _PNG, PNG)
     await redis.call("ZADD", noted, 1, "ann:stuck", 2, "ann:gone")
     await forget.forget(redis, redis_settings, files, 10**9)
     assert not (tmp_path / "ann" / "gone").exists()
@@ -178,15 +181,15 @@ async def test_files_that_cannot_be_deleted_are_in_nobody_s_way(
 
 @pytest.mark.each_once
 async def test_old_files_are_swept_by_the_fleet(system: System) -> None:
-    files = Files(system.settings.media.folder)
+    files = MediaFiles(system.settings.media.folder)
     paths = []
     for content, age in ((_PNG, 31 * 86_400), (_PNG + b"2", 29 * 86_400)):
-        found = files.find(files.keep("ann", "s1", content, PNG))
+        found = files.find(files.save("ann", "s1", content, PNG))
         assert found is not None
         at = SystemClock().now_ms() / 1_000 - age
         os.utime(found[0], (at, at))
         paths.append(found[0])
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         _due_now(worker)
         await until(lambda: not paths[0].exists())
     assert paths[1].exists()
@@ -194,7 +197,7 @@ async def test_old_files_are_swept_by_the_fleet(system: System) -> None:
 
 @pytest.mark.each_once
 async def test_chores_sent_by_others_are_run(system: System) -> None:
-    pool = queue.pool(system.settings.redis)
+    pool = chore_queue.pool(system.settings.redis)
     ran = asyncio.Event()
 
     async def errand(_: object, *words: object) -> None:
@@ -212,9 +215,9 @@ async def test_chores_sent_by_others_are_run(system: System) -> None:
 @pytest.mark.each_once
 async def test_chores_of_another_version_are_left_to_its_workers(system: System) -> None:
     """A worker drops a chore that it does not know, so it must not take it."""
-    assert tuple(name for name, *_ in rota.CHORES) == queue.CHORES
+    assert tuple(name for name, *_ in schedule.CHORES) == chore_queue.CHORES
     other = keys.CHORES(keys.system_root(system.settings.redis), "other")
-    pool = queue.pool(system.settings.redis)
+    pool = chore_queue.pool(system.settings.redis)
     async with started(system) as (worker, _):
         await pool.enqueue_job("unknown here", _queue_name=other)
         await pool.enqueue_job("unknown here as well")
@@ -226,12 +229,12 @@ async def test_chores_of_another_version_are_left_to_its_workers(system: System)
 
 @pytest.mark.each_once
 async def test_chore_that_raises_costs_nothing_else(system: System, front: Front) -> None:
-    pool = queue.pool(system.settings.redis)
+    pool = chore_queue.pool(system.settings.redis)
 
     async def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         worker.functions["broken"] = func(cast("WorkerCoroutine", broken), name="broken")
         await pool.enqueue_job("broken")
         await pool.enqueue_job("no such chore")
@@ -246,11 +249,11 @@ async def test_line_of_the_queue_that_leads_nowhere_is_given_up(
     """A firewall may forget a line without a word to either end; chores went on waiting on it."""
     async with Proxy(own_server.socket) as proxy:
         settings = msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2)
-        pool = queue.pool(settings)
-        name = queue.name(keys.system_root(settings))
+        pool = chore_queue.pool(settings)
+        name = chore_queue.name(keys.system_root(settings))
         assert await pool.zcard(name) == 0
         proxy.forget()
-        with pytest.raises(queue.TROUBLE):
+        with pytest.raises(chore_queue.QUEUE_ERRORS):
             await pool.zcard(name)
         assert await pool.zcard(name) == 0
         await pool.aclose(close_connection_pool=True)
@@ -270,7 +273,7 @@ async def test_worker_goes_though_a_library_swallows_that_it_should(
             heard.append("swallowed")
 
     monkeypatch.setattr(PolluxWorker, "_do_chores", deaf)
-    async with working(system):
+    async with running_worker(system):
         await until(lambda: heard)
     assert heard == ["began", "swallowed"]
 
@@ -278,9 +281,9 @@ async def test_worker_goes_though_a_library_swallows_that_it_should(
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")
 async def test_arq_can_ask_whether_the_queue_is_looked_after(system: System) -> None:
     settings = ArqSettings.from_dsn(system.settings.redis.url)
-    name = queue.name(keys.system_root(system.settings.redis))
+    name = chore_queue.name(keys.system_root(system.settings.redis))
     assert await async_check_health(settings, queue_name=name) == 1
-    async with working(system):
+    async with running_worker(system):
 
         async def is_healthy() -> bool:
             return await async_check_health(settings, queue_name=name) == 0
@@ -298,26 +301,30 @@ async def test_chores_leave_a_server_that_became_a_replica(
     own_system.expected |= {"waiting for Redis", "a beat was missed", "this worker was forgotten"}
     own_system.expected |= {"Redis had lost its functions", "the listener is away"}
     own_system.expected.add("the listener is back")
-    health = queue.health_name(keys.system_root(redis))
-    with Server(own_server.kind) as other, own_server.look() as look, other.look() as there:
-        async with working(own_system):
-            await until(lambda: look("EXISTS", health))
-            look("REPLICAOF", "127.0.0.1", 1)
+    health = chore_queue.health_key(keys.system_root(redis))
+    with (
+        Server(own_server.kind) as other,
+        own_server.raw_client() as raw_client,
+        other.raw_client() as there,
+    ):
+        async with running_worker(own_system):
+            await until(lambda: raw_client("EXISTS", health))
+            raw_client("REPLICAOF", "127.0.0.1", 1)
             name.unlink()
             name.symlink_to(other.socket)
             await until(lambda: there("EXISTS", health), 15, what="arq on the new master")
-        look("REPLICAOF", "NO", "ONE")
+        raw_client("REPLICAOF", "NO", "ONE")
 
 
 async def test_arq_is_the_user_that_the_url_names(own_server: Server) -> None:
-    with own_server.look() as look:
-        look("ACL", "SETUSER", "an:na", "on", ">p@ss/word%", "~*", "&*", "+@all")
+    with own_server.raw_client() as raw_client:
+        raw_client("ACL", "SETUSER", "an:na", "on", ">p@ss/word%", "~*", "&*", "+@all")
         url = f"unix://an%3Ana:p%40ss%2Fword%25@{own_server.socket}?db=2"
-        arqs = queue.pool(RedisSettings(url=url))
+        arqs = chore_queue.pool(RedisSettings(url=url))
         assert await arqs.client_setname("arqs")
         ours = Redis(RedisSettings(url=url))
         await ours.connect()
-        clients: bytes = look("CLIENT", "LIST")
+        clients: bytes = raw_client("CLIENT", "LIST")
         lines = [
             dict(re.findall(r"([\w-]+)=(\S*)", line)) for line in clients.decode().splitlines()
         ]
@@ -329,20 +336,22 @@ async def test_arq_is_the_user_that_the_url_names(own_server: Server) -> None:
 
 @pytest.mark.each_once
 async def test_nothing_in_redis_is_pickled(
-    system: System, front: Front, provider: Provider, server: Server
+    system: System, front: Front, provider: ScriptedProvider, server: Server
 ) -> None:
     gate = asyncio.Event()
-    pool = queue.pool(system.settings.redis)
-    async with working(system) as worker:
+    pool = chore_queue.pool(system.settings.redis)
+    async with running_worker(system) as worker:
         _due_now(worker)
         await pool.enqueue_job("trim_libraries", "an argument", _defer_by=30)
         await front.end(await front.submit(system_prompt="Be brief."))
-        provider.script.append(Answer(text="word " * 9, gate=gate, gate_after=4))
+        provider.script.append(ScriptedAnswer(text="word " * 9, gate=gate, gate_after=4))
         held = await front.submit()
         await front.seen(held, lambda found: found.text)
         await until(lambda: _has_health(server))
-        with server.look() as look:
-            values = [value for name in look.names("*") for value in _values(look, name)]
+        with server.raw_client() as raw_client:
+            values = [
+                value for name in raw_client.names("*") for value in _values(raw_client, name)
+            ]
         gate.set()
         await front.end(held)
     await pool.aclose(close_connection_pool=True)
@@ -351,11 +360,11 @@ async def test_nothing_in_redis_is_pickled(
 
 
 def _has_health(server: Server) -> bool:
-    with server.look() as look:
-        return bool(look.names("*health-check"))
+    with server.raw_client() as raw_client:
+        return bool(raw_client.names("*health-check"))
 
 
-def _values(look: Look, name: str) -> list[bytes]:
+def _values(raw_client: RawClient, name: str) -> list[bytes]:
     """Return every value of a key, whatever its type."""
     readers: dict[bytes, tuple[str | int, ...]] = {
         b"string": ("GET", name),
@@ -365,8 +374,8 @@ def _values(look: Look, name: str) -> list[bytes]:
         b"set": ("SMEMBERS", name),
         b"stream": ("XRANGE", name, "-", "+"),
     }
-    kind = look("TYPE", name)
-    read = look(*readers[kind])
+    kind = raw_client("TYPE", name)
+    read = raw_client(*readers[kind])
     flat: list[Any] = [read] if isinstance(read, bytes) else list(read)
     if kind == b"stream":
         flat = [value for _, fields in flat for value in fields.values()]

@@ -5,15 +5,15 @@ import pytest
 
 from shared.errors import Failure
 from shared.redis import keys
-from shared.redis.functions import NotRevived, Revived
-from shared.stores.dead import ALL, DeadLetters
+from shared.redis.functions import Retried, RetryRefused
+from shared.stores.dead_letters import ALL, DeadLetters
 from shared.wire.account import Account
+from shared.wire.dead_letter import DeadLetter, DeadLetterName
 from shared.wire.generation import Generation
-from shared.wire.letter import Letter, Name
-from tests.support.provider import Answer, Provider
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
-from tests.worker.attempts import Attempts
 from tests.worker.front import GRANT, HOLD, Front, Ticket
+from tests.worker.single_attempts import Attempts
 
 pytestmark = pytest.mark.each_once
 
@@ -27,31 +27,35 @@ async def letters(system: System, front: Front) -> DeadLetters:
     return DeadLetters(front.redis, system.accounts, system.settings)
 
 
-async def _dies(attempts: Attempts, front: Front, provider: Provider) -> Ticket:
-    provider.script.extend([Answer(huge_bytes=2_000_000)] * 2)
+async def _dies(attempts: Attempts, front: Front, provider: ScriptedProvider) -> Ticket:
+    provider.script.extend([ScriptedAnswer(huge_bytes=2_000_000)] * 2)
     ticket = await front.submit("Why?")
     await attempts.run(ticket)
     provider.script.clear()
     return ticket
 
 
-async def _the_one(letters: DeadLetters) -> Letter:
-    [letter] = (await letters.listing(ALL, None, 10)).letters
+async def _the_one(letters: DeadLetters) -> DeadLetter:
+    [letter] = (await letters.list_letters(ALL, None, 10)).letters
     return letter
 
 
 async def _look(front: Front, ticket: Ticket, generation: str) -> Generation:
-    return await front.look(ticket._replace(id=generation))
+    return await front.poll(ticket._replace(id=generation))
 
 
 async def test_failure_of_a_provider_is_kept_with_its_code_and_told(
-    attempts: Attempts, front: Front, provider: Provider, letters: DeadLetters, system: System
+    attempts: Attempts,
+    front: Front,
+    provider: ScriptedProvider,
+    letters: DeadLetters,
+    system: System,
 ) -> None:
     ticket = await _dies(attempts, front, provider)
-    ended = await front.look(ticket)
+    ended = await front.poll(ticket)
     assert ended.assistant is not None
     letter = await _the_one(letters)
-    assert letter.name == Name("ann", ticket.id)
+    assert letter.name == DeadLetterName("ann", ticket.id)
     assert letter.failure == ended.assistant.failure
     assert isinstance(letter.failure, Failure)
     assert (letter.failure.category, letter.failure.provider) == ("provider_error", "scripted")
@@ -70,14 +74,14 @@ async def test_failure_of_a_provider_is_kept_with_its_code_and_told(
 
 
 async def test_deferral_is_told_by_its_code(
-    attempts: Attempts, front: Front, provider: Provider, letters: DeadLetters
+    attempts: Attempts, front: Front, provider: ScriptedProvider, letters: DeadLetters
 ) -> None:
     ticket = await front.submit(model="alpha")
-    provider.script.append(Answer(status=429, headers={"retry-after": "9"}))
+    provider.script.append(ScriptedAnswer(status=429, headers={"retry-after": "9"}))
     await attempts.run(ticket)
-    await front.thaw(attempts.gate)
+    await front.thaw(attempts.circuit_breaker)
     await front.hasten(ticket)
-    provider.script.append(Answer(status=401))
+    provider.script.append(ScriptedAnswer(status=401))
     await attempts.run(ticket)
     letter = await _the_one(letters)
     assert [each.attempt for each in letter.attempts] == [1, 2]
@@ -87,33 +91,33 @@ async def test_deferral_is_told_by_its_code(
 
 
 async def test_what_the_caller_is_to_blame_for_is_not_kept(
-    attempts: Attempts, front: Front, provider: Provider, letters: DeadLetters
+    attempts: Attempts, front: Front, provider: ScriptedProvider, letters: DeadLetters
 ) -> None:
-    provider.script.append(Answer(text="", finish_reason="content_filter"))
+    provider.script.append(ScriptedAnswer(text="", finish_reason="content_filter"))
     ticket = await front.submit()
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "failed"
-    assert (await letters.listing(ALL, None, 10)).letters == []
+    assert (await front.poll(ticket)).stage == "failed"
+    assert (await letters.list_letters(ALL, None, 10)).letters == []
 
 
 async def test_retried_letter_is_answered_and_charged_once(
-    attempts: Attempts, front: Front, provider: Provider, letters: DeadLetters
+    attempts: Attempts, front: Front, provider: ScriptedProvider, letters: DeadLetters
 ) -> None:
     ticket = await _dies(attempts, front, provider)
-    books = await front.books()
-    assert (books.balance, books.held, books.settled) == (GRANT, 0, 0)
-    name = Name("ann", ticket.id)
+    credit_totals = await front.credit_totals()
+    assert (credit_totals.balance, credit_totals.held, credit_totals.settled) == (GRANT, 0, 0)
+    name = DeadLetterName("ann", ticket.id)
     told = await letters.retry(name)
-    assert isinstance(told, Revived)
+    assert isinstance(told, Retried)
     assert await letters.retry(name) == told
-    assert (await letters.listing(ALL, None, 10)).letters == []
+    assert (await letters.list_letters(ALL, None, 10)).letters == []
     await attempts.run(ticket._replace(id=told.generation))
     answered = await _look(front, ticket, told.generation)
     assert (answered.stage, answered.text, answered.turn) == ("completed", "You said: Why?", 2)
     assert provider.requests[-1].body["messages"] == [{"role": "user", "content": "Why?"}]
-    books = await front.books()
-    assert (books.held, books.settled) == (0, answered.captured)
-    assert books.balance == GRANT - answered.captured
+    credit_totals = await front.credit_totals()
+    assert (credit_totals.held, credit_totals.settled) == (0, answered.captured)
+    assert credit_totals.balance == GRANT - answered.captured
     assert answered.captured > 0
     # The first turn ended and stays so; the second is the answer.
     first, second = await front.turns(ticket, 2)
@@ -124,13 +128,13 @@ async def test_retried_letter_is_answered_and_charged_once(
 
 
 async def test_discarded_letter_is_not_asked_again(
-    attempts: Attempts, front: Front, provider: Provider, letters: DeadLetters
+    attempts: Attempts, front: Front, provider: ScriptedProvider, letters: DeadLetters
 ) -> None:
-    name = Name("ann", (await _dies(attempts, front, provider)).id)
-    assert await letters.discard([name, Name("nobody", "x")]) == [True, False]
+    name = DeadLetterName("ann", (await _dies(attempts, front, provider)).id)
+    assert await letters.discard([name, DeadLetterName("nobody", "x")]) == [True, False]
     assert await letters.find(name) is None
-    assert await letters.retry(name) == NotRevived("unknown")
-    assert (await front.books()).balance == GRANT
+    assert await letters.retry(name) == RetryRefused("unknown")
+    assert (await front.credit_totals()).balance == GRANT
 
 
 async def test_what_can_no_longer_be_read_is_kept_as_it_is(
@@ -169,13 +173,13 @@ async def test_what_can_no_longer_be_read_is_kept_as_it_is(
 async def test_letters_are_found_by_what_they_are(
     attempts: Attempts,
     front: Front,
-    provider: Provider,
+    provider: ScriptedProvider,
     letters: DeadLetters,
     wanted: dict[str, object],
     is_found: bool,
 ) -> None:
     ticket = await _dies(attempts, front, provider)
-    page = await letters.listing(msgspec.structs.replace(ALL, **wanted), None, 10)
+    page = await letters.list_letters(msgspec.structs.replace(ALL, **wanted), None, 10)
     found = [letter.name.id for letter in page.letters]
     assert found == ([ticket.id] if is_found else [])
     assert page.next is None
@@ -190,7 +194,7 @@ async def test_listing_goes_on_over_all_partitions(front: Front, letters: DeadLe
         expected.append(ticket.id)
     found, place = [], None
     for _ in range(4):
-        page = await letters.listing(ALL, place, 2)
+        page = await letters.list_letters(ALL, place, 2)
         assert len(page.letters) <= 2
         found += page.letters
         place = page.next

@@ -7,10 +7,10 @@ import pytest
 
 from shared.wire import event as events
 from shared.wire.generation import Generation
-from shared.wire.routing import KeptRouting, Routing
-from tests.support.provider import Answer, Provider, Request, by_words
-from tests.worker.attempts import Attempts
+from shared.wire.routing import Routing, StoredRouting
+from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider, by_words
 from tests.worker.front import Front
+from tests.worker.single_attempts import Attempts
 
 pytestmark = pytest.mark.each_once
 
@@ -18,20 +18,20 @@ pytestmark = pytest.mark.each_once
 def _routing(ended: Generation) -> Routing:
     assert ended.assistant is not None
     kept = ended.assistant.routing
-    assert isinstance(kept, KeptRouting)
-    return kept.told()
+    assert isinstance(kept, StoredRouting)
+    return kept.restored()
 
 
-def _asked(provider: Provider) -> list[str]:
+def _asked(provider: ScriptedProvider) -> list[str]:
     return [str(request.body["model"]).removeprefix("upstream-") for request in provider.requests]
 
 
-def _alpha_says(provider: Provider, **answer: Any) -> None:  # noqa: ANN401  of any field
+def _alpha_says(provider: ScriptedProvider, **answer: Any) -> None:  # noqa: ANN401  of any field
     """Let the first model of the route answer so, and the others well."""
 
-    def say(request: Request) -> Answer:
+    def say(request: Request) -> ScriptedAnswer:
         is_first = request.body["model"] == "upstream-alpha"
-        return Answer(**answer) if is_first else by_words(request)
+        return ScriptedAnswer(**answer) if is_first else by_words(request)
 
     provider.answer = say
 
@@ -50,12 +50,12 @@ def _alpha_says(provider: Provider, **answer: Any) -> None:  # noqa: ANN401  of 
     ids=str,
 )
 async def test_next_model_answers_and_the_decision_says_why(
-    attempts: Attempts, front: Front, provider: Provider, answer: dict[str, Any], calls: int
+    attempts: Attempts, front: Front, provider: ScriptedProvider, answer: dict[str, Any], calls: int
 ) -> None:
     _alpha_says(provider, **answer)
     ticket = await front.submit("hello")
     await attempts.run(ticket)
-    ended = await front.look(ticket)
+    ended = await front.poll(ticket)
     assert (ended.stage, ended.text) == ("completed", "You said: hello")
     assert _asked(provider) == ["alpha"] * calls + ["beta"]
     routing = _routing(ended)
@@ -64,8 +64,8 @@ async def test_next_model_answers_and_the_decision_says_why(
         "alpha": "failed",
         "beta": None,
     }
-    told = [each.event for each in await front.told(ticket)]
-    chosen = [event.routing.chosen for event in told if isinstance(event, events.Routed)]
+    stream_events = [each.event for each in await front.stream_events(ticket)]
+    chosen = [event.routing.chosen for event in stream_events if isinstance(event, events.Routed)]
     assert chosen == ["alpha", "beta"]
 
 
@@ -80,7 +80,7 @@ async def test_next_model_answers_and_the_decision_says_why(
     ids=str,
 )
 async def test_what_is_the_message_s_fault_or_was_shown_is_not_passed_on(
-    attempts: Attempts, provider: Provider, answer: dict[str, Any]
+    attempts: Attempts, provider: ScriptedProvider, answer: dict[str, Any]
 ) -> None:
     _alpha_says(provider, **answer)
     ended = await attempts.ended("hello")
@@ -89,7 +89,7 @@ async def test_what_is_the_message_s_fault_or_was_shown_is_not_passed_on(
 
 
 async def test_model_that_was_asked_for_by_name_is_not_replaced(
-    attempts: Attempts, provider: Provider
+    attempts: Attempts, provider: ScriptedProvider
 ) -> None:
     _alpha_says(provider, status=401)
     ended = await attempts.ended("hello", model="alpha")
@@ -98,67 +98,67 @@ async def test_model_that_was_asked_for_by_name_is_not_replaced(
 
 
 async def test_upstreams_are_called_six_times_at_most(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda _: Answer(status=500)
+    provider.answer = lambda _: ScriptedAnswer(status=500)
     ticket = await front.submit("hello")
     await attempts.run(ticket)
     assert _asked(provider) == ["alpha"] * 2 + ["beta"] * 2
-    assert (await front.look(ticket)).stage == "retrying"
+    assert (await front.poll(ticket)).stage == "retrying"
     await front.hasten(ticket)
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "failed"
+    assert (await front.poll(ticket)).stage == "failed"
     assert _asked(provider)[4:] == ["alpha", "beta"]
 
 
 async def test_calls_of_earlier_attempts_count(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda _: Answer(status=500)
+    provider.answer = lambda _: ScriptedAnswer(status=500)
     ticket = await front.submit("hello", model="alpha")
     for calls in (2, 3, 4, 5):
         await attempts.run(ticket)
         assert (await front.record(ticket))["calls"] == str(calls)
         await front.hasten(ticket)
-        await front.thaw(attempts.gate)
+        await front.thaw(attempts.circuit_breaker)
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "failed"
+    assert (await front.poll(ticket)).stage == "failed"
     assert _asked(provider) == ["alpha"] * 6
 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_calls_that_a_provider_did_not_take_on_do_not_count(
-    attempts: Attempts, front: Front, provider: Provider, status: int
+    attempts: Attempts, front: Front, provider: ScriptedProvider, status: int
 ) -> None:
-    provider.script.extend(Answer(status=status) for _ in range(8))
+    provider.script.extend(ScriptedAnswer(status=status) for _ in range(8))
     ticket = await front.submit("hello", model="alpha")
     for _ in range(20):
         await attempts.run(ticket)
-        if (await front.look(ticket)).is_final:
+        if (await front.poll(ticket)).is_final:
             break
         assert (await front.record(ticket))["calls"] == "0"
         await front.hasten(ticket)
-        await front.thaw(attempts.gate)
-    assert (await front.look(ticket)).stage == "completed"
+        await front.thaw(attempts.circuit_breaker)
+    assert (await front.poll(ticket)).stage == "completed"
 
 
 async def test_calls_that_fail_within_an_answer_count_whatever_they_say(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda _: Answer(error_after=0, code="overloaded_error")
+    provider.answer = lambda _: ScriptedAnswer(error_after=0, code="overloaded_error")
     ticket = await front.submit("hello", model="alpha")
     for _ in range(12):
         await attempts.run(ticket)
-        if (await front.look(ticket)).is_final:
+        if (await front.poll(ticket)).is_final:
             break
         await front.hasten(ticket)
-        await front.thaw(attempts.gate)
-    assert (await front.look(ticket)).stage == "failed"
+        await front.thaw(attempts.circuit_breaker)
+    assert (await front.poll(ticket)).stage == "failed"
     assert len(provider.requests) == 6
 
 
 async def test_model_that_the_hold_does_not_pay_for_is_not_tried(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     alpha, beta, *others = attempts.settings.models
     models = (
@@ -170,5 +170,5 @@ async def test_model_that_the_hold_does_not_pay_for_is_not_tried(
     _alpha_says(provider, status=401)
     ticket = await front.submit("hello", hold=100)
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "failed"
+    assert (await front.poll(ticket)).stage == "failed"
     assert _asked(provider) == ["alpha"]

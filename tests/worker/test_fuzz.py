@@ -7,11 +7,11 @@ import pytest
 from shared.wire.event import ToolCall
 from shared.wire.message import Citation
 from tests.worker.fuzz import types
-from tests.worker.fuzz.comparison import TONGUES, differences, expected, make
+from tests.worker.fuzz.comparison import FUZZ_DIALECTS, differences, expected, make
 from tests.worker.fuzz.reading import Outcome
+from tests.worker.providers.dialect_row import Dialect
 from tests.worker.providers.dialects import DIALECTS
-from tests.worker.providers.row import Dialect
-from worker.providers.contract import Ended, Part, Produced, Reasoning, Text, Used
+from worker.providers.contract import Ended, GeneratedMedia, Part, Reasoning, ReportedUsage, Text
 
 # One in so many of the fields and values.
 _SHARE = 5
@@ -19,7 +19,7 @@ _of_every_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dial
 
 
 def test_every_dialect_is_fuzzed() -> None:
-    assert set(TONGUES) == {dialect.name for dialect in DIALECTS}
+    assert set(FUZZ_DIALECTS) == {dialect.name for dialect in DIALECTS}
 
 
 @pytest.mark.timeout(90)
@@ -49,7 +49,7 @@ def test_plain_reading_reads_what_it_should(dialect: Dialect) -> None:
     def read(data: bytes) -> Outcome:
         return expected(dialect.name, data)
 
-    parts: list[Part] = [Text("Two"), Ended("stop"), Used(3, 2)]
+    parts: list[Part] = [Text("Two"), Ended("stop"), ReportedUsage(3, 2)]
     assert read(dialect.answer("Two")) == Outcome(parts, None)
     assert read(dialect.text("Two")) == Outcome(parts[:1], "cut")
     assert read(dialect.text("Two") + b"data: 5\n\n") == Outcome(parts[:1], "cut")
@@ -58,7 +58,7 @@ def test_plain_reading_reads_what_it_should(dialect: Dialect) -> None:
     assert read(dialect.error_event(500, "no")) == Outcome([], "told")
     told: list[Part] = [Reasoning("hm"), ToolCall("a", "f", {"n": [1]}), Ended("tool_calls")]
     called = dialect.reasoning("hm") + dialect.call("a", "f", ['{"n":', "[1]}"], 1)
-    assert read(dialect.calling(called)) == Outcome([*told, Used(3, 2)], None)
+    assert read(dialect.calling(called)) == Outcome([*told, ReportedUsage(3, 2)], None)
 
 
 @_of_every_dialect
@@ -70,7 +70,9 @@ def test_inputs_are_of_every_kind(dialect: Dialect) -> None:
     assert sum(bool(outcome.parts) for outcome in outcomes) > 1_000
     called = [part for outcome in outcomes for part in outcome.parts if isinstance(part, ToolCall)]
     assert len(called) > 100
-    made = [part for outcome in outcomes for part in outcome.parts if isinstance(part, Produced)]
+    made = [
+        part for outcome in outcomes for part in outcome.parts if isinstance(part, GeneratedMedia)
+    ]
     assert dialect.name == "anthropic" or len(made) > 40
     cited = [part for outcome in outcomes for part in outcome.parts if isinstance(part, Citation)]
     assert len(cited) > 100

@@ -6,32 +6,36 @@ import pytest
 
 from shared.redis import functions
 from shared.redis.client import Redis
-from shared.redis.functions import Batch, ClaimAsk, Claimed
+from shared.redis.functions import ClaimAsk, Claimed, ClaimReply
 from shared.settings import Settings, WorkerSettings
 from shared.wire.submission import Lane
-from tests.support.completions import Answer
-from tests.support.provider import Provider
+from tests.support.chat_completions import ScriptedAnswer
+from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.crew import working
 from tests.worker.front import Front
-from worker.claims import Claims
-from worker.slots import Slots
+from tests.worker.running_workers import running_worker
+from worker.consumer.claims import Claims
+from worker.consumer.slots import Slots
 
 
 async def test_batch_leaves_slots_to_persons_and_takes_its_own_again_at_once(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", concurrency=8, batch_share=0.75)
     gates = {number: asyncio.Event() for number in range(12)}
 
-    def answer(request: object) -> Answer:
+    def answer(request: object) -> ScriptedAnswer:
         words = getattr(request, "last", "")
         number = int(words.split()[-1]) if words.startswith("batch") else None
-        return Answer(text="Two", gate=gates[number]) if number is not None else Answer(text="One")
+        return (
+            ScriptedAnswer(text="Two", gate=gates[number])
+            if number is not None
+            else ScriptedAnswer(text="One")
+        )
 
     provider.answer = answer
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         items = [
             await front.submit(f"batch {number}", account="mill", lane="batch")
             for number in range(12)
@@ -52,10 +56,10 @@ async def test_batch_leaves_slots_to_persons_and_takes_its_own_again_at_once(
 
 
 async def test_worker_of_one_slot_does_both(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", concurrency=1)
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         item = await front.submit("item", account="mill", lane="batch")
         await front.end(item)
         assert (await front.end(await front.submit("hello"))).stage == "completed"
@@ -69,11 +73,11 @@ class _Asked:
     def __init__(self, slots: Slots) -> None:
         self.counts: list[int] = []
         self.batches: list[int] = []
-        self.answers: list[asyncio.Future[Batch]] = []
+        self.answers: list[asyncio.Future[ClaimReply]] = []
         self.slots = slots
         self._numbers = iter(range(1_000))
 
-    async def claim(self, _redis: object, _root: str, ask: ClaimAsk, *_: float) -> Batch:
+    async def claim(self, _redis: object, _root: str, ask: ClaimAsk, *_: float) -> ClaimReply:
         self.counts.append(ask.count)
         self.batches.append(ask.batch)
         self.answers.append(asyncio.get_running_loop().create_future())
@@ -81,11 +85,11 @@ class _Asked:
 
     def answer(self, number: int) -> None:
         taken = [self.new("interactive") for _ in range(self.counts[number])]
-        self.answers[number].set_result(Batch(taken, is_more=True))
+        self.answers[number].set_result(ClaimReply(taken, is_more=True))
 
     def none(self) -> None:
         for answer in self.answers:
-            answer.set_result(Batch([], is_more=False))
+            answer.set_result(ClaimReply([], is_more=False))
 
     def new(self, lane: Lane) -> Claimed:
         return Claimed(
@@ -115,7 +119,7 @@ async def test_what_is_claimed_for_a_slot_that_became_free_is_not_claimed_again(
     slots = Slots(settings.worker)
     asked = _Asked(slots)
     monkeypatch.setattr(functions, "claim", asked.claim)
-    monkeypatch.setattr(functions, "claim_at_bell", asked.claim)
+    monkeypatch.setattr(functions, "claim_at_wakeup", asked.claim)
     running = [asked.new("batch"), asked.new("batch"), asked.new("interactive")]
     for claimed in running:
         slots.take(claimed)
@@ -129,7 +133,7 @@ async def test_what_is_claimed_for_a_slot_that_became_free_is_not_claimed_again(
     bell = asyncio.create_task(claims.take_work())
     await until(lambda: asked.counts == [1])
     slots.leave(running[0])
-    freed = asyncio.create_task(claims.slot_is_free())
+    freed = asyncio.create_task(claims.use_free_slot())
     await until(lambda: asked.counts == [1, 1])
     asked.answer(0)
     await bell
@@ -150,7 +154,7 @@ async def test_two_claims_under_way_never_ask_for_the_same_slot_of_a_batch(
     slots = Slots(settings.worker)
     asked = _Asked(slots)
     monkeypatch.setattr(functions, "claim", asked.claim)
-    monkeypatch.setattr(functions, "claim_at_bell", asked.claim)
+    monkeypatch.setattr(functions, "claim_at_wakeup", asked.claim)
     running = [asked.new("batch"), asked.new("batch"), asked.new("interactive")]
     for claimed in running:
         slots.take(claimed)
@@ -163,7 +167,7 @@ async def test_two_claims_under_way_never_ask_for_the_same_slot_of_a_batch(
     # One of the batch ends, then one of a person's: one slot is free for the batch, not two.
     for claimed in running[1:]:
         slots.leave(claimed)
-        freed.append(asyncio.create_task(claims.slot_is_free()))
+        freed.append(asyncio.create_task(claims.use_free_slot()))
     await until(lambda: len(asked.batches) == 3)
     assert asked.batches == [0, 1, 0]
     asked.none()

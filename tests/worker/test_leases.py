@@ -11,27 +11,30 @@ import pytest
 from shared.errors import StoreError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.client import Connection, Redis
-from shared.redis.functions import Batch, BeatAsk, ClaimAsk, Claimed, ReleaseAsk, Stop
-from tests.support.desk import KEEP, Desk
-from tests.support.provider import Answer, Provider
+from shared.redis.functions import ClaimAsk, Claimed, ClaimReply, ReleaseAsk, RenewLeasesAsk, Stop
+from tests.support.redis_functions import KEEP, RedisFunctions
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.crew import working
 from tests.worker.front import Front
-from tests.worker.shaky import Shaky
-from worker.claims import Claims
-from worker.slots import Slots
+from tests.worker.lossy_redis import LossyRedis
+from tests.worker.running_workers import running_worker
+from worker.consumer.claims import Claims
+from worker.consumer.slots import Slots
 
 
 async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_kept_apart(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", beat_seconds=1.0)
     gate = asyncio.Event()
     provider.script.extend(
-        [Answer(text="old", gate=gate), Answer(text="new " * 3, gate=gate, gate_after=1)]
+        [
+            ScriptedAnswer(text="old", gate=gate),
+            ScriptedAnswer(text="new " * 3, gate=gate, gate_after=1),
+        ]
     )
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         ticket = await front.submit()
         await until(lambda: len(provider.requests) == 1)
         ask = ReleaseAsk(account="ann", id=ticket.id, attempt=1, delay_ms=0, keep=KEEP)
@@ -43,46 +46,46 @@ async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_
         ended = await front.end(ticket)
         await until(lambda: not len(worker.slots))
     assert (ended.stage, ended.text, ended.attempt) == ("completed", "new new new", 2)
-    assert (await front.books()).held == 0
+    assert (await front.credit_totals()).held == 0
 
 
 async def test_worker_keeps_its_leases_while_a_model_thinks(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", lease_seconds=0.4, beat_seconds=0.1)
-    provider.script.append(Answer(text="Two", first_seconds=1.2))
-    async with working(system), working(system):
+    provider.script.append(ScriptedAnswer(text="Two", first_seconds=1.2))
+    async with running_worker(system), running_worker(system):
         ended = await front.end(await front.submit())
     assert (ended.stage, ended.attempt) == ("completed", 1)
     assert len(provider.requests) == 1
 
 
 async def test_beat_that_fails_for_no_reason_that_is_known_is_not_the_last(
-    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.change("worker", lease_seconds=0.8, beat_seconds=0.1)
     system.expected.add("a beat failed")
-    provider.script.append(Answer(text="Two", first_seconds=2.0))
-    beat, faults = functions.beat, [RuntimeError("can't start new thread")]
+    provider.script.append(ScriptedAnswer(text="Two", first_seconds=2.0))
+    beat, faults = functions.renew_leases, [RuntimeError("can't start new thread")]
 
-    async def faulty(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
+    async def faulty(redis: Connection, root: str, ask: RenewLeasesAsk) -> list[Stop]:
         if faults:
             raise faults.pop()
         return await beat(redis, root, ask)
 
-    monkeypatch.setattr(functions, "beat", faulty)
-    async with working(system):
+    monkeypatch.setattr(functions, "renew_leases", faulty)
+    async with running_worker(system):
         ended = await front.end(await front.submit())
     assert (ended.stage, ended.attempt, faults) == ("completed", 1, [])
 
 
 async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", lease_seconds=0.4, beat_seconds=0.05)
     gate = asyncio.Event()
-    provider.script.append(Answer(text="Two", gate=gate))
-    async with working(system):
+    provider.script.append(ScriptedAnswer(text="Two", gate=gate))
+    async with running_worker(system):
         ticket = await front.submit()
         await until(lambda: provider.requests)
         ends = time.monotonic() + 1.0
@@ -95,23 +98,25 @@ async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
 
 @pytest.mark.each_once
 async def test_end_that_redis_will_not_have_is_tried_again_and_then_given_up(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", lease_seconds=0.3, reap_seconds=0.05)
     system.expected |= {"an attempt could not be settled; its lease will lapse", "reaped"}
-    async with working(system) as worker:
-        shaky = Shaky(front.redis, "settle")
-        shaky.troubles.append("refused")
-        worker.ctx["tools"] = dataclasses.replace(worker.ctx["tools"], promise=shaky)
+    async with running_worker(system) as worker:
+        lossy_redis = LossyRedis(front.redis, "settle")
+        lossy_redis.troubles.append("refused")
+        worker.ctx["dependencies"] = dataclasses.replace(
+            worker.ctx["dependencies"], durable_redis=lossy_redis
+        )
         ended = await front.end(await front.submit())
         assert (ended.stage, ended.attempt) == ("completed", 2)
-        shaky.troubles.extend(["refused"] * 3)
+        lossy_redis.troubles.extend(["refused"] * 3)
         ended = await front.end(await front.submit())
     assert (ended.stage, ended.captured, len(provider.requests)) == ("failed", 0, 5)
     assert ended.assistant is not None
     assert ended.assistant.failure is not None
     assert ended.assistant.failure.code == "CRASHED"
-    assert (await front.books()).held == 0
+    assert (await front.credit_totals()).held == 0
 
 
 @pytest.mark.each_once
@@ -120,13 +125,13 @@ async def test_one_that_is_left_of_a_large_fleet_looks_for_the_dead_as_often(
 ) -> None:
     root = keys.system_root(system.settings.redis)
     clocks = keys.CLOCKS(keys.partition_root(system.settings.redis, 0))
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         # They report once more and are gone; this one believes in them for a while.
         now_ms = system.clock.now_ms()
         fleet = [word for number in range(1_000) for word in (now_ms + 60_000, f"gone{number}")]
-        await front.redis.call("ZADD", keys.PULSES(root), *fleet)
-        before = await front.redis.call("ZSCORE", keys.PULSES(root), worker.id)
-        await until(lambda: _has_changed(front.redis, keys.PULSES(root), worker.id, before))
+        await front.redis.call("ZADD", keys.REPORT_TIMES(root), *fleet)
+        before = await front.redis.call("ZSCORE", keys.REPORT_TIMES(root), worker.id)
+        await until(lambda: _has_changed(front.redis, keys.REPORT_TIMES(root), worker.id, before))
         looks = set()
 
         async def looked() -> bool:
@@ -141,13 +146,15 @@ async def _has_changed(redis: Connection, key: str, member: str, before: object)
 
 
 async def test_provider_that_asks_for_patience_gets_it_and_is_asked_again(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
-    provider.script.extend([Answer(status=429, headers={"retry-after": "9"}), Answer(text="Two")])
-    async with working(system) as worker:
+    provider.script.extend(
+        [ScriptedAnswer(status=429, headers={"retry-after": "9"}), ScriptedAnswer(text="Two")]
+    )
+    async with running_worker(system) as worker:
         ticket = await front.submit(model="alpha")
         await front.seen(ticket, lambda found: found.stage == "retrying")
-        await front.thaw(worker.ctx["tools"].gate)
+        await front.thaw(worker.ctx["dependencies"].circuit_breaker)
         name = f"{ticket.account}:{ticket.id}"
         assert await front.redis.call("ZADD", keys.DEFERRED(ticket.root), "XX", "CH", 1, name)
         ended = await front.end(ticket, 2)
@@ -156,28 +163,28 @@ async def test_provider_that_asks_for_patience_gets_it_and_is_asked_again(
 
 @pytest.mark.each_once
 async def test_beat_that_fails_is_made_again(
-    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.change("worker", lease_seconds=0.8, beat_seconds=0.1)
     system.expected.add("a beat was missed")
-    beat, failed = functions.beat, 0
+    beat, failed = functions.renew_leases, 0
 
-    async def failing(redis: Connection, root: str, ask: BeatAsk) -> list[Stop]:
+    async def failing(redis: Connection, root: str, ask: RenewLeasesAsk) -> list[Stop]:
         nonlocal failed
         if failed < 3:
             failed += 1
             raise StoreError("refused")
         return await beat(redis, root, ask)
 
-    monkeypatch.setattr(functions, "beat", failing)
-    provider.script.append(Answer(text="Two", first_seconds=1.5))
-    async with working(system):
+    monkeypatch.setattr(functions, "renew_leases", failing)
+    provider.script.append(ScriptedAnswer(text="Two", first_seconds=1.5))
+    async with running_worker(system):
         ended = await front.end(await front.submit())
     assert (ended.stage, ended.attempt, failed) == ("completed", 1, 3)
 
 
 async def test_claim_whose_reply_is_lost_costs_nothing(system: System, front: Front) -> None:
-    redis, started = Shaky(front.redis, "claim"), list[Claimed]()
+    redis, started = LossyRedis(front.redis, "claim"), list[Claimed]()
     claims = Claims(system.settings, "deaf", redis, Slots(system.settings.worker), started.append)
     ticket = await front.submit()
     # Each look begins with another partition.
@@ -202,16 +209,16 @@ async def test_claim_at_the_bell_whose_reply_is_lost_is_made_good_at_once(
 ) -> None:
     redis = msgspec.structs.replace(system.settings.redis, partitions=1)
     settings, started = msgspec.structs.replace(system.settings, redis=redis), list[Claimed]()
-    desk, claim_at_bell = Desk(system.redis, redis), functions.claim_at_bell
+    queue, claim_at_wakeup = RedisFunctions(system.redis, redis), functions.claim_at_wakeup
 
-    async def unanswered(redis: Redis, root: str, ask: ClaimAsk, patience_seconds: float) -> Batch:
-        await claim_at_bell(redis, root, ask, patience_seconds)
+    async def unanswered(redis: Redis, root: str, ask: ClaimAsk, wait_seconds: float) -> ClaimReply:
+        await claim_at_wakeup(redis, root, ask, wait_seconds)
         raise UnavailableError("unanswered")
 
-    monkeypatch.setattr(functions, "claim_at_bell", unanswered)
+    monkeypatch.setattr(functions, "claim_at_wakeup", unanswered)
     claims = Claims(settings, "deaf", system.redis, Slots(settings.worker), started.append)
     await claims.take_work()
-    ticket = await desk.submit()
+    ticket = await queue.submit()
     with pytest.raises(UnavailableError):
         await claims.take_work()
     # It does not wait for a bell: none rings for what was given back.

@@ -9,11 +9,12 @@ from shared.routing import price
 from shared.wire import event as events
 from shared.wire.generation import Generation
 from shared.wire.submission import Lane
-from tests.support.provider import Answer, Provider, context_error
-from tests.worker.attempts import Attempts
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider, context_error
 from tests.worker.front import GRANT, HOLD, Front, text_of
+from tests.worker.single_attempts import Attempts
 from worker import pipeline
-from worker.run import Outcome, Run
+from worker.outcome import Outcome
+from worker.run import Run
 
 
 def _fault(ended: Generation) -> tuple[str, str]:
@@ -26,19 +27,19 @@ def _fault(ended: Generation) -> tuple[str, str]:
 
 
 async def _is_free(front: Front) -> bool:
-    books = await front.books()
-    return (books.balance, books.held, books.settled) == (GRANT, 0, 0)
+    credit_totals = await front.credit_totals()
+    return (credit_totals.balance, credit_totals.held, credit_totals.settled) == (GRANT, 0, 0)
 
 
 # Completed
 
 
 async def test_answer_is_told_kept_and_charged(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     ticket = await front.submit("How are you?")
     await attempts.run(ticket)
-    ended, told = await front.look(ticket), await front.told(ticket)
+    ended, stream_events = await front.poll(ticket), await front.stream_events(ticket)
     assert (ended.stage, ended.text) == ("completed", "You said: How are you?")
     alpha = attempts.settings.models[0]
     cost = price.cost(alpha, 3, 5)
@@ -50,20 +51,24 @@ async def test_answer_is_told_kept_and_charged(
     assert ended.assistant.model is None
     assert ended.assistant.routing is not None
     assert ended.assistant.routing.chosen == "alpha"
-    assert text_of(told) == ended.text
-    assert [each.seq for each in told] == list(range(1, len(told) + 1))
-    assert isinstance(told[0].event, events.Routed)
-    assert isinstance(told[-1].event, events.Completed)
-    assert told[-1].event.message == ticket.id
-    books = await front.books()
-    assert (books.balance, books.held, books.settled) == (GRANT - cost, 0, cost)
+    assert text_of(stream_events) == ended.text
+    assert [each.seq for each in stream_events] == list(range(1, len(stream_events) + 1))
+    assert isinstance(stream_events[0].event, events.Routed)
+    assert isinstance(stream_events[-1].event, events.Completed)
+    assert stream_events[-1].event.message == ticket.id
+    credit_totals = await front.credit_totals()
+    assert (credit_totals.balance, credit_totals.held, credit_totals.settled) == (
+        GRANT - cost,
+        0,
+        cost,
+    )
     (request,) = provider.requests
     assert request.body["model"] == "upstream-alpha"
     assert request.body["max_tokens"] == 64
 
 
 async def test_requested_model_is_named_as_it_was_asked_for(
-    attempts: Attempts, provider: Provider
+    attempts: Attempts, provider: ScriptedProvider
 ) -> None:
     ended = await attempts.ended(model="beta")
     assert ended.assistant is not None
@@ -84,11 +89,13 @@ async def test_usage_that_is_not_told_is_estimated_and_says_so(attempts: Attempt
 
 
 async def test_usage_of_a_call_that_failed_is_not_that_of_the_next(
-    attempts: Attempts, provider: Provider
+    attempts: Attempts, provider: ScriptedProvider
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
     usage = b'data: {"usage":{"prompt_tokens":9000,"completion_tokens":9000}}\n\n'
-    provider.script.extend([Answer(raw=head + usage), Answer(text="Two", has_usage=False)])
+    provider.script.extend(
+        [ScriptedAnswer(raw=head + usage), ScriptedAnswer(text="Two", has_usage=False)]
+    )
     ended = await attempts.ended()
     assert ended.stage == "completed"
     assert ended.assistant is not None
@@ -101,33 +108,33 @@ async def test_cost_above_the_hold_is_recorded_and_not_taken(
     attempts: Attempts, front: Front
 ) -> None:
     ended = await attempts.ended("hello [tokens=40]", hold=100)
-    books = await front.books()
+    credit_totals = await front.credit_totals()
     assert ended.stage == "completed"
-    assert (ended.captured, books.settled, books.balance) == (100, 100, GRANT - 100)
+    assert (ended.captured, credit_totals.settled, credit_totals.balance) == (100, 100, GRANT - 100)
     assert ended.assistant is not None
     assert ended.assistant.usage is not None
-    assert books.overrun == ended.assistant.usage.cost - 100 > 0
+    assert credit_totals.overrun == ended.assistant.usage.cost - 100 > 0
 
 
 @pytest.mark.parametrize("usage", ["-5", "1e300", str(10**30), '"12"'])
 async def test_usage_that_nobody_can_believe_does_no_harm_to_the_books(
-    attempts: Attempts, front: Front, provider: Provider, usage: str
+    attempts: Attempts, front: Front, provider: ScriptedProvider, usage: str
 ) -> None:
     head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
     chunk = '{"choices":[{"delta":{"content":"Two bears"},"finish_reason":"stop"}]}'
     used = f'{{"usage":{{"prompt_tokens":{usage},"completion_tokens":{usage}}}}}'
-    provider.script.append(Answer(raw=f"{head}data: {chunk}\n\ndata: {used}\n\n".encode()))
+    provider.script.append(ScriptedAnswer(raw=f"{head}data: {chunk}\n\ndata: {used}\n\n".encode()))
     await attempts.ended()
-    books = await front.books()
-    assert books.granted == books.balance + books.settled
-    assert 0 <= books.settled <= HOLD
-    assert books.overrun == 0
+    credit_totals = await front.credit_totals()
+    assert credit_totals.granted == credit_totals.balance + credit_totals.settled
+    assert 0 <= credit_totals.settled <= HOLD
+    assert credit_totals.overrun == 0
 
 
 async def test_answer_that_ended_counts_whatever_becomes_of_the_line(
-    attempts: Attempts, provider: Provider
+    attempts: Attempts, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(text="Two bears", has_done=False, has_usage=False))
+    provider.script.append(ScriptedAnswer(text="Two bears", has_done=False, has_usage=False))
     ended = await attempts.ended()
     assert (ended.stage, ended.text) == ("completed", "Two bears")
 
@@ -160,12 +167,12 @@ _REFUSALS: list[tuple[dict[str, Any], tuple[str, str], int]] = [
 async def test_failure_before_the_first_token_that_no_time_mends_ends_the_message(
     attempts: Attempts,
     front: Front,
-    provider: Provider,
+    provider: ScriptedProvider,
     answer: dict[str, Any],
     fault: tuple[str, str],
     calls: int,
 ) -> None:
-    provider.answer = lambda _: Answer(**answer)
+    provider.answer = lambda _: ScriptedAnswer(**answer)
     ended = await attempts.ended(model="alpha")
     assert _fault(ended) == fault
     assert len(provider.requests) == calls
@@ -174,9 +181,9 @@ async def test_failure_before_the_first_token_that_no_time_mends_ends_the_messag
 
 
 async def test_call_that_succeeds_after_others_failed_is_the_answer(
-    attempts: Attempts, provider: Provider
+    attempts: Attempts, provider: ScriptedProvider
 ) -> None:
-    provider.script.extend([Answer(cut_bytes=100), Answer(text="Two")])
+    provider.script.extend([ScriptedAnswer(cut_bytes=100), ScriptedAnswer(text="Two")])
     ended = await attempts.ended()
     assert (ended.stage, ended.text) == ("completed", "Two")
     assert len(provider.requests) == 2
@@ -190,28 +197,28 @@ async def test_call_that_succeeds_after_others_failed_is_the_answer(
     ],
 )
 async def test_failure_after_the_first_token_is_never_retried_away(
-    attempts: Attempts, front: Front, provider: Provider, answer: dict[str, Any], code: str
+    attempts: Attempts, front: Front, provider: ScriptedProvider, answer: dict[str, Any], code: str
 ) -> None:
-    provider.script.append(Answer(text="word " * 30, **answer))
+    provider.script.append(ScriptedAnswer(text="word " * 30, **answer))
     ticket = await front.submit()
     await attempts.run(ticket)
-    ended = await front.look(ticket)
+    ended = await front.poll(ticket)
     assert _fault(ended) == ("provider_error", code)
     assert len(provider.requests) == 1
     assert ended.text.startswith("word word")
-    assert text_of(await front.told(ticket)) == ended.text
+    assert text_of(await front.stream_events(ticket)) == ended.text
     assert await _is_free(front)
 
 
 @pytest.mark.parametrize("header", ["7", "59"])
 async def test_provider_that_asks_for_patience_is_waited_for_in_the_queue(
-    attempts: Attempts, front: Front, provider: Provider, header: str
+    attempts: Attempts, front: Front, provider: ScriptedProvider, header: str
 ) -> None:
-    provider.script.append(Answer(status=429, headers={"retry-after": header}))
+    provider.script.append(ScriptedAnswer(status=429, headers={"retry-after": header}))
     ticket = await front.submit(model="alpha")
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "retrying"
-    assert (await front.told(ticket))[-1].event == events.StageChanged("retrying")
+    assert (await front.poll(ticket)).stage == "retrying"
+    assert (await front.stream_events(ticket))[-1].event == events.StageChanged("retrying")
     assert len(provider.requests) == 1
     await front.cancel(ticket)
 
@@ -229,12 +236,12 @@ async def test_provider_that_asks_for_patience_is_waited_for_in_the_queue(
     ids=str,
 )
 async def test_failure_before_the_first_token_that_time_may_mend_waits_in_the_queue(
-    attempts: Attempts, front: Front, provider: Provider, answer: dict[str, Any]
+    attempts: Attempts, front: Front, provider: ScriptedProvider, answer: dict[str, Any]
 ) -> None:
-    provider.answer = lambda _: Answer(**answer)
+    provider.answer = lambda _: ScriptedAnswer(**answer)
     ticket = await front.submit(model="alpha")
     await attempts.run(ticket)
-    assert (await front.look(ticket)).stage == "retrying"
+    assert (await front.poll(ticket)).stage == "retrying"
     assert 1 <= len(provider.requests) <= 2
     await front.cancel(ticket)
     assert await _is_free(front)
@@ -255,15 +262,15 @@ async def _talk(attempts: Attempts, front: Front, turns: int) -> str:
 
 
 async def test_conversation_that_is_too_long_after_all_is_trimmed_once_more(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     attempts.change_models(context_window=512, max_output_tokens=32)
     session = await _talk(attempts, front, 8)
     provider.requests.clear()
-    provider.script.extend([context_error(100), Answer(text="Two")])
+    provider.script.extend([context_error(100), ScriptedAnswer(text="Two")])
     ticket = await front.submit("and?", session=session)
     await attempts.run(ticket)
-    assert (await front.look(ticket)).text == "Two"
+    assert (await front.poll(ticket)).text == "Two"
     first, second = (request.messages for request in provider.requests)
     assert 1 < len(second) < len(first)
     assert second == first[-len(second) :]
@@ -271,31 +278,31 @@ async def test_conversation_that_is_too_long_after_all_is_trimmed_once_more(
 
 
 async def test_conversation_that_is_too_long_again_fails_as_that(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     session = await _talk(attempts, front, 2)
     provider.requests.clear()
     provider.script.extend([context_error(100), context_error(100)])
     ticket = await front.submit("and?", session=session)
     await attempts.run(ticket)
-    assert _fault(await front.look(ticket)) == ("invalid_request", "CONTEXT_TOO_LONG")
+    assert _fault(await front.poll(ticket)) == ("invalid_request", "CONTEXT_TOO_LONG")
     assert len(provider.requests) == 2
 
 
 async def test_last_call_s_failure_is_the_one_that_is_told(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     session = await _talk(attempts, front, 2)
     provider.requests.clear()
-    provider.script.extend([Answer(status=500), context_error(100)])
+    provider.script.extend([ScriptedAnswer(status=500), context_error(100)])
     ticket = await front.submit("and?", session=session)
     await attempts.run(ticket)
-    assert _fault(await front.look(ticket)) == ("invalid_request", "CONTEXT_TOO_LONG")
+    assert _fault(await front.poll(ticket)) == ("invalid_request", "CONTEXT_TOO_LONG")
     assert len(provider.requests) == 2
 
 
 async def test_message_that_fits_no_model_is_told_before_any_call(
-    attempts: Attempts, provider: Provider
+    attempts: Attempts, provider: ScriptedProvider
 ) -> None:
     ended = await attempts.ended("x" * 20_000)
     assert _fault(ended) == ("invalid_request", "CONTEXT_TOO_LONG")
@@ -311,11 +318,11 @@ async def test_model_that_left_the_catalogue_is_told(attempts: Attempts) -> None
 
 
 async def test_completed_turns_are_sent_in_order_and_no_others(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     ticket = await front.submit("one", system_prompt="Be brief.")
     await attempts.run(ticket)
-    provider.script.append(Answer(status=400))
+    provider.script.append(ScriptedAnswer(status=400))
     for message in ("two fails", "three"):
         await attempts.run(await front.submit(message, session=ticket.session, model="alpha"))
     await attempts.run(await front.submit("four", session=ticket.session))
@@ -332,7 +339,7 @@ async def test_completed_turns_are_sent_in_order_and_no_others(
 
 
 async def test_answer_s_room_is_set_aside_first(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     attempts.change_models(context_window=512, max_output_tokens=128)
     session = await _talk(attempts, front, 12)
@@ -346,16 +353,16 @@ async def test_answer_s_room_is_set_aside_first(
 
 
 async def test_batch_work_is_told_in_few_pieces(
-    attempts: Attempts, front: Front, provider: Provider
+    attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda _: Answer(text=" ".join(["word"] * 12), gap_seconds=0.02)
+    provider.answer = lambda _: ScriptedAnswer(text=" ".join(["word"] * 12), gap_seconds=0.02)
     pieces = {}
     lanes: tuple[Lane, ...] = ("interactive", "batch")
     for lane in lanes:
         ticket = await front.submit(lane=lane)
         await attempts.run(ticket)
-        told = await front.told(ticket)
-        pieces[lane] = sum(isinstance(one.event, events.Delta) for one in told)
+        stream_events = await front.stream_events(ticket)
+        pieces[lane] = sum(isinstance(one.event, events.Delta) for one in stream_events)
     assert pieces["batch"] <= 3 < pieces["interactive"]
 
 
@@ -368,4 +375,4 @@ async def test_a_step_that_is_cancelled_by_nobody_is_a_failure(
     monkeypatch.setattr(pipeline, "STEPS", (broken,))
     ticket = await front.submit()
     await attempts.run(ticket)
-    assert _fault(await front.look(ticket)) == ("internal", "INTERNAL")
+    assert _fault(await front.poll(ticket)) == ("internal", "INTERNAL")

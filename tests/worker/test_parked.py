@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from shared.redis import keys
-from tests.support.provider import Answer, Provider
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.crew import started, working
 from tests.worker.front import Front, Ticket
-from worker.consumer import PolluxWorker
+from tests.worker.running_workers import running_worker, started
+from worker.consumer.arq_worker import PolluxWorker
 
 pytestmark = pytest.mark.each_once
 
@@ -44,17 +44,23 @@ async def _attempts(front: Front, tickets: list[Ticket]) -> set[str]:
 async def _knows_what_others_serve(*workers: PolluxWorker) -> None:
     """Wait until the workers have heard that another has the key."""
     await until(
-        lambda: all(worker.ctx["tools"].unlined is not None for worker in workers),
+        lambda: all(
+            worker.ctx["dependencies"].models_without_parking is not None for worker in workers
+        ),
         what="the fleet's keys",
     )
 
 
 async def test_a_turn_goes_to_the_worker_that_has_the_key_and_no_attempt_is_in_vain(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     _keyed(system)
-    provider.answer = lambda _: Answer(text="Two")
-    async with working(system, _KEY), working(system) as one, working(system) as two:
+    provider.answer = lambda _: ScriptedAnswer(text="Two")
+    async with (
+        running_worker(system, _KEY),
+        running_worker(system) as one,
+        running_worker(system) as two,
+    ):
         await _knows_what_others_serve(one, two)
         tickets = []
         for number in range(12):
@@ -67,11 +73,11 @@ async def test_a_turn_goes_to_the_worker_that_has_the_key_and_no_attempt_is_in_v
 
 
 async def test_turns_whose_key_is_gone_wait_for_it_and_cost_one_attempt_at_most(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     _keyed(system)
-    provider.answer = lambda _: Answer(text="Two")
-    async with working(system):
+    provider.answer = lambda _: ScriptedAnswer(text="Two")
+    async with running_worker(system):
         tickets = [await front.submit(f"hello {n}", model="alpha") for n in range(20)]
 
         async def are_parked() -> bool:
@@ -83,21 +89,21 @@ async def test_turns_whose_key_is_gone_wait_for_it_and_cost_one_attempt_at_most(
         other = await front.submit("other", model="beta")
         assert (await front.end(other)).stage == "completed"
         assert await _attempts(front, tickets) <= {"0", "1"}
-        async with working(system, _KEY):
+        async with running_worker(system, _KEY):
             ended = [await front.end(ticket) for ticket in tickets]
         assert {one.stage for one in ended} == {"completed"}
         assert await _attempts(front, tickets) <= {"1", "2"}
     for root in {ticket.root for ticket in tickets}:
-        assert await front.redis.call("EXISTS", keys.PARKED_LINES(root)) == 0
+        assert await front.redis.call("EXISTS", keys.PARKED_QUEUES(root)) == 0
 
 
 @pytest.mark.timeout(60)
 async def test_a_backlog_behind_a_limit_is_claimed_as_room_comes(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     _keyed(system, concurrency_max=2)
-    provider.answer = lambda _: Answer(text="Two", first_seconds=0.02)
-    async with working(system, _KEY), working(system, _KEY):
+    provider.answer = lambda _: ScriptedAnswer(text="Two", first_seconds=0.02)
+    async with running_worker(system, _KEY), running_worker(system, _KEY):
         tickets = [
             await front.submit(f"hello {n}", account=f"a{n % 5}", model="alpha") for n in range(80)
         ]
@@ -110,7 +116,7 @@ async def test_a_backlog_behind_a_limit_is_claimed_as_room_comes(
 
 @pytest.mark.timeout(60)
 async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     """One is cancelled after it was claimed with a permit and before it calls."""
     _keyed(system, concurrency_max=1)
@@ -122,8 +128,8 @@ async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once
             held.put_nowait(ctx["job_id"])
             await go_on.wait()
 
-    provider.answer = lambda _: Answer(text="Two", gate=is_answered)
-    async with working(system, _KEY, {"on_job_start": hold}) as worker:
+    provider.answer = lambda _: ScriptedAnswer(text="Two", gate=is_answered)
+    async with running_worker(system, _KEY, {"on_job_start": hold}) as worker:
         tickets = [
             await front.submit(f"hello {n}", account=f"a{n}", model="alpha") for n in range(4)
         ]
@@ -138,8 +144,8 @@ async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once
         await front.cancel(cancelled)
 
         def has_heard() -> bool:
-            brakes = worker.slots.brakes_of(cancelled.account, cancelled.id)
-            return all(brake.why == "cancel" for brake in brakes)
+            stop_signals = worker.slots.stop_signals_of(cancelled.account, cancelled.id)
+            return all(stop_signal.why == "cancel" for stop_signal in stop_signals)
 
         await until(has_heard, what="the cancel")
         go_on.set()
@@ -148,10 +154,10 @@ async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once
     assert {one.stage for one in others} == {"completed"}
 
 
-@pytest.mark.parametrize("is_deaf", [False, True])
+@pytest.mark.parametrize("is_listener_lost", [False, True])
 @pytest.mark.timeout(60)
 async def test_a_worker_that_may_not_claim_takes_no_room(
-    system: System, front: Front, provider: Provider, *, is_deaf: bool
+    system: System, front: Front, provider: ScriptedProvider, *, is_listener_lost: bool
 ) -> None:
     """It drains, or has lost its listener, while an answer of its own goes on."""
     _keyed(system, concurrency_max=3)
@@ -159,30 +165,31 @@ async def test_a_worker_that_may_not_claim_takes_no_room(
     system.settings = msgspec.structs.replace(system.settings, worker=own)
     is_answered = asyncio.Event()
     provider.answer = lambda _: (
-        Answer(text="Two", first_seconds=0.02)
+        ScriptedAnswer(text="Two", first_seconds=0.02)
         if len(provider.requests) > 1
-        else Answer(text="Two", gate=is_answered)
+        else ScriptedAnswer(text="Two", gate=is_answered)
     )
     async with started(system, _KEY) as (ending, running):
         long = await front.submit("long", account="zoe", model="alpha")
         await until(lambda: len(provider.requests) == 1, what="the long answer")
-        async with working(system, _KEY):
+        async with running_worker(system, _KEY):
             tickets = [
                 await front.submit(f"hello {n}", account=f"a{n}", model="alpha") for n in range(60)
             ]
             await until(lambda: len(provider.requests) > 10, what="calls")
-            if is_deaf:
-                ending._is_deaf = True
-                ending.claims.hear(is_deaf=True)
+            if is_listener_lost:
+                ending._is_listener_lost = True
+                ending.claims.note_listener(is_listener_lost=True)
             else:
                 ending.begin_drain()
             await until(
-                lambda: ending.ctx["tools"].gate.permits.held("scripted") == 0, what="no permits"
+                lambda: ending.ctx["dependencies"].circuit_breaker.permits.held("scripted") == 0,
+                what="no permits",
             )
             before = len(ending.slots)
             ended = [await front.end(ticket, 20) for ticket in tickets]
             assert {one.stage for one in ended} == {"completed"}
-            assert ending.ctx["tools"].gate.permits.held("scripted") == 0
+            assert ending.ctx["dependencies"].circuit_breaker.permits.held("scripted") == 0
             assert not running.done()
             assert 1 <= len(ending.slots) <= before
             is_answered.set()

@@ -7,10 +7,10 @@ from shared import ids
 from shared.errors import Failure, ProviderError
 from shared.redis.functions import Breaker
 from shared.settings import ModelSettings
-from tests.worker.attempts import ANN, Attempts, Hasty
 from tests.worker.front import Front
-from worker.circuits import Caller
-from worker.gate import Gate
+from tests.worker.single_attempts import ANN, Attempts, Hasty
+from worker.resilience.circuit_breaker import CircuitBreaker
+from worker.resilience.circuits import Caller
 
 pytestmark = pytest.mark.each_once
 
@@ -18,13 +18,13 @@ _FAILED = ProviderError(Failure(message="No.", category="timeout", code="X"), re
 _REFUSED = ProviderError(Failure(message="No.", category="invalid_request", code="X"))
 
 
-async def _freeze(gate: Gate, model: ModelSettings) -> None:
+async def _freeze(circuit_breaker: CircuitBreaker, model: ModelSettings) -> None:
     """Let a model cool."""
     for _ in range(5):
         caller = Caller(ids.new_id(), ids.new_id())
-        call = gate.call(model, caller, lane="interactive", tokens=1)
-        await gate.begin(call)
-        await gate.end(call, _FAILED)
+        call = circuit_breaker.call(model, caller, lane="interactive", tokens=1)
+        await circuit_breaker.begin(call)
+        await circuit_breaker.end(call, _FAILED)
 
 
 class _Later(Hasty):
@@ -42,38 +42,38 @@ async def test_no_turn_is_claimed_for_a_circuit_while_a_call_of_this_worker_prob
     attempts: Attempts, front: Front, *, is_told: bool
 ) -> None:
     clock = attempts.clock = _Later()
-    alpha, gate = attempts.settings.models[0], attempts.gate
-    await _freeze(gate, alpha)
-    await front.thaw(gate)
-    assert gate.unwell() == [(alpha, True)]
-    call = gate.call(alpha, ANN, lane="interactive", tokens=1)
-    await gate.begin(call)
+    alpha, circuit_breaker = attempts.settings.models[0], attempts.circuit_breaker
+    await _freeze(circuit_breaker, alpha)
+    await front.thaw(circuit_breaker)
+    assert circuit_breaker.open_circuit_models() == [(alpha, True)]
+    call = circuit_breaker.call(alpha, ANN, lane="interactive", tokens=1)
+    await circuit_breaker.begin(call)
     if is_told:
-        gate.hear({call.circuit: Breaker("probing", 5_000, "timeout")}, frozenset())
+        circuit_breaker.update({call.circuit: Breaker("probing", 5_000, "timeout")}, frozenset())
     for _ in range(3):
-        assert gate.unwell() == [(alpha, False)]
+        assert circuit_breaker.open_circuit_models() == [(alpha, False)]
         clock.ahead += 1.5
-    await gate.end(call, _REFUSED)
+    await circuit_breaker.end(call, _REFUSED)
     # Nothing was learnt: another may probe at once.
-    assert gate.unwell() == [(alpha, True)]
+    assert circuit_breaker.open_circuit_models() == [(alpha, True)]
 
 
 async def test_no_turn_is_claimed_for_a_circuit_while_another_worker_probes_it(
     attempts: Attempts,
 ) -> None:
     clock = attempts.clock = _Later()
-    alpha, gate = attempts.settings.models[0], attempts.gate
-    circuit = gate.circuit_of(alpha)
+    alpha, circuit_breaker = attempts.settings.models[0], attempts.circuit_breaker
+    circuit = circuit_breaker.circuit_of(alpha)
     for _ in range(3):
-        gate.hear({circuit: Breaker("probing", 5_000, "timeout")}, frozenset())
+        circuit_breaker.update({circuit: Breaker("probing", 5_000, "timeout")}, frozenset())
         # The next report comes late.
         clock.ahead += 1.5
-        assert gate.unwell() == [(alpha, False)]
-    gate.hear({circuit: Breaker("due", 0, "timeout")}, frozenset())
-    assert gate.unwell() == [(alpha, True)]
-    gate.hear({circuit: Breaker("open", 2_000, "timeout")}, frozenset())
-    assert gate.unwell() == [(alpha, False)]
+        assert circuit_breaker.open_circuit_models() == [(alpha, False)]
+    circuit_breaker.update({circuit: Breaker("due", 0, "timeout")}, frozenset())
+    assert circuit_breaker.open_circuit_models() == [(alpha, True)]
+    circuit_breaker.update({circuit: Breaker("open", 2_000, "timeout")}, frozenset())
+    assert circuit_breaker.open_circuit_models() == [(alpha, False)]
     clock.ahead += 2.5
-    assert gate.unwell() == [(alpha, True)]
-    gate.hear({}, frozenset())
-    assert gate.unwell() == []
+    assert circuit_breaker.open_circuit_models() == [(alpha, True)]
+    circuit_breaker.update({}, frozenset())
+    assert circuit_breaker.open_circuit_models() == []

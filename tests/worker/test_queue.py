@@ -8,13 +8,13 @@ import pytest
 from shared.redis import keys
 from shared.redis.client import Redis
 from shared.wire.submission import Lane
-from tests.support.provider import Answer, Provider
-from tests.support.server import Server
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.crew import working
 from tests.worker.front import Front, Ticket
-from worker.claims import Claims
+from tests.worker.running_workers import running_worker
+from worker.consumer.claims import Claims
 
 _MANY: Final = 1_000
 
@@ -41,21 +41,21 @@ async def _all_end(front: Front, tickets: list[Ticket]) -> None:
 
 
 async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_bell(
-    system: System, front: Front, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.change("worker", concurrency=40)
     gate, waits = asyncio.Event(), []
-    provider.answer = lambda _: Answer(text="Two", gate=gate)
+    provider.answer = lambda _: ScriptedAnswer(text="Two", gate=gate)
     for _ in range(45):
         await front.submit()
-    hear = Claims._wait_for_bell
+    hear = Claims._wait_for_wakeup
 
     async def wait_for_bell(claims: Claims) -> bool:
         waits.append(len(claims._slots))
         return await hear(claims)
 
-    monkeypatch.setattr(Claims, "_wait_for_bell", wait_for_bell)
-    async with working(system):
+    monkeypatch.setattr(Claims, "_wait_for_wakeup", wait_for_bell)
+    async with running_worker(system):
         await until(lambda: len(provider.requests) == 40)
         assert waits == []
         gate.set()
@@ -65,7 +65,7 @@ async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_bell(
 @pytest.mark.each_once
 @pytest.mark.timeout(120)
 async def test_a_thousand_messages_get_their_own_answers(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     provider.keeps_requests = False
     names = [f"account{number}" for number in range(20)]
@@ -79,12 +79,14 @@ async def test_a_thousand_messages_get_their_own_answers(
         ended = await front.end(ticket, 60)
         assert (ended.stage, ended.text) == ("completed", f"You said: {said}")
     for name in names:
-        books = await front.books(name)
-        assert books.held == 0
-        assert books.settled > 0
+        credit_totals = await front.credit_totals(name)
+        assert credit_totals.held == 0
+        assert credit_totals.settled > 0
 
 
-async def test_accounts_take_turns(system: System, front: Front, provider: Provider) -> None:
+async def test_accounts_take_turns(
+    system: System, front: Front, provider: ScriptedProvider
+) -> None:
     system.change("worker", concurrency=1)
     name = _account_in(front, 0)
     other = next(
@@ -94,7 +96,7 @@ async def test_accounts_take_turns(system: System, front: Front, provider: Provi
     )
     greedy = await _submit(front, name, 12)
     modest = await _submit(front, other, 4)
-    async with working(system):
+    async with running_worker(system):
         await _all_end(front, greedy + modest)
     order = [request.last for request in provider.requests]
     assert max(order.index(f"{other} interactive {number}") for number in range(4)) <= 8
@@ -104,12 +106,12 @@ async def test_accounts_take_turns(system: System, front: Front, provider: Provi
 
 
 async def test_batch_work_waits_for_interactive_work(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", concurrency=1)
     slow = await _submit(front, "ann", 5, "batch")
     fast = await _submit(front, "ann", 5)
-    async with working(system):
+    async with running_worker(system):
         await _all_end(front, slow + fast)
     assert [request.last for request in provider.requests] == [
         f"ann {lane} {number}" for lane in ("interactive", "batch") for number in range(5)
@@ -117,7 +119,7 @@ async def test_batch_work_waits_for_interactive_work(
 
 
 async def test_busy_partition_does_not_hide_the_others(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", concurrency=1)
     count = front.settings.redis.partitions
@@ -126,7 +128,7 @@ async def test_busy_partition_does_not_hide_the_others(
         for partition in range(count)
         for ticket in await _submit(front, _account_in(front, partition), 10)
     ]
-    async with working(system):
+    async with running_worker(system):
         await _all_end(front, busy)
     order = [request.last.split()[0] for request in provider.requests]
     for start in range(0, len(order), count):
@@ -134,14 +136,14 @@ async def test_busy_partition_does_not_hide_the_others(
 
 
 async def test_turns_of_a_session_run_one_at_a_time_in_order(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
-    provider.answer = lambda request: Answer(text=f"re {request.last}", gap_seconds=0.001)
+    provider.answer = lambda request: ScriptedAnswer(text=f"re {request.last}", gap_seconds=0.001)
     first = await front.submit("turn 0")
     turns = [first] + [
         await front.submit(f"turn {number}", session=first.session) for number in range(1, 8)
     ]
-    async with working(system):
+    async with running_worker(system):
         await _all_end(front, turns)
     assert [request.last for request in provider.requests] == [f"turn {n}" for n in range(8)]
     for number, request in enumerate(provider.requests):
@@ -157,16 +159,16 @@ async def test_turns_of_a_session_run_one_at_a_time_in_order(
 
 
 async def test_worker_takes_no_more_than_it_has_room_for(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", concurrency=3)
     gate = asyncio.Event()
-    provider.answer = lambda _: Answer(text="Two", gate=gate)
+    provider.answer = lambda _: ScriptedAnswer(text="Two", gate=gate)
     tickets = await _submit(front, "ann", 8)
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         await front.seen(tickets[2], lambda found: found.stage == "generating")
         assert len(worker.slots) == 3
-        assert (await front.look(tickets[3])).stage == "queued"
+        assert (await front.poll(tickets[3])).stage == "queued"
         gate.set()
         await _all_end(front, tickets)
     most = 0
@@ -182,7 +184,7 @@ async def test_worker_takes_no_more_than_it_has_room_for(
 
 
 async def test_idle_worker_hears_the_bell(system: System, front: Front) -> None:
-    async with working(system):
+    async with running_worker(system):
         for _ in range(5):
             ticket = await front.submit()
             ended = await front.end(ticket, 0.5)
@@ -195,10 +197,10 @@ async def test_ring_that_is_lost_costs_a_second_and_nothing_else(
 ) -> None:
     thief = Redis(own_system.settings.redis)
     # Who has waited longest is woken.
-    bell = keys.BELL(own_front.root_of("ann"), "interactive")
+    bell = keys.WAKEUP(own_front.root_of("ann"), "interactive")
     stealing = asyncio.create_task(thief.call("BLPOP", bell, 0))
     await until(lambda: own_server.blocked_clients() == 1)
-    async with working(own_system):
+    async with running_worker(own_system):
         await until(lambda: own_server.blocked_clients() == 2)
         ticket = await own_front.submit()
         assert await stealing
@@ -207,11 +209,11 @@ async def test_ring_that_is_lost_costs_a_second_and_nothing_else(
 
 
 async def test_next_turn_begins_at_once(system: System, front: Front) -> None:
-    async with working(system):
+    async with running_worker(system):
         first = await front.submit()
         following = await front.submit(session=first.session)
         began = (await front.end(following)).started
-    ended = (await front.look(first)).finished
+    ended = (await front.poll(first)).finished
     assert began is not None
     assert ended is not None
     assert began - ended < 600

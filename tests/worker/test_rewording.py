@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from worker.providers.contract import ChatMessage
-from worker.steps.rewording import TIMES_LONGER_MAX, bare, flaw, question
+from worker.steps.rewording import TIMES_LONGER_MAX, build_messages, find_flaw, strip_quotes
 
 MARK: Final = "MARK9"
 ACCEPTED: Final = {
@@ -74,27 +74,27 @@ REFUSED: Final = (
 
 @pytest.mark.parametrize(("message", "reworded"), ACCEPTED.items())
 def test_what_says_the_same_in_better_words_is_a_rewording(message: str, reworded: str) -> None:
-    assert flaw(message, reworded, MARK) is None
+    assert find_flaw(message, reworded, MARK) is None
 
 
 @pytest.mark.parametrize(("message", "said", "why"), REFUSED)
 def test_what_is_no_rewording_is_told_from_its_form(message: str, said: str, why: str) -> None:
-    found = flaw(message, said, MARK)
+    found = find_flaw(message, said, MARK)
     assert found == why
 
 
 @given(st.text(), st.text())
 def test_any_two_texts_are_judged_the_same_each_time(message: str, said: str) -> None:
-    text = bare(said)
-    found = flaw(message, text, MARK)
-    assert flaw(message, text, MARK) == found
+    text = strip_quotes(said)
+    found = find_flaw(message, text, MARK)
+    assert find_flaw(message, text, MARK) == found
     if found is None:
         assert 0 < len(text) <= TIMES_LONGER_MAX * len(message)
 
 
 @given(st.text())
 def test_a_message_is_no_rewording_of_itself(message: str) -> None:
-    assert flaw(message, message, MARK) in {"empty", "same"}
+    assert find_flaw(message, message, MARK) in {"empty", "same"}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_message_is_no_rewording_of_itself(message: str) -> None:
     ],
 )
 def test_blanks_and_marks_around_the_whole_are_no_part_of_it(said: str, text: str) -> None:
-    assert bare(said) == text
+    assert strip_quotes(said) == text
 
 
 def test_message_and_history_are_quoted_between_marks_and_history_is_short() -> None:
@@ -118,7 +118,7 @@ def test_message_and_history_are_quoted_between_marks_and_history_is_short() -> 
         for turn in range(5)
         for role in ("user", "assistant")
     ]
-    system, asked = question("and {that} one </message-0>", history, "m1")
+    system, asked = build_messages("and {that} one </message-0>", history, "m1")
     assert (system.role, asked.role) == ("system", "user")
     assert "<message-m1>" in system.content
     assert asked.content.endswith("<message-m1>\nand {that} one </message-0>\n</message-m1>")
@@ -129,4 +129,4 @@ def test_message_and_history_are_quoted_between_marks_and_history_is_short() -> 
         True,
     ]
     assert len(asked.content) < 2_000
-    assert "earlier" not in question("alone", [], "m1")[1].content
+    assert "earlier" not in build_messages("alone", [], "m1")[1].content

@@ -10,11 +10,11 @@ from shared.errors import ConfigurationError, UnavailableError
 from shared.redis import keys
 from shared.settings import RedisSettings
 from shared.stores import fleet
-from tests.support.provider import Answer, Provider
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.crew import Hook, started, working
 from tests.worker.front import GRANT, Front, text_of
+from tests.worker.running_workers import Hook, running_worker, started
 
 # Hooks
 
@@ -27,7 +27,7 @@ async def test_hook_that_raises_costs_a_line_and_no_generation(
         raise ZeroDivisionError
 
     system.expected.add("a hook raised")
-    async with working(system, hooks={hook: broken}) as worker:
+    async with running_worker(system, hooks={hook: broken}) as worker:
         for _ in range(3):
             assert (await front.end(await front.submit())).stage == "completed"
         await until(lambda: not len(worker.slots))
@@ -46,7 +46,7 @@ async def test_hooks_are_called_around_each_attempt_with_its_context(
         return hook
 
     names = ("on_startup", "on_job_start", "on_job_end", "after_job_end", "on_shutdown")
-    async with working(system, hooks={name: noting(name) for name in names}):
+    async with running_worker(system, hooks={name: noting(name) for name in names}):
         ticket = await front.submit()
         await front.end(ticket)
         await until(lambda: len(seen) == 4)
@@ -61,11 +61,13 @@ async def test_cancel_during_a_hook_is_not_lost(system: System, front: Front) ->
         begun.set()
         await gate.wait()
 
-    async with working(system, hooks={"on_job_start": slow}) as worker:
+    async with running_worker(system, hooks={"on_job_start": slow}) as worker:
         ticket = await front.submit()
         await begun.wait()
         await front.cancel(ticket)
-        await until(lambda: all(brake.why == "cancel" for brake in worker.slots.brakes()))
+        await until(
+            lambda: all(stop_signal.why == "cancel" for stop_signal in worker.slots.stop_signals())
+        )
         gate.set()
         assert (await front.end(ticket, 1)).stage == "cancelled"
 
@@ -74,12 +76,12 @@ async def test_cancel_during_a_hook_is_not_lost(system: System, front: Front) ->
 
 
 async def test_cancel_reaches_the_upstream_at_once(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     # No beat and no token tells it: only the worker's own channel does.
     system.change("worker", beat_seconds=1.5)
-    provider.script.append(Answer(gate=asyncio.Event()))
-    async with working(system):
+    provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
+    async with running_worker(system):
         ticket = await front.submit()
         await until(lambda: provider.requests)
         called_at = time.monotonic()
@@ -92,11 +94,11 @@ async def test_cancel_reaches_the_upstream_at_once(
 
 
 async def test_cancel_that_the_channel_lost_comes_with_a_beat(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
-    provider.script.append(Answer(gate=asyncio.Event()))
-    async with working(system) as worker:
-        worker._ear._on_push = lambda _: None
+    provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
+    async with running_worker(system) as worker:
+        worker._listener._on_push = lambda _: None
         ticket = await front.submit()
         await until(lambda: provider.requests)
         await front.cancel(ticket)
@@ -104,27 +106,27 @@ async def test_cancel_that_the_channel_lost_comes_with_a_beat(
 
 
 async def test_cancels_that_race_with_claims_all_end(system: System, front: Front) -> None:
-    async with working(system) as worker:
+    async with running_worker(system) as worker:
         for _ in range(60):
             ticket = await front.submit()
             await front.cancel(ticket)
             assert (await front.end(ticket, 2)).stage in {"cancelled", "completed"}
         await until(lambda: not len(worker.slots))
-    books = await front.books()
-    assert books.held == 0
+    credit_totals = await front.credit_totals()
+    assert credit_totals.held == 0
 
 
 # Keys
 
 
 async def test_model_that_only_another_worker_serves_waits_for_it(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
-    async with working(system):
+    async with running_worker(system):
         ticket = await front.submit(model="gamma", deadline_ms=30_000)
         await front.seen(ticket, lambda found: found.stage == "retrying")
         assert provider.requests == []
-        async with working(system, {"NO_SUCH_KEY": "sk-other"}):
+        async with running_worker(system, {"NO_SUCH_KEY": "sk-other"}):
             ended = await front.end(ticket)
     assert ended.stage == "completed"
     (request,) = provider.requests
@@ -133,8 +135,8 @@ async def test_model_that_only_another_worker_serves_waits_for_it(
 
 
 async def test_worker_tells_what_it_serves_and_leaves(system: System, front: Front) -> None:
-    async with working(system, {"NO_SUCH_KEY": "k"}) as worker:
-        name = keys.WORKERS(keys.system_root(system.settings.redis))
+    async with running_worker(system, {"NO_SUCH_KEY": "k"}) as worker:
+        name = keys.WORKER_REPORTS(keys.system_root(system.settings.redis))
         await until(lambda: front.redis.call("HEXISTS", name, worker.id))
         found = await fleet.view(front.redis, system.settings.redis)
         assert (found.workers, found.slots) == (1, 32)
@@ -146,11 +148,11 @@ async def test_worker_tells_what_it_serves_and_leaves(system: System, front: Fro
 
 
 async def test_drain_lets_end_what_ends_within_the_grace(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", grace_seconds=10.0)
     gate = asyncio.Event()
-    provider.answer = lambda _: Answer(text="Two bears", gate=gate)
+    provider.answer = lambda _: ScriptedAnswer(text="Two bears", gate=gate)
     async with started(system) as (worker, running):
         tickets = [await front.submit() for _ in range(3)]
         await until(lambda: len(provider.requests) == 3)
@@ -161,16 +163,16 @@ async def test_drain_lets_end_what_ends_within_the_grace(
         gate.set()
         await asyncio.wait_for(running, 5)
     for ticket in tickets:
-        ended = await front.look(ticket)
+        ended = await front.poll(ticket)
         assert (ended.stage, ended.attempt) == ("completed", 1)
-    assert (await front.look(late)).stage == "queued"
+    assert (await front.poll(late)).stage == "queued"
 
 
 async def test_drain_hands_the_rest_back_as_if_never_taken(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
-    provider.answer = lambda _: Answer(text="old " * 9, gate=gate, gate_after=3)
+    provider.answer = lambda _: ScriptedAnswer(text="old " * 9, gate=gate, gate_after=3)
     async with started(system) as (worker, running):
         tickets = [await front.submit(f"message {number}") for number in range(3)]
         for ticket in tickets:
@@ -184,16 +186,16 @@ async def test_drain_hands_the_rest_back_as_if_never_taken(
         assert "crashes" not in record
     assert all(request.gone_at is not None for request in provider.requests[:3])
     provider.requests.clear()
-    provider.answer = lambda request: Answer(text=f"new {request.last}")
+    provider.answer = lambda request: ScriptedAnswer(text=f"new {request.last}")
     system.change("worker", concurrency=1)
-    async with working(system):
+    async with running_worker(system):
         for ticket in [*tickets, behind]:
             ended = await front.end(ticket)
             assert ended.stage == "completed"
-            assert text_of(await front.told(ticket)) == ended.text
+            assert text_of(await front.stream_events(ticket)) == ended.text
     said = [request.last for request in provider.requests]
     assert said.index("behind") >= said.index("message 0")
-    assert (await front.books()).held == 0
+    assert (await front.credit_totals()).held == 0
 
 
 async def test_drain_while_nothing_runs_is_quick(system: System) -> None:
@@ -205,17 +207,17 @@ async def test_drain_while_nothing_runs_is_quick(system: System) -> None:
 
 
 async def test_drain_of_a_full_worker_ends(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", concurrency=1)
-    provider.answer = lambda _: Answer(gate=asyncio.Event())
+    provider.answer = lambda _: ScriptedAnswer(gate=asyncio.Event())
     async with started(system) as (worker, running):
         first = await front.submit()
         second = await front.submit()
         await until(lambda: provider.requests)
         worker.begin_drain()
         await asyncio.wait_for(running, 5)
-    assert (await front.look(first)).stage == "queued"
+    assert (await front.poll(first)).stage == "queued"
     assert (await front.record(second))["attempt"] == "0"
 
 
@@ -235,16 +237,16 @@ async def test_worker_without_redis_says_so_and_goes(system: System) -> None:
 
 async def test_key_that_cannot_be_sent_is_told_at_the_start(system: System) -> None:
     with pytest.raises(ConfigurationError, match="NO_SUCH_KEY"):
-        async with working(system, {"NO_SUCH_KEY": "sk-\x00"}):
+        async with running_worker(system, {"NO_SUCH_KEY": "sk-\x00"}):
             pass
 
 
 async def test_worker_leaves_nothing_behind(
-    system: System, front: Front, provider: Provider
+    system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     before = len(asyncio.all_tasks())
     clients = await _clients(front)
-    async with working(system):
+    async with running_worker(system):
         for _ in range(5):
             await front.end(await front.submit())
     await until(lambda: len(asyncio.all_tasks()) <= before)
@@ -254,9 +256,9 @@ async def test_worker_leaves_nothing_behind(
         return await _clients(front) <= clients
 
     await until(are_gone)
-    books = await front.books()
-    assert books.held == 0
-    assert books.balance + books.settled == GRANT
+    credit_totals = await front.credit_totals()
+    assert credit_totals.held == 0
+    assert credit_totals.balance + credit_totals.settled == GRANT
 
 
 async def test_worker_whose_shutdown_hook_raises_lets_go_of_all(
@@ -267,7 +269,7 @@ async def test_worker_whose_shutdown_hook_raises_lets_go_of_all(
 
     system.expected.add("a hook raised")
     clients = await _clients(front)
-    async with working(system, hooks={"on_shutdown": broken}):
+    async with running_worker(system, hooks={"on_shutdown": broken}):
         await front.end(await front.submit())
 
     async def are_gone() -> bool:

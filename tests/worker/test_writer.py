@@ -10,12 +10,12 @@ from shared.redis import functions
 from shared.redis.functions import AppendAsk, Claimed, ReleaseAsk
 from shared.wire.event import Delta, Media, Reasoning, Reset, StageChanged, ToolCall
 from shared.wire.submission import Lane
-from tests.support.desk import KEEP
+from tests.support.redis_functions import KEEP
 from tests.support.system import System
 from tests.support.waiting import until
-from tests.worker.attempts import Hasty
-from tests.worker.front import Front, Ticket, Told, text_of
-from tests.worker.shaky import Shaky, Trouble
+from tests.worker.front import Front, StreamEvent, Ticket, text_of
+from tests.worker.lossy_redis import LossyRedis, Trouble
+from tests.worker.single_attempts import Hasty
 from worker.writer import Writer
 
 _SOON: Final = 0.004
@@ -26,7 +26,7 @@ class Scribe:
     """A writer of a claimed generation, what it told its brake, and what it asked of Redis."""
 
     def __init__(self, front: Front, ticket: Ticket, claimed: Claimed, flush: float) -> None:
-        self.redis = Shaky(front.redis, "append")
+        self.redis = LossyRedis(front.redis, "append")
         self.stops: list[str] = []
         self._front = front
         self._ticket = ticket
@@ -55,13 +55,13 @@ class Scribe:
             await functions.append(self._front.redis, self._claimed.root, rest)
         return rest
 
-    async def told(self) -> list[Told]:
+    async def stream_events(self) -> list[StreamEvent]:
         """Return the stream as followers have it."""
-        return await self._front.told(self._ticket)
+        return await self._front.stream_events(self._ticket)
 
     async def text(self) -> str:
         """Return the text as pollers have it."""
-        return (await self._front.look(self._ticket)).text
+        return (await self._front.poll(self._ticket)).text
 
 
 async def _scribe(
@@ -80,20 +80,20 @@ async def _scribe(
 
 async def test_events_and_text_leave_in_order_and_numbered(front: Front) -> None:
     scribe = await _scribe(front)
-    scribe.writer.say(StageChanged("generating"), stage="generating")
+    scribe.writer.append_event(StageChanged("generating"), stage="generating")
     for word in ("Two ", "brown "):
-        scribe.writer.add(word)
-    scribe.writer.say(StageChanged("generating"))
-    scribe.writer.add("bears")
+        scribe.writer.append_text(word)
+    scribe.writer.append_event(StageChanged("generating"))
+    scribe.writer.append_text("bears")
     await scribe.finish()
-    told = await scribe.told()
-    assert [each.event for each in told] == [
+    stream_events = await scribe.stream_events()
+    assert [each.event for each in stream_events] == [
         StageChanged("generating"),
         Delta("Two brown "),
         StageChanged("generating"),
         Delta("bears"),
     ]
-    assert [(each.epoch, each.seq) for each in told] == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert [(each.epoch, each.seq) for each in stream_events] == [(1, 1), (1, 2), (1, 3), (1, 4)]
     assert scribe.writer.next_seq() == 5
     assert scribe.writer.text() == await scribe.text() == "Two brown bears"
     assert scribe.stops == []
@@ -103,14 +103,14 @@ async def test_reasoning_leaves_in_order_with_the_text_and_is_none_of_it(front: 
     scribe = await _scribe(front, flush=_LATE)
     scribe.writer.expect(100)
     for word in ("Hm, ", "bears. "):
-        scribe.writer.think(word)
+        scribe.writer.append_reasoning(word)
     for word in ("Two ", "brown "):
-        scribe.writer.add(word)
-    scribe.writer.think("More?")
-    scribe.writer.say(Media("image", "https://example.org/bear.png"))
-    scribe.writer.add("bears")
+        scribe.writer.append_text(word)
+    scribe.writer.append_reasoning("More?")
+    scribe.writer.append_event(Media("image", "https://example.org/bear.png"))
+    scribe.writer.append_text("bears")
     await scribe.finish()
-    assert [each.event for each in await scribe.told()] == [
+    assert [each.event for each in await scribe.stream_events()] == [
         Reasoning("Hm, bears. "),
         Delta("Two brown "),
         Reasoning("More?"),
@@ -119,14 +119,14 @@ async def test_reasoning_leaves_in_order_with_the_text_and_is_none_of_it(front: 
     ]
     assert scribe.writer.text() == await scribe.text() == "Two brown bears"
     assert scribe.writer.reasoning() == "Hm, bears. More?"
-    assert scribe.writer.parts() == 6
-    assert (await front.look(scribe._ticket)).progress == 31
+    assert scribe.writer.part_count() == 6
+    assert (await front.poll(scribe._ticket)).progress == 31
 
 
 async def test_reasoning_alone_leaves_at_once_and_is_no_text(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
-    scribe.writer.think("Hm")
-    await until(scribe.told)
+    scribe.writer.append_reasoning("Hm")
+    await until(scribe.stream_events)
     assert await scribe.text() == ""
     assert await scribe.finish() is None
     assert scribe.writer.next_seq() == 2
@@ -135,9 +135,9 @@ async def test_reasoning_alone_leaves_at_once_and_is_no_text(front: Front) -> No
 @pytest.mark.parametrize(
     "show",
     [
-        lambda writer: writer.add("Two"),
-        lambda writer: writer.think("Hm"),
-        lambda writer: writer.say(ToolCall("1", "clock", {"zone": "UTC"})),
+        lambda writer: writer.append_text("Two"),
+        lambda writer: writer.append_reasoning("Hm"),
+        lambda writer: writer.append_event(ToolCall("1", "clock", {"zone": "UTC"})),
     ],
     ids=["text", "reasoning", "tool"],
 )
@@ -145,7 +145,7 @@ async def test_what_belongs_to_an_answer_has_been_shown_and_a_stage_has_not(
     front: Front, show: Callable[[Writer], None]
 ) -> None:
     writer = (await _scribe(front)).writer
-    writer.say(StageChanged("generating"))
+    writer.append_event(StageChanged("generating"))
     assert not writer.has_shown()
     show(writer)
     assert writer.has_shown()
@@ -154,10 +154,10 @@ async def test_what_belongs_to_an_answer_has_been_shown_and_a_stage_has_not(
 
 async def test_first_leaves_at_once_and_what_follows_waits_for_the_next_time(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
-    scribe.writer.add("Two")
-    await until(scribe.told)
+    scribe.writer.append_text("Two")
+    await until(scribe.stream_events)
     for _ in range(100):
-        scribe.writer.add(" bears")
+        scribe.writer.append_text(" bears")
     assert len(scribe.asked) == 1
     rest = await scribe.finish()
     assert rest is not None
@@ -167,7 +167,7 @@ async def test_first_leaves_at_once_and_what_follows_waits_for_the_next_time(fro
 
 async def _stage_is_sent(scribe: Scribe) -> None:
     """Have the change of stage leave alone, as when its window passes without a word."""
-    scribe.writer.say(StageChanged("generating"), stage="generating")
+    scribe.writer.append_event(StageChanged("generating"), stage="generating")
     assert scribe.writer._timer is not None
     scribe.writer._timer.cancel()
     scribe.writer._flush()
@@ -176,24 +176,24 @@ async def _stage_is_sent(scribe: Scribe) -> None:
 async def test_first_words_leave_at_once_after_a_stage_was_sent(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
     await _stage_is_sent(scribe)
-    await until(lambda: scribe.asked and scribe.writer._flight is None)
-    scribe.writer.add("Two")
+    await until(lambda: scribe.asked and scribe.writer._append_task is None)
+    scribe.writer.append_text("Two")
     await scribe.asks(2)
-    await until(lambda: scribe.writer._flight is None)
-    scribe.writer.add(" bears")
+    await until(lambda: scribe.writer._append_task is None)
+    scribe.writer.append_text(" bears")
     assert scribe.writer._timer is not None
     assert [len(ask["events"]) for ask in scribe.asked] == [1, 1]
     await scribe.finish()
-    assert text_of(await scribe.told()) == "Two bears"
+    assert text_of(await scribe.stream_events()) == "Two bears"
 
 
 async def test_first_words_that_come_while_a_stage_is_sent_leave_right_behind(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE)
     await _stage_is_sent(scribe)
-    scribe.writer.think("Hm")
+    scribe.writer.append_reasoning("Hm")
     await scribe.asks(2)
     await scribe.finish()
-    assert [each.event for each in await scribe.told()] == [
+    assert [each.event for each in await scribe.stream_events()] == [
         StageChanged("generating"),
         Reasoning("Hm"),
     ]
@@ -202,8 +202,8 @@ async def test_first_words_that_come_while_a_stage_is_sent_leave_right_behind(fr
 async def test_words_of_a_batch_wait_for_its_next_window(front: Front) -> None:
     scribe = await _scribe(front, flush=_LATE, lane="batch")
     await _stage_is_sent(scribe)
-    await until(lambda: scribe.asked and scribe.writer._flight is None)
-    scribe.writer.add("Two")
+    await until(lambda: scribe.asked and scribe.writer._append_task is None)
+    scribe.writer.append_text("Two")
     rest = await scribe.finish()
     assert rest is not None
     assert len(scribe.asked) == 1
@@ -211,10 +211,10 @@ async def test_words_of_a_batch_wait_for_its_next_window(front: Front) -> None:
 
 async def test_what_is_written_between_two_flushes_leaves_together(front: Front) -> None:
     scribe = await _scribe(front, flush=0.05)
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await scribe.asks(1)
     for _ in range(100):
-        scribe.writer.add(" bears")
+        scribe.writer.append_text(" bears")
     await until(lambda: len(scribe.asked) == 2)
     assert [len(ask["events"]) for ask in scribe.asked] == [1, 1]
     assert await scribe.finish() is None
@@ -229,9 +229,9 @@ async def test_nothing_is_sent_while_nothing_is_written(front: Front) -> None:
 
 async def test_later_attempt_begins_by_dropping_what_was_told(front: Front) -> None:
     scribe = await _scribe(front, attempts=3)
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await scribe.finish()
-    assert [(each.epoch, each.seq, each.event) for each in await scribe.told()] == [
+    assert [(each.epoch, each.seq, each.event) for each in await scribe.stream_events()] == [
         (2, 1, Reset(keep=0)),
         (3, 1, Reset(keep=0)),
         (3, 2, Delta("Two")),
@@ -245,12 +245,12 @@ async def test_append_without_a_reply_is_said_again_and_changes_nothing_twice(
     system.expected.add("waiting for Redis")
     scribe = await _scribe(front)
     scribe.redis.troubles.extend([trouble, trouble])
-    scribe.writer.add("Two")
-    scribe.writer.add(" bears")
+    scribe.writer.append_text("Two")
+    scribe.writer.append_text(" bears")
     await scribe.asks(3)
     assert [ask["seq"] for ask in scribe.asked] == [1, 1, 1]
     await scribe.finish()
-    assert [each.event for each in await scribe.told()] == [Delta("Two bears")]
+    assert [each.event for each in await scribe.stream_events()] == [Delta("Two bears")]
     assert await scribe.text() == "Two bears"
     assert scribe.stops == []
 
@@ -259,38 +259,38 @@ async def test_close_waits_for_what_is_under_way(front: Front, system: System) -
     system.expected.add("waiting for Redis")
     scribe = await _scribe(front)
     scribe.redis.troubles.extend(["lost", "unanswered"])
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await scribe.asks(1)
-    scribe.writer.add(" bears")
+    scribe.writer.append_text(" bears")
     await scribe.finish()
-    assert text_of(await scribe.told()) == "Two bears"
-    assert [each.seq for each in await scribe.told()] == [1, 2]
+    assert text_of(await scribe.stream_events()) == "Two bears"
+    assert [each.seq for each in await scribe.stream_events()] == [1, 2]
 
 
 async def test_refused_token_stops_the_writer_for_good(front: Front) -> None:
     scribe = await _scribe(front)
     ask = ReleaseAsk(account="ann", id=scribe._claimed.id, attempt=1, delay_ms=0, keep=KEEP)
     assert await functions.release(front.redis, scribe._claimed.root, ask) == "released"
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await until(lambda: scribe.stops)
-    scribe.writer.add(" bears")
+    scribe.writer.append_text(" bears")
     await scribe.finish()
     assert scribe.stops == ["lost"]
     assert len(scribe.asked) == 1
-    assert await scribe.told() == []
+    assert await scribe.stream_events() == []
 
 
 async def test_cancel_is_heard_with_the_next_append(front: Front) -> None:
     scribe = await _scribe(front)
     await front.cancel(scribe._ticket)
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await until(lambda: scribe.stops)
     assert scribe.stops == ["cancel"]
-    assert text_of(await scribe.told()) == "Two"
-    scribe.writer.add(" bears")
+    assert text_of(await scribe.stream_events()) == "Two"
+    scribe.writer.append_text(" bears")
     rest = await scribe.finish()
     assert rest is not None
-    assert text_of(await scribe.told()) == "Two bears"
+    assert text_of(await scribe.stream_events()) == "Two bears"
 
 
 async def test_fault_of_an_append_stops_the_attempt_and_close_tells_no_more(
@@ -299,10 +299,10 @@ async def test_fault_of_an_append_stops_the_attempt_and_close_tells_no_more(
     system.expected.add("an append failed")
     scribe = await _scribe(front)
     scribe.redis.troubles.append("refused")
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await until(lambda: scribe.stops)
     assert scribe.stops == ["fault"]
-    scribe.writer.add(" bears")
+    scribe.writer.append_text(" bears")
     assert await scribe.finish() is None
     assert len(scribe.asked) == 1
 
@@ -311,7 +311,7 @@ async def test_fault_while_closing_is_told_too(front: Front, system: System) -> 
     system.expected.add("an append failed")
     scribe = await _scribe(front)
     scribe.redis.troubles.append("refused")
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await scribe.asks(1)
     assert await scribe.writer.close() is None
     assert scribe.stops == ["fault"]
@@ -319,12 +319,12 @@ async def test_fault_while_closing_is_told_too(front: Front, system: System) -> 
 
 async def test_nothing_leaves_after_the_close(front: Front) -> None:
     scribe = await _scribe(front)
-    scribe.writer.add("Two")
+    scribe.writer.append_text("Two")
     await scribe.finish()
     asked = len(scribe.asked)
-    scribe.writer.add(" bears")
-    scribe.writer.say(StageChanged("generating"))
-    assert scribe.writer._flight is None
+    scribe.writer.append_text(" bears")
+    scribe.writer.append_event(StageChanged("generating"))
+    assert scribe.writer._append_task is None
     assert scribe.writer._timer is None
     assert len(scribe.asked) == asked
 
@@ -333,12 +333,12 @@ async def test_progress_never_falls(front: Front) -> None:
     scribe = await _scribe(front)
     for count, expected in enumerate((10, 100, 5, 50), 1):
         scribe.writer.expect(expected)
-        scribe.writer.add("x")
+        scribe.writer.append_text("x")
         await scribe.asks(count)
-        await until(lambda: scribe.writer._flight is None)
+        await until(lambda: scribe.writer._append_task is None)
     await scribe.finish()
     assert [ask["progress"] for ask in scribe.asked] == [10, 10, 60, 60]
-    assert (await front.look(scribe._ticket)).progress == 60
+    assert (await front.poll(scribe._ticket)).progress == 60
 
 
 async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_order(
@@ -353,17 +353,17 @@ async def test_whatever_is_lost_on_the_way_nothing_is_lost_doubled_or_out_of_ord
         if chance.random() < 0.3:
             scribe.redis.troubles.append(chance.choice(["none", "lost", "unanswered"]))
         if chance.random() < 0.1:
-            scribe.writer.say(StageChanged("generating"))
+            scribe.writer.append_event(StageChanged("generating"))
         if chance.random() < 0.3:
             thought += f"{number}? "
-            scribe.writer.think(f"{number}? ")
+            scribe.writer.append_reasoning(f"{number}? ")
         said += f"{number} "
-        scribe.writer.add(f"{number} ")
+        scribe.writer.append_text(f"{number} ")
         if chance.random() < 0.5:
             await Hasty().sleep(chance.random())
     await scribe.finish()
-    told = await scribe.told()
-    assert [each.seq for each in told] == list(range(1, len(told) + 1)), seed
-    assert text_of(told) == await scribe.text() == said, seed
-    heard = [each.event.text for each in told if isinstance(each.event, Reasoning)]
+    stream_events = await scribe.stream_events()
+    assert [each.seq for each in stream_events] == list(range(1, len(stream_events) + 1)), seed
+    assert text_of(stream_events) == await scribe.text() == said, seed
+    heard = [each.event.text for each in stream_events if isinstance(each.event, Reasoning)]
     assert "".join(heard) == thought, seed

@@ -9,39 +9,39 @@ piece; here are those that it did not live to forget.
 import asyncio
 from typing import Final
 
-from shared.media.files import Files
+from shared.media.files import MediaFiles
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
 from shared.telemetry import logs
-from worker.apart import Apart
+from worker.partition_guard import PartitionGuard
 
 # Longer than any attempt of a deleted session goes on.
 LATE_MS: Final = 60_000
 _SESSIONS_AT_ONCE: Final = 500
 
 
-async def forget(redis: Connection, settings: RedisSettings, files: Files, now_ms: int) -> int:
+async def forget(redis: Connection, settings: RedisSettings, files: MediaFiles, now_ms: int) -> int:
     """Delete what is left of every session noted; return how many there were.
 
     `now_ms` is Redis' own time, by which the names were noted. They are read piece by piece, and
     one piece follows another until there is none left.
     """
     count = 0
-    apart = Apart()
+    partition_guard = PartitionGuard()
     for partition in range(settings.partitions):
         root = keys.partition_root(settings, partition)
-        with apart("forget", partition):
-            for name in await redis.call("HKEYS", keys.FORGETTING(root)):
+        with partition_guard("forget", partition):
+            for name in await redis.call("HKEYS", keys.TURNS_TO_DELETE(root)):
                 account, _, session = name.decode().partition(":")
-                ask = functions.ForgetTurnsAsk(account=account, id=session)
-                await functions.forget_turns(redis, root, ask)
-        with apart("forget files", partition):
-            count += await _forget_files(redis, keys.FORGOTTEN(root), files, now_ms)
+                ask = functions.DeleteTurnsAsk(account=account, id=session)
+                await functions.delete_turns(redis, root, ask)
+        with partition_guard("forget files", partition):
+            count += await _forget_files(redis, keys.FILES_TO_DELETE(root), files, now_ms)
     return count
 
 
-async def _forget_files(redis: Connection, noted: str, files: Files, now_ms: int) -> int:
+async def _forget_files(redis: Connection, noted: str, files: MediaFiles, now_ms: int) -> int:
     count = kept = 0
     while True:
         page: list[tuple[bytes, float]] = await redis.call(
@@ -62,13 +62,13 @@ async def _forget_files(redis: Connection, noted: str, files: Files, now_ms: int
             return count
 
 
-def _delete(files: Files, names: list[str]) -> dict[str, str]:
+def _delete(files: MediaFiles, names: list[str]) -> dict[str, str]:
     """Delete the files of sessions; return what went wrong, by name."""
     faults = {}
     for name in names:
         account, _, session = name.partition(":")
         try:
-            files.forget(account, session)
+            files.delete_session(account, session)
         except OSError as error:
             faults[name] = str(error)
     return faults

@@ -13,7 +13,7 @@ from shared.redis.client import Connection
 from shared.redis.functions import RecountAsk
 from shared.settings import RedisSettings
 from shared.telemetry import logs
-from worker.apart import Apart
+from worker.partition_guard import PartitionGuard
 
 _ACCOUNTS_AT_ONCE: Final = 100
 
@@ -21,10 +21,10 @@ _ACCOUNTS_AT_ONCE: Final = 100
 async def recount(redis: Connection, settings: RedisSettings) -> int:
     """Count the accounts that are due, the longest due first; return how many there were."""
     count = 0
-    apart = Apart()
+    partition_guard = PartitionGuard()
     for partition in range(settings.partitions):
         root = keys.partition_root(settings, partition)
-        with apart("recount", partition):
+        with partition_guard("recount", partition):
             names = await redis.call("ZRANGE", keys.RECOUNT(root), 0, _ACCOUNTS_AT_ONCE - 1)
             for name in names:
                 await _recount(redis, root, name.decode())

@@ -26,5 +26,5 @@ gemini_answers     what the chunks of generateContent mean
 conversation       a conversation as stricter upstreams take it
 
 A new dialect is two files and one line of the registry. httpx is imported only here, in `search/`
-and in `worker/fetch.py`.
+and in `worker/fetching/url_fetcher.py`.
 """

@@ -23,12 +23,12 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.routing.search import MODEL_SEARCHES_MAX
-from shared.sections import ReasoningOption
+from shared.routing.search_estimate import MODEL_SEARCHES_MAX
 from shared.settings import ModelSettings, Secret
-from worker.providers.anthropic_answers import Events, PausableEvents
+from shared.settings_types import ReasoningOption
+from worker.providers.anthropic_answers import MessageReader, PausableMessageReader
 from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
-from worker.providers.conversation import spoken, system_prompt
+from worker.providers.conversation import normalize_messages, system_prompt
 
 _VERSION: Final = {"anthropic-version": "2023-06-01"}
 _BUDGET_TOKENS_MIN: Final = 1024
@@ -58,7 +58,7 @@ class Anthropic:
 
     def body(self, request: ChatRequest) -> bytes:
         """Return what a request says."""
-        said: dict[str, Any] = {
+        payload: dict[str, Any] = {
             "model": request.model.upstream,
             "max_tokens": request.max_tokens,
             "messages": [
@@ -66,27 +66,27 @@ class Anthropic:
                     "role": role,
                     "content": [block for message in group for block in _blocks(message)],
                 }
-                for role, group in groupby(spoken(request.messages), _role)
+                for role, group in groupby(normalize_messages(request.messages), _role)
             ],
             "stream": True,
         }
         if request.so_far:
-            said["messages"].append({"role": "assistant", "content": request.so_far})
+            payload["messages"].append({"role": "assistant", "content": request.so_far})
         prompt = system_prompt(request.messages)
         if prompt:
-            said["system"] = prompt
+            payload["system"] = prompt
         tools = [_tool(tool) for tool in request.tools]
         if request.web_search:
             tools.append(_SEARCH)
         if tools:
-            said["tools"] = tools
+            payload["tools"] = tools
         if request.deep_think:
-            said |= _thinking(request)
-        return _encode(said)
+            payload |= _thinking(request)
+        return _encode(payload)
 
-    def reader(self, request: ChatRequest) -> Events:
+    def reader(self, request: ChatRequest) -> MessageReader:
         """Return what reads the answer to a request."""
-        return PausableEvents(request) if request.web_search else Events(request)
+        return PausableMessageReader(request) if request.web_search else MessageReader(request)
 
 
 def _role(message: ChatMessage) -> str:

@@ -19,22 +19,22 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import override
 
-from worker.providers.calls import Calls, OpenCall
 from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatRequest,
     Ended,
-    EndReason,
+    FinishReason,
     Part,
     Paused,
     Reasoning,
+    ReportedUsage,
     Text,
-    Used,
-    believable,
+    plausible_usage,
 )
-from worker.providers.endings import AnswerFailedError, ending
 from worker.providers.failures import InBandError
-from worker.providers.tolerant import Tolerant, is_json, loads, shaped
+from worker.providers.finish_reasons import AnswerFailedError, read_finish_reason
+from worker.providers.tolerant_json import TolerantDecoder, convert_struct, is_json, loads
+from worker.providers.tool_calls import PartialToolCall, ToolCalls
 
 _PAUSED: Final = "pause_turn"
 
@@ -111,19 +111,19 @@ _decode = _decoder.decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Events:
+class MessageReader:
     """What reads the events of one answer."""
 
     def __init__(self, request: ChatRequest) -> None:
         self.has_ended = False
         self._request = request
-        self._tolerant = Tolerant(_Event, _decoder)
-        self._calls = Calls()
+        self._tolerant_decoder = TolerantDecoder(_Event, _decoder)
+        self._tool_calls = ToolCalls()
         self._citations = Citations()
         # The calls that have begun, by their block, and whether they are for us to answer.
-        self._open: dict[int, tuple[OpenCall, bool]] = {}
-        self._has_called = False
-        self._has_said = False
+        self._open: dict[int, tuple[PartialToolCall, bool]] = {}
+        self._has_tool_call = False
+        self._has_text = False
         # Signs that the answer is whole, if its last event follows.
         self._has_reason = False
         self._is_counted = False
@@ -135,14 +135,14 @@ class Events:
         try:
             event = _decode(data)
         except (msgspec.MsgspecError, RecursionError):
-            odd = self._tolerant.decode(data)
+            odd = self._tolerant_decoder.decode(data)
             if odd is None:
                 return ()
             event = odd
         delta = event.delta
         if event.type == "content_block_delta" and delta is not None:
             if delta.type == "text_delta" and delta.text:
-                self._has_said = True
+                self._has_text = True
                 return (Text(delta.text),)
             return self._grow(event.index, delta)
         if event.type not in _TYPES:
@@ -151,8 +151,8 @@ class Events:
 
     def finish(self) -> Sequence[Part]:
         """Return the end, where only its being the last thing shows that it is one."""
-        is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_said)
-        return self._told("stop") if is_whole and not self.has_ended else ()
+        is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_text)
+        return self._end_answer("stop") if is_whole and not self.has_ended else ()
 
     def _read_rarer(self, event: _Event, data: bytes) -> Sequence[Part] | None:
         """Read what comes once for a block or for an answer."""
@@ -183,18 +183,18 @@ class Events:
 
     def _read_whole(self, data: bytes) -> Sequence[Part]:
         """Read a message that comes whole."""
-        said = loads(data)
+        received = loads(data)
         parts: list[Part] = []
-        content = said.get("content")
+        content = received.get("content")
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         for index, block in enumerate(content if isinstance(content, list) else ()):
             if isinstance(block, dict):
-                parts += self._begin(index, shaped(_Block, block))
+                parts += self._begin(index, convert_struct(_Block, block))
                 parts += self._cited(block)
                 parts += self._close(index)
-        usage = shaped(_Message, said).usage
-        event = _Event("message_delta", delta=shaped(_Delta, said), usage=usage)
+        usage = convert_struct(_Message, received).usage
+        event = _Event("message_delta", delta=convert_struct(_Delta, received), usage=usage)
         return [*parts, *self._end(event)]
 
     def _cited(self, block: dict[str, Any]) -> Sequence[Part]:
@@ -210,22 +210,22 @@ class Events:
     def _begin(self, index: int, block: _Block) -> Sequence[Part]:
         """Begin a block. Raises TooLargeError, and ValidationError for one in another's place."""
         if not block.type.endswith("tool_use"):
-            self._has_said = self._has_said or bool(block.text)
+            self._has_text = self._has_text or bool(block.text)
             thought = [Reasoning(block.thinking)] if block.thinking else []
             return [*thought, *([Text(block.text)] if block.text else [])]
         if index in self._open and not self._is_lenient():
             raise msgspec.ValidationError("a call begins where another has not ended")
-        call = self._calls.begin(block.id, block.name)
+        call = self._tool_calls.begin(block.id, block.name)
         self._open[index] = call, block.type == "tool_use"
         if block.input:
-            call.grow(_encode(block.input))
+            call.add_piece(_encode(block.input))
         return ()
 
     def _grow(self, index: int, delta: _Delta) -> Sequence[Part]:
         """Take another step of a block. Raises TooLargeError, ValidationError."""
         kind = delta.type
         if delta.text and (kind == "text_delta" or not kind):
-            self._has_said = True
+            self._has_text = True
             return (Text(delta.text),)
         if delta.thinking and (kind == "thinking_delta" or not kind):
             return (Reasoning(delta.thinking),)
@@ -234,7 +234,7 @@ class Events:
             return tuple(self._citations.take(page.get("url"), page.get("title")))
         if delta.partial_json and (kind == "input_json_delta" or not kind):
             if index in self._open:
-                self._open[index][0].grow(delta.partial_json.encode())
+                self._open[index][0].add_piece(delta.partial_json.encode())
             elif not self._is_lenient():
                 raise msgspec.ValidationError("arguments of no call")
         return ()
@@ -244,37 +244,37 @@ class Events:
         call, is_ours = self._open.pop(index, (None, False))
         if call is None or not is_ours:
             return ()
-        told = call.whole_or_none() if self._is_lenient() else call.whole()
-        self._has_called = True
-        return (told,) if told is not None else ()
+        reported = call.complete_or_none() if self._is_lenient() else call.complete()
+        self._has_tool_call = True
+        return (reported,) if reported is not None else ()
 
     def _is_lenient(self) -> bool:
         """Whether a call that cannot be read is not missed."""
-        return self._has_said and not self._request.tools
+        return self._has_text and not self._request.tools
 
     def _end(self, event: _Event) -> Sequence[Part]:
         """Read how the message ended and what it used. Raises AnswerFailedError."""
         parts: list[Part] = []
-        told = event.delta.stop_reason if event.delta is not None else None
-        if told == _PAUSED and not self.has_ended:
+        reported = event.delta.stop_reason if event.delta is not None else None
+        if reported == _PAUSED and not self.has_ended:
             parts += self._pause()
-        elif told and not self.has_ended:
-            reason = ending(told)
+        elif reported and not self.has_ended:
+            reason = read_finish_reason(reported)
             if reason == "unknown":
                 self._has_reason = True
             elif reason is not None:
-                parts += self._told(reason)
+                parts += self._end_answer(reason)
         if event.usage is not None:
             used = _used(event.usage, self._begun_with)
             self._is_counted = self._is_counted or any(each.output_tokens for each in used)
             parts += used
         return parts
 
-    def _told(self, reason: EndReason) -> Sequence[Part]:
+    def _end_answer(self, reason: FinishReason) -> Sequence[Part]:
         """Tell the end. Raises ValidationError for a call that is not whole."""
         self._check_calls()
         self.has_ended = True
-        return (Ended("tool_calls" if reason == "stop" and self._has_called else reason),)
+        return (Ended("tool_calls" if reason == "stop" and self._has_tool_call else reason),)
 
     def _check_calls(self) -> None:
         """Refuse an end before that of a call. Raises ValidationError."""
@@ -287,7 +287,7 @@ class Events:
         raise AnswerFailedError(_PAUSED)
 
 
-class PausableEvents(Events):
+class PausableMessageReader(MessageReader):
     """What reads the events of an answer that may be paused, and keeps its blocks as they came."""
 
     def __init__(self, request: ChatRequest) -> None:
@@ -325,9 +325,9 @@ class PausableEvents(Events):
     @override
     def _pause(self) -> Sequence[Part]:
         for index, pieces in self._inputs.items():
-            said = "".join(pieces).encode()
-            if index in self._blocks and is_json(said):
-                self._blocks[index]["input"] = loads(said)
+            received = "".join(pieces).encode()
+            if index in self._blocks and is_json(received):
+                self._blocks[index]["input"] = loads(received)
         blocks = [block for _, block in sorted(self._blocks.items()) if _says_something(block)]
         if not blocks:
             return super()._pause()
@@ -352,7 +352,7 @@ def _implied(event: _Event) -> str:
     return "message_start" if event.message is not None else ""
 
 
-def _used(usage: _Usage, begun_with: _Usage) -> Sequence[Used]:
+def _used(usage: _Usage, begun_with: _Usage) -> Sequence[ReportedUsage]:
     """Return what was used, if it can be believed.
 
     Counts are of the whole answer so far. Of the input, some servers speak at the beginning only;
@@ -369,5 +369,5 @@ def _used(usage: _Usage, begun_with: _Usage) -> Sequence[Used]:
     tools = usage.server_tool_use or begun_with.server_tool_use
     searches = (tools.web_search_requests if tools is not None else None) or 0
     asked = sum(count or 0 for count in inputs)
-    used = believable(asked, usage.output_tokens, thought, searches, cached=inputs[2] or 0)
+    used = plausible_usage(asked, usage.output_tokens, thought, searches, cached=inputs[2] or 0)
     return (used,) if used is not None else ()

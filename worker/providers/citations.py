@@ -19,14 +19,16 @@ class Citations:
     """The citations of one answer: each page is told once."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._seen_urls: set[str] = set()
 
     def take(self, url: object, title: object) -> Iterator[Citation]:
         """Yield the citation of a page that is new, or nothing."""
-        if not is_page(url) or url in self._told or len(self._told) == CITATIONS_MAX:
+        if not is_page(url) or url in self._seen_urls or len(self._seen_urls) == CITATIONS_MAX:
             return
-        self._told.add(url)
-        yield Citation(url, plain(title, _TITLE_CHARACTERS_MAX) if isinstance(title, str) else "")
+        self._seen_urls.add(url)
+        yield Citation(
+            url, plain_text(title, _TITLE_CHARACTERS_MAX) if isinstance(title, str) else ""
+        )
 
 
 def is_page(url: object) -> TypeGuard[str]:
@@ -37,7 +39,7 @@ def is_page(url: object) -> TypeGuard[str]:
     return scheme.lower() in {"http", "https"} and bool(rest) and " " not in url
 
 
-def plain(text: str, characters_max: int) -> str:
+def plain_text(text: str, characters_max: int) -> str:
     """Return a text in one line, without what no page shows: control and format characters."""
     # No more than this is looked at: a text may be of any length.
     seen = text[: characters_max * 4]

@@ -22,7 +22,7 @@ SEARCHES_MAX: Final = 1_000
 _SILENCE_SECONDS: Final = 60.0
 # Some upstreams say nothing at all while a model thinks, not even a comment.
 _SILENCE_THINKING_SECONDS: Final = 180.0
-EndReason = Literal["stop", "length", "tool_calls", "content_filter"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -90,7 +90,7 @@ class Reasoning(msgspec.Struct, frozen=True):
     text: str
 
 
-class Used(msgspec.Struct, frozen=True):
+class ReportedUsage(msgspec.Struct, frozen=True):
     """What the upstream says it consumed; `searches` is 0 also where it counts none.
 
     `cached_input_tokens` are the part of `input_tokens` that it read from a cache.
@@ -103,7 +103,7 @@ class Used(msgspec.Struct, frozen=True):
     cached_input_tokens: int = 0
 
 
-class Produced(msgspec.Struct, frozen=True):
+class GeneratedMedia(msgspec.Struct, frozen=True):
     """The model made a picture or a sound, here in full; `media_type` is what the upstream says."""
 
     kind: MediaKind
@@ -114,7 +114,7 @@ class Produced(msgspec.Struct, frozen=True):
 class Ended(msgspec.Struct, frozen=True):
     """The upstream ended the answer by itself, and why."""
 
-    reason: EndReason
+    reason: FinishReason
 
 
 class Paused(msgspec.Struct, frozen=True):
@@ -123,7 +123,7 @@ class Paused(msgspec.Struct, frozen=True):
     content: tuple[dict[str, Any], ...]
 
 
-class Alive(msgspec.Struct, frozen=True):
+class KeepAlive(msgspec.Struct, frozen=True):
     """The upstream gave a sign of life and said nothing: a comment, a ping, an empty step.
 
     The first one is the head of its answer, with what that tells of calls that may run out.
@@ -134,8 +134,8 @@ class Alive(msgspec.Struct, frozen=True):
 
 # What comes beside the text. What an upstream's own tools do, and media elsewhere, are told as they
 # are; of a search it made, the pages that the answer rests on.
-Aside = Reasoning | ToolCall | ToolResult | Media | Produced | Citation | Used
-Part = Text | Aside | Ended | Paused | Alive
+NonTextPart = Reasoning | ToolCall | ToolResult | Media | GeneratedMedia | Citation | ReportedUsage
+Part = Text | NonTextPart | Ended | Paused | KeepAlive
 
 
 class Provider(Protocol):
@@ -189,11 +189,11 @@ class Dialect(Protocol):
         """Return what reads the answer to a request."""
 
 
-def believable(
+def plausible_usage(
     input_tokens: int, output_tokens: int, reasoning_tokens: int, searches: int = 0, cached: int = 0
-) -> Used | None:
+) -> ReportedUsage | None:
     """Return what was used, unless no model can have used it; `cached` is a part of the input."""
     counts = (input_tokens, output_tokens, reasoning_tokens, searches)
-    is_lawful = min(counts) >= 0 and max(counts) <= TOKENS_MAX and searches <= SEARCHES_MAX
+    is_plausible = min(counts) >= 0 and max(counts) <= TOKENS_MAX and searches <= SEARCHES_MAX
     cached = cached if 0 <= cached <= input_tokens else 0
-    return Used(*counts, cached) if is_lawful else None
+    return ReportedUsage(*counts, cached) if is_plausible else None

@@ -12,7 +12,7 @@ import msgspec
 from worker.providers.contract import ChatMessage
 
 # What stands where a person said nothing that can be read.
-BLANK: Final = "(no text)"
+EMPTY_MESSAGE_TEXT: Final = "(no text)"
 
 
 def system_prompt(messages: Sequence[ChatMessage]) -> str:
@@ -21,7 +21,7 @@ def system_prompt(messages: Sequence[ChatMessage]) -> str:
     return "\n\n".join(text for text in said if text.strip())
 
 
-def spoken(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+def normalize_messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     """Return what the others say: a user begins, and every message says something.
 
     An assistant that said nothing and called nothing is left out; a user is given the stand-in.
@@ -32,7 +32,9 @@ def spoken(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         if message.role == "system" or (message.role == "assistant" and is_blank):
             continue
         is_silent = message.role == "user" and is_blank
-        found.append(msgspec.structs.replace(message, content=BLANK) if is_silent else message)
+        found.append(
+            msgspec.structs.replace(message, content=EMPTY_MESSAGE_TEXT) if is_silent else message
+        )
     if not found or found[0].role != "user":
-        found.insert(0, ChatMessage("user", BLANK))
+        found.insert(0, ChatMessage("user", EMPTY_MESSAGE_TEXT))
     return found

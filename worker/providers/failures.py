@@ -13,15 +13,20 @@ import msgspec
 
 from shared.clock import Clock, SystemClock
 from shared.errors import Failure, ProviderError, Retry
-from worker.providers.endings import AnswerFailedError
-from worker.providers.rate_limit_headers import RateLimits, rate_limits
-from worker.providers.refusal_text import Said
-from worker.providers.refusals import Fault, fault_in_band, fault_of, is_unexplained
+from worker.providers.finish_reasons import AnswerFailedError
+from worker.providers.rate_limit_headers import RateLimits, read_rate_limits
+from worker.providers.refusal_text import RefusalExplanation
+from worker.providers.refusals import (
+    Classification,
+    classify_in_band_error,
+    classify_refusal,
+    is_unexplained,
+)
+from worker.providers.retry_after import find_retry_after
 from worker.providers.sse import PageError, TooLargeError
-from worker.providers.waits import wait_told
 
 # What goes wrong on the way, the particular before the general.
-_BY_EXCEPTION: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
+_BY_EXCEPTION: Final[tuple[tuple[tuple[type[Exception], ...], Classification], ...]] = (
     ((TooLargeError,), ("provider_error", "RESPONSE_TOO_LARGE", "never")),
     ((AnswerFailedError,), ("provider_error", "PROVIDER_FAILED", "backoff")),
     ((PageError,), ("provider_error", "NOT_AN_ANSWER", "never")),
@@ -78,7 +83,7 @@ class UpstreamRefusalError(ProviderError):
         self.limits: RateLimits | None = None
 
 
-class Failures:
+class FailureTranslator:
     """The failures of one upstream, told under its name."""
 
     def __init__(self, provider: str, clock: Clock | None = None) -> None:
@@ -87,23 +92,31 @@ class Failures:
 
     def refusal(self, response: httpx.Response, head: bytes) -> ProviderError:
         """Return what an answer with another status than 200 comes to; `head` is its beginning."""
-        said, now = Said.in_body(head), self._now()
-        after = wait_told(response.headers, said, now=now)
-        fault = fault_of(response.status_code, said, is_wait_told=after is not None)
-        error = UpstreamRefusalError(
-            self._failure(fault), fault[2], after if fault[2] != "never" else None
+        explanation, now = RefusalExplanation.from_body(head), self._now()
+        after = find_retry_after(response.headers, explanation, now=now)
+        classification = classify_refusal(
+            response.status_code, explanation, has_retry_after=after is not None
         )
-        error.is_unexplained = is_unexplained(response.status_code, said, fault)
-        error.limits = rate_limits(response.headers, now=now)
+        error = UpstreamRefusalError(
+            self._failure(classification),
+            classification[2],
+            after if classification[2] != "never" else None,
+        )
+        error.is_unexplained = is_unexplained(response.status_code, explanation, classification)
+        error.limits = read_rate_limits(response.headers, now=now)
         return error
 
-    def error(self, fault: Fault, retry_after_seconds: float | None = None) -> ProviderError:
+    def error(
+        self, classification: Classification, retry_after_seconds: float | None = None
+    ) -> ProviderError:
         """Return a fault of this upstream."""
-        failure = self._failure(fault)
-        return ProviderError(failure, retry=fault[2], retry_after_seconds=retry_after_seconds)
+        failure = self._failure(classification)
+        return ProviderError(
+            failure, retry=classification[2], retry_after_seconds=retry_after_seconds
+        )
 
-    def _failure(self, fault: Fault) -> Failure:
-        category, code, retry = fault
+    def _failure(self, classification: Classification) -> Failure:
+        category, code, retry = classification
         return Failure(
             message=_BY_CODE.get(code) or _BY_CATEGORY[category],
             category=category,
@@ -115,21 +128,21 @@ class Failures:
     def _now(self) -> float:
         return self._clock.now_ms() / 1000
 
-    def _in_band(self, said: Said) -> ProviderError:
+    def _in_band(self, explanation: RefusalExplanation) -> ProviderError:
         """Return what an error inside a success comes to."""
-        after = wait_told({}, said, now=self._now())
-        fault = fault_in_band(said, is_wait_told=after is not None)
-        return self.error(fault, after if fault[2] != "never" else None)
+        after = find_retry_after({}, explanation, now=self._now())
+        classification = classify_in_band_error(explanation, has_retry_after=after is not None)
+        return self.error(classification, after if classification[2] != "never" else None)
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def translated_errors(self) -> Iterator[None]:
         """Turn whatever goes wrong in a call into a ProviderError; our own faults stay ours."""
         try:
             yield
-        except InBandError as said:
-            raise self._in_band(Said.of(said.error)) from None
+        except InBandError as explanation:
+            raise self._in_band(RefusalExplanation.of(explanation.error)) from None
         except Exception as error:
-            for kinds, fault in _BY_EXCEPTION:
+            for kinds, classification in _BY_EXCEPTION:
                 if isinstance(error, kinds):
-                    raise self.error(fault) from error
+                    raise self.error(classification) from error
             raise

@@ -26,8 +26,8 @@ import msgspec
 
 from shared.settings import ModelSettings, Secret
 from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
-from worker.providers.conversation import spoken, system_prompt
-from worker.providers.gemini_answers import Chunks
+from worker.providers.conversation import normalize_messages, system_prompt
+from worker.providers.gemini_answers import CandidateReader
 
 _BEFORE_3: Final = re.compile(r"gemini-[12]\b")
 # The least and the most that every one of them allows.
@@ -58,27 +58,27 @@ class Gemini:
             limits["thinkingConfig"] = thinking
         if request.model.makes_media:
             limits["responseModalities"] = _modalities(request.model)
-        said: dict[str, Any] = {"contents": _contents(request), "generationConfig": limits}
+        payload: dict[str, Any] = {"contents": _contents(request), "generationConfig": limits}
         prompt = system_prompt(request.messages)
         if prompt:
-            said["systemInstruction"] = {"parts": [{"text": prompt}]}
+            payload["systemInstruction"] = {"parts": [{"text": prompt}]}
         tools: list[dict[str, Any]] = []
         if request.tools:
             tools.append({"functionDeclarations": [_tool(tool) for tool in request.tools]})
         if request.web_search:
             tools.append({"googleSearch": {}})
         if tools:
-            said["tools"] = tools
-        return _encode(said)
+            payload["tools"] = tools
+        return _encode(payload)
 
-    def reader(self, request: ChatRequest) -> Chunks:
+    def reader(self, request: ChatRequest) -> CandidateReader:
         """Return what reads the answer to a request."""
-        return Chunks(request)
+        return CandidateReader(request)
 
 
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:
     """Return the conversation; results of tools stand for themselves, all those of a turn."""
-    messages = spoken(request.messages)
+    messages = normalize_messages(request.messages)
     tools = {call.call_id: call.tool for message in messages for call in message.calls}
     is_signed = not _BEFORE_3.search(request.model.upstream)
     contents = []

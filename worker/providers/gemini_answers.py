@@ -19,30 +19,30 @@ from typing import Any, Final
 import msgspec
 
 from shared.wire.message import MediaKind
-from worker.providers.calls import Calls
 from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatRequest,
     Ended,
-    EndReason,
+    FinishReason,
+    GeneratedMedia,
     Part,
-    Produced,
     Reasoning,
+    ReportedUsage,
     Text,
-    Used,
-    believable,
+    plausible_usage,
 )
-from worker.providers.endings import ending
 from worker.providers.failures import InBandError
-from worker.providers.media import Samples, decoded
-from worker.providers.tolerant import Tolerant, loads
+from worker.providers.finish_reasons import read_finish_reason
+from worker.providers.media import AudioSamples, decode_base64
+from worker.providers.tolerant_json import TolerantDecoder, loads
+from worker.providers.tool_calls import ToolCalls
 
 _SAMPLES: Final = frozenset({"audio/l16", "audio/pcm"})
 _KINDS: Final[dict[str, MediaKind]] = {"image": "image", "audio": "audio"}
 _RATE: Final = re.compile(r"rate=([0-9]{4,6})")
 
 
-class _Call(msgspec.Struct):
+class _FunctionCall(msgspec.Struct):
     id: str | None = None
     name: str | None = None
     args: msgspec.Raw = msgspec.Raw()
@@ -60,7 +60,7 @@ class _Part(msgspec.Struct, rename="camel"):
 
     text: str | None = None
     thought: bool | None = None
-    function_call: _Call | None = None
+    function_call: _FunctionCall | None = None
     inline_data: _Blob | None = None
 
 
@@ -103,18 +103,18 @@ _decoder: Final = msgspec.json.Decoder(_Chunk)
 _decode = _decoder.decode
 
 
-class Chunks:
+class CandidateReader:
     """What reads the chunks of one answer."""
 
     def __init__(self, request: ChatRequest) -> None:
         self.has_ended = False
         self._request = request
-        self._tolerant = Tolerant(_Chunk, _decoder)
-        self._calls = Calls()
-        self._samples = Samples()
+        self._tolerant_decoder = TolerantDecoder(_Chunk, _decoder)
+        self._tool_calls = ToolCalls()
+        self._samples = AudioSamples()
         self._citations = Citations()
         self._searches = 0
-        self._has_said = False
+        self._has_text = False
         self._has_reason = False
         self._usage: _Usage | None = None
 
@@ -123,7 +123,7 @@ class Chunks:
         try:
             chunk = _decode(data)
         except (msgspec.MsgspecError, RecursionError):
-            odd = self._tolerant.decode(data)
+            odd = self._tolerant_decoder.decode(data)
             if odd is None:
                 return ()
             chunk = odd
@@ -151,17 +151,17 @@ class Chunks:
 
     def _take(self, candidate: _Candidate, parts: list[Part]) -> None:
         """Add what a candidate says. Raises MsgspecError, TooLargeError."""
-        said = candidate.content.parts if candidate.content is not None else None
-        for part in said or ():
+        received = candidate.content.parts if candidate.content is not None else None
+        for part in received or ():
             if part.text and not part.thought:
-                self._has_said = True
+                self._has_text = True
                 parts.append(Text(part.text))
             if part.thought or part.function_call is not None or part.inline_data is not None:
                 self._take_rarer(part, parts)
         if isinstance(candidate.grounding_metadata, dict):
             parts += self._cited(candidate.grounding_metadata)
         if candidate.finish_reason and not self.has_ended:
-            reason = ending(candidate.finish_reason)
+            reason = read_finish_reason(candidate.finish_reason)
             if reason == "unknown":
                 self._has_reason = True
             elif reason is not None:
@@ -176,34 +176,34 @@ class Chunks:
         if part.inline_data is not None and not part.thought:
             parts += self._produced(part.inline_data)
 
-    def _end(self, reason: EndReason, parts: list[Part]) -> None:
+    def _end(self, reason: FinishReason, parts: list[Part]) -> None:
         """Tell the end, once."""
         if self.has_ended:
             return
-        parts += self._samples.whole()
+        parts += self._samples.complete()
         # An answer that calls is one that stops like any other.
-        parts.append(Ended("tool_calls" if reason == "stop" and self._calls.count else reason))
+        parts.append(Ended("tool_calls" if reason == "stop" and self._tool_calls.count else reason))
         self.has_ended = True
 
-    def _produced(self, blob: _Blob) -> Sequence[Produced]:
+    def _produced(self, blob: _Blob) -> Sequence[GeneratedMedia]:
         """Return a picture or a sound, unless it is a piece of one or neither."""
         # Bare samples say how many there are a second: `audio/L16;codec=pcm;rate=24000`.
         media_type, *more = (word.strip() for word in (blob.mime_type or "").lower().split(";"))
         kind = _KINDS.get(media_type.partition("/")[0])
         if kind is None or not blob.data:
             return ()
-        content = self._decoded(blob.data)
+        content = self._decode_media(blob.data)
         if media_type not in _SAMPLES:
-            return (Produced(kind, media_type, content),) if content is not None else ()
+            return (GeneratedMedia(kind, media_type, content),) if content is not None else ()
         rates = [int(found[1]) for word in more if (found := _RATE.fullmatch(word))]
         if not self.has_ended:
-            self._samples.grow(content or b"", rates[0] if rates else None)
+            self._samples.add_piece(content or b"", rates[0] if rates else None)
         return ()
 
-    def _decoded(self, text: str) -> bytes | None:
+    def _decode_media(self, text: str) -> bytes | None:
         """Return what base64 says; None for what is none, of a model that need not send any."""
         try:
-            return decoded(text)
+            return decode_base64(text)
         except msgspec.ValidationError:
             if self._request.model.makes_media:
                 raise
@@ -220,15 +220,15 @@ class Chunks:
             if isinstance(page, dict):
                 yield from self._citations.take(page.get("uri"), page.get("title"))
 
-    def _called(self, said: _Call) -> Sequence[Part]:
+    def _called(self, received: _FunctionCall) -> Sequence[Part]:
         """Return a call; one that is none is not missed where no tool was offered."""
-        call = self._calls.begin(said.id, said.name)
-        call.grow(_arguments(bytes(said.args)))
-        is_lenient = self._has_said and not self._request.tools
-        told = call.whole_or_none() if is_lenient else call.whole()
-        return (told,) if told is not None else ()
+        call = self._tool_calls.begin(received.id, received.name)
+        call.add_piece(_arguments(bytes(received.args)))
+        is_lenient = self._has_text and not self._request.tools
+        reported = call.complete_or_none() if is_lenient else call.complete()
+        return (reported,) if reported is not None else ()
 
-    def _used(self) -> Sequence[Used]:
+    def _used(self) -> Sequence[ReportedUsage]:
         """Return what was used, if it can be believed, and once."""
         usage, self._usage = self._usage, None
         if usage is None or usage.prompt_token_count is None:
@@ -237,11 +237,11 @@ class Chunks:
         thoughts = usage.thoughts_token_count or 0
         answered = (usage.candidates_token_count or 0) + thoughts
         cached = usage.cached_content_token_count or 0
-        used = believable(asked, answered, thoughts, self._searches, cached=cached)
+        used = plausible_usage(asked, answered, thoughts, self._searches, cached=cached)
         return (used,) if used is not None else ()
 
 
-def _arguments(said: bytes) -> bytes:
+def _arguments(received: bytes) -> bytes:
     """Return arguments as JSON, also where they come in a text, as in other dialects."""
-    text = loads(said) if said.startswith(b'"') else None
-    return text.encode() if isinstance(text, str) and text.startswith("{") else said
+    text = loads(received) if received.startswith(b'"') else None
+    return text.encode() if isinstance(text, str) and text.startswith("{") else received

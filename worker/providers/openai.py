@@ -24,7 +24,7 @@ import msgspec
 
 from shared.settings import ModelSettings, Secret
 from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
-from worker.providers.openai_answers import Chunks
+from worker.providers.openai_answers import CompletionReader
 
 _VOICE: Final = "alloy"
 _SEARCH: Final[dict[str, dict[str, Any]]] = {
@@ -50,27 +50,27 @@ class OpenAI:
 
     def body(self, request: ChatRequest) -> bytes:
         """Return what a request says."""
-        said: dict[str, Any] = {
+        payload: dict[str, Any] = {
             "model": request.model.upstream,
             "messages": [_message(message) for message in request.messages],
             _limit(request.model): request.max_tokens,
             "stream": True,
         }
         if request.model.usage_option == "stream_options":
-            said["stream_options"] = {"include_usage": True}
+            payload["stream_options"] = {"include_usage": True}
         if request.tools:
-            said["tools"] = [_tool(tool) for tool in request.tools]
+            payload["tools"] = [_tool(tool) for tool in request.tools]
         if request.deep_think:
-            said |= _thinking(request.model)
+            payload |= _thinking(request.model)
         if request.model.makes_media:
-            said |= _modalities(request.model)
+            payload |= _modalities(request.model)
         if request.web_search:
-            said |= _SEARCH[request.model.search_option]
-        return _encode(said)
+            payload |= _SEARCH[request.model.search_option]
+        return _encode(payload)
 
-    def reader(self, request: ChatRequest) -> Chunks:
+    def reader(self, request: ChatRequest) -> CompletionReader:
         """Return what reads the answer to a request."""
-        return Chunks(request)
+        return CompletionReader(request)
 
 
 def _limit(model: ModelSettings) -> str:
@@ -91,15 +91,15 @@ def _thinking(model: ModelSettings) -> dict[str, Any]:
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
-    said: dict[str, Any] = {"role": message.role, "content": message.content}
+    payload: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.role == "tool":
-        said["tool_call_id"] = message.call_id
+        payload["tool_call_id"] = message.call_id
     if message.images:
         text = [{"type": "text", "text": message.content}] if message.content else []
-        said["content"] = [*map(_image, message.images), *text]
+        payload["content"] = [*map(_image, message.images), *text]
     if message.calls:
-        said["content"] = message.content or None
-        said["tool_calls"] = [
+        payload["content"] = message.content or None
+        payload["tool_calls"] = [
             {
                 "id": call.call_id,
                 "type": "function",
@@ -107,7 +107,7 @@ def _message(message: ChatMessage) -> dict[str, Any]:
             }
             for call in message.calls
         ]
-    return said
+    return payload
 
 
 def _image(image: Image) -> dict[str, Any]:

@@ -21,23 +21,23 @@ from typing import Any, Final
 
 import msgspec
 
-from worker.providers.calls import Calls, OpenCall
 from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatRequest,
     Ended,
-    EndReason,
+    FinishReason,
+    GeneratedMedia,
     Part,
-    Produced,
     Reasoning,
+    ReportedUsage,
     Text,
-    Used,
-    believable,
+    plausible_usage,
 )
-from worker.providers.endings import ending
 from worker.providers.failures import InBandError
-from worker.providers.media import Samples, decoded
-from worker.providers.tolerant import Tolerant, loads
+from worker.providers.finish_reasons import read_finish_reason
+from worker.providers.media import AudioSamples, decode_base64
+from worker.providers.tolerant_json import TolerantDecoder, loads
+from worker.providers.tool_calls import PartialToolCall, ToolCalls
 
 _LAST_WORD: Final = b"[DONE]"
 _LAST_WORDS: Final = frozenset({b"[DONE]", b"DONE"})
@@ -129,19 +129,19 @@ _decode = _decoder.decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Chunks:
+class CompletionReader:
     """What reads the chunks of one answer."""
 
     def __init__(self, request: ChatRequest) -> None:
         self.has_ended = False
         self._request = request
-        self._tolerant = Tolerant(_Chunk, _decoder)
-        self._samples = Samples()
-        self._calls = Calls()
+        self._tolerant_decoder = TolerantDecoder(_Chunk, _decoder)
+        self._samples = AudioSamples()
+        self._tool_calls = ToolCalls()
         self._citations = Citations()
-        self._open: dict[int, OpenCall] = {}
-        self._begun: list[OpenCall] = []
-        self._has_said = False
+        self._open: dict[int, PartialToolCall] = {}
+        self._begun: list[PartialToolCall] = []
+        self._has_text = False
         self._is_refused = False
         # Signs that the answer is whole, if its last word follows.
         self._has_reason = False
@@ -156,7 +156,7 @@ class Chunks:
             if data == _LAST_WORD or data.strip(b" \t\n\"'").upper() in _LAST_WORDS:
                 self._is_over = True
                 return None
-            odd = self._tolerant.decode(data)
+            odd = self._tolerant_decoder.decode(data)
             if odd is None:
                 return ()
             chunk = odd
@@ -173,7 +173,7 @@ class Chunks:
 
     def finish(self) -> Sequence[Part]:
         """Return the end, where only its being the last thing shows that it is one."""
-        is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_said)
+        is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_text)
         parts: list[Part] = []
         if is_whole and not self.has_ended:
             self._end("stop", parts)
@@ -183,7 +183,7 @@ class Chunks:
         """Add what a choice says."""
         if choice.delta is not None:
             self._step(choice.delta, parts)
-        if choice.message is not None and not self._has_said:
+        if choice.message is not None and not self._has_text:
             for index, piece in enumerate(choice.message.tool_calls or ()):
                 piece.index = index
             self._step(choice.message, parts)
@@ -203,7 +203,7 @@ class Chunks:
             parts.append(Reasoning(thought))
         if content:
             if type(content) is str:
-                self._has_said = True
+                self._has_text = True
                 parts.append(Text(content))
             else:
                 self._read_list(content, parts)
@@ -219,15 +219,15 @@ class Chunks:
     def _read_list(self, content: Any, parts: list[Part]) -> None:  # noqa: ANN401  a list, of anything
         """Add what a list of content says: texts, thoughts, refusals; anything else is left out."""
         for item in content:
-            told = item.get("type") if isinstance(item, dict) else None
-            kind = told if isinstance(told, str) else None
+            reported = item.get("type") if isinstance(item, dict) else None
+            kind = reported if isinstance(reported, str) else None
             if kind in _THOUGHT_TYPES:
                 if thought := _text_in(item):
                     parts.append(Reasoning(thought))
             elif kind == "refusal":
                 self._is_refused = True
             elif kind in _TEXT_TYPES and (text := _text_in(item)):
-                self._has_said = True
+                self._has_text = True
                 parts.append(Text(text))
 
     def _show(self, delta: _Delta, parts: list[Part]) -> None:
@@ -235,20 +235,20 @@ class Chunks:
         for picture in delta.images or ():
             url = (picture.image_url.url if picture.image_url is not None else None) or ""
             if known := _PICTURE.match(url):
-                content = self._decoded(url[known.end() :])
+                content = self._decode_media(url[known.end() :])
                 if content is not None:
-                    parts.append(Produced("image", known[1], content))
+                    parts.append(GeneratedMedia("image", known[1], content))
         if delta.audio is not None:
             if delta.audio.transcript:
-                self._has_said = True
+                self._has_text = True
                 parts.append(Text(delta.audio.transcript))
             if delta.audio.data and not self.has_ended:
-                self._samples.grow(self._decoded(delta.audio.data) or b"")
+                self._samples.add_piece(self._decode_media(delta.audio.data) or b"")
 
-    def _decoded(self, text: str) -> bytes | None:
+    def _decode_media(self, text: str) -> bytes | None:
         """Return what base64 says; None for what is none, of a model that need not send any."""
         try:
-            return decoded(text)
+            return decode_base64(text)
         except msgspec.ValidationError:
             if self._request.model.makes_media:
                 raise
@@ -266,11 +266,13 @@ class Chunks:
         for piece in pieces if not self.has_ended else ():
             function = piece.function or _NO_FUNCTION
             call = self._call(piece, function.name)
-            said = function.arguments
-            if said:
-                call.grow(said.encode() if isinstance(said, str) else _encode(said))
+            received = function.arguments
+            if received:
+                call.add_piece(
+                    received.encode() if isinstance(received, str) else _encode(received)
+                )
 
-    def _call(self, piece: _Piece, tool: str | None) -> OpenCall:
+    def _call(self, piece: _Piece, tool: str | None) -> PartialToolCall:
         """Return the call that a piece is of.
 
         Some servers give every call the same index, or none: an id that is new begins a call.
@@ -278,42 +280,42 @@ class Chunks:
         index = piece.index if piece.index is not None else -1
         call = self._open.get(index)
         if call is None or (piece.id and call.call_id and piece.id != call.call_id):
-            call = self._open[index] = self._calls.begin(piece.id, tool)
+            call = self._open[index] = self._tool_calls.begin(piece.id, tool)
             self._begun.append(call)
         call.call_id = call.call_id or piece.id
         call.tool = call.tool or tool
         return call
 
-    def _end_for(self, told: object, parts: list[Part]) -> None:
+    def _end_for(self, reported: object, parts: list[Part]) -> None:
         """Take the reason of an end, if it is one. Raises AnswerFailedError."""
-        reason = ending(told)
+        reason = read_finish_reason(reported)
         if reason == "unknown":
             self._has_reason = True
         elif reason is not None:
             self._end(reason, parts)
 
-    def _end(self, reason: EndReason, parts: list[Part]) -> None:
+    def _end(self, reason: FinishReason, parts: list[Part]) -> None:
         """Tell the calls, which are whole now, and the end. Raises MsgspecError if one is not."""
-        is_lenient = self._has_said and not self._request.tools
-        calls = [call.whole_or_none() if is_lenient else call.whole() for call in self._begun]
+        is_lenient = self._has_text and not self._request.tools
+        calls = [call.complete_or_none() if is_lenient else call.complete() for call in self._begun]
         parts += (call for call in calls if call is not None)
-        parts += self._samples.whole()
+        parts += self._samples.complete()
         if reason == "stop" and self._is_refused:
             reason = "content_filter"
         # With some servers an answer that calls is one that stops like any other.
-        elif reason == "stop" and self._calls.count:
+        elif reason == "stop" and self._tool_calls.count:
             reason = "tool_calls"
         self._begun.clear()
         parts.append(Ended(reason))
         self.has_ended = True
 
-    def _count(self, usage: _Usage) -> Sequence[Used]:
+    def _count(self, usage: _Usage) -> Sequence[ReportedUsage]:
         used = _used(usage)
         self._is_counted = self._is_counted or (used is not None and used.output_tokens > 0)
         return (used,) if used is not None else ()
 
 
-def _used(usage: _Usage) -> Used | None:
+def _used(usage: _Usage) -> ReportedUsage | None:
     """Return what was used, if it can be believed; otherwise it is for us to estimate.
 
     xAI counts what was thought beside the completion, all others within it: the total shows it, and
@@ -328,7 +330,7 @@ def _used(usage: _Usage) -> Used | None:
         answered += thought
     cache = usage.prompt_tokens_details
     cached = (cache.cached_tokens if cache is not None else None) or 0
-    return believable(asked, answered, thought, cached=cached)
+    return plausible_usage(asked, answered, thought, cached=cached)
 
 
 def _text_in(item: Any) -> str:  # noqa: ANN401  an item of a list of content
@@ -345,11 +347,11 @@ def _text_in(item: Any) -> str:  # noqa: ANN401  an item of a list of content
 
 def _check_is_no_error(data: bytes) -> None:
     """Refuse an error that does not come as one: vLLM's `object`, MiniMax' status, words alone."""
-    said = loads(data)
-    if not isinstance(said, dict) or said.get("choices"):
+    received = loads(data)
+    if not isinstance(received, dict) or received.get("choices"):
         return
-    status = said.get("base_resp")
+    status = received.get("base_resp")
     if isinstance(status, dict) and status.get("status_code"):
         raise InBandError({"code": status["status_code"], "message": status.get("status_msg")})
-    if said.get("object") == "error" or not _ERROR_FIELDS.isdisjoint(said):
-        raise InBandError(said)
+    if received.get("object") == "error" or not _ERROR_FIELDS.isdisjoint(received):
+        raise InBandError(received)

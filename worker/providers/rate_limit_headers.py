@@ -38,7 +38,7 @@ _FIELD: Final = re.compile(r"(?<![a-z])(limit|remaining|reset)(?![a-z])")
 _FAMILY: Final = re.compile("rate-?limit")
 _DRAFT: Final = re.compile(r"(?:^|[;,\s])(r|t|q|limit|remaining|reset)\s*=\s*\"?(\d+)")
 # So many calls are more than anybody has under way.
-_PLENTY: Final = 256
+_MANY_CALLS: Final = 256
 _DRAFT_FIELDS: Final = {"r": "remaining", "t": "reset", "q": "limit"}
 
 Scope = Literal["requests", "tokens"]
@@ -66,19 +66,23 @@ class RateLimits(NamedTuple):
         return max(waits, default=None)
 
 
-def rate_limits(headers: Mapping[str, str], *, now: float) -> RateLimits | None:
+def read_rate_limits(headers: Mapping[str, str], *, now: float) -> RateLimits | None:
     """Return what the headers of an answer tell of limits, or None; `now` is in Unix seconds."""
-    told: dict[tuple[Scope, str], dict[str, str]] = {}
+    values_by_limit: dict[tuple[Scope, str], dict[str, str]] = {}
     for name, value in headers.items():
         lowered = name.lower()
         if "ratelimit" in lowered or "rate-limit" in lowered:
             for key, field, text in _fields(lowered, value):
-                told.setdefault(key, {}).setdefault(field, text)
-    if not told:
+                values_by_limit.setdefault(key, {}).setdefault(field, text)
+    if not values_by_limit:
         return None
     limits = RateLimits(
-        _nearest(_limit(each, now) for (scope, _), each in told.items() if scope == "requests"),
-        _nearest(_limit(each, now) for (scope, _), each in told.items() if scope == "tokens"),
+        _nearest(
+            _limit(each, now) for (scope, _), each in values_by_limit.items() if scope == "requests"
+        ),
+        _nearest(
+            _limit(each, now) for (scope, _), each in values_by_limit.items() if scope == "tokens"
+        ),
     )
     return limits if any(limits) else None
 
@@ -88,12 +92,12 @@ def may_run_out(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
     Reading all that headers tell takes as long as a tenth of a short call; this does not.
     """
-    left = [value for name, value in headers if _tells_calls_left(name)]
-    return any(not value.isdigit() or int(value[:18]) <= _PLENTY for value in left)
+    left = [value for name, value in headers if _is_remaining_calls_header(name)]
+    return any(not value.isdigit() or int(value[:18]) <= _MANY_CALLS for value in left)
 
 
 @lru_cache(maxsize=1_024)
-def _tells_calls_left(name: bytes) -> bool:
+def _is_remaining_calls_header(name: bytes) -> bool:
     lowered = name.lower()
     is_of_limits = b"ratelimit" in lowered or b"rate-limit" in lowered
     if not is_of_limits or b"token" in lowered or b"bysize" in lowered:
@@ -101,7 +105,7 @@ def _tells_calls_left(name: bytes) -> bool:
     return b"remaining" in lowered or not (b"limit-" in lowered or b"-reset" in lowered)
 
 
-def duration(text: str) -> float | None:
+def parse_duration(text: str) -> float | None:
     """Return the seconds of a duration like `6m0s`, `1.5s`, `120ms` or `2 minutes`, or None."""
     seconds, end = 0.0, 0
     for found in _DURATION.finditer(text):
@@ -113,19 +117,19 @@ def duration(text: str) -> float | None:
     return seconds if end else None
 
 
-def wait_of(text: str, *, now: float, unit: float = 1.0) -> float | None:
+def parse_wait(text: str, *, now: float, unit: float = 1.0) -> float | None:
     """Return how many seconds from now a time is, in whatever form; None where it makes no sense.
 
     A bare number is of `unit` seconds, or a moment if it is too large for a wait.
     """
     text = text.strip()
     if _NUMBER.fullmatch(text):
-        return _sane(_from_number(float(text), now, unit))
+        return _plausible(_from_number(float(text), now, unit))
     if text[:1].isdigit() and _DURATION.match(text):
-        return _sane(duration(text))
-    moment = _moment(text)
+        return _plausible(parse_duration(text))
+    moment = _parse_timestamp(text)
     # A moment that is past is a clock that goes wrong: nothing is told.
-    return _sane(moment - now if moment is not None and moment > now else None)
+    return _plausible(moment - now if moment is not None and moment > now else None)
 
 
 def _from_number(number: float, now: float, unit: float) -> float | None:
@@ -135,15 +139,15 @@ def _from_number(number: float, now: float, unit: float) -> float | None:
     return moment - now if moment > now else None
 
 
-def _sane(seconds: float | None) -> float | None:
+def _plausible(seconds: float | None) -> float | None:
     if seconds is None or not math.isfinite(seconds):
         return None
     return seconds if 0 <= seconds <= WAIT_SECONDS_MAX else None
 
 
-def _moment(text: str) -> float | None:
+def _parse_timestamp(text: str) -> float | None:
     """Return a moment in Unix seconds; one without a zone is in UTC."""
-    for read in (_of_mail, datetime.fromisoformat):
+    for read in (_parse_http_date, datetime.fromisoformat):
         try:
             found = read(text)
             zoned = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
@@ -153,7 +157,7 @@ def _moment(text: str) -> float | None:
     return None
 
 
-def _of_mail(text: str) -> datetime:
+def _parse_http_date(text: str) -> datetime:
     # `parsedate_to_datetime` reads what is no date at all as one, too, unless a comma is there.
     if "," not in text and " GMT" not in text:
         raise ValueError(text)
@@ -173,12 +177,12 @@ def _fields(name: str, value: str) -> Iterator[tuple[tuple[Scope, str], str, str
         yield (scope, bare), _DRAFT_FIELDS.get(word, word), number
 
 
-def _limit(told: Mapping[str, str], now: float) -> Limit:
-    reset = told.get("reset")
+def _limit(values_by_limit: Mapping[str, str], now: float) -> Limit:
+    reset = values_by_limit.get("reset")
     return Limit(
-        _count(told.get("limit")),
-        _count(told.get("remaining")),
-        wait_of(reset, now=now) if reset is not None else None,
+        _count(values_by_limit.get("limit")),
+        _count(values_by_limit.get("remaining")),
+        parse_wait(reset, now=now) if reset is not None else None,
     )
 
 

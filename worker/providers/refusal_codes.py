@@ -12,7 +12,7 @@ checked. "seen" is an error that users reported, not one that the vendor documen
 import re
 from typing import Final, Literal, NamedTuple
 
-Cause = Literal["unaffordable", "unpaid", "policy", "too long", "model", "key", "forbidden"]
+RefusalReason = Literal["unaffordable", "unpaid", "policy", "too long", "model", "key", "forbidden"]
 
 _NOT_IN_A_CODE: Final = re.compile(r"[^a-z0-9]")
 
@@ -20,7 +20,7 @@ _NOT_IN_A_CODE: Final = re.compile(r"[^a-z0-9]")
 class Codes(NamedTuple):
     """Codes of one cause, as one vendor writes them."""
 
-    cause: Cause
+    reason: RefusalReason
     source: str
     codes: tuple[str, ...]
 
@@ -243,17 +243,17 @@ _PARAMETERS: Final = (
 _PERMISSION: Final = ("permission_error", "PERMISSION_DENIED", "permission_denied")
 
 
-def normal(code: str) -> str:
+def normalize_code(code: str) -> str:
     """Return a code in the one form that the tables have."""
     return _NOT_IN_A_CODE.sub("", code.lower())
 
 
 def _table(status: int, codes: tuple[str, ...]) -> dict[str, int]:
-    return {normal(code): status for code in codes}
+    return {normalize_code(code): status for code in codes}
 
 
-CAUSE_BY_CODE: Final[dict[str, Cause]] = {
-    normal(code): row.cause for row in _ROWS for code in row.codes
+REASON_BY_CODE: Final[dict[str, RefusalReason]] = {
+    normalize_code(code): row.reason for row in _ROWS for code in row.codes
 }
 STATUS_BY_CODE: Final[dict[str, int]] = {
     **_table(400, _INVALID),
@@ -268,5 +268,5 @@ STATUS_BY_CODE: Final[dict[str, int]] = {
     **_table(500, _FAILED),
     **_table(503, _OVERLOADED),
 }
-PARAMETER_CODES: Final = frozenset(map(normal, _PARAMETERS))
-PERMISSION_CODES: Final = frozenset(map(normal, _PERMISSION))
+PARAMETER_CODES: Final = frozenset(map(normalize_code, _PARAMETERS))
+PERMISSION_CODES: Final = frozenset(map(normalize_code, _PERMISSION))

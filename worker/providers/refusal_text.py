@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from worker.providers.refusal_codes import normal
+from worker.providers.refusal_codes import normalize_code
 
 _DEPTH_MAX: Final = 6
 _ITEMS_MAX: Final = 16
@@ -50,7 +50,7 @@ _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _JOINTS: Final = re.compile(r"[_\-.:/]+")
 
 
-class Said:
+class RefusalExplanation:
     """What an upstream says with a refusal; empty where it says nothing, or shows a page.
 
     `codes` are in the normal form of the tables and, like `statuses`, the outer before the inner.
@@ -66,31 +66,31 @@ class Said:
         self._sentences: list[str] = []
 
     @classmethod
-    def in_body(cls, body: bytes) -> "Said":
+    def from_body(cls, body: bytes) -> "RefusalExplanation":
         """Return what the body of an answer says."""
         text = body.decode(errors="replace").strip()
         try:
             return cls.of(msgspec.json.decode(body))
         except (msgspec.MsgspecError, RecursionError):
             pass
-        said = cls()
+        explanation = cls()
         if not _PAGE.match(text):
-            said.is_bare_text = True
-            said._say(text, 0)
-        return said._whole()
+            explanation.is_bare_text = True
+            explanation._add_sentence(text, 0)
+        return explanation._finish()
 
     @classmethod
-    def of(cls, tree: object) -> "Said":
+    def of(cls, tree: object) -> "RefusalExplanation":
         """Return what an error says that is decoded already."""
-        said = cls()
-        said.tree = tree
+        explanation = cls()
+        explanation.tree = tree
         if isinstance(tree, str):
-            said._say(tree, 0)
+            explanation._add_sentence(tree, 0)
         else:
-            said._visit(tree, 0)
-        return said._whole()
+            explanation._visit(tree, 0)
+        return explanation._finish()
 
-    def _whole(self) -> "Said":
+    def _finish(self) -> "RefusalExplanation":
         # What gateways say twice is read once; nobody explains a refusal in more than a page.
         self.words = " . ".join(dict.fromkeys(self._sentences))[:_TEXT_MAX]
         return self
@@ -105,21 +105,21 @@ class Said:
         elif isinstance(value, dict):
             named = [(str(name).lower(), inner) for name, inner in value.items()]
             for name, inner in named:
-                self._take(name, inner, depth, family)
+                self._add_field(name, inner, depth, family)
             for name, inner in named:
                 if name in _INNER_KEYS:
                     self._visit(inner, depth + 1, name if name == _MINIMAX else "")
 
-    def _take(self, name: str, value: object, depth: int, family: str) -> None:
+    def _add_field(self, name: str, value: object, depth: int, family: str) -> None:
         """Take what one field says by itself."""
         if name == _FLAGGED:
-            self.codes.append(normal("content_policy"))
+            self.codes.append(normalize_code("content_policy"))
         if name in _CODE_KEYS:
-            self._note(value, family)
+            self._add_code(value, family)
         if name in _TEXT_KEYS and isinstance(value, str):
-            self._say(value, depth)
+            self._add_sentence(value, depth)
 
-    def _note(self, code: object, family: str) -> None:
+    def _add_code(self, code: object, family: str) -> None:
         """Take a code: a number may be a status, also when it is written as a text."""
         if isinstance(code, bool) or not isinstance(code, int | str):
             return
@@ -129,11 +129,11 @@ class Said:
         if not family and _STATUS.fullmatch(written):
             self.statuses.append(int(written))
             return
-        self.codes.append(normal(f"{family}{written}"))
+        self.codes.append(normalize_code(f"{family}{written}"))
         if not written.isdecimal():
             self._sentences.append(_JOINTS.sub(" ", _HUMP.sub(" ", written)).lower())
 
-    def _say(self, text: str, depth: int) -> None:
+    def _add_sentence(self, text: str, depth: int) -> None:
         """Take a sentence; an error that is written inside of it is taken as one."""
         text = text[: 16 * _TEXT_MAX]
         for inner in _objects_in(text):

@@ -12,29 +12,29 @@ were not checked. "seen" is a sentence that users reported, not one that the ven
 import re
 from typing import Final, NamedTuple
 
-from worker.providers.refusal_codes import Cause
+from worker.providers.refusal_codes import RefusalReason
 
 
-class Words(NamedTuple):
+class Sentence(NamedTuple):
     """A sentence of one cause, as vendors write it."""
 
-    cause: Cause
+    reason: RefusalReason
     source: str
     pattern: str
 
 
 # What is asked is too much for what is left; smaller requests are still paid for.
 _UNAFFORDABLE: Final = (
-    Words("unaffordable", "OpenRouter, 402 (seen)", r"can only afford|fewer max_tokens"),
-    Words("unaffordable", "OpenRouter, 402 (seen)", r"prompt tokens? limit exceeded"),
-    Words(
+    Sentence("unaffordable", "OpenRouter, 402 (seen)", r"can only afford|fewer max_tokens"),
+    Sentence("unaffordable", "OpenRouter, 402 (seen)", r"prompt tokens? limit exceeded"),
+    Sentence(
         "unaffordable",
         "gateways with a check before the call, 402 (seen): Gatewayz",
         r"(insufficient|not enough) (credits?|balance|funds) (for|to cover) (this|the) request"
         r"|(maximum possible|estimated) cost.{0,80}(available|remaining|balance)"
         r"|cost of (this|the) request exceeds|reduce (the )?max_tokens",
     ),
-    Words(
+    Sentence(
         "unaffordable",
         "Anthropic, 429 (seen): long context beyond the plan",
         r"(usage credits?|extra usage) (are|is) required for long context",
@@ -42,16 +42,16 @@ _UNAFFORDABLE: Final = (
 )
 # Only these are believed of a 429, whose sentences like to speak of plans and payment, too.
 _UNPAID: Final = (
-    Words("unpaid", "Anthropic, 400 (documented)", r"credit balance is too low"),
-    Words("unpaid", "Anthropic, 400 (seen)", r"reached your specified (api )?usage limits?"),
-    Words("unpaid", "OpenAI and followers, 429", r"insufficient[ _]quota|billing (hard )?limit"),
-    Words(
+    Sentence("unpaid", "Anthropic, 400 (documented)", r"credit balance is too low"),
+    Sentence("unpaid", "Anthropic, 400 (seen)", r"reached your specified (api )?usage limits?"),
+    Sentence("unpaid", "OpenAI and followers, 429", r"insufficient[ _]quota|billing (hard )?limit"),
+    Sentence(
         "unpaid",
         "OpenAI, 429 (seen)",
         r"(account|billing|subscription) is not active|billing not active"
         r"|(exceeded|reached|hit) (your|the|its) (current |monthly )?(usage|billing) (hard )?limit",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "DeepSeek, 402 (documented); Moonshot, Together, Zhipu (seen)",
         r"insufficient (account )?(balance|funds?|credits?)"
@@ -60,29 +60,29 @@ _UNPAID: Final = (
         r"(insufficient|exhausted|depleted|used up|not enough|negative|expired|zero)"
         r"|negative (credit )?balance",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "xAI, 429 (seen)",
         r"used (all|up) (of )?(your |its |the )?(available |monthly |included |free )?credits?",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "xAI, Google, OpenRouter (seen)",
         r"spend(ing)?[ -](limit|cap)|(credit|key) limit (exceeded|reached)",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "Google, Together, Fireworks (seen)",
         r"pre-?pa(id|yment) (credits?|balance|quota|plan|amount)[^.]{0,40}"
         r"(depleted|exhausted|used|insufficient|expired)",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "LiteLLM, gateways (documented: budgets)",
         r"(exceeded|over|reached) [^.]{0,24}budget|budget (has been |was |is |limit )?"
         r"(exceeded|exhausted|reached)",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "Moonshot's Kimi Code, GitHub Copilot, Hugging Face (seen)",
         r"(usage limit|quota) for this billing|premium request (allowance|limit)"
@@ -90,13 +90,13 @@ _UNPAID: Final = (
         r"(exceeded|exhausted|used|reached)"
         r"|(exceeded|exhausted|used up|reached) (your|the|its) (monthly|included|premium|plan.?s) ",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "Alibaba, 400 and 403 (documented)",
         r"account is in good standing|free (allocated )?(quota|tier)[^.]{0,40}"
         r"(exceeded|exhausted|used up)|arrear|overdue",
     ),
-    Words(
+    Sentence(
         "unpaid",
         "Google, 403; Fireworks, 412; Cohere, 402 (seen)",
         r"billing (account )?(is |has been |to be )?(not )?(enabled|disabled|required|suspended)"
@@ -104,7 +104,9 @@ _UNPAID: Final = (
         r"|(purchase|buy|add) (more |additional )?credits to (continue|proceed)"
         r"|suspended (due to|because of|for) [^.]{0,30}(balance|payment|billing|spend|invoice)",
     ),
-    Words("unpaid", "Zhipu, Alibaba, One API (seen)", "余额不足|欠费|额度不足|额度已用尽|余额为"),
+    Sentence(
+        "unpaid", "Zhipu, Alibaba, One API (seen)", "余额不足|欠费|额度不足|额度已用尽|余额为"
+    ),
 )
 # OpenAI says this of money, Google of any quota: it is money unless a wait is told as well.
 QUOTA: Final = re.compile(r"exceeded (your|the) current quota|plan and billing")
@@ -114,7 +116,7 @@ MONEY: Final = re.compile(
     r"|top.?up|recharge|invoice|allowance|usage limit"
 )
 _TERMINATED: Final = (
-    Words(
+    Sentence(
         "forbidden",
         "OpenAI, Groq, Anthropic, Google (seen): an account, not a request",
         r"access (has been |was |is )?terminated"
@@ -125,21 +127,21 @@ _TERMINATED: Final = (
     ),
 )
 _POLICY: Final = (
-    Words("policy", "DeepSeek, 400 (seen)", r"content exists risk"),
-    Words("policy", "Moonshot, 400 (documented)", r"considered high risk"),
-    Words(
+    Sentence("policy", "DeepSeek, 400 (seen)", r"content exists risk"),
+    Sentence("policy", "Moonshot, 400 (documented)", r"considered high risk"),
+    Sentence(
         "policy",
         "OpenAI, invalid_prompt; OpenRouter, 403 (documented); Anthropic (seen)",
         r"\bflagged\b|(usage|acceptable use|content|safety|moderation) (policy|policies|guidelines)"
         r"(?! (settings|page|of your account))",
     ),
-    Words(
+    Sentence(
         "policy",
         "OpenAI, xAI, Azure, Google, Together (seen)",
         r"violat\w* [^.]{0,80}(policy|policies|guidelines|terms|safety|rules)"
         r"|content[ _]?policy|content[ _]?filter|content (management|filtering) policy",
     ),
-    Words(
+    Sentence(
         "policy",
         "OpenAI, images; Google, Mistral, Bedrock (seen)",
         r"safety system|safety (filter|check|reasons?|settings|classifier)|responsible ai"
@@ -147,7 +149,7 @@ _POLICY: Final = (
         r"|prompt injection|jailbreak|prohibited[ _]content|output blocked"
         r"|(violent|explicit|sexual|adult|hateful|illegal) content|hate speech|self-harm|nsfw",
     ),
-    Words(
+    Sentence(
         "policy",
         "Alibaba, 400 (documented); MiniMax, Zhipu (seen)",
         r"inappropriate content|(un|not )safe (content|prompt|input)|unsafe|sensitive (content|word"
@@ -155,60 +157,64 @@ _POLICY: Final = (
     ),
 )
 _TOO_LONG: Final = (
-    Words(
+    Sentence(
         "too long",
         "OpenAI, vLLM, OpenRouter, DeepSeek: maximum context length is N tokens",
         r"context.{0,3}(length|window|size|limit)|max\w* context|context overflow"
         r"|(exceed\w*|larger than|longer than|beyond|outside|overflow\w*) [^.]{0,40}\bcontext",
     ),
-    Words(
+    Sentence(
         "too long",
         "Anthropic, 400 (documented)",
         r"(prompt|input|conversation|messages?|request|history)( \w+)? (is|are|was|were) too long",
     ),
-    Words("too long", "Atlas, vLLM's forks (seen)", r"(prompt|input|inputs) (length )?too long"),
-    Words("too long", "servers of local models (seen)", r"max_seq_len|max_model_len|n_ctx|num_ctx"),
-    Words(
+    Sentence("too long", "Atlas, vLLM's forks (seen)", r"(prompt|input|inputs) (length )?too long"),
+    Sentence(
+        "too long", "servers of local models (seen)", r"max_seq_len|max_model_len|n_ctx|num_ctx"
+    ),
+    Sentence(
         "too long",
         "Google, Copilot, Mistral: the token count of N exceeds M",
         r"token (count|length|limit)[^.]{0,60}(exceed|too l|over|larger)"
         r"|(exceed\w*|over|above) [^.]{0,40}(token limit|tokens? (allowed|limit)|max\w* tokens?\b"
         r"|number of tokens|prompt tokens|input (length|tokens?|token limit))",
     ),
-    Words("too long", "Moonshot, 400 (documented)", r"exceeded model token limit|token length too"),
-    Words(
+    Sentence(
+        "too long", "Moonshot, 400 (documented)", r"exceeded model token limit|token length too"
+    ),
+    Sentence(
         "too long",
         "Alibaba, 400 (documented)",
         r"range of (input|prompt|total)? ?(length|tokens?) should be"
         r"|input (length|tokens?) (should|must|cannot|can not|may not)",
     ),
-    Words(
+    Sentence(
         "too long",
         "Together and text-generation-inference, 422 (documented)",
         r"tokens? ?\+ ?\S*max_new_tokens|inputs?\W{0,3} (must|should) have (less|fewer) than"
         r"|max_new_tokens\W* must be <=",
     ),
-    Words(
+    Sentence(
         "too long",
         "xAI, 400 (seen)",
         r"max\w* (prompt|input|sequence|total) (length|size|tokens?)|prompt (length|size) exceed",
     ),
-    Words(
+    Sentence(
         "too long",
         "Groq, Cerebras, Mistral (seen)",
         r"(reduce|shorten|trim|truncate) (the|your) ((length|size|number) of )?(the |your )?(\w+ )?"
         r"(message|messages|prompt|input|inputs|conversation|history|request)\b",
     ),
-    Words("too long", "Bedrock (documented)", r"too long for (the )?(requested )?model"),
-    Words(
+    Sentence("too long", "Bedrock (documented)", r"too long for (the )?(requested )?model"),
+    Sentence(
         "too long", "MiniMax, Cohere, LM Studio (seen)", r"too many (input |total |prompt )?tokens"
     ),
-    Words(
+    Sentence(
         "too long",
         "Cohere, Fireworks (seen)",
         r"(prompt|input|request)[^.]{0,24} exceeds? [^.]{0,24}\blimit",
     ),
-    Words(
+    Sentence(
         "too long",
         "servers of local models and gateways (seen): a number of tokens, or a length, exceeds",
         r"(?<!max[_ ])(?<!completion[_ ])(?<!output[_ ])\btokens?\b[^.]{0,40}"
@@ -216,11 +222,11 @@ _TOO_LONG: Final = (
         r"|\btokens \(\d+\)[^.]* >|length is \d+ while"
         r"|(messages?|prompt|input|conversation) too long",
     ),
-    Words("too long", "Zhipu, One API (seen)", "超长|上下文|超过最大长度|输入过长|超出最大长度"),
+    Sentence("too long", "Zhipu, One API (seen)", "超长|上下文|超过最大长度|输入过长|超出最大长度"),
 )
 # A limit per minute that this one request is too large for: waiting does not help.
 _TOO_LARGE_EVER: Final = (
-    Words(
+    Sentence(
         "too long",
         "OpenAI, 429, and Groq, 413 (seen)",
         r"request too large for|input or output tokens must be reduced|reduce your message size",
@@ -234,7 +240,7 @@ RATE: Final = re.compile(
     r"|too many requests|throttl|\bqps\b"
 )
 _MODEL: Final = (
-    Words(
+    Sentence(
         "model",
         "DeepSeek, xAI, Ollama, OpenAI, Together, Mistral (seen)",
         r"model (\S+ )?(does )?not (exist|found|supported|available)|unknown model|no such model"
@@ -244,7 +250,7 @@ _MODEL: Final = (
     ),
 )
 _KEY: Final = (
-    Words(
+    Sentence(
         "key",
         "OpenAI, Google, Moonshot, Alibaba, Groq, Bedrock (seen)",
         r"(invalid|incorrect|wrong|expired|revoked|disabled|unknown|missing|malformed|leaked|bad"
@@ -261,7 +267,7 @@ _KEY: Final = (
 _PLACE: Final = r"(country|region|territory|territories|location|jurisdiction)"
 _NO: Final = r"(not|un)[ -]?(currently )?(supported|available|allowed|authori[sz]ed|permitted)"
 _FORBIDDEN: Final = (
-    Words(
+    Sentence(
         "forbidden",
         "OpenAI, 403 (documented); Google, 400 (seen)",
         rf"{_PLACE}\b[^.]{{0,60}}\b({_NO}|restricted|blocked|prohibited)"
@@ -269,7 +275,7 @@ _FORBIDDEN: Final = (
         r"|ip( address)? [^.]{0,30}(not (authori[sz]ed|allowed|whitelisted)|blocked|restricted)"
         r"|check your network settings",
     ),
-    Words(
+    Sentence(
         "forbidden",
         "Google, 403 (seen)",
         r"api has not been used in project|it is disabled|requests to this api [^.]{0,80}blocked",
@@ -277,7 +283,7 @@ _FORBIDDEN: Final = (
 )
 # Of a 403 only: it is about who asks as soon as it says so.
 _PERMISSION: Final = (
-    Words(
+    Sentence(
         "forbidden",
         "Anthropic, Bedrock, OpenAI, Azure, Moonshot, Copilot (seen)",
         r"(api[ _-]?key|access key|account|organi[sz]ation|project|workspace|credential|tenant"
@@ -294,13 +300,15 @@ _PERMISSION: Final = (
         r"(api key|key|account|organi[sz]ation|project|subscription|plan|tenant)"
         r"|(user|account|email|identity) (is )?(not verified|unverified)",
     ),
-    Words("unpaid", "gateways, 403 (seen)", r"quota (is |has been )?(exhausted|exceeded|used up)"),
-    Words(
+    Sentence(
+        "unpaid", "gateways, 403 (seen)", r"quota (is |has been )?(exhausted|exceeded|used up)"
+    ),
+    Sentence(
         "unpaid",
         "gateways, 403 (seen)",
         r"(subscription|plan|trial)[^.]{0,20} (expired|ended|cancel\w+|lapsed|inactive)",
     ),
-    Words(
+    Sentence(
         "key",
         "gateways, 403 (seen)",
         r"(invalid|expired|unknown|revoked) (key|token)\b"
@@ -310,27 +318,29 @@ _PERMISSION: Final = (
 )
 
 
-def _compiled(*tables: tuple[Words, ...]) -> tuple[tuple[Cause, re.Pattern[str]], ...]:
+def _compiled(*tables: tuple[Sentence, ...]) -> tuple[tuple[RefusalReason, re.Pattern[str]], ...]:
     """Return one pattern a cause, in the order in which they are tried."""
     rows = [row for table in tables for row in table]
-    causes = dict.fromkeys(row.cause for row in rows)
+    reasons = dict.fromkeys(row.reason for row in rows)
     return tuple(
-        (cause, re.compile("|".join(row.pattern for row in rows if row.cause == cause)))
-        for cause in causes
+        (reason, re.compile("|".join(row.pattern for row in rows if row.reason == reason)))
+        for reason in reasons
     )
 
 
-Known = tuple[tuple[Cause, re.Pattern[str]], ...]
+SentencePatterns = tuple[tuple[RefusalReason, re.Pattern[str]], ...]
 _MONEY_FIRST: Final = (_UNAFFORDABLE, _UNPAID)
 TOO_LARGE_EVER: Final = re.compile(_TOO_LARGE_EVER[0].pattern)
-OF_A_REQUEST: Final[Known] = (
+OF_A_REQUEST: Final[SentencePatterns] = (
     *_compiled(*_MONEY_FIRST, _TERMINATED, _POLICY, _TOO_LONG, _TOO_LARGE_EVER, _MODEL, _KEY),
     *_compiled(_FORBIDDEN),
 )
-OF_A_403: Final[Known] = (
+OF_A_403: Final[SentencePatterns] = (
     *_compiled(*_MONEY_FIRST, _TERMINATED, _POLICY, _MODEL, _KEY),
     *_compiled(_FORBIDDEN, _PERMISSION),
 )
-OF_A_402: Final[Known] = _compiled(_UNAFFORDABLE, _UNPAID, _TERMINATED, _POLICY, _KEY)
-OF_A_RATE_LIMIT: Final[Known] = _compiled(_UNAFFORDABLE, _UNPAID, _TERMINATED, _TOO_LARGE_EVER)
-OF_A_FAILURE: Final[Known] = _compiled(_UNPAID, _TERMINATED, _POLICY, _TOO_LONG)
+OF_A_402: Final[SentencePatterns] = _compiled(_UNAFFORDABLE, _UNPAID, _TERMINATED, _POLICY, _KEY)
+OF_A_RATE_LIMIT: Final[SentencePatterns] = _compiled(
+    _UNAFFORDABLE, _UNPAID, _TERMINATED, _TOO_LARGE_EVER
+)
+OF_A_FAILURE: Final[SentencePatterns] = _compiled(_UNPAID, _TERMINATED, _POLICY, _TOO_LONG)

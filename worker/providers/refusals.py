@@ -15,19 +15,19 @@ from typing import Final
 from shared.errors import Category, Retry
 from worker.providers import refusal_words as words
 from worker.providers.refusal_codes import (
-    CAUSE_BY_CODE,
     PARAMETER_CODES,
     PERMISSION_CODES,
+    REASON_BY_CODE,
     STATUS_BY_CODE,
-    Cause,
+    RefusalReason,
 )
-from worker.providers.refusal_text import Said
+from worker.providers.refusal_text import RefusalExplanation
 
-Fault = tuple[Category, str, Retry]
+Classification = tuple[Category, str, Retry]
 
 # status -> (category, code, does trying again help). What is not here is told by its hundred.
 # 402 and 403 alone say nothing of the deployment: they may be about one request.
-BY_STATUS: Final[dict[int, Fault]] = {
+BY_STATUS: Final[dict[int, Classification]] = {
     401: ("auth", "BAD_CREDENTIALS", "never"),
     404: ("invalid_request", "UNKNOWN_UPSTREAM_MODEL", "never"),
     408: ("timeout", "PROVIDER_TIMEOUT", "backoff"),
@@ -39,12 +39,12 @@ BY_STATUS: Final[dict[int, Fault]] = {
     503: ("overloaded", "PROVIDER_OVERLOADED", "backoff"),
     529: ("overloaded", "PROVIDER_OVERLOADED", "backoff"),
 }
-BY_HUNDRED: Final[dict[int, Fault]] = {
+BY_HUNDRED: Final[dict[int, Classification]] = {
     3: ("provider_error", "UNEXPECTED_REDIRECT", "never"),
     4: ("invalid_request", "REFUSED_REQUEST", "never"),
     5: ("provider_error", "PROVIDER_FAILED", "backoff"),
 }
-_BY_CAUSE: Final[dict[Cause, Fault]] = {
+_BY_REASON: Final[dict[RefusalReason, Classification]] = {
     "unaffordable": ("invalid_request", "REQUEST_UNAFFORDABLE", "never"),
     "unpaid": ("auth", "PROVIDER_UNPAID", "never"),
     "policy": ("content_policy", "CONTENT_POLICY", "never"),
@@ -53,91 +53,109 @@ _BY_CAUSE: Final[dict[Cause, Fault]] = {
     "key": ("auth", "BAD_CREDENTIALS", "never"),
     "forbidden": ("auth", "PROVIDER_FORBIDS", "never"),
 }
-_NO_ANSWER: Final[Fault] = ("provider_error", "PROVIDER_FAILED", "never")
+_NO_ANSWER: Final[Classification] = ("provider_error", "PROVIDER_FAILED", "never")
 # These say all there is to say, whatever is said beside them.
 _PLAIN: Final = frozenset({401, 404, 408, 409, 425, 498, 503, 529})
 # Where a gateway says one of these, a code that it passes on may tell more.
 _VAGUE: Final = frozenset({400, 403, 422, 500, 502, 504, 520})
 _TELLING: Final = frozenset({408, 429, 503, 529})
 # Of a 429, codes are believed that say it is about money or an account.
-_CAUSES_OF_429: Final = frozenset({"unpaid", "forbidden"})
+_REASONS_OF_429: Final = frozenset({"unpaid", "forbidden"})
 _LIMITED: Final = re.compile(r"rate.?limit|too many requests|throttl|please wait before")
 
 
-def fault_of(status: int, said: Said, *, is_wait_told: bool = False) -> Fault:
+def classify_refusal(
+    status: int, explanation: RefusalExplanation, *, has_retry_after: bool = False
+) -> Classification:
     """Return what a refusal comes to; a wait told with it speaks against a lack of money."""
-    status = _told_status(status, said)
+    status = _effective_status(status, explanation)
     if status in _PLAIN:
         return BY_STATUS[status]
-    cause = _cause_by_code(status, said) or _cause_by_words(status, said, is_wait_told=is_wait_told)
-    if cause is not None:
-        return _BY_CAUSE[cause]
-    if status in _VAGUE and _LIMITED.search(said.words):
+    reason = _reason_by_code(status, explanation) or _reason_by_words(
+        status, explanation, has_retry_after=has_retry_after
+    )
+    if reason is not None:
+        return _BY_REASON[reason]
+    if status in _VAGUE and _LIMITED.search(explanation.words):
         status = 429
     return BY_STATUS.get(status) or BY_HUNDRED.get(status // 100, _NO_ANSWER)
 
 
-def fault_in_band(said: Said, *, is_wait_told: bool = False) -> Fault:
+def classify_in_band_error(
+    explanation: RefusalExplanation, *, has_retry_after: bool = False
+) -> Classification:
     """Return what an error inside a success comes to: its codes stand for a status, as a rule."""
-    by_code = (STATUS_BY_CODE[code] for code in said.codes if code in STATUS_BY_CODE)
-    status = next(iter(said.statuses), None) or next(by_code, None)
-    fault = fault_of(status or 400, said, is_wait_told=is_wait_told)
+    by_code = (STATUS_BY_CODE[code] for code in explanation.codes if code in STATUS_BY_CODE)
+    status = next(iter(explanation.statuses), None) or next(by_code, None)
+    classification = classify_refusal(status or 400, explanation, has_retry_after=has_retry_after)
     # Without any code, what no sentence explains is a failure and no refusal.
-    return BY_HUNDRED[5] if status is None and fault[1] == "REFUSED_REQUEST" else fault
+    return (
+        BY_HUNDRED[5]
+        if status is None and classification[1] == "REFUSED_REQUEST"
+        else classification
+    )
 
 
-def is_unexplained(status: int, said: Said, fault: Fault) -> bool:
+def is_unexplained(
+    status: int, explanation: RefusalExplanation, classification: Classification
+) -> bool:
     """Tell whether a refusal of a request gives no reason that we know: it may be too long."""
-    is_known = any(code in PARAMETER_CODES for code in said.codes)
-    return status in {400, 413, 422} and fault[1] == "REFUSED_REQUEST" and not is_known
+    is_known = any(code in PARAMETER_CODES for code in explanation.codes)
+    return status in {400, 413, 422} and classification[1] == "REFUSED_REQUEST" and not is_known
 
 
-def _told_status(status: int, said: Said) -> int:
+def _effective_status(status: int, explanation: RefusalExplanation) -> int:
     """Return the status that is meant, where a vague one comes with a code that tells more."""
     if status not in _VAGUE:
         return status
-    by_code = (STATUS_BY_CODE[code] for code in said.codes if code in STATUS_BY_CODE)
-    return next((each for each in (*said.statuses, *by_code) if each in _TELLING), status)
+    by_code = (STATUS_BY_CODE[code] for code in explanation.codes if code in STATUS_BY_CODE)
+    return next((each for each in (*explanation.statuses, *by_code) if each in _TELLING), status)
 
 
-def _cause_by_code(status: int, said: Said) -> Cause | None:
-    causes = [CAUSE_BY_CODE[code] for code in said.codes if code in CAUSE_BY_CODE]
+def _reason_by_code(status: int, explanation: RefusalExplanation) -> RefusalReason | None:
+    reasons = [REASON_BY_CODE[code] for code in explanation.codes if code in REASON_BY_CODE]
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        causes = [cause for cause in causes if cause in _CAUSES_OF_429]
-    if not causes and status == HTTPStatus.FORBIDDEN:
-        causes = _causes_of_permission(said)
-    return next(iter(causes), None)
+        reasons = [reason for reason in reasons if reason in _REASONS_OF_429]
+    if not reasons and status == HTTPStatus.FORBIDDEN:
+        reasons = _reasons_of_permission(explanation)
+    return next(iter(reasons), None)
 
 
-def _causes_of_permission(said: Said) -> list[Cause]:
+def _reasons_of_permission(explanation: RefusalExplanation) -> list[RefusalReason]:
     """Return what the type of a 403 is about, like `permission_error`; its words go before."""
-    clearer = _cause_by_words(HTTPStatus.FORBIDDEN, said, is_wait_told=False)
+    clearer = _reason_by_words(HTTPStatus.FORBIDDEN, explanation, has_retry_after=False)
     if clearer is not None:
         return [clearer]
-    by_status = {STATUS_BY_CODE.get(code) for code in said.codes}
+    by_status = {STATUS_BY_CODE.get(code) for code in explanation.codes}
     if HTTPStatus.UNAUTHORIZED in by_status:
         return ["key"]
-    return ["forbidden"] if any(code in PERMISSION_CODES for code in said.codes) else []
+    return ["forbidden"] if any(code in PERMISSION_CODES for code in explanation.codes) else []
 
 
-def _cause_by_words(status: int, said: Said, *, is_wait_told: bool) -> Cause | None:
-    is_limited = words.RATE.search(said.words) is not None
-    for cause, pattern in _known(status, said):
-        if cause == "too long" and is_limited and not words.TOO_LARGE_EVER.search(said.words):
+def _reason_by_words(
+    status: int, explanation: RefusalExplanation, *, has_retry_after: bool
+) -> RefusalReason | None:
+    is_limited = words.RATE.search(explanation.words) is not None
+    for reason, pattern in _known(status, explanation):
+        if (
+            reason == "too long"
+            and is_limited
+            and not words.TOO_LARGE_EVER.search(explanation.words)
+        ):
             continue
-        if pattern.search(said.words):
-            return cause
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and words.OF_A_413.search(said.words):
+        if pattern.search(explanation.words):
+            return reason
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and words.OF_A_413.search(explanation.words):
         return "too long"
-    if status == HTTPStatus.PAYMENT_REQUIRED and words.MONEY.search(said.words):
+    if status == HTTPStatus.PAYMENT_REQUIRED and words.MONEY.search(explanation.words):
         return "unpaid"
-    is_money = words.QUOTA.search(said.words) and not is_limited and not is_wait_told
+    is_money = words.QUOTA.search(explanation.words) and not is_limited and not has_retry_after
     return "unpaid" if is_money and status < HTTPStatus.INTERNAL_SERVER_ERROR else None
 
 
-def _known(status: int, said: Said) -> words.Known:
+def _known(status: int, explanation: RefusalExplanation) -> words.SentencePatterns:
     """Return the sentences that are believed of a status."""
-    if status == HTTPStatus.FORBIDDEN and not said.is_bare_text:
+    if status == HTTPStatus.FORBIDDEN and not explanation.is_bare_text:
         return words.OF_A_403
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return words.OF_A_FAILURE

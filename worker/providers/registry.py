@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from shared.catalogue import Catalogue, key_of
+from shared.catalogue import Catalogue, provider_key
 from shared.settings import ModelSettings, ProviderSettings, Secret
 from worker.providers.anthropic import Anthropic
 from worker.providers.contract import Dialect, Provider
 from worker.providers.gemini import Gemini
+from worker.providers.http_provider import HttpProvider
 from worker.providers.openai import OpenAI
-from worker.providers.upstream import Upstream
 
 DIALECTS: Final[dict[str, Dialect]] = {
     "openai": OpenAI(),
@@ -40,7 +40,7 @@ class Registry:
         self._connections: dict[ProviderSettings, Provider] = {}
         credentials: dict[str, str] = {}
         for provider in catalogue.providers:
-            key = key_of(provider, environment)
+            key = provider_key(provider, environment)
             if key is None and provider.api_key_env is not None:
                 continue
             kept = before.connection(provider) if before is not None else None
@@ -80,4 +80,4 @@ def _credential(key: Secret | None) -> str:
 
 def connect(provider: ProviderSettings, key: Secret | None) -> Provider:
     """Return a connection to an upstream. Raises ConfigurationError."""
-    return Upstream(DIALECTS[provider.dialect], provider, key)
+    return HttpProvider(DIALECTS[provider.dialect], provider, key)

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from worker.providers.tolerant import is_json
+from worker.providers.tolerant_json import is_json
 
 EVENT_BYTES_MAX: Final = 1_048_576
 BODY_BYTES_MAX: Final = 16_777_216
@@ -47,7 +47,7 @@ class PageError(Exception):
     """A web page came where an answer should be."""
 
 
-class Events:
+class SSEParser:
     """The events of one answer of at most `max_tokens`: bytes go in, the data of events comes out.
 
     What has come of an event that has not ended is held in pieces, so that one that drips in costs
@@ -173,11 +173,11 @@ def _from_fields(block: bytes) -> bytes:
     return _error(data) if is_error and data.strip() else data
 
 
-def _error(told: bytes) -> bytes:
+def _error(error_text: bytes) -> bytes:
     """Return the data that tells an error, whatever it is told as."""
-    if is_json(told):
-        return b'{"error":' + told + b"}"
-    return msgspec.json.encode({"error": told.decode(errors="replace")})
+    if is_json(error_text):
+        return b'{"error":' + error_text + b"}"
+    return msgspec.json.encode({"error": error_text.decode(errors="replace")})
 
 
 def _documents(body: bytes) -> list[bytes]:

@@ -23,11 +23,11 @@ from shared.telemetry import logs
 from shared.wire.enhancement import Reason
 from shared.wire.event import StageChanged
 from shared.wire.message import Enhancement
-from worker.providers.contract import Alive, ChatRequest, Ended, Text, Used
+from worker.providers.contract import ChatRequest, Ended, KeepAlive, ReportedUsage, Text
 from worker.run import Run
 from worker.steps import rewording
-from worker.steps.choose import first_choice, tokens_to_send
-from worker.steps.fit import tokens_of
+from worker.steps.choose_model import first_choice, tokens_to_send
+from worker.steps.truncate_history import tokens_of
 
 _SHARE_OF_DEADLINE: Final = 0.25
 # Of the longest answer that was held for, so much must still be paid for after a longer message.
@@ -42,23 +42,23 @@ _ENDS: Final[dict[str, Reason | None]] = {
 
 
 @dataclass
-class _Said:
+class _Rewording:
     """What the model that rewords has said so far."""
 
     text: str = ""
-    used: Used | None = None
+    used: ReportedUsage | None = None
 
 
 async def enhance(run: Run) -> None:
     """Fill `run.enhancement`, unless why the message is left alone shows from the message."""
-    if run.tools.settings.enhancement.model is None:
+    if run.dependencies.settings.enhancement.model is None:
         return
     if not run.submission.enhance_prompt:
         run.enhancement = Enhancement(applied=False, reason="withheld")
         return
-    if clarity.left_alone(run.user.content) or not first_choice(run, run.user.content):
+    if clarity.reason_not_to_reword(run.user.content) or not first_choice(run, run.user.content):
         return
-    request = _request(run, run.tools.settings.enhancement.model)
+    request = _request(run, run.dependencies.settings.enhancement.model)
     if isinstance(request, ChatRequest):
         run.enhancement = await _reword(run, request)
     else:
@@ -71,11 +71,13 @@ def _request(run: Run, name: str) -> ChatRequest | Reason:
         return "pictures"
     if run.claimed.turn > 1 and not run.history:
         return "alone"
-    model = run.tools.catalogue.by_identifier.get(name)
-    if model is None or name not in run.tools.registry.served:
+    model = run.dependencies.catalogue.by_identifier.get(name)
+    if model is None or name not in run.dependencies.registry.served:
         return "unserved"
-    messages = rewording.question(run.user.content, run.history, run.claimed.id)
-    tokens_max = min(run.tools.settings.enhancement.output_tokens_max, model.max_output_tokens)
+    messages = rewording.build_messages(run.user.content, run.history, run.claimed.id)
+    tokens_max = min(
+        run.dependencies.settings.enhancement.output_tokens_max, model.max_output_tokens
+    )
     if tokens_of(messages) + tokens_max > model.context_window:
         return "room"
     return ChatRequest(model=model, messages=messages, max_tokens=tokens_max)
@@ -83,61 +85,65 @@ def _request(run: Run, name: str) -> ChatRequest | Reason:
 
 async def _reword(run: Run, request: ChatRequest) -> Enhancement:
     """Ask, judge what is said, and tell the log what it took."""
-    run.writer.say(StageChanged("enhancing"), stage="enhancing")
-    limit_seconds = run.tools.settings.enhancement.seconds
-    began, said = run.tools.clock.monotonic(), _Said()
+    run.writer.append_event(StageChanged("enhancing"), stage="enhancing")
+    limit_seconds = run.dependencies.settings.enhancement.seconds
+    began, answer = run.dependencies.clock.monotonic(), _Rewording()
     try:
         async with asyncio.timeout(min(limit_seconds, run.seconds_left() * _SHARE_OF_DEADLINE)):
-            reason = await _hear(run, request, said)
+            reason = await _receive(run, request, answer)
     except TimeoutError:
         reason = "slow"
     except ProviderError as error:
         reason = "refused" if error.failure.category == "content_policy" else "failed"
-    text = rewording.bare(said.text)
-    reason = reason or rewording.flaw(run.user.content, text, run.claimed.id) or _bar(run, text)
+    text = rewording.strip_quotes(answer.text)
+    reason = (
+        reason
+        or rewording.find_flaw(run.user.content, text, run.claimed.id)
+        or _unsendable_reason(run, text)
+    )
     logs.logger().info(
         "rewording",
         model=request.model.identifier,
         reason=reason or "reworded",
-        input_tokens=said.used.input_tokens if said.used else None,
-        output_tokens=said.used.output_tokens if said.used else None,
-        ms=int((run.tools.clock.monotonic() - began) * 1000),
+        input_tokens=answer.used.input_tokens if answer.used else None,
+        output_tokens=answer.used.output_tokens if answer.used else None,
+        ms=int((run.dependencies.clock.monotonic() - began) * 1000),
     )
     if reason is not None:
         return Enhancement(applied=False, reason=reason)
     return Enhancement(applied=True, reason="reworded", text=text)
 
 
-async def _hear(run: Run, request: ChatRequest, said: _Said) -> Reason | None:
+async def _receive(run: Run, request: ChatRequest, answer: _Rewording) -> Reason | None:
     """Call the model and take what it says; return what is wrong with it. Raises ProviderError."""
-    longest = rewording.TIMES_LONGER_MAX * len(run.user.content) + _MARGIN_CHARACTERS
+    characters_max = rewording.TIMES_LONGER_MAX * len(run.user.content) + _MARGIN_CHARACTERS
     tokens = tokens_of(request.messages) + request.max_tokens
     reason: Reason | None = "failed"
-    stream = run.tools.registry.provider_of(request.model).stream(request)
-    gated = run.tools.gate.call(
+    stream = run.dependencies.registry.provider_of(request.model).stream(request)
+    guarded_call = run.dependencies.circuit_breaker.call(
         request.model, run.caller._replace(passes_over=True), lane=run.claimed.lane, tokens=tokens
     )
-    async with gated as call, aclosing(stream) as parts:
+    async with guarded_call as call, aclosing(stream) as parts:
         async for part in parts:
-            if isinstance(part, Alive):
-                call.begun(part.limits)
+            if isinstance(part, KeepAlive):
+                call.note_response(part.limits)
                 continue
-            call.heard()
+            call.note_first_part()
             if isinstance(part, Text):
-                said.text += part.text
-            elif isinstance(part, Used):
-                said.used = part
+                answer.text += part.text
+            elif isinstance(part, ReportedUsage):
+                answer.used = part
                 call.used_tokens = part.input_tokens + part.output_tokens
             elif isinstance(part, Ended):
                 reason = _ENDS.get(part.reason, "failed")
-            if len(said.text) > longest:
+            if len(answer.text) > characters_max:
                 return "long"
     return reason
 
 
-def _bar(run: Run, text: str) -> Reason | None:
+def _unsendable_reason(run: Run, text: str) -> Reason | None:
     """Return why a rewording cannot be sent: too much of it, or not what was set aside for."""
-    if price.tokens_in(text) > run.tools.settings.enhancement.output_tokens_max:
+    if price.tokens_in(text) > run.dependencies.settings.enhancement.output_tokens_max:
         return "long"
     before, after = first_choice(run, run.user.content), first_choice(run, text)
     if after is None or after != before:

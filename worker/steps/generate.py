@@ -10,31 +10,32 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import CRASHED, EXPIRED, BarredError, ProviderError
+from shared.errors import CRASHED, EXPIRED, CallBlockedError, ProviderError
 from shared.routing import price
-from shared.routing.choose import OUTPUT_TOKENS_MIN, pass_over
+from shared.routing.choose import OUTPUT_TOKENS_MIN, after_failure
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import Usage
-from worker.backlog import resource_of
-from worker.causes import cause_of
+from worker.outcome import Failed, Outcome, Retry
+from worker.parking import resource_of
 from worker.providers.contract import ChatRequest
 from worker.providers.failures import UpstreamRefusalError
-from worker.run import Failed, Outcome, Retry, Run
-from worker.steps import patience
-from worker.steps.choose import tokens_of_prompt
-from worker.steps.fit import fit, tokens_of
-from worker.steps.hear import (
+from worker.resilience import retry_policy
+from worker.resilience.failure_causes import cause_of
+from worker.run import Run
+from worker.steps.choose_model import tokens_of_prompt
+from worker.steps.receive_answer import (
     NOTHING_USED,
-    Heard,
-    added,
-    estimate,
-    hear,
-    nothing_said,
-    unfinished,
+    ReceivedAnswer,
+    estimate_usage,
+    no_answer_error,
+    receive_answer,
+    sum_usage,
+    unfinished_error,
 )
-from worker.steps.search import at_most
+from worker.steps.search_web import searches_max
+from worker.steps.truncate_history import tokens_of, truncate_history
 
 # From which share of its window on a conversation is long, and length a likely fault of it.
 _LONG_SHARE: Final = 0.25
@@ -52,31 +53,31 @@ async def generate(run: Run) -> Outcome | None:
     route, as long as nothing has been shown.
     """
     run.calls = run.claimed.calls
-    if run.calls >= patience.CALLS_PER_TURN_MAX:
+    if run.calls >= retry_policy.CALLS_PER_TURN_MAX:
         return Failed(_CALLS_USED_UP)
-    run.writer.say(events.StageChanged("generating"), stage="generating")
-    waiting: Retry | None = None
+    run.writer.append_event(events.StageChanged("generating"), stage="generating")
+    retry: Retry | None = None
     parked: tuple[str, ...] = ()
     while True:
         assert run.model is not None  # noqa: S101  `choose` went before
-        outcome = await _ask(run, run.model)
+        outcome = await _answer_with(run, run.model)
         if isinstance(outcome, Retry):
-            parked += _waits_for(run.model, outcome)
+            parked += _resource_awaited(run.model, outcome)
             outcome = outcome._replace(parked=parked)
-            if waiting is None or outcome.delay_seconds < waiting.delay_seconds:
-                waiting = outcome
-        if not patience.may_pass_over(outcome, patience.standing(run, calls=0)):
+            if retry is None or outcome.delay_seconds < retry.delay_seconds:
+                retry = outcome
+        if not retry_policy.may_fail_over(outcome, run.retry_state(calls=0)):
             break
-        _pass_over(run, run.model, patience.excluded_by(outcome))
+        _fail_over(run, run.model, retry_policy.excluded_by(outcome))
     # A model that may answer later is worth the wait when all others have failed.
-    has_calls = run.calls < patience.CALLS_PER_TURN_MAX
-    is_worth_it = has_calls and not run.writer.has_shown() and patience.is_own_fault(outcome)
-    if waiting is not None and is_worth_it:
-        return waiting._replace(parked=parked)
+    has_calls = run.calls < retry_policy.CALLS_PER_TURN_MAX
+    is_worth_it = has_calls and not run.writer.has_shown() and retry_policy.is_model_fault(outcome)
+    if retry is not None and is_worth_it:
+        return retry._replace(parked=parked)
     return outcome
 
 
-def _waits_for(model: ModelSettings, outcome: Retry) -> tuple[str, ...]:
+def _resource_awaited(model: ModelSettings, outcome: Retry) -> tuple[str, ...]:
     """Return the resource whose room lets a turn go on, if it waits for any."""
     if outcome.why == "busy":
         return (resource_of(model),)
@@ -84,64 +85,72 @@ def _waits_for(model: ModelSettings, outcome: Retry) -> tuple[str, ...]:
     return (resource_of(model, is_circuit=True),) if is_circuit else ()
 
 
-def _pass_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
+def _fail_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
     """Go on to the next model of the route."""
     assert run.routing is not None  # noqa: S101  `choose` went before
-    run.model, *others = run.others
-    run.others = tuple(others)
-    run.routing = pass_over(run.routing, failed.identifier, run.model.identifier, excluded_by)
-    run.writer.say(events.Routed(run.routing))
+    run.model, *fallbacks = run.fallbacks
+    run.fallbacks = tuple(fallbacks)
+    run.routing = after_failure(run.routing, failed.identifier, run.model.identifier, excluded_by)
+    run.writer.append_event(events.Routed(run.routing))
     logs.logger().info(
         "passed over", model=failed.identifier, why=excluded_by, chosen=run.model.identifier
     )
 
 
-async def _ask(run: Run, model: ModelSettings) -> Outcome | None:
+async def _answer_with(run: Run, model: ModelSettings) -> Outcome | None:
     """Have one model answer; Failed or Retry is what its provider's last failure comes to."""
-    room, is_trimmed = _room(run, model), False
-    tries, waited = 0, 0.0
+    input_tokens_max, is_trimmed = _input_tokens_max(run, model), False
+    tries, waited_seconds = 0, 0.0
     while run.seconds_left() > 0:
         calls_before = run.calls
         try:
-            return await _call(run, model, room, is_retry=tries > 0 or run.claimed.calls > 0)
+            return await _call_model(
+                run, model, input_tokens_max, is_retry=tries > 0 or run.claimed.calls > 0
+            )
         except ProviderError as error:
             failed = error
         tries += run.calls - calls_before
-        is_taken_on = failed.has_begun or cause_of(failed.failure).is_taken_on
-        if run.calls > calls_before and not is_taken_on:
+        is_accepted = failed.has_begun or cause_of(failed.failure).is_accepted
+        if run.calls > calls_before and not is_accepted:
             # The provider took nothing on: it is none of the turn's calls.
             run.calls -= 1
-        at = patience.standing(run, tries, waited)
-        _log(failed, model, at.calls)
-        if _is_trimmable(run, failed) and patience.may_call(at) and not is_trimmed:
+        state = run.retry_state(tries, waited_seconds)
+        _log(failed, model, state.calls)
+        if _is_trimmable(run, failed) and retry_policy.may_call_again(state) and not is_trimmed:
             # The catalogue may promise too much: what counts is what was refused.
-            room, is_trimmed = run.input_tokens // 2, True
+            input_tokens_max, is_trimmed = run.input_tokens // 2, True
             continue
-        what = _after(run, model, failed, at)
-        if not isinstance(what, patience.Wait):
+        what = _next_action(run, model, failed, state)
+        if not isinstance(what, retry_policy.WaitHere):
             return what
-        if isinstance(failed, BarredError):
-            waited += what.seconds
-        await run.tools.clock.sleep(what.seconds)
+        if isinstance(failed, CallBlockedError):
+            waited_seconds += what.seconds
+        await run.dependencies.clock.sleep(what.seconds)
     return Failed(EXPIRED)
 
 
-def _after(
-    run: Run, model: ModelSettings, error: ProviderError, at: patience.Standing
-) -> Failed | Retry | patience.Wait:
+def _next_action(
+    run: Run, model: ModelSettings, error: ProviderError, state: retry_policy.RetryState
+) -> Failed | Retry | retry_policy.WaitHere:
     """Decide what follows a failure; a second try needs what is left of the provider's budget."""
-    what = patience.after(error, at, random.random())  # noqa: S311  jitter, not a secret
-    is_over = isinstance(what, Failed) or patience.may_pass_over(what, at)
-    if is_over or isinstance(error, BarredError) or run.tools.gate.may_retry(model):
+    what = retry_policy.decide_next(error, state, random.random())  # noqa: S311  jitter, not a secret
+    is_over = isinstance(what, Failed) or retry_policy.may_fail_over(what, state)
+    if (
+        is_over
+        or isinstance(error, CallBlockedError)
+        or run.dependencies.circuit_breaker.take_retry(model)
+    ):
         return what
     logs.logger().info("no retry is left", provider=model.provider)
-    chance = random.random()  # noqa: S311  jitter
+    jitter = random.random()  # noqa: S311  jitter
     waits = cause_of(error.failure).waits
-    return patience.later(error, at, chance) if waits else Failed(error.failure)
+    return retry_policy.retry_later(error, state, jitter) if waits else Failed(error.failure)
 
 
 def _log(error: ProviderError, model: ModelSettings, call: int) -> None:
-    what = "the provider was spared" if isinstance(error, BarredError) else "the provider failed"
+    what = (
+        "the provider was spared" if isinstance(error, CallBlockedError) else "the provider failed"
+    )
     logs.logger().info(what, provider=model.provider, code=error.failure.code, call=call)
 
 
@@ -157,41 +166,45 @@ def _may_be_too_long(run: Run, error: ProviderError) -> bool:
     return isinstance(error, UpstreamRefusalError) and error.is_unexplained and is_long
 
 
-async def _call(run: Run, model: ModelSettings, room: int, *, is_retry: bool) -> Outcome | None:
+async def _call_model(
+    run: Run, model: ModelSettings, input_tokens_max: int, *, is_retry: bool
+) -> Outcome | None:
     """Have a model answer with as much of the history as has room. Raises ProviderError.
 
     That is one upstream call, and one more for each time that the upstream pauses.
     """
-    request = _request(run, model, room)
+    request = _request(run, model, input_tokens_max)
     run.input_tokens = tokens_of(request.messages)
     run.usage, run.has_no_answer = None, False
-    if run.search != "service":
+    if run.searched_by != "service":
         # What an earlier call found is not what this answer rests on.
         run.citations, run.searches = [], 0
     before = NOTHING_USED
     while True:
-        heard = await _call_once(run, request, before, is_retry=is_retry)
-        if not heard.so_far:
+        received = await _call_once(run, request, before, is_retry=is_retry)
+        if not received.so_far:
             break
-        if run.calls >= patience.CALLS_PER_TURN_MAX:
+        if run.calls >= retry_policy.CALLS_PER_TURN_MAX:
             run.has_no_answer = True
-            raise unfinished(model)
+            raise unfinished_error(model)
         before = run.usage or before
-        request = msgspec.structs.replace(request, so_far=heard.so_far)
-    run.finish_reason = heard.reason or "stop"
-    has_called = heard.reason == "tool_calls" and run.writer.has_called()
+        request = msgspec.structs.replace(request, so_far=received.so_far)
+    run.finish_reason = received.reason or "stop"
+    has_called = received.reason == "tool_calls" and run.writer.has_called()
     if run.writer.text() or run.media or has_called:
         return None
     run.has_no_answer = True
-    raise nothing_said(model, heard.reason)
+    raise no_answer_error(model, received.reason)
 
 
-async def _call_once(run: Run, request: ChatRequest, before: Usage, *, is_retry: bool) -> Heard:
+async def _call_once(
+    run: Run, request: ChatRequest, before: Usage, *, is_retry: bool
+) -> ReceivedAnswer:
     """Make one upstream call; `before` is what the calls that it goes on from have used."""
     model, lane = request.model, run.claimed.lane
     tokens = run.input_tokens + request.max_tokens
     searches = run.searches
-    async with run.tools.gate.call(
+    async with run.dependencies.circuit_breaker.call(
         model, run.caller, lane=lane, tokens=tokens, is_retry=is_retry
     ) as call:
         run.calls += 1
@@ -199,43 +212,45 @@ async def _call_once(run: Run, request: ChatRequest, before: Usage, *, is_retry:
         if request.so_far:
             run.searches = 0
         try:
-            heard = await hear(run, request, call)
+            received = await receive_answer(run, request, call)
         except ProviderError as error:
-            error.has_begun = call.is_taken_on
+            error.has_begun = call.is_accepted
             raise
-        used = run.usage or estimate(run, model)
+        used = run.usage or estimate_usage(run, model)
         call.used_tokens = used.input_tokens + used.output_tokens
-        run.usage = used if before is NOTHING_USED else added(model, before, used)
+        run.usage = used if before is NOTHING_USED else sum_usage(model, before, used)
         run.searches += searches if request.so_far else 0
-    return heard
+    return received
 
 
-def _room(run: Run, model: ModelSettings) -> int:
+def _input_tokens_max(run: Run, model: ModelSettings) -> int:
     """Return how much of the window is for what is sent: nothing of it is left out for money."""
     if not run.submission.holds_history:
-        return model.context_window - _reserve(run, model, tokens_of_prompt(run, run.prompt))
+        return model.context_window - _answer_tokens(run, model, tokens_of_prompt(run, run.prompt))
     return model.context_window - min(run.submission.max_output_tokens, model.max_output_tokens)
 
 
-def _reserve(run: Run, model: ModelSettings, tokens: int) -> int:
+def _answer_tokens(run: Run, model: ModelSettings, tokens: int) -> int:
     """Return how many tokens are set aside for the answer to so many.
 
     As many as the hold pays for, which may have been made for another model.
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
-    paid = price.affordable_tokens(model, tokens, run.claimed.hold, at_most(run, model))
+    paid = price.affordable_tokens(model, tokens, run.claimed.hold, searches_max(run, model))
     return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
 
 
-def _request(run: Run, model: ModelSettings, room: int) -> ChatRequest:
-    messages = fit(run.system_prompt, run.history, run.prompt, tokens_max=room, images=run.images)
+def _request(run: Run, model: ModelSettings, input_tokens_max: int) -> ChatRequest:
+    messages = truncate_history(
+        run.system_prompt, run.history, run.prompt, tokens_max=input_tokens_max, images=run.images
+    )
     sent = tokens_of(messages)
     held_for = sent if run.submission.holds_history else tokens_of_prompt(run, run.prompt)
-    max_tokens = max(1, min(_reserve(run, model, held_for), model.context_window - sent))
+    max_tokens = max(1, min(_answer_tokens(run, model, held_for), model.context_window - sent))
     return ChatRequest(
         model=model,
         messages=messages,
         max_tokens=max_tokens,
         deep_think=run.submission.features.deep_think,
-        web_search=run.search == "model",
+        web_search=run.searched_by == "model",
     )

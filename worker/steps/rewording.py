@@ -53,7 +53,7 @@ _REFUSAL: Final = re.compile(
 )
 
 
-def question(message: str, history: list[ChatMessage], mark: str) -> list[ChatMessage]:
+def build_messages(message: str, history: list[ChatMessage], mark: str) -> list[ChatMessage]:
     """Return what to ask; `mark` is a word that the author of the message cannot have known."""
     parts = []
     if history:
@@ -72,7 +72,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _CHARACTERS_SHOWN else text[:_CHARACTERS_SHOWN] + " ..."
 
 
-def bare(said: str) -> str:
+def strip_quotes(said: str) -> str:
     """Return what was said without the blanks and the quotation marks around all of it."""
     text = said.strip()
     while len(text) > 1 and text[0] + text[-1] in _QUOTES and text[0] not in text[1:-1]:
@@ -80,7 +80,7 @@ def bare(said: str) -> str:
     return text
 
 
-def flaw(message: str, reworded: str, mark: str) -> Reason | None:
+def find_flaw(message: str, reworded: str, mark: str) -> Reason | None:
     """Return why a text cannot stand for a message, or None; with the mark it tells of the task."""
     if not reworded:
         return "empty"
@@ -106,7 +106,7 @@ def _is_rewording(message: str, reworded: str) -> bool:
         return False
     if _script(message) != _script(reworded) or not _keeps_what_it_must(message, reworded):
         return False
-    ours, theirs = _pieces(message), _pieces(reworded)
+    ours, theirs = _trigrams(message), _trigrams(reworded)
     return len(ours & theirs) >= _SHARED_MIN * len(ours)
 
 
@@ -138,7 +138,7 @@ def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold()))
 
 
-def _pieces(text: str) -> set[str]:
+def _trigrams(text: str) -> set[str]:
     """Return every three letters in a row, and of the scripts of many signs each one."""
     letters = _letters(text)
     length = 1 if _script(text) == "CJK" else _PIECE

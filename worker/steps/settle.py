@@ -11,12 +11,13 @@ from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, ModelSnapshot, Usage, encode_assistant
-from shared.wire.routing import KeptRouting
+from shared.wire.routing import StoredRouting
 from shared.wire.submission import AUTO
-from worker.backlog import joined
-from worker.insist import until_answered
-from worker.run import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Run
-from worker.steps.charge import NOTHING_DUE, due
+from worker.outcome import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry
+from worker.parking import join_resources
+from worker.redis_retry import retry_until_answered
+from worker.run import Run
+from worker.steps.charge import NOTHING_DUE, usage_due
 
 
 async def settle(run: Run, outcome: Outcome) -> None:
@@ -30,7 +31,7 @@ async def settle(run: Run, outcome: Outcome) -> None:
             await _end(run, "cancelled", CANCELLED)
         case Retry(delay_seconds):
             delay_ms = max(1, int(delay_seconds * 1000))
-            run.tools.pictures.keep(run.claimed.account, run.claimed.id, run.images)
+            run.dependencies.image_cache.keep(run.claimed.account, run.claimed.id, run.images)
             await _release(run, delay_ms, outcome)
         case Released():
             await _release(run, 0, None)
@@ -40,8 +41,8 @@ async def settle(run: Run, outcome: Outcome) -> None:
 
 async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     """Send the settlement, with all that is not yet appended, until it is answered."""
-    rest = await run.writer.close()
-    usage = due(run, stage, failure)
+    unsent = await run.writer.close()
+    usage = usage_due(run, stage, failure)
     assistant = AssistantMessage(
         status="completed"
         if failure is None
@@ -51,7 +52,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         content=run.writer.text(),
         created=run.now_ms(),
         model=_snapshot(run),
-        routing=KeptRouting.of(run.routing) if run.routing else None,
+        routing=StoredRouting.of(run.routing) if run.routing else None,
         usage=usage,
         failure=failure,
         reasoning=run.writer.reasoning(),
@@ -68,22 +69,22 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         stage=stage,
         event=events.encode(_event(run, usage, failure, stage)),
         cost=usage.cost,
-        keep=functions.Keep.of(run.tools.settings.retention),
-        events=rest.events if rest is not None else [],
-        through=rest.stage if rest is not None else None,
+        keep=functions.KeepTimes.of(run.dependencies.settings.retention),
+        events=unsent.events if unsent is not None else [],
+        through=unsent.stage if unsent is not None else None,
         meter=_meter(run, usage),
         failure=failure if stage == "failed" else None,
         chosen=run.model.identifier if run.model is not None else None,
         history=_history(run) if stage == "completed" else None,
     )
     record = encode_assistant(assistant)
-    settled = await until_answered(
-        run.tools.clock,
+    settled = await retry_until_answered(
+        run.dependencies.clock,
         "a settlement",
-        lambda: functions.settle(run.tools.promise, run.claimed.root, ask, record),
+        lambda: functions.settle(run.dependencies.durable_redis, run.claimed.root, ask, record),
     )
     if settled and failure is None and stage == "completed" and run.model is not None:
-        run.tools.lengths.note(run.model.identifier, run.writer.length())
+        run.dependencies.lengths.note(run.model.identifier, run.writer.length())
     logs.logger().info(
         "settled" if settled else "settlement refused",
         stage=stage,
@@ -96,7 +97,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
 
 async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
     await run.writer.close()
-    parked = joined(outcome.parked) if outcome is not None else None
+    parked = join_resources(outcome.parked) if outcome is not None else None
     ask = functions.ReleaseAsk(
         account=run.claimed.account,
         id=run.claimed.id,
@@ -107,12 +108,12 @@ async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
         why=outcome.code if outcome is not None else None,
         parked=parked,
         is_elsewhere=parked is not None and outcome is not None and outcome.why == "elsewhere",
-        keep=functions.Keep.of(run.tools.settings.retention),
+        keep=functions.KeepTimes.of(run.dependencies.settings.retention),
     )
-    answer = await until_answered(
-        run.tools.clock,
+    answer = await retry_until_answered(
+        run.dependencies.clock,
         "a release",
-        lambda: functions.release(run.tools.redis, run.claimed.root, ask),
+        lambda: functions.release(run.dependencies.redis, run.claimed.root, ask),
     )
     logs.logger().info("released", delay_ms=delay_ms, answer=answer)
 
@@ -140,7 +141,7 @@ def _snapshot(run: Run) -> ModelSnapshot | None:
     """Keep how the model was named, if it was: the catalogue may change later."""
     if run.submission.model == AUTO or run.model is None:
         return None
-    provider = run.tools.catalogue.provider_of(run.model)
+    provider = run.dependencies.catalogue.provider_of(run.model)
     return ModelSnapshot(
         identifier=run.model.identifier, name=run.model.title, provider=provider.title
     )

@@ -6,94 +6,96 @@ from typing import Final, Literal, cast
 
 import msgspec
 
-from api import parameters
 from api.dialects.kolbo import wire
-from api.endpoint import Answer, Call
+from api.endpoints import parameters
+from api.endpoints.endpoint import RequestContext, Response
 from shared.errors import Code, RequestError
 from shared.stores import ledger
-from shared.stores.ledger import Use, Used
+from shared.stores.ledger import DailyUsage, UsageTotals
 
-_MICROCREDITS: Final = 1_000_000
+_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 _EPOCH: Final = date(1970, 1, 1)
 BY: Final = ("model", "day", "key")
 _DAYS_BY_DEFAULT: Final = 30
 _DAYS_MAX: Final = 366
 
-_NAMES: Final[dict[str, Callable[[Used], str]]] = {
+_NAMES: Final[dict[str, Callable[[DailyUsage], str]]] = {
     "model": lambda row: row.model,
     "day": lambda row: _date(row.day).isoformat(),
     "key": lambda row: row.key,
 }
 
 
-async def credits_(call: Call) -> Answer:
+async def credits_(context: RequestContext) -> Response:
     """GET /account/credits: what there is, and what is held."""
-    books = await call.state.accounts.books(call.caller.account)
-    return Answer(
+    credit_totals = await context.state.accounts.credit_totals(context.caller.account)
+    return Response(
         wire.CreditsReply(
             credits=wire.Credits(
-                total=(books.balance + books.held) / _MICROCREDITS,
-                available=books.balance / _MICROCREDITS,
-                held=books.held / _MICROCREDITS,
+                total=(credit_totals.balance + credit_totals.held) / _MICROCREDITS_PER_CREDIT,
+                available=credit_totals.balance / _MICROCREDITS_PER_CREDIT,
+                held=credit_totals.held / _MICROCREDITS_PER_CREDIT,
             )
         )
     )
 
 
-async def usage(call: Call) -> Answer:
+async def usage(context: RequestContext) -> Response:
     """GET /account/usage: what answers used and cost, from one day to another, both included."""
-    today = datetime.fromtimestamp(call.state.clock.now_ms() / 1000, UTC).date()
-    last = parameters.day(call, "to", today)
-    first = parameters.day(call, "from", last - timedelta(days=_DAYS_BY_DEFAULT - 1))
-    by = _by(call)
+    today = datetime.fromtimestamp(context.state.clock.now_ms() / 1000, UTC).date()
+    last = parameters.day(context, "to", today)
+    first = parameters.day(context, "from", last - timedelta(days=_DAYS_BY_DEFAULT - 1))
+    by = _by(context)
     if not 0 <= (last - first).days < _DAYS_MAX:
         raise RequestError(
             f"`from` must not be after `to`, nor more than {_DAYS_MAX} days before.",
             Code.INVALID_FIELDS,
         )
     days = range((first - _EPOCH).days, (last - _EPOCH).days + 1)
-    caller = call.caller
-    rows = await ledger.used(call.state.redis, caller.root, caller.account.id, days)
-    return Answer(
+    caller = context.caller
+    rows = await ledger.used(context.state.redis, caller.root, caller.account.id, days)
+    return Response(
         wire.UsageReply(
             usage=wire.AccountUsage(
                 from_=first.isoformat(),
                 to=last.isoformat(),
                 by=by,
-                items=[_item(*pair) for pair in sorted(_together(rows, _NAMES[by]).items())],
-                total=_total(_together(rows, lambda _: "").get("", Use())),
+                items=[_item(*pair) for pair in sorted(_summed_by(rows, _NAMES[by]).items())],
+                total=_total(_summed_by(rows, lambda _: "").get("", UsageTotals())),
             )
         )
     )
 
 
-def _by(call: Call) -> Literal["model", "day", "key"]:
-    asked = call.query.get("by", "day")
-    if asked not in BY:
+def _by(context: RequestContext) -> Literal["model", "day", "key"]:
+    grouping = context.query.get("by", "day")
+    if grouping not in BY:
         raise RequestError(
             "The parameter `by` must be `model`, `day` or `key`.", Code.INVALID_FIELDS
         )
-    return cast("Literal['model', 'day', 'key']", asked)
+    return cast("Literal['model', 'day', 'key']", grouping)
 
 
-def _together(rows: list[Used], name_of: Callable[[Used], str]) -> dict[str, Use]:
-    found: dict[str, Use] = {}
+def _summed_by(
+    rows: list[DailyUsage], name_of: Callable[[DailyUsage], str]
+) -> dict[str, UsageTotals]:
+    found: dict[str, UsageTotals] = {}
     for row in rows:
-        found[name_of(row)] = found.get(name_of(row), Use()).plus(row.use)
+        found[name_of(row)] = found.get(name_of(row), UsageTotals()).plus(row.use)
     return found
 
 
-def _total(use: Use) -> wire.UsageTotal:
+def _total(use: UsageTotals) -> wire.UsageTotal:
     return wire.UsageTotal(
         generations=use.generations,
         input_tokens=use.input_tokens,
         output_tokens=use.output_tokens,
         reasoning_tokens=use.reasoning_tokens,
-        credits=use.captured / _MICROCREDITS,
+        credits=use.captured / _MICROCREDITS_PER_CREDIT,
     )
 
 
-def _item(name: str, use: Use) -> wire.UsageItem:
+def _item(name: str, use: UsageTotals) -> wire.UsageItem:
     return wire.UsageItem(name=name, **msgspec.structs.asdict(_total(use)))
 
 

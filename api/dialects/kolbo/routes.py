@@ -7,106 +7,110 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from api import (
-    accept,
-    event_ids,
-    hints,
-    not_accepted,
-    overdue,
-    pages,
-    parameters,
-    sessions,
-    stream,
-)
+from api.accept import accept, rejections
 from api.dialects.kolbo import account, translate, wire
-from api.endpoint import Answer, Call, Endpoint, Pieces, Query, Stream
-from api.follow import told, wait
+from api.endpoints import parameters
+from api.endpoints.endpoint import (
+    ChunkedResponse,
+    Endpoint,
+    EventStream,
+    Query,
+    RequestContext,
+    Response,
+)
+from api.follow import event_ids, stream, stream_events, wait
 from api.guards.body import Body
-from api.headers import ACCEPTED
+from api.openapi.headers import ACCEPTED
+from api.polling import hints, overdue
+from api.resources import message_pages, sessions
 from shared.errors import Code, PolluxError, RequestError
 from shared.redis.functions import AlreadyEnded
-from shared.stores.sessions import Session, Turn, Wanted
+from shared.stores.sessions import Session, Turn, TurnRange
 from shared.wire.generation import Generation
 
-_MICROCREDITS: Final = 1_000_000
+_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 
-async def submit(call: Call) -> Answer:
+async def submit(context: RequestContext) -> Response:
     """POST /chat: take a message in."""
-    key = parameters.idempotency(call, call.route)
+    key = parameters.idempotency(context, context.route)
     try:
-        intent = translate.intent(call.body, call.state.settings.limits)
-        receipt = await accept.accept(call.state, call.caller, intent, key, call.request_id)
+        intent = translate.intent(context.body, context.state.settings.limits)
+        receipt = await accept.accept(
+            context.state, context.caller, intent, key, context.request_id
+        )
     except PolluxError as refused:
-        receipt = await accept.first_receipt(call.state, call.caller, key, refused)
-    headers = not_accepted.rate_headers(receipt.rate)
-    if receipt.line is None:
+        receipt = await accept.receipt_of_first_request(context.state, context.caller, key, refused)
+    headers = rejections.rate_headers(receipt.rate)
+    if receipt.position is None:
         headers["idempotent-replayed"] = "true"
-    model = translate.asked_model(call.body)
-    hint = await hints.first(call.state, call.caller.root, model, receipt.line)
-    return Answer(
+    model = translate.asked_model(context.body)
+    hint = await hints.first(context.state, context.caller.root, model, receipt.position)
+    return Response(
         translate.receipt(receipt.generation, receipt.session, model, hint), headers=headers
     )
 
 
-async def status(call: Call) -> Answer:
+async def status(context: RequestContext) -> Response:
     """GET /generate/{id}/status: look, or wait for the end or the next change."""
-    generation = await _look(call)
+    generation = await _find_generation(context)
     if generation is None:
         raise parameters.unknown_generation()
-    limits, account = call.state.limits, call.caller.account.id
+    limits, account = context.state.limits, context.caller.account.id
     limits.note_unfinished(account, generation.unfinished)
-    hint, eta = await hints.now(call.state, call.caller.root, generation)
+    hint, eta = await hints.now(context.state, context.caller.root, generation)
     limits.note_hint(account, generation.id, hint)
-    tag = translate.etag(generation, call.state.seal)
-    if _is_known(tag, call.field(b"if-none-match")):
-        return Answer(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
-    may_reword = call.state.settings.enhancement.model is not None
-    return Answer(
-        translate.status(generation, hint, eta, call.state.seal.signed, may_reword=may_reword),
+    tag = translate.etag(generation, context.state.url_signer)
+    if _matches_etag(tag, context.field(b"if-none-match")):
+        return Response(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
+    may_reword = context.state.settings.enhancement.model is not None
+    return Response(
+        translate.status(
+            generation, hint, eta, context.state.url_signer.sign_media, may_reword=may_reword
+        ),
         headers={"etag": tag},
     )
 
 
-async def _look(call: Call) -> Generation | None:
-    place = (call.caller.root, call.caller.account.id, parameters.generation_id(call))
-    seconds = _wait_seconds(call)
+async def _find_generation(context: RequestContext) -> Generation | None:
+    place = (context.caller.root, context.caller.account.id, parameters.generation_id(context))
+    seconds = _wait_seconds(context)
     if not seconds:
-        return await overdue.look(call.state, place)
+        return await overdue.find_current(context.state, place)
 
-    known = call.field(b"if-none-match")
+    known = context.field(b"if-none-match")
 
     def has_changed(generation: Generation) -> bool:
-        return not _is_known(translate.etag(generation, call.state.seal), known)
+        return not _matches_etag(translate.etag(generation, context.state.url_signer), known)
 
-    patience = wait.Patience(call.request, seconds)
+    wait_deadline = wait.WaitDeadline(context.request, seconds)
     with (
-        call.state.places.hold(call.caller.account, patience.end),
-        call.state.revocations.watched(call.caller.key, patience.end) as use,
+        context.state.open_waits.hold(context.caller.account, wait_deadline.end),
+        context.state.revocations.watch(context.caller.key, wait_deadline.end) as key_use,
     ):
         generation = await wait.until(
-            partial(overdue.look, call.state, place),
-            call.state.subscriber,
-            call.state.clock,
+            partial(overdue.find_current, context.state, place),
+            context.state.subscriber,
+            context.state.clock,
             place,
             has_changed if known else None,
-            patience=patience,
+            wait_deadline=wait_deadline,
         )
-    use.check()
+    key_use.check()
     return generation
 
 
-async def events(call: Call) -> Answer | Stream:
+async def events(context: RequestContext) -> Response | EventStream:
     """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
-    generation = parameters.generation_id(call)
-    after = call.field(b"last-event-id") or call.query.get("after") or None
-    return await stream.follow(call, generation, event_ids.after(after, generation))
+    generation = parameters.generation_id(context)
+    after = context.field(b"last-event-id") or context.query.get("after") or None
+    return await stream.follow(context, generation, event_ids.after(after, generation))
 
 
-async def cancel(call: Call) -> Answer:
+async def cancel(context: RequestContext) -> Response:
     """POST /generate/{id}/cancel: end it, or ask its worker to."""
-    place = (call.caller.root, call.caller.account.id, parameters.generation_id(call))
-    done = await overdue.cancel(call.state, place)
+    place = (context.caller.root, context.caller.account.id, parameters.generation_id(context))
+    done = await overdue.cancel(context.state, place)
     if done is None:
         raise parameters.unknown_generation()
     if isinstance(done, AlreadyEnded):
@@ -116,18 +120,20 @@ async def cancel(call: Call) -> Answer:
             details={"state": done.stage},
         )
     if done.refunded is None:
-        return Answer(wire.CancelReply(state="processing", credits_refunded=None, effect="pending"))
-    refunded = done.refunded / _MICROCREDITS
-    return Answer(
+        return Response(
+            wire.CancelReply(state="processing", credits_refunded=None, effect="pending")
+        )
+    refunded = done.refunded / _MICROCREDITS_PER_CREDIT
+    return Response(
         wire.CancelReply(state="cancelled", credits_refunded=refunded, effect="immediate")
     )
 
 
-async def models(call: Call) -> Answer:
+async def models(context: RequestContext) -> Response:
     """GET /models: the catalogue, as far as its providers are configured."""
-    catalogue, fleet = call.state.catalogue, await call.state.fleet()
-    kind = {"text": "chat"}.get(call.query.get("type", ""), call.query.get("type", ""))
-    provider = call.query.get("provider", "").lower()
+    catalogue, fleet = context.state.catalogue, await context.state.fleet()
+    kind = {"text": "chat"}.get(context.query.get("type", ""), context.query.get("type", ""))
+    provider = context.query.get("provider", "").lower()
     listed = [
         translate.model(entry, catalogue, is_available=entry.identifier in fleet.models)
         for entry in catalogue.models
@@ -135,14 +141,14 @@ async def models(call: Call) -> Answer:
     ]
     if provider:
         listed = [item for item in listed if item.provider.lower() == provider]
-    return Answer(wire.ModelsReply(models=listed, count=len(listed)))
+    return Response(wire.ModelsReply(models=listed, count=len(listed)))
 
 
-async def conversations(call: Call) -> Answer:
+async def conversations(context: RequestContext) -> Response:
     """GET /chat/conversations: the account's sessions, last active first."""
-    page, limit = _page(call, default=20, most=50)
-    listed, total = await sessions.page(call, offset=(page - 1) * limit, limit=limit)
-    return Answer(
+    page, limit = _page(context, default=20, limit_max=50)
+    listed, total = await sessions.page(context, offset=(page - 1) * limit, limit=limit)
+    return Response(
         wire.ConversationsReply(
             conversations=[translate.conversation(session) for session in listed],
             pagination=_pagination(page, limit, total),
@@ -150,22 +156,22 @@ async def conversations(call: Call) -> Answer:
     )
 
 
-async def rename(call: Call) -> Answer:
+async def rename(context: RequestContext) -> Response:
     """PATCH /chat/conversations/{session_id}: give it another name."""
-    session = await sessions.rename(call, call.body.name)
-    return Answer(wire.ConversationReply(conversation=translate.conversation(session)))
+    session = await sessions.rename(context, context.body.name)
+    return Response(wire.ConversationReply(conversation=translate.conversation(session)))
 
 
-async def delete(call: Call) -> Answer:
+async def delete(context: RequestContext) -> Response:
     """DELETE /chat/conversations/{session_id}: end what runs in it and forget all of it."""
-    return Answer(wire.DeletedReply(session_id=await sessions.delete(call)))
+    return Response(wire.DeletedReply(session_id=await sessions.delete(context)))
 
 
-async def messages(call: Call) -> Answer | Pieces:
+async def messages(context: RequestContext) -> Response | ChunkedResponse:
     """GET /chat/conversations/{session_id}/messages: oldest first, two a turn."""
-    page, limit = _page(call, default=50, most=100)
+    page, limit = _page(context, default=50, limit_max=100)
     begin, end = (page - 1) * limit, page * limit
-    catalogue, sign = call.state.catalogue, call.state.seal.signed
+    catalogue, sign = context.state.catalogue, context.state.url_signer.sign_media
 
     def rows(turn: Turn) -> Sequence[wire.MessageItem]:
         both, place = translate.messages(turn, catalogue, sign), 2 * turn.number - 2
@@ -178,11 +184,13 @@ async def messages(call: Call) -> Answer | Pieces:
             pagination=_pagination(page, limit, session.turns * 2),
         )
 
-    wanted = Wanted(first=begin // 2 + 1, last=(end + 1) // 2)
-    return await pages.answer(call, parameters.session_id(call), wanted, pages.Shape(rows, reply))
+    wanted = TurnRange(first=begin // 2 + 1, last=(end + 1) // 2)
+    return await message_pages.respond(
+        context, parameters.session_id(context), wanted, message_pages.PageShape(rows, reply)
+    )
 
 
-def _is_known(tag: str, known: str | None) -> bool:
+def _matches_etag(tag: str, known: str | None) -> bool:
     """Tell whether If-None-Match names a tag; compared weakly, as HTTP has it for this header."""
     if not known:
         return False
@@ -190,15 +198,15 @@ def _is_known(tag: str, known: str | None) -> bool:
     return "*" in tags or tag.removeprefix("W/") in tags
 
 
-def _wait_seconds(call: Call) -> float:
-    asked = parameters.whole(call, "wait", 0, at_least=0)
-    return float(min(asked, call.state.settings.api.wait_seconds_max))
+def _wait_seconds(context: RequestContext) -> float:
+    wanted_seconds = parameters.whole_number(context, "wait", 0, at_least=0)
+    return float(min(wanted_seconds, context.state.settings.api.wait_seconds_max))
 
 
-def _page(call: Call, *, default: int, most: int) -> tuple[int, int]:
-    page = parameters.whole(call, "page", 1, at_least=1)
-    limit = parameters.whole(call, "limit", default, at_least=1)
-    return page, min(limit, most)
+def _page(context: RequestContext, *, default: int, limit_max: int) -> tuple[int, int]:
+    page = parameters.whole_number(context, "page", 1, at_least=1)
+    limit = parameters.whole_number(context, "limit", default, at_least=1)
+    return page, min(limit, limit_max)
 
 
 def _pagination(page: int, limit: int, total: int) -> wire.Pagination:
@@ -223,7 +231,7 @@ ENDPOINTS: Final = (
         body=Body(wire.SubmitBody),
         replies=wire.SubmitReply,
         headers=("Idempotency-Key",),
-        sends=ACCEPTED,
+        response_headers=ACCEPTED,
         errors=(
             Code.MISSING_FIELDS,
             Code.FEATURE_UNAVAILABLE,
@@ -256,7 +264,7 @@ ENDPOINTS: Final = (
             ),
         ),
         headers=("If-None-Match",),
-        sends=("ETag",),
+        response_headers=("ETag",),
         errors=(Code.GENERATION_NOT_FOUND,),
     ),
     Endpoint(
@@ -270,7 +278,7 @@ ENDPOINTS: Final = (
         "no longer kept, as a `snapshot` and the end. Browsers' EventSource cannot send the key: "
         "follow with `fetch`.",
         replies=None,
-        stream=told.Event,
+        stream=stream_events.Event,
         query=(Query("after", "string", "Go on after this event; Last-Event-ID goes before it."),),
         headers=("Last-Event-ID",),
         errors=(Code.GENERATION_NOT_FOUND,),

@@ -8,15 +8,16 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from api import links, options
-from api.accept import Intent
+from api.accept import options
+from api.accept.accept import Intent
 from api.dialects.kolbo import wire
-from api.follow import told
-from api.pace import Eta
+from api.follow import stream_events
+from api.polling.eta import Eta
+from api.wire import links
 from shared import clarity
 from shared.catalogue import Catalogue
 from shared.clock import iso
-from shared.media.seal import Seal
+from shared.media.url_signing import UrlSigner
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.stores.sessions import Session, Turn
@@ -26,7 +27,7 @@ from shared.wire.generation import Generation
 from shared.wire.message import Usage as Used
 from shared.wire.submission import AUTO
 
-_MICROCREDITS: Final = 1_000_000
+_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 # What a typical exchange is made of, for the one figure `credit` of a model.
 _TYPICAL_TOKENS: Final = (1_000, 500)
 _AUTO: Final = wire.MessageModel(AUTO, "Auto", "Pollux")
@@ -56,7 +57,12 @@ def receipt(generation: str, session: str, model: str, hint: int) -> wire.Submit
 
 
 def status(
-    generation: Generation, hint: int, eta: Eta | None, sign: told.Sign, *, may_reword: bool
+    generation: Generation,
+    hint: int,
+    eta: Eta | None,
+    sign: stream_events.Sign,
+    *,
+    may_reword: bool,
 ) -> wire.StatusReply:
     """Return a generation as this dialect shows it; `may_reword` where messages ever are."""
     assistant, user = generation.assistant, generation.user
@@ -73,9 +79,9 @@ def status(
         attempt=generation.attempt,
         result=_result(generation, sign),
         error=failure.message if failure is not None else None,
-        failure=told.failure(failure) if failure is not None else None,
+        failure=stream_events.failure(failure) if failure is not None else None,
         enhancement=_enhancement(generation, may_reword=may_reword),
-        credits_used=generation.captured / _MICROCREDITS,
+        credits_used=generation.captured / _MICROCREDITS_PER_CREDIT,
         credits_breakdown=_breakdown(generation),
         usage=_usage(generation),
         routing=_routing(generation),
@@ -87,10 +93,10 @@ def status(
     )
 
 
-def _result(generation: Generation, sign: told.Sign) -> wire.Result:
+def _result(generation: Generation, sign: stream_events.Sign) -> wire.Result:
     """Return the answer; what was thought, and media, are known once it has ended."""
     assistant = generation.assistant
-    media = told.urls(assistant, sign)
+    media = stream_events.urls(assistant, sign)
     return wire.Result(
         content=generation.text,
         reasoning_content=(assistant.reasoning if assistant is not None else None) or None,
@@ -98,7 +104,7 @@ def _result(generation: Generation, sign: told.Sign) -> wire.Result:
         video_urls=media["video"],
         audio_urls=media["audio"],
         citations=list(assistant.citations) if assistant is not None else [],
-        finish_reason=assistant.told_finish_reason if assistant is not None else None,
+        finish_reason=assistant.visible_finish_reason if assistant is not None else None,
         model=generation.model,
         created_at=iso(assistant.created if assistant is not None else generation.accepted),
         partial=UNSET if generation.is_final else True,
@@ -117,8 +123,10 @@ def _enhancement(generation: Generation, *, may_reword: bool) -> wire.Enhancemen
     elif not generation.is_final:
         reason = "undecided"
     else:
-        otherwise: Reason = "as_written" if generation.state == "completed" else "ended"
-        reason = (clarity.left_alone(user.content) if user is not None else None) or otherwise
+        default_reason: Reason = "as_written" if generation.state == "completed" else "ended"
+        reason = (
+            clarity.reason_not_to_reword(user.content) if user is not None else None
+        ) or default_reason
     return wire.Enhancement(applied=False, reason=sentence(reason), text=None)
 
 
@@ -136,7 +144,7 @@ def _usage(generation: Generation) -> wire.TokenCounts | None:
 
 
 def _routing(generation: Generation) -> wire.Routing | None:
-    routing = told.routing(generation)
+    routing = stream_events.routing(generation)
     if routing is None:
         return None
     return wire.Routing(
@@ -157,24 +165,24 @@ def _breakdown(generation: Generation) -> list[wire.CreditLine]:
         return []
     of_searches = min(usage.search_cost, generation.captured)
     tokens = usage.input_tokens + usage.output_tokens
-    of_tokens = (generation.captured - of_searches) / _MICROCREDITS
+    of_tokens = (generation.captured - of_searches) / _MICROCREDITS_PER_CREDIT
     lines = [wire.CreditLine("tokens", tokens, of_tokens, usage.estimated)]
     if usage.searches:
         searched = wire.CreditLine(
-            "web_search", usage.searches, of_searches / _MICROCREDITS, estimated=False
+            "web_search", usage.searches, of_searches / _MICROCREDITS_PER_CREDIT, estimated=False
         )
         lines.append(searched)
     return lines
 
 
-def etag(generation: Generation, seal: Seal) -> str:
+def etag(generation: Generation, url_signer: UrlSigner) -> str:
     """Return the weak tag that changes with state, stage, attempt and last event.
 
     With media it also changes with the time at which their URLs end: a client that is told that
     nothing changed goes on with the URLs it has.
     """
     has_media = generation.assistant is not None and bool(generation.assistant.media)
-    expires = f"-{seal.expires()}" if has_media else ""
+    expires = f"-{url_signer.expires()}" if has_media else ""
     return f'W/"{generation.stage}-{generation.attempt}-{generation.last_event}{expires}"'
 
 
@@ -186,12 +194,12 @@ def model(entry: ModelSettings, catalogue: Catalogue, *, is_available: bool) -> 
         name=entry.title,
         provider=provider.title,
         types=entry.types,
-        credit=price.cost(entry, *_TYPICAL_TOKENS) / _MICROCREDITS,
+        credit=price.cost(entry, *_TYPICAL_TOKENS) / _MICROCREDITS_PER_CREDIT,
         recommended=entry.recommended,
         summary=entry.summary,
         smart_select_strengths=entry.strengths,
-        input_token_rate=price.cost(entry, 1_000, 0) / _MICROCREDITS,
-        output_token_rate=price.cost(entry, 0, 1_000) / _MICROCREDITS,
+        input_token_rate=price.cost(entry, 1_000, 0) / _MICROCREDITS_PER_CREDIT,
+        output_token_rate=price.cost(entry, 0, 1_000) / _MICROCREDITS_PER_CREDIT,
         context_window=entry.context_window,
         max_output_tokens=entry.max_output_tokens,
         capabilities=entry.capabilities,
@@ -211,11 +219,11 @@ def conversation(session: Session) -> wire.Conversation:
 
 
 def messages(
-    turn: Turn, catalogue: Catalogue, sign: told.Sign
+    turn: Turn, catalogue: Catalogue, sign: stream_events.Sign
 ) -> tuple[wire.MessageItem, wire.MessageItem]:
     """Return a turn's two messages: the user's, then the assistant's, finished or not."""
     assistant = turn.assistant
-    media = told.urls(assistant, sign)
+    media = stream_events.urls(assistant, sign)
     return (
         wire.MessageItem(
             message_id=turn.user.id,
@@ -235,7 +243,7 @@ def messages(
             video_urls=media["video"] or UNSET,
             audio_urls=media["audio"] or UNSET,
             citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
-            finish_reason=(assistant and assistant.told_finish_reason) or UNSET,
+            finish_reason=(assistant and assistant.visible_finish_reason) or UNSET,
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )

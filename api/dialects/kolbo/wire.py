@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from api import fields
-from api.options import Options, SessionName
+from api.accept.options import Options, SessionName
+from api.wire import fields
 from shared.lifecycle import State
 
 
@@ -54,7 +54,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     video_urls: fields.VideoUrls = []
     audio_urls: fields.AudioUrls = []
     citations: fields.Citations = []
-    finish_reason: fields.EndedByOrNull = None
+    finish_reason: fields.FinishReasonOrNull = None
     model: Annotated[
         str, Meta(description="The model that was asked for; `auto` where Smart Select chose.")
     ]
@@ -275,7 +275,7 @@ class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
     video_urls: fields.VideoUrls | UnsetType = UNSET
     audio_urls: fields.AudioUrls | UnsetType = UNSET
     citations: fields.Citations | UnsetType = UNSET
-    finish_reason: fields.EndedBy | UnsetType = UNSET
+    finish_reason: fields.CompletedFinishReason | UnsetType = UNSET
     created_at: fields.CreatedAt
 
 
@@ -351,4 +351,4 @@ class ErrorReply(fields.Details, frozen=True, kw_only=True):
     success: Annotated[Literal[False], Meta(description="Always false.")] = False
     error: Annotated[str, Meta(description="What is wrong, in a sentence for a person.")]
     code: fields.ErrorCode
-    request_id: fields.RefusedRequest
+    request_id: fields.RefusedRequestId

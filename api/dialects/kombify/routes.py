@@ -6,98 +6,100 @@ A handler reads the call, goes through one door or window, and translates what c
 from functools import partial
 from typing import Final
 
-from api import accept, not_accepted, pages, parameters, sessions
-from api.dialects.kombify import lists, translate, wire
+from api.accept import accept, rejections
+from api.dialects.kombify import paging, translate, wire
+from api.dialects.kombify.api_keys import create_key, delete_key, list_keys
 from api.dialects.kombify.chat import (
     chat,
-    check_brain,
     companion_chat,
     idempotency,
+    require_live_worker,
 )
-from api.dialects.kombify.keys import create_key, delete_key, list_keys
-from api.endpoint import Answer, Call, Endpoint, Pieces, Query
-from api.follow import told
+from api.endpoints import parameters
+from api.endpoints.endpoint import ChunkedResponse, Endpoint, Query, RequestContext, Response
+from api.follow import stream_events
 from api.guards.body import Body
-from api.headers import ACCEPTED
+from api.openapi.headers import ACCEPTED
+from api.resources import message_pages, sessions
 from shared.errors import Code
-from shared.stores.sessions import Wanted
+from shared.stores.sessions import TurnRange
 from shared.wire.submission import AUTO
 
 # Two messages a turn.
 _TURNS_SHOWN: Final = 50
 # More than any session has.
-_NO_TURN: Final = 10**12
+_TURN_MAX: Final = 10**12
 
 
-async def agents(call: Call) -> Answer:
+async def agents(context: RequestContext) -> Response:
     """GET /agents: who there is to talk to."""
-    limit, offset = lists.part(call)
-    fleet = await check_brain(call)
-    known = call.state.settings.companions
+    limit, offset = paging.limit_and_offset(context)
+    fleet = await require_live_worker(context)
+    known = context.state.settings.companions
     items = [translate.agent(each, fleet) for each in known[offset : offset + limit]]
-    return Answer(wire.AgentsReply(items=items, total=len(known), limit=limit, offset=offset))
+    return Response(wire.AgentsReply(items=items, total=len(known), limit=limit, offset=offset))
 
 
-async def create_session(call: Call) -> Answer:
+async def create_session(context: RequestContext) -> Response:
     """POST /sessions: begin a session that has no turn yet."""
-    body = call.body
-    wish = sessions.Wish(body.name, body.companion, body.metadata)
-    made = await sessions.create(call, wish, idempotency(call))
+    body = context.body
+    new_session = sessions.NewSessionRequest(body.name, body.companion, body.metadata)
+    created = await sessions.create(context, new_session, idempotency(context))
     headers = {
-        "location": f"/v1/ai/sessions/{made.id}",
-        **not_accepted.rate_headers(made.rate),
+        "location": f"/v1/ai/sessions/{created.id}",
+        **rejections.rate_headers(created.rate),
     }
-    if made.is_replayed:
+    if created.is_replayed:
         headers["idempotent-replayed"] = "true"
-    found = await sessions.load(call, made.id)
-    return Answer(translate.session(found), status=201, headers=headers)
+    found = await sessions.load(context, created.id)
+    return Response(translate.session(found), status=201, headers=headers)
 
 
-async def list_sessions(call: Call) -> Answer:
+async def list_sessions(context: RequestContext) -> Response:
     """GET /sessions: the account's sessions, last active first."""
-    limit, offset = lists.part(call)
-    listed, total = await sessions.page(call, offset=offset, limit=limit)
+    limit, offset = paging.limit_and_offset(context)
+    listed, total = await sessions.page(context, offset=offset, limit=limit)
     items = [translate.session(each) for each in listed]
-    return Answer(wire.SessionsReply(items=items, total=total, limit=limit, offset=offset))
+    return Response(wire.SessionsReply(items=items, total=total, limit=limit, offset=offset))
 
 
-async def read_session(call: Call) -> Answer | Pieces:
+async def read_session(context: RequestContext) -> Response | ChunkedResponse:
     """GET /sessions/{session_id}: a session and its last messages, or those before a turn."""
-    before = parameters.whole(call, "before", _NO_TURN, at_least=1)
-    sign = call.state.seal.signed
-    shape = pages.Shape(partial(translate.messages, sign=sign), translate.whole_session)
-    wanted = Wanted(last=before - 1, at_most=_TURNS_SHOWN)
-    return await pages.answer(call, parameters.session_id(call), wanted, shape)
+    before = parameters.whole_number(context, "before", _TURN_MAX, at_least=1)
+    sign = context.state.url_signer.sign_media
+    shape = message_pages.PageShape(partial(translate.messages, sign=sign), translate.whole_session)
+    wanted = TurnRange(last=before - 1, count_max=_TURNS_SHOWN)
+    return await message_pages.respond(context, parameters.session_id(context), wanted, shape)
 
 
-async def rename_session(call: Call) -> Answer:
+async def rename_session(context: RequestContext) -> Response:
     """PATCH /sessions/{session_id}: give it another name."""
-    return Answer(translate.session(await sessions.rename(call, call.body.name)))
+    return Response(translate.session(await sessions.rename(context, context.body.name)))
 
 
-async def delete_session(call: Call) -> Answer:
+async def delete_session(context: RequestContext) -> Response:
     """DELETE /sessions/{session_id}: end what runs in it and forget all of it."""
-    await sessions.delete(call)
-    return Answer(None, status=204)
+    await sessions.delete(context)
+    return Response(None, status=204)
 
 
-async def preferences(call: Call) -> Answer:
+async def preferences(context: RequestContext) -> Response:
     """GET /preferences: what the account has chosen."""
-    return Answer(wire.PreferencesReply(model=call.caller.account.preferred_model))
+    return Response(wire.PreferencesReply(model=context.caller.account.preferred_model))
 
 
-async def prefer_model(call: Call) -> Answer:
+async def prefer_model(context: RequestContext) -> Response:
     """PUT /preferences/model: choose the model of chats that name none."""
-    state, model = call.state, call.body.model
-    await not_accepted.check_memory(state, call.caller)
+    state, model = context.state, context.body.model
+    await rejections.check_memory(state, context.caller)
     if model is not None:
         catalogue, fleet = state.catalogue, await state.fleet()
         model = translate.identifier(model, catalogue, fleet)
         if model != AUTO:
             accept.find_model(catalogue, model, fleet)
-    await state.accounts.prefer(call.caller.account, model)
-    state.identities.forget(call.fields)
-    return Answer(wire.PreferencesReply(model=model))
+    await state.accounts.prefer(context.caller.account, model)
+    state.identities.forget(context.fields)
+    return Response(wire.PreferencesReply(model=model))
 
 
 _CHAT_DESCRIPTION: Final = (
@@ -143,10 +145,10 @@ ENDPOINTS: Final = (
         description=_CHAT_DESCRIPTION,
         body=Body(wire.ChatBody),
         replies=wire.ChatReply,
-        later=wire.LaterReply,
-        stream=told.Event,
+        pending_reply=wire.LaterReply,
+        stream=stream_events.Event,
         headers=("Idempotency-Key", "Last-Event-ID"),
-        sends=ACCEPTED,
+        response_headers=ACCEPTED,
         errors=_CHAT_ERRORS,
     ),
     Endpoint(
@@ -159,10 +161,10 @@ ENDPOINTS: Final = (
         description=_CHAT_DESCRIPTION,
         body=Body(wire.ChatBody),
         replies=wire.ChatReply,
-        later=wire.LaterReply,
-        stream=told.Event,
+        pending_reply=wire.LaterReply,
+        stream=stream_events.Event,
         headers=("Idempotency-Key", "Last-Event-ID"),
-        sends=ACCEPTED,
+        response_headers=ACCEPTED,
         errors=_CHAT_ERRORS,
     ),
     Endpoint(
@@ -173,7 +175,7 @@ ENDPOINTS: Final = (
         handler=agents,
         summary="List the agents",
         replies=wire.AgentsReply,
-        query=lists.PART,
+        query=paging.PAGING,
         errors=(Code.BRAIN_UNAVAILABLE,),
     ),
     Endpoint(
@@ -187,7 +189,7 @@ ENDPOINTS: Final = (
         replies=wire.SessionReply,
         status=201,
         headers=("Idempotency-Key",),
-        sends=("Location", *ACCEPTED),
+        response_headers=("Location", *ACCEPTED),
         errors=(
             Code.QUOTA_EXCEEDED,
             Code.COMPANION_NOT_FOUND,
@@ -203,7 +205,7 @@ ENDPOINTS: Final = (
         handler=list_sessions,
         summary="List sessions",
         replies=wire.SessionsReply,
-        query=lists.PART,
+        query=paging.PAGING,
     ),
     Endpoint(
         operation="get_session",
@@ -280,7 +282,7 @@ ENDPOINTS: Final = (
         replies=wire.NewKeyReply,
         status=201,
         headers=("Idempotency-Key",),
-        sends=("Location", *ACCEPTED),
+        response_headers=("Location", *ACCEPTED),
         errors=(Code.QUOTA_EXCEEDED, Code.IDEMPOTENCY_MISMATCH, Code.QUEUE_FULL),
     ),
     Endpoint(
@@ -291,7 +293,7 @@ ENDPOINTS: Final = (
         handler=list_keys,
         summary="List the API keys of the account",
         replies=wire.KeysReply,
-        query=lists.PART,
+        query=paging.PAGING,
     ),
     Endpoint(
         operation="delete_key",

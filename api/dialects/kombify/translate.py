@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import UNSET
 
 from api.dialects.kombify import wire
-from api.follow import told
+from api.follow import stream_events
 from shared.catalogue import Catalogue
 from shared.clock import iso
 from shared.companions import CompanionSettings
@@ -29,7 +29,7 @@ def identifier(name: str, catalogue: Catalogue, fleet: Fleet) -> str:
 
     A name that is neither stays as it is.
     """
-    return catalogue.named(name, lambda model: fleet.offers(model, catalogue.provider_of(model)))
+    return catalogue.resolve(name, lambda model: fleet.offers(model, catalogue.provider_of(model)))
 
 
 def is_streamed(body: wire.ChatBody, accept: Iterable[str]) -> bool:
@@ -47,20 +47,20 @@ def _weights(accept: str) -> dict[str, float]:
     """Return how much each media type of an Accept header is wanted, from 0 to 1."""
     weights = {}
     for choice in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in choice.split(";"))
+        media_type, *parameters = (part.strip().lower() for part in choice.split(";"))
         given = next((each[2:] for each in parameters if each.startswith("q=")), "1")
-        weights[kind] = float(given) if given.replace(".", "", 1).isdecimal() else 0.0
+        weights[media_type] = float(given) if given.replace(".", "", 1).isdecimal() else 0.0
     return weights
 
 
-def answer(generation: Generation, sign: told.Sign) -> wire.ChatReply:
+def answer(generation: Generation, sign: stream_events.Sign) -> wire.ChatReply:
     """Return a generation that was completed."""
     return wire.ChatReply(
         id=generation.id,
         session_id=generation.session,
-        message=told.message(generation, sign),
-        usage=told.usage(generation),
-        routing=told.routing(generation),
+        message=stream_events.message(generation, sign),
+        usage=stream_events.usage(generation),
+        routing=stream_events.routing(generation),
     )
 
 
@@ -124,10 +124,12 @@ def whole_session(found: Session, messages: list[wire.SessionMessage]) -> wire.W
     )
 
 
-def messages(turn: Turn, sign: told.Sign) -> tuple[wire.SessionMessage, wire.SessionMessage]:
+def messages(
+    turn: Turn, sign: stream_events.Sign
+) -> tuple[wire.SessionMessage, wire.SessionMessage]:
     """Return a turn's two messages: the user's, then the assistant's, finished or not."""
     assistant = turn.assistant
-    media = told.urls(assistant, sign)
+    media = stream_events.urls(assistant, sign)
     return (
         wire.SessionMessage(
             id=turn.user.id,
@@ -146,7 +148,7 @@ def messages(turn: Turn, sign: told.Sign) -> tuple[wire.SessionMessage, wire.Ses
             status=turn.state,
             model=_answering_model(assistant),
             citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
-            finish_reason=(assistant and assistant.told_finish_reason) or UNSET,
+            finish_reason=(assistant and assistant.visible_finish_reason) or UNSET,
             turn=turn.number,
             image_urls=media["image"] or UNSET,
             video_urls=media["video"] or UNSET,

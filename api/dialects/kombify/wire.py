@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from api import fields
-from api.follow.told import Message, Usage
-from api.options import Metadata, Options, SessionName
+from api.accept.options import Metadata, Options, SessionName
+from api.follow.stream_events import Message, Usage
+from api.wire import fields
 from shared.companions import Layer
 from shared.lifecycle import State
 from shared.wire.account import Scope
@@ -175,7 +175,7 @@ class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="The model that gave the answer; null for the user's.")
     ]
     citations: fields.Citations | UnsetType = UNSET
-    finish_reason: fields.EndedBy | UnsetType = UNSET
+    finish_reason: fields.CompletedFinishReason | UnsetType = UNSET
     turn: Annotated[int, Meta(description="The number of its turn, from 1.")]
     media_urls: fields.SentMediaUrls | UnsetType = UNSET
     image_urls: fields.ImageUrls | UnsetType = UNSET
@@ -247,7 +247,7 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 class ErrorMeta(msgspec.Struct, frozen=True, kw_only=True):
     """Which request this answers, and when."""
 
-    request_id: fields.RefusedRequest
+    request_id: fields.RefusedRequestId
     timestamp: Annotated[fields.Time, Meta(description="When it was refused, in UTC.")]
 
 

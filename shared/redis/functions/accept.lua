@@ -21,30 +21,30 @@
 
 -- What cannot be answered before its deadline is not taken in: too many of the account's own come first, by
 -- its share of the slots and by how many it may run at once, or of its session's, which go one by one.
-local function is_late(ask, ahead, crowd, behind)
+local function misses_deadline(ask, ahead, lane_accounts, session_turns_before)
   if ask.slots == 0 then return false end
-  local rounds = math.max(ahead * crowd / ask.slots, ahead / ask.running_max, behind)
+  local rounds = math.max(ahead * lane_accounts / ask.slots, ahead / ask.running_max, session_turns_before)
   return math.floor(rounds) > ask.rounds_max
 end
 
 local function find_replay(root, ask)
   if not ask.idempotency then return nil end
-  local stored = redis.call('HMGET', idempotency_key(root, ask.account, ask.idempotency),
+  local storage = redis.call('HMGET', idempotency_key(root, ask.account, ask.idempotency),
     'fingerprint', 'generation', 'session')
-  if not stored[1] then return nil end
-  if stored[1] ~= ask.fingerprint then return {'mismatch'} end
-  return {'replayed', stored[2], stored[3]}
+  if not storage[1] then return nil end
+  if storage[1] ~= ask.fingerprint then return {'mismatch'} end
+  return {'replayed', storage[2], storage[3]}
 end
 
 -- Of a session that an older process wrote the count is not known, and guessed high from the size of its records, until
 -- the next answer brings it. So many chunks are looked at; what is before them is taken to be like them.
-local CHUNKS_GUESSED_BY = 64
+local CHUNKS_SAMPLED = 64
 
-local function guess_history(root, ask, turns)
+local function estimate_history(root, ask, turns)
   local last, enough = math.floor(turns / TURNS_PER_CHUNK), (ask.history_max or 0) * BYTES_PER_TOKEN
   if enough <= 0 or turns <= 0 then return 0 end
   local chunk, bytes = last, 0
-  while chunk >= 0 and last - chunk < CHUNKS_GUESSED_BY and bytes < enough do
+  while chunk >= 0 and last - chunk < CHUNKS_SAMPLED and bytes < enough do
     local key = turns_key(root, ask.account, ask.session, int(chunk))
     for turn = math.max(1, chunk * TURNS_PER_CHUNK), math.min(turns, (chunk + 1) * TURNS_PER_CHUNK - 1) do
       bytes = bytes + redis.call('HSTRLEN', key, turn .. ':u') + redis.call('HSTRLEN', key, turn .. ':a')
@@ -57,15 +57,15 @@ end
 
 -- How many tokens go in beside the message: what completed turns said, what those under way may add, and who speaks.
 -- No more than there is room for, since the rest would be left out.
-local function history_of(root, ask, ended, session)
-  local tokens = (session.beside or 0) + (tonumber(session.tokens) or guess_history(root, ask, ended))
+local function count_history(root, ask, ended, session)
+  local tokens = (session.pending_tokens or 0) + (tonumber(session.tokens) or estimate_history(root, ask, ended))
   if session.system then tokens = tokens + tokens_in(#session.system) end
   if session.companion and not ask.companion then tokens = tokens + (ask.persona or 0) end
   return math.min(tokens, ask.history_max or 0)
 end
 
 -- What is held is what will be sent: adds the history's price. Returns what the budget had to be, if it is less.
-local function add_history(ask, history)
+local function add_history_price(ask, history)
   local extra = math.ceil(history * (ask.input_price or 0))
   ask.hold = ask.hold + extra
   if not ask.budget then return nil end
@@ -82,7 +82,7 @@ local function freed_by_interrupt(root, ask, head)
   for _, id in ipairs(ids) do
     local hold, worker, bill, attempt = unpack(redis.pcall('HMGET', generation_key(root, ask.account, id),
       'hold', 'worker', 'bill', 'attempt'))
-    local due = read_bill({bill = bill, attempt = attempt}, CANCELLED)
+    local due = parse_bill({bill = bill, attempt = attempt}, CANCELLED)
     local freed = math.max(0, (tonumber(hold) or 0) - (due and due.cost or 0))
     if worker then running = running + freed else waiting = waiting + freed end
   end
@@ -91,7 +91,7 @@ end
 
 -- Tokens that turns under way may add to the history; nobody counts those of a single one. What an interrupt ends adds
 -- nothing; an answer that a worker writes is only asked to stop, and may be complete before it does.
-local function pending_beside(root, ask, head, pending)
+local function count_pending_tokens(root, ask, head, pending)
   if ask.on_conflict == 'interrupt' then
     if not redis.call('ZSCORE', leases_key(root), member(ask.account, head)) then return 0 end
   elseif pending then
@@ -100,60 +100,60 @@ local function pending_beside(root, ask, head, pending)
   return tonumber(redis.call('HGET', generation_key(root, ask.account, head), 'added')) or 0
 end
 
-local function cancel_known(root, account, id, ask)
-  local record = load(root, account, id)
+local function cancel_checked(root, account, id, ask)
+  local record = load_generation(root, account, id)
   damage.check(record)
-  cancel_one(root, account, id, record, ask.keep, ask.channels)
+  cancel_generation(root, account, id, record, ask.keep, ask.channels)
 end
 
 -- Returns what there is to hold, and whether an interrupt needs the hold of the answer under way for that.
-local function count_balance(root, ask, balance, busy)
-  if balance >= ask.hold or not busy or ask.on_conflict ~= 'interrupt' then return balance, false end
-  local waiting, running = freed_by_interrupt(root, ask, busy)
+local function available_balance(root, ask, balance, current_head)
+  if balance >= ask.hold or not current_head or ask.on_conflict ~= 'interrupt' then return balance, false end
+  local waiting, running = freed_by_interrupt(root, ask, current_head)
   if balance + waiting >= ask.hold then return balance + waiting, false end
   return balance + waiting + running, true
 end
 
 -- Its worker is told, and refused whatever it writes from here on.
-local function end_known(root, account, id, ask)
-  local record = load(root, account, id)
+local function end_checked(root, account, id, ask)
+  local record = load_generation(root, account, id)
   damage.check(record)
   if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end
-  end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+  end_without_worker(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
 end
 
-local function read_books(books, lane)
-  return redis.call('HMGET', books, 'balance', 'running_' .. lane, 'lane_stride', 'running_most', 'stored_0', 'stored_1',
+local function load_totals(totals, lane)
+  return redis.call('HMGET', totals, 'balance', 'running_' .. lane, 'lane_stride', 'running_most', 'stored_0', 'stored_1',
     'stored_side', 'counted_at', 'held')
 end
 
 -- What it ends may have left text, which is counted by then. An answer is only asked to stop, unless its hold is
 -- needed at once. Returns the books as they are then.
 local function interrupt(root, ask, head, session, is_hold_needed)
-  damage.check_lines(root)
+  damage.check_shared_keys(root)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
   for i = #waiting, 1, -1 do
-    damage.guarded(root, member(ask.account, waiting[i]), cancel_known, ask)
+    damage.run_guarded(root, member(ask.account, waiting[i]), cancel_checked, ask)
   end
-  damage.guarded(root, member(ask.account, head), is_hold_needed and end_known or cancel_known, ask)
+  damage.run_guarded(root, member(ask.account, head), is_hold_needed and end_checked or cancel_checked, ask)
   session.bytes = redis.call('HGET', session_key(root, ask.account, ask.session), 'bytes')
-  return read_books(books_key(root, ask.account), ask.lane)
+  return load_totals(account_totals_key(root, ask.account), ask.lane)
 end
 
 -- A free session's turn is its head at once; a busy one's waits behind.
-local function take_turn(root, ask, key, session, weight, now)
-  stored.note_due(root, ask.account, weight.counted_at, stored.RECOUNT_MS, now)
+local function take_turn(root, ask, key, session, measured, now)
+  storage.schedule_recount(root, ask.account, measured.counted_at, storage.RECOUNT_MS, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
     redis.call('HSET', key, 'name', ask.name, 'created', now, 'active', now, 'turns', '1', 'head', ask.generation,
-      'bytes', int(weight.added))
+      'bytes', int(measured.added))
     if ask.system_prompt then redis.call('HSET', key, 'system', ask.system_prompt) end
     if ask.companion then redis.call('HSET', key, 'companion', ask.companion) end
-    if weight.side == '1' then redis.call('HSET', key, 'side', weight.side) end
+    if measured.side == '1' then redis.call('HSET', key, 'side', measured.side) end
     return 1, true
   end
-  local turn, bytes = session.turns + 1, int((tonumber(session.bytes) or 0) + weight.size)
-  if session.beside then redis.call('HSET', key, 'pending', int(session.beside + (ask.added or 0))) end
+  local turn, bytes = session.turns + 1, int((tonumber(session.bytes) or 0) + measured.size)
+  if session.pending_tokens then redis.call('HSET', key, 'pending', int(session.pending_tokens + (ask.added or 0))) end
   if session.head then
     redis.call('HSET', key, 'turns', int(turn), 'active', now, 'bytes', bytes)
     -- An interrupt may have ended the head.
@@ -165,9 +165,9 @@ end
 
 -- What comes before it now, which tells later how fast that goes: running, ahead, crowd, behind, whether it follows its
 -- session's head, ms since that began (-1: it waits, too). Noted only where anything waits, or the session is busy.
-local function line_of(running, ahead, crowd, behind, is_following, front)
+local function describe_position(running, ahead, lane_accounts, session_turns_before, is_following, first_age_ms)
   if ahead <= 0 and not is_following then return nil end
-  return string.format('%d %d %d %d %d %d', running, math.max(0, ahead), crowd, behind, is_following and 1 or 0, front)
+  return string.format('%d %d %d %d %d %d', running, math.max(0, ahead), lane_accounts, session_turns_before, is_following and 1 or 0, first_age_ms)
 end
 
 local function pack_message(ask, now)
@@ -185,20 +185,20 @@ end
 
 -- What the message adds to what is stored: its size and, of a new session, that of the session's own texts. Returns what
 -- passes a quota, if it does; a count that turns a message away is looked at again before the next one.
-local function weigh(root, ask, session, known, now)
+local function measure(root, ask, session, known, now)
   local message = pack_message(ask, now)
   local added = #message
   if ask.is_new then added = added + #ask.name + #(ask.system_prompt or '') + #(ask.companion or '') end
-  local which, much = stored.find_excess(root, ask.account, known[5], known[6], ask.is_new and ask.sessions_max, added,
+  local which, much = storage.find_exceeded_quota(root, ask.account, known[5], known[6], ask.is_new and ask.sessions_max, added,
     ask.stored_bytes_max)
-  if which == 'stored_bytes' then stored.note_due(root, ask.account, known[8], stored.RECOUNT_REFUSED_MS, now) end
+  if which == 'stored_bytes' then storage.schedule_recount(root, ask.account, known[8], storage.RECOUNT_REFUSED_MS, now) end
   local side = session.side
   if ask.is_new then side = known[7] end
   return {message = message, size = #message, added = added, side = side, counted_at = known[8]}, which, much
 end
 
-local function store(root, ask, generation, turn, number, before, message, now, ends)
-  local chunk = turns_of(root, ask.account, ask.session, turn)
+local function write_generation(root, ask, generation, turn, number, before, message, now, ends)
+  local chunk = turns_chunk_key(root, ask.account, ask.session, turn)
   turn = int(turn)
   redis.call('HSET', chunk, turn .. ':u', message)
   redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
@@ -222,37 +222,37 @@ local function is_limit_raised(ask, known) return known[4] and ask.running_max >
 
 -- Takes the hold and counts what is stored, in one write, and notes what a claim of the account's costs where that has
 -- changed. `known` are the books as they are now.
-local function take_hold(root, ask, known, weight)
-  local books, sum = books_key(root, ask.account), stored.sum_of(weight.side)
+local function take_hold(root, ask, known, measured)
+  local totals, sum = account_totals_key(root, ask.account), storage.sum_field(measured.side)
   if ask.hold > 0 then
-    local before = (weight.side == '1' and known[6] or weight.side ~= '1' and known[5]) or 0
-    redis.call('HSET', books, 'balance', int(known[1] - ask.hold), 'held', int((known[9] or 0) + ask.hold),
-      sum, int(before + weight.added))
+    local before = (measured.side == '1' and known[6] or measured.side ~= '1' and known[5]) or 0
+    redis.call('HSET', totals, 'balance', int(known[1] - ask.hold), 'held', int((known[9] or 0) + ask.hold),
+      sum, int(before + measured.added))
   else
-    redis.call('HINCRBY', books, sum, int(weight.added))
+    redis.call('HINCRBY', totals, sum, int(measured.added))
   end
   if tonumber(known[3]) ~= ask.stride or tonumber(known[4]) ~= ask.running_max then
-    redis.call('HSET', books, 'lane_stride', ask.stride, 'running_most', ask.running_max)
+    redis.call('HSET', totals, 'lane_stride', ask.stride, 'running_most', ask.running_max)
   end
-  if is_limit_raised(ask, known) then damage.let_in(root, ask.account) end
+  if is_limit_raised(ask, known) then damage.enter_lanes(root, ask.account) end
 end
 
 -- The session, nil where there is none; `beside` are the tokens of turns under way, where it counts them or an older
 -- process left some.
 local function load_session(root, ask, key)
-  local turns, busy, companion, tokens, pending, system, bytes, side = unpack(redis.call('HMGET', key,
+  local turns, current_head, companion, tokens, pending, system, bytes, side = unpack(redis.call('HMGET', key,
     'turns', 'head', 'companion', 'tokens', 'pending', 'system', 'bytes', 'side'))
-  local beside = busy and pending_beside(root, ask, busy, pending) or pending and 0 or nil
+  local pending_tokens = current_head and count_pending_tokens(root, ask, current_head, pending) or pending and 0 or nil
   if not turns then return nil end
-  return {turns = tonumber(turns), head = busy, companion = companion, tokens = tokens, beside = beside, system = system,
+  return {turns = tonumber(turns), head = current_head, companion = companion, tokens = tokens, pending_tokens = pending_tokens, system = system,
     bytes = bytes, side = side}
 end
 
-local NEW = {turns = 0}
+local NEW_SESSION = {turns = 0}
 
-local function await_turn(root, ask, turn, number, is_head, is_in_its_lane)
+local function enter_queue(root, ask, turn, number, is_head, is_in_lane)
   if is_head then
-    make_ready(root, ask.account, ask.generation, ask.lane, number, ask.wire, is_in_its_lane)
+    make_ready(root, ask.account, ask.generation, ask.lane, number, ask.wire, is_in_lane)
   else
     redis.call('ZADD', waiting_key(root, ask.account, ask.session), turn, ask.generation)
   end
@@ -265,59 +265,59 @@ local function accept(root, ask)
   local replay = find_replay(root, ask)
   if replay then return replay end
   local key = session_key(root, account, ask.session)
-  local session = ask.is_new and NEW or load_session(root, ask, key)
+  local session = ask.is_new and NEW_SESSION or load_session(root, ask, key)
   if not session then return {'no_session'} end
-  local busy = session.head
-  if busy and ask.on_conflict == 'reject' then return {'busy', busy} end
+  local current_head = session.head
+  if current_head and ask.on_conflict == 'reject' then return {'busy', current_head} end
   local now = now_us()
-  local rate, is_in_time = take_rate(root, account, ask.per_minute, now)
-  if not is_in_time then return {'limited', rate} end
-  local unfinished, of_lane = unfinished_of(root, account, ask.lane)
+  local rate, is_within_limit = take_rate(root, account, ask.per_minute, now)
+  if not is_within_limit then return {'limited', rate} end
+  local unfinished, of_lane = count_unfinished(root, account, ask.lane)
   -- An interrupt takes the place of all that its session has.
-  local behind, replaced = busy and waiting_in(root, account, ask.session) or 0, 0
-  local ended = session.turns - behind - (busy and 1 or 0)
-  if busy and ask.on_conflict == 'interrupt' then behind, replaced = 0, behind + 1 end
+  local session_turns_before, replaced = current_head and count_waiting(root, account, ask.session) or 0, 0
+  local ended = session.turns - session_turns_before - (current_head and 1 or 0)
+  if current_head and ask.on_conflict == 'interrupt' then session_turns_before, replaced = 0, session_turns_before + 1 end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
-  if behind >= ask.waiting_max then return {'waiting', rate} end
+  if session_turns_before >= ask.waiting_max then return {'waiting', rate} end
   local deadlines = deadlines_key(root)
   if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
-  local books = books_key(root, account)
-  local known = read_books(books, ask.lane)
-  local line, running = unfinished_key(root, account, ask.lane), tonumber(known[2] or 0)
+  local totals = account_totals_key(root, account)
+  local known = load_totals(totals, ask.lane)
+  local unfinished_set, running = unfinished_key(root, account, ask.lane), tonumber(known[2] or 0)
   local ahead = of_lane - running - replaced
-  local crowd, is_in_its_lane = 1, nil
-  if ahead > 0 then crowd, is_in_its_lane = crowd_of(root, account, ask.lane, ask.stride) end
-  if is_late(ask, ahead, crowd, behind) then return {'late', rate} end
+  local lane_accounts, is_in_lane = 1, nil
+  if ahead > 0 then lane_accounts, is_in_lane = count_lane_accounts(root, account, ask.lane, ask.stride) end
+  if misses_deadline(ask, ahead, lane_accounts, session_turns_before) then return {'late', rate} end
   local at = math.floor(now / 1000)
-  local weight, quota, much = weigh(root, ask, session, known, at)
+  local measured, quota, much = measure(root, ask, session, known, at)
   if quota then return {'quota', quota, much, rate} end
-  local history = ask.is_new and 0 or history_of(root, ask, ended, session)
-  local least = add_history(ask, history)
+  local history = ask.is_new and 0 or count_history(root, ask, ended, session)
+  local least = add_history_price(ask, history)
   if least then return {'unpaid', int(least), rate} end
-  local balance, is_hold_needed = count_balance(root, ask, tonumber(known[1] or 0), busy)
+  local balance, is_hold_needed = available_balance(root, ask, tonumber(known[1] or 0), current_head)
   if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
   -- What all of a partition share comes first: where it is of another type, nothing is done by halves.
   local number = int(redis.call('HINCRBY', clocks_key(root), 'number', '1'))
-  if not is_in_its_lane then redis.call('ZCARD', lane_key(root, ask.lane)) end
-  if busy and ask.on_conflict == 'interrupt' then
-    known = interrupt(root, ask, busy, session, is_hold_needed)
+  if not is_in_lane then redis.call('ZCARD', lane_key(root, ask.lane)) end
+  if current_head and ask.on_conflict == 'interrupt' then
+    known = interrupt(root, ask, current_head, session, is_hold_needed)
   end
-  if is_hold_needed then session.beside = 0 end
+  if is_hold_needed then session.pending_tokens = 0 end
   if ask.companion or session.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
   local moment, ends = int(at), int(at + ask.deadline_ms)
-  local turn, is_head = take_turn(root, ask, key, session, weight, moment)
-  take_hold(root, ask, known, weight)
-  local front = is_head and -1 or ms_since_start(root, account, busy, at)
-  store(root, ask, generation, turn, number, line_of(running, ahead, crowd, behind, not is_head, front), weight.message,
+  local turn, is_head = take_turn(root, ask, key, session, measured, moment)
+  take_hold(root, ask, known, measured)
+  local first_age_ms = is_head and -1 or ms_since_start(root, account, current_head, at)
+  write_generation(root, ask, generation, turn, number, describe_position(running, ahead, lane_accounts, session_turns_before, not is_head, first_age_ms), measured.message,
     moment, ends)
   redis.call('ZADD', deadlines, ends, member(account, ask.generation))
-  redis.call('ZADD', line, number, ask.generation)
-  await_turn(root, ask, turn, number, is_head, replaced == 0 and is_in_its_lane)
+  redis.call('ZADD', unfinished_set, number, ask.generation)
+  enter_queue(root, ask, turn, number, is_head, replaced == 0 and is_in_lane)
   -- What an interrupt ended is gone from the line, or not yet.
-  if replaced > 0 then ahead = redis.call('ZRANK', line, ask.generation) - running end
-  return {'accepted', turn, at, math.max(0, ahead), crowd, behind, running, is_head and 0 or 1,
-    front, unfinished + 1, rate}
+  if replaced > 0 then ahead = redis.call('ZRANK', unfinished_set, ask.generation) - running end
+  return {'accepted', turn, at, math.max(0, ahead), lane_accounts, session_turns_before, running, is_head and 0 or 1,
+    first_age_ms, unfinished + 1, rate}
 end
 
 register('accept', accept)

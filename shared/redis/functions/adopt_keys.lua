@@ -23,7 +23,7 @@ local function adopt_keys(root, ask)
   end
   local missing = api_keys.count_missing(root)
   if missing == 0 or missing ~= ask.missing then return missing end
-  redis.call('INCRBY', keys_listed_key(root), missing)
+  redis.call('INCRBY', listed_keys_count_key(root), missing)
   return 0
 end
 

@@ -8,7 +8,7 @@
 local api_keys = {}
 
 function api_keys.count_missing(root)
-  return redis.call('HLEN', key_ids_key(root)) - tonumber(redis.call('GET', keys_listed_key(root)) or 0)
+  return redis.call('HLEN', key_ids_key(root)) - tonumber(redis.call('GET', listed_keys_count_key(root)) or 0)
 end
 
 -- The error names the key where it is of another type: who asks knows the id only.
@@ -45,27 +45,27 @@ end
 
 function api_keys.list(root, key)
   redis.call('ZADD', account_keys_key(root, key.account), key.created, key.id)
-  if key.expires then redis.call('ZADD', key_ends_key(root, key.account), key.expires, key.id) end
+  if key.expires then redis.call('ZADD', key_expiries_key(root, key.account), key.expires, key.id) end
 end
 
 -- A key is taken out of force whatever its lists are: where one is of another type, the key is not in it.
 function api_keys.unlist(root, account, id)
   redis.pcall('ZREM', account_keys_key(root, account), id)
-  redis.pcall('ZREM', key_ends_key(root, account), id)
+  redis.pcall('ZREM', key_expiries_key(root, account), id)
 end
 
 -- Raises before anything is written where a list or the count is of another type.
 function api_keys.check_lists(root, account)
   api_keys.count_missing(root)
   redis.call('ZCARD', account_keys_key(root, account))
-  redis.call('ZCARD', key_ends_key(root, account))
+  redis.call('ZCARD', key_expiries_key(root, account))
 end
 
 function api_keys.add(root, key, hash, record)
   api_keys.check_lists(root, key.account)
   local is_new = redis.call('HSET', key_ids_key(root), key.id, hash)
   redis.call('SET', api_key_key(root, hash), record)
-  redis.call('INCRBY', keys_listed_key(root), is_new)
+  redis.call('INCRBY', listed_keys_count_key(root), is_new)
   api_keys.list(root, key)
 end
 
@@ -80,14 +80,14 @@ end
 
 -- Returns which request deleted a key, and the hash of the Idempotency-Key it was made with; nothing if it was not.
 function api_keys.find_deleted(root, account, id)
-  local said = redis.call('GET', deleted_key_key(root, account, id))
-  if said then return string.match(said, '^(%S*) ?(.*)$') end
+  local deletion = redis.call('GET', deleted_key_key(root, account, id))
+  if deletion then return string.match(deletion, '^(%S*) ?(.*)$') end
 end
 
 function api_keys.erase(root, key, hash)
   api_keys.unlist(root, key.account, key.id)
   redis.call('DEL', api_key_key(root, hash))
-  if redis.call('HDEL', key_ids_key(root), key.id) == 1 then redis.call('INCRBY', keys_listed_key(root), -1) end
+  if redis.call('HDEL', key_ids_key(root), key.id) == 1 then redis.call('INCRBY', listed_keys_count_key(root), -1) end
 end
 
 -- Fronts listen on the channel and end what the key has open.

@@ -14,11 +14,11 @@ local function append(root, ask)
   local answer = record[4] and 'cancel' or 'appended'
   if ask.seq <= seq then return answer end
   if ask.stage and ask.stage ~= record[3] then
-    check_step({stage = record[3]}, ask.stage)
+    check_transition({stage = record[3]}, ask.stage)
     redis.call('HSET', key, 'stage', ask.stage)
   end
   for i, event in ipairs(ask.events) do
-    emit(root, ask.account, ask.id, ask.attempt, ask.seq + i - 1, event)
+    append_event(root, ask.account, ask.id, ask.attempt, ask.seq + i - 1, event)
   end
   if ask.text then redis.call('APPEND', text_key(root, ask.account, ask.id), ask.text) end
   local noted = {'seq', int(ask.seq + #ask.events - 1)}

@@ -7,9 +7,9 @@
 -- gets the same answer, and a later one learns that the generation had ended.
 
 local function cancel(root, ask)
-  local record = load(root, ask.account, ask.id)
+  local record = load_generation(root, ask.account, ask.id)
   if not record then return {'unknown'} end
-  local fault = damage.fault_of(record)
+  local fault = damage.find_fault(record)
   if fault then
     damage.set_aside(root, ask.account, ask.id, fault)
     return {'finished', 'failed'}
@@ -19,10 +19,10 @@ local function cancel(root, ask)
     if call == ask.call then return {effect, effect == 'cancelled' and tonumber(refunded) or nil} end
     return {'finished', record.stage}
   end
-  local is_done, effect, refunded = pcall(cancel_one, root, ask.account, ask.id, record, ask.keep, ask.channels,
+  local is_done, effect, refunded = pcall(cancel_generation, root, ask.account, ask.id, record, ask.keep, ask.channels,
     ask.is_abandoned)
   if not is_done then
-    damage.mend(root, ask.account, ask.id, effect)
+    damage.set_aside_or_raise(root, ask.account, ask.id, effect)
     return {'finished', 'failed'}
   end
   redis.call('HSET', generation_key(root, ask.account, ask.id), 'cancelled_by',

@@ -10,7 +10,7 @@ local EXPIRED_AT_ONCE = 100
 
 -- What an operator made stays in the operator's list.
 local function drop_expired(root, account, now)
-  local ends = key_ends_key(root, account)
+  local ends = key_expiries_key(root, account)
   for _, id in ipairs(redis.call('ZRANGE', ends, '-inf', now, 'BYSCORE', 'LIMIT', 0, EXPIRED_AT_ONCE)) do
     local key, hash = api_keys.find(root, id)
     if key and key.created_by then
@@ -28,7 +28,7 @@ local function find_refusal(root, new, keys_max)
   local lacking = api_keys.find_lacking(by, new)
   if lacking then return {'lacks', lacking} end
   if by.expires and (not new.expires or new.expires > by.expires) then return {'outlives', by.expires} end
-  local expired = redis.call('ZCOUNT', key_ends_key(root, account), '-inf', now_ms())
+  local expired = redis.call('ZCOUNT', key_expiries_key(root, account), '-inf', now_ms())
   local used = redis.call('ZCARD', account_keys_key(root, account)) - expired
   if used >= keys_max then return {'quota', used} end
 end

@@ -16,16 +16,16 @@ local function create_session(root, ask)
       return {'replayed', id}
     end
   end
-  local rate, is_in_time = take_rate(root, ask.account, ask.per_minute, now_us())
-  if not is_in_time then return {'limited', rate} end
+  local rate, is_within_limit = take_rate(root, ask.account, ask.per_minute, now_us())
+  if not is_within_limit then return {'limited', rate} end
   local now, metadata = now_ms(), ask.metadata and cmsgpack.pack(ask.metadata)
   local bytes = #ask.name + #(ask.companion or '') + #(metadata or '')
-  local sum_0, sum_1, side, counted_at = unpack(redis.call('HMGET', books_key(root, ask.account), 'stored_0', 'stored_1',
+  local sum_0, sum_1, side, counted_at = unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'stored_0', 'stored_1',
     'stored_side', 'counted_at'))
-  local which, much = stored.find_excess(root, ask.account, sum_0, sum_1, ask.sessions_max, bytes, ask.stored_bytes_max)
-  stored.note_due(root, ask.account, counted_at, which and stored.RECOUNT_REFUSED_MS or stored.RECOUNT_MS, now)
+  local which, much = storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, ask.sessions_max, bytes, ask.stored_bytes_max)
+  storage.schedule_recount(root, ask.account, counted_at, which and storage.RECOUNT_REFUSED_MS or storage.RECOUNT_MS, now)
   if which then return {'quota', which, much, rate} end
-  stored.add(root, ask.account, side, bytes)
+  storage.add(root, ask.account, side, bytes)
   redis.call('HSET', session, 'name', ask.name, 'created', now, 'active', now, 'turns', 0, 'bytes', bytes,
     'side', side or '0')
   if ask.companion then redis.call('HSET', session, 'companion', ask.companion) end

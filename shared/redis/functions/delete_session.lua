@@ -5,32 +5,32 @@
 -- What was shown of an answer is charged, as by a cancel; the rest of its hold is given back, and the books stay. What the turns left is for `forget_turns`, which who
 -- deletes calls next; if that dies, a chore does. Files of the session are left to that chore, by name.
 
-local function end_one(root, account, id, ask)
-  local record = load(root, account, id)
+local function end_checked(root, account, id, ask)
+  local record = load_generation(root, account, id)
   damage.check(record)
   if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end
-  end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+  end_without_worker(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
 end
 
 local function delete_session(root, ask)
   local account, session = ask.account, session_key(root, ask.account, ask.id)
   local turns, idempotency, bytes, side = unpack(redis.call('HMGET', session, 'turns', 'idempotency', 'bytes', 'side'))
   local name = member(account, ask.id)
-  if not turns then return redis.call('HEXISTS', forgetting_key(root), name) == 1 and 'deleted' or 'unknown' end
+  if not turns then return redis.call('HEXISTS', turns_to_delete_key(root), name) == 1 and 'deleted' or 'unknown' end
   local running = redis.call('ZRANGE', waiting_key(root, account, ask.id), 0, -1)
   table.insert(running, redis.call('HGET', session, 'head') or nil)
   -- Looked at before anything is written: a session that is half gone cannot be deleted again.
-  redis.call('ZCARD', forgotten_key(root))
-  redis.call('HLEN', forgetting_key(root))
+  redis.call('ZCARD', files_to_delete_key(root))
+  redis.call('HLEN', turns_to_delete_key(root))
   redis.call('ZCARD', sessions_key(root, account))
-  forget_receipt(root, account, idempotency, 'session', ask.id)
-  stored.add(root, account, side, -(tonumber(bytes) or 0))
+  delete_idempotency_record(root, account, idempotency, 'session', ask.id)
+  storage.add(root, account, side, -(tonumber(bytes) or 0))
   redis.call('DEL', session, waiting_key(root, account, ask.id))
   redis.call('ZREM', sessions_key(root, account), ask.id)
-  redis.call('ZADD', forgotten_key(root), now_ms(), name)
-  redis.call('HSET', forgetting_key(root), name, int(math.floor(tonumber(turns) / TURNS_PER_CHUNK)))
+  redis.call('ZADD', files_to_delete_key(root), now_ms(), name)
+  redis.call('HSET', turns_to_delete_key(root), name, int(math.floor(tonumber(turns) / TURNS_PER_CHUNK)))
   for _, id in ipairs(running) do
-    damage.guarded(root, member(account, id), end_one, ask)
+    damage.run_guarded(root, member(account, id), end_checked, ask)
   end
   return 'deleted'
 end

@@ -11,7 +11,7 @@ local function end_probe(root, ask)
   if ask.is_well then
     redis.call('HDEL', key, 'due', 'lease', 'why')
     redis.call('ZREM', cooling_key(root), ask.circuit)
-    redis.call('DEL', failures_key(root, ask.circuit), faults_key(root, ask.circuit))
+    redis.call('DEL', failures_key(root, ask.circuit), failed_messages_key(root, ask.circuit))
   else
     redis.call('HDEL', key, 'probe', 'lease')
   end

@@ -5,17 +5,17 @@
 -- It is what a reap does to all that are late; a worker that still runs it is refused from here on.
 
 local function expire(root, ask)
-  local record = load(root, ask.account, ask.id)
+  local record = load_generation(root, ask.account, ask.id)
   if not record then return 'ended' end
-  local fault = damage.fault_of(record)
+  local fault = damage.find_fault(record)
   if fault then
     damage.set_aside(root, ask.account, ask.id, fault)
     return 'ended'
   end
   if is_final(record) then return 'ended' end
   if tonumber(record.deadline) > now_ms() then return 'early' end
-  local is_done, problem = pcall(end_from_outside, root, ask.account, ask.id, record, 'failed', EXPIRED, ask.keep)
-  if not is_done then damage.mend(root, ask.account, ask.id, problem) end
+  local is_done, problem = pcall(end_without_worker, root, ask.account, ask.id, record, 'failed', EXPIRED, ask.keep)
+  if not is_done then damage.set_aside_or_raise(root, ask.account, ask.id, problem) end
   return 'ended'
 end
 

@@ -8,13 +8,13 @@
 local GRANTED_MAX = 9007199254740991
 
 local function grant(root, ask)
-  local books = books_key(root, ask.account)
-  local granted = tonumber(redis.call('HGET', books, 'granted') or 0) + ask.amount
+  local totals = account_totals_key(root, ask.account)
+  local granted = tonumber(redis.call('HGET', totals, 'granted') or 0) + ask.amount
   if ask.amount > 0 and granted > GRANTED_MAX then return -2 end
-  local balance = tonumber(redis.call('HGET', books, 'balance') or 0) + ask.amount
+  local balance = tonumber(redis.call('HGET', totals, 'balance') or 0) + ask.amount
   if balance < 0 then return -1 end
-  redis.call('HINCRBY', books, 'granted', int(ask.amount))
-  redis.call('HSET', books, 'balance', int(balance))
+  redis.call('HINCRBY', totals, 'granted', int(ask.amount))
+  redis.call('HSET', totals, 'balance', int(balance))
   write_ledger(root, ask.account, {kind = 'grant', amount = ask.amount})
   return int(balance)
 end

@@ -4,7 +4,7 @@
 -- ATOMIC   because a key that an older process revoked leaves the list here, and the count with it.
 -- Let through where the server is full.
 
-local function page(root, account, offset, limit)
+local function list_page(root, account, offset, limit)
   local found, ended = {}, {}
   for _, id in ipairs(redis.call('ZRANGE', account_keys_key(root, account), offset, offset + limit - 1, 'REV')) do
     local key, _, record = api_keys.find(root, id)
@@ -20,7 +20,7 @@ end
 local function list_own_keys(root, ask)
   local found, ended
   repeat
-    found, ended = page(root, ask.account, ask.offset, ask.limit)
+    found, ended = list_page(root, ask.account, ask.offset, ask.limit)
     for _, id in ipairs(ended) do api_keys.unlist(root, ask.account, id) end
   until #ended == 0
   return {api_keys.count_missing(root), redis.call('ZCARD', account_keys_key(root, ask.account)), found}

@@ -1,7 +1,7 @@
 -- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
 -- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep; if any: beat_ms, closed
 --          (resources that this worker knows are not to be had now: what waits for these alone stays parked),
---          look_again_ms
+--          recheck_ms
 -- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead,
 --          {line of parked turns, lane:resource...}, {lane in which something is ready...}, {{account:id, why, what became
 --          of its hold}... (set aside as damaged since the last reap)}}; what is 'crashed', 'buried', 'expired' or
@@ -17,86 +17,86 @@
 
 local NOTED_EVERY_MS = 250
 
-local function due(key, now, limit)
+local function names_due(key, now, limit)
   return redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
 -- The record is loaded and checked before anything is written.
 local function expire_lease(root, account, id, record, held, is_stormy, ask)
   damage.check(record)
-  drop_lease(root, account, id, record.lane)
+  end_lease(root, account, id, record.lane)
   if record.cancel then
-    end_from_outside(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+    end_without_worker(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
     return {account, id, 'cancelled'}
   end
-  if suspect(root, account, id, record, held, is_stormy) >= ask.crashes_max then
-    end_from_outside(root, account, id, record, 'failed', CRASHED, ask.keep)
+  if record_crash(root, account, id, record, held, is_stormy) >= ask.crashes_max then
+    end_without_worker(root, account, id, record, 'failed', CRASHED, ask.keep)
     return {account, id, 'buried'}
   end
   retry_later(root, account, id, record, CRASHED.code)
-  queue_up(root, account, id, record)
+  enqueue(root, account, id, record)
   return {account, id, 'crashed'}
 end
 
 -- Of workers whose leases lapsed so many are remembered, and of leases that are next to lapse so many are looked at.
 local LAPSED_KEPT, OTHERS_TRIED = 32, 64
 
-local function worker_of(root, account, id)
+local function load_worker(root, account, id)
   return redis.call('HGET', generation_key(root, account, id), 'worker')
 end
 
 -- Workers of which leases lapsed before, and when, in ms; and the same as lines of text, oldest first.
-local function read_lapsed(root)
-  local lapsed, lines = {}, {}
+local function load_lapsed(root)
+  local lapsed, lapse_lines = {}, {}
   for worker, at in string.gmatch(redis.call('HGET', clocks_key(root), 'lapsed') or '', '(%S+) (%d+)\n') do
     lapsed[worker] = tonumber(at)
-    table.insert(lines, worker .. ' ' .. at .. '\n')
+    table.insert(lapse_lines, worker .. ' ' .. at .. '\n')
   end
-  return lapsed, lines
+  return lapsed, lapse_lines
 end
 
 -- A worker's leases may lapse in pieces, and what lapses as a piece of its own was not alone in its worker. Counts one
 -- more in `held` where a lease of the worker lapsed since it began these (at `begun`), or is still to lapse. `count`
 -- leases lapse now.
 local function add_others(root, held, begun, count, now)
-  local lapsed, lines = read_lapsed(root)
+  local lapsed, lapse_lines = load_lapsed(root)
   local alone = {}
   for worker, number in pairs(held) do
     if lapsed[worker] and begun[worker] < lapsed[worker] then
       held[worker] = number + 1
     elseif worker ~= '' then
-      table.insert(lines, worker .. ' ' .. now .. '\n')
+      table.insert(lapse_lines, worker .. ' ' .. now .. '\n')
       if number == 1 then alone[worker] = true end
     end
   end
-  redis.call('HSET', clocks_key(root), 'lapsed', table.concat(lines, '', math.max(1, #lines - LAPSED_KEPT + 1)))
+  redis.call('HSET', clocks_key(root), 'lapsed', table.concat(lapse_lines, '', math.max(1, #lapse_lines - LAPSED_KEPT + 1)))
   if not next(alone) then return end
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), count, count + OTHERS_TRIED - 1)) do
-    local worker = damage.guarded(root, name, worker_of)
+    local worker = damage.run_guarded(root, name, load_worker)
     if worker and alone[worker] then held[worker] = 2 end
   end
 end
 
 -- What one worker held is told together.
 local function expire_leases(root, now, ask, done)
-  local names = due(leases_key(root), now, ask.limit)
+  local names = names_due(leases_key(root), now, ask.limit)
   if #names == 0 then return end
   local records, workers, held, begun, is_stormy = {}, {}, {}, {}, is_storm(root, tonumber(now))
   for i, name in ipairs(names) do
-    local record = damage.guarded(root, name, load)
+    local record = damage.run_guarded(root, name, load_generation)
     local worker = record and record.worker or ''
     records[i], workers[i], held[worker] = record, worker, (held[worker] or 0) + 1
     begun[worker] = math.max(begun[worker] or 0, tonumber(record and record.started) or 0)
   end
   add_others(root, held, begun, #names, now)
   for i, name in ipairs(names) do
-    table.insert(done, damage.guarded(root, name, expire_lease, records[i], held[workers[i]], is_stormy, ask))
+    table.insert(done, damage.run_guarded(root, name, expire_lease, records[i], held[workers[i]], is_stormy, ask))
   end
 end
 
 -- Every look is noted, but not each by a write. A last look in the future is a clock that was set back: what was
 -- written before stands too far ahead, so leases get their time again.
-local function was_away(root, info, now, gap_ms)
+local function detect_gap(root, info, now, gap_ms)
   local key = clocks_key(root)
   local server = string.match(info, 'run_id:(%w+)')
   local known = redis.call('HMGET', key, 'reaped', 'server', 'damaged')
@@ -115,14 +115,14 @@ end
 
 -- Listeners come back before leases lapse; until then none is missed. (`deaf` says so to this text, the scores
 -- of holders to older ones.)
-local function renew_all(root, now, lease_ms)
+local function renew_all_leases(root, now, lease_ms)
   local ends = int(now + lease_ms)
   redis.call('HSET', clocks_key(root), 'deaf', ends)
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
     redis.call('ZADD', leases_key(root), ends, name)
   end
-  for _, worker in ipairs(redis.call('ZRANGE', holders_key(root), 0, -1)) do
-    redis.call('ZADD', holders_key(root), ends, worker)
+  for _, worker in ipairs(redis.call('ZRANGE', claiming_workers_key(root), 0, -1)) do
+    redis.call('ZADD', claiming_workers_key(root), ends, worker)
   end
 end
 
@@ -131,12 +131,12 @@ local ASKED_AT_ONCE = 1000
 
 -- How many listen on the channel of each holder, or nil where the server may not be asked. Holders come with
 -- scores.
-local function listeners_of(holders, channels)
+local function listeners_of(claiming_workers, channels)
   local counts = {}
-  for first = 1, #holders, 2 * ASKED_AT_ONCE do
+  for first = 1, #claiming_workers, 2 * ASKED_AT_ONCE do
     local names = {}
-    for i = first, math.min(first + 2 * ASKED_AT_ONCE, #holders) - 1, 2 do
-      table.insert(names, channels .. holders[i])
+    for i = first, math.min(first + 2 * ASKED_AT_ONCE, #claiming_workers) - 1, 2 do
+      table.insert(names, channels .. claiming_workers[i])
     end
     local found = redis.pcall('PUBSUB', 'NUMSUB', unpack(names))
     if found.err then return nil end
@@ -147,17 +147,17 @@ end
 
 -- Returns the workers that nobody has heard for long enough, and how many for less. A holder's score is 0 while
 -- it listens, else the time since when it does not.
-local function absent(root, ask, now)
-  local key, gone, missed = holders_key(root), {}, 0
-  local holders = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-  local listeners = listeners_of(holders, ask.channels)
+local function find_absent(root, ask, now)
+  local key, gone, missed = claiming_workers_key(root), {}, 0
+  local claiming_workers = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  local listeners = listeners_of(claiming_workers, ask.channels)
   if not listeners then
     -- Nobody is missed, so nobody need be known: else every worker that ever claimed would be, for ever.
     redis.call('DEL', key)
     return gone, missed
   end
-  for i = 1, #holders, 2 do
-    local worker, since = holders[i], tonumber(holders[i + 1])
+  for i = 1, #claiming_workers, 2 do
+    local worker, since = claiming_workers[i], tonumber(claiming_workers[i + 1])
     if listeners[(i + 1) / 2] > 0 then
       if since > 0 then redis.call('ZADD', key, 0, worker) end
     elseif since == 0 then
@@ -172,7 +172,7 @@ local function absent(root, ask, now)
   return gone, missed
 end
 
-local function holder_of(root, account, id)
+local function load_claimant(root, account, id)
   return redis.call('HMGET', generation_key(root, account, id), 'worker', 'started')
 end
 
@@ -180,50 +180,50 @@ end
 -- (`beat`) and last took one (`claim`), as far as its leases tell: one that was never renewed ends a lease's time after
 -- its claim.
 local function leases_of(root, workers, lease_ms)
-  local names, owners, signs = {}, {}, {}
+  local names, owners, last_seen = {}, {}, {}
   local leases = redis.call('ZRANGE', leases_key(root), 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
-    local worker, started = unpack(damage.guarded(root, leases[i], holder_of) or {})
+    local worker, started = unpack(damage.run_guarded(root, leases[i], load_claimant) or {})
     if worker and workers[worker] then
       table.insert(names, leases[i])
       table.insert(owners, worker)
-      signs[worker] = signs[worker] or {}
+      last_seen[worker] = last_seen[worker] or {}
       local at = tonumber(leases[i + 1]) - lease_ms
       local kind = at > (tonumber(started) or 0) and 'beat' or 'claim'
-      signs[worker][kind] = math.max(signs[worker][kind] or 0, at)
+      last_seen[worker][kind] = math.max(last_seen[worker][kind] or 0, at)
     end
   end
-  return names, owners, signs
+  return names, owners, last_seen
 end
 
 -- All leases are renewed with each beat: the next is due so long after the last, whatever was claimed meanwhile. A
 -- worker is missed since then, or since its last claim: if that is not long enough, it is not gone. Returns how many
 -- there are.
-local function spare_beating(root, gone, signs, ask, now)
-  local spared = 0
-  for worker, last in pairs(signs) do
+local function keep_beating(root, gone, last_seen, ask, now)
+  local kept = 0
+  for worker, last in pairs(last_seen) do
     local due_at = math.max((last.beat or last.claim) + (ask.beat_ms or 0), last.claim or 0)
     if now - due_at < ask.absent_ms then
-      redis.call('ZADD', holders_key(root), int(due_at), worker)
+      redis.call('ZADD', claiming_workers_key(root), int(due_at), worker)
       gone[worker] = nil
-      spared = spared + 1
+      kept = kept + 1
     end
   end
-  return spared
+  return kept
 end
 
 -- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
-local function lapse(root, info, ask, now)
+local function end_leases_of_absent(root, info, ask, now)
   if string.find(info, '_mode:cluster', 1, true) then
-    redis.call('DEL', holders_key(root))
+    redis.call('DEL', claiming_workers_key(root))
     return {}, 0
   end
   if now < tonumber(redis.call('HGET', clocks_key(root), 'deaf') or 0) then return {}, 0 end
-  local gone, missed = absent(root, ask, now)
+  local gone, missed = find_absent(root, ask, now)
   local dead, left = {}, ask.limit
   if not next(gone) then return dead, missed end
-  local names, owners, signs = leases_of(root, gone, ask.lease_ms)
-  if ask.beat_ms then missed = missed + spare_beating(root, gone, signs, ask, now) end
+  local names, owners, last_seen = leases_of(root, gone, ask.lease_ms)
+  if ask.beat_ms then missed = missed + keep_beating(root, gone, last_seen, ask, now) end
   for i, name in ipairs(names) do
     if gone[owners[i]] then
       redis.call('ZADD', leases_key(root), int(now), name)
@@ -232,10 +232,10 @@ local function lapse(root, info, ask, now)
     end
   end
   for worker in pairs(gone) do
-    redis.call('ZREM', holders_key(root), worker)
+    redis.call('ZREM', claiming_workers_key(root), worker)
     table.insert(dead, worker)
   end
-  if #dead > 0 then count_deaths(root, #dead, now) end
+  if #dead > 0 then record_deaths(root, #dead, now) end
   return dead, missed
 end
 
@@ -250,29 +250,29 @@ local function is_closed(root, account, id, record, ask)
   return true
 end
 
-local function bring_back(root, account, id, ask, now)
-  local record, name = load(root, account, id), member(account, id)
+local function requeue_due(root, account, id, ask, now)
+  local record, name = load_generation(root, account, id), member(account, id)
   damage.check(record)
   if is_closed(root, account, id, record, ask) then
-    redis.call('ZADD', deferred_key(root), int(now + ask.look_again_ms), name)
+    redis.call('ZADD', deferred_key(root), int(now + ask.recheck_ms), name)
     return
   end
   redis.call('ZREM', deferred_key(root), name)
   unpark(root, account, id, record)
-  queue_up(root, account, id, record)
+  enqueue(root, account, id, record)
 end
 
 local function expire(root, account, id, ask)
-  local record = load(root, account, id)
+  local record = load_generation(root, account, id)
   damage.check(record)
-  end_from_outside(root, account, id, record, 'failed', EXPIRED, ask.keep)
+  end_without_worker(root, account, id, record, 'failed', EXPIRED, ask.keep)
   return {account, id, 'expired'}
 end
 
 -- What has been set aside since the last reap, in this one or between them: {account:id, why, its hold}...
-local function take_untold(root, is_any)
+local function take_unreported(root, is_any)
   local found = {}
-  if not is_any and not damage.damaged_now then return found end
+  if not is_any and not damage.is_damage_new then return found end
   for name, why, hold in string.gmatch(redis.call('HGET', clocks_key(root), 'damaged') or '', '(%S+) (%S+) (%S+)\n') do
     table.insert(found, {name, why, hold})
   end
@@ -292,18 +292,18 @@ local function reap(root, ask)
   local at, done = now_ms(), {}
   local now = int(at)
   local info = redis.call('INFO', 'server')
-  damage.damaged_now = false
-  local is_away, set_back_ms, untold = was_away(root, info, at, ask.gap_ms)
-  if is_away then renew_all(root, at, ask.lease_ms) end
+  damage.is_damage_new = false
+  local is_away, set_back_ms, unreported = detect_gap(root, info, at, ask.gap_ms)
+  if is_away then renew_all_leases(root, at, ask.lease_ms) end
   if set_back_ms > ask.gap_ms then shift_deferred(root, set_back_ms) end
-  local dead, missed = lapse(root, info, ask, at)
+  local dead, missed = end_leases_of_absent(root, info, ask, at)
   expire_leases(root, now, ask, done)
-  for _, name in ipairs(due(deadlines_key(root), now, ask.limit)) do
-    table.insert(done, damage.guarded(root, name, expire, ask))
+  for _, name in ipairs(names_due(deadlines_key(root), now, ask.limit)) do
+    table.insert(done, damage.run_guarded(root, name, expire, ask))
   end
-  for _, name in ipairs(due(deferred_key(root), now, ask.limit)) do damage.guarded(root, name, bring_back, ask, at) end
+  for _, name in ipairs(names_due(deferred_key(root), now, ask.limit)) do damage.run_guarded(root, name, requeue_due, ask, at) end
   return {
-    done, dead, missed, redis.call('SMEMBERS', parked_lines_key(root)), ready_lanes(root), take_untold(root, untold),
+    done, dead, missed, redis.call('SMEMBERS', parked_queues_key(root)), ready_lanes(root), take_unreported(root, unreported),
   }
 end
 

@@ -9,7 +9,7 @@
 
 local SESSIONS_AT_ONCE, CHUNKS_AT_ONCE = 256, 64
 
-local function length_of(key, field)
+local function field_bytes(key, field)
   local length = redis.pcall('HSTRLEN', key, field)
   return type(length) == 'number' and length or 0
 end
@@ -30,7 +30,7 @@ local function weigh_chunks(root, account, session, turns, progress, budget)
   for chunk = progress.chunk, ends - 1 do
     local key = turns_key(root, account, session, int(chunk))
     for turn = math.max(1, chunk * TURNS_PER_CHUNK), math.min(turns, (chunk + 1) * TURNS_PER_CHUNK - 1) do
-      progress.bytes = progress.bytes + length_of(key, int(turn) .. ':u') + length_of(key, int(turn) .. ':a')
+      progress.bytes = progress.bytes + field_bytes(key, int(turn) .. ':u') + field_bytes(key, int(turn) .. ':a')
     end
   end
   budget.chunks = budget.chunks - math.max(1, ends - progress.chunk)
@@ -48,29 +48,29 @@ local function move_session(root, account, session, side, progress, budget)
   progress.head = head
   if not weigh_chunks(root, account, session, tonumber(turns), progress, budget) then return false, 0 end
   local bytes = progress.bytes
-  for _, field in ipairs({'name', 'system', 'companion', 'metadata'}) do bytes = bytes + length_of(key, field) end
-  stored.add(root, account, from, -(tonumber(had) or 0))
-  stored.add(root, account, side, bytes)
+  for _, field in ipairs({'name', 'system', 'companion', 'metadata'}) do bytes = bytes + field_bytes(key, field) end
+  storage.add(root, account, from, -(tonumber(had) or 0))
+  storage.add(root, account, side, bytes)
   redis.call('HSET', key, 'bytes', bytes, 'side', side)
   return true, math.abs(bytes - (tonumber(had) or 0))
 end
 
 -- Returns the side that sessions move to; a count that was broken off goes on.
-local function begin(root, account, is_first_call)
-  local books = books_key(root, account)
-  local side, is_counting = unpack(redis.call('HMGET', books, 'stored_side', 'is_counting'))
+local function begin_count(root, account, is_first_call)
+  local totals = account_totals_key(root, account)
+  local side, is_counting = unpack(redis.call('HMGET', totals, 'stored_side', 'is_counting'))
   side = side or '0'
   if not is_first_call or is_counting then return side end
   side = side == '1' and '0' or '1'
-  redis.call('HSET', books, 'stored_side', side, 'is_counting', 1)
+  redis.call('HSET', totals, 'stored_side', side, 'is_counting', 1)
   return side
 end
 
-local function conclude(root, account, side, corrected)
-  local books, left = books_key(root, account), stored.sum_of(side == '1' and '0' or '1')
-  local gone, counted_at = unpack(redis.call('HMGET', books, left, 'counted_at'))
-  redis.call('HDEL', books, left, 'is_counting')
-  redis.call('HSET', books, 'counted_at', int(now_ms()))
+local function finish_count(root, account, side, corrected)
+  local totals, left = account_totals_key(root, account), storage.sum_field(side == '1' and '0' or '1')
+  local gone, counted_at = unpack(redis.call('HMGET', totals, left, 'counted_at'))
+  redis.call('HDEL', totals, left, 'is_counting')
+  redis.call('HSET', totals, 'counted_at', int(now_ms()))
   redis.call('ZREM', recount_key(root), account)
   return {'done', corrected, tonumber(gone) or 0, counted_at and 0 or 1}
 end
@@ -78,7 +78,7 @@ end
 local function recount(root, ask)
   local account, first, budget = ask.account, ask.cursor or 0, {chunks = CHUNKS_AT_ONCE}
   local cursor = first
-  local side, corrected = begin(root, account, cursor == 0 and not ask.session), 0
+  local side, corrected = begin_count(root, account, cursor == 0 and not ask.session), 0
   local page = redis.call('ZRANGE', sessions_key(root, account), int(cursor), '+inf', 'BYSCORE', 'LIMIT', 0,
     SESSIONS_AT_ONCE, 'WITHSCORES')
   for i = 1, #page, 2 do
@@ -91,7 +91,7 @@ local function recount(root, ask)
     corrected, cursor = corrected + wrong, tonumber(page[i + 1])
     if budget.chunks <= 0 then return {'more', corrected, cursor, '', 0, 0} end
   end
-  if #page < 2 * SESSIONS_AT_ONCE then return conclude(root, account, side, corrected) end
+  if #page < 2 * SESSIONS_AT_ONCE then return finish_count(root, account, side, corrected) end
   -- A whole page of one moment has been looked at.
   if cursor == first then cursor = cursor + 1 end
   return {'more', corrected, cursor, '', 0, 0}

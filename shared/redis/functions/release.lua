@@ -6,27 +6,27 @@
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
 -- What is deferred tells its followers so: the stage is an event of the attempt, its last.
 
-local function wait_until(root, record, ask, again)
+local function defer(root, record, ask, again)
   if not ask.parked then
     redis.call('ZADD', deferred_key(root), int(again), member(ask.account, ask.id))
     return
   end
   park(root, ask.account, ask.id, record, ask.parked, again)
   if not ask.is_elsewhere then return end
-  for resource in string.gmatch(ask.parked, '%S+') do ring_bell(bell_for_key(root, record.lane, resource)) end
+  for resource in string.gmatch(ask.parked, '%S+') do push_wakeup(wakeup_for_key(root, record.lane, resource)) end
 end
 
 local function release(root, ask)
-  local record = load(root, ask.account, ask.id)
+  local record = load_generation(root, ask.account, ask.id)
   if not record or tonumber(record.attempt) ~= ask.attempt then return 'refused' end
   if not redis.call('ZSCORE', leases_key(root), member(ask.account, ask.id)) then return 'refused' end
-  local fault = damage.fault_of(record)
+  local fault = damage.find_fault(record)
   if fault then
     damage.set_aside(root, ask.account, ask.id, fault)
     return 'refused'
   end
   if record.cancel then
-    end_from_outside(root, ask.account, ask.id, record, 'cancelled', CANCELLED, ask.keep)
+    end_without_worker(root, ask.account, ask.id, record, 'cancelled', CANCELLED, ask.keep)
     return 'cancelled'
   end
   -- What only waits for room was not tried.
@@ -35,10 +35,10 @@ local function release(root, ask)
   if ask.delay_ms > 0 then
     retry_later(root, ask.account, ask.id, record, ask.why or 'DEFERRED')
     redis.call('HINCRBY', key, ask.is_waiting and 'waits' or 'retries', 1)
-    drop_lease(root, ask.account, ask.id, record.lane)
-    wait_until(root, record, ask, now_ms() + ask.delay_ms)
+    end_lease(root, ask.account, ask.id, record.lane)
+    defer(root, record, ask, now_ms() + ask.delay_ms)
   else
-    give_back(root, ask.account, ask.id, record, 'RELEASED')
+    requeue(root, ask.account, ask.id, record, 'RELEASED')
   end
   redis.call('HSET', key, 'calls', ask.calls or 0)
   return 'released'

@@ -8,7 +8,7 @@ local function rename_session(root, ask)
   local turns, bytes, side = unpack(redis.call('HMGET', key, 'turns', 'bytes', 'side'))
   if not turns then return 0 end
   local more = #ask.name - redis.call('HSTRLEN', key, 'name')
-  stored.add(root, ask.account, side, more)
+  storage.add(root, ask.account, side, more)
   redis.call('HSET', key, 'name', ask.name, 'bytes', math.max(0, (tonumber(bytes) or 0) + more))
   return 1
 end

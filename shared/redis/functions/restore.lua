@@ -10,34 +10,34 @@ local function restore_place(root, account, id, record)
   if redis.call('HGET', session, 'head') ~= id then
     return redis.call('ZADD', waiting_key(root, account, record.session), 'NX', record.turn, id)
   end
-  for _, line in ipairs({deferred_key(root), suspects_key(root)}) do
-    if redis.call('ZSCORE', line, name) then return 0 end
+  for _, set_key in ipairs({deferred_key(root), suspects_key(root)}) do
+    if redis.call('ZSCORE', set_key, name) then return 0 end
   end
   if redis.call('ZSCORE', ready_key(root, account, record.lane), id) then
     return join_lane(root, account, record.lane, record.wire)
   end
   unpark(root, account, id, record)
-  queue_up(root, account, id, record)
+  enqueue(root, account, id, record)
   return 1
 end
 
 local function restore_one(root, account, id, ask)
-  local record, name, clocks = load(root, account, id), member(account, id), clocks_key(root)
-  if not record or damage.fault_of(record) or is_final(record) then return 0 end
+  local record, name, clocks = load_generation(root, account, id), member(account, id), clocks_key(root)
+  if not record or damage.find_fault(record) or is_final(record) then return 0 end
   local count = redis.call('ZADD', deadlines_key(root), 'NX', record.deadline, name)
     + redis.call('ZADD', unfinished_key(root, account, record.lane), 'NX', record.number, id)
   if tonumber(redis.call('HGET', clocks, 'number') or 0) < tonumber(record.number) then
     redis.call('HSET', clocks, 'number', record.number)
   end
   if not record.worker then return count + restore_place(root, account, id, record) end
-  redis.call('ZADD', holders_key(root), 'NX', 0, record.worker)
+  redis.call('ZADD', claiming_workers_key(root), 'NX', 0, record.worker)
   return count + redis.call('ZADD', leases_key(root), 'NX', int(now_ms() + ask.lease_ms), name)
 end
 
 local function restore(root, ask)
   local count = 0
   for _, name in ipairs(ask.names) do
-    local restored = damage.guarded(root, member(name[1], name[2]), restore_one, ask)
+    local restored = damage.run_guarded(root, member(name[1], name[2]), restore_one, ask)
     count = count + (restored or 0)
   end
   return count

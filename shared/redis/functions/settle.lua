@@ -7,10 +7,10 @@
 -- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
 --          fact. The same attempt again finds it done.
 
-local PACES_KEPT, PACES_MAX = 128, 160
+local DURATIONS_KEPT, DURATIONS_MAX = 128, 160
 
-local function conclude(root, ask, record, now)
-  return finish(root, ask.account, ask.id, record, {
+local function finish_attempt(root, ask, record, now)
+  return finish_generation(root, ask.account, ask.id, record, {
     stage = ask.stage, assistant = ask.blob, event = ask.event, cost = ask.cost, keep = ask.keep,
     meter = ask.meter, failure = ask.failure, chosen = ask.chosen, history = ask.history,
     events = ask.events,
@@ -19,9 +19,9 @@ local function conclude(root, ask, record, now)
 end
 
 local function settle(root, ask)
-  local record = load(root, ask.account, ask.id)
+  local record = load_generation(root, ask.account, ask.id)
   if not record or tonumber(record.attempt) ~= ask.attempt then return {'refused'} end
-  local fault = damage.fault_of(record)
+  local fault = damage.find_fault(record)
   if fault then
     damage.set_aside(root, ask.account, ask.id, fault)
     return {'refused'}
@@ -34,23 +34,23 @@ local function settle(root, ask)
   end
   if not redis.call('ZSCORE', leases_key(root), member(ask.account, ask.id)) then return {'refused'} end
   if ask.through and ask.through ~= record.stage then
-    check_step(record, ask.through)
+    check_transition(record, ask.through)
     record.stage = ask.through
   end
-  check_step(record, ask.stage)
+  check_transition(record, ask.stage)
   local now = now_ms()
-  local is_done, captured = pcall(conclude, root, ask, record, now)
+  local is_done, captured = pcall(finish_attempt, root, ask, record, now)
   if not is_done then
-    damage.mend(root, ask.account, ask.id, captured)
+    damage.set_aside_or_raise(root, ask.account, ask.id, captured)
     return {'refused'}
   end
   if ask.stage == 'completed' then
-    local key = pace_key(root, record.model)
+    local key = durations_key(root, record.model)
     local length = redis.pcall('LPUSH', key, int(math.max(0, now - (tonumber(record.started) or now))))
     if type(length) ~= 'number' then
       redis.call('DEL', key)
     else
-      if length > PACES_MAX then redis.call('LTRIM', key, 0, PACES_KEPT - 1) end
+      if length > DURATIONS_MAX then redis.call('LTRIM', key, 0, DURATIONS_KEPT - 1) end
       -- Of a long one, an answer in eight is often enough for a week.
       if length <= 32 or length % 8 == 0 then redis.call('PEXPIRE', key, '604800000') end
     end

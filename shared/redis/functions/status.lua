@@ -8,14 +8,14 @@
 -- ATOMIC   because the state and the text must be of the same moment.
 
 -- What was put off is tried again at a time that is known; anything else waits for its turn only.
-local function ms_until_again(root, ask, record, now)
+local function ms_until_retry(root, ask, record, now)
   local due = record.stage == 'retrying' and redis.call('ZSCORE', deferred_key(root), member(ask.account, ask.id))
   return due and math.max(0, tonumber(due) - now) or 0
 end
 
 -- Whether another turn of its session runs or waits as its head, and how long ago the first of what comes before it
 -- began: that head, or else the account's oldest of the lane.
-local function look_in_front(root, ask, record, place, now)
+local function find_first_before(root, ask, record, place, now)
   local first
   if place then
     first = redis.call('HGET', session_key(root, ask.account, record.session), 'head')
@@ -26,7 +26,7 @@ local function look_in_front(root, ask, record, place, now)
 end
 
 -- A later attempt chooses anew.
-local function routing_of(root, ask, record)
+local function load_routed_event(root, ask, record)
   local epoch = string.match(record.routed or '', '^(%d+)%-%d+$')
   if epoch ~= record.attempt then return false end
   local found = redis.call('XRANGE', events_key(root, ask.account, ask.id), record.routed, record.routed)
@@ -38,29 +38,29 @@ local function status(root, ask)
   if #flat == 0 then return {} end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
-  local now, rank, running, most, crowd, behind, again, body = now_ms(), -1, 0, 0, 1, 0, 0, false
-  local follows, front, routed = 0, -1, false
-  local turns = turns_of(root, ask.account, record.session, record.turn)
+  local now, rank, running, running_max, lane_accounts, session_turns_before, retry_in_ms, body = now_ms(), -1, 0, 0, 1, 0, 0, false
+  local is_behind_head, first_age_ms, routed = 0, -1, false
+  local turns = turns_chunk_key(root, ask.account, record.session, record.turn)
   local user = redis.call('HGET', turns, record.turn .. ':u')
   if is_final(record) then
     body = redis.call('HGET', turns, record.turn .. ':a')
   else
-    again, routed = ms_until_again(root, ask, record, now), routing_of(root, ask, record)
+    retry_in_ms, routed = ms_until_retry(root, ask, record, now), load_routed_event(root, ask, record)
     body = redis.call('GET', text_key(root, ask.account, ask.id))
     rank = redis.call('ZRANK', unfinished_key(root, ask.account, record.lane), ask.id) or -1
-    local own = redis.call('HMGET', books_key(root, ask.account), 'running_' .. record.lane, 'running_most',
+    local own = redis.call('HMGET', account_totals_key(root, ask.account), 'running_' .. record.lane, 'running_most',
       'lane_stride')
-    running, most = tonumber(own[1] or 0), tonumber(own[2] or 0)
+    running, running_max = tonumber(own[1] or 0), tonumber(own[2] or 0)
     if not record.worker and rank > 0 then
       local place = redis.call('ZRANK', waiting_key(root, ask.account, record.session), ask.id)
-      follows, front = look_in_front(root, ask, record, place, now)
+      is_behind_head, first_age_ms = find_first_before(root, ask, record, place, now)
       if rank > running then
-        crowd = crowd_of(root, ask.account, record.lane, tonumber(own[3]) or STRIDE_OF_BEFORE)
-        behind = place or 0
+        lane_accounts = count_lane_accounts(root, ask.account, record.lane, tonumber(own[3]) or STRIDE_DEFAULT)
+        session_turns_before = place or 0
       end
     end
   end
-  local answer = {now, unfinished_of(root, ask.account), rank, running, most, crowd, behind, follows, front, again, body,
+  local answer = {now, count_unfinished(root, ask.account), rank, running, running_max, lane_accounts, session_turns_before, is_behind_head, first_age_ms, retry_in_ms, body,
     user, routed}
   for i = 1, #flat do answer[i + 13] = flat[i] end
   return answer

@@ -19,10 +19,10 @@
 -- One local name instead of nine: Lua knows 200 at once.
 local SUSPECTS = {}
 
-SUSPECTS.FOUND_LATE_MS = 5000
+SUSPECTS.FALLBACK_MS = 5000
 -- In the line of suspects, batches stand behind all others.
-SUSPECTS.BEHIND_ALL = 1000000000000
-SUSPECTS.COMPANY_SHRINKS = 4
+SUSPECTS.BATCH_OFFSET = 1000000000000
+SUSPECTS.SUSPECTS_SHRINK_FACTOR = 4
 -- Deaths in a partition, of which one is forgotten in so long; more than so many are a storm, which lasts so long.
 SUSPECTS.STORM_DEATHS, SUSPECTS.DEATH_FORGOTTEN_MS, SUSPECTS.STORM_MS = 4, 2000, 5000
 -- So long after a death was counted against a generation that then completed.
@@ -37,7 +37,7 @@ local function is_storm(root, now)
 end
 
 -- Workers died just now.
-local function count_deaths(root, count, now)
+local function record_deaths(root, count, now)
   local key = clocks_key(root)
   local known = redis.call('HMGET', key, 'deaths', 'died')
   local since = math.max(0, now - tonumber(known[2] or 0))
@@ -50,33 +50,33 @@ end
 
 -- One that completed has killed nobody. Where a death was counted against it, workers die of something else than what
 -- they run: for a while that is as in a storm.
-acquit = function(root, record, now)
+extend_storm_if_blamed = function(root, record, now)
   if tonumber(record.crashes) <= 0 then return end
   local ends = math.max(tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0), now + SUSPECTS.ACQUITTED_MS)
   redis.call('HSET', clocks_key(root), 'storm', int(ends))
 end
 
 -- How many suspects may run beside this record, itself among them; nil for one that is no suspect.
-local function company_of(record)
+local function suspects_max_of(record)
   return record.crashes and math.max(1, tonumber(record.company) or 1)
 end
 
 local function join_suspects(root, account, id, record)
   local name, place = member(account, id), tonumber(record.number)
-  if record.lane == 'batch' then place = place + SUSPECTS.BEHIND_ALL end
-  redis.call('ZADD', deferred_key(root), int(now_ms() + SUSPECTS.FOUND_LATE_MS), name)
+  if record.lane == 'batch' then place = place + SUSPECTS.BATCH_OFFSET end
+  redis.call('ZADD', deferred_key(root), int(now_ms() + SUSPECTS.FALLBACK_MS), name)
   redis.call('ZADD', suspects_key(root), int(place), name)
-  ring(root, record.lane, record.wire)
+  wake_worker(root, record.lane, record.wire)
 end
 
 local function has_suspects(root, lane)
-  local low, high = '-inf', '(' .. int(SUSPECTS.BEHIND_ALL)
-  if lane == 'batch' then low, high = int(SUSPECTS.BEHIND_ALL), '+inf' end
+  local low, high = '-inf', '(' .. int(SUSPECTS.BATCH_OFFSET)
+  if lane == 'batch' then low, high = int(SUSPECTS.BATCH_OFFSET), '+inf' end
   return redis.call('ZCOUNT', suspects_key(root), low, high) > 0
 end
 
 -- Each that waits goes where claims look for it.
-queue_up = function(root, account, id, record)
+enqueue = function(root, account, id, record)
   if record.crashes then
     join_suspects(root, account, id, record)
   else
@@ -87,13 +87,13 @@ end
 local function falls_of(record) return tonumber(record.falls) or 0 end
 
 -- An attempt died in a worker that held so many. Returns how many deaths are counted against the generation now.
-local function suspect(root, account, id, record, held, is_stormy)
-  local key, company = generation_key(root, account, id), company_of(record)
+local function record_crash(root, account, id, record, held, is_stormy)
+  local key, company = generation_key(root, account, id), suspects_max_of(record)
   local crashes, falls = tonumber(record.crashes or 0), falls_of(record) + 1
   if not company then
     company = held > 1 and held or 0
   elseif company > 1 then
-    company = math.ceil(company / SUSPECTS.COMPANY_SHRINKS)
+    company = math.ceil(company / SUSPECTS.SUSPECTS_SHRINK_FACTOR)
   elseif not record.mixed and (not is_stormy or falls > SUSPECTS.STORM_FALLS_MAX) then
     crashes, company = crashes + (record.company == '0' and 2 or 1), 1
   else
@@ -114,28 +114,28 @@ local function clear_suspicion(root, account, id, record)
 end
 
 -- The company of a suspect that may run beside any number of others.
-local MIXED = 1000000
+local UNLIMITED_SUSPECTS = 1000000
 
 -- How many suspects may run in one worker with this one: 0 for one that nobody suspects.
-local function company_in(group, record)
-  local company = company_of(record)
+local function suspects_max_in(group, record)
+  local company = suspects_max_of(record)
   if not company then return 0 end
-  if group.is_stormy and falls_of(record) <= SUSPECTS.STORM_FALLS_MAX then return MIXED end
+  if group.is_stormy and falls_of(record) <= SUSPECTS.STORM_FALLS_MAX then return UNLIMITED_SUSPECTS end
   return company
 end
 
 -- Nothing joins the only suspect of a worker, against which the worker's death would count.
-local function admits(group, company)
+local function can_join(group, company)
   if company == 0 then return true end
-  if company == MIXED then return group.held == 0 or group.company > 1 end
-  return group.held + 1 <= math.min(group.company, company)
+  if company == UNLIMITED_SUSPECTS then return group.held == 0 or group.suspects_max > 1 end
+  return group.held + 1 <= math.min(group.suspects_max, company)
 end
 
 -- It may be taken. Whether it runs in any company is kept with it, for the time when its worker has died.
-local function admit(root, group, account, id, record, company)
+local function join_group(root, group, account, id, record, company)
   if company == 0 then return end
-  group.held, group.company = group.held + 1, math.min(group.company, company)
-  if company == MIXED then
+  group.held, group.suspects_max = group.held + 1, math.min(group.suspects_max, company)
+  if company == UNLIMITED_SUSPECTS then
     redis.call('HSET', generation_key(root, account, id), 'mixed', '1')
   elseif record.mixed then
     redis.call('HDEL', generation_key(root, account, id), 'mixed')
@@ -144,12 +144,12 @@ end
 
 -- A suspect pays for its claim as any other generation of its account, though it does not stand in the lane.
 local function charge_stride(root, account, lane)
-  local stride = stride_of(root, account)
+  local stride = load_stride(root, account)
   if redis.call('ZSCORE', lane_key(root, lane), account) then
     redis.call('ZINCRBY', lane_key(root, lane), stride, account)
     return
   end
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
-  local left = tonumber(redis.call('HGET', books_key(root, account), 'left_' .. lane) or 0)
-  redis.call('HSET', books_key(root, account), 'left_' .. lane, int(math.max(clock, left) + stride))
+  local left = tonumber(redis.call('HGET', account_totals_key(root, account), 'left_' .. lane) or 0)
+  redis.call('HSET', account_totals_key(root, account), 'left_' .. lane, int(math.max(clock, left) + stride))
 end

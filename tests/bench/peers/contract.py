@@ -52,16 +52,16 @@ class Counted:
             self._at, self._cpu = time.monotonic(), time.process_time()
         self._begun += 1
         if self._begun == self._jobs:
-            say(time.monotonic() - self._at, time.process_time() - self._cpu)
+            print_line(time.monotonic() - self._at, time.process_time() - self._cpu)
             os._exit(0)
 
 
 def told(number: int) -> None:
     """Print a job's number and the time: called as each job begins."""
-    say(number, time.monotonic())
+    print_line(number, time.monotonic())
 
 
-def say(*numbers: float) -> None:
+def print_line(*numbers: float) -> None:
     """Print numbers on a line, at once."""
     sys.stdout.write(" ".join(f"{number:.7f}" for number in numbers) + "\n")
     sys.stdout.flush()
@@ -120,7 +120,7 @@ async def enqueue(connecting: AbstractAsyncContextManager[Enqueue]) -> None:
     async with connecting as enqueue_one:
         async for _ in _lines():
             began = time.monotonic()
-            say(await enqueue_one(next(numbers)), began)
+            print_line(await enqueue_one(next(numbers)), began)
 
 
 async def _lines() -> AsyncIterator[str]:

@@ -23,13 +23,13 @@ def take_turn(base: str, key: str, message: str, session: str | None) -> str:
         status = requests.get(polled, headers=headers, timeout=30).json()
         if status["state"] != "processing":
             break
-    told = {
+    payload = {
         "state": status["state"],
         "content": status["result"]["content"],
         "session": receipt["session_id"],
         "polled": polled,
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(payload) + "\n")
     return str(receipt["session_id"])
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from tests.worker.fuzz import types
-from tests.worker.fuzz.comparison import TONGUES, differences
+from tests.worker.fuzz.comparison import FUZZ_DIALECTS, differences
 
 _ADDED_MIB_MAX: Final = 32
 
@@ -58,10 +58,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Fuzz the reading of providers' streams.")
     parser.add_argument("--inputs", type=int, default=10_000, help="of each dialect")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--dialect", choices=TONGUES, help="one of them; all, when not given")
+    parser.add_argument("--dialect", choices=FUZZ_DIALECTS, help="one of them; all, when not given")
     parser.add_argument("--types", action="store_true", help="fields as values of other types")
     arguments = parser.parse_args()
-    chosen = [arguments.dialect] if arguments.dialect else list(TONGUES)
+    chosen = [arguments.dialect] if arguments.dialect else list(FUZZ_DIALECTS)
     if arguments.types:
         sys.exit(asyncio.run(_main_types(chosen)))
     sys.exit(asyncio.run(_main(chosen, arguments.seed, arguments.inputs)))

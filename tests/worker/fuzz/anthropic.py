@@ -28,7 +28,7 @@ from tests.worker.providers.anthropic import (
     searching,
     started,
 )
-from worker.providers.contract import Ended, EndReason, Part, Reasoning, Text
+from worker.providers.contract import Ended, FinishReason, Part, Reasoning, Text
 
 PIECES: Final = (
     *(DONE, b'"message_stop"', b'"message_delta"', b'"content_block_stop"', b'"tool_use"'),
@@ -37,7 +37,7 @@ PIECES: Final = (
     *(b'"stop_reason":"end_turn",', b'"type":"text",', b'"text":"x",', b'"input":{"n":1},'),
 )
 _REASONS: Final = ("end_turn", "max_tokens", "tool_use", "refusal", "pause_turn", "", None)
-_OURS: Final[dict[str, EndReason]] = {
+_OURS: Final[dict[str, FinishReason]] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
@@ -177,7 +177,7 @@ class Plain:
         self._counted = self._counted or (bool(found) and usage["output_tokens"] > 0)
         return parts + found
 
-    def _told(self, reason: EndReason) -> list[Part]:
+    def _told(self, reason: FinishReason) -> list[Part]:
         self._check()
         self._has_ended = True
         return [Ended("tool_calls" if reason == "stop" and self._has_called else reason)]

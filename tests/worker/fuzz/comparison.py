@@ -15,13 +15,13 @@ from tests.worker.fuzz.mutations import Answer, Input
 from tests.worker.fuzz.reading import Fault, Outcome, Reading, read
 from tests.worker.providers.calls import connect, listen
 from tests.worker.providers.dialects import named
-from tests.worker.providers.memory import Memory
+from tests.worker.providers.memory_upstream import Memory
 from worker.providers.contract import Part
 
 _HALF: Final = re.compile(rb"(?i)\\ud[89a-f]")
 
 
-class Tongue(NamedTuple):
+class FuzzDialect(NamedTuple):
     """What is needed to try a dialect: its answers, what matters in them, its plain reading."""
 
     answer: Answer
@@ -29,22 +29,22 @@ class Tongue(NamedTuple):
     plain: Callable[[], Reading]
 
 
-TONGUES: Final[dict[str, Tongue]] = {
-    "openai": Tongue(openai.answer, openai.PIECES, openai.Plain),
-    "anthropic": Tongue(anthropic.answer, anthropic.PIECES, anthropic.Plain),
-    "gemini": Tongue(gemini.answer, gemini.PIECES, gemini.Plain),
+FUZZ_DIALECTS: Final[dict[str, FuzzDialect]] = {
+    "openai": FuzzDialect(openai.answer, openai.PIECES, openai.Plain),
+    "anthropic": FuzzDialect(anthropic.answer, anthropic.PIECES, anthropic.Plain),
+    "gemini": FuzzDialect(gemini.answer, gemini.PIECES, gemini.Plain),
 }
 
 
 def make(name: str, chance: random.Random) -> Input:
     """Return an input of a dialect."""
-    tongue = TONGUES[name]
+    tongue = FUZZ_DIALECTS[name]
     return mutations.make(chance, tongue.answer, tongue.pieces)
 
 
 def expected(name: str, data: bytes, *, is_cut: bool = False) -> Outcome:
     """Return what the plain reading of a dialect makes of a stream."""
-    return read(data, TONGUES[name].plain(), is_cut=is_cut)
+    return read(data, FUZZ_DIALECTS[name].plain(), is_cut=is_cut)
 
 
 async def differences(name: str, seed: int, inputs: int) -> AsyncIterator[str]:
@@ -57,32 +57,32 @@ async def differences(name: str, seed: int, inputs: int) -> AsyncIterator[str]:
         # Nothing here waits, and the loop must come to finish what generators leave to it.
         await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
         try:
-            heard = await listen(provider)
+            received = await listen(provider)
         except Exception as fault:  # noqa: BLE001  whatever it is, it is found
             yield f"{name} {seed}:{number} raised {fault!r} on {tried}"
             continue
-        code = heard.error.failure.code if heard.error is not None else None
+        code = received.error.failure.code if received.error is not None else None
         data = b"".join(tried.reads)
         outcome = expected(name, data, is_cut=tried.is_cut)
         # Halves of characters are joined across events, which no plain reading does.
         has_halves = _HALF.search(data) is not None
-        is_same = _are_same(heard.parts, outcome.parts) and _is_fault(code, outcome.fault)
+        is_same = _are_same(received.parts, outcome.parts) and _is_fault(code, outcome.fault)
         if not (is_same or has_halves):
-            yield f"{name} {seed}:{number} heard {heard.parts} {code}, not {outcome}, of {tried}"
+            yield f"{name} {seed}:{number} heard {received.parts} {code}, not {outcome}, of {tried}"
     await provider.close()
 
 
-def _are_same(heard: list[Part], read_plainly: list[Part]) -> bool:
+def _are_same(received: list[Part], read_plainly: list[Part]) -> bool:
     """Tell whether both have the same parts; where no id was given, any of ours will do."""
-    if len(heard) != len(read_plainly):
+    if len(received) != len(read_plainly):
         return False
-    return all(map(_is_same, heard, read_plainly))
+    return all(map(_is_same, received, read_plainly))
 
 
-def _is_same(heard: Part, plain: Part) -> bool:
-    if isinstance(heard, ToolCall) and isinstance(plain, ToolCall) and not plain.call_id:
-        return is_id(heard.call_id) and msgspec.structs.replace(heard, call_id="") == plain
-    return heard == plain
+def _is_same(received: Part, plain: Part) -> bool:
+    if isinstance(received, ToolCall) and isinstance(plain, ToolCall) and not plain.call_id:
+        return is_id(received.call_id) and msgspec.structs.replace(received, call_id="") == plain
+    return received == plain
 
 
 def _is_fault(code: str | None, fault: Fault | None) -> bool:

@@ -20,9 +20,9 @@ from tests.worker.fuzz.reading import (
     sound,
     used,
 )
+from tests.worker.providers.dialect_row import event
 from tests.worker.providers.gemini import ROW, chunk, grounded, used as counts
-from tests.worker.providers.row import event
-from worker.providers.contract import Ended, EndReason, Part, Produced, Reasoning, Text
+from worker.providers.contract import Ended, FinishReason, GeneratedMedia, Part, Reasoning, Text
 
 PIECES: Final = (
     *(b'"thought":true,', b'"text":"x",', b'"functionCall":{"name":"f"},', b'"args":null,'),
@@ -42,7 +42,7 @@ _BLOBS: Final = (
     *(("image/png", ""), ("image/png", "no base64"), ("image/png", "QUI"), ("audio/l16", "")),
 )
 _REASONS: Final = ("STOP", "STOP", "MAX_TOKENS", "SAFETY", "LANGUAGE", "", None)
-_OURS: Final[dict[str, EndReason]] = {
+_OURS: Final[dict[str, FinishReason]] = {
     "LANGUAGE": "content_filter",
     "STOP": "stop",
     "MAX_TOKENS": "length",
@@ -179,7 +179,7 @@ class Plain:
         if name not in {"audio/l16", "audio/pcm"}:
             if content is None:
                 return []
-            return [Produced("image" if kind == "image" else "audio", name, content)]
+            return [GeneratedMedia("image" if kind == "image" else "audio", name, content)]
         rates = [word[5:] for word in more if word.startswith("rate=")]
         rates = [each for each in rates if each.isascii() and each.isdigit()]
         rates = [each for each in rates if 4 <= len(each) <= 6]
@@ -188,7 +188,7 @@ class Plain:
             self._samples += content or b""
         return []
 
-    def _end(self, reason: EndReason) -> list[Part]:
+    def _end(self, reason: FinishReason) -> list[Part]:
         self._has_ended = True
         made, self._samples = sound(self._samples, self._rate), b""
         is_call = reason == "stop" and self._has_called

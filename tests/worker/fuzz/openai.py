@@ -24,7 +24,7 @@ from tests.worker.fuzz.reading import (
     used,
 )
 from tests.worker.providers.openai import DONE, ROW, chunk
-from worker.providers.contract import Ended, EndReason, Part, Produced, Reasoning, Text
+from worker.providers.contract import Ended, FinishReason, GeneratedMedia, Part, Reasoning, Text
 
 PIECES: Final = (
     *(b"data: [DONE]\n\n", b'"usage":null,', b'"finish_reason":"stop"', b'"choices":[],'),
@@ -44,7 +44,7 @@ _SHOWN: Final[tuple[dict[str, Any], ...]] = (
     {"audio": {"data": "no base64"}},
 )
 _REASONS: Final = ("stop", "length", "content_filter", "tool_calls", "eos", "", None)
-_OURS: Final[dict[str, EndReason]] = {
+_OURS: Final[dict[str, FinishReason]] = {
     "eos": "stop",
     "stop": "stop",
     "length": "length",
@@ -166,7 +166,7 @@ class Plain:
             kind, is_inline, content = url.removeprefix("data:").partition(";base64,")
             is_picture = re.fullmatch(r"image/[a-z0-9.+-]+", kind) and url.startswith("data:")
             if is_inline and is_picture and (found := decoded(content)) is not None:
-                parts.append(Produced("image", kind, found))
+                parts.append(GeneratedMedia("image", kind, found))
         audio = delta.get("audio") or {}
         if audio.get("transcript"):
             self._has_said = True
@@ -188,7 +188,7 @@ class Plain:
         said = function.get("arguments") or ""
         call["arguments"] += said if isinstance(said, str) else json.dumps(said)
 
-    def _end(self, reason: EndReason) -> list[Part]:
+    def _end(self, reason: FinishReason) -> list[Part]:
         calls: list[Part] = []
         for call in self._begun:
             try:

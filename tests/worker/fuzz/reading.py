@@ -17,7 +17,14 @@ import msgspec
 
 from shared.wire.event import ToolCall
 from shared.wire.message import Citation
-from worker.providers.contract import SEARCHES_MAX, TOKENS_MAX, Ended, Part, Produced, Used
+from worker.providers.contract import (
+    SEARCHES_MAX,
+    TOKENS_MAX,
+    Ended,
+    GeneratedMedia,
+    Part,
+    ReportedUsage,
+)
 
 _BLANKS = " \t\n\r\f\v"
 Fault = Literal["cut", "malformed", "told"]
@@ -279,7 +286,7 @@ def sound(samples: bytes, rate: int) -> list[Part]:
     if not samples:
         return []
     if samples[:4] == b"RIFF" and samples[8:12] == b"WAVE":
-        return [Produced("audio", "audio/wav", samples)]
+        return [GeneratedMedia("audio", "audio/wav", samples)]
     made = io.BytesIO()
     with wave.open(made, "wb") as file:
         file.setnchannels(1)
@@ -290,7 +297,7 @@ def sound(samples: bytes, rate: int) -> list[Part]:
     content = bytearray(made.getvalue())
     content[4:8] = (36 + len(samples)).to_bytes(4, "little")
     content[40:44] = len(samples).to_bytes(4, "little")
-    return [Produced("audio", "audio/wav", bytes(content))]
+    return [GeneratedMedia("audio", "audio/wav", bytes(content))]
 
 
 def cited(told: list[str], url: object, title: object) -> list[Part]:
@@ -322,4 +329,4 @@ def used(
         return []
     cached = cached if cached and 0 < cached <= asked else 0
     is_lawful = all(0 <= count <= TOKENS_MAX for count in counts)
-    return [Used(*counts, cached)] if is_lawful else []
+    return [ReportedUsage(*counts, cached)] if is_lawful else []

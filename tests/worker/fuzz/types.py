@@ -11,9 +11,9 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
-from tests.worker.providers.calls import Heard, connect, listen
+from tests.worker.providers.calls import Received, connect, listen
 from tests.worker.providers.dialects import named
-from tests.worker.providers.memory import Memory
+from tests.worker.providers.memory_upstream import Memory
 
 ABSENT: Final = "absent"
 # As JSON, since some of it is nothing that Python would write.
@@ -179,19 +179,19 @@ async def losses(name: str, every: int = 1, start: int = 0) -> AsyncIterator[str
         memory.reads = [stream]
         await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
         try:
-            heard = await listen(provider)
+            received = await listen(provider)
         except Exception as fault:  # noqa: BLE001  whatever it is, it is found
             yield f"{name} {path} = {value[:40]} raised {fault!r}"
             continue
-        if loss := _loss(name, path, heard):
+        if loss := _loss(name, path, received):
             yield f"{name} {path} = {value[:40]}: {loss}"
     await provider.close()
 
 
-def _loss(name: str, path: Path, heard: Heard) -> str:
-    if heard.reasons and heard.error is not None:
-        return f"ended and yet {heard.error.failure.code}"
-    if is_free(name, path) and (heard.text != TEXT or not heard.reasons):
-        code = heard.error.failure.code if heard.error is not None else None
-        return f"heard {heard.text!r} {heard.reasons} {code}"
+def _loss(name: str, path: Path, received: Received) -> str:
+    if received.reasons and received.error is not None:
+        return f"ended and yet {received.error.failure.code}"
+    if is_free(name, path) and (received.text != TEXT or not received.reasons):
+        code = received.error.failure.code if received.error is not None else None
+        return f"heard {received.text!r} {received.reasons} {code}"
     return ""

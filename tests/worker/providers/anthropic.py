@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tests.worker.providers.row import SCHEMA, Dialect, Reason, Usage, event
+from tests.worker.providers.dialect_row import SCHEMA, Dialect, Reason, Usage, event
 from worker.providers.anthropic import Anthropic
 
 _REASONS: Final[dict[Reason, str]] = {

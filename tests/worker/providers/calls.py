@@ -13,18 +13,18 @@ from shared.errors import ProviderError
 from shared.settings import ProviderSettings, Secret
 from shared.wire.event import ToolCall
 from shared.wire.message import Citation
-from tests.worker.providers.row import MODEL, Dialect
+from tests.worker.providers.dialect_row import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
-from worker.providers import upstream as provider
+from worker.providers import http_provider as provider
 from worker.providers.contract import (
-    Alive,
     ChatMessage,
     ChatRequest,
     Ended,
+    KeepAlive,
     Part,
     Provider,
+    ReportedUsage,
     Text,
-    Used,
 )
 
 PATIENT_SECONDS: Final = 10.0
@@ -39,7 +39,7 @@ BRIEF_REQUEST: Final = msgspec.structs.replace(
 )
 
 
-class Heard:
+class Received:
     """What came of one call: its parts, how often it was alive beside them, its error, its time."""
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class Heard:
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
     @property
-    def used(self) -> Used | None:
+    def used(self) -> ReportedUsage | None:
         """What the upstream said it used, or None."""
-        found = [part for part in self.parts if isinstance(part, Used)]
+        found = [part for part in self.parts if isinstance(part, ReportedUsage)]
         return found[-1] if found else None
 
     @property
@@ -101,7 +101,7 @@ class Call:
 
     async def __call__(
         self, script: Script | None = None, request: ChatRequest | None = None
-    ) -> Heard:
+    ) -> Received:
         """Ask once and hear it to the end."""
         if script is not None:
             self.upstream.script = script
@@ -113,24 +113,24 @@ def connect(
     url: str,
     seconds: float = PATIENT_SECONDS,
     lines: httpx.AsyncBaseTransport | None = None,
-) -> provider.Upstream:
+) -> provider.HttpProvider:
     """Return a connection to an upstream at `url`, of so much patience."""
     settings = ProviderSettings(
         name="up", base_url=url, connect_seconds=seconds, idle_seconds=seconds
     )
-    return provider.Upstream(dialect.words, settings, Secret("sk-wholly-secret"), lines)
+    return provider.HttpProvider(dialect.words, settings, Secret("sk-wholly-secret"), lines)
 
 
-async def listen(asked: Provider, request: ChatRequest = REQUEST) -> Heard:
+async def listen(asked: Provider, request: ChatRequest = REQUEST) -> Received:
     """Hear one answer to its end; anything but a ProviderError is a fault of the adapter."""
-    heard, began = Heard(), time.monotonic()
+    received, began = Received(), time.monotonic()
     try:
         async for part in asked.stream(request):
-            if isinstance(part, Alive):
-                heard.signs_of_life += 1
+            if isinstance(part, KeepAlive):
+                received.signs_of_life += 1
             else:
-                heard.parts.append(part)
+                received.parts.append(part)
     except ProviderError as error:
-        heard.error = error
-    heard.seconds = time.monotonic() - began
-    return heard
+        received.error = error
+    received.seconds = time.monotonic() - began
+    return received

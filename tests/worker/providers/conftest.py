@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.worker.providers.calls import BRIEF_REQUEST, IDLE_SECONDS, Call
+from tests.worker.providers.dialect_row import Dialect
 from tests.worker.providers.dialects import DIALECTS
-from tests.worker.providers.row import Dialect
 from tests.worker.providers.upstream import Upstream
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from tests.worker.providers import anthropic, gemini, openai
-from tests.worker.providers.row import Dialect
+from tests.worker.providers.dialect_row import Dialect
 
 DIALECTS: Final[tuple[Dialect, ...]] = (openai.ROW, anthropic.ROW, gemini.ROW)
 

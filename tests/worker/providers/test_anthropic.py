@@ -11,7 +11,7 @@ from shared.wire.event import ToolCall
 from tests.worker.providers import anthropic
 from tests.worker.providers.anthropic import begun, closed, ended, grown, said, started
 from tests.worker.providers.calls import Call
-from tests.worker.providers.row import MODEL, event
+from tests.worker.providers.dialect_row import MODEL, event
 from tests.worker.providers.upstream import whole
 from worker.providers.anthropic import Anthropic
 from worker.providers.contract import (
@@ -21,10 +21,10 @@ from worker.providers.contract import (
     Image,
     Part,
     Reasoning,
+    ReportedUsage,
     Text,
-    Used,
 )
-from worker.providers.conversation import BLANK
+from worker.providers.conversation import EMPTY_MESSAGE_TEXT
 
 _MALFORMED: Final = ("provider_error", "MALFORMED_STREAM", "backoff")
 _FAILED: Final = ("provider_error", "PROVIDER_FAILED", "backoff")
@@ -60,16 +60,16 @@ async def test_whole_exchange(call: Call) -> None:
         ended("tool_calls", output_tokens=41),
         said("message_stop"),
     )
-    heard = await call(whole(*answer))
-    assert heard.error is None
-    assert heard.parts == [
+    received = await call(whole(*answer))
+    assert received.error is None
+    assert received.parts == [
         Reasoning("Bears: "),
         Reasoning("two."),
         Text("I look "),
         Text("out."),
         ToolCall("toolu_1", "look", {"where": "outside"}),
         Ended("tool_calls"),
-        Used(120, 41, cached_input_tokens=100),
+        ReportedUsage(120, 41, cached_input_tokens=100),
     ]
     head, _, body = call.upstream.line.request.partition(b"\r\n\r\n")
     assert b"\r\nanthropic-version: 2023-06-01\r\n" in head
@@ -114,7 +114,7 @@ _SEARCH: Final = (
         ),
         (
             said("message_delta", delta={}, usage={"input_tokens": 5, "output_tokens": 6}),
-            [Used(5, 6)],
+            [ReportedUsage(5, 6)],
         ),
         (
             said(
@@ -128,7 +128,7 @@ _SEARCH: Final = (
                     "output_tokens_details": {"thinking_tokens": 4},
                 },
             ),
-            [Used(235, 6, 4, cached_input_tokens=200)],
+            [ReportedUsage(235, 6, 4, cached_input_tokens=200)],
         ),
         (said("message_delta", delta={}, usage={"output_tokens": 6}), []),
         (said("message_delta", delta={}, usage={"input_tokens": 5}), []),
@@ -136,9 +136,13 @@ _SEARCH: Final = (
     ids=str,
 )
 async def test_events_of_every_server(call: Call, data: bytes, parts: list[Part]) -> None:
-    heard = await call(whole(grown("text_delta", text="a"), data, ended("stop")))
-    assert heard.error is None
-    assert heard.parts == [Text("a"), *parts, Ended("stop" if not heard.called else "tool_calls")]
+    received = await call(whole(grown("text_delta", text="a"), data, ended("stop")))
+    assert received.error is None
+    assert received.parts == [
+        Text("a"),
+        *parts,
+        Ended("stop" if not received.called else "tool_calls"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -154,8 +158,8 @@ async def test_events_of_every_server(call: Call, data: bytes, parts: list[Part]
     ],
 )
 async def test_every_stop_reason_is_told_in_our_words(call: Call, word: str, reason: str) -> None:
-    heard = await call(whole(said("message_delta", delta={"stop_reason": word})))
-    assert (heard.reasons, heard.error) == ([reason], None)
+    received = await call(whole(said("message_delta", delta={"stop_reason": word})))
+    assert (received.reasons, received.error) == ([reason], None)
 
 
 _BEGUN: Final = begun(1, type="tool_use", id="a", name="f", input={})
@@ -173,8 +177,8 @@ _BEGUN: Final = begun(1, type="tool_use", id="a", name="f", input={})
     ids=["end", "last word", "twice", "no call", "closed"],
 )
 async def test_calls_that_no_upstream_makes_are_errors(call: Call, data: bytes) -> None:
-    heard = await call(whole(data, ended("stop"), said("message_stop")))
-    assert (heard.fault, [*heard.called]) == (_MALFORMED, heard.called[:1])
+    received = await call(whole(data, ended("stop"), said("message_stop")))
+    assert (received.fault, [*received.called]) == (_MALFORMED, received.called[:1])
 
 
 @pytest.mark.parametrize(
@@ -220,8 +224,8 @@ async def test_error_event_of_every_type(
 async def test_upstream_that_is_not_paid_is_told_from_a_wrong_request(call: Call) -> None:
     words = "Your credit balance is too low to access the API."
     body = anthropic.ROW.refusal("invalid_request_error", words)
-    heard = await call(whole(body, status=400, content_type="application/json"))
-    assert heard.fault == ("auth", "PROVIDER_UNPAID", "never")
+    received = await call(whole(body, status=400, content_type="application/json"))
+    assert received.fault == ("auth", "PROVIDER_UNPAID", "never")
 
 
 def _body(*messages: ChatMessage, max_tokens: int = 64, **fields: object) -> dict[str, Any]:
@@ -238,18 +242,18 @@ _CALLING: Final = ChatMessage("assistant", " \n", calls=(ToolCall("functions.f:0
     ("messages", "said_texts"),
     [
         ([_USER], [("user", ["Two?"])]),
-        ([ChatMessage("user", " \n")], [("user", [BLANK])]),
+        ([ChatMessage("user", " \n")], [("user", [EMPTY_MESSAGE_TEXT])]),
         ([_USER, ChatMessage("assistant", ""), _USER], [("user", ["Two?", "Two?"])]),
         (
             [ChatMessage("assistant", "Hi."), _USER],
-            [("user", [BLANK]), ("assistant", ["Hi."]), ("user", ["Two?"])],
+            [("user", [EMPTY_MESSAGE_TEXT]), ("assistant", ["Hi."]), ("user", ["Two?"])],
         ),
         (
             [ChatMessage("user", ""), ChatMessage("assistant", "Hi."), _USER],
-            [("user", [BLANK]), ("assistant", ["Hi."]), ("user", ["Two?"])],
+            [("user", [EMPTY_MESSAGE_TEXT]), ("assistant", ["Hi."]), ("user", ["Two?"])],
         ),
         ([ChatMessage("system", " "), _USER, _USER], [("user", ["Two?", "Two?"])]),
-        ([], [("user", [BLANK])]),
+        ([], [("user", [EMPTY_MESSAGE_TEXT])]),
     ],
 )
 def test_lawful_conversation_is_one_of_theirs(

@@ -7,7 +7,7 @@ from typing import Any, Final
 from hypothesis import given, strategies as st
 
 from shared.wire.event import ToolCall
-from tests.worker.providers.row import MODEL
+from tests.worker.providers.dialect_row import MODEL
 from worker.providers.anthropic import Anthropic
 from worker.providers.contract import ChatMessage, ChatRequest, Image
 from worker.providers.gemini import Gemini

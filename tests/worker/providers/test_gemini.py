@@ -10,20 +10,20 @@ from shared.settings import ModelSettings
 from shared.wire.event import ToolCall
 from tests.worker.providers import gemini
 from tests.worker.providers.calls import Call
+from tests.worker.providers.dialect_row import MODEL, event
 from tests.worker.providers.gemini import chunk, used
-from tests.worker.providers.row import MODEL, event
 from tests.worker.providers.upstream import chunked, whole
 from worker.providers.contract import (
     ChatMessage,
     ChatRequest,
     Ended,
+    GeneratedMedia,
     Part,
-    Produced,
     Reasoning,
+    ReportedUsage,
     Text,
-    Used,
 )
-from worker.providers.conversation import BLANK
+from worker.providers.conversation import EMPTY_MESSAGE_TEXT
 from worker.providers.gemini import Gemini
 
 
@@ -46,15 +46,15 @@ async def test_whole_exchange(call: Call) -> None:
         ),
     )
     data = b"".join(answer).replace(b"\n", b"\r\n")
-    heard = await call(chunked(data))
-    assert heard.error is None
-    assert heard.parts == [
+    received = await call(chunked(data))
+    assert received.error is None
+    assert received.parts == [
         Reasoning("Bears: two."),
         Text("I look "),
         Text("out."),
         ToolCall("fc_1", "look", {"where": "outside"}),
         Ended("tool_calls"),
-        Used(20, 41, 30),
+        ReportedUsage(20, 41, 30),
     ]
     body = call.upstream.line.request.partition(b"\r\n\r\n")[2]
     assert json.loads(body) == {
@@ -76,7 +76,7 @@ async def test_whole_exchange(call: Call) -> None:
         (chunk({"text": "b", "thought": False}, {"text": "c"}), [Text("b"), Text("c")]),
         (
             chunk({"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}),
-            [Produced("image", "image/png", b"\x89PNG")],
+            [GeneratedMedia("image", "image/png", b"\x89PNG")],
         ),
         (chunk({"executableCode": {"language": "PYTHON", "code": "1"}}), []),
         (event({"candidates": [{"index": 0}, {"content": {"parts": [{"text": "b"}]}}]}), []),
@@ -86,9 +86,9 @@ async def test_whole_exchange(call: Call) -> None:
     ids=str,
 )
 async def test_chunks_of_every_kind(call: Call, data: bytes, parts: list[Part]) -> None:
-    heard = await call(whole(chunk({"text": "a"}), data, chunk(reason="STOP")))
-    assert heard.error is None
-    assert [part for part in heard.parts if not isinstance(part, Used)] == [
+    received = await call(whole(chunk({"text": "a"}), data, chunk(reason="STOP")))
+    assert received.error is None
+    assert [part for part in received.parts if not isinstance(part, ReportedUsage)] == [
         Text("a"),
         *parts,
         Ended("stop"),
@@ -110,27 +110,27 @@ async def test_chunks_of_every_kind(call: Call, data: bytes, parts: list[Part]) 
     ],
 )
 async def test_every_finish_reason_is_told_in_our_words(call: Call, word: str, reason: str) -> None:
-    heard = await call(whole(chunk(reason=word)))
-    assert (heard.reasons, heard.error) == ([reason], None)
+    received = await call(whole(chunk(reason=word)))
+    assert (received.reasons, received.error) == ([reason], None)
 
 
 async def test_blocked_prompt_is_an_end_by_the_filter(call: Call) -> None:
     feedback = {"blockReason": "PROHIBITED_CONTENT"}
-    heard = await call(whole(event({"promptFeedback": feedback, "usageMetadata": used(7, 0)})))
-    assert heard.error is None
-    assert heard.parts == [Ended("content_filter"), Used(7, 0)]
+    received = await call(whole(event({"promptFeedback": feedback, "usageMetadata": used(7, 0)})))
+    assert received.error is None
+    assert received.parts == [Ended("content_filter"), ReportedUsage(7, 0)]
 
 
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (None, used(5, 6), [Used(5, 6)]),
-        (used(5, 2), None, [Used(5, 2)]),
-        (used(5, 2), used(5, 6, thoughtsTokenCount=4), [Used(5, 10, 4)]),
-        (None, used(5, 6, cachedContentTokenCount=3), [Used(5, 6, cached_input_tokens=3)]),
+        (None, used(5, 6), [ReportedUsage(5, 6)]),
+        (used(5, 2), None, [ReportedUsage(5, 2)]),
+        (used(5, 2), used(5, 6, thoughtsTokenCount=4), [ReportedUsage(5, 10, 4)]),
+        (None, used(5, 6, cachedContentTokenCount=3), [ReportedUsage(5, 6, cached_input_tokens=3)]),
         # More than went in cannot have come from a cache.
-        (None, used(5, 6, cachedContentTokenCount=9), [Used(5, 6)]),
-        (None, {"promptTokenCount": 5}, [Used(5, 0)]),
+        (None, used(5, 6, cachedContentTokenCount=9), [ReportedUsage(5, 6)]),
+        (None, {"promptTokenCount": 5}, [ReportedUsage(5, 0)]),
         (None, {"candidatesTokenCount": 5}, []),
     ],
 )
@@ -138,13 +138,13 @@ async def test_usage_is_told_once_with_the_end(
     call: Call, before: object, after: object, told: list[Part]
 ) -> None:
     first = chunk({"text": "a"}, usageMetadata=before)
-    heard = await call(whole(first, chunk(reason="STOP", usageMetadata=after)))
-    assert heard.parts == [Text("a"), Ended("stop"), *told]
+    received = await call(whole(first, chunk(reason="STOP", usageMetadata=after)))
+    assert received.parts == [Text("a"), Ended("stop"), *told]
 
 
 async def test_usage_may_come_after_the_end(call: Call) -> None:
-    heard = await call(whole(chunk(reason="STOP"), event({"usageMetadata": used(5, 6)})))
-    assert heard.parts == [Ended("stop"), Used(5, 6)]
+    received = await call(whole(chunk(reason="STOP"), event({"usageMetadata": used(5, 6)})))
+    assert received.parts == [Ended("stop"), ReportedUsage(5, 6)]
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ async def test_key_that_is_not_known_is_told_from_a_wrong_request(call: Call) ->
     error = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}
     details = [{"reason": "API_KEY_INVALID", "domain": "googleapis.com"}]
     body = json.dumps([{"error": {**error, "details": details}}]).encode()
-    heard = await call(whole(body, status=400, content_type="application/json"))
-    assert heard.fault == ("auth", "BAD_CREDENTIALS", "never")
+    received = await call(whole(body, status=400, content_type="application/json"))
+    assert received.fault == ("auth", "BAD_CREDENTIALS", "never")
 
 
 def _body(*messages: ChatMessage, name: str = "gemini-3-pro", **fields: object) -> dict[str, Any]:
@@ -201,13 +201,13 @@ _CALLS: Final = (ToolCall("a", "f", {}), ToolCall("b", "g", {}))
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([ChatMessage("user", " \n")], [("user", [BLANK])]),
+        ([ChatMessage("user", " \n")], [("user", [EMPTY_MESSAGE_TEXT])]),
         ([_USER, ChatMessage("assistant", ""), _USER], [("user", ["Two?", "Two?"])]),
         (
             [ChatMessage("assistant", "Hi."), _USER],
-            [("user", [BLANK]), ("model", ["Hi."]), ("user", ["Two?"])],
+            [("user", [EMPTY_MESSAGE_TEXT]), ("model", ["Hi."]), ("user", ["Two?"])],
         ),
-        ([], [("user", [BLANK])]),
+        ([], [("user", [EMPTY_MESSAGE_TEXT])]),
     ],
 )
 def test_lawful_conversation_is_one_of_theirs(

@@ -14,9 +14,17 @@ from shared.errors import ProviderError
 from shared.settings import ModelSettings, ProviderSettings
 from tests.support.processes import Process, free_port
 from tests.support.waiting import until
-from worker.providers.contract import Alive, ChatMessage, ChatRequest, Ended, Part, Text, Used
+from worker.providers.contract import (
+    ChatMessage,
+    ChatRequest,
+    Ended,
+    KeepAlive,
+    Part,
+    ReportedUsage,
+    Text,
+)
+from worker.providers.http_provider import HttpProvider
 from worker.providers.registry import DIALECTS
-from worker.providers.upstream import Upstream
 
 _MODEL: Final = ModelSettings(identifier="local", provider="local", upstream=UPSTREAM)
 # Of ours, those that the server speaks.
@@ -24,7 +32,7 @@ _SPOKEN: Final = ("openai", "anthropic")
 
 
 @pytest.fixture
-async def locals_(tmp_path: Path) -> AsyncIterator[dict[str, Upstream]]:
+async def locals_(tmp_path: Path) -> AsyncIterator[dict[str, HttpProvider]]:
     """Return an adapter for each dialect of the one server that has loaded the local model."""
     port = free_port()
     words = ["deploy.local.model", "--port", str(port)]
@@ -41,7 +49,7 @@ async def locals_(tmp_path: Path) -> AsyncIterator[dict[str, Upstream]]:
 
         await until(is_loaded, 40, what="the local model")
         settings = ProviderSettings(name="local", base_url=f"http://127.0.0.1:{port}/v1")
-        adapters = {name: Upstream(DIALECTS[name], settings, None) for name in _SPOKEN}
+        adapters = {name: HttpProvider(DIALECTS[name], settings, None) for name in _SPOKEN}
         for adapter in adapters.values():
             stack.push_async_callback(adapter.close)
         yield adapters
@@ -52,11 +60,11 @@ def _ask(text: str, max_tokens: int) -> ChatRequest:
     return ChatRequest(model=_MODEL, messages=messages, max_tokens=max_tokens)
 
 
-async def _parts(provider: Upstream, request: ChatRequest) -> list[Part]:
+async def _parts(provider: HttpProvider, request: ChatRequest) -> list[Part]:
     return [part async for part in provider.stream(request)]
 
 
-async def _try(provider: Upstream) -> None:
+async def _try(provider: HttpProvider) -> None:
     """Hold a server to what any model says, at any temperature."""
     first, second = await asyncio.gather(
         _parts(provider, _ask("Say hello to the bears.", 24)),
@@ -64,7 +72,7 @@ async def _try(provider: Upstream) -> None:
     )
     for parts, tokens_max in ((first, 24), (second, 5)):
         text = "".join(part.text for part in parts if isinstance(part, Text))
-        (used,) = (part for part in parts if isinstance(part, Used))
+        (used,) = (part for part in parts if isinstance(part, ReportedUsage))
         (reason,) = (part.reason for part in parts if isinstance(part, Ended))
         # A model may have nothing to say, but it may not be silenced.
         assert text or reason == "stop" or tokens_max < 24
@@ -73,8 +81,8 @@ async def _try(provider: Upstream) -> None:
         assert reason in {"stop", "length"}
 
     async with aclosing(provider.stream(_ask("Tell a long story.", 200))) as parts_of:
-        assert isinstance(await anext(parts_of), Alive)
-        assert isinstance(await anext(parts_of), Text | Ended | Alive)
+        assert isinstance(await anext(parts_of), KeepAlive)
+        assert isinstance(await anext(parts_of), Text | Ended | KeepAlive)
 
     with pytest.raises(ProviderError) as refused:
         await _parts(provider, _ask("bear " * 20_000, 5))
@@ -82,6 +90,6 @@ async def _try(provider: Upstream) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_local_model_is_an_upstream_like_any_other(locals_: dict[str, Upstream]) -> None:
+async def test_local_model_is_an_upstream_like_any_other(locals_: dict[str, HttpProvider]) -> None:
     for name in _SPOKEN:
         await _try(locals_[name])

@@ -11,11 +11,19 @@ import pytest
 
 from shared.settings import Capability, ModelSettings
 from tests.worker.providers import gemini, openai
-from tests.worker.providers.calls import REQUEST, Call, Heard, connect, listen
-from tests.worker.providers.memory import Memory
-from tests.worker.providers.row import MODEL, Dialect, event
+from tests.worker.providers.calls import REQUEST, Call, Received, connect, listen
+from tests.worker.providers.dialect_row import MODEL, Dialect, event
+from tests.worker.providers.memory_upstream import Memory
 from tests.worker.providers.upstream import whole
-from worker.providers.contract import ChatRequest, Ended, Part, Produced, Reasoning, Text, Used
+from worker.providers.contract import (
+    ChatRequest,
+    Ended,
+    GeneratedMedia,
+    Part,
+    Reasoning,
+    ReportedUsage,
+    Text,
+)
 from worker.providers.sse import (
     BODY_BYTES_MAX,
     EVENT_BYTES_MAX,
@@ -60,18 +68,18 @@ def _asking(*capabilities: Capability) -> ChatRequest:
     return msgspec.structs.replace(REQUEST, model=model)
 
 
-def _said(heard: Heard) -> list[Part]:
-    assert heard.error is None
-    return [part for part in heard.parts if not isinstance(part, Used)]
+def _said(received: Received) -> list[Part]:
+    assert received.error is None
+    return [part for part in received.parts if not isinstance(part, ReportedUsage)]
 
 
 @_MAKERS
 async def test_a_picture_is_heard_whole_and_in_its_place(call: Call) -> None:
     said = call.dialect
     shown = said.text("Here: ") + _shown(said, _PNG) + said.text("!")
-    heard = await call(whole(said.framed(shown, "stop", (3, 2))), _asking("image_output"))
-    picture = Produced("image", "image/png", _PNG)
-    assert _said(heard) == [Text("Here: "), picture, Text("!"), Ended("stop")]
+    received = await call(whole(said.framed(shown, "stop", (3, 2))), _asking("image_output"))
+    picture = GeneratedMedia("image", "image/png", _PNG)
+    assert _said(received) == [Text("Here: "), picture, Text("!"), Ended("stop")]
 
 
 @_MAKERS
@@ -82,9 +90,9 @@ async def test_a_large_picture_in_pieces_is_the_same(dialect: Dialect, reads: in
     memory = Memory()
     memory.reads = [data[at : at + reads] for at in range(0, len(data), reads)]
     provider = connect(dialect, "http://127.0.0.1:9/v1", lines=memory)
-    heard = await listen(provider, _asking("image_output"))
+    received = await listen(provider, _asking("image_output"))
     await provider.close()
-    assert _said(heard) == [Produced("image", "image/png", content), Ended("stop")]
+    assert _said(received) == [GeneratedMedia("image", "image/png", content), Ended("stop")]
 
 
 @_MAKERS
@@ -101,8 +109,8 @@ async def test_only_those_that_make_media_may_send_long_lines(
         line = event({"padding": "x" * size})
         memory.reads = [line[at : at + 65_536] for at in range(0, len(line), 65_536)]
         memory.reads.append(dialect.answer("Two"))
-        heard = await listen(provider, _asking(capability))
-        assert (heard.error.failure.code if heard.error else None) == code
+        received = await listen(provider, _asking(capability))
+        assert (received.error.failure.code if received.error else None) == code
     await provider.close()
 
 
@@ -118,17 +126,17 @@ async def test_all_of_an_answer_is_bounded(
     line = event({"padding": "x" * 500_000})
     provider = connect(dialect, "http://127.0.0.1:9/v1", lines=memory)
     memory.reads = [line] * (most // len(line) + 2)
-    heard = await listen(provider, _asking(capability))
+    received = await listen(provider, _asking(capability))
     await provider.close()
-    assert heard.fault == ("provider_error", "RESPONSE_TOO_LARGE", "never")
+    assert received.fault == ("provider_error", "RESPONSE_TOO_LARGE", "never")
 
 
 @_MAKERS
 async def test_a_picture_that_is_no_base64_is_a_fault_of_the_stream(call: Call) -> None:
     said = call.dialect
     shown = _shown(said, _PNG).replace(b"iVBOR", b"iV*OR")
-    heard = await call(whole(said.framed(shown, "stop", (3, 2))), _asking("image_output"))
-    assert heard.fault == ("provider_error", "MALFORMED_STREAM", "backoff")
+    received = await call(whole(said.framed(shown, "stop", (3, 2))), _asking("image_output"))
+    assert received.fault == ("provider_error", "MALFORMED_STREAM", "backoff")
 
 
 @_OPENAI
@@ -149,8 +157,8 @@ async def test_a_picture_that_is_no_base64_is_a_fault_of_the_stream(call: Call) 
     ids=str,
 )
 async def test_what_shows_no_picture_says_nothing(call: Call, shown: bytes) -> None:
-    heard = await call(whole(call.dialect.framed(shown, "stop", (3, 2))))
-    assert _said(heard) == [Ended("stop")]
+    received = await call(whole(call.dialect.framed(shown, "stop", (3, 2))))
+    assert _said(received) == [Ended("stop")]
 
 
 @_GEMINI
@@ -168,15 +176,15 @@ async def test_what_shows_no_picture_says_nothing(call: Call, shown: bytes) -> N
     ids=["thought", "nothing", "film", "no type", "empty", "null", "elsewhere"],
 )
 async def test_what_is_not_for_the_answer_is_left_out(call: Call, shown: bytes) -> None:
-    heard = await call(whole(call.dialect.framed(shown, "stop", (3, 2))))
-    assert _said(heard) == [Ended("stop")]
+    received = await call(whole(call.dialect.framed(shown, "stop", (3, 2))))
+    assert _said(received) == [Ended("stop")]
 
 
-def _sound(heard: Heard) -> tuple[int, bytes]:
+def _sound(received: Received) -> tuple[int, bytes]:
     """Return the rate and the samples of the one sound, which comes right before the end."""
-    *_, made, end = _said(heard)
+    *_, made, end = _said(received)
     assert end == Ended("stop")
-    assert isinstance(made, Produced)
+    assert isinstance(made, GeneratedMedia)
     assert (made.kind, made.media_type) == ("audio", "audio/wav")
     with wave.open(io.BytesIO(made.content)) as read:
         assert (read.getnchannels(), read.getsampwidth()) == (1, 2)
@@ -192,16 +200,16 @@ async def test_a_sound_comes_in_pieces_and_its_words_are_text(call: Call) -> Non
         _delta(audio={"expires_at": 1}),
     ]
     said = call.dialect.framed(b"".join(pieces), "stop", (3, 2))
-    heard = await call(whole(said), _asking("audio_output"))
-    assert heard.text == "Two bears."
-    assert _sound(heard) == (24_000, _SAMPLES)
+    received = await call(whole(said), _asking("audio_output"))
+    assert received.text == "Two bears."
+    assert _sound(received) == (24_000, _SAMPLES)
 
 
 @_OPENAI
 async def test_a_sound_after_the_end_takes_nothing_from_the_answer(call: Call) -> None:
     said = openai.ended("stop") + _delta(audio={"data": _base64(_SAMPLES)})
-    heard = await call(whole(said), _asking("audio_output"))
-    assert (heard.parts, heard.error) == ([Ended("stop")], None)
+    received = await call(whole(said), _asking("audio_output"))
+    assert (received.parts, received.error) == ([Ended("stop")], None)
 
 
 @_GEMINI
@@ -215,30 +223,37 @@ async def test_a_sound_after_the_end_takes_nothing_from_the_answer(call: Call) -
 )
 async def test_bare_samples_become_one_sound(call: Call, kind: str, rate: int) -> None:
     said = _blob(kind, _SAMPLES[:50]) + _blob(kind, _SAMPLES[50:])
-    heard = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("audio_output"))
-    assert _sound(heard) == (rate, _SAMPLES)
+    received = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("audio_output"))
+    assert _sound(received) == (rate, _SAMPLES)
 
 
 @_GEMINI
 async def test_a_sound_of_another_form_is_heard_as_it_is(call: Call) -> None:
     said = _blob("audio/mpeg", b"ID3 and more")
-    heard = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("audio_output"))
-    assert _said(heard) == [Produced("audio", "audio/mpeg", b"ID3 and more"), Ended("stop")]
+    received = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("audio_output"))
+    assert _said(received) == [
+        GeneratedMedia("audio", "audio/mpeg", b"ID3 and more"),
+        Ended("stop"),
+    ]
 
 
 @_GEMINI
 async def test_pictures_and_thoughts_keep_their_order(call: Call) -> None:
     said = gemini.chunk({"text": "Hm", "thought": True}) + _blob("image/webp", b"x")
-    heard = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("image_output"))
-    assert _said(heard) == [Reasoning("Hm"), Produced("image", "image/webp", b"x"), Ended("stop")]
+    received = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("image_output"))
+    assert _said(received) == [
+        Reasoning("Hm"),
+        GeneratedMedia("image", "image/webp", b"x"),
+        Ended("stop"),
+    ]
 
 
 # What is asked
 
 
 async def _sent(call: Call, *capabilities: Capability) -> dict[str, Any]:
-    heard = await call(whole(call.dialect.answer("Two")), _asking(*capabilities))
-    assert heard.error is None
+    received = await call(whole(call.dialect.answer("Two")), _asking(*capabilities))
+    assert received.error is None
     sent: dict[str, Any] = json.loads(call.upstream.lines[-1].request.partition(b"\r\n\r\n")[2])
     return sent
 

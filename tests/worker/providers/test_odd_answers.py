@@ -9,9 +9,9 @@ import pytest
 
 from tests.worker.providers import anthropic, gemini, openai
 from tests.worker.providers.calls import REQUEST, Call
-from tests.worker.providers.row import event
+from tests.worker.providers.dialect_row import event
 from tests.worker.providers.upstream import Line, whole
-from worker.providers.contract import Ended, Paused, Reasoning, Text, Used
+from worker.providers.contract import Ended, Paused, Reasoning, ReportedUsage, Text
 
 _FAILED: Final = ("provider_error", "PROVIDER_FAILED", "backoff")
 _OPENAI: Final = pytest.mark.parametrize("dialect", [openai.ROW], ids=["openai"], indirect=True)
@@ -49,8 +49,10 @@ def _ending(name: str, reason: object) -> bytes:
     ids=str,
 )
 async def test_end_by_an_error_is_a_failure(call: Call, reason: object) -> None:
-    heard = await call(whole(call.dialect.text("The answer"), _ending(call.dialect.name, reason)))
-    assert (heard.text, heard.reasons, heard.fault) == ("The answer", [], _FAILED)
+    received = await call(
+        whole(call.dialect.text("The answer"), _ending(call.dialect.name, reason))
+    )
+    assert (received.text, received.reasons, received.fault) == ("The answer", [], _FAILED)
 
 
 @pytest.mark.parametrize("word", ["null", "", "NONE", None, "unspecified"])
@@ -58,8 +60,8 @@ async def test_word_for_none_is_no_end(call: Call, word: object) -> None:
     name = call.dialect.name
     answer = call.dialect.text("Two ") + _ending(name, word) + call.dialect.answer("bears")
     assert (await call(whole(answer))).text == "Two bears"
-    heard = await call(whole(call.dialect.text("Two "), _ending(name, word)))
-    assert heard.fault == ("provider_error", "STREAM_CUT", "backoff")
+    received = await call(whole(call.dialect.text("Two "), _ending(name, word)))
+    assert received.fault == ("provider_error", "STREAM_CUT", "backoff")
 
 
 @pytest.mark.parametrize("reason", ["of_their_own", 7, True, ["x"], {"a": 1}], ids=str)
@@ -68,8 +70,8 @@ async def test_reason_that_nobody_knows_is_an_end_once_nothing_follows(
 ) -> None:
     name = call.dialect.name
     said = call.dialect.text("Two ") + _ending(name, reason) + call.dialect.text("bears")
-    heard = await call(whole(said, _ending(name, reason), call.dialect.done))
-    assert (heard.text, heard.reasons, heard.error) == ("Two bears", ["stop"], None)
+    received = await call(whole(said, _ending(name, reason), call.dialect.done))
+    assert (received.text, received.reasons, received.error) == ("Two bears", ["stop"], None)
 
 
 @pytest.mark.parametrize(
@@ -85,25 +87,25 @@ async def test_reason_that_nobody_knows_is_an_end_once_nothing_follows(
 async def test_words_of_every_dialect_are_known_in_all(
     call: Call, reason: object, told: str
 ) -> None:
-    heard = await call(whole(call.dialect.text("Two"), _ending(call.dialect.name, reason)))
-    assert (heard.reasons, heard.error) == ([told], None)
+    received = await call(whole(call.dialect.text("Two"), _ending(call.dialect.name, reason)))
+    assert (received.reasons, received.error) == ([told], None)
 
 
 @_OPENAI
 async def test_error_of_a_choice_is_an_error(call: Call) -> None:
     broken = {"index": 0, "delta": {"content": ""}, "error": {"code": 429, "message": "slow down"}}
-    heard = await call(
+    received = await call(
         whole(_step(content="Two"), openai.chunk(broken | {"finish_reason": "error"}))
     )
-    assert heard.fault[1] == "PROVIDER_RATE_LIMITED"
+    assert received.fault[1] == "PROVIDER_RATE_LIMITED"
 
 
 @_OPENAI
 async def test_count_and_last_word_are_an_end_without_a_reason(call: Call) -> None:
-    heard = await call(whole(_step(content="Two"), openai.chunk(usage=_USAGE), openai.DONE))
-    assert (heard.text, heard.reasons, heard.error) == ("Two", ["stop"], None)
-    heard = await call(whole(_step(content="Two"), openai.chunk(usage=_USAGE)))
-    assert heard.fault == ("provider_error", "STREAM_CUT", "backoff")
+    received = await call(whole(_step(content="Two"), openai.chunk(usage=_USAGE), openai.DONE))
+    assert (received.text, received.reasons, received.error) == ("Two", ["stop"], None)
+    received = await call(whole(_step(content="Two"), openai.chunk(usage=_USAGE)))
+    assert received.fault == ("provider_error", "STREAM_CUT", "backoff")
 
 
 async def test_nothing_after_the_end_takes_the_answer_back(call: Call) -> None:
@@ -114,8 +116,8 @@ async def test_nothing_after_the_end_takes_the_answer_back(call: Call) -> None:
         _ending(call.dialect.name, "error"),
         b"data: " + b"x" * 2_000_000,
     ):
-        heard = await call(whole(whole_answer, after))
-        assert (heard.text, heard.reasons, heard.error) == ("Two", ["stop"], None)
+        received = await call(whole(whole_answer, after))
+        assert (received.text, received.reasons, received.error) == ("Two", ["stop"], None)
 
 
 # Refusals, and answers in another place
@@ -124,8 +126,8 @@ async def test_nothing_after_the_end_takes_the_answer_back(call: Call) -> None:
 @_OPENAI
 async def test_refusal_is_an_end_by_the_filter(call: Call) -> None:
     refused = _step(refusal="I cannot ") + _step(refusal="help.")
-    heard = await call(whole(refused, _step("stop"), openai.DONE))
-    assert (heard.text, heard.reasons) == ("", ["content_filter"])
+    received = await call(whole(refused, _step("stop"), openai.DONE))
+    assert (received.text, received.reasons) == ("", ["content_filter"])
     listed = _step(content=[{"type": "refusal", "refusal": "No."}])
     assert (await call(whole(listed, _step("stop")))).reasons == ["content_filter"]
 
@@ -136,10 +138,10 @@ async def test_answer_in_the_message_of_the_last_chunk_is_read_once(call: Call) 
     last = openai.chunk(
         {"index": 0, "delta": {"content": ""}, "message": message, "finish_reason": "stop"}
     )
-    heard = await call(whole(last, openai.DONE))
-    assert heard.parts == [Reasoning("hm"), Text("Two bears"), Ended("stop")]
-    heard = await call(whole(_step(content="Two bears"), last, openai.DONE))
-    assert heard.text == "Two bears"
+    received = await call(whole(last, openai.DONE))
+    assert received.parts == [Reasoning("hm"), Text("Two bears"), Ended("stop")]
+    received = await call(whole(_step(content="Two bears"), last, openai.DONE))
+    assert received.text == "Two bears"
 
 
 # Whole answers
@@ -170,11 +172,15 @@ def _complete(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("lead", ["", "\ufeff", "\n \n"], ids=["plain", "mark", "blanks"])
 async def test_whole_answer_in_json_is_read(call: Call, indent: int | None, lead: str) -> None:
     answer = json.dumps(_complete(call.dialect.name), indent=indent)
-    heard = await call(whole((lead + answer).encode(), content_type="application/json"))
-    assert heard.error is None
-    assert (heard.text, heard.reasons, heard.used) == ("Two", ["tool_calls"], Used(7, 3))
-    assert [called.tool for called in heard.called] == ["f"]
-    assert Reasoning("hm") in heard.parts
+    received = await call(whole((lead + answer).encode(), content_type="application/json"))
+    assert received.error is None
+    assert (received.text, received.reasons, received.used) == (
+        "Two",
+        ["tool_calls"],
+        ReportedUsage(7, 3),
+    )
+    assert [called.tool for called in received.called] == ["f"]
+    assert Reasoning("hm") in received.parts
 
 
 async def test_array_and_lines_of_json_are_read_item_by_item(call: Call) -> None:
@@ -184,15 +190,19 @@ async def test_array_and_lines_of_json_are_read_item_by_item(call: Call) -> None
         if line.startswith(b"data: {")
     ]
     for body in (b"[" + b"\n,\r\n".join(said) + b"]", b"\n".join(said)):
-        heard = await call(whole(body, content_type="application/json"))
-        assert (heard.text, heard.used, heard.error) == ("Two bears", Used(3, 2), None)
+        received = await call(whole(body, content_type="application/json"))
+        assert (received.text, received.used, received.error) == (
+            "Two bears",
+            ReportedUsage(3, 2),
+            None,
+        )
 
 
 async def test_error_in_json_is_an_error(call: Call) -> None:
     told = {"error": {"code": 429, "message": "slow", "type": "rate_limit_error"}}
     for body in (told, [told]):
-        heard = await call(whole(json.dumps(body).encode(), content_type="application/json"))
-        assert heard.fault[1] == "PROVIDER_RATE_LIMITED"
+        received = await call(whole(json.dumps(body).encode(), content_type="application/json"))
+        assert received.fault[1] == "PROVIDER_RATE_LIMITED"
 
 
 @pytest.mark.parametrize(
@@ -209,8 +219,8 @@ async def test_error_in_every_framing_is_an_error(call: Call, data: bytes) -> No
 
 async def test_json_that_breaks_off_is_a_cut(call: Call) -> None:
     answer = json.dumps(_complete(call.dialect.name)).encode()
-    heard = await call(whole(answer[:-20], content_type="application/json"))
-    assert heard.fault == ("provider_error", "STREAM_CUT", "backoff")
+    received = await call(whole(answer[:-20], content_type="application/json"))
+    assert received.fault == ("provider_error", "STREAM_CUT", "backoff")
 
 
 # Odd details
@@ -234,8 +244,8 @@ async def test_json_that_breaks_off_is_a_cut(call: Call) -> None:
     ids=str,
 )
 async def test_content_of_every_form(call: Call, content: object, parts: Sequence[object]) -> None:
-    heard = await call(whole(_step(content=content), _step("stop"), openai.DONE))
-    assert (heard.parts, heard.error) == ([*parts, Ended("stop")], None)
+    received = await call(whole(_step(content=content), _step("stop"), openai.DONE))
+    assert (received.parts, received.error) == ([*parts, Ended("stop")], None)
 
 
 @_OPENAI
@@ -249,10 +259,10 @@ async def test_last_word_in_every_form(call: Call, word: bytes) -> None:
 async def test_halves_of_a_character_are_joined(call: Call) -> None:
     first = b'data: {"choices": [{"delta": {"content": "a \\ud83d"}}]}\n\n'
     second = b'data: {"choices": [{"delta": {"content": "\\ude00 b"}}]}\n\n'
-    heard = await call(whole(first, second, _step("stop")))
-    assert (heard.text, heard.error) == ("a \U0001f600 b", None)
-    heard = await call(whole(second, first, _step("stop")))
-    assert (heard.text, heard.error) == ("\ufffd ba ", None)
+    received = await call(whole(first, second, _step("stop")))
+    assert (received.text, received.error) == ("a \U0001f600 b", None)
+    received = await call(whole(second, first, _step("stop")))
+    assert (received.text, received.error) == ("\ufffd ba ", None)
 
 
 @_OPENAI
@@ -262,15 +272,15 @@ async def test_call_that_nobody_offered_takes_nothing_from_the_text(
 ) -> None:
     piece = {"index": "0", "id": 5, "function": {"name": "f", "arguments": arguments}}
     answer = _step(content="Two") + _step(tool_calls=[piece]) + _step("tool_calls")
-    heard = await call(whole(answer))
-    assert (heard.text, heard.reasons, heard.error) == ("Two", ["tool_calls"], None)
+    received = await call(whole(answer))
+    assert (received.text, received.reasons, received.error) == ("Two", ["tool_calls"], None)
 
 
 @_OPENAI
 async def test_arguments_may_be_an_object(call: Call) -> None:
     piece = {"index": 0, "id": "x", "function": {"name": "f", "arguments": {"a": 1}}}
-    heard = await call(whole(_step(tool_calls=[piece]), _step("tool_calls")))
-    assert [called.arguments for called in heard.called] == [{"a": 1}]
+    received = await call(whole(_step(tool_calls=[piece]), _step("tool_calls")))
+    assert [called.arguments for called in received.called] == [{"a": 1}]
 
 
 # What was used
@@ -281,15 +291,15 @@ async def test_arguments_may_be_an_object(call: Call) -> None:
     ("usage", "told"),
     [
         # Within the completion, beside it by the total, and beside it since it is more than that.
-        ((10, 300, 310, 200), Used(10, 300, 200)),
-        ((32, 9, 363, 322), Used(32, 331, 322)),
-        ((32, 9, None, 322), Used(32, 331, 322)),
-        ((10, 300, 510, 200), Used(10, 500, 200)),
-        ((10, 300, 999, 0), Used(10, 300)),
+        ((10, 300, 310, 200), ReportedUsage(10, 300, 200)),
+        ((32, 9, 363, 322), ReportedUsage(32, 331, 322)),
+        ((32, 9, None, 322), ReportedUsage(32, 331, 322)),
+        ((10, 300, 510, 200), ReportedUsage(10, 500, 200)),
+        ((10, 300, 999, 0), ReportedUsage(10, 300)),
     ],
 )
 async def test_thoughts_are_counted_once(
-    call: Call, usage: tuple[int, int, int | None, int], told: Used
+    call: Call, usage: tuple[int, int, int | None, int], told: ReportedUsage
 ) -> None:
     asked, answered, total, thought = usage
     details = {"reasoning_tokens": thought}
@@ -301,8 +311,8 @@ async def test_thoughts_are_counted_once(
 @_GEMINI
 async def test_prompts_of_the_upstream_s_own_tools_are_counted(call: Call) -> None:
     used = gemini.used(151, 1089, toolUsePromptTokenCount=18_329, thoughtsTokenCount=1120)
-    heard = await call(whole(gemini.chunk({"text": "a"}, reason="STOP", usageMetadata=used)))
-    assert heard.used == Used(18_480, 2209, 1120)
+    received = await call(whole(gemini.chunk({"text": "a"}, reason="STOP", usageMetadata=used)))
+    assert received.used == ReportedUsage(18_480, 2209, 1120)
 
 
 # Pauses
@@ -330,28 +340,28 @@ async def test_pause_tells_what_to_send_back(call: Call) -> None:
     usage = {"output_tokens": 3}
     paused = anthropic.said("message_delta", delta={"stop_reason": "pause_turn"}, usage=usage)
     first = anthropic.started(input_tokens=7, output_tokens=1) + said + paused + anthropic.DONE
-    heard = await call(whole(first), request)
-    assert heard.error is None
-    (pause,) = (part for part in heard.parts if isinstance(part, Paused))
+    received = await call(whole(first), request)
+    assert received.error is None
+    (pause,) = (part for part in received.parts if isinstance(part, Paused))
     thought, searching, found, text = pause.content
     assert thought == {"type": "thinking", "thinking": "hm", "signature": "sig"}
     assert (searching["input"], found["type"]) == ({"query": "bears"}, "web_search_tool_result")
     assert text == {"type": "text", "text": "Let me ", "citations": [page]}
-    heard = await call(
+    received = await call(
         whole(anthropic.ROW.answer("count.")),
         msgspec.structs.replace(request, so_far=pause.content),
     )
     sent = json.loads(call.upstream.lines[-1].request.partition(b"\r\n\r\n")[2])
     assert sent["messages"][-1] == {"role": "assistant", "content": list(pause.content)}
-    assert heard.text == "count."
+    assert received.text == "count."
 
 
 @_ANTHROPIC
 async def test_pause_that_nothing_gave_a_reason_for_is_a_failure(call: Call) -> None:
-    heard = await call(
+    received = await call(
         whole(call.dialect.text("Let me"), _ending("anthropic", "pause_turn"), anthropic.DONE)
     )
-    assert (heard.text, heard.reasons, heard.fault) == ("Let me", [], _FAILED)
+    assert (received.text, received.reasons, received.fault) == ("Let me", [], _FAILED)
 
 
 # Signs of life
@@ -364,6 +374,6 @@ async def test_signs_of_life_are_told_apart_from_parts(call: Call, sign: bytes) 
         await line.send(sign)
         await line.send(call.dialect.answer("Two"))
 
-    heard = await call(script)
-    assert (heard.text, heard.error) == ("Two", None)
-    assert heard.signs_of_life >= 1
+    received = await call(script)
+    assert (received.text, received.error) == ("Two", None)
+    assert received.signs_of_life >= 1

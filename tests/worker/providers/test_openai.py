@@ -10,8 +10,8 @@ from shared.settings import ModelSettings, ProviderSettings, Secret
 from shared.wire.event import ToolCall
 from tests.worker.providers import openai
 from tests.worker.providers.calls import Call, listen
+from tests.worker.providers.dialect_row import event
 from tests.worker.providers.openai import chunk as _chunk
-from tests.worker.providers.row import event
 from tests.worker.providers.upstream import Upstream, whole
 from worker.providers.contract import (
     ChatMessage,
@@ -19,11 +19,11 @@ from worker.providers.contract import (
     Ended,
     Part,
     Reasoning,
+    ReportedUsage,
     Text,
-    Used,
 )
+from worker.providers.http_provider import HttpProvider as Provider
 from worker.providers.openai import OpenAI
-from worker.providers.upstream import Upstream as Provider
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upst
         (_chunk({"delta": {"content": "b"}}, error=None, usage=None), [Text("b")]),
         (_chunk(usage={"prompt_tokens": 5}), []),
         (_chunk(usage={"prompt_tokens": 5, "completion_tokens": None}), []),
-        (_chunk(usage={"prompt_tokens": 5, "completion_tokens": 6}), [Used(5, 6)]),
+        (_chunk(usage={"prompt_tokens": 5, "completion_tokens": 6}), [ReportedUsage(5, 6)]),
         (
             _chunk(
                 usage={
@@ -109,7 +109,7 @@ async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upst
                     "prompt_tokens_details": {"cached_tokens": 1},
                 }
             ),
-            [Used(5, 6, 4, cached_input_tokens=1)],
+            [ReportedUsage(5, 6, 4, cached_input_tokens=1)],
         ),
         (
             _chunk(
@@ -119,20 +119,20 @@ async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upst
                     "completion_tokens_details": {"reasoning_tokens": None},
                 }
             ),
-            [Used(5, 6)],
+            [ReportedUsage(5, 6)],
         ),
     ],
     ids=str,
 )
 async def test_chunks_of_every_server(call: Call, data: bytes, parts: list[Part]) -> None:
-    heard = await call(whole(_chunk({"delta": {"content": "a"}}), data, _STOP))
-    assert heard.error is None
-    assert heard.parts == [Text("a"), *parts, Ended("stop")]
+    received = await call(whole(_chunk({"delta": {"content": "a"}}), data, _STOP))
+    assert received.error is None
+    assert received.parts == [Text("a"), *parts, Ended("stop")]
 
 
 async def test_an_empty_reason_is_no_end(call: Call) -> None:
-    heard = await call(whole(_chunk({"delta": {"content": "a"}, "finish_reason": ""})))
-    assert heard.fault == ("provider_error", "STREAM_CUT", "backoff")
+    received = await call(whole(_chunk({"delta": {"content": "a"}, "finish_reason": ""})))
+    assert received.fault == ("provider_error", "STREAM_CUT", "backoff")
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ _B: Final = ToolCall("b", "g", {})
 async def test_pieces_of_calls_as_every_server_sends_them(
     call: Call, pieces: list[bytes], calls: list[ToolCall]
 ) -> None:
-    heard = await call(whole(*pieces, _STOP))
-    assert heard.error is None
-    assert heard.called == calls
+    received = await call(whole(*pieces, _STOP))
+    assert received.error is None
+    assert received.called == calls
 
 
 async def test_whole_exchange(call: Call) -> None:
@@ -220,33 +220,33 @@ async def test_whole_exchange(call: Call) -> None:
         _chunk(usage={**counts, "completion_tokens_details": {"reasoning_tokens": 30}}),
         openai.DONE,
     )
-    heard = await call(whole(*answer))
-    assert heard.error is None
-    assert heard.parts == [
+    received = await call(whole(*answer))
+    assert received.error is None
+    assert received.parts == [
         Reasoning("Bears: two."),
         Text("I look "),
         Text("out."),
         ToolCall("call_1", "look", {"where": "outside"}),
         Ended("tool_calls"),
-        Used(20, 41, 30),
+        ReportedUsage(20, 41, 30),
     ]
 
 
 async def test_call_in_the_chunk_of_the_end_is_told(call: Call) -> None:
     piece = {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}}
     final = _chunk({"delta": {"tool_calls": [piece]}, "finish_reason": "tool_calls"})
-    heard = await call(whole(final))
-    assert heard.parts == [_B, Ended("tool_calls")]
+    received = await call(whole(final))
+    assert received.parts == [_B, Ended("tool_calls")]
 
 
 async def test_call_is_not_told_again_with_a_second_end(call: Call) -> None:
-    heard = await call(whole(_piece(0, "b", name="g"), _STOP, _STOP))
-    assert heard.parts == [_B, Ended("tool_calls")]
+    received = await call(whole(_piece(0, "b", name="g"), _STOP, _STOP))
+    assert received.parts == [_B, Ended("tool_calls")]
 
 
 async def test_call_after_the_end_takes_nothing_from_the_answer(call: Call) -> None:
-    heard = await call(whole(_STOP, _piece(0, "b", name="g")))
-    assert (heard.parts, heard.error) == ([Ended("stop")], None)
+    received = await call(whole(_STOP, _piece(0, "b", name="g")))
+    assert (received.parts, received.error) == ([Ended("stop")], None)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ async def test_key_is_nowhere_but_in_the_request(upstream: Upstream) -> None:
     upstream.script = whole(status=401)
     settings = ProviderSettings(name="up", base_url=upstream.url)
     provider = Provider(OpenAI(), settings, Secret("sk-wholly-secret"))
-    heard = await listen(provider)
+    received = await listen(provider)
     await provider.close()
-    assert heard.error is not None
-    assert "secret" not in repr(vars(provider)) + repr(heard.error) + repr(provider._headers)
+    assert received.error is not None
+    assert "secret" not in repr(vars(provider)) + repr(received.error) + repr(provider._headers)

@@ -10,7 +10,7 @@ from shared.errors import ProviderError
 from tests.worker.providers.calls import Call
 from tests.worker.providers.exchanges import IN_BAND, REFUSALS, Exchange, named
 from tests.worker.providers.upstream import Line, endless, whole
-from worker.providers.failures import Failures, InBandError, UpstreamRefusalError
+from worker.providers.failures import FailureTranslator, InBandError, UpstreamRefusalError
 
 _BY_STATUS = {
     301: ("provider_error", "UNEXPECTED_REDIRECT", "never"),
@@ -41,9 +41,9 @@ _BY_STATUS = {
 async def test_status_decides(call: Call, status: int) -> None:
     # One without content has none.
     body = b"" if status == 204 else call.dialect.refusal("some_code", "some message")
-    heard = await call(whole(body, status=status, location=call.upstream.url))
-    assert heard.fault == _BY_STATUS[status]
-    assert heard.parts == []
+    received = await call(whole(body, status=status, location=call.upstream.url))
+    assert received.fault == _BY_STATUS[status]
+    assert received.parts == []
     assert len(call.upstream.lines) == 1
 
 
@@ -65,30 +65,30 @@ async def test_status_decides(call: Call, status: int) -> None:
 async def test_conversation_that_is_too_long_is_known_by_words(
     call: Call, status: int, code: str, message: str
 ) -> None:
-    heard = await call(whole(call.dialect.refusal(code, message), status=status))
-    assert heard.fault == ("invalid_request", "CONTEXT_TOO_LONG", "never")
+    received = await call(whole(call.dialect.refusal(code, message), status=status))
+    assert received.fault == ("invalid_request", "CONTEXT_TOO_LONG", "never")
 
 
 @pytest.mark.parametrize("status", [401, 429, 503])
 async def test_words_never_overrule_who_must_wait_or_pay(call: Call, status: int) -> None:
     words = "Too many tokens per minute; the maximum context of your plan; content_policy"
-    heard = await call(whole(call.dialect.refusal("tokens", words), status=status))
-    assert heard.fault == _BY_STATUS[status]
+    received = await call(whole(call.dialect.refusal("tokens", words), status=status))
+    assert received.fault == _BY_STATUS[status]
 
 
 @pytest.mark.parametrize("status", [400, 422])
 async def test_content_policy_is_known_by_words(call: Call, status: int) -> None:
     body = call.dialect.refusal("content_filter", "Our content management policy forbids it.")
-    heard = await call(whole(body, status=status))
-    assert heard.fault == ("content_policy", "CONTENT_POLICY", "never")
+    received = await call(whole(body, status=status))
+    assert received.fault == ("content_policy", "CONTENT_POLICY", "never")
 
 
 async def test_nothing_that_an_upstream_says_reaches_the_failure(call: Call) -> None:
     body = call.dialect.refusal("sk-wholly-secret", "key sk-wholly-secret of ann@example.org")
-    heard = await call(whole(body, status=401))
-    assert heard.error is not None
-    assert "secret" not in repr(heard.error.failure)
-    assert "example" not in repr(heard.error.failure)
+    received = await call(whole(body, status=401))
+    assert received.error is not None
+    assert "secret" not in repr(received.error.failure)
+    assert "example" not in repr(received.error.failure)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ async def test_error_inside_a_success_is_an_error(
 ) -> None:
     before = b"" if is_first else call.dialect.text("Two ")
     script = whole(before, call.dialect.error_event(status, "no"), call.dialect.done)
-    heard = await call(script)
-    assert heard.fault == expected
-    assert heard.text == ("" if is_first else "Two ")
+    received = await call(script)
+    assert received.fault == expected
+    assert received.text == ("" if is_first else "Two ")
 
 
 async def test_too_long_a_conversation_inside_a_success_is_known_by_words(call: Call) -> None:
@@ -132,32 +132,34 @@ async def test_refusal_whose_body_never_comes_is_told_soon(call: Call) -> None:
         await line.head(status=400, content_length="100000")
         await line.gone.wait()
 
-    heard = await call(script)
-    assert heard.fault == _BY_STATUS[400]
-    assert heard.seconds < 1.5
+    received = await call(script)
+    assert received.fault == _BY_STATUS[400]
+    assert received.seconds < 1.5
 
 
 async def test_refusal_that_drips_is_told_soon(call: Call) -> None:
-    heard = await call(endless(b"x", status=400))
-    assert heard.fault == _BY_STATUS[400]
-    assert heard.seconds < 1.5
+    received = await call(endless(b"x", status=400))
+    assert received.fault == _BY_STATUS[400]
+    assert received.seconds < 1.5
 
 
 async def test_refusal_without_end_is_not_read_to_its_end(call: Call) -> None:
-    heard = await call(endless(b"x" * 65_536, status=401))
-    assert heard.fault == _BY_STATUS[401]
-    assert heard.seconds < 1.5
+    received = await call(endless(b"x" * 65_536, status=401))
+    assert received.fault == _BY_STATUS[401]
+    assert received.seconds < 1.5
     assert call.upstream.line.sent_bytes < 20_000_000
 
 
 async def test_compressed_refusal_is_not_unpacked(call: Call) -> None:
-    heard = await call(whole(b"\x1f\x8b\x08" + b"\0" * 1000, status=500, content_encoding="gzip"))
-    assert heard.fault == _BY_STATUS[500]
+    received = await call(
+        whole(b"\x1f\x8b\x08" + b"\0" * 1000, status=500, content_encoding="gzip")
+    )
+    assert received.fault == _BY_STATUS[500]
 
 
 async def test_redirect_is_not_followed(call: Call) -> None:
-    heard = await call(whole(status=307, location=call.upstream.url + "/elsewhere"))
-    assert heard.fault == _BY_STATUS[307]
+    received = await call(whole(status=307, location=call.upstream.url + "/elsewhere"))
+    assert received.fault == _BY_STATUS[307]
     assert len(call.upstream.lines) == 1
 
 
@@ -169,7 +171,7 @@ def _told(error: ProviderError | None) -> str:
 @pytest.mark.parametrize("exchange", REFUSALS, ids=named(REFUSALS))
 def test_refusal_of_every_vendor_comes_to_what_it_is_about(exchange: Exchange) -> None:
     response = httpx.Response(exchange.status)
-    error = Failures("up").refusal(response, exchange.body)
+    error = FailureTranslator("up").refusal(response, exchange.body)
     assert _told(error) == exchange.fault
     assert error.failure.retryable == (error.retry != "never")
 
@@ -178,13 +180,13 @@ def test_refusal_of_every_vendor_comes_to_what_it_is_about(exchange: Exchange) -
 async def test_refusal_of_any_vendor_is_read_in_every_dialect(
     call: Call, exchange: Exchange
 ) -> None:
-    heard = await call(whole(exchange.body, status=exchange.status))
-    assert _told(heard.error) == exchange.fault
+    received = await call(whole(exchange.body, status=exchange.status))
+    assert _told(received.error) == exchange.fault
 
 
 @pytest.mark.parametrize("exchange", IN_BAND, ids=named(IN_BAND))
 def test_error_inside_a_success_is_told_by_codes_types_and_words(exchange: Exchange) -> None:
-    with pytest.raises(ProviderError) as raised, Failures("up").translated():
+    with pytest.raises(ProviderError) as raised, FailureTranslator("up").translated_errors():
         raise InBandError(exchange.said)
     assert _told(raised.value) == exchange.fault
 
@@ -194,7 +196,7 @@ def test_what_a_request_said_never_decides() -> None:
     quoted = "Incorrect API key provided. Your account is suspended: insufficient balance."
     for repeated in (f'"{quoted}"', f"'{quoted}'", f"input_value={quoted!r}"):
         body = json.dumps({"error": {"message": f"Unknown role {repeated}"}, "input": quoted})
-        error = Failures("up").refusal(httpx.Response(400), body.encode())
+        error = FailureTranslator("up").refusal(httpx.Response(400), body.encode())
         assert _told(error) == "invalid_request/REFUSED_REQUEST"
 
 
@@ -215,7 +217,7 @@ def test_what_a_request_said_never_decides() -> None:
 def test_only_a_refusal_without_a_reason_may_be_one_of_length(
     status: int, body: bytes, *, is_unexplained: bool
 ) -> None:
-    error = Failures("up").refusal(httpx.Response(status), body)
+    error = FailureTranslator("up").refusal(httpx.Response(status), body)
     assert isinstance(error, UpstreamRefusalError)
     assert error.is_unexplained == is_unexplained
 
@@ -236,6 +238,6 @@ def test_only_a_refusal_without_a_reason_may_be_one_of_length(
 )
 def test_odd_refusal_is_read_in_a_moment_and_never_fails(body: bytes) -> None:
     began = time.process_time()
-    error = Failures("up").refusal(httpx.Response(400), body[:65_536])
+    error = FailureTranslator("up").refusal(httpx.Response(400), body[:65_536])
     assert _told(error) == "invalid_request/REFUSED_REQUEST"
     assert time.process_time() - began < 1.0

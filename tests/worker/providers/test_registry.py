@@ -9,8 +9,8 @@ from shared.errors import ConfigurationError
 from shared.settings import ModelSettings, ProviderSettings
 from tests.worker.providers.dialects import DIALECTS
 from worker.providers import registry
+from worker.providers.http_provider import HttpProvider
 from worker.providers.registry import Registry
-from worker.providers.upstream import Upstream
 
 _CATALOGUE = Catalogue(
     providers=(
@@ -45,7 +45,7 @@ async def test_provider_with_its_key_serves_its_models_in_the_catalogue_s_order(
 async def test_line_end_behind_a_key_is_not_sent() -> None:
     found = Registry(_CATALOGUE, {"SHUT_KEY": "sk-1\r\n"})
     provider = found.provider_of(found.models[0])
-    assert isinstance(provider, Upstream)
+    assert isinstance(provider, HttpProvider)
     assert provider._headers["authorization"] == "Bearer sk-1"
     await found.close()
 

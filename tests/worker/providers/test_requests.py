@@ -9,16 +9,16 @@ import pytest
 from shared.settings import ProviderSettings
 from shared.wire.event import ToolCall
 from tests.worker.providers.calls import REQUEST, Call, listen
-from tests.worker.providers.row import MODEL, REQUESTS, Dialect, Topic
+from tests.worker.providers.dialect_row import MODEL, REQUESTS, Dialect, Topic
 from tests.worker.providers.upstream import Upstream, whole
-from worker.providers import upstream as provider
+from worker.providers import http_provider as provider
 from worker.providers.contract import ChatMessage, ChatRequest
 
 
 async def _sent(call: Call, request: ChatRequest) -> dict[str, Any]:
     """Return what a request says when it has gone over a line."""
-    heard = await call(whole(call.dialect.answer("Two")), request)
-    assert heard.error is None
+    received = await call(whole(call.dialect.answer("Two")), request)
+    assert received.error is None
     head, _, body = call.upstream.line.request.partition(b"\r\n\r\n")
     assert b"\r\ncontent-type: application/json\r\n" in head.lower() + b"\r\n"
     sent: dict[str, Any] = json.loads(body)
@@ -47,10 +47,10 @@ async def test_request_without_a_key_has_no_credentials(
 ) -> None:
     upstream.script = whole(dialect.answer("Two"))
     settings = ProviderSettings(name="up", base_url=upstream.url + "/")
-    asked = provider.Upstream(dialect.words, settings, None)
-    heard = await listen(asked)
+    asked = provider.HttpProvider(dialect.words, settings, None)
+    received = await listen(asked)
     await asked.close()
-    assert heard.error is None
+    assert received.error is None
     assert upstream.line.request.startswith(f"POST {dialect.path} HTTP/1.1\r\n".encode())
     name = dialect.key_header.partition(":")[0].encode()
     assert name not in upstream.line.request.lower()

@@ -8,10 +8,10 @@ from shared.settings import ModelSettings
 from shared.wire.message import Citation
 from tests.worker.providers import anthropic, openai
 from tests.worker.providers.calls import Call
-from tests.worker.providers.row import REQUESTS, event
+from tests.worker.providers.dialect_row import REQUESTS, event
 from tests.worker.providers.upstream import whole
 from worker.providers.citations import CITATIONS_MAX
-from worker.providers.contract import ChatRequest, Ended, Text, Used
+from worker.providers.contract import ChatRequest, Ended, ReportedUsage, Text
 from worker.providers.openai import OpenAI
 
 _ASKED = REQUESTS["web search"]
@@ -28,15 +28,15 @@ async def test_pages_are_told_once_in_their_order_beside_the_text(call: Call) ->
             said.text("bears."),
         )
     )
-    heard = await call(whole(said.framed(content, "stop", (3, 2))), _ASKED)
-    assert heard.error is None
-    assert heard.parts == [
+    received = await call(whole(said.framed(content, "stop", (3, 2))), _ASKED)
+    assert received.error is None
+    assert received.parts == [
         Text("Two "),
         Citation("https://b.example/1?x=ü", "B"),
         Citation("https://a.example", "A"),
         Text("bears."),
         Ended("stop"),
-        Used(3, 2),
+        ReportedUsage(3, 2),
     ]
 
 
@@ -46,11 +46,11 @@ async def test_searches_are_read_past_and_counted_where_they_are_told(
 ) -> None:
     said = call.dialect
     content = said.text("Two") + said.cited("https://a.example", "A")
-    heard = await call(whole(said.searched(content, count)), _ASKED)
-    assert heard.error is None
-    assert (heard.text, heard.called, heard.reasons) == ("Two", [], ["stop"])
-    assert heard.cited == [Citation("https://a.example", "A")]
-    assert heard.used == Used(3, 2, 0, count if said.counts_searches else 0)
+    received = await call(whole(said.searched(content, count)), _ASKED)
+    assert received.error is None
+    assert (received.text, received.called, received.reasons) == ("Two", [], ["stop"])
+    assert received.cited == [Citation("https://a.example", "A")]
+    assert received.used == ReportedUsage(3, 2, 0, count if said.counts_searches else 0)
 
 
 @pytest.mark.parametrize("count", [-1, 1_001, 2**70])
@@ -59,9 +59,9 @@ async def test_count_of_searches_that_nobody_can_believe_is_no_usage(
 ) -> None:
     said = call.dialect
     plain = said.searched(said.text("Two"), 0)
-    heard = await call(whole(plain.replace(b'_requests": 0', b'_requests": %d' % count)), _ASKED)
-    assert heard.text == "Two"
-    assert (heard.used is None) == (b"web_search_requests" in plain)
+    received = await call(whole(plain.replace(b'_requests": 0', b'_requests": %d' % count)), _ASKED)
+    assert received.text == "Two"
+    assert (received.used is None) == (b"web_search_requests" in plain)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ async def test_what_is_no_address_of_the_web_is_no_citation(
     call: Call, url: object, title: object
 ) -> None:
     said = call.dialect
-    heard = await call(
+    received = await call(
         whole(said.framed(said.cited(url, title) + said.text("Two"), "stop", (3, 2)))
     )
-    assert (heard.error, heard.cited, heard.text) == (None, [], "Two")
+    assert (received.error, received.cited, received.text) == (None, [], "Two")
 
 
 @pytest.mark.parametrize(
@@ -106,15 +106,15 @@ async def test_what_is_no_address_of_the_web_is_no_citation(
 async def test_titles_are_one_line_within_bounds(call: Call, title: object, told: str) -> None:
     said = call.dialect
     content = said.cited("https://a.example", title) + said.text("Two")
-    heard = await call(whole(said.framed(content, "stop", (3, 2))))
-    assert heard.cited == [Citation("https://a.example", told)]
+    received = await call(whole(said.framed(content, "stop", (3, 2))))
+    assert received.cited == [Citation("https://a.example", told)]
 
 
 async def test_more_pages_than_anybody_reads_are_left_out(call: Call) -> None:
     said = call.dialect
     pages = b"".join(said.cited(f"https://a.example/{n}", "A") for n in range(CITATIONS_MAX + 9))
-    heard = await call(whole(said.framed(said.text("Two") + pages, "stop", (3, 2))))
-    assert (heard.error, len(heard.cited)) == (None, CITATIONS_MAX)
+    received = await call(whole(said.framed(said.text("Two") + pages, "stop", (3, 2))))
+    assert (received.error, len(received.cited)) == (None, CITATIONS_MAX)
 
 
 _ODDLY: dict[str, Callable[[object], bytes]] = {
@@ -138,8 +138,8 @@ async def test_odd_form_of_a_citation_takes_nothing_from_the_answer(
 ) -> None:
     said = call.dialect
     content = _ODDLY[said.name](odd) + said.text("Two")
-    heard = await call(whole(said.framed(content, "stop", (3, 2))))
-    assert (heard.error, heard.text, heard.cited) == (None, "Two", [])
+    received = await call(whole(said.framed(content, "stop", (3, 2))))
+    assert (received.error, received.text, received.cited) == (None, "Two", [])
 
 
 def test_plugin_is_asked_for_where_the_catalogue_says_so() -> None:

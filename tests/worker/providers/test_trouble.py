@@ -18,13 +18,13 @@ from tests.worker.providers.calls import (
     IDLE_SECONDS,
     REQUEST,
     Call,
-    Heard,
+    Received,
     connect,
     listen,
 )
-from tests.worker.providers.row import MODEL, Dialect
+from tests.worker.providers.dialect_row import MODEL, Dialect
 from tests.worker.providers.upstream import Line, Script, chunked, endless, held, whole
-from worker.providers.contract import Alive, Text
+from worker.providers.contract import KeepAlive, Text
 from worker.providers.sse import BODY_BYTES_MAX, EVENT_BYTES_MAX
 
 _SILENT = ("timeout", "PROVIDER_SILENT", "backoff")
@@ -35,11 +35,11 @@ _TOO_LARGE = ("provider_error", "RESPONSE_TOO_LARGE", "never")
 _PATIENCE_SECONDS = max(IDLE_SECONDS, FIRST_SECONDS) + 5.0
 
 
-async def _listen_at(dialect: Dialect, port: int) -> Heard:
+async def _listen_at(dialect: Dialect, port: int) -> Received:
     provider = connect(dialect, f"http://127.0.0.1:{port}/v1", IDLE_SECONDS)
-    heard = await listen(provider)
+    received = await listen(provider)
     await provider.close()
-    return heard
+    return received
 
 
 # Nobody there
@@ -48,8 +48,8 @@ async def _listen_at(dialect: Dialect, port: int) -> Heard:
 async def test_refused_connection(dialect: Dialect) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        heard = await _listen_at(dialect, closed.getsockname()[1])
-    assert heard.fault == ("overloaded", "CONNECT_FAILED", "backoff")
+        received = await _listen_at(dialect, closed.getsockname()[1])
+    assert received.fault == ("overloaded", "CONNECT_FAILED", "backoff")
 
 
 async def test_connection_that_is_never_accepted(dialect: Dialect) -> None:
@@ -60,19 +60,19 @@ async def test_connection_that_is_never_accepted(dialect: Dialect) -> None:
         for member in crowd:
             member.setblocking(False)
             member.connect_ex(full.getsockname())
-        heard = await _listen_at(dialect, full.getsockname()[1])
+        received = await _listen_at(dialect, full.getsockname()[1])
         for member in crowd:
             member.close()
-    assert heard.fault == ("timeout", "CONNECT_TIMEOUT", "backoff")
-    assert heard.seconds < _PATIENCE_SECONDS
+    assert received.fault == ("timeout", "CONNECT_TIMEOUT", "backoff")
+    assert received.seconds < _PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70, "0.0.0.0.0", "a..b"])
 async def test_host_that_cannot_be_found(dialect: Dialect, host: str) -> None:
     provider = connect(dialect, f"http://{host}:9/v1")
-    heard = await listen(provider)
+    received = await listen(provider)
     await provider.close()
-    assert heard.fault == ("overloaded", "CONNECT_FAILED", "backoff")
+    assert received.fault == ("overloaded", "CONNECT_FAILED", "backoff")
 
 
 @pytest.mark.parametrize("host", ["[::1", "ü" * 80, "xn--a", ""])
@@ -94,8 +94,8 @@ async def test_head_without_end(call: Call) -> None:
         while True:
             await line.send(b"x-more: " + b"y" * 1000 + b"\r\n")
 
-    heard = await call(script)
-    assert heard.fault == _CUT
+    received = await call(script)
+    assert received.fault == _CUT
     assert call.upstream.line.sent_bytes < 20_000_000
 
 
@@ -106,21 +106,21 @@ async def test_silence_before_the_head(brief: Call) -> None:
     async def script(line: Line) -> None:
         await line.gone.wait()
 
-    heard = await brief(script)
-    assert heard.fault == _SILENT
-    assert heard.seconds < _PATIENCE_SECONDS
+    received = await brief(script)
+    assert received.fault == _SILENT
+    assert received.seconds < _PATIENCE_SECONDS
 
 
 async def test_silence_after_the_head(brief: Call) -> None:
-    heard = await brief(held())
-    assert heard.fault == _SILENT
-    assert heard.seconds < _PATIENCE_SECONDS
+    received = await brief(held())
+    assert received.fault == _SILENT
+    assert received.seconds < _PATIENCE_SECONDS
 
 
 async def test_silence_in_the_middle(brief: Call) -> None:
-    heard = await brief(held(brief.dialect.text("Two ")))
-    assert (heard.text, heard.fault) == ("Two ", _SILENT)
-    assert heard.seconds < _PATIENCE_SECONDS
+    received = await brief(held(brief.dialect.text("Two ")))
+    assert (received.text, received.fault) == ("Two ", _SILENT)
+    assert received.seconds < _PATIENCE_SECONDS
     await asyncio.wait_for(brief.upstream.line.gone.wait(), 1)
 
 
@@ -136,8 +136,8 @@ async def test_model_may_think_as_long_as_it_is_allowed_before_it_says_anything(
         await line.head()
         await line.send(brief.dialect.answer("Two"))
 
-    heard = await brief(script, REQUEST)
-    assert (heard.text, heard.error) == ("Two", None)
+    received = await brief(script, REQUEST)
+    assert (received.text, received.error) == ("Two", None)
 
 
 # Cuts
@@ -154,8 +154,8 @@ async def test_line_cut_before_the_head(call: Call) -> None:
 async def test_answer_cut_in_the_middle(call: Call, said: list[str]) -> None:
     texts = [call.dialect.text(text) for text in said]
     for script in (whole(*texts), chunked(*texts, is_ended=False), chunked(*texts)):
-        heard = await call(script)
-        assert (heard.text, heard.fault) == ("".join(said), _CUT)
+        received = await call(script)
+        assert (received.text, received.fault) == ("".join(said), _CUT)
 
 
 async def test_answer_cut_by_a_reset(call: Call) -> None:
@@ -168,17 +168,17 @@ async def test_answer_cut_by_a_reset(call: Call) -> None:
 
 
 async def test_last_word_alone_is_no_end(call: Call) -> None:
-    heard = await call(whole(call.dialect.text("Two "), call.dialect.done))
-    assert (heard.text, heard.fault) == ("Two ", _CUT)
+    received = await call(whole(call.dialect.text("Two "), call.dialect.done))
+    assert (received.text, received.fault) == ("Two ", _CUT)
 
 
 async def test_answer_cut_at_every_byte_is_never_taken_for_whole(call: Call) -> None:
     data = call.dialect.text("Two") + call.dialect.ended("stop")
     # Without the blank line, and even without the line's end, the last event is whole.
     for at in range(len(data.rstrip(b"\n"))):
-        heard = await call(whole(data[:at]))
-        assert heard.error is not None, data[:at]
-        assert heard.reasons == []
+        received = await call(whole(data[:at]))
+        assert received.error is not None, data[:at]
+        assert received.reasons == []
 
 
 # Wrong words
@@ -203,23 +203,23 @@ async def test_answer_cut_at_every_byte_is_never_taken_for_whole(call: Call) -> 
 async def test_events_that_say_nothing_take_nothing_from_the_answer(
     call: Call, data: bytes
 ) -> None:
-    heard = await call(whole(call.dialect.text("Two "), data, call.dialect.answer("bears")))
-    assert (heard.text, heard.error) == ("Two bears", None)
+    received = await call(whole(call.dialect.text("Two "), data, call.dialect.answer("bears")))
+    assert (received.text, received.error) == ("Two bears", None)
 
 
 @pytest.mark.parametrize("name", ["content", "text", "delta", "parts"])
 async def test_piece_of_the_answer_that_cannot_be_read_is_missed(call: Call, name: str) -> None:
     broken = b'data: {"a":[{"%b": "be\n\n' % name.encode()
-    heard = await call(whole(call.dialect.text("Two "), broken, call.dialect.answer("bears")))
-    assert (heard.text, heard.fault) == ("Two ", _MALFORMED)
-    heard = await call(whole(call.dialect.text("Two"), call.dialect.ended("stop"), broken))
-    assert (heard.text, heard.reasons, heard.error) == ("Two", ["stop"], None)
+    received = await call(whole(call.dialect.text("Two "), broken, call.dialect.answer("bears")))
+    assert (received.text, received.fault) == ("Two ", _MALFORMED)
+    received = await call(whole(call.dialect.text("Two"), call.dialect.ended("stop"), broken))
+    assert (received.text, received.reasons, received.error) == ("Two", ["stop"], None)
 
 
 async def test_error_that_cannot_be_read_is_an_error(call: Call) -> None:
     broken = b'data: {"error":' + b'{"a":' * 100_000 + b"\n\n"
-    heard = await call(whole(call.dialect.text("Two "), broken, call.dialect.answer("bears")))
-    assert heard.fault == ("provider_error", "PROVIDER_FAILED", "backoff")
+    received = await call(whole(call.dialect.text("Two "), broken, call.dialect.answer("bears")))
+    assert received.fault == ("provider_error", "PROVIDER_FAILED", "backoff")
 
 
 async def test_bytes_that_are_no_events_are_no_answer(call: Call) -> None:
@@ -231,14 +231,14 @@ async def test_bytes_that_are_no_events_are_no_answer(call: Call) -> None:
     "content_type", ["application/json", "text/html", "", "text/plain", "application/x-ndjson"]
 )
 async def test_stream_of_another_type_is_read(call: Call, content_type: str) -> None:
-    heard = await call(whole(call.dialect.answer("Two"), content_type=content_type))
-    assert (heard.text, heard.error) == ("Two", None)
+    received = await call(whole(call.dialect.answer("Two"), content_type=content_type))
+    assert (received.text, received.error) == ("Two", None)
 
 
 @pytest.mark.parametrize("page", [b"<!doctype html><p>Sign in", b"\n <html>", b"<?xml ?>"])
 async def test_page_is_no_answer_and_not_asked_for_again(call: Call, page: bytes) -> None:
-    heard = await call(whole(page, content_type="text/event-stream"))
-    assert heard.fault == ("provider_error", "NOT_AN_ANSWER", "never")
+    received = await call(whole(page, content_type="text/event-stream"))
+    assert received.fault == ("provider_error", "NOT_AN_ANSWER", "never")
 
 
 # Too much
@@ -257,18 +257,18 @@ async def test_page_is_no_answer_and_not_asked_for_again(call: Call, page: bytes
     ids=lambda piece: piece[:12].decode(),
 )
 async def test_event_without_end(call: Call, piece: bytes) -> None:
-    heard = await call(_then_endless(call.dialect.text("Two "), piece))
-    assert (heard.text, heard.fault) == ("Two ", _TOO_LARGE)
+    received = await call(_then_endless(call.dialect.text("Two "), piece))
+    assert (received.text, received.fault) == ("Two ", _TOO_LARGE)
     # What was sent is what was read and what the sockets hold.
     assert call.upstream.line.sent_bytes < EVENT_BYTES_MAX + 16_000_000
 
 
 async def test_event_without_end_takes_little_memory(call: Call) -> None:
     tracemalloc.start()
-    heard = await call(_then_endless(call.dialect.text("Two "), b"data: x\n" * 8192))
+    received = await call(_then_endless(call.dialect.text("Two "), b"data: x\n" * 8192))
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert heard.fault == _TOO_LARGE
+    assert received.fault == _TOO_LARGE
     assert peak_bytes < 32 * EVENT_BYTES_MAX
 
 
@@ -284,35 +284,37 @@ def _then_endless(first: bytes, piece: bytes) -> Script:
 
 async def test_answer_without_end(call: Call) -> None:
     piece = call.dialect.text("x" * 60_000)
-    heard = await call(endless(piece))
-    assert heard.fault == _TOO_LARGE
-    assert len(heard.text) <= BODY_BYTES_MAX
+    received = await call(endless(piece))
+    assert received.fault == _TOO_LARGE
+    assert len(received.text) <= BODY_BYTES_MAX
 
 
 async def test_event_of_almost_a_mebibyte_is_heard(call: Call) -> None:
     text = "x" * (EVENT_BYTES_MAX - 1000)
-    heard = await call(whole(call.dialect.text(text), call.dialect.answer()))
-    assert (len(heard.text), heard.error) == (len(text), None)
+    received = await call(whole(call.dialect.text(text), call.dialect.answer()))
+    assert (len(received.text), received.error) == (len(text), None)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
 async def test_compressed_answer_is_refused_unread(call: Call, encoding: str) -> None:
     bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
     packed = bomb.compress(b"\0" * 50_000_000) + bomb.flush()
-    heard = await call(whole(packed, content_encoding=encoding))
-    assert heard.fault == ("provider_error", "COMPRESSED_RESPONSE", "never")
+    received = await call(whole(packed, content_encoding=encoding))
+    assert received.fault == ("provider_error", "COMPRESSED_RESPONSE", "never")
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
 async def test_answer_that_says_it_is_not_compressed_is_heard(call: Call, encoding: str) -> None:
-    heard = await call(whole(call.dialect.answer("Two"), content_encoding=encoding))
-    assert (heard.text, heard.error) == ("Two", None)
+    received = await call(whole(call.dialect.answer("Two"), content_encoding=encoding))
+    assert (received.text, received.error) == ("Two", None)
 
 
 async def test_nothing_an_upstream_sets_comes_back_to_it(call: Call) -> None:
     for turn in range(3):
-        heard = await call(whole(call.dialect.answer("Two"), set_cookie=f"track{turn}=1; Path=/"))
-        assert heard.error is None
+        received = await call(
+            whole(call.dialect.answer("Two"), set_cookie=f"track{turn}=1; Path=/")
+        )
+        assert received.error is None
     assert all(b"cookie" not in line.request.lower() for line in call.upstream.lines)
 
 
@@ -322,7 +324,7 @@ async def test_nothing_an_upstream_sets_comes_back_to_it(call: Call) -> None:
 async def test_upstream_is_left_at_once_when_the_hearer_stops(call: Call) -> None:
     call.upstream.script = held(call.dialect.text("Two "))
     parts = call.provider.stream(REQUEST)
-    assert [await anext(parts), await anext(parts)] == [Alive(), Text("Two ")]
+    assert [await anext(parts), await anext(parts)] == [KeepAlive(), Text("Two ")]
     stopped_at = time.monotonic()
     await parts.aclose()
     await asyncio.wait_for(call.upstream.line.gone.wait(), 1)

@@ -1,0 +1,144 @@
+"""What a caller may say with a message, in every dialect, and the intent that it makes.
+
+Owns the options' names, bounds and refusals. Refuses to choose a model: how one is named is a
+dialect's own. Pure: no Redis, no clock.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from api.accept.accept import Intent
+from shared import egress, ids
+from shared.errors import Code, EgressError, RequestError
+from shared.tiers import LimitSettings
+from shared.wire.submission import Features
+
+_MICROCREDITS_PER_CREDIT: Final = 1_000_000
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16, description="Texts of the caller's own, returned as they are."),
+]
+SessionName = Annotated[str, Meta(min_length=1, max_length=200, description="A name for people.")]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message to answer. Fields whose feature is not there are refused when asked for."""
+
+    message: Annotated[str, Meta(description="The message to send to the model.")]
+    session_id: Annotated[str | None, Meta(description="Continue this conversation.")] = None
+    system_prompt: Annotated[
+        str | None, Meta(description="For a new conversation; ignored when `session_id` is given.")
+    ] = None
+    enhance_prompt: Annotated[
+        bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
+    ] = None
+    web_search: Annotated[
+        bool | None, Meta(description="Search the web for the answer; `citations` tell its pages.")
+    ] = None
+    deep_think: Annotated[
+        bool | None, Meta(description="Let the model think before it answers (default: false).")
+    ] = None
+    media_urls: Annotated[
+        Annotated[list[str], Meta(max_length=10)] | None,
+        Meta(description="Pictures to look at: PNG, JPEG, GIF or WebP."),
+    ] = None
+    project_id: Annotated[
+        Annotated[str, Meta(max_length=128)] | None,
+        Meta(description="A label of the caller's own, returned in the status."),
+    ] = None
+    priority: Annotated[
+        Literal["interactive", "batch"] | None,
+        Meta(description="`batch` waits for what people need (default: `interactive`)."),
+    ] = None
+    max_credits: Annotated[
+        Annotated[float, Meta(gt=0, le=1_000_000)] | None,
+        Meta(description="The most that the answer may cost."),
+    ] = None
+    deadline_seconds: Annotated[
+        Annotated[int, Meta(ge=1, le=604_800)] | None,
+        Meta(description="Seconds after which an unfinished answer fails as `expired`."),
+    ] = None
+    metadata: Metadata | None = None
+    cost_quality: Annotated[
+        Annotated[int, Meta(ge=0, le=10)] | None,
+        Meta(description="From 0, the cheapest model, to 10, the best; not in this version."),
+    ] = None
+    on_conflict: Annotated[
+        Literal["enqueue", "reject", "interrupt"] | None,
+        Meta(
+            description="While the conversation answers another message: wait for it (`enqueue`, "
+            "the default), be refused with SESSION_BUSY, or cancel it (`interrupt`)."
+        ),
+    ] = None
+    webhook_url: Annotated[
+        str | None, Meta(description="Where to report the end; not in this version.")
+    ] = None
+
+
+def intent(
+    body: Options, limits: LimitSettings, *, model: str, companion: str | None = None
+) -> Intent:
+    """Return what a body asks for. Raises RequestError naming the field that is wrong."""
+    if not body.message.strip():
+        raise RequestError("The field `message` is required.", Code.MISSING_FIELDS)
+    for name in ("message", "system_prompt"):
+        if len(getattr(body, name) or "") > limits.message_characters_max:
+            raise RequestError(
+                f"The field `{name}` is longer than {limits.message_characters_max} characters.",
+                Code.INVALID_FIELDS,
+            )
+    _refuse_unavailable(body)
+    _check_media(body.media_urls or ())
+    if body.session_id and not ids.is_id(body.session_id):
+        raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+    return Intent(
+        message=body.message,
+        model=model,
+        session=body.session_id or None,
+        system_prompt=body.system_prompt or None,
+        enhance_prompt=body.enhance_prompt is not False,
+        lane=body.priority or "interactive",
+        on_conflict=body.on_conflict or "enqueue",
+        budget=None
+        if body.max_credits is None
+        else max(1, round(body.max_credits * _MICROCREDITS_PER_CREDIT)),
+        deadline_seconds=body.deadline_seconds,
+        metadata=body.metadata or None,
+        project=body.project_id,
+        companion=companion,
+        features=Features(
+            deep_think=body.deep_think is True,
+            web_search=body.web_search is True,
+            media_urls=tuple(body.media_urls or ()),
+        ),
+    )
+
+
+def _check_media(urls: Sequence[str]) -> None:
+    """Refuse by its place what cannot be fetched whatever the network; nothing is looked up."""
+    for index, url in enumerate(urls):
+        try:
+            egress.read(url)
+        except EgressError as error:
+            raise RequestError(
+                f"The field `media_urls[{index}]` cannot be taken. {error.message}",
+                Code.INVALID_FIELDS,
+            ) from None
+
+
+def _refuse_unavailable(body: Options) -> None:
+    """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
+    unsupported = {
+        "webhook_url": body.webhook_url,
+        "cost_quality": body.cost_quality is not None,
+    }
+    for name, is_requested in unsupported.items():
+        if is_requested:
+            raise RequestError(
+                f"The field `{name}` asks for a feature that this deployment does not have.",
+                Code.FEATURE_UNAVAILABLE,
+            )

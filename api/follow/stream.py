@@ -1,0 +1,285 @@
+"""A generation's events to one follower, as server-sent events, from any of them on.
+
+Owns one follower's way: the first event, then what the ring has after its cursor, the stream where
+the ring has forgotten it, a snapshot where the stream has; exactly one end. A ping breaks long
+silences. A follower that hangs up, a process that goes away, or a key that is revoked ends the
+answer between two events, so that the last number seen is where the next answer begins.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from api.endpoints.endpoint import EventStream, RequestContext, Response
+from api.follow import stream_events
+from api.follow.ring import BEGINNING, EventNumber, GenerationRef, Ring, encode, frame, read_page
+from api.polling import overdue
+from api.server import disconnect
+from api.state import State
+from shared.errors import Code, RequestError, UnavailableError
+from shared.stores import generations
+from shared.wire.generation import Generation
+
+_FIRST: Final = EventNumber(0, 1)
+_PING: Final = b": ping\n\n"
+_KEY_ENDED: Final = b": the API key was revoked or has expired\n\n"
+# Redis' clock and ours may tell a deadline this much apart.
+_CLOCK_SKEW_SECONDS: Final = 0.02
+# At what should have ended by now.
+_RECHECK_SECONDS: Final = 1.0
+_SHUTTING_DOWN: Final = b": going away; go on after the last id\n\n"
+
+
+class StartedGeneration(NamedTuple):
+    """A generation that has not ended: its session, and the time that is left for an answer."""
+
+    session: str
+    deadline_seconds: float
+
+
+async def follow(
+    context: RequestContext,
+    generation_id: str,
+    after: EventNumber,
+    *,
+    started: StartedGeneration | None = None,
+) -> EventStream | Response:
+    """Return the events of a generation after a number, or 204 when there can be no more.
+
+    What was `begun` by this request is followed without looking whether it is there.
+
+    Raises:
+        RequestError: GENERATION_NOT_FOUND.
+        RefusedError: RATE_LIMITED when the account follows as many as it may.
+        UnavailableError: Redis is away.
+
+    """
+    ref = GenerationRef(context.caller.root, context.caller.account.id, generation_id)
+    await context.state.subscriber.connect()
+    if started is not None:
+        return await EventStream.begin(_live_events(context, ref, after, started))
+    generation = await overdue.find_current(context.state, ref)
+    if generation is None:
+        raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
+    if not generation.is_final:
+        started = StartedGeneration(generation.session, _seconds_left(generation))
+        return await EventStream.begin(_live_events(context, ref, after, started))
+    if after == EventNumber.of(generation.last_event):
+        return Response(None, status=204)
+    return await EventStream.begin(_ended_events(context, ref, after, generation))
+
+
+async def _ended_events(
+    context: RequestContext, ref: GenerationRef, after: EventNumber, generation: Generation
+) -> AsyncGenerator[bytes, None]:
+    """Tell what the stream still has, else a snapshot; then the end."""
+    with (
+        context.state.open_waits.hold(context.caller.account, lambda: None),
+        context.state.revocations.watch(context.caller.key, lambda: None) as key_use,
+    ):
+        key_use.check()
+        last = EventNumber.of(generation.last_event)
+        # Before anything is sent: until then the request may still be refused.
+        page = await read_page(context.state.redis, ref, after)
+        yield _accepted_frame(ref, generation.session, after)
+        while page is not None:
+            yield page.frames
+            if key_use.has_ended:
+                yield _KEY_ENDED
+                return
+            if page.has_end:
+                break
+            page = await read_page(context.state.redis, ref, page.last)
+        else:
+            yield _snapshot(context.state, generation)
+        yield frame(
+            last, encode(stream_events.end(generation, context.state.url_signer.sign_media))
+        )
+
+
+async def _live_events(
+    context: RequestContext, ref: GenerationRef, after: EventNumber, started: StartedGeneration
+) -> AsyncGenerator[bytes, None]:
+    """Tell what comes, as it comes, until the end."""
+    state = context.state
+    reader = _StreamReader(state.settings.api.ping_seconds, started.deadline_seconds)
+    disconnect.listen(
+        context.request.scope,
+        on_disconnect=reader.note_disconnect,
+        on_shutdown=reader.note_shutdown,
+    )
+    with (
+        state.open_waits.hold(context.caller.account, reader.note_shutdown),
+        state.revocations.watch(context.caller.key, reader.wake) as key_use,
+        reader,
+        state.rings.join(ref, reader) as ring,
+    ):
+        key_use.check()
+        yield _accepted_frame(ref, started.session, after)
+        cursor = BEGINNING if after.epoch == 0 else after
+        while not (reader.has_disconnected or reader.is_shutting_down or key_use.has_ended):
+            reader.has_events = False
+            piece, cursor = await _next_events(state, ref, ring, cursor)
+            if piece:
+                reader.note_sent()
+                yield piece
+            elif ring.is_broken or (ring.has_ended and cursor >= ring.last):
+                return
+            elif not await reader.wait_for_events():
+                # Where there is another server than our edge, nobody tells.
+                if await context.request.is_disconnected():
+                    return
+                yield _PING
+                ring.reread_if_quiet(state.settings.api.ping_seconds)
+                await _end_if_overdue(state, ref, reader)
+        if key_use.has_ended:
+            yield _KEY_ENDED
+        elif reader.is_shutting_down:
+            yield _SHUTTING_DOWN
+
+
+async def _next_events(
+    state: State, ref: GenerationRef, ring: Ring, cursor: EventNumber
+) -> tuple[bytes, EventNumber]:
+    """Return the next events after a cursor, as many as there are and fit into one write."""
+    if not ring.is_loaded:
+        return b"", cursor
+    if cursor < ring.base:
+        page = await read_page(state.redis, ref, cursor)
+        if page is not None and page.frames:
+            return page.frames, page.last
+    elif cursor <= ring.last:
+        return ring.read(cursor)
+    return await _reconcile(state, ref, ring, cursor)
+
+
+async def _reconcile(
+    state: State, ref: GenerationRef, ring: Ring, cursor: EventNumber
+) -> tuple[bytes, EventNumber]:
+    """Go on for a follower that has seen what is not here, or has not seen what is nowhere."""
+    known = ring.last
+    generation = await generations.find(state.redis, *ref)
+    if generation is None or ring.base <= cursor <= ring.last:
+        return ring.read(max(cursor, ring.base))
+    number = _snapshot_number(generation)
+    if known < cursor <= EventNumber.of(generation.last_event):
+        if await read_page(state.redis, ref, known):
+            # It has heard from Redis what the ring has yet to hear.
+            ring.reread()
+            return b"", cursor
+        number = known
+    # Redis has lost one or the other: the follower begins anew from what there is.
+    return _snapshot(state, generation), number
+
+
+async def _end_if_overdue(state: State, ref: GenerationRef, reader: "_StreamReader") -> None:
+    """Look at what should have ended by now, or what no worker may be left to end."""
+    with suppress(UnavailableError):
+        if reader.is_before_deadline and (await state.fleet()).workers:
+            return
+        generation = await overdue.find_current(state, ref)
+        if generation is not None:
+            reader.set_deadline(_seconds_left(generation))
+
+
+def _seconds_left(generation: Generation) -> float:
+    """Return the time until a generation's deadline; none where it has ended."""
+    if generation.deadline is None:
+        return math.inf
+    return (generation.deadline - generation.seen) / 1000
+
+
+def _accepted_frame(ref: GenerationRef, session: str, after: EventNumber) -> bytes:
+    """Return the first event for who begins; for others nothing, which says that they may read."""
+    if after >= _FIRST:
+        return b""
+    return frame(_FIRST, encode(stream_events.accepted(ref.id, session)))
+
+
+def _snapshot(state: State, generation: Generation) -> bytes:
+    event = stream_events.snapshot(generation, state.url_signer.sign_media)
+    return frame(_snapshot_number(generation), encode(event))
+
+
+def _snapshot_number(generation: Generation) -> EventNumber:
+    """Return the number that a snapshot replaces all up to: never the end's."""
+    last = EventNumber.of(generation.last_event)
+    return EventNumber(last.epoch, last.seq - 1) if generation.is_final else last
+
+
+class _StreamReader:
+    """One follower: woken by its ring, by silence, at its deadline, and by whoever ends it."""
+
+    def __init__(self, ping_seconds: float, deadline_seconds: float) -> None:
+        self.has_disconnected = self.is_shutting_down = self.has_events = False
+        self._ping_seconds = ping_seconds
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self.set_deadline(deadline_seconds)
+        self._is_ping_due = False
+        self._woken: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(self._seconds_until_ping(), self._on_silence_timer)
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def wake(self) -> None:
+        """Have it look again."""
+        self.has_events = True
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    @property
+    def is_before_deadline(self) -> bool:
+        """Whether the deadline has yet to pass."""
+        return self._loop.time() < self._deadline_at
+
+    def set_deadline(self, seconds: float) -> None:
+        """Have it look once the deadline has passed, and again a second later as long as needed."""
+        self._deadline_at = self._loop.time() + seconds
+        self._check_at = self._deadline_at + (
+            _CLOCK_SKEW_SECONDS if seconds > 0 else _RECHECK_SECONDS
+        )
+
+    def note_disconnect(self) -> None:
+        """Learn that nobody reads any more."""
+        self.has_disconnected = True
+        self.wake()
+
+    def note_shutdown(self) -> None:
+        """Learn that the process goes away."""
+        self.is_shutting_down = True
+        self.wake()
+
+    def note_sent(self) -> None:
+        """Begin to count the silence anew."""
+        self._sent_at = self._loop.time()
+
+    async def wait_for_events(self) -> bool:
+        """Wait until it is woken, or until a silence must be broken: then return False."""
+        if not self.has_events:
+            self._woken = self._loop.create_future()
+            await self._woken
+        is_ping_due, self._is_ping_due = self._is_ping_due, False
+        return not is_ping_due
+
+    def _on_silence_timer(self) -> None:
+        """One timer a silence, however much is said in between."""
+        left = self._seconds_until_ping()
+        if left <= 0:
+            self._is_ping_due = True
+            self.note_sent()
+            if self._sent_at >= self._check_at:
+                self._check_at = self._sent_at + _RECHECK_SECONDS
+            self.wake()
+            left = self._seconds_until_ping()
+        self._timer = self._loop.call_later(left, self._on_silence_timer)
+
+    def _seconds_until_ping(self) -> float:
+        return min(self._sent_at + self._ping_seconds, self._check_at) - self._loop.time()

@@ -1,0 +1,154 @@
+"""The JSON schemas of what goes over the wire, as generators of clients understand them.
+
+Owns how msgspec's schemas are completed: every value has a type, every component a title that is
+its own name, and the name of an event a description. Refuses to know operations. Pure.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from inspect import isclass
+from typing import Any, Final, get_args
+
+import msgspec
+from msgspec import UNSET, Struct
+
+Schema = dict[str, Any]
+
+_REF: Final = "#/components/schemas/"
+_DIALECTS: Final = ["api", "dialects"]
+_TYPES: Final[dict[type, str]] = {bool: "boolean", str: "string"}
+
+
+class Schemas:
+    """Every shape of a document as a component, and `of` a shape the reference to it.
+
+    A default means that a request may leave the field out, and that a reply never does. A union is
+    a component by the title that it was given.
+    """
+
+    def __init__(self, requests: Iterable[object], replies: Iterable[object]) -> None:
+        request_shapes = set(requests)
+        shapes = list(request_shapes | set(replies))
+        structs, of_requests = _structs(shapes), set(_structs(request_shapes))
+        names = _names(structs)
+        schemas, parts = msgspec.json.schema_components(shapes, ref_template=_REF + "{name}")
+        keys = {
+            struct: struct.__name__ if struct.__name__ in parts else _full_name(struct)
+            for struct in structs
+        }
+        self._names = {_REF + keys[struct]: _REF + names[struct] for struct in structs}
+        self.components: dict[str, Schema] = {}
+        for struct in sorted(structs, key=names.__getitem__):
+            part = self._completed(parts[keys[struct]]) | {"title": names[struct]}
+            if struct in of_requests:
+                _leave_out_nulls(part)
+            else:
+                _require_what_is_sent(struct, part)
+            self.components[names[struct]] = part
+        self._refs = dict(zip(shapes, map(self._reference, schemas), strict=True))
+
+    def of(self, shape: object) -> Schema:
+        """Return the reference to one of the shapes."""
+        return self._refs[shape]
+
+    def about(self, shape: object) -> str:
+        """Return what one of the shapes is, in a sentence or more."""
+        name = self._refs[shape]["$ref"].removeprefix(_REF)
+        about: str = self.components[name]["description"]
+        return about
+
+    def _reference(self, schema: Schema) -> Schema:
+        schema = self._completed(schema)
+        if "$ref" in schema:
+            return schema
+        self.components[schema["title"]] = schema
+        return {"$ref": _REF + schema["title"]}
+
+    def _completed(self, schema: Any) -> Any:  # noqa: ANN401  any part of a schema
+        """Return a schema with the names of its document, and with the types that msgspec omits."""
+        if isinstance(schema, str):
+            return self._names.get(schema, schema)
+        if isinstance(schema, list):
+            return [self._completed(part) for part in schema]
+        if not isinstance(schema, dict):
+            return schema
+        whole = {name: self._completed(part) for name, part in schema.items()}
+        values = whole.get("enum")
+        if isinstance(values, list):
+            whole["type"] = _TYPES[type(values[0])]
+            if len(values) == 1:
+                whole["const"] = whole.pop("enum")[0]
+        return _described_outside(whole)
+
+
+def _structs(shapes: Iterable[object]) -> list[type[Struct]]:
+    """Return every struct that shapes are made of, each once."""
+    found: dict[type[Struct], None] = {}
+    rest = list(shapes)
+    while rest:
+        shape = rest.pop()
+        if not (isclass(shape) and issubclass(shape, Struct)):
+            rest += get_args(shape)
+        elif shape not in found:
+            found[shape] = None
+            rest += [field.type for field in msgspec.structs.fields(shape)]
+    return list(found)
+
+
+def _names(structs: list[type[Struct]]) -> dict[type[Struct], str]:
+    """Return a name for each.
+
+    Those of events end in `Event`; of two shapes with one name, a dialect's own begins with its.
+    """
+    counts = Counter(struct.__name__ for struct in structs)
+    names = {}
+    for struct in structs:
+        modules, name = struct.__module__.split("."), struct.__name__
+        if struct.__struct_config__.tag_field:
+            name += "Event"
+        elif counts[name] > 1 and modules[:2] == _DIALECTS:
+            name = modules[2].title() + name
+        names[struct] = name
+    shared = [name for name, count in Counter(names.values()).items() if count > 1]
+    if shared:
+        raise ValueError(f"more than one shape is called {', '.join(shared)}")
+    return names
+
+
+def _full_name(struct: type[Struct]) -> str:
+    """Return what msgspec calls a struct whose name another one has too."""
+    return f"{struct.__module__}.{struct.__qualname__}"
+
+
+def _require_what_is_sent(struct: type[Struct], schema: Schema) -> None:
+    """Demand of a reply all fields that are never left out."""
+    config = struct.__struct_config__
+    required = [config.tag_field] if config.tag_field else []
+    for field in msgspec.structs.fields(struct):
+        may_lack = field.default is UNSET or (config.omit_defaults and not field.required)
+        schema["properties"][field.encode_name].pop("default", None)
+        if not may_lack:
+            required.append(field.encode_name)
+    if config.tag_field:
+        schema["properties"][config.tag_field]["description"] = "Names the event."
+    if required:
+        schema["required"] = required
+
+
+def _leave_out_nulls(schema: Schema) -> None:
+    """Drop defaults that say no more than that a field may be left out.
+
+    Some generators take a field with a default for one that is always there.
+    """
+    for field in schema["properties"].values():
+        if field.get("default", UNSET) is None:
+            del field["default"]
+
+
+def _described_outside(schema: Schema) -> Schema:
+    """Return a schema that is described as a whole, where only what is not null was described."""
+    kinds = schema.get("anyOf", [])
+    described = [kind for kind in kinds if "description" in kind]
+    if "description" in schema or len(described) != 1:
+        return schema
+    return {"description": described[0].pop("description"), **schema}

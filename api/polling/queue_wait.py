@@ -1,0 +1,165 @@
+"""How long until a turn begins, from what comes before it and from how long it has waited.
+
+Owns the estimate of a wait and how far it may be trusted. Refuses to know durations: pace has them.
+
+DESIGN. What comes before a turn takes so many rounds of the room there is, each as long as such
+answers take. That is only true while others hold the room for no longer, so the time waited is the
+evidence: of a wait that passed as it was expected the rest is believed, of one in which nothing has
+moved the rest is taken to be as long as the whole. An estimate is told no longer once the wait is
+twice what it should be by now, and a hint never leads to a poll sooner than a share of the time
+waited, which is the smaller the more has passed as expected. So polls stay few whatever happens.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+from shared.stores.fleet import Fleet
+from shared.wire.generation import Generation, QueuePosition
+from shared.wire.submission import AUTO
+
+# Without any evidence the next look is so much of the time waited away.
+HINT_GROWTH: Final = 0.6
+_HINT_GROWTH_MIN: Final = 0.1
+# From the end of one turn to the claim of the next.
+_HANDOVER_SECONDS: Final = 0.03
+# The workers' reports, and what is known of them here, may be as old as that.
+_STALE_SECONDS: Final = 2.5
+_STRETCH_MAX: Final = 2.0
+# What is tried again and again has a growth of this much for each attempt.
+_HINT_GROWTH_PER_ATTEMPT: Final = 0.15
+
+
+class Wait(NamedTuple):
+    """`seconds` until a turn begins, which may well be `margin` less.
+
+    `growth` of the time waited is the shortest way to the next look; `is_known` where something
+    that was measured tells when the turn begins.
+    """
+
+    seconds: float
+    growth: float = 0.0
+    is_known: bool = True
+    margin: float = 0.0
+
+    def shortest_hint(self, waited: float) -> int:
+        """Return in how many whole seconds to look again at the soonest, after such a wait."""
+        return math.ceil(self.growth * (waited + 1))
+
+
+class TypicalDuration(NamedTuple):
+    """How long the answers of a model take, and how much less many of them do, in seconds."""
+
+    seconds: float
+    margin: float = 0.0
+
+    def margin_of(self, seconds: float) -> float:
+        """Return how much less a sequence of answers may take that takes so long as a rule."""
+        return self.margin * math.sqrt(seconds / self.seconds)
+
+
+NO_WAIT: Final = Wait(0.0)
+UNKNOWN: Final = Wait(0.0, HINT_GROWTH, is_known=False)
+
+
+def of_receipt(position: QueuePosition, model: str, typical: TypicalDuration, fleet: Fleet) -> Wait:
+    """Return the wait of a message that was just taken in."""
+    if not _is_served(model, fleet):
+        return UNKNOWN
+    seconds = estimated_seconds(position, typical.seconds, fleet)
+    return Wait(seconds, HINT_GROWTH, margin=typical.margin_of(seconds))
+
+
+def of(generation: Generation, typical: TypicalDuration, fleet: Fleet) -> Wait:
+    """Return the wait of a generation as it stands; none for what runs."""
+    position = generation.position
+    if position is None:
+        return NO_WAIT
+    if not _is_served(generation.model, fleet):
+        return UNKNOWN
+    if generation.retry_in_seconds > 0:
+        # It knows when it is tried again, not what comes of that.
+        growth = min(HINT_GROWTH, _HINT_GROWTH_PER_ATTEMPT * max(1, generation.attempt))
+        return Wait(generation.retry_in_seconds, growth)
+    return _from_observed_progress(generation, position, typical, fleet)
+
+
+def _from_observed_progress(
+    generation: Generation, position: QueuePosition, typical: TypicalDuration, fleet: Fleet
+) -> Wait:
+    """Return what is left by the measured durations, stretched as the wait so far was."""
+    waited = waited_seconds(generation)
+    remaining = estimated_seconds(position, typical.seconds, fleet)
+    first = generation.position_when_accepted
+    whole = remaining if first is None else estimated_seconds(first, typical.seconds, fleet)
+    passed = max(0.0, whole - remaining)
+    stretch = (waited + typical.seconds) / (passed + typical.seconds)
+    if stretch > _STRETCH_MAX and waited > _STALE_SECONDS:
+        return Wait(remaining * stretch, HINT_GROWTH, is_known=False)
+    growth = max(_HINT_GROWTH_MIN, HINT_GROWTH * typical.seconds / (passed + typical.seconds))
+    seconds = remaining * max(1.0, stretch)
+    return Wait(seconds, growth, margin=typical.margin_of(seconds))
+
+
+def waited_seconds(generation: Generation) -> float:
+    """Return how long a generation has waited, or did until its attempt began."""
+    until = generation.seen
+    if generation.position is None and generation.started is not None:
+        until = generation.started
+    return max(0.0, (until - generation.accepted) / 1000)
+
+
+def estimated_seconds(position: QueuePosition, typical_seconds: float, fleet: Fleet) -> float:
+    """Return the wait as it is if everything before takes as long as such answers did."""
+    by_rounds = _by_rounds(position, typical_seconds, fleet)
+    if not position.is_behind_head:
+        return by_rounds
+    turn_seconds = typical_seconds + _HANDOVER_SECONDS
+    if position.first_age_seconds is None:
+        # The head has to wait itself, about as long as this line tells.
+        return by_rounds + (position.session_turns_before + 1) * turn_seconds
+    return (
+        max(0.0, turn_seconds - position.first_age_seconds)
+        + position.session_turns_before * turn_seconds
+    )
+
+
+def _by_rounds(position: QueuePosition, typical_seconds: float, fleet: Fleet) -> float:
+    """Count rounds: of the account's share of all slots, and of how many it may run at once."""
+    claims_before, slots = position.ahead + position.running, max(1, fleet.slots)
+    rounds = claims_before * max(1, position.lane_accounts) // slots
+    if position.running_max:
+        rounds = max(rounds, claims_before // position.running_max)
+    if rounds:
+        seconds = rounds * typical_seconds
+        is_begun = (
+            position.running
+            and position.first_age_seconds is not None
+            and not position.is_behind_head
+        )
+        return max(0.0, seconds - (position.first_age_seconds or 0.0)) if is_begun else seconds
+    if fleet.slots and fleet.running >= fleet.slots:
+        # Others hold every slot: of so many, one is free soon, if they take as long.
+        return typical_seconds * (position.ahead + 1) * max(1, position.lane_accounts) / (slots + 1)
+    return 0.0
+
+
+def _is_served(model: str, fleet: Fleet) -> bool:
+    """Tell whether a worker lives that would take it."""
+    if fleet.workers <= fleet.without_listener:
+        return False
+    return model == AUTO or model in fleet.models
+
+
+def polls_made(waited: float, first: int, hint_max: int) -> int:
+    """Return how many polls a client made that found the turn begun, or is about to find it so.
+
+    The first came where the receipt's hint led, the others as if nothing told when it would begin.
+    """
+    at, polls = float(first), 1
+    while at < waited:
+        step = UNKNOWN.shortest_hint(at)
+        if step >= hint_max:
+            return polls + math.ceil((waited - at) / hint_max)
+        at += step
+        polls += 1
+    return polls

@@ -1,0 +1,103 @@
+"""Pages of a session's messages, in pieces of bounded size.
+
+Owns how a page that has more bytes than Redis should send at once is answered all the same, with
+every message that belongs to it: it is read and sent piece by piece, so that what is held of it
+here is never more than one piece, or one turn. Each further piece counts as a read; where the
+account has none left, the page goes on when there is one. Refuses to know a dialect's fields.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from api.endpoints.endpoint import ChunkedResponse, RequestContext, Response, encode
+from api.resources import sessions
+from api.server import disconnect
+from shared.stores.sessions import READ_BYTES_MAX, Session, Turn, TurnRange, TurnsFound
+
+# As it stands in an encoded reply without messages. Quotes inside of texts are escaped, so this is
+# the field itself.
+_NO_MESSAGES: Final = b'"messages":[]'
+# A page that waits for reads sees so soon that its reader has gone.
+_DISCONNECT_CHECK_SECONDS: Final = 1.0
+
+
+class PageShape(NamedTuple):
+    """How a dialect tells a page: the messages of a turn, and the reply with a list of them."""
+
+    messages: Callable[[Turn], Sequence[object]]
+    reply: Callable[[Session, list[Any]], object]
+
+
+async def respond(
+    context: RequestContext, session: str, wanted: TurnRange, shape: PageShape
+) -> Response | ChunkedResponse:
+    """Return the messages of the wanted turns, whole or in pieces.
+
+    Raises:
+        RequestError: SESSION_NOT_FOUND.
+        RefusedError: RATE_LIMITED, UNAVAILABLE when too many pages are sent in pieces already.
+
+    """
+    found = await sessions.find_turns(context, session, wanted)
+    if found.fitting < found.last:
+        return await ChunkedResponse.begin(_pieces(context, found, shape))
+    turns = await sessions.turns(context, found)
+    return Response(shape.reply(found.session, _messages(turns, shape)))
+
+
+async def _pieces(
+    context: RequestContext, found: TurnsFound, shape: PageShape
+) -> AsyncGenerator[bytes, None]:
+    """Yield the encoded reply. Raises RequestError when the session or the key has gone."""
+    state, account = context.state, context.caller.account
+    # Revocations are heard by it.
+    await state.subscriber.connect()
+    has_disconnected = asyncio.Event()
+    disconnect.listen(
+        context.request.scope, on_disconnect=has_disconnected.set, on_shutdown=lambda: None
+    )
+    with (
+        state.large_pages.hold(account.id),
+        state.revocations.watch(context.caller.key, lambda: None) as key_use,
+    ):
+        begin, end = encode(shape.reply(found.session, [])).split(_NO_MESSAGES)
+        piece = begin + _NO_MESSAGES[:-1] + await _encoded(context, found, shape)
+        has_messages = not piece.endswith(b"[")
+        while True:
+            key_use.check()
+            yield piece
+            if found.fitting >= found.last:
+                break
+            await _take_reads(context, len(piece), has_disconnected)
+            if has_disconnected.is_set():
+                return
+            rest = TurnRange(first=found.fitting + 1, last=found.last)
+            found = await sessions.find_turns(context, found.session.id, rest)
+            piece = await _encoded(context, found, shape)
+            if piece and has_messages:
+                piece = b"," + piece
+            has_messages = has_messages or bool(piece)
+        yield b"]" + end
+
+
+async def _encoded(context: RequestContext, found: TurnsFound, shape: PageShape) -> bytes:
+    """Return the messages of the turns that are read at once, as the inside of a list."""
+    async with context.state.large_pages.turn:
+        turns = await sessions.turns(context, found)
+        return b",".join(map(encode, _messages(turns, shape)))
+
+
+def _messages(turns: list[Turn], shape: PageShape) -> list[object]:
+    return [message for turn in turns for message in shape.messages(turn)]
+
+
+async def _take_reads(context: RequestContext, size: int, has_disconnected: asyncio.Event) -> None:
+    """Take a read for each `PIECE_BYTES` that were sent, as soon as the account has them."""
+    for _ in range(-(-size // READ_BYTES_MAX)):
+        while not has_disconnected.is_set() and (wait := _further_read(context)):
+            await context.state.clock.sleep(min(wait, _DISCONNECT_CHECK_SECONDS))
+
+
+def _further_read(context: RequestContext) -> float:
+    return context.state.limits.take_further_read(context.caller.account)

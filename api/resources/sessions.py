@@ -1,0 +1,165 @@
+"""What callers do to their sessions, whichever dialect they speak.
+
+Owns the refusal of what is not theirs. A session made through one dialect is the same in another.
+"""
+
+from typing import NamedTuple
+
+from api.accept import accept, rejections
+from api.endpoints import parameters
+from api.endpoints.endpoint import RequestContext
+from shared import ids
+from shared.companions import CompanionSettings
+from shared.errors import Code, PolluxError, RequestError
+from shared.redis import functions, keys
+from shared.redis.functions import KeepTimes, NewSession, Rejected
+from shared.stores import sessions
+from shared.stores.sessions import Session, Turn, TurnRange, TurnsFound
+
+
+class NewSessionRequest(NamedTuple):
+    """What a caller wants of a new session."""
+
+    name: str | None
+    companion: str | None
+    metadata: dict[str, str] | None
+
+
+async def create(
+    context: RequestContext, new_session: NewSessionRequest, idempotency: accept.Idempotency | None
+) -> NewSession:
+    """Begin an empty session, or return the one of a repeated request.
+
+    Raises RequestError (COMPANION_NOT_FOUND, IDEMPOTENCY_MISMATCH), RefusedError (RATE_LIMITED,
+    QUOTA_EXCEEDED, QUEUE_FULL).
+    """
+    try:
+        return await _create(context, new_session, idempotency)
+    except PolluxError as refused:
+        found = await accept.stored_receipt(context.state, context.caller, idempotency, refused)
+        return NewSession(found.session, is_replayed=True)
+
+
+async def _create(
+    context: RequestContext, new_session: NewSessionRequest, idempotency: accept.Idempotency | None
+) -> NewSession:
+    if new_session.companion is not None:
+        load_companion(context, new_session.companion)
+    state, caller = context.state, context.caller
+    await rejections.check_memory(state, caller)
+    tier = state.settings.limits.of(caller.account.tier)
+    ask = functions.CreateSessionAsk(
+        account=caller.account.id,
+        id=ids.new_id(),
+        name=new_session.name or accept.session_name(state),
+        per_minute=tier.submissions_per_minute,
+        sessions_max=tier.sessions_max,
+        stored_bytes_max=tier.stored_bytes_max,
+        companion=new_session.companion,
+        metadata=new_session.metadata or None,
+        idempotency=idempotency.key if idempotency else None,
+        fingerprint=idempotency.fingerprint if idempotency else None,
+        idempotency_ms=state.settings.retention.idempotency_seconds * 1000 if idempotency else None,
+    )
+    created = await functions.create_session(state.redis, caller.root, ask)
+    if not isinstance(created, Rejected):
+        return created
+    if created.reason == "mismatch":
+        raise rejections.idempotency_mismatch()
+    if created.reason == "quota":
+        raise rejections.quota_exceeded(ask, created)
+    raise rejections.rate_limited(state, caller.account.id, created.rate)
+
+
+def load_companion(context: RequestContext, name: str) -> CompanionSettings:
+    """Return the companion of that type. Raises RequestError (COMPANION_NOT_FOUND)."""
+    companion = context.state.settings.companion(name)
+    if companion is None:
+        raise RequestError(
+            "There is no such companion; GET /v1/ai/agents lists those there are.",
+            Code.COMPANION_NOT_FOUND,
+        )
+    return companion
+
+
+async def load(context: RequestContext, session: str) -> Session:
+    """Return a session. Raises RequestError (SESSION_NOT_FOUND)."""
+    found = await sessions.find(
+        context.state.redis, context.caller.root, context.caller.account.id, session
+    )
+    if found is None:
+        raise parameters.unknown_session()
+    return found
+
+
+async def page(context: RequestContext, *, offset: int, limit: int) -> tuple[list[Session], int]:
+    """Return the account's sessions, last active first, and how many there are."""
+    caller = context.caller
+    return await sessions.page(
+        context.state.redis, caller.root, caller.account.id, offset=offset, limit=limit
+    )
+
+
+async def find_turns(context: RequestContext, session: str, wanted: TurnRange) -> TurnsFound:
+    """Return a session and which of its turns there are.
+
+    Raises:
+        RequestError: SESSION_NOT_FOUND.
+
+    """
+    caller = context.caller
+    place = (context.state.redis, caller.root, caller.account.id, session)
+    found = await sessions.find_turns(*place, wanted)
+    if found is None:
+        raise parameters.unknown_session()
+    return found
+
+
+async def turns(context: RequestContext, found: TurnsFound) -> list[Turn]:
+    """Return those of the turns found that are read at once.
+
+    Raises:
+        RequestError: SESSION_NOT_FOUND when the session was deleted since they were found.
+
+    """
+    if found.first > found.fitting:
+        return []
+    caller = context.caller
+    place = (context.state.redis, caller.root, caller.account.id, found.session.id)
+    read = await sessions.turns(*place, first=found.first, last=found.fitting)
+    if len(read) <= found.fitting - found.first:
+        # A part must not look like the whole, unless the session itself has lost the rest.
+        await load(context, found.session.id)
+    return read
+
+
+async def rename(context: RequestContext, name: str) -> Session:
+    """Give the path's session another name.
+
+    Raises RequestError (SESSION_NOT_FOUND), RefusedError (QUEUE_FULL).
+    """
+    session = parameters.session_id(context)
+    await rejections.check_memory(context.state, context.caller)
+    place = (context.state.redis, context.caller.root, context.caller.account.id, session)
+    if not await sessions.rename(*place, name):
+        raise parameters.unknown_session()
+    return await load(context, session)
+
+
+async def delete(context: RequestContext) -> str:
+    """End what runs in the path's session and forget all of it. Return the session's id.
+
+    Raises:
+        RequestError: SESSION_NOT_FOUND.
+
+    """
+    session = parameters.session_id(context)
+    ask = functions.DeleteSessionAsk(
+        account=context.caller.account.id,
+        id=session,
+        keep=KeepTimes.of(context.state.settings.retention),
+        channels=keys.worker_channel(keys.system_root(context.state.settings.redis), ""),
+    )
+    if not await functions.delete_session(context.state.redis, context.caller.root, ask):
+        raise parameters.unknown_session()
+    return session

@@ -1,0 +1,89 @@
+"""The head of a request: what it may say, how large it is, and how it reads without an upgrade.
+
+Owns what the parser lets through and we do not. Refuses to know connections: these are questions
+about bytes. The parser has refused all that is not printable ASCII in a target by itself.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from shared.errors import Code, RequestError
+
+_VERSIONS: Final = ("1.1", "1.0")
+_HASH: Final = ord("#")
+_PERCENT: Final = ord("%")
+
+# With who is to be asked before the path, as a proxy is asked; credentials there are refused.
+_ABSOLUTE: Final = re.compile(rb"https?://[^/?#@]+([/?].*)?", re.IGNORECASE)
+_HOST: Final = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[A-Za-z0-9.:%_~-]+\])(:[0-9]*)?")
+
+Fields = list[tuple[bytes, bytes]]
+
+
+def origin_form(target: bytes) -> bytes:
+    """Return the path and query of a target that begins with a scheme; any other as it is."""
+    absolute = _ABSOLUTE.fullmatch(target) if target[:1] != b"/" else None
+    if absolute is None:
+        return target
+    rest = absolute[1] or b""
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def fault(method: bytes, target: bytes, version: str, fields: Fields) -> RequestError | None:
+    """Return what is wrong with a request's line or host, as far as no route could tell."""
+    if target[:1] != b"/" or method == b"CONNECT":
+        return invalid("The request's target must be a path.")
+    if _HASH in target or (_PERCENT in target and b"%00" in target):
+        return invalid("The request's target must be without a fragment and without NUL.")
+    if version not in _VERSIONS:
+        return invalid("The request's version must be HTTP/1.1 or HTTP/1.0.")
+    if any(name == b"transfer-encoding" and _is_coded(value) for name, value in fields):
+        return invalid("The request's body may be chunked, and not encoded in any other way.")
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) != 1 and (hosts or version == "1.1"):
+        return invalid("The request must have one Host header.")
+    if hosts and not _is_host(hosts[0]):
+        return invalid("The request's Host header must be a host, and perhaps a port.")
+    return None
+
+
+def _is_coded(value: bytes) -> bool:
+    return value.lower() != b"chunked"
+
+
+@lru_cache(maxsize=64)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def invalid(message: str) -> RequestError:
+    """Return the refusal of a request that is not as HTTP has it."""
+    return RequestError(message, Code.INVALID_FIELDS)
+
+
+def too_large(size_max: int) -> RequestError:
+    """Return the refusal of a head with more bytes than it may have."""
+    message = f"The request's head is larger than {size_max} bytes."
+    return RequestError(message, Code.HEADERS_TOO_LARGE)
+
+
+def value(fields: Fields, name: bytes) -> str | None:
+    """Return what the first field of a name says, or None where there is none."""
+    for each, value_bytes in fields:
+        if each == name:
+            return value_bytes.decode("latin-1")
+    return None
+
+
+def size(method: bytes, target: bytes, fields: Fields) -> int:
+    """Return how many bytes the head has, with a single space where any number may stand."""
+    frame = len(method) + len(target) + len(b"  HTTP/1.1\r\n\r\n")
+    return frame + sum(len(name) + len(value) + len(b": \r\n") for name, value in fields)
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
+    """Return the head as it would be, had no other protocol been asked for."""
+    lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
+    lines += [name + b": " + value for name, value in fields if name != b"upgrade"]
+    return b"\r\n".join([*lines, b"", b""])

@@ -1,0 +1,25 @@
+"""The transport of a connection as uvicorn's protocol sees it: closing goes by our edge."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class TransportProxy:
+    """The same as the transport it is made of, but for `close`."""
+
+    __slots__ = (
+        "close",
+        "get_extra_info",
+        "is_closing",
+        "pause_reading",
+        "resume_reading",
+        "write",
+    )
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.close = close
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.write = transport.write

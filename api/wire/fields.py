@@ -1,0 +1,147 @@
+"""Fields that many replies have, in both dialects, described once for all of them.
+
+What a field of one reply means is said there.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from shared.errors import Category, Code
+from shared.lifecycle import Stage, State
+from shared.wire.message import Citation, FinishReason
+from shared.wire.routing import Routing
+
+Success = Annotated[Literal[True], Meta(description="Always true; a refusal has false.")]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+CreatedAt = Annotated[Time, Meta(description="When it was created, in UTC.")]
+
+GenerationId = Annotated[
+    str,
+    Meta(description="The generation's id, which is also the id of the assistant's message."),
+]
+SessionId = Annotated[str, Meta(description="The id of the conversation.")]
+PollUrl = Annotated[str, Meta(description="The path of the generation's status.")]
+EventsUrl = Annotated[str, Meta(description="The path of the generation's events, as a stream.")]
+CancelUrl = Annotated[str, Meta(description="The path that cancels the generation, by POST.")]
+PollIntervalHint = Annotated[
+    int, Meta(description="Seconds to wait before the next look, 1 to 30.", ge=1, le=30)
+]
+CurrentState = Annotated[
+    State, Meta(description="Where it stands: `processing` until one of the three ends.")
+]
+CurrentStage = Annotated[
+    Stage, Meta(description="What happens inside; finer than `state`, and not to loop on.")
+]
+
+Content = Annotated[str, Meta(description="The text.")]
+ReasoningContent = Annotated[
+    str | None,
+    Meta(description="What the model thought before it answered, where the provider shows it."),
+]
+ImageUrls = Annotated[
+    list[str],
+    Meta(
+        description="Pictures of the answer. A URL that is a path works on this front, without a "
+        "key, until the second that its `expires` names; a later look returns a new one."
+    ),
+]
+VideoUrls = Annotated[list[str], Meta(description="Films of the answer, as `image_urls`.")]
+AudioUrls = Annotated[list[str], Meta(description="Sounds of the answer, as `image_urls`.")]
+SentMediaUrls = Annotated[
+    list[str], Meta(description="The pictures that came with the user's message.")
+]
+Citations = Annotated[list[Citation], Meta(description="Pages that the answer rests on.")]
+# The codes are open: a client must expect others, as of a later version.
+ErrorCode = Annotated[
+    str,
+    Meta(
+        description="What is wrong, for a program. Later versions may have more codes.",
+        extra_json_schema={"x-extensible-enum": [code.value for code in Code]},
+    ),
+]
+RefusedRequestId = Annotated[str, Meta(description="The request's id, as in `X-Request-ID`.")]
+_FINISH_REASON: Final = (
+    "Why the model ended its answer: `stop` by itself, `length` at its limit of tokens, "
+    "`tool_calls` to call tools, `content_filter` cut by the provider's filter."
+)
+CompletedFinishReason = Annotated[
+    FinishReason, Meta(description=f"{_FINISH_REASON} Only with a completed answer.")
+]
+FinishReasonOrNull = Annotated[
+    FinishReason | None, Meta(description=f"{_FINISH_REASON} Null unless the answer is complete.")
+]
+
+InputTokens = Annotated[int, Meta(description="Tokens that the model read.")]
+CachedInputTokens = Annotated[
+    int, Meta(description="The part of `input_tokens` that the provider read from a cache.")
+]
+OutputTokens = Annotated[int, Meta(description="Tokens of the answer, reasoning included.")]
+ReasoningTokens = Annotated[int, Meta(description="The part of `output_tokens` that it thought.")]
+
+Total = Annotated[int, Meta(description="How many there are in all.")]
+Limit = Annotated[int, Meta(description="How many at most this part of the list has.")]
+Offset = Annotated[int, Meta(description="How many stand before this part of the list.")]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no answer."""
+
+    message: Annotated[str, Meta(description="What went wrong, in a sentence for a person.")]
+    category: Annotated[Category, Meta(description="What kind of failure it is.")]
+    code: Annotated[str, Meta(description="The exact fault, for a program.")]
+    retryable: Annotated[bool, Meta(description="Whether the same message may succeed later.")]
+    severity: Annotated[
+        Literal["error", "fatal"],
+        Meta(description="`fatal` where something is broken, `error` for all other failures."),
+    ]
+    provider: Annotated[
+        str | None, Meta(description="The provider that failed, where one is to blame.")
+    ]
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """What some refusals tell beside their code."""
+
+    generation_id: Annotated[
+        str | UnsetType, Meta(description="SESSION_BUSY: the generation that the session answers.")
+    ] = UNSET
+    state: Annotated[
+        State | UnsetType, Meta(description="ALREADY_FINISHED: the state that it ended in.")
+    ] = UNSET
+    routing: Annotated[
+        Routing | UnsetType,
+        Meta(description="NO_SUITABLE_MODEL: what excluded each model."),
+    ] = UNSET
+    tokens: Annotated[
+        int | UnsetType,
+        Meta(description="CONTEXT_TOO_LONG: the message's and the shortest answer's, estimated."),
+    ] = UNSET
+    context_window: Annotated[
+        int | UnsetType,
+        Meta(description="CONTEXT_TOO_LONG: what the largest model has that it could go to."),
+    ] = UNSET
+    quota: Annotated[
+        Literal["sessions", "stored_bytes", "keys"] | UnsetType,
+        Meta(
+            description="QUOTA_EXCEEDED: what the account has too much of: sessions, or bytes of "
+            "the messages, answers, names and metadata that its sessions hold, or API keys. "
+            "Deleting sessions, or keys, makes room."
+        ),
+    ] = UNSET
+    used: Annotated[
+        int | UnsetType, Meta(description="QUOTA_EXCEEDED: how much of it the account has.")
+    ] = UNSET
+    limit: Annotated[
+        int | UnsetType, Meta(description="QUOTA_EXCEEDED: how much of it the tier allows.")
+    ] = UNSET
+    id: Annotated[
+        str | UnsetType, Meta(description="GENERATION_ERROR: the generation that failed.")
+    ] = UNSET
+    session_id: Annotated[
+        str | UnsetType, Meta(description="GENERATION_ERROR: the session of that generation.")
+    ] = UNSET
+    failure: Annotated[
+        Failure | UnsetType, Meta(description="GENERATION_ERROR: why it failed.")
+    ] = UNSET

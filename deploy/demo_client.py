@@ -1,0 +1,120 @@
+"""A careful caller of the published API that prints what it says and hears.
+
+Owns patience: a lost connection, a 429 and a 503 are tried again, with the same Idempotency-Key, so
+that nothing is accepted twice. Refuses to know the system behind the address.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import httpx
+
+from shared import ids
+from shared.clock import Clock
+from shared.errors import UnavailableError
+
+_SHOWN_KEY_CHARACTERS: Final = 15
+_PAUSE_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.1
+_GIVE_UP_SECONDS: Final = 60.0
+_TIMEOUT_SECONDS: Final = 60.0
+_RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+
+Json = dict[str, Any]
+
+
+class DemoClient:
+    """One caller with one key. `say` receives every line of the conversation."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, api_key: str, print_line: Callable[[str], None], clock: Clock
+    ) -> None:
+        self._http = http
+        self._key = api_key
+        self._print_line = print_line
+        self._clock = clock
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Post a body under an Idempotency-Key of its own and return the reply."""
+        return await self._call("POST", path, body, {"Idempotency-Key": ids.new_id()})
+
+    async def read(self, path: str) -> Json:
+        """Return what is at a path."""
+        return await self._call("GET", path, None, {})
+
+    async def poll_until(
+        self, path: str, is_wanted: Callable[[Json], bool], seconds: float
+    ) -> None:
+        """Look at a path, unseen, until what is there is as wanted, or the time is over."""
+        deadline = self._clock.monotonic() + seconds
+        while self._clock.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                reply = await self._http.get(path, headers={"X-API-Key": self._key})
+                if reply.is_success and is_wanted(reply.json()):
+                    return
+            await self._clock.sleep(_POLL_SECONDS)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait as long as the reply hinted."""
+        await self._clock.sleep(seconds)
+
+    async def _call(
+        self, verb: str, path: str, body: Mapping[str, Any] | None, headers: dict[str, str]
+    ) -> Json:
+        self._show_request(verb, path, body, headers)
+        deadline = self._clock.monotonic() + _GIVE_UP_SECONDS
+        while True:
+            began = self._clock.monotonic()
+            try:
+                reply = await self._http.request(
+                    verb,
+                    path,
+                    json=body,
+                    headers={"X-API-Key": self._key, **headers},
+                    timeout=_TIMEOUT_SECONDS,
+                )
+            except httpx.TransportError as error:
+                problem = f"no reply ({type(error).__name__})"
+                pause = _PAUSE_SECONDS
+            else:
+                if reply.status_code not in _RETRIED_STATUSES:
+                    return self._show_reply(reply, self._clock.monotonic() - began)
+                problem = f"{reply.status_code} {reply.reason_phrase}"
+                pause = _retry_after(reply)
+            if self._clock.monotonic() + pause > deadline:
+                raise UnavailableError(
+                    f"The API at {self._http.base_url} did not answer: {problem}."
+                )
+            self._print_line(f"< {problem}; the same request again in {pause:g} s")
+            await self._clock.sleep(pause)
+
+    def _show_request(
+        self, verb: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> None:
+        self._print_line(f"> {verb} {path}")
+        self._print_line(f"> X-API-Key: {self._key[:_SHOWN_KEY_CHARACTERS]}...")
+        for name, value in headers.items():
+            self._print_line(f"> {name}: {value}")
+        if body is not None:
+            self._print_line(_indented(body))
+
+    def _show_reply(self, reply: httpx.Response, seconds: float) -> Json:
+        self._print_line(f"< {reply.status_code} {reply.reason_phrase} ({seconds * 1000:.0f} ms)")
+        content: Json = reply.json()
+        self._print_line(_indented(content))
+        self._print_line("")
+        if reply.is_error:
+            raise UnavailableError(f"The API refused: {content.get('error', reply.status_code)}")
+        return content
+
+
+def _indented(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _retry_after(reply: httpx.Response) -> float:
+    text = reply.headers.get("Retry-After", "")
+    return max(_PAUSE_SECONDS, float(text)) if text.isdigit() else _PAUSE_SECONDS

@@ -1,0 +1,31 @@
+"""The resident account `dev` of a local system, and the key that is printed for it.
+
+The key is kept in the data folder, so that it is the same after a restart; it is made anew when the
+store does not know it, as after a change of Redis.
+"""
+
+from typing import Final
+
+import msgspec
+
+from deploy.local.state_folder import DataFolder
+from shared.stores.accounts import MICROCREDITS_PER_CREDIT, Accounts
+from shared.wire.account import DEFAULT_SCOPES
+
+_ACCOUNT: Final = "dev"
+_CREDITS: Final = 1_000
+
+
+async def key(folder: DataFolder, accounts: Accounts) -> str:
+    """Return a good key of the account `dev`, in clear text."""
+    saved_key = folder.secrets.api_key
+    if saved_key is not None:
+        authenticated = await accounts.authenticate(saved_key)
+        if authenticated is not None and authenticated[0].revoked is None:
+            return saved_key
+    account = await accounts.create(_ACCOUNT, "enterprise")
+    if (await accounts.credit_totals(account)).granted == 0:
+        await accounts.grant(account, _CREDITS * MICROCREDITS_PER_CREDIT)
+    new_key = await accounts.create_key(account, DEFAULT_SCOPES)
+    folder.save_secrets(msgspec.structs.replace(folder.secrets, api_key=new_key.key))
+    return new_key.key

@@ -1,0 +1,32 @@
+-- begin_probe: ask to be the one call that tries whether a provider's model is well again.
+-- ASK      circuit, call (its id), account, lease_ms
+-- RETURNS  {'granted' or the breaker's state, ms left, why}
+-- ATOMIC   because there is one probe in the whole fleet, until it ends or its lease lapses.
+-- The accounts whose messages opened the breaker of all come after others, and the one that did it last comes last: the
+-- next message may fail for the same reason. They wait a while for another's, and probe where nobody else does.
+
+local OPENER_MS, SUSPECT_MS = 5000, 2000
+
+local function wait_for_others(root, ask, key, now)
+  if string.find(ask.circuit, '@', 1, true) then return 0 end
+  local due, account = unpack(redis.call('HMGET', key, 'due', 'account'))
+  local wait = account == ask.account and OPENER_MS
+    or suspect_accounts.contains(root, ask.circuit, ask.account, now) and SUSPECT_MS or 0
+  return math.max(0, math.min(wait, tonumber(due) + wait - now))
+end
+
+local function begin_probe(root, ask)
+  local now = now_ms()
+  local seen = read_breaker(root, ask.circuit, now)
+  local key = breaker_key(root, ask.circuit)
+  local is_own = seen[1] == 'probing' and redis.call('HGET', key, 'probe') == ask.call
+  if seen[1] ~= 'due' and not is_own then return seen end
+  local left = is_own and 0 or wait_for_others(root, ask, key, now)
+  if left > 0 then return {'open', left, seen[3]} end
+  -- Where the clock was set back, both times lie ahead: the probe is what counts from here on.
+  redis.call('HSET', key, 'probe', ask.call, 'lease', int(now + ask.lease_ms), 'trips',
+    redis.call('HGET', key, 'trips') or 1, 'opened', int(now), 'due', int(now))
+  return {'granted', 0, seen[3]}
+end
+
+register('begin_probe', begin_probe)

@@ -1,0 +1,354 @@
+-- What the functions share: records that are damaged. After the preamble, the lines and the suspects.
+--
+-- Something other than Pollux has deleted or overwritten a key or a field of a generation. It must not stop the
+-- partition: the generation is set aside, which takes it out of every line and ends it as failed, and the rest goes on.
+-- An error alone proves no damage (a command may be forbidden, the server full): only what `diagnose` finds in the
+-- generation's own keys does. Any other error is raised as before, and nothing is set aside.
+
+damage.DAMAGED_MAX, damage.DAMAGED_KEPT_MS = 1000, 604800000
+-- Of those that no worker has logged yet, so many bytes.
+damage.UNREPORTED_BYTES_MAX = 16384
+damage.SESSIONS_SEARCHED, damage.READY_REBUILT_MAX = 256, 1000
+damage.TEXT_FIELDS = {'session', 'model'}
+damage.NUMBERS = {'turn', 'wire', 'number', 'accepted', 'deadline', 'hold', 'attempt'}
+damage.NUMBERS_IF_ANY = {
+  'seq', 'progress', 'retries', 'calls', 'crashes', 'company', 'falls', 'added', 'waits', 'drains', 'started',
+}
+
+-- The sorted sets that all of a partition share. The first one is nobody's and empty, so that none is read.
+function damage.shared_keys_of(root)
+  return {waiting_key(root, '', ''), leases_key(root), deadlines_key(root), deferred_key(root), suspects_key(root),
+    lane_key(root, 'interactive'), lane_key(root, 'batch'), parked_queues_key(root), claiming_workers_key(root),
+    dead_letters_key(root), recount_key(root), damaged_key(root)}
+end
+
+damage.shared_keys, damage.SHARED_KEYS_CACHED_MAX, damage.shared_keys_cached = {}, 128, 0
+
+-- Raises an error where what all of a partition share is of another type, before anything is written: nothing is rolled
+-- back, so a write that stops half-way would lose work. One command looks at all of them. (A set passes for a sorted
+-- set.) Where the server's user may not use it, no look is had.
+function damage.check_shared_keys(root)
+  local shared_keys = damage.shared_keys[root]
+  if not shared_keys then
+    if damage.shared_keys_cached >= damage.SHARED_KEYS_CACHED_MAX then damage.shared_keys, damage.shared_keys_cached = {}, 0 end
+    shared_keys = damage.shared_keys_of(root)
+    damage.shared_keys[root], damage.shared_keys_cached = shared_keys, damage.shared_keys_cached + 1
+  end
+  local reply = redis.pcall('ZINTERCARD', 12, unpack(shared_keys))
+  if type(reply) ~= 'number' and string.find(reply.err or '', 'WRONGTYPE', 1, true) then error(reply, 0) end
+  redis.call('HEXISTS', clocks_key(root), 'number')
+end
+
+-- Before an end that is no answer: it leaves these lines after its hold has been released, and may leave a letter. An
+-- answer has its lease, which is looked at before, and stands in no other.
+function damage.check_end(root)
+  for _, key in ipairs({leases_key(root), deferred_key(root), suspects_key(root), dead_letters_key(root)}) do
+    redis.call('ZCARD', key)
+  end
+end
+
+function damage.is_integer(text)
+  local number = tonumber(text)
+  return number and number % 1 == 0
+end
+
+-- The fractions of all numbers. Raises an error where one is missing or is none.
+local function fractions(record)
+  return record.turn % 1 + record.wire % 1 + record.number % 1 + record.accepted % 1 + record.deadline % 1
+    + record.hold % 1 + record.attempt % 1 + (record.seq or 0) % 1 + (record.progress or 0) % 1
+    + (record.retries or 0) % 1 + (record.calls or 0) % 1 + (record.crashes or 0) % 1 + (record.company or 0) % 1
+    + (record.falls or 0) % 1 + (record.added or 0) % 1 + (record.waits or 0) % 1 + (record.drains or 0) % 1
+    + (record.started or 0) % 1
+end
+
+-- Whether nothing is wrong, in one go: nearly all records are sound, and each claim asks.
+local function is_sound(record)
+  local has_numbers, sum = pcall(fractions, record)
+  return has_numbers and sum == 0 and (record.session or '') ~= '' and (record.model or '') ~= ''
+end
+
+-- What is wrong with the record of a generation that has not ended, or nil.
+function damage.find_fault(record)
+  if not record then return 'record' end
+  local steps = TRANSITIONS[record.stage]
+  if not steps then return 'stage' end
+  if not next(steps) then return nil end
+  if record.lane ~= 'interactive' and record.lane ~= 'batch' then return 'lane' end
+  if is_sound(record) then return nil end
+  for _, field in ipairs(damage.TEXT_FIELDS) do
+    if not record[field] or record[field] == '' then return field end
+  end
+  for _, field in ipairs(damage.NUMBERS) do
+    if not damage.is_integer(record[field]) then return field end
+  end
+  for _, field in ipairs(damage.NUMBERS_IF_ANY) do
+    if record[field] and not damage.is_integer(record[field]) then return field end
+  end
+end
+
+-- Before anything is written for it.
+function damage.check(record)
+  local fault = damage.find_fault(record)
+  if fault then error('DAMAGED ' .. fault, 0) end
+end
+
+function damage.error_text(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
+
+function damage.is_wrong_type(...)
+  local reply = redis.pcall(...)
+  return type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) and true or false
+end
+
+-- The first of a generation's keys that is of another type than it should be, by its family.
+function damage.find_wrong_key(root, account, id, record)
+  local probes = {
+    {'submission', 'GET', submission_key(root, account, id)},
+    {'text', 'GET', text_key(root, account, id)},
+    {'events', 'XRANGE', events_key(root, account, id), '-', '-'},
+    {'books', 'HGET', account_totals_key(root, account), 'balance'},
+    {'ledger', 'XRANGE', ledger_key(root, account), '-', '-'},
+    {'usage', 'HGET', usage_key(root, account, int(math.floor(now_ms() / MS_PER_DAY))), '-'},
+    {'sessions', 'ZCARD', sessions_key(root, account)},
+    {'letter', 'HGET', dead_letter_key(root, account, id), 'session'},
+  }
+  for _, lane in ipairs(LANES) do
+    table.insert(probes, {'ready', 'ZCARD', ready_key(root, account, lane)})
+    table.insert(probes, {'unfinished', 'ZCARD', unfinished_key(root, account, lane)})
+  end
+  if record and record.session then
+    table.insert(probes, {'session', 'HGET', session_key(root, account, record.session), 'head'})
+    table.insert(probes, {'waiting', 'ZCARD', waiting_key(root, account, record.session)})
+    if damage.is_integer(record.turn) then
+      table.insert(probes, {'turns', 'HGET', turns_chunk_key(root, account, record.session, record.turn), '-'})
+    end
+  end
+  for _, probe in ipairs(probes) do
+    if damage.is_wrong_type(unpack(probe, 2)) then return probe[1] end
+  end
+end
+
+function damage.is_lane_wrong(root, lane)
+  return lane and damage.is_wrong_type('ZCARD', lane_key(root, lane))
+end
+
+-- Lets an account into each lane that it has ready turns of, if it may run more. A lane of another type keeps nothing from
+-- going on: restoring it lets the account in.
+function damage.enter_lanes(root, account)
+  for _, lane in ipairs(LANES) do
+    if redis.call('EXISTS', ready_key(root, account, lane)) == 1 then
+      local is_done, problem = pcall(join_lane, root, account, lane)
+      if not is_done and not damage.is_lane_wrong(root, lane) then error(problem, 0) end
+    end
+  end
+end
+
+damage.TOTAL_FIELDS = {'balance', 'held', 'settled', 'overrun', 'running_interactive', 'running_batch', 'left_interactive',
+  'left_batch', 'lane_stride', 'running_most', 'stored_0', 'stored_1'}
+
+function damage.find_wrong_total(root, account)
+  for i, sum in ipairs(redis.call('HMGET', account_totals_key(root, account), unpack(damage.TOTAL_FIELDS))) do
+    if sum and not tonumber(sum) then return 'books.' .. damage.TOTAL_FIELDS[i] end
+  end
+end
+
+-- What is damaged of a generation, or nil. `problem` is the error that made anybody look, if there was one.
+function damage.diagnose(root, account, id, problem)
+  local record = load_generation(root, account, id)
+  local fault = damage.find_fault(record) or damage.find_wrong_key(root, account, id, record) or damage.find_wrong_total(root, account)
+  if fault then return fault end
+  -- No other stage allows it: what is said of the stage is not what happened to the generation.
+  if problem and string.find(damage.error_text(problem), 'ILLEGAL', 1, true) then return 'stage' end
+  if is_final(record) then return nil end
+  if redis.call('EXISTS', submission_key(root, account, id)) == 0 then return 'submission' end
+  local turns = turns_chunk_key(root, account, record.session, record.turn)
+  if redis.call('HSTRLEN', turns, record.turn .. ':u') == 0 then return 'message' end
+end
+
+-- Noted for a week, and kept for the next reap, whose worker logs it.
+function damage.record_damage(root, name, why, hold)
+  local key = damaged_key(root)
+  if redis.call('ZADD', key, int(now_ms()), name) == 0 then return end
+  damage.is_damage_new = true
+  redis.call('ZADD', recount_key(root), 'NX', int(now_ms()), string.match(name, '^[^:]*'))
+  redis.call('ZREMRANGEBYRANK', key, 0, -(damage.DAMAGED_MAX + 1))
+  redis.call('PEXPIRE', key, damage.DAMAGED_KEPT_MS)
+  local unreported = redis.call('HGET', clocks_key(root), 'damaged') or ''
+  if #unreported < damage.UNREPORTED_BYTES_MAX then
+    redis.call('HSET', clocks_key(root), 'damaged', unreported .. name .. ' ' .. why .. ' ' .. hold .. '\n')
+  end
+end
+
+-- Each step by itself: what one of them needs may be what is damaged.
+function damage.leave_queue(root, account, id, record)
+  local name = member(account, id)
+  local was_leased = redis.call('ZREM', leases_key(root), name) == 1
+  for _, key in ipairs({deadlines_key(root), deferred_key(root), suspects_key(root)}) do
+    redis.call('ZREM', key, name)
+  end
+  for _, lane in ipairs(LANES) do
+    local is_here = redis.pcall('ZREM', unfinished_key(root, account, lane), id) == 1 or record.lane == lane
+    if was_leased and is_here then
+      was_leased = false
+      redis.pcall('HINCRBY', account_totals_key(root, account), 'running_' .. lane, -1)
+    end
+    redis.pcall('ZREM', ready_key(root, account, lane), id)
+    if redis.pcall('EXISTS', ready_key(root, account, lane)) == 0 then
+      redis.call('ZREM', lane_key(root, lane), account)
+    else
+      pcall(join_lane, root, account, lane)
+    end
+  end
+  for _, parked_queue in ipairs(redis.call('SMEMBERS', parked_queues_key(root))) do
+    local lane, resource = split(parked_queue)
+    if redis.pcall('ZREM', parked_turns_key(root, account, lane, resource), id) == 1 then
+      leave_parked_queue(root, account, lane, resource)
+    end
+  end
+end
+
+function damage.is_in_session(root, account, id, session)
+  if redis.pcall('HGET', session_key(root, account, session), 'head') == id then return true end
+  return type(redis.pcall('ZSCORE', waiting_key(root, account, session), id)) == 'string'
+end
+
+-- Of a generation whose record cannot tell its session, the sessions that were lately active are searched.
+function damage.find_session(root, account, id, record)
+  if record.session and damage.is_in_session(root, account, id, record.session) then return record.session end
+  local lately = redis.pcall('ZRANGE', sessions_key(root, account), 0, damage.SESSIONS_SEARCHED - 1, 'REV')
+  for _, session in ipairs(lately.err and {} or lately) do
+    if damage.is_in_session(root, account, id, session) then return session end
+  end
+end
+
+-- Ends it for who follows it and for who reads its session. What is unreadable of the record gets a plain value.
+function damage.end_damaged(root, account, id, record, session)
+  local key, now = generation_key(root, account, id), now_ms()
+  local turn, attempt = tonumber(record.turn) or 0, tonumber(record.attempt) or 0
+  local events, event = events_key(root, account, id), cjson.encode({type = 'failed', failure = DAMAGED})
+  -- An attempt that cannot be read is the last one that told of itself.
+  local last_event = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  if last_event then attempt = math.max(attempt, tonumber(string.match(last_event[1], '^%d+'))) end
+  local reply = redis.pcall('XADD', events, int(attempt + 1) .. '-1', 'e', event)
+  if type(reply) == 'string' then redis.call('PUBLISH', events, reply .. ' ' .. event) end
+  redis.call('PEXPIRE', events, damage.DAMAGED_KEPT_MS)
+  for _, name in ipairs({submission_key(root, account, id), text_key(root, account, id)}) do redis.call('DEL', name) end
+  if session and turn > 0 and redis.pcall('HEXISTS', session_key(root, account, session), 'head') == 1 then
+    pcall(storage.write_turn_record, root, account, session, turns_chunk_key(root, account, session, turn), int(turn) .. ':a', cmsgpack.pack({
+      status = 'failed', content = '', created = now, failure = DAMAGED,
+    }))
+  end
+  if next(record) then
+    redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'started', unpack(damage.NUMBERS_IF_ANY))
+    redis.call('HSET', key, 'stage', 'failed', 'finished', int(now), 'captured', 0, 'turn', int(turn), 'attempt',
+      int(attempt), 'session', session or '-', 'lane', record.lane == 'batch' and 'batch' or 'interactive',
+      'model', record.model or AUTO, 'accepted', damage.is_integer(record.accepted) and record.accepted or int(now),
+      'last', int(attempt + 1) .. '-1')
+  end
+  redis.call('PEXPIRE', key, damage.DAMAGED_KEPT_MS)
+end
+
+-- The hold is given back if it can be read and has not been moved. Returns what became of it.
+function damage.release_hold(root, account, id, record)
+  if damage.last_settled == id then return 'settled' end
+  local hold, totals = tonumber(record.hold), account_totals_key(root, account)
+  if not damage.is_integer(record.hold) or damage.is_wrong_type('HGET', totals, 'held') then return 'unreadable' end
+  if hold > 0 then
+    local held = redis.pcall('HINCRBY', totals, 'held', int(-hold))
+    if type(held) ~= 'number' then return 'unreadable' end
+    redis.pcall('HINCRBY', totals, 'balance', int(hold))
+  end
+  return 'released'
+end
+
+function damage.set_aside(root, account, id, why)
+  local record = load_generation(root, account, id) or {}
+  local steps = TRANSITIONS[record.stage]
+  damage.leave_queue(root, account, id, record)
+  -- One that has ended keeps its end; only the lines were wrong about it.
+  if steps and not next(steps) then return end
+  local session = damage.find_session(root, account, id, record)
+  local hold = damage.release_hold(root, account, id, record)
+  damage.end_damaged(root, account, id, record, session)
+  damage.record_damage(root, member(account, id), why, hold)
+  if not session then return end
+  if damage.is_wrong_type('ZCARD', waiting_key(root, account, session)) then
+    redis.call('DEL', waiting_key(root, account, session))
+  end
+  local head = redis.pcall('HGET', session_key(root, account, session), 'head')
+  if type(head) == 'string' then pcall(advance_session, root, account, id, session, head) end
+end
+
+-- The line of ready turns of an account that stands in a lane without any, or with a key of another type, is made anew
+-- from what is unfinished. Its place in the lane goes with the last of them.
+function damage.rebuild_ready(root, account, lane)
+  local key, is_any = ready_key(root, account, lane), false
+  redis.call('DEL', key)
+  local ids = redis.pcall('ZRANGE', unfinished_key(root, account, lane), 0, damage.READY_REBUILT_MAX - 1)
+  for _, id in ipairs(ids.err and {} or ids) do
+    local record, name = load_generation(root, account, id), member(account, id)
+    local is_free = record and not damage.find_fault(record) and TRANSITIONS[record.stage].routing
+      and not redis.call('ZSCORE', leases_key(root), name) and not redis.call('ZSCORE', deferred_key(root), name)
+    if is_free and redis.pcall('HGET', session_key(root, account, record.session), 'head') == id then
+      redis.call('ZADD', key, record.number, id)
+      is_any = true
+    end
+  end
+  if not is_any then redis.call('ZREM', lane_key(root, lane), account) end
+end
+
+-- A line of parked turns that is of another type can tell of nobody.
+function damage.drop_parked_turns(root, account, parked_queue)
+  local key = parked_turns_key(root, account, parked_queue.lane, parked_queue.resource)
+  if not damage.is_wrong_type('ZCARD', key) then return end
+  redis.call('DEL', key)
+  leave_parked_queue(root, account, parked_queue.lane, parked_queue.resource)
+end
+
+-- After an error in what was done for a generation: sets it aside if it is damaged, else raises the error again.
+function damage.set_aside_or_raise(root, account, id, problem)
+  local why = damage.diagnose(root, account, id, problem)
+  if not why then error(problem, 0) end
+  damage.set_aside(root, account, id, why)
+end
+
+-- One of another type is made again: who claims is known anew.
+function damage.note_claiming_worker(root, worker)
+  if type(redis.pcall('ZADD', claiming_workers_key(root), 0, worker)) == 'number' then return end
+  redis.call('DEL', claiming_workers_key(root))
+  redis.call('ZADD', claiming_workers_key(root), 0, worker)
+end
+
+-- It may have left its line without a lease, where what all of a partition share is of another type.
+function damage.requeue_or_set_aside(root, account, id, problem)
+  local record = load_generation(root, account, id)
+  if not damage.find_fault(record) and TRANSITIONS[record.stage].routing then
+    local lease = redis.pcall('ZSCORE', leases_key(root), member(account, id))
+    if type(lease) ~= 'string' then pcall(enqueue, root, account, id, record) end
+  end
+  damage.set_aside_or_raise(root, account, id, problem)
+end
+
+-- The next turn of a session cannot be made ready: it has left the session's line already.
+function damage.drop_next_turn(root, account, id, problem)
+  local why = damage.diagnose(root, account, id, problem)
+  if not why then error(problem, 0) end
+  local session = damage.find_session(root, account, id, load_generation(root, account, id) or {})
+  if session then redis.call('HDEL', session_key(root, account, session), 'head') end
+  damage.set_aside(root, account, id, why)
+end
+
+-- Does one thing for a generation, named `account:id`; one that is damaged is set aside. Returns what `body` does.
+function damage.run_guarded(root, name, body, ...)
+  local account, id = string.match(name, '^([^:]+):(.+)$')
+  if not account then
+    for _, key in ipairs({leases_key(root), deadlines_key(root), deferred_key(root), suspects_key(root)}) do
+      redis.call('ZREM', key, name)
+    end
+    damage.record_damage(root, name, 'name', 'unreadable')
+    return nil
+  end
+  local is_done, result = pcall(body, root, account, id, ...)
+  if is_done then return result end
+  damage.set_aside_or_raise(root, account, id, result)
+  return nil
+end

@@ -1,0 +1,58 @@
+-- delete_turns: forget some of what the turns of a deleted session left, the last ones first.
+-- ASK      account, id
+-- RETURNS  1 while there is more, 0 when nothing is left
+-- ATOMIC   because two may be at it, and what is noted as left must be what is there.
+-- So much at a time: the server serves nobody meanwhile.
+
+local CHUNKS_AT_ONCE = 32
+local BYTES_AT_ONCE = 4 * 1024 * 1024
+
+local function delete_generation(root, account, id)
+  local idempotency = redis.call('HGET', generation_key(root, account, id), 'idempotency')
+  delete_idempotency_record(root, account, idempotency, 'generation', id)
+  redis.call('DEL', generation_key(root, account, id), events_key(root, account, id))
+  delete_dead_letter(root, account, id)
+end
+
+-- Forgets turns of a chunk, the last ones first, until there were so many bytes. Returns how many there were, and
+-- whether none is left. A record passes through Lua by itself: a chunk may have many MB, whose copying takes its time.
+local function delete_chunk(root, account, session, chunk, bytes_max)
+  local key, first = turns_key(root, account, session, int(chunk)), chunk * TURNS_PER_CHUNK
+  local bytes, gone = 0, {}
+  for turn = first + TURNS_PER_CHUNK - 1, first, -1 do
+    local user_field, assistant_field = int(turn) .. ':u', int(turn) .. ':a'
+    local record = redis.call('HGET', key, user_field)
+    if record then
+      delete_generation(root, account, cmsgpack.unpack(record).generation)
+      bytes = bytes + #record + redis.call('HSTRLEN', key, assistant_field)
+      table.insert(gone, user_field)
+      table.insert(gone, assistant_field)
+    end
+    if bytes >= bytes_max and turn > first then
+      redis.call('HDEL', key, unpack(gone))
+      return bytes, false
+    end
+  end
+  redis.call('DEL', key)
+  return bytes, true
+end
+
+local function delete_turns(root, ask)
+  local key, name = turns_to_delete_key(root), member(ask.account, ask.id)
+  local last = tonumber(redis.call('HGET', key, name) or -1)
+  local first, bytes = last - CHUNKS_AT_ONCE + 1, 0
+  while last >= math.max(0, first) and bytes < BYTES_AT_ONCE do
+    local more, is_gone = delete_chunk(root, ask.account, ask.id, last, BYTES_AT_ONCE - bytes)
+    bytes = bytes + more
+    if not is_gone then break end
+    last = last - 1
+  end
+  if last < 0 then
+    redis.call('HDEL', key, name)
+    return 0
+  end
+  redis.call('HSET', key, name, int(last))
+  return 1
+end
+
+register('delete_turns', delete_turns)

@@ -1,0 +1,14 @@
+-- discard_dead_letters: forget dead letters.
+-- ASK      names ({account, id} each)
+-- RETURNS  {1 or 0...}: whether each was there
+-- ATOMIC   because a letter and its place in the list go together.
+
+local function discard_dead_letters(root, ask)
+  local gone = {}
+  for _, name in ipairs(ask.names) do
+    table.insert(gone, delete_dead_letter(root, name[1], name[2]) and 1 or 0)
+  end
+  return gone
+end
+
+register('discard_dead_letters', discard_dead_letters)

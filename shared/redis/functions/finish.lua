@@ -1,0 +1,123 @@
+-- What the functions share: the one way a generation ends, and a cancel.
+
+-- Defined in parking.lua.
+local unpark
+
+-- The session has its answer. It counts what its completed turns take when they are sent again, from the first on or
+-- from one that read all before it; and where more than one turn is under way, what those may add.
+local function update_session(session, generation, ending, now, tokens, pending, bytes)
+  bytes = int((tonumber(bytes) or 0) + #ending.assistant)
+  if ending.history then
+    local added, before, is_all = ending.history[1], ending.history[2], ending.history[3]
+    if not is_all then before = math.max(before, tonumber(tokens) or 0) end
+    redis.call('HSET', session, 'active', now, 'bytes', bytes, 'tokens', int(before + added))
+  elseif not tokens and generation.turn == '1' then
+    redis.call('HSET', session, 'active', now, 'bytes', bytes, 'tokens', '0')
+  else
+    redis.call('HSET', session, 'active', now, 'bytes', bytes)
+  end
+  if pending then
+    redis.call('HSET', session, 'pending', int(math.max(0, tonumber(pending) - tonumber(generation.added or 0))))
+  end
+end
+
+-- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
+-- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events, dead letter} in ms and how
+-- many dead letters; now in ms; where something was used, meter = {model, input, output, reasoning}; where it
+-- failed, failure and, if known, the chosen model; the events that were not yet told, if any; where it completed, history = {tokens that it adds, tokens read
+-- before it, whether that was all}. Returns the captured microcredits.
+local function finish_generation(root, account, id, generation, ending)
+  check_transition(generation, ending.stage)
+  local key, now = generation_key(root, account, id), int(ending.now)
+  local session = session_key(root, account, generation.session)
+  -- A session in which something is under way has a head; one without was deleted.
+  local head, tokens, pending, bytes, side = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
+  -- What all of a partition share comes before the books: where it is of another type, nothing is written.
+  redis.call('ZCARD', lane_key(root, generation.lane))
+  if ending.stage ~= 'completed' then damage.check_end(root) end
+  redis.call('HINCRBY', clocks_key(root), 'ended', '1')
+  redis.call('ZREM', deadlines_key(root), member(account, id))
+  local captured = settle_credits(root, account, id, generation, ending, side, head and #ending.assistant or 0)
+  if ending.meter then count_usage(root, account, generation, ending, captured) end
+  -- What was leased is neither ready nor deferred.
+  if not end_lease(root, account, id, generation.lane) then
+    remove_ready(root, account, id, generation.lane)
+    for _, key in ipairs({deferred_key(root), suspects_key(root)}) do redis.call('ZREM', key, member(account, id)) end
+  end
+  unpark(root, account, id, generation)
+  redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
+  if head then
+    redis.call('HSET', turns_chunk_key(root, account, generation.session, generation.turn),
+      generation.turn .. ':a', ending.assistant)
+    update_session(session, generation, ending, now, tokens, pending, bytes)
+    redis.call('ZADD', sessions_key(root, account), now, generation.session)
+    if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
+      write_dead_letter(root, account, id, generation, ending)
+    end
+    advance_session(root, account, id, generation.session, head)
+  end
+  -- What was not yet appended is in the message; followers are told.
+  for i, event in ipairs(ending.events or {}) do
+    append_event(root, account, id, ending.epoch, ending.seq - #ending.events + i - 1, event)
+  end
+  local last = append_event(root, account, id, ending.epoch, ending.seq, ending.event)
+  redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
+  redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
+  redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'seq', 'progress', 'key', 'calls', 'claim', 'bill',
+    'added', 'before', 'routed')
+  if ending.stage ~= 'completed' or generation.history or generation.cancel or generation.waits then
+    redis.call('HDEL', key, 'cancel', 'drains', 'waits', 'history', 'crashes', 'company', 'falls', 'mixed')
+  end
+  if generation.crashes and ending.stage == 'completed' then extend_storm_if_blamed(root, generation, ending.now) end
+  redis.call('HSET', key, 'stage', ending.stage, 'finished', now, 'captured', int(captured), 'last', last)
+  redis.call('PEXPIRE', key, int(ending.keep[1]))
+  return captured
+end
+
+-- An end that no worker reports: the text so far is the answer, the next epoch's first event says why.
+local function end_without_worker(root, account, id, generation, stage, failure, keep)
+  local now = now_ms()
+  local event = {type = stage}
+  if failure and stage == 'failed' then event.failure = failure end
+  local usage, model = parse_bill(generation, failure)
+  return finish_generation(root, account, id, generation, {
+    stage = stage,
+    assistant = cmsgpack.pack({
+      status = stage,
+      content = redis.call('GET', text_key(root, account, id)) or '',
+      created = now,
+      failure = failure,
+      usage = usage,
+    }),
+    event = cjson.encode(event),
+    epoch = tonumber(generation.attempt) + 1,
+    seq = 1,
+    cost = usage and usage.cost or 0,
+    meter = usage and {
+      model = model, input = usage.input_tokens, output = usage.output_tokens, reasoning = usage.reasoning_tokens,
+    },
+    keep = keep,
+    failure = failure,
+    now = now,
+  })
+end
+
+-- An old key may have been used again since, for what is not of this session.
+local function delete_idempotency_record(root, account, idempotency, field, id)
+  if not idempotency then return end
+  local receipt = idempotency_key(root, account, idempotency)
+  if redis.call('HGET', receipt, field) == id then redis.call('DEL', receipt) end
+end
+
+-- Cancel what waits, ask the worker to stop what runs. Returns 'cancelled' with the credits given back,
+-- or 'pending'. Where no worker lives, nobody renews a lease that has expired, and nobody stops.
+local function cancel_generation(root, account, id, generation, keep, channels, is_abandoned)
+  local lease = generation.worker and redis.call('ZSCORE', leases_key(root), member(account, id))
+  if lease and not (is_abandoned and tonumber(lease) <= now_ms()) then
+    redis.call('HSET', generation_key(root, account, id), 'cancel', '1')
+    redis.call('PUBLISH', channels .. generation.worker, member(account, id))
+    return 'pending'
+  end
+  local captured = end_without_worker(root, account, id, generation, 'cancelled', CANCELLED, keep)
+  return 'cancelled', tonumber(generation.hold) - captured
+end

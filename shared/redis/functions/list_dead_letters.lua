@@ -1,0 +1,59 @@
+-- list_dead_letters: a page of the dead letters, the newest first, without what was asked.
+-- ASK      count, keep; if any: after_ms and after (the name behind which to go on), since_ms and until_ms (both
+--          still in)
+-- RETURNS  {{died, account, id, field, value...}...}; a letter that is gone before its time has no fields
+-- ATOMIC   because the list is trimmed as it is read, and a page is of one moment.
+-- The order is total: by time, and within a millisecond by name, so that a page goes on behind a letter that has
+-- left the list meanwhile.
+
+local LISTED_FIELDS = {'session', 'turn', 'lane', 'model', 'chosen', 'failure', 'attempts', 'attempt', 'accepted', 'hold', 'key'}
+
+-- By bytes, as a sorted set has it; Lua's own order is the locale's.
+local function is_before(one, other)
+  for i = 1, math.min(#one, #other) do
+    local mine, theirs = string.byte(one, i), string.byte(other, i)
+    if mine ~= theirs then return mine < theirs end
+  end
+  return #one < #other
+end
+
+-- How many come before the page, the newest first.
+local function first_rank(root, ask)
+  local key = dead_letters_key(root)
+  local later = ask.until_ms and redis.call('ZCOUNT', key, '(' .. int(ask.until_ms), '+inf') or 0
+  if not ask.after then return later end
+  local at = int(ask.after_ms)
+  local rank = redis.call('ZCOUNT', key, '(' .. at, '+inf')
+  for _, name in ipairs(redis.call('ZRANGE', key, at, at, 'BYSCORE')) do
+    if not is_before(name, ask.after) then rank = rank + 1 end
+  end
+  return math.max(rank, later)
+end
+
+local function describe_letter(root, name, died)
+  local account, id = split(name)
+  local described = {died, account, id}
+  local values = redis.call('HMGET', dead_letter_key(root, account, id), unpack(LISTED_FIELDS))
+  for i, field in ipairs(LISTED_FIELDS) do
+    if values[i] then
+      table.insert(described, field)
+      table.insert(described, values[i])
+    end
+  end
+  return described
+end
+
+local function list_dead_letters(root, ask)
+  local now = now_ms()
+  trim_dead_letters(root, now, ask.keep)
+  local first = first_rank(root, ask)
+  local names = redis.call('ZRANGE', dead_letters_key(root), first, first + ask.count - 1, 'REV', 'WITHSCORES')
+  local since, page = math.max(ask.since_ms or 0, now - ask.keep[3]), {}
+  for i = 1, #names, 2 do
+    if tonumber(names[i + 1]) < since then break end
+    table.insert(page, describe_letter(root, names[i], names[i + 1]))
+  end
+  return page
+end
+
+register('list_dead_letters', list_dead_letters)

@@ -1,0 +1,37 @@
+-- list_missing_commands: which commands this connection's user lacks of those that Pollux sends.
+-- ASK      nothing
+-- RETURNS  {command...}, in lower case; 'set' alone where not even that is allowed, for nothing else is tried then
+-- ATOMIC   because the key that is tried on is nobody else's meanwhile, and gone at the end.
+-- Permission is looked at before anything else, so commands for other types fail on a text and change nothing.
+
+local COMMANDS_TRIED = {
+  {'append', ''}, {'exists'}, {'get'}, {'hdel', 'f'}, {'hexists', 'f'}, {'hget', 'f'}, {'hgetall'}, {'hstrlen', 'f'}, {'hincrby', 'f', 1},
+  {'hkeys'}, {'hlen'}, {'hmget', 'f'}, {'hset', 'f', 1}, {'hsetnx', 'f', 1}, {'incrby', 1}, {'lpush', 1}, {'lrange', 0, 0},
+  {'ltrim', 0, 0}, {'mget'}, {'pexpire', 1000}, {'pttl'}, {'rpop'}, {'sadd', 'm'}, {'smembers'}, {'srem', 'm'},
+  {'xadd', '*', 'f', 1}, {'xrange', '-', '+'}, {'xrevrange', '+', '-'}, {'xtrim', 'MAXLEN', 1}, {'zadd', 1, 'm'},
+  {'zcard'}, {'zcount', 0, 1}, {'zincrby', 1, 'm'}, {'zmscore', 'm'}, {'zpopmin'}, {'zrange', 0, 0}, {'zrank', 'm'}, {'zrem', 'm'},
+  {'zremrangebyrank', 0, 0}, {'zremrangebyscore', 0, 1}, {'zscore', 'm'}, {'unlink'}, {'del'},
+}
+
+-- In the words of Redis 7.0, and of others.
+local function is_refused(...)
+  local reply = redis.pcall(...)
+  local why = type(reply) == 'table' and reply.err or ''
+  return string.find(why, "can't run this command", 1, true) or string.find(why, 'permission', 1, true)
+end
+
+local function list_missing_commands(root)
+  local key, lacking = permission_probe_key(root), {}
+  if is_refused('time') then table.insert(lacking, 'time') end
+  if is_refused('info', 'server') then table.insert(lacking, 'info') end
+  if is_refused('set', key, '', 'PX', 1000) then
+    table.insert(lacking, 'set')
+    return lacking
+  end
+  for _, tried in ipairs(COMMANDS_TRIED) do
+    if is_refused(tried[1], key, unpack(tried, 2)) then table.insert(lacking, tried[1]) end
+  end
+  return lacking
+end
+
+register('list_missing_commands', list_missing_commands)

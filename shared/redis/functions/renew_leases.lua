@@ -1,0 +1,40 @@
+-- renew_leases: keep the leases of one worker.
+-- ASK      lease_ms, held = {{account, id, attempt}...}; if its listener is away: worker, without_listener_ms (for so long
+--          nobody misses it)
+-- RETURNS  {{account, id, attempt, 'lost' or 'cancel'}...} for those the worker must stop
+-- ATOMIC   because a lease must not be renewed for an attempt that has just been given away.
+
+-- So many leases are looked up and renewed by one command each.
+local LEASES_PER_CALL = 500
+
+-- Renews those from `first` to `last` that still hold, and adds the others to `stop`.
+local function renew(root, held, first, last, ends, stop)
+  local names, renewed = {}, {}
+  for i = first, last do names[#names + 1] = member(held[i][1], held[i][2]) end
+  local leases = redis.call('ZMSCORE', leases_key(root), unpack(names))
+  for i, name in ipairs(names) do
+    local account, id, attempt = unpack(held[first + i - 1])
+    -- What is no hash is no record.
+    local record = redis.pcall('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
+    if not leases[i] or tonumber(record[1]) ~= attempt then
+      stop[#stop + 1] = {account, id, attempt, 'lost'}
+    else
+      renewed[#renewed + 1], renewed[#renewed + 2] = ends, name
+      if record[2] then stop[#stop + 1] = {account, id, attempt, 'cancel'} end
+    end
+  end
+  if renewed[1] then redis.call('ZADD', leases_key(root), 'XX', unpack(renewed)) end
+end
+
+local function renew_leases(root, ask)
+  local now, stop = now_ms(), {}
+  local ends = int(now + ask.lease_ms)
+  -- A time to come is none since when it is silent.
+  if ask.without_listener_ms then redis.call('ZADD', claiming_workers_key(root), 'XX', int(now + ask.without_listener_ms), ask.worker) end
+  for first = 1, #ask.held, LEASES_PER_CALL do
+    renew(root, ask.held, first, math.min(#ask.held, first + LEASES_PER_CALL - 1), ends, stop)
+  end
+  return stop
+end
+
+register('renew_leases', renew_leases)

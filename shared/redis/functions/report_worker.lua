@@ -1,0 +1,106 @@
+-- report_worker: a worker says that it lives, or that it goes.
+-- ASK      worker, models (that it serves), blob (its pulse; empty when it goes), alive_ms, forget_ms; of its calls to
+--          providers, if any: lease_ms, slots = {{provider, lane, call}...} and probes = {{circuit, call}...} (under
+--          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count);
+--          of answers that are whole: lengths = {{model, how many since the last report, their bytes}...}
+-- RETURNS  {how many workers live, {model (that is served, or was lately)...},
+--          {{circuit, its breaker's state, ms left, why}... (that are not closed)}, 1 if it was not known to live,
+--          {circuit (that is throttled)...}, {bytes of an average answer (0: unknown) of each of its models...}}
+-- ATOMIC   because who is counted must be who is listed, and the dead are forgotten by whoever lives.
+-- What was served is forgotten after a time in which others reported: when nobody could, it is given that time again.
+-- No two pulses of a worker are the same: one that is there already was sent again, and its calls are counted.
+
+local function remove_worker(root, worker)
+  redis.call('ZREM', report_times_key(root), worker)
+  redis.call('HDEL', worker_reports_key(root), worker)
+end
+
+local function renew_probe(root, circuit, call, now, lease_ms)
+  local key = breaker_key(root, circuit)
+  local probe, lease = unpack(redis.call('HMGET', key, 'probe', 'lease'))
+  if lease and probe == call then redis.call('HSET', key, 'lease', int(now + lease_ms)) end
+end
+
+local function count_answered(root, circuit, count, now, window_ms)
+  local key = successes_key(root, circuit, int(window_slot(now, window_ms)))
+  redis.call('INCRBY', key, count)
+  redis.call('PEXPIRE', key, int(2 * window_ms))
+end
+
+-- Of many answers the latest count.
+local ANSWER_WEIGHT = 0.05
+
+local function record_length(root, model, count, bytes)
+  local known, average = tonumber(redis.call('HGET', answer_lengths_key(root), model)), bytes / count
+  if known then average = known + (average - known) * (1 - (1 - ANSWER_WEIGHT) ^ count) end
+  redis.call('HSET', answer_lengths_key(root), model, int(average))
+end
+
+local function average_lengths(root, models)
+  local found = models[1] and redis.call('HMGET', answer_lengths_key(root), unpack(models)) or {}
+  for i = 1, #models do found[i] = tonumber(found[i] or 0) end
+  return found
+end
+
+local function record_calls(root, ask, now)
+  for _, slot in ipairs(ask.slots or {}) do lease_slot(root, slot[1], slot[2], slot[3], now, ask.lease_ms) end
+  for _, probe in ipairs(ask.probes or {}) do renew_probe(root, probe[1], probe[2], now, ask.lease_ms) end
+  if redis.call('HGET', worker_reports_key(root), ask.worker) == ask.blob then return end
+  for _, each in ipairs(ask.answered or {}) do
+    count_answered(root, each[1], each[2], now, ask.window_ms)
+  end
+  for _, each in ipairs(ask.lengths or {}) do record_length(root, each[1], each[2], each[3]) end
+end
+
+-- What nobody has asked for until its breaker was forgotten is closed.
+local function list_open_circuits(root, now)
+  local found = {}
+  for _, circuit in ipairs(redis.call('ZRANGE', cooling_key(root), 0, -1)) do
+    local state, left, why = unpack(read_breaker(root, circuit, now))
+    if state == 'closed' then
+      redis.call('ZREM', cooling_key(root), circuit)
+    else
+      table.insert(found, {circuit, state, left, why})
+    end
+  end
+  return found
+end
+
+local function list_throttled(root, now)
+  redis.call('ZREMRANGEBYSCORE', throttles_key(root), '-inf', int(now))
+  return redis.call('ZRANGE', throttles_key(root), 0, -1)
+end
+
+local function renew_served(root, now)
+  for _, model in ipairs(redis.call('ZRANGE', served_models_key(root), 0, -1)) do
+    redis.call('ZADD', served_models_key(root), int(now), model)
+  end
+end
+
+local function report_worker(root, ask)
+  local report_times, served, now = report_times_key(root), served_models_key(root), now_ms()
+  local forgotten, is_new = int(now - ask.forget_ms), 0
+  if ask.blob == '' then
+    remove_worker(root, ask.worker)
+  else
+    record_calls(root, ask, now)
+    if redis.call('ZCOUNT', report_times, int(now - ask.alive_ms), '+inf') == 0 then renew_served(root, now) end
+    is_new = redis.call('ZADD', report_times, int(now), ask.worker)
+    redis.call('HSET', worker_reports_key(root), ask.worker, ask.blob)
+    -- Pulses of the future were written before the clock was set back: who lives reports again within a second.
+    for _, worker in ipairs(redis.call('ZRANGE', report_times, '(' .. int(now), '+inf', 'BYSCORE')) do
+      redis.call('ZADD', report_times, int(now), worker)
+    end
+    for _, model in ipairs(ask.models) do redis.call('ZADD', served, int(now), model) end
+    -- Only while somebody lives: what the last of them served stays known until others come.
+    redis.call('ZREMRANGEBYSCORE', served, '-inf', forgotten)
+  end
+  for _, worker in ipairs(redis.call('ZRANGE', report_times, '-inf', forgotten, 'BYSCORE')) do
+    remove_worker(root, worker)
+  end
+  local living = redis.call('ZCOUNT', report_times, int(now - ask.alive_ms), '+inf')
+  return {living, redis.call('ZRANGE', served, 0, -1), list_open_circuits(root, now), is_new,
+    list_throttled(root, now), average_lengths(root, ask.models)}
+end
+
+register('report_worker', report_worker)

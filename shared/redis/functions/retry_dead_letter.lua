@@ -1,0 +1,79 @@
+-- retry_dead_letter: ask again what a dead letter holds: a new turn of its session, with the same message and options.
+-- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max,
+--          total_max, stored_bytes_max
+-- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
+--          {'crowded'}, {'waiting'}, {'full'}, {'quota'}
+-- ATOMIC   because a dead letter is asked again once at most: the hold, the turn, the place in the line and the mark
+--          on the letter are one fact. A repetition finds the mark.
+-- An end is an end, so it is a generation of its own. It has as long as the first one had, waits behind
+-- what its account has sent since, and is not counted against the rate at which that may send.
+
+local function load_letter(root, ask)
+  local flat = redis.call('HGETALL', dead_letter_key(root, ask.account, ask.id))
+  local letter = {}
+  for i = 1, #flat, 2 do letter[flat[i]] = flat[i + 1] end
+  return letter
+end
+
+-- Returns why it cannot be, or nil.
+local function find_refusal(root, ask, letter, session)
+  if redis.call('EXISTS', session) == 0 then return {'no_session'} end
+  if count_unfinished(root, ask.account) >= ask.unfinished_max then return {'crowded'} end
+  if count_waiting(root, ask.account, letter.session) >= ask.waiting_max then return {'waiting'} end
+  if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
+  local balance, sum_0, sum_1 = unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'balance', 'stored_0', 'stored_1'))
+  local size = #letter.message
+  if storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, nil, size, ask.stored_bytes_max) then return {'quota'} end
+  balance = tonumber(balance) or 0
+  if balance < tonumber(letter.hold) then return {'poor', int(balance)} end
+end
+
+local function write_generation(root, ask, letter, user_message, turn, number, now)
+  user_message.id, user_message.generation, user_message.created = ask.message, ask.generation, now
+  storage.write_turn_record(root, ask.account, letter.session, turns_chunk_key(root, ask.account, letter.session, turn), turn .. ':u',
+    cmsgpack.pack(user_message))
+  redis.call('SET', submission_key(root, ask.account, ask.generation), letter.submission)
+  redis.call('HSET', generation_key(root, ask.account, ask.generation), 'stage', 'queued',
+    'session', letter.session, 'turn', turn, 'lane', letter.lane, 'model', letter.model, 'wire', letter.wire,
+    'number', number, 'accepted', int(now), 'deadline', int(now + tonumber(letter.deadline)),
+    'hold', letter.hold, 'attempt', 0, 'key', letter.key)
+end
+
+local function enter_queue(root, ask, letter, user_message, session, now)
+  local account, id = ask.account, ask.generation
+  local turn = redis.call('HINCRBY', session, 'turns', 1)
+  redis.call('HSET', session, 'active', int(now))
+  redis.call('ZADD', sessions_key(root, account), int(now), letter.session)
+  local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
+  write_generation(root, ask, letter, user_message, turn, number, now)
+  redis.call('ZADD', deadlines_key(root), int(now + tonumber(letter.deadline)), member(account, id))
+  redis.call('ZADD', unfinished_key(root, account, letter.lane), number, id)
+  if redis.call('HSETNX', session, 'head', id) == 1 then
+    make_ready(root, account, id, letter.lane, number, letter.wire)
+  else
+    redis.call('ZADD', waiting_key(root, account, letter.session), turn, id)
+  end
+end
+
+local function retry_dead_letter(root, ask)
+  local letter = load_letter(root, ask)
+  if not letter.session then return {'unknown'} end
+  if letter.retried_as then return {'revived', letter.retried_as} end
+  local session = session_key(root, ask.account, letter.session)
+  local refusal = find_refusal(root, ask, letter, session)
+  if refusal then return refusal end
+  local is_read, user_message = pcall(cmsgpack.unpack, letter.message)
+  if not is_read or type(user_message) ~= 'table' then return {'unreadable'} end
+  local hold = tonumber(letter.hold)
+  if hold > 0 then
+    local totals = account_totals_key(root, ask.account)
+    redis.call('HINCRBY', totals, 'balance', int(-hold))
+    redis.call('HINCRBY', totals, 'held', int(hold))
+  end
+  enter_queue(root, ask, letter, user_message, session, now_ms())
+  redis.call('HSET', dead_letter_key(root, ask.account, ask.id), 'retried_as', ask.generation)
+  redis.call('ZREM', dead_letters_key(root), member(ask.account, ask.id))
+  return {'revived', ask.generation}
+end
+
+register('retry_dead_letter', retry_dead_letter)

@@ -1,0 +1,21 @@
+-- What the functions share: claims whose reply was lost. After what is done about damaged records.
+
+local function requeue_one(root, account, id, ask, is_unacknowledged)
+  local worker, number = unpack(redis.call('HMGET', generation_key(root, account, id), 'worker', 'claim'))
+  if worker ~= ask.worker or not is_unacknowledged[number] then return end
+  local record = load_generation(root, account, id)
+  damage.check(record)
+  if record.cancel then
+    end_without_worker(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
+  else
+    requeue(root, account, id, record, 'UNHEARD')
+  end
+end
+
+local function requeue_unacknowledged(root, ask)
+  local is_unacknowledged = {}
+  for _, number in ipairs(ask.unacknowledged) do is_unacknowledged[tostring(number)] = true end
+  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), 0, -1)) do
+    damage.run_guarded(root, name, requeue_one, ask, is_unacknowledged)
+  end
+end

@@ -1,0 +1,40 @@
+"""Who searches the web for models that cannot: the settings' table `[search]`.
+
+Owns its shape, its defaults, and what must hold inside it. A model that searches by itself needs
+none of it.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+from shared.settings_types import HttpUrl, Section
+
+Searcher = Literal["searxng", "brave", "tavily"]
+
+# What each cannot do without.
+_REQUIRED: Final = {"searxng": "base_url", "brave": "api_key_env", "tavily": "api_key_env"}
+
+
+class SearchSettings(Section, frozen=True, kw_only=True):
+    """The service that is asked, if any. `rate` is US dollars per 1,000 searches.
+
+    `api_key_env` names the variable that holds its key; `base_url` has a default for all but
+    SearXNG, which everybody runs on their own.
+    """
+
+    service: Searcher | None = None
+    base_url: HttpUrl | None = None
+    api_key_env: str | None = None
+    results_max: Annotated[int, Meta(ge=1, le=20)] = 5
+    seconds: Annotated[float, Meta(gt=0, le=60)] = 8.0
+    rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+
+
+def faults(section: object) -> list[str]:
+    """Return what a table `[search]` lacks, as it stands in the file and the environment."""
+    table: dict[str, Any] = section if isinstance(section, dict) else {}
+    needed = _REQUIRED.get(str(table.get("service")))
+    if needed is None or table.get(needed):
+        return []
+    return [f"search.{needed}: is required by {table['service']}"]

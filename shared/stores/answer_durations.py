@@ -1,0 +1,14 @@
+"""How long answers take, by the model asked for (`auto` too): the last 128."""
+
+from typing import Final
+
+from shared.redis import keys
+from shared.redis.client import Connection
+
+_LAST: Final = 128
+
+
+async def durations_ms(redis: Connection, root: str, model: str) -> list[int]:
+    """Return how long the model's last completed answers ran, in milliseconds, newest first."""
+    stored: list[bytes] = await redis.call("LRANGE", keys.DURATIONS(root, model), 0, _LAST - 1)
+    return [int(duration) for duration in stored]

@@ -1,0 +1,43 @@
+"""What an Idempotency-Key stands for: the fingerprint of its request, and the ids of its answer.
+
+Written by the functions that accept a message, create a session or count a submission; here it is
+only read.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+from shared.redis import keys
+from shared.redis.client import Connection
+
+
+class IdempotencyRecord(NamedTuple):
+    """What was kept of the first request; `generation` is None where something else was created.
+
+    `session` is empty where that is an API key.
+    """
+
+    fingerprint: str
+    generation: str | None
+    session: str
+    api_key: str | None = None
+
+
+def hash_key(key: str) -> str:
+    """Return what stands for a caller's key, which is of any form."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+async def find(redis: Connection, root: str, account: str, key: str) -> IdempotencyRecord | None:
+    """Return what an account's key stands for, or None. `key` is its hash."""
+    where = keys.IDEMPOTENCY(root, account, key)
+    names = ("fingerprint", "generation", "session", "api_key")
+    fingerprint, generation, session, api_key = await redis.call("HMGET", where, *names)
+    if fingerprint is None:
+        return None
+    return IdempotencyRecord(
+        fingerprint.decode(),
+        None if generation is None else generation.decode(),
+        (session or b"").decode(),
+        None if api_key is None else api_key.decode(),
+    )

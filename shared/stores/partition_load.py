@@ -1,0 +1,39 @@
+"""How busy a partition is: what waits, how fast it ends, and how full its server is."""
+
+from typing import NamedTuple
+
+from shared.redis import functions
+from shared.redis.client import Connection
+from shared.redis.functions import PartitionLoadAsk
+from shared.tiers import LimitSettings, TierName
+from shared.wire.submission import Lane
+
+
+class PartitionLoad(NamedTuple):
+    """A partition at one moment, in ms of Redis' clock; `ended` counts what has ended, ever.
+
+    `used_share` is the part of the server's memory that is taken, 0 where it has no bound.
+    """
+
+    at_ms: int = 0
+    unfinished: int = 0
+    running: int = 0
+    ended: int = 0
+    used_share: float = 0.0
+
+
+async def read_load(redis: Connection, root: str) -> PartitionLoad:
+    """Return how busy the partition is."""
+    reply = await functions.partition_load(redis, root, PartitionLoadAsk())
+    share = reply.used_bytes / reply.memory_max_bytes if reply.memory_max_bytes else 0.0
+    return PartitionLoad(reply.now_ms, reply.unfinished, reply.running, reply.ended, share)
+
+
+def has_memory(now: PartitionLoad, limits: LimitSettings, lane: Lane, tier: TierName) -> bool:
+    """Tell whether the server has memory for one more of a lane and a tier."""
+    share_max = limits.memory_share_max
+    if lane == "batch":
+        share_max = min(share_max, limits.memory_share_max_batch)
+    if tier == "free":
+        share_max = min(share_max, limits.memory_share_max_free)
+    return now.used_share < share_max

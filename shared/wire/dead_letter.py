@@ -1,0 +1,73 @@
+"""A dead letter: a generation that failed for no fault of its caller, kept for an operator.
+
+Owns its form and its name, `ACCOUNT/ID`. Written by the function that ends the generation; what was
+asked stays in the words it was stored in, so that asking it again asks the same.
+"""
+
+from typing import NamedTuple, Self
+
+import msgspec
+from typing_extensions import override
+
+from shared import ids
+from shared.errors import Failure
+from shared.wire.message import UserMessage
+from shared.wire.submission import Lane, Submission
+
+
+class DeadLetterName(NamedTuple):
+    """Which dead letter: its account and the id of the generation that failed."""
+
+    account: str
+    id: str
+
+    @override
+    def __str__(self) -> str:
+        """Return it as operators write it."""
+        return f"{self.account}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read a name as `str` writes it; None where it is none."""
+        account, _, id_ = text.partition("/")
+        return cls(account, id_) if ids.is_id(account) and ids.is_id(id_) else None
+
+
+class EndedAttempt(NamedTuple):
+    """How one attempt ended: times in ms; `why` is a failure's code, CRASHED or RELEASED."""
+
+    attempt: int
+    started: int
+    ended: int
+    worker: str
+    why: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter. Times are ms of Redis' clock, money microcredits.
+
+    `model` is the one asked for, `chosen` the one asked last; `attempt` counts all attempts, of
+    which `attempts` tells the last. `retried_as` is the generation that was made of it.
+    """
+
+    name: DeadLetterName
+    session: str
+    turn: int
+    lane: Lane
+    model: str
+    failure: Failure
+    attempt: int
+    attempts: tuple[EndedAttempt, ...]
+    accepted: int
+    died: int
+    hold: int
+    key: str
+    chosen: str | None = None
+    retried_as: str | None = None
+
+
+class OriginalRequest(NamedTuple):
+    """What a dead letter's caller had asked; None where it cannot be read."""
+
+    message: UserMessage | None
+    submission: Submission | None

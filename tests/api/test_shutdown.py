@@ -1,0 +1,78 @@
+"""A front that goes away while messages come in: what is in is never refused."""
+
+import asyncio
+from urllib.parse import urlsplit
+
+import pytest
+
+from api.accept import accept
+from api.server.protocol import BoundedHttpProtocol
+from tests.api.kombify_client import CHAT, payload
+from tests.support import waiting
+from tests.support.api_client import ApiClient
+from tests.support.stream_reader import read_events
+from tests.support.system import System
+
+pytestmark = pytest.mark.each_once
+
+
+@pytest.fixture
+async def taken_in(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Have every message wait, once it is in, until a front was told to go; set when one is in."""
+    is_in, is_told = asyncio.Event(), asyncio.Event()
+    take, tell = accept.accept, BoundedHttpProtocol.shutdown
+
+    async def accept_slowly(*asked: object, **more: object) -> accept.Receipt:
+        receipt = await take(*asked, **more)  # type: ignore[arg-type]  # what it was asked
+        is_in.set()
+        await is_told.wait()
+        return receipt
+
+    def shutdown(protocol: BoundedHttpProtocol) -> None:
+        tell(protocol)
+        is_told.set()
+
+    monkeypatch.setattr(accept, "accept", accept_slowly)
+    monkeypatch.setattr(BoundedHttpProtocol, "shutdown", shutdown)
+    return is_in
+
+
+async def test_who_would_begin_to_wait_is_told_where_to_look(
+    system: System, api: ApiClient, taken_in: asyncio.Event
+) -> None:
+    sending = asyncio.create_task(api.post(CHAT, json={"message": "hello"}))
+    await taken_in.wait()
+    await system.stop_front(system.url)
+    said = payload(await sending, 202)
+    assert said["state"] == "processing"
+
+
+async def test_who_is_next_on_the_same_connection_is_told_too(
+    system: System, api: ApiClient, taken_in: asyncio.Event
+) -> None:
+    place = urlsplit(system.url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    content = b'{"message": "hello"}'
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: pollux\r\nX-API-Key: {api.headers['x-api-key']}\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    writer.write((head.encode() + content) * 2)
+    await taken_in.wait()
+    await system.stop_front(system.url)
+    answers = await reader.read()
+    writer.close()
+    assert answers.count(b"HTTP/1.1 202 ") == 2
+
+
+async def test_who_would_begin_to_follow_is_told_where_to_go_on(
+    system: System, api: ApiClient, taken_in: asyncio.Event
+) -> None:
+    asked = {"message": "hello", "stream": True}
+    sending = asyncio.create_task(api.post(CHAT, json=asked))
+    await taken_in.wait()
+    await system.stop_front(system.url)
+    answer = await sending
+    assert [one.name for one in read_events(answer.content)] == ["accepted"]
+    assert answer.text.endswith(": going away; go on after the last id\n\n")
+    await waiting.until(sending.done)

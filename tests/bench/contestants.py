@@ -1,0 +1,111 @@
+"""What is compared in a bench of the queue: our engine and its peers, each as processes.
+
+Owns how they are started and spoken to: by lines, of numbers when they come from there. Each peer
+runs in an environment that uv makes of the first lines of its file, so the registries must be in
+reach the first time. A program ends with its standard input, so none outlives the bench.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_PATIENCE_SECONDS: Final = 120.0
+_END_SECONDS: Final = 5.0
+
+
+class Contestant(NamedTuple):
+    """One of those that are compared: the words that start it, up to its role."""
+
+    name: str
+    words: tuple[str, ...]
+    url: str = ""
+    environment: Mapping[str, str] | None = None
+
+
+class Program:
+    """A running part of an arm."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def write_line(self, word: str = "") -> None:
+        """Write a line to it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n".encode())
+
+    async def read_line(self, patience_seconds: float | None = _PATIENCE_SECONDS) -> list[float]:
+        """Return the numbers of the next line that it writes."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(patience_seconds):
+            line = await self._process.stdout.readline()
+        assert line, f"ended early: {await self._process.wait()}"
+        return [float(word) for word in line.split()]
+
+    async def ended(self) -> None:
+        """Wait until it has ended by itself, all well."""
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            code = await self._process.wait()
+        assert code == 0, f"ended with {code}"
+
+
+@asynccontextmanager
+async def running(contestant: Contestant, *words: str) -> AsyncIterator[Program]:
+    """Start one part of an arm, and end it with the block."""
+    with_url = (*words, "--redis", contestant.url) if contestant.url else words
+    process = await asyncio.create_subprocess_exec(
+        *contestant.words,
+        *with_url,
+        cwd=ROOT,
+        env=contestant.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Ours writes a line for each generation; a peer only what ails it.
+        stderr=None if contestant.url else subprocess.DEVNULL,
+    )
+    try:
+        yield Program(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def ours(environment: Mapping[str, str]) -> Contestant:
+    """Return our engine, which finds Redis in its environment."""
+    return Contestant("ours", (sys.executable, "-m", "tests.bench.noop_worker"), "", environment)
+
+
+def peer(name: str, module: str, url: str) -> Contestant:
+    """Return a peer, in an environment of its own that is made where it is missing."""
+    return Contestant(name, (_python(module), "-m", f"tests.bench.peers.{module}"), url)
+
+
+@cache
+def _python(module: str) -> str:
+    script = str(ROOT / "tests" / "bench" / "peers" / f"{module}.py")
+    inherited = {name: word for name, word in _inherited().items() if name != "VIRTUAL_ENV"}
+    subprocess.run(["uv", "sync", "--quiet", "--script", script], check=True, env=inherited)
+    find = ["uv", "python", "find", "--script", script]
+    found = subprocess.run(find, check=True, env=inherited, stdout=subprocess.PIPE)
+    return found.stdout.decode().strip()
+
+
+def _inherited() -> dict[str, str]:
+    return dict(os.environ)  # noqa: TID251  uv is found and works as for whoever runs this

@@ -1,0 +1,121 @@
+"""A client of streamed answers that costs next to nothing: a program that benches start.
+
+For each line of its standard input, a `Volley` in JSON, it sends the same request so many times, so
+many at once, spread over the ports, each connection used again once an answer is whole. Prints the
+seconds that took, how long the first token of an answer was waited for at p50 and p99 in ms, how
+long the whole of it at p50, and how many answers were not as they should be. Ends with its input.
+"""
+
+import asyncio
+import sys
+import time
+from typing import Final, cast
+
+import msgspec
+import uvloop
+from typing_extensions import override
+
+from tests.bench import figures
+from tests.bench.peers import contract
+
+_END: Final = b"0\r\n\r\n"
+_TAIL_BYTES: Final = 64
+
+
+class Volley(msgspec.Struct, frozen=True, kw_only=True):
+    """What to send, and by which words the first token and the end of an answer are known."""
+
+    ports: list[int]
+    request: str
+    first: str
+    last: str
+    count: int
+    at_once: int
+
+
+class _Book:
+    """What is left to send, and what has come of the rest; times in seconds."""
+
+    def __init__(self, volley: Volley) -> None:
+        self.left = volley.count
+        self.first_seconds: list[float] = []
+        self.whole_seconds: list[float] = []
+        self.bad = 0
+        self.is_done = asyncio.Event()
+
+    def note_whole(self, seconds: float, *, is_good: bool) -> None:
+        self.whole_seconds.append(seconds)
+        self.bad += not is_good
+
+
+class _Line(asyncio.Protocol):
+    """One connection, asking again and again."""
+
+    def __init__(self, volley: Volley, book: _Book) -> None:
+        self._volley = volley
+        self._book = book
+        self._request, self._first, self._last = (
+            text.encode() for text in (volley.request, volley.first, volley.last)
+        )
+        self._transport: asyncio.Transport
+        self._tail = b""
+        self._has_first = self._has_last = False
+        self._began = 0.0
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._ask()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        seen = self._tail + data
+        if not self._has_first and self._first in seen:
+            self._has_first = True
+            self._book.first_seconds.append(time.monotonic() - self._began)
+        self._has_last = self._has_last or self._last in seen
+        self._tail = seen[-_TAIL_BYTES:]
+        if seen.endswith(_END):
+            is_good = self._has_first and self._has_last
+            self._book.note_whole(time.monotonic() - self._began, is_good=is_good)
+            self._ask()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._began:
+            self._book.bad += 1
+            self._book.is_done.set()
+
+    def _ask(self) -> None:
+        self._tail, self._has_first, self._has_last, self._began = b"", False, False, 0.0
+        if len(self._book.whole_seconds) == self._volley.count:
+            self._book.is_done.set()
+        if not self._book.left:
+            self._transport.close()
+            return
+        self._book.left -= 1
+        self._began = time.monotonic()
+        self._transport.write(self._request)
+
+
+async def _fire(volley: Volley) -> tuple[float, ...]:
+    loop, book = asyncio.get_running_loop(), _Book(volley)
+    began = time.monotonic()
+    for number in range(volley.at_once):
+        port = volley.ports[number % len(volley.ports)]
+        await loop.create_connection(lambda: _Line(volley, book), "127.0.0.1", port)
+    await book.is_done.wait()
+    seconds = time.monotonic() - began
+    first = [figures.quantile(book.first_seconds, share) * 1000 for share in (0.5, 0.99)]
+    whole = figures.quantile(book.whole_seconds, 0.5) * 1000
+    return (seconds, *first, whole, book.bad)
+
+
+async def _main() -> None:
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        contract.print_line(*await _fire(msgspec.json.decode(line, type=Volley)))
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_main())

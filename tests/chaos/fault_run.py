@@ -1,0 +1,377 @@
+"""A run: clients talk while workers are killed, stopped and replaced, and Redis falls and hangs.
+
+Owns the faults and their times, and the figures of what they did. Refuses to say whether all held:
+that is the ledger's, asked once nothing is under way any more.
+
+DESIGN. Faults follow the clients' progress as well as the clock: the k-th is not thrown before its
+share of the messages was sent, so that a slow machine is not hit faster than it can work; and the
+clients talk on until the last has been thrown. A slot
+whose worker is killed or told to go gets the next worker at once; one that ended because it found
+no Redis is started again, as a supervisor would. What befalls Redis goes on while workers die.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import httpx
+import msgspec
+
+from shared.clock import SystemClock
+from shared.settings import Durability, WorkerSettings
+from tests.chaos import invariants, planted_faults
+from tests.chaos.chat_clients import ChatClients
+from tests.chaos.evidence import Finding
+from tests.chaos.redis_faults import DOWN_SECONDS, HUNG_SECONDS, RedisFault, RedisFaults
+from tests.chaos.sampler import Sampler
+from tests.chaos.scene import Scene, standing
+from tests.chaos.worker_pool import WorkerChild
+from tests.support import processes, waiting
+from tests.support.processes import Process
+
+_ACCOUNTS: Final = ("ann", "bob", "cem", "dee", "eva")
+_LOOK_SECONDS: Final = 0.1
+_STOP_MARGIN_SECONDS: Final = 0.5
+_QUIET_SECONDS: Final = 60.0
+_READY_SECONDS: Final = 30.0
+_AHEAD: Final = 0.97
+_HUNG_MS: Final = 6_000
+_FALLS_SECONDS: Final = 10.0
+
+WorkerFault = Literal["kill", "stop", "deploy"]
+Kind = WorkerFault | RedisFault
+WORKER_FAULTS: Final[tuple[WorkerFault, ...]] = get_args(WorkerFault)
+REDIS_FAULTS: Final[tuple[RedisFault, ...]] = get_args(RedisFault)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is asked for. `per_second` bounds the faults, `fault` is planted in workers.
+
+    Workers are killed, stopped, deployed; Redis is killed and started again at once (`crashes`),
+    stands still (`hangs`), or is away (`outages`).
+    """
+
+    kills: int = 0
+    stops: int = 0
+    deploys: int = 0
+    crashes: int = 0
+    hangs: int = 0
+    outages: int = 0
+    durability: Durability = "process"
+    generations: int = 100
+    workers: int = 6
+    seed: int = 0
+    fault: str = ""
+    clients: int = 100
+    per_second: float = 3.2
+    words: tuple[int, int] = (2, 5)
+    pace: tuple[float, float] = (0.05, 0.17)
+    worker: WorkerSettings = WorkerSettings(concurrency=64, grace_seconds=0.4)
+
+    def faults(self) -> list[Kind]:
+        """Return the faults in their seeded order."""
+        wanted: dict[Kind, int] = {
+            "kill": self.kills,
+            "stop": self.stops,
+            "deploy": self.deploys,
+            "crash": self.crashes,
+            "hang": self.hangs,
+            "outage": self.outages,
+        }
+        kinds = [kind for kind, count in wanted.items() for _ in range(count)]
+        random.Random(self.seed).shuffle(kinds)
+        return kinds
+
+    @property
+    def absent_seconds(self) -> float:
+        """How long Redis is away at a time, or falls so often that no lease lapses."""
+        lengths = (
+            HUNG_SECONDS * bool(self.hangs),
+            DOWN_SECONDS * bool(self.outages),
+            _FALLS_SECONDS * bool(self.crashes),
+        )
+        return max(lengths)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a run. Times in milliseconds, sorted."""
+
+    plan: Plan
+    seconds: float
+    sent: int
+    stages: dict[str, int]
+    injected: dict[str, int]
+    recovered_ms: list[int]
+    back_ms: list[int]
+    unkept: int
+    unseen: int
+    took_ms: list[int]
+    attempts: int
+    wasted: int
+    calls: int
+    undisturbed: int
+    uncalled_for: int
+    consumed: int
+    exits: list[int]
+    failed_starts: int
+    logged: dict[str, int]
+    findings: list[Finding]
+    unfinished: list[str]
+
+    @property
+    def hung(self) -> int:
+        """How many answers took far longer than the upstream and Redis' absences ever do."""
+        longest_ms = _HUNG_MS + 2_000 * self.plan.absent_seconds
+        return sum(ms > longest_ms for ms in self.took_ms)
+
+    @property
+    def unready(self) -> int:
+        """How many workers could not start, though Redis was there all the time."""
+        return 0 if any(self.injected[kind] for kind in REDIS_FAULTS) else self.failed_starts
+
+    @property
+    def needless(self) -> int:
+        """How many answers were asked for again where nothing befell a worker, but Redis alone."""
+        return 0 if any(self.injected[kind] for kind in WORKER_FAULTS) else self.uncalled_for
+
+
+class FaultRun:
+    """The workers of a run, and what befalls them and Redis."""
+
+    def __init__(self, scene: Scene, plan: Plan, chat_clients: ChatClients) -> None:
+        self.sampler = Sampler(scene)
+        rest_seconds = plan.worker.lease_seconds + _STOP_MARGIN_SECONDS
+        self.redis_faults = RedisFaults(
+            scene.server, chat_clients, seed=plan.seed, rest_seconds=rest_seconds
+        )
+        self.injected: dict[str, int] = dict.fromkeys((*WORKER_FAULTS, *REDIS_FAULTS), 0)
+        self.consumed = 0
+        self._scene = scene
+        self._plan = plan
+        self._chat_clients = chat_clients
+        self._chance = random.Random(plan.seed)
+        self._clock = SystemClock()
+        self._slots: list[WorkerChild] = []
+        self._stopped: set[WorkerChild] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def run_to_end(self) -> None:
+        """Go through all of it: workers, clients, faults, and the end of everything."""
+        await self._start()
+        watching = asyncio.create_task(self._restart_ended())
+        try:
+            await asyncio.gather(self._chat_clients.talk(), self._inject_faults())
+            await self._wait_until_quiet()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _start(self) -> None:
+        """Start the workers of all slots."""
+        self._slots = [self._fork_worker() for _ in range(self._plan.workers)]
+        for child in self._slots:
+            await self._scene.pool.until_ready(child)
+
+    async def _inject_faults(self) -> None:
+        """Throw every fault, none before its time."""
+        faults = self._plan.faults()
+        for number, kind in enumerate(faults):
+            await self._clock.sleep(self._chance.expovariate(self._plan.per_second))
+            share = self._plan.generations * _AHEAD * number / len(faults)
+            await waiting.until(lambda: self._chat_clients.sent >= share, 120, what="the clients")  # noqa: B023  awaited here
+            await self._inject(kind)
+            self.injected[kind] += 1
+        await self.redis_faults.rest()
+        self._chat_clients.goes_on = False
+
+    async def _inject(self, kind: Kind) -> None:
+        """Let one thing happen to Redis or to a worker."""
+        worker_faults: dict[WorkerFault, Callable[[int], Awaitable[None]]] = {
+            "kill": self._kill,
+            "stop": self._stop,
+            "deploy": self._deploy,
+        }
+        match kind:
+            case "kill" | "stop" | "deploy":
+                await worker_faults[kind](await self._victim(kind))
+            case _:
+                await self.redis_faults.inject(kind)
+
+    async def _restart_ended(self) -> None:
+        """Look on until cancelled, and start again who ended by himself."""
+        while True:
+            await self.sampler.sample()
+            for slot, child in enumerate(self._slots):
+                if child.ended_event.is_set():
+                    self._slots[slot] = self._fork_worker()
+            await self._clock.sleep(_LOOK_SECONDS)
+
+    async def _wait_until_quiet(self) -> None:
+        """Wait until nothing is under way, or nothing more will end, then let all workers go."""
+        await asyncio.gather(*self._under_way)
+        with contextlib.suppress(AssertionError):
+            await waiting.until(self._is_quiet, _QUIET_SECONDS, what="quiescence")
+        slots, self._slots = self._slots, []
+        for child in slots:
+            await self._scene.pool.until_ready(child)
+            child.terminate()
+        for child in slots:
+            await child.ended()
+
+    def _fork_worker(self) -> WorkerChild:
+        fault = self._plan.fault
+        return self._scene.pool.fork_worker(
+            [(f"{planted_faults.__name__}:plant", fault)] if fault else ()
+        )
+
+    async def _is_quiet(self) -> bool:
+        return not await self.sampler.sample()
+
+    async def _victim(self, kind: WorkerFault) -> int:
+        """Choose a slot whose worker runs; not too many may be stopped at once."""
+
+        def candidates() -> list[int]:
+            running = [
+                slot
+                for slot, child in enumerate(self._slots)
+                if child.id and not child.ended_event.is_set() and child not in self._stopped
+            ]
+            is_enough = kind != "stop" or len(self._stopped) < len(self._slots) // 2
+            return running if is_enough else []
+
+        found: list[int] = await waiting.until(candidates, 60, what="a victim")
+        return self._chance.choice(found)
+
+    async def _kill(self, slot: int) -> None:
+        child = self._slots[slot]
+        # Redis' time is this machine's.
+        at_ms = self._clock.now_ms()
+        child.kill()
+        self._slots[slot] = self._fork_worker()
+        self._start_task(self.sampler.follow_killed(child.id, at_ms))
+
+    async def _stop(self, slot: int) -> None:
+        child = self._slots[slot]
+        child.pause()
+        self._stopped.add(child)
+        self.sampler.count_disturbance(await self.sampler.held_by(child.id))
+        self._start_task(self._resume(child))
+
+    async def _resume(self, child: WorkerChild) -> None:
+        await self._clock.sleep(self._plan.worker.lease_seconds + _STOP_MARGIN_SECONDS)
+        self.sampler.count_disturbance(await self.sampler.held_by(child.id))
+        child.resume()
+        self._stopped.discard(child)
+
+    async def _deploy(self, slot: int) -> None:
+        child = self._slots[slot]
+        self._slots[slot] = self._fork_worker()
+        child.terminate()
+        self._start_task(self._replaced(child))
+
+    async def _replaced(self, child: WorkerChild) -> None:
+        """Follow a worker that was told to go; what it still holds then is an attempt consumed."""
+        while not child.ended_event.is_set():
+            self.sampler.count_disturbance(await self.sampler.held_by(child.id))
+            await self._clock.sleep(_LOOK_SECONDS)
+        left = await self.sampler.held_by(child.id)
+        self.consumed += len(left)
+
+    def _start_task(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+
+async def run(plan: Plan) -> Report:
+    """Carry a plan out and return what came of it."""
+    clock = SystemClock()
+    async with standing(
+        plan.worker,
+        seed=plan.seed,
+        words=plan.words,
+        pace=plan.pace,
+        durability=plan.durability,
+    ) as scene:
+        async with _front(scene) as url:
+            chat_clients = ChatClients(
+                scene, url, wanted=plan.generations, clients=plan.clients, seed=plan.seed
+            )
+            await chat_clients.open(_ACCOUNTS)
+            fault_run = FaultRun(scene, plan, chat_clients)
+            began = clock.monotonic()
+            await fault_run.run_to_end()
+        return _report(scene, plan, chat_clients, fault_run, clock.monotonic() - began)
+
+
+@asynccontextmanager
+async def _front(scene: Scene) -> AsyncIterator[str]:
+    """Run a front as a process of its own."""
+    port = processes.free_port()
+    url = f"http://127.0.0.1:{port}"
+    with Process(["api", "--port", str(port)], scene.environment, Path(os.devnull)):
+        async with httpx.AsyncClient(trust_env=False) as client:
+
+            async def is_ready() -> bool:
+                with contextlib.suppress(httpx.TransportError):
+                    return (await client.get(f"{url}/readyz")).status_code == httpx.codes.OK
+                return False
+
+            await waiting.until(is_ready, _READY_SECONDS, what="the front")
+        yield url
+
+
+def _count_logged(scene: Scene) -> dict[str, int]:
+    """Count what the workers logged at which an operator would look up."""
+    told: Counter[str] = Counter()
+    for line in scene.told().splitlines():
+        # A line that was cut by a kill says nothing.
+        with contextlib.suppress(msgspec.DecodeError):
+            told[str(msgspec.json.decode(line, type=dict[str, object]).get("event"))] += 1
+    return dict(told)
+
+
+def _report(
+    scene: Scene, plan: Plan, chat_clients: ChatClients, fault_run: FaultRun, seconds: float
+) -> Report:
+    evidence = scene.evidence
+    with scene.server.raw_client() as raw_client:
+        findings = invariants.check(raw_client, scene.settings.redis, evidence)
+        tally = invariants.tally(raw_client, scene.settings.redis, evidence)
+        unfinished = invariants.dump(raw_client, scene.settings.redis)
+    disturbances = fault_run.sampler.disturbed()
+    calls = evidence.calls()
+    return Report(
+        plan=plan,
+        seconds=seconds,
+        sent=chat_clients.sent,
+        stages=tally.stages,
+        injected=fault_run.injected,
+        recovered_ms=sorted(fault_run.sampler.recovered_ms),
+        back_ms=sorted(fault_run.redis_faults.back_ms),
+        unkept=tally.unkept,
+        unseen=fault_run.sampler.unseen,
+        took_ms=tally.took_ms,
+        attempts=sum(tally.attempts.values()),
+        wasted=sum(max(0, attempts - 1) for attempts in tally.attempts.values()),
+        calls=len(evidence.asked),
+        undisturbed=sum(
+            max(0, attempts - 1 - disturbances[name]) for name, attempts in tally.attempts.items()
+        ),
+        uncalled_for=sum(
+            max(0, calls[promise.question] - 1 - disturbances[promise.generation])
+            for promise in evidence.promises
+        ),
+        consumed=fault_run.consumed,
+        exits=scene.pool.failed,
+        failed_starts=scene.pool.failed_starts,
+        logged=_count_logged(scene),
+        findings=findings,
+        unfinished=unfinished,
+    )

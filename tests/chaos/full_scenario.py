@@ -1,0 +1,313 @@
+"""One scenario without processes in which everything happens once, in a few milliseconds.
+
+Owns the words of a front, of workers and of a reaper, said straight to the Redis functions: two
+accounts talk, a worker is taken for dead and writes on, another drains, an upstream fails, a caller
+cancels what a dead worker holds, the server stalls. Time is moved, never waited for. Refuses to
+judge: whatever an answer is, the day goes on, and the ledger looks at what is left.
+"""
+
+from collections import Counter
+from contextlib import suppress
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from shared.errors import CRASHED, StoreError
+from shared.lifecycle import ENDS, Stage
+from shared.redis import functions, keys
+from shared.redis.functions import Accepted, Claimed
+from shared.wire import event as events
+from shared.wire.message import (
+    AssistantMessage,
+    Usage,
+    decode_assistant,
+    decode_user,
+    encode_assistant,
+)
+from tests.chaos.evidence import (
+    Evidence,
+    Promise,
+    Sample,
+    ShownEnd,
+    UpstreamCall,
+    calls_in,
+    question,
+)
+from tests.support.redis_functions import KEEP, RedisFunctions, Ticket
+
+_GRANT: Final = 1_000_000
+_HOLD: Final = 500
+_COST: Final = 120
+_WORDS: Final = 6
+_LEASE_MS: Final = 60_000
+_ROUNDS_MAX: Final = 12
+_LONG_AGO_MS: Final = 5_000
+
+Ending = Literal["completed", "failed"]
+
+
+class Attempt(NamedTuple):
+    """A claim, and the upstream's answer to it."""
+
+    claimed: Claimed
+    upstream_call: UpstreamCall
+
+    @property
+    def words(self) -> list[str]:
+        """The answer in the pieces in which it comes."""
+        head, *rest = self.upstream_call.answer.split("] ")
+        return [f"{head}]", *(f" {word}" for word in " ".join(rest).split())]
+
+
+class FullScenario:
+    """A day at one desk, and the evidence that it leaves.
+
+    `sent` are the messages that were posted, accepted or not yet; `callers` the generation and the
+    attempt of each upstream call.
+    """
+
+    def __init__(self, queue: RedisFunctions, evidence: Evidence | None = None) -> None:
+        self.queue = queue
+        self.evidence = evidence or Evidence(disturbed=Counter())
+        self.sent: list[Promise] = []
+        self.callers: list[tuple[str, int]] = []
+        self._seqs: Counter[tuple[str, int]] = Counter()
+
+    async def run(self) -> Evidence:
+        """Live through it and come to rest."""
+        for account in ("ann", "bob"):
+            self.evidence.granted[account] = _GRANT
+            await self.queue.grant(_GRANT, account)
+        await self.plain_talk()
+        await self.late_words()
+        await self.late_end()
+        await self.drain()
+        await self.failing_upstream()
+        await self.cancel_of_the_dead()
+        await self.stall()
+        await self.rest()
+        return self.evidence
+
+    # What happens
+
+    async def plain_talk(self) -> None:
+        """Two accounts at once, three turns each, the later ones queued behind the first."""
+        for number in range(3):
+            for account in ("ann", "bob"):
+                await self.say(account, "plain", number)
+        await self.rest()
+
+    async def late_words(self) -> None:
+        """A worker stalls past its lease and writes on while another has taken over."""
+        await self.say("ann", "late words")
+        for first in await self.claim("worker-1"):
+            for word in range(3):
+                await self.tell(first, word, word + 1)
+            await self.lapse(first)
+            for second in await self.claim("worker-2"):
+                await self.tell(second, 0, 2)
+                await self.tell(first, 3, 5)
+                await self.end(second, told=2)
+
+    async def late_end(self) -> None:
+        """A worker stalls past its lease and ends its answer while another makes its own."""
+        await self.say("bob", "late end")
+        for first in await self.claim("worker-1"):
+            await self.tell(first, 0, 2)
+            await self.lapse(first)
+            for second in await self.claim("worker-2"):
+                await self.tell(second, 0, 1)
+                await self.end(first, told=2)
+                await self.end(second, told=1)
+
+    async def drain(self) -> None:
+        """A worker is told to go in the middle of an answer."""
+        await self.say("ann", "drain")
+        for first in await self.claim("worker-1"):
+            await self.tell(first, 0, 3)
+            self.count_disturbance(first)
+            await self.queue.release(first.claimed)
+        await self.rest()
+
+    async def failing_upstream(self) -> None:
+        """An upstream fails in the middle of an answer."""
+        await self.say("bob", "failing")
+        for attempt in await self.claim("worker-1"):
+            await self.tell(attempt, 0, 2)
+            await self.end(attempt, told=2, ending="failed")
+
+    async def cancel_of_the_dead(self) -> None:
+        """A caller cancels what a worker holds that is dead already."""
+        ticket = await self.say("ann", "cancelled")
+        for attempt in await self.claim("worker-1"):
+            await self.tell(attempt, 0, 2)
+            await self.queue.cancel(ticket)
+            self.evidence.cancelled[ticket.id] = await self.now_ms()
+            await self.pass_time()
+            await self.lapse(attempt)
+        await self.rest()
+
+    async def stall(self) -> None:
+        """The server answers nobody for longer than a lease; then reaps come before beats."""
+        await self.say("bob", "stall")
+        for attempt in await self.claim("worker-1"):
+            await self.tell(attempt, 0, 2)
+            await self.overtake(attempt)
+            clocks = keys.CLOCKS(self.queue.root)
+            await self.queue.redis.call(
+                "HSET", clocks, "reaped", await self.now_ms() - _LONG_AGO_MS
+            )
+            await self.queue.reap(gap_ms=1_000)
+            await self.queue.beat(attempt.claimed)
+            await self.end(attempt, told=2)
+
+    async def rest(self) -> None:
+        """Reap, claim and answer until there is nothing more to claim."""
+        for _ in range(_ROUNDS_MAX):
+            await self.queue.reap()
+            attempts = await self.claim("worker-3", count=8)
+            for attempt in attempts:
+                await self.tell(attempt, 0, 2)
+            for attempt in attempts:
+                await self.end(attempt, told=2)
+
+    # The words of those who take part
+
+    async def say(self, account: str, name: str, number: int = 0) -> Ticket:
+        """Send a message into the session of that name, as the front would."""
+        asked = question(account, f"{name} {number}")
+        session = f"{account}-{name.replace(' ', '-')}"
+        ticket = Ticket(account, session, f"{session}-{number}")
+        promise = Promise(account, session, ticket.id, asked)
+        self.sent.append(promise)
+        answer = await self.queue.accept(
+            account,
+            session,
+            is_new=number == 0,
+            generation=ticket.id,
+            content=asked,
+            hold=_HOLD,
+        )
+        assert isinstance(answer, Accepted), answer
+        self.evidence.promises.append(promise)
+        return ticket
+
+    async def claim(self, worker: str, count: int = 1) -> list[Attempt]:
+        """Take what is ready and call the upstream for each."""
+        claimed = await self.queue.claim(count, worker=worker, lease_ms=_LEASE_MS)
+        await self.queue.reap()
+        return [Attempt(one, await self._ask(one)) for one in claimed]
+
+    async def _ask(self, claimed: Claimed) -> UpstreamCall:
+        """Call the upstream with the completed questions of the session, as a worker would."""
+        asked = decode_user(claimed.user_message).content
+        (promise,) = [one for one in self.evidence.promises if one.generation == claimed.id]
+        said = []
+        for earlier in self.evidence.sessions()[promise.session]:
+            if earlier.generation == claimed.id:
+                break
+            ticket = Ticket(earlier.account, earlier.session, earlier.generation)
+            if await self.queue.stage(ticket) == "completed":
+                said.append(earlier.question)
+        self.callers.append((claimed.id, claimed.attempt))
+        return self.evidence.ask([*said, asked], _WORDS)
+
+    async def tell(self, attempt: Attempt, first: int, last: int) -> None:
+        """Append the words `first` to `last` of the answer, and look at what there is then."""
+        claimed = attempt.claimed
+        text = "".join(attempt.words[first:last])
+        ask = functions.AppendAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=self._next_seq(claimed),
+            events=[events.encode(events.Delta(text))],
+            text=text,
+            stage="generating",
+            progress=1,
+        )
+        self._seqs[claimed.id, claimed.attempt] += 1
+        # What Redis refuses outright is an attempt that failed, as to a worker.
+        with suppress(StoreError):
+            await functions.append(self.queue.redis, self.queue.root, ask)
+        await self.observe(claimed)
+
+    def _next_seq(self, claimed: Claimed) -> int:
+        """Return the next event's number; a later attempt's first came with its claim."""
+        said = self._seqs[claimed.id, claimed.attempt]
+        return said + (1 if claimed.attempt == 1 else 2)
+
+    async def end(self, attempt: Attempt, *, told: int, ending: Ending = "completed") -> None:
+        """Append what is left of the answer, unless it failed, and settle."""
+        if ending == "completed":
+            await self.tell(attempt, told, len(attempt.words))
+            told = len(attempt.words)
+        claimed = attempt.claimed
+        usage = Usage(cost=_COST if ending == "completed" else 0)
+        event: events.Event = events.Completed(message=claimed.id, usage=usage, routing=None)
+        if ending == "failed":
+            event = events.Failed(CRASHED)
+        ask = functions.SettleAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=self._next_seq(claimed),
+            stage=ending,
+            event=events.encode(event),
+            cost=usage.cost,
+            keep=KEEP,
+        )
+        message = AssistantMessage(
+            status=ending,
+            content="".join(attempt.words[:told]),
+            created=claimed.claimed_ms,
+            usage=usage,
+        )
+        with suppress(StoreError):
+            await functions.settle(
+                self.queue.redis, self.queue.root, ask, encode_assistant(message)
+            )
+        await self.observe(claimed)
+        await self.queue.beat(claimed)
+        await self.observe(claimed)
+
+    async def observe(self, claimed: Claimed) -> None:
+        """See what is to be seen of a generation now."""
+        found = await self.queue.find(claimed.account, claimed.id)
+        if found is not None:
+            stage = msgspec.convert(found.record["stage"], Stage)
+            text = "" if stage in ENDS else (found.body or b"").decode()
+            if stage in ENDS and found.body is not None:
+                content = decode_assistant(found.body).content
+                self.evidence.shown[claimed.id] = ShownEnd(stage, content)
+            attempt = int(found.record["attempt"])
+            self.evidence.samples.append(Sample(claimed.id, stage, attempt, calls_in(text)))
+
+    # Time
+
+    async def lapse(self, attempt: Attempt) -> None:
+        """Let a worker's lease run out, and be seen."""
+        self.count_disturbance(attempt)
+        await self.overtake(attempt)
+        await self.queue.reap()
+
+    async def overtake(self, attempt: Attempt) -> None:
+        """Move the end of a lease into the past."""
+        name = f"{attempt.claimed.account}:{attempt.claimed.id}"
+        await self.queue.redis.call("ZADD", keys.LEASES(self.queue.root), "XX", 1, name)
+
+    def count_disturbance(self, attempt: Attempt) -> None:
+        """Note that something befell the holder, so that another attempt is no surprise."""
+        if self.evidence.disturbed is not None:
+            self.evidence.disturbed[attempt.claimed.id] += 1
+
+    async def now_ms(self) -> int:
+        """Return Redis' time."""
+        seconds, micros = await self.queue.redis.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def pass_time(self) -> None:
+        """Return once Redis' clock shows another millisecond."""
+        began = await self.now_ms()
+        while await self.now_ms() <= began:
+            pass

@@ -1,0 +1,349 @@
+"""The invariants, one by one: what Redis holds against what was promised, asked and seen.
+
+I1   every accepted generation has ended
+I2   it ended once, in its record, its stream, its message and what its client was told
+I3   credits: granted = balance + settled, nothing held, each answer charged its own price once
+I4   the upstream is called at most once an attempt, and an attempt fails only by what befell it
+I5   streams have no gap, and their text is the answer stored
+I6   no account sees a word of another's
+I7   no word of an attempt that had lost its token is to be seen
+I8   nothing is left under way: no lease, slot, queue entry or key
+I9   stages moved along the table only, and what was cancelled was not begun again
+I10  a session's answers come one after the other, each to its own question
+
+To be asked when nothing is under way any more. Refuses to repair, and to know any workload.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
+from itertools import chain, groupby
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shared.lifecycle import ENDS, TRANSITIONS, Stage
+from shared.redis import keys
+from shared.settings import RedisSettings
+from shared.wire import event as events
+from tests.chaos import records
+from tests.chaos.evidence import (
+    Evidence,
+    Finding,
+    Sample,
+    calls_in,
+    canaries_in,
+    canary,
+    question_in,
+)
+from tests.chaos.records import Case
+from tests.support import redis_invariants as structure
+from tests.support.redis_server import RawClient
+
+_CASES_PER_SENTENCE: Final = 200
+_END_EVENTS: Final = (events.Completed, events.Failed, events.Cancelled)
+
+
+def check(
+    raw_client: RawClient,
+    settings: RedisSettings,
+    evidence: Evidence,
+    others: AbstractSet[str] = frozenset(),
+) -> list[Finding]:
+    """Return everything that does not hold.
+
+    `others` are the names of keys that only another version of Pollux knows.
+    """
+    read = records.cases(raw_client, settings, evidence.promises)
+    cases = {case.promise.generation: case for case in read}
+    found = [finding for case in cases.values() for finding in _of_one(case, evidence)]
+    found += _calls(cases, evidence)
+    found += _sights(cases, evidence.samples)
+    histories = evidence.histories()
+    for promises in evidence.sessions().values():
+        turns = [cases[promise.generation] for promise in promises]
+        found += _in_order(turns, evidence)
+        found += _histories(turns, histories)
+    for account in evidence.granted:
+        ended = [case for case in cases.values() if case.promise.account == account]
+        found += _credit_totals(
+            records.credit_totals(raw_client, settings, account), account, ended, evidence
+        )
+    return [*found, *_left_over(raw_client, settings, others)]
+
+
+class Tally(NamedTuple):
+    """How many ended in each stage, how often each was claimed, and how long its last claim took.
+
+    Times in milliseconds, sorted. `unkept` counts what a client was told and is not so.
+    """
+
+    stages: dict[str, int]
+    attempts: dict[str, int]
+    took_ms: list[int]
+    unkept: int
+
+
+def tally(raw_client: RawClient, settings: RedisSettings, evidence: Evidence) -> Tally:
+    """Count what became of all that was promised."""
+    stages: Counter[str] = Counter()
+    attempts = {}
+    took_ms = []
+    unkept = 0
+    for case in records.cases(raw_client, settings, evidence.promises):
+        unkept += not case.record or any(True for _ in _told_its_client(case, evidence))
+        stages[case.record.get("stage", "lost")] += 1
+        attempts[case.promise.generation] = case.attempt
+        if case.attempt and case.has_ended:
+            took_ms.append(int(case.record["finished"]) - int(case.record["started"]))
+    return Tally(dict(stages), attempts, sorted(took_ms), unkept)
+
+
+def dump(raw_client: RawClient, settings: RedisSettings) -> list[str]:
+    """Return the record and the stream of every generation that has not ended, promised or not."""
+    found = []
+    for root in records.roots(settings):
+        names = raw_client.names(keys.GENERATION(root, "*", "*"))
+        stages = raw_client.all([("HGET", name, "stage") for name in names])
+        for name, stage in zip(names, stages, strict=True):
+            if stage is None or stage.decode() not in ENDS:
+                stream = keys.EVENTS(root, *name.removeprefix(root).split(":")[1:])
+                entries = raw_client("XRANGE", stream, "-", "+")
+                found.append(f"{name}\n  {raw_client.fields(name)}\n  {entries}")
+    return found
+
+
+def _of_one(case: Case, evidence: Evidence) -> Iterator[Finding]:
+    if not case.has_ended:
+        stage = case.record.get("stage", "not there")
+        yield Finding("I1", case.promise.generation, f"it is {stage}")
+        return
+    for one in (_ended_once, _told_its_client, _charged, _gapless, _told, _own_words, _current):
+        for told in one(case, evidence):
+            yield Finding(_NAMES[one], case.promise.generation, told)
+
+
+def _ended_once(case: Case, _: Evidence) -> Iterator[str]:
+    ends = [entry for entry in case.entries if isinstance(entry.event, _END_EVENTS)]
+    stage = case.record["stage"]
+    if len(ends) != 1 or ends != list(case.entries[-1:]):
+        yield f"its stream has {len(ends)} ends, not one as its last entry"
+    elif type(ends[0].event).__name__.lower() != stage:
+        yield f"its record says {stage}, its stream {ends[0].event}"
+    if case.assistant is None:
+        yield "it has no assistant's message"
+    elif case.assistant.status != stage:
+        yield f"its record says {stage}, its message {case.assistant.status}"
+
+
+def _told_its_client(case: Case, evidence: Evidence) -> Iterator[str]:
+    name, stage = case.promise.generation, case.record.get("stage")
+    if name in evidence.called_off and stage != "cancelled":
+        yield f"its client was told that it is cancelled, and it is {stage}"
+    shown = evidence.shown.get(name)
+    if shown is None or case.assistant is None:
+        return
+    if shown != (stage, case.assistant.content):
+        yield f"its client was shown {shown}, and now it is {case.assistant}"
+
+
+def _charged(case: Case, _: Evidence) -> Iterator[str]:
+    captured = int(case.record.get("captured", 0))
+    usage = case.assistant.usage if case.assistant else None
+    cost = usage.cost if usage else 0
+    if case.record["stage"] == "failed" and captured:
+        yield f"it failed and was charged {captured}"
+    elif captured > cost:
+        yield f"it cost {cost} and was charged {captured}"
+
+
+def _gapless(case: Case, _: Evidence) -> Iterator[str]:
+    for epoch, told in groupby(case.entries, key=lambda entry: entry.epoch):
+        numbers = [entry.seq for entry in told]
+        if numbers != list(range(1, len(numbers) + 1)):
+            yield f"epoch {epoch} is numbered {numbers}"
+    last = case.entries[-1] if case.entries else None
+    if last and f"{last.epoch}-{last.seq}" != case.record.get("last"):
+        yield f"its last event is {last}, its record says {case.record.get('last')}"
+
+
+def _told(case: Case, evidence: Evidence) -> Iterator[str]:
+    """What a follower has is what is stored; a whole answer is the whole of one call's."""
+    if case.assistant is None:
+        return
+    content = case.assistant.content
+    followed = "".join(piece.text for piece in case.visible())
+    if followed != content:
+        yield f"its stream tells {followed!r}, its message {content!r}"
+    calls = calls_in(content)
+    known = [evidence.asked[call] for call in calls if call < len(evidence.asked)]
+    if len(calls) > 1 or len(known) != len(calls):
+        yield f"its message is of the calls {calls}"
+    elif known and not known[0].answer.startswith(content):
+        yield f"its message has lost or doubled words: {content!r}"
+    elif case.record["stage"] == "completed" and [one.answer for one in known] != [content]:
+        yield f"it is completed with a part only: {content!r}"
+
+
+def _own_words(case: Case, _: Evidence) -> Iterator[str]:
+    texts = [entry.event.text for entry in case.entries if isinstance(entry.event, events.Delta)]
+    texts += [said.content for said in (case.user, case.assistant) if said is not None]
+    strangers = canaries_in(" ".join(texts)) - {canary(case.promise.account)}
+    if strangers:
+        yield f"{case.promise.account} reads of {sorted(strangers)}"
+
+
+def _current(case: Case, _: Evidence) -> Iterator[str]:
+    """Each epoch tells of one call, and what is stored was told under the last token."""
+    told: defaultdict[int, str] = defaultdict(str)
+    for entry in case.entries:
+        if isinstance(entry.event, events.Delta):
+            told[entry.epoch] += entry.event.text
+    for epoch, text in told.items():
+        if len(calls_in(text)) > 1:
+            yield f"epoch {epoch} tells of the calls {calls_in(text)}"
+    if not case.entries or case.entries[-1].epoch != case.attempt:
+        return
+    stale = sorted({piece.epoch for piece in case.visible()} - {case.attempt})
+    if stale:
+        yield f"attempt {case.attempt} ended it, and the words of {stale} are to be seen"
+    kept = set(calls_in(case.assistant.content if case.assistant else ""))
+    earlier = {
+        call for epoch, text in told.items() if epoch < case.attempt for call in calls_in(text)
+    }
+    if kept & earlier:
+        yield f"attempt {case.attempt} ended it with what an earlier one had made"
+
+
+Rule = Callable[[Case, Evidence], Iterator[str]]
+
+_NAMES: Final[dict[Rule, str]] = {
+    _ended_once: "I2",
+    _told_its_client: "I2",
+    _charged: "I3",
+    _gapless: "I5",
+    _told: "I5",
+    _own_words: "I6",
+    _current: "I7",
+}
+
+
+def _calls(cases: dict[str, Case], evidence: Evidence) -> Iterator[Finding]:
+    calls = evidence.calls()
+    for name, case in cases.items():
+        made, attempts = calls[case.promise.question], case.attempt
+        if made > attempts:
+            yield Finding("I4", name, f"{made} upstream calls in {attempts} attempts")
+        if evidence.disturbed is not None and attempts > 1 + evidence.disturbed[name]:
+            befell = evidence.disturbed[name]
+            yield Finding("I4", name, f"{attempts} attempts, though only {befell} were disturbed")
+    for upstream_call in evidence.asked:
+        said = " ".join((upstream_call.question, *upstream_call.history))
+        if len(canaries_in(said)) > 1:
+            yield Finding(
+                "I6", upstream_call.question, f"the upstream was shown {canaries_in(said)}"
+            )
+
+
+def _sights(cases: dict[str, Case], samples: Iterable[Sample]) -> Iterator[Finding]:
+    """See that each generation went on along the table, and that an attempt has one text."""
+    last: dict[str, Sample] = {}
+    written: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
+    ends = (
+        Sample(name, msgspec.convert(case.record["stage"], Stage), case.attempt)
+        for name, case in cases.items()
+        if case.has_ended
+    )
+    for sight in chain(samples, ends):
+        name = sight.generation
+        before = last.get(name, Sample(name, "queued", 0))
+        if sight.attempt < before.attempt or not _leads(before.stage, sight.stage):
+            yield Finding("I9", name, f"it went from {before} to {sight}")
+        last[name] = sight
+        written[name, sight.attempt].update(sight.calls)
+    for (name, attempt), calls in written.items():
+        if len(calls) > 1:
+            yield Finding("I7", name, f"the text of attempt {attempt} was of the calls {calls}")
+
+
+def _leads(stage: Stage, following: Stage) -> bool:
+    """Tell whether the table leads from a stage to another, in any number of steps."""
+    reached, fresh = {stage}, {stage}
+    while fresh:
+        fresh = set().union(*(TRANSITIONS[each] for each in fresh)) - reached
+        reached |= fresh
+    return following in reached
+
+
+def _in_order(cases: Sequence[Case], evidence: Evidence) -> Iterator[Finding]:
+    """See that a session's turns are its questions, answered one after the other."""
+    free_ms = 0
+    for number, case in enumerate(cases, 1):
+        name = case.promise.generation
+        began, ended = (int(case.record.get(field, 0)) for field in ("started", "finished"))
+        for told in _own_turn(case, number):
+            yield Finding("I10", name, told)
+        if began and began < free_ms:
+            yield Finding(
+                "I10", name, f"begun at {began}, when an earlier turn ran until {free_ms}"
+            )
+        cancelled = evidence.cancelled.get(name)
+        if cancelled is not None and began > cancelled:
+            yield Finding("I9", name, f"begun at {began}, after its cancel at {cancelled}")
+        free_ms = max(free_ms, ended)
+
+
+def _own_turn(case: Case, number: int) -> Iterator[str]:
+    if case.record.get("turn") != str(number):
+        yield f"it was promised as turn {number} and is turn {case.record.get('turn')}"
+    user, asked = case.user, case.promise.question
+    if user is None or (user.content, user.generation) != (asked, case.promise.generation):
+        yield f"its question {asked!r} is stored as {user}"
+    answered = question_in(case.assistant.content) if case.assistant else None
+    if answered is not None and answered != asked:
+        yield f"it asked {asked!r}, and {answered!r} was answered"
+
+
+def _histories(
+    cases: Sequence[Case], histories: Mapping[str, list[tuple[str, ...]]]
+) -> Iterator[Finding]:
+    """See that each call brought the completed questions before its own, in their order."""
+    before: tuple[str, ...] = ()
+    for case in cases:
+        question = case.promise.question
+        for told in histories.get(question, []):
+            if told != before:
+                yield Finding("I10", question, f"its call was told {told}, not {before}")
+        if case.record.get("stage") == "completed":
+            before += (question,)
+
+
+def _credit_totals(
+    credit_totals: dict[str, int], account: str, cases: Iterable[Case], evidence: Evidence
+) -> Iterator[Finding]:
+    granted, balance, held, settled, overrun = (
+        credit_totals.get(name, 0) for name in ("granted", "balance", "held", "settled", "overrun")
+    )
+    captured = cost = 0
+    for case in cases:
+        captured += int(case.record.get("captured", 0))
+        usage = case.assistant.usage if case.assistant else None
+        cost += usage.cost if usage else 0
+    if granted != evidence.granted[account]:
+        yield Finding("I3", account, f"was granted {evidence.granted[account]}: {credit_totals}")
+    if held or granted != balance + settled:
+        yield Finding("I3", account, f"the books do not add up: {credit_totals}")
+    if (settled, settled + overrun) != (captured, cost):
+        yield Finding("I3", account, f"answers cost {cost}, {captured} captured: {credit_totals}")
+
+
+def _left_over(
+    raw_client: RawClient, settings: RedisSettings, others: AbstractSet[str]
+) -> Iterator[Finding]:
+    for told in structure.faults(raw_client, settings, others):
+        yield Finding("I8", "the keys", told)
+    for root in records.roots(settings):
+        for family in keys.FAMILIES.values():
+            if family.end == "deleted":
+                pattern = family(root, *("*" for _ in family.parts))
+                names = raw_client.names(pattern)[:_CASES_PER_SENTENCE]
+                yield from (Finding("I8", name, "is left though nothing runs") for name in names)

@@ -1,0 +1,155 @@
+"""A worker's listener that is kept away while the worker runs three long messages.
+
+Owns three scenes: a server that is at its most connections when the listener has to come back, a
+user that loses the channels of workers, and twenty cuts of the connection in eight seconds.
+`python -m tests.chaos.listener_loss` prints a line for each, and returns 1 if a message was lost.
+
+DESIGN. One worker process with a user of its own on the server; the test's own connection is
+another's, and is open before the trouble begins. A message is lost if it failed; one that was taken
+from a live worker has more than one attempt.
+"""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, get_args
+
+import msgspec
+
+from shared.clock import SystemClock
+from shared.redis import keys, library
+from shared.redis.client import Redis
+from shared.settings import RedisSettings, Settings, WorkerSettings
+from tests.chaos.scene import settings_of
+from tests.support import processes, waiting
+from tests.support.processes import Process
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.worker.front import Front, Ticket
+
+Kind = Literal["maxclients", "acl", "cuts"]
+
+MESSAGES: Final = 3
+_WORDS: Final = 60
+_GAP_SECONDS: Final = 0.2
+_SETTLE_SECONDS: Final = 0.5
+_AWAY_SECONDS: Final = 5.0
+_CUTS: Final = 20
+_CUTS_SECONDS: Final = 8.0
+_END_SECONDS: Final = 60.0
+_FINAL: Final = frozenset({"completed", "failed"})
+
+
+class Outcome(NamedTuple):
+    """What became of the messages: how many failed, how many attempts there were, and a late one.
+
+    That was sent while the listener was away: whether it was claimed then.
+    """
+
+    crashed: int
+    attempts: int
+    is_late_claimed: bool
+    late_stage: str
+
+
+async def observe(kind: Kind, folder: Path) -> Outcome:
+    """Play one scene to the end of all messages."""
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(Server())
+        provider = await stack.enter_async_context(ScriptedProvider())
+        provider.answer = lambda _request: ScriptedAnswer(
+            text="word " * _WORDS, gap_seconds=_GAP_SECONDS
+        )
+        settings = _settings(server.url, provider.url)
+        redis = Redis(settings.redis)
+        stack.push_async_callback(redis.close)
+        await library.load(redis)
+        await redis.call("ACL", "SETUSER", "worker", "on", ">secret", "+@all", "~*", "&*")
+        own = msgspec.structs.replace(settings.redis, url=f"unix://worker:secret@{server.socket}")
+        environment = processes.environment(msgspec.structs.replace(settings, redis=own), folder)
+        started = stack.enter_context(Process(["worker"], environment, folder / "log"))
+        await started.wait_for_line("worker ready")
+        front = Front(redis, settings)
+        tickets = [await front.submit(f"message {each}") for each in range(MESSAGES)]
+        await waiting.until(lambda: len(provider.requests) == MESSAGES, what="the calls")
+        # By then leases have been renewed: the connection of the beats is open.
+        await SystemClock().sleep(2 * settings.worker.beat_seconds)
+        async with _trouble(kind, redis, settings):
+            # What is claimed in the moment of the cut says nothing.
+            await SystemClock().sleep(_SETTLE_SECONDS)
+            late = await front.submit("late")
+            await SystemClock().sleep(_AWAY_SECONDS)
+            is_claimed = (await front.record(late))["stage"] != "queued"
+        stages = await _stages(front, [*tickets, late])
+        records = [await front.record(each) for each in tickets]
+        return Outcome(
+            crashed=stages[:MESSAGES].count("failed"),
+            attempts=sum(int(record["attempt"]) for record in records),
+            is_late_claimed=is_claimed,
+            late_stage=stages[MESSAGES],
+        )
+
+
+def _settings(url: str, upstream: str) -> Settings:
+    made = settings_of(RedisSettings(url=url), upstream, WorkerSettings())
+    return msgspec.structs.replace(made, worker=WorkerSettings())
+
+
+async def _stages(front: Front, tickets: list[Ticket]) -> list[str]:
+    """Wait until all have ended, and return how."""
+
+    async def found() -> list[str] | None:
+        stages = [(await front.record(each))["stage"] for each in tickets]
+        return stages if _FINAL.issuperset(stages) else None
+
+    stages: list[str] = await waiting.until(found, _END_SECONDS, what="the ends")
+    return stages
+
+
+@asynccontextmanager
+async def _trouble(kind: Kind, redis: Redis, settings: Settings) -> AsyncIterator[None]:
+    """Keep the worker's listener away until the end of the block."""
+    if kind == "cuts":
+        cutting = asyncio.create_task(_cut(redis, _CUTS, _CUTS_SECONDS))
+        yield
+        await cutting
+    elif kind == "acl":
+        channels = f"&{keys.partition_root(settings.redis, 0)}*"
+        await redis.call("ACL", "SETUSER", "worker", "resetchannels", channels)
+        yield
+        await redis.call("ACL", "SETUSER", "worker", "allchannels")
+    else:
+        [maxclients] = (await redis.call("CONFIG", "GET", "maxclients")).values()
+        await redis.call("CONFIG", "SET", "maxclients", 1)
+        await _cut(redis, 1, 0.0)
+        yield
+        await redis.call("CONFIG", "SET", "maxclients", maxclients)
+
+
+async def _cut(redis: Redis, count: int, seconds: float) -> None:
+    for _ in range(count):
+        await redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+        await SystemClock().sleep(seconds / count)
+
+
+async def main() -> int:
+    """Play every scene and print what was seen; return 1 if a message was lost."""
+    is_clean = True
+    for kind in get_args(Kind):
+        with tempfile.TemporaryDirectory() as name:
+            seen = await observe(kind, Path(name))
+        is_clean = is_clean and (seen.crashed, seen.attempts) == (0, MESSAGES)
+        sys.stdout.write(
+            f"{kind:12} crashed {seen.crashed} of {MESSAGES}, in {seen.attempts} attempts; sent "
+            f"meanwhile: {'claimed' if seen.is_late_claimed else 'not claimed'}, "
+            f"then {seen.late_stage}\n"
+        )
+        sys.stdout.flush()
+    return 0 if is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

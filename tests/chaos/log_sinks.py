@@ -1,0 +1,175 @@
+"""Log sinks that fail under a running system: what callers then see of it.
+
+Owns the sinks: a pipe whose reader has gone, a pipe that nobody reads, a full disk. A front and a
+worker log to one of them, messages are sent, and what comes back is counted; then both are told to
+go. `python -m tests.chaos.log_sinks` prints a line for each sink.
+"""
+
+import asyncio
+import fcntl
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, get_args
+
+import httpx
+
+from shared.settings import RedisSettings
+from tests.support import api_client, processes, waiting
+from tests.support.api_client import ApiClient
+from tests.support.processes import Process
+from tests.support.redis_server import Server
+from tests.support.scripted_provider import ScriptedProvider
+from tests.support.system import System
+
+Kind = Literal["closed pipe", "full pipe", "full disk", "file"]
+
+MESSAGES: Final = 20
+_PIPE_BYTES: Final = 4096
+_ANSWER_SECONDS: Final = 5.0
+_START_SECONDS: Final = 20.0
+# What an orderly end of both may take: the front's flush has a limit of a second.
+_END_SECONDS: Final = 10.0
+
+
+class Outcome(NamedTuple):
+    """What became of the messages, of a look at the front's health, and of both processes."""
+
+    answered: int
+    is_healthy: bool
+    has_ended: bool
+
+
+class Sink(NamedTuple):
+    """Where to log to, and what makes it fail once the processes run."""
+
+    path: Path
+    fail: Callable[[], None]
+
+
+@contextmanager
+def sink(kind: Kind, folder: Path) -> Iterator[Sink]:
+    """Yield a sink that fails in this way; a full disk is full from the start."""
+    if kind in {"full disk", "file"}:
+        path = Path("/dev/full") if kind == "full disk" else folder / "sink"
+        yield Sink(path, lambda: None)
+        return
+    path = folder / "sink"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def fail() -> None:
+        if kind == "closed pipe":
+            os.close(reader)
+        else:
+            # Byte by byte: what does not fit as a whole is not written at all.
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(writer, b"x")
+
+    try:
+        yield Sink(path, fail)
+    finally:
+        os.close(writer)
+        with suppress(OSError):
+            os.close(reader)
+
+
+async def observe(system: System, kind: Kind, folder: Path, *, fronts: int = 1) -> Outcome:
+    """Send messages to a front and a worker that log to a sink, and end both."""
+    environment = processes.environment(system.settings, folder)
+    port = processes.free_port()
+    words = ["--port", str(port), "--workers", str(fronts)]
+    async with AsyncExitStack() as stack:
+        path, fail = stack.enter_context(sink(kind, folder))
+        started = [
+            stack.enter_context(Process(["api", *words], environment, path)),
+            stack.enter_context(Process(["worker"], environment, path)),
+        ]
+        url = f"http://127.0.0.1:{port}"
+        key = (await system.key(await system.account())).key
+        caller = await stack.enter_async_context(api_client.connected(url, {"x-api-key": key}))
+        if not await _is_ready(caller):
+            return Outcome(0, is_healthy=False, has_ended=await _end(started))
+        fail()
+        sent = [_is_answered(caller, f"message {number}") for number in range(MESSAGES)]
+        answered = sum(await asyncio.gather(*sent))
+        is_healthy = await _answers(caller, "/healthz")
+        return Outcome(answered, is_healthy, await _end(started))
+
+
+async def _is_ready(caller: ApiClient) -> bool:
+    """Wait until the front is ready and a worker has reported; tell whether they ever are."""
+
+    async def is_ready() -> bool:
+        listed = await _answers(caller, "/v1/ai/agents")
+        return listed and await _answers(caller, "/readyz")
+
+    try:
+        await waiting.until(is_ready, _START_SECONDS, what="the front")
+    except AssertionError:
+        return False
+    return True
+
+
+async def _is_answered(caller: ApiClient, message: str) -> bool:
+    """Tell whether a message is taken in, and its answer is there in time."""
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            sent = await caller.post("/api/v1/chat", json={"message": message})
+            if sent.status_code != httpx.codes.OK:
+                return False
+            return bool((await caller.end(sent.json()))["state"] == "completed")
+    except (TimeoutError, httpx.HTTPError, AssertionError):
+        return False
+
+
+async def _answers(caller: ApiClient, path: str) -> bool:
+    try:
+        async with asyncio.timeout(2):
+            return (await caller.get(path)).status_code == httpx.codes.OK
+    except (TimeoutError, httpx.HTTPError):
+        return False
+
+
+async def _end(started: list[Process]) -> bool:
+    """Tell all to go; return whether they do in time."""
+    for process in started:
+        process.terminate()
+    try:
+        await waiting.until(
+            lambda: not any(each.is_running for each in started), _END_SECONDS, what="the end"
+        )
+    except AssertionError:
+        return False
+    return True
+
+
+async def main() -> int:
+    """Try every sink and print what was seen; return 1 if anything was missing."""
+    is_clean = True
+    for kind in get_args(Kind):
+        with Server() as server, tempfile.TemporaryDirectory() as name:
+            settings = RedisSettings(url=server.url, durability="process")
+            async with (
+                ScriptedProvider() as provider,
+                System(settings, provider, Path(name)) as system,
+            ):
+                seen = await observe(system, kind, Path(name))
+        is_clean = is_clean and seen == Outcome(MESSAGES, is_healthy=True, has_ended=True)
+        sys.stdout.write(
+            f"{kind:12} answered {seen.answered} of {MESSAGES}, healthz "
+            f"{'answers' if seen.is_healthy else 'is silent'}, "
+            f"{'ended in time' if seen.has_ended else 'did not end in time'}\n"
+        )
+        sys.stdout.flush()
+    return 0 if is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,221 @@
+"""One trouble, from before it begins until all has come right again, and what it came to.
+
+Owns what is under way when it strikes: answers that end upstream meanwhile, one that ends
+after, one that waits for its turn, a follower; and clients that go on submitting, polling, waiting.
+"""
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+import httpx
+import msgspec
+
+from shared import ids
+from shared.clock import SystemClock
+from tests.chaos.redis_failures.clients import Call, Clients, Kind, calling
+from tests.chaos.redis_failures.deployment import FailureDeployment, cpu_seconds
+from tests.chaos.redis_failures.failures import RedisFailure
+from tests.support import waiting
+from tests.support.api_client import Json
+
+_GAP_SECONDS: Final = 0.1
+# So many answers end upstream while nobody can write that down.
+_SHORT: Final = 12
+# How long what is under way lasts beyond the trouble, at least.
+_MORE_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 30.0
+_AGAIN_SECONDS: Final = 0.05
+_CLOCK: Final = SystemClock()
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trouble came to. `slowest` is the call that took longest; `calls` met the trouble.
+
+    `recovered_seconds` is from its end to the end of the first message that was sent after it,
+    `ready_seconds` to the first 200 of /readyz. `reruns` are calls of the upstream beyond one for a
+    message, `busy` is the largest share of a core that one of the processes took meanwhile.
+    """
+
+    seconds: float
+    calls: list[Call]
+    recovered_seconds: float
+    ready_seconds: float
+    acknowledged: int
+    lost: list[str]
+    reruns: int
+    logged: dict[str, int]
+    busy: float
+    ended: list[str]
+    wrong: list[str]
+
+    @property
+    def slowest(self) -> Call:
+        """The call that took longest, beyond the time that it asked to wait for."""
+        return max(self.calls, key=lambda call: call.seconds)
+
+    def saw(self) -> dict[Kind, Counter[str]]:
+        """Return the answers that callers saw, by the kind of call."""
+        found: dict[Kind, Counter[str]] = {}
+        for call in self.calls:
+            found.setdefault(call.kind, Counter())[call.status] += 1
+        return found
+
+
+async def play(
+    redis_failure: RedisFailure, failure_deployment: FailureDeployment, seconds: float | None = None
+) -> Result:
+    """Let a trouble strike a running system, for so long if not for its own time."""
+    lasts = redis_failure.seconds if seconds is None else seconds
+    name = f"a{ids.new_id()[-10:].lower()}"
+    with failure_deployment.loud_lines() as logged:
+        async with calling(
+            failure_deployment.url, await failure_deployment.open(name), name
+        ) as clients:
+            result = await _play(redis_failure, failure_deployment, clients, name, lasts)
+    wrong = [*result.wrong, *await asyncio.to_thread(failure_deployment.faults)]
+    return msgspec.structs.replace(
+        result, logged=dict(logged), ended=failure_deployment.ended(), wrong=wrong
+    )
+
+
+async def _play(
+    redis_failure: RedisFailure,
+    failure_deployment: FailureDeployment,
+    clients: Clients,
+    name: str,
+    seconds: float,
+) -> Result:
+    long = await _send_slow(clients, seconds + _MORE_SECONDS)
+    queued = await clients.send(session_id=long["session_id"])
+    assert queued is not None
+    following = asyncio.create_task(clients.follow(long))
+    async with clients.going_on(long, queued):
+        await waiting.until(clients.heard_text, _PATIENCE_SECONDS, what="an answer")
+        short = [await _send_slow(clients, seconds / 2) for _ in range(_SHORT)]
+        await _begun(clients, short[-1])
+        before, began = await cpu_seconds(failure_deployment), _CLOCK.monotonic()
+        await redis_failure.inject(failure_deployment, seconds)
+        after, ended = await cpu_seconds(failure_deployment), _CLOCK.monotonic()
+        ready, recovered = await asyncio.gather(
+            _ready(failure_deployment), _recovered(redis_failure, failure_deployment, clients)
+        )
+    finals = {} if redis_failure.loses_all else await _finals(clients)
+    await asyncio.wait_for(following, _PATIENCE_SECONDS)
+    asked = Counter(
+        each.last
+        for each in failure_deployment.provider.requests
+        if each.last.startswith(f"{name} ")
+    )
+    return Result(
+        seconds=ended - began,
+        calls=[call for call in clients.calls if call.ended >= began and call.began <= ended],
+        recovered_seconds=recovered - ended,
+        ready_seconds=ready - ended,
+        acknowledged=len(clients.receipts),
+        lost=[] if redis_failure.loses_all else _lost(finals),
+        reruns=sum(count - 1 for count in asked.values()),
+        logged={},
+        busy=max(after[each] - before[each] for each in after) / max(ended - began, 0.5),
+        ended=[],
+        wrong=[] if redis_failure.loses_all else _wrong(clients, long, finals),
+    )
+
+
+async def _send_slow(clients: Clients, seconds: float) -> Json:
+    """Send a message whose answer takes so long."""
+    tokens = max(3, round(seconds / _GAP_SECONDS))
+    receipt = await clients.send(f"[tokens={tokens} gap={_GAP_SECONDS}]")
+    assert receipt is not None
+    return receipt
+
+
+async def _begun(clients: Clients, receipt: Json) -> None:
+    async def has_begun() -> bool:
+        status = await clients.poll(receipt)
+        return bool(status is not None and status["result"]["content"])
+
+    await waiting.until(has_begun, _PATIENCE_SECONDS, what="an answer")
+
+
+async def _ready(failure_deployment: FailureDeployment) -> float:
+    """Return when the front says that it is ready."""
+    async with calling(failure_deployment.url, {}, "") as prober:
+
+        async def is_ready() -> bool:
+            answer = await prober.call("readyz", "/readyz")
+            return answer is not None and answer.status_code == httpx.codes.OK
+
+        await waiting.until(is_ready, _PATIENCE_SECONDS, what="the front to be ready")
+    return _CLOCK.monotonic()
+
+
+async def _recovered(
+    redis_failure: RedisFailure, failure_deployment: FailureDeployment, clients: Clients
+) -> float:
+    """Return when the first message has been answered that was sent after the trouble."""
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        if not redis_failure.loses_all:
+            return await _answered(clients)
+        # Nobody is known any more: whoever comes is new.
+        name = f"b{ids.new_id()[-10:].lower()}"
+        async with calling(
+            failure_deployment.url, await failure_deployment.open(name), name
+        ) as newcomers:
+            return await _answered(newcomers)
+
+
+async def _answered(clients: Clients) -> float:
+    receipt = await clients.send()
+    assert receipt is not None
+    status = await clients.end(receipt)
+    assert status["state"] == "completed", status
+    return _CLOCK.monotonic()
+
+
+async def _finals(clients: Clients) -> dict[str, Json | None]:
+    """Return the last status of all that was acknowledged, by message; None where it has none."""
+
+    async def final(receipt: Json) -> Json | None:
+        try:
+            return await asyncio.wait_for(clients.end(receipt), _PATIENCE_SECONDS)
+        except TimeoutError:
+            return await clients.poll(receipt)
+
+    texts = list(clients.receipts)
+    ends = await asyncio.gather(*(final(clients.receipts[text]) for text in texts))
+    return dict(zip(texts, ends, strict=True))
+
+
+def _lost(finals: dict[str, Json | None]) -> list[str]:
+    """Return what was acknowledged and not answered."""
+    return [
+        f"{text}: {status and (status['state'], status['stage'], status['failure'])}"
+        for text, status in finals.items()
+        if status is None or status["state"] != "completed"
+    ]
+
+
+def _wrong(clients: Clients, long: Json, finals: dict[str, Json | None]) -> list[str]:
+    """Return what somebody would complain of: another answer than the upstream gave, or twice."""
+    found = [
+        f"{text} was answered {status['result']['content']!r}"
+        for text, status in finals.items()
+        if status is not None and status["result"]["content"] != _expected(text)
+    ]
+    kept = [receipt["message_id"] for receipt in clients.receipts.values()]
+    if len(set(kept)) < len(kept):
+        found.append("two messages are one generation")
+    status = next(finals[text] for text, each in clients.receipts.items() if each == long)
+    if status is not None and clients.heard_text() != status["result"]["content"]:
+        found.append(f"a follower has {clients.heard_text()!r}")
+    if not clients.received or clients.received[-1].name != "completed":
+        found.append(f"a stream ended with {clients.received[-1:]}")
+    return found
+
+
+def _expected(text: str) -> str:
+    _, is_slow, tokens = text.partition("[tokens=")
+    if not is_slow:
+        return f"You said: {text}"
+    return " ".join(f"word{n}" for n in range(int(tokens.partition(" ")[0])))

@@ -1,0 +1,63 @@
+"""What must hold of every trouble, and what of some.
+
+Owns the sentences. What depends on a machine's speed is bounded by the caller: `margin_seconds`
+goes on top of every bound.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from shared.settings import RedisSettings
+from tests.chaos.redis_failures.clients import Kind
+from tests.chaos.redis_failures.failures import RedisFailure
+from tests.chaos.redis_failures.runner import Result
+
+_RECOVERY_SECONDS: Final = 8.0
+_BUSY_MAX: Final = 0.8
+# Beyond one line a refused request: so many a second of trouble, of all processes together.
+_LINES_PER_SECOND: Final = 40
+_ANSWERS: Final = frozenset({"200", "202", "204", "503"})
+# Of an account that is gone; a front trusts for a moment what it knew of a key.
+_GONE: Final = frozenset({"401", "402", "404"})
+# Who waits for the answer to a message that is gone is told that it was cancelled.
+_CANCELLED: Final = "409"
+
+
+def breaches(
+    redis_failure: RedisFailure, result: Result, redis: RedisSettings, *, margin_seconds: float
+) -> Iterator[str]:
+    """Yield a sentence for everything that must hold and does not."""
+    yield from (f"ended: {name}" for name in result.ended)
+    yield from (f"lost: {each}" for each in result.lost)
+    yield from result.wrong
+    yield from _answers(redis_failure, result)
+    patience_seconds = redis.connect_seconds + redis.timeout_seconds + margin_seconds
+    if result.slowest.seconds > patience_seconds:
+        slowest = result.slowest
+        yield f"{slowest.kind} took {slowest.seconds:.1f} s and was answered {slowest.status}"
+    if max(result.recovered_seconds, result.ready_seconds) > _RECOVERY_SECONDS + margin_seconds:
+        yield f"recovered after {result.recovered_seconds:.1f} s"
+    if redis_failure.is_spared and result.reruns:
+        yield f"{result.reruns} calls of the upstream were made again"
+    if not result.logged:
+        yield "nothing was logged that an operator would look up at"
+    if result.busy > _BUSY_MAX:
+        yield f"a process took {result.busy:.0%} of a core"
+
+
+def _answers(redis_failure: RedisFailure, result: Result) -> Iterator[str]:
+    """Yield what no caller should have been answered."""
+    for kind, statuses in result.saw().items():
+        for status in statuses.keys() - _promised(redis_failure, kind):
+            yield f"{kind} was answered {status} {statuses[status]} times"
+    told = sum(count for event, count in result.logged.items() if event != "unavailable")
+    if told > _LINES_PER_SECOND * (result.seconds + _RECOVERY_SECONDS):
+        yield f"{told} lines were logged"
+
+
+def _promised(redis_failure: RedisFailure, kind: Kind) -> frozenset[str]:
+    if kind == "healthz":
+        return frozenset({"200"})
+    if not redis_failure.loses_all:
+        return _ANSWERS
+    return _ANSWERS | _GONE | ({_CANCELLED} if kind == "chat" else frozenset())

@@ -1,0 +1,145 @@
+"""Who holds what, looked at again and again while a run is under way.
+
+Owns one look at all that is unfinished, atomic and by Redis' own clock, and what can be told from
+looks alone: the stages that were seen, how soon what a dead worker held was begun again, and what
+befell whom. Refuses to do anything to anybody.
+"""
+
+from collections import Counter
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shared.clock import SystemClock
+from shared.errors import UnavailableError
+from shared.lifecycle import Stage
+from shared.redis import keys
+from shared.redis.client import Argument, Reply
+from tests.chaos.evidence import Sample, calls_in
+from tests.chaos.scene import Scene
+
+_AGAIN_SECONDS: Final = 0.02
+# One look at one moment, so that no worker is seen between two of its steps.
+_LOOK: Final = "\n".join(
+    (
+        *(
+            family.lua(name)
+            for name, family in keys.FAMILIES.items()
+            if name in {"deadlines", "generation", "leases", "text"}
+        ),
+        """
+local root, found = KEYS[1], {}
+for _, member in ipairs(redis.call('ZRANGE', deadlines_key(root), 0, -1)) do
+  local account, id = string.match(member, '^([^:]*):(.*)$')
+  local fields = redis.call('HMGET', generation_key(root, account, id),
+    'stage', 'attempt', 'worker', 'started')
+  local is_leased = redis.call('ZSCORE', leases_key(root), member)
+  table.insert(found, {account, id, fields[1], fields[2],
+    is_leased and fields[3] or '', fields[4] or '0',
+    redis.call('GET', text_key(root, account, id)) or ''})
+end
+return found
+""",
+    )
+)
+
+
+class Held(NamedTuple):
+    """What is unfinished, and by whom it is held; `worker` is empty where nobody has a lease."""
+
+    account: str
+    generation: str
+    stage: Stage
+    attempt: int
+    worker: str
+    started_ms: int
+
+
+class Loss(NamedTuple):
+    """What a worker held when it was killed, and when that was, in Redis' ms."""
+
+    held: Held
+    at_ms: int
+
+
+class Sampler:
+    """All looks of a run."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._clock = SystemClock()
+        self._last: dict[str, Sample] = {}
+        self._losses: list[Loss] = []
+        self._befallen: set[tuple[str, int]] = set()
+        self._dead: set[str] = set()
+        self.unfinished = 0
+        self.recovered_ms: list[int] = []
+        self.unseen = 0
+
+    def disturbed(self) -> Counter[str]:
+        """Count what befell each generation's holders."""
+        return Counter(generation for generation, _ in self._befallen)
+
+    async def sample(self) -> list[Held]:
+        """Look once and return what is unfinished; while Redis is away, wait for it."""
+        entries = await self._read_until_answered("EVAL", _LOOK, 1, self._scene.root)
+        found = [self._read_running(*(word.decode() for word in entry)) for entry in entries]
+        self.unfinished = len(found)
+        by_name = {held.generation: held for held in found}
+        losses, self._losses = self._losses, []
+        for loss in losses:
+            await self._follow_loss(loss, by_name.get(loss.held.generation))
+        return found
+
+    async def held_by(self, worker: str) -> list[Held]:
+        """Look once and return what a worker holds."""
+        return [held for held in await self.sample() if held.worker == worker]
+
+    async def follow_killed(self, worker: str, at_ms: int) -> None:
+        """Note that a worker was killed, and follow what it held until another begins it."""
+        self._dead.add(worker)
+        held = await self.held_by(worker)
+        self._losses += [Loss(one, at_ms) for one in held]
+
+    def count_disturbance(self, held: list[Held]) -> None:
+        """Note that something befell the holder of each."""
+        self._befallen.update((one.generation, one.attempt) for one in held)
+
+    async def _read_until_answered(self, *command: Argument) -> Reply:
+        while True:
+            try:
+                return await self._scene.redis.call(*command)
+            except UnavailableError:
+                await self._clock.sleep(_AGAIN_SECONDS)
+
+    def _read_running(self, *words: str) -> Held:
+        account, generation, stage, attempt, worker, started, text = words
+        held = Held(
+            account,
+            generation,
+            msgspec.convert(stage, Stage),
+            int(attempt),
+            worker,
+            int(started),
+        )
+        sight = Sample(generation, held.stage, held.attempt, calls_in(text))
+        if self._last.get(generation) != sight:
+            self._last[generation] = sight
+            self._scene.evidence.samples.append(sight)
+        if worker in self._dead:
+            self._befallen.add((generation, held.attempt))
+        return held
+
+    async def _follow_loss(self, loss: Loss, now: Held | None) -> None:
+        """See whether what was lost was begun again, or has ended without."""
+        if now is None:
+            where = keys.GENERATION(self._scene.root, loss.held.account, loss.held.generation)
+            attempt, started = await self._read_until_answered("HMGET", where, "attempt", "started")
+        else:
+            attempt, started = now.attempt, now.started_ms
+        if int(attempt or 0) == loss.held.attempt + 1:
+            self.recovered_ms.append(int(started) - loss.at_ms)
+        elif int(attempt or 0) > loss.held.attempt:
+            self.unseen += 1
+        elif now is not None:
+            self._losses.append(loss)

@@ -1,0 +1,14 @@
+"""Followers are cut and processes killed; the full run is by the command."""
+
+import pytest
+
+from tests.chaos import cut_streams
+
+
+@pytest.mark.timeout(60)
+async def test_what_a_follower_has_in_the_end_is_what_is_stored() -> None:
+    tally = await cut_streams.run(150, seed=7, kills=2, followers=8)
+    assert tally.faults == []
+    assert tally.kills == 2
+    assert tally.cuts >= 150
+    assert tally.answers >= 8

@@ -1,0 +1,69 @@
+"""Short runs of the storm: kills, stops, deploys, and Redis' own falls, while clients talk."""
+
+import pytest
+
+from shared.settings import Durability, WorkerSettings
+from tests.chaos import fault_run
+from tests.chaos.fault_run import Plan, Report
+
+pytestmark = pytest.mark.timeout(90)
+
+# Leases that lapse sooner than in production, so that a short run sees many of them.
+_WORKER = WorkerSettings(
+    lease_seconds=0.8, beat_seconds=0.2, reap_seconds=0.1, grace_seconds=0.1, concurrency=8
+)
+# Leases as in production, where none may lapse on a busy machine.
+_CALM = WorkerSettings(grace_seconds=0.1, concurrency=8)
+
+
+def _nothing_broke(report: Report) -> None:
+    assert (report.findings, report.unfinished, report.exits) == ([], [], [])
+    assert (report.hung, report.unkept, report.unready, report.needless) == (0, 0, 0, 0)
+    assert set(report.stages) <= {"completed", "cancelled"}
+    assert sum(report.stages.values()) == report.sent
+
+
+async def test_killed_and_stopped_workers_lose_nothing_and_show_nothing_stale() -> None:
+    plan = Plan(kills=6, stops=2, generations=70, workers=4, clients=30, worker=_WORKER)
+    report = await fault_run.run(plan)
+    _nothing_broke(report)
+    assert report.injected == dict.fromkeys(report.injected, 0) | {"kill": 6, "stop": 2}
+    assert 0 < len(report.recovered_ms) <= report.wasted
+
+
+async def test_deploys_fail_nothing_and_consume_no_attempt() -> None:
+    plan = Plan(deploys=5, generations=50, workers=3, clients=30, worker=_WORKER)
+    report = await fault_run.run(plan)
+    _nothing_broke(report)
+    assert report.consumed == 0
+
+
+@pytest.mark.parametrize("durability", ["process", "fsync"])
+async def test_redis_that_is_killed_loses_nothing_it_acknowledged(durability: Durability) -> None:
+    plan = Plan(
+        crashes=5,
+        kills=2,
+        durability=durability,
+        generations=50,
+        workers=3,
+        clients=20,
+        worker=_WORKER,
+    )
+    report = await fault_run.run(plan)
+    _nothing_broke(report)
+    assert len(report.back_ms) == 5
+
+
+@pytest.mark.parametrize(("hangs", "outages"), [(1, 0), (0, 1)])
+async def test_redis_that_is_away_has_no_answer_made_twice(hangs: int, outages: int) -> None:
+    plan = Plan(hangs=hangs, outages=outages, generations=40, workers=3, clients=20, worker=_CALM)
+    report = await fault_run.run(plan)
+    _nothing_broke(report)
+    assert max(report.back_ms) > 2_000
+
+
+async def test_a_fault_in_the_workers_is_named_by_what_it_breaks() -> None:
+    report = await fault_run.run(
+        Plan(fault="settlement booked twice", generations=5, workers=1, clients=3, worker=_WORKER)
+    )
+    assert "I3" in {finding.invariant for finding in report.findings}

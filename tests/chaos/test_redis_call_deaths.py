@@ -1,0 +1,24 @@
+"""A worker dies before and after some of its store calls; all the others by the command."""
+
+import pytest
+
+from tests.chaos import redis_call_deaths
+from tests.chaos.redis_call_deaths import Scenario
+
+pytestmark = pytest.mark.timeout(60)
+
+# Each passage takes half a second; the settlement is always among those that are tried.
+_EVERY: dict[Scenario, int] = {"talk": 25, "cancel": 37, "drain": 31, "heir": 29}
+
+
+@pytest.mark.parametrize("scenario", _EVERY)
+async def test_nothing_is_lost_where_a_worker_dies(scenario: Scenario) -> None:
+    async with redis_call_deaths.scenery() as scene:
+        every = await redis_call_deaths.census(scene, scenario)
+        settlement = [one for one in every if one.name in {"settle", "release"}][:2]
+        chosen = dict.fromkeys((*settlement, *every[:: _EVERY[scenario]]))
+        tried = [await redis_call_deaths.death(scene, scenario, boundary) for boundary in chosen]
+    assert [one.findings for one in tried] == [[]] * len(tried)
+    # One that drains settles or releases, as its time allows.
+    assert scenario == "drain" or all(one.is_reached for one in tried[:2])
+    assert sum(one.is_reached for one in tried) > len(tried) // 2

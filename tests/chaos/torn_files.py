@@ -1,0 +1,376 @@
+"""Append-only files cut in the middle, as by a loss of power: `python -m tests.chaos.torn_files`.
+
+A load writes under `fsync`. Now and then what was acknowledged is noted, and the size of the file
+then; a little later its files are copied, and the last is cut at a random byte between that size
+and its end. A server is started on the copy: it must hold all that was acknowledged, and nothing by
+halves; and once everything has been brought to its end, the ledger must find nothing.
+
+Owns the cuts and what is known of each. Refuses to judge: that is the ledger's.
+
+DESIGN. With `appendfsync always` no reply leaves before the sync of what it acknowledges, so a size
+that is read after a reply came has all of it. What was posted meanwhile may be in the copy or not:
+it is expected only if it is there.
+"""
+
+import argparse
+import asyncio
+import random
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import uvloop
+from typing_extensions import override
+
+from shared.clock import SystemClock
+from shared.redis import keys, library
+from shared.redis.client import Argument, Connection, Redis, Reply
+from shared.settings import RedisSettings
+from tests.chaos import invariants
+from tests.chaos.evidence import Evidence, UpstreamCall
+from tests.chaos.full_scenario import FullScenario
+from tests.support import redis_invariants as structure, waiting
+from tests.support.redis_functions import RedisFunctions
+from tests.support.redis_server import RawClient, Server
+
+LOADS: Final = 6
+_FILES: Final = "appendonlydir"
+_MANIFEST: Final = "appendonly.aof.manifest"
+_TAIL_SECONDS: Final = 0.3
+_CUTS_PER_REWRITE: Final = 20
+_CRASHES_MAX: Final = 1_000
+_SHOWN_MAX: Final = 20
+_KEPT: Final = re.compile(r"[Tt]runcat.* at offset (\d+)")
+_LOADED_PER_WHOLE: Final = 4
+
+
+class Tally(msgspec.Struct):
+    """What was seen of all cuts: how many tore something, what was lost of it, and what is wrong.
+
+    `blocks` counts cuts in the middle of what one function wrote, `states` the states that one
+    could fall between; `kept` the acknowledged messages that were looked for, `extra` those that
+    nobody had been told of and that were there.
+    """
+
+    cuts: int = 0
+    torn: int = 0
+    blocks: int = 0
+    dropped_max: int = 0
+    states: int = 0
+    kept: int = 0
+    extra: int = 0
+    faults: list[str] = []
+
+    def note(self, copy: "Copy") -> None:
+        """Count a cut."""
+        self.cuts += 1
+        self.torn += copy.dropped > 0
+        self.blocks += copy.is_block
+        self.dropped_max = max(self.dropped_max, copy.dropped)
+
+
+class Acknowledged(NamedTuple):
+    """What a day's callers had been told at one moment."""
+
+    full_scenario: FullScenario
+    evidence: Evidence
+
+    @classmethod
+    def of(cls, full_scenario: FullScenario) -> "Acknowledged":
+        """Note it for one day."""
+        known = full_scenario.evidence
+        return cls(
+            full_scenario,
+            Evidence(
+                granted=dict(known.granted),
+                promises=list(known.promises),
+                samples=list(known.samples),
+                shown=dict(known.shown),
+                cancelled=dict(known.cancelled),
+            ),
+        )
+
+
+class Load:
+    """Days that begin and end on a server, each under a prefix of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._begun = 0
+        self._over: list[FullScenario] = []
+        self.days: list[FullScenario] = []
+
+    async def keep_writing(self) -> None:
+        """Live through one day after the other, until cancelled."""
+        while True:
+            self._begun += 1
+            settings = settings_of(self._server, f"d{self._begun}")
+            redis = Redis(settings)
+            try:
+                await library.load(redis)
+                full_scenario = FullScenario(RedisFunctions(redis, settings))
+                self.days.append(full_scenario)
+                await full_scenario.run()
+                self._over.append(full_scenario)
+            finally:
+                await redis.close()
+
+    def sweep(self, raw_client: RawClient) -> None:
+        """Forget the days that are over, so that each copy is small."""
+        for full_scenario in self._over:
+            structure.sweep(raw_client, full_scenario.queue.settings)
+            self.days.remove(full_scenario)
+        self._over.clear()
+
+
+def settings_of(server: Server, prefix: str) -> RedisSettings:
+    """Return a prefix on a server that a busy machine may keep waiting."""
+    return RedisSettings(
+        url=server.url,
+        prefix=prefix,
+        durability="fsync",
+        connect_seconds=15.0,
+        timeout_seconds=15.0,
+    )
+
+
+def tail_of(folder: Path) -> Path:
+    """Return the file that a server appends to."""
+    lines = (folder / _FILES / _MANIFEST).read_text().splitlines()
+    names = [line.split()[1] for line in lines if line.endswith("type i")]
+    return folder / _FILES / names[-1]
+
+
+class Copy(NamedTuple):
+    """A server that runs on a cut copy; how many bytes it dropped, and whether of a block."""
+
+    server: Server
+    cut_at: int
+    dropped: int
+    is_block: bool
+
+
+@asynccontextmanager
+async def cut_copy(server: Server, place: Callable[[int], int]) -> AsyncIterator[Copy]:
+    """Copy a server's files, cut the last one, and start a server on them.
+
+    `place` says where to cut, in bytes, by how long it is.
+    """
+    with_files = Server()
+    try:
+        shutil.copytree(server.folder / _FILES, with_files.folder / _FILES)
+        tail = tail_of(with_files.folder)
+        cut_at = place(tail.stat().st_size)
+        with tail.open("r+b") as file:
+            file.truncate(cut_at)
+        await asyncio.to_thread(with_files.start)
+        # The file itself may grow by now: what has expired is deleted, and that is written.
+        log = (with_files.folder / "log").read_text()
+        kept = _KEPT.search(log)
+        dropped = cut_at - int(kept[1]) if kept else 0
+        yield Copy(with_files, cut_at, dropped, "incomplete MULTI" in log)
+    finally:
+        with_files.stop()
+
+
+async def run(cuts: int, *, seed: int, loads: int = LOADS) -> Tally:
+    """Cut so many times under load, and return what was seen."""
+    tally, chance = Tally(), random.Random(seed)
+    with Server(appendfsync="always") as server, server.raw_client() as raw_client:
+        load = Load(server)
+        writing = [asyncio.create_task(load.keep_writing()) for _ in range(loads)]
+        try:
+            await waiting.until(lambda: len(load.days) == loads, what="the load")
+            while tally.cuts < cuts:
+                if tally.cuts % _CUTS_PER_REWRITE == 0:
+                    await _rewrite(raw_client)
+                load.sweep(raw_client)
+                await _cut(server, load, chance, tally)
+                failed = [task for task in writing if task.done()]
+                await asyncio.gather(*failed)
+        finally:
+            for task in writing:
+                task.cancel()
+            await asyncio.gather(*writing, return_exceptions=True)
+    return tally
+
+
+async def _rewrite(raw_client: RawClient) -> None:
+    """Have the file written anew, so that there is a base beneath what is appended."""
+    raw_client("BGREWRITEAOF")
+    await waiting.until(
+        lambda: not raw_client("INFO", "persistence")["aof_rewrite_in_progress"], what="a rewrite"
+    )
+
+
+async def _cut(server: Server, load: Load, chance: random.Random, tally: Tally) -> None:
+    """Cut once, and judge every day that was under way."""
+    acknowledged = [Acknowledged.of(full_scenario) for full_scenario in load.days]
+    at_least = tail_of(server.folder).stat().st_size
+    await SystemClock().sleep(chance.uniform(0, _TAIL_SECONDS))
+    async with cut_copy(server, lambda size: chance.randint(at_least, size)) as copy:
+        tally.note(copy)
+        with copy.server.raw_client() as raw_client:
+            for known in acknowledged:
+                found = await judge(copy.server, raw_client, known, tally)
+                tally.faults += [f"cut {tally.cuts} at {copy.cut_at}: {fault}" for fault in found]
+
+
+async def judge(
+    server: Server, raw_client: RawClient, known: Acknowledged, tally: Tally
+) -> list[str]:
+    """Return what is wrong with a day in a copy: at once, and once all of it has ended."""
+    settings = settings_of(server, known.full_scenario.queue.settings.prefix)
+    # Nothing by halves: these rules hold between any two functions.
+    found = structure.faults(raw_client, settings)
+    told = len(known.evidence.promises)
+    evidence = _expected(raw_client, settings, known)
+    if not evidence.promises:
+        return found
+    tally.kept += told
+    tally.extra += len(evidence.promises) - told
+    redis = Redis(settings)
+    try:
+        await library.load(redis)
+        await _bring_to_rest(FullScenario(RedisFunctions(redis, settings), evidence))
+    finally:
+        await redis.close()
+    return found + [str(finding) for finding in invariants.check(raw_client, settings, evidence)]
+
+
+def _expected(raw_client: RawClient, settings: RedisSettings, known: Acknowledged) -> Evidence:
+    """Make of what was acknowledged what must be in the copy: it, and what else came so far."""
+    full_scenario, evidence = known
+    root = keys.partition_root(settings, 0)
+    records = {
+        promise.generation: raw_client.fields(
+            keys.GENERATION(root, promise.account, promise.generation)
+        )
+        for promise in full_scenario.sent
+    }
+    told = set(evidence.promises)
+    evidence.promises = [
+        one for one in full_scenario.sent if one in told or records[one.generation]
+    ]
+    evidence.asked = [
+        upstream_call
+        if int(records[generation].get("attempt", 0)) >= attempt
+        # Called under a claim that is not in the copy: nobody there knows of it.
+        else UpstreamCall(upstream_call.call, "", 0, ())
+        for upstream_call, (generation, attempt) in zip(
+            full_scenario.evidence.asked, full_scenario.callers, strict=True
+        )
+    ]
+    return evidence
+
+
+async def _bring_to_rest(full_scenario: FullScenario) -> None:
+    """Let all leases lapse, as those of workers that went with the power, and work it all off."""
+    queue = full_scenario.queue
+    # The first reap on a server that was started anew gives every lease its whole time again.
+    await queue.reap(crashes_max=_CRASHES_MAX)
+    for name in await queue.redis.call("ZRANGE", keys.LEASES(queue.root), 0, -1):
+        await queue.redis.call("ZADD", keys.LEASES(queue.root), "XX", 1, name)
+    await queue.reap(crashes_max=_CRASHES_MAX)
+    await full_scenario.rest()
+
+
+class State(NamedTuple):
+    """What a server held when its file was so long: the digest of each key."""
+
+    size: int
+    digests: frozenset[tuple[str, bytes]]
+
+
+def digests(raw_client: RawClient) -> frozenset[tuple[str, bytes]]:
+    """Return the digest of every key but those that go of themselves within moments."""
+    passing = f":{keys.SUBMISSIONS.pattern.partition(':')[0]}:"
+    names = [name for name in raw_client.names("*") if passing not in name]
+    return frozenset(zip(names, raw_client("DEBUG", "DIGEST-VALUE", *names), strict=True))
+
+
+class Traced(Connection):
+    """A connection that notes what state each command left behind."""
+
+    def __init__(self, redis: Redis, server: Server, raw_client: RawClient) -> None:
+        self._redis = redis
+        self._server = server
+        self._look = raw_client
+        self.states: list[State] = []
+
+    @override
+    async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+        try:
+            return await self._redis.call(*command, repeat=repeat)
+        finally:
+            size = tail_of(self._server.folder).stat().st_size
+            self.states.append(State(size, digests(self._look)))
+
+    @override
+    def send(self, *command: Argument) -> None:
+        # Nobody is told when it was carried out, so no state could be noted for it.
+        raise AssertionError(f"a traced day waits for each of its commands: {command[0]!r}")
+
+
+async def whole(cuts: int, *, seed: int) -> Tally:
+    """Cut one day anywhere: what is left is a state that a whole function had left behind."""
+    tally, chance = Tally(), random.Random(seed)
+    with Server(appendfsync="always") as server, server.raw_client() as raw_client:
+        settings = settings_of(server, "whole")
+        redis = Redis(settings)
+        try:
+            await library.load(redis)
+            traced = Traced(redis, server, raw_client)
+            await traced.call("PING")
+            await FullScenario(RedisFunctions(traced, settings)).run()
+        finally:
+            await redis.close()
+        states = traced.states
+        tally.states = len({state.digests for state in states})
+        for _ in range(cuts):
+            async with cut_copy(server, lambda size: chance.randint(states[0].size, size)) as copy:
+                tally.note(copy)
+                expected = [state.digests for state in states if state.size <= copy.cut_at][-1]
+                with copy.server.raw_client() as found:
+                    if digests(found) != expected:
+                        tally.faults.append(f"cut at {copy.cut_at}: a state that never was")
+    return tally
+
+
+def main() -> int:
+    """Read the options, cut, print."""
+    parser = argparse.ArgumentParser(prog="tests.chaos.torn_files", description=__doc__)
+    parser.add_argument("--cuts", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    clock = SystemClock()
+    began = clock.monotonic()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        one = runner.run(whole(options.cuts // _LOADED_PER_WHOLE, seed=options.seed))
+        many = runner.run(run(options.cuts, seed=options.seed))
+    sys.stdout.write(f"seed {options.seed}, {clock.monotonic() - began:.0f} s\n")
+    sys.stdout.write(
+        f"one writer: {_cut_so(one)}; each left one of {one.states} states that functions leave\n"
+        f"under load: {_cut_so(many)}; {many.kept:,} acknowledged messages looked for, {many.extra}"
+        f" that nobody knew of found\n"
+        f"faults: {len(one.faults) + len(many.faults)}\n"
+    )
+    for fault in (one.faults + many.faults)[:_SHOWN_MAX]:
+        sys.stdout.write(f"{fault}\n")
+    return 1 if one.faults or many.faults else 0
+
+
+def _cut_so(tally: Tally) -> str:
+    return (
+        f"{tally.cuts} cuts, {tally.torn} in a record, {tally.blocks} of them in the middle of a"
+        f" function's block, {tally.dropped_max:,} bytes dropped at most"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

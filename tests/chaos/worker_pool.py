@@ -1,0 +1,163 @@
+"""The workers of a run, by the process that kills them: born, named, stopped, ended.
+
+Owns the nursery's process and one `Ward` for each worker. A context manager: leaving it ends all.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from tests.chaos import fork_server
+from tests.chaos.fork_server import ForkRequest
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_PATIENCE_SECONDS: Final = 30.0
+
+Hook = tuple[str, str]
+
+
+class WorkerChild:
+    """One worker: its process and its own id once they are known, its exit code once it has one.
+
+    It `is_named` once it is ready, or has ended without; then `code` is there.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.is_killed = False
+        self.pid = 0
+        self.id = ""
+        self.code: int | None = None
+        self.ready_event = asyncio.Event()
+        self.ended_event = asyncio.Event()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if self.code is None:
+            # 0 would be this process' own group.
+            assert self.pid
+            # It may be gone, and its end not yet told.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self.is_killed = True
+        self.send(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stop it from running; it keeps its connections."""
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run on."""
+        self.send(signal.SIGCONT)
+
+    def terminate(self) -> None:
+        """Ask it to go."""
+        self.send(signal.SIGTERM)
+
+    async def ended(self, seconds: float = _PATIENCE_SECONDS) -> int:
+        """Wait until it has ended, and return its exit code, or minus the signal."""
+        async with asyncio.timeout(seconds):
+            await self.ended_event.wait()
+        assert self.code is not None
+        return self.code
+
+
+class WorkerPool:
+    """All workers of one nursery."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._environment = dict(environment)
+        self._children: dict[str, WorkerChild] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", fork_server.__name__),
+            cwd=_ROOT,
+            env={"PATH": "/usr/bin:/bin"},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._reading = asyncio.create_task(self._read_messages())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._reading is not None
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._reading
+
+    @property
+    def failed(self) -> list[int]:
+        """The exit codes of those who ended badly once they were ready, and were not killed."""
+        ready = [child for child in self._children.values() if child.id and not child.is_killed]
+        return [child.code for child in ready if child.code]
+
+    @property
+    def failed_starts(self) -> int:
+        """How many ended badly before they were ready, as a worker does that finds no Redis."""
+        children = self._children.values()
+        return sum(bool(child.code) and not child.is_killed and not child.id for child in children)
+
+    @property
+    def deaths(self) -> int:
+        """How many have ended by a signal."""
+        return sum((child.code or 0) < 0 for child in self._children.values())
+
+    @property
+    def pid(self) -> int:
+        """The nursery's own process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def fork_worker(
+        self, hooks: Sequence[Hook] = (), environment: Mapping[str, str] | None = None
+    ) -> WorkerChild:
+        """Have a worker forked and return at once; it `is_named` once it is ready."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        child = WorkerChild(f"w{len(self._children)}")
+        self._children[child.key] = child
+        fork_request = ForkRequest(
+            child.key, self._environment | dict(environment or {}), str(self.log), list(hooks)
+        )
+        self._process.stdin.write(fork_server.encode(fork_request).hex().encode() + b"\n")
+        return child
+
+    async def until_ready(self, child: WorkerChild) -> WorkerChild:
+        """Wait until a worker is ready."""
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await child.ready_event.wait()
+        return child
+
+    async def _read_messages(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            match line.decode().split():
+                case ["born", key, pid]:
+                    self._children[key].pid = int(pid)
+                case ["named", key, pid, id_]:
+                    # A child may speak before its mother does.
+                    self._children[key].pid, self._children[key].id = int(pid), id_
+                    self._children[key].ready_event.set()
+                case ["gone", key, code]:
+                    self._children[key].code = int(code)
+                    self._children[key].ended_event.set()
+                    self._children[key].ready_event.set()
+                case words:
+                    message = f"the nursery said {words}"
+                    raise RuntimeError(message)

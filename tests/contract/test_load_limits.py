@@ -1,0 +1,141 @@
+"""What is turned away for want of room or time, and the counts that this is decided by."""
+
+import pytest
+
+from shared.errors import UnavailableError
+from shared.redis import functions, library
+from shared.redis.client import Redis
+from shared.redis.functions import Accepted, Rejected
+from shared.settings import RedisSettings
+from shared.wire.submission import OnConflict
+from tests.support.redis_functions import RedisFunctions
+from worker.outcome import INTERNAL
+
+
+async def test_counts_what_waits_runs_and_has_ended(queue: RedisFunctions) -> None:
+    for _ in range(3):
+        await queue.submit()
+    [claimed] = await queue.claim(1)
+    ask = functions.PartitionLoadAsk()
+    before = await functions.partition_load(queue.redis, queue.root, ask)
+    assert (before.unfinished, before.running, before.ended) == (3, 1, 0)
+    assert before.used_bytes > 0
+    await queue.settle(claimed, seq=1, stage="failed")
+    after = await functions.partition_load(queue.redis, queue.root, ask)
+    assert (after.unfinished, after.running, after.ended) == (2, 0, 1)
+    assert after.now_ms >= before.now_ms
+
+
+async def _reason(queue: RedisFunctions, account: str, slots: int, rounds: int) -> str:
+    answer = await queue.accept(account, slots=slots, rounds_max=rounds)
+    if isinstance(answer, Accepted):
+        return "accepted"
+    assert isinstance(answer, Rejected)
+    assert answer.rate is not None
+    return answer.reason
+
+
+async def test_what_cannot_be_answered_in_time_is_not_taken_in(queue: RedisFunctions) -> None:
+    for _ in range(4):
+        assert await _reason(queue, "ann", 2, 1) == "accepted"
+    assert await _reason(queue, "ann", 2, 1) == "late"
+    assert await _reason(queue, "ann", 2, 2) == "accepted"
+    # Where nobody knows how many work, nobody is turned away.
+    assert await _reason(queue, "ann", 0, 0) == "accepted"
+
+
+async def test_time_is_reckoned_by_the_account_s_own_share(queue: RedisFunctions) -> None:
+    for _ in range(4):
+        await queue.submit("mill")
+    # Two accounts share four slots: ann's first two are of the first round.
+    answers = [await _reason(queue, "ann", 4, 0) for _ in range(4)]
+    assert answers == ["accepted", "accepted", "late", "late"]
+
+
+async def test_what_runs_is_not_ahead(queue: RedisFunctions) -> None:
+    for _ in range(2):
+        await queue.submit("ann")
+    assert await _reason(queue, "ann", 2, 0) == "late"
+    await queue.claim(2)
+    assert await _reason(queue, "ann", 2, 0) == "accepted"
+
+
+async def test_share_of_who_waits_among_more_than_there_are_slots_is_less_than_one(
+    queue: RedisFunctions,
+) -> None:
+    for number in range(9):
+        await queue.submit(f"mill{number}")
+    # Ten accounts share two slots: each of its own takes ann five rounds.
+    answers = [await _reason(queue, "ann", 2, 5) for _ in range(3)]
+    assert answers == ["accepted", "accepted", "late"]
+
+
+async def test_time_is_reckoned_by_weight(queue: RedisFunctions) -> None:
+    for number in range(4):
+        await queue.submit(f"light{number}", stride=1000)
+
+    async def taken_in(account: str, stride: int) -> int:
+        answers = [
+            await queue.accept(account, stride=stride, slots=3, rounds_max=3) for _ in range(20)
+        ]
+        return sum(isinstance(answer, Accepted) for answer in answers)
+
+    assert await taken_in("heavy", 125) == 6
+    # Beside one that counts as eight.
+    assert await taken_in("light", 1000) == 1
+
+
+async def test_time_is_reckoned_by_how_many_may_run(queue: RedisFunctions) -> None:
+    for _ in range(4):
+        await queue.submit("ann", running_max=2)
+    answers = [
+        await queue.accept("ann", slots=100, running_max=2, rounds_max=most) for most in (1, 2)
+    ]
+    assert [type(answer) for answer in answers] == [Rejected, Accepted]
+
+
+async def test_time_is_reckoned_by_the_turns_of_its_session(queue: RedisFunctions) -> None:
+    first = await queue.submit("ann")
+    for _ in range(2):
+        await queue.submit("ann", first.session)
+
+    async def wish(rounds: int, on_conflict: OnConflict = "enqueue") -> object:
+        return await queue.accept(
+            "ann", first.session, slots=100, rounds_max=rounds, on_conflict=on_conflict
+        )
+
+    late, taken = await wish(1), await wish(2)
+    assert isinstance(late, Rejected)
+    assert late.reason == "late"
+    assert isinstance(taken, Accepted)
+    assert taken.session_turns_before == 2
+    ticket = await queue.submit("ann", first.session)
+    look = await queue.status(ticket)
+    assert (look.session_turns_before, look.running_max, look.lane_accounts) == (3, 1_000, 1)
+    # Who interrupts waits for none of them.
+    assert isinstance(await wish(0, "interrupt"), Accepted)
+
+
+async def test_server_that_is_full_still_takes_in_what_ends(
+    own_redis: Redis, own_settings: RedisSettings
+) -> None:
+    await library.load(own_redis)
+    queue = RedisFunctions(own_redis, own_settings)
+    await queue.grant(100)
+    dead = await queue.submit()
+    await queue.fail(await queue.claim_one(), INTERNAL)
+    runs, waits, goes = [await queue.submit(hold=10) for _ in range(3)]
+    claimed = await queue.claim_one()
+    await own_redis.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(UnavailableError, match="OOM"):
+            await queue.submit()
+        assert await queue.beat(claimed) == []
+        await queue.complete(claimed, "Hi")
+        assert await queue.discard(dead) == [True]
+        assert await queue.cancel(waits) is not None
+        assert await queue.delete_session("ann", goes.session)
+        assert (await queue.reap()).done == []
+    finally:
+        await own_redis.call("CONFIG", "SET", "maxmemory", 0)
+    assert await queue.stage(runs) == "completed"

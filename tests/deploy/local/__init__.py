@@ -1,0 +1,1 @@
+"""The local system's parts: state folder, child processes, supervisor, system."""

@@ -1,0 +1,79 @@
+"""`pollux redis`, on a real server."""
+
+import pytest
+
+from shared.clock import SystemClock
+from shared.errors import UnavailableError
+from shared.redis import functions, keys
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from shared.stores.accounts import Accounts
+from shared.wire.fleet import WorkerReport, encode
+from tests.deploy.conftest import Pollux
+from tests.support.redis_functions import RedisFunctions
+
+pytestmark = pytest.mark.each_once
+
+
+async def _no_restore(*_: object) -> int:
+    raise UnavailableError("Redis is away.")
+
+
+def _reach(settings: RedisSettings) -> dict[str, str]:
+    return {
+        "REDIS_URL": settings.url,
+        "POLLUX_REDIS__PREFIX": settings.prefix,
+        "POLLUX_REDIS__PARTITIONS": str(settings.partitions),
+    }
+
+
+async def test_leases_are_not_mended_beside_live_workers(
+    pollux: Pollux, redis: Redis, redis_settings: RedisSettings
+) -> None:
+    redis_environment, leases = (
+        _reach(redis_settings),
+        keys.LEASES(keys.partition_root(redis_settings, 0)),
+    )
+    await redis.call("SET", leases, "theirs")
+    # It lives for longer than the command takes on a busy machine.
+    pulses = keys.REPORT_TIMES(keys.system_root(redis_settings))
+    await redis.call("ZADD", pulses, SystemClock().now_ms() + 600_000, "w1")
+    report = encode(WorkerReport(id="w1", concurrency=1, running=0, models=(), wire=1))
+    await redis.call("HSET", keys.WORKER_REPORTS(keys.system_root(redis_settings)), "w1", report)
+    refused = pollux("redis", "mend", **redis_environment)
+    assert (refused.code, refused.out) == (1, "")
+    assert "workers live: 1" in refused.err
+    assert await redis.call("GET", leases) == b"theirs"
+    repaired = pollux("redis", "mend", "--beside-workers", **redis_environment)
+    assert repaired.code == 0
+    assert f"{leases} is a string where a zset should be: set aside as" in repaired.out
+    await redis.call("UNLINK", repaired.out.splitlines()[0].split()[-1])
+
+
+async def test_damaged_lane_is_named_set_aside_and_made_anew_even_if_it_takes_two_calls(
+    pollux: Pollux,
+    redis: Redis,
+    redis_settings: RedisSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis_environment = _reach(redis_settings)
+    acme = await Accounts(redis, redis_settings, b"", SystemClock()).create("acme", "pro")
+    home = RedisFunctions(redis, redis_settings, acme.partition)
+    await home.submit("acme")
+    lane, holders = keys.LANE(home.root, "interactive"), keys.CLAIMING_WORKERS(home.root)
+    await redis.call("DEL", lane, holders)
+    await redis.call("MSET", lane, "theirs", holders, "theirs")
+    checked = pollux("redis", "check", **redis_environment)
+    assert checked.code == 1
+    assert all(f"{name} is a string where a zset" in checked.out for name in (lane, holders))
+    assert await redis.call("MGET", lane, holders) == [b"theirs", b"theirs"]
+    with monkeypatch.context() as cut:
+        cut.setattr(functions, "restore", _no_restore)
+        cut_short = pollux("redis", "mend", **redis_environment)
+    assert cut_short.code != 0
+    assert f"{lane} is a string where a zset should be: set aside as" in cut_short.out
+    repaired = pollux("redis", "mend", **redis_environment)
+    assert (repaired.code, repaired.out) == (0, "1 places in the lines were made anew\n")
+    assert pollux("redis", "mend", **redis_environment).out == "nothing to mend\n"
+    await home.complete(await home.claim_one())
+    await redis.call("UNLINK", cut_short.out.split()[-1])

@@ -1,0 +1,141 @@
+"""Exchanges played through a whole system: front, Redis, worker, sockets.
+
+Owns the deployment (a provider and a model for each exchange, so that none cools another's), what
+two accounts ask, and what is seen at the end. All exchanges of a call are played at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import httpx
+import msgspec
+
+from shared.clock import SystemClock
+from shared.settings import ModelSettings, ProviderSettings
+from tests.exchanges.byte_upstream import Upstream
+from tests.exchanges.exchange import Exchange, Right
+from tests.support import api_client
+from tests.support.api_client import ApiClient, Json
+from tests.support.system import System
+
+_CAPABILITIES: Final = ("json", "reasoning", "web_search", "vision", "tools")
+# A person who waits for an answer looks as often as they are told to, these for less.
+_LOOK_SECONDS: Final = 0.05
+
+
+class Outcome(NamedTuple):
+    """What came of an exchange, and of what a second account then asked of the same model."""
+
+    status: Json
+    listed: Json
+    calls: int
+    bodies: list[Any]
+    unrelated: Json | None
+
+    def faults(self, right: Right) -> list[str]:
+        """Return where it differs from what is right."""
+        status, result = self.status, self.status["result"]
+        failure = status["failure"] or {}
+        told = f"{failure['category']}/{failure['code']}" if failure else ""
+        reasoning = result.get("reasoning_content")
+        pairs: list[tuple[str, object, object]] = [
+            ("state", status["state"], right.state),
+            ("failure", told, right.failure),
+            ("content", result["content"], right.content),
+            ("calls", self.calls, right.calls),
+            ("finish_reason", result.get("finish_reason"), right.finish_reason),
+            ("reasoning", reasoning, right.reasoning),
+            ("credits", status["credits_used"], right.credits),
+            ("retryable", failure.get("retryable"), right.retryable),
+            ("stage", status["stage"], right.stage),
+        ]
+        compared = [each for each in pairs if each[2] is not None]
+        found = [
+            f"{what} {seen!r}, not {wanted!r}" for what, seen, wanted in compared if seen != wanted
+        ]
+        if right.state == "completed" and self.listed.get("finish_reason") != right.finish_reason:
+            found.append(f"listed with finish_reason {self.listed.get('finish_reason')!r}")
+        if self.unrelated is not None and self.unrelated["state"] != "completed":
+            found.append(f"another account's message: {self.unrelated['failure']}")
+        return found
+
+
+async def play(
+    system: System, exchanges: Sequence[Exchange], *, seconds: float = 15.0
+) -> dict[str, Outcome]:
+    """Play exchanges on a system of which nothing runs yet; return what was seen, by name."""
+    async with Upstream(exchanges) as upstream:
+        system.settings = msgspec.structs.replace(
+            system.settings,
+            providers=tuple(_provider(each, upstream.url(each.name)) for each in exchanges),
+            models=tuple(_model(each) for each in exchanges),
+        )
+        system.change("api", reads_per_minute=1_000_000)
+        await system.front()
+        worker = await system.worker()
+        first, second = await system.customer("one"), await system.customer("two")
+        seen = await asyncio.gather(
+            *(_play(upstream, each, first, second, seconds) for each in exchanges)
+        )
+        await system.stop(worker)
+    return {each.name: what for each, what in zip(exchanges, seen, strict=True)}
+
+
+def _provider(exchange: Exchange, url: str) -> ProviderSettings:
+    words = {"name": exchange.name, "dialect": exchange.dialect, "base_url": url}
+    return msgspec.convert(words | dict(exchange.provider), ProviderSettings)
+
+
+def _model(exchange: Exchange) -> ModelSettings:
+    words = {
+        "identifier": exchange.name,
+        "provider": exchange.name,
+        "upstream": exchange.name,
+        "capabilities": _CAPABILITIES,
+        "context_window": 32_768,
+        "max_output_tokens": 4096,
+        "input_rate": 1.0,
+        "output_rate": 1.0,
+    }
+    return msgspec.convert(words | dict(exchange.model), ModelSettings)
+
+
+async def _play(
+    upstream: Upstream, exchange: Exchange, api: ApiClient, other: ApiClient, seconds: float
+) -> Outcome:
+    session: Json = {}
+    for message in exchange.before:
+        status = await api.answer(message, model=exchange.name, **session)
+        session = {"session_id": status.get("session_id") or session["session_id"]}
+    before = len(upstream.calls[exchange.name])
+    fields = {"model": exchange.name, **session, **exchange.fields}
+    receipt = await api.ask(exchange.message, **fields)
+    status = await _outcome(api, receipt, exchange.right, seconds)
+    calls = upstream.calls[exchange.name][before:]
+    unrelated = None
+    if exchange.marker:
+        unrelated = await _outcome(
+            other, await other.ask("plain words", model=exchange.name), Right(), seconds
+        )
+    messages = await api.messages(receipt["session_id"])
+    listed = [each for each in messages if each["role"] == "assistant"][-1:] or [{}]
+    if status["state"] == "processing":
+        await api.post(receipt["poll_url"].replace("/status", "/cancel"))
+    return Outcome(status, listed[0], len(calls), [each.body for each in calls], unrelated)
+
+
+async def _outcome(api: ApiClient, receipt: Json, right: Right, seconds: float) -> Json:
+    """Look until it has ended, or stands where it is right to stand."""
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            answer = await api.get(receipt["poll_url"])
+        except httpx.TransportError as error:
+            raise AssertionError(str(error)) from error
+        status = api_client.body(answer)
+        is_there = right.stage is not None and status["stage"] == right.stage
+        if status["state"] != "processing" or is_there or time.monotonic() > ends:
+            return status
+        await SystemClock().sleep(_LOOK_SECONDS)

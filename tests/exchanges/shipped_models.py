@@ -1,0 +1,65 @@
+"""How shipped models are asked: an upstream that refuses a word its model does not take.
+
+Every exchange is with a model as the shipped catalogue has it. Its upstream answers each request
+but those with the refused word, so an answer shows that the request was in the model's own words.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from deploy.local import catalogue
+from shared.settings_types import ModelRequestSettings
+from tests.exchanges.exchange import Exchange, completed, refusal
+
+_ASKING: Final = tuple(each.name for each in msgspec.structs.fields(ModelRequestSettings))
+_SHIPPED: Final = catalogue.read(catalogue.with_shipped({"POLLUX_CONFIG": "/dev/null"}))
+
+
+def as_shipped(identifier: str) -> dict[str, Any]:
+    """Return the settings that decide how a model of the shipped catalogue is asked."""
+    model = _SHIPPED.by_identifier[identifier]
+    asking = {name: getattr(model, name) for name in _ASKING}
+    return {"upstream": model.upstream, "capabilities": model.capabilities, **asking}
+
+
+def _refuses(word: str, identifier: str) -> Exchange:
+    text_delta = f"{identifier} does not support the parameter {word}"
+    error = {
+        "message": text_delta,
+        "type": "invalid_request_error",
+        "code": "unsupported_parameter",
+    }
+    body: dict[str, Any] = {"error": error}
+    dialect = _SHIPPED.provider_of(_SHIPPED.by_identifier[identifier]).dialect
+    if dialect == "anthropic":
+        body["type"] = "error"
+    elif dialect == "gemini":
+        body = {"error": {"code": 400, "message": text_delta, "status": "INVALID_ARGUMENT"}}
+    return Exchange(
+        f"{identifier.replace('/', '-')}-without-{word.replace('_', '-')}",
+        refusal(400, body),
+        completed(),
+        dialect,
+        fields={"deep_think": True},
+        model=as_shipped(identifier),
+        refuses=f'"{word}"',
+    )
+
+
+SHIPPED_MODELS: Final = (
+    # They think by themselves, and refuse to be asked to.
+    _refuses("reasoning_effort", "grok-4.7"),
+    _refuses("reasoning_effort", "groq/qwen3.8-27b"),
+    _refuses("reasoning_effort", "together/minimax-m3"),
+    # They bound an answer by another field.
+    _refuses("max_tokens", "gpt-6.1-terra"),
+    _refuses("max_completion_tokens", "deepseek-v4-pro"),
+    # They report their usage without being asked.
+    _refuses("stream_options", "mistral-small-4"),
+    _refuses("stream_options", "together/kimi-k3.1-pro"),
+    # They are asked to think in other words than the models before them.
+    _refuses("budget_tokens", "claude-sonnet-5-5"),
+    _refuses("thinkingBudget", "gemini-3.8-flash"),
+    _refuses("thinkingLevel", "gemini-2.5-flash"),
+)

@@ -1,0 +1,346 @@
+"""Random walks over the functions on a real server, each step compared with the model.
+
+After every step: the answer is the model's, and so are the books. After every `look_every` steps,
+besides: every generation stands where the model has it and moved along the table only, no text or
+event of an attempt without a token is to be seen, streams have no gap, and the ledger finds nothing
+amiss. At the end of a walk all that is left is brought to an end, and nothing stays under way.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from typing_extensions import override
+
+from shared import ids
+from shared.lifecycle import Stage, may_follow
+from shared.redis import keys, library
+from shared.redis.client import Redis
+from shared.redis.functions import Accepted, Claimed, Rejected, Replayed
+from shared.settings import RedisSettings
+from shared.wire.message import decode_assistant, decode_user
+from shared.wire.submission import Lane, OnConflict
+from tests.property.model import CRASHES_MAX, Attempt, Generation, Model
+from tests.support import redis_invariants
+from tests.support.redis_functions import RedisFunctions, Ticket
+from tests.support.redis_server import Server
+
+T = TypeVar("T")
+
+_accounts = st.sampled_from(["ann", "bob"])
+_lanes: st.SearchStrategy[Lane] = st.sampled_from(["interactive", "batch"])
+_holds = st.integers(0, 40)
+_conflicts: st.SearchStrategy[OnConflict] = st.sampled_from(["enqueue", "reject", "interrupt"])
+
+
+class RandomWalk(RuleBasedStateMachine):
+    """One walk, on a prefix of its own; `operations` counts those of all walks of a class."""
+
+    server: Server
+    place: RedisSettings
+    look_every = 1
+    operations = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.claims: dict[Attempt, Claimed] = {}
+        self.seen: dict[str, Stage] = {}
+        self.made = 0
+        self.steps = 0
+        self.settings = msgspec.structs.replace(self.place, prefix=f"w{ids.new_id()}")
+        self.runner = asyncio.Runner()
+        self.redis = Redis(self.settings)
+        self.queue = RedisFunctions(self.redis, self.settings, self.settings.partitions - 1)
+        self.raw_client = self.server.raw_client()
+        self.run(library.load(self.redis))
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    def act(self, call: Coroutine[Any, Any, T]) -> T:
+        """Carry out an operation on what is looked at afterwards."""
+        type(self).operations += 1
+        return self.run(call)
+
+    def ticket(self, one: Generation) -> Ticket:
+        return Ticket(one.account, one.session, one.id)
+
+    @initialize(budget=st.integers(0, 100))
+    def create_accounts(self, budget: int) -> None:
+        """Something to work with, so that walks are not spent on empty queues."""
+        for account in self.model.accounts:
+            self.grant(account, budget)
+            self.begin(account, "interactive", 0)
+        self.claim(1)
+
+    @rule(account=_accounts, amount=st.integers(-60, 120))
+    def grant(self, account: str, amount: int) -> None:
+        granted = self.act(self.queue.grant(amount, account))
+        assert granted == self.model.grant(account, amount)
+
+    @rule(account=_accounts, lane=_lanes, hold=_holds)
+    def begin(self, account: str, lane: Lane, hold: int) -> None:
+        self._accept(self._fresh(account, self._id("s"), lane, hold), "enqueue")
+
+    @precondition(lambda self: self.model.sessions)
+    @rule(data=st.data(), lane=_lanes, hold=_holds, on_conflict=_conflicts)
+    def follow_up(
+        self, data: st.DataObject, lane: Lane, hold: int, on_conflict: OnConflict
+    ) -> None:
+        session = data.draw(st.sampled_from(sorted(self.model.sessions)))
+        account = self.model.generations[self.model.sessions[session][0]].account
+        self._accept(self._fresh(account, session, lane, hold), on_conflict)
+
+    def _id(self, kind: str) -> str:
+        """Return a fresh id: counted, so that a walk can be walked again."""
+        self.made += 1
+        return f"{kind}{self.made:04}"
+
+    def _fresh(self, account: str, session: str, lane: Lane, hold: int) -> Generation:
+        return Generation(self._id("g"), account, session, lane, hold)
+
+    def _accept(self, one: Generation, on_conflict: OnConflict) -> None:
+        is_new = one.session not in self.model.sessions
+        answer = self.act(
+            self.queue.accept(
+                one.account,
+                one.session,
+                is_new=is_new,
+                generation=one.id,
+                lane=one.lane,
+                hold=one.hold,
+                on_conflict=on_conflict,
+            )
+        )
+        expected = self.model.accept(one, on_conflict)
+        if expected == "accepted":
+            assert isinstance(answer, Accepted)
+            assert answer.turn == len(self.model.sessions[one.session])
+        else:
+            assert isinstance(answer, Rejected)
+            assert answer.reason == expected
+
+    @precondition(lambda self: self.model.generations)
+    @rule(data=st.data())
+    def repeat_accept(self, data: st.DataObject) -> None:
+        one = self._any(data)
+        again = self.act(self.queue.accept(one.account, one.session, generation=one.id))
+        assert again == Replayed(one.id, one.session)
+
+    @rule(count=st.integers(1, 4))
+    def claim(self, count: int) -> None:
+        ready, suspects = self.model.claimable(), self.model.suspects(count)
+        is_batch_waiting = any(one.lane == "batch" for one in ready)
+        worker = self._id("w")
+        claimed = self.act(self.queue.claim(count, worker=worker))
+        assert len(claimed) == min(count, len(suspects) + len(ready))
+        assert [claim.id for claim in claimed[: len(suspects)]] == [one.id for one in suspects]
+        for claim in claimed:
+            one = self.model.generations[claim.id]
+            assert one.where == "ready"
+            if one.suspects_max is None:
+                # Persons first, but for a trickle; of an account's own the oldest goes first.
+                assert one.lane == self.model.lane_due(is_batch_waiting=is_batch_waiting)
+                rivals = [other for other in self.model.fresh() if other.number < one.number]
+                assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
+            attempt = self.model.claim(one, worker)
+            assert claim.attempt == attempt.token
+            assert decode_user(claim.user_message).generation == one.id
+            self.claims[attempt] = claim
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), text=st.text(max_size=5), is_repeat=st.booleans())
+    def append(self, data: st.DataObject, text: str, *, is_repeat: bool) -> None:
+        attempt = data.draw(st.sampled_from(list(self.claims)))
+        one = self.model.holder(attempt)
+        seq = max(1, one.seq + (not is_repeat)) if one else 1
+        answer = self.act(self.queue.append(self.claims[attempt], seq, text))
+        assert answer == self.model.append(attempt, seq, text)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), is_success=st.booleans(), cost=st.integers(0, 60))
+    def settle(self, data: st.DataObject, *, is_success: bool, cost: int) -> None:
+        self._settle(data.draw(st.sampled_from(list(self.claims))), cost, is_success=is_success)
+
+    def _settle(self, attempt: Attempt, cost: int, *, is_success: bool) -> None:
+        one = self.model.generations.get(attempt.id)
+        seq = one.seq + 1 if one else 1
+        if one and one.last and one.last[0] == attempt.token:
+            seq = one.last[1]
+        completes = is_success and one is not None and one.stage in {"generating", "completed"}
+        stage: Stage = "completed" if completes else "failed"
+        text = one.text if one else ""
+        settled = self.act(
+            self.queue.settle(self.claims[attempt], seq=seq, stage=stage, cost=cost, text=text)
+        )
+        assert settled == self.model.settle(attempt, seq, stage, cost)
+        # Storms of deaths are not modelled.
+        self.run(self.redis.call("HDEL", keys.CLOCKS(self.queue.root), "storm"))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), is_deferred=st.booleans())
+    def release(self, data: st.DataObject, *, is_deferred: bool) -> None:
+        attempt = data.draw(st.sampled_from(list(self.claims)))
+        delay_ms = 600_000 if is_deferred else 0
+        released = self.act(self.queue.release(self.claims[attempt], delay_ms=delay_ms))
+        assert released == self.model.release(attempt, is_deferred=is_deferred)
+
+    @precondition(lambda self: self.claims)
+    @rule()
+    def beat(self) -> None:
+        stops = self.act(self.queue.beat(*self.claims.values()))
+        expected = set()
+        for attempt in self.claims:
+            one = self.model.holder(attempt)
+            if one is None:
+                expected.add((attempt.id, attempt.token, "lost"))
+            else:
+                one.is_lapsed = False
+                if one.is_cancelled:
+                    expected.add((attempt.id, attempt.token, "cancel"))
+        assert {(stop.id, stop.attempt, stop.why) for stop in stops} == expected
+
+    @precondition(lambda self: self.model.at("leased"))
+    @rule(data=st.data())
+    def lease_lapses(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.model.at("leased")))
+        one.is_lapsed = True
+        self._overtake(keys.LEASES, one)
+
+    @precondition(lambda self: self.model.at("leased"))
+    @rule(data=st.data(), text=st.text(max_size=3))
+    def worker_outlives_lease(self, data: st.DataObject, text: str) -> None:
+        """A worker is taken for dead, another takes over, and the first one writes on."""
+        late = data.draw(st.sampled_from([a for a in self.claims if self.model.holder(a)]))
+        self.model.generations[late.id].is_lapsed = True
+        self._overtake(keys.LEASES, self.model.generations[late.id])
+        self.reap()
+        self.generations_match_model()
+        self.claim(4)
+        assert self.act(self.queue.append(self.claims[late], 1, text)) == "refused"
+        assert self.act(self.queue.settle(self.claims[late], seq=1, stage="failed")) is None
+        assert self.act(self.queue.release(self.claims[late])) == "refused"
+
+    @precondition(lambda self: not self.model.is_quiet)
+    @rule(data=st.data())
+    def expire(self, data: st.DataObject) -> None:
+        under_way = [o for o in self.model.generations.values() if o.where != "ended"]
+        one = data.draw(st.sampled_from(under_way))
+        one.is_expired = True
+        self._overtake(keys.DEADLINES, one)
+
+    @precondition(lambda self: self.model.at("deferred"))
+    @rule(data=st.data())
+    def deferral_comes_due(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.model.at("deferred")))
+        one.is_due = True
+        self._overtake(keys.DEFERRED, one)
+
+    def _overtake(self, family: keys.Key, one: Generation) -> None:
+        """As if time had passed this one by."""
+        member = f"{one.account}:{one.id}"
+        self.run(self.redis.call("ZADD", family(self.queue.root), "XX", 1, member))
+
+    @rule()
+    def reap(self) -> None:
+        reaped = self.act(self.queue.reap(crashes_max=CRASHES_MAX))
+        assert sorted(reaped.done) == self.model.reap()
+
+    @precondition(lambda self: self.model.generations)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        one = self._any(data)
+        assert self.act(self.queue.cancel(self.ticket(one))) == self.model.cancel(one)
+
+    @precondition(lambda self: self.model.sessions)
+    @rule(data=st.data())
+    def delete_session(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(sorted(self.model.sessions)))
+        gone = [self.model.generations[id_] for id_ in self.model.sessions[session]]
+        assert self.act(self.queue.delete_session(gone[0].account, session))
+        self.model.delete_session(session)
+        assert not self.act(self.queue.delete_session(gone[0].account, session))
+        for one in gone:
+            assert self.run(self.queue.find(one.account, one.id)) is None
+
+    def _any(self, data: st.DataObject) -> Generation:
+        return self.model.generations[data.draw(st.sampled_from(sorted(self.model.generations)))]
+
+    @invariant()
+    def redis_matches_model(self) -> None:
+        self.steps += 1
+        if self.steps % self.look_every == 0:
+            self.invariants_hold()
+            self.generations_match_model()
+        else:
+            # Which stage follows which is told by neighbours only.
+            self.seen.clear()
+
+    def invariants_hold(self) -> None:
+        assert redis_invariants.faults(self.raw_client, self.settings) == []
+
+    @invariant()
+    def books_match_model(self) -> None:
+        for name, expected in self.model.accounts.items():
+            assert msgspec.to_builtins(self.run(self.queue.credit_totals(name))) == vars(expected)
+
+    def generations_match_model(self) -> None:
+        self.run(self._compare_all())
+
+    async def _compare_all(self) -> None:
+        await asyncio.gather(*(self._compare(one) for one in self.model.generations.values()))
+
+    async def _compare(self, one: Generation) -> None:
+        raw_client, events = await asyncio.gather(
+            self.queue.status(self.ticket(one)), self.queue.events(self.ticket(one))
+        )
+        stage = msgspec.convert(raw_client.record["stage"], Stage)
+        assert stage == one.stage
+        before = self.seen.get(one.id, stage)
+        assert stage == before or may_follow(before, stage)
+        self.seen[one.id] = stage
+        body = raw_client.body or b""
+        text = decode_assistant(body).content if one.where == "ended" else body.decode()
+        assert text == one.text
+        turn = self.model.sessions[one.session].index(one.id) + 1
+        assert int(raw_client.record["turn"]) == turn
+        assert [at for at, _ in events] == [
+            f"{epoch}-{seq}"
+            for epoch in sorted(one.epochs)
+            for seq in range(1, one.epochs[epoch] + 1)
+        ]
+
+    @override
+    def teardown(self) -> None:
+        try:
+            self._drain()
+        finally:
+            with self.raw_client as raw_client:
+                redis_invariants.sweep(raw_client, self.settings)
+            self.run(self.redis.close())
+            self.runner.close()
+
+    def _drain(self) -> None:
+        for one in self.model.at("deferred"):
+            one.is_due = True
+            self._overtake(keys.DEFERRED, one)
+        while not self.model.is_quiet:
+            self.reap()
+            for attempt in list(self.claims):
+                self._settle(attempt, 5, is_success=True)
+            self.claim(4)
+        self.invariants_hold()
+        self.generations_match_model()
+        self.books_match_model()
+        for credit_totals in self.model.accounts.values():
+            assert credit_totals.held == 0

@@ -1,0 +1,27 @@
+"""Random walks, each step looked at; `python -m tests.property` walks further."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from shared.settings import RedisSettings
+from tests.property.random_walk import RandomWalk
+from tests.support.redis_server import Server
+
+
+@pytest.mark.each_once
+@pytest.mark.timeout(120)
+def test_functions_do_as_the_model_does(server: Server, redis_settings: RedisSettings) -> None:
+    class BoundWalk(RandomWalk):
+        pass
+
+    BoundWalk.server, BoundWalk.place = server, redis_settings
+    run_state_machine_as_test(
+        BoundWalk,
+        settings=settings(
+            max_examples=20,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

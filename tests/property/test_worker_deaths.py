@@ -1,0 +1,27 @@
+"""However messages that kill workers and others share them: the first are given up, no other is."""
+
+import pytest
+
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from tests.property import worker_deaths
+from tests.property.worker_deaths import PLANS
+
+# Each ends otherwise in one of the plans where a death costs its neighbours upstream calls.
+_SEEDS = (2, 7, 18)
+# A storm of deaths delays that a death counts.
+_DEATHS_PER_POISON_MAX = 12
+
+
+@pytest.mark.each_once
+@pytest.mark.parametrize("name", PLANS)
+async def test_no_schedule_of_deaths_buries_an_innocent_message_or_spares_a_poison(
+    redis: Redis, redis_settings: RedisSettings, name: str
+) -> None:
+    plan = PLANS[name]
+    for seed in _SEEDS:
+        outcome = await worker_deaths.run(redis, redis_settings, plan, seed)
+        told = "\n".join((f"seed {seed}", *outcome.log))
+        assert (outcome.innocents_failed, outcome.unfinished) == (0, 0), told
+        assert outcome.poisons_buried == plan.poisons, told
+        assert outcome.deaths <= _DEATHS_PER_POISON_MAX * plan.poisons, told

@@ -1,0 +1,290 @@
+"""A run from its start to the last question: what stands, who talks, what goes wrong, what is left.
+
+Owns the order. Two fronts and two workers live through all of it and are watched; of the other
+workers any may die. Redis keeps its file as `fsync` does, so that nothing excuses a loss.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+
+from shared.clock import SystemClock
+from shared.redis import keys, library
+from shared.redis.client import Redis
+from shared.settings import (
+    ApiSettings,
+    RedisSettings,
+    RetentionSettings,
+    Settings,
+    WorkerSettings,
+)
+from shared.stores.accounts import Accounts
+from shared.tiers import LimitSettings, Tier
+from shared.wire.account import DEFAULT_SCOPES
+from tests.chaos import records
+from tests.chaos.worker_pool import WorkerPool
+from tests.soak import process_probe, upstream
+from tests.soak.clients import SoakClients
+from tests.soak.fault_schedule import FaultSchedule
+from tests.soak.gauges import Gauges, WatchedProcess
+from tests.soak.upstream import Upstream
+from tests.support import processes, redis_invariants as structure, waiting
+from tests.support.processes import Process
+from tests.support.redis_server import RawClient, Server
+from tests.support.scripted_provider import ScriptedProvider
+
+_PLENTY: Final = 1_000_000
+_CREDITS: Final = 10**12
+_ACCOUNTS: Final = ("ann", "bob", "cem", "dee", "eva")
+_FRONTS: Final = 2
+_READY_SECONDS: Final = 30.0
+_QUIET_SECONDS: Final = 120.0
+_WORKER: Final = WorkerSettings(concurrency=16, grace_seconds=2.0)
+# What belongs to a generation or a session: nothing of it is left behind the last one's time.
+_PASSING: Final = (
+    keys.GENERATION,
+    keys.SUBMISSION,
+    keys.TEXT,
+    keys.EVENTS,
+    keys.IDEMPOTENCY,
+    keys.SESSION,
+    keys.WAITING,
+    keys.TURNS,
+    keys.UNFINISHED,
+    keys.READY,
+    keys.LANE,
+    keys.LEASES,
+    keys.DEADLINES,
+    keys.DEFERRED,
+    keys.DEAD_LETTER,
+)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is asked for; `scale` is how long the faults last, of what they do as a rule."""
+
+    seconds: float = 1_800.0
+    clients: int = 40
+    pause_seconds: float = 10.0
+    look_seconds: float = 2.0
+    keep_seconds: int = 30
+    lasting_workers: int = 2
+    killable_workers: int = 2
+    scale: float = 1.0
+    seed: int = 0
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it. `marks` are the seconds at which faults began; see `Gauges` for `series`."""
+
+    plan: Plan
+    seconds: float
+    ended: dict[str, int]
+    refused: dict[int, int]
+    injected: dict[str, int]
+    marks: list[float]
+    findings: list[str]
+    series: dict[str, dict[str, list[tuple[float, float]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoakRun:
+    """The parts of a run."""
+
+    plan: Plan
+    settings: Settings
+    server: Server
+    pool: WorkerPool
+    fault_schedule: FaultSchedule
+    soak_clients: SoakClients
+    gauges: Gauges
+    watched: Sequence[WatchedProcess]
+    clock: SystemClock = field(default_factory=SystemClock)
+
+    async def run_to_end(self) -> Report:
+        """Go through all of it, and look at what is left."""
+        began = self.clock.monotonic()
+        tasks = [
+            asyncio.create_task(self._watch(began)),
+            asyncio.create_task(self.soak_clients.talk(self.plan.clients)),
+        ]
+        try:
+            await self.fault_schedule.inject_faults(
+                began + self.plan.seconds, self.plan.pause_seconds
+            )
+            self.soak_clients.is_over = True
+            await tasks[1]
+            seconds = self.clock.monotonic() - began
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return self._report(began, seconds, await self._left())
+
+    async def _watch(self, began: float) -> None:
+        """Look on until cancelled."""
+        before, then = 0.0, 0
+        while True:
+            at = self.clock.monotonic() - began
+            # A server that hangs holds up this look, and nobody else.
+            await asyncio.to_thread(self.gauges.measure, at, self.watched)
+            now = self.soak_clients.ended.total()
+            rate = (now - then) / max(at - before, 0.001)
+            self.gauges.note("ended a second", "generations", at, rate)
+            before, then = at, now
+            await self.clock.sleep(self.plan.look_seconds)
+
+    async def _left(self) -> list[str]:
+        """Let what may die go, and tell what should not be there when all is over."""
+        await self.fault_schedule.stop_workers()
+        found = [f"a worker ended with {code}" for code in self.pool.failed]
+        return [*found, *await asyncio.to_thread(_left_over, self.server, self.settings)]
+
+    def _report(self, began: float, seconds: float, left: list[str]) -> Report:
+        return Report(
+            plan=self.plan,
+            seconds=seconds,
+            ended=dict(self.soak_clients.ended),
+            refused=dict(self.soak_clients.refused),
+            injected=dict(self.fault_schedule.injected),
+            marks=[mark - began for mark in self.fault_schedule.marks],
+            findings=[*self.soak_clients.findings, *left],
+            series={panel: dict(lines) for panel, lines in self.gauges.series.items()},
+        )
+
+
+async def run(plan: Plan) -> Report:
+    """Carry a plan out and return what came of it."""
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(Server(appendfsync="always"))
+        provider = await stack.enter_async_context(ScriptedProvider())
+        script = Upstream(plan.seed)
+        provider.keeps_requests, provider.answer = False, script.answer
+        settings = _settings(plan, server.url, provider.url)
+        environment = processes.environment(settings, server.folder)
+        environment["POLLUX_LOG__LEVEL"] = "error"
+        api_keys = await _open(settings)
+        pool = await stack.enter_async_context(WorkerPool(environment, server.folder / "workers"))
+        fronts = [
+            await stack.enter_async_context(_front(environment, server.folder, f"front {number}"))
+            for number in range(1, _FRONTS + 1)
+        ]
+        lasting_workers = [
+            await _lasting_worker(pool, server.folder, f"worker {number}")
+            for number in range(1, plan.lasting_workers + 1)
+        ]
+        course = SoakRun(
+            plan=plan,
+            settings=settings,
+            server=server,
+            pool=pool,
+            fault_schedule=FaultSchedule(
+                server,
+                pool,
+                script,
+                killable_workers=plan.killable_workers,
+                seed=plan.seed,
+                scale=plan.scale,
+            ),
+            soak_clients=SoakClients([url for url, _ in fronts], api_keys, plan.seed),
+            gauges=Gauges(server, keys.partition_root(settings.redis, 0)),
+            watched=[*(watched for _, watched in fronts), *lasting_workers],
+        )
+        return await course.run_to_end()
+
+
+def _settings(plan: Plan, redis_url: str, upstream_url: str) -> Settings:
+    """Return settings that refuse nobody and keep what has ended for a short while."""
+    keep = plan.keep_seconds
+    return Settings(
+        redis=RedisSettings(url=redis_url, durability="fsync"),
+        api=ApiSettings(reads_per_minute=_PLENTY, waits_per_account=_PLENTY),
+        worker=_WORKER,
+        limits=LimitSettings(
+            enterprise=Tier(
+                submissions_per_minute=_PLENTY, unfinished_max=_PLENTY, running_max=_PLENTY
+            )
+        ),
+        retention=RetentionSettings(
+            generation_seconds=keep,
+            events_seconds=keep,
+            idempotency_seconds=keep,
+            dead_seconds=keep,
+        ),
+        providers=upstream.providers(upstream_url),
+        models=upstream.models(),
+    )
+
+
+async def _open(settings: Settings) -> list[str]:
+    """Open the accounts and return a key of each."""
+    redis = Redis(settings.redis)
+    try:
+        await library.load(redis)
+        accounts = Accounts(redis, settings.redis, b"", SystemClock())
+        found = []
+        for name in _ACCOUNTS:
+            account = await accounts.create(name, "enterprise")
+            await accounts.grant(account, _CREDITS)
+            found.append((await accounts.create_key(account, DEFAULT_SCOPES)).key)
+        return found
+    finally:
+        await redis.close()
+
+
+@asynccontextmanager
+async def _front(
+    environment: dict[str, str], folder: Path, name: str
+) -> AsyncIterator[tuple[str, WatchedProcess]]:
+    """Run a front as a process of its own, with a witness in it."""
+    port, told = processes.free_port(), folder / name
+    url = f"http://127.0.0.1:{port}"
+    words = [process_probe.__name__, str(told), "api", "--port", str(port)]
+    with Process(words, environment, folder / f"{name}.log") as process:
+        async with httpx.AsyncClient(trust_env=False) as client:
+
+            async def is_ready() -> bool:
+                with suppress(httpx.TransportError):
+                    return (await client.get(f"{url}/healthz")).status_code == httpx.codes.OK
+                return False
+
+            await waiting.until(is_ready, _READY_SECONDS, what="the front")
+        yield url, WatchedProcess(name, process.pid, told)
+
+
+async def _lasting_worker(pool: WorkerPool, folder: Path, name: str) -> WatchedProcess:
+    """Have a worker that lives through all of it, with a witness in it."""
+    told = folder / name
+    child = await pool.until_ready(
+        pool.fork_worker([(f"{process_probe.__name__}:plant", str(told))])
+    )
+    return WatchedProcess(name, child.pid, told)
+
+
+def _left_over(server: Server, settings: Settings) -> list[str]:
+    """Wait until what ends in time has ended, and tell what should not be there then."""
+    root = keys.partition_root(settings.redis, 0)
+    patterns = [family(root, *("*" for _ in family.parts)) for family in _PASSING]
+
+    def left(raw_client: RawClient) -> list[str]:
+        return [name for pattern in patterns for name in raw_client.names(pattern)]
+
+    with server.raw_client() as raw_client:
+        with suppress(AssertionError):
+            waiting.until_now(lambda: not left(raw_client), _QUIET_SECONDS, what="the end of keys")
+        found = [f"{name} is left though nothing runs" for name in left(raw_client)]
+        found += structure.faults(raw_client, settings.redis)
+        for account in _ACCOUNTS:
+            credit_totals = records.credit_totals(raw_client, settings.redis, account)
+            if (
+                credit_totals.get("held")
+                or credit_totals["granted"] != credit_totals["balance"] + credit_totals["settled"]
+            ):
+                found.append(f"the books of {account} do not add up: {credit_totals}")
+    return found

@@ -1,0 +1,233 @@
+"""What a scripted upstream is asked, what it is told to answer, and the bytes that make it.
+
+Owns the shapes of chat completions as servers of the OpenAI kind send them. Refuses sockets and
+time: those are the provider's.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, cast
+
+import msgspec
+
+_WORDS: Final = re.compile(r"\[([^\]]*)\]\s*$")
+_TOKEN: Final = re.compile(r"\s*\S+")
+_encode = msgspec.json.encode
+
+
+class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do with one request. `text` of None repeats the last user message.
+
+    `reasoning` comes before the text, as deltas of the name `reasoning_as`; its tokens count as the
+    text's do. `pages`, each an address and a title, are cited behind the text. `gate` holds the
+    answer back until it is set: before the first token, or after `gate_after` of them.
+    `raw` is sent as it stands in place of any answer, and the line is cut.
+    """
+
+    text: str | None = None
+    reasoning: str = ""
+    reasoning_as: str = "reasoning_content"
+    pages: tuple[tuple[str, str], ...] = ()
+    first_seconds: float = 0.0
+    gap_seconds: float = 0.0
+    gate: asyncio.Event | None = None
+    gate_after: int = 0
+    status: int = 200
+    code: str | None = None
+    message: str = "scripted failure"
+    headers: dict[str, str] = {}
+    cut_bytes: int | None = None
+    error_after: int | None = None
+    huge_bytes: int = 0
+    is_malformed: bool = False
+    has_usage: bool = True
+    cached_tokens: int = 0
+    has_done: bool = True
+    finish_reason: str = "stop"
+    raw: bytes | None = None
+
+
+class Request:
+    """A request as it came, in moments of `time.monotonic`; `gone_at` is None while one listens.
+
+    `answered_at` is when the last byte of the answer was given to the line, `ended` is set when the
+    request was answered or its client has gone.
+    """
+
+    def __init__(self, method: str, path: str, headers: dict[str, str], raw: bytes) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.raw = raw
+        self.body: dict[str, Any] = msgspec.json.decode(raw) if raw else {}
+        self.came_at = time.monotonic()
+        self.first_sent_at: float | None = None
+        self.answered_at: float | None = None
+        self.gone_at: float | None = None
+        self.ended = asyncio.Event()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation that was sent."""
+        return cast("list[dict[str, Any]]", self.body.get("messages", []))
+
+    @property
+    def last(self) -> str:
+        """The content of the last user message."""
+        said = [message["content"] for message in self.messages if message["role"] == "user"]
+        return str(said[-1]) if said else ""
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is to come as events."""
+        return bool(self.body.get("stream"))
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream is to end with what was used."""
+        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+
+
+def by_words(request: Request) -> ScriptedAnswer:
+    """Return what the bracketed words of the last user message ask for."""
+    found = _WORDS.search(request.last)
+    if found is None:
+        return ScriptedAnswer()
+    words = dict(word.partition("=")[::2] for word in found[1].split())
+    filling = (
+        " ".join(f"word{n}" for n in range(int(words["tokens"]))) if "tokens" in words else None
+    )
+    status = int(words.get("status", 200))
+    return ScriptedAnswer(
+        text="" if "empty" in words else filling,
+        reasoning=" ".join(f"thought{n}" for n in range(int(words.get("think", 0)))),
+        first_seconds=float(words.get("first", 0)),
+        gap_seconds=float(words.get("gap", 0)),
+        status=status,
+        code=words.get("code"),
+        headers={"retry-after": words["retry-after"]} if "retry-after" in words else {},
+        cut_bytes=int(words["cut"]) if "cut" in words else None,
+        error_after=int(words["error-after"]) if "error-after" in words else None,
+        huge_bytes=int(words.get("huge", 0)),
+        is_malformed="malformed" in words,
+        has_usage="no-usage" not in words,
+    )
+
+
+def context_error(tokens_max: int) -> ScriptedAnswer:
+    """Return the refusal of a conversation that is longer than the model's window."""
+    return ScriptedAnswer(
+        status=400,
+        code="context_length_exceeded",
+        message=f"This model's maximum context length is {tokens_max} tokens.",
+    )
+
+
+def head(status: int, headers: dict[str, str], length: int | None) -> bytes:
+    """Return the head of a response; without a length it is sent in chunks."""
+    framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    lines = [f"HTTP/1.1 {status} Scripted", framing, *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _text(request: Request, answer: ScriptedAnswer) -> str:
+    return f"You said: {request.last}" if answer.text is None else answer.text
+
+
+def _tokens(request: Request, answer: ScriptedAnswer) -> list[tuple[str, str]]:
+    """Return every token beside the name that its delta has."""
+    thought = [(answer.reasoning_as, token) for token in _TOKEN.findall(answer.reasoning)]
+    return thought + [("content", token) for token in _TOKEN.findall(_text(request, answer))]
+
+
+def _usage(
+    request: Request, answer: ScriptedAnswer, tokens: list[tuple[str, str]]
+) -> dict[str, object]:
+    asked = sum(len(_TOKEN.findall(str(message.get("content")))) for message in request.messages)
+    thought = sum(name != "content" for name, _ in tokens)
+    usage: dict[str, object] = {
+        "prompt_tokens": asked,
+        "completion_tokens": len(tokens),
+        "total_tokens": asked + len(tokens),
+    }
+    if thought:
+        usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+    if answer.cached_tokens:
+        usage["prompt_tokens_details"] = {"cached_tokens": answer.cached_tokens}
+    return usage
+
+
+def events(request: Request, answer: ScriptedAnswer) -> Iterator[bytes]:
+    """Yield the events of a stream, in the order and shape in which such servers send them."""
+    if answer.huge_bytes:
+        yield b"data: " + b"x" * answer.huge_bytes + b"\n\n"
+    if answer.is_malformed:
+        yield b'data: {"choices": [{"delta": {"content": "\n\n'
+    tokens = _tokens(request, answer)
+    model = str(request.body.get("model", ""))
+    yield _event(model, {"role": "assistant", "content": ""})
+    for index, (name, token) in enumerate(tokens):
+        if index == answer.error_after:
+            yield b"data: " + error(answer) + b"\n\n"
+            return
+        yield _event(model, {name: token})
+    if answer.pages:
+        yield _event(model, {"annotations": [_annotation(*page) for page in answer.pages]})
+    yield _event(model, {}, answer.finish_reason)
+    if answer.has_usage and request.wants_usage:
+        usage = _usage(request, answer, tokens)
+        yield b"data: " + _encode({**_chunk(model), "choices": [], "usage": usage}) + b"\n\n"
+    if answer.has_done:
+        yield b"data: [DONE]\n\n"
+
+
+def _annotation(url: str, title: str) -> dict[str, object]:
+    return {"type": "url_citation", "url_citation": {"url": url, "title": title}}
+
+
+def _event(model: str, delta: Mapping[str, object], finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return b"data: " + _encode({**_chunk(model), "choices": [choice]}) + b"\n\n"
+
+
+def _chunk(model: str) -> dict[str, object]:
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+
+
+def whole(request: Request, answer: ScriptedAnswer) -> bytes:
+    """Return the body of an answer that is not streamed."""
+    text = _text(request, answer)
+    thought = {answer.reasoning_as: answer.reasoning} if answer.reasoning else {}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, **thought},
+        "finish_reason": answer.finish_reason,
+    }
+    reply: dict[str, object] = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": request.body.get("model"),
+        "choices": [choice],
+    }
+    if answer.has_usage:
+        reply["usage"] = _usage(request, answer, _tokens(request, answer))
+    return b"{not json" if answer.is_malformed else _encode(reply)
+
+
+def error(answer: ScriptedAnswer) -> bytes:
+    """Return the body of a refusal."""
+    error = {
+        "message": answer.message,
+        "type": "scripted_error",
+        "code": answer.code,
+        "param": None,
+    }
+    return _encode({"error": error})
+
+
+def models(names: list[str]) -> bytes:
+    """Return the list of models."""
+    return _encode({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})

@@ -1,0 +1,119 @@
+"""The published document as a referee: is every answer one that it promises?
+
+Owns the match of a request to an operation, and of an answer to its headers and its schema. It is
+stricter than the document: no answer may hold a field or a header that the document does not name.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import jsonschema  # type: ignore[import-untyped]  # it comes without types
+import msgspec
+
+from api.app import DIALECTS, OPERATORS
+from api.openapi import generator
+
+_DOUBLED: Final = "/api/api/"
+_NOT_FOUND: Final = 404
+# What any answer of an HTTP server may have, and what is said to browsers and proxies alone.
+_OF_HTTP: Final = re.compile(
+    "connection|content-(length|type)|date|server|transfer-encoding|vary|x-accel-buffering"
+    "|access-control-.*"
+)
+
+
+@functools.cache
+def document(*, is_admin: bool = False) -> dict[str, Any]:
+    """Return the document as it is served, read back: the public one, or the operators'."""
+    made = generator.document(OPERATORS if is_admin else DIALECTS, version="0")
+    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
+    return decoded
+
+
+def faults(
+    method: str, path: str, status: int, headers: Mapping[str, str], content: bytes
+) -> list[str]:
+    """Return what an answer has that was not promised; nothing for what no operation answers."""
+    template = _template(path.replace(_DOUBLED, "/api/", 1))
+    operation = _of(path)["paths"].get(template, {}).get(method.lower())
+    if operation is None:
+        return []
+    where = f"{method} {template} {status}"
+    if status == _NOT_FOUND and path.startswith("/admin/"):
+        # At the public door there is no such path.
+        return []
+    if str(status) not in operation["responses"]:
+        return [f"{where} is not documented"]
+    response = operation["responses"][str(status)]
+    found = [f"{where}: {fault}" for fault in _header_faults(_of(path), response, headers)]
+    promised, kind = response.get("content"), headers.get("content-type", "").partition(";")[0]
+    if promised is None:
+        return [*found, f"{where} has a body"] if content else found
+    if kind not in promised:
+        return [*found, f"{where} is {kind}"]
+    validator = _validator(template, method.lower(), str(status), kind)
+    return found + [
+        f"{where}: {error.json_path}: {error.message}"
+        for said in _event_data(content)
+        for error in validator.iter_errors(msgspec.json.decode(said))
+    ]
+
+
+def _header_faults(
+    whole: dict[str, Any], response: dict[str, Any], headers: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield what is wrong with an answer's headers: unknown, missing, or not of their schema."""
+    promised = {
+        name.lower(): whole["components"]["headers"][reference["$ref"].rpartition("/")[2]]
+        for name, reference in response["headers"].items()
+    }
+    sent = {name.lower(): value for name, value in headers.items()}
+    for name in sent.keys() - promised.keys():
+        if not _OF_HTTP.fullmatch(name):
+            yield f"the header {name} is not documented"
+    for name, header in promised.items():
+        if name not in sent:
+            if header["required"]:
+                yield f"the header {name} is missing"
+            continue
+        value = sent[name]
+        is_number = header["schema"]["type"] == "integer" and value.isdecimal()
+        checked = jsonschema.Draft202012Validator(header["schema"])
+        for error in checked.iter_errors(int(value) if is_number else value):
+            yield f"the header {name}: {error.message}"
+
+
+def _of(path: str | None) -> dict[str, Any]:
+    """Return the document that a path is to be found in, if in any."""
+    return document(is_admin=(path or "").startswith("/admin/"))
+
+
+def _event_data(content: bytes) -> list[bytes]:
+    """Return the body, or what each of its server-sent events says."""
+    if content.startswith(b"{"):
+        return [content]
+    return re.findall(rb"^data: (.*)$", content, re.MULTILINE)
+
+
+@functools.cache
+def _template(path: str) -> str | None:
+    for template in _of(path)["paths"]:
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
+            return str(template)
+    return None
+
+
+@functools.cache
+def _validator(template: str, method: str, status: str, kind: str) -> Any:  # noqa: ANN401  jsonschema comes without types
+    response = _of(template)["paths"][template][method]["responses"][status]
+    content = response["content"][kind]
+    schema = content.get("x-event-data", content["schema"])
+    parts = _of(template)["components"]["schemas"]
+    schemas = {name: _closed(each) for name, each in parts.items()}
+    return jsonschema.Draft202012Validator({**schema, "components": {"schemas": schemas}})
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    return schema | {"additionalProperties": False} if "properties" in schema else schema

@@ -1,0 +1,368 @@
+"""The Redis functions with the words that tests do not care about filled in.
+
+Owns defaults, and one way to say each step of a generation's life. Refuses to hide an answer: every
+method returns what the function's stub returned.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Unpack
+
+import msgspec
+
+from shared import ids
+from shared.errors import Failure
+from shared.lifecycle import Stage
+from shared.redis import functions, keys
+from shared.redis.client import Connection
+from shared.redis.functions import (
+    Accepted,
+    Cancelled,
+    Claimed,
+    KeepTimes,
+    Reaped,
+    Rejected,
+    Replayed,
+    Retried,
+    Settled,
+    StatusReply,
+    Stop,
+)
+from shared.settings import RedisSettings
+from shared.wire.account import CreditTotals
+from shared.wire.message import AssistantMessage, encode_assistant
+from shared.wire.submission import Submission, encode
+from tests.support.call_options import AcceptOptions, DeadListOptions
+
+CHANNELS = "workers:"
+KEEP = KeepTimes(record_ms=60_000, events_ms=30_000)
+LONG_MS = 60_000
+
+
+class Ticket(NamedTuple):
+    """Where an accepted generation is to be found."""
+
+    account: str
+    session: str
+    id: str
+
+
+class RedisFunctions:
+    """One partition, as the front, a worker and a reaper reach it."""
+
+    def __init__(self, redis: Connection, settings: RedisSettings, partition: int = 0) -> None:
+        self.redis = redis
+        self.settings = settings
+        self.root = keys.partition_root(settings, partition)
+
+    async def accept(
+        self,
+        account: str = "ann",
+        session: str | None = None,
+        *,
+        is_new: bool | None = None,
+        **options: Unpack[AcceptOptions],
+    ) -> Accepted | Replayed | Rejected:
+        """Send a message into a session, or into a new one when none is named."""
+        defaults: AcceptOptions = {
+            "generation": ids.new_id(),
+            "content": "Hello",
+            "lane": "interactive",
+            "model": "auto",
+            "hold": 0,
+            "deadline_ms": LONG_MS,
+            "wire": 1,
+            "per_minute": 60_000,
+            "unfinished_max": 1_000,
+            "waiting_max": 1_000,
+            "running_max": 1_000,
+            "stride": 1_000,
+            "total_max": 10_000,
+            "slots": 0,
+            "rounds_max": 0,
+            "sessions_max": 1_000_000,
+            "stored_bytes_max": 1_000_000_000,
+            "on_conflict": "enqueue",
+            "name": "A talk",
+            "fingerprint": "same",
+            "idempotency_ms": LONG_MS,
+        }
+        ask = functions.AcceptAsk(
+            account=account,
+            key="key-1",
+            session=session or ids.new_id(),
+            is_new=session is None if is_new is None else is_new,
+            message=ids.new_id(),
+            keep=KEEP,
+            channels=CHANNELS,
+            **(defaults | options),
+        )
+        return await functions.accept(
+            self.redis, self.root, ask, encode(Submission(session=ask.session))
+        )
+
+    async def submit(
+        self, account: str = "ann", session: str | None = None, **options: Unpack[AcceptOptions]
+    ) -> Ticket:
+        """Have a message accepted; anything else fails the test."""
+        ticket = Ticket(account, session or ids.new_id(), options.get("generation") or ids.new_id())
+        options["generation"] = ticket.id
+        answer = await self.accept(account, ticket.session, is_new=session is None, **options)
+        assert isinstance(answer, Accepted), answer
+        return ticket
+
+    async def claim(
+        self,
+        count: int = 1,
+        *,
+        worker: str = "worker-1",
+        lease_ms: int = LONG_MS,
+        batch: int = 1_000,
+        wire: int = 1,
+        number: int = 0,
+        unacknowledged: Sequence[int] = (),
+        room: Mapping[str, int] | None = None,
+        needs: Mapping[str, str] | None = None,
+    ) -> list[Claimed]:
+        """Take what is ready, and what is parked and has room."""
+        ask = functions.ClaimAsk(
+            worker=worker,
+            wire=wire,
+            count=count,
+            batch=batch,
+            lease_ms=lease_ms,
+            keep=KEEP,
+            claim=number,
+            unacknowledged=unacknowledged,
+            room=room,
+            needs=needs,
+            recheck_ms=LONG_MS,
+        )
+        return (await functions.claim(self.redis, self.root, ask)).claimed
+
+    async def claim_one(self, *, worker: str = "worker-1", lease_ms: int = LONG_MS) -> Claimed:
+        """Take one; nothing ready fails the test."""
+        [claimed] = await self.claim(worker=worker, lease_ms=lease_ms)
+        return claimed
+
+    async def beat(self, *held: Claimed, lease_ms: int = LONG_MS) -> list[Stop]:
+        """Keep the leases of what is held."""
+        ask = functions.RenewLeasesAsk(
+            lease_ms=lease_ms, held=[(one.account, one.id, one.attempt) for one in held]
+        )
+        return await functions.renew_leases(self.redis, self.root, ask)
+
+    async def append(self, claimed: Claimed, seq: int, *texts: str) -> str:
+        """Append a delta for each text, and enter `generating`."""
+        ask = functions.AppendAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=seq,
+            events=[
+                msgspec.json.encode({"type": "delta", "text": text}).decode() for text in texts
+            ],
+            text="".join(texts) or None,
+            stage="generating",
+            progress=min(99, seq),
+        )
+        return await functions.append(self.redis, self.root, ask)
+
+    async def settle(
+        self,
+        claimed: Claimed,
+        *,
+        seq: int = 1,
+        stage: Stage = "completed",
+        cost: int = 0,
+        text: str = "",
+        meter: functions.Meter | None = None,
+        failure: Failure | None = None,
+        keep: KeepTimes = KEEP,
+    ) -> Settled | None:
+        """End an attempt."""
+        ask = functions.SettleAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=seq,
+            stage=stage,
+            event=f'{{"type":"{stage}"}}',
+            cost=cost,
+            keep=keep,
+            meter=meter,
+            failure=failure,
+            chosen=None if failure is None else "alpha",
+        )
+        message = AssistantMessage(
+            status="completed" if stage == "completed" else "failed",
+            content=text,
+            created=claimed.claimed_ms,
+        )
+        return await functions.settle(self.redis, self.root, ask, encode_assistant(message))
+
+    async def complete(
+        self,
+        claimed: Claimed,
+        text: str = "Hi",
+        *,
+        cost: int = 0,
+        meter: functions.Meter | None = None,
+    ) -> Settled:
+        """Write an answer and end; a refusal fails the test."""
+        # A later attempt's first event came with its claim.
+        first = 1 if claimed.attempt == 1 else 2
+        assert await self.append(claimed, first, text) == "appended"
+        settled = await self.settle(claimed, seq=first + 1, cost=cost, text=text, meter=meter)
+        assert settled is not None
+        return settled
+
+    async def release(
+        self,
+        claimed: Claimed,
+        *,
+        delay_ms: int = 0,
+        calls: int = 0,
+        why: str | None = None,
+        parked: str | None = None,
+        is_elsewhere: bool = False,
+    ) -> str:
+        """Hand an attempt back."""
+        ask = functions.ReleaseAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            delay_ms=delay_ms,
+            calls=calls,
+            why=why,
+            parked=parked,
+            is_elsewhere=is_elsewhere,
+            keep=KEEP,
+        )
+        return await functions.release(self.redis, self.root, ask)
+
+    async def cancel(
+        self, ticket: Ticket, call: str | None = None
+    ) -> Cancelled | functions.AlreadyEnded | None:
+        """Cancel a generation; `call` is the request's own id."""
+        ask = functions.CancelAsk(
+            account=ticket.account,
+            id=ticket.id,
+            keep=KEEP,
+            channels=CHANNELS,
+            call=call or ids.new_id(),
+        )
+        return await functions.cancel(self.redis, self.root, ask)
+
+    async def reap(
+        self,
+        *,
+        limit: int = 100,
+        crashes_max: int = 3,
+        gap_ms: int = 86_400_000,
+        absent_ms: int = 86_400_000,
+        beat_ms: int = 0,
+        closed: Sequence[str] = (),
+    ) -> Reaped:
+        """Put right what time has overtaken.
+
+        By default as if the fleet had reaped all along, and every worker could be heard.
+        """
+        ask = functions.ReapAsk(
+            limit=limit,
+            crashes_max=crashes_max,
+            lease_ms=2_000,
+            gap_ms=gap_ms,
+            absent_ms=absent_ms,
+            channels=CHANNELS,
+            keep=KEEP,
+            beat_ms=beat_ms,
+            closed=closed,
+            recheck_ms=LONG_MS,
+        )
+        return await functions.reap(self.redis, self.root, ask)
+
+    async def status(self, ticket: Ticket) -> StatusReply:
+        """Look at a generation; none fails the test."""
+        look = await self.find(ticket.account, ticket.id)
+        assert look is not None
+        return look
+
+    async def find(self, account: str, generation: str) -> StatusReply | None:
+        """Look at a generation that may not be there."""
+        ask = functions.StatusAsk(account=account, id=generation)
+        return await functions.status(self.redis, self.root, ask)
+
+    async def stage(self, ticket: Ticket) -> str:
+        """Return a generation's stage."""
+        return (await self.status(ticket)).record["stage"]
+
+    async def delete_session(self, account: str, session: str) -> bool:
+        """Forget a session."""
+        ask = functions.DeleteSessionAsk(account=account, id=session, keep=KEEP, channels=CHANNELS)
+        return await functions.delete_session(self.redis, self.root, ask)
+
+    async def rename_session(self, account: str, session: str, name: str) -> bool:
+        """Give a session another name."""
+        ask = functions.RenameSessionAsk(account=account, id=session, name=name)
+        return await functions.rename_session(self.redis, self.root, ask)
+
+    async def grant(self, amount: int, account: str = "ann") -> int | functions.NotGranted:
+        """Give credits, or take them."""
+        ask = functions.GrantAsk(account=account, amount=amount)
+        return await functions.grant(self.redis, self.root, ask)
+
+    async def credit_totals(self, account: str = "ann") -> CreditTotals:
+        """Return an account's credits."""
+        where = keys.ACCOUNT_TOTALS(self.root, account)
+        stored: dict[bytes, bytes] = await self.redis.call("HGETALL", where)
+        fields = {name.decode(): int(value) for name, value in stored.items() if b"_" not in name}
+        return msgspec.convert(fields, CreditTotals)
+
+    async def events(self, ticket: Ticket) -> list[tuple[str, str]]:
+        """Return a generation's stream: the number of each event and the event."""
+        where = keys.EVENTS(self.root, ticket.account, ticket.id)
+        stored: list[tuple[bytes, list[bytes]]] = await self.redis.call("XRANGE", where, "-", "+")
+        return [(at.decode(), fields[1].decode()) for at, fields in stored]
+
+    async def fail(
+        self, claimed: Claimed, failure: Failure, *, keep: KeepTimes = KEEP
+    ) -> Settled | None:
+        """End an attempt that failed before it said anything."""
+        seq = 1 if claimed.attempt == 1 else 2
+        return await self.settle(claimed, seq=seq, stage="failed", failure=failure, keep=keep)
+
+    async def dead(
+        self, count: int = 100, **asked: Unpack[DeadListOptions]
+    ) -> list[functions.DeadLetterEntry]:
+        """Return a page of the dead letters."""
+        ask = functions.ListDeadLettersAsk(count=count, **({"keep": KEEP} | asked))
+        return await functions.list_dead_letters(self.redis, self.root, ask)
+
+    async def revive(
+        self,
+        ticket: Ticket,
+        *,
+        unfinished_max: int = 1_000,
+        waiting_max: int = 1_000,
+        total_max: int = 10_000,
+        stored_bytes_max: int = 1_000_000_000,
+    ) -> Retried | functions.RetryRefused:
+        """Ask again what a dead letter holds."""
+        ask = functions.RetryDeadLetterAsk(
+            account=ticket.account,
+            id=ticket.id,
+            generation=ids.new_id(),
+            message=ids.new_id(),
+            unfinished_max=unfinished_max,
+            waiting_max=waiting_max,
+            total_max=total_max,
+            stored_bytes_max=stored_bytes_max,
+        )
+        return await functions.retry_dead_letter(self.redis, self.root, ask)
+
+    async def discard(self, *tickets: Ticket) -> list[bool]:
+        """Forget dead letters."""
+        ask = functions.DiscardDeadLettersAsk(
+            names=[(ticket.account, ticket.id) for ticket in tickets]
+        )
+        return await functions.discard_dead_letters(self.redis, self.root, ask)

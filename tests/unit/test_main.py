@@ -1,0 +1,25 @@
+"""What the API says at its start where API keys are hashed with no secret."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from api.__main__ import _warn_without_pepper
+from shared.settings import Settings
+from shared.settings_types import AuthSettings
+
+
+@pytest.mark.parametrize(("pepper", "count"), [(None, 1), ("", 1), (" \n", 1), ("a secret", 0)])
+def test_an_api_without_a_pepper_says_so_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, pepper: str | None, count: int
+) -> None:
+    monkeypatch.delenv("OWN_PEPPER", raising=False)
+    monkeypatch.setenv("POLLUX_PEPPER", "of another name")
+    if pepper is not None:
+        monkeypatch.setenv("OWN_PEPPER", pepper)
+    with capture_logs() as lines:
+        _warn_without_pepper(Settings(auth=AuthSettings(pepper_env="OWN_PEPPER")))
+    assert len(lines) == count
+    for line in lines:
+        assert line["log_level"] == "warning"
+        assert line["event"].startswith("no pepper is set")
+        assert "OWN_PEPPER" in line["remedy"]

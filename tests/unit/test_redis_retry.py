@@ -1,0 +1,56 @@
+"""What is said until it is answered: the pace, and what the log tells of it."""
+
+from typing import Any
+
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from shared.clock import SystemClock
+from shared.errors import UnavailableError
+from worker.redis_retry import retry_until_answered
+
+
+class _Clock(SystemClock):
+    """Time that passes as soon as somebody waits for it; `slept` are the seconds of each wait."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+async def _insist(unanswered: int) -> tuple[str, list[float], list[Any]]:
+    """Say something that so many times nobody answers."""
+    clock, times = _Clock(), 0
+
+    async def say() -> str:
+        nonlocal times
+        times += 1
+        if times <= unanswered:
+            raise UnavailableError("Redis is away.")
+        return "done"
+
+    with capture_logs() as lines:
+        return await retry_until_answered(clock, "a settlement", say), clock.slept, lines
+
+
+async def test_what_is_answered_at_once_is_said_once() -> None:
+    assert await _insist(0) == ("done", [], [])
+
+
+async def test_it_is_said_less_and_less_often_but_within_a_lease() -> None:
+    answer, slept, _ = await _insist(40)
+    assert answer == "done"
+    assert slept[0] <= 0.1
+    assert all(0.5 <= seconds <= 1.0 for seconds in slept[10:])
+    assert len(slept) == 40
+
+
+async def test_a_long_wait_is_told_of_ever_more_seldom() -> None:
+    _, _, lines = await _insist(40)
+    assert [line["tries"] for line in lines] == [1, 2, 4, 8, 16, 32]
+    assert {(line["event"], line["work"], line["log_level"]) for line in lines} == {
+        ("waiting for Redis", "a settlement", "warning")
+    }

@@ -1,0 +1,419 @@
+"""arq's worker, made fit: claims generations, keeps their leases, stops them, drains.
+
+Owns the process: which loops run, how it survives Redis, how it ends. The only file that knows
+arq's Worker. Two paths, on purpose. Generations come from our own lanes (`claims`): the
+registered function `generate` with arq's ctx and hooks, under a lease and a fencing token. Chores
+come from arq's own queue, looked at once a second. Refuses to know what a generation is: that is
+the pipeline's.
+"""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from arq.cron import cron
+from arq.worker import Worker, func
+from typing_extensions import override
+
+from shared import chore_queue, ids
+from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
+from shared.clock import Clock
+from shared.errors import PolluxError, UnavailableError
+from shared.redis import functions, keys, library, partitions, replicated, server_check
+from shared.redis.client import Redis, Reply
+from shared.redis.functions import Claimed
+from shared.redis.server_watch import ServerWatch
+from shared.settings import Settings
+from shared.sighup import Sighup
+from shared.stores import fleet
+from shared.telemetry import logs
+from shared.wire.fleet import WorkerReport
+from shared.wire.submission import WIRE
+from worker import pipeline
+from worker.chores import schedule, trim
+from worker.consumer import reap_log
+from worker.consumer.backlog import Backlog
+from worker.consumer.claims import Claims
+from worker.consumer.heartbeat import Heartbeat
+from worker.consumer.reload import CatalogueReload
+from worker.consumer.slots import Slots
+from worker.outcome import StopSignal
+from worker.partition_guard import PartitionGuard
+from worker.run import Dependencies
+
+_CHORES_SECONDS: Final = 1.0
+_REPORT_SECONDS: Final = 1.0
+# Of a large fleet all but one may die: the one that is left must not sleep until the others' turns
+# are over, nor so long that its look counts as the first after a gap.
+_REAP_SECONDS_MAX: Final = 0.6
+_BACKOFF_SECONDS: Final = (0.05, 2.0)
+_HEALTH_SECONDS: Final = 5
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+async def generate(ctx: dict[str, Any], _id: str) -> None:
+    """Make one attempt at a generation: the function that arq's hooks and `ctx` surround."""
+    await pipeline.run(ctx["dependencies"], ctx["claimed"], ctx["stop_signal"])
+
+
+class _Listener(Redis):
+    """The connection on which a worker listens; `on_lost` hears that its line has gone."""
+
+    on_lost: Callable[[], None] = staticmethod(lambda: None)
+
+    @override
+    def _on_lost_protocol(self, line: Any) -> None:
+        super()._on_lost_protocol(line)
+        if not self._closed:
+            self.on_lost()
+
+
+def _raise_if_cancelled() -> None:
+    """End the task here if it was told to: a library may have swallowed that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+class PolluxWorker(Worker):
+    """One worker process. Its loops run until a signal; each survives whatever Redis does."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], clock: Clock) -> None:
+        self.id = ids.new_id()
+        self.settings = settings
+        self.clock = clock
+        self._root = keys.system_root(settings.redis)
+        super().__init__(
+            functions=[func(generate, name="generate")],
+            cron_jobs=[
+                cron(chore, name=f"{self._root}{name}", minute=minutes, second=seconds)
+                for name, chore, minutes, seconds in schedule.CHORES
+            ],
+            queue_name=chore_queue.name(self._root),
+            job_serializer=chore_queue.serialize,
+            job_deserializer=chore_queue.deserialize,
+            poll_delay=_CHORES_SECONDS,
+            health_check_interval=_HEALTH_SECONDS,
+            keep_result=0,
+            handle_signals=False,
+        )
+        self.redis = Redis(settings.redis)
+        self._watch = ServerWatch(self.redis, settings.redis)
+        self._durable_redis = replicated.durable_redis(settings.redis, self.redis)
+        self._dependencies = Dependencies.of(
+            settings, environment, self.redis, self._durable_redis, clock
+        )
+        self._catalogue_reload = CatalogueReload(self.ctx, environment, lambda: set(self._attempts))
+        self._listener = _Listener(settings.redis, on_push=self._on_push, on_ready=self._listen)
+        self._listener.on_lost = self._lose_listener
+        self.slots = Slots(settings.worker)
+        self.backlog = Backlog(lambda: self.ctx["dependencies"], clock, self._free_slots)
+        self.claims = Claims(
+            settings, self.id, self.redis, self.slots, self._start, backlog=self.backlog
+        )
+        self.backlog.claim_now = self.claims.claim_now
+        self.claims.is_damaged = lambda partition: self._partition_guard.is_stopped(
+            "reap", partition
+        )
+        self._attempts: set[asyncio.Task[object]] = set()
+        self._draining = asyncio.Event()
+        self._partition_guard = PartitionGuard()
+        self._is_reported = False
+        self._fleet_size = 1
+        self._has_missed_worker = False
+        self._is_listener_lost = False
+        self._heartbeat: Heartbeat | None = None
+
+    # -- the process -------------------------------------------------------------------------------
+
+    @override
+    async def main(self) -> None:
+        """Run until told to stop, then drain. Raises PolluxError if Redis is unfit at the start."""
+        await self.redis.connect()
+        self._watch.holds = await server_check.check(self.redis, self.settings.redis)
+        await library.load(self.redis)
+        await server_check.check_commands(self.redis, self.settings.redis)
+        await partitions.register_count(self.redis, self.settings.redis, may_raise=True)
+        await trim.mark_used(self.redis, self.settings.redis, self.clock.now_ms())
+        await self._listener.connect()
+        if any(model.makes_media for model in self._dependencies.registry.models):
+            await self._dependencies.media_store.open()
+        self.ctx["dependencies"] = self._dependencies
+        if self.on_startup:
+            await self.on_startup(self.ctx)
+        for number in _SIGNALS:
+            self.loop.add_signal_handler(number, self.begin_drain)
+        self.loop.add_signal_handler(
+            signal.SIGHUP, Sighup(self._catalogue_reload.reload).reload_or_end
+        )
+        heartbeat = self._heartbeat = Heartbeat(
+            self.settings, self.clock, self.slots.held, self.slots.stop, self.id
+        )
+        heartbeat.start()
+        loops = [
+            asyncio.create_task(self._repeat(loop, pause_seconds))
+            for loop, pause_seconds in (
+                (self._reap, self._reap_pause_seconds),
+                (self._report, lambda: _REPORT_SECONDS),
+                (self._do_chores, lambda: _CHORES_SECONDS),
+                (self._watch.inspect, self._watch.pause_seconds),
+                (self._take_permits, lambda: 0.0),
+            )
+        ]
+        if not self._dependencies.catalogue.models:
+            logs.logger().warning(NO_MODELS, remedy=NO_MODELS_REMEDY)
+        logs.logger().info(
+            "worker ready", worker=self.id, models=sorted(self._dependencies.registry.served)
+        )
+        await self._repeat(self.claims.take_work, lambda: 0.0, until=self._draining)
+        await self._drain()
+        await heartbeat.stop()
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+    def begin_drain(self) -> None:
+        """Stop claiming, as on SIGTERM."""
+        self._draining.set()
+        self.claims.end()
+
+    @override
+    async def close(self) -> None:
+        """Let go of everything; what was under way is left to leases and to chores' own retries."""
+        await self._call_hook(self.on_shutdown, self.ctx)
+        under_way = [*self._attempts, *self.tasks.values()]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        if self._is_reported:
+            await self._leave_fleet()
+        await self.claims.close()
+        for connection in (self._listener, self._durable_redis, self.redis):
+            await connection.close()
+        await self._catalogue_reload.close()
+        dependencies: Dependencies = self.ctx.get("dependencies", self._dependencies)
+        await dependencies.close()
+        if self._pool is not None:
+            await self._pool.aclose(close_connection_pool=True)
+            self._pool = None
+        for number in (*_SIGNALS, signal.SIGHUP):
+            self.loop.remove_signal_handler(number)
+
+    async def _leave_fleet(self) -> None:
+        try:
+            await fleet.leave(self.redis, self.settings.redis, self.id)
+        except PolluxError as error:
+            logs.logger().warning("leaving unannounced", error=error.message)
+
+    async def _repeat(
+        self,
+        work: Callable[[], Awaitable[None]],
+        pause_seconds: Callable[[], float],
+        *,
+        until: asyncio.Event | None = None,
+    ) -> None:
+        """Repeat a piece of work for ever, or until told; trouble makes it wait, never end."""
+        low, high = _BACKOFF_SECONDS
+        backoff = low
+        while until is None or not until.is_set():
+            _raise_if_cancelled()
+            try:
+                await work()
+                _raise_if_cancelled()
+                backoff = low
+                await self.clock.sleep(pause_seconds())
+            except UnavailableError as error:
+                logs.logger().warning("waiting for Redis", work=work.__name__, error=error.message)
+                await self.clock.sleep(random.uniform(0, backoff))  # noqa: S311  jitter
+                backoff = min(backoff * 2, high)
+            except Exception:
+                logs.logger().exception("a loop of the worker failed", work=work.__name__)
+                await self.clock.sleep(high)
+
+    async def _drain(self) -> None:
+        """Finish what ends within the grace, hand the rest back while Redis takes it."""
+        logs.logger().info("draining", running=len(self.slots))
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=self.settings.worker.grace_seconds)
+        for stop_signal in self.slots.stop_signals():
+            stop_signal.trigger("drain")
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=self.settings.worker.lease_seconds)
+        if self._attempts:
+            logs.logger().error("attempts are left to their leases", count=len(self._attempts))
+
+    # -- generations -------------------------------------------------------------------------------
+
+    def _start(self, claimed: Claimed) -> None:
+        stop_signal = self.slots.take(claimed)
+        task: asyncio.Task[object] = asyncio.create_task(self._attempt(claimed, stop_signal))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, claimed: Claimed, stop_signal: StopSignal) -> None:
+        """Run one attempt between arq's hooks; nothing that goes wrong here leaves this method."""
+        ctx = self.ctx | {
+            "job_id": claimed.id,
+            "job_try": claimed.attempt,
+            "score": claimed.accepted_ms,
+            "claimed": claimed,
+            "stop_signal": stop_signal,
+        }
+        with logs.bound(generation=claimed.id, account=claimed.account, attempt=claimed.attempt):
+            try:
+                await self._call_hook(self.on_job_start, ctx)
+                await self.functions["generate"].coroutine(ctx, claimed.id)
+                await self._call_hook(self.on_job_end, ctx)
+                self.jobs_complete += 1
+            except Exception:
+                logs.logger().exception("an attempt could not be settled; its lease will lapse")
+                self.jobs_failed += 1
+            finally:
+                self.slots.leave(claimed)
+                self.backlog.note_ended(claimed)
+                await self._use_free_slot(claimed)
+            await self._call_hook(self.after_job_end, ctx)
+
+    async def _use_free_slot(self, freed_by: Claimed) -> None:
+        try:
+            await self.claims.use_free_slot(freed_by)
+        except UnavailableError as error:
+            logs.logger().warning("waiting for Redis", work="a claim", error=error.message)
+        except PolluxError:
+            logs.logger().exception("a claim failed")
+
+    async def _call_hook(
+        self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]
+    ) -> None:
+        """Call one of arq's hooks; one that raises costs a log line, not a generation."""
+        try:
+            if hook is not None:
+                await hook(ctx)
+        except Exception:
+            logs.logger().exception("a hook raised")
+
+    # -- what keeps them alive and ends them -------------------------------------------------------
+
+    async def _reap(self) -> None:
+        """Put right what time has overtaken, in every partition."""
+        ask = functions.ReapAsk.of(self.settings, self.backlog.closed_resources())
+        self._has_missed_worker = False
+        for partition in range(self.settings.redis.partitions):
+            with self._partition_guard("reap", partition):
+                await self._reap_one(partition, ask)
+
+    async def _reap_one(self, partition: int, ask: functions.ReapAsk) -> None:
+        root = keys.partition_root(self.settings.redis, partition)
+        reaped = await functions.reap(self.redis, root, ask)
+        self.backlog.note_parked(partition, reaped.parked_queues)
+        self.claims.note_ready(reaped.ready)
+        reap_log.log_reaped(reaped)
+        self._has_missed_worker = self._has_missed_worker or bool(reaped.missed)
+        for worker in reaped.dead:
+            await fleet.leave(self.redis, self.settings.redis, worker)
+
+    def _free_slots(self) -> int:
+        """Return how many turns may be claimed now."""
+        return 0 if self._draining.is_set() or self._is_listener_lost else self.slots.free
+
+    async def _take_permits(self) -> None:
+        """Take room for what is parked as soon as there is some."""
+        await self.backlog.take_permits()
+        await self.backlog.until_next_poll()
+
+    def _reap_pause_seconds(self) -> float:
+        """Share the reaping: however many workers live, together they look as often.
+
+        Who misses one looks again by itself, once it can be known.
+        """
+        if self._has_missed_worker:
+            return functions.ABSENT_MS / 1000
+        pause_seconds = self.settings.worker.reap_seconds * self._fleet_size
+        return min(pause_seconds, _REAP_SECONDS_MAX) * random.uniform(0.5, 1.5)  # noqa: S311  jitter
+
+    async def _report(self) -> None:
+        dependencies: Dependencies = self.ctx["dependencies"]
+        was_reported, self._is_reported = self._is_reported, True
+        worker_report = WorkerReport(
+            id=self.id,
+            concurrency=self.settings.worker.concurrency,
+            running=len(self.slots),
+            models=tuple(sorted(dependencies.registry.served)),
+            wire=WIRE,
+            made_ms=self.clock.now_ms(),
+            cooling=dependencies.circuit_breaker.open_circuits(),
+            knows_lines=True,
+            is_deaf=self._is_listener_lost,
+        )
+        calls = dependencies.circuit_breaker.take_report()._replace(
+            lengths=dependencies.lengths.take_report()
+        )
+        fleet_state = await fleet.report(self.redis, self.settings.redis, worker_report, calls)
+        if fleet_state.is_new and was_reported:
+            # Another took it for dead, or Redis was emptied: nothing else would tell of that.
+            logs.logger().warning("this worker was forgotten", worker=self.id)
+        dependencies.circuit_breaker.update(
+            fleet_state.breakers, fleet_state.throttles, fleet_state.workers
+        )
+        dependencies.lengths.update(fleet_state.lengths)
+        self._fleet_size = max(1, fleet_state.workers)
+        models_without_parking = None
+        if fleet_state.configured - dependencies.registry.served:
+            models_without_parking = await fleet.models_without_parking(
+                self.redis, self.settings.redis
+            )
+        has_changed = (fleet_state.configured, models_without_parking) != (
+            dependencies.configured,
+            dependencies.models_without_parking,
+        )
+        # Not `tools`: they may have been replaced meanwhile.
+        self.ctx["dependencies"] = replace(
+            self.ctx["dependencies"],
+            configured=fleet_state.configured,
+            models_without_parking=models_without_parking,
+        )
+        if has_changed:
+            # Who waits at a bell would claim by what was known before.
+            self.claims.claim_now()
+
+    async def _do_chores(self) -> None:
+        """Look at arq's own queue once, the way arq does."""
+        try:
+            if self._pool is None:
+                self._pool = chore_queue.pool(self.settings.redis)
+                self.ctx["redis"] = self._pool
+            await self._poll_iteration()
+        except chore_queue.QUEUE_ERRORS as error:
+            if self._pool is not None:
+                # Its lines may lead to what is no longer the master.
+                await self._pool.connection_pool.disconnect(inuse_connections=False)
+            raise UnavailableError(str(error)) from None
+
+    def _listen(self) -> None:
+        self._listener.listen("SUBSCRIBE", keys.worker_channel(self._root, self.id))
+
+    def _lose_listener(self) -> None:
+        """Say where leases are kept that the listener is away, and claim nothing meanwhile."""
+        self._note_listener(is_listener_lost=True)
+
+    def _note_listener(self, *, is_listener_lost: bool) -> None:
+        if is_listener_lost != self._is_listener_lost:
+            self._is_listener_lost = is_listener_lost
+            logs.logger().warning(
+                "the listener is away" if is_listener_lost else "the listener is back"
+            )
+        self.claims.note_listener(is_listener_lost=is_listener_lost)
+        if self._heartbeat is not None:
+            self._heartbeat.note_listener(is_listener_lost=is_listener_lost)
+
+    def _on_push(self, push: list[Reply]) -> None:
+        """Hear that a caller cancelled something that runs here."""
+        if push[0] == b"subscribe":
+            self._note_listener(is_listener_lost=False)
+        elif push[0] == b"message":
+            account, _, generation = push[2].decode().partition(":")
+            for stop_signal in self.slots.stop_signals_of(account, generation):
+                stop_signal.trigger("cancel")

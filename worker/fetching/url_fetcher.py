@@ -1,0 +1,239 @@
+"""What a URL has to give that others named: the only way out to where a caller or a model points.
+
+Owns the call: a name is resolved once, every address of it is judged, and the line goes to one of
+exactly those, with the name kept for the server; each redirect begins anew. Bytes, seconds, and
+requests to one host are bounded. Refuses proxies of the environment, cookies, compressed bodies,
+and to tell a caller more than that it did not work: what lies inside a network is nobody's to find
+out, so a name with a private address and a name without any end alike, and after the same time.
+Which addresses are public, and what an operator allows beyond them, is for shared/egress.py.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from ipaddress import IPv4Address, IPv6Address
+from itertools import chain, zip_longest
+from typing import Final
+from urllib.parse import urljoin
+
+import aiohttp
+import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
+from typing_extensions import override
+from yarl import URL
+
+from shared import egress
+from shared.clock import Clock
+from shared.egress import Address, EgressPolicy, Target
+from shared.errors import EgressError
+from shared.settings_types import EgressSettings
+from shared.telemetry import logs
+from worker.fetching.dns_resolver import DnsResolver
+
+# From a name, and whose look-up it is, to its addresses. Raises OSError.
+Resolve = Callable[[str, str], Awaitable[Sequence[Address]]]
+
+# Ten pictures of one host, each behind a redirect there.
+REQUESTS_PER_HOST_MAX: Final = 20
+
+_REDIRECTS_MAX: Final = 3
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# Of a name with more, each would be another host to be called at a stranger's word.
+_ADDRESSES_MAX: Final = 4
+# A name that cannot be called is told of no sooner, however quickly that was known.
+_NAME_REFUSED_SECONDS: Final = 1.0
+_HEADERS: Final = {"accept-encoding": "identity", "user-agent": "pollux"}
+_PIECE_BYTES: Final = 65_536
+_TRANSPORT_ERRORS: Final = (aiohttp.ClientError, OSError, UnicodeError)
+
+
+class FetchBudget:
+    """What the fetches for one message may take together: bytes, and requests to each host.
+
+    A host is counted by its name and by its addresses, so that many names of one address, or one
+    name of many, are no way around the limit.
+    """
+
+    def __init__(self, account: str, bytes_max: int) -> None:
+        self.account = account
+        self._bytes_left = bytes_max
+        self._requests: Counter[str] = Counter()
+
+    def count_bytes(self, count: int) -> None:
+        """Count bytes that came. Raises EgressError ("too_large")."""
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            raise _too_large()
+
+    def count_request(self, host: str, addresses: Sequence[Address]) -> None:
+        """Count a request that is about to be made. Raises EgressError ("unreachable")."""
+        places = {host.rstrip("."), *map(str, addresses)}
+        if any(self._requests[place] >= REQUESTS_PER_HOST_MAX for place in places):
+            raise _unreachable("The URL's host was called too often for one message.")
+        self._requests.update(places)
+
+
+class UrlFetcher:
+    """The way out. `resolve` is asked once for each name that a URL or a redirect names."""
+
+    def __init__(
+        self, settings: EgressSettings, clock: Clock, resolve: Resolve | None = None
+    ) -> None:
+        self._rules = EgressPolicy(settings.allow, settings.ports)
+        self._clock = clock
+        self._resolve = resolve or DnsResolver().addresses
+        self._tls: ssl.SSLContext | None = None
+
+    async def fetch(
+        self, url: str, *, bytes_max: int, seconds: float, budget: FetchBudget
+    ) -> bytes:
+        """Return what a URL has to give.
+
+        Raises:
+            EgressError: "forbidden", "too_large" or "encoded", which trying again does not mend;
+                "unreachable", whose `retry` says whether it may.
+
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._follow(url, bytes_max, budget)
+        except TimeoutError:
+            raise _unreachable("The URL did not answer in time.") from None
+        except _TRANSPORT_ERRORS:
+            raise _unreachable("The URL could not be reached.", is_passing=True) from None
+
+    async def _follow(self, url: str, bytes_max: int, budget: FetchBudget) -> bytes:
+        for _ in range(_REDIRECTS_MAX + 1):
+            target = egress.read(url)
+            async with self._response(target, budget) as answer:
+                if answer.status not in _REDIRECTS:
+                    return await _read_body(answer, bytes_max, budget)
+                url = _redirect_url(target, answer.headers.get("location", ""))
+        raise _unreachable("The URL redirects too often.")
+
+    @asynccontextmanager
+    async def _response(
+        self, target: Target, budget: FetchBudget
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield the answer of one request, on a line of its own to an address that was judged."""
+        addresses = await self._addresses(target, budget.account)
+        budget.count_request(target.host, addresses)
+        if self._tls is None:
+            self._tls = httpx.create_ssl_context(trust_env=False)
+        connector = aiohttp.TCPConnector(
+            resolver=_CheckedResolver(target, addresses),
+            use_dns_cache=False,
+            force_close=True,
+            ssl=self._tls,
+        )
+        async with (
+            aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=None),
+            ) as session,
+            session.get(
+                URL(target.url, encoded=True), headers=_HEADERS, allow_redirects=False
+            ) as answer,
+        ):
+            yield answer
+
+    async def _addresses(self, target: Target, account: str) -> Sequence[Address]:
+        """Return the addresses that a target may be called at. Raises EgressError.
+
+        All of a name's are judged, and a few of them called.
+        """
+        self._rules.check(target)
+        if target.address is not None:
+            return [target.address]
+        began = self._clock.monotonic()
+        try:
+            addresses = await self._resolve(target.host, account)
+            self._rules.check_addresses(target, addresses)
+        except (EgressError, *_TRANSPORT_ERRORS) as error:
+            # For the operator, who may want to allow the name; the caller reads neither.
+            reason = str(error) or type(error).__name__
+            logs.logger().info("a URL's host is not called", reason=reason)
+        else:
+            return _first_of_each_family(addresses)
+        passed = self._clock.monotonic() - began
+        await self._clock.sleep(max(0.0, _NAME_REFUSED_SECONDS - passed))
+        raise _unreachable("The URL's host cannot be called.")
+
+
+class _CheckedResolver(AbstractResolver):
+    """A resolver that knows one name, and of it what was judged."""
+
+    def __init__(self, target: Target, addresses: Sequence[Address]) -> None:
+        self._host = target.host
+        self._addresses = addresses
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if host != self._host or not self._addresses:
+            raise OSError("no address was judged for this name")
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address),
+                port=port,
+                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,  # noqa: PLR2004  its number is its name
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in self._addresses
+        ]
+
+    @override
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _first_of_each_family(addresses: Sequence[Address]) -> list[Address]:
+    """Return the first addresses of each family, in turn."""
+    fours = [address for address in addresses if isinstance(address, IPv4Address)]
+    sixes = [address for address in addresses if isinstance(address, IPv6Address)]
+    turns = chain.from_iterable(zip_longest(fours, sixes))
+    return [address for address in turns if address is not None][:_ADDRESSES_MAX]
+
+
+def _redirect_url(target: Target, location: str) -> str:
+    """Return where a redirect leads. Raises EgressError ("forbidden") for what is no URL."""
+    try:
+        return urljoin(target.url, location)
+    except ValueError:
+        raise egress.forbidden("The URL redirects to what cannot be read.") from None
+
+
+async def _read_body(answer: aiohttp.ClientResponse, bytes_max: int, budget: FetchBudget) -> bytes:
+    """Return the body of a success. Raises EgressError."""
+    if answer.status != HTTPStatus.OK:
+        is_passing = answer.status >= 500 or answer.status in {408, 429}  # noqa: PLR2004  statuses
+        raise _unreachable("The URL answers with an error.", is_passing=is_passing)
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        raise EgressError("The URL answers in a compressed form.", "encoded")
+    if (answer.content_length or 0) > bytes_max:
+        raise _too_large()
+    content = bytearray()
+    async for piece in answer.content.iter_chunked(_PIECE_BYTES):
+        budget.count_bytes(len(piece))
+        content += piece
+        if len(content) > bytes_max:
+            raise _too_large()
+    return bytes(content)
+
+
+def _too_large() -> EgressError:
+    return EgressError("What the URL has to give is too large.", "too_large")
+
+
+def _unreachable(sentence: str, *, is_passing: bool = False) -> EgressError:
+    return EgressError(sentence, "unreachable", retry="soon" if is_passing else "never")

@@ -1,0 +1,185 @@
+"""One upstream, whatever its dialect: a request goes out, the parts of an answer come back.
+
+Owns the HTTP of a call and its end: what is a whole answer, what is a cut, and when a line may be
+kept. A call is one request; redirects are not followed, proxies of the environment not used,
+compressed bodies refused, cookies not kept. What is said in the call is its dialect's.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final
+
+import httpx
+
+from shared.clock import SystemClock
+from shared.errors import ConfigurationError, ProviderError
+from shared.settings import ModelSettings, ProviderSettings, Secret
+from worker.providers.aiohttp_transport import AiohttpTransport
+from worker.providers.contract import ChatRequest, Dialect, KeepAlive, Part, Reader
+from worker.providers.failures import FailureTranslator
+from worker.providers.rate_limit_headers import RateLimits, may_run_out, read_rate_limits
+from worker.providers.sse import SSEParser
+
+_ERROR_BYTES_MAX: Final = 65_536
+_ERROR_SECONDS: Final = 0.5
+# How long to listen after the last word for the end of the answer, which lets the line be kept.
+_DRAIN_SECONDS: Final = 0.1
+_KEEP_ALIVE: Final = KeepAlive()
+_CLOCK: Final = SystemClock()
+_HEADERS: Final = {
+    "accept": "text/event-stream",
+    "accept-encoding": "identity",
+    "content-type": "application/json",
+    "user-agent": "pollux",
+}
+
+
+class HttpProvider:
+    """A connection to one upstream that speaks a dialect; `lines` is what it goes over."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        settings: ProviderSettings,
+        key: Secret | None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._dialect = dialect
+        self._settings = settings
+        self._headers = httpx.Headers(_HEADERS | dialect.headers(key))
+        self._failures = FailureTranslator(settings.name)
+        self._transport = transport or AiohttpTransport()
+        self._urls: dict[str, httpx.URL] = {}
+        self._last_headers: dict[str, httpx.Headers] = {}
+        _check(settings)
+
+    async def close(self) -> None:
+        """Close the upstream's connections."""
+        await self._transport.aclose()
+
+    def limits_of(self, model: ModelSettings, *, now: float) -> RateLimits | None:
+        """Return what the last answer for a model told of limits; `now` is in Unix seconds.
+
+        Headers are kept as they came and read here only, so a call costs nothing more.
+        """
+        last_headers = self._last_headers.get(model.upstream)
+        return read_rate_limits(last_headers, now=now) if last_headers is not None else None
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
+        """Yield the parts of an answer; an end without `Ended` is a cut. Raises ProviderError."""
+        reader = self._dialect.reader(request)
+        with _errors_ignored_after_end(reader), self._failures.translated_errors():
+            async with self._open(request) as body:
+                yield self._first_sign_of_life(request.model)
+                events = SSEParser(request.max_tokens, has_media=request.model.makes_media)
+                chunks = aiter(body)
+                parts: Sequence[Part] | None = ()
+                async for chunk in chunks:
+                    parts = ()
+                    for data in events.feed(chunk):
+                        parts = reader.read(data)
+                        if parts is None:
+                            break
+                        for part in parts:
+                            yield part
+                    if parts is None:
+                        break
+                    if not parts:
+                        yield _KEEP_ALIVE
+                for part in self._last_parts(reader, events.rest() if parts is not None else ()):
+                    yield part
+                await _drain(chunks)
+
+    def _first_sign_of_life(self, model: ModelSettings) -> KeepAlive:
+        """Return the first sign of life, with what it tells of calls that may run out."""
+        headers = self._last_headers[model.upstream]
+        if not may_run_out(headers.raw):
+            return _KEEP_ALIVE
+        return KeepAlive(read_rate_limits(headers, now=_CLOCK.now_ms() / 1000))
+
+    def _last_parts(self, reader: Reader, rest: Sequence[bytes]) -> Iterator[Part]:
+        """Yield what the end of the body, or the last word, adds; an answer without end is cut."""
+        for data in rest:
+            yield from reader.read(data) or ()
+        yield from reader.finish()
+        if not reader.has_ended:
+            raise self._failures.error(("provider_error", "STREAM_CUT", "backoff"))
+
+    @asynccontextmanager
+    async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.AsyncByteStream]:
+        """Send the request; yield its answer's body. Who waits for parts is the patient."""
+        connect_seconds = self._settings.connect_seconds
+        silence_seconds = max(self._settings.idle_seconds, request.silence_seconds())
+        timeouts = {"connect": connect_seconds, "pool": connect_seconds, "read": silence_seconds}
+        response = await self._transport.handle_async_request(
+            httpx.Request(
+                "POST",
+                self._url(request.model),
+                headers=self._headers,
+                content=self._dialect.body(request),
+                extensions={"timeout": timeouts},
+            )
+        )
+        self._last_headers[request.model.upstream] = response.headers
+        body = response.stream
+        assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101  the transport's own word
+        try:
+            await self._check_head(response, body)
+            yield body
+        finally:
+            await body.aclose()
+
+    async def _check_head(self, response: httpx.Response, body: httpx.AsyncByteStream) -> None:
+        """Refuse what is no answer; of what kind it is its first byte tells, and not its type."""
+        headers = response.headers
+        if response.status_code != httpx.codes.OK:
+            raise self._failures.refusal(response, await _read_error_body(body))
+        if headers.get("content-encoding", "").lower() not in {"", "identity"}:
+            raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
+
+    def _url(self, model: ModelSettings) -> httpx.URL:
+        path = self._dialect.path(model)
+        if path not in self._urls:
+            self._urls[path] = httpx.URL(self._settings.base_url.rstrip("/") + path)
+        return self._urls[path]
+
+
+@contextmanager
+def _errors_ignored_after_end(reader: Reader) -> Iterator[None]:
+    """Let nothing that goes wrong once the end was told take anything from the answer."""
+    try:
+        yield
+    except ProviderError:
+        if not reader.has_ended:
+            raise
+
+
+def _check(settings: ProviderSettings) -> None:
+    """Refuse an address that names no host. Raises ConfigurationError."""
+    try:
+        fault = "" if httpx.URL(settings.base_url).host else "names no host"
+    except (httpx.InvalidURL, UnicodeError) as error:
+        fault = str(error)
+    if fault:
+        raise ConfigurationError([f"providers.{settings.name}.base_url: {fault}"])
+
+
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read to the end of an answer that has said its last word, if that end is there."""
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for _ in chunks:
+                pass
+
+
+async def _read_error_body(body: httpx.AsyncByteStream) -> bytes:
+    """Return the beginning of an error's body, as much as is worth reading and waiting for."""
+    head = b""
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(_ERROR_SECONDS):
+            async for chunk in body:
+                head += chunk
+                if len(head) > _ERROR_BYTES_MAX:
+                    break
+    return head[:_ERROR_BYTES_MAX]

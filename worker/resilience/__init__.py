@@ -1,0 +1,1 @@
+"""Whether an upstream is called at all, and what follows when a call fails."""

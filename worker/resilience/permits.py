@@ -1,0 +1,122 @@
+"""Room at providers that was taken before the turn that will use it was claimed.
+
+Owns which permits this worker holds: free ones, for a claim to come, and promised ones, for turns
+that were claimed and will call. Refuses to ask Redis: the gate takes room and gives it back.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from shared.clock import Clock
+from shared.wire.submission import Lane
+
+# What was not used by then goes back: a turn that calls later asks for room of its own.
+UNUSED_SECONDS: Final = 10.0
+# After a call found no room, turns for the provider wait in line for so long at least.
+_FULL_SECONDS: Final = 1.0
+# The weight of the last call in what a call is thought to take.
+_LAST_WEIGHT: Final = 0.2
+
+_Kind = tuple[str, Lane]
+
+
+class Permit(NamedTuple):
+    """Room for one call: the id and lane under which Redis keeps it, and the tokens reserved."""
+
+    provider: str
+    lane: Lane
+    id: str
+    tokens: int
+
+
+class Permits:
+    """The permits of one worker."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._free: defaultdict[_Kind, list[tuple[float, Permit]]] = defaultdict(list)
+        self._assigned: dict[str, tuple[float, Permit]] = {}
+        self._full_until: dict[str, float] = {}
+        self._freed: set[str] = set()
+        self._tokens: dict[str, float] = {}
+        self.on_freed: Callable[[], None] = lambda: None
+
+    def free(self, provider: str, lane: Lane) -> int:
+        """Return how many turns may be claimed with permits that nobody uses yet."""
+        return len(self._free.get((provider, lane), ()))
+
+    def held(self, provider: str) -> int:
+        """Return how many permits nobody uses yet, of both lanes."""
+        return self.free(provider, "interactive") + self.free(provider, "batch")
+
+    def add(self, permit: Permit) -> None:
+        """Keep a permit for the next claim."""
+        self._free[permit.provider, permit.lane].append((self._clock.monotonic(), permit))
+
+    def assign(self, provider: str, lane: Lane, generation: str) -> None:
+        """Keep a permit for a turn that was claimed with it and will call this provider."""
+        if self.free(provider, lane) and generation not in self._assigned:
+            _, permit = self._free[provider, lane].pop(0)
+            self._assigned[generation] = (self._clock.monotonic(), permit)
+
+    def take_assigned(self, provider: str, lane: Lane, generation: str) -> Permit | None:
+        """Return the permit with which a turn may make its call, if one was taken for it."""
+        _, permit = self._assigned.get(generation, (0.0, None))
+        if permit is None or (permit.provider, permit.lane) != (provider, lane):
+            return None
+        del self._assigned[generation]
+        return permit
+
+    def drop(self, generation: str, provider: str | None = None) -> list[Permit]:
+        """Return what a turn has not used and will not use (at a provider): it is held no more."""
+        _, permit = self._assigned.get(generation, (0.0, None))
+        if permit is None or provider not in {None, permit.provider}:
+            return []
+        del self._assigned[generation]
+        return [permit]
+
+    def take_unused(self, since: float) -> list[Permit]:
+        """Return the permits to give back, which are held no more.
+
+        They are free ones that were there at `since`, and those promised too long ago.
+        """
+        before = self._clock.monotonic() - UNUSED_SECONDS
+        late = [each for each, (at, _) in self._assigned.items() if at < before]
+        found = [self._assigned.pop(generation)[1] for generation in late]
+        for permits in self._free.values():
+            while permits and permits[0][0] < since:
+                found.append(permits.pop(0)[1])
+        return found
+
+    # -- what calls tell ---------------------------------------------------------------------------
+
+    def note_full(self, provider: str) -> None:
+        """Note that a provider had no room for a call."""
+        self._full_until[provider] = self._clock.monotonic() + _FULL_SECONDS
+
+    def is_full(self, provider: str) -> bool:
+        """Tell whether a call found no room lately."""
+        return self._full_until.get(provider, 0.0) > self._clock.monotonic()
+
+    def note_end(self, provider: str, tokens: int) -> None:
+        """Note that a call is over and what it took: there may be room."""
+        before = self._tokens.get(provider, float(tokens))
+        self._tokens[provider] = before + (tokens - before) * _LAST_WEIGHT
+        self.note_freed(provider)
+
+    def note_freed(self, provider: str) -> None:
+        """Note that there may be room at a provider."""
+        self._freed.add(provider)
+        self.on_freed()
+
+    def was_freed(self, provider: str) -> bool:
+        """Tell, once, whether this worker has left room since this was asked."""
+        if provider not in self._freed:
+            return False
+        self._freed.discard(provider)
+        return True
+
+    def typical_tokens(self, provider: str) -> int:
+        """Return how many tokens a call is thought to take of which nothing is known yet."""
+        return int(self._tokens.get(provider, 0.0))

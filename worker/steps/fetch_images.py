@@ -1,0 +1,109 @@
+"""Fetch the pictures that came with the message, for the model to look at.
+
+Owns what may go wrong with one of them, and how that is told: by its place, with nothing of where
+it led. Each is fetched once more where that may help; one that fails ends the generation, since an
+answer without it would be to another question. A URL that stands there twice is fetched once, and a
+turn that was put off brings its pictures along where this worker still holds them. What a picture
+is, its first bytes say; none is decoded here.
+"""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+from shared.errors import EgressError, EgressKind, Failure
+from shared.media import formats
+from shared.telemetry import logs
+from worker.fetching.url_fetcher import FetchBudget
+from worker.outcome import Failed
+from worker.providers.contract import Image
+from worker.run import Run
+
+_RETRY_SECONDS: Final = 0.25
+_FAULTS: Final[dict[EgressKind, tuple[str, str]]] = {
+    "forbidden": ("MEDIA_FORBIDDEN", "must not be fetched: it leads to where Pollux does not go"),
+    "unreachable": ("MEDIA_UNREACHABLE", "could not be fetched"),
+    "too_large": ("MEDIA_TOO_LARGE", "is larger than pictures may be"),
+    "encoded": ("MEDIA_TYPE", "comes in a compressed form"),
+}
+_NOT_AN_IMAGE: Final = ("MEDIA_TYPE", "is no picture of the forms PNG, JPEG, GIF and WebP")
+
+
+async def fetch_images(run: Run) -> Failed | None:
+    """Fill `run.images`; a picture that cannot be had ends the generation."""
+    features, claimed = run.submission.features, run.claimed
+    if not features.media_urls:
+        return None
+    held = run.dependencies.image_cache.take(claimed.account, claimed.id)
+    if held is not None:
+        run.images = held
+        return None
+    budget = FetchBudget(claimed.account, run.dependencies.settings.media.fetched_bytes_max)
+    urls = tuple(dict.fromkeys(features.media_urls))
+    fetching = [asyncio.create_task(_fetch(run, url, budget)) for url in urls]
+    try:
+        # With the first that fails the others are of no use.
+        await asyncio.wait(fetching, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for each in fetching:
+            each.cancel()
+        results = await asyncio.gather(*fetching, return_exceptions=True)
+    by_url = dict(zip(urls, results, strict=True))
+    return _check_images(run, [by_url[url] for url in features.media_urls])
+
+
+def _check_images(run: Run, results: list[bytes | BaseException]) -> Failed | None:
+    """Fill `run.images` with what came, unless one of them is a failure."""
+    # Those that were still on their way when one failed are cancelled: the failure comes first.
+    for index, content in enumerate(results):
+        if isinstance(content, EgressError):
+            is_passing = content.kind == "unreachable"
+            return _failed(index, _FAULTS[content.kind], retryable=is_passing)
+        if isinstance(content, Exception):
+            raise content
+    images, left = [], run.dependencies.settings.media.fetched_bytes_max
+    for index, content in enumerate(results):
+        if isinstance(content, BaseException):
+            raise content
+        left -= len(content)
+        if left < 0:
+            # One that stands there twice is fetched once, but shown twice.
+            return _failed(index, _FAULTS["too_large"])
+        media_format = formats.detect_format(content)
+        if media_format is None or media_format.kind != "image":
+            return _failed(index, _NOT_AN_IMAGE)
+        images.append(Image(media_format.media_type, content))
+    run.images = tuple(images)
+    return None
+
+
+async def _fetch(run: Run, url: str, budget: FetchBudget) -> bytes:
+    """Return a picture's bytes, asked for once more where it may help. Raises EgressError."""
+    media = run.dependencies.settings.media
+    ask = partial(
+        run.dependencies.url_fetcher.fetch,
+        url,
+        bytes_max=media.file_bytes_max,
+        seconds=min(media.fetch_seconds, max(0.0, run.seconds_left())),
+        budget=budget,
+    )
+    try:
+        return await ask()
+    except EgressError as error:
+        if error.retry == "never":
+            raise
+    await run.dependencies.clock.sleep(_RETRY_SECONDS)
+    return await ask()
+
+
+def _failed(index: int, fault: tuple[str, str], *, retryable: bool = False) -> Failed:
+    code, words = fault
+    logs.logger().info("a picture cannot be had", place=index, code=code)
+    return Failed(
+        Failure(
+            message=f"The picture at `media_urls[{index}]` {words}.",
+            category="invalid_request",
+            code=code,
+            retryable=retryable,
+        )
+    )

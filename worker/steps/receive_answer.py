@@ -1,0 +1,270 @@
+"""Hear one upstream call: take the parts of an answer as they come, for as long as it may last.
+
+Owns the time limits (silence, first token, the whole deadline), what a part does to the run, what
+a call consumed where the upstream does not say, and what an answer without words comes to. Decides
+nothing about a second call.
+"""
+
+import asyncio
+from contextlib import aclosing
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shared.errors import EXPIRED, Failure, ProviderError
+from shared.routing import price
+from shared.settings import ModelSettings
+from shared.wire import event as events
+from shared.wire.message import Citation, Media, Usage
+from worker.providers.contract import (
+    ChatRequest,
+    Ended,
+    FinishReason,
+    GeneratedMedia,
+    KeepAlive,
+    NonTextPart,
+    Paused,
+    Reasoning,
+    ReportedUsage,
+    Text,
+)
+from worker.resilience.circuit_breaker import UpstreamCall
+from worker.run import Run
+
+_ENDS: Final = (Ended, Paused)
+# What may follow the end of an answer, its usage, follows soon or not at all.
+_USAGE_WAIT_SECONDS: Final = 2.0
+_TIMERS_PER_SILENCE: Final = 16
+# Of pictures and sounds in one answer: each is a file, and stands in its record.
+_MEDIA_MAX: Final = 64
+NOTHING_USED: Final = Usage()
+
+_TOO_MANY: Final = Failure(
+    message="The model made more pictures and sounds than an answer may hold.",
+    category="provider_error",
+    code="RESPONSE_TOO_LARGE",
+)
+_EMPTY: Final = Failure(
+    message="The model gave an empty answer.",
+    category="provider_error",
+    code="EMPTY_ANSWER",
+    retryable=True,
+)
+_FILTERED: Final = Failure(
+    message="The provider's content policy forbids the answer.",
+    category="content_policy",
+    code="CONTENT_POLICY",
+)
+_SPENT_ON_REASONING: Final = Failure(
+    message="The limit of output tokens was spent on thinking: nothing was left for an answer.",
+    category="invalid_request",
+    code="ANSWER_SPENT_ON_THINKING",
+)
+_UNFINISHED: Final = Failure(
+    message="The provider paused too often before the answer was whole.",
+    category="provider_error",
+    code="PROVIDER_FAILED",
+    retryable=True,
+)
+
+
+class ReceivedAnswer(NamedTuple):
+    """How a call ended: why, or what to send back to an upstream that paused."""
+
+    reason: FinishReason | None
+    so_far: tuple[dict[str, object], ...] = ()
+
+
+class _AnswerTimeouts:
+    """How long to wait for what comes next, at every point of an answer.
+
+    Before it begins: for a sign of life, and with signs of life for as long as the model may take.
+    Then for any sign of life, and once it has ended a moment for what was used. Never beyond the
+    deadline.
+    """
+
+    def __init__(self, run: Run, request: ChatRequest) -> None:
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._deadline = now + run.seconds_left()
+        self._first = min(self._deadline, now + request.model.first_token_seconds)
+        self._silence_seconds = request.silence_seconds()
+        self._next_seconds = run.dependencies.catalogue.provider_of(request.model).idle_seconds
+        self._due = 0.0
+        self._has_begun = False
+        self._has_ended = False
+        self.timer = asyncio.timeout_at(min(self._first, now + self._silence_seconds))
+
+    def note_part(self) -> None:
+        """Wait for the next part. A timer is set again for a sixteenth of its time, not each."""
+        now = self._loop.time()
+        if now > self._due:
+            self._has_begun = True
+            self.timer.reschedule(min(self._deadline, now + self._next_seconds))
+            self._due = now + self._next_seconds / _TIMERS_PER_SILENCE
+
+    def note_alive(self) -> None:
+        """Wait on, but for an answer that does not begin, or has ended, no longer than before."""
+        if self._has_begun and not self._has_ended:
+            self.note_part()
+        elif not self._has_begun:
+            self.timer.reschedule(min(self._first, self._loop.time() + self._silence_seconds))
+
+    def note_end(self) -> None:
+        """Wait a moment longer for what was used."""
+        self._has_ended, self._due = True, 0.0
+        self._next_seconds = _USAGE_WAIT_SECONDS
+
+    def check(self, model: ModelSettings) -> None:
+        """Take a time that has run out. Raises ProviderError, unless the answer has ended."""
+        if self._has_ended:
+            return
+        if self.timer.when() == self._deadline:
+            raise ProviderError(EXPIRED) from None
+        raise _silence_error(model, has_begun=self._has_begun) from None
+
+
+async def receive_answer(run: Run, request: ChatRequest, call: UpstreamCall) -> ReceivedAnswer:
+    """Take the parts of an answer as they come; return how it ended. Raises ProviderError."""
+    received = ReceivedAnswer(None)
+    limits = _AnswerTimeouts(run, request)
+    run.writer.expect(
+        run.dependencies.lengths.expected_bytes(request.model.identifier, request.max_tokens)
+    )
+    parts = run.dependencies.registry.provider_of(request.model).stream(request)
+    try:
+        async with limits.timer, aclosing(parts):
+            async for part in parts:
+                if isinstance(part, Text):
+                    run.writer.append_text(part.text)
+                elif isinstance(part, KeepAlive):
+                    call.note_response(part.limits)
+                    limits.note_alive()
+                    continue
+                elif isinstance(part, _ENDS):
+                    received = _read_end(part)
+                    limits.note_end()
+                else:
+                    await _record_part(run, request.model, part)
+                call.note_first_part()
+                limits.note_part()
+    except TimeoutError:
+        limits.check(request.model)
+    return received
+
+
+def _read_end(part: Ended | Paused) -> ReceivedAnswer:
+    return (
+        ReceivedAnswer(part.reason)
+        if isinstance(part, Ended)
+        else ReceivedAnswer(None, part.content)
+    )
+
+
+def no_answer_error(model: ModelSettings, reason: FinishReason | None) -> ProviderError:
+    """Return what an answer without text or media comes to, by the reason of its end."""
+    failure = {"content_filter": _FILTERED, "length": _SPENT_ON_REASONING}.get(reason or "", _EMPTY)
+    told = msgspec.structs.replace(failure, provider=model.provider)
+    return ProviderError(told, retry="backoff" if told.retryable else "never")
+
+
+def unfinished_error(model: ModelSettings) -> ProviderError:
+    """Return what an answer comes to that is paused once more than there may be calls."""
+    return ProviderError(
+        msgspec.structs.replace(_UNFINISHED, provider=model.provider), retry="backoff"
+    )
+
+
+async def _record_part(run: Run, model: ModelSettings, part: NonTextPart) -> None:
+    """Hand on what comes beside the text."""
+    match part:
+        case Reasoning(text):
+            run.writer.append_reasoning(text)
+        case ReportedUsage():
+            run.usage = _usage(model, part)
+            run.searches = part.searches if run.searched_by == "model" else run.searches
+        case Citation():
+            _record_citation(run, part)
+        case Media():
+            run.media.append(part)
+            run.writer.append_event(events.Media(part.kind, part.url))
+        case GeneratedMedia():
+            await _save_media(run, part)
+        case events.ToolCall() | events.ToolResult():
+            run.writer.append_event(part)
+
+
+def _record_citation(run: Run, page: Citation) -> None:
+    """Note a page; where a service searched, pages are cited by the numbers that it gave them."""
+    if run.searched_by != "service":
+        run.citations.append(page)
+
+
+async def _save_media(run: Run, part: GeneratedMedia) -> None:
+    """Put what the model made where callers find it, then tell of it.
+
+    Its URL is good for as long as the stream may be read. Raises ProviderError.
+    """
+    if len(run.media) == _MEDIA_MAX:
+        raise ProviderError(_TOO_MANY)
+    claimed, retention = run.claimed, run.dependencies.settings.retention
+    saved = await run.dependencies.media_store.save(
+        claimed.account,
+        run.submission.session,
+        part.content,
+        seconds_min=run.seconds_left() + retention.events_seconds,
+    )
+    if saved is not None:
+        run.media.append(saved.stored)
+        run.writer.append_event(events.Media(saved.published.kind, saved.published.url))
+
+
+def _silence_error(model: ModelSettings, *, has_begun: bool) -> ProviderError:
+    failure = Failure(
+        message="The provider fell silent." if has_begun else "The provider did not begin in time.",
+        category="timeout",
+        code="PROVIDER_SILENT" if has_begun else "FIRST_TOKEN_TIMEOUT",
+        retryable=True,
+        provider=model.provider,
+    )
+    return ProviderError(failure, retry="backoff")
+
+
+def estimate_usage(run: Run, model: ModelSettings) -> Usage:
+    """Return what an answer consumed when the provider did not say, flagged as our own estimate.
+
+    As with the providers, what was thought is counted in with what was said; a picture or a sound
+    counts as much as one that is looked at.
+    """
+    reasoning_tokens = run.writer.reasoning_tokens()
+    output_tokens = reasoning_tokens + run.writer.text_tokens()
+    output_tokens += price.IMAGE_TOKENS * len(run.media)
+    return Usage(
+        input_tokens=run.input_tokens,
+        output_tokens=output_tokens,
+        reasoning_tokens=reasoning_tokens,
+        cost=price.cost(model, run.input_tokens, output_tokens),
+        estimated=True,
+    )
+
+
+def sum_usage(model: ModelSettings, before: Usage, after: Usage) -> Usage:
+    """Return what two calls of one answer consumed."""
+    used = ReportedUsage(
+        input_tokens=before.input_tokens + after.input_tokens,
+        output_tokens=before.output_tokens + after.output_tokens,
+        reasoning_tokens=before.reasoning_tokens + after.reasoning_tokens,
+        cached_input_tokens=before.cached_input_tokens + after.cached_input_tokens,
+    )
+    is_estimated = before.estimated or after.estimated
+    return msgspec.structs.replace(_usage(model, used), estimated=is_estimated)
+
+
+def _usage(model: ModelSettings, used: ReportedUsage) -> Usage:
+    return Usage(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+        cached_input_tokens=used.cached_input_tokens,
+        cost=price.cost(model, used.input_tokens, used.output_tokens),
+    )

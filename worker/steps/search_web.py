@@ -1,0 +1,87 @@
+"""Search the web for a model that does not, and lay what was found beside the question.
+
+Owns the one query, its single repetition, and what an answer's searches are: the service's one, or
+as many as the model's upstream told. An answer is never made without the search that was asked for.
+"""
+
+import random
+from typing import Final
+
+import msgspec
+
+from shared.errors import EXPIRED, ProviderError
+from shared.routing import price
+from shared.routing.search_estimate import estimate_search
+from shared.settings import ModelSettings
+from shared.wire import event as events
+from shared.wire.message import Citation, Usage
+from worker.outcome import Failed
+from worker.run import Run
+from worker.web_search.client import SearchClient
+from worker.web_search.contract import Result, query
+from worker.web_search.results_prompt import results_prompt
+
+_CALLS_MAX: Final = 2
+_BACKOFF_SECONDS: Final = 0.5
+# A service that asks for more patience than this is not waited for.
+_WAIT_SECONDS_MAX: Final = 2.0
+_PROMPT_AND_RESULTS: Final = "\n\n"
+
+
+async def search_web(run: Run) -> Failed | None:
+    """Add what was found to `run.system_prompt` and `run.citations`, where a service searches."""
+    if run.searched_by != "service":
+        return None
+    assert run.dependencies.search_client is not None  # noqa: S101  `choose` asked
+    run.writer.append_event(events.StageChanged("searching"), stage="searching")
+    try:
+        results = await _search_with_retry(run, run.dependencies.search_client)
+    except ProviderError as error:
+        return Failed(error.failure if run.seconds_left() > 0 else EXPIRED)
+    run.searches = 1
+    run.citations = [Citation(result.url, result.title) for result in results]
+    parts = (run.system_prompt, results_prompt(results))
+    run.system_prompt = _PROMPT_AND_RESULTS.join(part for part in parts if part)
+    return None
+
+
+async def _search_with_retry(run: Run, client: SearchClient) -> tuple[Result, ...]:
+    """Return the results; a fault that may pass is given a second chance. Raises ProviderError."""
+    asked, calls = query(run.user.content), 0
+    while True:
+        calls += 1
+        try:
+            return await client.search(asked, max(0.0, run.seconds_left()))
+        except ProviderError as error:
+            delay = error.retry_after_seconds
+            if delay is None:
+                delay = random.uniform(0, _BACKOFF_SECONDS)  # noqa: S311  jitter, not a secret
+            is_hopeless = error.retry == "never" or calls == _CALLS_MAX
+            if is_hopeless or delay > min(_WAIT_SECONDS_MAX, run.seconds_left()):
+                raise
+        await run.dependencies.clock.sleep(delay)
+
+
+def searches_max(run: Run, model: ModelSettings) -> price.Searches:
+    """Return the searches that an answer of a model may have to pay for."""
+    if run.searched_by is None:
+        return price.NO_SEARCH
+    return estimate_search(model, run.dependencies.settings.search, run.searched_by).searches
+
+
+def add_search_cost(run: Run, model: ModelSettings, usage: Usage) -> Usage:
+    """Return what was used with the searches in it; the price is rounded up once, for all of it.
+
+    An upstream that cites has searched, also where it counts no searches.
+    """
+    if run.searched_by is None:
+        return usage
+    by_model = run.searched_by == "model"
+    rate = model.search_rate if by_model else run.dependencies.settings.search.rate
+    searches = price.Searches(run.searches or int(by_model and bool(run.citations)), rate)
+    return msgspec.structs.replace(
+        usage,
+        searches=searches.count,
+        search_cost=price.search_cost(searches),
+        cost=price.cost(model, usage.input_tokens, usage.output_tokens, searches),
+    )

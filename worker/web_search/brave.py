@@ -1,0 +1,47 @@
+"""Brave Search, as its web search API speaks it."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from shared.settings import Secret
+from worker.web_search.contract import Result, SearchRequest, read_results
+
+# More words in a query are refused.
+_WORDS_MAX: Final = 50
+
+
+class _Web(msgspec.Struct):
+    results: list[Any] = []
+
+
+class _Answer(msgspec.Struct):
+    """What we read of an answer; where nothing was found there is no `web`."""
+
+    type: str
+    web: _Web | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Answer).decode
+
+
+class Brave:
+    """The words."""
+
+    base_url = "https://api.search.brave.com/res/v1"
+
+    def headers(self, key: Secret | None) -> dict[str, str]:
+        """Return the header that carries the key."""
+        return {"x-subscription-token": key.reveal()} if key else {}
+
+    def ask(self, query: str, count: int) -> SearchRequest:
+        """Return the request; without the marks that it puts around what fits."""
+        words = " ".join(query.split(" ")[:_WORDS_MAX])
+        asked = {"q": words, "count": str(count), "text_decorations": "false"}
+        return SearchRequest(path="/web/search", parameters=asked)
+
+    def results(self, body: bytes) -> Iterator[Result]:
+        """Yield the results. Raises MsgspecError."""
+        answer = _decode(body)
+        return read_results(answer.web.results if answer.web is not None else (), "description")

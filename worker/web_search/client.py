@@ -1,0 +1,189 @@
+"""The line to a search service: one question, one request, a few results.
+
+Owns the HTTP of a search and its bounds: the whole of it within the settings' seconds, an answer of
+2 MiB at most, no redirects, no proxies of the environment, no compression. Whatever goes wrong is
+a `ProviderError` of the one code SEARCH_FAILED. It never tries again; a service's words go nowhere.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from itertools import islice
+from typing import Final
+
+import httpx
+import msgspec
+
+from shared.catalogue import provider_key
+from shared.errors import Category, ConfigurationError, ProviderError
+from shared.search_settings import SearchSettings
+from shared.settings import ProviderSettings, Secret
+from shared.telemetry import logs
+from worker.providers.aiohttp_transport import AiohttpTransport
+from worker.providers.citations import Citations
+from worker.providers.failures import FailureTranslator
+from worker.providers.refusals import Classification
+from worker.providers.sse import TooLargeError
+from worker.web_search.brave import Brave
+from worker.web_search.contract import Result, SearchApi
+from worker.web_search.searxng import SearXNG
+from worker.web_search.tavily import Tavily
+
+CODE: Final = "SEARCH_FAILED"
+ANSWER_BYTES_MAX: Final = 2_097_152
+KINDS: Final[dict[str, SearchApi]] = {"searxng": SearXNG(), "brave": Brave(), "tavily": Tavily()}
+_HEADERS: Final = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": "pollux",
+}
+# What is told as it is; for the rest neither the message nor the caller is to blame.
+_PUBLIC_MESSAGES: Final[dict[Category, str]] = {
+    "rate_limit": "The search service limits how often it may be asked.",
+    "overloaded": "The search service is overloaded or cannot be reached.",
+    "auth": "The search service refused the deployment's credentials.",
+    "timeout": "The search service did not answer in time.",
+}
+_FAILED: Final = "The search service failed."
+# All searches are alike, so these are never about one of them.
+_DEPLOYMENT_FAULTS: Final[dict[int, Classification]] = {
+    402: ("auth", "PROVIDER_UNPAID", "never"),
+    403: ("auth", "PROVIDER_FORBIDS", "never"),
+}
+
+
+class SearchClient:
+    """A connection to one search service."""
+
+    def __init__(self, settings: SearchSettings, key: Secret | None) -> None:
+        assert settings.service is not None  # noqa: S101  `connect` asked
+        self.name = settings.service
+        self._settings = settings
+        self._api = KINDS[settings.service]
+        self._headers = httpx.Headers(_HEADERS | self._api.headers(key))
+        self._url = httpx.URL((settings.base_url or self._api.base_url).rstrip("/"))
+        self._failures = FailureTranslator(settings.service)
+        self._transport = AiohttpTransport()
+
+    async def close(self) -> None:
+        """Close the service's connections."""
+        await self._transport.aclose()
+
+    async def search(self, query: str, seconds: float) -> tuple[Result, ...]:
+        """Return the first results, each page once, within so many seconds. Raises ProviderError.
+
+        None found is no failure.
+        """
+        try:
+            with self._failures.translated_errors():
+                async with asyncio.timeout(min(seconds, self._settings.seconds)):
+                    body = await self._ask(query)
+                return self._read(body)
+        except TimeoutError:
+            error = self._failures.error(("timeout", "PROVIDER_TIMEOUT", "backoff"))
+            raise self._public_error(error) from None
+        except ProviderError as error:
+            raise self._public_error(error) from None
+
+    async def _ask(self, query: str) -> bytes:
+        """Send the request; return the whole of its answer."""
+        response = await self._transport.handle_async_request(self._request(query))
+        body = response.stream
+        assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101  the transport's own word
+        try:
+            if response.status_code != httpx.codes.OK:
+                # The status tells enough; what is said beside it may be of any length.
+                if response.status_code in _DEPLOYMENT_FAULTS:
+                    raise self._failures.error(_DEPLOYMENT_FAULTS[response.status_code])
+                raise self._failures.refusal(response, b"")
+            if response.headers.get("content-encoding", "").lower() not in {"", "identity"}:
+                raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
+            return await _whole(body)
+        finally:
+            await body.aclose()
+
+    def _request(self, query: str) -> httpx.Request:
+        ask = self._api.ask(query, self._settings.results_max)
+        seconds = self._settings.seconds
+        return httpx.Request(
+            "GET" if ask.body is None else "POST",
+            httpx.URL(str(self._url) + ask.path, params=ask.parameters or None),
+            headers=self._headers,
+            content=ask.body,
+            extensions={"timeout": {"connect": seconds, "pool": seconds, "read": seconds}},
+        )
+
+    def _read(self, body: bytes) -> tuple[Result, ...]:
+        """Return the results of an answer, each page once."""
+        known = Citations()
+        text = body.decode(errors="replace").encode()
+        fresh = (
+            result
+            for result in self._api.results(text)
+            for _ in known.take(result.url, result.title)
+        )
+        return tuple(islice(fresh, self._settings.results_max))
+
+    def _public_error(self, error: ProviderError) -> ProviderError:
+        """Return a failure as the caller reads it; the exact one is for the log."""
+        failure = error.failure
+        logs.logger().info("the search failed", service=self.name, code=failure.code)
+        if self.name == "searxng" and failure.code == "PROVIDER_FORBIDS":
+            logs.logger().warning(
+                "SearXNG answers 403 unless `json` is among `search.formats` of its settings"
+            )
+        category: Category = (
+            failure.category if failure.category in _PUBLIC_MESSAGES else "provider_error"
+        )
+        public = msgspec.structs.replace(
+            failure,
+            message=_PUBLIC_MESSAGES.get(category, _FAILED),
+            category=category,
+            code=CODE,
+            retryable=True,
+        )
+        return ProviderError(
+            public, retry=error.retry, retry_after_seconds=error.retry_after_seconds
+        )
+
+
+def connect(settings: SearchSettings, environment: Mapping[str, str]) -> SearchClient | None:
+    """Return a line to the service that the settings name.
+
+    None where they name none, or where its key is not in the environment: then other workers
+    search. Raises ConfigurationError for an address or a key that cannot be used.
+    """
+    if settings.service is None:
+        return None
+    base_url = settings.base_url or KINDS[settings.service].base_url
+    _check(base_url)
+    named = ProviderSettings(
+        name=settings.service, base_url=base_url, api_key_env=settings.api_key_env
+    )
+    key = provider_key(named, environment)
+    if key is None and settings.api_key_env is not None:
+        logs.logger().warning(
+            "the key of the search service is not set; other workers search",
+            variable=settings.api_key_env,
+        )
+        return None
+    return SearchClient(settings, key)
+
+
+def _check(base_url: str) -> None:
+    """Refuse an address that names no host. Raises ConfigurationError."""
+    try:
+        fault = "" if httpx.URL(base_url).host else "names no host"
+    except (httpx.InvalidURL, UnicodeError) as error:
+        fault = str(error)
+    if fault:
+        raise ConfigurationError([f"search.base_url: {fault}"])
+
+
+async def _whole(body: httpx.AsyncByteStream) -> bytes:
+    """Return a body. Raises TooLargeError."""
+    taken = bytearray()
+    async for chunk in body:
+        taken += chunk
+        if len(taken) > ANSWER_BYTES_MAX:
+            raise TooLargeError
+    return bytes(taken)
