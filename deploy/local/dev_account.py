@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from deploy.local.state_folder import DataFolder
+from deploy.local.state_folder import StateFolder
 from shared.stores.accounts import MICROCREDITS_PER_CREDIT, Accounts
 from shared.wire.account import DEFAULT_SCOPES
 
@@ -16,7 +16,7 @@ _ACCOUNT: Final = "dev"
 _CREDITS: Final = 1_000
 
 
-async def key(folder: DataFolder, accounts: Accounts) -> str:
+async def key(folder: StateFolder, accounts: Accounts) -> str:
     """Return a good key of the account `dev`, in clear text."""
     saved_key = folder.secrets.api_key
     if saved_key is not None:

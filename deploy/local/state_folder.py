@@ -31,7 +31,7 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None = None
 
 
-class DataFolder:
+class StateFolder:
     """A folder that this process holds; made by `held`."""
 
     def __init__(self, path: Path, lock: int) -> None:
@@ -67,7 +67,7 @@ class DataFolder:
 
 
 @contextlib.asynccontextmanager
-async def locked(path: Path, clock: Clock) -> AsyncIterator[DataFolder]:
+async def locked(path: Path, clock: Clock) -> AsyncIterator[StateFolder]:
     """Make the folder if needed and hold it.
 
     Raises:
@@ -87,7 +87,7 @@ async def locked(path: Path, clock: Clock) -> AsyncIterator[DataFolder]:
     try:
         await _lock(path, lock, clock)
         try:
-            yield DataFolder(path, lock)
+            yield StateFolder(path, lock)
         finally:
             _running_file(path).unlink(missing_ok=True)
     finally:

@@ -27,7 +27,7 @@ from deploy.local import (
 )
 from deploy.local.operator_settings import OperatorSettings
 from deploy.local.progress import Progress
-from deploy.local.state_folder import DataFolder
+from deploy.local.state_folder import StateFolder
 from deploy.local.supervisor import Supervisor, python
 from shared.clock import Clock
 from shared.errors import ConfigurationError, UnavailableError
@@ -140,7 +140,7 @@ class _System:
     """The parts as children of one supervisor, and our own connections to them."""
 
     def __init__(
-        self, folder: DataFolder, supervisor: Supervisor, environment: Mapping[str, str]
+        self, folder: StateFolder, supervisor: Supervisor, environment: Mapping[str, str]
     ) -> None:
         self._folder = folder
         self._supervisor = supervisor
