@@ -46,8 +46,8 @@ async def _dies(person: ApiClient, provider: ScriptedProvider, **fields: object)
     """Have a message fail for no fault of its sender; return its receipt."""
     answer = provider.answer
     provider.answer = lambda _: ScriptedAnswer(status=302)
-    receipt = await person.ask("Why is it down?", **fields)
-    assert (await person.end(receipt))["state"] == "failed"
+    receipt = await person.submit("Why is it down?", **fields)
+    assert (await person.wait_for_end(receipt))["state"] == "failed"
     provider.answer = answer
     return receipt
 
@@ -135,7 +135,7 @@ async def test_a_front_with_two_doors_comes_and_goes_as_one(system: System, work
         refused(await public.get(DEAD, headers=head), 404, "NOT_FOUND")
     front.terminate()
     # One process ends by the signal that it was sent, once all is done.
-    assert await front.ended() in {0, -signal.SIGTERM}
+    assert await front.wait_until_ended() in {0, -signal.SIGTERM}
     for gone in (behind, public):
         with pytest.raises(httpx.TransportError):
             await gone.get("/readyz")
@@ -145,7 +145,7 @@ async def test_a_front_has_two_ports_or_one_door(system: System, tmp_path: Path)
     environment = processes.environment(system.settings, tmp_path)
     words = ["api", "--port", "8000", "--admin-port", "8000"]
     with processes.Process(words, environment, tmp_path / "log") as front:
-        assert await front.ended() == 2
+        assert await front.wait_until_ended() == 2
         assert "another port" in front.text()
 
 
@@ -192,7 +192,7 @@ async def test_retried_it_is_answered_in_its_session_and_charged_once(
     [retried] = payload["retried"]
     assert body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]})) == payload
     again = {"poll_url": f"/api/v1/generate/{retried['generation_id']}/status"}
-    ended = await person.end(again)
+    ended = await person.wait_for_end(again)
     assert ended["state"] == "completed"
     assert ended["result"]["content"] == "You said: Why is it down?"
     messages = await person.messages(receipt["session_id"])

@@ -131,7 +131,7 @@ async def test_a_page_can_read_all_that_an_answer_says(system: System) -> None:
     page.headers["origin"] = PAGE
     once = {"idempotency-key": "once"}
     receipt = body(await page.post(CHAT, json={"message": "hello"}, headers=once))
-    await page.end(receipt)
+    await page.wait_for_end(receipt)
     looked = await page.get(receipt["poll_url"])
     tag = {"if-none-match": looked.headers["etag"]}
     answers = {

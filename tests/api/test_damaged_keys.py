@@ -44,7 +44,7 @@ async def test_submissions_are_503_in_each_dialect_until_the_key_is_mended(
     [said] = [line["fault"] for line in system.lines if line["event"] == _LOGGED]
     assert said in {f"{name} is a string where a {key.type} should be" for name in names}
     await system.redis.call("DEL", *names)
-    assert (await api.ask("hello", model="alpha"))["success"]
+    assert (await api.submit("hello", model="alpha"))["success"]
     await system.worker()
 
 
@@ -54,7 +54,7 @@ async def test_worker_goes_on_beside_a_damaged_partition_and_comes_back_to_it(
     system.expected |= {_LOGGED, _UNFIT}
     await system.front()
     customers = [await system.customer(account) for account in _ACCOUNTS]
-    receipts = [await api.ask("hello", model="alpha") for api in customers]
+    receipts = [await api.submit("hello", model="alpha") for api in customers]
     root = _roots(system)[0]
     await system.redis.call("SET", keys.LEASES(root), "x")
     await system.worker()
@@ -104,8 +104,8 @@ async def test_damaged_events_of_what_has_ended_are_503_and_named_once(
     await system.front()
     await system.worker()
     api = await system.customer()
-    receipt = await api.ask("hello", model="alpha")
-    await api.end(receipt)
+    receipt = await api.submit("hello", model="alpha")
+    await api.wait_for_end(receipt)
     name = await _events_overwritten(system, receipt)
     for _ in range(3):
         refused(await api.get(receipt["events_url"]), 503, "UNAVAILABLE")
@@ -121,7 +121,7 @@ async def test_damaged_events_of_what_is_under_way_end_the_answer_and_are_named_
     system.expected |= {_LOGGED}
     await system.front()
     api = await system.customer()
-    receipt = await api.ask("hello", model="alpha")
+    receipt = await api.submit("hello", model="alpha")
     name = await _events_overwritten(system, receipt)
     for _ in range(3):
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
@@ -130,4 +130,4 @@ async def test_damaged_events_of_what_is_under_way_end_the_answer_and_are_named_
     assert [record for record in caplog.records if record.exc_info] == []
     await system.redis.call("DEL", name)
     await system.worker()
-    assert (await api.end(receipt))["state"] == "completed"
+    assert (await api.wait_for_end(receipt))["state"] == "completed"

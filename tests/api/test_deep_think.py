@@ -38,7 +38,7 @@ async def worker(api: ApiClient, system: System) -> PolluxWorker:
 async def test_a_model_that_reasons_is_chosen_and_asked_to(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    status = await api.answer("Why? [tokens=3 think=4]", deep_think=True)
+    status = await api.submit_and_wait("Why? [tokens=3 think=4]", deep_think=True)
     assert status["routing"]["chosen"] == "beta"
     bars = {each["model"]: each["excluded_by"] for each in status["routing"]["candidates"]}
     assert bars == {"alpha": "reasoning", "beta": None}
@@ -62,7 +62,7 @@ async def test_the_other_dialect_has_it_too(api: ApiClient, provider: ScriptedPr
 async def test_nobody_is_asked_to_think_who_was_not_told_to(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    await api.answer("hello", model="beta", deep_think=False)
+    await api.submit_and_wait("hello", model="beta", deep_think=False)
     assert "reasoning_effort" not in provider.requests[0].body
 
 
@@ -77,8 +77,8 @@ async def test_a_model_that_cannot_reason_is_refused_with_the_reason(api: ApiCli
 
 
 async def test_a_worker_of_before_leaves_it_in_the_line(api: ApiClient, system: System) -> None:
-    plain = await api.ask("hello")
-    deep = await api.ask("Why?", deep_think=True)
+    plain = await api.submit("hello")
+    deep = await api.submit("Why?", deep_think=True)
     account = await system.account()
     root = system.accounts.root_of(account)
     wires = [

@@ -63,7 +63,7 @@ async def test_the_stream_tells_the_whole_story_once(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text=_TEXT, gap_seconds=0.002))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     received = await _all(api, receipt)
     names = [one.name for one in received]
     assert names[:3] == ["accepted", "routed", "stage"]
@@ -90,7 +90,7 @@ async def test_what_has_ended_is_told_again_from_any_event_on(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text=_TEXT, gap_seconds=0.002))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     received = await _all(api, receipt)
     assert len(received) > 5
     assert await _all(api, receipt) == received
@@ -108,7 +108,7 @@ async def test_the_header_goes_before_the_parameter(
 ) -> None:
     await system.worker()
     provider.script.append(ScriptedAnswer(text=_TEXT))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     received = await _all(api, receipt)
     receipt["events_url"] += f"?after={received[0].id}"
     assert await _all(api, receipt, after=received[-2].id) == received[-1:]
@@ -120,7 +120,7 @@ async def test_who_comes_in_the_middle_gets_all_of_it_and_goes_on(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=4, gap_seconds=0.002))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as first:
         await first.until("delta")
         async with following(api, receipt["events_url"]) as second:
@@ -137,7 +137,7 @@ async def test_another_front_tells_the_same(
     await system.worker()
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=4))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as here:
         seen = await here.until("delta")
         async with following(api, receipt["events_url"], after=seen.id, url=elsewhere) as there:
@@ -153,7 +153,7 @@ async def test_after_the_retention_a_snapshot_stands_for_the_rest(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text=_TEXT, gap_seconds=0.002))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     received = await _all(api, receipt)
     account = await system.account()
     root = system.accounts.root_of(account)
@@ -173,7 +173,7 @@ async def test_after_the_retention_a_snapshot_stands_for_the_rest(
 async def test_ends_without_an_answer_are_told_too(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    waiting_ = await api.ask("never begun")
+    waiting_ = await api.submit("never begun")
     async with following(api, waiting_["events_url"]) as stream:
         assert await stream.next()
         await api.post(waiting_["cancel_url"])
@@ -182,7 +182,7 @@ async def test_ends_without_an_answer_are_told_too(
     assert await _all(api, waiting_) == received
     await system.worker()
     provider.script.append(ScriptedAnswer(status=401))
-    failed = await api.ask("fails", model="alpha")
+    failed = await api.submit("fails", model="alpha")
     received = await _all(api, failed)
     assert received[-1].name == "failed"
     assert received[-1].payload["failure"] == (await api.poll(failed))["failure"]
@@ -195,7 +195,7 @@ async def test_a_new_attempt_begins_with_a_reset(
 ) -> None:
     provider.script.append(ScriptedAnswer(text="lost words", gate=asyncio.Event(), gate_after=1))
     provider.script.append(ScriptedAnswer(text=_TEXT))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
         await system.worker()
@@ -215,7 +215,7 @@ async def test_who_has_to_wait_for_another_try_is_told_so(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(status=429, headers={"retry-after": "60"}))
-    receipt = await api.ask("hello", model="alpha")
+    receipt = await api.submit("hello", model="alpha")
     async with following(api, receipt["events_url"]) as stream:
         payload = [await stream.until("stage")]
         while payload[-1].payload["stage"] != "retrying":
@@ -231,7 +231,7 @@ async def test_who_has_to_wait_for_another_try_is_told_so(
 async def test_what_is_nobodys_or_no_event_s_is_refused(
     system: System, api: ApiClient, other: ApiClient
 ) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     path = receipt["events_url"]
     refused(await other.get(path), 404, "GENERATION_NOT_FOUND")
     refused(
@@ -247,8 +247,8 @@ async def test_what_is_nobodys_or_no_event_s_is_refused(
 
 @pytest.mark.usefixtures("worker")
 async def test_an_empty_place_to_go_on_from_is_none(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
-    await api.end(receipt)
+    receipt = await api.submit("hello")
+    await api.wait_for_end(receipt)
     path = receipt["events_url"]
     whole = (await api.get(path)).text
     assert whole.startswith("id: 0-1\n")
@@ -269,7 +269,7 @@ async def test_an_account_follows_as_many_as_it_may(
     system.change_tier("enterprise", waits_max=2)
     await system.front()
     api = await system.customer()
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     path = receipt["events_url"]
     async with following(api, path) as one, following(api, path) as two:
         assert await one.next()
@@ -287,7 +287,7 @@ async def test_silence_is_broken(system: System) -> None:
     system.change("api", ping_seconds=0.05)
     await system.front()
     api = await system.customer()
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as stream:
         reading = asyncio.create_task(stream.rest())
         await waiting.until(lambda: len(stream.comments) >= 3)
@@ -299,7 +299,7 @@ async def test_a_deadline_ends_the_stream_although_no_worker_lives(system: Syste
     system.change("api", ping_seconds=0.05)
     await system.front()
     api = await system.customer()
-    receipt = await api.ask("hello", deadline_seconds=1)
+    receipt = await api.submit("hello", deadline_seconds=1)
     received = await _all(api, receipt)
     assert [one.name for one in received] == ["accepted", "failed"]
     assert received[-1].payload["failure"]["category"] == "expired"
@@ -311,13 +311,13 @@ async def test_who_vanishes_leaves_nothing_and_ends_nothing(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=2))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
         assert await _subscribers(system, receipt) == 1
     await _nobody_follows(system, receipt)
     gate.set()
-    assert (await api.end(receipt))["result"]["content"] == _TEXT
+    assert (await api.wait_for_end(receipt))["result"]["content"] == _TEXT
 
 
 @pytest.mark.usefixtures("worker")
@@ -330,7 +330,7 @@ async def test_publications_that_are_lost_are_read_from_the_stream(
     provider.script.append(
         ScriptedAnswer(text=_TEXT, gate=gates[0], gate_after=2, gap_seconds=0.01)
     )
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
         gates[0].set()
@@ -348,7 +348,7 @@ async def test_a_follower_that_knows_more_than_redis_begins_anew(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text=_TEXT, gate=gate, gate_after=2))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as first:
         await first.until("delta")
         async with following(api, receipt["events_url"], after="7-7") as second:
@@ -364,7 +364,7 @@ async def test_a_follower_that_knows_more_than_redis_begins_anew(
 
 
 async def test_head_is_told_how_it_would_begin(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     answer = await api.head(receipt["events_url"])
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -380,7 +380,7 @@ async def test_a_reader_that_is_stuck_is_cut_and_others_do_not_notice(
     api = await system.customer()
     text = " ".join(["w" * 4_000] * 1_000)
     provider.script.append(ScriptedAnswer(text=text))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     with stuck(url, receipt["events_url"], api.headers["x-api-key"]):
         received = await _all(api, receipt)
         assert text_of(received) == text
@@ -389,7 +389,7 @@ async def test_a_reader_that_is_stuck_is_cut_and_others_do_not_notice(
 
 
 async def test_who_deletes_the_session_ends_the_stream(system: System, api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as stream:
         assert await stream.next()
         await api.delete(f"/api/v1/chat/conversations/{receipt['session_id']}")

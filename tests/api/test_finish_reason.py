@@ -63,7 +63,7 @@ async def test_an_answer_that_failed_has_no_finish_reason(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.answer = lambda _: ScriptedAnswer(status=422)
-    status = await api.answer("hello")
+    status = await api.submit_and_wait("hello")
     assert (status["state"], status["result"]["finish_reason"]) == ("failed", None)
     _, answered = await api.messages(status["session_id"])
     assert "finish_reason" not in answered
@@ -74,7 +74,7 @@ async def test_calls_of_tools_alone_are_an_answer(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Registry, "provider_of", lambda *_: _Caller())
-    status = await api.answer("What time is it?")
+    status = await api.submit_and_wait("What time is it?")
     assert status["state"] == "completed"
     assert (status["result"]["content"], status["result"]["finish_reason"]) == ("", "tool_calls")
 

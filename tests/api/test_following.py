@@ -67,8 +67,8 @@ async def test_who_follows_what_another_waits_for_sees_what_there_is(
     """The front hears the generation already, and nothing new is said to wake anybody."""
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
-    receipt = await api.ask("hello")
-    waiter = asyncio.create_task(api.end(receipt))
+    receipt = await api.submit("hello")
+    waiter = asyncio.create_task(api.wait_for_end(receipt))
     await waiting.until(lambda: _is_heard(system, receipt))
 
     async def has_text() -> bool:
@@ -87,7 +87,7 @@ async def test_who_follows_what_another_waits_for_sees_what_there_is(
 async def test_who_has_heard_more_than_this_front_goes_on_without_a_snapshot(
     system: System, api: ApiClient
 ) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
     await queue.append(claimed, 1, "one ")
     async with following(api, receipt["events_url"]) as here:
@@ -105,7 +105,7 @@ async def test_who_has_heard_more_than_this_front_goes_on_without_a_snapshot(
 
 async def test_who_is_given_a_snapshot_is_given_one(system: System, api: ApiClient) -> None:
     """This front does not yet know all that the snapshot replaces."""
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
     await queue.append(claimed, 1, "one ")
     async with following(api, receipt["events_url"]) as here:
@@ -130,7 +130,7 @@ async def test_who_has_yet_to_hear_what_is_forgotten_is_given_a_snapshot(
 ) -> None:
     """Neither this front nor the stream has the beginning of the answer any more."""
     monkeypatch.setattr(ring, "BYTES_MAX", 4_000)
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
     words = [f"{number:0200}" for number in range(30)]
     async with following(api, receipt["events_url"]) as here:
@@ -150,7 +150,7 @@ async def test_who_has_yet_to_hear_what_is_forgotten_is_given_a_snapshot(
 async def test_a_stream_that_is_lost_is_told_from_the_record(
     system: System, api: ApiClient
 ) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
     for seq, word in enumerate(("one ", "two ", "three "), 1):
         await queue.append(claimed, seq, word)
@@ -173,7 +173,7 @@ async def test_a_stream_that_is_lost_is_told_from_the_record(
 async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api: ApiClient) -> None:
     """As when another server takes over that had not yet got the last words."""
     system.expected.add("a stream could not be read")
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
     ref = (claimed.root, claimed.account, claimed.id)
     await queue.append(claimed, 1, "one ")
@@ -204,8 +204,8 @@ async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api:
 async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
     system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    receipt = await api.ask("hello")
-    await api.end(receipt)
+    receipt = await api.submit("hello")
+    await api.wait_for_end(receipt)
 
     read = ring.read_page
     pages: list[EventPage] = []
@@ -246,8 +246,8 @@ async def test_who_speaks_an_older_http_reads_to_the_end_of_the_line(
     system: System, api: ApiClient
 ) -> None:
     """It knows nothing of chunks."""
-    receipt = await api.ask("hello")
-    await api.end(receipt)
+    receipt = await api.submit("hello")
+    await api.wait_for_end(receipt)
     place = urlsplit(system.url)
     key = api.headers["x-api-key"]
     for path in (receipt["events_url"], receipt["poll_url"]):

@@ -44,20 +44,20 @@ async def _session(system: System, session: str) -> dict[bytes, bytes]:
 async def test_hold_is_the_price_of_what_is_sent_and_of_the_longest_answer(
     api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    first = await api.ask(_LONG, model="alpha")
-    await api.end(first)
+    first = await api.submit(_LONG, model="alpha")
+    await api.wait_for_end(first)
     provider.script.append(ScriptedAnswer(text="So.", gate=(gate := asyncio.Event())))
-    receipt = await api.ask("and?", model="alpha", session_id=first["session_id"])
+    receipt = await api.submit("and?", model="alpha", session_id=first["session_id"])
     held = await _held(api)
     gate.set()
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     assert len(provider.requests[-1].body["messages"]) == 3
     assert held == _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
     assert provider.requests[-1].body["max_tokens"] == _LONGEST
     assert await _held(api) == 0
     # The count is that of what the next turn will be sent, and nothing is pending.
     stored = await _session(system, receipt["session_id"])
-    await api.answer("next", model="alpha", session_id=receipt["session_id"])
+    await api.submit_and_wait("next", model="alpha", session_id=receipt["session_id"])
     assert int(stored[b"tokens"]) == _sent_tokens(provider) - price.tokens_in("next")
     assert b"pending" not in stored
 
@@ -66,8 +66,8 @@ async def test_hold_is_the_price_of_what_is_sent_and_of_the_longest_answer(
 async def test_budget_below_the_price_of_the_conversation_is_refused_with_both_figures(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipt = await api.ask(_LONG, model="alpha")
-    await api.end(receipt)
+    receipt = await api.submit(_LONG, model="alpha")
+    await api.wait_for_end(receipt)
     before, calls = await api.credits(), len(provider.requests)
     asked = {
         "message": "hi",
@@ -81,7 +81,7 @@ async def test_budget_below_the_price_of_the_conversation_is_refused_with_both_f
     assert "`max_credits` is 0.01," in sentence
     needed = float(sentence.rpartition("at least ")[2].partition(":")[0])
     assert await api.credits() == before
-    status = await api.answer(**(asked | {"max_credits": needed}))
+    status = await api.submit_and_wait(**(asked | {"max_credits": needed}))
     assert status["state"] == "completed"
     assert len(provider.requests) == calls + 1
     assert len(provider.requests[-1].body["messages"]) == 3
@@ -92,13 +92,13 @@ async def test_budget_below_the_price_of_the_conversation_is_refused_with_both_f
 async def test_turns_that_wait_hold_for_the_answers_before_them(
     api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    first = await api.ask("one [tokens=200]", model="alpha")
+    first = await api.submit("one [tokens=200]", model="alpha")
     alone = await _held(api)
-    second = await api.ask("two", model="alpha", session_id=first["session_id"])
+    second = await api.submit("two", model="alpha", session_id=first["session_id"])
     held = await _held(api) - alone
     await system.worker()
-    await api.end(first)
-    await api.end(second)
+    await api.wait_for_end(first)
+    await api.wait_for_end(second)
     assert len(provider.requests[-1].body["messages"]) == 3
     paid_for = _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
     most = price.tokens_in("one [tokens=200]") + price.tokens_of_answer(_LONGEST)
@@ -109,20 +109,20 @@ async def test_turns_that_wait_hold_for_the_answers_before_them(
 async def test_session_without_a_count_is_guessed_high_and_counted_by_its_next_answer(
     api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    receipt = await api.ask(_LONG, model="alpha")
-    await api.end(receipt)
+    receipt = await api.submit(_LONG, model="alpha")
+    await api.wait_for_end(receipt)
     stored = await _session(system, receipt["session_id"])
     await system.redis.call("HDEL", stored[b"key"], "tokens")
     provider.script.append(ScriptedAnswer(text="So.", gate=(gate := asyncio.Event())))
-    again = await api.ask("and?", model="alpha", session_id=receipt["session_id"])
+    again = await api.submit("and?", model="alpha", session_id=receipt["session_id"])
     held = await _held(api)
     gate.set()
-    await api.end(again)
+    await api.wait_for_end(again)
     paid_for = _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
     assert paid_for <= held <= paid_for * 1.5
     before = _sent_tokens(provider)
     stored = await _session(system, receipt["session_id"])
-    await api.answer("next", model="alpha", session_id=receipt["session_id"])
+    await api.submit_and_wait("next", model="alpha", session_id=receipt["session_id"])
     assert int(stored[b"tokens"]) == _sent_tokens(provider) - price.tokens_in("next") > before
 
 
@@ -130,15 +130,15 @@ async def test_session_without_a_count_is_guessed_high_and_counted_by_its_next_a
 async def test_history_beyond_the_window_is_not_held_for(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipt = await api.ask(_LONG, model="alpha")
-    await api.end(receipt)
+    receipt = await api.submit(_LONG, model="alpha")
+    await api.wait_for_end(receipt)
     held = 0
     for _ in range(4):
         provider.script.append(ScriptedAnswer(text="So.", gate=(gate := asyncio.Event())))
-        again = await api.ask(_LONG, model="alpha", session_id=receipt["session_id"])
+        again = await api.submit(_LONG, model="alpha", session_id=receipt["session_id"])
         held = await _held(api)
         gate.set()
-        await api.end(again)
+        await api.wait_for_end(again)
     assert _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT <= held <= 4096 * _OUTPUT
     assert held <= (4096 - _LONGEST) * _INPUT + _LONGEST * _OUTPUT
 

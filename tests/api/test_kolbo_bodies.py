@@ -96,7 +96,7 @@ async def _nothing_happened(api: ApiClient, system: System) -> None:
     """Nothing was accepted or went wrong inside, and the next request is answered."""
     assert [line for line in system.lines if line["event"] == "accepted"] == []
     assert (await api.credits())["held"] == 0
-    assert await api.ask("hello")
+    assert await api.submit("hello")
 
 
 async def test_malformed_bodies_are_refused(api: ApiClient, system: System) -> None:
@@ -105,7 +105,7 @@ async def test_malformed_bodies_are_refused(api: ApiClient, system: System) -> N
         answer = await api.post(CHAT, content=raw, headers=JSON)
         assert answer.status_code == 400, (name, answer.status_code, answer.text[:200])
         assert refused(answer, 400, "INVALID_FIELDS"), name
-    session = (await api.ask("hello"))["session_id"]
+    session = (await api.submit("hello"))["session_id"]
     system.lines.clear()
     path = f"/api/v1/chat/conversations/{session}"
     for name, raw in MALFORMED.items():
@@ -253,7 +253,7 @@ async def test_a_caller_who_hangs_up_in_the_body_leaves_nothing(
 
 
 async def test_a_body_where_none_is_read_changes_nothing(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     for raw in (b"", b"{}", b"\xff\0{", b"x" * 100_000):
         answer = await api.request("GET", receipt["poll_url"], content=raw, headers=JSON)
         assert body(answer)["state"] == "processing"

@@ -19,6 +19,6 @@ async def test_what_an_answer_consumed_is_counted(
         "output_tokens": 5,
         "reasoning_tokens": 3,
     }
-    assert (await api.answer("hello there you"))["usage"] == counts
+    assert (await api.submit_and_wait("hello there you"))["usage"] == counts
     provider.script.append(ScriptedAnswer(status=422))
-    assert (await api.answer("hello"))["usage"] == dict.fromkeys(counts, 0)
+    assert (await api.submit_and_wait("hello"))["usage"] == dict.fromkeys(counts, 0)

@@ -46,10 +46,10 @@ def rewording(system: System, provider: ScriptedProvider) -> System:
 async def test_the_status_tells_what_became_of_the_message(rewording: System) -> None:
     await rewording.front()
     api = await rewording.customer()
-    receipt = await api.ask(UNCLEAR)
+    receipt = await api.submit(UNCLEAR)
     assert (await api.poll(receipt))["enhancement"] == _untouched("Not decided yet.")
     await rewording.worker()
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert status["result"]["content"] == f"You said: {CLEARER}"
     assert status["enhancement"] == {
         "applied": True,
@@ -58,7 +58,7 @@ async def test_the_status_tells_what_became_of_the_message(rewording: System) ->
     }
     asked, _ = await api.messages(receipt["session_id"])
     assert asked["content"] == UNCLEAR
-    withheld = await api.answer(UNCLEAR, enhance_prompt=False)
+    withheld = await api.submit_and_wait(UNCLEAR, enhance_prompt=False)
     assert withheld["result"]["content"] == f"You said: {UNCLEAR}"
     assert withheld["enhancement"] == _untouched(
         "The caller withheld the permission to reword the message."
@@ -67,7 +67,7 @@ async def test_the_status_tells_what_became_of_the_message(rewording: System) ->
         ("hello", "The message is too short to be worded better."),
         ("What is a job queue?", "The message is clear as it is."),
     ):
-        assert (await api.answer(message))["enhancement"] == _untouched(reason)
+        assert (await api.submit_and_wait(message))["enhancement"] == _untouched(reason)
 
 
 async def test_a_message_whose_generation_is_cancelled_before_was_not_reworded(
@@ -75,7 +75,7 @@ async def test_a_message_whose_generation_is_cancelled_before_was_not_reworded(
 ) -> None:
     await rewording.front()
     api = await rewording.customer()
-    receipt = await api.ask(UNCLEAR)
+    receipt = await api.submit(UNCLEAR)
     await api.post(receipt["cancel_url"])
     assert (await api.poll(receipt))["enhancement"] == _untouched(
         "The generation ended before its message could be reworded."
@@ -90,7 +90,7 @@ async def test_a_status_tells_the_stage_and_no_more_while_the_message_is_reworde
     await rewording.front()
     await rewording.worker()
     api = await rewording.customer()
-    receipt = await api.ask(UNCLEAR)
+    receipt = await api.submit(UNCLEAR)
 
     async def is_reworded() -> Json | None:
         status = await api.poll(receipt)
@@ -99,7 +99,7 @@ async def test_a_status_tells_the_stage_and_no_more_while_the_message_is_reworde
     status: Json = await waiting.until(is_reworded, what="the stage")
     assert status["enhancement"] == _untouched("Not decided yet.")
     gate.set()
-    assert (await api.end(receipt))["enhancement"]["applied"] is True
+    assert (await api.wait_for_end(receipt))["enhancement"]["applied"] is True
 
 
 @pytest.mark.usefixtures("worker")
@@ -107,7 +107,7 @@ async def test_a_status_tells_the_stage_and_no_more_while_the_message_is_reworde
 async def test_where_nothing_is_reworded_every_status_says_so(
     api: ApiClient, wish: dict[str, object]
 ) -> None:
-    receipt = await api.ask(UNCLEAR, **wish)
+    receipt = await api.submit(UNCLEAR, **wish)
     expected = _untouched("This deployment sends messages as they are written.")
     assert (await api.poll(receipt))["enhancement"] == expected
-    assert (await api.end(receipt))["enhancement"] == expected
+    assert (await api.wait_for_end(receipt))["enhancement"] == expected

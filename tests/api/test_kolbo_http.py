@@ -36,7 +36,7 @@ async def test_the_doubled_prefix_answers_for_all_of_it(api: ApiClient) -> None:
     assert DOUBLED_MOUNTS["/api/api/v1"] == MOUNTS["/api/v1"]
     doubled = "/api/api/v1"
     receipt = body(await api.post(f"{doubled}/chat", json={"message": "hello"}))
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     # The samples join a base that ends in /api and a link that begins with it.
     assert body(await api.get("/api" + receipt["poll_url"])) == await api.poll(receipt)
     session = receipt["session_id"]
@@ -104,7 +104,7 @@ async def test_every_path_answers_options_with_its_methods_and_needs_no_key(
 
 
 async def test_head_answers_as_get_without_a_body(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     session = receipt["session_id"]
     for path in (
         receipt["poll_url"],
@@ -199,7 +199,7 @@ async def test_a_slash_behind_a_path_changes_nothing(api: ApiClient) -> None:
 
 
 async def test_every_answer_is_dated_and_nobodys_to_keep_or_to_guess_at(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     tag = (await api.get(receipt["poll_url"])).headers["etag"]
     for answer, status in (
         (await api.get(receipt["poll_url"]), 200),
@@ -258,7 +258,7 @@ async def _raw(system: System, head: str) -> tuple[int, Json]:
 
 
 async def test_every_answer_is_json_that_names_its_request(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     for answer in (
         await api.get(receipt["poll_url"]),
         await api.get("/api/v1/models"),
@@ -273,7 +273,7 @@ async def test_every_answer_is_json_that_names_its_request(api: ApiClient) -> No
 
 
 async def test_query_parameters_that_nobody_knows_change_nothing(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     plain = await api.poll(receipt)
     assert await api.poll(receipt, utm="x", page="0") == plain
 

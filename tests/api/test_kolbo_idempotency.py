@@ -42,7 +42,7 @@ async def test_the_same_request_again_answers_for_the_same_generation(
     assert body(again).keys() == body(first).keys()
     assert _ids(again) == _ids(first)
     assert body(again)["poll_url"] == body(first)["poll_url"]
-    await api.end(body(first))
+    await api.wait_for_end(body(first))
     late = await _send(api, "hello")
     assert (_ids(late), late.headers[REPLAYED]) == (_ids(first), "true")
     assert len(provider.requests) == 1
@@ -65,7 +65,7 @@ async def test_twenty_at_once_make_one_generation(
     answers = await asyncio.gather(*(_send(api, "hello", path=urls[n % 2]) for n in range(20)))
     assert len({_ids(answer) for answer in answers}) == 1
     assert sum(REPLAYED in answer.headers for answer in answers) == 19
-    await api.end(body(answers[0]))
+    await api.wait_for_end(body(answers[0]))
     assert len(provider.requests) == 1
     assert body(await api.get("/api/v1/chat/conversations"))["pagination"]["total"] == 1
 

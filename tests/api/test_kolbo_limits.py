@@ -125,7 +125,7 @@ async def test_unfinished_work_may_be_looked_at_more_often(system: System) -> No
     await system.front()
     api = await system.customer()
     body(await api.get(CREDITS))
-    receipts = [await api.ask("hello") for _ in range(3)]
+    receipts = [await api.submit("hello") for _ in range(3)]
     system.clock.advance(60)
     # 5 and 3 times 10 for a minute.
     answers = [await api.get(receipts[n % 3]["poll_url"]) for n in range(35)]
@@ -137,7 +137,7 @@ async def test_an_account_has_only_so_much_unfinished(system: System) -> None:
     system.change("limits", enterprise=Tier(submissions_per_minute=6_000, unfinished_max=2))
     await system.front()
     api, other = await system.customer(), await system.customer("two")
-    receipts = [await api.ask("hello"), await api.ask("hello", priority="batch")]
+    receipts = [await api.submit("hello"), await api.submit("hello", priority="batch")]
     answer = await _post(api)
     refused(answer, 429, "RATE_LIMITED")
     _says_which_limit(answer, 2)
@@ -159,15 +159,15 @@ async def test_a_session_has_only_so_many_that_wait(system: System) -> None:
     system.change("limits", waiting_per_session=1)
     await system.front()
     api = await system.customer()
-    session = (await api.ask("hello"))["session_id"]
-    waits = await api.ask("hello", session_id=session)
+    session = (await api.submit("hello"))["session_id"]
+    waits = await api.submit("hello", session_id=session)
     answer = await api.post("/api/v1/chat", json={"message": "hello", "session_id": session})
     payload = refused(answer, 429, "RATE_LIMITED")
     assert payload["error"] == "The session has 1 waiting messages, as many as it may."
     _says_which_limit(answer, 1)
     body(await _post(api))
     body(await api.post(waits["cancel_url"]))
-    assert await api.ask("hello", session_id=session)
+    assert await api.submit("hello", session_id=session)
 
 
 async def test_the_queue_is_full_for_all_partitions_together(
@@ -211,7 +211,7 @@ async def test_a_full_queue_is_our_own_fault(system: System) -> None:
 async def test_the_account_pays_in_advance_and_gets_the_rest_back(system: System) -> None:
     await system.front()
     api = await system.customer(funds=0.06)
-    status = await api.answer("hello there you")
+    status = await api.submit_and_wait("hello there you")
     assert status["credits_used"] == 0.0013
     left = 0.06 - 0.0013
     assert await api.credits() == {
@@ -224,7 +224,7 @@ async def test_the_account_pays_in_advance_and_gets_the_rest_back(system: System
 async def test_who_cannot_pay_is_refused_and_reads_what_it_takes(system: System) -> None:
     await system.front()
     api = await system.customer(funds=0.06)
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     credits_ = await api.credits()
     assert 0.05 < credits_["held"] < 0.06
     assert credits_["total"] == pytest.approx(0.06)
@@ -310,13 +310,13 @@ async def test_what_could_not_be_answered_in_time_is_not_taken_in(
     await system.front()
     api = await system.customer()
     # By the catalogue's word an answer takes two seconds.
-    first = await api.ask("hello", model="alpha", deadline_seconds=60)
+    first = await api.submit("hello", model="alpha", deadline_seconds=60)
     await waiting.until(lambda: len(worker.slots))
-    second = await api.ask("hello", model="alpha", deadline_seconds=60)
+    second = await api.submit("hello", model="alpha", deadline_seconds=60)
     hurried = {"message": "hello", "model": "alpha", "deadline_seconds": 1}
     answer = await api.post(CHAT, json=hurried)
     assert "1 s" in refused(answer, 503, "QUEUE_FULL")["error"]
     assert int(answer.headers["retry-after"]) >= 1
     gate.set()
     for receipt in (first, second):
-        assert (await api.end(receipt))["state"] == "completed"
+        assert (await api.wait_for_end(receipt))["state"] == "completed"

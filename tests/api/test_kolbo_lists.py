@@ -22,11 +22,11 @@ NO_NUMBERS: Final = ("0", "-1", "", "x", "1.5", "1e1", "٣", " 1", "+1", "9" * 1
 
 async def _talk(api: ApiClient, *messages: str) -> str:
     """Hold a conversation and return its session."""
-    receipt = await api.ask(messages[0])
-    await api.end(receipt)
+    receipt = await api.submit(messages[0])
+    await api.wait_for_end(receipt)
     session = str(receipt["session_id"])
     for message in messages[1:]:
-        await api.answer(message, session_id=session)
+        await api.submit_and_wait(message, session_id=session)
     return session
 
 
@@ -44,7 +44,7 @@ async def test_conversations_are_listed_by_their_last_activity(api: ApiClient) -
     second = await _talk(api, "two")
     listed = body(await api.get(LIST))["conversations"]
     assert [each["session_id"] for each in listed] == [second, first]
-    await api.answer("three", session_id=first)
+    await api.submit_and_wait("three", session_id=first)
     listed = body(await api.get(LIST))["conversations"]
     assert [each["session_id"] for each in listed] == [first, second]
     for each in listed:
@@ -57,7 +57,7 @@ async def test_conversations_are_listed_by_their_last_activity(api: ApiClient) -
 
 
 async def test_conversations_come_in_pages(api: ApiClient) -> None:
-    sessions = [(await api.ask(f"m{n}"))["session_id"] for n in range(7)][::-1]
+    sessions = [(await api.submit(f"m{n}"))["session_id"] for n in range(7)][::-1]
     for page, limit, pages in ((1, 3, 3), (2, 3, 3), (3, 3, 3), (4, 3, 3), (1, 7, 1), (9, 50, 1)):
         got = body(await api.get(LIST, params={"page": page, "limit": limit}))
         start = (page - 1) * limit
@@ -68,7 +68,7 @@ async def test_conversations_come_in_pages(api: ApiClient) -> None:
 
 
 async def test_a_limit_over_the_cap_is_capped(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     messages = f"{LIST}/{receipt['session_id']}/messages"
     for path, usual, most in ((LIST, 20, 50), (messages, 50, 100)):
         for asked, given in ((None, usual), (most, most), (most + 1, most), (999_999_999, most)):
@@ -80,7 +80,7 @@ async def test_a_limit_over_the_cap_is_capped(api: ApiClient) -> None:
 
 
 async def test_what_is_no_page_is_refused_by_its_name(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     for path in (LIST, f"{LIST}/{receipt['session_id']}/messages"):
         for name in ("page", "limit"):
             for value in NO_NUMBERS:
@@ -90,8 +90,8 @@ async def test_what_is_no_page_is_refused_by_its_name(api: ApiClient) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_messages_are_listed_with_what_is_published(api: ApiClient) -> None:
-    receipt = await api.ask("hello", model="alpha")
-    await api.end(receipt)
+    receipt = await api.submit("hello", model="alpha")
+    await api.wait_for_end(receipt)
     got = body(await api.get(f"{LIST}/{receipt['session_id']}/messages"))
     asked, answered = got["messages"]
     assert asked == {
@@ -150,19 +150,19 @@ async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
     provider.script.append(ScriptedAnswer(status=422))
     provider.script.append(ScriptedAnswer(text="one two", gate=asyncio.Event(), gate_after=1))
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
-    receipt = await api.ask("fails")
+    receipt = await api.submit("fails")
     session = receipt["session_id"]
-    await api.end(receipt)
-    cancelled = await api.ask("is cancelled", session_id=session, model="beta")
+    await api.wait_for_end(receipt)
+    cancelled = await api.submit("is cancelled", session_id=session, model="beta")
 
     async def has_begun() -> bool:
         return bool((await api.poll(cancelled))["result"]["content"])
 
     await waiting.until(has_begun)
     await api.post(cancelled["cancel_url"])
-    await api.end(cancelled)
-    running = await api.ask("runs", session_id=session)
-    waits = await api.ask("waits", session_id=session)
+    await api.wait_for_end(cancelled)
+    running = await api.submit("runs", session_id=session)
+    waits = await api.submit("waits", session_id=session)
     listed = await api.messages(session)
     assert [(each["role"], each["status"], each["content"]) for each in listed] == [
         ("user", "completed", "fails"),
@@ -183,7 +183,7 @@ async def test_turns_that_did_not_complete_are_listed_with_how_they_stand(
 
 
 async def test_a_conversation_is_renamed(api: ApiClient) -> None:
-    session = (await api.ask("hello"))["session_id"]
+    session = (await api.submit("hello"))["session_id"]
     for name in ("Trip to Rome", "é" * 200, "🚀", " "):
         answer = await api.patch(f"{LIST}/{session}", json={"name": name})
         renamed = body(answer)["conversation"]
@@ -192,7 +192,7 @@ async def test_a_conversation_is_renamed(api: ApiClient) -> None:
 
 
 async def test_what_is_no_name_is_refused(api: ApiClient) -> None:
-    session = (await api.ask("hello"))["session_id"]
+    session = (await api.submit("hello"))["session_id"]
     before = body(await api.get(LIST))
     cases: tuple[tuple[Json, str], ...] = (
         ({}, "MISSING_FIELDS"),
@@ -212,9 +212,9 @@ async def test_what_is_no_name_is_refused(api: ApiClient) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_a_deleted_conversation_is_gone_everywhere(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     session = receipt["session_id"]
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     assert body(await api.delete(f"{LIST}/{session}")) == {"success": True, "session_id": session}
     assert body(await api.get(LIST))["conversations"] == []
     refused(await api.get(f"{LIST}/{session}/messages"), 404, "SESSION_NOT_FOUND")
@@ -231,8 +231,8 @@ async def test_deleting_ends_what_runs_and_charges_what_was_shown(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text="one two", gate=asyncio.Event(), gate_after=1))
-    receipt = await api.ask("hello")
-    await api.ask("and then", session_id=receipt["session_id"])
+    receipt = await api.submit("hello")
+    await api.submit("and then", session_id=receipt["session_id"])
 
     async def has_begun() -> bool:
         return bool((await api.poll(receipt))["result"]["content"])
@@ -246,7 +246,7 @@ async def test_deleting_ends_what_runs_and_charges_what_was_shown(
     assert 999.0 < left["total"] == left["available"] < 1000.0
     refused(await wait, 404, "GENERATION_NOT_FOUND")
     await waiting.until(lambda: provider.requests[0].gone_at, what="the upstream call's end")
-    assert (await api.answer("the worker lives"))["state"] == "completed"
+    assert (await api.submit_and_wait("the worker lives"))["state"] == "completed"
     assert len(provider.requests) == 2
 
 

@@ -47,7 +47,7 @@ async def _talk(api: ApiClient, provider: ScriptedProvider) -> list[Json]:
             headers={"x-request-id": f"request-{number}", "idempotency-key": f"{CANARY}-{number}"},
         )
         receipts.append(body(answer))
-        await api.end(receipts[-1])
+        await api.wait_for_end(receipts[-1])
     return receipts
 
 
@@ -88,7 +88,7 @@ async def test_no_line_holds_what_anybody_wrote_and_every_line_says_whose_it_is(
     receipts = await _talk(api, provider)
     await _mistakes(api, receipts[0])
     worker.terminate()
-    assert await worker.ended() == 0
+    assert await worker.wait_until_ended() == 0
     text = front.text() + worker.text()
     assert CANARY not in text
     assert api.headers["x-api-key"] not in text
@@ -111,7 +111,7 @@ async def test_one_message_can_be_followed_through_both_sides(system: System) ->
     answer = await api.post(
         "/api/v1/chat", json={"message": "hello"}, headers={"x-request-id": "my-own.id"}
     )
-    await api.end(body(answer))
+    await api.wait_for_end(body(answer))
     await front.wait_for_line('"accepted"')
     (accepted,) = [line for line in _lines(front) if line["event"] == "accepted"]
     assert accepted["request_id"] == "my-own.id"

@@ -79,15 +79,15 @@ async def test_every_operation_answers_as_it_is_documented(
     provider.script += [ScriptedAnswer(text="one"), ScriptedAnswer(status=401)]
     asked = {"message": "hello", "metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}
     receipt = body(await api.post("/api/v1/chat", json=asked))
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     session = receipt["session_id"]
-    await api.answer("fails", session_id=session)
+    await api.submit_and_wait("fails", session_id=session)
     list_ = "/api/v1/chat/conversations"
     answers = [
         await api.post("/api/v1/chat", json=asked),
         await api.get(receipt["poll_url"]),
         await api.get(receipt["events_url"]),
-        await api.post((await api.ask("hello"))["cancel_url"]),
+        await api.post((await api.submit("hello"))["cancel_url"]),
         await api.get("/api/v1/models"),
         await api.get(list_),
         await api.get(f"{list_}/{session}/messages"),

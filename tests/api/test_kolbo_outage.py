@@ -65,7 +65,7 @@ async def _started(system: System) -> tuple[ApiClient, dict[str, str]]:
     system.expected |= EXPECTED
     await system.front()
     api = await system.customer()
-    return api, await api.ask("before", model="alpha")
+    return api, await api.submit("before", model="alpha")
 
 
 async def test_a_dead_redis_is_503_at_once_and_back_by_itself(
@@ -78,8 +78,8 @@ async def test_a_dead_redis_is_503_at_once_and_back_by_itself(
     own_server.start()
     await waiting.until(_answers(api))
     await own_system.worker()
-    assert (await api.end(receipt))["state"] == "completed"
-    assert (await api.answer("after"))["state"] == "completed"
+    assert (await api.wait_for_end(receipt))["state"] == "completed"
+    assert (await api.submit_and_wait("after"))["state"] == "completed"
 
 
 async def test_a_paused_redis_is_503_in_bounded_time_and_back_by_itself(
@@ -95,7 +95,7 @@ async def test_a_paused_redis_is_503_in_bounded_time_and_back_by_itself(
         own_server.resume()
     await waiting.until(_answers(api))
     await own_system.worker()
-    assert (await api.answer("after"))["state"] == "completed"
+    assert (await api.submit_and_wait("after"))["state"] == "completed"
 
 
 async def test_what_was_refused_for_want_of_an_answer_is_one_generation_after_all(
@@ -114,7 +114,7 @@ async def test_what_was_refused_for_want_of_an_answer_is_one_generation_after_al
     answers = [await api.post(CHAT, json=asked, headers=key) for _ in range(2)]
     assert body(answers[0])["message_id"] == body(answers[1])["message_id"]
     await own_system.worker()
-    await api.end(body(answers[0]))
+    await api.wait_for_end(body(answers[0]))
     await waiting.until(lambda: len(provider.requests) == 2)
     assert sorted(request.last for request in provider.requests) == ["before", "once"]
 
@@ -128,7 +128,7 @@ async def test_an_answer_under_way_survives_a_restart_of_redis(
     api = await own_system.customer()
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
 
     async def has_begun() -> bool:
         return bool((await api.poll(receipt))["result"]["content"] == "one")
@@ -140,7 +140,7 @@ async def test_an_answer_under_way_survives_a_restart_of_redis(
     gate.set()
     # Who waited was told at once, or waited on.
     assert (await wait).status_code in {200, 503}
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert (status["state"], status["result"]["content"]) == ("completed", "one two")
     assert len(provider.requests) == 1
 
@@ -155,7 +155,7 @@ async def test_a_front_comes_back_to_a_redis_that_lost_its_functions(
     assert (await api.poll(receipt))["state"] == "processing"
     with own_server.raw_client() as raw_client:
         raw_client("FUNCTION", "FLUSH")
-    assert await api.ask("after")
+    assert await api.submit("after")
     # Somebody did that, and an operator should know.
     assert [line["event"] for line in own_system.lines].count(LOST) == 2
 
@@ -172,7 +172,7 @@ async def test_a_redis_that_cannot_write_is_503_for_writers_only(
     assert (await api.poll(receipt))["state"] == "processing"
     with own_server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "maxmemory", "0")
-    assert await api.ask("hello")
+    assert await api.submit("hello")
 
 
 async def test_readyz_counts_the_generations_that_were_set_aside(system: System) -> None:

@@ -58,11 +58,11 @@ async def test_another_accounts_ids_answer_as_unknown_on_every_route(
     api: ApiClient, other: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text="done"))
-    done = await api.ask("done")
-    await api.end(done)
+    done = await api.submit("done")
+    await api.wait_for_end(done)
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
-    running = await api.ask("running", session_id=done["session_id"])
-    waits = await api.ask("waits", session_id=done["session_id"])
+    running = await api.submit("running", session_id=done["session_id"])
+    waits = await api.submit("waits", session_id=done["session_id"])
     before = body(await api.get("/api/v1/chat/conversations"))
     rows = list(matrix())
     assert len(rows) == 2 * sum("{" in endpoint.path for endpoint in MOUNTS[KOLBO])
@@ -83,8 +83,8 @@ async def test_another_accounts_ids_answer_as_unknown_on_every_route(
 async def test_another_accounts_session_takes_no_message(
     api: ApiClient, other: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipt = await api.ask("my secret")
-    await api.end(receipt)
+    receipt = await api.submit("my secret")
+    await api.wait_for_end(receipt)
     for on_conflict in ("enqueue", "reject", "interrupt"):
         payload = []
         for session in (receipt["session_id"], ids.new_id()):
@@ -98,8 +98,8 @@ async def test_another_accounts_session_takes_no_message(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_generation_and_a_session_are_different_things(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
-    await api.end(receipt)
+    receipt = await api.submit("hello")
+    await api.wait_for_end(receipt)
     for prefix, endpoint, name in matrix():
         id_ = receipt["session_id" if name == "generation_id" else "message_id"]
         path = prefix + endpoint.path.replace(f"{{{name}}}", id_)
@@ -109,9 +109,9 @@ async def test_a_generation_and_a_session_are_different_things(api: ApiClient) -
 
 @pytest.mark.usefixtures("worker")
 async def test_lists_hold_only_ones_own(api: ApiClient, other: ApiClient, system: System) -> None:
-    mine, theirs = await api.ask("canary-one"), await other.ask("canary-two")
-    await api.end(mine)
-    await other.end(theirs)
+    mine, theirs = await api.submit("canary-one"), await other.submit("canary-two")
+    await api.wait_for_end(mine)
+    await other.wait_for_end(theirs)
     for customer, receipt in ((api, mine), (other, theirs)):
         listed = body(await customer.get("/api/v1/chat/conversations"))
         assert [each["session_id"] for each in listed["conversations"]] == [receipt["session_id"]]

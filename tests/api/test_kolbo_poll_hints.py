@@ -48,7 +48,7 @@ async def _ask_and_look(api: ApiClient, count: int, **fields: object) -> list[tu
     """Send messages, and look at each as soon as it is in; return receipts and statuses."""
     found = []
     for number in range(count):
-        receipt = await api.ask(f"m{number}", **fields)
+        receipt = await api.submit(f"m{number}", **fields)
         found.append((receipt, await api.poll(receipt)))
     return found
 
@@ -57,8 +57,8 @@ async def test_places_count_the_accounts_own_lane(
     api: ApiClient, other: ApiClient, system: System
 ) -> None:
     await _promise_worker(system)
-    await other.ask("somebody else's")
-    await api.ask("of the other lane", priority="batch")
+    await other.submit("somebody else's")
+    await api.submit("of the other lane", priority="batch")
     found = await _ask_and_look(api, 4)
     receipts, statuses = [receipt for receipt, _ in found], [status for _, status in found]
     assert [status["queue_position"] for status in statuses] == [0, 1, 2, 3]
@@ -82,19 +82,19 @@ async def test_what_runs_is_not_ahead_of_what_waits(
     api = await system.customer()
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(gate=gate))
-    runs = await api.ask("runs")
+    runs = await api.submit("runs")
     await waiting.until(lambda: provider.requests)
-    waits = [await api.ask(f"m{n}") for n in range(2)]
+    waits = [await api.submit(f"m{n}") for n in range(2)]
     statuses = [await api.poll(receipt) for receipt in (runs, *waits)]
     assert [status["queue_position"] for status in statuses] == [None, 0, 1]
     gate.set()
     for receipt in waits:
-        assert (await api.end(receipt))["state"] == "completed"
+        assert (await api.wait_for_end(receipt))["state"] == "completed"
 
 
 async def test_a_turn_behind_another_of_its_session_has_a_place(api: ApiClient) -> None:
-    first = await api.ask("a")
-    second = await api.ask("b", session_id=first["session_id"])
+    first = await api.submit("a")
+    second = await api.submit("b", session_id=first["session_id"])
     assert (await api.poll(second))["queue_position"] == 1
 
 
@@ -131,7 +131,7 @@ async def test_a_receipt_knows_of_the_queue_before_it(api: ApiClient, system: Sy
 
 async def test_a_receipt_knows_of_the_turns_before_it(api: ApiClient, system: System) -> None:
     await _promise_worker(system, slots=100)
-    first = await api.ask("a", model="alpha")
+    first = await api.submit("a", model="alpha")
     found = await _ask_and_look(api, 5, model="alpha", session_id=first["session_id"])
     hints = [receipt["poll_interval_hint"] for receipt, _ in found]
     looked = [status["poll_interval_hint"] for _, status in found]
@@ -142,7 +142,7 @@ async def test_a_receipt_knows_of_the_turns_before_it(api: ApiClient, system: Sy
 
 
 async def test_without_a_live_worker_nothing_is_estimated(api: ApiClient) -> None:
-    receipt = await api.ask("a", model="alpha")
+    receipt = await api.submit("a", model="alpha")
     status = await api.poll(receipt)
     assert status["eta_seconds"] is None
     assert (receipt["poll_interval_hint"], status["poll_interval_hint"]) == (2, 2)
@@ -152,7 +152,7 @@ async def test_a_model_that_no_live_worker_serves_is_not_estimated(
     api: ApiClient, system: System
 ) -> None:
     await _promise_worker(system)
-    await api.ask("a", model="alpha")
+    await api.submit("a", model="alpha")
     system.clock.advance(5)
     worker_report = WorkerReport(id="promised", concurrency=1, running=0, models=("beta",), wire=1)
     await fleet.report(system.redis, system.settings.redis, worker_report)
@@ -189,10 +189,10 @@ async def test_slots_that_others_hold_for_longer_than_expected_are_not_estimated
 async def _eta(api: ApiClient, provider: ScriptedProvider) -> Json | None:
     """Return what is estimated to be left of an answer that has not begun to come."""
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
-    receipt = await api.ask("a", model="alpha")
+    receipt = await api.submit("a", model="alpha")
     status = await api.poll(receipt)
     body(await api.post(receipt["cancel_url"]))
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     return cast("Json | None", status["eta_seconds"])
 
 
@@ -207,7 +207,7 @@ async def test_measured_times_take_the_catalogues_place(
     # The one that was cancelled left its answer behind, unless it was cancelled before its call.
     provider.script.clear()
     for _ in range(3):
-        await api.answer("a", model="alpha")
+        await api.submit_and_wait("a", model="alpha")
     system.clock.advance(5)
     after = await _eta(api, provider)
     # It may have run for longer than any before by the time of the look.
@@ -220,7 +220,7 @@ async def test_a_long_answer_is_asked_about_less_often(
 ) -> None:
     """Beyond all that is known, the hint grows with the time that has gone."""
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
-    receipt = await api.ask("a", model="alpha")
+    receipt = await api.submit("a", model="alpha")
     await waiting.until(lambda: provider.requests)
     first = (await api.poll(receipt))["poll_interval_hint"]
     root = system.accounts.root_of(await system.account())
@@ -241,7 +241,7 @@ async def test_hints_follow_the_clock_of_redis_not_the_fronts(
     api = await system.customer()
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(gate=gate))
-    receipt = await api.ask("a", model="alpha")
+    receipt = await api.submit("a", model="alpha")
     await waiting.until(lambda: provider.requests)
     for seconds in (0, 1200, -1200):
         clock.off_ms = seconds * 1000
@@ -250,7 +250,7 @@ async def test_hints_follow_the_clock_of_redis_not_the_fronts(
         assert status["poll_interval_hint"] <= 3
         assert status["eta_seconds"]["p90"] < 60
     gate.set()
-    assert (await api.end(receipt))["state"] == "completed"
+    assert (await api.wait_for_end(receipt))["state"] == "completed"
 
 
 async def test_auto_starts_from_the_first_models_estimate(system: System) -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_progress_never_falls(api: ApiClient, provider: ScriptedProvider) -> None:
     provider.answer = lambda _: ScriptedAnswer(text="word " * 100, gap_seconds=0.001)
-    receipt = await api.ask("go on")
+    receipt = await api.submit("go on")
     seen: list[Json] = []
 
     async def is_over() -> bool:
@@ -38,13 +38,13 @@ async def test_progress_is_the_share_of_the_length_that_answers_of_the_model_hav
     lengths = worker.ctx["dependencies"].lengths
     text, half = " ".join(["word"] * 40), " ".join(["word"] * 20)
     provider.answer = lambda _: ScriptedAnswer(text=text)
-    await api.answer("hello", model="alpha")
+    await api.submit_and_wait("hello", model="alpha")
     longest = lengths.expected("beta", 10_000)
     await waiting.until(lambda: lengths.expected("alpha", 10_000) < longest, what="a report")
     assert lengths.expected("alpha", 10_000) == len(text)
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text=text, gate=gate, gate_after=20))
-    receipt = await api.ask("hello", model="alpha")
+    receipt = await api.submit("hello", model="alpha")
 
     async def shows() -> Json | None:
         status = await api.poll(receipt)
@@ -53,4 +53,4 @@ async def test_progress_is_the_share_of_the_length_that_answers_of_the_model_hav
     status: Json = await waiting.until(shows, what="half of the answer")
     assert status["progress"] == 100 * len(half) // len(text)
     gate.set()
-    assert (await api.end(receipt))["progress"] == 100
+    assert (await api.wait_for_end(receipt))["progress"] == 100

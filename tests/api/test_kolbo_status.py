@@ -79,7 +79,7 @@ async def test_what_was_put_off_tells_when_it_is_tried_again(
 ) -> None:
     provider.answer = lambda _: ScriptedAnswer(status=429, headers={"retry-after": "200"})
     await system.worker()
-    receipt = await api.ask("hello", model="alpha")
+    receipt = await api.submit("hello", model="alpha")
 
     async def is_put_off() -> Json | None:
         status = await api.poll(receipt)
@@ -93,7 +93,7 @@ async def test_what_was_put_off_tells_when_it_is_tried_again(
 
 
 async def test_a_queued_generation_tells_its_place(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     status = await api.poll(receipt)
     _check_form(status, is_served=False)
     assert status["generation_id"] == receipt["message_id"]
@@ -112,7 +112,7 @@ async def test_the_text_so_far_shows_while_it_grows(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
-    receipt = await api.ask("count")
+    receipt = await api.submit("count")
     status = await _partial(api, receipt, "one two")
     _check_form(status)
     assert (status["state"], status["stage"]) == ("processing", "generating")
@@ -121,7 +121,7 @@ async def test_the_text_so_far_shows_while_it_grows(
     assert 0 < status["progress"] < 100
     assert TIME.fullmatch(status["started_at"])
     gate.set()
-    assert (await api.end(receipt))["result"]["content"] == "one two three"
+    assert (await api.wait_for_end(receipt))["result"]["content"] == "one two three"
 
 
 @pytest.mark.usefixtures("worker")
@@ -132,15 +132,15 @@ async def test_reasoning_is_told_once_the_answer_has_ended(
     provider.script.append(
         ScriptedAnswer(text="Two bears", reasoning="Hm, bears", gate=gate, gate_after=3)
     )
-    receipt = await api.ask("How many?")
+    receipt = await api.submit("How many?")
     status = await _partial(api, receipt, "Two")
     assert status["result"]["reasoning_content"] is None
     gate.set()
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     _check_form(status)
     assert status["result"]["content"] == "Two bears"
     assert status["result"]["reasoning_content"] == "Hm, bears"
-    assert (await api.answer("hello"))["result"]["reasoning_content"] is None
+    assert (await api.submit_and_wait("hello"))["result"]["reasoning_content"] is None
 
 
 @pytest.mark.usefixtures("worker")
@@ -148,7 +148,7 @@ async def test_media_are_told_by_their_kind(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Registry, "provider_of", lambda *_: _Painter())
-    status = await api.answer("draw")
+    status = await api.submit_and_wait("draw")
     result = status["result"]
     assert (status["state"], result["content"]) == ("completed", "")
     assert result["image_urls"] == ["https://example.org/1", "https://example.org/3"]
@@ -158,7 +158,7 @@ async def test_media_are_told_by_their_kind(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_completed_generation_tells_its_answer_model_and_price(api: ApiClient) -> None:
-    status = await api.answer("hello there you")
+    status = await api.submit_and_wait("hello there you")
     _check_form(status)
     assert (status["state"], status["stage"]) == ("completed", "completed")
     assert status["result"]["content"] == "You said: hello there you"
@@ -199,7 +199,7 @@ async def test_a_failed_generation_says_why_and_costs_nothing(
     api: ApiClient, provider: ScriptedProvider, answer: ScriptedAnswer, category: str, code: str
 ) -> None:
     provider.answer = lambda _: answer
-    status = await api.answer("hello")
+    status = await api.submit_and_wait("hello")
     _check_form(status)
     assert (status["state"], status["stage"]) == ("failed", "failed")
     failure = status["failure"]
@@ -217,10 +217,10 @@ async def test_a_cancelled_generation_keeps_what_there_was(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text="one two three", gate=asyncio.Event(), gate_after=2))
-    receipt = await api.ask("count")
+    receipt = await api.submit("count")
     await _partial(api, receipt, "one two")
     body(await api.post(receipt["cancel_url"]))
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     _check_form(status)
     assert (status["state"], status["stage"]) == ("cancelled", "cancelled")
     assert status["result"]["content"] == "one two"
@@ -234,7 +234,7 @@ async def test_a_tag_saves_the_body_until_something_changes(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
-    receipt = await api.ask("count")
+    receipt = await api.submit("count")
     await _partial(api, receipt, "one two")
     first = await api.get(receipt["poll_url"])
     tag = first.headers["etag"]
@@ -246,7 +246,7 @@ async def test_a_tag_saves_the_body_until_something_changes(
         assert int(same.headers["poll-interval-hint"]) in range(1, 31)
         assert same.headers["etag"] == tag
     gate.set()
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     last = await api.get(receipt["poll_url"], headers={"if-none-match": tag})
     assert body(last)["state"] == "completed"
     assert last.headers["etag"] != tag
@@ -257,13 +257,13 @@ async def test_every_stage_has_a_tag_of_its_own(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     tags = [(await api.get(receipt["poll_url"])).headers["etag"]]
     await system.worker()
     await _partial(api, receipt, "one")
     tags.append((await api.get(receipt["poll_url"])).headers["etag"])
     gate.set()
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     tags.append((await api.get(receipt["poll_url"])).headers["etag"])
     assert len(set(tags)) == 3
 
@@ -272,7 +272,7 @@ async def test_every_stage_has_a_tag_of_its_own(
 async def test_a_wait_returns_at_the_end(api: ApiClient, provider: ScriptedProvider) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     waits = [asyncio.create_task(api.poll(receipt, wait=45)) for _ in range(3)]
     await _partial(api, receipt, "one")
     assert not any(wait.done() for wait in waits)
@@ -287,7 +287,7 @@ async def test_a_wait_with_a_tag_returns_at_the_first_change(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two", gate=gate, gate_after=1))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     seen = []
     tag = (await api.get(receipt["poll_url"])).headers["etag"]
     await system.worker()
@@ -310,7 +310,7 @@ async def test_a_wait_is_capped_and_then_tells_how_it_stands(system: System) -> 
     system.change("api", wait_seconds_max=1)
     await system.front()
     api = await system.customer()
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     tag = (await api.get(receipt["poll_url"])).headers["etag"]
     plain, tagged = await asyncio.gather(
         api.get(receipt["poll_url"], params={"wait": 45}),
@@ -321,7 +321,7 @@ async def test_a_wait_is_capped_and_then_tells_how_it_stands(system: System) -> 
 
 
 async def test_a_wait_must_be_a_whole_number(api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     wrong: tuple[Any, ...] = ("", "-1", "1.5", "soon", "1e3", "0x1", "٣", " 1", "9" * 10, "+1")
     for seconds in wrong:
         answer = await api.get(receipt["poll_url"], params={"wait": seconds})
@@ -333,7 +333,7 @@ async def test_an_account_holds_only_so_many_waits(system: System) -> None:
     system.change_tier("enterprise", waits_max=2)
     await system.front()
     api, other = await system.customer(), await system.customer("two")
-    receipt, others = await api.ask("hello"), await other.ask("hello")
+    receipt, others = await api.submit("hello"), await other.submit("hello")
     waits = [
         asyncio.create_task(api.get(receipt["poll_url"], params={"wait": 45})) for _ in range(3)
     ]
@@ -344,7 +344,7 @@ async def test_an_account_holds_only_so_many_waits(system: System) -> None:
     assert len(pending) == 2
     # Looking without waiting, and the waits of others, go on.
     assert (await api.poll(receipt))["state"] == "processing"
-    theirs = asyncio.create_task(other.end(others))
+    theirs = asyncio.create_task(other.wait_for_end(others))
     await system.worker()
     assert [body(await wait)["state"] for wait in pending] == ["completed"] * 2
     assert (await theirs)["state"] == "completed"
@@ -358,7 +358,7 @@ async def test_who_stops_waiting_gives_the_place_back(
     system.change_tier("enterprise", waits_max=1)
     await system.front()
     api = await system.customer()
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     waits = [
         asyncio.create_task(api.get(receipt["poll_url"], params={"wait": 45})) for _ in range(2)
     ]
@@ -383,7 +383,7 @@ async def test_an_unknown_generation_is_not_found(api: ApiClient) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: ApiClient) -> None:
-    status = await api.answer("hello [tokens=5 no-usage]")
+    status = await api.submit_and_wait("hello [tokens=5 no-usage]")
     assert status["credits_used"] > 0
     assert [line["estimated"] for line in status["credits_breakdown"]] == [True]
 
@@ -394,7 +394,7 @@ async def test_routing_is_told_as_soon_as_a_model_is_chosen(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two", gate=gate))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
 
     async def is_routed() -> Json | None:
         return cast("Json | None", (await api.poll(receipt))["routing"])
@@ -404,4 +404,4 @@ async def test_routing_is_told_as_soon_as_a_model_is_chosen(
     assert (status["state"], status["result"]["content"]) == ("processing", "")
     assert routing["chosen"] == "alpha"
     gate.set()
-    assert (await api.end(receipt))["routing"] == routing
+    assert (await api.wait_for_end(receipt))["routing"] == routing

@@ -140,7 +140,7 @@ async def test_an_unknown_field_is_refused_by_its_name(api: ApiClient) -> None:
 async def test_null_counts_as_absent(api: ApiClient, provider: ScriptedProvider) -> None:
     nothing = dict.fromkeys(OPTIONAL)
     for asked in (nothing, *({name: None} for name in OPTIONAL)):
-        status = await api.answer("hello", **asked)
+        status = await api.submit_and_wait("hello", **asked)
         assert status["state"] == "completed"
         assert status["result"]["model"] == "auto"
         assert status["metadata"] == {}
@@ -156,12 +156,12 @@ async def test_asking_for_nothing_is_no_request_for_a_feature(api: ApiClient) ->
         {"enhance_prompt": False},
     )
     for asked in nothing:
-        assert await api.ask("hello", **asked)
+        assert await api.submit("hello", **asked)
 
 
 async def test_the_receipt_holds_what_is_published(api: ApiClient) -> None:
     for model in (None, "auto", "alpha"):
-        receipt = await api.ask("hello", model=model)
+        receipt = await api.submit("hello", model=model)
         id_ = receipt["message_id"]
         assert receipt == {
             "success": True,
@@ -189,7 +189,7 @@ async def test_a_model_is_an_identifier_or_auto(api: ApiClient, provider: Script
         ("alpha", "alpha", "upstream-alpha"),
         ("beta", "beta", "upstream-beta"),
     ):
-        status = await api.answer("hello", model=model)
+        status = await api.submit_and_wait("hello", model=model)
         assert status["result"]["model"] == shown
         assert status["routing"]["chosen"] == asked.removeprefix("upstream-")
         assert status["routing"]["policy"] == (
@@ -208,7 +208,7 @@ async def test_a_model_that_is_not_in_the_catalogue_is_not_found(api: ApiClient)
 async def test_a_model_whose_key_no_live_worker_ever_had_is_not_found(
     system: System, api: ApiClient
 ) -> None:
-    await api.ask("nobody knows yet", model="gamma")
+    await api.submit("nobody knows yet", model="gamma")
     await system.worker()
 
     async def is_refused() -> bool:
@@ -226,8 +226,8 @@ async def test_the_message_reaches_the_model_and_the_list_as_it_was_written(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     for message in ("  hi\n", "日本語 🚀 \u2028 \u007f", "\u200b", '"\\n"', "e\u0301", "a" * 2000):
-        receipt = await api.ask(message)
-        status = await api.end(receipt)
+        receipt = await api.submit(message)
+        status = await api.wait_for_end(receipt)
         assert status["state"] == "completed"
         assert provider.requests[-1].last == message
         asked, answered = await api.messages(receipt["session_id"])
@@ -241,9 +241,9 @@ async def test_the_message_reaches_the_model_and_the_list_as_it_was_written(
 async def test_a_system_prompt_counts_for_a_new_session_only(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipt = await api.ask("one", system_prompt="Be brief.")
-    await api.end(receipt)
-    await api.answer("two", session_id=receipt["session_id"], system_prompt="Be long.")
+    receipt = await api.submit("one", system_prompt="Be brief.")
+    await api.wait_for_end(receipt)
+    await api.submit_and_wait("two", session_id=receipt["session_id"], system_prompt="Be long.")
     for request in provider.requests:
         system = [m["content"] for m in request.messages if m["role"] == "system"]
         assert system == ["Be brief."]
@@ -256,7 +256,7 @@ async def test_texts_are_bounded_in_characters(system: System) -> None:
     system.change("limits", message_characters_max=10)
     await system.front()
     api = await system.customer()
-    assert await api.ask("é" * 10, system_prompt="🚀" * 10)
+    assert await api.submit("é" * 10, system_prompt="🚀" * 10)
     for name in ("message", "system_prompt"):
         asked = {"message": "hello"} | {name: "é" * 11}
         refusal = refused(await api.post(CHAT, json=asked), 400, "INVALID_FIELDS")
@@ -299,8 +299,8 @@ async def test_a_budget_that_buys_no_answer_names_what_shut_every_model_out(api:
 
 
 async def test_an_empty_session_id_begins_a_session(api: ApiClient) -> None:
-    first = await api.ask("hello", session_id="")
-    second = await api.ask("hello", session_id="")
+    first = await api.submit("hello", session_id="")
+    second = await api.submit("hello", session_id="")
     assert ids.is_id(first["session_id"])
     assert first["session_id"] != second["session_id"]
     streamed = {"message": "hello", "session_id": "", "stream": True, "priority": "sometimes"}
@@ -319,9 +319,9 @@ async def test_a_session_that_is_not_there_is_not_found(api: ApiClient) -> None:
 async def test_labels_come_back_as_they_were_given(api: ApiClient) -> None:
     metadata = {"": "empty", "1": "one", "k" * 64: "v" * 512, "🚀": "日本"}
     metadata |= {f"k{n}": "" for n in range(12)}
-    receipt = await api.ask("hello", metadata=metadata, project_id="p" * 128)
+    receipt = await api.submit("hello", metadata=metadata, project_id="p" * 128)
     before = await api.poll(receipt)
-    after = await api.end(receipt)
+    after = await api.wait_for_end(receipt)
     for status in (before, after):
         assert status["metadata"] == metadata
         assert status["project_id"] == "p" * 128
@@ -329,4 +329,4 @@ async def test_labels_come_back_as_they_were_given(api: ApiClient) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_a_batch_is_answered_too(api: ApiClient) -> None:
-    assert (await api.answer("hello", priority="batch"))["state"] == "completed"
+    assert (await api.submit_and_wait("hello", priority="batch"))["state"] == "completed"

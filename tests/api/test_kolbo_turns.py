@@ -35,7 +35,7 @@ async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
 ) -> None:
     await system.worker()
     urls = [system.url + CHAT, await system.front() + CHAT]
-    first = await api.ask("m0")
+    first = await api.submit("m0")
     session = first["session_id"]
     answers = await asyncio.gather(
         *(
@@ -44,7 +44,7 @@ async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
         )
     )
     for answer in answers:
-        await api.end(body(answer))
+        await api.wait_for_end(body(answer))
     listed = [each["content"] for each in await api.messages(session)]
     assert sorted(listed[::2]) == sorted(f"m{n}" for n in range(21))
     assert listed[1::2] == [f"You said: {asked}" for asked in listed[::2]]
@@ -63,12 +63,12 @@ async def test_sessions_do_not_wait_for_each_other(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(gate=gate))
-    slow = await api.ask("slow")
+    slow = await api.submit("slow")
     await waiting.until(lambda: provider.requests)
-    assert (await api.answer("quick"))["state"] == "completed"
+    assert (await api.submit_and_wait("quick"))["state"] == "completed"
     assert (await api.poll(slow))["state"] == "processing"
     gate.set()
-    assert (await api.end(slow))["state"] == "completed"
+    assert (await api.wait_for_end(slow))["state"] == "completed"
 
 
 @pytest.mark.usefixtures("worker")
@@ -81,15 +81,15 @@ async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
         ScriptedAnswer(text="half a word", gate=asyncio.Event(), gate_after=1),
         ScriptedAnswer(text="last"),
     ]
-    receipt = await api.ask("a", system_prompt="s")
+    receipt = await api.submit("a", system_prompt="s")
     session = receipt["session_id"]
-    await api.end(receipt)
-    assert (await api.answer("b", session_id=session))["state"] == "failed"
-    receipt = await api.ask("c", session_id=session)
+    await api.wait_for_end(receipt)
+    assert (await api.submit_and_wait("b", session_id=session))["state"] == "failed"
+    receipt = await api.submit("c", session_id=session)
     await _begun(api, receipt)
     await api.post(receipt["cancel_url"])
-    assert (await api.end(receipt))["state"] == "cancelled"
-    assert (await api.answer("d", session_id=session))["state"] == "completed"
+    assert (await api.wait_for_end(receipt))["state"] == "cancelled"
+    assert (await api.submit_and_wait("d", session_id=session))["state"] == "completed"
     assert _said(provider.requests[-1]) == ["s", "a", "first", "d"]
     assert len(await api.messages(session)) == 8
 
@@ -100,10 +100,10 @@ async def test_a_busy_session_takes_the_next_turn_in_line(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one", gate=gate))
-    first = await api.ask("a")
-    second = await api.ask("b", session_id=first["session_id"], on_conflict="enqueue")
+    first = await api.submit("a")
+    second = await api.submit("b", session_id=first["session_id"], on_conflict="enqueue")
     gate.set()
-    assert (await api.end(second))["state"] == "completed"
+    assert (await api.wait_for_end(second))["state"] == "completed"
     assert _said(provider.requests[-1]) == ["a", "one", "b"]
 
 
@@ -113,29 +113,29 @@ async def test_a_busy_session_refuses_who_asked_for_that(
 ) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(gate=gate))
-    first = await api.ask("a")
+    first = await api.submit("a")
     asked = {"message": "b", "session_id": first["session_id"], "on_conflict": "reject"}
     held = await api.credits()
     refusal = refused(await api.post(CHAT, json=asked), 409, "SESSION_BUSY")
     assert refusal["generation_id"] == first["message_id"]
     assert await api.credits() == held
     gate.set()
-    await api.end(first)
-    assert (await api.end(body(await api.post(CHAT, json=asked))))["state"] == "completed"
-    assert (await api.answer("new", on_conflict="reject"))["state"] == "completed"
+    await api.wait_for_end(first)
+    assert (await api.wait_for_end(body(await api.post(CHAT, json=asked))))["state"] == "completed"
+    assert (await api.submit_and_wait("new", on_conflict="reject"))["state"] == "completed"
 
 
 @pytest.mark.usefixtures("worker")
 async def test_who_interrupts_is_answered_next(api: ApiClient, provider: ScriptedProvider) -> None:
     provider.script.append(ScriptedAnswer(text="one two", gate=asyncio.Event(), gate_after=1))
-    first = await api.ask("a")
+    first = await api.submit("a")
     session = first["session_id"]
     await _begun(api, first)
-    waits = [await api.ask(message, session_id=session) for message in ("b", "c")]
-    last = await api.ask("stop", session_id=session, on_conflict="interrupt")
-    assert (await api.end(last))["result"]["content"] == "You said: stop"
+    waits = [await api.submit(message, session_id=session) for message in ("b", "c")]
+    last = await api.submit("stop", session_id=session, on_conflict="interrupt")
+    assert (await api.wait_for_end(last))["result"]["content"] == "You said: stop"
     for receipt in (first, *waits):
-        assert (await api.end(receipt))["state"] == "cancelled"
+        assert (await api.wait_for_end(receipt))["state"] == "cancelled"
     assert [_said(request) for request in provider.requests] == [["a"], ["stop"]]
     assert (await api.credits())["held"] == 0
 
@@ -143,13 +143,13 @@ async def test_who_interrupts_is_answered_next(api: ApiClient, provider: Scripte
 async def test_who_interrupts_what_only_waits_is_answered_next(
     api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    first = await api.ask("a")
-    second = await api.ask("b", session_id=first["session_id"])
-    last = await api.ask("c", session_id=first["session_id"], on_conflict="interrupt")
+    first = await api.submit("a")
+    second = await api.submit("b", session_id=first["session_id"])
+    last = await api.submit("c", session_id=first["session_id"], on_conflict="interrupt")
     for receipt in (first, second):
         assert (await api.poll(receipt))["state"] == "cancelled"
     await system.worker()
-    assert (await api.end(last))["state"] == "completed"
+    assert (await api.wait_for_end(last))["state"] == "completed"
     assert [_said(request) for request in provider.requests] == [["c"]]
 
 
@@ -158,12 +158,12 @@ async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.answer = lambda request: ScriptedAnswer(text=f"{request.last[:2]} " + "y" * 90)
-    receipt = await api.ask("00 " + "x" * 90, model="beta", system_prompt="Be brief.")
+    receipt = await api.submit("00 " + "x" * 90, model="beta", system_prompt="Be brief.")
     session = receipt["session_id"]
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     for turn in range(1, 10):
         message = f"{turn:02} " + "x" * 90
-        status = await api.answer(message, model="beta", session_id=session)
+        status = await api.submit_and_wait(message, model="beta", session_id=session)
         assert status["state"] == "completed"
     listed = [each["content"] for each in await api.messages(session)]
     assert len(listed) == 20
@@ -182,17 +182,17 @@ async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
 async def test_a_context_error_is_met_once_with_a_shorter_history(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipt = await api.ask("00 " + "x" * 900)
+    receipt = await api.submit("00 " + "x" * 900)
     session = receipt["session_id"]
-    await api.end(receipt)
+    await api.wait_for_end(receipt)
     for turn in range(1, 4):
-        await api.answer(f"{turn:02} " + "x" * 900, session_id=session)
+        await api.submit_and_wait(f"{turn:02} " + "x" * 900, session_id=session)
     provider.script.append(context_error(1000))
-    status = await api.answer("the last", session_id=session)
+    status = await api.submit_and_wait("the last", session_id=session)
     assert status["state"] == "completed"
     refused_, met = (_said(request) for request in provider.requests[-2:])
     assert 1 < len(met) < len(refused_)
     assert met == refused_[-len(met) :]
     provider.script += [context_error(1000)] * 2
-    status = await api.answer("again", session_id=session)
+    status = await api.submit_and_wait("again", session_id=session)
     assert (status["state"], status["failure"]["code"]) == ("failed", "CONTEXT_TOO_LONG")

@@ -19,7 +19,9 @@ async def _usage(api: ApiClient, **query: str) -> dict[str, Any]:
 
 async def test_use_is_told_by_day_model_and_key(api: ApiClient) -> None:
     before = datetime.now(UTC).date()
-    statuses = [await api.answer("hello", model=model) for model in ("alpha", "beta", "alpha")]
+    statuses = [
+        await api.submit_and_wait("hello", model=model) for model in ("alpha", "beta", "alpha")
+    ]
     spent = sum(status["credits_used"] for status in statuses)
     by_model = await _usage(api, by="model")
     assert [(item["name"], item["generations"]) for item in by_model["items"]] == [
@@ -48,14 +50,14 @@ async def test_nothing_used_is_nothing(api: ApiClient) -> None:
 
 
 async def test_days_outside_are_not_told(api: ApiClient) -> None:
-    await api.answer("hello")
+    await api.submit_and_wait("hello")
     tomorrow = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
     assert (await _usage(api, **{"from": tomorrow, "to": tomorrow}))["total"]["generations"] == 0
     assert (await _usage(api, to=tomorrow))["total"]["generations"] == 1
 
 
 async def test_a_year_is_told_and_not_a_day_more(api: ApiClient) -> None:
-    await api.answer("hello")
+    await api.submit_and_wait("hello")
     today = datetime.now(UTC).date()
     first, last = today - timedelta(days=364), today + timedelta(days=1)
     payload = await _usage(api, **{"from": first.isoformat(), "to": last.isoformat()})
@@ -66,7 +68,7 @@ async def test_a_year_is_told_and_not_a_day_more(api: ApiClient) -> None:
 
 
 async def test_one_account_s_use_is_not_another_s(api: ApiClient, other: ApiClient) -> None:
-    await api.answer("hello")
+    await api.submit_and_wait("hello")
     assert (await _usage(other))["total"]["generations"] == 0
 
 

@@ -90,7 +90,7 @@ async def test_what_is_not_answered_in_time_is_looked_at_later(system: System) -
         "cancel_url": f"/api/v1/generate/{said['id']}/cancel",
     }
     await system.worker()
-    assert (await api.end(said))["result"]["content"] == "You said: hello"
+    assert (await api.wait_for_end(said))["result"]["content"] == "You said: hello"
 
 
 @pytest.mark.each_once
@@ -305,4 +305,4 @@ async def test_redis_going_away_does_not_refuse_what_is_in(
 
     await waiting.until(is_back)
     await own_system.worker()
-    assert (await api.end(said))["result"]["content"] == "You said: hello"
+    assert (await api.wait_for_end(said))["result"]["content"] == "You said: hello"

@@ -57,7 +57,7 @@ async def test_a_session_remembers_who_it_was_begun_with(
     id_ = said["session_id"]
     await chat(companion_system, "two", session_id=id_)
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
-    await companion_system.answer("three", session_id=id_)
+    await companion_system.submit_and_wait("three", session_id=id_)
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
     # A turn may name another; the next is the session's again.
     await chat(companion_system, "four", session_id=id_, companion="pirate")
@@ -74,7 +74,7 @@ async def test_a_session_begun_empty_has_its_companion_too(
         await session(companion_system, companion="poet"),
         await session(companion_system),
     )
-    await companion_system.answer("one", session_id=poets["id"])
+    await companion_system.submit_and_wait("one", session_id=poets["id"])
     assert _last(provider) == [("system", "Speak in rhymes."), ("user", "one")]
     await chat(companion_system, "one", session_id=nobodys["id"], companion="poet")
     assert _last(provider)[0] == ("system", "Speak in rhymes.")

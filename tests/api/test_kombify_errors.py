@@ -103,7 +103,7 @@ async def test_a_body_that_is_wrong_in_itself_is_refused(system: System) -> None
 
 @pytest.mark.each_once
 async def test_details_stand_inside_the_error(api: ApiClient) -> None:
-    first = await api.ask("hello")
+    first = await api.submit("hello")
     asked = {"message": "hi", "session_id": first["session_id"], "on_conflict": "reject"}
     error = refused(await api.post(CHAT, json=asked), 409, "SESSION_BUSY")
     assert error["details"] == {"generation_id": first["message_id"]}
@@ -117,7 +117,7 @@ async def test_limits_tell_when_to_come_again(system: System) -> None:
     refused(await poor.post(CHAT, json={"message": "hello"}), 402, "INSUFFICIENT_CREDITS")
     free = await system.customer("free", tier="free")
     for n in range(10):
-        await free.ask(f"m{n}")
+        await free.submit(f"m{n}")
     answer = await free.post(CHAT, json={"message": "hello"})
     refused(answer, 429, "RATE_LIMITED")
     assert int(answer.headers["retry-after"]) >= 1

@@ -238,7 +238,7 @@ async def test_what_a_deleted_key_has_open_ends_on_every_front(
     monkeypatch.setattr(Accounts, "find_revoked", _find_nothing)
     other_front = await system.front()
     made = await make_key(owner)
-    receipt = await owner.ask("hello")
+    receipt = await owner.submit("hello")
     callers = [
         await system.caller({"x-api-key": made["key"]}, url) for url in (system.url, other_front)
     ]
@@ -261,7 +261,7 @@ async def test_keys_count_as_submissions(system: System) -> None:
     owner = await system.customer(tier="free", scopes=MANAGING)
     for _ in range(9):
         await make_key(owner)
-    await owner.ask("hello")
+    await owner.submit("hello")
     answer = await owner.post(KEYS, json={})
     refused(answer, 429, "RATE_LIMITED")
     assert int(answer.headers["retry-after"]) >= 1

@@ -36,7 +36,7 @@ async def test_chats_that_name_no_model_follow_it(api: ApiClient) -> None:
     assert (await chat(api, "hello", model="alpha"))["message"]["model"] == "alpha"
     assert (await chat(api, "hello", model="auto"))["routing"]["policy"] == "catalogue_order"
     # The other dialect promises Smart Select to who names none.
-    assert (await api.answer("hello"))["result"]["model"] == "auto"
+    assert (await api.submit_and_wait("hello"))["result"]["model"] == "auto"
     await _prefer(api, None)
     assert (await chat(api, "hello"))["routing"]["policy"] == "catalogue_order"
 

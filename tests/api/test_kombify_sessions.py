@@ -115,7 +115,7 @@ async def test_messages_are_told_with_the_session(
     first = await chat(api, "one", model="beta")
     id_ = first["session_id"]
     provider.script.append(ScriptedAnswer(status=422))
-    await api.answer("two", session_id=id_)
+    await api.submit_and_wait("two", session_id=id_)
     whole = payload(await api.get(f"{SESSIONS}/{id_}"))
     assert whole["messages_total"] == 4
     for message in whole["messages"]:
@@ -141,7 +141,7 @@ async def test_the_last_hundred_messages_come_first_and_those_before_on_demand(
 ) -> None:
     made = await session(api)
     for n in range(1, 54):
-        await api.ask(f"m{n}", session_id=made["id"])
+        await api.submit(f"m{n}", session_id=made["id"])
 
     async def turns(**parameters: int) -> list[int]:
         answer = await api.get(f"{SESSIONS}/{made['id']}", params=parameters)
@@ -162,7 +162,7 @@ async def test_a_session_is_the_same_in_both_dialects(api: ApiClient) -> None:
     listed = body(await api.get(LIST))["conversations"]
     assert [(each["session_id"], each["name"]) for each in listed] == [(made["id"], "Empty")]
     assert await api.messages(made["id"]) == []
-    await api.answer("one", session_id=made["id"])
+    await api.submit_and_wait("one", session_id=made["id"])
     await chat(api, "two", session_id=made["id"])
     assert [each["content"] for each in await api.messages(made["id"])] == [
         "one",
@@ -178,7 +178,7 @@ async def test_a_session_is_the_same_in_both_dialects(api: ApiClient) -> None:
     assert payload(await api.get(f"{SESSIONS}/{made['id']}"))["name"] == "Fuller"
     body(await api.delete(f"{LIST}/{made['id']}"))
     refused(await api.get(f"{SESSIONS}/{made['id']}"), 404, "SESSION_NOT_FOUND")
-    theirs = await api.ask("hello")
+    theirs = await api.submit("hello")
     assert payload(await api.get(SESSIONS))["items"][0]["id"] == theirs["session_id"]
 
 
@@ -186,7 +186,7 @@ async def test_deleting_a_session_ends_what_runs_and_forgets_it(
     api: ApiClient, system: System, server: Server
 ) -> None:
     made = await session(api, companion="work", metadata={"a": "b"})
-    receipts = [await api.ask("hello", session_id=made["id"]) for _ in range(2)]
+    receipts = [await api.submit("hello", session_id=made["id"]) for _ in range(2)]
     answer = await api.delete(f"{SESSIONS}/{made['id']}")
     assert (answer.status_code, answer.content) == (204, b"")
     assert (await api.credits())["held"] == 0

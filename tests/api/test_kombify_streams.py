@@ -168,7 +168,7 @@ async def test_who_follows_as_many_as_it_may_is_refused_before_the_message_is_in
     system.change_tier("enterprise", waits_max=1)
     await system.front()
     api = await system.customer()
-    first = await api.ask("hello")
+    first = await api.submit("hello")
     async with following(api, first["events_url"]) as stream:
         assert await stream.next()
         asked = {"message": "another", "stream": True}

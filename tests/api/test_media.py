@@ -90,7 +90,7 @@ async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
     drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
-    status = await api.answer("draw")
+    status = await api.submit_and_wait("draw")
     assert (status["state"], status["result"]["content"]) == ("completed", "Here: ")
     (url,) = status["result"]["image_urls"]
     name = hashlib.sha256(PNG).hexdigest() + ".png"
@@ -145,7 +145,7 @@ async def test_an_answer_of_a_picture_alone_is_whole(
 ) -> None:
     api, _ = drawing
     painter.script = whole(_answer(_blob("image/png", PNG), _blob("image/png", PNG)))
-    status = await api.answer("draw")
+    status = await api.submit_and_wait("draw")
     assert (status["state"], status["result"]["content"]) == ("completed", "")
     # The same picture twice is one file.
     first, second = status["result"]["image_urls"]
@@ -158,7 +158,7 @@ async def test_a_sound_is_a_file_that_players_know(
 ) -> None:
     api, _ = drawing
     painter.script = whole(_answer(_blob("audio/L16;codec=pcm;rate=24000", SAMPLES)))
-    status = await api.answer("speak")
+    status = await api.submit_and_wait("speak")
     (url,) = status["result"]["audio_urls"]
     answer = await _look(api, url)
     assert answer.headers["content-type"] == "audio/wav"
@@ -170,7 +170,7 @@ async def test_a_url_that_was_changed_or_is_over_is_refused(
     drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
-    status = await api.answer("draw")
+    status = await api.submit_and_wait("draw")
     (url,) = status["result"]["image_urls"]
     path, _, query = url.partition("?")
     last = "0" if url[-1] != "0" else "1"
@@ -201,7 +201,7 @@ async def test_urls_are_good_at_every_front(
     drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
-    (url,) = (await api.answer("draw"))["result"]["image_urls"]
+    (url,) = (await api.submit_and_wait("draw"))["result"]["image_urls"]
     other = await system.front()
     async with httpx.AsyncClient(trust_env=False) as browser:
         assert (await browser.get(other + url)).content == PNG
@@ -220,7 +220,7 @@ async def test_a_deleted_session_takes_its_files_along(
     drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, worker = drawing
-    kept, gone = await api.answer("draw"), await api.answer("draw")
+    kept, gone = await api.submit_and_wait("draw"), await api.submit_and_wait("draw")
     urls = [each["result"]["image_urls"][0] for each in (kept, gone)]
     assert len(_files(system)) == 2
     body(await api.delete(f"/api/v1/chat/conversations/{gone['session_id']}"))
@@ -240,7 +240,7 @@ async def test_a_folder_that_cannot_be_written_fails_the_answer_and_is_said_at_t
     await system.front()
     await system.worker()
     assert any(line["event"] == "the media folder cannot be written" for line in system.lines)
-    status = await (await system.customer()).answer("draw")
+    status = await (await system.customer()).submit_and_wait("draw")
     assert (status["state"], status["credits_used"]) == ("failed", 0)
     assert (status["failure"]["category"], status["failure"]["code"]) == (
         "internal",
@@ -255,7 +255,7 @@ async def test_what_is_larger_than_a_file_may_be_fails_the_answer(
     system.change("media", file_bytes_max=1_000)
     await system.front()
     await system.worker()
-    status = await (await system.customer()).answer("draw")
+    status = await (await system.customer()).submit_and_wait("draw")
     assert status["failure"]["code"] == "RESPONSE_TOO_LARGE"
     assert _files(system) == []
 
@@ -266,7 +266,7 @@ async def test_what_is_no_picture_is_not_kept(
     api, _ = drawing
     system.expected.add("a model made something of no known form")
     painter.script = whole(_answer({"text": "Here"}, _blob("image/svg+xml", b"<svg/>")))
-    status = await api.answer("draw")
+    status = await api.submit_and_wait("draw")
     assert (status["state"], status["result"]["image_urls"]) == ("completed", [])
     assert _files(system) == []
 
@@ -290,7 +290,7 @@ async def test_a_picture_that_is_named_is_shown_and_listed(
 
     painter.script = script
     url = f"http://127.0.0.1:{painter.port}/bear.png"
-    status = await api.answer("What is it?", media_urls=[url])
+    status = await api.submit_and_wait("What is it?", media_urls=[url])
     assert (status["state"], status["result"]["content"]) == ("completed", "A bear.")
     assert seen.is_set()
     user, assistant = await api.messages(status["session_id"])
@@ -304,9 +304,9 @@ async def test_pictures_are_held_for(painter: Upstream, system: System) -> None:
     assert painter
     await system.front()
     api = await system.customer()
-    await api.ask("What is it?")
+    await api.submit("What is it?")
     plain = (await api.credits())["held"]
-    await api.ask("What is it?", media_urls=["https://example.org/a.png"] * 2)
+    await api.submit("What is it?", media_urls=["https://example.org/a.png"] * 2)
     more = (await api.credits())["held"] - 2 * plain
     # 1,600 tokens each, at 100 microcredits a token.
     assert more == pytest.approx(0.32)
@@ -329,7 +329,7 @@ async def test_a_picture_from_inside_is_told_in_the_callers_words(
 ) -> None:
     api, _ = drawing
     urls = ["http://192.168.0.1/a.png"]
-    status = await api.answer("What is it?", media_urls=urls)
+    status = await api.submit_and_wait("What is it?", media_urls=urls)
     assert status["state"] == "failed"
     failure = status["failure"]
     assert (failure["category"], failure["code"]) == ("invalid_request", "MEDIA_FORBIDDEN")

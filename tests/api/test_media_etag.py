@@ -27,8 +27,8 @@ async def test_a_tag_of_media_changes_when_their_urls_do(
 ) -> None:
     monkeypatch.setattr(Registry, "provider_of", lambda *_: _Painter())
     monkeypatch.setattr(UrlSigner, "expires", lambda *_: 1_000)
-    receipt = await api.ask("draw")
-    await api.end(receipt)
+    receipt = await api.submit("draw")
+    await api.wait_for_end(receipt)
     tag = (await api.get(receipt["poll_url"])).headers["etag"]
     same = await api.get(receipt["poll_url"], headers={"if-none-match": tag})
     assert same.status_code == 304

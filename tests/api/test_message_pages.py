@@ -95,7 +95,7 @@ async def test_a_small_page_is_one_read_and_says_its_length(
     answer = await api.get(_LIST.format(long_one), params={"limit": 3})
     assert int(answer.headers["content-length"]) == len(answer.content)
     assert len(reads) == 1
-    short = (await api.ask("hello"))["session_id"]
+    short = (await api.submit("hello"))["session_id"]
     answer = await api.get(_SESSION.format(short))
     assert int(answer.headers["content-length"]) == len(answer.content)
     assert len(reads) == 2

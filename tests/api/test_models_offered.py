@@ -31,7 +31,7 @@ async def test_a_model_is_listed_while_a_worker_has_its_key(api: ApiClient, syst
                 return (await _listed(system, api)).get("gamma", False)
 
             await waiting.until(is_there)
-            asked = await api.answer("hello", model="gamma")
+            asked = await api.submit_and_wait("hello", model="gamma")
             assert asked["routing"]["chosen"] == "gamma"
 
 
@@ -42,7 +42,7 @@ async def test_what_the_last_worker_had_stays_while_none_lives(
         await waiting.until(lambda: worker._is_reported)
         await waiting.until(lambda: worker.ctx["dependencies"].configured)
     assert await _listed(system, api) == {"alpha": False, "beta": False, "gamma": False}
-    await api.ask("waits for a worker", model="gamma")
+    await api.submit("waits for a worker", model="gamma")
 
 
 async def test_a_key_that_is_gone_for_a_minute_takes_its_models_along(

@@ -47,7 +47,7 @@ async def _expire_lease(system: System, claimed: Claimed) -> None:
 
 
 async def test_cancel_ends_what_a_dead_worker_ran(system: System, api: ApiClient) -> None:
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     held = (await api.credits())["held"]
     claimed = await _run_by_the_dead(system, receipt)
     done = body(await api.post(receipt["cancel_url"]))
@@ -84,7 +84,7 @@ async def test_cancel_that_nobody_is_left_to_answer_is_ended_by_the_next_look(
     system: System, api: ApiClient, poll: Callable[[ApiClient, Json], Awaitable[Json]]
 ) -> None:
     """The worker died just now: by the time of the cancel it might still have lived."""
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     claimed = await _run_by_the_dead(system, receipt, lease_ms=60_000)
     assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
     assert (await api.poll(receipt))["state"] == "processing"
@@ -100,7 +100,7 @@ async def test_cancel_that_nobody_is_left_to_answer_ends_who_waits_and_who_follo
     await system.front()
     api = await system.customer()
     for session in range(2):
-        receipt = await api.ask(f"hello {session}")
+        receipt = await api.submit(f"hello {session}")
         claimed = await _run_by_the_dead(system, receipt, lease_ms=60_000)
         assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
         if session:
@@ -119,7 +119,7 @@ async def test_deadline_ends_every_way_to_wait_although_no_worker_lives(
 ) -> None:
     began = time.monotonic()
     asked = {"message": "hello", "deadline_seconds": 1}
-    receipt = await api.ask("hello", deadline_seconds=1)
+    receipt = await api.submit("hello", deadline_seconds=1)
     await _run_by_the_dead(system, receipt, lease_ms=60_000)
     colleague = await system.customer()
 
@@ -164,12 +164,12 @@ async def test_healthy_look_asks_redis_once(
     async def unasked(*_: object) -> None:
         raise AssertionError("nothing is overdue")
 
-    receipt = await api.ask("hello")
-    await api.end(receipt)
+    receipt = await api.submit("hello")
+    await api.wait_for_end(receipt)
     monkeypatch.setattr(functions, "status", counted)
     for name in ("expire", "cancel"):
         monkeypatch.setattr(functions, name, unasked)
-    waits = await api.ask("hello", priority="batch")
+    waits = await api.submit("hello", priority="batch")
     await api.poll(waits)
     await api.poll(receipt)
     assert asked == ["status"] * 2

@@ -26,7 +26,7 @@ async def _limited(system: System, **fields: int) -> ApiClient:
 async def test_sessions_beyond_the_quota_are_refused_in_both_dialects(system: System) -> None:
     api = await _limited(system)
     first = await kombify_client.session(api)
-    await api.ask("hello")
+    await api.submit("hello")
     refusal = api_client.refused(await api.post(CHAT, json={"message": "b"}), 403, "QUOTA_EXCEEDED")
     assert refusal["error"] == (
         "The account has 2 sessions; 2 are allowed. Deleting sessions makes room."
@@ -39,7 +39,7 @@ async def test_sessions_beyond_the_quota_are_refused_in_both_dialects(system: Sy
     kombify_client.refused(
         await api.post(kombify_client.CHAT, json={"message": "b"}), 403, "QUOTA_EXCEEDED"
     )
-    await api.ask("more", session_id=first["id"])
+    await api.submit("more", session_id=first["id"])
     assert (await api.delete(f"{kombify_client.SESSIONS}/{first['id']}")).status_code == 204
     await kombify_client.session(api)
 
@@ -49,7 +49,7 @@ async def test_bytes_beyond_the_quota_are_refused_until_something_is_deleted(
     system: System,
 ) -> None:
     api = await _limited(system)
-    receipt = await api.ask("x" * 2_500)
+    receipt = await api.submit("x" * 2_500)
     # What is cancelled costs nothing, and is stored.
     await api.post(receipt["cancel_url"])
     asked = {"message": "x" * 2_500}
@@ -63,7 +63,7 @@ async def test_bytes_beyond_the_quota_are_refused_until_something_is_deleted(
     answer = await api.post(kombify_client.SESSIONS, json={"metadata": metadata})
     assert kombify_client.refused(answer, 403, "QUOTA_EXCEEDED")["details"]["quota"] == "sessions"
     body(await api.delete(f"/api/v1/chat/conversations/{receipt['session_id']}"))
-    await api.ask("x" * 2_500)
+    await api.submit("x" * 2_500)
 
 
 async def test_nothing_more_is_stored_on_a_server_that_is_nearly_full(

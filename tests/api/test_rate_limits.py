@@ -64,7 +64,7 @@ async def test_reads_that_are_used_up_stop_nothing_else(system: System) -> None:
     system.change("api", reads_per_unfinished=1)
     await system.front()
     api = await system.customer()
-    receipts = [await api.ask("hello") for _ in range(2)]
+    receipts = [await api.submit("hello") for _ in range(2)]
     made = kombify_client.payload(await api.post(SESSIONS, json={}), 201)
     # No time passes between these but what they take.
     for _ in range(3):
@@ -79,14 +79,14 @@ async def test_reads_that_are_used_up_stop_nothing_else(system: System) -> None:
     body(await api.delete(f"{LIST}/{receipts[1]['session_id']}"))
     assert (await api.delete(f"{SESSIONS}/{made['id']}")).status_code == 204
     kombify_client.payload(await api.post(SESSIONS, json={}), 201)
-    await api.ask("hello")
+    await api.submit("hello")
 
 
 async def test_sessions_count_as_submissions(system: System) -> None:
     await system.front()
     api = await system.customer(tier="free")
     for number in range(5):
-        await api.ask("hello")
+        await api.submit("hello")
         answer = await api.post(SESSIONS, json={})
         kombify_client.payload(answer, 201)
         assert answer.headers["ratelimit-limit"] == "10"
@@ -184,7 +184,7 @@ async def test_who_waits_as_long_as_told_is_served(system: System, name: str) ->
     system.change("api", reads_per_unfinished=1)
     await system.front()
     api = await system.customer()
-    url = (await api.ask("hello"))["poll_url"]
+    url = (await api.submit("hello"))["poll_url"]
     for _ in range(3):
         while (answer := await CALLS[name](api, url)).status_code != 429:
             pass
@@ -197,7 +197,7 @@ async def test_a_stream_s_place_goes_to_who_comes_when_told(system: System) -> N
     system.change("api", wait_seconds_max=30, ping_seconds=0.05)
     await system.front()
     api = await system.customer()
-    path = (await api.ask("hello"))["events_url"]
+    path = (await api.submit("hello"))["events_url"]
     async with following(api, path) as first, following(api, path) as second:
         assert await first.next()
         assert await second.next()

@@ -35,12 +35,12 @@ async def test_a_hangup_makes_a_front_read_its_catalogue_anew(
     front = await system.spawn_front()
     api = await system.customer()
     assert await _names(api) == ["Alpha", "beta"]
-    await api.ask("hello", model="alpha")
+    await api.submit("hello", model="alpha")
     _rename(system, tmp_path, "Omega")
     front.hang_up()
     await front.wait_for_line("catalogue read anew")
     assert await _names(api) == ["Omega", "beta"]
-    await api.ask("hello", model="omega")
+    await api.submit("hello", model="omega")
     asked = {"message": "hello", "model": "alpha"}
     refused(await api.post("/api/v1/chat", json=asked), 400, "MODEL_NOT_FOUND")
 
@@ -70,4 +70,4 @@ async def test_several_processes_all_read_it_and_none_is_replaced(
     assert await _names(api) == ["Omega", "beta"]
     assert _count(front, "front ready") == 2
     front.terminate()
-    assert await front.ended() == 0
+    assert await front.wait_until_ended() == 0

@@ -53,12 +53,12 @@ async def _started(system: System, patience_seconds: float = 10.0) -> ApiClient:
 
 async def test_what_is_acknowledged_is_on_the_replica(own_system: System, replica: Server) -> None:
     api = await _started(own_system)
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     with replica.raw_client() as raw_client:
         names = raw_client.names(f"*generation:*:{receipt['message_id']}")
     assert len(names) == 1
     await own_system.worker()
-    assert (await api.end(receipt))["state"] == "completed"
+    assert (await api.wait_for_end(receipt))["state"] == "completed"
     with replica.raw_client() as raw_client:
         assert raw_client.fields(names[0])["stage"] == "completed"
 
@@ -83,7 +83,7 @@ async def test_what_no_replica_confirms_is_refused_called_off_and_told_to_who_as
     await waiting.until(is_confirmed)
     again = await api.post(CHAT, json=asked, headers=key)
     assert again.headers["idempotent-replayed"] == "true"
-    assert (await api.end(body(again)))["state"] == "cancelled"
+    assert (await api.wait_for_end(body(again)))["state"] == "cancelled"
     assert await api.credits() == before
 
 
@@ -91,7 +91,7 @@ async def test_an_answer_waits_for_the_replica_and_is_settled_once(
     own_system: System, replica: Server
 ) -> None:
     api = await _started(own_system, 2.0)
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     replica.pause()
     worker = await own_system.worker()
     await waiting.until(
@@ -99,7 +99,7 @@ async def test_an_answer_waits_for_the_replica_and_is_settled_once(
     )
     replica.resume()
     await waiting.until(lambda: not len(worker.slots))
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert status["state"] == "completed"
     assert (await api.credits())["held"] == 0
 

@@ -115,7 +115,7 @@ async def test_id_goes_on_with_nothing_but_what_the_same_request_made(
     colleague = await system.customer()
     received = _events(await api.post(CHAT, json=ASKED))
     last = received[1].id
-    polled = await api.answer("hello")
+    polled = await api.submit_and_wait("hello")
     before = await _total(api), len(provider.requests)
 
     async def sent(
@@ -193,7 +193,7 @@ async def test_record_keeps_little_of_its_request(system: System, api: ApiClient
     later = payload(await api.post(url + CHAT, json=asked), 202)
     account = await system.account()
     where = keys.GENERATION(system.accounts.root_of(account), account.id, later["id"])
-    polled = await api.ask("hello")
+    polled = await api.submit("hello")
     assert 0 < await system.redis.call("HSTRLEN", where, "origin") <= 30
     where = keys.GENERATION(system.accounts.root_of(account), account.id, polled["message_id"])
     assert await system.redis.call("HSTRLEN", where, "origin") == 0

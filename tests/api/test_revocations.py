@@ -62,7 +62,7 @@ async def test_streams_and_waits_of_a_revoked_key_end_on_every_front(
     async with AsyncExitStack() as stack:
         revoked = [await system.caller({"x-api-key": key.key}, url) for url in urls]
         friend = await system.caller({"x-api-key": spare.key})
-        receipt = await friend.ask("hello")
+        receipt = await friend.submit("hello")
         path = receipt["events_url"]
         streams = [await stack.enter_async_context(following(each, path)) for each in revoked]
         streams += [await stack.enter_async_context(_chatting(each)) for each in revoked]
@@ -93,7 +93,7 @@ async def test_a_stream_that_begins_with_a_key_just_revoked_is_refused(
     system: System, api: ApiClient
 ) -> None:
     """The front still trusts what it knows of the key, and has heard of its end."""
-    receipt: Json = await api.ask("hello")
+    receipt: Json = await api.submit("hello")
     key = await system.key()
     caller = await system.caller({"x-api-key": key.key})
     async with following(caller, receipt["events_url"]) as stream:

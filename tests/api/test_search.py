@@ -81,17 +81,17 @@ async def test_a_model_that_cannot_search_is_told_among_the_candidates(system: S
     refusal = refused(await api.post(CHAT, json=asked), 400, "NO_SUITABLE_MODEL")
     (candidate,) = refusal["routing"]["candidates"]
     assert candidate["excluded_by"] == "web_search"
-    assert await api.ask("hello", web_search=True)
+    assert await api.submit("hello", web_search=True)
 
 
 async def test_pages_are_cited_and_the_search_is_a_line_of_the_bill(searching: ApiClient) -> None:
-    status = await searching.answer("How many bears?", web_search=True)
+    status = await searching.submit_and_wait("How many bears?", web_search=True)
     assert status["state"] == "completed"
     assert status["result"]["citations"] == _CITED
     lines = _credits_of(status)
     assert lines.keys() == {"tokens", "web_search"}
     assert lines["web_search"] == (1, 250_000)
-    plain = await searching.answer("How many bears?")
+    plain = await searching.submit_and_wait("How many bears?")
     assert plain["result"]["citations"] == []
     assert _credits_of(plain).keys() == {"tokens"}
 
@@ -103,12 +103,12 @@ async def test_one_search_is_held_and_what_is_not_used_goes_back(
     await system.front()
     api = await system.customer()
     alpha = system.settings.models[0]
-    receipt = await api.ask("hello", web_search=True)
+    receipt = await api.submit("hello", web_search=True)
     tokens = price.tokens_in("hello") + 5 * 300 + 250
     hold = price.cost(alpha, tokens, alpha.max_output_tokens, price.Searches(1, RATE))
     assert (await api.credits())["held"] == hold / 1_000_000
     await system.worker()
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     credits_ = await api.credits()
     assert credits_["held"] == 0.0
     assert credits_["total"] == pytest.approx(1000.0 - status["credits_used"])
@@ -122,7 +122,7 @@ async def test_a_budget_below_a_search_buys_none(searching: ApiClient) -> None:
     # The results do not fit into the second's window.
     assert bars["alpha"] == "max_credits"
     assert bars["beta"] == "context_window"
-    status = await searching.answer("hello", web_search=True, max_credits=0.5)
+    status = await searching.submit_and_wait("hello", web_search=True, max_credits=0.5)
     assert status["state"] == "completed"
     assert status["credits_used"] <= 0.5
 
@@ -134,13 +134,13 @@ async def test_a_model_that_searches_is_held_for_three_searches_and_billed_for_i
     await system.front()
     api = await system.customer()
     alpha = system.settings.models[0]
-    receipt = await api.ask("hello", web_search=True)
+    receipt = await api.submit("hello", web_search=True)
     tokens = price.tokens_in("hello")
     hold = price.cost(alpha, tokens, alpha.max_output_tokens, price.Searches(3, 10.0))
     assert (await api.credits())["held"] == hold / 1_000_000
     provider.script.append(ScriptedAnswer(text="Two", pages=(("https://c.example", "C"),)))
     await system.worker()
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert status["result"]["citations"] == [{"url": "https://c.example", "title": "C"}]
     assert _credits_of(status)["web_search"] == (1, 1_000_000)
 
@@ -149,7 +149,7 @@ async def test_a_search_that_fails_is_told_and_refunded(
     searching: ApiClient, engine: Upstream, provider: ScriptedProvider
 ) -> None:
     engine.script = whole(status=429, retry_after="60")
-    status = await searching.answer("hello", web_search=True)
+    status = await searching.submit_and_wait("hello", web_search=True)
     assert status["state"] == "failed"
     assert status["failure"] == {
         "message": "The search service limits how often it may be asked.",
@@ -171,10 +171,10 @@ async def test_the_other_dialect_cites_too(searching: ApiClient) -> None:
 
 
 async def test_a_conversation_that_is_read_again_still_cites(searching: ApiClient) -> None:
-    first = await searching.ask("How many bears?", web_search=True)
-    await searching.end(first)
+    first = await searching.submit("How many bears?", web_search=True)
+    await searching.wait_for_end(first)
     session = first["session_id"]
-    await searching.answer("How many wolves?", session_id=session)
+    await searching.submit_and_wait("How many wolves?", session_id=session)
     listed = await searching.messages(session)
     whole_ = payload(await searching.get(f"{SESSIONS}/{session}"))["messages"]
     for messages in (listed, whole_):

@@ -19,7 +19,7 @@ async def test_no_process_outlives_its_parent(system: System, number: signal.Sig
         front.kill()
     else:
         front.terminate()
-        assert await front.ended() == 0
+        assert await front.wait_until_ended() == 0
 
     async def is_refused() -> bool:
         async with httpx.AsyncClient(base_url=system.url, trust_env=False) as fresh:

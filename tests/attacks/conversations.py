@@ -66,7 +66,7 @@ async def say_hi(checkout: Path) -> list[Figure]:
     ):
         first = await storage.store_cancelled(customer, _TURNS)
         await storage.cancel(customer, first)
-        await customer.end(first)
+        await customer.wait_for_end(first)
         with flood.growth(target.workers[0]) as grown:
             (read_mib, seconds), seen = await tenant.beside(
                 target, _say_hi(target, customer, first["session_id"])
@@ -90,7 +90,7 @@ async def _say_hi(target: Target, customer: ApiClient, session: str) -> tuple[fl
     most, slowest = 0.0, 0.0
     for _ in range(_TIMES):
         before, began = flood.sent_by_redis_mib(target), time.monotonic()
-        status = await customer.answer("hi", session_id=session)
+        status = await customer.submit_and_wait("hi", session_id=session)
         assert status["state"] == "completed", status
         most = max(most, flood.sent_by_redis_mib(target) - before)
         slowest = max(slowest, time.monotonic() - began)

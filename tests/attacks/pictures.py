@@ -121,7 +121,7 @@ async def _name_silent_hosts(target: Target, key: Key, port: int) -> None:
     async with target.customer(key) as customer:
         for round_ in range(_SUBMISSIONS):
             urls = [f"http://silent-{round_}-{n}.test:{port}/x" for n in range(_PICTURES)]
-            await customer.ask("raw_client", media_urls=urls)
+            await customer.submit("describe", media_urls=urls)
             await SystemClock().sleep(_PAUSE_SECONDS)
 
 
@@ -136,7 +136,7 @@ async def _send_pictures(
         async def send() -> str:
             began = time.monotonic()
             urls = [f"http://pictures.test:{port}/png/x"]
-            status = await customer.end(await customer.ask("raw_client", media_urls=urls))
+            status = await customer.wait_for_end(await customer.submit("describe", media_urls=urls))
             took.append(time.monotonic() - began)
             return "" if status["state"] == "completed" else str(status["error"])
 
@@ -157,7 +157,7 @@ async def call_one_host(checkout: Path) -> list[Figure]:
         target.customer(await target.key("stranger", "free")) as customer,
     ):
         urls = [f"http://127.0.0.1:{port}/3/{n}" for n in range(_PICTURES)]
-        status = await customer.end(await customer.ask("raw_client", media_urls=urls))
+        status = await customer.wait_for_end(await customer.submit("describe", media_urls=urls))
         assert status["state"] == "failed", status
     return [
         Figure(

@@ -65,7 +65,7 @@ async def _a_key_and_a_dead_letter(target: Target) -> tuple[Key, str]:
     """Return a key that is to be revoked, and a dead letter that is to be discarded."""
     key = await target.key("customer", "pro")
     async with target.customer(key) as customer:
-        status = await customer.answer("fails [empty]")
+        status = await customer.submit_and_wait("fails [empty]")
     assert status["state"] == "failed", status
     listed = json.loads((await target.pollux("dead", "list", "--json")).stdout)
     return key, str(listed[0]["id"])
@@ -126,9 +126,9 @@ async def store_cancelled(customer: ApiClient, count: int) -> Json:
 
     A turn that takes its time holds it, so that the others wait until they are cancelled.
     """
-    first = await customer.ask("hold it [first=60]")
+    first = await customer.submit("hold it [first=60]")
     for _ in range(count):
-        receipt = await customer.ask(WIDE * CHARACTERS, session_id=first["session_id"])
+        receipt = await customer.submit(WIDE * CHARACTERS, session_id=first["session_id"])
         await cancel(customer, receipt)
     return first
 

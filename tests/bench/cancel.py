@@ -57,7 +57,7 @@ def _paced(request: Request) -> ScriptedAnswer:
 
 async def _one(system: Rig, customer: ApiClient, kind: str) -> float:
     system.provider.requests.clear()
-    receipt = await customer.ask(kind)
+    receipt = await customer.submit(kind)
     await until(lambda: system.provider.requests, _PATIENCE_SECONDS, what="the upstream call")
     await SystemClock().sleep(random.uniform(*_GAP_SECONDS))
     began = SystemClock().monotonic()
@@ -65,7 +65,7 @@ async def _one(system: Rig, customer: ApiClient, kind: str) -> float:
     (request,) = system.provider.requests
     await asyncio.wait_for(request.ended.wait(), _PATIENCE_SECONDS)
     assert request.gone_at is not None
-    await customer.end(receipt)
+    await customer.wait_for_end(receipt)
     return figures.sample(request.gone_at - began, f"a cancel {kind}")
 
 

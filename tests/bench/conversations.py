@@ -139,7 +139,7 @@ async def _converse(system: Rig, messages: list[str], *, waits: bool) -> list[Tu
     async with system.customer() as customer:
         for message in messages:
             session = {"session_id": receipts[0]["session_id"]} if receipts else {}
-            receipts.append(await customer.ask(message, **session))
+            receipts.append(await customer.submit(message, **session))
             if waits:
                 await _end(customer, receipts[-1])
         statuses = [await _end(customer, receipt) for receipt in receipts]

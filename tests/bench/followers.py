@@ -103,7 +103,7 @@ async def _claimed(system: Rig, count: int) -> list[Claimed]:
     """Submit so many messages and hold them, as a worker would that never ends."""
     async with system.customer() as customer:
         for _ in range(count):
-            await customer.ask("hello")
+            await customer.submit("hello")
     ask = functions.ClaimAsk(
         claim=1,
         worker="bench",
@@ -248,12 +248,12 @@ async def _paced(system: Rig, followers: int, generations: int) -> tuple[float, 
             system.provider.script.append(
                 ScriptedAnswer(text=text, gate=gate, gap_seconds=_TOKEN_SECONDS)
             )
-            receipt = await customer.ask("hello")
+            receipt = await customer.submit("hello")
             async with _audience(system, [receipt["message_id"]], followers):
                 await monitor.taken()
                 before = process_usage.cpu_seconds(pids)
                 gate.set()
-                await customer.end(receipt)
+                await customer.wait_for_end(receipt)
                 cpu += process_usage.cpu_seconds(pids) - before
                 commands += await monitor.taken()
     return cpu / generations * 1000, commands.total() / generations

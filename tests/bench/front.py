@@ -126,7 +126,7 @@ async def _followed(system: Rig) -> tuple[str, ...]:
     root = system.root
     async with system.customer() as customer:
         for _ in range(_GENERATIONS):
-            await customer.ask(_MESSAGE)
+            await customer.submit(_MESSAGE)
     keep = KeepTimes.of(system.settings.retention)
     batch = await functions.claim(
         system.redis,

@@ -91,7 +91,7 @@ async def _one_turn(customer: ApiClient, generations: int) -> int:
     sent = 0
     for number in range(generations):
         message = _message(number)
-        await customer.ask(message)
+        await customer.submit(message)
         sent += len(message) + len(_ANSWER)
     return sent
 
@@ -101,7 +101,7 @@ async def _many_turns(customer: ApiClient, generations: int) -> int:
     for number in range(generations):
         message = _message(number)
         told = {} if number % TURNS == 0 else {"session_id": session}
-        session = (await customer.ask(message, **told))["session_id"]
+        session = (await customer.submit(message, **told))["session_id"]
         sent += len(message) + len(_ANSWER)
     return sent
 

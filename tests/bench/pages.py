@@ -94,7 +94,7 @@ def _bound(name: str, found: float, unit: str, most: float) -> Figure:
 async def _conversation(system: Rig, text: str) -> str:
     """Write a conversation whose messages all are this text; return its session."""
     async with system.customer() as customer:
-        session: str = (await customer.ask("hi"))["session_id"]
+        session: str = (await customer.submit("hi"))["session_id"]
     size = 0
     for number in range(1, TURNS + 1):
         user = UserMessage(id=f"u{number}", generation=f"g{number}", content=text, created=1)
@@ -116,7 +116,7 @@ async def _other_tenants_look(system: Rig) -> bytes:
     await accounts.grant(account, 10**12)
     key = (await accounts.create_key(account, DEFAULT_SCOPES)).key
     async with ApiClient(base_url=system.url, headers={"x-api-key": key}) as customer:
-        return _request((await customer.ask("hi"))["poll_url"], key, "keep-alive")
+        return _request((await customer.submit("hi"))["poll_url"], key, "keep-alive")
 
 
 async def _while_looking(

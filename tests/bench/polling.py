@@ -98,7 +98,7 @@ async def _follow(system: Rig, group: Group) -> Asked:
     seconds = group.seconds * random.uniform(1 - JITTER, 1 + JITTER)
     message = f"Take {seconds:.3f} seconds, please. {random.getrandbits(64):x}"
     async with system.customer() as customer:
-        receipt = await customer.ask(message, model=group.model)
+        receipt = await customer.submit(message, model=group.model)
         status, polls = receipt | {"state": "processing"}, 0
         while status["state"] == "processing":
             await clock.sleep(status["poll_interval_hint"])

@@ -149,7 +149,7 @@ async def _held(system: Rig, sizes: Sizes) -> list[Followed]:
     key = (await accounts.create_key(other, DEFAULT_SCOPES)).key
     async with _customer(system, key) as customer:
         for _ in range(_SLOTS):
-            await customer.ask(_message(sizes.held_seconds), model="slow")
+            await customer.submit(_message(sizes.held_seconds), model="slow")
     return await _quick(system, sizes, min(_STAGGER_SECONDS, sizes.held_seconds / 10))
 
 
@@ -165,7 +165,7 @@ async def _session(system: Rig, sizes: Sizes) -> list[Followed]:
             for _ in range(TURNS):
                 message = _message(_about(seconds, jitter))
                 began_at = SystemClock().monotonic()
-                receipt = await customer.ask(message, model=model, **session)
+                receipt = await customer.submit(message, model=model, **session)
                 session = {"session_id": receipt["session_id"]}
                 asked.append(_follow(system, message, receipt, began_at))
         return _followed(system, await asyncio.gather(*asked))
@@ -178,7 +178,7 @@ async def _local(system: Rig, questions: Sequence[str]) -> list[Followed]:
     async with _customer(system, system.key) as customer:
         for question in questions:
             asked_at = clock.monotonic()
-            receipt = await customer.ask(question)
+            receipt = await customer.submit(question)
             ending = asyncio.create_task(_end(system, receipt))
             polled = await _follow(system, question, receipt, asked_at)
             ended_at = await ending
@@ -199,7 +199,7 @@ async def _ask(system: Rig, model: str, seconds: float, *, after: float = 0.0) -
     await clock.sleep(after)
     message, asked_at = _message(seconds), clock.monotonic()
     async with _customer(system, system.key) as customer:
-        receipt = await customer.ask(message, model=model)
+        receipt = await customer.submit(message, model=model)
     return await _follow(system, message, receipt, asked_at)
 
 

@@ -76,16 +76,16 @@ async def _paced(
 ) -> list[list[tuple[str, ...]]]:
     """Send POSTs at a steady rate, wait for the last answer, return what went through each tap."""
     clock = SystemClock()
-    last = await customer.ask(_MESSAGE)
-    await customer.end(last)
+    last = await customer.submit(_MESSAGE)
+    await customer.wait_for_end(last)
     for tap in taps:
         tap.writes.clear()
     began = clock.monotonic()
     for number in range(posts):
         await clock.sleep(max(0.0, began + number / _A_SECOND - clock.monotonic()))
-        last = await customer.ask(_MESSAGE)
+        last = await customer.submit(_MESSAGE)
     sent = list(taps[0].writes)
-    await customer.end(last)
+    await customer.wait_for_end(last)
     await drained(system)
     return [sent, list(taps[1].writes)]
 

@@ -121,7 +121,7 @@ class CheckoutProcesses:
                 _END_SECONDS,
                 what="the end of a process that was asked to go",
             )
-            code = await member.process.ended()
+            code = await member.process.wait_until_ended()
             # A front raises the signal again once it is done.
             if code not in {0, -signal.SIGTERM}:
                 self.bad_exits.append(f"{member.checkout.name} {member.kind} ended with {code}")

@@ -124,7 +124,7 @@ async def _is_answered(caller: ApiClient, message: str) -> bool:
             sent = await caller.post("/api/v1/chat", json={"message": message})
             if sent.status_code != httpx.codes.OK:
                 return False
-            return bool((await caller.end(sent.json()))["state"] == "completed")
+            return bool((await caller.wait_for_end(sent.json()))["state"] == "completed")
     except (TimeoutError, httpx.HTTPError, AssertionError):
         return False
 

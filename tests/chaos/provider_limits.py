@@ -109,8 +109,10 @@ async def play(
     provider.keeps_requests = False
     api = await system.customer("one")
     began = time.monotonic()
-    receipts = [await api.ask(f"item {n}", priority="batch", model="alpha") for n in range(batch)]
-    receipts += [await api.ask(f"message {n}", model="alpha") for n in range(persons)]
+    receipts = [
+        await api.submit(f"item {n}", priority="batch", model="alpha") for n in range(batch)
+    ]
+    receipts += [await api.submit(f"message {n}", model="alpha") for n in range(persons)]
     ends: dict[str, Json] = {}
 
     async def are_ended() -> bool:

@@ -208,7 +208,7 @@ async def test_those_whose_key_is_there_are_tried(
     words = ("config", "check", "--try")
     environment = {**reach, "FAR_KEY": "sk-hush\n"}
     async with command.running(*words, cwd=short_folder, environment=environment) as check:
-        assert await check.ended() == 0, check.text
+        assert await check.wait_until_ended() == 0, check.text
         assert check.text.splitlines()[-2:] == ["  near: ok", "  far: ok"]
         assert "hush" not in check.text
     asked = {each.path: each.headers for each in scripted_api.asked}
@@ -225,6 +225,6 @@ async def test_a_try_that_fails_is_told_and_is_the_exit_code(
     async with command.running(
         *words, cwd=short_folder, environment={**reach, "FAR_KEY": "sk-hush"}
     ) as check:
-        assert await check.ended() == 1
+        assert await check.wait_until_ended() == 1
         assert "  far: refuses the key (status 401)\n" in check.text
         assert "hush" not in check.text

@@ -107,17 +107,17 @@ async def _play(
 ) -> Outcome:
     session: Json = {}
     for message in exchange.before:
-        status = await api.answer(message, model=exchange.name, **session)
+        status = await api.submit_and_wait(message, model=exchange.name, **session)
         session = {"session_id": status.get("session_id") or session["session_id"]}
     before = len(upstream.calls[exchange.name])
     fields = {"model": exchange.name, **session, **exchange.fields}
-    receipt = await api.ask(exchange.message, **fields)
+    receipt = await api.submit(exchange.message, **fields)
     status = await _outcome(api, receipt, exchange.right, seconds)
     calls = upstream.calls[exchange.name][before:]
     unrelated = None
     if exchange.marker:
         unrelated = await _outcome(
-            other, await other.ask("plain words", model=exchange.name), Right(), seconds
+            other, await other.submit("plain words", model=exchange.name), Right(), seconds
         )
     messages = await api.messages(receipt["session_id"])
     listed = [each for each in messages if each["role"] == "assistant"][-1:] or [{}]

@@ -30,7 +30,7 @@ async def test_ask_and_poll_to_the_end(api: ApiClient) -> None:
 
 async def test_wait_instead_of_polling(api: ApiClient) -> None:
     """I ask the link to wait, and it answers when my answer is ready."""
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     status = await api.get(receipt["poll_url"], params={"wait": 30})
     assert status.json()["result"]["content"] == "You said: hello"
 
@@ -39,7 +39,7 @@ async def test_see_the_answer_grow(api: ApiClient, provider: ScriptedProvider) -
     """While my answer is being written I can show what there is of it."""
     more = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="Once upon a time", gate=more, gate_after=2))
-    receipt = await api.ask("Tell me a story")
+    receipt = await api.submit("Tell me a story")
 
     async def has_begun() -> bool:
         status = await api.poll(receipt)
@@ -47,7 +47,7 @@ async def test_see_the_answer_grow(api: ApiClient, provider: ScriptedProvider) -
 
     await waiting.until(has_begun)
     more.set()
-    assert (await api.end(receipt))["result"]["content"] == "Once upon a time"
+    assert (await api.wait_for_end(receipt))["result"]["content"] == "Once upon a time"
 
 
 async def test_look_again_only_when_something_changed(
@@ -56,7 +56,7 @@ async def test_look_again_only_when_something_changed(
     """I send the tag that I got, and as long as nothing changes I get an empty 304 and a hint."""
     more = asyncio.Event()
     provider.script.append(ScriptedAnswer(gate=more))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     await waiting.until(lambda: provider.requests)
     first = await api.get(receipt["poll_url"])
     again = await api.get(receipt["poll_url"], headers={"If-None-Match": first.headers["etag"]})
@@ -71,14 +71,14 @@ async def test_look_again_only_when_something_changed(
     )
     assert last.status_code == 200
     assert last.headers["etag"] != first.headers["etag"]
-    assert (await api.end(receipt))["state"] == "completed"
+    assert (await api.wait_for_end(receipt))["state"] == "completed"
 
 
 async def test_follow_up_in_the_same_session(api: ApiClient, provider: ScriptedProvider) -> None:
     """I send the session that I was given with my next message, and the model knows the first."""
-    receipt = await api.ask("What is machine learning?", system_prompt="Be brief.")
-    await api.end(receipt)
-    await api.answer("Give me an example", session_id=receipt["session_id"])
+    receipt = await api.submit("What is machine learning?", system_prompt="Be brief.")
+    await api.wait_for_end(receipt)
+    await api.submit_and_wait("Give me an example", session_id=receipt["session_id"])
     assert [message["content"] for message in provider.requests[-1].messages] == [
         "Be brief.",
         "What is machine learning?",
@@ -91,8 +91,8 @@ async def test_choose_a_model_or_leave_it_to_pollux(api: ApiClient) -> None:
     """I list the models and name one; when I name none, the status says which one answered."""
     models = (await api.get("/api/v1/models", params={"type": "chat"})).json()["models"]
     named = models[1]["identifier"]
-    assert (await api.answer("hello", model=named))["result"]["model"] == named
-    status = await api.answer("hello")
+    assert (await api.submit_and_wait("hello", model=named))["result"]["model"] == named
+    status = await api.submit_and_wait("hello")
     assert status["result"]["model"] == "auto"
     assert status["routing"]["chosen"] == models[0]["identifier"]
 
@@ -100,8 +100,8 @@ async def test_choose_a_model_or_leave_it_to_pollux(api: ApiClient) -> None:
 async def test_cancel_before_anybody_began(api: ApiClient, provider: ScriptedProvider) -> None:
     """I cancel a message that still waits; it ends at once and costs nothing."""
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
-    running = await api.ask("first")
-    waits = await api.ask("second", session_id=running["session_id"])
+    running = await api.submit("first")
+    waits = await api.submit("second", session_id=running["session_id"])
     cancelled = body(await api.post(waits["cancel_url"]))
     assert (cancelled["state"], cancelled["effect"]) == ("cancelled", "immediate")
     assert (await api.poll(waits))["credits_used"] == 0
@@ -111,21 +111,21 @@ async def test_cancel_before_anybody_began(api: ApiClient, provider: ScriptedPro
 async def test_cancel_in_the_middle(api: ApiClient, provider: ScriptedProvider) -> None:
     """I cancel an answer that is being written; it stops, and I keep what there is of it."""
     provider.script.append(ScriptedAnswer(text="one two three", gate=asyncio.Event(), gate_after=2))
-    receipt = await api.ask("Count to three")
+    receipt = await api.submit("Count to three")
 
     async def has_begun() -> bool:
         return bool((await api.poll(receipt))["result"]["content"] == "one two")
 
     await waiting.until(has_begun)
     assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert (status["state"], status["result"]["content"]) == ("cancelled", "one two")
 
 
 async def test_cancel_too_late(api: ApiClient) -> None:
     """I cancel an answer that is there; I am told so, and nothing changes."""
-    receipt = await api.ask("hello")
-    await api.end(receipt)
+    receipt = await api.submit("hello")
+    await api.wait_for_end(receipt)
     refusal = refused(await api.post(receipt["cancel_url"]), 409, "ALREADY_FINISHED")
     assert refusal["state"] == "completed"
     assert (await api.poll(receipt))["result"]["content"] == "You said: hello"
@@ -139,14 +139,14 @@ async def test_retry_safely(api: ApiClient, provider: ScriptedProvider) -> None:
     again = await api.post("/api/v1/chat", json=asked, headers=key)
     assert again.headers["idempotent-replayed"] == "true"
     assert again.json()["message_id"] == first.json()["message_id"]
-    await api.end(first.json())
+    await api.wait_for_end(first.json())
     assert len(provider.requests) == 1
 
 
 async def test_an_answer_that_failed_says_why(api: ApiClient, provider: ScriptedProvider) -> None:
     """My answer could not be made; I read a sentence, a code for my program, and pay nothing."""
     provider.script.append(ScriptedAnswer(status=401))
-    status = await api.answer("hello", model="alpha")
+    status = await api.submit_and_wait("hello", model="alpha")
     assert status["state"] == "failed"
     assert status["error"] == "The provider refused the deployment's credentials."
     assert status["failure"]["category"] == "auth"

@@ -22,7 +22,7 @@ async def test_the_demo_talks_and_leaves_nothing(tmp_path: Path) -> None:
             "api",
             "worker",
         }
-        assert await demo.ended() == 0, demo.text
+        assert await demo.wait_until_ended() == 0, demo.text
         assert demo.text.count("Answered: ") == 2
         assert '"identifier": "auto"' in demo.text
         assert "left nothing behind" in demo.text
@@ -36,7 +36,7 @@ async def test_the_demo_does_not_mind_a_killed_worker(tmp_path: Path) -> None:
         await demo.wait_for_line("> POST /api/v1/chat")
         await demo.wait_for_line("poll_interval_hint")
         demo.kill("worker")
-        assert await demo.ended() == 0, demo.text
+        assert await demo.wait_until_ended() == 0, demo.text
         assert demo.text.count("Answered: ") == 2
         assert "is started again" in demo.text
         assert demo.left() == []

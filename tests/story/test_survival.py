@@ -40,11 +40,11 @@ async def test_a_worker_is_killed_in_the_middle_and_another_finishes(
         ScriptedAnswer(text="half an answer", gate=asyncio.Event(), gate_after=1)
     )
     provider.script.append(ScriptedAnswer(text="the whole answer"))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     await _begun(api, receipt)
     first.kill()
     await system.spawn_worker()
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert (status["state"], status["attempt"]) == ("completed", 2)
     assert status["result"]["content"] == "the whole answer"
     credits_ = await api.credits()
@@ -64,20 +64,20 @@ async def test_a_worker_is_told_to_go_and_loses_nothing(
     old = await system.spawn_worker()
     gate = asyncio.Event()
     provider.script += [ScriptedAnswer(text=f"answer {n}", gate=gate) for n in range(3)]
-    begun = [await api.ask(f"question {n}") for n in range(3)]
+    begun = [await api.submit(f"question {n}") for n in range(3)]
     await waiting.until(lambda: len(provider.requests) == 3)
     old.terminate()
     await old.wait_for_line("draining")
-    late = [await api.ask(f"late question {n}") for n in range(3)]
+    late = [await api.submit(f"late question {n}") for n in range(3)]
     gate.set()
-    assert await old.ended() == 0
+    assert await old.wait_until_ended() == 0
     # What had begun was finished by the old worker, and the rest waits for the new one.
     for receipt in begun:
         status = await api.poll(receipt)
         assert (status["state"], status["attempt"]) == ("completed", 1)
     await system.spawn_worker()
     for receipt in late:
-        assert (await api.end(receipt))["state"] == "completed"
+        assert (await api.wait_for_end(receipt))["state"] == "completed"
     assert len(provider.requests) == 6
 
 
@@ -91,14 +91,14 @@ async def test_a_worker_that_may_not_finish_hands_its_work_over(
     provider.script.append(
         ScriptedAnswer(text="half an answer", gate=asyncio.Event(), gate_after=1)
     )
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     await _begun(api, receipt)
     old.terminate()
-    assert await old.ended() == 0
+    assert await old.wait_until_ended() == 0
     status = await api.poll(receipt)
     assert (status["state"], status["stage"]) == ("processing", "queued")
     await system.spawn_worker()
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert (status["state"], status["result"]["content"]) == ("completed", "You said: hello")
 
 
@@ -108,12 +108,12 @@ async def test_a_front_is_killed_and_another_answers_for_it(
     """The server that took my message dies; another one knows my receipt."""
     front = await system.spawn_front()
     api = await system.customer()
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     front.kill()
     system.url = await system.front()
     await system.spawn_worker()
     api = await system.customer()
-    assert (await api.end(receipt))["result"]["content"] == "You said: hello"
+    assert (await api.wait_for_end(receipt))["result"]["content"] == "You said: hello"
     assert len(provider.requests) == 1
 
 
@@ -125,12 +125,12 @@ async def test_cancel_although_the_worker_is_dead(
     api = await system.customer()
     first = await system.spawn_worker()
     provider.script.append(ScriptedAnswer(text="half an answer", gate=asyncio.Event()))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     await waiting.until(lambda: provider.requests)
     first.kill()
     assert (await api.post(receipt["cancel_url"])).status_code == 200
     await system.spawn_worker()
-    status = await api.end(receipt)
+    status = await api.wait_for_end(receipt)
     assert (status["state"], status["credits_used"]) == ("cancelled", 0)
     assert (await api.credits())["held"] == 0
     assert len(provider.requests) == 1
@@ -148,7 +148,7 @@ async def test_a_stream_survives_its_worker_and_its_front(
     )
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="the whole of the answer", gate=gate, gate_after=2))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     received: list[ReceivedEvent] = []
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
@@ -184,13 +184,13 @@ async def test_a_front_that_is_told_to_go_ends_its_streams_between_two_events(
     await system.spawn_worker()
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="the whole answer", gate=gate, gate_after=1))
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     async with following(api, receipt["events_url"]) as stream:
         await stream.until("delta")
         old.terminate()
         received = await stream.rest()
         assert stream.comments[-1].startswith(": going away")
-    assert await old.ended() == -signal.SIGTERM
+    assert await old.wait_until_ended() == -signal.SIGTERM
     assert not [one for one in received if one.name in ENDS]
     elsewhere = await system.front()
     gate.set()
@@ -208,7 +208,7 @@ async def test_a_front_that_is_told_to_go_answers_who_waits(
     """A new version of the server is rolled out while I wait; I learn how it stands, and go on."""
     old = await system.spawn_front()
     api = await system.customer()
-    receipt = await api.ask("hello")
+    receipt = await api.submit("hello")
     waiting_ = asyncio.create_task(api.poll(receipt, wait=15))
 
     async def is_waiting() -> bool:
@@ -220,5 +220,5 @@ async def test_a_front_that_is_told_to_go_answers_who_waits(
     await waiting.until(is_waiting, what="the waiter")
     old.terminate()
     assert (await asyncio.wait_for(waiting_, 5))["state"] == "processing"
-    assert await old.ended() == -signal.SIGTERM
+    assert await old.wait_until_ended() == -signal.SIGTERM
     assert not provider.requests

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 class ApiClient(httpx.AsyncClient):
     """An HTTP client of the front that knows its key."""
 
-    async def ask(self, message: str, **fields: object) -> Json:
+    async def submit(self, message: str, **fields: object) -> Json:
         """Send a message and return its receipt."""
         return body(await self.post("/api/v1/chat", json={"message": message, **fields}))
 
@@ -34,16 +34,16 @@ class ApiClient(httpx.AsyncClient):
         answer = await self.get(receipt["poll_url"], params=cast("dict[str, str]", parameters))
         return body(answer)
 
-    async def end(self, receipt: Json) -> Json:
+    async def wait_for_end(self, receipt: Json) -> Json:
         """Wait until a generation has ended and return its last status."""
         ends = time.monotonic() + _PATIENCE_SECONDS
         while (status := await self.poll(receipt, wait=_WAIT_SECONDS))["state"] == "processing":
             assert time.monotonic() < ends, status
         return status
 
-    async def answer(self, message: str, **fields: object) -> Json:
+    async def submit_and_wait(self, message: str, **fields: object) -> Json:
         """Send a message, wait for its end, and return the last status."""
-        return await self.end(await self.ask(message, **fields))
+        return await self.wait_for_end(await self.submit(message, **fields))
 
     async def messages(self, session: str, **parameters: object) -> list[Json]:
         """Return a page of a conversation's messages."""

@@ -61,7 +61,7 @@ class Command:
         """Send the command itself a signal."""
         self._process.send_signal(signum)
 
-    async def ended(self) -> int:
+    async def wait_until_ended(self) -> int:
         """Read to the end and return the exit code."""
         assert self._process.stdout is not None
         async with asyncio.timeout(_PATIENCE_SECONDS):

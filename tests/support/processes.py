@@ -104,7 +104,7 @@ class Process:
         """Let it run on."""
         self._process.send_signal(signal.SIGCONT)
 
-    async def ended(self) -> int:
+    async def wait_until_ended(self) -> int:
         """Wait until it has ended by itself, and return its exit code."""
         await waiting.until(
             lambda: self._process.poll() is not None, _PATIENCE_SECONDS, what="its end"

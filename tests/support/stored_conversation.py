@@ -16,7 +16,7 @@ async def conversation(
 
     The text is what both said. Return the session's id.
     """
-    receipt = await api.ask("hi")
+    receipt = await api.submit("hi")
     await api.post(receipt["cancel_url"])
     session: str = receipt["session_id"]
     root = system.accounts.root_of(await system.accounts.load(account))

@@ -128,7 +128,7 @@ async def test_worker_that_is_told_to_go_hands_back_what_it_has_and_ends_well(
     ticket = await _half_told(front, provider)
     provider.answer = lambda _: ScriptedAnswer(text="new answer")
     first.terminate()
-    assert await first.ended() == 0
+    assert await first.wait_until_ended() == 0
     record = await front.record(ticket)
     assert (record["stage"], record["drains"]) == ("queued", "1")
     assert "crashes" not in record

@@ -183,4 +183,4 @@ async def test_a_hangup_makes_a_process_read_its_catalogue_anew(
     assert (await front.end(await front.submit(model="delta"))).stage == "completed"
     assert provider.requests[-1].body["model"] == "upstream-delta"
     spawned.terminate()
-    assert await spawned.ended() == 0
+    assert await spawned.wait_until_ended() == 0

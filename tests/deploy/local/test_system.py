@@ -65,15 +65,15 @@ async def test_up_keeps_what_it_was_told(short_folder: Path, environment: dict[s
         assert (short_folder / ".pollux" / "media").is_dir()
         words_ = ("ask", "And now?", "-s", receipt["session_id"])
         async with command.running(*words_, cwd=short_folder, environment=environment) as ask:
-            assert await ask.ended() == 0
+            assert await ask.wait_until_ended() == 0
             assert "You said: And now?" in ask.text
         async with command.running(
             "keys", "list", cwd=short_folder, environment=environment
         ) as keys:
-            assert await keys.ended() == 0
+            assert await keys.wait_until_ended() == 0
             assert "account=dev" in keys.text
         up.send(signal.SIGINT)
-        assert await up.ended() == 0
+        assert await up.wait_until_ended() == 0
         assert "Pollux has ended." in up.text
         assert up.left() == []
 
@@ -94,7 +94,7 @@ async def test_a_demo_that_is_stopped_leaves_nothing(
     async with command.running("demo", cwd=short_folder, environment=environment) as demo:
         await demo.wait_for_line("poll_interval_hint")
         demo.send(signum)
-        assert await demo.ended() == 128 + signum
+        assert await demo.wait_until_ended() == 128 + signum
         assert demo.left() == []
         assert "Traceback" not in demo.text
 
@@ -106,7 +106,7 @@ async def test_a_demo_survives_the_death_of_any_part(
     async with command.running("demo", cwd=short_folder, environment=environment) as demo:
         await demo.wait_for_line("Pollux is up")
         demo.kill(child)
-        assert await demo.ended() == 0, demo.text
+        assert await demo.wait_until_ended() == 0, demo.text
         assert "You said: Name one thing" in demo.text
         assert demo.left() == []
 
@@ -124,7 +124,7 @@ async def test_a_demo_leaves_no_key_in_a_redis_that_it_borrows(
             assert len(raw_client.names("*")) > 1
             if signum is not None:
                 demo.send(signum)
-            await demo.ended()
+            await demo.wait_until_ended()
             await demo.wait_until_gone()
         assert raw_client.names("*") == ["somebody's"]
         assert raw_client("FUNCTION", "LIST", "LIBRARYNAME", library.NAME) == []
@@ -154,7 +154,7 @@ async def test_a_demo_without_a_model_to_ask_says_so(
     short_folder: Path, keyless: dict[str, str]
 ) -> None:
     async with command.running("demo", cwd=short_folder, environment=keyless) as demo:
-        assert await demo.ended() == 1
+        assert await demo.wait_until_ended() == 1
         assert "pollux: No worker can serve a model" in demo.text
         assert demo.left() == []
 
@@ -190,5 +190,5 @@ async def test_up_reads_the_catalogue_anew_at_a_hangup(
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
         assert status["result"]["content"] == "You said: Hello"
         up.send(signal.SIGINT)
-        assert await up.ended() == 0
+        assert await up.wait_until_ended() == 0
         assert up.left() == []
