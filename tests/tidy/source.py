@@ -25,6 +25,11 @@ def texts() -> dict[str, str]:
     }
 
 
+def documents() -> dict[str, str]:
+    """Return every Markdown file of the project by its path."""
+    return {path: text for path, text in texts().items() if path.endswith(".md")}
+
+
 @cache
 def modules(*packages: str) -> dict[str, ast.Module]:
     """Return the syntax tree of every Python file of some packages by its path."""

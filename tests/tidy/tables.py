@@ -1,11 +1,11 @@
-"""The README's tables, made from the code: `python -m tests.tidy.tables` writes them anew.
+"""Renders the documentation's tables from the code; `python -m tests.tidy.tables` writes them.
 
-Owns what can be listed; the README's own sentences say why.
+Owns the rows of every table, and names the document in which it stands (`HOMES`). The document
+marks the place with `<!-- table: NAME -->` and `<!-- end -->`; the sentences around it are its own.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -15,14 +15,20 @@ from shared.lifecycle import TRANSITIONS, state_of
 from shared.redis.keys import FAMILIES
 from shared.settings import Settings
 from shared.settings_types import Section
+from tests.tidy import source
 
-README: Final = Path(__file__).parents[2] / "README.md"
-_TABLE: Final = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+HOMES: Final = {
+    "stages": "shared/README.md",
+    "keys": "shared/README.md",
+    "settings": "deploy/docs/configure.md",
+    "codes": "api/README.md",
+}
+TABLE: Final = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def rendered(text: str) -> str:
-    """Return the text with every table made anew."""
-    return _TABLE.sub(lambda found: _framed(found[1]), text)
+    """Return the text with every table rendered from the code."""
+    return TABLE.sub(lambda found: _framed(found[1]), text)
 
 
 def _framed(name: str) -> str:
@@ -79,4 +85,6 @@ TABLES: Final[dict[str, tuple[list[str], Callable[[], Iterator[list[str]]]]]] = 
 }
 
 if __name__ == "__main__":
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for home in sorted(set(HOMES.values())):
+        document = source.ROOT / home
+        document.write_text(rendered(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,14 +1,12 @@
-"""The house: every file is used, keys are made in one place, the README tells what is there."""
+"""The house: every file is imported or started, and Redis keys are made in one place."""
 
 import ast
 import re
 from typing import Final
 
-from deploy.cli import app
 from shared.redis import keys
 from tests.tidy import source
 
-_MENTION: Final = re.compile(r"(?<![\w/])(?:api|worker|shared|deploy|tests)/[\w./-]*[\w/]")
 _LAZY: Final = re.compile(r"^((?:api|worker|shared|deploy)(?:\.\w+)+)(?::\w+)?$")
 
 
@@ -70,20 +68,3 @@ def test_lua_makes_no_key_of_its_own() -> None:
         if path.endswith(".lua") and re.search(r"\broot\s*\.\.", text)
     ]
     assert not strays
-
-
-def test_readme_speaks_only_of_what_is_there() -> None:
-    readme = source.texts()["README.md"]
-    missing = [
-        mention
-        for mention in set(_MENTION.findall(readme))
-        if not (source.ROOT / mention).exists() and not (source.ROOT / f"{mention}.py").exists()
-    ]
-    assert not missing
-
-
-def test_readme_names_every_house_and_every_command() -> None:
-    readme = source.texts()["README.md"]
-    assert [name for name in source.PACKAGES if f"{name}/" not in readme] == []
-    commands = [name for name in app if not name.startswith("-")]
-    assert [name for name in commands if f"pollux {name}" not in readme] == []
