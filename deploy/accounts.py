@@ -9,9 +9,9 @@ from cyclopts import App
 from deploy import stores
 from deploy.options import FOLDER, Json, RunningFolder, examples
 from shared.clock import SystemClock, iso
-from shared.stores.accounts import MICROCREDITS_PER_CREDIT, Accounts
+from shared.stores.accounts import Accounts
 from shared.tiers import LimitSettings, TierName
-from shared.wire.account import Account
+from shared.wire.account import MICROCREDITS_PER_CREDIT, Account
 
 app: Final = App(
     name="accounts",

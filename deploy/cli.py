@@ -13,7 +13,7 @@ from cyclopts import App
 
 from deploy.options import examples
 from shared.errors import PolluxError
-from shared.settings_types import LogSettings
+from shared.settings import LogSettings
 from shared.telemetry import logs
 
 app: Final = App(

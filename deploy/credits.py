@@ -10,9 +10,9 @@ from deploy import stores
 from deploy.keys import microcredits
 from deploy.options import FOLDER, RunningFolder, examples
 from shared.clock import iso
-from shared.stores.accounts import MICROCREDITS_PER_CREDIT, Accounts
+from shared.stores.accounts import Accounts
 from shared.stores.ledger import TimedEntry
-from shared.wire.account import Account
+from shared.wire.account import MICROCREDITS_PER_CREDIT, Account
 
 app: Final = App(
     name="credits",

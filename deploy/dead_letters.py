@@ -18,8 +18,8 @@ from deploy.options import FOLDER, Count, Json, RunningFolder, examples
 from shared.clock import instant, iso
 from shared.errors import Category, Code, RequestError
 from shared.redis.functions import RetryRefused
-from shared.stores.accounts import MICROCREDITS_PER_CREDIT
 from shared.stores.dead_letters import RETRY_REFUSALS, DeadLetterFilter, DeadLetters
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.dead_letter import DeadLetter, DeadLetterName
 
 app: Final = App(

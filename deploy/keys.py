@@ -11,11 +11,10 @@ from cyclopts import App
 
 from deploy import stores
 from deploy.options import FOLDER, Json, RunningFolder, examples
-from shared.clock import SystemClock, iso
+from shared.clock import MS_PER_DAY, SystemClock, iso
 from shared.errors import Code, RequestError
-from shared.stores.accounts import MICROCREDITS_PER_CREDIT
 from shared.tiers import TierName
-from shared.wire.account import DEFAULT_SCOPES, SCOPES, ApiKey, Scope
+from shared.wire.account import DEFAULT_SCOPES, MICROCREDITS_PER_CREDIT, SCOPES, ApiKey, Scope
 
 app: Final = App(
     name="keys",
@@ -28,7 +27,6 @@ app: Final = App(
     ),
 )
 
-_DAY_MS: Final = 86_400_000
 _DAYS_MAX: Final = 36_500
 _CREDITS_MAX: Final = 1_000_000_000
 
@@ -129,7 +127,7 @@ def _expiry(days: float | None) -> int | None:
             f"Days until a key expires are a number above 0, at most {_DAYS_MAX:,}; got {days}.",
             Code.INVALID_FIELDS,
         )
-    return SystemClock().now_ms() + round(days * _DAY_MS)
+    return SystemClock().now_ms() + round(days * MS_PER_DAY)
 
 
 def _row(key: ApiKey) -> dict[str, str | list[str] | None]:

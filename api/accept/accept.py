@@ -49,7 +49,6 @@ from shared.wire import submission as submissions
 from shared.wire.generation import QueuePosition
 from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
 
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 # What a claim costs an account of weight 1 in virtual time, which is counted in whole numbers.
 _STRIDE: Final = 1_000
 # The fields that ask for what not every model is capable of.

@@ -5,7 +5,7 @@ dialect's own. Pure: no Redis, no clock.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,9 +14,8 @@ from api.accept.accept import Intent
 from shared import egress, ids
 from shared.errors import Code, EgressError, RequestError
 from shared.tiers import LimitSettings
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.submission import Features
-
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -105,7 +104,7 @@ def intent(
         on_conflict=body.on_conflict or "enqueue",
         budget=None
         if body.max_credits is None
-        else max(1, round(body.max_credits * _MICROCREDITS_PER_CREDIT)),
+        else max(1, round(body.max_credits * MICROCREDITS_PER_CREDIT)),
         deadline_seconds=body.deadline_seconds,
         metadata=body.metadata or None,
         project=body.project_id,

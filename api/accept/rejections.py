@@ -13,8 +13,8 @@ from api.state import State
 from shared.errors import Code, RefusedError, RequestError, StoreError
 from shared.redis.functions import AcceptAsk, CreateSessionAsk, Rate, Rejected
 from shared.stores.partition_load import has_memory
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 _MEGABYTE: Final = 1_000_000
 _QUEUE_FULL_SENTENCE: Final = "There is no room for more at the moment."
 
@@ -89,7 +89,7 @@ def idempotency_mismatch() -> RequestError:
 
 def _credits(microcredits: int) -> str:
     """Return credits with every digit that counts."""
-    return f"{microcredits / _MICROCREDITS_PER_CREDIT:.6f}".rstrip("0").rstrip(".")
+    return f"{microcredits / MICROCREDITS_PER_CREDIT:.6f}".rstrip("0").rstrip(".")
 
 
 async def _retryable_rejection(

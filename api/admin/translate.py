@@ -10,10 +10,9 @@ from shared.clock import instant, iso
 from shared.errors import Code, RequestError
 from shared.redis.functions import RetryRefused
 from shared.stores.dead_letters import RETRY_REFUSALS, DeadLetterFilter, PageCursor
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.dead_letter import DeadLetter, DeadLetterName, OriginalRequest
 from shared.wire.submission import PLAIN
-
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 
 def wanted(asked: wire.Filter) -> DeadLetterFilter:
@@ -99,7 +98,7 @@ def letter(found: DeadLetter) -> wire.DeadLetter:
         ],
         accepted_at=iso(found.accepted),
         died_at=iso(found.died),
-        held_credits=found.hold / _MICROCREDITS_PER_CREDIT,
+        held_credits=found.hold / MICROCREDITS_PER_CREDIT,
         key_id=found.key,
         retried_as=found.retried_as,
     )

@@ -6,7 +6,7 @@ events between them go by as they were published. Pure.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,7 @@ from api.wire import fields, links
 from shared.clock import iso
 from shared.errors import CANCELLED, Failure
 from shared.wire import event as events
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.generation import Generation
 from shared.wire.message import (
     AssistantMessage,
@@ -23,8 +24,6 @@ from shared.wire.message import (
     Usage as Used,
 )
 from shared.wire.routing import Routing, StoredRouting
-
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 # From what a record refers to, to what a caller may open.
 Sign = Callable[[Media], Media]
@@ -180,7 +179,7 @@ def usage(generation: Generation) -> Usage:
         input_tokens=used.input_tokens,
         output_tokens=used.output_tokens,
         reasoning_tokens=used.reasoning_tokens,
-        credits=generation.captured / _MICROCREDITS_PER_CREDIT,
+        credits=generation.captured / MICROCREDITS_PER_CREDIT,
         estimated=used.estimated,
     )
 

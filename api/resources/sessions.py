@@ -11,8 +11,8 @@ from api.endpoints.endpoint import RequestContext
 from shared import ids
 from shared.companions import CompanionSettings
 from shared.errors import Code, PolluxError, RequestError
-from shared.redis import functions, keys
-from shared.redis.functions import KeepTimes, NewSession, Rejected
+from shared.redis import functions
+from shared.redis.functions import NewSession, Rejected
 from shared.stores import sessions
 from shared.stores.sessions import Session, Turn, TurnRange, TurnsFound
 
@@ -154,12 +154,7 @@ async def delete(context: RequestContext) -> str:
 
     """
     session = parameters.session_id(context)
-    ask = functions.DeleteSessionAsk(
-        account=context.caller.account.id,
-        id=session,
-        keep=KeepTimes.of(context.state.settings.retention),
-        channels=keys.worker_channel(keys.system_root(context.state.settings.redis), ""),
-    )
+    ask = functions.DeleteSessionAsk.of(context.state.settings, context.caller.account.id, session)
     if not await functions.delete_session(context.state.redis, context.caller.root, ask):
         raise parameters.unknown_session()
     return session

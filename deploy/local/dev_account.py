@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from deploy.local.state_folder import StateFolder
-from shared.stores.accounts import MICROCREDITS_PER_CREDIT, Accounts
-from shared.wire.account import DEFAULT_SCOPES
+from shared.stores.accounts import Accounts
+from shared.wire.account import DEFAULT_SCOPES, MICROCREDITS_PER_CREDIT
 
 _ACCOUNT: Final = "dev"
 _CREDITS: Final = 1_000

@@ -33,8 +33,7 @@ from shared.clock import Clock
 from shared.errors import ConfigurationError, UnavailableError
 from shared.redis import library, server_check
 from shared.redis.client import Redis
-from shared.settings import Settings
-from shared.settings_types import MediaSettings
+from shared.settings import MediaSettings, Settings
 from shared.stores.accounts import Accounts
 
 _Result = TypeVar("_Result")

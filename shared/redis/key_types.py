@@ -12,10 +12,10 @@ import msgspec
 
 from shared.redis import keys
 from shared.redis.keys import Key
+from shared.wire.submission import LANES
 
 Expected = tuple[str, str, int]
 
-_LANES: Final = ("interactive", "batch")
 # The names under which the arguments of functions have what stands in keys.
 _ARGUMENTS_BY_PART: Final[dict[str, tuple[str, ...]]] = {
     "id": ("id", "generation", "session", "account"),
@@ -39,7 +39,7 @@ def ask(expected: Iterable[Expected]) -> CheckTypesAsk:
 
 def of_root(root: str) -> Iterator[Expected]:
     """Yield the keys that all of a partition share, or of the system's root."""
-    return _expected(root, {"lane": _LANES})
+    return _expected(root, {"lane": LANES})
 
 
 def of_call(root: str, called: msgspec.Struct, blob: bytes = b"") -> Iterator[Expected]:
@@ -48,7 +48,7 @@ def of_call(root: str, called: msgspec.Struct, blob: bytes = b"") -> Iterator[Ex
     Some calls name them in the record that they bring as their blob, and nowhere else.
     """
     names = _record_in(blob) | {each: getattr(called, each) for each in called.__struct_fields__}
-    parts_by_name: dict[str, tuple[str, ...]] = {"lane": _LANES}
+    parts_by_name: dict[str, tuple[str, ...]] = {"lane": LANES}
     for part, fields in _ARGUMENTS_BY_PART.items():
         found = (names.get(field) for field in fields)
         parts_by_name[part] = tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
@@ -80,7 +80,7 @@ def _record_in(blob: bytes) -> dict[str, object]:
 def of_account(root: str, account: str) -> Iterator[Expected]:
     """Yield the keys that all of an account's generations share."""
     own = (key for key in keys.FAMILIES.values() if set(key.parts) <= {"account", "lane"})
-    return _expected(root, {"account": (account,), "lane": _LANES}, own)
+    return _expected(root, {"account": (account,), "lane": LANES}, own)
 
 
 def parked(root: str, parked_queues: Iterable[tuple[str, str]]) -> Iterator[Expected]:

@@ -319,6 +319,11 @@ def worker_channel(root: str, worker: str) -> str:
     return f"{root}worker:{worker}"
 
 
+def worker_channels(settings: RedisSettings) -> str:
+    """Return the prefix of all workers' channels; a function appends the id of one."""
+    return worker_channel(system_root(settings), "")
+
+
 def revocations_channel(root: str) -> str:
     """Return the channel on which the ids of revoked API keys are published."""
     return f"{root}revocations"

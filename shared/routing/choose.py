@@ -12,6 +12,7 @@ import msgspec
 from shared.routing import price, search_estimate as search_estimates
 from shared.search_settings import SearchSettings
 from shared.settings import Capability, ModelSettings
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.routing import Candidate, Policy, Routing, reason
 from shared.wire.submission import AUTO, Features
 
@@ -175,7 +176,7 @@ def _candidate(model: ModelSettings, question: RoutingQuery, excluded_by: str | 
     return Candidate(
         model=model.identifier,
         score=model.strengths.get("general", 0.5),
-        est_credits=typical / 1_000_000,
+        est_credits=typical / MICROCREDITS_PER_CREDIT,
         est_seconds=model.estimated_duration_seconds,
         excluded_by=excluded_by,
     )

@@ -21,13 +21,12 @@ from shared.settings import RedisSettings
 from shared.stores import ledger
 from shared.stores.ledger import TimedEntry
 from shared.tiers import TierName
-from shared.wire.account import Account, ApiKey, CreditTotals, Scope
+from shared.wire.account import MICROCREDITS_PER_CREDIT, Account, ApiKey, CreditTotals, Scope
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_key = msgspec.msgpack.Decoder(ApiKey).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
-MICROCREDITS_PER_CREDIT = 1_000_000
 # The largest number whose digits Lua keeps; grant.lua has it, too.
 GRANTED_MAX: Final = 2**53 - 1
 _KEYS_PER_CALL: Final = 500

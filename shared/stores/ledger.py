@@ -11,8 +11,6 @@ import msgspec
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 
-MS_PER_DAY: Final = 86_400_000
-
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the ledger, in microcredits; of a charge also what it was for.

@@ -22,7 +22,7 @@ from structlog.typing import EventDict, FilteringBoundLogger
 from typing_extensions import override
 
 from shared.clock import SystemClock, iso
-from shared.settings_types import LogSettings
+from shared.settings import LogSettings
 from shared.telemetry import sanitize
 from shared.telemetry.sink import STDERR, replace_stderr
 

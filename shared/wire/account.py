@@ -1,6 +1,6 @@
 """Who owns what: accounts, and the API keys that prove it."""
 
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -10,6 +10,8 @@ Scope = Literal["chat", "read", "approve", "keys", "operator"]
 TIERS: tuple[TierName, ...] = get_args(TierName)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "read")
+# A credit is a US cent. Money is counted in whole microcredits, so that no sum is ever rounded.
+MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

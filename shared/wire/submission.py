@@ -1,6 +1,6 @@
 """What a caller asked for, in the words of no dialect: made by the front, read by the worker."""
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ WIRE_WAKEUP: Final = "wire|"
 
 OnConflict = Literal["enqueue", "reject", "interrupt"]
 Lane = Literal["interactive", "batch"]
+LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from shared.settings_types import EnhancementSettings
+from shared.settings import EnhancementSettings
 from tests.support import waiting
 from tests.support.api_client import ApiClient, Json
 from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider, by_words

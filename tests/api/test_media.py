@@ -15,8 +15,7 @@ import msgspec
 import pytest
 
 from shared.redis import keys
-from shared.settings import ModelSettings, ProviderSettings
-from shared.settings_types import EgressSettings
+from shared.settings import EgressSettings, ModelSettings, ProviderSettings
 from tests.support import waiting
 from tests.support.api_client import ApiClient, Json, body, refused
 from tests.support.system import System

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from deploy.local.model import CONTEXT_TOKENS, UPSTREAM
 from shared.clock import SystemClock
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from tests.bench import bounds, figures, system_rig
 from tests.bench.figures import Figure
 from tests.bench.system_rig import Rig
@@ -38,7 +39,6 @@ _LOCAL_TOKENS: Final = 96
 _PATIENCE_SECONDS: Final = 900.0
 _WAIT_SECONDS: Final = 30
 _PAGE: Final = 100
-_MICROCREDITS: Final = 1_000_000
 
 Json = dict[str, Any]
 Plan = list[list[str]]
@@ -227,7 +227,7 @@ async def _unbalanced(system: Rig, held: list[Conversation]) -> list[str]:
         faults = redis_invariants.faults(raw_client, system.settings.redis)
         credit_totals = raw_client.fields(f"{system.root}books:{system.account.id}")
     paid = sum(
-        round(turn.status["credits_used"] * _MICROCREDITS)
+        round(turn.status["credits_used"] * MICROCREDITS_PER_CREDIT)
         for conversation in held
         for one in conversation.turns
         for turn in one

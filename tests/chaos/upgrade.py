@@ -28,6 +28,7 @@ from shared.clock import SystemClock
 from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from tests.chaos import invariants, records
 from tests.chaos.checkouts import KINDS, Checkout, CheckoutProcesses
 from tests.chaos.evidence import Evidence, Finding
@@ -42,7 +43,6 @@ from worker.chores.recount import count_stored
 _ACCOUNTS: Final = ("ann", "bob", "cem", "zoe")
 _DELETING_ACCOUNT: Final = "zoe"
 _CREDITS: Final = 1_000_000
-_MICROCREDITS: Final = 1_000_000
 _PARTITIONS: Final = 2
 _WORDS: Final = (2, 25)
 _PACE: Final = (0.01, 0.08)
@@ -235,7 +235,9 @@ async def run(plan: Plan) -> Report:
         environment = _environment(server, provider)
         api_keys = {name: _open(plan.old, environment, name) for name in _ACCOUNTS}
         evidence.granted = {
-            name: _CREDITS * _MICROCREDITS for name in _ACCOUNTS if name != _DELETING_ACCOUNT
+            name: _CREDITS * MICROCREDITS_PER_CREDIT
+            for name in _ACCOUNTS
+            if name != _DELETING_ACCOUNT
         }
         settings = RedisSettings(url=server.url, partitions=_PARTITIONS)
         redis = Redis(settings)

@@ -12,7 +12,7 @@ from shared.settings import ProviderSettings, RedisSettings
 from shared.stores import fleet
 from shared.stores.fleet import CallReport
 from shared.wire.fleet import WorkerReport
-from shared.wire.submission import Lane
+from shared.wire.submission import LANES, Lane
 from worker.providers.contract import TOKENS_MAX
 from worker.resilience.provider_rate_limits import ProviderRateLimits
 
@@ -44,7 +44,7 @@ class LimitClient:
 
     async def count(self) -> int:
         """Return how many slots are taken."""
-        lanes = [keys.SLOTS(self.root, "p", lane) for lane in functions.LANES]
+        lanes = [keys.SLOTS(self.root, "p", lane) for lane in LANES]
         return sum([await self.redis.call("ZCARD", lane) for lane in lanes])
 
     async def pass_minute(self, ms: int) -> None:

@@ -14,8 +14,7 @@ from shared.errors import Failure, ProviderError, StoreError
 from shared.redis import functions, keys, library
 from shared.redis.client import Redis
 from shared.redis.functions import BeginProbeAsk, EndProbeAsk
-from shared.settings import ProviderSettings, RedisSettings
-from shared.settings_types import BreakerSettings
+from shared.settings import BreakerSettings, ProviderSettings, RedisSettings
 from shared.stores import fleet
 from shared.stores.accounts import Accounts
 from shared.stores.fleet import CallReport

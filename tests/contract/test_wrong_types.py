@@ -15,7 +15,7 @@ from shared.redis.server_watch import ServerWatch
 from shared.settings import RedisSettings, Settings
 from shared.stores.key_repair import KeyRepair
 from shared.wire.account import Account
-from shared.wire.submission import Lane
+from shared.wire.submission import LANES, Lane
 from tests.support.redis_functions import RedisFunctions, Ticket
 from worker.partition_guard import PartitionGuard
 
@@ -33,7 +33,6 @@ _SHARED: Final = (
     keys.DAMAGED,
 )
 _SETTLED_IN: Final = (keys.LEASES, keys.DEADLINES, keys.CLOCKS)
-_LANES: Final = ("interactive", "batch")
 
 
 async def _put(queue: RedisFunctions, name: str, kind: str = "string") -> None:
@@ -120,7 +119,7 @@ async def test_shared_key_of_another_type_is_named_and_nothing_is_done_by_halves
     await _all_answered(queue, settings, 2)
 
 
-@pytest.mark.parametrize("lane", _LANES)
+@pytest.mark.parametrize("lane", LANES)
 async def test_lane_of_another_type_is_named_and_nothing_is_done_by_halves(
     queue: RedisFunctions, settings: Settings, lane: str
 ) -> None:
@@ -197,7 +196,7 @@ async def test_settlement_needs_no_list_of_parked_lines(queue: RedisFunctions) -
     await queue.complete(await queue.claim_one())
 
 
-@pytest.mark.parametrize("lane", _LANES)
+@pytest.mark.parametrize("lane", LANES)
 async def test_bell_of_another_type_is_replaced(queue: RedisFunctions, lane: Lane) -> None:
     bell = keys.WAKEUP(queue.root, lane)
     await queue.redis.call("SET", bell, "x")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from deploy.local import catalogue
-from shared.settings_types import ModelRequestSettings
+from shared.settings import ModelRequestSettings
 from tests.exchanges.exchange import Exchange, completed, refusal
 
 _ASKING: Final = tuple(each.name for each in msgspec.structs.fields(ModelRequestSettings))

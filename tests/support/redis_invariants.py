@@ -14,10 +14,10 @@ from shared.redis import keys
 from shared.redis.client import Reply
 from shared.settings import RedisSettings
 from shared.stores import ledger
+from shared.wire.submission import LANES
 from tests.support.redis_server import RawClient
 
 _ARQ: Final = "arq:*"
-_LANES: Final = ("interactive", "batch")
 
 
 class _FoundKey(NamedTuple):
@@ -233,7 +233,7 @@ def _letter_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 def _is_at_running_max(snapshot: _Snapshot, found_key: _FoundKey) -> bool:
     """Tell whether as many of the account run as it may have: it then stays outside the lanes."""
     credit_totals = snapshot.hashes[keys.ACCOUNT_TOTALS(found_key.root, found_key.parts[0])]
-    running = sum(int(credit_totals.get(f"running_{lane}", 0)) for lane in _LANES)
+    running = sum(int(credit_totals.get(f"running_{lane}", 0)) for lane in LANES)
     return "running_most" in credit_totals and running >= int(credit_totals["running_most"])
 
 
@@ -258,7 +258,7 @@ def _books_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     if granted != balance + held + settled or min(balance, held, settled) < 0:
         found.append(f"{found_key.name}: {credit_totals} does not balance")
     holds = 0
-    for lane in _LANES:
+    for lane in LANES:
         unfinished = snapshot.sets.get(keys.UNFINISHED(found_key.root, account, lane), set())
         records = (
             snapshot.hashes.get(keys.GENERATION(found_key.root, account, id_), {})

@@ -30,24 +30,23 @@ from shared.clock import Clock, SystemClock
 from shared.redis import library
 from shared.redis.client import Redis
 from shared.settings import (
+    MediaSettings,
     ModelSettings,
     ProviderSettings,
     RedisSettings,
     Settings,
     WorkerSettings,
 )
-from shared.settings_types import MediaSettings
 from shared.stores.accounts import Accounts, NewKey
 from shared.telemetry import logs
 from shared.tiers import TierName
-from shared.wire.account import DEFAULT_SCOPES, Account, Scope
+from shared.wire.account import DEFAULT_SCOPES, MICROCREDITS_PER_CREDIT, Account, Scope
 from tests.support import api_client, processes, waiting
 from tests.support.api_client import ApiClient
 from tests.support.processes import Process
 from tests.support.scripted_provider import ScriptedProvider
 from worker.consumer.arq_worker import PolluxWorker
 
-MICROCREDITS_PER_CREDIT: Final = 1_000_000
 # What a program takes to start on a machine that is busy with other tests.
 _START_SECONDS: Final = 30.0
 _LOUD: Final = ("warning", "error", "critical")

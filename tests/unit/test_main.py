@@ -4,8 +4,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.__main__ import _warn_without_pepper
-from shared.settings import Settings
-from shared.settings_types import AuthSettings
+from shared.settings import AuthSettings, Settings
 
 
 @pytest.mark.parametrize(("pepper", "count"), [(None, 1), ("", 1), (" \n", 1), ("a secret", 0)])

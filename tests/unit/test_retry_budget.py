@@ -2,7 +2,7 @@
 
 from hypothesis import given, strategies as st
 
-from shared.settings_types import RetrySettings
+from shared.settings import RetrySettings
 from worker.resilience.retry_budget import RetryBudget
 
 

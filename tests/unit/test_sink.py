@@ -18,7 +18,7 @@ _PIPE_BYTES: Final = 4096
 # Everything that may write to standard error, in one program.
 _PROGRAM: Final = """
 import logging, sys, threading, warnings
-from shared.settings_types import LogSettings
+from shared.settings import LogSettings
 from shared.telemetry import logs
 
 logs.begin()

@@ -254,7 +254,7 @@ class Front:
         )
 
     def _channels(self) -> str:
-        return keys.worker_channel(keys.system_root(self.settings.redis), "")
+        return keys.worker_channels(self.settings.redis)
 
 
 def text_of(stream_events: list[StreamEvent]) -> str:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from shared.search_settings import SearchSettings
-from shared.settings_types import EnhancementSettings
+from shared.settings import EnhancementSettings
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, Enhancement
 from shared.wire.submission import Features

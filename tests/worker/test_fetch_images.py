@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from shared.routing import price
-from shared.settings_types import EgressSettings
+from shared.settings import EgressSettings
 from shared.wire.generation import Generation
 from shared.wire.submission import Features
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider

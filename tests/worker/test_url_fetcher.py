@@ -10,7 +10,7 @@ import pytest
 
 from shared.egress import Address
 from shared.errors import EgressError
-from shared.settings_types import EgressSettings
+from shared.settings import EgressSettings
 from tests.support.waiting import until
 from tests.worker.providers.upstream import Line, Script, Upstream, chunked, endless, held, whole
 from tests.worker.url_fetching import (

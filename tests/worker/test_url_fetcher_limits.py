@@ -12,7 +12,7 @@ from typing_extensions import override
 from shared.clock import SystemClock
 from shared.egress import Address
 from shared.errors import EgressError
-from shared.settings_types import EgressSettings
+from shared.settings import EgressSettings
 from tests.worker.name_server import ALIAS, NameServer
 from tests.worker.providers.upstream import Upstream
 from tests.worker.url_fetching import (

@@ -9,7 +9,7 @@ import pytest
 
 from shared.egress import Address
 from shared.errors import EgressError
-from shared.settings_types import EgressSettings
+from shared.settings import EgressSettings
 from tests.worker.providers.upstream import Line, Script, Upstream, whole
 from tests.worker.single_attempts import Hasty
 from worker.fetching.url_fetcher import FetchBudget, Resolve, UrlFetcher

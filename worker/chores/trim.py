@@ -5,11 +5,12 @@ Every deploy that changes the Lua text leaves a library behind; each worker mark
 
 from typing import Final
 
+from shared.clock import MS_PER_DAY
 from shared.redis import keys, library
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
 
-UNUSED_MS: Final = 86_400_000
+UNUSED_MS: Final = MS_PER_DAY
 
 
 async def mark_used(redis: Connection, settings: RedisSettings, now_ms: int) -> None:

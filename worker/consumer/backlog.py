@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from shared.clock import Clock
-from shared.redis.functions import LANES, Claimed
-from shared.wire.submission import AUTO, Lane
+from shared.redis.functions import Claimed
+from shared.wire.submission import AUTO, LANES, Lane
 from worker.parking import may_park, resource_of
 from worker.resilience.permits import UNUSED_SECONDS
 from worker.run import Dependencies

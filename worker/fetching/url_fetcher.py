@@ -30,7 +30,7 @@ from shared import egress
 from shared.clock import Clock
 from shared.egress import Address, EgressPolicy, Target
 from shared.errors import EgressError
-from shared.settings_types import EgressSettings
+from shared.settings import EgressSettings
 from shared.telemetry import logs
 from worker.fetching.dns_resolver import DnsResolver
 

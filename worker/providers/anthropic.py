@@ -24,8 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.routing.search_estimate import MODEL_SEARCHES_MAX
-from shared.settings import ModelSettings, Secret
-from shared.settings_types import ReasoningOption
+from shared.settings import ModelSettings, ReasoningOption, Secret
 from worker.providers.anthropic_answers import MessageReader, PausableMessageReader
 from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
 from worker.providers.conversation import normalize_messages, system_prompt

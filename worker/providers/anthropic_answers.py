@@ -19,11 +19,11 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import override
 
+from shared.wire.message import FinishReason
 from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatRequest,
     Ended,
-    FinishReason,
     Part,
     Paused,
     Reasoning,

@@ -13,7 +13,7 @@ import msgspec
 
 from shared.settings import ModelSettings, Secret
 from shared.wire.event import ToolCall, ToolResult
-from shared.wire.message import Citation, Media, MediaKind
+from shared.wire.message import Citation, FinishReason, Media, MediaKind
 from worker.providers.rate_limit_headers import RateLimits
 
 # More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
@@ -22,7 +22,6 @@ SEARCHES_MAX: Final = 1_000
 _SILENCE_SECONDS: Final = 60.0
 # Some upstreams say nothing at all while a model thinks, not even a comment.
 _SILENCE_THINKING_SECONDS: Final = 180.0
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Image(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ of one dialect use each other's words, so the table does not ask which dialect i
 
 from typing import Final, Literal
 
-from worker.providers.contract import FinishReason
+from shared.wire.message import FinishReason
 
 _STOP: Final = (
     *("stop", "end_turn", "stop_sequence", "eos", "eos_token", "end", "done"),

@@ -21,11 +21,11 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.wire.message import FinishReason
 from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatRequest,
     Ended,
-    FinishReason,
     GeneratedMedia,
     Part,
     Reasoning,

@@ -13,8 +13,7 @@ import msgspec
 from shared.clock import Clock
 from shared.errors import BlockReason, CallBlockedError, Failure, ProviderError
 from shared.redis.functions import Breaker, RecordFailureAsk
-from shared.settings import ModelSettings
-from shared.settings_types import BreakerSettings
+from shared.settings import BreakerSettings, ModelSettings
 from worker.resilience import failure_causes
 
 # A wait up to this is spent in the worker's slot, a longer one in the queue.

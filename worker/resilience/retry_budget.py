@@ -9,7 +9,7 @@ retried.
 
 from typing import Final
 
-from shared.settings_types import RetrySettings
+from shared.settings import RetrySettings
 
 # What busy hours may save up.
 _BALANCE_MAX: Final = 100.0

@@ -15,11 +15,10 @@ from shared.errors import EXPIRED, Failure, ProviderError
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire import event as events
-from shared.wire.message import Citation, Media, Usage
+from shared.wire.message import Citation, FinishReason, Media, Usage
 from worker.providers.contract import (
     ChatRequest,
     Ended,
-    FinishReason,
     GeneratedMedia,
     KeepAlive,
     NonTextPart,

@@ -12,8 +12,8 @@ from api.endpoints.endpoint import RequestContext, Response
 from shared.errors import Code, RequestError
 from shared.stores import ledger
 from shared.stores.ledger import DailyUsage, UsageTotals
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 _EPOCH: Final = date(1970, 1, 1)
 BY: Final = ("model", "day", "key")
 _DAYS_BY_DEFAULT: Final = 30
@@ -32,9 +32,9 @@ async def credits_(context: RequestContext) -> Response:
     return Response(
         wire.CreditsReply(
             credits=wire.Credits(
-                total=(credit_totals.balance + credit_totals.held) / _MICROCREDITS_PER_CREDIT,
-                available=credit_totals.balance / _MICROCREDITS_PER_CREDIT,
-                held=credit_totals.held / _MICROCREDITS_PER_CREDIT,
+                total=(credit_totals.balance + credit_totals.held) / MICROCREDITS_PER_CREDIT,
+                available=credit_totals.balance / MICROCREDITS_PER_CREDIT,
+                held=credit_totals.held / MICROCREDITS_PER_CREDIT,
             )
         )
     )
@@ -91,7 +91,7 @@ def _total(use: UsageTotals) -> wire.UsageTotal:
         input_tokens=use.input_tokens,
         output_tokens=use.output_tokens,
         reasoning_tokens=use.reasoning_tokens,
-        credits=use.captured / _MICROCREDITS_PER_CREDIT,
+        credits=use.captured / MICROCREDITS_PER_CREDIT,
     )
 
 

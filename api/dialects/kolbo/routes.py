@@ -26,9 +26,8 @@ from api.resources import message_pages, sessions
 from shared.errors import Code, PolluxError, RequestError
 from shared.redis.functions import AlreadyEnded
 from shared.stores.sessions import Session, Turn, TurnRange
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.generation import Generation
-
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 
 async def submit(context: RequestContext) -> Response:
@@ -123,7 +122,7 @@ async def cancel(context: RequestContext) -> Response:
         return Response(
             wire.CancelReply(state="processing", credits_refunded=None, effect="pending")
         )
-    refunded = done.refunded / _MICROCREDITS_PER_CREDIT
+    refunded = done.refunded / MICROCREDITS_PER_CREDIT
     return Response(
         wire.CancelReply(state="cancelled", credits_refunded=refunded, effect="immediate")
     )

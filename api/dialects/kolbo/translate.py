@@ -22,12 +22,12 @@ from shared.routing import price
 from shared.settings import ModelSettings
 from shared.stores.sessions import Session, Turn
 from shared.tiers import LimitSettings
+from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.enhancement import Reason, sentence
 from shared.wire.generation import Generation
 from shared.wire.message import Usage as Used
 from shared.wire.submission import AUTO
 
-_MICROCREDITS_PER_CREDIT: Final = 1_000_000
 # What a typical exchange is made of, for the one figure `credit` of a model.
 _TYPICAL_TOKENS: Final = (1_000, 500)
 _AUTO: Final = wire.MessageModel(AUTO, "Auto", "Pollux")
@@ -81,7 +81,7 @@ def status(
         error=failure.message if failure is not None else None,
         failure=stream_events.failure(failure) if failure is not None else None,
         enhancement=_enhancement(generation, may_reword=may_reword),
-        credits_used=generation.captured / _MICROCREDITS_PER_CREDIT,
+        credits_used=generation.captured / MICROCREDITS_PER_CREDIT,
         credits_breakdown=_breakdown(generation),
         usage=_usage(generation),
         routing=_routing(generation),
@@ -165,11 +165,11 @@ def _breakdown(generation: Generation) -> list[wire.CreditLine]:
         return []
     of_searches = min(usage.search_cost, generation.captured)
     tokens = usage.input_tokens + usage.output_tokens
-    of_tokens = (generation.captured - of_searches) / _MICROCREDITS_PER_CREDIT
+    of_tokens = (generation.captured - of_searches) / MICROCREDITS_PER_CREDIT
     lines = [wire.CreditLine("tokens", tokens, of_tokens, usage.estimated)]
     if usage.searches:
         searched = wire.CreditLine(
-            "web_search", usage.searches, of_searches / _MICROCREDITS_PER_CREDIT, estimated=False
+            "web_search", usage.searches, of_searches / MICROCREDITS_PER_CREDIT, estimated=False
         )
         lines.append(searched)
     return lines
@@ -194,12 +194,12 @@ def model(entry: ModelSettings, catalogue: Catalogue, *, is_available: bool) -> 
         name=entry.title,
         provider=provider.title,
         types=entry.types,
-        credit=price.cost(entry, *_TYPICAL_TOKENS) / _MICROCREDITS_PER_CREDIT,
+        credit=price.cost(entry, *_TYPICAL_TOKENS) / MICROCREDITS_PER_CREDIT,
         recommended=entry.recommended,
         summary=entry.summary,
         smart_select_strengths=entry.strengths,
-        input_token_rate=price.cost(entry, 1_000, 0) / _MICROCREDITS_PER_CREDIT,
-        output_token_rate=price.cost(entry, 0, 1_000) / _MICROCREDITS_PER_CREDIT,
+        input_token_rate=price.cost(entry, 1_000, 0) / MICROCREDITS_PER_CREDIT,
+        output_token_rate=price.cost(entry, 0, 1_000) / MICROCREDITS_PER_CREDIT,
         context_window=entry.context_window,
         max_output_tokens=entry.max_output_tokens,
         capabilities=entry.capabilities,

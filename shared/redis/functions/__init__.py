@@ -69,7 +69,7 @@ from shared.redis.functions.attempts import (
     settle,
     wait_for_wakeups,
 )
-from shared.redis.functions.contract import LANES, Ask, KeepTimes, Rate, Rejected
+from shared.redis.functions.contract import Ask, KeepTimes, Rate, Rejected
 from shared.redis.functions.dead_letters import (
     DeadLetterEntry,
     DiscardDeadLettersAsk,
@@ -158,7 +158,6 @@ from shared.redis.functions.upkeep import (
 
 __all__ = [
     "ABSENT_MS",
-    "LANES",
     "RECHECK_MS",
     "AcceptAsk",
     "Accepted",

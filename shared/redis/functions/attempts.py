@@ -9,11 +9,11 @@ from shared.errors import Failure, StoreError
 from shared.lifecycle import Stage
 from shared.redis import keys
 from shared.redis.client import Connection, Redis, Reply
-from shared.redis.functions.contract import LANES, Ask, KeepTimes, text_of
+from shared.redis.functions.contract import Ask, KeepTimes, text_of
 from shared.redis.library import command, invoke, reload
 from shared.redis.outage import FunctionMissingError
 from shared.settings import RedisSettings
-from shared.wire.submission import LANE_WAKEUP_WIRE, WIRE_WAKEUP, Lane
+from shared.wire.submission import LANE_WAKEUP_WIRE, LANES, WIRE_WAKEUP, Lane
 
 
 class ClaimAsk(Ask, frozen=True, kw_only=True):

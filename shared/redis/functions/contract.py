@@ -6,9 +6,6 @@ import msgspec
 
 from shared.redis.client import Reply
 from shared.settings import RetentionSettings
-from shared.wire.submission import Lane
-
-LANES: tuple[Lane, ...] = ("interactive", "batch")
 
 
 class KeepTimes(msgspec.Struct, frozen=True, array_like=True):

@@ -166,7 +166,7 @@ class CancelAsk(Ask, frozen=True, kw_only=True):
             account=account,
             id=generation,
             keep=KeepTimes.of(settings.retention),
-            channels=keys.worker_channel(keys.system_root(settings.redis), ""),
+            channels=keys.worker_channels(settings.redis),
             call=ids.new_id(),
             is_abandoned=is_abandoned,
         )

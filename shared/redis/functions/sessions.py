@@ -1,11 +1,13 @@
 """Sessions: create, rename, delete, and find the turns to read."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from shared.errors import StoreError
+from shared.redis import keys
 from shared.redis.client import Connection, Reply
 from shared.redis.functions.contract import Ask, KeepTimes, Rate, Rejected, text_of
 from shared.redis.library import invoke
+from shared.settings import Settings
 
 
 class CreateSessionAsk(Ask, frozen=True, kw_only=True):
@@ -55,12 +57,22 @@ async def create_session(
 
 
 class DeleteSessionAsk(Ask, frozen=True, kw_only=True):
-    """Which session to forget."""
+    """Which session to delete; `channels` is the prefix of the workers' channels."""
 
     account: str
     id: str
     keep: KeepTimes
     channels: str
+
+    @classmethod
+    def of(cls, settings: Settings, account: str, session: str) -> Self:
+        """Return the arguments for a session under these settings."""
+        return cls(
+            account=account,
+            id=session,
+            keep=KeepTimes.of(settings.retention),
+            channels=keys.worker_channels(settings.redis),
+        )
 
 
 async def delete_session(redis: Connection, root: str, ask: DeleteSessionAsk) -> bool:

@@ -55,7 +55,7 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
             lease_ms=int(settings.worker.lease_seconds * 1000),
             gap_ms=max(_REAP_GAP_MS, int(settings.worker.reap_seconds * 3_000)),
             absent_ms=ABSENT_MS,
-            channels=keys.worker_channel(keys.system_root(settings.redis), ""),
+            channels=keys.worker_channels(settings.redis),
             keep=KeepTimes.of(settings.retention),
             beat_ms=int(settings.worker.beat_seconds * 1000),
             closed=closed,

@@ -4,6 +4,7 @@ import json
 import random
 from typing import Any, Final
 
+from shared.wire.message import FinishReason
 from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, pages, split
 from tests.worker.fuzz.reading import (
     FaultError,
@@ -28,7 +29,12 @@ from tests.worker.providers.anthropic import (
     searching,
     started,
 )
-from worker.providers.contract import Ended, FinishReason, Part, Reasoning, Text
+from worker.providers.contract import (
+    Ended,
+    Part,
+    Reasoning,
+    Text,
+)
 
 PIECES: Final = (
     *(DONE, b'"message_stop"', b'"message_delta"', b'"content_block_stop"', b'"tool_use"'),

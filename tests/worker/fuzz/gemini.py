@@ -4,6 +4,7 @@ import json
 import random
 from typing import Any, Final
 
+from shared.wire.message import FinishReason
 from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, pages
 from tests.worker.fuzz.reading import (
     FaultError,
@@ -22,7 +23,13 @@ from tests.worker.fuzz.reading import (
 )
 from tests.worker.providers.dialect_row import event
 from tests.worker.providers.gemini import ROW, chunk, grounded, used as counts
-from worker.providers.contract import Ended, FinishReason, GeneratedMedia, Part, Reasoning, Text
+from worker.providers.contract import (
+    Ended,
+    GeneratedMedia,
+    Part,
+    Reasoning,
+    Text,
+)
 
 PIECES: Final = (
     *(b'"thought":true,', b'"text":"x",', b'"functionCall":{"name":"f"},', b'"args":null,'),

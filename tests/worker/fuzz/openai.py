@@ -5,6 +5,7 @@ import random
 import re
 from typing import Any, Final
 
+from shared.wire.message import FinishReason
 from tests.worker.fuzz.mutations import ARGUMENTS, WORDS, pages, split
 from tests.worker.fuzz.reading import (
     FaultError,
@@ -24,7 +25,13 @@ from tests.worker.fuzz.reading import (
     used,
 )
 from tests.worker.providers.openai import DONE, ROW, chunk
-from worker.providers.contract import Ended, FinishReason, GeneratedMedia, Part, Reasoning, Text
+from worker.providers.contract import (
+    Ended,
+    GeneratedMedia,
+    Part,
+    Reasoning,
+    Text,
+)
 
 PIECES: Final = (
     *(b"data: [DONE]\n\n", b'"usage":null,', b'"finish_reason":"stop"', b'"choices":[],'),
