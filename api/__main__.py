@@ -1,4 +1,4 @@
-"""Start the front: read the environment, build the settings, run uvicorn."""
+"""Start the API server: read the environment, check Redis, run uvicorn."""
 
 import argparse
 import asyncio
@@ -33,7 +33,7 @@ from shared.telemetry import logs
 
 
 def app(admin_port: int | None = None) -> ASGIApp:
-    """Return the front as the environment describes it; each process of `--workers` calls it."""
+    """Return the ASGI application that the environment describes; called once a process."""
     logs.begin()
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
@@ -43,7 +43,7 @@ def app(admin_port: int | None = None) -> ASGIApp:
 
 
 def _shut_down_with_parent() -> None:
-    """Drain, as on SIGTERM, when the process of `--workers` has gone, by whatever death."""
+    """Shut down as on SIGTERM when the parent process of `--workers` ends, however it ends."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -56,7 +56,7 @@ def _shut_down_with_parent() -> None:
 
 
 async def _check_redis(settings: Settings) -> None:
-    """Fail here, in one sentence, rather than in every process."""
+    """Fail once, in one sentence, before any process is started."""
     redis = Redis(settings.redis)
     try:
         await redis.connect()
@@ -69,7 +69,7 @@ async def _check_redis(settings: Settings) -> None:
 
 
 def _warn_without_pepper(settings: Settings) -> None:
-    """Say what is at stake where API keys are hashed with no secret."""
+    """Warn where API keys are hashed without a secret, and say what that risks."""
     name = settings.auth.pepper_env
     if not os.environ.get(name, "").strip():
         logs.logger().warning(
@@ -81,7 +81,7 @@ def _warn_without_pepper(settings: Settings) -> None:
 
 
 class _WorkerProcesses(Multiprocess):
-    """The processes of `--workers`; a hang-up is theirs to heed, none is replaced for it."""
+    """The processes of `--workers`; SIGHUP is forwarded to them, and none is restarted for it."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
         super().__init__(config, sockets)
@@ -104,8 +104,8 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--admin-host", default="127.0.0.1", help="where operators come in")
-    parser.add_argument("--admin-port", type=int, help="another one; without it nobody does")
+    parser.add_argument("--admin-host", default="127.0.0.1", help="address of the operators' API")
+    parser.add_argument("--admin-port", type=int, help="its port; without it, no operators' API")
     arguments = parser.parse_args()
     if arguments.admin_port in {0, arguments.port}:
         parser.error("--admin-port must be another port than --port")
@@ -123,19 +123,19 @@ def main() -> int:
     if arguments.admin_port is not None:
         admin = _config(api_settings, arguments, arguments.admin_host, arguments.admin_port)
         sockets = [config.bind_socket(), admin.bind_socket()]
-    # What uvicorn.run does, but for whose the hang-ups are.
+    # As uvicorn.run does, except that SIGHUP is ours.
     with suppress(KeyboardInterrupt):
         if arguments.workers > 1:
             _WorkerProcesses(config, sockets or [config.bind_socket()]).run()
             return 0
-        front = uvicorn.Server(config)
-        front.run(sockets)
-        return 0 if front.started else STARTUP_FAILURE
+        server_process = uvicorn.Server(config)
+        server_process.run(sockets)
+        return 0 if server_process.started else STARTUP_FAILURE
     return 0
 
 
 def _fit_open_files(wanted: ApiSettings) -> ApiSettings:
-    """Return the bounds of a process, with as many connections as it may have open files for."""
+    """Return the API settings, with as many connections as the limit on open files allows."""
     allowed_connections = raise_open_files_limit(wanted.connections_max)
     if allowed_connections < wanted.connections_max:
         logs.logger().warning(
@@ -149,10 +149,10 @@ def _fit_open_files(wanted: ApiSettings) -> ApiSettings:
 def _config(
     api_settings: ApiSettings, arguments: argparse.Namespace, host: str, port: int
 ) -> uvicorn.Config:
-    # By its name, so that the processes of `--workers` find it there.
-    front = import_from_string("api.__main__:app")
+    # By name: under `python -m`, the processes of `--workers` could not import `__main__.app`.
+    app_factory = import_from_string("api.__main__:app")
     return uvicorn.Config(
-        partial(front, arguments.admin_port),
+        partial(app_factory, arguments.admin_port),
         factory=True,
         host=host,
         port=port,

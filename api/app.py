@@ -130,7 +130,7 @@ async def _connected_state(
     accounts = Accounts(redis, settings.redis, pepper, clock)
     catalogue_holder = CatalogueHolder(Catalogue.of(settings))
 
-    async def view(_: None) -> Fleet:
+    async def load_fleet(_: None) -> Fleet:
         return await fleet.view(redis, settings.redis)
 
     revocations = Revocations(accounts, clock)
@@ -164,14 +164,14 @@ async def _connected_state(
             identities=Identities(accounts, clock),
             revocations=revocations,
             inflight_bodies=InflightBodies(settings.api),
-            limits=RateLimits(settings, clock),
+            rate_limits=RateLimits(settings, clock),
             open_waits=OpenWaits(allowances(settings), settings.api.wait_seconds_max, clock),
             large_pages=LargePages(),
             subscriber=subscriber,
             rings=Rings(redis, subscriber, clock, url_signer.sign_media),
             model_durations=ModelDurations(redis, catalogue_holder, clock),
             load_monitor=LoadMonitor(redis, clock),
-            fleets=RefreshAheadCache(view, clock, trusted_seconds=_FLEET_TRUSTED_SECONDS),
+            fleets=RefreshAheadCache(load_fleet, clock, trusted_seconds=_FLEET_TRUSTED_SECONDS),
             files=MediaFiles(settings.media.folder),
             url_signer=url_signer,
         )

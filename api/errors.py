@@ -1,7 +1,7 @@
-"""One place where an error becomes an answer: status, headers, body in the mount's own shape.
+"""From an error to a response: status, headers, and a body in the mount's own shape.
 
-Owns the tables from codes and failures to statuses. A dialect registers its shape under its
-prefix; what stands under none is answered in the last one's.
+Owns the tables from codes and failure categories to statuses. A dialect registers the shape of its
+error bodies under its path prefix; a path under no prefix gets the last shape.
 """
 
 import random
@@ -53,12 +53,12 @@ STATUS: Final[dict[Code, int]] = {
     Code.UNAVAILABLE: 503,
 }
 
-# Of a refusal for which nothing was measured: soon, and not all callers in the same second.
+# `Retry-After` where nothing was measured: soon, but not all callers in the same second.
 _RETRY_SECONDS: Final = (1, 3)
-# Of what an operator has to mend first.
+# Where an operator has to repair something first.
 _OPERATOR_RETRY_SECONDS: Final = (20, 40)
 
-# Of a generation that somebody waited for; the code is GENERATION_ERROR whatever the failure.
+# Of a failed generation whose caller waited for it; the code is GENERATION_ERROR for each.
 FAILURE_STATUS: Final[dict[Category, int]] = {
     "content_policy": 422,
     "invalid_request": 422,
@@ -73,14 +73,14 @@ FAILURE_STATUS: Final[dict[Category, int]] = {
 }
 
 ErrorShape = Callable[[Code, str, str, dict[str, object]], object]
-# A caller's own words come back in a refusal, but not all of them.
+# An error sentence may quote the request; a longer one is cut.
 _MESSAGE_CHARACTERS_MAX: Final = 500
 _encode = msgspec.json.Encoder().encode
 _CLOCK: Final = SystemClock()
 
 
 def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
-    """Return the body of the Kolbo dialect's errors; `details` stand behind the fixed fields."""
+    """Return the error body of the Kolbo dialect; `details` follow its fixed fields."""
     fixed: dict[str, object] = {
         "success": False,
         "error": message,
@@ -91,7 +91,7 @@ def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, ob
 
 
 def kombify_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
-    """Return the body of the Kombify dialect's errors."""
+    """Return the error body of the Kombify dialect."""
     return {
         "status": "error",
         "code": code.value,
@@ -101,7 +101,7 @@ def kombify_shape(code: Code, message: str, request_id: str, details: dict[str, 
     }
 
 
-# prefix -> shape; the first that fits a path shapes its errors, and the last fits all.
+# (prefix, shape): the first prefix that a path begins with decides; the last matches every path.
 ERROR_SHAPES: Final[tuple[tuple[str, ErrorShape], ...]] = (
     ("/v1/ai/", kombify_shape),
     ("", kolbo_shape),
@@ -117,7 +117,7 @@ def error_body(
 
 
 def public_message(error: PolluxError) -> str:
-    """Return what a caller may read: of faults that are ours, nothing of what lies behind."""
+    """Return what the caller may read; of a fault that is ours, no internal detail."""
     if error.blame == "caller":
         message = error.message
         return (
@@ -131,7 +131,7 @@ def public_message(error: PolluxError) -> str:
 
 
 def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]]:
-    """Return an error's status, headers and extra fields."""
+    """Return an error's status, headers and extra body fields."""
     headers: dict[str, str] = {}
     details: dict[str, object] = {}
     if isinstance(error, RefusedError | RequestError):

@@ -1,11 +1,11 @@
-"""What was lately looked up, and looked up again before it is too old to be trusted.
+"""Values by name, each reloaded in the background before it is too old to use.
 
-Owns how old a value may be when it is used. Refuses to know what is looked up.
+Owns the age of a value: none is used later than `trusted_seconds` after its load began. Knows
+nothing of what is loaded.
 
-DESIGN. A value past two thirds of its trust is used still, and looked up again behind the request
-that found it so. Nobody waits for that look, and what it asks of Redis leaves together with what
-the request asks. Only who finds a value past its trust, or none, waits; all who do wait for the
-same look.
+DESIGN. Trusted for 3 s, a value is used as it is for 2 s. A request that finds it 2 to 3 s old
+uses it still, and starts a reload that runs beside the request: no request waits, and the reload's
+Redis X than 3 s, waits; all such requests wait for the same load.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 
 
 class RefreshAheadCache(Generic[Name, Value]):
-    """Values by name, none used later than `trusted_seconds` after the moment it was asked for."""
+    """Values by name, none used later than `trusted_seconds` after its load began."""
 
     def __init__(
         self, load: Callable[[Name], Awaitable[Value]], clock: Clock, *, trusted_seconds: float
@@ -35,7 +35,7 @@ class RefreshAheadCache(Generic[Name, Value]):
         self._loading: dict[Name, asyncio.Task[Value]] = {}
 
     async def get(self, name: Name) -> Value:
-        """Return the value of a name. Raises what the look-up raises, once no older one is left."""
+        """Return the value of a name. Raises what its load raises, if no value is left to trust."""
         now = self._clock.monotonic()
         cached = self._values.get(name)
         if cached is not None and now - cached[0] < self._trusted_seconds * _FRESH_SHARE:
@@ -46,7 +46,7 @@ class RefreshAheadCache(Generic[Name, Value]):
         return await asyncio.shield(loading)
 
     def forget(self, name: Name) -> None:
-        """Let the next who asks look again; a look that is under way was too early."""
+        """Make the next `get` load again; the result of a load under way is not kept."""
         self._values.pop(name, None)
         self._loading.pop(name, None)
 
@@ -55,11 +55,11 @@ class RefreshAheadCache(Generic[Name, Value]):
         loading.add_done_callback(lambda task: self._forget_task(name, task))
         return loading
 
-    async def _refresh(self, name: Name, asked_at: float) -> Value:
+    async def _refresh(self, name: Name, started_at: float) -> Value:
         value = await self._load(name)
         if self._loading.get(name) is not asyncio.current_task():
             return value
-        self._values[name] = (asked_at, value)
+        self._values[name] = (started_at, value)
         self._values.move_to_end(name)
         if len(self._values) > _ENTRIES_MAX:
             self._values.popitem(last=False)
@@ -69,5 +69,5 @@ class RefreshAheadCache(Generic[Name, Value]):
         if self._loading.get(name) is loading:
             del self._loading[name]
         if not loading.cancelled():
-            # Whoever waited has it; a look that nobody waited for may fail unheard.
+            # Marks the error as seen: a reload that no request waited for may fail silently.
             loading.exception()

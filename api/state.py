@@ -48,7 +48,7 @@ class State:
     identities: Identities
     revocations: Revocations
     inflight_bodies: InflightBodies
-    limits: RateLimits
+    rate_limits: RateLimits
     open_waits: OpenWaits
     large_pages: LargePages
     subscriber: Subscriber

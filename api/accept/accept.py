@@ -220,7 +220,7 @@ async def stored_receipt(
 
 
 def _note_accepted(state: State, caller: Caller, unfinished: int) -> None:
-    state.limits.note_unfinished(caller.account.id, unfinished, is_new=True)
+    state.rate_limits.note_unfinished(caller.account.id, unfinished, is_new=True)
     if caller.attempt is not None:
         caller.attempt.give_back()
 

@@ -161,7 +161,7 @@ def rate_limited(state: State, account: str, rate: Rate | None) -> RefusedError:
     """Return the refusal of what is beyond the account's submission limit, and note it."""
     if rate is None:
         raise StoreError("a refusal by the submission limit came without its figures")
-    state.limits.note_limited(account, rate)
+    state.rate_limits.note_limited(account, rate)
     return RefusedError(
         f"More than {rate.limit} messages, sessions and keys a minute.",
         Code.RATE_LIMITED,

@@ -22,11 +22,11 @@ DOCUMENT: Final = "/admin/v1/openapi.json"
 
 async def list_dead(context: RequestContext) -> Response:
     """GET /dead: newest first, without what was asked."""
-    asked = translate.queried(dict(context.query))
+    dead_filter = translate.queried(dict(context.query))
     page = await _dead_letters(context).list_letters(
-        translate.wanted(asked),
-        translate.place(context.query.get("after")),
-        asked.limit or wire.ACTED_ON,
+        translate.wanted(dead_filter),
+        translate.page_cursor(context.query.get("after")),
+        dead_filter.limit or wire.ACTED_ON,
     )
     return Response(
         wire.ListReply(
@@ -48,7 +48,9 @@ async def show_dead(context: RequestContext) -> Response:
         "prompt read", operator=reader.account.id, key=reader.key.id, dead=str(found.letter.name)
     )
     return Response(
-        wire.LetterReply(dead=translate.letter(found.letter), asked=translate.asked(found.asked))
+        wire.LetterReply(
+            dead=translate.letter(found.letter), asked=translate.original_request(found.asked)
+        )
     )
 
 
@@ -89,13 +91,13 @@ def _dead_letters(context: RequestContext) -> DeadLetters:
 
 async def _named_or_matching(context: RequestContext) -> list[DeadLetterName]:
     """Return what a body means: the ids it names, or what fits its filter now."""
-    asked: wire.ActionBody = context.body
-    if asked.ids is not None and asked.filter is None:
-        return translate.names(asked.ids)
-    if asked.filter is None or asked.ids is not None:
+    body: wire.ActionBody = context.body
+    if body.ids is not None and body.filter is None:
+        return translate.names(body.ids)
+    if body.filter is None or body.ids is not None:
         raise RequestError("Name either `ids` or a `filter`.", Code.INVALID_FIELDS)
-    limit = asked.filter.limit or wire.ACTED_ON
-    pages = _dead_letters(context).pages(translate.wanted(asked.filter), limit)
+    limit = body.filter.limit or wire.ACTED_ON
+    pages = _dead_letters(context).pages(translate.wanted(body.filter), limit)
     return [letter.name async for page in pages for letter in page]
 
 

@@ -15,16 +15,16 @@ from shared.wire.dead_letter import DeadLetter, DeadLetterName, OriginalRequest
 from shared.wire.submission import PLAIN
 
 
-def wanted(asked: wire.Filter) -> DeadLetterFilter:
+def wanted(dead_filter: wire.Filter) -> DeadLetterFilter:
     """Return which letters a filter means. Raises RequestError for what is no time."""
     return DeadLetterFilter(
-        category=asked.category,
-        code=asked.code,
-        provider=asked.provider,
-        model=asked.model,
-        account=asked.account,
-        since_ms=_instant("since", asked.since),
-        until_ms=_instant("until", asked.until),
+        category=dead_filter.category,
+        code=dead_filter.code,
+        provider=dead_filter.provider,
+        model=dead_filter.model,
+        account=dead_filter.account,
+        since_ms=_instant("since", dead_filter.since),
+        until_ms=_instant("until", dead_filter.until),
     )
 
 
@@ -60,7 +60,7 @@ def names(ids: list[str]) -> list[DeadLetterName]:
     return list(found)
 
 
-def place(text: str | None) -> PageCursor | None:
+def page_cursor(text: str | None) -> PageCursor | None:
     """Return where a page begins. Raises RequestError when it is no `next_after` of ours."""
     if text is None:
         return None
@@ -104,7 +104,7 @@ def letter(found: DeadLetter) -> wire.DeadLetter:
     )
 
 
-def asked(found: OriginalRequest) -> wire.Asked:
+def original_request(found: OriginalRequest) -> wire.Asked:
     """Return what a dead letter's caller had asked."""
     message, submission = found
     features = submission.features if submission else PLAIN

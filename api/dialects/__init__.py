@@ -1,7 +1,7 @@
-"""The faces of the API, one folder each: routes, wire (what goes over it), translate.
+"""The public APIs, one folder for each dialect: routes, wire, translate.
 
-kolbo    /api/v1, and the same again under the doubled prefix that the published sample clients call
+kolbo    /api/v1, and again under /api/api/v1, which the published sample clients call
 kombify  /v1/ai
 
-A dialect's words stay in its folder. It reads and writes through accept, follow and the stores.
+A dialect's words stay in its folder. It works through accept, polling, follow and resources.
 """

@@ -188,18 +188,18 @@ class Endpoint:
         """What a request of this row counts as."""
         return self.limit or _KIND_OF_METHOD.get(self.method, "read")
 
-    async def answer(self, request: Request, state: State, request_id: str) -> AnyResponse:
+    async def respond(self, request: Request, state: State, request_id: str) -> AnyResponse:
         """Walk a request through the guards to the handler. Raises PolluxError."""
         caller = await state.identities.identify(request.scope["headers"], self.scope)
         match self.request_kind:
             case "submission":
                 return await self._submit(request, state, caller, request_id)
             case "cancel":
-                state.limits.take_cancel(caller.account)
-            case "look":
-                state.limits.take_poll(caller.account, request.path_params["generation_id"])
+                state.rate_limits.take_cancel(caller.account)
+            case "poll":
+                state.rate_limits.take_poll(caller.account, request.path_params["generation_id"])
             case "read":
-                state.limits.take_read(caller.account)
+                state.rate_limits.take_read(caller.account)
         return await self._serve(request, state, caller, request_id)
 
     async def _submit(
@@ -212,7 +212,7 @@ class Endpoint:
         may_repeat = bool(key or last_event_id)
         if may_repeat:
             await _check_replay(state, caller, None if last_event_id else key)
-        attempt = state.limits.begin_submission(caller.account, may_repeat=may_repeat)
+        attempt = state.rate_limits.begin_submission(caller.account, may_repeat=may_repeat)
         try:
             submitting_caller = Caller(caller.key, caller.account, caller.root, attempt)
             answer = await self._serve(request, state, submitting_caller, request_id)
@@ -256,7 +256,7 @@ async def _check_replay(state: State, caller: Caller, key: str | None) -> None:
     Redis is asked whether it is one only when there were too many of them. Without a key it goes on
     with a generation and begins none.
     """
-    refusal = state.limits.replays_refusal(caller.account)
+    refusal = state.rate_limits.replays_refusal(caller.account)
     if refusal is None:
         return
     if key is None:
@@ -274,8 +274,8 @@ class Resource:
 
     def __init__(self, endpoints: list[Endpoint]) -> None:
         self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
-        head = {"HEAD"} if "GET" in self._by_method else set()
-        self._allow = ", ".join(sorted(self._by_method.keys() | head | {"OPTIONS"}))
+        head_method = {"HEAD"} if "GET" in self._by_method else set()
+        self._allow = ", ".join(sorted(self._by_method.keys() | head_method | {"OPTIONS"}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; errors rise to the front's catch-all."""
@@ -285,7 +285,7 @@ class Resource:
         if endpoint is None:
             await reply_allowed_methods(scope, send, self._allow)
             return
-        answer = await endpoint.answer(request, scope["state"]["pollux"], scope["request_id"])
+        answer = await endpoint.respond(request, scope["state"]["pollux"], scope["request_id"])
         if isinstance(answer, EventStream):
             await send_events(scope, send, answer)
             return

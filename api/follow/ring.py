@@ -18,6 +18,7 @@ import msgspec
 
 from api.follow import stream_events
 from api.follow.subscriber import Subscriber
+from api.generation_ref import GenerationRef
 from shared.clock import Clock
 from shared.errors import StoreError, UnavailableError, WrongTypeError
 from shared.redis import keys
@@ -36,14 +37,6 @@ _AGAIN_SECONDS: Final = 0.2
 _LINE_ENDS: Final = tuple((mark.encode(), b"\\u%04x" % ord(mark)) for mark in "\x85\u2028\u2029")
 
 encode = msgspec.json.Encoder().encode
-
-
-class GenerationRef(NamedTuple):
-    """A generation's place: the partition's root, the account, the id."""
-
-    root: str
-    account: str
-    id: str
 
 
 class EventNumber(NamedTuple):
@@ -93,7 +86,7 @@ class Ring:
         self._damage: str | None = None
         self._redis = redis
         self._clock = clock
-        self._where = ref
+        self._ref = ref
         self._sign = sign
         self._numbers: list[EventNumber] = []
         self._frames: list[bytes] = []
@@ -200,7 +193,7 @@ class Ring:
 
     async def _reread_or_fail(self) -> None:
         await self._read()
-        name = keys.GENERATION(*self._where)
+        name = keys.GENERATION(*self._ref)
         if not self.has_ended and not await self._redis.call("EXISTS", name):
             raise StoreError("A generation is followed that is no more.")
 
@@ -208,7 +201,7 @@ class Ring:
         self._is_stale = False
         if self._must_check_record:
             await self._check_record()
-        while entries := await _range(self._redis, self._where, self.last):
+        while entries := await _range(self._redis, self._ref, self.last):
             for number, event in entries:
                 if events.is_end(event):
                     await self._end(number, event)
@@ -224,16 +217,14 @@ class Ring:
 
     async def _check_record(self) -> None:
         """Check that the stream has all that was told: another server may have taken over."""
-        newest = await self._redis.call(
-            "XREVRANGE", keys.EVENTS(*self._where), "+", "-", "COUNT", 1
-        )
+        newest = await self._redis.call("XREVRANGE", keys.EVENTS(*self._ref), "+", "-", "COUNT", 1)
         known = EventNumber.of(newest[0][0]) if newest else BEGINNING
         if known < self.last and self._published_end is None:
             raise StoreError("Redis has less of a stream than was told.")
         self._must_check_record = False
 
     async def _end(self, number: EventNumber, event: bytes) -> None:
-        self._append(number, await encoded_end(self._redis, self._where, event, self._sign))
+        self._append(number, await encoded_end(self._redis, self._ref, event, self._sign))
         self.has_ended = True
 
     def _append(self, number: EventNumber, event: bytes) -> None:

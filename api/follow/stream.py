@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from api.endpoints.endpoint import EventStream, RequestContext, Response
 from api.follow import stream_events
-from api.follow.ring import BEGINNING, EventNumber, GenerationRef, Ring, encode, frame, read_page
+from api.follow.ring import BEGINNING, EventNumber, Ring, encode, frame, read_page
+from api.generation_ref import GenerationRef
 from api.polling import overdue
 from api.server import disconnect
 from api.state import State

@@ -13,6 +13,7 @@ from typing import Final
 from starlette.requests import Request
 
 from api.follow.subscriber import Subscriber
+from api.generation_ref import GenerationRef
 from api.server import disconnect
 from shared.clock import Clock
 from shared.redis import keys
@@ -61,7 +62,7 @@ async def until(
     find: Callable[[], Awaitable[Generation | None]],
     subscriber: Subscriber,
     clock: Clock,
-    ref: tuple[str, str, str],
+    ref: GenerationRef,
     is_awaited: Callable[[Generation], bool] | None,
     *,
     wait_deadline: WaitDeadline,

@@ -1,12 +1,12 @@
-"""What stands before a handler, in the order in which endpoint.py runs it: who, how often, how big.
+"""What is checked before a handler runs, in this order: who, how often, how big.
 
-identify   the key behind a request, and the account behind the key
-revocations  what is open of a key that is revoked or expires: ended
-limits     how often an account may read, cancel, and be refused
-buckets    the arithmetic of that
-places     how many streams and waits an account may have open
-long_pages how many large pages may be under way at once
-arriving   how many bytes of bodies may be arriving at once
-body       the bytes of a request, bounded in size and time, and their decoding
-faults     what is wrong with a body, in the words of JSON
+identify           From the key in the headers to the account
+revocations        Ends the open streams and waits of a key that is revoked or expires
+rate_limits        Requests a minute by account: reads, polls, cancels, submissions
+token_buckets      The arithmetic of those limits
+open_waits         How many streams and waits an account may have open
+large_pages        How many pages may be sent in pieces at once
+inflight_bodies    How many bytes of request bodies may be arriving at once
+body               Reads a body within its bounds and decodes it
+validation_errors  The sentence for a body that does not fit its type
 """

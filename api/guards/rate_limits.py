@@ -31,7 +31,7 @@ from shared.settings import Settings
 from shared.tiers import TierName
 from shared.wire.account import Account
 
-RequestKind = Literal["read", "look", "cancel", "submission"]
+RequestKind = Literal["read", "poll", "cancel", "submission"]
 
 READS_PER_SUBMISSION: Final = 10
 _REFUSED_PER_SUBMISSION: Final = 2

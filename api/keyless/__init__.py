@@ -1,5 +1,5 @@
 """Routes that need no API key.
 
-operations        Health, readiness and the document
-media             Files under signed URLs
+operations  What the server is, its health, its readiness, and the OpenAPI document
+media       The files that models generated, under signed URLs
 """

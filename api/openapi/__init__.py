@@ -1,6 +1,6 @@
-"""The OpenAPI document, made from the route tables and the types that are sent.
+"""The OpenAPI document, made from the route tables and the wire types.
 
-generator         Makes the document
-schemas           JSON schemas of the wire types
-headers           The headers that requests and responses may have, described
+generator  Makes the document
+schemas    JSON schemas of the wire types
+headers    The headers of requests and responses, described
 """

@@ -1,8 +1,8 @@
 """When a client polls next, and the end of what is overdue at a poll.
 
-eta               Hints and ETA from the measured durations of a model
-poll_plan         The best times to poll where durations do not predict the end
-queue_wait        How long until a turn begins
-hints             The hint of a receipt, and hint and ETA of a generation
-overdue           Finds or cancels a generation, and ends one that is past its deadline
+eta         Poll hints and ETA from the measured durations of a model
+poll_plan   The best times to poll where durations do not predict the end
+queue_wait  How long until a queued turn begins
+hints       The hint of a receipt; the hint and ETA of a generation
+overdue     Finds or cancels a generation, and ends one that is past its deadline
 """

@@ -17,7 +17,7 @@ from shared.wire.generation import Generation, QueuePosition
 _KEPT_SHARE: Final = 0.5
 
 
-async def first(state: State, root: str, model: str, position: QueuePosition | None) -> int:
+async def for_receipt(state: State, root: str, model: str, position: QueuePosition | None) -> int:
     """Return a receipt's hint, in seconds; without a line the message may long be under way.
 
     The message is in: Redis going away now must not refuse it.
@@ -32,7 +32,7 @@ async def first(state: State, root: str, model: str, position: QueuePosition | N
     return _capped_by_retention(state, _hint_while_waiting(known, wait, 0.0))
 
 
-async def now(state: State, root: str, generation: Generation) -> tuple[int, Eta | None]:
+async def for_generation(state: State, root: str, generation: Generation) -> tuple[int, Eta | None]:
     """Return the hint and the estimate; what has ended needs neither."""
     if generation.is_final:
         return 1, None

@@ -9,15 +9,13 @@ from contextlib import suppress
 
 import msgspec
 
+from api.generation_ref import GenerationRef
 from api.state import State
 from shared.errors import UnavailableError
 from shared.redis import functions
 from shared.redis.functions import AlreadyEnded, CancelAsk, Cancelled, ExpireAsk, KeepTimes
 from shared.stores import generations
 from shared.wire.generation import Generation
-
-# A partition's root, the account and the id.
-GenerationRef = tuple[str, str, str]
 
 
 async def find_current(state: State, ref: GenerationRef) -> Generation | None:

@@ -1,6 +1,6 @@
 """What callers do to their sessions, messages and API keys, in any dialect.
 
-sessions          Creates, lists, renames and deletes sessions
-api_keys          Creates, lists and deletes an account's own API keys
-message_pages     Reads and sends a page of messages in pieces
+sessions       Creates, lists, renames and deletes sessions
+api_keys       Creates, lists and deletes an account's own API keys
+message_pages  Reads a page of messages, and sends a large one in pieces
 """

@@ -100,4 +100,4 @@ async def _take_reads(context: RequestContext, size: int, has_disconnected: asyn
 
 
 def _further_read(context: RequestContext) -> float:
-    return context.state.limits.take_further_read(context.caller.account)
+    return context.state.rate_limits.take_further_read(context.caller.account)

@@ -1,7 +1,8 @@
-"""Which pages in browsers may call this API, and what their browsers are told of it (CORS).
+"""CORS: which web pages may call this API, and the headers that allow it.
 
-Owns the list of what a page may send and read. The edge adds these fields to every answer, so that
-a page can also read a refusal that no route made. Cookies play no part: a page must know a key.
+Owns the lists of what a page may send and read. The protocol adds these headers to every response,
+so that a page can also read a refusal that no route made. Cookies are never used: a page must have
+an API key.
 """
 
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Final
 from api.server.request_head import Fields
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# What requests of this API carry.
+# Headers that a page may send.
 REQUEST_FIELDS: Final = (
     "X-API-Key",
     "Authorization",
@@ -20,7 +21,7 @@ REQUEST_FIELDS: Final = (
     "If-None-Match",
     "X-Request-ID",
 )
-# What its answers carry, beside what a page may read anyway.
+# Headers that a page may read, beside those that it may always read.
 RESPONSE_FIELDS: Final = (
     "X-Request-ID",
     "RateLimit-Limit",
@@ -36,16 +37,16 @@ RESPONSE_FIELDS: Final = (
     "Content-Disposition",
     "Date",
 )
-# Every origin; browsers then need not be told which.
+# Every origin.
 ANY: Final = "*"
 
-# Chromium's cap is two hours; within it a browser asks once for a path.
+# Two hours, Chromium's maximum; until then a browser sends no second preflight for a path.
 _PREFLIGHT_SECONDS: Final = 7200
 _VARY: Final = (b"vary", b"Origin")
 
 
 class Cors:
-    """The origins of the settings, if any; `*` stands for all."""
+    """The CORS headers for the allowed origins; `*` allows all."""
 
     def __init__(self, origins: tuple[str, ...]) -> None:
         exposed = (b"access-control-expose-headers", ", ".join(RESPONSE_FIELDS).encode())
@@ -58,7 +59,7 @@ class Cors:
             self._fields_without_match = [_allowed(ANY), exposed]
 
     def add_to(self, fields: Fields, request_fields: Fields) -> Fields:
-        """Return the fields with those for a request with such fields."""
+        """Return a response's fields with the CORS headers for the request's origin."""
         if not self._fields_without_match:
             return fields
         for name, value in request_fields:
@@ -73,18 +74,18 @@ def _allowed(origin: str) -> tuple[bytes, bytes]:
 
 @cache
 def for_origins(origins: tuple[str, ...]) -> Cors:
-    """Return what the origins of the settings come to; made once."""
+    """Return the headers for the configured origins; cached."""
     return Cors(origins)
 
 
 def is_preflight(method: str, request_fields: Fields) -> bool:
-    """Tell whether a browser asks here if a page may send another request."""
+    """Whether a browser asks if a page may send another request."""
     return method == "OPTIONS" and {b"origin", b"access-control-request-method"} <= {
         name for name, _ in request_fields
     }
 
 
-# Which origin may, the edge says: without that, a browser takes these for nothing.
+# The protocol adds the allowed origin; without it a browser ignores these.
 PREFLIGHT: Final = {
     "access-control-allow-methods": ", ".join(METHODS),
     "access-control-allow-headers": ", ".join(REQUEST_FIELDS),

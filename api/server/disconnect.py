@@ -1,7 +1,8 @@
-"""How a request that waits learns that it waits in vain: its caller, or this process, goes.
+"""Signals a waiting request that its client disconnected or the server shuts down.
 
-Owns the words in the request's scope by which the edge tells and the waiting hear. What was said
-before anybody listened is heard by whoever begins to: a process says once that it goes.
+The protocol calls `signal`, a waiting handler `listen`; both go through the request's scope. A
+cause that was signalled before `listen` is delivered by `listen` at once, since a shutdown is
+signalled only once.
 """
 
 from collections.abc import Callable, MutableMapping
@@ -9,12 +10,12 @@ from typing import Any, Final, Literal
 
 Cause = Literal["caller", "process"]
 
-_SIGNALLED: Final = "farewells"
-_CALLBACKS: Final = "farewells_heard_by"
+_SIGNALLED: Final = "disconnect_causes"
+_CALLBACKS: Final = "disconnect_callbacks"
 
 
 def signal(scope: MutableMapping[str, Any], cause: Cause) -> None:
-    """Tell a request who goes."""
+    """Note why a request's wait should end, and call its callback if it has one."""
     scope.setdefault(_SIGNALLED, set()).add(cause)
     callback = scope.get(_CALLBACKS, {}).get(cause)
     if callback is not None:
@@ -27,7 +28,7 @@ def listen(
     on_disconnect: Callable[[], None],
     on_shutdown: Callable[[], None],
 ) -> None:
-    """Hear that the caller has gone, and that the process goes; at once if it was said before."""
+    """Call one of these on disconnect or shutdown; at once if it was signalled before."""
     callbacks: dict[Cause, Callable[[], None]] = {"caller": on_disconnect, "process": on_shutdown}
     scope[_CALLBACKS] = callbacks
     for cause in scope.get(_SIGNALLED, ()):

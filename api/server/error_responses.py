@@ -1,7 +1,6 @@
-"""What the front answers where no route does: whole refusals, for the edge.
+"""Complete refusals where no route answers: by the protocol, or beyond the connection limit.
 
-Owns the fields that every such refusal carries, and the answer of a full server. The shapes of the
-bodies are in errors.py.
+Owns the headers that every such refusal has. The shapes of the bodies are in api/errors.py.
 """
 
 import re
@@ -19,39 +18,39 @@ from shared.telemetry import logs
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
-def request_id(asked: Fields) -> str:
-    """Return the caller's own id where it is a sane one, else a fresh one."""
-    given = next((value for name, value in asked if name == b"x-request-id"), b"")
+def request_id(request_fields: Fields) -> str:
+    """Return the caller's own id if it is well-formed, else a new one."""
+    given = next((value for name, value in request_fields if name == b"x-request-id"), b"")
     return given.decode() if _REQUEST_ID.fullmatch(given) else ids.new_id()
 
 
 def http_bytes(
-    path: str, asked: Fields, error: PolluxError, fields: Fields, *, is_head: bool = False
+    path: str, request_fields: Fields, error: PolluxError, fields: Fields, *, is_head: bool = False
 ) -> bytes:
-    """Return a refusal as it goes over the wire; in answer to HEAD, its head alone.
+    """Return a refusal as the bytes of an HTTP response; for HEAD, without its body.
 
-    `asked` are the fields of the request, as far as they are known; `fields` go before our own.
+    `request_fields` are those read so far of the request; `fields` precede the refusal's own.
     """
-    refusal_fields, body = _compose(path, asked, error)
+    refusal_fields, body = _compose(path, request_fields, error)
     lines = (name + b": " + value + b"\r\n" for name, value in fields + refusal_fields)
     rest = b"" if is_head else body
     return b"".join((STATUS_LINE[errors.STATUS[error.code]], *lines, b"\r\n", rest))
 
 
 async def overloaded(scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """Answer in the application's place on a connection beyond `api.connections_max`."""
-    asked = cast("HTTPScope", scope)
+    """Answer 503 in place of the application, on a connection beyond `api.connections_max`."""
+    http_scope = cast("HTTPScope", scope)
     error = UnavailableError("Too many connections are open here; send it again in a moment.")
-    fields, body = _compose(asked["path"], list(asked["headers"]), error)
+    fields, body = _compose(http_scope["path"], list(http_scope["headers"]), error)
     status = errors.STATUS[error.code]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 
 
-def _compose(path: str, asked: Fields, error: PolluxError) -> tuple[Fields, bytes]:
-    """Return fields and body of a refusal that ends the connection, and log it."""
+def _compose(path: str, request_fields: Fields, error: PolluxError) -> tuple[Fields, bytes]:
+    """Return fields and body of a refusal that closes the connection, and log it."""
     status, headers, details = errors.describe(error)
-    name = request_id(asked)
+    name = request_id(request_fields)
     body = errors.error_body(path, error.code, error.message, name, details)
     headers |= {
         "content-type": "application/json",

@@ -1,28 +1,28 @@
-"""The edge: uvicorn's HTTP protocol made fit for strangers.
+"""uvicorn's HTTP protocol, hardened: what a client may send, how long it may take, how it ends.
 
 Owns what happens on a connection before and around a request: how many bytes and seconds its head
-may take, how many requests may wait behind one another, how long an answer may be left unread, and
-that every refusal is JSON in the mount's own shape. Refuses to look into bodies: guards/body.py
-bounds their size and time, where a route knows what it expects.
+may take, how many pipelined requests may wait, how long a response may stay unread, and that every
+refusal is JSON in the mount's own shape. Does not read bodies: guards/body.py bounds their size and
+time, where the route knows what it expects.
 
 DESIGN
-- Settings. `protocol(bounds)` is a partial of the class below. uvicorn only calls what it is given
-  as `http`, and for `workers=N` pickles it: a class of a module and a frozen struct cross that as
-  they stand, and neither a global nor the application has to be asked.
-- Time. The watchdog waits for the rest of a head (`header_seconds` from its first byte), for a
-  request (`header_seconds` for the first, then uvicorn's keep-alive), and for the rest of a body
-  whose request is already answered (`header_seconds`). While an answer is owed the application has
-  the word, and only the reading of what it sends is watched.
-- Bytes. Reads that bring neither a head's end nor any body are added up. That bounds heads,
-  trailers and the extensions of chunks, which the parser gathers out of our sight. A head that may
-  be too long is measured when it ends. So a connection holds at most the bound and one read.
-- Ends. To close while bytes still come resets the connection, and the answer may never be seen.
-  So who has not said `Connection: close` is told our end first, and what comes is dropped until
-  theirs, or for LINGER_SECONDS.
-- Upgrades are served as plain requests. The parser leaves all after such a head to the protocol
-  that was asked for, so the head goes once more, without that field, to a new parser.
-- Failures. The application's coroutine is the task itself; what it leaves without an end is ended
-  when the task is done. A request found invalid before its task began never reaches it.
+- Settings. `protocol(bounds)` returns a partial of the class below. uvicorn only calls its `http`
+  argument, and with `workers=N` pickles it: a class of a module and a frozen struct can be pickled,
+  so no global is needed.
+- Time. The watchdog limits the rest of a head (`header_seconds` from its first byte), the wait for
+  a request (`header_seconds` for the first, then uvicorn's keep-alive), and the rest of a body
+  whose request is already answered (`header_seconds`). While the application works on a response,
+  the watchdog only checks that the client reads.
+- Bytes. Reads that bring neither the end of a head nor any body are added up. That bounds heads,
+  trailers and chunk extensions, which the parser buffers where we cannot see them. A head that may
+  be too long is measured when it ends. So a connection buffers at most the bound and one read.
+- Closing. To close while bytes still arrive resets the connection, and the client may never see
+  the response. So unless the client sent `Connection: close`, we send our end (FIN) first and drop
+  what arrives until the client's end, or for LINGER_SECONDS.
+- Upgrades are served as plain requests. The parser stops after such a head, so the head goes to a
+  new parser once more, without the upgrade field.
+- Failures. The application's coroutine is the task itself; a response that it leaves unfinished is
+  ended when the task is done. A request found invalid before its task began never reaches it.
 """
 
 import asyncio
@@ -55,19 +55,19 @@ LINGER_SECONDS: Final = 2.0
 def protocol(bounds: ApiSettings, admin_port: int | None = None) -> type[asyncio.Protocol]:
     """Return what `uvicorn.Config(http=...)` takes: the protocol with its bounds.
 
-    Connections to `operators_port` are not counted: operators come in where all others are taken;
-    and no page in a browser reads an answer there.
+    Connections to `admin_port` are not counted, so that operators can connect when all places are
+    taken, and get no CORS headers.
     """
     open_connections = Connections(bounds.connections_max, uncounted_port=admin_port)
     factory = functools.partial(BoundedHttpProtocol, bounds, open_connections)
-    # uvicorn names a class as the type, and only ever calls it.
+    # uvicorn's annotation asks for a class, but it only calls it.
     return cast("type[asyncio.Protocol]", factory)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection of a stranger."""
+    """One connection."""
 
-    # uvicorn's own attributes fill what CPython keeps without a table; ours stand beside it.
+    # uvicorn's attributes fill the instance dict that CPython shares by class; ours are slots.
     __slots__ = (
         "_bounds",
         "_bytes_without_progress",
@@ -136,7 +136,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._abort()
 
     def evict(self) -> None:
-        """Close where no request is under way."""
+        """Close an idle connection."""
         self._ignores_input = self._is_closing = True
         self._real_transport.close()
 
@@ -144,10 +144,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._ignores_input = self._is_closing = True
         self._open_connections.remove(self)
-        self._watchdog.end()
+        self._watchdog.stop()
         self._abandon_requests()
         super().connection_lost(exc)
-        # What refers to itself would have to wait for the garbage collector.
+        # Break reference cycles, which only the garbage collector would free.
         self._transport_proxy.close = self._real_transport.close
         if self._current_cycle is not None:
             self._current_cycle.on_response = self.cycle.on_response = lambda: None
@@ -167,10 +167,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def _owes_response(self) -> bool:
-        """Whether a request waits for its answer; the latest is the last to get one."""
+        """Whether a request has no complete response; the latest is answered last."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    # Reading. Here super() would cost more than what it finds.
+    # Reading. On this hot path `super()` would cost more than the method it finds.
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -197,7 +197,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._limit_partial_request()
 
     def _limit_partial_request(self) -> None:
-        """Bound what did not come in one read."""
+        """Bound the bytes and seconds of a request that did not arrive in one read."""
         if self._bytes_without_progress > self._bounds.header_bytes_max:
             self._refuse(request_head.too_large(self._bounds.header_bytes_max))
         elif self._is_reading_head and not self._bytes_without_progress and not self._owes_response:
@@ -237,7 +237,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._start_request(method.decode(), version)
 
     def _start_request(self, method: str, version: str) -> None:
-        """Hand the request over: to the application at once, or behind those that wait."""
+        """Pass the request to the application: at once, or after those pipelined before it."""
         self._is_reading_head, self._bytes_without_progress = False, 0
         self._watchdog.deadline = math.inf
         path, _, query = self.url.partition(b"?")
@@ -246,7 +246,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         scope["method"], scope["http_version"] = method, version
         scope["raw_path"] = self.root_path.encode() + path
         scope["path"], scope["query_string"] = self.root_path + decoded_path, query
-        # Trailers are fields too; among the head's they would be taken for them.
+        # Trailers go to `headers` too; a new list keeps them apart from the head's fields.
         response_fields, self.headers = self._response_fields(self.headers), []
         owes_response = self._owes_response
         self._is_last_request = version == "1.0" or not self.parser.should_keep_alive()
@@ -264,7 +264,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         app = self.app if self._is_admitted else error_responses.overloaded
-        self._open_connections.begin(self)
+        self._open_connections.mark_busy(self)
         if owes_response:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
@@ -278,10 +278,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @override
     def on_message_complete(self) -> None:
-        if self._is_reading_head:  # an upgrade, which will be read again without it
+        if self._is_reading_head:  # an upgrade: its head is parsed again
             return
         self._is_reading_request = False
-        self.cycle.scope["body_is_here"] = True  # type: ignore[typeddict-unknown-key]  # guards/body.py's word
+        self.cycle.scope["body_is_here"] = True  # type: ignore[typeddict-unknown-key]  # read by guards/body.py
         HttpToolsProtocol.on_message_complete(self)
         if self.cycle.response_complete:
             self._watchdog.set_timeout(self.timeout_keep_alive)
@@ -297,13 +297,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         task.add_done_callback(self._finish_response)
 
     def _finish_response(self, task: asyncio.Task[None]) -> None:
-        """End what the application has left without an end."""
+        """End a response that the application has left unfinished."""
         self.tasks.discard(task)
         fault = None if task.cancelled() else task.exception()
         if fault is not None:
-            self.logger.error("The application broke down.", exc_info=fault)
+            self.logger.error("The application failed.", exc_info=fault)
         cycle = self._current_cycle
-        # Another task is served only once the answer of this one has ended.
+        # The next task starts only after this one's response has ended.
         if (
             cycle is None
             or cycle.response_complete
@@ -315,7 +315,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._close()
         elif task.cancelled():
             self._send_final_response(
-                self._refusal_bytes(UnavailableError("The server is going away."), cycle)
+                self._refusal_bytes(UnavailableError("The server is shutting down."), cycle)
             )
         else:
             self._send_final_response(
@@ -331,7 +331,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
-        self._open_connections.end(self)
+        self._open_connections.mark_idle(self)
         if self._final_response:
             self._send_final_response(self._final_response)
         elif self._is_reading_request:
@@ -342,7 +342,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # Refusing
 
     def _refuse(self, error: PolluxError) -> None:
-        """Hear no more, and end the connection with an answer, after those owed before it."""
+        """Ignore further input, and close with a refusal after the responses owed before it."""
         self._ignores_input = True
         cycle = self.cycle if self._is_reading_request and not self._is_reading_head else None
         if not self._owes_response:
@@ -354,7 +354,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._final_response = self._refusal_bytes(error, cycle)
         else:
             self._abandon_requests()
-            # In the middle of an answer only its early end can say that it failed.
+            # A response under way can only be cut short.
             self._send_final_response(
                 b"" if cycle.response_started else self._refusal_bytes(error, cycle)
             )
@@ -362,7 +362,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refusal_bytes(
         self, error: PolluxError, cycle: RequestResponseCycle | None = None
     ) -> bytes:
-        """Return a refusal; without a cycle, of what is being read."""
+        """Return a refusal; without a cycle, of the request that is being read."""
         path, request_fields = self.url.partition(b"?")[0].decode("latin-1"), self.headers or []
         is_head = self.url != b"" and self.parser.get_method() == b"HEAD"
         if cycle is not None:
@@ -383,7 +383,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._linger()
 
     def _linger(self) -> None:
-        """Send no more, but read on for a moment."""
+        """Send our end, then read and drop input for a moment."""
         self._ignores_input = self._is_closing = True
         self.flow.resume_reading()
         self._watchdog.set_timeout(LINGER_SECONDS)
@@ -393,7 +393,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._real_transport.close()
 
     def _close(self) -> None:
-        """Do what uvicorn's calls of `transport.close()` come to."""
+        """Close as uvicorn asked, lingering if the client may still send."""
         may_receive_more = self._is_reading_request or not self._is_last_request
         if may_receive_more and not self._is_closing and not self._real_transport.is_closing():
             self._linger()
@@ -418,12 +418,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._real_transport.abort()
 
     def _signal_disconnect(self, cause: disconnect.Cause) -> None:
-        """Wake an application that waits for something else, now or when its turn comes."""
+        """Signal the waiting applications, now or when their turn comes."""
         for cycle in filter(None, (self._current_cycle, *(queued for queued, _ in self.pipeline))):
             disconnect.signal(cast("dict[str, Any]", cycle.scope), cause)
 
     def _abandon_requests(self) -> None:
-        """Tell the application that nobody waits for its answer, and drop what is queued behind."""
+        """Signal the application that the client is gone, and drop pipelined requests."""
         self.pipeline.clear()
         if self._current_cycle is None or self._current_cycle.response_complete:
             return

@@ -1,7 +1,7 @@
-"""The head of a request: what it may say, how large it is, and how it reads without an upgrade.
+"""Checks, measures and rewrites the head of a request.
 
-Owns what the parser lets through and we do not. Refuses to know connections: these are questions
-about bytes. The parser has refused all that is not printable ASCII in a target by itself.
+Owns what the parser accepts and we refuse. Works on bytes and knows no connection. The parser has
+already refused everything in a target that is not printable ASCII.
 """
 
 import re
@@ -14,7 +14,7 @@ _VERSIONS: Final = ("1.1", "1.0")
 _HASH: Final = ord("#")
 _PERCENT: Final = ord("%")
 
-# With who is to be asked before the path, as a proxy is asked; credentials there are refused.
+# The absolute form of a target, as proxies get it; credentials in it are refused.
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#@]+([/?].*)?", re.IGNORECASE)
 _HOST: Final = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[A-Za-z0-9.:%_~-]+\])(:[0-9]*)?")
 
@@ -22,7 +22,7 @@ Fields = list[tuple[bytes, bytes]]
 
 
 def origin_form(target: bytes) -> bytes:
-    """Return the path and query of a target that begins with a scheme; any other as it is."""
+    """Return path and query of a target in absolute form; any other target unchanged."""
     absolute = _ABSOLUTE.fullmatch(target) if target[:1] != b"/" else None
     if absolute is None:
         return target
@@ -31,7 +31,7 @@ def origin_form(target: bytes) -> bytes:
 
 
 def fault(method: bytes, target: bytes, version: str, fields: Fields) -> RequestError | None:
-    """Return what is wrong with a request's line or host, as far as no route could tell."""
+    """Return what is wrong with a request line or Host header, where no route could notice."""
     if target[:1] != b"/" or method == b"CONNECT":
         return invalid("The request's target must be a path.")
     if _HASH in target or (_PERCENT in target and b"%00" in target):
@@ -58,18 +58,18 @@ def _is_host(value: bytes) -> bool:
 
 
 def invalid(message: str) -> RequestError:
-    """Return the refusal of a request that is not as HTTP has it."""
+    """Return the refusal of a request that is not valid HTTP."""
     return RequestError(message, Code.INVALID_FIELDS)
 
 
 def too_large(size_max: int) -> RequestError:
-    """Return the refusal of a head with more bytes than it may have."""
+    """Return the refusal of a head that is too large."""
     message = f"The request's head is larger than {size_max} bytes."
     return RequestError(message, Code.HEADERS_TOO_LARGE)
 
 
 def value(fields: Fields, name: bytes) -> str | None:
-    """Return what the first field of a name says, or None where there is none."""
+    """Return the value of the first field of a name, or None."""
     for each, value_bytes in fields:
         if each == name:
             return value_bytes.decode("latin-1")
@@ -77,13 +77,13 @@ def value(fields: Fields, name: bytes) -> str | None:
 
 
 def size(method: bytes, target: bytes, fields: Fields) -> int:
-    """Return how many bytes the head has, with a single space where any number may stand."""
+    """Return the size of a head in bytes, with one space wherever several may stand."""
     frame = len(method) + len(target) + len(b"  HTTP/1.1\r\n\r\n")
     return frame + sum(len(name) + len(value) + len(b": \r\n") for name, value in fields)
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
-    """Return the head as it would be, had no other protocol been asked for."""
+    """Return the head without its request for another protocol."""
     lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
     lines += [name + b": " + value for name, value in fields if name != b"upgrade"]
     return b"\r\n".join([*lines, b"", b""])

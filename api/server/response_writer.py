@@ -1,11 +1,12 @@
-"""The answer to one request on the wire: its head, its body in pieces, and its end.
+"""Writes one response to the connection: head, body or chunks, end.
 
-Owns the form: a length where one is said; else chunks, or for a caller of HTTP/1.0, who knows none,
-the line's end. Refuses a head that some character would break in two. uvicorn's cycle, which looks
-at every field twice and writes head and body apart, has the rest: what is received.
+Owns the framing: `content-length` if the application gave one, else chunks, or for HTTP/1.0, which
+has no chunks, the end of the connection. Refuses a head that a control character would split.
+Receiving is uvicorn's part of the cycle; its sending copies each field twice and writes head and
+body apart.
 
-DESIGN. A head that says a length leaves together with the body's first piece, which follows at
-once. Names of fields are our own, in lower case; only their values may come from elsewhere.
+DESIGN. A head with a content length is written together with the first part of the body, which
+follows at once. Field names are our own and in lower case; only values may come from elsewhere.
 """
 
 from typing import Final
@@ -16,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from api.server.request_head import Fields
 
-# All but the tab, which a value may have.
+# All control characters but the tab, which a value may contain.
 _CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
 _CLOSE: Final = (b"connection", b"close")
@@ -24,16 +25,16 @@ _CHUNKED: Final = (b"transfer-encoding", b"chunked")
 
 
 class ResponseWriter(RequestResponseCycle):
-    """A request and its answer, in one piece that says its length or in pieces as they are."""
+    """A request and its response, sent with a content length or in chunks."""
 
     _head = b""
-    # How much of the length that was said is still to come; None where none was said.
+    # What is still unsent of the content length; None without one.
     _unsent_length: int | None = None
     _is_chunked = False
 
     @override
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the answer; what nobody waits for any more is dropped."""
+        """Send one part of the response; after a disconnect, drop it."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -44,7 +45,7 @@ class ResponseWriter(RequestResponseCycle):
             is_last = not message.get("more_body", False)
             self._write_body(message["body"], is_last=is_last)
         else:
-            raise RuntimeError(f"{message['type']} has no place here in an answer.")
+            raise RuntimeError(f"{message['type']} is out of order in a response.")
 
     def _start_response(self, status: int, fields: Fields) -> None:
         self.response_started = True
@@ -73,7 +74,7 @@ class ResponseWriter(RequestResponseCycle):
         if self._unsent_length is not None:
             self._unsent_length -= len(body)
             if self._unsent_length < 0 or (is_last and self._unsent_length):
-                raise RuntimeError("The answer has not the length that its head says.")
+                raise RuntimeError("The body is not as long as its content-length.")
         elif self._is_chunked:
             body = _chunk(body) + (b"0\r\n\r\n" if is_last else b"")
         if self._head or body:
@@ -93,9 +94,9 @@ def _head(status: int, fields: Fields) -> bytes:
         parts += (name, b": ", value, b"\r\n")
     parts.append(b"\r\n")
     head = b"".join(parts)
-    # Each line ends with two of them; any more came with a value.
+    # Each line ends with two control characters; any other came with a value.
     if len(head) - len(head.translate(None, _CONTROLS)) != 2 * (len(fields) + 2):
-        raise RuntimeError("A field of the answer has a character that no field may have.")
+        raise RuntimeError("A response field contains a control character.")
     return head
 
 

@@ -1,11 +1,11 @@
-"""The transport of a connection as uvicorn's protocol sees it: closing goes by our edge."""
+"""The transport as uvicorn's protocol sees it: `close` goes through our protocol."""
 
 import asyncio
 from collections.abc import Callable
 
 
 class TransportProxy:
-    """The same as the transport it is made of, but for `close`."""
+    """The methods of a transport that uvicorn calls, with another `close`."""
 
     __slots__ = (
         "close",

@@ -1,13 +1,13 @@
-"""The watchdog of a connection: told what is waited for, it tells when that has lasted too long.
+"""One timer for each connection: calls back at a deadline, and when the client does not read.
 
-Owns one timer a connection, never one a request. Refuses to know what is waited for: it says that
-the connection is `late`, or that its reader is `stuck`, and the connection ends itself.
+Owns one timer a connection, never one a request. Knows nothing of what is waited for: it calls
+`on_timeout` or `on_stuck_reader`, and the connection acts.
 
-DESIGN. A deadline is only written down. The timer fires at a pace no slower than any wait, sees
-what the deadline is by then, and goes on to it; so it is hardly ever set anew from outside. Each
-time it also looks at what waits to be read by the other side. Once bytes are seen waiting, the
-transport is made to hold its writer back until they are gone, so that their number can only fall:
-as long as it does, the reader reads.
+DESIGN. `set_timeout` only stores the deadline. The timer fires no less often than the shortest
+usual wait, compares the deadline then, and goes on; so setting a deadline seldom touches the timer.
+E.g. with waits of 5 s and more it fires every 5 s. Each time it also measures how many bytes the
+client has yet to read. Once there are some, the transport pauses the writer until they are gone, so
+their number can only fall: while it falls, the client reads.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _CHECK_SECONDS_MIN: Final = 0.05
 
 
 class Watchdog:
-    """The watchdog of one connection. Its `deadline` may be set to `math.inf`: for nothing."""
+    """The watchdog of one connection; a `deadline` of `math.inf` is none."""
 
     deadline = math.inf
     unread_bytes = 0
@@ -38,7 +38,7 @@ class Watchdog:
         on_timeout: Callable[[], None],
         on_stuck_reader: Callable[[], None],
     ) -> None:
-        """Begin; `least_seconds` is the shortest that will often be waited for."""
+        """Start the timer; `shortest_wait_seconds` is the shortest timeout that is often set."""
         self._loop = loop
         self._transport = transport
         self._stuck_seconds = stuck_seconds
@@ -50,20 +50,20 @@ class Watchdog:
         self._schedule_check(loop.time() + self._check_seconds)
 
     def set_timeout(self, seconds: float) -> None:
-        """Be late in `seconds`, whatever was the deadline before."""
+        """Call `on_timeout` in `seconds`; replaces the previous deadline."""
         self.deadline = self._loop.time() + seconds
         if self.deadline < self._timer_at:
             self._schedule_check(self.deadline)
 
     def note_drained(self) -> None:
-        """Learn that the transport holds its writer back no more."""
+        """Note that the transport no longer pauses the writer."""
         self.unread_bytes = 0
         if self._is_buffer_limited:
             self._is_buffer_limited = False
             self._transport.set_write_buffer_limits()
 
-    def end(self) -> None:
-        """Look no more, and hold nothing of the connection."""
+    def stop(self) -> None:
+        """Stop the timer, and drop the references to the connection."""
         if self._timer is not None:
             self._timer.cancel()
         self._on_timeout = self._on_stuck_reader = _ignore
@@ -89,7 +89,7 @@ class Watchdog:
         self._schedule_check(min(self.deadline, now + self._check_seconds))
 
     def _measure_unread(self, now: float) -> None:
-        """Note what waits to be read, and when some of it last was."""
+        """Measure the bytes that the client has yet to read; note the time if they became fewer."""
         unread_bytes = self._transport.get_write_buffer_size()
         if unread_bytes < self.unread_bytes or not self.unread_bytes:
             self._progress_at = now

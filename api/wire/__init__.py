@@ -1,5 +1,5 @@
 """Fields and links that the replies of every dialect share.
 
-fields            Types of fields
-links             URLs of a generation
+fields  Types of fields, with their descriptions
+links   The URLs of a generation
 """

@@ -225,7 +225,7 @@ async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
                 system.expected |= (
                     {"a key is of another type"}
                     if isinstance(error, WrongTypeError)
-                    else {"unexpected", "The application broke down."}
+                    else {"unexpected", "The application failed."}
                 )
                 with pytest.raises(httpx.RemoteProtocolError):
                     await stream.rest()
@@ -237,7 +237,7 @@ async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
     async with following(api, receipt["events_url"], after=stream.received[-1].id) as again:
         assert (await again.rest())[-1].name == "completed"
     assert "unavailable" not in system.expected or not [
-        line for line in system.lines if line["event"] == "The application broke down."
+        line for line in system.lines if line["event"] == "The application failed."
     ]
 
 

@@ -55,7 +55,7 @@ def test_every_route_counts_as_what_it_does() -> None:
                 # What stores nothing may say that it is a read.
                 expected = {"submission", "read"} - ({"read"} if each.status == 201 else set())
             else:
-                expected = {"look"} if each.path.endswith("/status") else {"read"}
+                expected = {"poll"} if each.path.endswith("/status") else {"read"}
             assert each.request_kind in expected, (mount, each.route)
 
 
@@ -169,7 +169,7 @@ async def _send_head(api: ApiClient, line: str, *fields: str) -> bytes:
 Call = Callable[[ApiClient, str], Coroutine[Any, Any, httpx.Response]]
 CALLS: Final[dict[str, Call]] = {
     "read": lambda api, _: api.get(CREDITS),
-    "look": lambda api, url: api.get(url),
+    "poll": lambda api, url: api.get(url),
     "cancel": lambda api, url: api.post(url.replace("/status", "/cancel")),
     "deletion": lambda api, _: api.delete(f"{LIST}/none"),
     "submission": lambda api, _: api.post(CHAT, json={}),

@@ -119,13 +119,13 @@ class Queue:
         self.now, polls = 0.0, 0
         estimates: list[Eta | None] = []
         position = self._position(index)
-        hint = await hints.first(state, "", MODEL, position)
+        hint = await hints.for_receipt(state, "", MODEL, position)
         while True:
             self.now += hint
             polls += 1
             if self.now >= end:
                 return Followed(end, self.now - end, polls, estimates)
-            hint, eta = await hints.now(state, "", self._look(index, position))
+            hint, eta = await hints.for_generation(state, "", self._look(index, position))
             estimates.append(eta)
 
 

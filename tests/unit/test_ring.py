@@ -9,8 +9,9 @@ from typing import Final, cast
 import pytest
 
 from api.follow import ring as rings
-from api.follow.ring import BEGINNING, EventNumber, GenerationRef, Ring, Rings, encode, frame
+from api.follow.ring import BEGINNING, EventNumber, Ring, Rings, encode, frame
 from api.follow.subscriber import Listener, Subscriber
+from api.generation_ref import GenerationRef
 from shared.clock import SystemClock
 from shared.errors import UnavailableError
 from shared.redis.client import Argument, Redis, Reply
@@ -18,7 +19,7 @@ from shared.wire import event as events
 from shared.wire.message import Media
 from tests.support import waiting
 
-_WHERE: Final = GenerationRef("root:", "ann", "one")
+_REF: Final = GenerationRef("root:", "ann", "one")
 
 
 class Stream:
@@ -77,7 +78,7 @@ def stream() -> Stream:
 
 @pytest.fixture
 async def ring(stream: Stream) -> Ring:
-    made = Ring(cast("Redis", stream), SystemClock(), _WHERE, _as_it_is)
+    made = Ring(cast("Redis", stream), SystemClock(), _REF, _as_it_is)
     made.on_message(None)
     await _settled(made)
     return made
@@ -251,15 +252,15 @@ async def test_a_ring_that_broke_is_joined_by_nobody(stream: Stream, first: int)
     ear = FakeSubscriber()
     kept = Rings(cast("Redis", stream), cast("Subscriber", ear), SystemClock(), _as_it_is)
     followers = [ExitStack(), ExitStack()]
-    broken = followers[0].enter_context(kept.join(_WHERE, Woken()))
+    broken = followers[0].enter_context(kept.join(_REF, Woken()))
     broken.is_broken = True
-    whole = followers[1].enter_context(kept.join(_WHERE, Woken()))
+    whole = followers[1].enter_context(kept.join(_REF, Woken()))
     assert whole is not broken
-    with kept.join(_WHERE, Woken()) as another:
+    with kept.join(_REF, Woken()) as another:
         assert another is whole
     followers[first].close()
     assert len(ear.listening) == 1
     followers[1 - first].close()
     assert not ear.listening
-    with kept.join(_WHERE, Woken()) as fresh:
+    with kept.join(_REF, Woken()) as fresh:
         assert fresh not in {broken, whole}

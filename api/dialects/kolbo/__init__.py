@@ -1,7 +1,7 @@
 """The Kolbo chat API as published, and what contract 2 adds to it.
 
-routes      the table of routes, and a handler for each
-wire        requests and replies, field by field
-account     what an account has and has used
-translate   from a submit body to an intent, from a generation to a status
+routes     The route table, and a handler for each row that is not about the account
+account    Credits and usage of the account
+wire       Requests and replies, field by field
+translate  From a submit body to an Intent, from a generation to a status, rows of lists
 """

@@ -19,6 +19,7 @@ from api.endpoints.endpoint import (
     Response,
 )
 from api.follow import event_ids, stream, stream_events, wait
+from api.generation_ref import GenerationRef
 from api.guards.body import Body
 from api.openapi.headers import ACCEPTED
 from api.polling import hints, overdue
@@ -44,7 +45,7 @@ async def submit(context: RequestContext) -> Response:
     if receipt.position is None:
         headers["idempotent-replayed"] = "true"
     model = translate.asked_model(context.body)
-    hint = await hints.first(context.state, context.caller.root, model, receipt.position)
+    hint = await hints.for_receipt(context.state, context.caller.root, model, receipt.position)
     return Response(
         translate.receipt(receipt.generation, receipt.session, model, hint), headers=headers
     )
@@ -55,10 +56,10 @@ async def status(context: RequestContext) -> Response:
     generation = await _find_generation(context)
     if generation is None:
         raise parameters.unknown_generation()
-    limits, account = context.state.limits, context.caller.account.id
-    limits.note_unfinished(account, generation.unfinished)
-    hint, eta = await hints.now(context.state, context.caller.root, generation)
-    limits.note_hint(account, generation.id, hint)
+    rate_limits, account = context.state.rate_limits, context.caller.account.id
+    rate_limits.note_unfinished(account, generation.unfinished)
+    hint, eta = await hints.for_generation(context.state, context.caller.root, generation)
+    rate_limits.note_hint(account, generation.id, hint)
     tag = translate.etag(generation, context.state.url_signer)
     if _matches_etag(tag, context.field(b"if-none-match")):
         return Response(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
@@ -72,10 +73,10 @@ async def status(context: RequestContext) -> Response:
 
 
 async def _find_generation(context: RequestContext) -> Generation | None:
-    place = (context.caller.root, context.caller.account.id, parameters.generation_id(context))
+    ref = _generation_ref(context)
     seconds = _wait_seconds(context)
     if not seconds:
-        return await overdue.find_current(context.state, place)
+        return await overdue.find_current(context.state, ref)
 
     known = context.field(b"if-none-match")
 
@@ -88,10 +89,10 @@ async def _find_generation(context: RequestContext) -> Generation | None:
         context.state.revocations.watch(context.caller.key, wait_deadline.end) as key_use,
     ):
         generation = await wait.until(
-            partial(overdue.find_current, context.state, place),
+            partial(overdue.find_current, context.state, ref),
             context.state.subscriber,
             context.state.clock,
-            place,
+            ref,
             has_changed if known else None,
             wait_deadline=wait_deadline,
         )
@@ -108,8 +109,8 @@ async def events(context: RequestContext) -> Response | EventStream:
 
 async def cancel(context: RequestContext) -> Response:
     """POST /generate/{id}/cancel: end it, or ask its worker to."""
-    place = (context.caller.root, context.caller.account.id, parameters.generation_id(context))
-    done = await overdue.cancel(context.state, place)
+    ref = _generation_ref(context)
+    done = await overdue.cancel(context.state, ref)
     if done is None:
         raise parameters.unknown_generation()
     if isinstance(done, AlreadyEnded):
@@ -189,6 +190,11 @@ async def messages(context: RequestContext) -> Response | ChunkedResponse:
     )
 
 
+def _generation_ref(context: RequestContext) -> GenerationRef:
+    caller = context.caller
+    return GenerationRef(caller.root, caller.account.id, parameters.generation_id(context))
+
+
 def _matches_etag(tag: str, known: str | None) -> bool:
     """Tell whether If-None-Match names a tag; compared weakly, as HTTP has it for this header."""
     if not known:
@@ -251,7 +257,7 @@ ENDPOINTS: Final = (
         path="/generate/{generation_id}/status",
         scope="read",
         handler=status,
-        limit="look",
+        limit="poll",
         summary="Look at a generation, or wait for it",
         description="Loop while `state` is `processing`, every `poll_interval_hint` seconds.",
         replies=wire.StatusReply,

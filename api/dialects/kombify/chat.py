@@ -16,6 +16,7 @@ from api.endpoints import parameters
 from api.endpoints.endpoint import EventStream, RequestContext, Response
 from api.follow import event_ids, resume, stream, stream_events, wait
 from api.follow.ring import BEGINNING, EventNumber
+from api.generation_ref import GenerationRef
 from api.polling import eta, hints, overdue
 from api.resources import sessions
 from api.wire import links
@@ -193,7 +194,7 @@ async def _wait_for_answer(
     The message is in: only the end of the caller's key refuses it now.
     """
     state = context.state
-    ref = (context.caller.root, context.caller.account.id, receipt.generation)
+    ref = GenerationRef(context.caller.root, context.caller.account.id, receipt.generation)
     wait_deadline = wait.WaitDeadline(context.request, float(state.settings.api.wait_seconds_max))
     try:
         with state.revocations.watch(context.caller.key, wait_deadline.end) as key_use:
@@ -259,9 +260,9 @@ async def _pending_response(
     state, root = context.state, context.caller.root
     try:
         if generation is None:
-            hint = await hints.first(state, root, model, receipt.position)
+            hint = await hints.for_receipt(state, root, model, receipt.position)
         else:
-            hint, _ = await hints.now(state, root, generation)
+            hint, _ = await hints.for_generation(state, root, generation)
     except UnavailableError:
         hint = eta.HINT_SECONDS_UNKNOWN
     reply = wire.LaterReply(

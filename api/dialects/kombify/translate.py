@@ -106,8 +106,8 @@ def key(found: ApiKey) -> wire.KeyReply:
 def new_key(made: ApiKey, clear_text: str | None) -> wire.NewKeyReply:
     """Return an API key that was just made, and the key in clear text, if this may show it."""
     listed = key(made)
-    told = {name: getattr(listed, name) for name in listed.__struct_fields__}
-    return wire.NewKeyReply(key=clear_text, **told)
+    listed_fields = {name: getattr(listed, name) for name in listed.__struct_fields__}
+    return wire.NewKeyReply(key=clear_text, **listed_fields)
 
 
 def whole_session(found: Session, messages: list[wire.SessionMessage]) -> wire.WholeSessionReply:

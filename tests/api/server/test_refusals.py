@@ -297,7 +297,7 @@ async def test_an_upgrade_that_closes_is_served(edge_server: EdgeServer) -> None
 async def test_a_broken_application_answers_in_json(
     edge_server: EdgeServer, errors_logged: list[str]
 ) -> None:
-    errors_logged.append("The application broke down.")
+    errors_logged.append("The application failed.")
     (answer,) = await edge_server.ask(
         b"GET /broken HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine-2\r\n\r\n"
     )

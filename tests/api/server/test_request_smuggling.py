@@ -165,7 +165,7 @@ async def test_a_refused_head_request_gets_no_body(
     edge_server: EdgeServer, errors_logged: list[str], raw: bytes
 ) -> None:
     if b"/broken" in raw:
-        errors_logged.append("The application broke down.")
+        errors_logged.append("The application failed.")
     async with edge_server.client() as client:
         await client.send(GET + raw)
         head, _, body = (await client.read_all()).partition(b"/plain ")[2].partition(b"\r\n\r\n")

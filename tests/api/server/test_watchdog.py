@@ -154,5 +154,5 @@ def test_the_writer_is_held_while_bytes_wait_and_free_after() -> None:
 def test_an_ended_watchdog_says_nothing() -> None:
     scene = Scene()
     scene.watchdog.set_timeout(1)
-    scene.watchdog.end()
+    scene.watchdog.stop()
     assert scene.pending == []
