@@ -7,16 +7,16 @@ from typing import Final
 
 import httpx
 
-from tests.attacks import aims, flood, storage, target as targets, tenant
+from tests.attacks import bounds, flood, other_tenant, storage, target as targets
 from tests.attacks.target import MIB, Plan, Target
 from tests.bench.figures import Figure
 from tests.support.api_client import ApiClient
 
 _TURNS: Final = 110
 _PAGES: Final = 8
-_TIMES: Final = 20
+_MESSAGES: Final = 20
 _PATH: Final = "/api/v1/chat/conversations/{}/messages?limit=100"
-_NAME: Final = f"in a conversation of {_TURNS} cancelled turns of 0.8 MB"
+_WHERE: Final = f"in a conversation of {_TURNS} cancelled turns of 0.8 MB"
 
 
 async def read_pages(checkout: Path) -> list[Figure]:
@@ -27,22 +27,22 @@ async def read_pages(checkout: Path) -> list[Figure]:
     ):
         first = await storage.store_cancelled(customer, _TURNS)
         with flood.growth(target.api) as grown:
-            attack = _read(customer, _PATH.format(first["session_id"]))
-            (size, seconds), seen = await tenant.beside(target, attack)
+            attack = _read_at_once(customer, _PATH.format(first["session_id"]))
+            (size, seconds), tenant_report = await other_tenant.run_beside(target, attack)
             mib = grown()
     return [
         Figure(
-            f"{_PAGES} pages of 100 messages {_NAME}",
+            f"{_PAGES} pages of 100 messages {_WHERE}",
             f"front grows by {mib:.0f} MiB, {seconds:.1f} s",
             f"{size / MIB:.1f} MiB a page",
-            f"<= {aims.PAGE_MIB * _PAGES:g} MiB",
-            mib <= aims.PAGE_MIB * _PAGES,
+            f"<= {bounds.PAGE_MIB * _PAGES:g} MiB",
+            mib <= bounds.PAGE_MIB * _PAGES,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
-async def _read(customer: ApiClient, path: str) -> tuple[float, float]:
+async def _read_at_once(customer: ApiClient, path: str) -> tuple[float, float]:
     """Return the bytes of a page, and how long all took."""
     began = time.monotonic()
     sizes = await asyncio.gather(*(_page_size(customer, path) for _ in range(_PAGES)))
@@ -58,7 +58,7 @@ async def _page_size(customer: ApiClient, path: str) -> int:
     return size
 
 
-async def say_hi(checkout: Path) -> list[Figure]:
+async def send_short_messages(checkout: Path) -> list[Figure]:
     """Send a short message in it: its worker recalls what came before."""
     async with (
         targets.running(checkout, Plan()) as target,
@@ -68,30 +68,32 @@ async def say_hi(checkout: Path) -> list[Figure]:
         await storage.cancel(customer, first)
         await customer.wait_for_end(first)
         with flood.growth(target.workers[0]) as grown:
-            (read_mib, seconds), seen = await tenant.beside(
-                target, _say_hi(target, customer, first["session_id"])
+            (read_mib, seconds), tenant_report = await other_tenant.run_beside(
+                target, _send_short_messages(target, customer, first["session_id"])
             )
             mib = grown()
-    is_met = read_mib <= aims.RECALL_MIB and seconds <= aims.SHORT_SECONDS
+    is_met = read_mib <= bounds.RECALL_MIB and seconds <= bounds.SHORT_SECONDS
     return [
         Figure(
-            f'"hi" {_NAME}',
+            f'"hi" {_WHERE}',
             f"{read_mib:.1f} MiB read, worker grows by {mib:.0f} MiB, {seconds:.1f} s",
             "",
-            f"<= {aims.RECALL_MIB:g} MiB, {aims.SHORT_SECONDS:g} s",
+            f"<= {bounds.RECALL_MIB:g} MiB, {bounds.SHORT_SECONDS:g} s",
             is_met,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
-async def _say_hi(target: Target, customer: ApiClient, session: str) -> tuple[float, float]:
+async def _send_short_messages(
+    target: Target, customer: ApiClient, session: str
+) -> tuple[float, float]:
     """Say it several times; return the most that one read from Redis, in MiB, and took."""
-    most, slowest = 0.0, 0.0
-    for _ in range(_TIMES):
+    read_mib_max, slowest = 0.0, 0.0
+    for _ in range(_MESSAGES):
         before, began = flood.sent_by_redis_mib(target), time.monotonic()
         status = await customer.submit_and_wait("hi", session_id=session)
         assert status["state"] == "completed", status
-        most = max(most, flood.sent_by_redis_mib(target) - before)
+        read_mib_max = max(read_mib_max, flood.sent_by_redis_mib(target) - before)
         slowest = max(slowest, time.monotonic() - began)
-    return most, slowest
+    return read_mib_max, slowest

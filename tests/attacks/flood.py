@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from tests.attacks.target import MIB, Key, Target
 from tests.support.processes import Process
 
-LINES: Final = 16
+CONNECTIONS: Final = 16
 _KIB_PER_MIB: Final = 1024
 
 
@@ -42,8 +42,8 @@ def post(path: str, key: Key, body: object, **headers: str) -> bytes:
         "content-length": str(len(content)),
         **{name.replace("_", "-"): value for name, value in headers.items()},
     }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-    return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + content
+    connections = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    return f"POST {path} HTTP/1.1\r\n{connections}\r\n".encode() + content
 
 
 async def flood(
@@ -51,7 +51,7 @@ async def flood(
     request: bytes,
     *,
     seconds: float,
-    lines: int = LINES,
+    connections: int = CONNECTIONS,
     is_over: Callable[[Counter[int]], bool] = lambda _: False,
 ) -> Flood:
     """Send a request again and again, on so many lines at once, each as soon as it is answered."""
@@ -61,16 +61,16 @@ async def flood(
     async def one() -> None:
         while not is_over(answers) and time.monotonic() - began < seconds:
             try:
-                await _repeat(target, request, began + seconds, answers, is_over)
+                await _send_until(target, request, began + seconds, answers, is_over)
             except (OSError, asyncio.IncompleteReadError):
                 # Closed, as it may be after a refusal: the next line is another one.
                 answers[0] += 1
 
-    await asyncio.gather(*(one() for _ in range(lines)))
+    await asyncio.gather(*(one() for _ in range(connections)))
     return Flood(answers, time.monotonic() - began)
 
 
-async def _repeat(
+async def _send_until(
     target: Target,
     request: bytes,
     ends: float,
@@ -105,8 +105,10 @@ def growth(process: Process) -> Iterator[Callable[[], float]]:
 
 
 def _memory_mib(process: Process, field: str) -> float:
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / _KIB_PER_MIB for line in lines if line.startswith(field))
+    connections = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(
+        int(line.split()[1]) / _KIB_PER_MIB for line in connections if line.startswith(field)
+    )
 
 
 def sent_by_redis_mib(target: Target) -> float:

@@ -8,7 +8,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from tests.attacks import aims, target as targets
+from tests.attacks import bounds, target as targets
 from tests.bench.figures import Figure
 from tests.support import process_tree, processes, waiting
 from tests.support.processes import Process
@@ -19,24 +19,24 @@ _START_SECONDS: Final = 30.0
 _SOCKET: Final = "valkey.sock"
 
 
-async def make_first(checkout: Path) -> list[Figure]:
+async def create_folder_first(checkout: Path) -> list[Figure]:
     """Start `pollux up` again and again beside a stranger; count the folders that were taken."""
-    taken = [await _start_beside_a_stranger(checkout) for _ in range(_STARTS)]
+    taken = [await _start_beside_attacker(checkout) for _ in range(_STARTS)]
     return [
         Figure(
             "a stranger makes the runtime folder of `pollux up` first",
             f"{sum(taken)} of {_STARTS} starts use it",
             "",
-            f"{aims.FOLDERS_TAKEN}",
-            sum(taken) <= aims.FOLDERS_TAKEN,
+            f"{bounds.FOLDERS_TAKEN}",
+            sum(taken) <= bounds.FOLDERS_TAKEN,
         )
     ]
 
 
-async def _start_beside_a_stranger(checkout: Path) -> bool:
+async def _start_beside_attacker(checkout: Path) -> bool:
     """Tell whether the server's socket came to lie in a folder that was the stranger's."""
-    with TemporaryDirectory(prefix="plx") as place:
-        folder, parent = Path(place), Path(place) / "tmp"
+    with TemporaryDirectory(prefix="plx") as scratch:
+        folder, parent = Path(scratch), Path(scratch) / "tmp"
         parent.mkdir(mode=0o777)
         async with ScriptedProvider() as provider:
             environment = targets.environment_of(folder, provider, (80,))
@@ -46,23 +46,23 @@ async def _start_beside_a_stranger(checkout: Path) -> bool:
             program = (targets.command_of(checkout),)
             log = folder / "log"
             with Process(words, environment, log, program=program) as up:
-                stranger = Stranger(up.pid, parent)
-                stranger.start()
+                attacker = FolderAttacker(up.pid, parent)
+                attacker.start()
                 try:
                     await waiting.until(
                         lambda: list(parent.glob(f"*/{_SOCKET}")) or not up.is_running,
                         _START_SECONDS,
                         what="the embedded server",
                     )
-                    return any((made / _SOCKET).exists() for made in stranger.made)
+                    return any((made / _SOCKET).exists() for made in attacker.made)
                 finally:
-                    stranger.done.set()
-                    stranger.join()
+                    attacker.done.set()
+                    attacker.join()
                     up.terminate()
                     await waiting.until(lambda: not up.is_running, _START_SECONDS, what="its end")
 
 
-class Stranger(threading.Thread):
+class FolderAttacker(threading.Thread):
     """Reads the command lines of the processes, and makes every folder that one of them names."""
 
     def __init__(self, pid: int, parent: Path) -> None:
@@ -78,9 +78,9 @@ class Stranger(threading.Thread):
             commands = " ".join(member.command for member in process_tree.members(self._pid))
             for word in commands.split():
                 if Path(word).parent == self._parent:
-                    self._make(Path(word))
+                    self._create(Path(word))
 
-    def _make(self, folder: Path) -> None:
+    def _create(self, folder: Path) -> None:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o777)
             self.made.append(folder)

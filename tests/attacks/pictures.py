@@ -15,7 +15,7 @@ import dns.rrset
 from typing_extensions import override
 
 from shared.clock import SystemClock
-from tests.attacks import aims, target as targets, tenant
+from tests.attacks import bounds, other_tenant, target as targets
 from tests.attacks.target import Key, Plan, Target
 from tests.bench.figures import Figure
 from tests.support import processes
@@ -26,14 +26,14 @@ _PORT: Final = 53
 _PICTURES: Final = 10
 _SUBMISSIONS: Final = 4
 _PAUSE_SECONDS: Final = 6.0
-_LOOK_PAUSE_SECONDS: Final = 1.0
+_PICTURE_PAUSE_SECONDS: Final = 1.0
 _PNG: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
     "0000000b4944415478da6364f80f00010501012718e3660000000049454e44ae426082"
 )
 
 
-class _Names(asyncio.DatagramProtocol):
+class _NameServer(asyncio.DatagramProtocol):
     """A name server that knows `pictures.test`, and never answers for any other name."""
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class _Names(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def _picture_server(port: int, asked: list[str]) -> AsyncIterator[None]:
+async def _picture_server(port: int, paths: list[str]) -> AsyncIterator[None]:
     """Serve a picture at /png; anything else is redirected three times and then fails."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readuntil(b"\r\n\r\n")).decode().split(" ", 2)[1]
-        asked.append(path)
+        paths.append(path)
         _, hops, rest = path.split("/", 2)
         if hops == "png":
             head = f"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: {len(_PNG)}"
@@ -94,26 +94,26 @@ async def silent_names(checkout: Path) -> list[Figure]:
     port = processes.free_port()
     plan = Plan(ports=(port,), resolver=_RESOLVER)
     async with (
-        _Names(),
+        _NameServer(),
         _picture_server(port, []),
         targets.running(checkout, plan) as target,
     ):
-        stranger = await target.key("stranger", "free")
+        attacker = await target.key("stranger", "free")
         other = await target.key("other", "pro")
-        attacking = asyncio.create_task(_name_silent_hosts(target, stranger, port))
-        (took, failed), seen = await tenant.beside(
+        attacking = asyncio.create_task(_name_silent_hosts(target, attacker, port))
+        (seconds_taken, failed), tenant_report = await other_tenant.run_beside(
             target, _send_pictures(target, other, port, attacking)
         )
-    is_met = len(failed) <= aims.PICTURES_FAILED and max(took) <= aims.PICTURE_SECONDS
+    is_met = len(failed) <= bounds.PICTURES_FAILED and max(seconds_taken) <= bounds.PICTURE_SECONDS
     return [
         Figure(
             f"{_PICTURES} silent names every {_PAUSE_SECONDS:g} s, another's pictures",
-            f"{len(failed)} of {len(took)} failed, slowest {max(took):.1f} s",
+            f"{len(failed)} of {len(seconds_taken)} failed, slowest {max(seconds_taken):.1f} s",
             ", ".join(sorted(set(failed))),
-            f"{aims.PICTURES_FAILED} failed, <= {aims.PICTURE_SECONDS:g} s",
+            f"{bounds.PICTURES_FAILED} failed, <= {bounds.PICTURE_SECONDS:g} s",
             is_met,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
@@ -130,29 +130,29 @@ async def _send_pictures(
 ) -> tuple[list[float], list[str]]:
     """Send a picture each second; return the seconds each took, and the codes of failures."""
     sending: list[asyncio.Task[str]] = []
-    took: list[float] = []
+    seconds_taken: list[float] = []
     async with target.customer(key) as customer:
 
         async def send() -> str:
             began = time.monotonic()
             urls = [f"http://pictures.test:{port}/png/x"]
             status = await customer.wait_for_end(await customer.submit("describe", media_urls=urls))
-            took.append(time.monotonic() - began)
+            seconds_taken.append(time.monotonic() - began)
             return "" if status["state"] == "completed" else str(status["error"])
 
         while not attacking.done():
             sending.append(asyncio.create_task(send()))
-            await SystemClock().sleep(_LOOK_PAUSE_SECONDS)
+            await SystemClock().sleep(_PICTURE_PAUSE_SECONDS)
         await attacking
         ends = await asyncio.gather(*sending)
-    return took, [end for end in ends if end]
+    return seconds_taken, [end for end in ends if end]
 
 
 async def call_one_host(checkout: Path) -> list[Figure]:
     """Have one host called with one message of a free account: redirects, failures, retries."""
-    port, asked = processes.free_port(), list[str]()
+    port, paths = processes.free_port(), list[str]()
     async with (
-        _picture_server(port, asked),
+        _picture_server(port, paths),
         targets.running(checkout, Plan(ports=(port,))) as target,
         target.customer(await target.key("stranger", "free")) as customer,
     ):
@@ -162,9 +162,9 @@ async def call_one_host(checkout: Path) -> list[Figure]:
     return [
         Figure(
             f"one message of a free account, {_PICTURES} pictures of one host",
-            f"{len(asked)} requests to it",
+            f"{len(paths)} requests to it",
             "",
-            f"<= {aims.HOST_REQUESTS}",
-            len(asked) <= aims.HOST_REQUESTS,
+            f"<= {bounds.HOST_REQUESTS}",
+            len(paths) <= bounds.HOST_REQUESTS,
         )
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.clock import SystemClock
-from tests.attacks import aims, flood, target as targets, tenant
+from tests.attacks import bounds, flood, other_tenant, target as targets
 from tests.attacks.flood import Flood
 from tests.attacks.target import MIB, Key, Plan, Target
 from tests.bench.figures import Figure
@@ -26,27 +26,27 @@ _FULL: Final = 503
 _FIRST_MESSAGES: Final = 55
 _FURTHER_SECONDS: Final = 25.0
 _PAUSE_SECONDS: Final = 0.5
-_ROOMY_MIB: Final = 256
+_LARGE_MAXMEMORY_MIB: Final = 256
 
 
 async def create_sessions(checkout: Path) -> list[Figure]:
     """Create sessions from a free account without credits; then operate a full server."""
     async with targets.running(checkout, Plan(maxmemory_mib=_MAXMEMORY_MIB)) as target:
-        doomed, dead = await _a_key_and_a_dead_letter(target)
+        revoked_key, dead = await _create_key_and_dead_letter(target)
         free = await target.key("stranger", "free", credits=0)
         request = flood.post("/v1/ai/sessions", free, {"metadata": _METADATA})
-        met, seen = await tenant.beside(target, _fill(target, request))
-        stored = met.answers[_CREATED] * len(request) / MIB
+        flooded, tenant_report = await other_tenant.run_beside(target, _fill(target, request))
+        stored = flooded.answers[_CREATED] * len(request) / MIB
         return [
             Figure(
                 f"a free account creates sessions, maxmemory {_MAXMEMORY_MIB} MiB",
-                f"{met.answers[_CREATED]} sessions, {stored:.1f} MiB in {met.seconds:.0f} s",
-                met.text(),
-                f"<= {aims.SESSIONS_MIB:g} MiB",
-                stored <= aims.SESSIONS_MIB,
+                f"{flooded.answers[_CREATED]} sessions, {stored:.1f} MiB, {flooded.seconds:.0f} s",
+                flooded.text(),
+                f"<= {bounds.SESSIONS_MIB:g} MiB",
+                stored <= bounds.SESSIONS_MIB,
             ),
-            seen.figure(),
-            await _operate_a_full_server(target, doomed, dead),
+            tenant_report.figure(),
+            await _operate_a_full_server(target, revoked_key, dead),
         ]
 
 
@@ -56,12 +56,12 @@ async def _fill(target: Target, request: bytes) -> Flood:
     def is_full(answers: Counter[int]) -> bool:
         return answers[_FULL] > 0
 
-    met = await flood.flood(target, request, seconds=_SECONDS, lines=4, is_over=is_full)
+    flooded = await flood.flood(target, request, seconds=_SECONDS, connections=4, is_over=is_full)
     await SystemClock().sleep(_SECONDS_WHEN_FULL)
-    return met
+    return flooded
 
 
-async def _a_key_and_a_dead_letter(target: Target) -> tuple[Key, str]:
+async def _create_key_and_dead_letter(target: Target) -> tuple[Key, str]:
     """Return a key that is to be revoked, and a dead letter that is to be discarded."""
     key = await target.key("customer", "pro")
     async with target.customer(key) as customer:
@@ -71,12 +71,12 @@ async def _a_key_and_a_dead_letter(target: Target) -> tuple[Key, str]:
     return key, str(listed[0]["id"])
 
 
-async def _operate_a_full_server(target: Target, doomed: Key, dead: str) -> Figure:
+async def _operate_a_full_server(target: Target, revoked_key: Key, dead: str) -> Figure:
     """Let the operator work where no byte more may be stored."""
     with target.server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "maxmemory", max(1, target.stored_bytes() - MIB))
     commands = {
-        "revoke": ("keys", "revoke", doomed.id),
+        "revoke": ("keys", "revoke", revoked_key.id),
         "create": ("keys", "create", "--account", "newcomer", "--tier", "pro"),
         "grant": ("credits", "grant", "customer", "5"),
         "discard": ("dead", "discard", dead),
@@ -88,8 +88,8 @@ async def _operate_a_full_server(target: Target, doomed: Key, dead: str) -> Figu
         "  operator at a full server",
         f"{len(commands) - len(failed)} of {len(commands)} done",
         f"failed: {', '.join(failed) or 'none'}",
-        f"{aims.OPERATORS_FAILED} failed",
-        len(failed) <= aims.OPERATORS_FAILED,
+        f"{bounds.OPERATORS_FAILED} failed",
+        len(failed) <= bounds.OPERATORS_FAILED,
     )
 
 
@@ -99,14 +99,14 @@ async def submit_and_cancel(checkout: Path) -> list[Figure]:
     The first come quickly, from an account that was of a larger tier then: it would need six
     minutes for them as a free one.
     """
-    async with targets.running(checkout, Plan(maxmemory_mib=_ROOMY_MIB)) as target:
+    async with targets.running(checkout, Plan(maxmemory_mib=_LARGE_MAXMEMORY_MIB)) as target:
         key = await target.key("stranger", "pro")
         before = target.stored_bytes()
         async with target.customer(key) as customer:
             first = await store_cancelled(customer, _FIRST_MESSAGES)
             await target.key("stranger", "free", credits=0)
-            attack = _go_on(customer, first["session_id"])
-            (answers, seconds), seen = await tenant.beside(target, attack)
+            attack = _submit_and_cancel(customer, first["session_id"])
+            (answers, seconds), tenant_report = await other_tenant.run_beside(target, attack)
         stored = (target.stored_bytes() - before) / MIB
     refused = ", ".join(f"{count} x {code}" for code, count in sorted(answers.items()))
     return [
@@ -114,10 +114,10 @@ async def submit_and_cancel(checkout: Path) -> list[Figure]:
             f"a free account submits and cancels, after {_FIRST_MESSAGES} messages of 0.8 MB",
             f"{answers['stored']} more in {seconds:.0f} s, {stored:.0f} MiB",
             refused,
-            f"refused by {aims.CANCELLED_MIB:g} MiB",
-            answers["QUOTA_EXCEEDED"] > 0 and stored <= aims.CANCELLED_MIB,
+            f"refused by {bounds.CANCELLED_MIB:g} MiB",
+            answers["QUOTA_EXCEEDED"] > 0 and stored <= bounds.CANCELLED_MIB,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
@@ -139,7 +139,7 @@ async def cancel(customer: ApiClient, receipt: Json) -> None:
     (await customer.post(path)).raise_for_status()
 
 
-async def _go_on(customer: ApiClient, session: str) -> tuple[Counter[str], float]:
+async def _submit_and_cancel(customer: ApiClient, session: str) -> tuple[Counter[str], float]:
     """Submit and cancel as fast as the front lets it, until the quota is used up."""
     answers: Counter[str] = Counter()
     began = time.monotonic()

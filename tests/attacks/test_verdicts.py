@@ -4,16 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.attacks import tenant
-from tests.attacks.folders import Stranger
+from tests.attacks import other_tenant
+from tests.attacks.folders import FolderAttacker
 from tests.support import waiting
 
 
 def test_a_slow_or_refused_tenant_misses_the_aim() -> None:
     quick = [(0.01, "200")] * 99
-    assert tenant.seen([*quick, (0.02, "200")]).figure().is_met
-    assert not tenant.seen([*quick, (0.02, "503")]).figure().is_met
-    assert not tenant.seen([*quick, (0.3, "200")]).figure().is_met
+    assert other_tenant.summarize([*quick, (0.02, "200")]).figure().is_met
+    assert not other_tenant.summarize([*quick, (0.02, "503")]).figure().is_met
+    assert not other_tenant.summarize([*quick, (0.3, "200")]).figure().is_met
 
 
 def test_a_stranger_makes_a_folder_that_a_command_line_names(tmp_path: Path) -> None:
@@ -21,12 +21,12 @@ def test_a_stranger_makes_a_folder_that_a_command_line_names(tmp_path: Path) -> 
     words = [sys.executable, "-c", "import sys; sys.stdin.read()", str(named)]
     shell = ["sh", "-c", '"$@"; true', "sh", *words]
     parent = subprocess.Popen(shell, stdin=subprocess.PIPE)
-    stranger = Stranger(parent.pid, tmp_path)
-    stranger.start()
+    attacker = FolderAttacker(parent.pid, tmp_path)
+    attacker.start()
     try:
         waiting.until_now(named.exists)
     finally:
-        stranger.done.set()
-        stranger.join()
+        attacker.done.set()
+        attacker.join()
         parent.communicate()
-    assert stranger.made == [named]
+    assert attacker.made == [named]

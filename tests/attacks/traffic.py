@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.clock import SystemClock
-from tests.attacks import aims, flood, target as targets, tenant
+from tests.attacks import bounds, flood, other_tenant, target as targets
 from tests.attacks.flood import Flood
 from tests.attacks.target import MIB, Key, Plan, Target
 from tests.bench.figures import Figure
@@ -47,42 +47,48 @@ async def _flood(checkout: Path, name: str, fields: dict[str, str]) -> list[Figu
     async with targets.running(checkout, Plan()) as target:
         key = await target.key("stranger", "free")
         request = flood.post("/api/v1/chat", key, {"message": f"{_TEXT} [tokens=2]"}, **fields)
-        (met, cpu), seen = await tenant.beside(target, _cost(target, request))
-    each_ms = 1000 * cpu / max(1, met.total)
+        (flooded, cpu), tenant_report = await other_tenant.run_beside(
+            target, _flood_and_measure(target, request)
+        )
+    each_ms = 1000 * cpu / max(1, flooded.total)
     return [
         Figure(
             name,
-            f"{met.total / met.seconds:,.0f}/s, {each_ms:.2f} ms CPU each",
-            met.text(),
-            f"<= {aims.REFUSED_CPU_MS:g} ms",
-            each_ms <= aims.REFUSED_CPU_MS,
+            f"{flooded.total / flooded.seconds:,.0f}/s, {each_ms:.2f} ms CPU each",
+            flooded.text(),
+            f"<= {bounds.REFUSED_CPU_MS:g} ms",
+            each_ms <= bounds.REFUSED_CPU_MS,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
-async def _cost(target: Target, request: bytes) -> tuple[Flood, float]:
+async def _flood_and_measure(target: Target, request: bytes) -> tuple[Flood, float]:
     """Flood the front; return what was met, and the CPU seconds that it took there."""
     before = target.api.cpu_seconds()
-    met = await flood.flood(target, request, seconds=_FLOOD_SECONDS)
-    return met, target.api.cpu_seconds() - before
+    flooded = await flood.flood(target, request, seconds=_FLOOD_SECONDS)
+    return flooded, target.api.cpu_seconds() - before
 
 
 async def revoked(checkout: Path) -> list[Figure]:
     """Hold streams open with a key that is then revoked."""
     async with targets.running(checkout, Plan()) as target:
         key = await target.key("stranger", "pro")
-        (open_, seconds), seen = await tenant.beside(target, _hold_streams(target, key))
-    took = f"{seconds:.1f} s" if open_ == 0 else f"{open_} still open after {seconds:.0f} s"
+        (open_count, seconds), tenant_report = await other_tenant.run_beside(
+            target, _hold_streams(target, key)
+        )
+    took = (
+        f"{seconds:.1f} s" if open_count == 0 else f"{open_count} still open after {seconds:.0f} s"
+    )
     return [
         Figure(
             f"{_STREAMS} streams of a key that is revoked",
             f"ended: {took}",
             "",
-            f"<= {aims.REVOKED_SECONDS:g} s",
-            open_ == 0 and seconds <= aims.REVOKED_SECONDS,
+            f"<= {bounds.REVOKED_SECONDS:g} s",
+            open_count == 0 and seconds <= bounds.REVOKED_SECONDS,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
@@ -96,12 +102,12 @@ async def _hold_streams(target: Target, key: Key) -> tuple[int, float]:
     done = await target.pollux("keys", "revoke", key.id)
     assert done.returncode == 0, done.stderr
     began = time.monotonic()
-    _, waiting = await asyncio.wait(reading, timeout=_STREAM_SECONDS)
+    _, unfinished = await asyncio.wait(reading, timeout=_STREAM_SECONDS)
     took = time.monotonic() - began
-    for task in waiting:
+    for task in unfinished:
         task.cancel()
     await asyncio.gather(*reading, return_exceptions=True)
-    return len(waiting), took
+    return len(unfinished), took
 
 
 async def _read_stream(target: Target, request: bytes) -> bytes:
@@ -123,29 +129,33 @@ async def idle_connections(checkout: Path) -> list[Figure]:
     """Open connections without a key that send half a head, and nothing more."""
     async with targets.running(checkout, Plan()) as target:
         with flood.growth(target.api) as grown:
-            (open_, seconds), seen = await tenant.beside(
+            (open_count, seconds), tenant_report = await other_tenant.run_beside(
                 target, asyncio.to_thread(_open_connections, target.port)
             )
             kib = grown() * _KIB_PER_MIB / _CONNECTIONS
-    took = f"closed after {seconds:.1f} s" if open_ == 0 else f"{open_} open after {seconds:.0f} s"
+    took = (
+        f"closed after {seconds:.1f} s"
+        if open_count == 0
+        else f"{open_count} open after {seconds:.0f} s"
+    )
     return [
         Figure(
             f"{_CONNECTIONS:,} connections with half a head",
             f"{took}, {kib:.1f} KiB each",
             "",
-            f"<= {aims.IDLE_SECONDS:g} s, {aims.IDLE_KIB:g} KiB",
-            open_ == 0 and seconds <= aims.IDLE_SECONDS and kib <= aims.IDLE_KIB,
+            f"<= {bounds.IDLE_SECONDS:g} s, {bounds.IDLE_KIB:g} KiB",
+            open_count == 0 and seconds <= bounds.IDLE_SECONDS and kib <= bounds.IDLE_KIB,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
 def _open_connections(port: int) -> tuple[int, float]:
     """Return how many are open at the end, and how long after the last was opened that is."""
-    with selectors.DefaultSelector() as selector, _lines(port) as lines:
-        for line in lines:
-            selector.register(line, selectors.EVENT_READ, line)
-        began, left = time.monotonic(), len(lines)
+    with selectors.DefaultSelector() as selector, _half_requests(port) as sockets:
+        for socket_ in sockets:
+            selector.register(socket_, selectors.EVENT_READ, socket_)
+        began, left = time.monotonic(), len(sockets)
         while left and time.monotonic() - began < _IDLE_SECONDS:
             for found, _ in selector.select(0.5):
                 if _is_closed(found.data):
@@ -155,23 +165,23 @@ def _open_connections(port: int) -> tuple[int, float]:
 
 
 @contextmanager
-def _lines(port: int) -> Iterator[list[socket.socket]]:
-    lines: list[socket.socket] = []
+def _half_requests(port: int) -> Iterator[list[socket.socket]]:
+    sockets: list[socket.socket] = []
     try:
         for _ in range(_CONNECTIONS):
-            line = socket.create_connection(("127.0.0.1", port))
-            lines.append(line)
-            line.sendall(b"POST /v1/ai/chat HTTP/1.1\r\nhost: attacked\r\nx-half: ")
-        yield lines
+            socket_ = socket.create_connection(("127.0.0.1", port))
+            sockets.append(socket_)
+            socket_.sendall(b"POST /v1/ai/chat HTTP/1.1\r\nhost: attacked\r\nx-half: ")
+        yield sockets
     finally:
-        for line in lines:
-            line.close()
+        for socket_ in sockets:
+            socket_.close()
 
 
-def _is_closed(line: socket.socket) -> bool:
+def _is_closed(socket_: socket.socket) -> bool:
     """Tell whether the other side has closed; what it says before is read."""
     try:
-        return not line.recv(65_536)
+        return not socket_.recv(65_536)
     except OSError:
         return True
 
@@ -181,7 +191,7 @@ async def slow_bodies(checkout: Path) -> list[Figure]:
     async with targets.running(checkout, Plan()) as target:
         keys = [await target.key(f"stranger-{n}", "free") for n in range(_ACCOUNTS)]
         with flood.growth(target.api) as grown:
-            taken, seen = await tenant.beside(target, _hold_bodies(target, keys))
+            taken, tenant_report = await other_tenant.run_beside(target, _hold_bodies(target, keys))
             mib = grown()
     sent = _ACCOUNTS * _BODIES_EACH
     return [
@@ -189,10 +199,10 @@ async def slow_bodies(checkout: Path) -> list[Figure]:
             f"{sent} bodies of {_BODY_BYTES / MIB:.1f} MiB that never end, {_ACCOUNTS} accounts",
             f"front grows by {mib:.0f} MiB",
             f"{taken} taken, {sent - taken} refused",
-            f"<= {aims.BODIES_MIB:g} MiB",
-            mib <= aims.BODIES_MIB,
+            f"<= {bounds.BODIES_MIB:g} MiB",
+            mib <= bounds.BODIES_MIB,
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
@@ -200,39 +210,39 @@ async def _hold_bodies(target: Target, keys: list[Key]) -> int:
     """Return how many bodies were being taken at the end."""
     body = json.dumps({"message": "x" * _BODY_BYTES}).encode()
     async with AsyncExitStack() as stack:
-        refused_ = [
-            await _send_most(target, flood.post("/api/v1/chat", key, body), stack)
+        submissions = [
+            await _send_all_but_last_byte(target, flood.post("/api/v1/chat", key, body), stack)
             for _ in range(_BODIES_EACH)
             for key in keys
         ]
         await SystemClock().sleep(_BODIES_SECONDS)
-        return sum(not task.done() for task in refused_)
+        return sum(not task.done() for task in submissions)
 
 
 async def declared_bodies(checkout: Path) -> list[Figure]:
     """Declare large bodies from a few free accounts, and send not a byte of them."""
     async with targets.running(checkout, Plan()) as target:
         keys = [await target.key(f"stranger-{n}", "free") for n in range(len(_DECLARED))]
-        taken, seen = await tenant.beside(target, _declare(target, keys))
+        taken, tenant_report = await other_tenant.run_beside(target, _declare(target, keys))
     return [
         Figure(
             f"large bodies declared by {len(keys)} accounts, and not sent",
             f"{taken} of {sum(map(len, _DECLARED))} taken",
         ),
-        seen.figure(),
+        tenant_report.figure(),
     ]
 
 
 async def _declare(target: Target, keys: list[Key]) -> int:
     """Return how many bodies were still waited for at the end."""
     async with AsyncExitStack() as stack:
-        waiting = [
-            await _send_most(target, _head(key, size), stack)
+        unfinished = [
+            await _send_all_but_last_byte(target, _head(key, size), stack)
             for key, sizes in zip(keys, _DECLARED, strict=True)
             for size in sizes
         ]
         await SystemClock().sleep(_BODIES_SECONDS)
-        return sum(not task.done() for task in waiting)
+        return sum(not task.done() for task in unfinished)
 
 
 def _head(key: Key, size: int) -> bytes:
@@ -243,19 +253,19 @@ def _head(key: Key, size: int) -> bytes:
     return head + b"\r\n\r\n{"
 
 
-async def _send_most(
+async def _send_all_but_last_byte(
     target: Target, request: bytes, stack: AsyncExitStack
 ) -> "asyncio.Task[bytes]":
     """Send a request but for its last byte; return a task that ends once it is answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     stack.callback(writer.close)
     writer.write(request[:-1])
-    task = asyncio.create_task(_first_word(reader))
+    task = asyncio.create_task(_read_first_bytes(reader))
     stack.callback(task.cancel)
     return task
 
 
-async def _first_word(reader: asyncio.StreamReader) -> bytes:
+async def _read_first_bytes(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.read(16)
     except OSError:

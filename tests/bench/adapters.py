@@ -39,8 +39,8 @@ async def measure(runs: int = RUNS, streams: int = STREAMS) -> list[Figure]:
     found = []
     for tokens, events, bound in _SHAPES:
         words = ("--tokens", str(tokens), "--events", str(events))
-        async with contestants.running(_UPSTREAM, *words) as talker:
-            (port,) = await talker.read_line()
+        async with contestants.running(_UPSTREAM, *words) as upstream:
+            (port,) = await upstream.read_line()
             for dialect in DIALECTS:
                 race = _race(dialect, int(port), (tokens, bound), runs, streams)
                 ours, bare = await asyncio.to_thread(_in_a_loop, race)
@@ -79,11 +79,11 @@ async def _race(
             return sum([type(part) is Text async for part in provider.stream(REQUEST)])
 
         async def bare() -> int:
-            return await _read(client, f"http://127.0.0.1:{port}{dialect.path}", body)
+            return await _read_events(client, f"http://127.0.0.1:{port}{dialect.path}", body)
 
         async def turn() -> tuple[float, float]:
-            own = await _spent(ours, streams, tokens)
-            return own, await _spent(bare, streams, tokens)
+            own = await _cpu_seconds_a_token(ours, streams, tokens)
+            return own, await _cpu_seconds_a_token(bare, streams, tokens)
 
         # The first turn opens the lines.
         await turn()
@@ -92,7 +92,7 @@ async def _race(
     return median(own for own, _ in turns), median(other for _, other in turns)
 
 
-async def _spent(read: Read, streams: int, tokens: int) -> float:
+async def _cpu_seconds_a_token(read: Read, streams: int, tokens: int) -> float:
     """Return the CPU seconds of a token when so many answers are read at once."""
     before = time.thread_time()
     counts = await asyncio.gather(*(read() for _ in range(streams)))
@@ -100,7 +100,7 @@ async def _spent(read: Read, streams: int, tokens: int) -> float:
     return (time.thread_time() - before) / (streams * tokens)
 
 
-async def _read(client: httpx.AsyncClient, url: str, body: bytes) -> int:
+async def _read_events(client: httpx.AsyncClient, url: str, body: bytes) -> int:
     """Read an answer as anybody would who trusts it; return its events."""
     count, left = 0, b""
     async with client.stream("POST", url, content=body) as response:

@@ -29,7 +29,7 @@ _CALLS: Final = 100
 _ACCOUNTS: Final = 100
 _AT_ONCE: Final = 500
 _PLENTY: Final = 1_000_000_000
-_PATIENCE_SECONDS: Final = 60.0
+_GIVE_UP_SECONDS: Final = 60.0
 
 
 # The seconds that calls took: by what was called, at the short backlog and at the long one.
@@ -41,8 +41,8 @@ async def measure(
 ) -> list[Figure]:
     """Fill both, then measure in turns; the rounds are those of all runs."""
     async with AsyncExitStack() as stack:
-        few = await stack.enter_async_context(_standing())
-        many = await stack.enter_async_context(_standing())
+        few = await stack.enter_async_context(_running_queue())
+        many = await stack.enter_async_context(_running_queue())
         await _fill(few, short)
         before = await _used_bytes(many)
         await _fill(many, long)
@@ -132,9 +132,9 @@ def figure(name: str, turns: list[Run], short: int, long: int) -> Figure:
 
 
 @asynccontextmanager
-async def _standing() -> AsyncIterator[RedisFunctions]:
+async def _running_queue() -> AsyncIterator[RedisFunctions]:
     with Server() as server:
-        settings = RedisSettings(url=server.url, timeout_seconds=_PATIENCE_SECONDS)
+        settings = RedisSettings(url=server.url, timeout_seconds=_GIVE_UP_SECONDS)
         redis = Redis(settings)
         try:
             await library.load(redis)

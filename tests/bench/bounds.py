@@ -35,7 +35,7 @@ WAKEUP_P50_MS: Final = 1.5
 # A busy tick or a page fault in the way; a poller takes hundreds.
 WAKEUP_P99_MS: Final = 5.0
 # Who is woken asks once more than who is not; noise of counting over seconds.
-COMMANDS_OF_CROWD: Final = 0.5
+COMMANDS_OF_MANY_WORKERS: Final = 0.5
 
 # cancel: seconds to the upstream's end, the worst of a run.
 # A person sees the text stop at once.
@@ -82,7 +82,7 @@ BYTES_A_GENERATION: Final = 1536
 # Two hops through Redis and a tick each.
 FIRST_TOKEN_MS: Final = 6.0
 # Thirty-two at once wait for each other's ticks.
-FIRST_TOKEN_CROWD_MS: Final = 15.0
+FIRST_TOKEN_MANY_MS: Final = 15.0
 # Answers of five tokens a second, on two cores with the upstream and the clients.
 SHORT_A_SECOND: Final = 300.0
 SHORT_CPU_MS: Final = 3.0
@@ -100,7 +100,7 @@ DELIVERY_P99_MS: Final = 100.0
 # Another caller does not notice the crowd.
 OTHERS_P99_MS: Final = 20.0
 # What worker and server do does not depend on who listens; noise of their CPU.
-CROWD_TIMES: Final = 1.15
+MANY_FOLLOWERS_TIMES: Final = 1.15
 
 # conversations, overdraft: exact. One misplaced answer or one credit too many is a fault.
 FAULTS: Final = 0

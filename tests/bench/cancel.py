@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 SAMPLES: Final = 100
 RUNS: Final = 3
-_PATIENCE_SECONDS: Final = 10.0
+_GIVE_UP_SECONDS: Final = 10.0
 _GAP_SECONDS: Final = (0.02, 0.2)
 _KINDS: Final = ("in the middle", "before the first token")
 
@@ -58,12 +58,12 @@ def _paced(request: Request) -> ScriptedAnswer:
 async def _one(system: Rig, customer: ApiClient, kind: str) -> float:
     system.provider.requests.clear()
     receipt = await customer.submit(kind)
-    await until(lambda: system.provider.requests, _PATIENCE_SECONDS, what="the upstream call")
+    await until(lambda: system.provider.requests, _GIVE_UP_SECONDS, what="the upstream call")
     await SystemClock().sleep(random.uniform(*_GAP_SECONDS))
     began = SystemClock().monotonic()
     (await customer.post(receipt["cancel_url"])).raise_for_status()
     (request,) = system.provider.requests
-    await asyncio.wait_for(request.ended.wait(), _PATIENCE_SECONDS)
+    await asyncio.wait_for(request.ended.wait(), _GIVE_UP_SECONDS)
     assert request.gone_at is not None
     await customer.wait_for_end(receipt)
     return figures.sample(request.gone_at - began, f"a cancel {kind}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_PATIENCE_SECONDS: Final = 120.0
+_GIVE_UP_SECONDS: Final = 120.0
 _END_SECONDS: Final = 5.0
 
 
@@ -45,7 +45,7 @@ class Program:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n".encode())
 
-    async def read_line(self, patience_seconds: float | None = _PATIENCE_SECONDS) -> list[float]:
+    async def read_line(self, patience_seconds: float | None = _GIVE_UP_SECONDS) -> list[float]:
         """Return the numbers of the next line that it writes."""
         assert self._process.stdout is not None
         async with asyncio.timeout(patience_seconds):
@@ -55,7 +55,7 @@ class Program:
 
     async def ended(self) -> None:
         """Wait until it has ended by itself, all well."""
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
             code = await self._process.wait()
         assert code == 0, f"ended with {code}"
 

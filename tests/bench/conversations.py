@@ -36,7 +36,7 @@ LOCAL_CONVERSATIONS: Final = 5
 LOCAL_TURNS: Final = 4
 WORKERS: Final = 2
 _LOCAL_TOKENS: Final = 96
-_PATIENCE_SECONDS: Final = 900.0
+_GIVE_UP_SECONDS: Final = 900.0
 _WAIT_SECONDS: Final = 30
 _PAGE: Final = 100
 
@@ -80,7 +80,7 @@ async def measure(
                 for which in range(conversations)
             ]
             system.provider.requests.clear()
-            conversation = await _hold(system, plan, hasty=1)
+            conversation = await _hold(system, plan, without_waiting=1)
             held.append(conversation)
             asked += len(system.provider.requests)
             faults.extend(_misplaced(conversation))
@@ -91,7 +91,7 @@ async def measure(
         # Nothing flips: one fault is too many, in whichever run it was.
         await figures.rounds(runs, take, lambda _: ())
         faults.extend(await _unbalanced(system, held))
-    return told_figures("scripted", held, faults, f"{asked:,} upstream calls")
+    return summarize("scripted", held, faults, f"{asked:,} upstream calls")
 
 
 async def measure_local(
@@ -111,19 +111,19 @@ async def measure_local(
         async with system_rig.running(
             workers=WORKERS, models=(model,), upstream=f"{url}/v1"
         ) as system:
-            conversation = await _hold(system, plan, hasty=conversations)
+            conversation = await _hold(system, plan, without_waiting=conversations)
             faults = [*_misplaced(conversation), *await _unbalanced(system, [conversation])]
-    return told_figures("local model", [conversation], faults, "")
+    return summarize("local model", [conversation], faults, "")
 
 
-async def _hold(system: Rig, plan: Plan, *, hasty: int) -> Conversation:
+async def _hold(system: Rig, plan: Plan, *, without_waiting: int) -> Conversation:
     """Hold all conversations at once; of every two, `hasty` says which one does not wait."""
     clock = SystemClock()
     began = clock.monotonic()
-    async with asyncio.timeout(_PATIENCE_SECONDS):
+    async with asyncio.timeout(_GIVE_UP_SECONDS):
         turns = await asyncio.gather(
             *(
-                _converse(system, messages, waits=which % 2 != hasty)
+                _converse(system, messages, waits=which % 2 != without_waiting)
                 for which, messages in enumerate(plan)
             )
         )
@@ -237,7 +237,7 @@ async def _unbalanced(system: Rig, held: list[Conversation]) -> list[str]:
     return faults
 
 
-def told_figures(
+def summarize(
     what: str, held: list[Conversation], faults: list[str], compared_with: str
 ) -> list[Figure]:
     """Tell the median of the runs' times and rates, and the faults of all of them."""

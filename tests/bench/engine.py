@@ -46,7 +46,7 @@ PEERS: Final = (
 _COUNTED: Final = 1_000
 _HELD_SECONDS: Final = 2.5
 _START_SECONDS: Final = 60.0
-_TELLING: Final = 0.01
+_SHOWN_MIN: Final = 0.01
 _HALF: Final = 0.5
 # With this the bench itself asks whether all is done.
 _OURS: Final = "ZCARD"
@@ -87,14 +87,14 @@ async def measure(
     ours, bare = _by(turn.ours for turn in turns), _by(turn.bare for turn in turns)
     theirs = _by(turn.theirs for turn in turns)
     best = max(concurrencies, key=lambda concurrency: _rate(ours[concurrency]))
-    asked = await _asked(min(_COUNTED, generations), best)
-    assert asked.get("append", 0) < _HALF, "the bare loop must append, too"
+    commands = await _count_commands(min(_COUNTED, generations), best)
+    assert commands.get("append", 0) < _HALF, "the bare loop must append, too"
     pairs = await _pairs(generations, best, runs)
     return [
         *_race(best, ours[best], bare[best], theirs),
-        _beside(ours, bare),
+        _compare_concurrencies(ours, bare),
         _cpu(pairs),
-        _trips(asked, ours[best]),
+        _trips(commands, ours[best]),
         await _flight(in_flight),
     ]
 
@@ -111,11 +111,11 @@ def _verdicts(turn: _Turn) -> list[bool]:
     """Return what this turn alone would say of the aims."""
     best = max(turn.ours, key=lambda concurrency: turn.ours[concurrency].per_second)
     rate = turn.ours[best].per_second
-    compared_with = [(turn.bare[best].per_second, bounds.OF_BARE_LOOP)]
-    compared_with += [
+    judged = [(turn.bare[best].per_second, bounds.OF_BARE_LOOP)]
+    judged += [
         (run.per_second, _BOUNDS[name]) for name, run in turn.theirs.items() if name in _BOUNDS
     ]
-    return [rate >= bound * other for other, bound in compared_with]
+    return [rate >= bound * other for other, bound in judged]
 
 
 def _by(turns: Iterable[dict[Key, Run]]) -> dict[Key, list[Run]]:
@@ -132,42 +132,42 @@ def _rate(runs: Sequence[Run]) -> float:
 
 async def _ours(generations: int, concurrency: int, workers: int = 1) -> Run:
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(queue_rig.standing(concurrency=concurrency))
-        await place.fill(generations)
-        programs = [await _ready(stack, place) for _ in range(workers)]
-        before = _reads(place.server)
+        rig = await stack.enter_async_context(queue_rig.running_rig(concurrency=concurrency))
+        await rig.fill(generations)
+        programs = [await _ready(stack, rig) for _ in range(workers)]
+        before = _reads(rig.server)
         for program in programs:
             program.write_line()
         idle = [(await program.read_line())[0] for program in programs]
-        polls = await place.drained()
-        reads = _reads(place.server) - before - polls - 1
+        polls = await rig.drained()
+        reads = _reads(rig.server) - before - polls - 1
         for program in programs:
             program.write_line()
         used = [(await program.read_line())[0] for program in programs]
-        done = place.done()
+        done = rig.done()
         assert done.generations == generations
         cpu_seconds = (sum(used) - sum(idle)) / generations
         return Run(done.per_second, cpu_seconds, reads / generations)
 
 
-async def _ready(stack: AsyncExitStack, place: QueueRig, *options: str) -> Program:
+async def _ready(stack: AsyncExitStack, rig: QueueRig, *options: str) -> Program:
     """Start a worker that has imported all it needs and waits to be told to go on."""
     words = ("work", "--silent", *options)
-    program = await stack.enter_async_context(contestants.running(place.contestant, *words))
+    program = await stack.enter_async_context(contestants.running(rig.contestant, *words))
     await program.read_line()
     return program
 
 
 async def _bare(generations: int, concurrency: int) -> Run:
-    async with queue_rig.standing(concurrency=concurrency) as place:
-        await place.fill(generations)
-        before = _reads(place.server)
+    async with queue_rig.running_rig(concurrency=concurrency) as rig:
+        await rig.fill(generations)
+        before = _reads(rig.server)
         words = ("bare", "--generations", str(generations))
-        async with contestants.running(place.contestant, *words) as program:
+        async with contestants.running(rig.contestant, *words) as program:
             seconds, cpu_seconds = await program.read_line()
             await program.ended()
-        reads = _reads(place.server) - before - 1
-        assert place.done().generations == generations
+        reads = _reads(rig.server) - before - 1
+        assert rig.done().generations == generations
         return Run(generations / seconds, cpu_seconds / generations, reads / generations)
 
 
@@ -221,7 +221,7 @@ def _cpu_us(runs: Sequence[Run]) -> float:
     return median(run.cpu_seconds for run in runs) * 1e6
 
 
-def _beside(ours: dict[int, list[Run]], bare: dict[int, list[Run]]) -> Figure:
+def _compare_concurrencies(ours: dict[int, list[Run]], bare: dict[int, list[Run]]) -> Figure:
     found = ", ".join(f"{size}: {_rate(runs):,.0f}" for size, runs in ours.items())
     compared_with = ", ".join(f"{size}: {_rate(runs):,.0f}" for size, runs in bare.items())
     return Figure("generations a second by concurrency", found, f"bare {compared_with}")
@@ -257,27 +257,27 @@ def _cpu(pairs: list[tuple[Run, Run]]) -> Figure:
     )
 
 
-async def _asked(generations: int, concurrency: int) -> dict[str, float]:
+async def _count_commands(generations: int, concurrency: int) -> dict[str, float]:
     """Return how often the server is asked for a generation under load, by command."""
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(queue_rig.standing(concurrency=concurrency))
-        await place.fill(generations)
-        program = await _ready(stack, place)
-        monitor = await stack.enter_async_context(monitored(place.server, place.redis))
+        rig = await stack.enter_async_context(queue_rig.running_rig(concurrency=concurrency))
+        await rig.fill(generations)
+        program = await _ready(stack, rig)
+        monitor = await stack.enter_async_context(monitored(rig.server, rig.redis))
         program.write_line()
-        await place.drained()
+        await rig.drained()
         counts = await monitor.taken()
     return {name: count / generations for name, count in counts.items() if name != _OURS}
 
 
-def _trips(asked: dict[str, float], ours: list[Run]) -> Figure:
-    trips = sum(count for name, count in asked.items() if name != "append")
-    ordered = sorted(asked.items(), key=lambda item: -item[1])
-    read_line = ", ".join(f"{name} {count:.2f}" for name, count in ordered if count >= _TELLING)
+def _trips(commands: dict[str, float], ours: list[Run]) -> Figure:
+    trips = sum(count for name, count in commands.items() if name != "append")
+    ordered = sorted(commands.items(), key=lambda item: -item[1])
+    described = ", ".join(f"{name} {count:.2f}" for name, count in ordered if count >= _SHOWN_MIN)
     reads = median(run.reads for run in ours)
     return Figure(
         "trips to Redis a generation under load, appends aside",
-        f"{trips:.2f} ({read_line})",
+        f"{trips:.2f} ({described})",
         f"reads of its sockets {reads:.2f}",
         f"<= {bounds.TRIPS_A_GENERATION:g}",
         round(trips, 2) <= bounds.TRIPS_A_GENERATION,
@@ -287,20 +287,20 @@ def _trips(asked: dict[str, float], ours: list[Run]) -> Figure:
 async def _flight(in_flight: int) -> Figure:
     """Have so many claimed by one worker and none answered, for longer than a lease lasts."""
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(queue_rig.standing(concurrency=in_flight))
-        await place.fill(in_flight)
-        program = await _ready(stack, place, "--held")
+        rig = await stack.enter_async_context(queue_rig.running_rig(concurrency=in_flight))
+        await rig.fill(in_flight)
+        program = await _ready(stack, rig, "--held")
         program.write_line()
 
         async def are_claimed() -> bool:
-            return await place.leases() == in_flight
+            return await rig.leases() == in_flight
 
         await until(are_claimed, _START_SECONDS, what="leases")
         await SystemClock().sleep(_HELD_SECONDS)
-        held = await place.leases()
+        held = await rig.leases()
         program.write_line("open")
-        await place.drained()
-        done = place.done()
+        await rig.drained()
+        done = rig.done()
     return Figure(
         "in flight in one worker",
         f"{held:,}",

@@ -29,9 +29,9 @@ BIG: Final = 10_000
 SMALL: Final = 10
 _SLOTS: Final = 16
 _AT_ONCE: Final = 200
-_PERSONS: Final = 4
+_PERSON_COUNT: Final = 4
 _PLENTY: Final = 1_000_000_000
-_PATIENCE_SECONDS: Final = 60.0
+_GIVE_UP_SECONDS: Final = 60.0
 _QUICK: Final = "Hello [tokens=5 gap=0.01]"
 _SLOW: Final = "An item [tokens=2 first=0.5]"
 
@@ -40,18 +40,18 @@ class _Pair(NamedTuple):
     """A system without the crowd, and one with it."""
 
     alone: Rig
-    compared_with: Rig
+    crowded: Rig
 
 
 class Turn(NamedTuple):
     """The samples of one run, in seconds: without the crowd, and beside it."""
 
     alone: list[float]
-    compared_with: list[float]
+    crowded: list[float]
 
     def ratio(self, share: float) -> float:
         """Return how many times as long it takes beside the crowd."""
-        return figures.quantile(self.compared_with, share) / figures.quantile(self.alone, share)
+        return figures.quantile(self.crowded, share) / figures.quantile(self.alone, share)
 
 
 async def measure(
@@ -64,7 +64,7 @@ async def measure(
     """Measure both, one after the other; the samples and rounds are those of all runs."""
     return [
         *await _accounts(max(1, rounds // runs), big, runs),
-        *await _batch(max(_PERSONS, samples // runs), backlog, runs),
+        *await _batch(max(_PERSON_COUNT, samples // runs), backlog, runs),
     ]
 
 
@@ -73,15 +73,15 @@ async def _accounts(rounds: int, big: int, runs: int) -> list[Figure]:
     async with _pair() as pair:
 
         async def take() -> Turn:
-            left = await _unfinished(pair.compared_with, "big", "interactive")
-            await _fill(pair.compared_with, "big", big - left, _QUICK, "interactive")
+            left = await _unfinished(pair.crowded, "big", "interactive")
+            await _fill(pair.crowded, "big", big - left, _QUICK, "interactive")
             turn = Turn([], [])
             for _ in range(rounds):
                 for system, taken in zip(pair, turn, strict=True):
                     tickets = await _submit(system, "small", SMALL, _QUICK, "interactive")
                     took = await asyncio.gather(*(_seconds(system, each) for each in tickets))
                     taken.extend(took)
-            assert await _unfinished(pair.compared_with, "big", "interactive"), (
+            assert await _unfinished(pair.crowded, "big", "interactive"), (
                 "the big one's work is over"
             )
             return turn
@@ -89,53 +89,53 @@ async def _accounts(rounds: int, big: int, runs: int) -> list[Figure]:
         judged = [(0.99, bounds.SMALL_ACCOUNT_P99)]
         turns = await figures.rounds(runs, take, lambda turn: verdicts(turn, judged))
     name = f"p99 of {SMALL} beside {big:,} of another account"
-    return [figure(name, turns, share, most) for share, most in judged]
+    return [figure(name, turns, share, bound) for share, bound in judged]
 
 
 async def _batch(samples: int, backlog: int, runs: int) -> list[Figure]:
     """Have persons ask one thing after the other, with and without a batch that waits and runs."""
     async with _pair() as pair:
-        await _fill(pair.compared_with, "mill", backlog, _SLOW, "batch")
+        await _fill(pair.crowded, "mill", backlog, _SLOW, "batch")
 
         async def person(name: str, turn: Turn) -> None:
-            for _ in range(samples // _PERSONS):
+            for _ in range(samples // _PERSON_COUNT):
                 for system, taken in zip(pair, turn, strict=True):
                     [ticket] = await _submit(system, name, 1, _QUICK, "interactive")
                     taken.append(await _seconds(system, ticket))
 
         async def take() -> Turn:
             turn = Turn([], [])
-            await asyncio.gather(*(person(f"person{each}", turn) for each in range(_PERSONS)))
-            assert await _unfinished(pair.compared_with, "mill", "batch"), "the batch is over"
+            await asyncio.gather(*(person(f"person{each}", turn) for each in range(_PERSON_COUNT)))
+            assert await _unfinished(pair.crowded, "mill", "batch"), "the batch is over"
             return turn
 
         judged = [(0.5, bounds.PERSON_P50), (0.99, bounds.PERSON_P99)]
         turns = await figures.rounds(runs, take, lambda turn: verdicts(turn, judged))
     return [
-        figure(f"a person's p{share * 100:.0f} with a batch of {backlog:,}", turns, share, most)
-        for share, most in judged
+        figure(f"a person's p{share * 100:.0f} with a batch of {backlog:,}", turns, share, bound)
+        for share, bound in judged
     ]
 
 
 def verdicts(turn: Turn, judged: Iterable[tuple[float, float]]) -> list[bool]:
     """Return what one run alone would say of the aims, each a share of the samples and a bound."""
-    return [turn.ratio(share) <= most for share, most in judged]
+    return [turn.ratio(share) <= bound for share, bound in judged]
 
 
-def figure(name: str, turns: list[Turn], share: float, most: float) -> Figure:
+def figure(name: str, turns: list[Turn], share: float, bound: float) -> Figure:
     """Judge by the median of the runs' ratios."""
     ratio = figures.median(turn.ratio(share) for turn in turns)
-    compared_with, alone = [
+    crowded, alone = [
         figures.median(figures.quantile(taken, share) for taken in side) * 1000
-        for side in ([turn.compared_with for turn in turns], [turn.alone for turn in turns])
+        for side in ([turn.crowded for turn in turns], [turn.alone for turn in turns])
     ]
-    pairs = sum(len(turn.compared_with) for turn in turns)
+    pairs = sum(len(turn.crowded) for turn in turns)
     return Figure(
         f"{name}, {pairs:,} pairs",
         f"{ratio:.2f} times that without, the median of {len(turns)}",
-        f"{compared_with:.0f} ms against {alone:.0f} ms",
-        f"{most:g}",
-        ratio <= most,
+        f"{crowded:.0f} ms against {alone:.0f} ms",
+        f"{bound:g}",
+        ratio <= bound,
     )
 
 
@@ -193,7 +193,7 @@ async def _seconds(system: Rig, ticket: Ticket) -> float:
         took = figures.sample((found.finished - found.accepted) / 1000, ticket.id)
         return max(0.001, took)
 
-    seconds: float = await until(ended, _PATIENCE_SECONDS, what="a generation")
+    seconds: float = await until(ended, _GIVE_UP_SECONDS, what="a generation")
     return seconds
 
 

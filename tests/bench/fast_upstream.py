@@ -47,8 +47,13 @@ class FastUpstream:
 
 def _chunks(dialect: Dialect, tokens: int, events: int) -> list[bytes]:
     """Return an answer of so many tokens in chunks of so many events, as HTTP sends them."""
-    said = dialect.answer(*(f" word{number}" for number in range(tokens))).split(b"\n\n")[:-1]
-    pieces = [b"\n\n".join([*said[at : at + events], b""]) for at in range(0, len(said), events)]
+    events_of_answer = dialect.answer(*(f" word{number}" for number in range(tokens))).split(
+        b"\n\n"
+    )[:-1]
+    pieces = [
+        b"\n\n".join([*events_of_answer[at : at + events], b""])
+        for at in range(0, len(events_of_answer), events)
+    ]
     return [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces] + [b"0\r\n\r\n"]
 
 

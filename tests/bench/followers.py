@@ -30,7 +30,7 @@ from tests.support.scripted_provider import ScriptedAnswer
 FOLLOWERS: Final = 10_000
 GENERATIONS: Final = 100
 SECONDS: Final = 10.0
-CROWD: Final = 1_000
+MANY_FOLLOWERS: Final = 1_000
 RUNS: Final = 3
 _PROGRAMS: Final = 4
 _KIB: Final = 1024
@@ -58,19 +58,19 @@ async def measure(
     followers: int = FOLLOWERS,
     generations: int = GENERATIONS,
     seconds: float = SECONDS,
-    crowd: int = CROWD,
+    many_followers: int = MANY_FOLLOWERS,
     runs: int = RUNS,
     paced: int = PACED_GENERATIONS,
 ) -> list[Figure]:
     """Let them follow, and tell each of them something once a second."""
     async with system_rig.running() as system:
-        stage = _Stage(system, await _claimed(system, generations))
+        source = _Source(system, await _claimed(system, generations))
         before = process_usage.resident_bytes(system.api.pid)
-        async with _audience(system, stage.ids, followers) as programs:
+        async with _followers(system, source.ids, followers) as programs:
             await SystemClock().sleep(_SETTLE_SECONDS)
             weight = (process_usage.resident_bytes(system.api.pid) - before) / followers / _KIB
             rounds = await figures.rounds(
-                runs, lambda: stage.play(programs, seconds), _Round.verdicts
+                runs, lambda: source.play(programs, seconds), _Round.verdicts
             )
     found = _Round(*(figures.median(column) for column in zip(*rounds, strict=True)))
     return [
@@ -95,7 +95,7 @@ async def measure(
             f"<= {bounds.OTHERS_P99_MS:.0f} ms",
             found.others_p99 <= bounds.OTHERS_P99_MS,
         ),
-        *await _one_and_many(crowd, runs, paced),
+        *await _one_and_many(many_followers, runs, paced),
     ]
 
 
@@ -117,7 +117,7 @@ async def _claimed(system: Rig, count: int) -> list[Claimed]:
 
 
 @asynccontextmanager
-async def _audience(system: Rig, ids: list[str], followers: int) -> AsyncIterator[list[Program]]:
+async def _followers(system: Rig, ids: list[str], followers: int) -> AsyncIterator[list[Program]]:
     """Have so many followers, spread evenly over the generations and a few programs."""
     each = followers // len(ids)
     shares = [share for n in range(_PROGRAMS) if (share := (each + n) // _PROGRAMS)]
@@ -138,7 +138,7 @@ async def _audience(system: Rig, ids: list[str], followers: int) -> AsyncIterato
         yield programs
 
 
-class _Stage:
+class _Source:
     """Generations whose worker is the bench: each is told the moment at which it is told it."""
 
     def __init__(self, system: Rig, held: list[Claimed]) -> None:
@@ -150,29 +150,29 @@ class _Stage:
 
     async def play(self, programs: list[Program], seconds: float) -> _Round:
         """Say something to everybody's followers, one generation after the other, each second."""
-        await _seen(programs)
+        await _take_deliveries(programs)
         others: list[float] = []
-        asking = asyncio.create_task(self._ask_on(others))
+        asking = asyncio.create_task(self._keep_polling(others))
         began = self._clock.monotonic()
         for second in range(max(1, round(seconds))):
             self._seq += 1
             for number, claimed in enumerate(self._held):
                 due = began + second + number / len(self._held)
                 await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
-                await self._say(claimed)
+                await self._append_moment(claimed)
         took = self._clock.monotonic() - began
         await self._clock.sleep(_SETTLE_SECONDS)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        seen = await _seen(programs)
+        deliveries = await _take_deliveries(programs)
         return _Round(
-            delivered=sum(count for count, _, _ in seen) / took,
-            late_p50=figures.median(half for _, half, _ in seen),
-            late_p99=max(worst for _, _, worst in seen),
+            delivered=sum(count for count, _, _ in deliveries) / took,
+            late_p50=figures.median(half for _, half, _ in deliveries),
+            late_p99=max(worst for _, _, worst in deliveries),
             others_p99=figures.quantile(others, 0.99) * 1000,
         )
 
-    async def _say(self, claimed: Claimed) -> None:
+    async def _append_moment(self, claimed: Claimed) -> None:
         text = f"@{self._clock.monotonic():.6f}"
         ask = functions.AppendAsk(
             account=claimed.account,
@@ -185,7 +185,7 @@ class _Stage:
         )
         assert await functions.append(self._system.redis, claimed.root, ask) == "appended"
 
-    async def _ask_on(self, took: list[float]) -> None:
+    async def _keep_polling(self, took: list[float]) -> None:
         """Look at one status after the other, and note how long each look took."""
         path = f"/api/v1/generate/{self.ids[0]}/status"
         async with self._system.customer() as customer:
@@ -196,41 +196,41 @@ class _Stage:
                 await self._clock.sleep(_BETWEEN_SECONDS)
 
 
-async def _seen(programs: list[Program]) -> list[list[float]]:
+async def _take_deliveries(programs: list[Program]) -> list[list[float]]:
     """Return what each program has seen since it was last asked: count, p50 and p99 in ms."""
     for program in programs:
         program.write_line()
     return [await program.read_line() for program in programs]
 
 
-async def _one_and_many(crowd: int, runs: int, paced: int) -> list[Figure]:
+async def _one_and_many(many_followers: int, runs: int, paced: int) -> list[Figure]:
     """Compare what a generation costs behind the front with one follower and with many."""
     async with system_rig.running(workers=1) as system:
 
         async def turn() -> dict[int, tuple[float, float]]:
-            return {count: await _paced(system, count, paced) for count in (1, crowd)}
+            return {count: await _paced(system, count, paced) for count in (1, many_followers)}
 
         def verdicts(turn: dict[int, tuple[float, float]]) -> list[bool]:
-            pairs = zip(turn[crowd], turn[1], strict=True)
-            return [many <= one * bounds.CROWD_TIMES for many, one in pairs]
+            pairs = zip(turn[many_followers], turn[1], strict=True)
+            return [many <= one * bounds.MANY_FOLLOWERS_TIMES for many, one in pairs]
 
         turns = await figures.rounds(runs, turn, verdicts)
-    cpu = {n: figures.median(turn[n][0] for turn in turns) for n in (1, crowd)}
-    asked = {n: figures.median(turn[n][1] for turn in turns) for n in (1, crowd)}
+    cpu = {n: figures.median(turn[n][0] for turn in turns) for n in (1, many_followers)}
+    command_counts = {n: figures.median(turn[n][1] for turn in turns) for n in (1, many_followers)}
     return [
         Figure(
-            f"CPU of worker and server a generation, {crowd:,} followers",
-            f"{cpu[crowd]:.1f} ms",
+            f"CPU of worker and server a generation, {many_followers:,} followers",
+            f"{cpu[many_followers]:.1f} ms",
             f"1 follower {cpu[1]:.1f}",
-            f"<= {bounds.CROWD_TIMES} times",
-            cpu[crowd] <= cpu[1] * bounds.CROWD_TIMES,
+            f"<= {bounds.MANY_FOLLOWERS_TIMES} times",
+            cpu[many_followers] <= cpu[1] * bounds.MANY_FOLLOWERS_TIMES,
         ),
         Figure(
-            f"commands of the server a generation, {crowd:,} followers",
-            f"{asked[crowd]:.1f}",
-            f"1 follower {asked[1]:.1f}",
-            f"<= {bounds.CROWD_TIMES} times",
-            asked[crowd] <= asked[1] * bounds.CROWD_TIMES,
+            f"commands of the server a generation, {many_followers:,} followers",
+            f"{command_counts[many_followers]:.1f}",
+            f"1 follower {command_counts[1]:.1f}",
+            f"<= {bounds.MANY_FOLLOWERS_TIMES} times",
+            command_counts[many_followers] <= command_counts[1] * bounds.MANY_FOLLOWERS_TIMES,
         ),
     ]
 
@@ -249,7 +249,7 @@ async def _paced(system: Rig, followers: int, generations: int) -> tuple[float, 
                 ScriptedAnswer(text=text, gate=gate, gap_seconds=_TOKEN_SECONDS)
             )
             receipt = await customer.submit("hello")
-            async with _audience(system, [receipt["message_id"]], followers):
+            async with _followers(system, [receipt["message_id"]], followers):
                 await monitor.taken()
                 before = process_usage.cpu_seconds(pids)
                 gate.set()

@@ -36,7 +36,7 @@ function done(summary)
     summary.duration / 1e6))
 end
 """
-_PATIENCE_SECONDS: Final = 60
+_GIVE_UP_SECONDS: Final = 60
 
 
 class Volley(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,9 +81,9 @@ async def fire(volley: Volley, *, connections: int, seconds: float) -> Hits:
             words = [sys.executable, "-m", __name__, file.name, str(connections), str(seconds)]
         file.flush()
         running = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(seconds + _PATIENCE_SECONDS):
-            said, _ = await running.communicate()
-    good, bad, took = said.decode().splitlines()[-1].split()
+        async with asyncio.timeout(seconds + _GIVE_UP_SECONDS):
+            output, _ = await running.communicate()
+    good, bad, took = output.decode().splitlines()[-1].split()
     return Hits(int(good), int(bad), float(took))
 
 

@@ -52,14 +52,14 @@ async def measure(
         Figure(
             "commands a second, each worker",
             f"{each:.2f}",
-            f"{few}: {_told(found[few].names)}",
+            f"{few}: {_describe_counts(found[few].names)}",
             f"<= {bounds.IDLE_COMMANDS_EACH:.0f}",
             each <= bounds.IDLE_COMMANDS_EACH,
         ),
         Figure(
             "commands a second, the fleet beside",
             f"{shared:.2f}",
-            f"{many}: {_told(found[many].names)}",
+            f"{many}: {_describe_counts(found[many].names)}",
             f"<= {bounds.IDLE_COMMANDS_FLEET:.0f}",
             shared <= bounds.IDLE_COMMANDS_FLEET,
         ),
@@ -69,11 +69,9 @@ async def measure(
 async def _watched(workers: int, runs: int, seconds: float) -> Idle:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(queue_rig.standing())
+        rig = await stack.enter_async_context(queue_rig.running_rig())
         programs = [
-            await stack.enter_async_context(
-                contestants.running(place.contestant, "work", "--silent")
-            )
+            await stack.enter_async_context(contestants.running(rig.contestant, "work", "--silent"))
             for _ in range(workers)
         ]
         for program in programs:
@@ -81,7 +79,7 @@ async def _watched(workers: int, runs: int, seconds: float) -> Idle:
             program.write_line()
             await program.read_line()
         await until(
-            lambda: place.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
+            lambda: rig.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
         )
         # They may still be at what they do once.
         await clock.sleep(_SETTLE_SECONDS)
@@ -91,7 +89,7 @@ async def _watched(workers: int, runs: int, seconds: float) -> Idle:
                 program.write_line()
             return sum([(await program.read_line())[0] for program in programs])
 
-        monitor = await stack.enter_async_context(monitored(place.server, place.redis))
+        monitor = await stack.enter_async_context(monitored(rig.server, rig.redis))
         counts: list[Counter[str]] = []
 
         async def turn() -> float:
@@ -109,7 +107,7 @@ async def _watched(workers: int, runs: int, seconds: float) -> Idle:
     return Idle(median(percents), sum(names.values()), names)
 
 
-def _told(names: dict[str, float]) -> str:
+def _describe_counts(names: dict[str, float]) -> str:
     ordered = sorted(names.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {count:.1f}" for name, count in ordered)
 

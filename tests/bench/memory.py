@@ -41,7 +41,7 @@ async def measure(generations: int = GENERATIONS) -> list[Figure]:
     async with system_rig.running(workers=2, models=_MODELS, retention=retention) as system:
         system.provider.answer = _answer
         system.provider.keeps_requests = False
-        await _talk(system, _one_turn, min(_WARM_UP, generations))
+        await _converse(system, _one_turn, min(_WARM_UP, generations))
         return [
             *await _weigh(system, "conversations of one turn", _one_turn, generations),
             *await _weigh(system, f"turns, {TURNS} a conversation", _many_turns, generations),
@@ -52,10 +52,10 @@ def _answer(_request: Request) -> ScriptedAnswer:
     return ScriptedAnswer(text=_ANSWER)
 
 
-async def _weigh(system: Rig, what: str, talk: Talk, generations: int) -> list[Figure]:
+async def _weigh(system: Rig, what: str, conversation: Talk, generations: int) -> list[Figure]:
     with system.server.raw_client() as raw_client:
         before, families_before = _allocated(raw_client), await _by_family(system, raw_client)
-        texts = await _talk(system, talk, generations)
+        texts = await _converse(system, conversation, generations)
         after, families = _allocated(raw_client), await _by_family(system, raw_client)
     beyond = (after - before - texts) / generations
     grown = {
@@ -75,11 +75,11 @@ async def _weigh(system: Rig, what: str, talk: Talk, generations: int) -> list[F
     ]
 
 
-async def _talk(system: Rig, talk: Talk, generations: int) -> int:
+async def _converse(system: Rig, conversation: Talk, generations: int) -> int:
     """Let some clients talk until so many messages are answered; return the bytes of all texts."""
     async with system.customer() as customer:
         shares = [generations // _CLIENTS + (n < generations % _CLIENTS) for n in range(_CLIENTS)]
-        texts = await asyncio.gather(*(talk(customer, share) for share in shares))
+        texts = await asyncio.gather(*(conversation(customer, share) for share in shares))
     await drained(system)
     with system.server.raw_client() as raw_client:
         pattern = f"{system.root}events:*"
@@ -100,8 +100,8 @@ async def _many_turns(customer: ApiClient, generations: int) -> int:
     sent, session = 0, None
     for number in range(generations):
         message = _message(number)
-        told = {} if number % TURNS == 0 else {"session_id": session}
-        session = (await customer.submit(message, **told))["session_id"]
+        fields = {} if number % TURNS == 0 else {"session_id": session}
+        session = (await customer.submit(message, **fields))["session_id"]
         sent += len(message) + len(_ANSWER)
     return sent
 

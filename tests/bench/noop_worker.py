@@ -62,7 +62,7 @@ def _connect_to_nothing(provider: ProviderSettings, key: Secret | None) -> Provi
 
 
 async def _begin(ctx: dict[str, Any]) -> None:
-    contract.told(_number_of(str(ctx["job_id"])))
+    contract.print_begun(_number_of(str(ctx["job_id"])))
 
 
 def _number_of(generation: str) -> int:

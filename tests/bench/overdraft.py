@@ -30,20 +30,20 @@ async def measure(submissions: int = SUBMISSIONS, paid_for: int = PAID_FOR) -> l
         balance = (await accounts.credit_totals(system.account)).balance
         # A hold that is almost whole pays for nothing.
         await accounts.grant(system.account, paid_for * hold + hold - 1 - balance)
-        came = await _send(system, submissions)
+        answers = await _send(system, submissions)
         credit_totals = await accounts.credit_totals(system.account)
         with system.server.raw_client() as raw_client:
             faults = redis_invariants.faults(raw_client, system.settings.redis)
     expected = Counter(
         {"accepted": paid_for, Code.INSUFFICIENT_CREDITS.value: submissions - paid_for}
     )
-    is_met = came == expected and credit_totals.held == (paid_for + 1) * hold and not faults
-    said = ", ".join(f"{count:,} {word}" for word, count in came.most_common())
+    is_met = answers == expected and credit_totals.held == (paid_for + 1) * hold and not faults
+    described = ", ".join(f"{count:,} {word}" for word, count in answers.most_common())
     return [
         Figure(
             f"{submissions:,} messages at once, credits for {paid_for}",
-            f"{came['accepted']} accepted",
-            said,
+            f"{answers['accepted']} accepted",
+            described,
             f"{paid_for}, books exact",
             is_met,
         )
@@ -60,16 +60,16 @@ async def _hold(system: Rig, accounts: Accounts) -> int:
 async def _send(system: Rig, submissions: int) -> Counter[str]:
     """Send them from a few clients that each have several under way; count the answers."""
     left = iter(range(submissions))
-    came: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
 
     async def client() -> None:
         async with system.customer() as customer:
             for _ in left:
                 answer = (await customer.post("/api/v1/chat", json=_MESSAGE)).json()
-                came["accepted" if answer["success"] else answer["code"]] += 1
+                answers["accepted" if answer["success"] else answer["code"]] += 1
 
     await asyncio.gather(*(client() for _ in range(_AT_ONCE)))
-    return came
+    return answers
 
 
 async def report() -> None:

@@ -35,7 +35,7 @@ _PATHS: Final = {
     "kombify": "/v1/ai/sessions/{}",
 }
 _BUFFER_BYTES: Final = 1 << 20
-_LOOK_PAUSE_SECONDS: Final = 0.003
+_POLL_PAUSE_SECONDS: Final = 0.003
 _QUIET_SECONDS: Final = 0.5
 _MIB: Final = 2**20
 
@@ -59,9 +59,9 @@ async def _read_pages(
     system: Rig, dialect: str, text: str, pages: int, characters: int
 ) -> list[Figure]:
     session = await _conversation(system, TEXTS[text] * characters)
-    path, raw_client = _PATHS[dialect].format(session), await _other_tenants_look(system)
-    quiet = await _while_looking(
-        system, raw_client, asyncio.to_thread(threading.Event().wait, _QUIET_SECONDS)
+    path, poll_request = _PATHS[dialect].format(session), await _other_tenants_request(system)
+    quiet = await _while_polling(
+        system, poll_request, asyncio.to_thread(threading.Event().wait, _QUIET_SECONDS)
     )
     process = Path(f"/proc/{system.api.pid}")
     (process / "clear_refs").write_text("5")  # the peak of its memory begins anew
@@ -73,7 +73,7 @@ async def _read_pages(
         reading = [asyncio.to_thread(_read, system, path) for _ in range(pages)]
         largest, busy = await asyncio.gather(
             _largest_buffer_mib(system, stop := threading.Event()),
-            _while_looking(system, raw_client, asyncio.gather(*reading), stop),
+            _while_polling(system, poll_request, asyncio.gather(*reading), stop),
         )
         longest_ms = max(entry[2] for entry in redis("SLOWLOG", "GET", -1)) / 1000
     grown = _memory_mib(process, "VmHWM") - resident
@@ -87,8 +87,8 @@ async def _read_pages(
     ]
 
 
-def _bound(name: str, found: float, unit: str, most: float) -> Figure:
-    return Figure(name, f"{found:.2f} {unit}", "", f"<= {most:g} {unit}", found <= most)
+def _bound(name: str, found: float, unit: str, size_max: float) -> Figure:
+    return Figure(name, f"{found:.2f} {unit}", "", f"<= {size_max:g} {unit}", found <= size_max)
 
 
 async def _conversation(system: Rig, text: str) -> str:
@@ -109,7 +109,7 @@ async def _conversation(system: Rig, text: str) -> str:
     return session
 
 
-async def _other_tenants_look(system: Rig) -> bytes:
+async def _other_tenants_request(system: Rig) -> bytes:
     """Have another account submit a message; return the request that looks at it."""
     accounts = Accounts(system.redis, system.settings.redis, b"", SystemClock())
     account = await accounts.create("other", "enterprise")
@@ -119,40 +119,40 @@ async def _other_tenants_look(system: Rig) -> bytes:
         return _request((await customer.submit("hi"))["poll_url"], key, "keep-alive")
 
 
-async def _while_looking(
-    system: Rig, raw_client: bytes, other: Awaitable[object], stop: threading.Event | None = None
+async def _while_polling(
+    system: Rig, poll_request: bytes, other: Awaitable[object], stop: threading.Event | None = None
 ) -> list[float]:
     """Look again and again until something else is done; return how many seconds each took."""
     done = stop or threading.Event()
-    looking = asyncio.create_task(asyncio.to_thread(_poll_once, system, raw_client, done))
+    polling = asyncio.create_task(asyncio.to_thread(_poll_once, system, poll_request, done))
     try:
         await other
     finally:
         done.set()
-    return await looking
+    return await polling
 
 
 def _poll_once(system: Rig, request: bytes, done: threading.Event) -> list[float]:
     took = []
-    with _connected(system) as line:
+    with _connected(system) as sock:
         while not done.is_set():
             began = time.perf_counter()
-            line.sendall(request)
-            head, _, body = line.recv(_BUFFER_BYTES).partition(b"\r\n\r\n")
+            sock.sendall(request)
+            head, _, body = sock.recv(_BUFFER_BYTES).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200"), head
             while not body.endswith(b"}"):
-                body += line.recv(_BUFFER_BYTES)
+                body += sock.recv(_BUFFER_BYTES)
             took.append(time.perf_counter() - began)
-            done.wait(_LOOK_PAUSE_SECONDS)
+            done.wait(_POLL_PAUSE_SECONDS)
     return took
 
 
 def _read(system: Rig, path: str) -> None:
     """Read a whole page as fast as it comes."""
     buffer, last = bytearray(_BUFFER_BYTES), b""
-    with _connected(system) as line:
-        line.sendall(_request(path, system.key, "close"))
-        while size := line.recv_into(buffer):
+    with _connected(system) as sock:
+        sock.sendall(_request(path, system.key, "close"))
+        while size := sock.recv_into(buffer):
             last = (last + buffer[:size])[-8:]
     assert last.rstrip(b"0\r\n").endswith(b"}"), last
 
@@ -171,18 +171,20 @@ async def _largest_buffer_mib(system: Rig, done: threading.Event) -> float:
     """Watch Redis until that is done."""
 
     def watch() -> float:
-        most = 0
+        size_max = 0
         with system.server.raw_client() as redis:
-            while not done.wait(_LOOK_PAUSE_SECONDS):
-                most = max(most, redis("INFO", "clients")["client_recent_max_output_buffer"])
-        return most / _MIB
+            while not done.wait(_POLL_PAUSE_SECONDS):
+                size_max = max(
+                    size_max, redis("INFO", "clients")["client_recent_max_output_buffer"]
+                )
+        return size_max / _MIB
 
     return await asyncio.to_thread(watch)
 
 
 def _memory_mib(process: Path, field: str) -> float:
     lines = (process / "status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+    return next(int(sock.split()[1]) / 1024 for sock in lines if sock.startswith(field))
 
 
 async def report() -> None:

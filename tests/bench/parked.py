@@ -40,12 +40,12 @@ _KEY: Final = {"PARKED_BENCH_KEY": "secret"}
 _ROOT: Final = Path(__file__).parents[2]
 _GAP_SECONDS: Final = (0.05, 0.25)
 _DEADLINE_MS: Final = 3_600_000
-_SETTLED_SECONDS: Final = 3.0
+_SETTLE_SECONDS: Final = 3.0
 _PLENTY: Final = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _Rig:
     server: Server
     settings: Settings
     redis: Redis
@@ -102,7 +102,7 @@ class _Place:
 @asynccontextmanager
 async def _running(
     folder: Path, keyed: int, others: int, per_minute: int | None = None
-) -> AsyncIterator[_Place]:
+) -> AsyncIterator[_Rig]:
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server(appendfsync="no"))
         provider = await stack.enter_async_context(ScriptedProvider())
@@ -115,9 +115,9 @@ async def _running(
         for extra in [_KEY] * keyed + [{}] * others:
             stack.enter_context(_worker(folder, server, environment | extra))
         await until(lambda: server.blocked_clients() >= keyed + others, 60, what="the workers")
-        await SystemClock().sleep(_SETTLED_SECONDS)
+        await SystemClock().sleep(_SETTLE_SECONDS)
         queue = RedisFunctions(redis, settings.redis)
-        yield _Place(
+        yield _Rig(
             server=server,
             settings=settings,
             redis=redis,
@@ -168,14 +168,14 @@ def _settings(server: Server, provider: ScriptedProvider, per_minute: int | None
 async def pickup(folder: Path, samples: int = SAMPLES) -> list[Figure]:
     """Measure from the accept to the moment at which the upstream is called."""
     clock, taken = SystemClock(), []
-    async with _running(folder, 1, 2) as place:
+    async with _running(folder, 1, 2) as rig:
         for _ in range(samples):
             await clock.sleep(random.uniform(*_GAP_SECONDS))
-            place.provider.requests.clear()
+            rig.provider.requests.clear()
             began = clock.monotonic()
-            await place.submit()
-            await until(lambda: bool(place.provider.requests), 30, what="a call")
-            taken.append(place.provider.requests[0].came_at - began)
+            await rig.submit()
+            await until(lambda: bool(rig.provider.requests), 30, what="a call")
+            taken.append(rig.provider.requests[0].came_at - began)
     return [
         Figure(f"accept to call, {name}, one of three has the key", f"{ms * 1000:.1f} ms")
         for name, ms in (
@@ -187,18 +187,18 @@ async def pickup(folder: Path, samples: int = SAMPLES) -> list[Figure]:
 
 async def gone(folder: Path, turns: int = GONE, seconds: float = SECONDS) -> list[Figure]:
     """Measure what turns cost that nobody can serve."""
-    async with _running(folder, 0, 3) as place:
-        await SystemClock().sleep(_SETTLED_SECONDS)
-        idle_from = place.written()
+    async with _running(folder, 0, 3) as rig:
+        await SystemClock().sleep(_SETTLE_SECONDS)
+        idle_from = rig.written()
         await SystemClock().sleep(seconds)
-        idle = place.written() - idle_from
+        idle = rig.written() - idle_from
         for _ in range(turns):
-            await place.submit()
-        await SystemClock().sleep(_SETTLED_SECONDS)
-        written, claims = place.written(), place.claims()
+            await rig.submit()
+        await SystemClock().sleep(_SETTLE_SECONDS)
+        written, claims = rig.written(), rig.claims()
         await SystemClock().sleep(seconds)
-        bytes_ = (place.written() - written - idle) / seconds
-        claimed = (place.claims() - claims) / seconds
+        bytes_ = (rig.written() - written - idle) / seconds
+        claimed = (rig.claims() - claims) / seconds
     return [
         Figure(f"AOF for {turns} turns whose key is gone", f"{bytes_ / 1000:.1f} kB/s"),
         Figure(f"claims for {turns} turns whose key is gone", f"{claimed:.1f} a second"),
@@ -209,14 +209,14 @@ async def limit(
     folder: Path, backlog: int = BACKLOG, seconds: float = SECONDS, per_minute: int = 30
 ) -> list[Figure]:
     """Measure how often a backlog is claimed for the answers that a limit allows."""
-    async with _running(folder, 3, 0, per_minute=per_minute) as place:
+    async with _running(folder, 3, 0, per_minute=per_minute) as rig:
         for _ in range(backlog):
-            await place.submit()
+            await rig.submit()
         await SystemClock().sleep(seconds)
-        claims, answers = place.claims(), len(place.provider.requests)
+        claims, answers = rig.claims(), len(rig.provider.requests)
         await SystemClock().sleep(3 * seconds)
-        claimed = (place.claims() - claims) / (3 * seconds)
-        answered = (len(place.provider.requests) - answers) / (3 * seconds)
+        claimed = (rig.claims() - claims) / (3 * seconds)
+        answered = (len(rig.provider.requests) - answers) / (3 * seconds)
     return [
         Figure(
             f"backlog of {backlog:,} behind {per_minute} requests a minute",

@@ -26,7 +26,7 @@ WORKERS: Final = 2
 RUNS: Final = 3
 _WARM_UP: Final = 5
 _GAP_SECONDS: Final = (0.02, 0.3)
-_PATIENCE_SECONDS: Final = 10.0
+_GIVE_UP_SECONDS: Final = 10.0
 
 
 class Run(NamedTuple):
@@ -89,9 +89,9 @@ async def _sample(system: Rig, theirs_url: str, samples: int) -> Run:
     clock, run = SystemClock(), Run([], [])
     warm_up = min(_WARM_UP, samples)
     async with system.customer() as customer:
-        arms = ((f"{system.url}/api/v1/chat", run.ours), (theirs_url, run.theirs))
+        targets = ((f"{system.url}/api/v1/chat", run.ours), (theirs_url, run.theirs))
         for number in range(samples + warm_up):
-            for url, taken in arms:
+            for url, taken in targets:
                 await clock.sleep(random.uniform(*_GAP_SECONDS))
                 seconds = await _one(system, customer, url, f"sample {number} of {url}")
                 if number >= warm_up:
@@ -104,10 +104,10 @@ async def _one(system: Rig, client: httpx.AsyncClient, url: str, message: str) -
     began = SystemClock().monotonic()
     (await client.post(url, json={"message": message})).raise_for_status()
     request: Request | None = await until(
-        lambda: _arrived(system, message), _PATIENCE_SECONDS, what=message
+        lambda: _arrived(system, message), _GIVE_UP_SECONDS, what=message
     )
     assert request is not None
-    await asyncio.wait_for(request.ended.wait(), _PATIENCE_SECONDS)
+    await asyncio.wait_for(request.ended.wait(), _GIVE_UP_SECONDS)
     return figures.sample(request.came_at - began, message)
 
 

@@ -70,18 +70,18 @@ def figure(name: str, followed: list[Followed]) -> Figure:
     )
 
 
-def is_foreseeable(durations: Sequence[float]) -> bool:
+def is_predictable(durations: Sequence[float]) -> bool:
     """Tell whether any plan of looks, made in hindsight, holds the contract for such answers.
 
     Where none does, what was measured does not tell when the next answer ends.
     """
-    half = _most_found(durations, lambda _: bounds.LATE_P50_SECONDS)
-    most = _most_found(durations, lateness_max)
+    half = _found_in_time(durations, lambda _: bounds.LATE_P50_SECONDS)
+    most = _found_in_time(durations, lateness_max)
     count = len(durations)
     return half >= count / 2 and most >= (1 - bounds.LATE_SHARE) * count
 
 
-def _most_found(durations: Sequence[float], bound: Callable[[float], float]) -> int:
+def _found_in_time(durations: Sequence[float], bound: Callable[[float], float]) -> int:
     """Return how many answers are found in time at most, by any plan within the polls allowed.
 
     The best plan looks just behind answers only: an earlier look finds no fewer of them in time.
@@ -89,14 +89,14 @@ def _most_found(durations: Sequence[float], bound: Callable[[float], float]) -> 
     ends = sorted(durations)
     # By the look and the polls made with it: how many were found in time, and how many are over.
     best: dict[tuple[float, int], tuple[int, int]] = {(0.0, 0): (0, 0)}
-    for look in sorted({float(math.ceil(end)) for end in ends}):
-        over = bisect.bisect_right(ends, look)
+    for poll_at in sorted({float(math.ceil(end)) for end in ends}):
+        over = bisect.bisect_right(ends, poll_at)
         for (last, polls), (found, before) in list(best.items()):
-            made = polls + math.ceil((look - last) / eta.HINT_SECONDS_MAX)
+            made = polls + math.ceil((poll_at - last) / eta.HINT_SECONDS_MAX)
             if made <= polls_max(ends[before]):
-                more = sum(look - end <= bound(end) for end in ends[before:over])
-                known = best.get((look, made), (0, over))
-                best[look, made] = max(known, (found + more, over))
+                more = sum(poll_at - end <= bound(end) for end in ends[before:over])
+                known = best.get((poll_at, made), (0, over))
+                best[poll_at, made] = max(known, (found + more, over))
     return max(found for found, _ in best.values())
 
 
@@ -141,7 +141,7 @@ def follow(duration: float, known: KnownDurations, hint: Hint) -> Followed:
 
 def _history(world: World, chance: random.Random) -> list[float]:
     if world.known is None:
-        return [world.prior * doubt for doubt in eta.PRIOR_FACTORS]
+        return [world.prior * factor for factor in eta.PRIOR_FACTORS]
     return [world.known(chance) for _ in range(_HISTORY)]
 
 

@@ -116,11 +116,15 @@ async def measure_local(clients: int = 24) -> Figure:
     durations = [each / 1000 for each in measured]
     figure = _figure(f"local model, {_AT_ONCE} at once", found)
     return (
-        figure if poll_policy.is_foreseeable(durations) else _unforeseen(figure, found, durations)
+        figure
+        if poll_policy.is_predictable(durations)
+        else _judge_unpredictable(figure, found, durations)
     )
 
 
-def _unforeseen(figure: Figure, found: Sequence[Followed], durations: Sequence[float]) -> Figure:
+def _judge_unpredictable(
+    figure: Figure, found: Sequence[Followed], durations: Sequence[float]
+) -> Figure:
     """Hold clients to what is left where durations tell little of the end: 95 of 100 to half."""
     over = max(one.polls - poll_policy.polls_max(one.duration) for one in found)
     too_late = sum(one.lateness > _unknown_lateness_max(one.duration) for one in found)

@@ -27,7 +27,7 @@ _PLENTY: Final = 1_000_000_000
 _HOLD: Final = 30_000
 _DEADLINE_MS: Final = 900_000
 _AT_ONCE: Final = 100
-_PATIENCE_SECONDS: Final = 60.0
+_GIVE_UP_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.02
 
 
@@ -77,7 +77,7 @@ class QueueRig:
     async def drained(self) -> int:
         """Wait until nothing is under way; return how often that was asked."""
         clock = SystemClock()
-        ends, asked = clock.monotonic() + _PATIENCE_SECONDS, 1
+        ends, asked = clock.monotonic() + _GIVE_UP_SECONDS, 1
         while left := await self.unfinished():
             assert clock.monotonic() < ends, f"{left} generations are still under way"
             await clock.sleep(_PAUSE_SECONDS)
@@ -99,7 +99,9 @@ class QueueRig:
 
 
 @asynccontextmanager
-async def standing(*, concurrency: int = 16, is_durable: bool = False) -> AsyncIterator[QueueRig]:
+async def running_rig(
+    *, concurrency: int = 16, is_durable: bool = False
+) -> AsyncIterator[QueueRig]:
     """Start a server with an account; end it with the block. `is_durable`: it syncs each write."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server(appendfsync="always" if is_durable else "no"))

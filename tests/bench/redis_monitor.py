@@ -19,7 +19,7 @@ from tests.support.redis_server import Server
 from tests.support.waiting import until
 
 _LINE_BYTES: Final = 1 << 24
-_ASKED: Final = re.compile(rb'^\+\d+\.\d+ \[\d+ (\S+?)\] "([^"]*)"(?: "([^"]*)")?')
+_COMMAND: Final = re.compile(rb'^\+\d+\.\d+ \[\d+ (\S+?)\] "([^"]*)"(?: "([^"]*)")?')
 
 
 class RedisMonitor:
@@ -30,9 +30,9 @@ class RedisMonitor:
         self._last = ""
         self.counts: Counter[str] = Counter()
 
-    def hear(self, line: bytes) -> None:
+    def count_line(self, line: bytes) -> None:
         """Count a line."""
-        found = _ASKED.match(line)
+        found = _COMMAND.match(line)
         if found is None or found[1] == b"lua":
             return
         verb, first = found[2].decode().upper(), (found[3] or b"").decode()
@@ -62,7 +62,7 @@ async def monitored(server: Server, redis: Redis) -> AsyncIterator[RedisMonitor]
     async def listen() -> None:
         with contextlib.suppress(OSError):
             while line := await reader.readline():
-                monitor.hear(line)
+                monitor.count_line(line)
 
     listening = asyncio.create_task(listen())
     try:

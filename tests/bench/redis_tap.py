@@ -31,8 +31,8 @@ class RedisTap:
 @asynccontextmanager
 async def tapped(server: Path, name: str) -> AsyncIterator[RedisTap]:
     """Stand before a server's socket for as long as the block, as `name` in its folder."""
-    place = server.with_name(name)
-    tap = RedisTap(f"unix://{place}")
+    tap_socket = server.with_name(name)
+    tap = RedisTap(f"unix://{tap_socket}")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_unix_connection(server)
@@ -46,12 +46,12 @@ async def tapped(server: Path, name: str) -> AsyncIterator[RedisTap]:
         far_writer.close()
         await back
 
-    listener = await asyncio.start_unix_server(serve, place)
+    listener = await asyncio.start_unix_server(serve, tap_socket)
     try:
         yield tap
     finally:
         listener.close()
-        place.unlink(missing_ok=True)
+        tap_socket.unlink(missing_ok=True)
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

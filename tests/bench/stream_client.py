@@ -33,7 +33,7 @@ class Volley(msgspec.Struct, frozen=True, kw_only=True):
     at_once: int
 
 
-class _Book:
+class _Tally:
     """What is left to send, and what has come of the rest; times in seconds."""
 
     def __init__(self, volley: Volley) -> None:
@@ -48,12 +48,12 @@ class _Book:
         self.bad += not is_good
 
 
-class _Line(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """One connection, asking again and again."""
 
-    def __init__(self, volley: Volley, book: _Book) -> None:
+    def __init__(self, volley: Volley, tally: _Tally) -> None:
         self._volley = volley
-        self._book = book
+        self._tally = tally
         self._request, self._first, self._last = (
             text.encode() for text in (volley.request, volley.first, volley.last)
         )
@@ -72,43 +72,43 @@ class _Line(asyncio.Protocol):
         seen = self._tail + data
         if not self._has_first and self._first in seen:
             self._has_first = True
-            self._book.first_seconds.append(time.monotonic() - self._began)
+            self._tally.first_seconds.append(time.monotonic() - self._began)
         self._has_last = self._has_last or self._last in seen
         self._tail = seen[-_TAIL_BYTES:]
         if seen.endswith(_END):
             is_good = self._has_first and self._has_last
-            self._book.note_whole(time.monotonic() - self._began, is_good=is_good)
+            self._tally.note_whole(time.monotonic() - self._began, is_good=is_good)
             self._ask()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         if self._began:
-            self._book.bad += 1
-            self._book.is_done.set()
+            self._tally.bad += 1
+            self._tally.is_done.set()
 
     def _ask(self) -> None:
         self._tail, self._has_first, self._has_last, self._began = b"", False, False, 0.0
-        if len(self._book.whole_seconds) == self._volley.count:
-            self._book.is_done.set()
-        if not self._book.left:
+        if len(self._tally.whole_seconds) == self._volley.count:
+            self._tally.is_done.set()
+        if not self._tally.left:
             self._transport.close()
             return
-        self._book.left -= 1
+        self._tally.left -= 1
         self._began = time.monotonic()
         self._transport.write(self._request)
 
 
 async def _fire(volley: Volley) -> tuple[float, ...]:
-    loop, book = asyncio.get_running_loop(), _Book(volley)
+    loop, tally = asyncio.get_running_loop(), _Tally(volley)
     began = time.monotonic()
     for number in range(volley.at_once):
         port = volley.ports[number % len(volley.ports)]
-        await loop.create_connection(lambda: _Line(volley, book), "127.0.0.1", port)
-    await book.is_done.wait()
+        await loop.create_connection(lambda: _Connection(volley, tally), "127.0.0.1", port)
+    await tally.is_done.wait()
     seconds = time.monotonic() - began
-    first = [figures.quantile(book.first_seconds, share) * 1000 for share in (0.5, 0.99)]
-    whole = figures.quantile(book.whole_seconds, 0.5) * 1000
-    return (seconds, *first, whole, book.bad)
+    first = [figures.quantile(tally.first_seconds, share) * 1000 for share in (0.5, 0.99)]
+    whole = figures.quantile(tally.whole_seconds, 0.5) * 1000
+    return (seconds, *first, whole, tally.bad)
 
 
 async def _main() -> None:

@@ -95,8 +95,8 @@ class _Unit(NamedTuple):
 
 def _median(rounds: list[Shots], read: Read) -> dict[str, float]:
     """Return the middle of what the rounds say of each target."""
-    read_line = [read(shots) for shots in rounds]
-    return {name: figures.median(each[name] for each in read_line) for name in read_line[0]}
+    found = [read(shots) for shots in rounds]
+    return {name: figures.median(each[name] for each in found) for name in found[0]}
 
 
 class Target(NamedTuple):
@@ -143,16 +143,16 @@ async def measure(
         targets = [_ours(system), _upstream(system)]
         if with_peer:
             targets.append(await stack.enter_async_context(_litellm(system)))
-        contest = _Contest(reader, targets, runs)
+        comparison = _Comparison(reader, targets, runs)
         return [
-            *await contest.first_token(sizes.first_token),
-            *await contest.short(sizes.short),
-            *await contest.long(sizes.long),
-            *await contest.paced(sizes.paced),
+            *await comparison.first_token(sizes.first_token),
+            *await comparison.short(sizes.short),
+            *await comparison.long(sizes.long),
+            *await comparison.paced(sizes.paced),
         ]
 
 
-class _Contest:
+class _Comparison:
     """The targets, asked in turns; of each the middle run counts."""
 
     def __init__(self, reader: Program, targets: list[Target], runs: int) -> None:
@@ -164,8 +164,8 @@ class _Contest:
         """Compare with the upstream itself how long the first token is waited for."""
         found = []
         alone = [(1, delay, bounds.FIRST_TOKEN_MS) for delay in _FIRST_TOKEN_DELAYS_MS]
-        crowd = (_MANY, _USUAL_DELAY_MS, bounds.FIRST_TOKEN_CROWD_MS)
-        for at_once, delay_ms, bound in (*alone, crowd):
+        many = (_MANY, _USUAL_DELAY_MS, bounds.FIRST_TOKEN_MANY_MS)
+        for at_once, delay_ms, bound in (*alone, many):
             targets = [self._ours, self._upstream, *self._peers]
             # Tokens that all come at once leave with the end, whatever holds the first one up.
             gap_ms = min(delay_ms, _GAP_MS)
@@ -179,7 +179,7 @@ class _Contest:
                 Figure(
                     f"first token after {delay_ms} ms, added p50, {at_once} at once",
                     f"{own:.1f} ms",
-                    self._beside(added, "ms"),
+                    self._compare_peers(added, "ms"),
                     f"<= {bound:.0f} ms",
                     own <= bound,
                 )
@@ -238,14 +238,14 @@ class _Contest:
             Figure(
                 f"{name}, {size.at_once} at once",
                 f"{own_rate:,.0f} {of_rate.name}",
-                self._beside(rate, ""),
+                self._compare_peers(rate, ""),
                 f">= {of_rate.bound:,.0f}",
                 own_rate >= of_rate.bound,
             ),
             Figure(
                 f"{name}, CPU of all",
                 f"{own_cost:.2f} {cpu_unit.name}",
-                self._beside(cost, cpu_unit.name),
+                self._compare_peers(cost, cpu_unit.name),
                 f"<= {cpu_unit.bound:g} {cpu_unit.name}",
                 own_cost <= cpu_unit.bound,
             ),
@@ -278,7 +278,7 @@ class _Contest:
         assert not bad, f"{target.name}: {bad:.0f} of {count} answers are wrong"
         return Shot(seconds, first, first_p99, cpu / count * 1000)
 
-    def _beside(self, found: dict[str, float], unit: str) -> str:
+    def _compare_peers(self, found: dict[str, float], unit: str) -> str:
         own = found[self._ours.name]
         return ", ".join(
             f"{peer.name} {found[peer.name]:,.1f} {unit}".rstrip()
@@ -300,10 +300,10 @@ def _ours(system: Rig) -> Target:
 
 
 def _upstream(system: Rig) -> Target:
-    place = urlsplit(system.provider.url)
-    assert place.port is not None
+    address = urlsplit(system.provider.url)
+    assert address.port is not None
     return Target(
-        "upstream", [place.port], f"{place.path}/chat/completions", _OPENAI, {}, "[DONE]", []
+        "upstream", [address.port], f"{address.path}/chat/completions", _OPENAI, {}, "[DONE]", []
     )
 
 

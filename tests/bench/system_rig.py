@@ -42,7 +42,7 @@ _PLENTY: Final = 1_000_000_000
 _CREDITS: Final = 10**15
 _START_SECONDS: Final = 30.0
 _CLIENT_SECONDS: Final = 120.0
-_PATIENCE_SECONDS: Final = 600.0
+_GIVE_UP_SECONDS: Final = 600.0
 # Nothing here speaks TLS; a context that loads no certificates is made in no time.
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -98,8 +98,8 @@ def model(name: str, *, window: int = 32_768, output: int = 2_048) -> ModelSetti
         max_output_tokens=output,
         input_rate=0.5,
         output_rate=1.5,
-        first_token_seconds=_PATIENCE_SECONDS,
-        silence_seconds=_PATIENCE_SECONDS,
+        first_token_seconds=_GIVE_UP_SECONDS,
+        silence_seconds=_GIVE_UP_SECONDS,
     )
 
 
@@ -211,7 +211,7 @@ def _settings(
         ),
         retention=retention,
         providers=(
-            ProviderSettings(name="bench", base_url=upstream, idle_seconds=_PATIENCE_SECONDS),
+            ProviderSettings(name="bench", base_url=upstream, idle_seconds=_GIVE_UP_SECONDS),
         ),
         models=models,
     )

@@ -43,7 +43,7 @@ _WELL, _ILL = [1.0] * 10, [9.0] * 10
 
 
 def test_fairness_is_judged_by_the_median_of_its_runs() -> None:
-    turns = [fairness.Turn(_WELL, beside) for beside in (_ILL, _WELL, _WELL)]
+    turns = [fairness.Turn(_WELL, crowded) for crowded in (_ILL, _WELL, _WELL)]
     assert [fairness.verdicts(turn, [(0.99, 2.0)]) for turn in turns] == [[False], [True], [True]]
     judged = fairness.figure("p99", turns, 0.99, 2.0)
     assert judged.is_met
@@ -76,6 +76,6 @@ def test_a_pickup_is_told_by_the_median_of_its_runs() -> None:
 def test_a_fault_of_any_run_of_conversations_is_one() -> None:
     turn = conversations.Turn("hello", {})
     held = [conversations.Conversation([[turn]], [], seconds) for seconds in (9.0, 2.0, 1.0)]
-    rate, faults = conversations.told_figures("any", held, ["lost"], "")
+    rate, faults = conversations.summarize("any", held, ["lost"], "")
     assert (rate.found, rate.compared_with) == ("2.0 s, the median of 3", "0.5 a second")
     assert not faults.is_met

@@ -80,7 +80,9 @@ async def test_pickup() -> None:
 
 
 async def test_wakeup() -> None:
-    found = await wakeup.measure(samples=1, crowd=2, runs=1, seconds=0.2, peers=(), workers=1)
+    found = await wakeup.measure(
+        samples=1, many_workers=2, runs=1, seconds=0.2, peers=(), workers=1
+    )
     _check(found, 6)
     assert "accept 1.00" in found[-1].found
 
@@ -114,7 +116,9 @@ async def test_streams() -> None:
 
 
 async def test_followers() -> None:
-    found = await followers.measure(followers=8, generations=2, seconds=1, crowd=3, runs=1, paced=1)
+    found = await followers.measure(
+        followers=8, generations=2, seconds=1, many_followers=3, runs=1, paced=1
+    )
     _check(found, 5)
 
 

@@ -9,7 +9,7 @@ from tests.bench import wakeup
 from tests.bench.contestants import Program
 
 
-class _Said:
+class _FakeProgram:
     """A program that has written these lines, and then is silent."""
 
     def __init__(self, *lines: list[float]) -> None:
@@ -26,21 +26,21 @@ class _Said:
         return self._lines.pop(0)
 
 
-def _line(client: _Said, worker: _Said) -> wakeup._Line:
-    return wakeup._Line("ours", cast("Program", client), [cast("Program", worker)])
+def _contestant_of(client: _FakeProgram, worker: _FakeProgram) -> wakeup._Sampled:
+    return wakeup._Sampled("ours", cast("Program", client), [cast("Program", worker)])
 
 
 async def test_a_sample_is_of_the_job_that_was_enqueued() -> None:
-    line = _line(_Said([1, 10.0]), _Said([1, 10.5]))
-    assert await line.sample() == 0.5
-    await line.close()
+    sampled = _contestant_of(_FakeProgram([1, 10.0]), _FakeProgram([1, 10.5]))
+    assert await sampled.sample() == 0.5
+    await sampled.close()
 
 
 @pytest.mark.parametrize(
     "begun", [[[1, 9.0]], [[7, 9.0], [1, 10.5]]], ids=["before it was enqueued", "another job"]
 )
 async def test_a_sample_that_cannot_be_fails_the_bench(begun: list[list[float]]) -> None:
-    line = _line(_Said([1, 10.0]), _Said(*begun))
+    sampled = _contestant_of(_FakeProgram([1, 10.0]), _FakeProgram(*begun))
     with pytest.raises(AssertionError, match="a job began"):
-        await line.sample()
-    await line.close()
+        await sampled.sample()
+    await sampled.close()

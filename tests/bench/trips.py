@@ -112,18 +112,18 @@ def _front_figure(writes: list[tuple[str, ...]], posts: int) -> Figure:
 
 
 def _worker_figure(what: str, writes: list[tuple[str, ...]], posts: int) -> Figure:
-    of_work = [write for write in writes if set(write) & _WORK]
+    work_writes = [write for write in writes if set(write) & _WORK]
     return Figure(
         f"trips of the worker, {what}",
-        f"{len(of_work) / posts:.2f} ({_by_name(of_work, posts)})",
-        f"upkeep {(len(writes) - len(of_work)) / posts:.2f}",
+        f"{len(work_writes) / posts:.2f} ({_by_name(work_writes, posts)})",
+        f"upkeep {(len(writes) - len(work_writes)) / posts:.2f}",
     )
 
 
 def _by_name(writes: list[tuple[str, ...]], posts: int) -> str:
     counted = Counter("+".join(dict.fromkeys(write)) for write in writes)
-    told = [f"{name} {count / posts:.2f}" for name, count in counted.most_common(5)]
-    return ", ".join(told)
+    described = [f"{name} {count / posts:.2f}" for name, count in counted.most_common(5)]
+    return ", ".join(described)
 
 
 async def _at_load(system: Rig, seconds: float) -> list[Figure]:

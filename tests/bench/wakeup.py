@@ -28,7 +28,7 @@ from tests.support.waiting import until
 
 SAMPLES: Final = 300
 WORKERS: Final = 2
-CROWD: Final = 50
+MANY_WORKERS: Final = 50
 PEERS: Final = (
     ("bare BLMOVE", "bare"),
     ("saq", "with_saq"),
@@ -46,7 +46,7 @@ _START_SECONDS: Final = 60.0
 _BOUNDS: Final = (("p50", 0.5, bounds.WAKEUP_P50_MS), ("p99", 0.99, bounds.WAKEUP_P99_MS))
 
 
-class _Line:
+class _Sampled:
     """One arm, ready: its client, and what its workers print."""
 
     def __init__(self, name: str, client: Program, workers: list[Program]) -> None:
@@ -57,7 +57,7 @@ class _Line:
         self._client = client
         self._workers = workers
         self._begun: dict[float, float] = {}
-        self._has_news = asyncio.Event()
+        self._has_begun = asyncio.Event()
         self._listening = [asyncio.create_task(self._listen(worker)) for worker in workers]
 
     async def sample(self) -> float:
@@ -66,8 +66,8 @@ class _Line:
         number, before = await self._client.read_line()
         async with asyncio.timeout(_START_SECONDS):
             while number not in self._begun:
-                self._has_news.clear()
-                await self._has_news.wait()
+                self._has_begun.clear()
+                await self._has_begun.wait()
         seconds = self._begun.pop(number) - before
         assert seconds >= 0, f"{self.name}: a job began {-seconds:.6f} s before it was enqueued"
         assert not self._begun, f"{self.name}: a job began that nobody enqueued, or twice"
@@ -92,12 +92,12 @@ class _Line:
         while True:
             number, at = await worker.read_line(patience_seconds=None)
             self._begun[number] = at
-            self._has_news.set()
+            self._has_begun.set()
 
 
 async def measure(
     samples: int = SAMPLES,
-    crowd: int = CROWD,
+    many_workers: int = MANY_WORKERS,
     runs: int = RUNS,
     seconds: float = COUNT_SECONDS,
     peers: Sequence[tuple[str, str]] = PEERS,
@@ -105,42 +105,42 @@ async def measure(
 ) -> list[Figure]:
     """Take samples of all arms, then count commands."""
     lines, synced = await _sampled(max(1, samples // runs), runs, peers, workers)
-    few, many = [await _counted(number, runs, seconds) for number in (workers, crowd)]
+    few, many = [await _counted(number, runs, seconds) for number in (workers, many_workers)]
     return [
         *_pickup(lines, workers),
         *_synced(synced),
         _cpu([*lines, *synced]),
         Figure(
-            f"commands a generation, {crowd} idle workers",
-            f"{sum(many.values()):.2f} ({_told(many)})",
+            f"commands a generation, {many_workers} idle workers",
+            f"{sum(many.values()):.2f} ({_describe_counts(many)})",
             f"{workers} idle workers {sum(few.values()):.2f}",
             "no more",
-            sum(many.values()) <= sum(few.values()) + bounds.COMMANDS_OF_CROWD,
+            sum(many.values()) <= sum(few.values()) + bounds.COMMANDS_OF_MANY_WORKERS,
         ),
     ]
 
 
 async def _sampled(
     samples: int, runs: int, peers: Sequence[tuple[str, str]], workers: int
-) -> tuple[list[_Line], list[_Line]]:
+) -> tuple[list[_Sampled], list[_Sampled]]:
     """Return the lines on a server that syncs nothing, and those on one that syncs each write.
 
     The samples of all rounds count together.
     """
     async with AsyncExitStack() as stack:
-        places = [
-            await stack.enter_async_context(queue_rig.standing(is_durable=is_durable))
+        rigs = [
+            await stack.enter_async_context(queue_rig.running_rig(is_durable=is_durable))
             for is_durable in (False, True)
         ]
-        lines: tuple[list[_Line], list[_Line]] = ([], [])
-        for place, found, word in zip(places, lines, ("process", "fsync"), strict=True):
-            account = ("--account", place.account)
-            found.append(await _line(stack, f"ours, {word}", place.contestant, workers, *account))
+        lines: tuple[list[_Sampled], list[_Sampled]] = ([], [])
+        for rig, found, word in zip(rigs, lines, ("process", "fsync"), strict=True):
+            account = ("--account", rig.account)
+            found.append(await _start(stack, f"ours, {word}", rig.contestant, workers, *account))
             # One peer beside the synced server is enough to tell its disk from our queue.
             for name, module in peers if word == "process" else peers[:1]:
-                contestant = contestants.peer(name, module, place.server.url)
-                read_line = name if word == "process" else f"{name}, {word}"
-                found.append(await _line(stack, read_line, contestant, workers))
+                contestant = contestants.peer(name, module, rig.server.url)
+                label = name if word == "process" else f"{name}, {word}"
+                found.append(await _start(stack, label, contestant, workers))
 
         async def take() -> list[float]:
             return await _take(samples, [*lines[0], *lines[1]])
@@ -154,7 +154,7 @@ def _verdicts(taken: list[float]) -> list[bool]:
     return [figures.quantile(taken, share) * 1000 <= bound for _, share, bound in _BOUNDS]
 
 
-async def _take(samples: int, lines: list[_Line]) -> list[float]:
+async def _take(samples: int, lines: list[_Sampled]) -> list[float]:
     """Take samples of all lines in turns, and the CPU of their workers meanwhile; return ours."""
     clock = SystemClock()
     before: dict[str, float] = {}
@@ -172,24 +172,24 @@ async def _take(samples: int, lines: list[_Line]) -> list[float]:
     return lines[0].taken[-samples:]
 
 
-async def _line(
+async def _start(
     stack: AsyncExitStack, name: str, contestant: Contestant, workers: int, *options: str
-) -> _Line:
+) -> _Sampled:
     started = [
         await stack.enter_async_context(contestants.running(contestant, "work"))
         for _ in range(workers)
     ]
     client = await stack.enter_async_context(contestants.running(contestant, "enqueue", *options))
-    line = _Line(name, client, started)
+    line = _Sampled(name, client, started)
     stack.push_async_callback(line.close)
     return line
 
 
-def _ms(lines: list[_Line], share: float) -> list[tuple[str, float]]:
+def _ms(lines: list[_Sampled], share: float) -> list[tuple[str, float]]:
     return [(line.name, figures.quantile(line.taken, share) * 1000) for line in lines]
 
 
-def _pickup(lines: list[_Line], workers: int) -> list[Figure]:
+def _pickup(lines: list[_Sampled], workers: int) -> list[Figure]:
     found = []
     for name, share, bound in _BOUNDS:
         (_, own), *others = _ms(lines, share)
@@ -205,7 +205,7 @@ def _pickup(lines: list[_Line], workers: int) -> list[Figure]:
     return found
 
 
-def _synced(lines: list[_Line]) -> list[Figure]:
+def _synced(lines: list[_Sampled]) -> list[Figure]:
     """Compare with who syncs as well, and hold to no aim: it is the disk's time."""
     found = []
     for name, share, _ in _BOUNDS:
@@ -215,7 +215,7 @@ def _synced(lines: list[_Line]) -> list[Figure]:
     return found
 
 
-def _cpu(lines: list[_Line]) -> Figure:
+def _cpu(lines: list[_Sampled]) -> Figure:
     """Tell what a job takes of the workers, with all that they do while they wait for it."""
     ours, *others = lines
     compared_with = ", ".join(f"{line.name} {line.cpu_us:,.0f}" for line in others)
@@ -229,29 +229,29 @@ async def _counted(workers: int, runs: int, seconds: float) -> dict[str, float]:
     # Two processes hold them all, so that it is their number that tells and not their start.
     shares = [share for share in (workers // 2, workers - workers // 2) if share]
     async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(queue_rig.standing())
+        rig = await stack.enter_async_context(queue_rig.running_rig())
         for share in shares:
             words = ("work", "--silent", "--workers", str(share))
-            program = await stack.enter_async_context(contestants.running(place.contestant, *words))
+            program = await stack.enter_async_context(contestants.running(rig.contestant, *words))
             await program.read_line()
             program.write_line()
-        monitor = await stack.enter_async_context(monitored(place.server, place.redis))
+        monitor = await stack.enter_async_context(monitored(rig.server, rig.redis))
         await until(
-            lambda: place.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
+            lambda: rig.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
         )
         generations = max(1, round(seconds * _GENERATIONS_A_SECOND))
         found: list[dict[str, float]] = []
         for _ in range(runs):
-            idle = await _while(place, monitor, 0, seconds)
-            busy = await _while(place, monitor, generations, seconds)
+            idle = await _while(rig, monitor, 0, seconds)
+            busy = await _while(rig, monitor, generations, seconds)
             busy.subtract(idle)
             found.append({name: count / generations for name, count in busy.items()})
-        assert place.done().generations == generations * runs
+        assert rig.done().generations == generations * runs
     return sorted(found, key=lambda each: sum(each.values()))[runs // 2]
 
 
 async def _while(
-    place: QueueRig, monitor: RedisMonitor, generations: int, seconds: float
+    rig: QueueRig, monitor: RedisMonitor, generations: int, seconds: float
 ) -> Counter[str]:
     """Count for so long, while so many generations come one by one."""
     clock = SystemClock()
@@ -259,14 +259,14 @@ async def _while(
     began = clock.monotonic()
     for number in range(generations):
         await clock.sleep(max(0.0, began + number * seconds / generations - clock.monotonic()))
-        await place.accept()
+        await rig.accept()
     await clock.sleep(max(0.0, began + seconds - clock.monotonic()))
     counts = await monitor.taken()
-    await place.drained()
+    await rig.drained()
     return counts
 
 
-def _told(counts: dict[str, float]) -> str:
+def _describe_counts(counts: dict[str, float]) -> str:
     ordered = sorted(counts.items(), key=lambda item: -abs(item[1]))
     return ", ".join(f"{name} {count:.2f}" for name, count in ordered if abs(count) >= 0.05)
 

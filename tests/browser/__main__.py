@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from tests.browser.play import browsers, play
+from tests.browser.runner import browsers, run_page
 
 
 def main() -> int:
@@ -12,11 +12,11 @@ def main() -> int:
     if not found:
         sys.stderr.write("There is no Chromium here; Debian's package is `chromium`.\n")
         return 2
-    seen = asyncio.run(play(found[0]))
-    for step, what in seen.page.items():
+    report = asyncio.run(run_page(found[0]))
+    for step, what in report.page.items():
         sys.stdout.write(f"{step:10} {what}\n")
-    sys.stdout.write(f"{'stranger':10} {seen.stranger}\n")
-    faults = seen.faults()
+    sys.stdout.write(f"{'stranger':10} {report.other_origin}\n")
+    faults = report.faults()
     sys.stdout.write("\n".join([*faults, f"{len(faults)} faults"]) + "\n")
     return 1 if faults else 0
 

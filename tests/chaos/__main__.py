@@ -34,8 +34,16 @@ def main() -> int:
         sys.stdout.write(f"{finding}\n")
     for record in report.unfinished:
         sys.stdout.write(f"not ended: {record}\n")
-    broken = (report.findings, report.unfinished, report.consumed, report.exits, report.hung)
-    return 1 if any((*broken, report.unkept, report.unready, report.needless)) else 0
+    broken = (
+        report.findings,
+        report.unfinished,
+        report.consumed_attempts,
+        report.exits,
+        report.slow_answers,
+    )
+    return (
+        1 if any((*broken, report.lost_writes, report.failed_ready, report.needless_calls)) else 0
+    )
 
 
 def _plan() -> Plan:
@@ -70,23 +78,23 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     )
     if report.back_ms:
         yield "accepting again p50 / p99 / max", " / ".join(_quantiles(report.back_ms))
-    yield "acknowledged writes lost", f"{report.unkept} ({report.plan.durability})"
+    yield "acknowledged writes lost", f"{report.lost_writes} ({report.plan.durability})"
     yield "lost (I1)", str(broken["I1"])
     yield "doubled (I2, I4)", str(broken["I2"] + broken["I4"])
     yield "credit drift (I3)", str(broken["I3"])
     yield "stale writes visible (I7)", str(broken["I7"])
     rest = [f"{name} {broken[name]}" for name in ("I5", "I6", "I8", "I9", "I10")]
     yield "other findings", ", ".join(rest)
-    yield "recoveries", f"{len(report.recovered_ms):,} measured, {report.unseen} overtaken"
+    yield "recoveries", f"{len(report.recovered_ms):,} measured, {report.overtaken} overtaken"
     yield "recovery p50 / p99 / max", " / ".join(_quantiles(report.recovered_ms))
     yield "last attempt p50 / p99 / max", " / ".join(_quantiles(report.took_ms))
-    yield "answers that hung", str(report.hung)
+    yield "answers that hung", str(report.slow_answers)
     wasted = f"of which wasted {report.wasted:,} ({report.calls:,} calls)"
     yield "attempts", f"{report.attempts:,}, {wasted}"
-    called = f"of which called an upstream {report.uncalled_for}"
-    yield "attempts that nothing had caused", f"{report.undisturbed}, {called}"
+    called = f"of which called an upstream {report.unexplained_calls}"
+    yield "attempts that nothing had caused", f"{report.unexplained_attempts}, {called}"
     yield "failed", str(report.stages.get("failed", 0))
-    yield "attempts consumed by deploys", str(report.consumed)
+    yield "attempts consumed by deploys", str(report.consumed_attempts)
     yield "unexpected exit codes", str(report.exits)
     yield "workers that found no Redis", str(report.failed_starts)
     yield "logged by workers", ", ".join(f"{n} {event}" for event, n in report.logged.items())

@@ -17,19 +17,19 @@ from shared import ids
 from shared.clock import SystemClock
 from shared.stores.accounts import Accounts
 from shared.wire.account import DEFAULT_SCOPES
-from tests.chaos.evidence import Promise, ShownEnd, question
+from tests.chaos.evidence import AcceptedMessage, ShownEnd, question
 from tests.chaos.scene import Scene
 
 _CREDITS: Final = 10**12
 _TURNS_MAX: Final = 5
 _WAIT_SECONDS: Final = 20
-_AGAIN_SECONDS: Final = 0.3
-_PATIENCE_SECONDS: Final = 60.0
-_TRIES: Final = 100
-_NOT_NOW: Final = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
-_CANCELS: Final = 0.03
-_BATCH: Final = 0.1
-_IMPATIENT: Final = 0.3
+_RETRY_PAUSE_SECONDS: Final = 0.3
+_GIVE_UP_SECONDS: Final = 60.0
+_TRIES_MAX: Final = 100
+_RETRIED_STATUSES: Final = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
+_CANCEL_SHARE: Final = 0.03
+_BATCH_SHARE: Final = 0.1
+_IMPATIENT_SHARE: Final = 0.3
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 Json = dict[str, Any]
@@ -68,7 +68,7 @@ class ChatClients:
             self._keys[name] = (await accounts.create_key(account, DEFAULT_SCOPES)).key
             self._scene.evidence.granted[name] = _CREDITS
 
-    async def talk(self) -> None:
+    async def hold_conversations(self) -> None:
         """Let all clients talk until enough was sent and answered."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._clients):
@@ -83,9 +83,9 @@ class ChatClients:
             verify=_NO_TLS,
             trust_env=False,
         ) as client:
-            talker = ChatClient(self, client, account, chance)
+            chat_client = ChatClient(self, client, account, chance)
             while not self.is_done:
-                await talker.converse()
+                await chat_client.converse()
 
     async def post(
         self, client: httpx.AsyncClient, path: str, body: Json | None = None
@@ -94,10 +94,10 @@ class ChatClients:
         headers = {"idempotency-key": ids.new_id()}
         sent_at = self.clock.monotonic()
         answer = await client.post(path, json=body, headers=headers)
-        for _ in range(_TRIES):
-            if answer.status_code not in _NOT_NOW:
+        for _ in range(_TRIES_MAX):
+            if answer.status_code not in _RETRIED_STATUSES:
                 break
-            await self.clock.sleep(_AGAIN_SECONDS)
+            await self.clock.sleep(_RETRY_PAUSE_SECONDS)
             sent_at = self.clock.monotonic()
             answer = await client.post(path, json=body, headers=headers)
         if body is not None and answer.status_code == httpx.codes.OK:
@@ -108,17 +108,17 @@ class ChatClients:
         """Let time pass for one client."""
         await self.clock.sleep(seconds)
 
-    def promise(self, promise: Promise) -> None:
+    def note_accepted(self, accepted_message: AcceptedMessage) -> None:
         """Keep a receipt."""
-        self._scene.evidence.promises.append(promise)
+        self._scene.evidence.accepted_messages.append(accepted_message)
 
-    def confirm(self, generation: str, *, is_over: bool) -> None:
+    def note_cancel(self, generation: str, *, is_over: bool) -> None:
         """Note that a cancel was confirmed, now; Redis' time is this machine's."""
         self._scene.evidence.cancelled[generation] = self.clock.now_ms()
         if is_over:
-            self._scene.evidence.called_off.add(generation)
+            self._scene.evidence.cancelled_at_once.add(generation)
 
-    def show(self, generation: str, shown: ShownEnd) -> None:
+    def note_end(self, generation: str, shown: ShownEnd) -> None:
         """Note what a client was told of an end."""
         self._scene.evidence.shown[generation] = shown
 
@@ -147,9 +147,9 @@ class ChatClient:
                 break
             receipts.append(await self._send_message(session))
             session = receipts[-1]["session_id"]
-            if self._chance.random() < _CANCELS:
+            if self._chance.random() < _CANCEL_SHARE:
                 await self._cancel(receipts[-1])
-            if self._chance.random() > _IMPATIENT or len(receipts) > 1:
+            if self._chance.random() > _IMPATIENT_SHARE or len(receipts) > 1:
                 await self._wait_for_ends(receipts)
         await self._wait_for_ends(receipts)
 
@@ -159,13 +159,15 @@ class ChatClient:
         body: Json = {"message": asked}
         if session is not None:
             body["session_id"] = session
-        if self._chance.random() < _BATCH:
+        if self._chance.random() < _BATCH_SHARE:
             body["priority"] = "batch"
         answer = await self._all.post(self._client, "/api/v1/chat", body)
         assert answer.status_code == httpx.codes.OK, answer.text
         receipt: Json = answer.json()
-        name, talk = receipt["message_id"], receipt["session_id"]
-        self._all.promise(Promise(self._account, talk, name, asked))
+        accepted_message = AcceptedMessage(
+            self._account, receipt["session_id"], receipt["message_id"], asked
+        )
+        self._all.note_accepted(accepted_message)
         return receipt
 
     async def _cancel(self, receipt: Json) -> None:
@@ -174,12 +176,12 @@ class ChatClient:
         # What had ended before cannot be cancelled any more.
         if answer.status_code == httpx.codes.OK:
             is_over = answer.json()["state"] == "cancelled"
-            self._all.confirm(receipt["message_id"], is_over=is_over)
+            self._all.note_cancel(receipt["message_id"], is_over=is_over)
 
     async def _wait_for_ends(self, receipts: list[Json]) -> None:
         """Wait for the end of each, and keep what was told; what never ends is not waited for."""
         for receipt in receipts:
-            ends = self._all.clock.monotonic() + _PATIENCE_SECONDS
+            ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
             while (status := await self._poll(receipt["poll_url"]))["state"] == "processing":
                 if self._all.clock.monotonic() > ends:
                     break
@@ -189,12 +191,12 @@ class ChatClient:
 
     def _record_end(self, receipt: Json, status: Json) -> None:
         shown = ShownEnd(status["state"], status["result"]["content"])
-        self._all.show(receipt["message_id"], shown)
+        self._all.note_end(receipt["message_id"], shown)
 
     async def _poll(self, path: str) -> Json:
         answer = await self._client.get(path, params={"wait": _WAIT_SECONDS})
         if answer.status_code != httpx.codes.OK:
-            await self._all.pause(_AGAIN_SECONDS)
+            await self._all.pause(_RETRY_PAUSE_SECONDS)
             return {"state": "processing"}
         decoded: Json = answer.json()
         return decoded

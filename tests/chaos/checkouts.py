@@ -148,8 +148,8 @@ def _loud_lines(text: str) -> Sequence[tuple[str, str]]:
     # The last line of a process that was killed may have been cut.
     for line in text.split("\n")[:-1]:
         try:
-            told = json.loads(line)
-            level, event = str(told["level"]), str(told["event"])
+            entry = json.loads(line)
+            level, event = str(entry["level"]), str(entry["event"])
         except (ValueError, KeyError, TypeError):
             level, event = "critical", f"no line of JSON: {line[:120]}"
         if level in _LOUD_LEVELS:

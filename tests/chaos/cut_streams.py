@@ -33,7 +33,7 @@ _WORKERS: Final = 2
 _TOKENS: Final = 60
 _GAP_SECONDS: Final = 0.004
 _READ_BYTES_MAX: Final = 2_000
-_AGAIN_SECONDS: Final = 0.05
+_RETRY_PAUSE_SECONDS: Final = 0.05
 _BETWEEN_KILLS_SECONDS: Final = 1.0
 
 
@@ -57,24 +57,24 @@ async def run(cuts: int, *, seed: int, kills: int = 0, followers: int = FOLLOWER
         async def keep_following() -> None:
             own = random.Random(chance.random())
             while tally.cuts < cuts or not killing.done():
-                await _one(system, fronts, own, tally)
+                await _follow_one(system, fronts, own, tally)
 
         await asyncio.gather(*(keep_following() for _ in range(followers)))
         await killing
     return tally
 
 
-async def _one(system: Rig, fronts: "_Fronts", chance: random.Random, tally: Tally) -> None:
+async def _follow_one(system: Rig, fronts: "_Fronts", chance: random.Random, tally: Tally) -> None:
     """Submit a message, follow its answer to the end through many cuts, and judge it."""
     async with httpx.AsyncClient(headers=system.headers, verify=NO_TLS, trust_env=False) as http:
-        asked = f"{chance.random()} [tokens={_TOKENS} gap={_GAP_SECONDS}]"
+        message = f"{chance.random()} [tokens={_TOKENS} gap={_GAP_SECONDS}]"
         key = {"idempotency-key": str(chance.random())}
         path, received = "/api/v1/chat", list[ReceivedEvent]()
         receipt = await fronts.repeat_until_answered(
-            http, "POST", path, tally, key, {"message": asked}
+            http, "POST", path, tally, key, {"message": message}
         )
         while not received or received[-1].name not in ENDS:
-            received += await _until_cut(
+            received += await _read_until_cut(
                 http, fronts, receipt["events_url"], received, chance, tally
             )
         status = await fronts.repeat_until_answered(http, "GET", receipt["poll_url"], tally)
@@ -83,7 +83,7 @@ async def _one(system: Rig, fronts: "_Fronts", chance: random.Random, tally: Tal
     tally.faults += _faults(received, status["result"]["content"])
 
 
-async def _until_cut(
+async def _read_until_cut(
     http: httpx.AsyncClient,
     fronts: "_Fronts",
     path: str,
@@ -93,19 +93,19 @@ async def _until_cut(
 ) -> list[ReceivedEvent]:
     """Read as many bytes as chance wants and drop the line; return the events that are whole."""
     headers = {"last-event-id": received[-1].id} if received else {}
-    read, enough = b"", chance.randint(1, _READ_BYTES_MAX)
+    read, cut_at = b"", chance.randint(1, _READ_BYTES_MAX)
     try:
         async with http.stream("GET", fronts.url(chance) + path, headers=headers) as answer:
             assert answer.status_code == httpx.codes.OK, answer.status_code
             async for piece in answer.aiter_raw():
                 read += piece
-                if len(read) >= enough:
+                if len(read) >= cut_at:
                     tally.cuts += 1
                     break
     except httpx.TransportError:
         tally.refused += 1
-        await SystemClock().sleep(_AGAIN_SECONDS)
-    return read_events(read[:enough])
+        await SystemClock().sleep(_RETRY_PAUSE_SECONDS)
+    return read_events(read[:cut_at])
 
 
 def _faults(received: list[ReceivedEvent], stored: str) -> list[str]:
@@ -175,7 +175,7 @@ class _Fronts:
                 answer = await http.request(verb, url, headers=headers, json=body)
             except httpx.TransportError:
                 tally.refused += 1
-                await SystemClock().sleep(_AGAIN_SECONDS)
+                await SystemClock().sleep(_RETRY_PAUSE_SECONDS)
             else:
                 assert answer.status_code == httpx.codes.OK, answer.text
                 decoded: Json = answer.json()

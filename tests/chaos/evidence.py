@@ -21,7 +21,7 @@ _CANARY: Final = re.compile(r"canary-[\w-]+")
 _CALL: Final = re.compile(r" (\d+):\d+")
 
 
-class Promise(NamedTuple):
+class AcceptedMessage(NamedTuple):
     """A receipt that a client holds: these ids, for this question. Per session in their order."""
 
     account: str
@@ -70,37 +70,37 @@ class Evidence:
     """
 
     granted: dict[str, int] = field(default_factory=dict)
-    promises: list[Promise] = field(default_factory=list)
-    asked: list[UpstreamCall] = field(default_factory=list)
+    accepted_messages: list[AcceptedMessage] = field(default_factory=list)
+    upstream_calls: list[UpstreamCall] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     shown: dict[str, ShownEnd] = field(default_factory=dict)
     cancelled: dict[str, int] = field(default_factory=dict)
-    called_off: set[str] = field(default_factory=set)
+    cancelled_at_once: set[str] = field(default_factory=set)
     disturbed: Counter[str] | None = None
 
-    def ask(self, said: Iterable[str], words: int) -> UpstreamCall:
+    def note_upstream_call(self, user_messages: Iterable[str], words: int) -> UpstreamCall:
         """Note an upstream call by the user's messages it brought; return what to answer."""
-        *history, question = said
-        upstream_call = UpstreamCall(len(self.asked), question, words, tuple(history))
-        self.asked.append(upstream_call)
+        *history, question = user_messages
+        upstream_call = UpstreamCall(len(self.upstream_calls), question, words, tuple(history))
+        self.upstream_calls.append(upstream_call)
         return upstream_call
 
     def calls(self) -> Counter[str]:
         """Count the upstream calls by question."""
-        return Counter(upstream_call.question for upstream_call in self.asked)
+        return Counter(upstream_call.question for upstream_call in self.upstream_calls)
 
     def histories(self) -> dict[str, list[tuple[str, ...]]]:
         """Return what each question's calls were told of before."""
         found: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
-        for upstream_call in self.asked:
+        for upstream_call in self.upstream_calls:
             found[upstream_call.question].append(upstream_call.history)
         return found
 
-    def sessions(self) -> dict[str, list[Promise]]:
+    def sessions(self) -> dict[str, list[AcceptedMessage]]:
         """Return the promises of each session, in the order in which they were given."""
-        found: defaultdict[str, list[Promise]] = defaultdict(list)
-        for promise in self.promises:
-            found[promise.session].append(promise)
+        found: defaultdict[str, list[AcceptedMessage]] = defaultdict(list)
+        for accepted_message in self.accepted_messages:
+            found[accepted_message.session].append(accepted_message)
         return found
 
 
@@ -109,11 +109,11 @@ class Finding(msgspec.Struct, frozen=True):
 
     invariant: str
     about: str
-    told: str
+    description: str
 
     @override
     def __str__(self) -> str:
-        return f"{self.invariant} {self.about}: {self.told}"
+        return f"{self.invariant} {self.about}: {self.description}"
 
 
 def question(account: str, name: str) -> str:

@@ -30,19 +30,19 @@ from tests.chaos.chat_clients import ChatClients
 from tests.chaos.evidence import Finding
 from tests.chaos.redis_faults import DOWN_SECONDS, HUNG_SECONDS, RedisFault, RedisFaults
 from tests.chaos.sampler import Sampler
-from tests.chaos.scene import Scene, standing
+from tests.chaos.scene import Scene, running_scene
 from tests.chaos.worker_pool import WorkerChild
 from tests.support import processes, waiting
 from tests.support.processes import Process
 
 _ACCOUNTS: Final = ("ann", "bob", "cem", "dee", "eva")
-_LOOK_SECONDS: Final = 0.1
+_SAMPLE_SECONDS: Final = 0.1
 _STOP_MARGIN_SECONDS: Final = 0.5
-_QUIET_SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 60.0
 _READY_SECONDS: Final = 30.0
-_AHEAD: Final = 0.97
+_PROGRESS_SHARE: Final = 0.97
 _HUNG_MS: Final = 6_000
-_FALLS_SECONDS: Final = 10.0
+_CRASHES_SECONDS: Final = 10.0
 
 WorkerFault = Literal["kill", "stop", "deploy"]
 Kind = WorkerFault | RedisFault
@@ -94,7 +94,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         lengths = (
             HUNG_SECONDS * bool(self.hangs),
             DOWN_SECONDS * bool(self.outages),
-            _FALLS_SECONDS * bool(self.crashes),
+            _CRASHES_SECONDS * bool(self.crashes),
         )
         return max(lengths)
 
@@ -109,15 +109,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     injected: dict[str, int]
     recovered_ms: list[int]
     back_ms: list[int]
-    unkept: int
-    unseen: int
+    lost_writes: int
+    overtaken: int
     took_ms: list[int]
     attempts: int
     wasted: int
     calls: int
-    undisturbed: int
-    uncalled_for: int
-    consumed: int
+    unexplained_attempts: int
+    unexplained_calls: int
+    consumed_attempts: int
     exits: list[int]
     failed_starts: int
     logged: dict[str, int]
@@ -125,20 +125,20 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     unfinished: list[str]
 
     @property
-    def hung(self) -> int:
+    def slow_answers(self) -> int:
         """How many answers took far longer than the upstream and Redis' absences ever do."""
         longest_ms = _HUNG_MS + 2_000 * self.plan.absent_seconds
         return sum(ms > longest_ms for ms in self.took_ms)
 
     @property
-    def unready(self) -> int:
+    def failed_ready(self) -> int:
         """How many workers could not start, though Redis was there all the time."""
         return 0 if any(self.injected[kind] for kind in REDIS_FAULTS) else self.failed_starts
 
     @property
-    def needless(self) -> int:
+    def needless_calls(self) -> int:
         """How many answers were asked for again where nothing befell a worker, but Redis alone."""
-        return 0 if any(self.injected[kind] for kind in WORKER_FAULTS) else self.uncalled_for
+        return 0 if any(self.injected[kind] for kind in WORKER_FAULTS) else self.unexplained_calls
 
 
 class FaultRun:
@@ -151,7 +151,7 @@ class FaultRun:
             scene.server, chat_clients, seed=plan.seed, rest_seconds=rest_seconds
         )
         self.injected: dict[str, int] = dict.fromkeys((*WORKER_FAULTS, *REDIS_FAULTS), 0)
-        self.consumed = 0
+        self.consumed_attempts = 0
         self._scene = scene
         self._plan = plan
         self._chat_clients = chat_clients
@@ -164,10 +164,10 @@ class FaultRun:
     async def run_to_end(self) -> None:
         """Go through all of it: workers, clients, faults, and the end of everything."""
         await self._start()
-        watching = asyncio.create_task(self._restart_ended())
+        watching = asyncio.create_task(self._watch_workers())
         try:
-            await asyncio.gather(self._chat_clients.talk(), self._inject_faults())
-            await self._wait_until_quiet()
+            await asyncio.gather(self._chat_clients.hold_conversations(), self._inject_faults())
+            await self._wait_until_idle()
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -183,7 +183,7 @@ class FaultRun:
         faults = self._plan.faults()
         for number, kind in enumerate(faults):
             await self._clock.sleep(self._chance.expovariate(self._plan.per_second))
-            share = self._plan.generations * _AHEAD * number / len(faults)
+            share = self._plan.generations * _PROGRESS_SHARE * number / len(faults)
             await waiting.until(lambda: self._chat_clients.sent >= share, 120, what="the clients")  # noqa: B023  awaited here
             await self._inject(kind)
             self.injected[kind] += 1
@@ -199,24 +199,24 @@ class FaultRun:
         }
         match kind:
             case "kill" | "stop" | "deploy":
-                await worker_faults[kind](await self._victim(kind))
+                await worker_faults[kind](await self._choose_slot(kind))
             case _:
                 await self.redis_faults.inject(kind)
 
-    async def _restart_ended(self) -> None:
+    async def _watch_workers(self) -> None:
         """Look on until cancelled, and start again who ended by himself."""
         while True:
             await self.sampler.sample()
             for slot, child in enumerate(self._slots):
                 if child.ended_event.is_set():
                     self._slots[slot] = self._fork_worker()
-            await self._clock.sleep(_LOOK_SECONDS)
+            await self._clock.sleep(_SAMPLE_SECONDS)
 
-    async def _wait_until_quiet(self) -> None:
+    async def _wait_until_idle(self) -> None:
         """Wait until nothing is under way, or nothing more will end, then let all workers go."""
         await asyncio.gather(*self._under_way)
         with contextlib.suppress(AssertionError):
-            await waiting.until(self._is_quiet, _QUIET_SECONDS, what="quiescence")
+            await waiting.until(self._is_idle, _IDLE_SECONDS, what="quiescence")
         slots, self._slots = self._slots, []
         for child in slots:
             await self._scene.pool.until_ready(child)
@@ -230,10 +230,10 @@ class FaultRun:
             [(f"{planted_faults.__name__}:plant", fault)] if fault else ()
         )
 
-    async def _is_quiet(self) -> bool:
+    async def _is_idle(self) -> bool:
         return not await self.sampler.sample()
 
-    async def _victim(self, kind: WorkerFault) -> int:
+    async def _choose_slot(self, kind: WorkerFault) -> int:
         """Choose a slot whose worker runs; not too many may be stopped at once."""
 
         def candidates() -> list[int]:
@@ -273,15 +273,15 @@ class FaultRun:
         child = self._slots[slot]
         self._slots[slot] = self._fork_worker()
         child.terminate()
-        self._start_task(self._replaced(child))
+        self._start_task(self._follow_replaced(child))
 
-    async def _replaced(self, child: WorkerChild) -> None:
+    async def _follow_replaced(self, child: WorkerChild) -> None:
         """Follow a worker that was told to go; what it still holds then is an attempt consumed."""
         while not child.ended_event.is_set():
             self.sampler.count_disturbance(await self.sampler.held_by(child.id))
-            await self._clock.sleep(_LOOK_SECONDS)
+            await self._clock.sleep(_SAMPLE_SECONDS)
         left = await self.sampler.held_by(child.id)
-        self.consumed += len(left)
+        self.consumed_attempts += len(left)
 
     def _start_task(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -292,7 +292,7 @@ class FaultRun:
 async def run(plan: Plan) -> Report:
     """Carry a plan out and return what came of it."""
     clock = SystemClock()
-    async with standing(
+    async with running_scene(
         plan.worker,
         seed=plan.seed,
         words=plan.words,
@@ -329,12 +329,12 @@ async def _front(scene: Scene) -> AsyncIterator[str]:
 
 def _count_logged(scene: Scene) -> dict[str, int]:
     """Count what the workers logged at which an operator would look up."""
-    told: Counter[str] = Counter()
-    for line in scene.told().splitlines():
+    events: Counter[str] = Counter()
+    for line in scene.worker_log().splitlines():
         # A line that was cut by a kill says nothing.
         with contextlib.suppress(msgspec.DecodeError):
-            told[str(msgspec.json.decode(line, type=dict[str, object]).get("event"))] += 1
-    return dict(told)
+            events[str(msgspec.json.decode(line, type=dict[str, object]).get("event"))] += 1
+    return dict(events)
 
 
 def _report(
@@ -355,21 +355,21 @@ def _report(
         injected=fault_run.injected,
         recovered_ms=sorted(fault_run.sampler.recovered_ms),
         back_ms=sorted(fault_run.redis_faults.back_ms),
-        unkept=tally.unkept,
-        unseen=fault_run.sampler.unseen,
+        lost_writes=tally.lost_writes,
+        overtaken=fault_run.sampler.overtaken,
         took_ms=tally.took_ms,
         attempts=sum(tally.attempts.values()),
         wasted=sum(max(0, attempts - 1) for attempts in tally.attempts.values()),
-        calls=len(evidence.asked),
-        undisturbed=sum(
+        calls=len(evidence.upstream_calls),
+        unexplained_attempts=sum(
             max(0, attempts - 1 - disturbances[name]) for name, attempts in tally.attempts.items()
         ),
-        uncalled_for=sum(
-            max(0, calls[promise.question] - 1 - disturbances[promise.generation])
-            for promise in evidence.promises
+        unexplained_calls=sum(
+            max(0, calls[accepted_message.question] - 1 - disturbances[accepted_message.generation])
+            for accepted_message in evidence.accepted_messages
         ),
-        consumed=fault_run.consumed,
-        exits=scene.pool.failed,
+        consumed_attempts=fault_run.consumed_attempts,
+        exits=scene.pool.bad_exits,
         failed_starts=scene.pool.failed_starts,
         logged=_count_logged(scene),
         findings=findings,

@@ -90,14 +90,14 @@ class ForkServer:
         if pid == 0:
             _run_worker(fork_request, parent)
         self._children[pid] = fork_request.key
-        _print_line(f"born {fork_request.key} {pid}")
+        _print_line(f"forked {fork_request.key} {pid}")
 
     def _reap_children(self) -> None:
         while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            _print_line(f"gone {self._children.pop(pid)} {os.waitstatus_to_exitcode(status)}")
+            _print_line(f"exited {self._children.pop(pid)} {os.waitstatus_to_exitcode(status)}")
 
 
 def _run_worker(fork_request: ForkRequest, parent: int) -> NoReturn:
@@ -144,12 +144,12 @@ def _announce(key: str) -> None:
         assert isinstance(self, arq_worker.PolluxWorker)
         id_ = self.id
 
-        async def starts(ctx: dict[Any, Any]) -> None:  # noqa: ARG001  arq's own word
+        async def on_startup(ctx: dict[Any, Any]) -> None:  # noqa: ARG001  arq's own word
             # The worker goes on to set its signals up before the loop turns again.
             loop = asyncio.get_running_loop()
-            loop.call_soon(_print_line, f"named {key} {os.getpid()} {id_}")
+            loop.call_soon(_print_line, f"ready {key} {os.getpid()} {id_}")
 
-        self.on_startup = starts
+        self.on_startup = on_startup
         await original(self)
 
     arq_worker.PolluxWorker.async_run = run_and_announce  # type: ignore[method-assign]  # in the child alone

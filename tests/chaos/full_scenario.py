@@ -25,8 +25,8 @@ from shared.wire.message import (
     encode_assistant,
 )
 from tests.chaos.evidence import (
+    AcceptedMessage,
     Evidence,
-    Promise,
     Sample,
     ShownEnd,
     UpstreamCall,
@@ -55,8 +55,8 @@ class Attempt(NamedTuple):
     @property
     def words(self) -> list[str]:
         """The answer in the pieces in which it comes."""
-        head, *rest = self.upstream_call.answer.split("] ")
-        return [f"{head}]", *(f" {word}" for word in " ".join(rest).split())]
+        head, *words = self.upstream_call.answer.split("] ")
+        return [f"{head}]", *(f" {word}" for word in " ".join(words).split())]
 
 
 class FullScenario:
@@ -69,8 +69,8 @@ class FullScenario:
     def __init__(self, queue: RedisFunctions, evidence: Evidence | None = None) -> None:
         self.queue = queue
         self.evidence = evidence or Evidence(disturbed=Counter())
-        self.sent: list[Promise] = []
-        self.callers: list[tuple[str, int]] = []
+        self.sent: list[AcceptedMessage] = []
+        self.call_attempts: list[tuple[str, int]] = []
         self._seqs: Counter[tuple[str, int]] = Counter()
 
     async def run(self) -> Evidence:
@@ -78,108 +78,108 @@ class FullScenario:
         for account in ("ann", "bob"):
             self.evidence.granted[account] = _GRANT
             await self.queue.grant(_GRANT, account)
-        await self.plain_talk()
-        await self.late_words()
-        await self.late_end()
+        await self.plain_conversations()
+        await self.append_after_lost_lease()
+        await self.settle_after_lost_lease()
         await self.drain()
         await self.failing_upstream()
-        await self.cancel_of_the_dead()
-        await self.stall()
-        await self.rest()
+        await self.cancel_with_dead_worker()
+        await self.server_stall()
+        await self.run_until_idle()
         return self.evidence
 
     # What happens
 
-    async def plain_talk(self) -> None:
+    async def plain_conversations(self) -> None:
         """Two accounts at once, three turns each, the later ones queued behind the first."""
         for number in range(3):
             for account in ("ann", "bob"):
-                await self.say(account, "plain", number)
-        await self.rest()
+                await self.send_message(account, "plain", number)
+        await self.run_until_idle()
 
-    async def late_words(self) -> None:
+    async def append_after_lost_lease(self) -> None:
         """A worker stalls past its lease and writes on while another has taken over."""
-        await self.say("ann", "late words")
+        await self.send_message("ann", "late words")
         for first in await self.claim("worker-1"):
             for word in range(3):
-                await self.tell(first, word, word + 1)
-            await self.lapse(first)
+                await self.append_words(first, word, word + 1)
+            await self.expire_lease(first)
             for second in await self.claim("worker-2"):
-                await self.tell(second, 0, 2)
-                await self.tell(first, 3, 5)
-                await self.end(second, told=2)
+                await self.append_words(second, 0, 2)
+                await self.append_words(first, 3, 5)
+                await self.end(second, appended=2)
 
-    async def late_end(self) -> None:
+    async def settle_after_lost_lease(self) -> None:
         """A worker stalls past its lease and ends its answer while another makes its own."""
-        await self.say("bob", "late end")
+        await self.send_message("bob", "late end")
         for first in await self.claim("worker-1"):
-            await self.tell(first, 0, 2)
-            await self.lapse(first)
+            await self.append_words(first, 0, 2)
+            await self.expire_lease(first)
             for second in await self.claim("worker-2"):
-                await self.tell(second, 0, 1)
-                await self.end(first, told=2)
-                await self.end(second, told=1)
+                await self.append_words(second, 0, 1)
+                await self.end(first, appended=2)
+                await self.end(second, appended=1)
 
     async def drain(self) -> None:
         """A worker is told to go in the middle of an answer."""
-        await self.say("ann", "drain")
+        await self.send_message("ann", "drain")
         for first in await self.claim("worker-1"):
-            await self.tell(first, 0, 3)
+            await self.append_words(first, 0, 3)
             self.count_disturbance(first)
             await self.queue.release(first.claimed)
-        await self.rest()
+        await self.run_until_idle()
 
     async def failing_upstream(self) -> None:
         """An upstream fails in the middle of an answer."""
-        await self.say("bob", "failing")
+        await self.send_message("bob", "failing")
         for attempt in await self.claim("worker-1"):
-            await self.tell(attempt, 0, 2)
-            await self.end(attempt, told=2, ending="failed")
+            await self.append_words(attempt, 0, 2)
+            await self.end(attempt, appended=2, ending="failed")
 
-    async def cancel_of_the_dead(self) -> None:
+    async def cancel_with_dead_worker(self) -> None:
         """A caller cancels what a worker holds that is dead already."""
-        ticket = await self.say("ann", "cancelled")
+        ticket = await self.send_message("ann", "cancelled")
         for attempt in await self.claim("worker-1"):
-            await self.tell(attempt, 0, 2)
+            await self.append_words(attempt, 0, 2)
             await self.queue.cancel(ticket)
             self.evidence.cancelled[ticket.id] = await self.now_ms()
             await self.pass_time()
-            await self.lapse(attempt)
-        await self.rest()
+            await self.expire_lease(attempt)
+        await self.run_until_idle()
 
-    async def stall(self) -> None:
+    async def server_stall(self) -> None:
         """The server answers nobody for longer than a lease; then reaps come before beats."""
-        await self.say("bob", "stall")
+        await self.send_message("bob", "stall")
         for attempt in await self.claim("worker-1"):
-            await self.tell(attempt, 0, 2)
-            await self.overtake(attempt)
+            await self.append_words(attempt, 0, 2)
+            await self.move_lease_end_to_past(attempt)
             clocks = keys.CLOCKS(self.queue.root)
             await self.queue.redis.call(
                 "HSET", clocks, "reaped", await self.now_ms() - _LONG_AGO_MS
             )
             await self.queue.reap(gap_ms=1_000)
             await self.queue.beat(attempt.claimed)
-            await self.end(attempt, told=2)
+            await self.end(attempt, appended=2)
 
-    async def rest(self) -> None:
+    async def run_until_idle(self) -> None:
         """Reap, claim and answer until there is nothing more to claim."""
         for _ in range(_ROUNDS_MAX):
             await self.queue.reap()
             attempts = await self.claim("worker-3", count=8)
             for attempt in attempts:
-                await self.tell(attempt, 0, 2)
+                await self.append_words(attempt, 0, 2)
             for attempt in attempts:
-                await self.end(attempt, told=2)
+                await self.end(attempt, appended=2)
 
     # The words of those who take part
 
-    async def say(self, account: str, name: str, number: int = 0) -> Ticket:
+    async def send_message(self, account: str, name: str, number: int = 0) -> Ticket:
         """Send a message into the session of that name, as the front would."""
         asked = question(account, f"{name} {number}")
         session = f"{account}-{name.replace(' ', '-')}"
         ticket = Ticket(account, session, f"{session}-{number}")
-        promise = Promise(account, session, ticket.id, asked)
-        self.sent.append(promise)
+        accepted_message = AcceptedMessage(account, session, ticket.id, asked)
+        self.sent.append(accepted_message)
         answer = await self.queue.accept(
             account,
             session,
@@ -189,30 +189,32 @@ class FullScenario:
             hold=_HOLD,
         )
         assert isinstance(answer, Accepted), answer
-        self.evidence.promises.append(promise)
+        self.evidence.accepted_messages.append(accepted_message)
         return ticket
 
     async def claim(self, worker: str, count: int = 1) -> list[Attempt]:
         """Take what is ready and call the upstream for each."""
         claimed = await self.queue.claim(count, worker=worker, lease_ms=_LEASE_MS)
         await self.queue.reap()
-        return [Attempt(one, await self._ask(one)) for one in claimed]
+        return [Attempt(one, await self._call_upstream(one)) for one in claimed]
 
-    async def _ask(self, claimed: Claimed) -> UpstreamCall:
+    async def _call_upstream(self, claimed: Claimed) -> UpstreamCall:
         """Call the upstream with the completed questions of the session, as a worker would."""
         asked = decode_user(claimed.user_message).content
-        (promise,) = [one for one in self.evidence.promises if one.generation == claimed.id]
-        said = []
-        for earlier in self.evidence.sessions()[promise.session]:
+        (accepted_message,) = [
+            one for one in self.evidence.accepted_messages if one.generation == claimed.id
+        ]
+        completed_questions = []
+        for earlier in self.evidence.sessions()[accepted_message.session]:
             if earlier.generation == claimed.id:
                 break
             ticket = Ticket(earlier.account, earlier.session, earlier.generation)
             if await self.queue.stage(ticket) == "completed":
-                said.append(earlier.question)
-        self.callers.append((claimed.id, claimed.attempt))
-        return self.evidence.ask([*said, asked], _WORDS)
+                completed_questions.append(earlier.question)
+        self.call_attempts.append((claimed.id, claimed.attempt))
+        return self.evidence.note_upstream_call([*completed_questions, asked], _WORDS)
 
-    async def tell(self, attempt: Attempt, first: int, last: int) -> None:
+    async def append_words(self, attempt: Attempt, first: int, last: int) -> None:
         """Append the words `first` to `last` of the answer, and look at what there is then."""
         claimed = attempt.claimed
         text = "".join(attempt.words[first:last])
@@ -234,14 +236,14 @@ class FullScenario:
 
     def _next_seq(self, claimed: Claimed) -> int:
         """Return the next event's number; a later attempt's first came with its claim."""
-        said = self._seqs[claimed.id, claimed.attempt]
-        return said + (1 if claimed.attempt == 1 else 2)
+        completed_questions = self._seqs[claimed.id, claimed.attempt]
+        return completed_questions + (1 if claimed.attempt == 1 else 2)
 
-    async def end(self, attempt: Attempt, *, told: int, ending: Ending = "completed") -> None:
+    async def end(self, attempt: Attempt, *, appended: int, ending: Ending = "completed") -> None:
         """Append what is left of the answer, unless it failed, and settle."""
         if ending == "completed":
-            await self.tell(attempt, told, len(attempt.words))
-            told = len(attempt.words)
+            await self.append_words(attempt, appended, len(attempt.words))
+            appended = len(attempt.words)
         claimed = attempt.claimed
         usage = Usage(cost=_COST if ending == "completed" else 0)
         event: events.Event = events.Completed(message=claimed.id, usage=usage, routing=None)
@@ -259,7 +261,7 @@ class FullScenario:
         )
         message = AssistantMessage(
             status=ending,
-            content="".join(attempt.words[:told]),
+            content="".join(attempt.words[:appended]),
             created=claimed.claimed_ms,
             usage=usage,
         )
@@ -285,13 +287,13 @@ class FullScenario:
 
     # Time
 
-    async def lapse(self, attempt: Attempt) -> None:
+    async def expire_lease(self, attempt: Attempt) -> None:
         """Let a worker's lease run out, and be seen."""
         self.count_disturbance(attempt)
-        await self.overtake(attempt)
+        await self.move_lease_end_to_past(attempt)
         await self.queue.reap()
 
-    async def overtake(self, attempt: Attempt) -> None:
+    async def move_lease_end_to_past(self, attempt: Attempt) -> None:
         """Move the end of a lease into the past."""
         name = f"{attempt.claimed.account}:{attempt.claimed.id}"
         await self.queue.redis.call("ZADD", keys.LEASES(self.queue.root), "XX", 1, name)

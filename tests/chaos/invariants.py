@@ -36,10 +36,10 @@ from tests.chaos.evidence import (
     question_in,
 )
 from tests.chaos.records import Case
-from tests.support import redis_invariants as structure
+from tests.support import redis_invariants
 from tests.support.redis_server import RawClient
 
-_CASES_PER_SENTENCE: Final = 200
+_NAMES_SHOWN_MAX: Final = 200
 _END_EVENTS: Final = (events.Completed, events.Failed, events.Cancelled)
 
 
@@ -53,19 +53,19 @@ def check(
 
     `others` are the names of keys that only another version of Pollux knows.
     """
-    read = records.cases(raw_client, settings, evidence.promises)
-    cases = {case.promise.generation: case for case in read}
-    found = [finding for case in cases.values() for finding in _of_one(case, evidence)]
-    found += _calls(cases, evidence)
-    found += _sights(cases, evidence.samples)
+    read = records.cases(raw_client, settings, evidence.accepted_messages)
+    cases = {case.accepted_message.generation: case for case in read}
+    found = [finding for case in cases.values() for finding in _check_case(case, evidence)]
+    found += _check_calls(cases, evidence)
+    found += _check_samples(cases, evidence.samples)
     histories = evidence.histories()
-    for promises in evidence.sessions().values():
-        turns = [cases[promise.generation] for promise in promises]
-        found += _in_order(turns, evidence)
-        found += _histories(turns, histories)
+    for accepted_messages in evidence.sessions().values():
+        turns = [cases[accepted_message.generation] for accepted_message in accepted_messages]
+        found += _check_order(turns, evidence)
+        found += _check_histories(turns, histories)
     for account in evidence.granted:
-        ended = [case for case in cases.values() if case.promise.account == account]
-        found += _credit_totals(
+        ended = [case for case in cases.values() if case.accepted_message.account == account]
+        found += _check_credits(
             records.credit_totals(raw_client, settings, account), account, ended, evidence
         )
     return [*found, *_left_over(raw_client, settings, others)]
@@ -80,7 +80,7 @@ class Tally(NamedTuple):
     stages: dict[str, int]
     attempts: dict[str, int]
     took_ms: list[int]
-    unkept: int
+    lost_writes: int
 
 
 def tally(raw_client: RawClient, settings: RedisSettings, evidence: Evidence) -> Tally:
@@ -88,14 +88,14 @@ def tally(raw_client: RawClient, settings: RedisSettings, evidence: Evidence) ->
     stages: Counter[str] = Counter()
     attempts = {}
     took_ms = []
-    unkept = 0
-    for case in records.cases(raw_client, settings, evidence.promises):
-        unkept += not case.record or any(True for _ in _told_its_client(case, evidence))
+    lost_writes = 0
+    for case in records.cases(raw_client, settings, evidence.accepted_messages):
+        lost_writes += not case.record or any(True for _ in _as_shown_to_client(case, evidence))
         stages[case.record.get("stage", "lost")] += 1
-        attempts[case.promise.generation] = case.attempt
+        attempts[case.accepted_message.generation] = case.attempt
         if case.attempt and case.has_ended:
             took_ms.append(int(case.record["finished"]) - int(case.record["started"]))
-    return Tally(dict(stages), attempts, sorted(took_ms), unkept)
+    return Tally(dict(stages), attempts, sorted(took_ms), lost_writes)
 
 
 def dump(raw_client: RawClient, settings: RedisSettings) -> list[str]:
@@ -112,14 +112,22 @@ def dump(raw_client: RawClient, settings: RedisSettings) -> list[str]:
     return found
 
 
-def _of_one(case: Case, evidence: Evidence) -> Iterator[Finding]:
+def _check_case(case: Case, evidence: Evidence) -> Iterator[Finding]:
     if not case.has_ended:
         stage = case.record.get("stage", "not there")
-        yield Finding("I1", case.promise.generation, f"it is {stage}")
+        yield Finding("I1", case.accepted_message.generation, f"it is {stage}")
         return
-    for one in (_ended_once, _told_its_client, _charged, _gapless, _told, _own_words, _current):
-        for told in one(case, evidence):
-            yield Finding(_NAMES[one], case.promise.generation, told)
+    for one in (
+        _ended_once,
+        _as_shown_to_client,
+        _charged,
+        _gapless,
+        _stream_matches_message,
+        _no_foreign_words,
+        _no_stale_words,
+    ):
+        for description in one(case, evidence):
+            yield Finding(_NAMES[one], case.accepted_message.generation, description)
 
 
 def _ended_once(case: Case, _: Evidence) -> Iterator[str]:
@@ -135,9 +143,9 @@ def _ended_once(case: Case, _: Evidence) -> Iterator[str]:
         yield f"its record says {stage}, its message {case.assistant.status}"
 
 
-def _told_its_client(case: Case, evidence: Evidence) -> Iterator[str]:
-    name, stage = case.promise.generation, case.record.get("stage")
-    if name in evidence.called_off and stage != "cancelled":
+def _as_shown_to_client(case: Case, evidence: Evidence) -> Iterator[str]:
+    name, stage = case.accepted_message.generation, case.record.get("stage")
+    if name in evidence.cancelled_at_once and stage != "cancelled":
         yield f"its client was told that it is cancelled, and it is {stage}"
     shown = evidence.shown.get(name)
     if shown is None or case.assistant is None:
@@ -157,8 +165,8 @@ def _charged(case: Case, _: Evidence) -> Iterator[str]:
 
 
 def _gapless(case: Case, _: Evidence) -> Iterator[str]:
-    for epoch, told in groupby(case.entries, key=lambda entry: entry.epoch):
-        numbers = [entry.seq for entry in told]
+    for epoch, entries in groupby(case.entries, key=lambda entry: entry.epoch):
+        numbers = [entry.seq for entry in entries]
         if numbers != list(range(1, len(numbers) + 1)):
             yield f"epoch {epoch} is numbered {numbers}"
     last = case.entries[-1] if case.entries else None
@@ -166,7 +174,7 @@ def _gapless(case: Case, _: Evidence) -> Iterator[str]:
         yield f"its last event is {last}, its record says {case.record.get('last')}"
 
 
-def _told(case: Case, evidence: Evidence) -> Iterator[str]:
+def _stream_matches_message(case: Case, evidence: Evidence) -> Iterator[str]:
     """What a follower has is what is stored; a whole answer is the whole of one call's."""
     if case.assistant is None:
         return
@@ -175,7 +183,7 @@ def _told(case: Case, evidence: Evidence) -> Iterator[str]:
     if followed != content:
         yield f"its stream tells {followed!r}, its message {content!r}"
     calls = calls_in(content)
-    known = [evidence.asked[call] for call in calls if call < len(evidence.asked)]
+    known = [evidence.upstream_calls[call] for call in calls if call < len(evidence.upstream_calls)]
     if len(calls) > 1 or len(known) != len(calls):
         yield f"its message is of the calls {calls}"
     elif known and not known[0].answer.startswith(content):
@@ -184,21 +192,21 @@ def _told(case: Case, evidence: Evidence) -> Iterator[str]:
         yield f"it is completed with a part only: {content!r}"
 
 
-def _own_words(case: Case, _: Evidence) -> Iterator[str]:
+def _no_foreign_words(case: Case, _: Evidence) -> Iterator[str]:
     texts = [entry.event.text for entry in case.entries if isinstance(entry.event, events.Delta)]
     texts += [said.content for said in (case.user, case.assistant) if said is not None]
-    strangers = canaries_in(" ".join(texts)) - {canary(case.promise.account)}
-    if strangers:
-        yield f"{case.promise.account} reads of {sorted(strangers)}"
+    foreign = canaries_in(" ".join(texts)) - {canary(case.accepted_message.account)}
+    if foreign:
+        yield f"{case.accepted_message.account} reads of {sorted(foreign)}"
 
 
-def _current(case: Case, _: Evidence) -> Iterator[str]:
+def _no_stale_words(case: Case, _: Evidence) -> Iterator[str]:
     """Each epoch tells of one call, and what is stored was told under the last token."""
-    told: defaultdict[int, str] = defaultdict(str)
+    text_of: defaultdict[int, str] = defaultdict(str)
     for entry in case.entries:
         if isinstance(entry.event, events.Delta):
-            told[entry.epoch] += entry.event.text
-    for epoch, text in told.items():
+            text_of[entry.epoch] += entry.event.text
+    for epoch, text in text_of.items():
         if len(calls_in(text)) > 1:
             yield f"epoch {epoch} tells of the calls {calls_in(text)}"
     if not case.entries or case.entries[-1].epoch != case.attempt:
@@ -208,7 +216,7 @@ def _current(case: Case, _: Evidence) -> Iterator[str]:
         yield f"attempt {case.attempt} ended it, and the words of {stale} are to be seen"
     kept = set(calls_in(case.assistant.content if case.assistant else ""))
     earlier = {
-        call for epoch, text in told.items() if epoch < case.attempt for call in calls_in(text)
+        call for epoch, text in text_of.items() if epoch < case.attempt for call in calls_in(text)
     }
     if kept & earlier:
         yield f"attempt {case.attempt} ended it with what an earlier one had made"
@@ -218,25 +226,27 @@ Rule = Callable[[Case, Evidence], Iterator[str]]
 
 _NAMES: Final[dict[Rule, str]] = {
     _ended_once: "I2",
-    _told_its_client: "I2",
+    _as_shown_to_client: "I2",
     _charged: "I3",
     _gapless: "I5",
-    _told: "I5",
-    _own_words: "I6",
-    _current: "I7",
+    _stream_matches_message: "I5",
+    _no_foreign_words: "I6",
+    _no_stale_words: "I7",
 }
 
 
-def _calls(cases: dict[str, Case], evidence: Evidence) -> Iterator[Finding]:
+def _check_calls(cases: dict[str, Case], evidence: Evidence) -> Iterator[Finding]:
     calls = evidence.calls()
     for name, case in cases.items():
-        made, attempts = calls[case.promise.question], case.attempt
+        made, attempts = calls[case.accepted_message.question], case.attempt
         if made > attempts:
             yield Finding("I4", name, f"{made} upstream calls in {attempts} attempts")
         if evidence.disturbed is not None and attempts > 1 + evidence.disturbed[name]:
-            befell = evidence.disturbed[name]
-            yield Finding("I4", name, f"{attempts} attempts, though only {befell} were disturbed")
-    for upstream_call in evidence.asked:
+            disturbances = evidence.disturbed[name]
+            yield Finding(
+                "I4", name, f"{attempts} attempts, though only {disturbances} were disturbed"
+            )
+    for upstream_call in evidence.upstream_calls:
         said = " ".join((upstream_call.question, *upstream_call.history))
         if len(canaries_in(said)) > 1:
             yield Finding(
@@ -244,7 +254,7 @@ def _calls(cases: dict[str, Case], evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _sights(cases: dict[str, Case], samples: Iterable[Sample]) -> Iterator[Finding]:
+def _check_samples(cases: dict[str, Case], samples: Iterable[Sample]) -> Iterator[Finding]:
     """See that each generation went on along the table, and that an attempt has one text."""
     last: dict[str, Sample] = {}
     written: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
@@ -253,19 +263,19 @@ def _sights(cases: dict[str, Case], samples: Iterable[Sample]) -> Iterator[Findi
         for name, case in cases.items()
         if case.has_ended
     )
-    for sight in chain(samples, ends):
-        name = sight.generation
+    for sample in chain(samples, ends):
+        name = sample.generation
         before = last.get(name, Sample(name, "queued", 0))
-        if sight.attempt < before.attempt or not _leads(before.stage, sight.stage):
-            yield Finding("I9", name, f"it went from {before} to {sight}")
-        last[name] = sight
-        written[name, sight.attempt].update(sight.calls)
+        if sample.attempt < before.attempt or not _can_lead_to(before.stage, sample.stage):
+            yield Finding("I9", name, f"it went from {before} to {sample}")
+        last[name] = sample
+        written[name, sample.attempt].update(sample.calls)
     for (name, attempt), calls in written.items():
         if len(calls) > 1:
             yield Finding("I7", name, f"the text of attempt {attempt} was of the calls {calls}")
 
 
-def _leads(stage: Stage, following: Stage) -> bool:
+def _can_lead_to(stage: Stage, following: Stage) -> bool:
     """Tell whether the table leads from a stage to another, in any number of steps."""
     reached, fresh = {stage}, {stage}
     while fresh:
@@ -274,14 +284,14 @@ def _leads(stage: Stage, following: Stage) -> bool:
     return following in reached
 
 
-def _in_order(cases: Sequence[Case], evidence: Evidence) -> Iterator[Finding]:
+def _check_order(cases: Sequence[Case], evidence: Evidence) -> Iterator[Finding]:
     """See that a session's turns are its questions, answered one after the other."""
     free_ms = 0
     for number, case in enumerate(cases, 1):
-        name = case.promise.generation
+        name = case.accepted_message.generation
         began, ended = (int(case.record.get(field, 0)) for field in ("started", "finished"))
-        for told in _own_turn(case, number):
-            yield Finding("I10", name, told)
+        for description in _own_turn(case, number):
+            yield Finding("I10", name, description)
         if began and began < free_ms:
             yield Finding(
                 "I10", name, f"begun at {began}, when an earlier turn ran until {free_ms}"
@@ -295,29 +305,29 @@ def _in_order(cases: Sequence[Case], evidence: Evidence) -> Iterator[Finding]:
 def _own_turn(case: Case, number: int) -> Iterator[str]:
     if case.record.get("turn") != str(number):
         yield f"it was promised as turn {number} and is turn {case.record.get('turn')}"
-    user, asked = case.user, case.promise.question
-    if user is None or (user.content, user.generation) != (asked, case.promise.generation):
+    user, asked = case.user, case.accepted_message.question
+    if user is None or (user.content, user.generation) != (asked, case.accepted_message.generation):
         yield f"its question {asked!r} is stored as {user}"
     answered = question_in(case.assistant.content) if case.assistant else None
     if answered is not None and answered != asked:
         yield f"it asked {asked!r}, and {answered!r} was answered"
 
 
-def _histories(
+def _check_histories(
     cases: Sequence[Case], histories: Mapping[str, list[tuple[str, ...]]]
 ) -> Iterator[Finding]:
     """See that each call brought the completed questions before its own, in their order."""
     before: tuple[str, ...] = ()
     for case in cases:
-        question = case.promise.question
-        for told in histories.get(question, []):
-            if told != before:
-                yield Finding("I10", question, f"its call was told {told}, not {before}")
+        question = case.accepted_message.question
+        for history in histories.get(question, []):
+            if history != before:
+                yield Finding("I10", question, f"its call had the history {history}, not {before}")
         if case.record.get("stage") == "completed":
             before += (question,)
 
 
-def _credit_totals(
+def _check_credits(
     credit_totals: dict[str, int], account: str, cases: Iterable[Case], evidence: Evidence
 ) -> Iterator[Finding]:
     granted, balance, held, settled, overrun = (
@@ -339,11 +349,11 @@ def _credit_totals(
 def _left_over(
     raw_client: RawClient, settings: RedisSettings, others: AbstractSet[str]
 ) -> Iterator[Finding]:
-    for told in structure.faults(raw_client, settings, others):
-        yield Finding("I8", "the keys", told)
+    for description in redis_invariants.faults(raw_client, settings, others):
+        yield Finding("I8", "the keys", description)
     for root in records.roots(settings):
         for family in keys.FAMILIES.values():
             if family.end == "deleted":
                 pattern = family(root, *("*" for _ in family.parts))
-                names = raw_client.names(pattern)[:_CASES_PER_SENTENCE]
+                names = raw_client.names(pattern)[:_NAMES_SHOWN_MAX]
                 yield from (Finding("I8", name, "is left though nothing runs") for name in names)

@@ -36,7 +36,7 @@ MESSAGES: Final = 3
 _WORDS: Final = 60
 _GAP_SECONDS: Final = 0.2
 _SETTLE_SECONDS: Final = 0.5
-_AWAY_SECONDS: Final = 5.0
+_LOSS_SECONDS: Final = 5.0
 _CUTS: Final = 20
 _CUTS_SECONDS: Final = 8.0
 _END_SECONDS: Final = 60.0
@@ -77,11 +77,11 @@ async def observe(kind: Kind, folder: Path) -> Outcome:
         await waiting.until(lambda: len(provider.requests) == MESSAGES, what="the calls")
         # By then leases have been renewed: the connection of the beats is open.
         await SystemClock().sleep(2 * settings.worker.beat_seconds)
-        async with _trouble(kind, redis, settings):
+        async with _listener_kept_away(kind, redis, settings):
             # What is claimed in the moment of the cut says nothing.
             await SystemClock().sleep(_SETTLE_SECONDS)
             late = await front.submit("late")
-            await SystemClock().sleep(_AWAY_SECONDS)
+            await SystemClock().sleep(_LOSS_SECONDS)
             is_claimed = (await front.record(late))["stage"] != "queued"
         stages = await _stages(front, [*tickets, late])
         records = [await front.record(each) for each in tickets]
@@ -110,7 +110,7 @@ async def _stages(front: Front, tickets: list[Ticket]) -> list[str]:
 
 
 @asynccontextmanager
-async def _trouble(kind: Kind, redis: Redis, settings: Settings) -> AsyncIterator[None]:
+async def _listener_kept_away(kind: Kind, redis: Redis, settings: Settings) -> AsyncIterator[None]:
     """Keep the worker's listener away until the end of the block."""
     if kind == "cuts":
         cutting = asyncio.create_task(_cut(redis, _CUTS, _CUTS_SECONDS))
@@ -140,12 +140,12 @@ async def main() -> int:
     is_clean = True
     for kind in get_args(Kind):
         with tempfile.TemporaryDirectory() as name:
-            seen = await observe(kind, Path(name))
-        is_clean = is_clean and (seen.crashed, seen.attempts) == (0, MESSAGES)
+            outcome = await observe(kind, Path(name))
+        is_clean = is_clean and (outcome.crashed, outcome.attempts) == (0, MESSAGES)
         sys.stdout.write(
-            f"{kind:12} crashed {seen.crashed} of {MESSAGES}, in {seen.attempts} attempts; sent "
-            f"meanwhile: {'claimed' if seen.is_late_claimed else 'not claimed'}, "
-            f"then {seen.late_stage}\n"
+            f"{kind:12} crashed {outcome.crashed} of {MESSAGES}, in {outcome.attempts} attempts;"
+            f" sent during the loss: {'claimed' if outcome.is_late_claimed else 'not claimed'}, "
+            f"then {outcome.late_stage}\n"
         )
         sys.stdout.flush()
     return 0 if is_clean else 1

@@ -93,22 +93,22 @@ async def observe(system: System, kind: Kind, folder: Path, *, fronts: int = 1) 
         ]
         url = f"http://127.0.0.1:{port}"
         key = (await system.key(await system.account())).key
-        caller = await stack.enter_async_context(api_client.connected(url, {"x-api-key": key}))
-        if not await _is_ready(caller):
+        client = await stack.enter_async_context(api_client.connected(url, {"x-api-key": key}))
+        if not await _is_ready(client):
             return Outcome(0, is_healthy=False, has_ended=await _end(started))
         fail()
-        sent = [_is_answered(caller, f"message {number}") for number in range(MESSAGES)]
+        sent = [_is_answered(client, f"message {number}") for number in range(MESSAGES)]
         answered = sum(await asyncio.gather(*sent))
-        is_healthy = await _answers(caller, "/healthz")
+        is_healthy = await _answers(client, "/healthz")
         return Outcome(answered, is_healthy, await _end(started))
 
 
-async def _is_ready(caller: ApiClient) -> bool:
+async def _is_ready(client: ApiClient) -> bool:
     """Wait until the front is ready and a worker has reported; tell whether they ever are."""
 
     async def is_ready() -> bool:
-        listed = await _answers(caller, "/v1/ai/agents")
-        return listed and await _answers(caller, "/readyz")
+        listed = await _answers(client, "/v1/ai/agents")
+        return listed and await _answers(client, "/readyz")
 
     try:
         await waiting.until(is_ready, _START_SECONDS, what="the front")
@@ -117,22 +117,22 @@ async def _is_ready(caller: ApiClient) -> bool:
     return True
 
 
-async def _is_answered(caller: ApiClient, message: str) -> bool:
+async def _is_answered(client: ApiClient, message: str) -> bool:
     """Tell whether a message is taken in, and its answer is there in time."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            sent = await caller.post("/api/v1/chat", json={"message": message})
+            sent = await client.post("/api/v1/chat", json={"message": message})
             if sent.status_code != httpx.codes.OK:
                 return False
-            return bool((await caller.wait_for_end(sent.json()))["state"] == "completed")
+            return bool((await client.wait_for_end(sent.json()))["state"] == "completed")
     except (TimeoutError, httpx.HTTPError, AssertionError):
         return False
 
 
-async def _answers(caller: ApiClient, path: str) -> bool:
+async def _answers(client: ApiClient, path: str) -> bool:
     try:
         async with asyncio.timeout(2):
-            return (await caller.get(path)).status_code == httpx.codes.OK
+            return (await client.get(path)).status_code == httpx.codes.OK
     except (TimeoutError, httpx.HTTPError):
         return False
 
@@ -160,12 +160,12 @@ async def main() -> int:
                 ScriptedProvider() as provider,
                 System(settings, provider, Path(name)) as system,
             ):
-                seen = await observe(system, kind, Path(name))
-        is_clean = is_clean and seen == Outcome(MESSAGES, is_healthy=True, has_ended=True)
+                outcome = await observe(system, kind, Path(name))
+        is_clean = is_clean and outcome == Outcome(MESSAGES, is_healthy=True, has_ended=True)
         sys.stdout.write(
-            f"{kind:12} answered {seen.answered} of {MESSAGES}, healthz "
-            f"{'answers' if seen.is_healthy else 'is silent'}, "
-            f"{'ended in time' if seen.has_ended else 'did not end in time'}\n"
+            f"{kind:12} answered {outcome.answered} of {MESSAGES}, healthz "
+            f"{'answers' if outcome.is_healthy else 'is silent'}, "
+            f"{'ended in time' if outcome.has_ended else 'did not end in time'}\n"
         )
         sys.stdout.flush()
     return 0 if is_clean else 1

@@ -19,7 +19,7 @@ from shared import ids
 from shared.clock import SystemClock
 from shared.lifecycle import ENDS
 from tests.chaos.checkouts import CheckoutProcess, CheckoutProcesses
-from tests.chaos.evidence import Evidence, Promise, ShownEnd, question
+from tests.chaos.evidence import AcceptedMessage, Evidence, ShownEnd, question
 from tests.support.api_client import NO_TLS
 from tests.support.stream_reader import ReceivedEvent, read_events, text_of
 
@@ -28,20 +28,20 @@ Json = dict[str, Any]
 _KOLBO: Final = "/api/v1/chat"
 _KOMBIFY: Final = "/v1/ai/chat"
 _SHORT_ID: Final = re.compile(r"\d+-\d+")
-_NOT_NOW: Final = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
+_RETRIED_STATUSES: Final = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
 _TURNS_MAX: Final = 5
 _WAIT_SECONDS: Final = 5
 _TIMEOUT_SECONDS: Final = 60.0
-_AGAIN_SECONDS: Final = 0.2
-_PATIENCE_SECONDS: Final = 90.0
+_RETRY_PAUSE_SECONDS: Final = 0.2
+_GIVE_UP_SECONDS: Final = 90.0
 _CUT_BYTES_MAX: Final = 3_000
-_CUTS: Final = 0.6
-_BY_KOMBIFY: Final = 0.4
-_CANCELS: Final = 0.06
-_BATCH: Final = 0.15
-_NARROW: Final = 0.2
-_IMPATIENT: Final = 0.3
-_AS_COMPANION: Final = 0.3
+_CUT_SHARE: Final = 0.6
+_KOMBIFY_SHARE: Final = 0.4
+_CANCEL_SHARE: Final = 0.06
+_BATCH_SHARE: Final = 0.15
+_NARROW_MODEL_SHARE: Final = 0.2
+_IMPATIENT_SHARE: Final = 0.3
+_COMPANION_SHARE: Final = 0.3
 
 
 class MixedClients:
@@ -67,7 +67,7 @@ class MixedClients:
         self._keys = api_keys
         self._chance = random.Random(seed)
 
-    async def talk(self, clients: int) -> None:
+    async def hold_conversations(self, clients: int) -> None:
         """Let so many talk until it is over and each has heard the end of what it asked."""
         self.is_over = False
         async with asyncio.TaskGroup() as group:
@@ -80,32 +80,36 @@ class MixedClients:
         async with httpx.AsyncClient(
             headers=headers, timeout=_TIMEOUT_SECONDS, verify=NO_TLS, trust_env=False
         ) as http:
-            caller = _MixedClient(self, http, account, chance)
+            mixed_client = _MixedClient(self, http, account, chance)
             while not self.is_over:
-                await caller.converse()
+                await mixed_client.converse()
 
 
 class _MixedClient:
     """One client in its conversations."""
 
     def __init__(
-        self, callers: MixedClients, http: httpx.AsyncClient, account: str, chance: random.Random
+        self,
+        all_clients: MixedClients,
+        http: httpx.AsyncClient,
+        account: str,
+        chance: random.Random,
     ) -> None:
-        self._all = callers
+        self._all = all_clients
         self._http = http
         self._account = account
         self._chance = chance
         self._session: str | None = None
-        self._asked: list[str] = []
+        self._sent_messages: list[str] = []
 
     async def converse(self) -> None:
         """Hold one conversation and read it back."""
-        self._session, self._asked = None, []
-        session = await self._talk()
+        self._session, self._sent_messages = None, []
+        session = await self._hold_conversation()
         if session is not None:
             await self._read_back(session)
 
-    async def _talk(self) -> str | None:
+    async def _hold_conversation(self) -> str | None:
         """Send some messages, hear their ends, and return the session.
 
         None is sent while two have no answer.
@@ -114,11 +118,11 @@ class _MixedClient:
         for _ in range(self._chance.randint(1, _TURNS_MAX)):
             if self._all.is_over:
                 break
-            if self._chance.random() < _BY_KOMBIFY:
+            if self._chance.random() < _KOMBIFY_SHARE:
                 pending += await self._chat()
             else:
                 pending.append(await self._submit())
-            if self._chance.random() > _IMPATIENT or len(pending) > 1:
+            if self._chance.random() > _IMPATIENT_SHARE or len(pending) > 1:
                 await self._wait_for_ends(pending)
         await self._wait_for_ends(pending)
         return self._session
@@ -128,8 +132,8 @@ class _MixedClient:
         path = f"/v1/ai/sessions/{session}"
         answer = await self._call("GET", path)
         payload = [each["content"] for each in answer.json()["messages"] if each["role"] == "user"]
-        if payload != self._asked:
-            self._add_complaint(f"{path} has {payload}, not {self._asked}")
+        if payload != self._sent_messages:
+            self._add_complaint(f"{path} has {payload}, not {self._sent_messages}")
         if self._account == self._all.deleting_account:
             # A front that is killed may have deleted it without a word.
             await self._call("DELETE", path, expected=httpx.codes.NOT_FOUND)
@@ -140,13 +144,13 @@ class _MixedClient:
     def _body(self) -> tuple[str, Json]:
         self._all.sent += 1
         asked = question(self._account, f"message {self._all.sent}")
-        self._asked.append(asked)
+        self._sent_messages.append(asked)
         body: Json = {"message": asked}
         if self._session is not None:
             body["session_id"] = self._session
-        if self._chance.random() < _BATCH:
+        if self._chance.random() < _BATCH_SHARE:
             body["priority"] = "batch"
-        if self._chance.random() < _NARROW:
+        if self._chance.random() < _NARROW_MODEL_SHARE:
             body["model"] = "beta"
         return asked, body
 
@@ -155,8 +159,10 @@ class _MixedClient:
         self._session = payload["session_id"]
         if self._account != self._all.deleting_account:
             generation = payload.get("message_id") or payload["id"]
-            promise = Promise(self._account, payload["session_id"], generation, asked)
-            self._all.evidence.promises.append(promise)
+            accepted_message = AcceptedMessage(
+                self._account, payload["session_id"], generation, asked
+            )
+            self._all.evidence.accepted_messages.append(accepted_message)
 
     async def _submit(self) -> Json:
         """Send a message by the Kolbo dialect and return its receipt."""
@@ -164,11 +170,11 @@ class _MixedClient:
         key = {"idempotency-key": ids.new_id()}
         receipt: Json = (await self._call("POST", _KOLBO, body, key)).json()
         self._accepted(asked, receipt)
-        if self._chance.random() < _CUTS:
+        if self._chance.random() < _CUT_SHARE:
             again = (await self._call("POST", _KOLBO, body, key)).json()
             if again["message_id"] != receipt["message_id"]:
                 self._add_complaint(f"{asked!r} was taken in again as {again['message_id']}")
-        if self._chance.random() < _CANCELS:
+        if self._chance.random() < _CANCEL_SHARE:
             await self._cancel(receipt)
         return receipt
 
@@ -180,15 +186,15 @@ class _MixedClient:
             name, evidence = receipt["message_id"], self._all.evidence
             evidence.cancelled[name] = self._all.clock.now_ms()
             if answer.json()["state"] == "cancelled":
-                evidence.called_off.add(name)
+                evidence.cancelled_at_once.add(name)
 
     async def _chat(self) -> list[Json]:
         """Send a message by the Kombify dialect; return a receipt where the answer is to come."""
         asked, body = self._body()
-        if self._chance.random() < _AS_COMPANION and body.get("model") is None:
+        if self._chance.random() < _COMPANION_SHARE and body.get("model") is None:
             body["companion"] = "work"
         key = {"idempotency-key": ids.new_id()}
-        if self._chance.random() < _CUTS:
+        if self._chance.random() < _CUT_SHARE:
             return [await self._chat_by_stream(asked, body | {"stream": True}, key)]
         answer = await self._call("POST", _KOMBIFY, body, key)
         payload: Json = answer.json()
@@ -201,7 +207,7 @@ class _MixedClient:
     async def _chat_by_stream(self, asked: str, body: Json, key: dict[str, str]) -> Json:
         received: list[ReceivedEvent] = []
         receipt: Json | None = None
-        ends = self._all.clock.monotonic() + _PATIENCE_SECONDS
+        ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
         while not _has_ended(received) and self._all.clock.monotonic() < ends:
             headers = key | ({"last-event-id": received[-1].id} if received else {})
             received = _joined(received, await self._read("POST", _KOMBIFY, body, headers))
@@ -210,14 +216,14 @@ class _MixedClient:
                 self._accepted(asked, receipt)
         if receipt is None:
             raise AssertionError(f"{asked!r} was never accepted")
-        self._judge(asked, received)
+        self._check_stream(asked, received)
         return receipt
 
     # What is heard
 
     async def _wait_for_ends(self, receipts: list[Json]) -> None:
         for receipt in receipts:
-            received = await self._follow(receipt) if self._chance.random() < _CUTS else None
+            received = await self._follow(receipt) if self._chance.random() < _CUT_SHARE else None
             await self._poll(receipt, received)
         receipts.clear()
 
@@ -225,29 +231,29 @@ class _MixedClient:
         """Follow a generation to its end through as many fronts as it takes."""
         path = receipt["poll_url"].removesuffix("status") + "events"
         received: list[ReceivedEvent] = []
-        ends = self._all.clock.monotonic() + _PATIENCE_SECONDS
+        ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
         while not _has_ended(received) and self._all.clock.monotonic() < ends:
             headers = {"last-event-id": received[-1].id} if received else {}
             received = _joined(received, await self._read("GET", path, None, headers))
-            odd = [one.id for one in received if not _SHORT_ID.fullmatch(one.id)]
-            if odd:
-                self._add_complaint(f"{path} has the ids {odd}")
-        self._judge(path, received)
+            malformed_ids = [one.id for one in received if not _SHORT_ID.fullmatch(one.id)]
+            if malformed_ids:
+                self._add_complaint(f"{path} has the ids {malformed_ids}")
+        self._check_stream(path, received)
         return received
 
     async def _poll(self, receipt: Json, received: list[ReceivedEvent] | None) -> None:
         """Poll until the end, and note it."""
-        ends = self._all.clock.monotonic() + _PATIENCE_SECONDS
+        ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
         path = receipt["poll_url"]
         while True:
-            wait = f"?wait={_WAIT_SECONDS}" if self._chance.random() < _CUTS else ""
+            wait = f"?wait={_WAIT_SECONDS}" if self._chance.random() < _CUT_SHARE else ""
             status = (await self._call("GET", path + wait)).json()
             if status["state"] in ENDS:
                 break
             if self._all.clock.monotonic() > ends:
                 self._add_complaint(f"{path} hangs: {status}")
                 return
-            await self._all.clock.sleep(_AGAIN_SECONDS)
+            await self._all.clock.sleep(_RETRY_PAUSE_SECONDS)
         content = status["result"]["content"]
         if received is not None and text_of(received) != content:
             self._add_complaint(f"{path} was followed as {text_of(received)!r}, and is {content!r}")
@@ -259,7 +265,7 @@ class _MixedClient:
         if self._account != self._all.deleting_account:
             self._all.evidence.shown[generation] = shown
 
-    def _judge(self, about: str, received: list[ReceivedEvent]) -> None:
+    def _check_stream(self, about: str, received: list[ReceivedEvent]) -> None:
         """Complain of a stream that had no end, more than one, or numbers that do not rise."""
         ends = [one.name for one in received if one.name in ENDS]
         numbers = [_number(one) for one in received]
@@ -275,7 +281,9 @@ class _MixedClient:
     ) -> list[ReceivedEvent]:
         """Read a stream to its end, or to a cut; return the events that are whole."""
         front = self._all.fleet.choose_front(self._chance)
-        cut = self._chance.randint(1, _CUT_BYTES_MAX) if self._chance.random() < _CUTS else None
+        cut = (
+            self._chance.randint(1, _CUT_BYTES_MAX) if self._chance.random() < _CUT_SHARE else None
+        )
         read, url = b"", front.url + path
         try:
             async with self._http.stream(verb, url, json=body, headers=headers) as answer:
@@ -289,7 +297,7 @@ class _MixedClient:
                         break
         except httpx.TransportError:
             self._count(front, "cut off")
-            await self._all.clock.sleep(_AGAIN_SECONDS)
+            await self._all.clock.sleep(_RETRY_PAUSE_SECONDS)
         return read_events(read[:cut])
 
     async def _refused(
@@ -298,11 +306,11 @@ class _MixedClient:
         """Complain, unless it is only that it cannot be just now."""
         text = (await answer.aread()).decode()
         self._count(front, f"{answer.status_code}")
-        if answer.status_code not in {*_NOT_NOW, httpx.codes.ACCEPTED}:
+        if answer.status_code not in {*_RETRIED_STATUSES, httpx.codes.ACCEPTED}:
             self._add_complaint(
                 f"{front.checkout.name}: {verb} {path}: {answer.status_code} {text}"
             )
-        await self._all.clock.sleep(_AGAIN_SECONDS)
+        await self._all.clock.sleep(_RETRY_PAUSE_SECONDS)
 
     async def _call(
         self,
@@ -314,7 +322,7 @@ class _MixedClient:
         expected: int | None = None,
     ) -> httpx.Response:
         """Ask one front after the other until there is an answer that is not `not now`."""
-        ends = self._all.clock.monotonic() + _PATIENCE_SECONDS
+        ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
         while True:
             front = self._all.fleet.choose_front(self._chance)
             try:
@@ -328,11 +336,11 @@ class _MixedClient:
                 if answer.is_success or answer.status_code == expected:
                     return answer
                 await self._refused(front, verb, path, answer)
-                if answer.status_code not in _NOT_NOW:
+                if answer.status_code not in _RETRIED_STATUSES:
                     answer.raise_for_status()
             if self._all.clock.monotonic() > ends:
                 raise AssertionError(f"{verb} {path} was never answered")
-            await self._all.clock.sleep(_AGAIN_SECONDS)
+            await self._all.clock.sleep(_RETRY_PAUSE_SECONDS)
 
     def _count(self, front: CheckoutProcess, what: str) -> None:
         self._all.seen[f"{front.checkout.name} {what}"] += 1

@@ -52,7 +52,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 _RECORD: Final = "local record = load_generation(root, ask.account, ask.id) or {}"
-_BOOKS: Final = "account_totals_key(root, ask.account)"
+_TOTALS_KEY: Final = "account_totals_key(root, ask.account)"
 _IS_DONE: Final = "type(answer) == 'table' and answer[1] == 'settled'"
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -79,8 +79,8 @@ FAULTS: Final[dict[str, Fault]] = {
         before=_RECORD,
         after=(
             f"if {_IS_DONE} and ask.stage == 'failed' then\n"
-            f"redis.call('HINCRBY', {_BOOKS}, 'held', record.hold)\n"
-            f"redis.call('HINCRBY', {_BOOKS}, 'balance', -record.hold)\nend"
+            f"redis.call('HINCRBY', {_TOTALS_KEY}, 'held', record.hold)\n"
+            f"redis.call('HINCRBY', {_TOTALS_KEY}, 'balance', -record.hold)\nend"
         ),
     ),
     "failure charged": Fault(
@@ -156,7 +156,7 @@ FAULTS: Final[dict[str, Fault]] = {
         ),
     ),
     "slot that stays taken": Fault(
-        "settle", "I8", after=f"redis.call('HINCRBY', {_BOOKS}, 'running_interactive', 1)"
+        "settle", "I8", after=f"redis.call('HINCRBY', {_TOTALS_KEY}, 'running_interactive', 1)"
     ),
     "text that stays": Fault(
         "settle", "I8", after="redis.call('SET', text_key(root, ask.account, ask.id), 'left')"
@@ -169,14 +169,14 @@ def planted(fault: Fault | None) -> Iterator[None]:
     """Let this process call a library that has the fault, until the block ends."""
     known = (library.NAME, library.TEXT)
     if fault is not None:
-        _put(fault)
+        _install(fault)
     try:
         yield
     finally:
         library.NAME, library.TEXT = known
 
 
-def _put(fault: Fault) -> None:
+def _install(fault: Fault) -> None:
     text = fault.text(library.TEXT)
     name = f"planted_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     library.NAME, library.TEXT = name, text.replace(library.NAME, name)
@@ -184,10 +184,10 @@ def _put(fault: Fault) -> None:
 
 def plant(name: str) -> None:
     """Let this process call a library that has the fault of that name, for good."""
-    _put(FAULTS[name])
+    _install(FAULTS[name])
 
 
-async def found(
+async def findings_with(
     raw_client: RawClient, settings: RedisSettings, fault: Fault | None
 ) -> list[Finding]:
     """Live through a day with the fault, and return what the ledger finds afterwards."""
@@ -209,7 +209,7 @@ def main() -> int:
     with Server() as server, server.raw_client() as raw_client:
         for number, (name, fault) in enumerate({"nothing": None, **FAULTS}.items()):
             settings = RedisSettings(url=server.url, prefix=f"p{number}")
-            findings = asyncio.run(found(raw_client, settings, fault))
+            findings = asyncio.run(findings_with(raw_client, settings, fault))
             names = sorted({finding.invariant for finding in findings})
             expected = [fault.invariant] if fault is not None else names
             is_named = set(expected) <= set(names) if fault else not names

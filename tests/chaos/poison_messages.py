@@ -21,7 +21,7 @@ import msgspec
 from shared.clock import SystemClock
 from shared.settings import WorkerSettings
 from shared.wire.submission import Lane
-from tests.chaos.scene import Scene, standing
+from tests.chaos.scene import Scene, running_scene
 from tests.support import waiting
 from tests.worker.front import Front, Ticket
 from worker import pipeline
@@ -31,8 +31,8 @@ from worker.run import Run
 _CRASHES_MAX: Final = 3
 # This file's name also where it is the main module.
 _TRAP: Final = "tests.chaos.poison_messages:plant"
-_LOOK_SECONDS: Final = 0.05
-_PATIENCE_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 0.05
+_GIVE_UP_SECONDS: Final = 120.0
 _ACCOUNTS: Final = ("ann", "bob", "cem")
 
 
@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     innocents: int = 12
     places: tuple[int, ...] = (0,)
     per_session: int = 1
-    strikes_after: float = 0.2
+    kill_after_seconds: float = 0.2
     words: tuple[int, int] = (8, 12)
     pace: tuple[float, float] = (0.05, 0.1)
     worker: WorkerSettings = WorkerSettings(concurrency=16)
@@ -56,36 +56,36 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """How many innocent messages failed, how many poisons were given up, how many workers died."""
 
     innocents_failed: int
-    poisons_buried: int
+    poisons_given_up: int
     deaths: int
     seconds: float
 
 
-def plant(strikes_after: str) -> None:
+def plant(kill_after_seconds: str) -> None:
     """Lay the trap in a worker: called in the forked process, before it starts."""
     *before, generate = pipeline.STEPS
 
-    async def deadly(run: Run) -> Outcome | None:
+    async def kill_on_poison(run: Run) -> Outcome | None:
         if run.user.content.startswith("poison"):
-            await run.dependencies.clock.sleep(float(strikes_after))
+            await run.dependencies.clock.sleep(float(kill_after_seconds))
             os.kill(os.getpid(), signal.SIGKILL)
         return await generate(run)
 
-    pipeline.STEPS = (*before, deadly)  # type: ignore[misc]  # in the child alone
+    pipeline.STEPS = (*before, kill_on_poison)  # type: ignore[misc]  # in the child alone
 
 
 async def run(plan: Plan) -> Report:
     """Send all of it, replace every worker that dies, and wait for each end."""
     clock = SystemClock()
-    async with standing(
+    async with running_scene(
         plan.worker, words=plan.words, pace=plan.pace, crashes_max=_CRASHES_MAX
     ) as scene:
         front = Front(scene.redis, scene.settings)
         tickets = await _submit(front, plan)
         began = clock.monotonic()
-        keeping = asyncio.create_task(_keep_alive(scene, plan))
+        keeping = asyncio.create_task(_keep_workers(scene, plan))
         try:
-            stages = await _ends(front, tickets)
+            stages = await _wait_for_ends(front, tickets)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
@@ -93,7 +93,7 @@ async def run(plan: Plan) -> Report:
         ended = [(kind.startswith("poison"), stages[kind]) for kind in tickets]
         return Report(
             innocents_failed=sum(not bad and stage != "completed" for bad, stage in ended),
-            poisons_buried=sum(bad and stage == "failed" for bad, stage in ended),
+            poisons_given_up=sum(bad and stage == "failed" for bad, stage in ended),
             deaths=scene.pool.deaths,
             seconds=seconds,
         )
@@ -116,20 +116,20 @@ async def _submit(front: Front, plan: Plan) -> dict[str, Ticket]:
     return tickets
 
 
-async def _keep_alive(scene: Scene, plan: Plan) -> None:
+async def _keep_workers(scene: Scene, plan: Plan) -> None:
     """Have so many workers at any time, until cancelled."""
-    hooks = [(_TRAP, str(plan.strikes_after))]
-    wards = [scene.pool.fork_worker(hooks) for _ in range(plan.workers)]
+    hooks = [(_TRAP, str(plan.kill_after_seconds))]
+    children = [scene.pool.fork_worker(hooks) for _ in range(plan.workers)]
     clock = SystemClock()
     while True:
-        wards = [
+        children = [
             scene.pool.fork_worker(hooks) if child.ended_event.is_set() else child
-            for child in wards
+            for child in children
         ]
-        await clock.sleep(_LOOK_SECONDS)
+        await clock.sleep(_POLL_SECONDS)
 
 
-async def _ends(front: Front, tickets: dict[str, Ticket]) -> dict[str, str]:
+async def _wait_for_ends(front: Front, tickets: dict[str, Ticket]) -> dict[str, str]:
     """Return the stage in which each ended, or stands when nobody waits any longer."""
     stages: dict[str, str] = {}
 
@@ -139,7 +139,7 @@ async def _ends(front: Front, tickets: dict[str, Ticket]) -> dict[str, str]:
         return set(stages.values()) <= {"completed", "failed"}
 
     try:
-        await waiting.until(all_ended, _PATIENCE_SECONDS, what="the ends")
+        await waiting.until(all_ended, _GIVE_UP_SECONDS, what="the ends")
     except AssertionError:
         sys.stderr.write(f"not ended: {stages}\n")
     return stages
@@ -157,11 +157,11 @@ def main() -> int:
     is_broken = False
     for plan in plans:
         report = asyncio.run(run(plan))
-        is_broken |= report.innocents_failed > 0 or report.poisons_buried < len(plan.places)
+        is_broken |= report.innocents_failed > 0 or report.poisons_given_up < len(plan.places)
         sys.stdout.write(
             f"workers {plan.workers}, poison at {plan.places}, {plan.per_session} a session: "
             f"{report.innocents_failed} of {plan.innocents} innocents failed, "
-            f"{report.poisons_buried} poisons buried, {report.deaths} deaths, "
+            f"{report.poisons_given_up} poisons buried, {report.deaths} deaths, "
             f"{report.seconds:.1f} s\n"
         )
     return 1 if is_broken else 0

@@ -69,16 +69,18 @@ class Upstream:
         elif self.taken[window] >= self._calls:
             self.refused[window] += 1
             left = (window + 1) * self._window_seconds - passed
-            told = {"retry-after": f"{left:.1f}"} if self._scene == "told" else {}
-            return ScriptedAnswer(status=429, headers=told)
+            retry_after = {"retry-after": f"{left:.1f}"} if self._scene == "told" else {}
+            return ScriptedAnswer(status=429, headers=retry_after)
         self.taken[window] += 1
         # A refusal comes sooner than the first word of an answer.
         answer = msgspec.structs.replace(by_words(request), first_seconds=_ANSWER_SECONDS)
         if self._scene in {"headers", "paced"}:
-            answer = msgspec.structs.replace(answer, headers=self._left(window, passed))
+            answer = msgspec.structs.replace(
+                answer, headers=self._remaining_headers(window, passed)
+            )
         return answer
 
-    def _left(self, window: int, passed: float) -> dict[str, str]:
+    def _remaining_headers(self, window: int, passed: float) -> dict[str, str]:
         seconds = (window + 1) * self._window_seconds - passed
         return {
             "x-ratelimit-limit-requests": str(self._calls),
@@ -145,17 +147,17 @@ async def _main(scenes: list[Scene]) -> None:
                     await system.front()
                     for _ in range(2):
                         await system.spawn_worker()
-                    seen = await play(
+                    outcome = await play(
                         system, provider, Upstream(scene), batch=60, persons=10, seconds=900
                     )
-        _print(scene, seen)
+        _print(scene, outcome)
 
 
-def _print(scene: Scene, seen: Outcome) -> None:
-    refused = seen.upstream.refused
+def _print(scene: Scene, outcome: Outcome) -> None:
+    refused = outcome.upstream.refused
     windows = " ".join(str(refused[each]) for each in range(max(refused, default=0) + 1))
-    ends = ", ".join(f"{count} {end}" for end, count in seen.ends.most_common())
-    sys.stdout.write(f"{scene:<8}{ends}; last after {seen.seconds:.0f} s\n")
+    ends = ", ".join(f"{count} {end}" for end, count in outcome.ends.most_common())
+    sys.stdout.write(f"{scene:<8}{ends}; last after {outcome.seconds:.0f} s\n")
     sys.stdout.write(f"        refused {refused.total()}, by windows of 10 s: {windows}\n")
     sys.stdout.flush()
 

@@ -15,12 +15,12 @@ from shared.redis.client import Argument, Reply
 from shared.settings import RedisSettings
 from shared.wire import event as events
 from shared.wire.message import AssistantMessage, UserMessage, decode_assistant, decode_user
-from tests.chaos.evidence import Promise
+from tests.chaos.evidence import AcceptedMessage
 from tests.support.redis_server import RawClient
 
 T = TypeVar("T")
 
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 
 
 class Entry(NamedTuple):
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
 class Case:
     """One promised generation as it was found."""
 
-    promise: Promise
+    accepted_message: AcceptedMessage
     record: Mapping[str, str]
     entries: Sequence[Entry]
     user: UserMessage | None
@@ -84,12 +84,12 @@ def roots(settings: RedisSettings) -> list[str]:
 
 
 def cases(
-    raw_client: RawClient, settings: RedisSettings, promises: Sequence[Promise]
+    raw_client: RawClient, settings: RedisSettings, accepted_messages: Sequence[AcceptedMessage]
 ) -> Iterator[Case]:
     """Yield every promised generation as it is."""
-    root_of = dict(_homes(raw_client, settings, promises))
-    for start in range(0, len(promises), _AT_ONCE):
-        some = promises[start : start + _AT_ONCE]
+    root_of = dict(_roots_of_accounts(raw_client, settings, accepted_messages))
+    for start in range(0, len(accepted_messages), _BATCH_SIZE):
+        some = accepted_messages[start : start + _BATCH_SIZE]
         yield from _read(raw_client, [(root_of[one.account], one) for one in some])
 
 
@@ -102,28 +102,39 @@ def credit_totals(raw_client: RawClient, settings: RedisSettings, account: str) 
     return found
 
 
-def _homes(
-    raw_client: RawClient, settings: RedisSettings, promises: Sequence[Promise]
+def _roots_of_accounts(
+    raw_client: RawClient, settings: RedisSettings, accepted_messages: Sequence[AcceptedMessage]
 ) -> Iterator[tuple[str, str]]:
     """Tell in which partition each account is, by where its books are."""
     first, *_ = every = roots(settings)
-    for account in {promise.account for promise in promises}:
-        homes = [root for root in every if raw_client("EXISTS", keys.ACCOUNT_TOTALS(root, account))]
-        yield account, (homes or [first])[0]
+    for account in {accepted_message.account for accepted_message in accepted_messages}:
+        found_roots = [
+            root for root in every if raw_client("EXISTS", keys.ACCOUNT_TOTALS(root, account))
+        ]
+        yield account, (found_roots or [first])[0]
 
 
-def _read(raw_client: RawClient, some: Sequence[tuple[str, Promise]]) -> Iterator[Case]:
-    read = raw_client.all([command for root, promise in some for command in _heads(root, promise)])
-    heads = list(zip(read[::2], read[1::2], strict=True))
-    records = [_texts(record) for record, _ in heads]
-    said = raw_client.all(
-        [_turn(root, one, record) for (root, one), record in zip(some, records, strict=True)]
+def _read(raw_client: RawClient, some: Sequence[tuple[str, AcceptedMessage]]) -> Iterator[Case]:
+    read = raw_client.all(
+        [
+            command
+            for root, accepted_message in some
+            for command in _record_commands(root, accepted_message)
+        ]
     )
-    for (_, promise), (_, stream), record, (user, assistant) in zip(
-        some, heads, records, said, strict=True
+    replies = list(zip(read[::2], read[1::2], strict=True))
+    records = [_decode_hash(record) for record, _ in replies]
+    messages = raw_client.all(
+        [
+            _turn_command(root, one, record)
+            for (root, one), record in zip(some, records, strict=True)
+        ]
+    )
+    for (_, accepted_message), (_, stream), record, (user, assistant) in zip(
+        some, replies, records, messages, strict=True
     ):
         yield Case(
-            promise=promise,
+            accepted_message=accepted_message,
             record=record,
             entries=[_entry(at, fields) for at, fields in stream],
             user=_decoded(decode_user, user),
@@ -139,18 +150,22 @@ def _decoded(decode: Callable[[bytes], T], record: bytes | None) -> T | None:
         return None
 
 
-def _heads(root: str, promise: Promise) -> tuple[tuple[Argument, ...], ...]:
-    _, _, id_, _ = promise
+def _record_commands(
+    root: str, accepted_message: AcceptedMessage
+) -> tuple[tuple[Argument, ...], ...]:
+    _, _, id_, _ = accepted_message
     return (
-        ("HGETALL", keys.GENERATION(root, promise.account, id_)),
-        ("XRANGE", keys.EVENTS(root, promise.account, id_), "-", "+"),
+        ("HGETALL", keys.GENERATION(root, accepted_message.account, id_)),
+        ("XRANGE", keys.EVENTS(root, accepted_message.account, id_), "-", "+"),
     )
 
 
-def _turn(root: str, promise: Promise, record: Mapping[str, str]) -> tuple[Argument, ...]:
+def _turn_command(
+    root: str, accepted_message: AcceptedMessage, record: Mapping[str, str]
+) -> tuple[Argument, ...]:
     turn = int(record.get("turn", 0))
     chunk = turn // keys.TURNS_PER_CHUNK
-    where = keys.TURNS(root, promise.account, promise.session, chunk)
+    where = keys.TURNS(root, accepted_message.account, accepted_message.session, chunk)
     return ("HMGET", where, f"{turn}:u", f"{turn}:a")
 
 
@@ -159,5 +174,5 @@ def _entry(at: bytes, fields: dict[bytes, bytes]) -> Entry:
     return Entry(int(epoch), int(seq), events.decode(fields[b"e"]))
 
 
-def _texts(fields: Reply) -> dict[str, str]:
+def _decode_hash(fields: Reply) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}

@@ -29,15 +29,15 @@ from shared.redis.client import Argument, Redis, Reply
 from shared.redis.functions import Cancelled
 from shared.settings import RedisSettings, WorkerSettings
 from tests.chaos import invariants
-from tests.chaos.evidence import Evidence, Finding, Promise, question
-from tests.chaos.scene import Scene, standing
+from tests.chaos.evidence import AcceptedMessage, Evidence, Finding, question
+from tests.chaos.scene import Scene, running_scene
 from tests.chaos.worker_pool import WorkerChild
 from tests.support import waiting
 from tests.worker.front import Front, Ticket
 
 _MODULE: Final = "tests.chaos.redis_call_deaths"
 _DEATH: Final = 99
-_PATIENCE_SECONDS: Final = 10.0
+_GIVE_UP_SECONDS: Final = 10.0
 _TURNS: Final = 2
 # A dead worker's lease lapses soon; a live one's does not, even on a machine that is busy.
 _WORKER: Final = WorkerSettings(
@@ -71,7 +71,7 @@ class Death(NamedTuple):
     findings: list[Finding]
 
 
-class Counting(msgspec.Struct, frozen=True):
+class TrapPlan(msgspec.Struct, frozen=True):
     """What the trap does: write each call's name to a file, or die at one of them."""
 
     path: str = ""
@@ -80,48 +80,48 @@ class Counting(msgspec.Struct, frozen=True):
     side: Side = "before"
 
 
-class _Trip:
+class _CallTrap:
     """The trap in a worker: it counts the store calls of both threads, and dies at one."""
 
-    def __init__(self, plan: Counting) -> None:
+    def __init__(self, plan: TrapPlan) -> None:
         self._plan = plan
         self._seen: Counter[str] = Counter()
 
-    def step(self, command: tuple[Argument, ...]) -> bool:
+    def count_call(self, command: tuple[Argument, ...]) -> bool:
         """Count a call, die if it is the one and it must not be made; else tell if it is."""
         name = name_of(command)
         self._seen[name] += 1
         if self._plan.path:
             with open(self._plan.path, "a", encoding="utf-8") as names:  # noqa: PTH123  one write a line
                 names.write(f"{name}\n")
-        is_it = (name, self._seen[name]) == (self._plan.name, self._plan.number)
-        if is_it and self._plan.side == "before":
+        is_chosen = (name, self._seen[name]) == (self._plan.name, self._plan.number)
+        if is_chosen and self._plan.side == "before":
             os._exit(_DEATH)
-        return is_it
+        return is_chosen
 
 
-def lay(text: str) -> None:
+def install_trap(text: str) -> None:
     """Lay the trap in this process: every store call of the worker goes through it."""
-    trip = _Trip(msgspec.json.decode(text, type=Counting))
+    trap = _CallTrap(msgspec.json.decode(text, type=TrapPlan))
     call, send = Redis.call, Redis.send
 
-    async def counted(self: Redis, *command: Argument, repeat: bool = True) -> Reply:
-        is_it = trip.step(command)
+    async def counted_call(self: Redis, *command: Argument, repeat: bool = True) -> Reply:
+        is_chosen = trap.count_call(command)
         try:
             return await call(self, *command, repeat=repeat)
         finally:
-            if is_it:
+            if is_chosen:
                 os._exit(_DEATH)
 
-    def told(self: Redis, *command: Argument) -> None:
-        is_it = trip.step(command)
+    def sent(self: Redis, *command: Argument) -> None:
+        is_chosen = trap.count_call(command)
         send(self, *command)
-        if is_it:
-            _push_out(self)
+        if is_chosen:
+            _flush_now(self)
             os._exit(_DEATH)
 
-    Redis.call = counted  # type: ignore[method-assign]  # in the child alone
-    Redis.send = told  # type: ignore[method-assign]  # the same
+    Redis.call = counted_call  # type: ignore[method-assign]  # in the child alone
+    Redis.send = sent  # type: ignore[method-assign]  # the same
 
 
 def name_of(command: tuple[Argument, ...]) -> str:
@@ -130,13 +130,13 @@ def name_of(command: tuple[Argument, ...]) -> str:
     return str(command[1]).partition("_")[2].partition("_")[2] if "FCALL" in verb else verb
 
 
-def _push_out(redis: Redis) -> None:
+def _flush_now(redis: Redis) -> None:
     """Give what was sent to the kernel, which delivers it though the process dies."""
     if redis._protocol is not None:
         redis._protocol._flush()
 
 
-class Stage(NamedTuple):
+class Passage(NamedTuple):
     """One passage through the scenario, under a prefix of its own."""
 
     scene: Scene
@@ -145,7 +145,7 @@ class Stage(NamedTuple):
     evidence: Evidence
 
     @classmethod
-    def of(cls, scene: Scene, name: str) -> "Stage":
+    def of(cls, scene: Scene, name: str) -> "Passage":
         """Set the stage for the passage of that name."""
         settings = msgspec.structs.replace(scene.settings.redis, prefix=name)
         whole = msgspec.structs.replace(scene.settings, redis=settings)
@@ -156,7 +156,7 @@ class Stage(NamedTuple):
         """What makes a worker work on this stage."""
         return {"POLLUX_REDIS__PREFIX": self.settings.prefix}
 
-    async def begin(self) -> list[Ticket]:
+    async def submit_turns(self) -> list[Ticket]:
         """Send both turns."""
         tickets: list[Ticket] = []
         account = f"of{self.settings.prefix}"
@@ -164,23 +164,25 @@ class Stage(NamedTuple):
             asked = question(account, f"turn {number}")
             session = tickets[0].session if tickets else None
             ticket = await self.front.submit(asked, account=account, session=session)
-            self.evidence.promises.append(Promise(account, ticket.session, ticket.id, asked))
+            self.evidence.accepted_messages.append(
+                AcceptedMessage(account, ticket.session, ticket.id, asked)
+            )
             tickets.append(ticket)
         self.evidence.granted[account] = (await self.front.credit_totals(account)).granted
         return tickets
 
     async def is_over(self, tickets: Sequence[Ticket]) -> bool:
         """Whether these have ended."""
-        looks = [await self.front.poll(ticket) for ticket in tickets]
-        return all(polled.is_final for polled in looks)
+        statuses = [await self.front.poll(ticket) for ticket in tickets]
+        return all(polled.is_final for polled in statuses)
 
-    async def told(self, ticket: Ticket, worker: WorkerChild) -> None:
+    async def wait_for_words(self, ticket: Ticket, worker: WorkerChild) -> None:
         """Wait until something of an answer is told, or the worker has died."""
 
-        async def is_told() -> bool:
+        async def has_words() -> bool:
             return worker.code is not None or bool((await self.front.poll(ticket)).text)
 
-        await waiting.until(is_told, _PATIENCE_SECONDS, what="words")
+        await waiting.until(has_words, _GIVE_UP_SECONDS, what="words")
 
     async def cancel(self, ticket: Ticket) -> None:
         """Cancel one, and note when that was confirmed."""
@@ -191,19 +193,19 @@ class Stage(NamedTuple):
     def findings(self) -> list[Finding]:
         """Return what the ledger finds, given what this stage's questions were answered."""
         evidence = self.evidence
-        evidence.asked += self.scene.evidence.asked
+        evidence.upstream_calls += self.scene.evidence.upstream_calls
         with self.scene.server.raw_client() as raw_client:
             found = invariants.check(raw_client, self.settings, evidence)
-        self.scene.evidence.asked.clear()
+        self.scene.evidence.upstream_calls.clear()
         return found
 
 
-async def census(scene: Scene, scenario: Scenario = "talk") -> list[Boundary]:
+async def list_boundaries(scene: Scene, scenario: Scenario = "talk") -> list[Boundary]:
     """Go through a scenario once; return both sides of every call that was made in it."""
     names = scene.server.folder / f"calls-{scenario}"
-    stage = Stage.of(scene, f"census-{scenario}")
-    await _pass(stage, scenario, Counting(path=str(names)))
-    assert stage.findings() == []
+    passage = Passage.of(scene, f"census-{scenario}")
+    await _run_passage(passage, scenario, TrapPlan(path=str(names)))
+    assert passage.findings() == []
     seen: Counter[str] = Counter()
     boundaries = []
     for name in names.read_text().split():
@@ -212,82 +214,82 @@ async def census(scene: Scene, scenario: Scenario = "talk") -> list[Boundary]:
     return boundaries
 
 
-async def death(scene: Scene, scenario: Scenario, boundary: Boundary) -> Death:
+async def die_at(scene: Scene, scenario: Scenario, boundary: Boundary) -> Death:
     """Let a worker die at a boundary and a second one finish."""
     began = asyncio.get_running_loop().time()
     name, number, side = boundary
-    stage = Stage.of(scene, f"{scenario}-{name}-{number}-{side}")
-    code = await _pass(stage, scenario, Counting(name=name, number=number, side=side))
+    passage = Passage.of(scene, f"{scenario}-{name}-{number}-{side}")
+    code = await _run_passage(passage, scenario, TrapPlan(name=name, number=number, side=side))
     seconds = asyncio.get_running_loop().time() - began
-    return Death(boundary, code == _DEATH, seconds, stage.findings())
+    return Death(boundary, code == _DEATH, seconds, passage.findings())
 
 
-async def _pass(stage: Stage, scenario: Scenario, plan: Counting) -> int:
+async def _run_passage(passage: Passage, scenario: Scenario, plan: TrapPlan) -> int:
     """Go through a scenario with a worker that has this trap; return its exit code."""
-    tickets = await stage.begin()
+    tickets = await passage.submit_turns()
     if scenario == "heir":
-        await _half_tell(stage, tickets[0])
-    hook = f"{_MODULE}:{lay.__name__}", msgspec.json.encode(plan).decode()
-    first = stage.scene.pool.fork_worker([hook], stage.environment)
+        await _die_midway(passage, tickets[0])
+    hook = f"{_MODULE}:{install_trap.__name__}", msgspec.json.encode(plan).decode()
+    first = passage.scene.pool.fork_worker([hook], passage.environment)
 
     async def is_done() -> bool:
-        return first.code is not None or await stage.is_over(tickets)
+        return first.code is not None or await passage.is_over(tickets)
 
     if scenario in {"cancel", "drain"}:
-        await stage.told(tickets[0], first)
+        await passage.wait_for_words(tickets[0], first)
     if scenario == "cancel":
-        await stage.cancel(tickets[0])
+        await passage.cancel(tickets[0])
     if scenario != "drain":
-        await waiting.until(is_done, _PATIENCE_SECONDS, what=f"the end, or death at {plan}")
+        await waiting.until(is_done, _GIVE_UP_SECONDS, what=f"the end, or death at {plan}")
     if scenario == "heir":
-        await stage.cancel(tickets[0])
+        await passage.cancel(tickets[0])
     # What comes at the very end of a worker comes when it is told to go.
-    await stage.scene.pool.until_ready(first)
+    await passage.scene.pool.until_ready(first)
     first.terminate()
     code = await first.ended()
-    await _finish(stage, tickets)
+    await _finish(passage, tickets)
     return code
 
 
-async def _half_tell(stage: Stage, ticket: Ticket) -> None:
+async def _die_midway(passage: Passage, ticket: Ticket) -> None:
     """Let a worker tell a part of an answer and die."""
-    worker = stage.scene.pool.fork_worker((), stage.environment)
-    await stage.told(ticket, worker)
+    worker = passage.scene.pool.fork_worker((), passage.environment)
+    await passage.wait_for_words(ticket, worker)
     worker.kill()
     await worker.ended()
 
 
-async def _finish(stage: Stage, tickets: Sequence[Ticket]) -> None:
+async def _finish(passage: Passage, tickets: Sequence[Ticket]) -> None:
     """Let a worker bring to its end what is left."""
-    is_over = partial(stage.is_over, tickets)
+    is_over = partial(passage.is_over, tickets)
     if not await is_over():
-        worker = stage.scene.pool.fork_worker((), stage.environment)
-        await waiting.until(is_over, _PATIENCE_SECONDS, what="the end")
+        worker = passage.scene.pool.fork_worker((), passage.environment)
+        await waiting.until(is_over, _GIVE_UP_SECONDS, what="the end")
         worker.kill()
         await worker.ended()
 
 
 @asynccontextmanager
-async def scenery() -> AsyncIterator[Scene]:
+async def shared_scene() -> AsyncIterator[Scene]:
     """Start what all passages share."""
-    async with standing(_WORKER, words=(3, 4), pace=(0.008, 0.012)) as scene:
+    async with running_scene(_WORKER, words=(3, 4), pace=(0.008, 0.012)) as scene:
         yield scene
 
 
 async def _all(scenarios: Sequence[Scenario], every: int) -> int:
     tried = reached = broken = 0
-    async with scenery() as scene:
+    async with shared_scene() as scene:
         for scenario in scenarios:
-            for boundary in (await census(scene, scenario))[::every]:
-                one = await death(scene, scenario, boundary)
+            for boundary in (await list_boundaries(scene, scenario))[::every]:
+                one = await die_at(scene, scenario, boundary)
                 tried, reached = tried + 1, reached + one.is_reached
                 broken += bool(one.findings)
-                _tell(scenario, one)
+                _print_death(scenario, one)
     sys.stdout.write(f"{tried} boundaries tried, {reached} reached, {broken} broken\n")
     return 1 if broken else 0
 
 
-def _tell(scenario: Scenario, one: Death) -> None:
+def _print_death(scenario: Scenario, one: Death) -> None:
     name, number, side = one.boundary
     word = "reached" if one.is_reached else "not reached"
     sys.stdout.write(f"{scenario}: {side} {name} {number}: {word}, {one.seconds:.2f} s\n")

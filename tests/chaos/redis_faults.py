@@ -22,7 +22,7 @@ RedisFault = Literal["crash", "hang", "outage"]
 
 HUNG_SECONDS: Final = 5.0
 DOWN_SECONDS: Final = 3.0
-_PATIENCE_SECONDS: Final = 60.0
+_GIVE_UP_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.8
 _FAULTS_PER_REST: Final = 10
 
@@ -67,7 +67,7 @@ class RedisFaults:
         def is_over() -> bool:
             return self._fault_at is None or self._chat_clients.is_done
 
-        await waiting.until(is_over, _PATIENCE_SECONDS, what="a message to be accepted again")
+        await waiting.until(is_over, _GIVE_UP_SECONDS, what="a message to be accepted again")
         self._count += 1
         is_rest = self._count % _FAULTS_PER_REST == 0
         pause_seconds = self._chance.uniform(0, _PAUSE_SECONDS)

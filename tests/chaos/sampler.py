@@ -18,9 +18,9 @@ from shared.redis.client import Argument, Reply
 from tests.chaos.evidence import Sample, calls_in
 from tests.chaos.scene import Scene
 
-_AGAIN_SECONDS: Final = 0.02
+_RETRY_PAUSE_SECONDS: Final = 0.02
 # One look at one moment, so that no worker is seen between two of its steps.
-_LOOK: Final = "\n".join(
+_SAMPLE_SCRIPT: Final = "\n".join(
     (
         *(
             family.lua(name)
@@ -70,19 +70,19 @@ class Sampler:
         self._clock = SystemClock()
         self._last: dict[str, Sample] = {}
         self._losses: list[Loss] = []
-        self._befallen: set[tuple[str, int]] = set()
+        self._disturbed: set[tuple[str, int]] = set()
         self._dead: set[str] = set()
         self.unfinished = 0
         self.recovered_ms: list[int] = []
-        self.unseen = 0
+        self.overtaken = 0
 
     def disturbed(self) -> Counter[str]:
         """Count what befell each generation's holders."""
-        return Counter(generation for generation, _ in self._befallen)
+        return Counter(generation for generation, _ in self._disturbed)
 
     async def sample(self) -> list[Held]:
         """Look once and return what is unfinished; while Redis is away, wait for it."""
-        entries = await self._read_until_answered("EVAL", _LOOK, 1, self._scene.root)
+        entries = await self._read_until_answered("EVAL", _SAMPLE_SCRIPT, 1, self._scene.root)
         found = [self._read_running(*(word.decode() for word in entry)) for entry in entries]
         self.unfinished = len(found)
         by_name = {held.generation: held for held in found}
@@ -103,14 +103,14 @@ class Sampler:
 
     def count_disturbance(self, held: list[Held]) -> None:
         """Note that something befell the holder of each."""
-        self._befallen.update((one.generation, one.attempt) for one in held)
+        self._disturbed.update((one.generation, one.attempt) for one in held)
 
     async def _read_until_answered(self, *command: Argument) -> Reply:
         while True:
             try:
                 return await self._scene.redis.call(*command)
             except UnavailableError:
-                await self._clock.sleep(_AGAIN_SECONDS)
+                await self._clock.sleep(_RETRY_PAUSE_SECONDS)
 
     def _read_running(self, *words: str) -> Held:
         account, generation, stage, attempt, worker, started, text = words
@@ -122,12 +122,12 @@ class Sampler:
             worker,
             int(started),
         )
-        sight = Sample(generation, held.stage, held.attempt, calls_in(text))
-        if self._last.get(generation) != sight:
-            self._last[generation] = sight
-            self._scene.evidence.samples.append(sight)
+        seen_sample = Sample(generation, held.stage, held.attempt, calls_in(text))
+        if self._last.get(generation) != seen_sample:
+            self._last[generation] = seen_sample
+            self._scene.evidence.samples.append(seen_sample)
         if worker in self._dead:
-            self._befallen.add((generation, held.attempt))
+            self._disturbed.add((generation, held.attempt))
         return held
 
     async def _follow_loss(self, loss: Loss, now: Held | None) -> None:
@@ -140,6 +140,6 @@ class Sampler:
         if int(attempt or 0) == loss.held.attempt + 1:
             self.recovered_ms.append(int(started) - loss.at_ms)
         elif int(attempt or 0) > loss.held.attempt:
-            self.unseen += 1
+            self.overtaken += 1
         elif now is not None:
             self._losses.append(loss)

@@ -60,7 +60,7 @@ class Scene:
         """The root of the one partition."""
         return keys.partition_root(self.settings.redis, 0)
 
-    def told(self) -> str:
+    def worker_log(self) -> str:
         """Return what the workers have logged."""
         return self.pool.log.read_text()
 
@@ -76,8 +76,12 @@ class Upstream:
 
     def answer(self, request: Request) -> ScriptedAnswer:
         """Note what was asked and return the answer to it."""
-        said = [str(each["content"]) for each in request.messages if each["role"] == "user"]
-        upstream_call = self._evidence.ask(said, self._chance.randint(*self._words))
+        user_messages = [
+            str(each["content"]) for each in request.messages if each["role"] == "user"
+        ]
+        upstream_call = self._evidence.note_upstream_call(
+            user_messages, self._chance.randint(*self._words)
+        )
         return ScriptedAnswer(
             text=upstream_call.answer, gap_seconds=self._chance.uniform(*self._pace)
         )
@@ -115,7 +119,7 @@ def settings_of(
 
 
 @asynccontextmanager
-async def standing(
+async def running_scene(
     worker: WorkerSettings,
     *,
     seed: int = 0,
@@ -130,8 +134,8 @@ async def standing(
         async with ScriptedProvider() as provider:
             provider.keeps_requests = False
             provider.answer = Upstream(evidence, seed, words, pace).answer
-            place = RedisSettings(url=server.url, durability=durability)
-            settings = settings_of(place, provider.url, worker, crashes_max)
+            redis_settings = RedisSettings(url=server.url, durability=durability)
+            settings = settings_of(redis_settings, provider.url, worker, crashes_max)
             environment = processes.environment(settings, server.folder)
             environment["POLLUX_LOG__LEVEL"] = "warning"
             redis = Redis(settings.redis)

@@ -1,4 +1,4 @@
-"""The nursery leaves nobody behind, whatever ends it."""
+"""The fork server leaves no worker behind, whatever ends it."""
 
 import os
 import signal
@@ -18,31 +18,37 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture
 def environment(marked_server: Server, tmp_path: Path) -> dict[str, str]:
     """Return what makes a worker work on the server."""
-    redis = RedisSettings(url=marked_server.url, prefix="nursery")
+    redis = RedisSettings(url=marked_server.url, prefix="forked")
     return processes.environment(Settings(redis=redis), tmp_path)
 
 
-async def test_workers_end_as_they_are_told(environment: dict[str, str], tmp_path: Path) -> None:
+async def test_workers_end_by_the_signal_they_get(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     async with WorkerPool(environment, log) as pool:
-        killed, told = [await pool.until_ready(pool.fork_worker()) for _ in range(2)]
-        assert killed.id != told.id
+        killed, terminated = [await pool.until_ready(pool.fork_worker()) for _ in range(2)]
+        assert killed.id != terminated.id
         killed.kill()
         assert await killed.ended() == -signal.SIGKILL
         await until(lambda: log.read_text().count("worker ready") == 2)
-        told.terminate()
-        assert await told.ended() == 0
+        terminated.terminate()
+        assert await terminated.ended() == 0
 
 
-async def test_workers_end_with_the_brood(environment: dict[str, str], tmp_path: Path) -> None:
+async def test_workers_end_when_the_pool_closes(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     async with WorkerPool(environment, tmp_path / "log") as pool:
         runs, stopped = [await pool.until_ready(pool.fork_worker()) for _ in range(2)]
         stopped.pause()
-        nursery = pool.pid
-    await until(lambda: not any(map(process_tree.is_alive, (runs.pid, stopped.pid, nursery))))
+        fork_server = pool.pid
+    await until(lambda: not any(map(process_tree.is_alive, (runs.pid, stopped.pid, fork_server))))
 
 
-async def test_workers_end_with_the_nursery(environment: dict[str, str], tmp_path: Path) -> None:
+async def test_workers_end_when_the_fork_server_is_killed(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     async with WorkerPool(environment, tmp_path / "log") as pool:
         runs, stopped = [await pool.until_ready(pool.fork_worker()) for _ in range(2)]
         stopped.pause()
@@ -50,7 +56,7 @@ async def test_workers_end_with_the_nursery(environment: dict[str, str], tmp_pat
         await until(lambda: not any(map(process_tree.is_alive, (runs.pid, stopped.pid, pool.pid))))
 
 
-async def test_worker_that_cannot_start_is_told(
+async def test_a_worker_that_cannot_start_reports_its_exit_code(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     async with WorkerPool(environment, tmp_path / "log") as pool:

@@ -15,7 +15,7 @@ async def test_ledger_finds_nothing_where_nothing_is_planted(
 ) -> None:
     settings = _settings(marked_server, f"none{partitions}", partitions)
     with marked_server.raw_client() as raw_client:
-        assert await planted_faults.found(raw_client, settings, None) == []
+        assert await planted_faults.findings_with(raw_client, settings, None) == []
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
@@ -24,7 +24,7 @@ async def test_ledger_names_the_invariant_that_a_fault_breaks(
 ) -> None:
     settings = _settings(marked_server, f"f{sorted(FAULTS).index(name)}", 1)
     with marked_server.raw_client() as raw_client:
-        findings = await planted_faults.found(raw_client, settings, FAULTS[name])
+        findings = await planted_faults.findings_with(raw_client, settings, FAULTS[name])
     assert FAULTS[name].invariant in {finding.invariant for finding in findings}
 
 

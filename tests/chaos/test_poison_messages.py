@@ -22,11 +22,11 @@ async def test_poison_is_given_up_and_its_neighbours_are_not(
         innocents=5,
         places=places,
         per_session=per_session,
-        strikes_after=0.1,
+        kill_after_seconds=0.1,
         words=(2, 4),
         worker=_WORKER,
     )
     report = await poison_messages.run(plan)
-    assert (report.innocents_failed, report.poisons_buried) == (0, len(places))
+    assert (report.innocents_failed, report.poisons_given_up) == (0, len(places))
     # Each poison falls in company at first, then alone, and a storm of deaths delays that.
     assert report.deaths <= 12 * len(places)

@@ -13,11 +13,11 @@ _EVERY: dict[Scenario, int] = {"talk": 25, "cancel": 37, "drain": 31, "heir": 29
 
 @pytest.mark.parametrize("scenario", _EVERY)
 async def test_nothing_is_lost_where_a_worker_dies(scenario: Scenario) -> None:
-    async with redis_call_deaths.scenery() as scene:
-        every = await redis_call_deaths.census(scene, scenario)
+    async with redis_call_deaths.shared_scene() as scene:
+        every = await redis_call_deaths.list_boundaries(scene, scenario)
         settlement = [one for one in every if one.name in {"settle", "release"}][:2]
         chosen = dict.fromkeys((*settlement, *every[:: _EVERY[scenario]]))
-        tried = [await redis_call_deaths.death(scene, scenario, boundary) for boundary in chosen]
+        tried = [await redis_call_deaths.die_at(scene, scenario, boundary) for boundary in chosen]
     assert [one.findings for one in tried] == [[]] * len(tried)
     # One that drains settles or releases, as its time allows.
     assert scenario == "drain" or all(one.is_reached for one in tried[:2])

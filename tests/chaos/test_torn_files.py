@@ -20,7 +20,7 @@ async def test_what_was_acknowledged_is_in_every_cut_copy() -> None:
 
 
 async def test_what_a_function_wrote_is_there_whole_or_not_at_all() -> None:
-    tally = await torn_files.whole(6, seed=7)
+    tally = await torn_files.cut_single_writer(6, seed=7)
     assert tally.faults == []
     assert tally.blocks > 0
     assert tally.states > 50
@@ -36,7 +36,7 @@ async def test_cut_before_what_was_acknowledged_is_found() -> None:
             full_scenario = FullScenario(RedisFunctions(redis, settings))
             await full_scenario.run()
             begun = torn_files.tail_of(server.folder).stat().st_size
-            await full_scenario.say("ann", "the last")
+            await full_scenario.send_message("ann", "the last")
         finally:
             await redis.close()
         known = Acknowledged.of(full_scenario)

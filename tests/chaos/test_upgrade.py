@@ -7,7 +7,7 @@ import pytest
 
 from shared.redis import keys
 from shared.settings import RedisSettings
-from tests.chaos import invariants as chaos_ledger, upgrade
+from tests.chaos import invariants, upgrade
 from tests.chaos.evidence import Evidence
 from tests.chaos.upgrade import Plan
 from tests.support import redis_invariants
@@ -23,7 +23,7 @@ async def test_upgrade_and_downgrade_lose_nothing() -> None:
         fronts=1,
         workers=1,
         kill_seconds=0.5,
-        goes_again=False,
+        upgrades_again=False,
     )
     report = await upgrade.run(plan)
     assert report.faults == []
@@ -38,10 +38,10 @@ def test_the_old_queue_of_chores_is_known_and_nothing_like_it(marked_server: Ser
     with marked_server.raw_client() as raw_client:
         for name in ("chores", "chore"):
             raw_client("ZADD", f"{root}{name}", 1, "cron:trim")
-        others = upgrade.of_the_old(settings)
+        others = upgrade.keys_of_older_release(settings)
         [fault] = redis_invariants.faults(raw_client, settings, others)
         assert fault == f"{root}chore: belongs to no family of keys.py"
         assert len(redis_invariants.faults(raw_client, settings)) == 2
-        found = chaos_ledger.check(raw_client, settings, Evidence(), others)
-        assert [finding.told for finding in found] == [fault]
+        found = invariants.check(raw_client, settings, Evidence(), others)
+        assert [finding.description for finding in found] == [fault]
         raw_client("UNLINK", f"{root}chores", f"{root}chore")

@@ -34,7 +34,7 @@ from shared.settings import RedisSettings
 from tests.chaos import invariants
 from tests.chaos.evidence import Evidence, UpstreamCall
 from tests.chaos.full_scenario import FullScenario
-from tests.support import redis_invariants as structure, waiting
+from tests.support import redis_invariants, waiting
 from tests.support.redis_functions import RedisFunctions
 from tests.support.redis_server import RawClient, Server
 
@@ -88,7 +88,7 @@ class Acknowledged(NamedTuple):
             full_scenario,
             Evidence(
                 granted=dict(known.granted),
-                promises=list(known.promises),
+                accepted_messages=list(known.accepted_messages),
                 samples=list(known.samples),
                 shown=dict(known.shown),
                 cancelled=dict(known.cancelled),
@@ -102,8 +102,8 @@ class Load:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._begun = 0
-        self._over: list[FullScenario] = []
-        self.days: list[FullScenario] = []
+        self._finished: list[FullScenario] = []
+        self.scenarios: list[FullScenario] = []
 
     async def keep_writing(self) -> None:
         """Live through one day after the other, until cancelled."""
@@ -114,18 +114,18 @@ class Load:
             try:
                 await library.load(redis)
                 full_scenario = FullScenario(RedisFunctions(redis, settings))
-                self.days.append(full_scenario)
+                self.scenarios.append(full_scenario)
                 await full_scenario.run()
-                self._over.append(full_scenario)
+                self._finished.append(full_scenario)
             finally:
                 await redis.close()
 
     def sweep(self, raw_client: RawClient) -> None:
         """Forget the days that are over, so that each copy is small."""
-        for full_scenario in self._over:
-            structure.sweep(raw_client, full_scenario.queue.settings)
-            self.days.remove(full_scenario)
-        self._over.clear()
+        for full_scenario in self._finished:
+            redis_invariants.sweep(raw_client, full_scenario.queue.settings)
+            self.scenarios.remove(full_scenario)
+        self._finished.clear()
 
 
 def settings_of(server: Server, prefix: str) -> RedisSettings:
@@ -161,21 +161,21 @@ async def cut_copy(server: Server, place: Callable[[int], int]) -> AsyncIterator
 
     `place` says where to cut, in bytes, by how long it is.
     """
-    with_files = Server()
+    copied_server = Server()
     try:
-        shutil.copytree(server.folder / _FILES, with_files.folder / _FILES)
-        tail = tail_of(with_files.folder)
+        shutil.copytree(server.folder / _FILES, copied_server.folder / _FILES)
+        tail = tail_of(copied_server.folder)
         cut_at = place(tail.stat().st_size)
         with tail.open("r+b") as file:
             file.truncate(cut_at)
-        await asyncio.to_thread(with_files.start)
+        await asyncio.to_thread(copied_server.start)
         # The file itself may grow by now: what has expired is deleted, and that is written.
-        log = (with_files.folder / "log").read_text()
+        log = (copied_server.folder / "log").read_text()
         kept = _KEPT.search(log)
         dropped = cut_at - int(kept[1]) if kept else 0
-        yield Copy(with_files, cut_at, dropped, "incomplete MULTI" in log)
+        yield Copy(copied_server, cut_at, dropped, "incomplete MULTI" in log)
     finally:
-        with_files.stop()
+        copied_server.stop()
 
 
 async def run(cuts: int, *, seed: int, loads: int = LOADS) -> Tally:
@@ -185,7 +185,7 @@ async def run(cuts: int, *, seed: int, loads: int = LOADS) -> Tally:
         load = Load(server)
         writing = [asyncio.create_task(load.keep_writing()) for _ in range(loads)]
         try:
-            await waiting.until(lambda: len(load.days) == loads, what="the load")
+            await waiting.until(lambda: len(load.scenarios) == loads, what="the load")
             while tally.cuts < cuts:
                 if tally.cuts % _CUTS_PER_REWRITE == 0:
                     await _rewrite(raw_client)
@@ -210,7 +210,7 @@ async def _rewrite(raw_client: RawClient) -> None:
 
 async def _cut(server: Server, load: Load, chance: random.Random, tally: Tally) -> None:
     """Cut once, and judge every day that was under way."""
-    acknowledged = [Acknowledged.of(full_scenario) for full_scenario in load.days]
+    acknowledged = [Acknowledged.of(full_scenario) for full_scenario in load.scenarios]
     at_least = tail_of(server.folder).stat().st_size
     await SystemClock().sleep(chance.uniform(0, _TAIL_SECONDS))
     async with cut_copy(server, lambda size: chance.randint(at_least, size)) as copy:
@@ -227,17 +227,17 @@ async def judge(
     """Return what is wrong with a day in a copy: at once, and once all of it has ended."""
     settings = settings_of(server, known.full_scenario.queue.settings.prefix)
     # Nothing by halves: these rules hold between any two functions.
-    found = structure.faults(raw_client, settings)
-    told = len(known.evidence.promises)
+    found = redis_invariants.faults(raw_client, settings)
+    acknowledged_count = len(known.evidence.accepted_messages)
     evidence = _expected(raw_client, settings, known)
-    if not evidence.promises:
+    if not evidence.accepted_messages:
         return found
-    tally.kept += told
-    tally.extra += len(evidence.promises) - told
+    tally.kept += acknowledged_count
+    tally.extra += len(evidence.accepted_messages) - acknowledged_count
     redis = Redis(settings)
     try:
         await library.load(redis)
-        await _bring_to_rest(FullScenario(RedisFunctions(redis, settings), evidence))
+        await _drain(FullScenario(RedisFunctions(redis, settings), evidence))
     finally:
         await redis.close()
     return found + [str(finding) for finding in invariants.check(raw_client, settings, evidence)]
@@ -248,28 +248,28 @@ def _expected(raw_client: RawClient, settings: RedisSettings, known: Acknowledge
     full_scenario, evidence = known
     root = keys.partition_root(settings, 0)
     records = {
-        promise.generation: raw_client.fields(
-            keys.GENERATION(root, promise.account, promise.generation)
+        accepted_message.generation: raw_client.fields(
+            keys.GENERATION(root, accepted_message.account, accepted_message.generation)
         )
-        for promise in full_scenario.sent
+        for accepted_message in full_scenario.sent
     }
-    told = set(evidence.promises)
-    evidence.promises = [
-        one for one in full_scenario.sent if one in told or records[one.generation]
+    acknowledged_count = set(evidence.accepted_messages)
+    evidence.accepted_messages = [
+        one for one in full_scenario.sent if one in acknowledged_count or records[one.generation]
     ]
-    evidence.asked = [
+    evidence.upstream_calls = [
         upstream_call
         if int(records[generation].get("attempt", 0)) >= attempt
         # Called under a claim that is not in the copy: nobody there knows of it.
         else UpstreamCall(upstream_call.call, "", 0, ())
         for upstream_call, (generation, attempt) in zip(
-            full_scenario.evidence.asked, full_scenario.callers, strict=True
+            full_scenario.evidence.upstream_calls, full_scenario.call_attempts, strict=True
         )
     ]
     return evidence
 
 
-async def _bring_to_rest(full_scenario: FullScenario) -> None:
+async def _drain(full_scenario: FullScenario) -> None:
     """Let all leases lapse, as those of workers that went with the power, and work it all off."""
     queue = full_scenario.queue
     # The first reap on a server that was started anew gives every lease its whole time again.
@@ -277,7 +277,7 @@ async def _bring_to_rest(full_scenario: FullScenario) -> None:
     for name in await queue.redis.call("ZRANGE", keys.LEASES(queue.root), 0, -1):
         await queue.redis.call("ZADD", keys.LEASES(queue.root), "XX", 1, name)
     await queue.reap(crashes_max=_CRASHES_MAX)
-    await full_scenario.rest()
+    await full_scenario.run_until_idle()
 
 
 class State(NamedTuple):
@@ -289,8 +289,8 @@ class State(NamedTuple):
 
 def digests(raw_client: RawClient) -> frozenset[tuple[str, bytes]]:
     """Return the digest of every key but those that go of themselves within moments."""
-    passing = f":{keys.SUBMISSIONS.pattern.partition(':')[0]}:"
-    names = [name for name in raw_client.names("*") if passing not in name]
+    short_lived = f":{keys.SUBMISSIONS.pattern.partition(':')[0]}:"
+    names = [name for name in raw_client.names("*") if short_lived not in name]
     return frozenset(zip(names, raw_client("DEBUG", "DIGEST-VALUE", *names), strict=True))
 
 
@@ -300,7 +300,7 @@ class Traced(Connection):
     def __init__(self, redis: Redis, server: Server, raw_client: RawClient) -> None:
         self._redis = redis
         self._server = server
-        self._look = raw_client
+        self._raw_client = raw_client
         self.states: list[State] = []
 
     @override
@@ -309,7 +309,7 @@ class Traced(Connection):
             return await self._redis.call(*command, repeat=repeat)
         finally:
             size = tail_of(self._server.folder).stat().st_size
-            self.states.append(State(size, digests(self._look)))
+            self.states.append(State(size, digests(self._raw_client)))
 
     @override
     def send(self, *command: Argument) -> None:
@@ -317,7 +317,7 @@ class Traced(Connection):
         raise AssertionError(f"a traced day waits for each of its commands: {command[0]!r}")
 
 
-async def whole(cuts: int, *, seed: int) -> Tally:
+async def cut_single_writer(cuts: int, *, seed: int) -> Tally:
     """Cut one day anywhere: what is left is a state that a whole function had left behind."""
     tally, chance = Tally(), random.Random(seed)
     with Server(appendfsync="always") as server, server.raw_client() as raw_client:
@@ -351,13 +351,14 @@ def main() -> int:
     clock = SystemClock()
     began = clock.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        one = runner.run(whole(options.cuts // _LOADED_PER_WHOLE, seed=options.seed))
+        one = runner.run(cut_single_writer(options.cuts // _LOADED_PER_WHOLE, seed=options.seed))
         many = runner.run(run(options.cuts, seed=options.seed))
     sys.stdout.write(f"seed {options.seed}, {clock.monotonic() - began:.0f} s\n")
     sys.stdout.write(
-        f"one writer: {_cut_so(one)}; each left one of {one.states} states that functions leave\n"
-        f"under load: {_cut_so(many)}; {many.kept:,} acknowledged messages looked for, {many.extra}"
-        f" that nobody knew of found\n"
+        f"one writer: {_describe_cuts(one)}; each left one of {one.states}"
+        f" states that functions leave\n"
+        f"under load: {_describe_cuts(many)}; {many.kept:,} acknowledged messages looked for,"
+        f" {many.extra} unacknowledged ones found\n"
         f"faults: {len(one.faults) + len(many.faults)}\n"
     )
     for fault in (one.faults + many.faults)[:_SHOWN_MAX]:
@@ -365,7 +366,7 @@ def main() -> int:
     return 1 if one.faults or many.faults else 0
 
 
-def _cut_so(tally: Tally) -> str:
+def _describe_cuts(tally: Tally) -> str:
     return (
         f"{tally.cuts} cuts, {tally.torn} in a record, {tally.blocks} of them in the middle of a"
         f" function's block, {tally.dropped_max:,} bytes dropped at most"

@@ -47,7 +47,7 @@ _PARTITIONS: Final = 2
 _WORDS: Final = (2, 25)
 _PACE: Final = (0.01, 0.08)
 _REFUSALS: Final = 0.05
-_QUIET_SECONDS: Final = 90.0
+_IDLE_SECONDS: Final = 90.0
 _SHOWN_MAX: Final = 30
 _SETTINGS: Final = """
 [redis]
@@ -117,7 +117,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     kill_seconds: float = 2.5
     server: ServerKind = "valkey"
     seed: int = 0
-    goes_again: bool = True
+    upgrades_again: bool = True
 
 
 class Report(NamedTuple):
@@ -137,13 +137,13 @@ class Report(NamedTuple):
     def faults(self) -> list[str]:
         """Everything that should not have been."""
         found = [*self.complaints, *map(str, self.findings)]
-        odd = {stage for stage in self.stages if stage not in {"completed", "cancelled"}}
-        found += [f"{self.stages[stage]} ended as {stage}" for stage in sorted(odd)]
+        unexpected = {stage for stage in self.stages if stage not in {"completed", "cancelled"}}
+        found += [f"{self.stages[stage]} ended as {stage}" for stage in sorted(unexpected)]
         loud = (entry for entry in self.logged.items() if entry[0][1] != "warning")
         return found + [f"{who} logged {count} times: {event}" for (who, _, event), count in loud]
 
 
-class _Course:
+class _UpgradeRun:
     """The parts of a run."""
 
     def __init__(
@@ -153,14 +153,14 @@ class _Course:
         settings: RedisSettings,
         redis: Redis,
         fleet: CheckoutProcesses,
-        callers: MixedClients,
+        mixed_clients: MixedClients,
     ) -> None:
         self._settings = settings
         self._plan = plan
         self._server = server
         self._redis = redis
         self._fleet = fleet
-        self._callers = callers
+        self._clients = mixed_clients
         self._clock = SystemClock()
         self._old = Checkout("old", plan.old)
         self._new = Checkout("new", plan.new)
@@ -168,7 +168,7 @@ class _Course:
     async def run(self) -> None:
         """Go there and back, come to rest on the old checkout, and maybe go there again."""
         await self._add(self._old)
-        async with self._talking():
+        async with self._clients_talking():
             await self._inject_faults()
             await self._add(self._new)
             await self._inject_faults()
@@ -178,9 +178,9 @@ class _Course:
             await self._inject_faults()
             await self._fleet.stop_all(self._new)
             await self._inject_faults()
-        if self._plan.goes_again:
+        if self._plan.upgrades_again:
             await self._add(self._new)
-            async with self._talking():
+            async with self._clients_talking():
                 await self._inject_faults()
                 await self._fleet.stop_all(self._old)
                 await self._inject_faults()
@@ -202,23 +202,23 @@ class _Course:
             await self._fleet.kill_one()
 
     @asynccontextmanager
-    async def _talking(self) -> AsyncIterator[None]:
+    async def _clients_talking(self) -> AsyncIterator[None]:
         """Have clients talk meanwhile; at the end everything that they began has ended."""
-        talking = asyncio.create_task(self._callers.talk(self._plan.clients))
+        talking = asyncio.create_task(self._clients.hold_conversations(self._plan.clients))
         try:
             yield
-            self._callers.is_over = True
+            self._clients.is_over = True
             await talking
         finally:
             talking.cancel()
             await asyncio.gather(talking, return_exceptions=True)
         with suppress(AssertionError):
-            await waiting.until(self._is_quiet, _QUIET_SECONDS, what="rest")
+            await waiting.until(self._is_idle, _IDLE_SECONDS, what="rest")
         with self._server.raw_client() as raw_client:
             left = invariants.dump(raw_client, self._settings)
-        self._callers.complaints += [f"not ended: {each}" for each in left]
+        self._clients.complaints += [f"not ended: {each}" for each in left]
 
-    async def _is_quiet(self) -> bool:
+    async def _is_idle(self) -> bool:
         names = [keys.DEADLINES(root) for root in records.roots(self._settings)]
         return not sum([int(await self._redis.call("ZCARD", name)) for name in names])
 
@@ -231,7 +231,7 @@ async def run(plan: Plan) -> Report:
         server = stack.enter_context(Server(plan.server))
         provider = await stack.enter_async_context(ScriptedProvider())
         provider.keeps_requests = False
-        provider.answer = _Script(evidence, plan.seed).answer
+        provider.answer = _ScriptedUpstream(evidence, plan.seed).answer
         environment = _environment(server, provider)
         api_keys = {name: _open(plan.old, environment, name) for name in _ACCOUNTS}
         evidence.granted = {
@@ -243,29 +243,31 @@ async def run(plan: Plan) -> Report:
         redis = Redis(settings)
         stack.push_async_callback(redis.close)
         fleet = CheckoutProcesses(environment, server.folder, stack, random.Random(plan.seed))
-        callers = MixedClients(
+        mixed_clients = MixedClients(
             fleet, evidence, api_keys, deleting_account=_DELETING_ACCOUNT, seed=plan.seed
         )
-        await _Course(plan, server, settings, redis, fleet, callers).run()
+        await _UpgradeRun(plan, server, settings, redis, fleet, mixed_clients).run()
         await library.load(redis)
-        await _count_again(redis, settings)
+        await _recount_stored(redis, settings)
         with server.raw_client() as raw_client:
-            found = invariants.check(raw_client, settings, evidence, of_the_old(settings))
+            found = invariants.check(
+                raw_client, settings, evidence, keys_of_older_release(settings)
+            )
             tally = invariants.tally(raw_client, settings, evidence)
         return Report(
             seconds=clock.monotonic() - began,
-            sent=callers.sent,
+            sent=mixed_clients.sent,
             stages=tally.stages,
             attempts=sum(tally.attempts.values()),
             kills=fleet.kills,
-            seen=callers.seen,
+            seen=mixed_clients.seen,
             logged=fleet.logged(),
-            complaints=callers.complaints + fleet.bad_exits,
-            findings=[each for each in found if each.about not in _later(settings)],
+            complaints=mixed_clients.complaints + fleet.bad_exits,
+            findings=[each for each in found if each.about not in _keys_emptied_later(settings)],
         )
 
 
-def of_the_old(settings: RedisSettings) -> set[str]:
+def keys_of_older_release(settings: RedisSettings) -> set[str]:
     """Return the names of keys that release 0.6.1 leaves and this one does not know.
 
     arq's queue of chores there had one name for all workers, and is never deleted.
@@ -274,7 +276,7 @@ def of_the_old(settings: RedisSettings) -> set[str]:
     return {f"{root}chores", f"{root}chores:health-check"}
 
 
-def _later(settings: RedisSettings) -> set[str]:
+def _keys_emptied_later(settings: RedisSettings) -> set[str]:
     """Return the names of keys that chores empty long after sessions were deleted."""
     return {
         family(root)
@@ -283,7 +285,7 @@ def _later(settings: RedisSettings) -> set[str]:
     }
 
 
-class _Script:
+class _ScriptedUpstream:
     """What the upstream answers; the narrow provider refuses a share of its calls."""
 
     def __init__(self, evidence: Evidence, seed: int) -> None:
@@ -309,17 +311,17 @@ def _environment(server: Server, provider: ScriptedProvider) -> dict[str, str]:
 def _open(command: Path, environment: Mapping[str, str], name: str) -> str:
     """Open an account by a checkout's own command and return an API key."""
     words = ["keys", "create", "--account", name, "--tier", "enterprise", "--json"]
-    said = subprocess.run(
+    created = subprocess.run(
         [str(command), *words, "--credits", str(_CREDITS)],
         env=dict(environment),
         capture_output=True,
         check=True,
         text=True,
     )
-    return str(json.loads(said.stdout)["key"])
+    return str(json.loads(created.stdout)["key"])
 
 
-async def _count_again(redis: Redis, settings: RedisSettings) -> None:
+async def _recount_stored(redis: Redis, settings: RedisSettings) -> None:
     """Have stored bytes counted again, as a chore does: older versions do not count them."""
     for root in records.roots(settings):
         for account in _ACCOUNTS:

@@ -16,7 +16,7 @@ from tests.chaos import fork_server
 from tests.chaos.fork_server import ForkRequest
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_PATIENCE_SECONDS: Final = 30.0
+_GIVE_UP_SECONDS: Final = 30.0
 
 Hook = tuple[str, str]
 
@@ -41,7 +41,7 @@ class WorkerChild:
         if self.code is None:
             # 0 would be this process' own group.
             assert self.pid
-            # It may be gone, and its end not yet told.
+            # It may have exited before the fork server has reported it.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -62,7 +62,7 @@ class WorkerChild:
         """Ask it to go."""
         self.send(signal.SIGTERM)
 
-    async def ended(self, seconds: float = _PATIENCE_SECONDS) -> int:
+    async def ended(self, seconds: float = _GIVE_UP_SECONDS) -> int:
         """Wait until it has ended, and return its exit code, or minus the signal."""
         async with asyncio.timeout(seconds):
             await self.ended_event.wait()
@@ -101,7 +101,7 @@ class WorkerPool:
         await self._reading
 
     @property
-    def failed(self) -> list[int]:
+    def bad_exits(self) -> list[int]:
         """The exit codes of those who ended badly once they were ready, and were not killed."""
         ready = [child for child in self._children.values() if child.id and not child.is_killed]
         return [child.code for child in ready if child.code]
@@ -139,7 +139,7 @@ class WorkerPool:
 
     async def until_ready(self, child: WorkerChild) -> WorkerChild:
         """Wait until a worker is ready."""
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
             await child.ready_event.wait()
         return child
 
@@ -148,16 +148,16 @@ class WorkerPool:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             match line.decode().split():
-                case ["born", key, pid]:
+                case ["forked", key, pid]:
                     self._children[key].pid = int(pid)
-                case ["named", key, pid, id_]:
-                    # A child may speak before its mother does.
+                case ["ready", key, pid, id_]:
+                    # The child may write its line before the fork server writes `forked`.
                     self._children[key].pid, self._children[key].id = int(pid), id_
                     self._children[key].ready_event.set()
-                case ["gone", key, code]:
+                case ["exited", key, code]:
                     self._children[key].code = int(code)
                     self._children[key].ended_event.set()
                     self._children[key].ready_event.set()
                 case words:
-                    message = f"the nursery said {words}"
+                    message = f"the fork server wrote an unknown line: {words}"
                     raise RuntimeError(message)

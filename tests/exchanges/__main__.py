@@ -20,7 +20,7 @@ from shared.settings import RedisSettings
 from tests.exchanges import files
 from tests.exchanges.all_exchanges import KINDS
 from tests.exchanges.exchange import Exchange
-from tests.exchanges.files import Filed
+from tests.exchanges.files import ExchangeFile
 from tests.exchanges.runner import Outcome, play
 from tests.support.redis_server import Server
 from tests.support.scripted_provider import ScriptedProvider
@@ -32,12 +32,12 @@ class Row(NamedTuple):
 
     kind: str
     name: str
-    seen: str
+    outcomes: str
     faults: list[str] | None
     sentence: str = ""
 
 
-async def _played(exchanges: Sequence[Exchange], seconds: float) -> dict[str, Outcome]:
+async def _play_all(exchanges: Sequence[Exchange], seconds: float) -> dict[str, Outcome]:
     """Play exchanges through a system of their own."""
     with Server() as server, tempfile.TemporaryDirectory() as scratch:
         settings = RedisSettings(url=server.url)
@@ -49,38 +49,42 @@ async def _played(exchanges: Sequence[Exchange], seconds: float) -> dict[str, Ou
             return await play(system, exchanges, seconds=seconds)
 
 
-async def _own(names: dict[str, str], seconds: float) -> list[Row]:
+async def _play_own(names: dict[str, str], seconds: float) -> list[Row]:
     rows = []
     for kind, exchanges in KINDS.items():
-        seen = await _played(exchanges, seconds)
+        outcomes = await _play_all(exchanges, seconds)
         for each in exchanges:
-            what = seen[each.name]
-            rows.append(Row(names.get(kind, kind), each.name, _told(what), what.faults(each.right)))
+            outcome = outcomes[each.name]
+            rows.append(
+                Row(
+                    names.get(kind, kind), each.name, _describe(outcome), outcome.faults(each.right)
+                )
+            )
     return rows
 
 
-async def _filed(filed: list[Filed], seconds: float) -> list[Row]:
-    seen = await _played([each.exchange for each in filed], seconds)
+async def _play_files(exchange_files: list[ExchangeFile], seconds: float) -> list[Row]:
+    outcomes = await _play_all([each.exchange for each in exchange_files], seconds)
     rows = []
-    for each in filed:
-        what = seen[each.exchange.name]
-        faults = what.faults(each.exchange.right) if each.is_judged else None
-        rows.append(Row(each.kind, each.exchange.name, _told(what), faults, each.sentence))
+    for each in exchange_files:
+        outcome = outcomes[each.exchange.name]
+        faults = outcome.faults(each.exchange.right) if each.is_judged else None
+        rows.append(Row(each.kind, each.exchange.name, _describe(outcome), faults, each.sentence))
     return rows
 
 
-def _told(seen: Outcome) -> str:
-    status, result = seen.status, seen.status["result"]
+def _describe(outcomes: Outcome) -> str:
+    status, result = outcomes.status, outcomes.status["result"]
     failure = status["failure"]
     words = [f"{status['state']}/{status['stage']}", repr(result["content"])]
     if failure:
         words.append(f"{failure['category']}/{failure['code']} retryable={failure['retryable']}")
-    words += [f"finish={result.get('finish_reason')}", f"calls={seen.calls}"]
+    words += [f"finish={result.get('finish_reason')}", f"calls={outcomes.calls}"]
     words.append(f"credits={status['credits_used']}")
     if result.get("reasoning_content"):
         words.append(f"reasoning={result['reasoning_content']!r}")
-    if seen.unrelated is not None:
-        words.append(f"bystander={seen.unrelated['state']}")
+    if outcomes.unrelated is not None:
+        words.append(f"bystander={outcomes.unrelated['state']}")
     return "  ".join(words)
 
 
@@ -89,7 +93,7 @@ def _print(rows: list[Row]) -> None:
     for row in rows:
         verdict = "?" if row.faults is None else "WRONG" if row.faults else "right"
         kind, name = row.kind.ljust(kind_width), row.name.ljust(name_width)
-        sys.stdout.write(f"{kind}  {name}  {verdict:<5}  {row.seen}\n")
+        sys.stdout.write(f"{kind}  {name}  {verdict:<5}  {row.outcomes}\n")
         if row.faults is None:
             sys.stdout.write(f"    said to be right: {row.sentence}\n")
         for fault in row.faults or ():
@@ -102,10 +106,10 @@ def _print(rows: list[Row]) -> None:
 async def _main(options: argparse.Namespace) -> list[Row]:
     verdicts: dict[str, Any] = json.loads(options.right.read_text()) if options.right else {}
     names = verdicts.pop("kinds", {})
-    rows = [] if options.folder_only else await _own(names, options.seconds)
+    rows = [] if options.folder_only else await _play_own(names, options.seconds)
     if options.folder is not None:
-        filed = files.read(options.folder, verdicts, options.scale)
-        rows += await _filed(filed, options.seconds)
+        exchange_files = files.read(options.folder, verdicts, options.scale)
+        rows += await _play_files(exchange_files, options.seconds)
     return sorted(rows, key=lambda row: row.kind) if names else rows
 
 

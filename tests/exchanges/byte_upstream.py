@@ -84,10 +84,10 @@ class Upstream:
 
     def _reply(self, name: str, body: str) -> tuple[Piece, ...]:
         exchange = self._exchanges[name]
-        is_meant = exchange.marker in body and exchange.refuses in body
-        is_meant = is_meant and not (exchange.times and len(self.calls[name]) > exchange.times)
-        is_meant = is_meant and not (exchange.until and exchange.until in body)
-        return exchange.reply if is_meant else plain(exchange.dialect)
+        gets_reply = exchange.marker in body and exchange.refuses in body
+        gets_reply = gets_reply and not (exchange.times and len(self.calls[name]) > exchange.times)
+        gets_reply = gets_reply and not (exchange.until and exchange.until in body)
+        return exchange.reply if gets_reply else plain(exchange.dialect)
 
 
 def _dated(piece: bytes) -> bytes:

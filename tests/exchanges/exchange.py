@@ -20,7 +20,7 @@ SOON_DATE: Final = "(soon, as a date)"
 SOON_TIME: Final = "(soon, as a time)"
 
 
-class Right(NamedTuple):
+class Expected(NamedTuple):
     """What must come of an exchange; what is None is not compared.
 
     `failure` is `category/CODE`. `stage` is where the generation stands as long as it waits.
@@ -47,7 +47,7 @@ class Exchange(NamedTuple):
 
     name: str
     reply: tuple[Piece, ...]
-    right: Right = Right()
+    right: Expected = Expected()
     dialect: Dialect = "openai"
     message: str = MESSAGE
     fields: Mapping[str, object] = {}
@@ -67,9 +67,9 @@ def completed(
     finish_reason: str | None = "stop",
     reasoning: str | None = None,
     credits_used: float | None = None,
-) -> Right:
+) -> Expected:
     """Return the outcome of an answer that is whole."""
-    whole = Right("completed", content, "", calls, finish_reason, reasoning)
+    whole = Expected("completed", content, "", calls, finish_reason, reasoning)
     return whole._replace(credits=credits_used)
 
 
@@ -80,15 +80,15 @@ def failed(
     content: str | None = "",
     retryable: bool | None = None,
     credits_used: float | None = 0.0,
-) -> Right:
+) -> Expected:
     """Return the outcome of a failure, `category/CODE`; it costs nothing unless told."""
-    ended = Right("failed", content, failure, calls, finish_reason=None)
+    ended = Expected("failed", content, failure, calls, finish_reason=None)
     return ended._replace(credits=credits_used, retryable=retryable)
 
 
-def waiting(calls: int | None = 1) -> Right:
+def waiting(calls: int | None = 1) -> Expected:
     """Return the outcome of what waits in the queue to be tried again."""
-    return Right("processing", None, calls=calls, finish_reason=None, stage="retrying")
+    return Expected("processing", None, calls=calls, finish_reason=None, stage="retrying")
 
 
 # -- bytes -----------------------------------------------------------------------------------------
@@ -148,8 +148,8 @@ def text_delta(text: str = ANSWER) -> Json:
 
 def usage(**counts: object) -> Json:
     """Return the chunk that tells what was used."""
-    told = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, **counts}
-    return {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": told}
+    reported = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, **counts}
+    return {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": reported}
 
 
 DONE: Final = "[DONE]"
@@ -215,8 +215,8 @@ def candidate(*parts: Json, finish: str | None = None, **other: object) -> Json:
 
 def metered(answer: Json, **counts: object) -> Json:
     """Return a part of a Gemini answer that also tells what was used."""
-    told = {"promptTokenCount": 7, "candidatesTokenCount": 3, "totalTokenCount": 10, **counts}
-    return answer | {"usageMetadata": told}
+    reported = {"promptTokenCount": 7, "candidatesTokenCount": 3, "totalTokenCount": 10, **counts}
+    return answer | {"usageMetadata": reported}
 
 
 def gemini(*events: object) -> tuple[Piece, ...]:

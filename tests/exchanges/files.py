@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tests.exchanges.exchange import Exchange, Piece, Right
+from tests.exchanges.exchange import Exchange, Expected, Piece
 from tests.exchanges.shipped_models import as_shipped
 
 _MARKERS: Final = ("FLAGGED", "AGAIN")
 _MODEL_SECONDS: Final = {"first_token_seconds": 100.0}
 
 
-class Filed(NamedTuple):
+class ExchangeFile(NamedTuple):
     """An exchange as its file has it. `is_judged`: what is right was given in fields."""
 
     kind: str
@@ -28,43 +28,43 @@ class Filed(NamedTuple):
     is_judged: bool
 
 
-def read(folder: Path, verdicts: Mapping[str, Any], scale: float) -> list[Filed]:
+def read(folder: Path, verdicts: Mapping[str, Any], scale: float) -> list[ExchangeFile]:
     """Return the exchanges of a folder; their pauses are multiplied by `scale`."""
     paths = sorted(folder.glob("*.json"))
     return [_read(path, verdicts.get(path.stem), scale) for path in paths]
 
 
-def _read(path: Path, verdict: Mapping[str, Any] | None, scale: float) -> Filed:
-    told: dict[str, Any] = json.loads(path.read_text())
+def _read(path: Path, verdict: Mapping[str, Any] | None, scale: float) -> ExchangeFile:
+    decoded: dict[str, Any] = json.loads(path.read_text())
     pieces: list[Piece] = [
         float(each["pause_seconds"]) * scale if isinstance(each, dict) else each.encode("latin-1")
-        for each in told["upstream_reply_latin1"]
+        for each in decoded["upstream_reply_latin1"]
     ]
-    fields = dict(told["request"])
+    fields = dict(decoded["request"])
     message = fields.pop("message")
     marker = next((word for word in _MARKERS if word in message), "")
     exchange = Exchange(
         name=path.stem,
         reply=tuple(pieces),
         # What waits in the queue is seen as soon as it stands there.
-        right=Right(stage="retrying"),
-        dialect=told["dialect"],
+        right=Expected(stage="retrying"),
+        dialect=decoded["dialect"],
         message=message,
         fields=fields,
-        model={"upstream": told.get("upstream_model", path.stem), **_MODEL_SECONDS},
+        model={"upstream": decoded.get("upstream_model", path.stem), **_MODEL_SECONDS},
         marker=marker,
         before=("some words first", "and some more") if marker == "AGAIN" else (),
     )
     if verdict is not None:
-        exchange = _judged(exchange, verdict)
-    kind = told.get("kind", "")
-    return Filed(kind, exchange, told.get("right", ""), is_judged=verdict is not None)
+        exchange = _with_verdict(exchange, verdict)
+    kind = decoded.get("kind", "")
+    return ExchangeFile(kind, exchange, decoded.get("right", ""), is_judged=verdict is not None)
 
 
-def _judged(exchange: Exchange, verdict: Mapping[str, Any]) -> Exchange:
+def _with_verdict(exchange: Exchange, verdict: Mapping[str, Any]) -> Exchange:
     """Return the exchange with what is right, and what its file lacks."""
     words = dict(verdict)
-    right = Right(**{name: words.pop(name) for name in Right._fields if name in words})
+    right = Expected(**{name: words.pop(name) for name in Expected._fields if name in words})
     model = {**exchange.model, **words.pop("model", {})}
     if "shipped" in words:
         model |= as_shipped(words.pop("shipped"))

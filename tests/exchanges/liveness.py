@@ -10,8 +10,8 @@ from shared.settings import Dialect
 from tests.exchanges.exchange import (
     DONE,
     Exchange,
+    Expected,
     Piece,
-    Right,
     block,
     candidate,
     chunk,
@@ -37,7 +37,7 @@ _END: Final = (chunk({}, "stop"), DONE)
 
 
 def _slow(
-    name: str, reply: tuple[Piece, ...], right: Right = _COMPLETED, dialect: Dialect = "openai"
+    name: str, reply: tuple[Piece, ...], right: Expected = _COMPLETED, dialect: Dialect = "openai"
 ) -> Exchange:
     return Exchange(name, reply, right, dialect, provider=_PROVIDER, model=_MODEL)
 

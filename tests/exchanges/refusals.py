@@ -17,8 +17,8 @@ from tests.exchanges.exchange import (
     SOON_DATE,
     SOON_TIME,
     Exchange,
+    Expected,
     Json,
-    Right,
     failed,
     head,
     refusal,
@@ -32,7 +32,7 @@ _UNPAID: Final = failed("auth/PROVIDER_UNPAID")
 
 
 def _one(
-    name: str, status: int, body: object, right: Right, dialect: Dialect = "openai"
+    name: str, status: int, body: object, right: Expected, dialect: Dialect = "openai"
 ) -> Exchange:
     """Only the flagged message is refused; what another account then says is answered."""
     message = "these words are FLAGGED"
@@ -304,7 +304,7 @@ POLICY: Final = (
 )
 
 
-def _in_band(name: str, error: object, right: Right, dialect: Dialect = "openai") -> Exchange:
+def _in_band(name: str, error: object, right: Expected, dialect: Dialect = "openai") -> Exchange:
     return Exchange(name, stream({"error": error}, DONE), right, dialect)
 
 

@@ -15,14 +15,14 @@ import msgspec
 from shared.clock import SystemClock
 from shared.settings import ModelSettings, ProviderSettings
 from tests.exchanges.byte_upstream import Upstream
-from tests.exchanges.exchange import Exchange, Right
+from tests.exchanges.exchange import Exchange, Expected
 from tests.support import api_client
 from tests.support.api_client import ApiClient, Json
 from tests.support.system import System
 
 _CAPABILITIES: Final = ("json", "reasoning", "web_search", "vision", "tools")
 # A person who waits for an answer looks as often as they are told to, these for less.
-_LOOK_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.05
 
 
 class Outcome(NamedTuple):
@@ -34,15 +34,15 @@ class Outcome(NamedTuple):
     bodies: list[Any]
     unrelated: Json | None
 
-    def faults(self, right: Right) -> list[str]:
+    def faults(self, right: Expected) -> list[str]:
         """Return where it differs from what is right."""
         status, result = self.status, self.status["result"]
         failure = status["failure"] or {}
-        told = f"{failure['category']}/{failure['code']}" if failure else ""
+        failure_code = f"{failure['category']}/{failure['code']}" if failure else ""
         reasoning = result.get("reasoning_content")
         pairs: list[tuple[str, object, object]] = [
             ("state", status["state"], right.state),
-            ("failure", told, right.failure),
+            ("failure", failure_code, right.failure),
             ("content", result["content"], right.content),
             ("calls", self.calls, right.calls),
             ("finish_reason", result.get("finish_reason"), right.finish_reason),
@@ -53,7 +53,9 @@ class Outcome(NamedTuple):
         ]
         compared = [each for each in pairs if each[2] is not None]
         found = [
-            f"{what} {seen!r}, not {wanted!r}" for what, seen, wanted in compared if seen != wanted
+            f"{outcome} {outcomes!r}, not {wanted!r}"
+            for outcome, outcomes, wanted in compared
+            if outcomes != wanted
         ]
         if right.state == "completed" and self.listed.get("finish_reason") != right.finish_reason:
             found.append(f"listed with finish_reason {self.listed.get('finish_reason')!r}")
@@ -76,11 +78,11 @@ async def play(
         await system.front()
         worker = await system.worker()
         first, second = await system.customer("one"), await system.customer("two")
-        seen = await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(_play(upstream, each, first, second, seconds) for each in exchanges)
         )
         await system.stop(worker)
-    return {each.name: what for each, what in zip(exchanges, seen, strict=True)}
+    return {each.name: outcome for each, outcome in zip(exchanges, outcomes, strict=True)}
 
 
 def _provider(exchange: Exchange, url: str) -> ProviderSettings:
@@ -117,7 +119,7 @@ async def _play(
     unrelated = None
     if exchange.marker:
         unrelated = await _outcome(
-            other, await other.submit("plain words", model=exchange.name), Right(), seconds
+            other, await other.submit("plain words", model=exchange.name), Expected(), seconds
         )
     messages = await api.messages(receipt["session_id"])
     listed = [each for each in messages if each["role"] == "assistant"][-1:] or [{}]
@@ -126,7 +128,7 @@ async def _play(
     return Outcome(status, listed[0], len(calls), [each.body for each in calls], unrelated)
 
 
-async def _outcome(api: ApiClient, receipt: Json, right: Right, seconds: float) -> Json:
+async def _outcome(api: ApiClient, receipt: Json, right: Expected, seconds: float) -> Json:
     """Look until it has ended, or stands where it is right to stand."""
     ends = time.monotonic() + seconds
     while True:
@@ -135,7 +137,7 @@ async def _outcome(api: ApiClient, receipt: Json, right: Right, seconds: float) 
         except httpx.TransportError as error:
             raise AssertionError(str(error)) from error
         status = api_client.body(answer)
-        is_there = right.stage is not None and status["stage"] == right.stage
-        if status["state"] != "processing" or is_there or time.monotonic() > ends:
+        is_at_stage = right.stage is not None and status["stage"] == right.stage
+        if status["state"] != "processing" or is_at_stage or time.monotonic() > ends:
             return status
-        await SystemClock().sleep(_LOOK_SECONDS)
+        await SystemClock().sleep(_POLL_SECONDS)

@@ -12,21 +12,21 @@ from deploy.local import catalogue
 from shared.settings import ModelRequestSettings
 from tests.exchanges.exchange import Exchange, completed, refusal
 
-_ASKING: Final = tuple(each.name for each in msgspec.structs.fields(ModelRequestSettings))
+_REQUEST_FIELDS: Final = tuple(each.name for each in msgspec.structs.fields(ModelRequestSettings))
 _SHIPPED: Final = catalogue.read(catalogue.with_shipped({"POLLUX_CONFIG": "/dev/null"}))
 
 
 def as_shipped(identifier: str) -> dict[str, Any]:
     """Return the settings that decide how a model of the shipped catalogue is asked."""
     model = _SHIPPED.by_identifier[identifier]
-    asking = {name: getattr(model, name) for name in _ASKING}
-    return {"upstream": model.upstream, "capabilities": model.capabilities, **asking}
+    request_settings = {name: getattr(model, name) for name in _REQUEST_FIELDS}
+    return {"upstream": model.upstream, "capabilities": model.capabilities, **request_settings}
 
 
 def _refuses(word: str, identifier: str) -> Exchange:
-    text_delta = f"{identifier} does not support the parameter {word}"
+    sentence = f"{identifier} does not support the parameter {word}"
     error = {
-        "message": text_delta,
+        "message": sentence,
         "type": "invalid_request_error",
         "code": "unsupported_parameter",
     }
@@ -35,7 +35,7 @@ def _refuses(word: str, identifier: str) -> Exchange:
     if dialect == "anthropic":
         body["type"] = "error"
     elif dialect == "gemini":
-        body = {"error": {"code": 400, "message": text_delta, "status": "INVALID_ARGUMENT"}}
+        body = {"error": {"code": 400, "message": sentence, "status": "INVALID_ARGUMENT"}}
     return Exchange(
         f"{identifier.replace('/', '-')}-without-{word.replace('_', '-')}",
         refusal(400, body),

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.each_once
 @pytest.mark.parametrize("kind", KINDS)
 async def test_exchanges_come_to_what_is_right(system: System, kind: str) -> None:
     exchanges = KINDS[kind]
-    seen = await play(system, exchanges)
-    faults = {each.name: seen[each.name].faults(each.right) for each in exchanges}
+    outcomes = await play(system, exchanges)
+    faults = {each.name: outcomes[each.name].faults(each.right) for each in exchanges}
     found = [f"{name}: {each}" for name, those in faults.items() for each in those]
     assert not found, "\n".join(found)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.exchanges import files
-from tests.exchanges.exchange import Right
+from tests.exchanges.exchange import Expected
 
 _FILE = {
     "kind": "cut",
@@ -24,9 +24,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_an_exchange_with_its_bytes_and_pauses(folder: Path) -> None:
-    [filed] = files.read(folder, {}, 0.5)
-    exchange = filed.exchange
-    assert (filed.kind, filed.sentence, filed.is_judged) == ("cut", "It fails.", False)
+    [exchange_file] = files.read(folder, {}, 0.5)
+    exchange = exchange_file.exchange
+    assert (exchange_file.kind, exchange_file.sentence, exchange_file.is_judged) == (
+        "cut",
+        "It fails.",
+        False,
+    )
     assert exchange.reply == (b"HTTP/1.1 400 X\r\n\r\n", 1.0, b"caf\xe9")
     assert (exchange.message, exchange.marker) == ("these are FLAGGED words", "FLAGGED")
     assert exchange.fields == {"deep_think": True}
@@ -34,11 +38,11 @@ def test_a_file_is_an_exchange_with_its_bytes_and_pauses(folder: Path) -> None:
 
 def test_what_is_right_and_what_the_file_lacks_come_from_another(folder: Path) -> None:
     verdict = {"content": "one", "calls": 2, "times": 1, "shipped": "grok-4.1-fast"}
-    [filed] = files.read(folder, {"cut-short": verdict}, 1.0)
-    assert filed.is_judged
-    assert filed.exchange.right == Right(content="one", calls=2)
-    assert filed.exchange.times == 1
-    assert filed.exchange.model["reasoning_option"] == "none"
+    [exchange_file] = files.read(folder, {"cut-short": verdict}, 1.0)
+    assert exchange_file.is_judged
+    assert exchange_file.exchange.right == Expected(content="one", calls=2)
+    assert exchange_file.exchange.times == 1
+    assert exchange_file.exchange.model["reasoning_option"] == "none"
 
 
 def test_a_word_that_no_exchange_has_is_refused(folder: Path) -> None:

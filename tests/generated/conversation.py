@@ -17,9 +17,9 @@ from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
 MESSAGES: Final = ("What is light?", 'And 🚀 "sound"?')
-_PATIENCE_SECONDS: Final = 100.0
+_GIVE_UP_SECONDS: Final = 100.0
 _ANSWERS: Final = [f"You said: {message}" for message in MESSAGES]
-RIGHT: Final[dict[str, Any]] = {
+EXPECTED: Final[dict[str, Any]] = {
     "contents": _ANSWERS,
     "followed": _ANSWERS,
     "isReplayed": True,
@@ -36,7 +36,7 @@ class Program(NamedTuple):
 
 
 @asynccontextmanager
-async def deployment(folder: Path) -> AsyncIterator[System]:
+async def running_deployment(folder: Path) -> AsyncIterator[System]:
     """Yield a front and a worker on a server of their own; what they keep is in the folder."""
     with Server() as server:
         settings = RedisSettings(url=server.url)
@@ -51,12 +51,12 @@ async def document(system: System) -> bytes:
     return (await (await system.caller({})).get("/openapi.json")).content
 
 
-async def converse(system: System, program: Program) -> dict[str, Any]:
+async def run_conversation(system: System, program: Program) -> dict[str, Any]:
     """Run a program against the front; return what it was told."""
     key = (await system.key()).key
-    said = await run([*program.command, system.url, key, *MESSAGES], program.environment)
-    told: dict[str, Any] = json.loads(said)
-    return told
+    output = await run([*program.command, system.url, key, *MESSAGES], program.environment)
+    printed: dict[str, Any] = json.loads(output)
+    return printed
 
 
 async def run(
@@ -73,11 +73,11 @@ async def run(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), _PATIENCE_SECONDS)
+        out, err = await asyncio.wait_for(process.communicate(), _GIVE_UP_SECONDS)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    said = out.decode()
-    assert process.returncode == 0, said + err.decode()
-    return said
+    output = out.decode()
+    assert process.returncode == 0, output + err.decode()
+    return output

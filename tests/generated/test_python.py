@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(240)
 _CLASS: Final = re.compile(r"^ +\"(\w+)\",$", re.MULTILINE)
 
 
-def _lacks(made: dict[str, Any], package: Path) -> set[str]:
+def _missing_in(made: dict[str, Any], package: Path) -> set[str]:
     """Return the schemas and operations of a document for which a client has nothing."""
     operations = {
         f"api/{operation['tags'][0]}/{operation['operationId']}.py"
@@ -30,15 +30,15 @@ def _lacks(made: dict[str, Any], package: Path) -> set[str]:
 
 
 async def test_a_conversation_through_a_generated_client(tmp_path: Path) -> None:
-    async with conversation.deployment(tmp_path) as system:
+    async with conversation.running_deployment(tmp_path) as system:
         served = await conversation.document(system)
         package = await python.generate(served, tmp_path)
-        assert _lacks(msgspec.json.decode(served), package) == set()
-        told = await conversation.converse(system, python.program(package))
-    assert told == conversation.RIGHT
+        assert _missing_in(msgspec.json.decode(served), package) == set()
+        outcome = await conversation.run_conversation(system, python.program(package))
+    assert outcome == conversation.EXPECTED
 
 
 async def test_the_operators_document_makes_a_client_too(tmp_path: Path) -> None:
     made = openapi_document.document(is_admin=True)
     package = await python.generate(msgspec.json.encode(made), tmp_path)
-    assert _lacks(made, package) == set()
+    assert _missing_in(made, package) == set()

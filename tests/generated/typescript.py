@@ -29,7 +29,7 @@ _INSTALL: Final = (
 )
 
 
-def _installed(folder: Path) -> bool:
+def _install_packages(folder: Path) -> bool:
     """Put the program and its packages into a folder; tell whether they could be fetched."""
     for name in _FILES:
         shutil.copy(_PROGRAMS / name, folder)
@@ -52,13 +52,13 @@ def _installed(folder: Path) -> bool:
 async def _converse(folder: Path) -> None:
     binaries = folder / "node_modules" / ".bin"
     generator = binaries / "openapi-typescript"
-    async with conversation.deployment(folder) as system:
+    async with conversation.running_deployment(folder) as system:
         (folder / "openapi.json").write_bytes(await conversation.document(system))
         await conversation.run([generator, "openapi.json", "-o", "pollux.d.ts"], folder=folder)
         await conversation.run([binaries / "tsc"], folder=folder)
         program = Program(["node", folder / "built" / "chat.js"])
-        told = await conversation.converse(system, program)
-    assert told == conversation.RIGHT, told
+        outcome = await conversation.run_conversation(system, program)
+    assert outcome == conversation.EXPECTED, outcome
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if not _installed(folder):
+        if not _install_packages(folder):
             sys.stdout.write(
                 "the registry of node is out of reach: no TypeScript client was tried\n"
             )

@@ -18,19 +18,19 @@ from tests.support.redis_server import Server
 
 _WALKS_PER_ROUND: Final = 50
 _STEPS_PER_WALK: Final = 100
-_LOOK_EVERY: Final = 25
+_COMPARE_EVERY: Final = 25
 
 
 def _walk_on(server: Server, first_seed: int, operations: int) -> None:
     """Walk rounds of their own seeds. Raises AssertionError with the steps that led to it."""
 
     class BoundWalk(RandomWalk):
-        look_every = _LOOK_EVERY
+        compare_every = _COMPARE_EVERY
 
     # A machine that is busy with something else is no finding.
-    place = RedisSettings(url=server.url, connect_seconds=60.0, timeout_seconds=60.0)
-    BoundWalk.server, BoundWalk.place = server, place
-    began, told, number = time.monotonic(), 0, first_seed
+    redis_settings = RedisSettings(url=server.url, connect_seconds=60.0, timeout_seconds=60.0)
+    BoundWalk.server, BoundWalk.redis_settings = server, redis_settings
+    began, reported, number = time.monotonic(), 0, first_seed
     while BoundWalk.operations < operations:
         run_state_machine_as_test(
             seed(number)(BoundWalk),
@@ -44,10 +44,12 @@ def _walk_on(server: Server, first_seed: int, operations: int) -> None:
             ),
         )
         number += 1
-        if BoundWalk.operations - told >= operations / 20 or BoundWalk.operations >= operations:
-            told = BoundWalk.operations
+        if BoundWalk.operations - reported >= operations / 20 or BoundWalk.operations >= operations:
+            reported = BoundWalk.operations
             seconds = time.monotonic() - began
-            sys.stdout.write(f"{told} operations, {seconds:.0f} s, seed {number - 1}: drift 0\n")
+            sys.stdout.write(
+                f"{reported} operations, {seconds:.0f} s, seed {number - 1}: drift 0\n"
+            )
             sys.stdout.flush()
 
 

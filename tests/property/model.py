@@ -72,7 +72,7 @@ class Model:
         self.generations: dict[str, Generation] = {}
         self.sessions: dict[str, list[str]] = {}
         self._number = 0
-        self.looked_on = 0
+        self.claims_since_batch = 0
         self._lapsed: set[str] = set()
 
     def unfinished(self, session: str) -> list[Generation]:
@@ -132,19 +132,19 @@ class Model:
 
     def lane_due(self, *, is_batch_waiting: bool) -> Lane:
         """Return the lane that the next claim is from: a person's, but for a trickle of batch."""
-        lanes = {one.lane for one in self.fresh()}
-        is_batch_due = is_batch_waiting and self.looked_on >= TRICKLE - 1
+        lanes = {one.lane for one in self.unsuspected()}
+        is_batch_due = is_batch_waiting and self.claims_since_batch >= TRICKLE - 1
         lane: Lane = "batch" if is_batch_due or lanes == {"batch"} else "interactive"
         due: Lane = lane if lane in lanes else "interactive"
         if is_batch_waiting:
-            self.looked_on = 0 if due == "batch" else self.looked_on + 1
+            self.claims_since_batch = 0 if due == "batch" else self.claims_since_batch + 1
         return due
 
     def claimable(self) -> list[Generation]:
         """Return what is ready, as far as the order among accounts is left open: persons first."""
-        return sorted(self.fresh(), key=lambda one: (one.lane == "batch", one.number))
+        return sorted(self.unsuspected(), key=lambda one: (one.lane == "batch", one.number))
 
-    def fresh(self) -> list[Generation]:
+    def unsuspected(self) -> list[Generation]:
         """Return what is ready and no suspect."""
         return [one for one in self.at("ready") if one.suspects_max is None]
 
@@ -243,7 +243,7 @@ class Model:
             self._end(one, "cancelled")
             what = "cancelled"
         else:
-            self._suspect(one, held)
+            self._count_suspicion(one, held)
             if one.crashes >= CRASHES_MAX:
                 self._end(one, "failed")
                 what = "buried"
@@ -258,7 +258,7 @@ class Model:
         is_piece = worker in self._lapsed or (lapsed == 1 and len(leased) > 1)
         return lapsed + is_piece
 
-    def _suspect(self, one: Generation, held: int) -> None:
+    def _count_suspicion(self, one: Generation, held: int) -> None:
         """Count a death against the only suspect; of several none is counted."""
         if one.suspects_max is None:
             one.suspects_max = held if held > 1 else 0

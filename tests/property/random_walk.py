@@ -46,8 +46,8 @@ class RandomWalk(RuleBasedStateMachine):
     """One walk, on a prefix of its own; `operations` counts those of all walks of a class."""
 
     server: Server
-    place: RedisSettings
-    look_every = 1
+    redis_settings: RedisSettings
+    compare_every = 1
     operations = 0
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class RandomWalk(RuleBasedStateMachine):
         self.seen: dict[str, Stage] = {}
         self.made = 0
         self.steps = 0
-        self.settings = msgspec.structs.replace(self.place, prefix=f"w{ids.new_id()}")
+        self.settings = msgspec.structs.replace(self.redis_settings, prefix=f"w{ids.new_id()}")
         self.runner = asyncio.Runner()
         self.redis = Redis(self.settings)
         self.queue = RedisFunctions(self.redis, self.settings, self.settings.partitions - 1)
@@ -90,7 +90,7 @@ class RandomWalk(RuleBasedStateMachine):
 
     @rule(account=_accounts, lane=_lanes, hold=_holds)
     def begin(self, account: str, lane: Lane, hold: int) -> None:
-        self._accept(self._fresh(account, self._id("s"), lane, hold), "enqueue")
+        self._accept(self._new_generation(account, self._id("s"), lane, hold), "enqueue")
 
     @precondition(lambda self: self.model.sessions)
     @rule(data=st.data(), lane=_lanes, hold=_holds, on_conflict=_conflicts)
@@ -99,14 +99,14 @@ class RandomWalk(RuleBasedStateMachine):
     ) -> None:
         session = data.draw(st.sampled_from(sorted(self.model.sessions)))
         account = self.model.generations[self.model.sessions[session][0]].account
-        self._accept(self._fresh(account, session, lane, hold), on_conflict)
+        self._accept(self._new_generation(account, session, lane, hold), on_conflict)
 
     def _id(self, kind: str) -> str:
         """Return a fresh id: counted, so that a walk can be walked again."""
         self.made += 1
         return f"{kind}{self.made:04}"
 
-    def _fresh(self, account: str, session: str, lane: Lane, hold: int) -> Generation:
+    def _new_generation(self, account: str, session: str, lane: Lane, hold: int) -> Generation:
         return Generation(self._id("g"), account, session, lane, hold)
 
     def _accept(self, one: Generation, on_conflict: OnConflict) -> None:
@@ -133,7 +133,7 @@ class RandomWalk(RuleBasedStateMachine):
     @precondition(lambda self: self.model.generations)
     @rule(data=st.data())
     def repeat_accept(self, data: st.DataObject) -> None:
-        one = self._any(data)
+        one = self._draw_generation(data)
         again = self.act(self.queue.accept(one.account, one.session, generation=one.id))
         assert again == Replayed(one.id, one.session)
 
@@ -151,7 +151,7 @@ class RandomWalk(RuleBasedStateMachine):
             if one.suspects_max is None:
                 # Persons first, but for a trickle; of an account's own the oldest goes first.
                 assert one.lane == self.model.lane_due(is_batch_waiting=is_batch_waiting)
-                rivals = [other for other in self.model.fresh() if other.number < one.number]
+                rivals = [other for other in self.model.unsuspected() if other.number < one.number]
                 assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
             attempt = self.model.claim(one, worker)
             assert claim.attempt == attempt.token
@@ -215,7 +215,7 @@ class RandomWalk(RuleBasedStateMachine):
     def lease_lapses(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.model.at("leased")))
         one.is_lapsed = True
-        self._overtake(keys.LEASES, one)
+        self._move_to_past(keys.LEASES, one)
 
     @precondition(lambda self: self.model.at("leased"))
     @rule(data=st.data(), text=st.text(max_size=3))
@@ -223,7 +223,7 @@ class RandomWalk(RuleBasedStateMachine):
         """A worker is taken for dead, another takes over, and the first one writes on."""
         late = data.draw(st.sampled_from([a for a in self.claims if self.model.holder(a)]))
         self.model.generations[late.id].is_lapsed = True
-        self._overtake(keys.LEASES, self.model.generations[late.id])
+        self._move_to_past(keys.LEASES, self.model.generations[late.id])
         self.reap()
         self.generations_match_model()
         self.claim(4)
@@ -237,16 +237,16 @@ class RandomWalk(RuleBasedStateMachine):
         under_way = [o for o in self.model.generations.values() if o.where != "ended"]
         one = data.draw(st.sampled_from(under_way))
         one.is_expired = True
-        self._overtake(keys.DEADLINES, one)
+        self._move_to_past(keys.DEADLINES, one)
 
     @precondition(lambda self: self.model.at("deferred"))
     @rule(data=st.data())
     def deferral_comes_due(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.model.at("deferred")))
         one.is_due = True
-        self._overtake(keys.DEFERRED, one)
+        self._move_to_past(keys.DEFERRED, one)
 
-    def _overtake(self, family: keys.Key, one: Generation) -> None:
+    def _move_to_past(self, family: keys.Key, one: Generation) -> None:
         """As if time had passed this one by."""
         member = f"{one.account}:{one.id}"
         self.run(self.redis.call("ZADD", family(self.queue.root), "XX", 1, member))
@@ -259,7 +259,7 @@ class RandomWalk(RuleBasedStateMachine):
     @precondition(lambda self: self.model.generations)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        one = self._any(data)
+        one = self._draw_generation(data)
         assert self.act(self.queue.cancel(self.ticket(one))) == self.model.cancel(one)
 
     @precondition(lambda self: self.model.sessions)
@@ -273,13 +273,13 @@ class RandomWalk(RuleBasedStateMachine):
         for one in gone:
             assert self.run(self.queue.find(one.account, one.id)) is None
 
-    def _any(self, data: st.DataObject) -> Generation:
+    def _draw_generation(self, data: st.DataObject) -> Generation:
         return self.model.generations[data.draw(st.sampled_from(sorted(self.model.generations)))]
 
     @invariant()
     def redis_matches_model(self) -> None:
         self.steps += 1
-        if self.steps % self.look_every == 0:
+        if self.steps % self.compare_every == 0:
             self.invariants_hold()
             self.generations_match_model()
         else:
@@ -301,19 +301,19 @@ class RandomWalk(RuleBasedStateMachine):
         await asyncio.gather(*(self._compare(one) for one in self.model.generations.values()))
 
     async def _compare(self, one: Generation) -> None:
-        raw_client, events = await asyncio.gather(
+        status, events = await asyncio.gather(
             self.queue.status(self.ticket(one)), self.queue.events(self.ticket(one))
         )
-        stage = msgspec.convert(raw_client.record["stage"], Stage)
+        stage = msgspec.convert(status.record["stage"], Stage)
         assert stage == one.stage
         before = self.seen.get(one.id, stage)
         assert stage == before or may_follow(before, stage)
         self.seen[one.id] = stage
-        body = raw_client.body or b""
+        body = status.body or b""
         text = decode_assistant(body).content if one.where == "ended" else body.decode()
         assert text == one.text
         turn = self.model.sessions[one.session].index(one.id) + 1
-        assert int(raw_client.record["turn"]) == turn
+        assert int(status.record["turn"]) == turn
         assert [at for at, _ in events] == [
             f"{epoch}-{seq}"
             for epoch in sorted(one.epochs)
@@ -333,7 +333,7 @@ class RandomWalk(RuleBasedStateMachine):
     def _drain(self) -> None:
         for one in self.model.at("deferred"):
             one.is_due = True
-            self._overtake(keys.DEFERRED, one)
+            self._move_to_past(keys.DEFERRED, one)
         while not self.model.is_quiet:
             self.reap()
             for attempt in list(self.claims):

@@ -15,7 +15,7 @@ def test_functions_do_as_the_model_does(server: Server, redis_settings: RedisSet
     class BoundWalk(RandomWalk):
         pass
 
-    BoundWalk.server, BoundWalk.place = server, redis_settings
+    BoundWalk.server, BoundWalk.redis_settings = server, redis_settings
     run_state_machine_as_test(
         BoundWalk,
         settings=settings(

@@ -21,7 +21,7 @@ async def test_no_schedule_of_deaths_buries_an_innocent_message_or_spares_a_pois
     plan = PLANS[name]
     for seed in _SEEDS:
         outcome = await worker_deaths.run(redis, redis_settings, plan, seed)
-        told = "\n".join((f"seed {seed}", *outcome.log))
-        assert (outcome.innocents_failed, outcome.unfinished) == (0, 0), told
-        assert outcome.poisons_buried == plan.poisons, told
-        assert outcome.deaths <= _DEATHS_PER_POISON_MAX * plan.poisons, told
+        schedule = "\n".join((f"seed {seed}", *outcome.log))
+        assert (outcome.innocents_failed, outcome.unfinished) == (0, 0), schedule
+        assert outcome.poisons_given_up == plan.poisons, schedule
+        assert outcome.deaths <= _DEATHS_PER_POISON_MAX * plan.poisons, schedule

@@ -48,11 +48,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
     concurrency: int = 16
     limits: tuple[int, ...] = (64,)
-    fuse: tuple[int, int] = (2, 6)
-    length: tuple[int, int] = (2, 12)
-    notice: tuple[int, int] = (2, 12)
-    birth: tuple[int, int] = (1, 6)
-    arrival: tuple[int, int] = (0, 0)
+    poison_steps: tuple[int, int] = (2, 6)
+    answer_steps: tuple[int, int] = (2, 12)
+    notice_steps: tuple[int, int] = (2, 12)
+    restart: tuple[int, int] = (1, 6)
+    arrival_steps: tuple[int, int] = (0, 0)
     is_lapsing: bool = False
 
 
@@ -63,7 +63,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     """
 
     innocents_failed: int = 0
-    poisons_buried: int = 0
+    poisons_given_up: int = 0
     unfinished: int = 0
     deaths: int = 0
     steps: int = 0
@@ -94,7 +94,7 @@ class _Worker:
     """One process, and what it runs."""
 
     name: str
-    born: int
+    starts_at: int
     slots: Slots
     attempts: list[_Attempt] = field(default_factory=list)
     claims: int = 0
@@ -109,7 +109,7 @@ class Fleet:
         self._chance = random.Random(seed)
         self._settings = WorkerSettings(concurrency=plan.concurrency)
         self._number = 0
-        self._workers = [self._born(0) for _ in range(plan.workers)]
+        self._workers = [self._start_worker(0) for _ in range(plan.workers)]
         # By the step in which they are noticed: dead workers, or single leases.
         self._unnoticed: dict[int, list[str]] = {}
         self._poisons: set[str] = set()
@@ -120,7 +120,7 @@ class Fleet:
         """Send all, and take steps until all has ended, or far too many."""
         order = [False] * self._plan.innocents + [True] * self._plan.poisons
         self._chance.shuffle(order)
-        arrivals = sorted(self._chance.randint(*self._plan.arrival) for _ in order)
+        arrivals = sorted(self._chance.randint(*self._plan.arrival_steps) for _ in order)
         waiting = list(zip(arrivals, order, strict=True))
         left = len(order)
         for step in range(STEPS_MAX):
@@ -146,11 +146,11 @@ class Fleet:
         """Let all that is due happen; return how many generations have ended."""
         ended = await self._notice(step)
         for worker in list(self._workers):
-            if worker.born <= step:
-                ended += await self._work(worker, step)
+            if worker.starts_at <= step:
+                ended += await self._advance(worker, step)
         return ended
 
-    async def _work(self, worker: _Worker, step: int) -> int:
+    async def _advance(self, worker: _Worker, step: int) -> int:
         """Go on with what a worker runs, and let it claim; return how many ended."""
         ended = 0
         for attempt in list(worker.attempts):
@@ -179,7 +179,7 @@ class Fleet:
             self._note_failed(attempt.claimed.id)
 
     def _note_failed(self, id_: str) -> None:
-        self._outcome.poisons_buried += id_ in self._poisons
+        self._outcome.poisons_given_up += id_ in self._poisons
         self._outcome.innocents_failed += id_ not in self._poisons
 
     async def _claim(self, worker: _Worker, step: int) -> int:
@@ -212,8 +212,10 @@ class Fleet:
         where = keys.GENERATION(self._queue.root, claimed.account, claimed.id)
         await self._queue.redis.call("HSET", where, "started", claimed.claimed_ms - STEP_MS)
         is_poison = claimed.id in self._poisons
-        length = self._chance.randint(*(self._plan.fuse if is_poison else self._plan.length))
-        attempt = _Attempt(claimed, is_poison, step, step + length)
+        answer_steps = self._chance.randint(
+            *(self._plan.poison_steps if is_poison else self._plan.answer_steps)
+        )
+        attempt = _Attempt(claimed, is_poison, step, step + answer_steps)
         worker.slots.take(claimed)
         worker.attempts.append(attempt)
         if not is_poison:
@@ -229,7 +231,7 @@ class Fleet:
         attempt.is_calling = True
         await self._queue.append(attempt.claimed, attempt.seq, "Hi")
 
-    def _born(self, step: int) -> _Worker:
+    def _start_worker(self, step: int) -> _Worker:
         self._number += 1
         return _Worker(f"w{self._number}", step, Slots(self._settings))
 
@@ -238,14 +240,14 @@ class Fleet:
         self._outcome.deaths += 1
         held = [self._names[each.claimed.id] for each in worker.attempts]
         self._outcome.log.append(f"{step} {worker.name} dies of {why} with {held}")
-        place = self._workers.index(worker)
-        self._workers[place] = self._born(step + self._chance.randint(*self._plan.birth))
+        slot = self._workers.index(worker)
+        self._workers[slot] = self._start_worker(step + self._chance.randint(*self._plan.restart))
         if not self._plan.is_lapsing:
-            when = step + self._chance.randint(*self._plan.notice)
+            when = step + self._chance.randint(*self._plan.notice_steps)
             self._unnoticed.setdefault(when, []).append(worker.name)
             return
         for attempt in worker.attempts:
-            when = step + self._chance.randint(*self._plan.notice)
+            when = step + self._chance.randint(*self._plan.notice_steps)
             name = f"{attempt.claimed.account}:{attempt.claimed.id}"
             self._unnoticed.setdefault(when, []).append(name)
 
@@ -268,11 +270,11 @@ class Fleet:
                     ended += 1
                     self._note_failed(id_)
                 elif id_ not in self._poisons:
-                    await self._look(account, id_)
+                    await self._note_counts(account, id_)
             if not done:
                 return ended
 
-    async def _look(self, account: str, id_: str) -> None:
+    async def _note_counts(self, account: str, id_: str) -> None:
         where = keys.GENERATION(self._queue.root, account, id_)
         falls, crashes = await self._queue.redis.call("HMGET", where, "falls", "crashes")
         self._outcome.falls_max = max(self._outcome.falls_max, int(falls))
@@ -292,19 +294,21 @@ PLANS: Final = {
     "one worker": Plan(workers=1),
     "two workers": Plan(),
     "four workers": Plan(workers=4),
-    "few slots": Plan(innocents=5, concurrency=8, fuse=(2, 4), length=(3, 10)),
-    "long answers": Plan(workers=1, length=(10, 30), arrival=(0, 80)),
-    "one after another": Plan(arrival=(0, 80)),
-    "deaths in quick succession": Plan(workers=4, fuse=(1, 2), length=(4, 12), notice=(1, 2)),
+    "few slots": Plan(innocents=5, concurrency=8, poison_steps=(2, 4), answer_steps=(3, 10)),
+    "long answers": Plan(workers=1, answer_steps=(10, 30), arrival_steps=(0, 80)),
+    "one after another": Plan(arrival_steps=(0, 80)),
+    "deaths in quick succession": Plan(
+        workers=4, poison_steps=(1, 2), answer_steps=(4, 12), notice_steps=(1, 2)
+    ),
     "reaps of few leases": Plan(limits=(1, 2, 3, 64)),
-    "leases that lapse one by one": Plan(arrival=(0, 80), is_lapsing=True),
+    "leases that lapse one by one": Plan(arrival_steps=(0, 80), is_lapsing=True),
 }
 
 
 async def run(redis: Redis, settings: RedisSettings, plan: Plan, seed: int) -> Outcome:
     """Carry a plan out on a partition of its own."""
-    place = msgspec.structs.replace(settings, prefix=f"d{ids.new_id()}")
-    return await Fleet(RedisFunctions(redis, place), plan, seed).run()
+    redis_settings = msgspec.structs.replace(settings, prefix=f"d{ids.new_id()}")
+    return await Fleet(RedisFunctions(redis, redis_settings), plan, seed).run()
 
 
 async def _explore(seeds: int) -> int:
@@ -316,18 +320,18 @@ async def _explore(seeds: int) -> int:
         await library.load(redis)
         for name, plan in PLANS.items():
             runs = [await run(redis, settings, plan, seed) for seed in range(seeds)]
-            bad = [
+            wrong_seeds = [
                 seed
                 for seed, each in enumerate(runs)
-                if (each.innocents_failed, each.poisons_buried) != (0, plan.poisons)
+                if (each.innocents_failed, each.poisons_given_up) != (0, plan.poisons)
             ]
-            wrong += len(bad)
+            wrong += len(wrong_seeds)
             sys.stdout.write(
                 f"{name:30} innocents failed {sum(each.innocents_failed for each in runs)},"
                 f" deaths at most {max(each.deaths for each in runs)},"
                 f" falls {max(each.falls_max for each in runs)},"
                 f" counted {max(each.crashes_max for each in runs)},"
-                f" calls {max(each.calls_max for each in runs)}; wrong seeds {bad[:8]}\n"
+                f" calls {max(each.calls_max for each in runs)}; wrong seeds {wrong_seeds[:8]}\n"
             )
             sys.stdout.flush()
         await redis.close()

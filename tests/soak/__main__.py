@@ -20,9 +20,14 @@ from tests.soak.soak_run import Plan, Report
 
 _GROWTH_MAX: Final = 1.1
 # What is small moves by more than a share all the time, and does not grow by so much.
-_MOVES: Final = {"descriptors": 12, "tasks not done": 12, "keys": 60, "objects, thousands": 2}
+_ALLOWED_MOVES: Final = {
+    "descriptors": 12,
+    "tasks not done": 12,
+    "keys": 60,
+    "objects, thousands": 2,
+}
 # What grows with every answer, as it should, or is no holding at all.
-_UNBOUND: Final = frozenset({("Redis' memory, MiB", "all"), ("ended a second", "generations")})
+_UNBOUNDED: Final = frozenset({("Redis' memory, MiB", "all"), ("ended a second", "generations")})
 _SHOWN_MAX: Final = 40
 
 
@@ -63,14 +68,14 @@ def _growths(report: Report) -> Iterator[Figure]:
     grown = gauges.every_growth(report.series, report.seconds)
     for (panel, name), (early, late) in grown.items():
         ratio = late / early if early else 1.0
-        is_flat = ratio <= _GROWTH_MAX or late - early <= _MOVES.get(panel, 0)
-        is_bound = (panel, name) not in _UNBOUND
+        is_flat = ratio <= _GROWTH_MAX or late - early <= _ALLOWED_MOVES.get(panel, 0)
+        is_bounded = (panel, name) not in _UNBOUNDED
         yield Figure(
             f"{panel}: {name}",
             f"{late:,.1f}",
             f"{early:,.1f} before",
-            f"{_GROWTH_MAX:g} times" if is_bound else "",
-            is_flat if is_bound else None,
+            f"{_GROWTH_MAX:g} times" if is_bounded else "",
+            is_flat if is_bounded else None,
         )
 
 

@@ -21,10 +21,10 @@ from tests.support.stream_reader import ENDS, following, text_of
 LAST_WORD: Final = "done."
 _TURNS_MAX: Final = 4
 _WAIT_SECONDS: Final = 20
-_AGAIN_SECONDS: Final = 0.3
-_PATIENCE_SECONDS: Final = 90.0
-_NOT_NOW: Final = {429, 503}
-_BY_NAME, _BATCH, _CANCELS, _LEAVES = 0.3, 0.1, 0.04, 0.05
+_RETRY_PAUSE_SECONDS: Final = 0.3
+_GIVE_UP_SECONDS: Final = 90.0
+_RETRIED_STATUSES: Final = {429, 503}
+_NAMED_MODEL_SHARE, _BATCH_SHARE, _CANCEL_SHARE, _DELETE_EARLY_SHARE = 0.3, 0.1, 0.04, 0.05
 
 
 class SoakClients:
@@ -41,7 +41,7 @@ class SoakClients:
         self._chance = random.Random(seed)
         self._asked = 0
 
-    async def talk(self, clients: int) -> None:
+    async def hold_conversations(self, clients: int) -> None:
         """Let so many talk until all is over."""
         async with asyncio.TaskGroup() as group:
             for number in range(clients):
@@ -94,10 +94,10 @@ class _SoakClient:
             asked = self._all.question()
             receipt = await self._send(asked, session)
             session = receipt["session_id"]
-            if self._chance.random() < _LEAVES:
+            if self._chance.random() < _DELETE_EARLY_SHARE:
                 # What runs is ended with its session.
                 break
-            cancelled = self._chance.random() < _CANCELS
+            cancelled = self._chance.random() < _CANCEL_SHARE
             if cancelled:
                 await self._call("POST", receipt["cancel_url"])
             status = await self._wait_for_end(asked, receipt)
@@ -109,9 +109,9 @@ class _SoakClient:
         body: Json = {"message": asked}
         if session is not None:
             body["session_id"] = session
-        if self._chance.random() < _BY_NAME:
+        if self._chance.random() < _NAMED_MODEL_SHARE:
             body["model"] = "alpha"
-        if self._chance.random() < _BATCH:
+        if self._chance.random() < _BATCH_SHARE:
             body["priority"] = "batch"
         answer = await self._call("POST", "/api/v1/chat", json=body)
         if answer.status_code != httpx.codes.OK:
@@ -121,10 +121,10 @@ class _SoakClient:
 
     async def _wait_for_end(self, asked: str, receipt: Json) -> Json | None:
         """Return the last status, come by in one of the published ways; None if it never came."""
-        how = self._chance.choice(("poll", "wait", "stream"))
-        followed = await self._follow(receipt) if how == "stream" else None
-        wait = None if how == "poll" else _WAIT_SECONDS
-        ends = self._all.clock.monotonic() + _PATIENCE_SECONDS
+        way = self._chance.choice(("poll", "wait", "stream"))
+        followed = await self._follow(receipt) if way == "stream" else None
+        wait = None if way == "poll" else _WAIT_SECONDS
+        ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
         while True:
             answer = await self._call("GET", receipt["poll_url"], wait=wait)
             if answer.status_code != httpx.codes.OK:
@@ -138,7 +138,7 @@ class _SoakClient:
             if self._all.clock.monotonic() > ends:
                 self._all.findings.append(f"{asked!r} hangs: {status}")
                 return None
-            if how == "poll":
+            if way == "poll":
                 await self._all.clock.sleep(status["poll_interval_hint"])
 
     async def _follow(self, receipt: Json) -> str | None:
@@ -158,13 +158,13 @@ class _SoakClient:
         """Send, and send again while the front says that it cannot just now."""
         headers = {"idempotency-key": ids.new_id()}
         parameters = {} if wait is None else {"wait": wait}
-        ends = self._all.clock.monotonic() + _PATIENCE_SECONDS
+        ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
         while True:
             answer = await self._customer.request(
                 method, path, headers=headers, json=json, params=parameters
             )
             is_late = self._all.clock.monotonic() > ends
-            if answer.status_code not in _NOT_NOW or is_late:
+            if answer.status_code not in _RETRIED_STATUSES or is_late:
                 return answer
             self._all.refused[answer.status_code] += 1
-            await self._all.clock.sleep(_AGAIN_SECONDS)
+            await self._all.clock.sleep(_RETRY_PAUSE_SECONDS)

@@ -18,7 +18,7 @@ from tests.support.redis_server import Server
 
 _HANG_SECONDS: Final = 3.0
 _OUTAGE_SECONDS: Final = 3.0
-_STORM_SECONDS: Final = 8.0
+_UPSTREAM_AWAY_SECONDS: Final = 8.0
 _PAST_LEASE_SECONDS: Final = 2.5
 
 
@@ -38,7 +38,7 @@ class FaultSchedule:
         self.injected: Counter[str] = Counter()
         self.marks: list[float] = []
         self._server = server
-        self._brood = pool
+        self._pool = pool
         self._upstream = upstream
         self._slots = [pool.fork_worker() for _ in range(killable_workers)]
         self._chance = random.Random(seed)
@@ -53,7 +53,7 @@ class FaultSchedule:
             f"Redis away, {_OUTAGE_SECONDS:g} s": self._take_redis_away,
             "Redis cut every line": self._cut_lines,
             "Redis lost its functions": self._lose_functions,
-            f"upstream away, {_STORM_SECONDS:g} s": self._take_upstream_away,
+            f"upstream away, {_UPSTREAM_AWAY_SECONDS:g} s": self._take_upstream_away,
         }
 
     async def inject_faults(self, ends: float, pause_seconds: float) -> None:
@@ -69,7 +69,7 @@ class FaultSchedule:
     async def stop_workers(self) -> None:
         """Let the workers go that are left."""
         for child in self._slots:
-            await self._brood.until_ready(child)
+            await self._pool.until_ready(child)
             child.terminate()
         for child in self._slots:
             await child.ended()
@@ -81,24 +81,24 @@ class FaultSchedule:
     async def _hold_fault(self, seconds: float) -> None:
         await self._clock.sleep(seconds * self._scale)
 
-    async def _victim(self) -> tuple[int, WorkerChild]:
+    async def _choose_worker(self) -> tuple[int, WorkerChild]:
         slot = self._chance.randrange(len(self._slots))
-        return slot, await self._brood.until_ready(self._slots[slot])
+        return slot, await self._pool.until_ready(self._slots[slot])
 
     async def _kill_worker(self) -> None:
-        slot, child = await self._victim()
+        slot, child = await self._choose_worker()
         child.kill()
-        self._slots[slot] = self._brood.fork_worker()
+        self._slots[slot] = self._pool.fork_worker()
 
     async def _stop_worker(self) -> None:
-        _, child = await self._victim()
+        _, child = await self._choose_worker()
         child.pause()
         await self._hold_fault(_PAST_LEASE_SECONDS)
         child.resume()
 
     async def _replace_worker(self) -> None:
-        slot, child = await self._victim()
-        self._slots[slot] = self._brood.fork_worker()
+        slot, child = await self._choose_worker()
+        self._slots[slot] = self._pool.fork_worker()
         child.terminate()
 
     async def _kill_redis(self) -> None:
@@ -125,5 +125,5 @@ class FaultSchedule:
 
     async def _take_upstream_away(self) -> None:
         self._upstream.is_away = True
-        await self._hold_fault(_STORM_SECONDS)
+        await self._hold_fault(_UPSTREAM_AWAY_SECONDS)
         self._upstream.is_away = False

@@ -34,7 +34,7 @@ class WatchedProcess(NamedTuple):
 
     name: str
     pid: int
-    told: Path
+    probe_file: Path
 
 
 class Gauges:
@@ -48,29 +48,29 @@ class Gauges:
     def measure(self, at: float, processes: Sequence[WatchedProcess]) -> None:
         """Take one point of everything that can be seen just now."""
         for each in processes:
-            self._look_at_process(at, each)
+            self._measure_process(at, each)
         # Redis may be away: that is the weather.
         with contextlib.suppress(redis.RedisError), self._server.raw_client() as raw_client:
-            self._look_at_redis(at, raw_client)
+            self._measure_redis(at, raw_client)
 
-    def _look_at_process(self, at: float, process: WatchedProcess) -> None:
+    def _measure_process(self, at: float, process: WatchedProcess) -> None:
         kernel = Path("/proc") / str(process.pid)
         resident = int((kernel / "statm").read_text().split()[1])
         self.note("resident memory, MiB", process.name, at, resident * _PAGE_BYTES / _MIB)
         self.note("descriptors", process.name, at, sum(1 for _ in (kernel / "fd").iterdir()))
-        heard = process_probe.told(process.told)
-        if heard is not None:
-            self.note("tasks not done", process.name, at, heard[0])
-            self.note("objects, thousands", process.name, at, heard[1] / 1000)
+        counts = process_probe.read_counts(process.probe_file)
+        if counts is not None:
+            self.note("tasks not done", process.name, at, counts[0])
+            self.note("objects, thousands", process.name, at, counts[1] / 1000)
 
-    def _look_at_redis(self, at: float, raw_client: RawClient) -> None:
+    def _measure_redis(self, at: float, raw_client: RawClient) -> None:
         used = int(raw_client("INFO", "memory")["used_memory"])
-        for_ever = sum(
+        ledger_bytes = sum(
             int(raw_client("MEMORY", "USAGE", name, "SAMPLES", _MEASURED) or 0)
             for name in raw_client.names(keys.LEDGER(self._root, "*"))
         )
         self.note("Redis' memory, MiB", "all", at, used / _MIB)
-        self.note("Redis' memory, MiB", "without the ledger", at, (used - for_ever) / _MIB)
+        self.note("Redis' memory, MiB", "without the ledger", at, (used - ledger_bytes) / _MIB)
         self.note("keys", "Redis", at, int(raw_client("DBSIZE")))
         clients = raw_client("INFO", "clients")["connected_clients"]
         self.note("descriptors", "Redis' clients", at, int(clients))

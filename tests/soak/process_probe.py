@@ -14,27 +14,27 @@ from typing import Final
 
 _EVERY_SECONDS: Final = 1.0
 # The collector's own count is of tracked objects: as good as any, and the same from look to look.
-_TOLD: Final = "{tasks} {objects}\n"
+_LINE: Final = "{tasks} {objects}\n"
 
 
 def plant(path: str) -> None:
     """Begin to tell."""
-    threading.Thread(target=_tell, args=(Path(path),), daemon=True).start()
+    threading.Thread(target=_write_counts, args=(Path(path),), daemon=True).start()
 
 
-def _tell(path: Path) -> None:
+def _write_counts(path: Path) -> None:
     pause = threading.Event()
     while True:
         objects = gc.get_objects()
         tasks = sum(isinstance(each, asyncio.Task) and not each.done() for each in objects)
         written = path.with_suffix(".new")
-        written.write_text(_TOLD.format(tasks=tasks, objects=len(objects)))
+        written.write_text(_LINE.format(tasks=tasks, objects=len(objects)))
         written.rename(path)
         del objects
         pause.wait(_EVERY_SECONDS)
 
 
-def told(path: Path) -> tuple[int, int] | None:
+def read_counts(path: Path) -> tuple[int, int] | None:
     """Return tasks and objects as they were last told; None before the first time."""
     if not path.exists():
         return None

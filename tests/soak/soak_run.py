@@ -34,7 +34,7 @@ from tests.soak.clients import SoakClients
 from tests.soak.fault_schedule import FaultSchedule
 from tests.soak.gauges import Gauges, WatchedProcess
 from tests.soak.upstream import Upstream
-from tests.support import processes, redis_invariants as structure, waiting
+from tests.support import processes, redis_invariants, waiting
 from tests.support.processes import Process
 from tests.support.redis_server import RawClient, Server
 from tests.support.scripted_provider import ScriptedProvider
@@ -47,7 +47,7 @@ _READY_SECONDS: Final = 30.0
 _QUIET_SECONDS: Final = 120.0
 _WORKER: Final = WorkerSettings(concurrency=16, grace_seconds=2.0)
 # What belongs to a generation or a session: nothing of it is left behind the last one's time.
-_PASSING: Final = (
+_EXPIRING: Final = (
     keys.GENERATION,
     keys.SUBMISSION,
     keys.TEXT,
@@ -72,7 +72,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 1_800.0
     clients: int = 40
     pause_seconds: float = 10.0
-    look_seconds: float = 2.0
+    measure_seconds: float = 2.0
     keep_seconds: int = 30
     lasting_workers: int = 2
     killable_workers: int = 2
@@ -112,7 +112,7 @@ class SoakRun:
         began = self.clock.monotonic()
         tasks = [
             asyncio.create_task(self._watch(began)),
-            asyncio.create_task(self.soak_clients.talk(self.plan.clients)),
+            asyncio.create_task(self.soak_clients.hold_conversations(self.plan.clients)),
         ]
         try:
             await self.fault_schedule.inject_faults(
@@ -125,7 +125,7 @@ class SoakRun:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return self._report(began, seconds, await self._left())
+        return self._report(began, seconds, await self._find_left_over())
 
     async def _watch(self, began: float) -> None:
         """Look on until cancelled."""
@@ -138,12 +138,12 @@ class SoakRun:
             rate = (now - then) / max(at - before, 0.001)
             self.gauges.note("ended a second", "generations", at, rate)
             before, then = at, now
-            await self.clock.sleep(self.plan.look_seconds)
+            await self.clock.sleep(self.plan.measure_seconds)
 
-    async def _left(self) -> list[str]:
+    async def _find_left_over(self) -> list[str]:
         """Let what may die go, and tell what should not be there when all is over."""
         await self.fault_schedule.stop_workers()
-        found = [f"a worker ended with {code}" for code in self.pool.failed]
+        found = [f"a worker ended with {code}" for code in self.pool.bad_exits]
         return [*found, *await asyncio.to_thread(_left_over, self.server, self.settings)]
 
     def _report(self, began: float, seconds: float, left: list[str]) -> Report:
@@ -164,8 +164,8 @@ async def run(plan: Plan) -> Report:
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server(appendfsync="always"))
         provider = await stack.enter_async_context(ScriptedProvider())
-        script = Upstream(plan.seed)
-        provider.keeps_requests, provider.answer = False, script.answer
+        scripted_upstream = Upstream(plan.seed)
+        provider.keeps_requests, provider.answer = False, scripted_upstream.answer
         settings = _settings(plan, server.url, provider.url)
         environment = processes.environment(settings, server.folder)
         environment["POLLUX_LOG__LEVEL"] = "error"
@@ -179,7 +179,7 @@ async def run(plan: Plan) -> Report:
             await _lasting_worker(pool, server.folder, f"worker {number}")
             for number in range(1, plan.lasting_workers + 1)
         ]
-        course = SoakRun(
+        whole_run = SoakRun(
             plan=plan,
             settings=settings,
             server=server,
@@ -187,7 +187,7 @@ async def run(plan: Plan) -> Report:
             fault_schedule=FaultSchedule(
                 server,
                 pool,
-                script,
+                scripted_upstream,
                 killable_workers=plan.killable_workers,
                 seed=plan.seed,
                 scale=plan.scale,
@@ -196,7 +196,7 @@ async def run(plan: Plan) -> Report:
             gauges=Gauges(server, keys.partition_root(settings.redis, 0)),
             watched=[*(watched for _, watched in fronts), *lasting_workers],
         )
-        return await course.run_to_end()
+        return await whole_run.run_to_end()
 
 
 def _settings(plan: Plan, redis_url: str, upstream_url: str) -> Settings:
@@ -243,9 +243,9 @@ async def _front(
     environment: dict[str, str], folder: Path, name: str
 ) -> AsyncIterator[tuple[str, WatchedProcess]]:
     """Run a front as a process of its own, with a witness in it."""
-    port, told = processes.free_port(), folder / name
+    port, probe_file = processes.free_port(), folder / name
     url = f"http://127.0.0.1:{port}"
-    words = [process_probe.__name__, str(told), "api", "--port", str(port)]
+    words = [process_probe.__name__, str(probe_file), "api", "--port", str(port)]
     with Process(words, environment, folder / f"{name}.log") as process:
         async with httpx.AsyncClient(trust_env=False) as client:
 
@@ -255,22 +255,22 @@ async def _front(
                 return False
 
             await waiting.until(is_ready, _READY_SECONDS, what="the front")
-        yield url, WatchedProcess(name, process.pid, told)
+        yield url, WatchedProcess(name, process.pid, probe_file)
 
 
 async def _lasting_worker(pool: WorkerPool, folder: Path, name: str) -> WatchedProcess:
     """Have a worker that lives through all of it, with a witness in it."""
-    told = folder / name
+    probe_file = folder / name
     child = await pool.until_ready(
-        pool.fork_worker([(f"{process_probe.__name__}:plant", str(told))])
+        pool.fork_worker([(f"{process_probe.__name__}:plant", str(probe_file))])
     )
-    return WatchedProcess(name, child.pid, told)
+    return WatchedProcess(name, child.pid, probe_file)
 
 
 def _left_over(server: Server, settings: Settings) -> list[str]:
     """Wait until what ends in time has ended, and tell what should not be there then."""
     root = keys.partition_root(settings.redis, 0)
-    patterns = [family(root, *("*" for _ in family.parts)) for family in _PASSING]
+    patterns = [family(root, *("*" for _ in family.parts)) for family in _EXPIRING]
 
     def left(raw_client: RawClient) -> list[str]:
         return [name for pattern in patterns for name in raw_client.names(pattern)]
@@ -279,7 +279,7 @@ def _left_over(server: Server, settings: Settings) -> list[str]:
         with suppress(AssertionError):
             waiting.until_now(lambda: not left(raw_client), _QUIET_SECONDS, what="the end of keys")
         found = [f"{name} is left though nothing runs" for name in left(raw_client)]
-        found += structure.faults(raw_client, settings.redis)
+        found += redis_invariants.faults(raw_client, settings.redis)
         for account in _ACCOUNTS:
             credit_totals = records.credit_totals(raw_client, settings.redis, account)
             if (

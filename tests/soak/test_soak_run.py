@@ -12,7 +12,7 @@ _PLAN = Plan(
     seconds=1.0,
     clients=8,
     pause_seconds=0.2,
-    look_seconds=0.3,
+    measure_seconds=0.3,
     keep_seconds=8,
     lasting_workers=1,
     killable_workers=1,
@@ -37,8 +37,8 @@ async def test_every_fault_once_breaks_nothing_and_leaves_nothing() -> None:
     assert report.ended["completed"] > 0
     assert set(report.series) == _PANELS
     drawn = svg_chart.draw("a title & more", report.series, report.marks, report.seconds)
-    told = [each.text for each in ET.fromstring(drawn).iter() if each.text]  # noqa: S314  our own
-    assert {*_PANELS, "front 1", "worker 1", "a title & more"} <= set(told)
+    texts = [each.text for each in ET.fromstring(drawn).iter() if each.text]  # noqa: S314  our own
+    assert {*_PANELS, "front 1", "worker 1", "a title & more"} <= set(texts)
 
 
 def _status(state: str, content: str) -> dict[str, object]:
@@ -46,7 +46,7 @@ def _status(state: str, content: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("state", "content", "cancelled", "is_well"),
+    ("state", "content", "cancelled", "is_accepted"),
     [
         ("completed", f"[one] word {LAST_WORD}", False, True),
         ("completed", "[one] word", False, False),
@@ -58,11 +58,11 @@ def _status(state: str, content: str) -> dict[str, object]:
     ],
 )
 def test_an_end_is_held_against_what_was_asked(
-    state: str, content: str, cancelled: bool, is_well: bool
+    state: str, content: str, cancelled: bool, is_accepted: bool
 ) -> None:
     soak_clients = SoakClients((), (), 0)
     soak_clients.judge("one", _status(state, content), cancelled=cancelled)
-    assert (soak_clients.findings == []) is is_well
+    assert (soak_clients.findings == []) is is_accepted
 
 
 def test_growth_compares_what_comes_behind_the_warm_up_with_the_end() -> None:

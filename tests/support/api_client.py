@@ -14,7 +14,7 @@ import httpx
 
 from tests.support import openapi_document
 
-_PATIENCE_SECONDS: Final = 15.0
+_GIVE_UP_SECONDS: Final = 15.0
 _WAIT_SECONDS: Final = 5
 # Nothing here speaks TLS; a context that loads no certificates is made in no time.
 NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -36,7 +36,7 @@ class ApiClient(httpx.AsyncClient):
 
     async def wait_for_end(self, receipt: Json) -> Json:
         """Wait until a generation has ended and return its last status."""
-        ends = time.monotonic() + _PATIENCE_SECONDS
+        ends = time.monotonic() + _GIVE_UP_SECONDS
         while (status := await self.poll(receipt, wait=_WAIT_SECONDS))["state"] == "processing":
             assert time.monotonic() < ends, status
         return status

@@ -76,8 +76,10 @@ class Request:
     @property
     def last(self) -> str:
         """The content of the last user message."""
-        said = [message["content"] for message in self.messages if message["role"] == "user"]
-        return str(said[-1]) if said else ""
+        user_messages = [
+            message["content"] for message in self.messages if message["role"] == "user"
+        ]
+        return str(user_messages[-1]) if user_messages else ""
 
     @property
     def is_streamed(self) -> bool:
@@ -138,22 +140,26 @@ def _text(request: Request, answer: ScriptedAnswer) -> str:
 
 def _tokens(request: Request, answer: ScriptedAnswer) -> list[tuple[str, str]]:
     """Return every token beside the name that its delta has."""
-    thought = [(answer.reasoning_as, token) for token in _TOKEN.findall(answer.reasoning)]
-    return thought + [("content", token) for token in _TOKEN.findall(_text(request, answer))]
+    reasoning_tokens = [(answer.reasoning_as, token) for token in _TOKEN.findall(answer.reasoning)]
+    return reasoning_tokens + [
+        ("content", token) for token in _TOKEN.findall(_text(request, answer))
+    ]
 
 
 def _usage(
     request: Request, answer: ScriptedAnswer, tokens: list[tuple[str, str]]
 ) -> dict[str, object]:
-    asked = sum(len(_TOKEN.findall(str(message.get("content")))) for message in request.messages)
-    thought = sum(name != "content" for name, _ in tokens)
+    prompt_tokens = sum(
+        len(_TOKEN.findall(str(message.get("content")))) for message in request.messages
+    )
+    reasoning_tokens = sum(name != "content" for name, _ in tokens)
     usage: dict[str, object] = {
-        "prompt_tokens": asked,
+        "prompt_tokens": prompt_tokens,
         "completion_tokens": len(tokens),
-        "total_tokens": asked + len(tokens),
+        "total_tokens": prompt_tokens + len(tokens),
     }
-    if thought:
-        usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+    if reasoning_tokens:
+        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
     if answer.cached_tokens:
         usage["prompt_tokens_details"] = {"cached_tokens": answer.cached_tokens}
     return usage
@@ -199,10 +205,10 @@ def _chunk(model: str) -> dict[str, object]:
 def whole(request: Request, answer: ScriptedAnswer) -> bytes:
     """Return the body of an answer that is not streamed."""
     text = _text(request, answer)
-    thought = {answer.reasoning_as: answer.reasoning} if answer.reasoning else {}
+    reasoning_tokens = {answer.reasoning_as: answer.reasoning} if answer.reasoning else {}
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": text, **thought},
+        "message": {"role": "assistant", "content": text, **reasoning_tokens},
         "finish_reason": answer.finish_reason,
     }
     reply: dict[str, object] = {

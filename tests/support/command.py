@@ -17,7 +17,7 @@ from typing import Final
 
 from tests.support import process_tree, waiting
 
-_PATIENCE_SECONDS: Final = 90.0
+_GIVE_UP_SECONDS: Final = 90.0
 
 
 class Command:
@@ -37,7 +37,7 @@ class Command:
     async def wait_for_line(self, words: str) -> str:
         """Wait until it says these words, and return the line."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
             while line := (await self._process.stdout.readline()).decode():
                 self.lines.append(line)
                 if words in line:
@@ -64,7 +64,7 @@ class Command:
     async def wait_until_ended(self) -> int:
         """Read to the end and return the exit code."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
             self.lines.append((await self._process.stdout.read()).decode())
             return await self._process.wait()
 

@@ -37,7 +37,7 @@ def faults(
 ) -> list[str]:
     """Return what an answer has that was not promised; nothing for what no operation answers."""
     template = _template(path.replace(_DOUBLED, "/api/", 1))
-    operation = _of(path)["paths"].get(template, {}).get(method.lower())
+    operation = _document_of(path)["paths"].get(template, {}).get(method.lower())
     if operation is None:
         return []
     where = f"{method} {template} {status}"
@@ -47,17 +47,17 @@ def faults(
     if str(status) not in operation["responses"]:
         return [f"{where} is not documented"]
     response = operation["responses"][str(status)]
-    found = [f"{where}: {fault}" for fault in _header_faults(_of(path), response, headers)]
-    promised, kind = response.get("content"), headers.get("content-type", "").partition(";")[0]
-    if promised is None:
+    found = [f"{where}: {fault}" for fault in _header_faults(_document_of(path), response, headers)]
+    documented, kind = response.get("content"), headers.get("content-type", "").partition(";")[0]
+    if documented is None:
         return [*found, f"{where} has a body"] if content else found
-    if kind not in promised:
+    if kind not in documented:
         return [*found, f"{where} is {kind}"]
     validator = _validator(template, method.lower(), str(status), kind)
     return found + [
         f"{where}: {error.json_path}: {error.message}"
-        for said in _event_data(content)
-        for error in validator.iter_errors(msgspec.json.decode(said))
+        for event_data in _event_data(content)
+        for error in validator.iter_errors(msgspec.json.decode(event_data))
     ]
 
 
@@ -65,15 +65,15 @@ def _header_faults(
     whole: dict[str, Any], response: dict[str, Any], headers: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield what is wrong with an answer's headers: unknown, missing, or not of their schema."""
-    promised = {
+    documented = {
         name.lower(): whole["components"]["headers"][reference["$ref"].rpartition("/")[2]]
         for name, reference in response["headers"].items()
     }
     sent = {name.lower(): value for name, value in headers.items()}
-    for name in sent.keys() - promised.keys():
+    for name in sent.keys() - documented.keys():
         if not _OF_HTTP.fullmatch(name):
             yield f"the header {name} is not documented"
-    for name, header in promised.items():
+    for name, header in documented.items():
         if name not in sent:
             if header["required"]:
                 yield f"the header {name} is missing"
@@ -85,7 +85,7 @@ def _header_faults(
             yield f"the header {name}: {error.message}"
 
 
-def _of(path: str | None) -> dict[str, Any]:
+def _document_of(path: str | None) -> dict[str, Any]:
     """Return the document that a path is to be found in, if in any."""
     return document(is_admin=(path or "").startswith("/admin/"))
 
@@ -99,7 +99,7 @@ def _event_data(content: bytes) -> list[bytes]:
 
 @functools.cache
 def _template(path: str) -> str | None:
-    for template in _of(path)["paths"]:
+    for template in _document_of(path)["paths"]:
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
             return str(template)
     return None
@@ -107,10 +107,10 @@ def _template(path: str) -> str | None:
 
 @functools.cache
 def _validator(template: str, method: str, status: str, kind: str) -> Any:  # noqa: ANN401  jsonschema comes without types
-    response = _of(template)["paths"][template][method]["responses"][status]
+    response = _document_of(template)["paths"][template][method]["responses"][status]
     content = response["content"][kind]
     schema = content.get("x-event-data", content["schema"])
-    parts = _of(template)["components"]["schemas"]
+    parts = _document_of(template)["components"]["schemas"]
     schemas = {name: _closed(each) for name, each in parts.items()}
     return jsonschema.Draft202012Validator({**schema, "components": {"schemas": schemas}})
 

@@ -24,11 +24,11 @@ from tests.support import waiting
 _WATCHDOG: Final = 'read _; kill -9 "$1" 2>&-'
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _SECTIONS: Final = ("redis", "api", "worker", "limits", "retention", "breaker", "media", "search")
-_PATIENCE_SECONDS: Final = 15.0
+_GIVE_UP_SECONDS: Final = 15.0
 _PORTS_FROM: Final = 20_000
 _PORTS_EACH: Final = 100
 _SHARES: Final = 119
-_asked: Final = itertools.count()
+_ports_given: Final = itertools.count()
 
 
 class Process:
@@ -107,7 +107,7 @@ class Process:
     async def wait_until_ended(self) -> int:
         """Wait until it has ended by itself, and return its exit code."""
         await waiting.until(
-            lambda: self._process.poll() is not None, _PATIENCE_SECONDS, what="its end"
+            lambda: self._process.poll() is not None, _GIVE_UP_SECONDS, what="its end"
         )
         return self._process.wait()
 
@@ -126,7 +126,7 @@ class Process:
             assert self._process.poll() is None, self.text()
             return words in self.text()
 
-        await waiting.until(has_line, _PATIENCE_SECONDS, what=words)
+        await waiting.until(has_line, _GIVE_UP_SECONDS, what=words)
 
 
 def environment(settings: Settings, folder: Path) -> dict[str, str]:
@@ -178,7 +178,7 @@ def free_port() -> int:
     """
     first = _PORTS_FROM + os.getpid() % _SHARES * _PORTS_EACH
     for _ in range(_PORTS_EACH):
-        port = first + next(_asked) % _PORTS_EACH
+        port = first + next(_ports_given) % _PORTS_EACH
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port

@@ -21,11 +21,11 @@ class Proxy:
         self.port = 0
         self.replies_to_lose = 0
         self.opened = 0
-        self._moving = asyncio.Event()
-        self._moving.set()
+        self._can_flow = asyncio.Event()
+        self._can_flow.set()
         self._socket = socket
         self._server: asyncio.Server | None = None
-        self._lines: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -34,22 +34,22 @@ class Proxy:
 
     def freeze(self) -> None:
         """Let nothing through, as a network that swallows packets."""
-        self._moving.clear()
+        self._can_flow.clear()
 
     def thaw(self) -> None:
         """Let everything through again."""
-        self._moving.set()
+        self._can_flow.set()
 
-    def forget(self) -> None:
+    def drop_packets(self) -> None:
         """Let nothing more through on the lines there are, as a firewall that lost its table."""
-        self._moving.clear()
-        self._moving = asyncio.Event()
-        self._moving.set()
+        self._can_flow.clear()
+        self._can_flow = asyncio.Event()
+        self._can_flow.set()
 
     def cut(self) -> None:
         """Cut every line there is."""
-        for line in self._lines:
-            line.cancel()
+        for connection in self._connections:
+            connection.cancel()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -60,47 +60,47 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.cut()
-        await asyncio.gather(*self._lines, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
         await asyncio.sleep(0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        def end(line: asyncio.Task[None]) -> None:
-            self._lines.discard(line)
+        def end(connection: asyncio.Task[None]) -> None:
+            self._connections.discard(connection)
             writer.transport.abort()
 
         self.opened += 1
-        line = asyncio.create_task(self._join(reader, writer))
-        self._lines.add(line)
-        line.add_done_callback(end)
+        connection = asyncio.create_task(self._relay(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(end)
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry bytes both ways until one side ends, or the line is cut."""
         inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._socket))
-        moving = self._moving
-        ways = [
-            asyncio.create_task(self._forward(reader, inner_writer, moving, loses=False)),
-            asyncio.create_task(self._forward(inner_reader, writer, moving, loses=True)),
+        can_flow = self._can_flow
+        directions = [
+            asyncio.create_task(self._forward(reader, inner_writer, can_flow, loses_replies=False)),
+            asyncio.create_task(self._forward(inner_reader, writer, can_flow, loses_replies=True)),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         finally:
             inner_writer.transport.abort()
-            for way in ways:
-                way.cancel()
+            for direction in directions:
+                direction.cancel()
 
     async def _forward(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        moving: asyncio.Event,
+        can_flow: asyncio.Event,
         *,
-        loses: bool,
+        loses_replies: bool,
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(_CHUNK_BYTES):
-                await moving.wait()
-                if loses and self.replies_to_lose:
+                await can_flow.wait()
+                if loses_replies and self.replies_to_lose:
                     self.replies_to_lose -= 1
                     return
                 writer.write(data)

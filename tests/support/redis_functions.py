@@ -283,9 +283,9 @@ class RedisFunctions:
 
     async def status(self, ticket: Ticket) -> StatusReply:
         """Look at a generation; none fails the test."""
-        look = await self.find(ticket.account, ticket.id)
-        assert look is not None
-        return look
+        found = await self.find(ticket.account, ticket.id)
+        assert found is not None
+        return found
 
     async def find(self, account: str, generation: str) -> StatusReply | None:
         """Look at a generation that may not be there."""

@@ -50,7 +50,7 @@ class ScriptedProvider:
         self.models = ["scripted"]
         self.keeps_requests = True
         self._port = port
-        self._lines: set[_Line] = set()
+        self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
 
     @property
@@ -66,14 +66,14 @@ class ScriptedProvider:
     @property
     def connections(self) -> int:
         """How many clients are connected now."""
-        return len(self._lines)
+        return len(self._connections)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         # A fleet that comes back calls all at once, and whom the kernel turns away knocks a second
         # later, then three, then seven.
         self._server = await loop.create_server(
-            lambda: _Line(self), "127.0.0.1", self._port, backlog=_BACKLOG
+            lambda: _Connection(self), "127.0.0.1", self._port, backlog=_BACKLOG
         )
         self._port = self._server.sockets[0].getsockname()[1]
         return self
@@ -81,10 +81,13 @@ class ScriptedProvider:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        lines = list(self._lines)
-        for line in lines:
-            line.abort()
-        await asyncio.gather(*(line.task for line in lines if line.task), return_exceptions=True)
+        connections_left = list(self._connections)
+        for connection in connections_left:
+            connection.abort()
+        await asyncio.gather(
+            *(connection.task for connection in connections_left if connection.task),
+            return_exceptions=True,
+        )
         await self._server.wait_closed()
         await asyncio.sleep(0)
 
@@ -94,16 +97,16 @@ class ScriptedProvider:
             self.requests.append(request)
         return self.script.popleft() if self.script else self.answer(request)
 
-    def opened(self, line: "_Line") -> None:
+    def opened(self, connection: "_Connection") -> None:
         """Count a client."""
-        self._lines.add(line)
+        self._connections.add(connection)
 
-    def closed(self, line: "_Line") -> None:
+    def closed(self, connection: "_Connection") -> None:
         """Count a client out."""
-        self._lines.discard(line)
+        self._connections.discard(connection)
 
 
-class _Line(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """One connection: requests one after the other, each answered by a task."""
 
     def __init__(self, provider: ScriptedProvider) -> None:

@@ -154,8 +154,8 @@ class System:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-        loud = [line for line in self.lines if line["log_level"] in _LOUD]
-        unexpected = [line for line in loud if line["event"] not in self.expected]
+        loud_lines = [line for line in self.lines if line["log_level"] in _LOUD]
+        unexpected = [line for line in loud_lines if line["event"] not in self.expected]
         assert not unexpected, unexpected
 
     def change(self, section: str, **fields: object) -> None:
@@ -172,22 +172,22 @@ class System:
 
     async def front(self, clock: Clock | None = None) -> str:
         """Start a front and return its URL; the first is the one that customers call."""
-        own = AsyncExitStack()
-        serving = _serving(self.settings, clock or self.clock, _listener())
-        url = await own.enter_async_context(serving)
-        self._fronts[url] = own
-        self._stack.push_async_callback(own.aclose)
+        own_stack = AsyncExitStack()
+        serving = _running_front(self.settings, clock or self.clock, _listener())
+        url = await own_stack.enter_async_context(serving)
+        self._fronts[url] = own_stack
+        self._stack.push_async_callback(own_stack.aclose)
         self.url = self.url or url
         return url
 
     async def front_with_admin_port(self) -> str:
         """Start a front that operators have a door to, and return the URL of that door."""
-        own, behind = AsyncExitStack(), _listener()
-        serving = _serving(self.settings, self.clock, _listener(), behind)
-        self.url = await own.enter_async_context(serving)
-        self._fronts[self.url] = own
-        self._stack.push_async_callback(own.aclose)
-        return _url(behind)
+        own_stack, admin_listener = AsyncExitStack(), _listener()
+        serving = _running_front(self.settings, self.clock, _listener(), admin_listener)
+        self.url = await own_stack.enter_async_context(serving)
+        self._fronts[self.url] = own_stack
+        self._stack.push_async_callback(own_stack.aclose)
+        return _url(admin_listener)
 
     async def stop_front(self, url: str) -> None:
         """Let a front go, as on SIGTERM."""
@@ -195,11 +195,11 @@ class System:
 
     async def worker(self) -> PolluxWorker:
         """Start a worker and return once it claims."""
-        own = AsyncExitStack()
-        worker = await own.enter_async_context(_working(self.settings))
+        own_stack = AsyncExitStack()
+        worker = await own_stack.enter_async_context(_running_worker(self.settings))
         self.workers.append(worker)
-        self._workers[worker.id] = own
-        self._stack.push_async_callback(own.aclose)
+        self._workers[worker.id] = own_stack
+        self._stack.push_async_callback(own_stack.aclose)
         return worker
 
     async def stop(self, worker: PolluxWorker) -> None:
@@ -290,14 +290,14 @@ def _url(listener: socket.socket) -> str:
 
 
 @asynccontextmanager
-async def _serving(
+async def _running_front(
     settings: Settings,
     clock: Clock,
     listener: socket.socket,
-    behind: socket.socket | None = None,
+    admin_listener: socket.socket | None = None,
 ) -> AsyncIterator[str]:
-    with listener, behind or nullcontext():
-        admin_port = behind.getsockname()[1] if behind is not None else None
+    with listener, admin_listener or nullcontext():
+        admin_port = admin_listener.getsockname()[1] if admin_listener is not None else None
         config = uvicorn.Config(
             build(settings, {}, clock, admin_port),
             http=protocol(settings.api, admin_port),
@@ -312,14 +312,16 @@ async def _serving(
         server.lifespan = config.lifespan_class(config)
         # The first tick sets the fields of every answer, as Date.
         await server.on_tick(0)
-        await server.startup(sockets=[each for each in (listener, behind) if each is not None])
+        await server.startup(
+            sockets=[each for each in (listener, admin_listener) if each is not None]
+        )
         try:
             yield _url(listener)
         finally:
-            await _leave(server)
+            await _shut_down_front(server)
 
 
-async def _leave(server: uvicorn.Server) -> None:
+async def _shut_down_front(server: uvicorn.Server) -> None:
     state = server.server_state
     for listening in server.servers:
         listening.close()
@@ -330,7 +332,7 @@ async def _leave(server: uvicorn.Server) -> None:
 
 
 @asynccontextmanager
-async def _working(settings: Settings) -> AsyncIterator[PolluxWorker]:
+async def _running_worker(settings: Settings) -> AsyncIterator[PolluxWorker]:
     worker = PolluxWorker(settings, {}, SystemClock())
     running = asyncio.create_task(worker.async_run())
     try:

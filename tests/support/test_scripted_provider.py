@@ -58,17 +58,17 @@ async def test_reasoning_comes_before_the_answer_and_is_counted(provider: Script
         {"reasoning_content": " thought1"},
         {"content": "word0"},
     ]
-    told = json.loads(usage)["usage"]
-    assert told["completion_tokens"] == 3
-    assert told["completion_tokens_details"] == {"reasoning_tokens": 2}
+    usage_sent = json.loads(usage)["usage"]
+    assert usage_sent["completion_tokens"] == 3
+    assert usage_sent["completion_tokens_details"] == {"reasoning_tokens": 2}
 
 
 async def test_whole_answer_and_script_come_in_order(provider: ScriptedProvider) -> None:
     provider.script.extend([ScriptedAnswer(text="one"), ScriptedAnswer(text="two")])
-    said = [
+    contents = [
         (await _post(provider, "x")).json()["choices"][0]["message"]["content"] for _ in range(3)
     ]
-    assert said == ["one", "two", "You said: x"]
+    assert contents == ["one", "two", "You said: x"]
 
 
 async def test_words_script_failures(provider: ScriptedProvider) -> None:
@@ -88,7 +88,7 @@ async def test_words_script_failures(provider: ScriptedProvider) -> None:
 async def test_gate_holds_the_rest_of_the_answer_back(provider: ScriptedProvider) -> None:
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="a b c", gate=gate, gate_after=2))
-    heard: list[str] = []
+    events_received: list[str] = []
 
     async def follow() -> None:
         async with (
@@ -97,14 +97,14 @@ async def test_gate_holds_the_rest_of_the_answer_back(provider: ScriptedProvider
                 client, "POST", f"{provider.url}/chat/completions", json=_body("x")
             ) as source,
         ):
-            heard.extend([event.data async for event in source.aiter_sse()])
+            events_received.extend([event.data async for event in source.aiter_sse()])
 
     following = asyncio.create_task(follow())
     await until(lambda: provider.requests and provider.requests[0].first_sent_at)
     assert not following.done()
     gate.set()
     await following
-    assert heard[-1] == "[DONE]"
+    assert events_received[-1] == "[DONE]"
 
 
 async def test_client_that_goes_is_noticed(provider: ScriptedProvider) -> None:

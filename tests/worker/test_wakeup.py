@@ -66,7 +66,7 @@ async def test_connection_that_died_while_idle_costs_a_fraction_of_the_timeout(
     """The server hands the ring, and a claim, to the dead connection while it blocks there."""
     own_system.expected.add("an idle connection to Redis was dead and is replaced")
     async with _idle(own_system, own_server, partitions) as idle:
-        idle.proxy.forget()
+        idle.proxy.drop_packets()
         if not is_rung_there:
             await until(lambda: own_server.blocked_clients() == 0, what="the end of the wait")
         ticket = await idle.queue.submit()

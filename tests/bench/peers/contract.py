@@ -56,7 +56,7 @@ class Counted:
             os._exit(0)
 
 
-def told(number: int) -> None:
+def print_begun(number: int) -> None:
     """Print a job's number and the time: called as each job begins."""
     print_line(number, time.monotonic())
 
@@ -73,7 +73,7 @@ def main(work: Work, connect: Connect, loop: LoopFactory | None = None) -> None:
     with asyncio.Runner(loop_factory=loop) as runner:
         if arguments.role == "work":
             end_with_stdin()
-            begin = Counted(arguments.until) if arguments.until else told
+            begin = Counted(arguments.until) if arguments.until else print_begun
             runner.run(_run(work(arguments.redis, begin)))
         elif arguments.role == "fill":
             runner.run(fill(connect(arguments.redis), arguments.jobs))
@@ -106,18 +106,18 @@ def end_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-async def fill(connecting: AbstractAsyncContextManager[Enqueue], jobs: int) -> None:
+async def fill(connection: AbstractAsyncContextManager[Enqueue], jobs: int) -> None:
     """Enqueue so many jobs, a hundred at a time."""
-    async with connecting as enqueue_one:
+    async with connection as enqueue_one:
         for first in range(0, jobs, _AT_ONCE):
             count = min(_AT_ONCE, jobs - first)
             await asyncio.gather(*(enqueue_one(first + each) for each in range(count)))
 
 
-async def enqueue(connecting: AbstractAsyncContextManager[Enqueue]) -> None:
+async def enqueue(connection: AbstractAsyncContextManager[Enqueue]) -> None:
     """Enqueue one job for each line of the standard input; print which, and when that began."""
     numbers = itertools.count()
-    async with connecting as enqueue_one:
+    async with connection as enqueue_one:
         async for _ in _lines():
             began = time.monotonic()
             print_line(await enqueue_one(next(numbers)), began)

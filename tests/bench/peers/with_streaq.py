@@ -36,7 +36,7 @@ async def work(url: str, begin: contract.Begin) -> None:
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[contract.Enqueue]:
     """Open streaq's client, which is a worker that does not run."""
-    worker, noop = _worker(url, contract.told)
+    worker, noop = _worker(url, contract.print_begun)
     async with worker:
 
         async def enqueue(number: int) -> int:

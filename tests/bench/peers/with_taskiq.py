@@ -43,7 +43,7 @@ async def work(url: str, begin: contract.Begin) -> None:
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[contract.Enqueue]:
     """Open taskiq's client."""
-    broker, noop = _broker(url, contract.told)
+    broker, noop = _broker(url, contract.print_begun)
     await broker.startup()
 
     async def enqueue(number: int) -> int:

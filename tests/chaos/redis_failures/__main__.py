@@ -15,7 +15,7 @@ from typing import Final
 import uvloop
 
 from tests.chaos.redis_failures import verdict
-from tests.chaos.redis_failures.deployment import standing
+from tests.chaos.redis_failures.deployment import running_scene
 from tests.chaos.redis_failures.failures import REDIS_FAILURES, RedisFailure
 from tests.chaos.redis_failures.runner import Result, play
 from tests.support.redis_server import Kind, binaries
@@ -43,17 +43,15 @@ async def _play_all(rows: list[RedisFailure], kind: Kind) -> int:
     sys.stdout.write(f"{_HEAD}\n|{' --- |' * _HEAD.count(' |')}\n")
     found: list[str] = []
     for redis_failure in rows:
-        async with standing(
-            kind, is_behind_proxy=redis_failure.is_on_the_way
-        ) as failure_deployment:
-            result = await play(redis_failure, failure_deployment)
-            broken = verdict.breaches(
+        async with running_scene(kind, is_behind_proxy=redis_failure.is_on_network) as deployment:
+            result = await play(redis_failure, deployment)
+            breaches_found = verdict.breaches(
                 redis_failure,
                 result,
-                failure_deployment.settings.redis,
+                deployment.settings.redis,
                 margin_seconds=_MARGIN_SECONDS,
             )
-            found += [f"{redis_failure.name}: {breach}" for breach in broken]
+            found += [f"{redis_failure.name}: {breach}" for breach in breaches_found]
         sys.stdout.write(
             f"| {' | '.join((redis_failure.name, *_cells(redis_failure, result)))} |\n"
         )
@@ -66,16 +64,19 @@ async def _play_all(rows: list[RedisFailure], kind: Kind) -> int:
 def _cells(redis_failure: RedisFailure, result: Result) -> tuple[str, ...]:
     slowest = result.slowest
     return (
-        "; ".join(f"{kind} {_told(statuses)}" for kind, statuses in sorted(result.saw().items())),
+        "; ".join(
+            f"{kind} {_describe_counts(statuses)}"
+            for kind, statuses in sorted(result.saw().items())
+        ),
         f"{slowest.seconds:.2f} s, {slowest.kind} {slowest.status}",
         f"{result.recovered_seconds:.2f} s, {result.ready_seconds:.2f} s",
         "all" if redis_failure.loses_all else f"{len(result.lost)} of {result.acknowledged}",
         str(result.reruns),
-        f"{_told(result.logged)} ({result.busy:.0%} of a core)",
+        f"{_describe_counts(result.logged)} ({result.busy:.0%} of a core)",
     )
 
 
-def _told(counts: Mapping[str, int]) -> str:
+def _describe_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in sorted(counts.items())) or "-"
 
 

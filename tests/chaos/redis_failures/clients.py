@@ -20,14 +20,14 @@ from tests.support.stream_reader import ENDS, ReceivedEvent, read_events, text_o
 Kind = Literal["submit", "chat", "status", "wait", "stream", "healthz", "readyz"]
 
 _PACE_SECONDS: Final = 0.1
-_AGAIN_SECONDS: Final = 0.1
+_RETRY_PAUSE_SECONDS: Final = 0.1
 _WAIT_SECONDS: Final = 1
 # As long as the front of a scene keeps a chat waiting.
 CHAT_SECONDS: Final = 1
 _CLIENT_SECONDS: Final = 60.0
 _SUBMITTERS: Final = 3
 _OK: Final = httpx.codes.OK
-_IN: Final = frozenset({httpx.codes.OK, httpx.codes.ACCEPTED})
+_ACCEPTED: Final = frozenset({httpx.codes.OK, httpx.codes.ACCEPTED})
 
 
 class Call(NamedTuple):
@@ -119,14 +119,14 @@ class Clients:
             answer = await self.call(
                 kind, path, message=message, key=key, wait_seconds=wait_seconds
             )
-            if answer is not None and answer.status_code in _IN:
+            if answer is not None and answer.status_code in _ACCEPTED:
                 self.receipts[text] = _receipt(answer.json())
                 return self.receipts[text]
             is_passing = answer is None or answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
             if not is_passing:
                 return None
             # Sooner than Retry-After asks for: so more of the calls meet the trouble.
-            await self._clock.sleep(_AGAIN_SECONDS)
+            await self._clock.sleep(_RETRY_PAUSE_SECONDS)
 
     async def poll(self, receipt: Json) -> Json | None:
         """Return a generation's status, if the front tells it."""
@@ -139,21 +139,21 @@ class Clients:
             status = await self.poll(receipt)
             if status is not None and status["state"] != "processing":
                 return status
-            await self._clock.sleep(_AGAIN_SECONDS)
+            await self._clock.sleep(_RETRY_PAUSE_SECONDS)
 
     # -- going on ----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def going_on(self, slow: Json, queued: Json) -> AsyncIterator[None]:
+    async def calls_going_on(self, slow: Json, queued: Json) -> AsyncIterator[None]:
         """Have them all call on until the end of the block; who submits sees its message in."""
-        asking: list[Callable[[], Awaitable[object]]] = [
+        calls_to_make: list[Callable[[], Awaitable[object]]] = [
             *[self.send] * _SUBMITTERS,
             self.chat,
             lambda: self.poll(slow),
             lambda: self.call("healthz", "/healthz"),
             lambda: self.call("readyz", "/readyz"),
         ]
-        tasks = [asyncio.create_task(self._keep_asking(ask)) for ask in asking]
+        tasks = [asyncio.create_task(self._keep_asking(ask)) for ask in calls_to_make]
         tasks += [asyncio.create_task(self._wait_on(each)) for each in (slow, queued)]
         try:
             yield
@@ -181,7 +181,7 @@ class Clients:
             status = await self._follow_once(receipt["events_url"])
             if status not in {"200", "503", "lost"}:
                 return
-            await self._clock.sleep(_AGAIN_SECONDS)
+            await self._clock.sleep(_RETRY_PAUSE_SECONDS)
 
     async def _follow_once(self, path: str) -> str:
         headers = {"last-event-id": self.received[-1].id} if self.received else {}
@@ -200,7 +200,7 @@ class Clients:
         self._keep("stream", began, "lost")
         return "lost"
 
-    def heard_text(self) -> str:
+    def followed_text(self) -> str:
         """Return the text that the follower has in the end."""
         return text_of(self.received)
 

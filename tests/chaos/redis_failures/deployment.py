@@ -70,17 +70,17 @@ class FailureDeployment:
     @contextmanager
     def loud_lines(self) -> Iterator["Counter[str]"]:
         """Count, once the block has ended, what was logged in it at which an operator looks up."""
-        said: Counter[str] = Counter()
+        loud_events: Counter[str] = Counter()
         before = {name: len(member.lines()) for name, member in self.members.items()}
-        yield said
+        yield loud_events
         for name, member in self.members.items():
             for line in member.lines()[before[name] :]:
                 if line["level"] in _LOUD:
-                    said[str(line["event"])] += 1
+                    loud_events[str(line["event"])] += 1
 
 
 @asynccontextmanager
-async def standing(
+async def running_scene(
     kind: Kind = "valkey", *, is_behind_proxy: bool = False, timeout_seconds: float = 5.0
 ) -> AsyncIterator[FailureDeployment]:
     """Start all of it; the end of the block ends it all."""
@@ -102,7 +102,7 @@ async def standing(
             name: stack.enter_context(Process(each, environment, _log(server.folder, name)))
             for name, each in words.items()
         }
-        failure_deployment = FailureDeployment(
+        deployment = FailureDeployment(
             server=server,
             proxy=proxy,
             provider=provider,
@@ -111,8 +111,8 @@ async def standing(
             members=members,
             url=f"http://127.0.0.1:{port}",
         )
-        await _started(failure_deployment)
-        yield failure_deployment
+        await _started(deployment)
+        yield deployment
 
 
 def _settings(redis: RedisSettings, upstream: str) -> Settings:
@@ -131,27 +131,23 @@ def _log(folder: Path, name: str) -> Path:
     return folder / f"log of {name}"
 
 
-async def _started(failure_deployment: FailureDeployment) -> None:
-    async with httpx.AsyncClient(
-        base_url=failure_deployment.url, verify=NO_TLS, trust_env=False
-    ) as http:
+async def _started(deployment: FailureDeployment) -> None:
+    async with httpx.AsyncClient(base_url=deployment.url, verify=NO_TLS, trust_env=False) as http:
 
         async def is_up() -> bool:
-            assert not failure_deployment.ended(), [
-                member.text() for member in failure_deployment.members.values()
-            ]
+            assert not deployment.ended(), [member.text() for member in deployment.members.values()]
             with suppress(httpx.TransportError):
                 return (await http.get("/readyz")).status_code == httpx.codes.OK
             return False
 
         await waiting.until(is_up, _START_SECONDS, what="the front")
-    for name, member in failure_deployment.members.items():
+    for name, member in deployment.members.items():
         if name != "front":
             await member.wait_for_line("worker ready")
 
 
-async def cpu_seconds(failure_deployment: FailureDeployment) -> dict[str, float]:
+async def cpu_seconds(deployment: FailureDeployment) -> dict[str, float]:
     """Return what each of the processes has used of a core so far."""
     return await asyncio.to_thread(
-        lambda: {name: member.cpu_seconds() for name, member in failure_deployment.members.items()}
+        lambda: {name: member.cpu_seconds() for name, member in deployment.members.items()}
     )

@@ -21,11 +21,11 @@ from tests.support.api_client import Json
 
 _GAP_SECONDS: Final = 0.1
 # So many answers end upstream while nobody can write that down.
-_SHORT: Final = 12
+_SHORT_ANSWERS: Final = 12
 # How long what is under way lasts beyond the trouble, at least.
 _MORE_SECONDS: Final = 1.0
-_PATIENCE_SECONDS: Final = 30.0
-_AGAIN_SECONDS: Final = 0.05
+_GIVE_UP_SECONDS: Final = 30.0
+_RETRY_PAUSE_SECONDS: Final = 0.05
 _CLOCK: Final = SystemClock()
 
 
@@ -63,25 +63,23 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def play(
-    redis_failure: RedisFailure, failure_deployment: FailureDeployment, seconds: float | None = None
+    redis_failure: RedisFailure, deployment: FailureDeployment, seconds: float | None = None
 ) -> Result:
     """Let a trouble strike a running system, for so long if not for its own time."""
-    lasts = redis_failure.seconds if seconds is None else seconds
+    duration = redis_failure.seconds if seconds is None else seconds
     name = f"a{ids.new_id()[-10:].lower()}"
-    with failure_deployment.loud_lines() as logged:
-        async with calling(
-            failure_deployment.url, await failure_deployment.open(name), name
-        ) as clients:
-            result = await _play(redis_failure, failure_deployment, clients, name, lasts)
-    wrong = [*result.wrong, *await asyncio.to_thread(failure_deployment.faults)]
+    with deployment.loud_lines() as logged:
+        async with calling(deployment.url, await deployment.open(name), name) as clients:
+            result = await _play(redis_failure, deployment, clients, name, duration)
+    wrong = [*result.wrong, *await asyncio.to_thread(deployment.faults)]
     return msgspec.structs.replace(
-        result, logged=dict(logged), ended=failure_deployment.ended(), wrong=wrong
+        result, logged=dict(logged), ended=deployment.ended(), wrong=wrong
     )
 
 
 async def _play(
     redis_failure: RedisFailure,
-    failure_deployment: FailureDeployment,
+    deployment: FailureDeployment,
     clients: Clients,
     name: str,
     seconds: float,
@@ -90,22 +88,20 @@ async def _play(
     queued = await clients.send(session_id=long["session_id"])
     assert queued is not None
     following = asyncio.create_task(clients.follow(long))
-    async with clients.going_on(long, queued):
-        await waiting.until(clients.heard_text, _PATIENCE_SECONDS, what="an answer")
-        short = [await _send_slow(clients, seconds / 2) for _ in range(_SHORT)]
-        await _begun(clients, short[-1])
-        before, began = await cpu_seconds(failure_deployment), _CLOCK.monotonic()
-        await redis_failure.inject(failure_deployment, seconds)
-        after, ended = await cpu_seconds(failure_deployment), _CLOCK.monotonic()
+    async with clients.calls_going_on(long, queued):
+        await waiting.until(clients.followed_text, _GIVE_UP_SECONDS, what="an answer")
+        short = [await _send_slow(clients, seconds / 2) for _ in range(_SHORT_ANSWERS)]
+        await _wait_until_begun(clients, short[-1])
+        before, began = await cpu_seconds(deployment), _CLOCK.monotonic()
+        await redis_failure.inject(deployment, seconds)
+        after, ended = await cpu_seconds(deployment), _CLOCK.monotonic()
         ready, recovered = await asyncio.gather(
-            _ready(failure_deployment), _recovered(redis_failure, failure_deployment, clients)
+            _time_of_readiness(deployment), _time_of_recovery(redis_failure, deployment, clients)
         )
-    finals = {} if redis_failure.loses_all else await _finals(clients)
-    await asyncio.wait_for(following, _PATIENCE_SECONDS)
-    asked = Counter(
-        each.last
-        for each in failure_deployment.provider.requests
-        if each.last.startswith(f"{name} ")
+    last_statuses = {} if redis_failure.loses_all else await _last_statuses(clients)
+    await asyncio.wait_for(following, _GIVE_UP_SECONDS)
+    upstream_calls = Counter(
+        each.last for each in deployment.provider.requests if each.last.startswith(f"{name} ")
     )
     return Result(
         seconds=ended - began,
@@ -113,12 +109,12 @@ async def _play(
         recovered_seconds=recovered - ended,
         ready_seconds=ready - ended,
         acknowledged=len(clients.receipts),
-        lost=[] if redis_failure.loses_all else _lost(finals),
-        reruns=sum(count - 1 for count in asked.values()),
+        lost=[] if redis_failure.loses_all else _lost(last_statuses),
+        reruns=sum(count - 1 for count in upstream_calls.values()),
         logged={},
         busy=max(after[each] - before[each] for each in after) / max(ended - began, 0.5),
         ended=[],
-        wrong=[] if redis_failure.loses_all else _wrong(clients, long, finals),
+        wrong=[] if redis_failure.loses_all else _wrong_answers(clients, long, last_statuses),
     )
 
 
@@ -130,42 +126,40 @@ async def _send_slow(clients: Clients, seconds: float) -> Json:
     return receipt
 
 
-async def _begun(clients: Clients, receipt: Json) -> None:
+async def _wait_until_begun(clients: Clients, receipt: Json) -> None:
     async def has_begun() -> bool:
         status = await clients.poll(receipt)
         return bool(status is not None and status["result"]["content"])
 
-    await waiting.until(has_begun, _PATIENCE_SECONDS, what="an answer")
+    await waiting.until(has_begun, _GIVE_UP_SECONDS, what="an answer")
 
 
-async def _ready(failure_deployment: FailureDeployment) -> float:
+async def _time_of_readiness(deployment: FailureDeployment) -> float:
     """Return when the front says that it is ready."""
-    async with calling(failure_deployment.url, {}, "") as prober:
+    async with calling(deployment.url, {}, "") as prober:
 
         async def is_ready() -> bool:
             answer = await prober.call("readyz", "/readyz")
             return answer is not None and answer.status_code == httpx.codes.OK
 
-        await waiting.until(is_ready, _PATIENCE_SECONDS, what="the front to be ready")
+        await waiting.until(is_ready, _GIVE_UP_SECONDS, what="the front to be ready")
     return _CLOCK.monotonic()
 
 
-async def _recovered(
-    redis_failure: RedisFailure, failure_deployment: FailureDeployment, clients: Clients
+async def _time_of_recovery(
+    redis_failure: RedisFailure, deployment: FailureDeployment, clients: Clients
 ) -> float:
     """Return when the first message has been answered that was sent after the trouble."""
-    async with asyncio.timeout(_PATIENCE_SECONDS):
+    async with asyncio.timeout(_GIVE_UP_SECONDS):
         if not redis_failure.loses_all:
-            return await _answered(clients)
+            return await _time_of_answer(clients)
         # Nobody is known any more: whoever comes is new.
         name = f"b{ids.new_id()[-10:].lower()}"
-        async with calling(
-            failure_deployment.url, await failure_deployment.open(name), name
-        ) as newcomers:
-            return await _answered(newcomers)
+        async with calling(deployment.url, await deployment.open(name), name) as new_clients:
+            return await _time_of_answer(new_clients)
 
 
-async def _answered(clients: Clients) -> float:
+async def _time_of_answer(clients: Clients) -> float:
     receipt = await clients.send()
     assert receipt is not None
     status = await clients.end(receipt)
@@ -173,12 +167,12 @@ async def _answered(clients: Clients) -> float:
     return _CLOCK.monotonic()
 
 
-async def _finals(clients: Clients) -> dict[str, Json | None]:
+async def _last_statuses(clients: Clients) -> dict[str, Json | None]:
     """Return the last status of all that was acknowledged, by message; None where it has none."""
 
     async def final(receipt: Json) -> Json | None:
         try:
-            return await asyncio.wait_for(clients.end(receipt), _PATIENCE_SECONDS)
+            return await asyncio.wait_for(clients.end(receipt), _GIVE_UP_SECONDS)
         except TimeoutError:
             return await clients.poll(receipt)
 
@@ -187,28 +181,30 @@ async def _finals(clients: Clients) -> dict[str, Json | None]:
     return dict(zip(texts, ends, strict=True))
 
 
-def _lost(finals: dict[str, Json | None]) -> list[str]:
+def _lost(last_statuses: dict[str, Json | None]) -> list[str]:
     """Return what was acknowledged and not answered."""
     return [
         f"{text}: {status and (status['state'], status['stage'], status['failure'])}"
-        for text, status in finals.items()
+        for text, status in last_statuses.items()
         if status is None or status["state"] != "completed"
     ]
 
 
-def _wrong(clients: Clients, long: Json, finals: dict[str, Json | None]) -> list[str]:
+def _wrong_answers(
+    clients: Clients, long: Json, last_statuses: dict[str, Json | None]
+) -> list[str]:
     """Return what somebody would complain of: another answer than the upstream gave, or twice."""
     found = [
         f"{text} was answered {status['result']['content']!r}"
-        for text, status in finals.items()
+        for text, status in last_statuses.items()
         if status is not None and status["result"]["content"] != _expected(text)
     ]
     kept = [receipt["message_id"] for receipt in clients.receipts.values()]
     if len(set(kept)) < len(kept):
         found.append("two messages are one generation")
-    status = next(finals[text] for text, each in clients.receipts.items() if each == long)
-    if status is not None and clients.heard_text() != status["result"]["content"]:
-        found.append(f"a follower has {clients.heard_text()!r}")
+    status = next(last_statuses[text] for text, each in clients.receipts.items() if each == long)
+    if status is not None and clients.followed_text() != status["result"]["content"]:
+        found.append(f"a follower has {clients.followed_text()!r}")
     if not clients.received or clients.received[-1].name != "completed":
         found.append(f"a stream ended with {clients.received[-1:]}")
     return found

@@ -31,13 +31,13 @@ def breaches(
     yield from (f"lost: {each}" for each in result.lost)
     yield from result.wrong
     yield from _answers(redis_failure, result)
-    patience_seconds = redis.connect_seconds + redis.timeout_seconds + margin_seconds
-    if result.slowest.seconds > patience_seconds:
+    slowest_seconds_max = redis.connect_seconds + redis.timeout_seconds + margin_seconds
+    if result.slowest.seconds > slowest_seconds_max:
         slowest = result.slowest
         yield f"{slowest.kind} took {slowest.seconds:.1f} s and was answered {slowest.status}"
     if max(result.recovered_seconds, result.ready_seconds) > _RECOVERY_SECONDS + margin_seconds:
         yield f"recovered after {result.recovered_seconds:.1f} s"
-    if redis_failure.is_spared and result.reruns:
+    if redis_failure.forbids_reruns and result.reruns:
         yield f"{result.reruns} calls of the upstream were made again"
     if not result.logged:
         yield "nothing was logged that an operator would look up at"
@@ -48,14 +48,14 @@ def breaches(
 def _answers(redis_failure: RedisFailure, result: Result) -> Iterator[str]:
     """Yield what no caller should have been answered."""
     for kind, statuses in result.saw().items():
-        for status in statuses.keys() - _promised(redis_failure, kind):
+        for status in statuses.keys() - _allowed_statuses(redis_failure, kind):
             yield f"{kind} was answered {status} {statuses[status]} times"
-    told = sum(count for event, count in result.logged.items() if event != "unavailable")
-    if told > _LINES_PER_SECOND * (result.seconds + _RECOVERY_SECONDS):
-        yield f"{told} lines were logged"
+    lines = sum(count for event, count in result.logged.items() if event != "unavailable")
+    if lines > _LINES_PER_SECOND * (result.seconds + _RECOVERY_SECONDS):
+        yield f"{lines} lines were logged"
 
 
-def _promised(redis_failure: RedisFailure, kind: Kind) -> frozenset[str]:
+def _allowed_statuses(redis_failure: RedisFailure, kind: Kind) -> frozenset[str]:
     if kind == "healthz":
         return frozenset({"200"})
     if not redis_failure.loses_all:

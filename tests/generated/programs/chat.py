@@ -58,9 +58,9 @@ def main() -> None:
     """Talk, and tell what came of it."""
     base, key, *messages = sys.argv[1:]
     # The answer of a wait takes longer than what a client allows by default.
-    patience = httpx.Timeout(60.0)
+    wait_timeout = httpx.Timeout(60.0)
     client = AuthenticatedClient(
-        base, key, prefix="", auth_header_name="X-API-Key", timeout=patience
+        base, key, prefix="", auth_header_name="X-API-Key", timeout=wait_timeout
     )
     session, is_replayed = None, False
     contents, followed = [], []
@@ -74,14 +74,14 @@ def main() -> None:
         session = receipt.session_id
     answer = chat.sync(client=client, body=ChatBody(message=messages[0]))
     refused = submit_message.sync(client=client, body=SubmitBody(message="hello", model="none"))
-    told = {
+    outcome = {
         "contents": contents,
         "followed": followed,
         "isReplayed": is_replayed,
         "answer": answer.message.content if isinstance(answer, ChatReply) else None,
         "code": refused.code if isinstance(refused, ErrorReply) else None,
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(outcome) + "\n")
 
 
 if __name__ == "__main__":

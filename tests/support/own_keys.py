@@ -26,7 +26,7 @@ class OldKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revoked: int | None = None
 
 
-class Office:
+class OwnKeys:
     """Two accounts, and a key of the first one that may make others."""
 
     def __init__(self, redis: Redis, settings: RedisSettings) -> None:
@@ -36,9 +36,9 @@ class Office:
 
     async def open(self) -> None:
         self.account = await self.accounts.create("acme", None)
-        self.asking = await self.asker(self.account)
+        self.managing_key = await self.create_managing_key(self.account)
 
-    async def asker(self, account: Account, expires_ms: int | None = None) -> ApiKey:
+    async def create_managing_key(self, account: Account, expires_ms: int | None = None) -> ApiKey:
         made = await self.accounts.create_key(account, _MANAGING, expires_ms=expires_ms)
         return await self.record(made.key)
 
@@ -56,7 +56,7 @@ class Office:
         expires: int | None = None,
         name: str | None = None,
     ) -> CreatedKey | KeyRefused:
-        by = by or self.asking
+        by = by or self.managing_key
         record = ApiKey(
             id=ids.new_id(),
             account=by.account,
@@ -86,7 +86,7 @@ class Office:
         assert total == len(found)
         return [key.id for key in found]
 
-    async def old_process_makes(
+    async def create_as_old_release(
         self, account: str = "acme", *, created: int = 1, expires: int | None = None
     ) -> NewKey:
         """Do what release 0.6.1 does to make a key."""
@@ -100,7 +100,7 @@ class Office:
         await self.redis.call("SET", where, msgspec.msgpack.encode(record))
         return NewKey(key, record.id)
 
-    async def old_process_revokes(self, key_id: str) -> None:
+    async def revoke_as_old_release(self, key_id: str) -> None:
         """Do what release 0.6.1 does to revoke a key."""
         hashed = await self.redis.call("HGET", keys.KEY_IDS(self.root), key_id)
         where = keys.API_KEY(self.root, hashed.decode())

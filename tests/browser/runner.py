@@ -26,7 +26,7 @@ _FLAGS: Final = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--disable-extensions", "--no-default-browser-check"),
 )
-_PATIENCE_SECONDS: Final = 60.0
+_GIVE_UP_SECONDS: Final = 60.0
 # Slow enough that the page hangs up in the middle; with letters of two and four bytes.
 _MESSAGE: Final = "Grüße 🚀 [tokens=12 gap=0.1]"
 
@@ -35,7 +35,7 @@ class PageReport(NamedTuple):
     """What the page reported from each origin, and the calls of the provider."""
 
     page: Report
-    stranger: Report
+    other_origin: Report
     calls: int
 
     def faults(self) -> list[str]:
@@ -52,17 +52,17 @@ class PageReport(NamedTuple):
             "nothing": [404, "NOT_FOUND"],
         }
         found = [
-            f"{step}: {page.get(step)}, not {right}"
-            for step, right in wanted.items()
-            if page.get(step) != right
+            f"{step}: {page.get(step)}, not {expected}"
+            for step, expected in wanted.items()
+            if page.get(step) != expected
         ]
         cut = page.get("cut", "")
         if not (cut and answer.startswith(cut) and len(cut) < len(answer)):
             found.append(f"cut: {cut!r} of {answer!r}")
         if "error" in page:
             found.append(f"error: {page['error']}")
-        if self.stranger != {"error": "TypeError: Failed to fetch"}:
-            found.append(f"the stranger saw {self.stranger}")
+        if self.other_origin != {"error": "TypeError: Failed to fetch"}:
+            found.append(f"the stranger saw {self.other_origin}")
         if self.calls != 1:
             found.append(f"{self.calls} calls of the provider")
         return found
@@ -73,9 +73,9 @@ def browsers() -> list[str]:
     return list(filter(None, map(shutil.which, _NAMES)))[:1]
 
 
-async def play(program: str) -> PageReport:
+async def run_page(program: str) -> PageReport:
     """Open the page, with the same page from the other origin in a frame; return what they saw."""
-    async with site() as page, site() as stranger:
+    async with site() as page, site() as other_origin:
         with Server() as server, tempfile.TemporaryDirectory() as scratch:
             settings, folder = RedisSettings(url=server.url), Path(scratch)
             async with ScriptedProvider() as provider, System(settings, provider, folder) as system:
@@ -83,16 +83,16 @@ async def play(program: str) -> PageReport:
                 url = await system.front()
                 await system.worker()
                 key = (await system.key()).key
-                stranger.settings = {"api": url, "key": key, "message": _MESSAGE}
-                page.settings = stranger.settings | {"frame": stranger.origin}
-                with _opened(program, folder / "profile", page.origin):
-                    reports = asyncio.gather(page.report, stranger.report)
-                    seen = await asyncio.wait_for(reports, _PATIENCE_SECONDS)
+                other_origin.settings = {"api": url, "key": key, "message": _MESSAGE}
+                page.settings = other_origin.settings | {"frame": other_origin.origin}
+                with _open_page(program, folder / "profile", page.origin):
+                    reports = asyncio.gather(page.report, other_origin.report)
+                    seen = await asyncio.wait_for(reports, _GIVE_UP_SECONDS)
                 return PageReport(*seen, calls=len(provider.requests))
 
 
 @contextmanager
-def _opened(program: str, profile: Path, url: str) -> Iterator[None]:
+def _open_page(program: str, profile: Path, url: str) -> Iterator[None]:
     """Open a page in a browser of its own."""
     words = [program, *_FLAGS, f"--user-data-dir={profile}", url]
     process = Popen(words, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)

@@ -16,20 +16,20 @@ from collections import Counter
 from collections.abc import Awaitable
 from typing import Final, NamedTuple, TypeVar
 
-from tests.attacks import aims
+from tests.attacks import bounds
 from tests.attacks.target import ROOT, Target
 from tests.bench import figures
 from tests.bench.figures import Figure
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 _PAUSE_SECONDS: Final = 0.05
-_LOOK_EVERY: Final = 4
+_POLL_EVERY: Final = 4
 _TIMEOUT_SECONDS: Final = 10.0
 _READY: Final = b"ready\n"
 
 
-class Seen(NamedTuple):
+class TenantReport(NamedTuple):
     """What the tenant saw: ms of all its requests, and how many were not answered with 200."""
 
     p50_ms: float
@@ -42,16 +42,16 @@ class Seen(NamedTuple):
         """Return the line of the table."""
         found = f"p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms"
         refused = ", ".join(f"{count} x {name}" for name, count in sorted(self.statuses.items()))
-        aim = f"p99 <= {aims.OTHERS_P99_MS:g} ms, {aims.OTHERS_REFUSED} refused"
-        is_met = self.p99_ms <= aims.OTHERS_P99_MS and self.refused <= aims.OTHERS_REFUSED
-        name, beside = "  another tenant", f"{self.requests} requests: {refused}"
-        return Figure(name, found, beside, aim, is_met)
+        bound = f"p99 <= {bounds.OTHERS_P99_MS:g} ms, {bounds.OTHERS_REFUSED} refused"
+        is_met = self.p99_ms <= bounds.OTHERS_P99_MS and self.refused <= bounds.OTHERS_REFUSED
+        name, statuses = "  another tenant", f"{self.requests} requests: {refused}"
+        return Figure(name, found, statuses, bound, is_met)
 
 
-async def beside(target: Target, attack: Awaitable[Found]) -> tuple[Found, Seen]:
+async def run_beside(target: Target, attack: Awaitable[Result]) -> tuple[Result, TenantReport]:
     """Let the tenant work as long as an attack takes; return what both found."""
     key = await target.key("tenant", "enterprise")
-    words = ("-m", "tests.attacks.tenant", str(target.port), key.key)
+    words = ("-m", "tests.attacks.other_tenant", str(target.port), key.key)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, cwd=ROOT, stdin=pipe, stdout=pipe
@@ -60,45 +60,45 @@ async def beside(target: Target, attack: Awaitable[Found]) -> tuple[Found, Seen]
     try:
         assert await process.stdout.readline() == _READY
         found = await attack
-        said, _ = await process.communicate(b"")
+        output, _ = await process.communicate(b"")
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return found, seen(json.loads(said))
+    return found, summarize(json.loads(output))
 
 
-def seen(requests: list[tuple[float, str]]) -> Seen:
+def summarize(requests: list[tuple[float, str]]) -> TenantReport:
     """Return what came of requests, each with its seconds and its status."""
     took = [seconds * 1000 for seconds, _ in requests]
     statuses = Counter(status for _, status in requests)
     refused = sum(count for status, count in statuses.items() if status != "200")
     p50, p99 = figures.quantile(took, 0.5), figures.quantile(took, 0.99)
-    return Seen(p50, p99, len(took), refused, dict(statuses))
+    return TenantReport(p50, p99, len(took), refused, dict(statuses))
 
 
 def main() -> None:
     """Work until standard input ends, then say how long each request took."""
     port, key = int(sys.argv[1]), sys.argv[2]
-    line = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
     headers = {"x-api-key": key, "content-type": "application/json"}
     found: list[tuple[float, str]] = []
     receipt: dict[str, str] = {}
     body = json.dumps({"message": "hi [tokens=2]"})
-    _ask(line, "POST", "/api/v1/chat", headers, body)
+    _ask(connection, "POST", "/api/v1/chat", headers, body)
     sys.stdout.buffer.write(_READY)
     sys.stdout.flush()
     while not select.select([sys.stdin], [], [], _PAUSE_SECONDS)[0]:
-        took, status, receipt = _ask(line, "POST", "/api/v1/chat", headers, body)
+        took, status, receipt = _ask(connection, "POST", "/api/v1/chat", headers, body)
         found.append((took, status))
-        if len(found) % (_LOOK_EVERY + 1) == _LOOK_EVERY and "poll_url" in receipt:
-            took, status, _ = _ask(line, "GET", receipt["poll_url"], headers, None)
+        if len(found) % (_POLL_EVERY + 1) == _POLL_EVERY and "poll_url" in receipt:
+            took, status, _ = _ask(connection, "GET", receipt["poll_url"], headers, None)
             found.append((took, status))
     sys.stdout.write(json.dumps(found))
 
 
 def _ask(
-    line: http.client.HTTPConnection,
+    connection: http.client.HTTPConnection,
     method: str,
     path: str,
     headers: dict[str, str],
@@ -107,13 +107,13 @@ def _ask(
     """Return the seconds of a request, its status or what went wrong, and the answer."""
     began, status, answer = time.perf_counter(), "", {}
     try:
-        line.request(method, path, body, headers)
-        response = line.getresponse()
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
         read, status = response.read(), str(response.status)
         with contextlib.suppress(ValueError):
             answer = json.loads(read)
     except (OSError, http.client.HTTPException) as error:
-        line.close()
+        connection.close()
         status = type(error).__name__
     return time.perf_counter() - began, status, answer
 
