@@ -1,26 +1,27 @@
--- accept: take one message in, whole or not at all.
--- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the
---          submission), lane, wire, model, hold, deadline_ms, per_minute, unfinished_max, waiting_max (in
---          its session), running_max, stride (of its account in virtual time), total_max, slots (of all
---          workers), rounds_max (of all slots that the deadline leaves time for), sessions_max and stored_bytes_max
---          (quotas); if given: on_conflict
---          ('reject' or 'interrupt', with keep and channels), input_price (microcredits a token), history_max
---          (tokens of a history that have room), added (tokens that this turn adds to it at most), persona (tokens of
---          a session's companion at most), budget (the caller's own) and least (what the cheapest answer costs), name, system_prompt, companion, metadata,
---          project, media, idempotency, fingerprint, idempotency_ms, origin (hashes of the request that are kept)
--- RETURNS  {'accepted', turn, accepted ms, ahead, crowd, behind, running, 1 if it follows the head of its session, ms
---          since that began (-1: it waits, too), unfinished, rate}, {'replayed', generation, session},
---          {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate}, {'crowded', rate},
---          {'quota', which, how much of it there is, rate},
---          {'waiting', rate}, {'late', rate}, {'full', rate}, {'unpaid', least, rate}
---          (the budget does not cover what would be sent) or {'poor', balance, hold, rate};
---          rate as take_rate returns it
--- ATOMIC   because the limit, the hold, the turn and the place in the queue stand or fall together, and a
---          repeated request must find either all of it or nothing.
--- A turn with a companion, its own or its session's, is left to workers that know what one is.
+-- accept: take in one message, completely or not at all.
+-- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the submission), lane,
+--          wire, model, hold, deadline_ms, per_minute, unfinished_max, waiting_max (in its session), running_max,
+--          stride (of its account in virtual time), total_max, slots (of all workers; 0: unknown), rounds_max (how
+--          often all slots can be used before the deadline), sessions_max and stored_bytes_max (quotas); if given:
+--          on_conflict ('reject' or 'interrupt', with keep and channels), input_price (microcredits a token),
+--          history_max (how many tokens of a history have room), added (tokens that this turn adds to the history at
+--          most), persona (tokens of a session's companion at most), budget (the caller's own limit) and least (what
+--          the cheapest answer costs), name, system_prompt, companion, metadata, project, media, idempotency,
+--          fingerprint, idempotency_ms, origin (hashes of the request, kept with it)
+-- RETURNS  {'accepted', turn, accepted ms, ahead, lane_accounts, session_turns_before, running, 1 if it is behind its
+--          session's head, ms since that head started (-1: it waits, too), unfinished, rate},
+--          {'replayed', generation, session}, {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate},
+--          {'crowded', rate}, {'quota', which, how much of it is used, rate}, {'waiting', rate}, {'late', rate},
+--          {'full', rate}, {'unpaid', least, rate} (the budget is below the price of what would be sent), or
+--          {'poor', balance, hold, rate}; rate is what take_rate returns
+-- ATOMIC   because the limit, the hold, the turn and the place in the queue are stored together or not at all, and a
+--          repeated request must find either all of them or none.
+-- A turn with a companion, its own or its session's, is left to workers that know companions.
 
--- What cannot be answered before its deadline is not taken in: too many of the account's own come first, by
--- its share of the slots and by how many it may run at once, or of its session's, which go one by one.
+-- A message that cannot be answered before its deadline is rejected. `ahead` of the account's own turns come first;
+-- they get 1 / lane_accounts of the slots, at most running_max at once, and those of one session run one by one.
+-- Example: 30 ahead, 4 accounts, 20 slots: the workers need 30 * 4 / 20 = 6 rounds; with rounds_max 5 the message is
+-- late.
 local function misses_deadline(ask, ahead, lane_accounts, session_turns_before)
   if ask.slots == 0 then return false end
   local rounds = math.max(ahead * lane_accounts / ask.slots, ahead / ask.running_max, session_turns_before)
@@ -36,8 +37,8 @@ local function find_replay(root, ask)
   return {'replayed', storage[2], storage[3]}
 end
 
--- Of a session that an older process wrote the count is not known, and guessed high from the size of its records, until
--- the next answer brings it. So many chunks are looked at; what is before them is taken to be like them.
+-- A session that an older process wrote has no token count until its next answer. Until then the count is estimated, on
+-- the high side, from the size of its last CHUNKS_SAMPLED chunks; earlier ones are taken to be of the same size.
 local CHUNKS_SAMPLED = 64
 
 local function estimate_history(root, ask, turns)
@@ -55,8 +56,8 @@ local function estimate_history(root, ask, turns)
   return tokens_in(bytes) + 2 * TOKENS_PER_MESSAGE * turns
 end
 
--- How many tokens go in beside the message: what completed turns said, what those under way may add, and who speaks.
--- No more than there is room for, since the rest would be left out.
+-- Returns how many tokens are sent beside the message: completed turns, what the turns under way may add, the system
+-- prompt and the companion. No more than have room, since the rest is left out.
 local function count_history(root, ask, ended, session)
   local tokens = (session.pending_tokens or 0) + (tonumber(session.tokens) or estimate_history(root, ask, ended))
   if session.system then tokens = tokens + tokens_in(#session.system) end
@@ -64,7 +65,8 @@ local function count_history(root, ask, ended, session)
   return math.min(tokens, ask.history_max or 0)
 end
 
--- What is held is what will be sent: adds the history's price. Returns what the budget had to be, if it is less.
+-- Adds the history's price to the hold, which covers all that will be sent. Returns what the budget would have to be,
+-- if it is less. Example: 2000 tokens at 1.5 microcredits add 3000 to the hold; a budget caps the hold.
 local function add_history_price(ask, history)
   local extra = math.ceil(history * (ask.input_price or 0))
   ask.hold = ask.hold + extra
@@ -74,8 +76,8 @@ local function add_history_price(ask, history)
   ask.hold = math.min(ask.hold, ask.budget)
 end
 
--- What an interrupt gives back at once: the holds of those that no worker answers, and that of the one which is
--- answered, less what is due for what was shown. Returns the first sum, and the second.
+-- Returns the holds that an interrupt frees: first those of turns that no worker answers, then that of the turn being
+-- answered, each less what is due for the text so far.
 local function freed_by_interrupt(root, ask, head)
   local ids, waiting, running = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1), 0, 0
   table.insert(ids, head)
@@ -89,8 +91,9 @@ local function freed_by_interrupt(root, ask, head)
   return waiting, running
 end
 
--- Tokens that turns under way may add to the history; nobody counts those of a single one. What an interrupt ends adds
--- nothing; an answer that a worker writes is only asked to stop, and may be complete before it does.
+-- Returns how many tokens turns under way may add to the history. A lone turn's are not counted in `pending`, but in
+-- its own record. Turns that an interrupt ends add nothing; but a leased one is only asked to stop, and may complete
+-- before.
 local function count_pending_tokens(root, ask, head, pending)
   if ask.on_conflict == 'interrupt' then
     if not redis.call('ZSCORE', leases_key(root), member(ask.account, head)) then return 0 end
@@ -106,7 +109,8 @@ local function cancel_checked(root, account, id, ask)
   cancel_generation(root, account, id, record, ask.keep, ask.channels)
 end
 
--- Returns what there is to hold, and whether an interrupt needs the hold of the answer under way for that.
+-- Returns the balance that a hold may use, and whether that includes the hold of the answer under way, which an
+-- interrupt then has to end at once.
 local function available_balance(root, ask, balance, current_head)
   if balance >= ask.hold or not current_head or ask.on_conflict ~= 'interrupt' then return balance, false end
   local waiting, running = freed_by_interrupt(root, ask, current_head)
@@ -114,7 +118,7 @@ local function available_balance(root, ask, balance, current_head)
   return balance + waiting + running, true
 end
 
--- Its worker is told, and refused whatever it writes from here on.
+-- Ends a generation that a worker may be answering: the worker is notified, and its later writes are refused.
 local function end_checked(root, account, id, ask)
   local record = load_generation(root, account, id)
   damage.check(record)
@@ -127,8 +131,8 @@ local function load_totals(totals, lane)
     'stored_side', 'counted_at', 'held')
 end
 
--- What it ends may have left text, which is counted by then. An answer is only asked to stop, unless its hold is
--- needed at once. Returns the books as they are then.
+-- Ends or cancels all turns under way of the session. The answer under way is only asked to stop, unless its hold is
+-- needed now. Returns the account's totals afterwards; the session's bytes may include text of an ended answer.
 local function interrupt(root, ask, head, session, is_hold_needed)
   damage.check_shared_keys(root)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
@@ -140,7 +144,7 @@ local function interrupt(root, ask, head, session, is_hold_needed)
   return load_totals(account_totals_key(root, ask.account), ask.lane)
 end
 
--- A free session's turn is its head at once; a busy one's waits behind.
+-- Gives the message its turn. In a session with nothing under way it becomes the head, otherwise it waits.
 local function take_turn(root, ask, key, session, measured, now)
   storage.schedule_recount(root, ask.account, measured.counted_at, storage.RECOUNT_MS, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
@@ -163,8 +167,9 @@ local function take_turn(root, ask, key, session, measured, now)
   return turn, true
 end
 
--- What comes before it now, which tells later how fast that goes: running, ahead, crowd, behind, whether it follows its
--- session's head, ms since that began (-1: it waits, too). Noted only where anything waits, or the session is busy.
+-- Returns what comes before the turn now, from which its progress is told later: running, ahead, lane_accounts,
+-- session_turns_before, whether it is behind its session's head, and ms since that head started (-1: it waits, too).
+-- Nothing is stored where nothing is ahead.
 local function describe_position(running, ahead, lane_accounts, session_turns_before, is_following, first_age_ms)
   if ahead <= 0 and not is_following then return nil end
   return string.format('%d %d %d %d %d %d', running, math.max(0, ahead), lane_accounts, session_turns_before, is_following and 1 or 0, first_age_ms)
@@ -183,8 +188,9 @@ local function pack_message(ask, now)
   })
 end
 
--- What the message adds to what is stored: its size and, of a new session, that of the session's own texts. Returns what
--- passes a quota, if it does; a count that turns a message away is looked at again before the next one.
+-- Measures what the message adds to what is stored: its own bytes and, of a new session, those of the session's texts.
+-- Returns the measure and, if a quota would be exceeded, which one and how much of it is used; then the account is
+-- counted again soon, in case the count is wrong.
 local function measure(root, ask, session, known, now)
   local message = pack_message(ask, now)
   local added = #message
@@ -217,11 +223,11 @@ local function write_generation(root, ask, generation, turn, number, before, mes
   end
 end
 
--- Whether the account may run more at once than when it was last asked.
+-- Returns whether the account may run more at once than at its last accept.
 local function is_limit_raised(ask, known) return known[4] and ask.running_max > tonumber(known[4]) end
 
--- Takes the hold and counts what is stored, in one write, and notes what a claim of the account's costs where that has
--- changed. `known` are the books as they are now.
+-- Takes the hold and counts the stored bytes, in one write, and stores the stride and the limit where they have
+-- changed. `known` are the account's totals now.
 local function take_hold(root, ask, known, measured)
   local totals, sum = account_totals_key(root, ask.account), storage.sum_field(measured.side)
   if ask.hold > 0 then
@@ -237,8 +243,8 @@ local function take_hold(root, ask, known, measured)
   if is_limit_raised(ask, known) then damage.enter_lanes(root, ask.account) end
 end
 
--- The session, nil where there is none; `beside` are the tokens of turns under way, where it counts them or an older
--- process left some.
+-- Returns the session, nil where there is none. `pending_tokens` is set where turns are under way, or where an older
+-- process left a count.
 local function load_session(root, ask, key)
   local turns, current_head, companion, tokens, pending, system, bytes, side = unpack(redis.call('HMGET', key,
     'turns', 'head', 'companion', 'tokens', 'pending', 'system', 'bytes', 'side'))
@@ -297,7 +303,7 @@ local function accept(root, ask)
   local balance, is_hold_needed = available_balance(root, ask, tonumber(known[1] or 0), current_head)
   if balance < ask.hold then return {'poor', int(balance), int(ask.hold), rate} end
 
-  -- What all of a partition share comes first: where it is of another type, nothing is done by halves.
+  -- Keys that the whole partition shares come first: where one is of another type, nothing is written.
   local number = int(redis.call('HINCRBY', clocks_key(root), 'number', '1'))
   if not is_in_lane then redis.call('ZCARD', lane_key(root, ask.lane)) end
   if current_head and ask.on_conflict == 'interrupt' then
@@ -314,7 +320,7 @@ local function accept(root, ask)
   redis.call('ZADD', deadlines, ends, member(account, ask.generation))
   redis.call('ZADD', unfinished_set, number, ask.generation)
   enter_queue(root, ask, turn, number, is_head, replaced == 0 and is_in_lane)
-  -- What an interrupt ended is gone from the line, or not yet.
+  -- Some of what the interrupt stopped has left the queue, some has not yet.
   if replaced > 0 then ahead = redis.call('ZRANK', unfinished_set, ask.generation) - running end
   return {'accepted', turn, at, math.max(0, ahead), lane_accounts, session_turns_before, running, is_head and 0 or 1,
     first_age_ms, unfinished + 1, rate}

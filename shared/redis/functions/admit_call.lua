@@ -1,18 +1,19 @@
 -- admit_call: let a call go to a provider that has limits, if they leave room.
--- ASK      provider, lane, call (its id), lease_ms; where so many are allowed at once: concurrency_max,
---          batch_max (of the batch lane); where so many a minute: request_us (between two), request_burst_us,
---          tokens_us (what it is thought to take, as time), tokens_burst_us
--- RETURNS  {'admitted'}, or {'busy', ms until there may be room (0: nobody knows)}
+-- ASK      provider, lane, call (its id), lease_ms; where concurrency is limited: concurrency_max, batch_max (of the
+--          batch lane); where a rate is limited: request_us (time between two requests), request_burst_us, tokens_us
+--          (time that the call's estimated tokens take), tokens_burst_us
+-- RETURNS  {'admitted'}, or {'busy', ms until there may be room (0: unknown)}
 -- ATOMIC   because a slot, a request and tokens are taken together, by one worker at a time, or not at all.
--- GCRA, for both rates: an arrival is the time at which the provider would be idle if it kept to its rate.
--- A batch never starves: where none of it is under way and one was turned away, persons leave it a slot, unless
--- it is the only one.
+-- Both rates are GCRAs: an arrival is the time at which the provider would be idle if it kept to its rate. Example: 600
+-- requests a minute are one each 100 ms (request_us 100000); ten calls at once move the arrival to now + 1 s, and with
+-- a burst of 1 s the eleventh is busy for 100 ms. Batches never starve: where none is under way and one was turned away
+-- lately, interactive calls leave it a slot, unless there is only one.
 
--- Who waits in the queue for room comes again by then.
+-- A turn that waits for room is tried again within this time.
 local TURNED_AWAY_MS = 35000
--- No call is leased for longer.
+-- No slot is leased for longer.
 local LEASE_MAX_MS = 120000
--- As in depart: a provider forgets within minutes what was too much.
+-- As in end_call.lua: a provider forgets an excess within minutes.
 local OWED_MAX_US = 300000000
 
 local function is_owed(root, ask, batch, now)
@@ -23,7 +24,7 @@ end
 
 local function is_full(root, ask, now)
   if not ask.concurrency_max then return false end
-  -- A lease that ends later than any can was given before the clock was set back; its holder renews it each second.
+  -- A lease that ends later than possible was given before the clock was set back; its holder renews it each second.
   local from, to = '(' .. int(now), int(now + LEASE_MAX_MS)
   local batch = redis.call('ZCOUNT', slots_key(root, ask.provider, 'batch'), from, to)
   local all = batch + redis.call('ZCOUNT', slots_key(root, ask.provider, 'interactive'), from, to)
@@ -46,8 +47,8 @@ local function note_batch(root, ask, now, is_turned_away)
   end
 end
 
--- Returns the arrival after a cost, and for how many us too early that is. One that is further ahead than any can be
--- was stored before the clock was set back.
+-- Returns the arrival after a cost, and by how many us that is too early. An arrival further ahead than possible was
+-- stored before the clock was set back.
 local function arrive(known, cost, burst, now, furthest)
   local stored = math.min(tonumber(known or 0), now + furthest)
   local arrival = math.max(stored, now) + cost

@@ -1,17 +1,17 @@
--- adopt_keys: put API keys that an older process made into the lists of their accounts.
+-- adopt_keys: add API keys that an older process made to the lists of their accounts.
 -- ASK      ids; with the last ones: missing (how many were missing in the lists before the first ones)
 -- RETURNS  how many are missing now
 -- ATOMIC   because keys that are made or deleted meanwhile must be counted once.
--- Keys are accounted for once all of them were passed here; what an older process made meanwhile takes another round.
--- A record that cannot be read, and an account whose list is of another type, do not stop the others: their keys are
--- put into the lists when these are mended, which has all keys passed here again.
+-- Keys are counted as listed once all of them were passed here; what an older process makes meanwhile takes another
+-- round. A record that cannot be read, or an account whose list holds another type, does not stop the others: its keys
+-- are added after the repair, when all keys are passed here again.
 
 local function adopt(root, id)
   local key = api_keys.find(root, id)
   if key and not key.revoked then api_keys.list(root, key) end
 end
 
--- Any error of Redis that is not about a key's type would befall the next key as well.
+-- Any error other than a key's type would befall the next key as well.
 local function is_of_one_key(problem)
   return type(problem) ~= 'table' or string.find(problem.err or '', 'WRONGTYPE', 1, true) ~= nil
 end

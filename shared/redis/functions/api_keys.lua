@@ -1,8 +1,8 @@
--- What the functions share about API keys: which ones an account has, for its list and its quota.
+-- Shared: which API keys an account has, for its list and its quota.
 --
 -- Each account has a list of its keys that are not revoked, by when they were made, and a list of those that expire.
--- Older processes write records and `key-ids` only. `keys-listed` counts the fields of `key-ids` that were accounted
--- for: a difference means that some keys are missing in the lists, and `adopt_keys` adds them.
+-- Older processes write key records and the hash `key-ids`, but not the lists. `keys-listed` counts the fields of
+-- `key-ids` that are in a list: a difference means that keys are missing in the lists, and `adopt_keys` adds them.
 -- Example: `key-ids` has 5 fields and `keys-listed` is 3, so an older process made 2 keys.
 
 local api_keys = {}
@@ -11,7 +11,7 @@ function api_keys.count_missing(root)
   return redis.call('HLEN', key_ids_key(root)) - tonumber(redis.call('GET', listed_keys_count_key(root)) or 0)
 end
 
--- The error names the key where it is of another type: who asks knows the id only.
+-- Reads a key record. Where it is of another type the error names the Redis key, since the caller knows only the id.
 function api_keys.read(name)
   local record = redis.pcall('GET', name)
   if type(record) ~= 'table' then return record end
@@ -19,14 +19,14 @@ function api_keys.read(name)
   error(record, 0)
 end
 
--- Returns a key, its hash and its record as stored; nothing if there is none.
+-- Returns a key, its hash and its record as stored; nothing if there is none of that id.
 function api_keys.find(root, id)
   local hash = redis.call('HGET', key_ids_key(root), id)
   local record = hash and api_keys.read(api_key_key(root, hash))
   if record then return cmsgpack.unpack(record), hash, record end
 end
 
--- The key that a request came with, unless it has ended since a front looked at it.
+-- Returns the key that authenticated the request; nil if it was revoked or has expired since the front checked it.
 function api_keys.find_asking(root, account, id)
   local key = api_keys.find(root, id)
   if not key or key.account ~= account or key.revoked then return nil end
@@ -48,13 +48,13 @@ function api_keys.list(root, key)
   if key.expires then redis.call('ZADD', key_expiries_key(root, key.account), key.expires, key.id) end
 end
 
--- A key is taken out of force whatever its lists are: where one is of another type, the key is not in it.
+-- Revoking a key never fails because of its lists: a list of another type does not hold the key.
 function api_keys.unlist(root, account, id)
   redis.pcall('ZREM', account_keys_key(root, account), id)
   redis.pcall('ZREM', key_expiries_key(root, account), id)
 end
 
--- Raises before anything is written where a list or the count is of another type.
+-- Raises an error, before anything is written, where a list or the count is of another type.
 function api_keys.check_lists(root, account)
   api_keys.count_missing(root)
   redis.call('ZCARD', account_keys_key(root, account))
@@ -69,16 +69,16 @@ function api_keys.add(root, key, hash, record)
   api_keys.list(root, key)
 end
 
--- An id is not given to another key while a request may be repeated that made it, or that deleted it.
+-- A deleted id is remembered for as long as the request that made or deleted it may be repeated.
 api_keys.REMEMBERED_MS = 600000
 
--- `call` is the request that deleted the key, '' where none did.
+-- `call` is the id of the request that deleted the key, '' where none did (it expired).
 function api_keys.remember_deleted(root, key, call)
   local for_ms = api_keys.REMEMBERED_MS + math.max(0, (key.receipt_ends or 0) - now_ms())
   redis.call('SET', deleted_key_key(root, key.account, key.id), call .. ' ' .. (key.receipt or ''), 'PX', int(for_ms))
 end
 
--- Returns which request deleted a key, and the hash of the Idempotency-Key it was made with; nothing if it was not.
+-- Returns which request deleted a key, and the hash of the Idempotency-Key it was made with; nothing if none did.
 function api_keys.find_deleted(root, account, id)
   local deletion = redis.call('GET', deleted_key_key(root, account, id))
   if deletion then return string.match(deletion, '^(%S*) ?(.*)$') end
@@ -90,7 +90,7 @@ function api_keys.erase(root, key, hash)
   if redis.call('HDEL', key_ids_key(root), key.id) == 1 then redis.call('INCRBY', listed_keys_count_key(root), -1) end
 end
 
--- Fronts listen on the channel and end what the key has open.
+-- Fronts listen on the channel and end the streams that the key has open.
 function api_keys.revoke(root, key, hash, at, channel)
   if not key.revoked then
     key.revoked = at

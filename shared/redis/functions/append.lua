@@ -1,9 +1,9 @@
--- append: write what an attempt has produced since its last append.
--- ASK      account, id, attempt, seq (of the first event), events (JSON each); if any: text, stage, progress,
---          bill (what would be due if the attempt ended now), routed (the seq of the event that tells the choice of a model)
+-- append: store what an attempt has produced since its last append.
+-- ASK      account, id, attempt, seq (of the first event), events (JSON each); if any: text, stage, progress, bill
+--          (what would be due if the attempt ended now), routed (the seq of the event that names the chosen model)
 -- RETURNS  'appended', 'cancel' (appended, and the worker is asked to stop) or 'refused'
--- ATOMIC   because the text, the events and the stage are one moment of the answer, and only the holder of
---          the current token may write it. The same seq again is taken as done.
+-- ATOMIC   because the text, the events and the stage belong to one moment of the answer, and only the holder of the
+--          current token may write them. A seq that is there already counts as appended.
 
 local function append(root, ask)
   local key = generation_key(root, ask.account, ask.id)

@@ -1,7 +1,7 @@
--- authenticate: a key's record and its account's, by the key's hash.
+-- authenticate: return an API key's record and its account's, by the key's hash.
 -- ASK      hash
 -- RETURNS  {key record, account record} or {}
--- ATOMIC   no need; it is one look instead of two round trips.
+-- ATOMIC   no need; it is one round trip instead of two.
 
 local function authenticate(root, ask)
   local key = redis.call('GET', api_key_key(root, ask.hash))

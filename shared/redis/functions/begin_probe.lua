@@ -1,9 +1,10 @@
--- begin_probe: ask to be the one call that tries whether a provider's model is well again.
+-- begin_probe: ask to make the one call that probes whether an open circuit can be closed.
 -- ASK      circuit, call (its id), account, lease_ms
 -- RETURNS  {'granted' or the breaker's state, ms left, why}
--- ATOMIC   because there is one probe in the whole fleet, until it ends or its lease lapses.
--- The accounts whose messages opened the breaker of all come after others, and the one that did it last comes last: the
--- next message may fail for the same reason. They wait a while for another's, and probe where nobody else does.
+-- ATOMIC   because there is one probe among all workers, until it ends or its lease expires.
+-- Suspect accounts, whose messages opened the breaker of all accounts, probe after others, and the one that opened it
+-- last probes last: its next message may fail for the same reason. They wait so long for another account's probe, and
+-- probe where there is none.
 
 local OPENER_MS, SUSPECT_MS = 5000, 2000
 
@@ -23,7 +24,7 @@ local function begin_probe(root, ask)
   if seen[1] ~= 'due' and not is_own then return seen end
   local left = is_own and 0 or wait_for_others(root, ask, key, now)
   if left > 0 then return {'open', left, seen[3]} end
-  -- Where the clock was set back, both times lie ahead: the probe is what counts from here on.
+  -- If the clock was set back, both times are in the future: from now on the probe counts.
   redis.call('HSET', key, 'probe', ask.call, 'lease', int(now + ask.lease_ms), 'trips',
     redis.call('HGET', key, 'trips') or 1, 'opened', int(now), 'due', int(now))
   return {'granted', 0, seen[3]}

@@ -1,8 +1,8 @@
--- What the functions share about providers: circuits, and the slots of their calls. After the preamble.
+-- Shared: the breakers of circuits, and the slots of calls to providers.
 
--- A circuit is a provider's model under one credential. While its breaker is open the record says when it is `due` for
--- a probe, and who probes until when. Returns {state, ms left, why}: closed, open, probing or due. One that was opened
--- in the future is due: the clock was set back.
+-- A circuit is a provider's model under one credential. While its breaker is open, the record says from when it may be
+-- probed (`due`), and which call probes until when. Returns {state, ms left, why}; the state is closed, open, due (a
+-- probe may begin) or probing. One that was opened in the future is due: the clock was set back.
 local function read_breaker(root, circuit, now)
   local fields = redis.call('HMGET', breaker_key(root, circuit), 'due', 'lease', 'why', 'opened')
   local due, lease, why, opened = tonumber(fields[1]), tonumber(fields[2] or 0), fields[3], tonumber(fields[4] or 0)
@@ -12,7 +12,7 @@ local function read_breaker(root, circuit, now)
   return {'due', 0, why}
 end
 
--- Answered calls are counted by slots of time, as many as make a window.
+-- Answered calls are counted in slots of time, WINDOW_SLOTS to a window. Example: a window of 60 s has slots of 10 s.
 local WINDOW_SLOTS = 6
 
 local function window_slot(now, window_ms) return math.floor(now * WINDOW_SLOTS / window_ms) end

@@ -1,9 +1,9 @@
--- cancel: end what waits, ask the worker to end what runs.
+-- cancel: end a generation that waits, or ask the worker to stop one that runs.
 -- ASK      account, id, keep, channels (the prefix of the workers' channels), call (the request's own id); if so:
---          is_abandoned (no worker lives: an attempt whose lease has expired is ended, too)
+--          is_abandoned (no worker is alive: an attempt whose lease has expired is ended as well)
 -- RETURNS  {'unknown'}, {'finished', stage}, {'cancelled', microcredits given back} or {'pending'}
--- ATOMIC   because a generation must not be claimed between the look and the end.
--- The record keeps what the last cancel did and for which call: one that is sent again because its reply was lost
+-- ATOMIC   because a generation must not be claimed between the check and the end.
+-- The record keeps what the last cancel did, and for which call: a call that is repeated because its reply was lost
 -- gets the same answer, and a later one learns that the generation had ended.
 
 local function cancel(root, ask)

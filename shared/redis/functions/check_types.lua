@@ -1,8 +1,9 @@
--- check_types: which keys hold another type than they should.
--- ASK      keys = {{name, type, 1 if it holds nothing that is not made again}...}
--- RETURNS  {{name, the type that it should be, the type that it is, 1 if it was removed}...} for those that are wrong
--- ATOMIC   because a key that is removed must be the one that was looked at.
--- What is made again is removed; anything else stays, since only an operator knows whose it is.
+-- check_types: find the keys that hold another type than they should.
+-- ASK      keys = {{name, type, 1 if it can be rebuilt}...}
+-- RETURNS  {{name, the type that it should have, the type that it has, 1 if it was removed}...} for those that are
+--          wrong
+-- ATOMIC   because a key that is removed must be the one that was checked.
+-- A key that can be rebuilt is removed; any other stays, since only an operator knows whose it is.
 
 local function check_types(root, ask)
   local wrong = {}

@@ -1,42 +1,45 @@
--- claim: give up to `count` ready generations to a worker, each with a lease and a fencing token.
--- ASK      worker, wire, count, batch (at most so many of them are of that lane), lease_ms, keep, claim (its
---          number among the worker's); if any: unacknowledged (the numbers of earlier ones, of which no reply came),
---          room = {resource = how many turns may begin with it now}, for what the worker has, and for circuits where
---          it differs from their provider's; batch_room, where a batch has room of its own; needs = {model = the
---          resources, between blanks, one of which its turns take}, where that is limited or another worker's;
---          recheck_ms (of what is parked), suspects (how many of those the worker has), suspects_max (how many it may
---          have; none: any number)
+-- claim: give a worker up to `count` ready generations, each with a lease and a fencing token.
+-- ASK      worker, wire (the newest it can read), count, batch (at most so many of them from the batch lane), lease_ms,
+--          keep, claim (its number among the worker's claims); if any: unacknowledged (numbers of earlier claims that
+--          got no reply), room = {resource = how many turns may start with it now} for what the worker has, and for
+--          circuits where it differs from their provider's; batch_room, where batches have room of their own;
+--          needs = {model = resources between blanks, one of which each of its turns takes}, where that is limited or
+--          only another worker has it; recheck_ms (after which parked turns are tried again), suspects (how many the
+--          worker has), suspects_max (how many it may have; nil: any number)
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms, retries,
---          calls, company (0: nobody suspects it), the resource with whose room it was taken (or none), submission,
---          user message, the session's system prompt and companion}...}
--- ATOMIC   because two workers must never get the same generation under the same token, and a generation
---          that left the queue without a lease would be nobody's.
--- A reply that is lost leaves generations with a worker that does not know of them: nobody repeats the call,
--- but the worker's next one names it, and gives them back before anything is taken.
--- When nothing is ready, no ring is due to anybody: the bell is emptied, so that no worker wakes for nothing.
--- Who waits for an answer goes first. But of so many claims that a batch has to look on at, one is its own:
--- it never starves.
--- A turn at the head of the line that needs what this worker lacks, or what has no room, is parked; where others have
--- it, one of them is rung for. Parked turns whose resource has room are taken like those in the lanes, in the same
--- virtual time.
--- A later attempt begins by dropping what was told: the text and, as its first event, the stream at once.
--- What is tried for hours is told of its last attempts only; the reset of any of them drops all before it.
+--          calls, company (0: no suspect), the resource whose room it uses ('' for none), submission, user message,
+--          the session's system prompt, its companion}...}; a flat list, since a map would repeat 16 names a generation
+-- ATOMIC   because two workers must never get the same generation under the same token, and a generation that left the
+--          queue without a lease would belong to nobody.
+-- A claim is never retried: its reply may be lost after it took turns. The worker's next claim lists unacknowledged
+-- ones, whose turns are queued again first (unacknowledged.lua).
+--
+-- Lanes: interactive turns go first, but of BATCH_EVERY claims made while a batch waits, one is a batch, so batches
+-- never starve. `looked_on` in `clocks` counts the claims since the last batch. Example: a worker asks for 8, a batch
+-- waits and looked_on is 15: four interactive turns follow (19), then a batch (0), then three interactive turns (3).
+-- Parked turns: a ready turn whose resources this worker lacks, or which have no room, is parked, and where another
+-- worker has the resource, that worker is woken. Parked turns whose resource has room are taken like those of the
+-- lanes, in the same virtual time. Later attempts: an attempt after the first starts by dropping the text so far, with
+-- a reset event for followers. The stream keeps the events of the last ATTEMPTS_STREAMED attempts, since any reset
+-- makes all before it useless. Wakeups: where nothing is ready, the list of wakeups is deleted, so that no worker wakes
+-- for nothing.
 
 local BATCH_EVERY, ATTEMPTS_STREAMED = 20, 64
--- Of accounts in a lane and in a line of parked turns, and of suspects.
+-- How many accounts of a lane, accounts of a queue of parked turns, and suspects one call tries.
 local ACCOUNTS_TRIED, PARKED_TRIED, SUSPECTS_TRIED = 64, 64, 32
--- What has expired in the line is ended on the way, so many in one call: the server serves nobody meanwhile.
+-- Expired turns that a claim meets are ended on the way, at most so many in one call: the server serves nobody
+-- meanwhile.
 local ENDED_MAX = 64
 
--- Its record is known to be sound.
+-- Leases a turn whose record is sound. Returns what the worker gets; nil if the turn cannot be claimed.
 local function lease_turn(root, account, id, record, suspects_max, resource, ask, now)
-  -- What cannot be claimed must not stand in the way of what can.
+  -- A turn that cannot be claimed must not block those that can.
   if not TRANSITIONS[record.stage].routing then return nil end
   if tonumber(record.deadline) <= now then
     end_without_worker(root, account, id, record, 'failed', EXPIRED, ask.keep)
     return nil
   end
-  -- All that may be damaged is read before anything is written.
+  -- Everything that may be damaged is read before the first write.
   local submission = redis.call('GET', submission_key(root, account, id))
   local message = redis.call('HGET', turns_chunk_key(root, account, record.session, record.turn), record.turn .. ':u')
   local session = redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')
@@ -63,11 +66,12 @@ local function lease_turn(root, account, id, record, suspects_max, resource, ask
   }
 end
 
--- What is handled just now, by account, generation and lane: where that fails, it may be damaged.
+-- The account, generation and lane that are being handled: if that fails, they may be damaged.
 local current_account, current_id, current_lane
 
--- The account with the least virtual time gives its oldest ready generation. One that this worker cannot
--- read waits for a worker that can, and the next account gives. Returns false where the line ends, nil where it goes on.
+-- Returns the oldest ready turn of the account with the least virtual time. If this worker cannot read its wire, the
+-- turn waits for a worker that can, and the next account is tried. Returns false at the lane's end, nil where more
+-- accounts follow.
 local function find_ready_from(root, lane, wire, first)
   for place = first, first + ACCOUNTS_TRIED - 1 do
     local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), int(place), int(place), 'WITHSCORES'))
@@ -80,7 +84,7 @@ local function find_ready_from(root, lane, wire, first)
   end
 end
 
--- Where all of the first wait for another worker, as many of those behind them are tried, each time others.
+-- If all of the first accounts wait for other workers, as many of those behind them are tried, at a random offset.
 local function find_first_ready(root, lane, wire)
   local account, time, id, record, next_id = find_ready_from(root, lane, wire, 0)
   if account ~= nil then return account, time, id, record, next_id end
@@ -89,13 +93,13 @@ local function find_first_ready(root, lane, wire)
   return find_ready_from(root, lane, wire, ACCOUNTS_TRIED + now_us() % remaining)
 end
 
--- The lane's clock never goes back, whoever is let in before it.
+-- Moves the lane's clock to the virtual time of a claim, never back.
 local function advance_clock(root, lane, time)
   local key = clocks_key(root)
   if time > tonumber(redis.call('HGET', key, lane) or 0) then redis.call('HSET', key, lane, int(time)) end
 end
 
--- Where a batch has room of its own, that alone counts for it.
+-- Returns the table that limits a resource in this lane: that of batches, where they have room of their own.
 local function room_table(ask, lane, name)
   return lane == 'batch' and ask.batch_room and ask.batch_room[name] and ask.batch_room or ask.room
 end
@@ -105,7 +109,7 @@ local function count_room(ask, lane, resource)
   return room_table(ask, lane, resource)[resource] or room_table(ask, lane, provider)[provider] or 0
 end
 
--- The first of some resources that has room.
+-- Returns the first of some resources that has room.
 local function first_with_room(ask, lane, resources)
   for resource in string.gmatch(resources, '%S+') do
     if count_room(ask, lane, resource) > 0 then return resource end
@@ -120,7 +124,7 @@ local function use_room(ask, lane, resource)
   end
 end
 
--- It cannot be taken here and now. Where this worker is not one of those that could, one of them may be idle.
+-- Parks a turn that cannot start here now, and wakes a worker for each resource that this one does not have.
 local function park_for_room(root, account, id, record, resources, ask)
   remove_ready(root, account, id, record.lane)
   park(root, account, id, record, resources, now_ms() + ask.recheck_ms)
@@ -141,29 +145,31 @@ local function find_open_queues(root, ask)
   return parked_queues
 end
 
--- The suspects that the worker has, in the call under way.
+-- The suspects in the worker, during this call: {held, suspects_max, is_stormy}.
 local group
 
--- A parked turn that this worker may not run now stays parked, or it would be taken out and parked again and again.
+-- Returns whether this worker may run a parked turn now. Others stay parked, or they would be taken out and parked
+-- again each time.
 local function can_run(ask, record)
   return tonumber(record.wire) <= ask.wire and can_join(group, suspects_max_in(group, record))
 end
 
--- The turn that an account in a line would give next, of those that this worker may run.
+-- Returns the turn that an account in a queue of parked turns gives next, of those that this worker may run.
 local function next_parked(root, account, parked_queue, ask)
   if is_at_running_max(root, account, parked_queue.lane) then return nil end
   local id, record = first_parked(root, account, parked_queue, function(each) return can_run(ask, each) end)
   if id then return id, record, load_stride(root, account) end
 end
 
--- Finds the turn that a line would give next. However long it waited, its account is let in as one that comes anew.
+-- Finds the turn that a queue of parked turns gives next. However long it was parked, its account is at most
+-- CLAIMS_AHEAD claims before the lane's clock, like one that enters the lane.
 local function load_next(root, parked_queue, ask)
   parked_queue.is_loaded, parked_queue.id = true, nil
   local clock = tonumber(redis.call('HGET', clocks_key(root), parked_queue.lane) or 0)
   local accounts = redis.call('ZRANGE', parked_key(root, parked_queue.lane, parked_queue.resource), 0, PARKED_TRIED - 1, 'WITHSCORES')
   for i = 1, #accounts, 2 do
     local account = accounts[i]
-    -- What is damaged there is found by who brings it back: all that is parked is deferred, too.
+    -- A damaged turn is found by the reap that brings it back: everything parked is in `deferred`, too.
     local is_done, id, record, stride = pcall(next_parked, root, account, parked_queue, ask)
     if is_done and id then
       parked_queue.account, parked_queue.id, parked_queue.record = account, id, record
@@ -174,7 +180,8 @@ local function load_next(root, parked_queue, ask)
   end
 end
 
--- The line of a lane whose next turn comes first; one may stand in several, and have been taken from another.
+-- Returns the queue of parked turns of a lane whose next turn comes first. A turn may be in several queues, and may
+-- have been taken from another one since.
 local function first_parked_queue(root, lane, ask, parked_queues)
   local first
   for _, parked_queue in ipairs(parked_queues) do
@@ -205,8 +212,8 @@ local function pop_parked(root, parked_queue, ask)
   return account, parked_queue.id, parked_queue.record, parked_queue.resource
 end
 
--- It leaves the line, and its account moves on by its stride: the more weight it has, the shorter. Returns no record
--- for a turn that was parked.
+-- Takes the next turn of a lane, ready or parked, and adds the stride to its account's virtual time. Returns no id and
+-- no record for a turn that it parked.
 local function pop(root, lane, ask, parked_queues)
   local account, time, id, record, next_id = find_first_ready(root, lane, ask.wire)
   local parked_queue = parked_queues[1] and first_parked_queue(root, lane, ask, parked_queues)
@@ -232,7 +239,7 @@ local function pop(root, lane, ask, parked_queues)
   return account, id, record, resource
 end
 
--- Only what is handed out counts: what has expired uses no room, and joins nobody.
+-- Leases a turn. Only then it uses room and joins the worker's suspects; an expired turn does neither.
 local function hand_out(root, account, id, record, suspects_max, resource, ask, now)
   local taken = lease_turn(root, account, id, record, suspects_max, resource, ask, now)
   if taken then
@@ -242,12 +249,12 @@ local function hand_out(root, account, id, record, suspects_max, resource, ask, 
   return taken
 end
 
--- Take one suspect if it may run in this worker now; one for whose resource there is no room is parked. Returns what
--- a worker is handed.
+-- Claims a suspect if it may run in this worker now; parks it if its resource has no room. Returns what the worker
+-- gets.
 local function take_suspect(root, account, id, ask, group, batch, now)
   local record, name = load_generation(root, account, id), member(account, id)
   damage.check(record)
-  -- An older worker may have taken it without a look at this line.
+  -- A worker that knows no suspects may have claimed it already.
   if not TRANSITIONS[record.stage].routing then
     redis.call('ZREM', suspects_key(root), name)
     return nil
@@ -281,8 +288,9 @@ local function take_each(root, names, ask, batch, claimed, now)
   return batch
 end
 
--- Suspects go first, they have waited longest. Of many, those in front are looked at, and as many of those behind them,
--- each time others: what cannot run now hides nothing. Returns how many batches the worker may still take.
+-- Claims suspects before anything else, since they have waited longest. Of many, those in front are tried, and as many
+-- of the rest, at a random offset, so that those which cannot run now hide no others. Returns how many batches the
+-- worker may still take.
 local function take_suspects(root, names, ask, claimed, now)
   local remaining = #names < SUSPECTS_TRIED and 0 or redis.call('ZCARD', suspects_key(root)) - #names
   local batch = take_each(root, names, ask, ask.batch, claimed, now)
@@ -295,7 +303,7 @@ end
 
 local function is_ready(root, lane) return redis.call('EXISTS', lane_key(root, lane)) == 1 end
 
--- Take one from the first of these lanes that has one. Returns the lane, and what a worker is handed.
+-- Claims one turn from the first of these lanes that has any. Returns the lane, and what the worker gets.
 local function take_from(root, lanes, ask, parked_queues, group, now)
   for _, lane in ipairs(lanes) do
     local account, id, record, resource = pop(root, lane, ask, parked_queues)
@@ -311,7 +319,8 @@ local function take_from(root, lanes, ask, parked_queues, group, now)
   end
 end
 
--- After an error: what is damaged is set aside, or an account's line made anew. Any other error is raised again.
+-- Called after an error: sets a damaged generation aside, or rebuilds an account's ready turns. Raises any other error
+-- again.
 local function set_aside_failed(root, problem)
   if current_id then return damage.requeue_or_set_aside(root, current_account, current_id, problem) end
   local ready = current_account and ready_key(root, current_account, current_lane)
@@ -329,13 +338,13 @@ end
 
 local INTERACTIVE_FIRST, INTERACTIVE_ONLY, BATCH_FIRST = LANES, {'interactive'}, {'batch', 'interactive'}
 
--- How often a batch has looked on since one of its own was taken; nil when none waits.
+-- Returns how many claims were made since the last batch while one waited; nil when none waits.
 local function claims_since_batch(root, ask, parked_queues)
   local waits = is_ready(root, 'batch') or parked_queues[1] and first_parked_queue(root, 'batch', ask, parked_queues)
   return waits and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
 end
 
--- Where nothing is left no ring is due. Returns whether this worker may take more.
+-- Deletes the wakeups of lanes in which nothing is left. Returns whether this worker may take more.
 local function clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_batch_empty)
   local is_more, wakeup_keys = has_suspects_left, {}
   for _, lane in ipairs(LANES) do
@@ -359,7 +368,7 @@ local function claim(root, ask)
     requeue_unacknowledged(root, ask)
   end
   local now, claimed, ended = now_ms(), {}, 0
-  -- Mostly there are neither parked turns nor suspects, and one look tells that.
+  -- Mostly there are neither parked turns nor suspects, and one EXISTS tells both.
   local is_plain = redis.call('EXISTS', parked_queues_key(root), suspects_key(root)) == 0
   if not is_plain then damage.check_shared_keys(root) end
   local parked_queues = is_plain and {} or find_open_queues(root, ask)
@@ -388,9 +397,9 @@ local function claim(root, ask)
   end
   if since_batch ~= since_batch_before then redis.call('HSET', clocks_key(root), 'looked_on', int(since_batch)) end
   if #claimed > 0 then damage.note_claiming_worker(root, ask.worker) end
-  -- Who cannot take a suspect leaves its ring to others.
+  -- A worker that cannot take a suspect leaves its wakeup to others.
   local has_suspects_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
-  -- Only what ends lets the next turn of a session in.
+  -- Ending an expired turn may make the next turn of its session ready, so then the batch lane is checked again.
   local is_more = clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_plain and not since_batch_before and ended == 0)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
   local is_left_to_others = has_suspects_left and ask.suspects_max == 0

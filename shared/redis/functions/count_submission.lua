@@ -1,8 +1,8 @@
 -- count_submission: count what an account creates under another root as a submission, and reserve its Idempotency-Key.
 -- ASK      account, per_minute, id (of what is to be created); if given: idempotency, fingerprint, idempotency_ms
 -- RETURNS  {'taken', rate}, {'reserved', id} (by this call or an earlier request), {'mismatch'} or {'limited', rate};
---          rate as take_rate returns it
--- ATOMIC   because of two requests with the same Idempotency-Key one reserves it, and both learn the same id.
+--          rate is what take_rate returns
+-- ATOMIC   because of two requests with the same Idempotency-Key one reserves it, and both get the same id.
 
 local function count_submission(root, ask)
   local receipt = ask.idempotency and idempotency_key(root, ask.account, ask.idempotency)

@@ -1,8 +1,8 @@
--- create_account: make an account if there is none of that name, or give it another tier.
--- ASK      account, blob (the record of a new one); if given: tier (in the place of the one it has)
+-- create_account: create an account if there is none of that name, or give it another tier.
+-- ASK      account, blob (the record of a new one); if given: tier (in place of its present one)
 -- RETURNS  the account's record
 -- ATOMIC   because a preference that is written meanwhile must not be lost.
--- An operator's: it is let through where the server is full.
+-- For an operator, so it is also allowed on a full server.
 
 local function create_account(root, ask)
   local key = account_key(root, ask.account)

@@ -1,8 +1,8 @@
--- create_key: keep the record of a new API key.
+-- create_key: store the record of a new API key.
 -- ASK      hash, blob (the record)
 -- RETURNS  1
--- ATOMIC   because a key that is in force must be in the lists, where it can be found and revoked.
--- An operator's: it is let through where the server is full.
+-- ATOMIC   because a valid key must be in the lists, where it can be found and revoked.
+-- For an operator, so it is also allowed on a full server.
 
 local function create_key(root, ask)
   api_keys.add(root, cmsgpack.unpack(ask.blob), ask.hash, ask.blob)

@@ -1,14 +1,14 @@
--- create_own_key: keep the record of an API key that another key of its account asked for.
+-- create_own_key: store the record of an API key that another key of its account asked for.
 -- ASK      hash, keys_max, blob (the record; its `created_by` is the key that asks)
--- RETURNS  {'created'} (also when this call is repeated), {'exists', record} (made by another call, under another
---          secret), {'gone'} (made before, deleted or expired since), {'ended'} (the key that asks), {'lacks', scope},
---          {'outlives', when the key that asks expires (ms)}, {'quota', how many the account has} or {'missing'} (keys
---          in the lists: see adopt_keys)
+-- RETURNS  {'created'} (also when this call is repeated), {'exists', record} (created by another call, with another
+--          secret), {'gone'} (created before, deleted or expired since), {'ended'} (the asking key was revoked or has
+--          expired), {'lacks', scope}, {'outlives', when the asking key expires (ms)}, {'quota', how many the account
+--          has} or {'missing'} (keys are missing in the lists: see adopt_keys)
 -- ATOMIC   because a key that is revoked meanwhile must not leave another one behind, and the quota is exact.
 
 local EXPIRED_AT_ONCE = 100
 
--- What an operator made stays in the operator's list.
+-- Expired keys that an operator created stay in the operator's list.
 local function drop_expired(root, account, now)
   local ends = key_expiries_key(root, account)
   for _, id in ipairs(redis.call('ZRANGE', ends, '-inf', now, 'BYSCORE', 'LIMIT', 0, EXPIRED_AT_ONCE)) do

@@ -1,9 +1,10 @@
--- create_session: begin a session that has no turn yet.
--- ASK      account, id, name, per_minute, sessions_max, stored_bytes_max; if given: companion, metadata, idempotency, fingerprint, idempotency_ms
--- RETURNS  {'created', rate} (without one when this call is repeated), {'replayed', session}, {'mismatch'},
---          {'limited', rate} or {'quota', which, how much of it there is, rate}; rate as take_rate returns it
--- ATOMIC   because a session that is not in its account's list, or a repeated request that makes a second one,
---          would be nobody's.
+-- create_session: create a session that has no turn yet.
+-- ASK      account, id, name, per_minute, sessions_max, stored_bytes_max; if given: companion, metadata, idempotency,
+--          fingerprint, idempotency_ms
+-- RETURNS  {'created', rate} (no rate when this call is repeated), {'replayed', session}, {'mismatch'}, {'limited',
+--          rate} or {'quota', which, how much of it is used, rate}; rate is what take_rate returns
+-- ATOMIC   because a session that is not in its account's list, or a second session from a repeated request, would
+--          belong to nobody.
 
 local function create_session(root, ask)
   local session = session_key(root, ask.account, ask.id)

@@ -1,12 +1,12 @@
--- What the functions share: records that are damaged. After the preamble, the lines and the suspects.
+-- Shared: damaged records are found and set aside.
 --
--- Something other than Pollux has deleted or overwritten a key or a field of a generation. It must not stop the
--- partition: the generation is set aside, which takes it out of every line and ends it as failed, and the rest goes on.
--- An error alone proves no damage (a command may be forbidden, the server full): only what `diagnose` finds in the
--- generation's own keys does. Any other error is raised as before, and nothing is set aside.
+-- A record is damaged when something other than Pollux has deleted or overwritten a key or a field of a generation.
+-- That must not stop the partition: the generation is set aside, which takes it out of every queue and ends it as
+-- failed, and the rest goes on. An error alone proves no damage (a command may be forbidden, or the server full): only
+-- what `diagnose` finds in the generation's own keys does. Any other error is raised again, and nothing is set aside.
 
 damage.DAMAGED_MAX, damage.DAMAGED_KEPT_MS = 1000, 604800000
--- Of those that no worker has logged yet, so many bytes.
+-- Damage that no worker has logged yet is kept in one text, up to so many bytes.
 damage.UNREPORTED_BYTES_MAX = 16384
 damage.SESSIONS_SEARCHED, damage.READY_REBUILT_MAX = 256, 1000
 damage.TEXT_FIELDS = {'session', 'model'}
@@ -15,7 +15,8 @@ damage.NUMBERS_IF_ANY = {
   'seq', 'progress', 'retries', 'calls', 'crashes', 'company', 'falls', 'added', 'waits', 'drains', 'started',
 }
 
--- The sorted sets that all of a partition share. The first one is nobody's and empty, so that none is read.
+-- Returns the keys that the whole partition shares. The first belongs to nobody and does not exist, so ZINTERCARD
+-- checks the types of the others and reads none of them.
 function damage.shared_keys_of(root)
   return {waiting_key(root, '', ''), leases_key(root), deadlines_key(root), deferred_key(root), suspects_key(root),
     lane_key(root, 'interactive'), lane_key(root, 'batch'), parked_queues_key(root), claiming_workers_key(root),
@@ -24,9 +25,9 @@ end
 
 damage.shared_keys, damage.SHARED_KEYS_CACHED_MAX, damage.shared_keys_cached = {}, 128, 0
 
--- Raises an error where what all of a partition share is of another type, before anything is written: nothing is rolled
--- back, so a write that stops half-way would lose work. One command looks at all of them. (A set passes for a sorted
--- set.) Where the server's user may not use it, no look is had.
+-- Raises an error, before anything is written, where a key that the whole partition shares holds another type: nothing
+-- is rolled back, so a write that failed half-way would lose work. ZINTERCARD checks all of them in one command. (It
+-- takes a set for a sorted set.) Where the server's user may not send it, nothing is checked.
 function damage.check_shared_keys(root)
   local shared_keys = damage.shared_keys[root]
   if not shared_keys then
@@ -39,8 +40,8 @@ function damage.check_shared_keys(root)
   redis.call('HEXISTS', clocks_key(root), 'number')
 end
 
--- Before an end that is no answer: it leaves these lines after its hold has been released, and may leave a letter. An
--- answer has its lease, which is looked at before, and stands in no other.
+-- Called before an end that is no answer: such an end takes the generation out of these keys after its hold is
+-- released, and may leave a dead letter. A completed answer touches only its lease, which was checked before.
 function damage.check_end(root)
   for _, key in ipairs({leases_key(root), deferred_key(root), suspects_key(root), dead_letters_key(root)}) do
     redis.call('ZCARD', key)
@@ -52,7 +53,7 @@ function damage.is_integer(text)
   return number and number % 1 == 0
 end
 
--- The fractions of all numbers. Raises an error where one is missing or is none.
+-- Returns the sum of the fractions of all numbers. Raises an error where one is missing or not a number.
 local function fractions(record)
   return record.turn % 1 + record.wire % 1 + record.number % 1 + record.accepted % 1 + record.deadline % 1
     + record.hold % 1 + record.attempt % 1 + (record.seq or 0) % 1 + (record.progress or 0) % 1
@@ -61,13 +62,13 @@ local function fractions(record)
     + (record.started or 0) % 1
 end
 
--- Whether nothing is wrong, in one go: nearly all records are sound, and each claim asks.
+-- Returns whether a record is sound, at the least cost: nearly all are, and every claim asks.
 local function is_sound(record)
   local has_numbers, sum = pcall(fractions, record)
   return has_numbers and sum == 0 and (record.session or '') ~= '' and (record.model or '') ~= ''
 end
 
--- What is wrong with the record of a generation that has not ended, or nil.
+-- Returns the first damaged field of a generation that has not ended; nil where it is sound.
 function damage.find_fault(record)
   if not record then return 'record' end
   local steps = TRANSITIONS[record.stage]
@@ -86,7 +87,7 @@ function damage.find_fault(record)
   end
 end
 
--- Before anything is written for it.
+-- Raises an error where a record is damaged; called before anything is written for it.
 function damage.check(record)
   local fault = damage.find_fault(record)
   if fault then error('DAMAGED ' .. fault, 0) end
@@ -99,7 +100,7 @@ function damage.is_wrong_type(...)
   return type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) and true or false
 end
 
--- The first of a generation's keys that is of another type than it should be, by its family.
+-- Returns the family of the first key of a generation that holds another type; nil where none does.
 function damage.find_wrong_key(root, account, id, record)
   local probes = {
     {'submission', 'GET', submission_key(root, account, id)},
@@ -131,8 +132,8 @@ function damage.is_lane_wrong(root, lane)
   return lane and damage.is_wrong_type('ZCARD', lane_key(root, lane))
 end
 
--- Lets an account into each lane that it has ready turns of, if it may run more. A lane of another type keeps nothing from
--- going on: restoring it lets the account in.
+-- Puts an account into each lane that it has ready turns of, if it may run more. A lane of another type does not stop
+-- the caller: `restore` puts the account in once the lane is repaired.
 function damage.enter_lanes(root, account)
   for _, lane in ipairs(LANES) do
     if redis.call('EXISTS', ready_key(root, account, lane)) == 1 then
@@ -151,12 +152,12 @@ function damage.find_wrong_total(root, account)
   end
 end
 
--- What is damaged of a generation, or nil. `problem` is the error that made anybody look, if there was one.
+-- Returns what is damaged of a generation, or nil. `problem` is the error that led here, if there was one.
 function damage.diagnose(root, account, id, problem)
   local record = load_generation(root, account, id)
   local fault = damage.find_fault(record) or damage.find_wrong_key(root, account, id, record) or damage.find_wrong_total(root, account)
   if fault then return fault end
-  -- No other stage allows it: what is said of the stage is not what happened to the generation.
+  -- The table of transitions refused the step, so the stored stage is not the generation's real one.
   if problem and string.find(damage.error_text(problem), 'ILLEGAL', 1, true) then return 'stage' end
   if is_final(record) then return nil end
   if redis.call('EXISTS', submission_key(root, account, id)) == 0 then return 'submission' end
@@ -164,7 +165,7 @@ function damage.diagnose(root, account, id, problem)
   if redis.call('HSTRLEN', turns, record.turn .. ':u') == 0 then return 'message' end
 end
 
--- Noted for a week, and kept for the next reap, whose worker logs it.
+-- Keeps what was set aside for a week in `damaged`, and for the next reap in `clocks`, whose worker logs it.
 function damage.record_damage(root, name, why, hold)
   local key = damaged_key(root)
   if redis.call('ZADD', key, int(now_ms()), name) == 0 then return end
@@ -178,7 +179,7 @@ function damage.record_damage(root, name, why, hold)
   end
 end
 
--- Each step by itself: what one of them needs may be what is damaged.
+-- Takes a generation out of all queues. Each step stands alone, since its key may be what is damaged.
 function damage.leave_queue(root, account, id, record)
   local name = member(account, id)
   local was_leased = redis.call('ZREM', leases_key(root), name) == 1
@@ -211,7 +212,7 @@ function damage.is_in_session(root, account, id, session)
   return type(redis.pcall('ZSCORE', waiting_key(root, account, session), id)) == 'string'
 end
 
--- Of a generation whose record cannot tell its session, the sessions that were lately active are searched.
+-- Returns the session of a generation. If the record does not name it, the recently active sessions are searched.
 function damage.find_session(root, account, id, record)
   if record.session and damage.is_in_session(root, account, id, record.session) then return record.session end
   local lately = redis.pcall('ZRANGE', sessions_key(root, account), 0, damage.SESSIONS_SEARCHED - 1, 'REV')
@@ -220,12 +221,12 @@ function damage.find_session(root, account, id, record)
   end
 end
 
--- Ends it for who follows it and for who reads its session. What is unreadable of the record gets a plain value.
+-- Ends a damaged generation for its followers and for readers of its session. Unreadable fields get a plain value.
 function damage.end_damaged(root, account, id, record, session)
   local key, now = generation_key(root, account, id), now_ms()
   local turn, attempt = tonumber(record.turn) or 0, tonumber(record.attempt) or 0
   local events, event = events_key(root, account, id), cjson.encode({type = 'failed', failure = DAMAGED})
-  -- An attempt that cannot be read is the last one that told of itself.
+  -- If the attempt is unreadable, it is that of the last event.
   local last_event = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
   if last_event then attempt = math.max(attempt, tonumber(string.match(last_event[1], '^%d+'))) end
   local reply = redis.pcall('XADD', events, int(attempt + 1) .. '-1', 'e', event)
@@ -247,7 +248,7 @@ function damage.end_damaged(root, account, id, record, session)
   redis.call('PEXPIRE', key, damage.DAMAGED_KEPT_MS)
 end
 
--- The hold is given back if it can be read and has not been moved. Returns what became of it.
+-- Returns the hold to the balance if it can be read and was not settled already. Returns what became of it.
 function damage.release_hold(root, account, id, record)
   if damage.last_settled == id then return 'settled' end
   local hold, totals = tonumber(record.hold), account_totals_key(root, account)
@@ -264,7 +265,7 @@ function damage.set_aside(root, account, id, why)
   local record = load_generation(root, account, id) or {}
   local steps = TRANSITIONS[record.stage]
   damage.leave_queue(root, account, id, record)
-  -- One that has ended keeps its end; only the lines were wrong about it.
+  -- A generation that has ended keeps its end; only its places in queues were wrong.
   if steps and not next(steps) then return end
   local session = damage.find_session(root, account, id, record)
   local hold = damage.release_hold(root, account, id, record)
@@ -278,8 +279,8 @@ function damage.set_aside(root, account, id, why)
   if type(head) == 'string' then pcall(advance_session, root, account, id, session, head) end
 end
 
--- The line of ready turns of an account that stands in a lane without any, or with a key of another type, is made anew
--- from what is unfinished. Its place in the lane goes with the last of them.
+-- An account is in a lane, but its ready turns are missing or of another type: they are rebuilt from its unfinished
+-- generations. Where none is ready, the account leaves the lane.
 function damage.rebuild_ready(root, account, lane)
   local key, is_any = ready_key(root, account, lane), false
   redis.call('DEL', key)
@@ -296,7 +297,7 @@ function damage.rebuild_ready(root, account, lane)
   if not is_any then redis.call('ZREM', lane_key(root, lane), account) end
 end
 
--- A line of parked turns that is of another type can tell of nobody.
+-- Drops a queue of parked turns that holds another type: its turns are in `deferred`, too.
 function damage.drop_parked_turns(root, account, parked_queue)
   local key = parked_turns_key(root, account, parked_queue.lane, parked_queue.resource)
   if not damage.is_wrong_type('ZCARD', key) then return end
@@ -304,21 +305,22 @@ function damage.drop_parked_turns(root, account, parked_queue)
   leave_parked_queue(root, account, parked_queue.lane, parked_queue.resource)
 end
 
--- After an error in what was done for a generation: sets it aside if it is damaged, else raises the error again.
+-- Called after an error: sets the generation aside if it is damaged, otherwise raises the error again.
 function damage.set_aside_or_raise(root, account, id, problem)
   local why = damage.diagnose(root, account, id, problem)
   if not why then error(problem, 0) end
   damage.set_aside(root, account, id, why)
 end
 
--- One of another type is made again: who claims is known anew.
+-- Notes that a worker claims. A key of another type is replaced: every claim adds its worker again.
 function damage.note_claiming_worker(root, worker)
   if type(redis.pcall('ZADD', claiming_workers_key(root), 0, worker)) == 'number' then return end
   redis.call('DEL', claiming_workers_key(root))
   redis.call('ZADD', claiming_workers_key(root), 0, worker)
 end
 
--- It may have left its line without a lease, where what all of a partition share is of another type.
+-- Called after an error of a claim: the generation may have left its queue without getting a lease, where a key that
+-- the partition shares holds another type. Then it is queued again.
 function damage.requeue_or_set_aside(root, account, id, problem)
   local record = load_generation(root, account, id)
   if not damage.find_fault(record) and TRANSITIONS[record.stage].routing then
@@ -328,7 +330,7 @@ function damage.requeue_or_set_aside(root, account, id, problem)
   damage.set_aside_or_raise(root, account, id, problem)
 end
 
--- The next turn of a session cannot be made ready: it has left the session's line already.
+-- The next turn of a session could not be made ready, and has left the session's queue already: sets it aside.
 function damage.drop_next_turn(root, account, id, problem)
   local why = damage.diagnose(root, account, id, problem)
   if not why then error(problem, 0) end
@@ -337,7 +339,8 @@ function damage.drop_next_turn(root, account, id, problem)
   damage.set_aside(root, account, id, why)
 end
 
--- Does one thing for a generation, named `account:id`; one that is damaged is set aside. Returns what `body` does.
+-- Calls `body` for a generation named `account:id` and returns its result. A damaged generation is set aside, and the
+-- result is nil.
 function damage.run_guarded(root, name, body, ...)
   local account, id = string.match(name, '^([^:]+):(.+)$')
   if not account then

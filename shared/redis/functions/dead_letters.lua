@@ -1,12 +1,13 @@
--- What the functions share: dead letters: written, trimmed, deleted.
+-- Shared: dead letters are written, trimmed and deleted.
 
--- A dead letter and its place in the list go together. Returns whether there was one.
+-- Deletes a dead letter and its place in the list. Returns whether there was one.
 local function delete_dead_letter(root, account, id)
   local is_listed = redis.call('ZREM', dead_letters_key(root), member(account, id))
   return is_listed + redis.call('UNLINK', dead_letter_key(root, account, id)) > 0
 end
 
--- The oldest dead letters go: what is past its time, and what is too many. So many in one go at most.
+-- Deletes the oldest dead letters: those past their time, and those beyond the most that are kept. At most TRIMMED_MAX
+-- in one call, because the server serves nobody meanwhile.
 local TRIMMED_MAX = 100
 
 local function trim_dead_letters(root, now, keep)
@@ -20,7 +21,7 @@ local function trim_dead_letters(root, now, keep)
   end
 end
 
--- What failed for no fault of its caller is kept, with all that asking it again takes.
+-- Keeps a generation that failed for no fault of its caller, with all that retrying it needs.
 local function write_dead_letter(root, account, id, generation, ending)
   local key, failure = dead_letter_key(root, account, id), ending.failure
   redis.call('HSET', key, 'session', generation.session, 'turn', generation.turn, 'lane', generation.lane,

@@ -1,9 +1,10 @@
--- delete_session: end what still runs in a session and forget all of it.
+-- delete_session: end what still runs in a session, and delete the session.
 -- ASK      account, id, keep, channels
--- RETURNS  'deleted' (also when it is said again before all is forgotten) or 'unknown'
--- ATOMIC   because no turn may be accepted, claimed or settled into a session that is half gone.
--- What was shown of an answer is charged, as by a cancel; the rest of its hold is given back, and the books stay. What the turns left is for `forget_turns`, which who
--- deletes calls next; if that dies, a chore does. Files of the session are left to that chore, by name.
+-- RETURNS  'deleted' (also when repeated before all of it is deleted) or 'unknown'
+-- ATOMIC   because no turn may be accepted, claimed or settled in a session that is half deleted.
+-- The text so far of an answer is charged, as by a cancel; the rest of its hold is given back, and the ledger stays.
+-- The turns are deleted by `delete_turns`, which the caller sends next, or a chore if the caller dies. The session's
+-- files are deleted by that chore, by their names.
 
 local function end_checked(root, account, id, ask)
   local record = load_generation(root, account, id)
@@ -19,7 +20,7 @@ local function delete_session(root, ask)
   if not turns then return redis.call('HEXISTS', turns_to_delete_key(root), name) == 1 and 'deleted' or 'unknown' end
   local running = redis.call('ZRANGE', waiting_key(root, account, ask.id), 0, -1)
   table.insert(running, redis.call('HGET', session, 'head') or nil)
-  -- Looked at before anything is written: a session that is half gone cannot be deleted again.
+  -- Types are checked before the first write: a session that is half deleted cannot be deleted again.
   redis.call('ZCARD', files_to_delete_key(root))
   redis.call('HLEN', turns_to_delete_key(root))
   redis.call('ZCARD', sessions_key(root, account))

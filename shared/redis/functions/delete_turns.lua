@@ -1,8 +1,7 @@
--- delete_turns: forget some of what the turns of a deleted session left, the last ones first.
+-- delete_turns: delete some of the turns of a deleted session, the last ones first.
 -- ASK      account, id
 -- RETURNS  1 while there is more, 0 when nothing is left
--- ATOMIC   because two may be at it, and what is noted as left must be what is there.
--- So much at a time: the server serves nobody meanwhile.
+-- ATOMIC   because two callers may do it at once, and what is noted as left must be what is there.
 
 local CHUNKS_AT_ONCE = 32
 local BYTES_AT_ONCE = 4 * 1024 * 1024
@@ -14,8 +13,8 @@ local function delete_generation(root, account, id)
   delete_dead_letter(root, account, id)
 end
 
--- Forgets turns of a chunk, the last ones first, until there were so many bytes. Returns how many there were, and
--- whether none is left. A record passes through Lua by itself: a chunk may have many MB, whose copying takes its time.
+-- Deletes turns of a chunk, the last ones first, until bytes_max are deleted. Returns how many bytes were, and whether
+-- none is left. Records pass through Lua one by one: a chunk may hold many MB, and copying them all takes long.
 local function delete_chunk(root, account, session, chunk, bytes_max)
   local key, first = turns_key(root, account, session, int(chunk)), chunk * TURNS_PER_CHUNK
   local bytes, gone = 0, {}

@@ -1,7 +1,7 @@
--- discard_dead_letters: forget dead letters.
+-- discard_dead_letters: delete dead letters.
 -- ASK      names ({account, id} each)
 -- RETURNS  {1 or 0...}: whether each was there
--- ATOMIC   because a letter and its place in the list go together.
+-- ATOMIC   because a letter and its place in the list are deleted together.
 
 local function discard_dead_letters(root, ask)
   local gone = {}

@@ -1,10 +1,10 @@
--- end_call: a call to a provider that has limits is over.
--- ASK      provider, lane, call (its id); if it took more or fewer tokens than was thought: more_us (as time, signed);
---          if it was not made: request_us (what a request takes of the provider's time)
+-- end_call: a call to a provider that has limits has ended.
+-- ASK      provider, lane, call (its id); if it took more or fewer tokens than estimated: more_us (as time, signed); if
+--          it was not made: request_us (the time that a request takes)
 -- RETURNS  1 if it had a slot to give back
--- ATOMIC   because the slot is given back and the tokens are corrected once, however often it is said.
+-- ATOMIC   because the slot is given back and the tokens are corrected once, however often this is called.
 
--- A provider forgets within minutes what was too much, whatever one call says that it took.
+-- A provider forgets an excess within minutes, whatever one call took.
 local OWED_MAX_US = 300000000
 
 local function end_call(root, ask)

@@ -1,8 +1,8 @@
--- end_probe: what a probe came to, where it is no failure: the provider answers, or nothing was learnt.
--- ASK      circuit, call (its id), is_well (false: nothing was learnt, and another may probe at once)
--- RETURNS  1 if it was the probe that is under way
--- ATOMIC   because a probe whose lease has lapsed decides nothing any more.
--- The call's id is kept: it may still fail, after its first words.
+-- end_probe: a probe ended without a failure: the provider answered, or nothing was learned.
+-- ASK      circuit, call (its id), is_well (false: nothing was learned, and another may probe at once)
+-- RETURNS  1 if it was the probe under way
+-- ATOMIC   because a probe whose lease has expired no longer decides anything.
+-- The call's id stays in the record: the call may still fail after its first words.
 
 local function end_probe(root, ask)
   local key = breaker_key(root, ask.circuit)

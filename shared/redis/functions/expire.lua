@@ -1,8 +1,8 @@
--- expire: end one generation whose deadline has passed, for whoever looks at it before a worker reaps it.
+-- expire: end one generation whose deadline has passed, for a caller that reads it before a worker reaps it.
 -- ASK      account, id, keep
--- RETURNS  'ended' (also when it was, or is unknown) or 'early'
--- ATOMIC   because it must not be claimed or settled between the look at its deadline and its end.
--- It is what a reap does to all that are late; a worker that still runs it is refused from here on.
+-- RETURNS  'ended' (also when it had ended, or is unknown) or 'early'
+-- ATOMIC   because it must not be claimed or settled between the check of its deadline and its end.
+-- A reap does the same for all that are late. A worker that still runs the generation is refused from now on.
 
 local function expire(root, ask)
   local record = load_generation(root, ask.account, ask.id)

@@ -1,10 +1,11 @@
--- What the functions share: the one way a generation ends, and a cancel.
+-- Shared: the one way a generation ends, and a cancel.
 
 -- Defined in parking.lua.
 local unpark
 
--- The session has its answer. It counts what its completed turns take when they are sent again, from the first on or
--- from one that read all before it; and where more than one turn is under way, what those may add.
+-- Updates the session's counts for an answered turn. `tokens` is what its completed turns take when they are sent
+-- again; it is known once an answer read all turns before it (or for the first turn). `pending` is what the turns under
+-- way may add to it; it exists only while more than one is under way.
 local function update_session(session, generation, ending, now, tokens, pending, bytes)
   bytes = int((tonumber(bytes) or 0) + #ending.assistant)
   if ending.history then
@@ -21,25 +22,26 @@ local function update_session(session, generation, ending, now, tokens, pending,
   end
 end
 
--- The one way a generation ends, whoever ends it. `ending` holds: stage; assistant (the message's record);
--- event (JSON) with its epoch and seq; cost in microcredits; keep = {record, events, dead letter} in ms and how
--- many dead letters; now in ms; where something was used, meter = {model, input, output, reasoning}; where it
--- failed, failure and, if known, the chosen model; the events that were not yet told, if any; where it completed, history = {tokens that it adds, tokens read
--- before it, whether that was all}. Returns the captured microcredits.
+-- Ends a generation, whoever ends it. `ending` holds: stage; assistant (the message's record); event (JSON) with its
+-- epoch and seq; cost in microcredits; keep (KeepTimes: ms of the record, of the events, of a dead letter, and how many
+-- dead letters); now in ms. If tokens were used: meter = {model, input, output, reasoning}. If it failed: failure, and
+-- chosen (the model asked last) where known. If the worker had events left to append: events. If it completed:
+-- history = {tokens that the turn adds, tokens read before it, whether that was all}.
+-- Returns the captured microcredits.
 local function finish_generation(root, account, id, generation, ending)
   check_transition(generation, ending.stage)
   local key, now = generation_key(root, account, id), int(ending.now)
   local session = session_key(root, account, generation.session)
-  -- A session in which something is under way has a head; one without was deleted.
+  -- A session with a turn under way has a head; one without was deleted.
   local head, tokens, pending, bytes, side = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
-  -- What all of a partition share comes before the books: where it is of another type, nothing is written.
+  -- Keys that the whole partition shares come before the credits: where one is of another type, nothing is written.
   redis.call('ZCARD', lane_key(root, generation.lane))
   if ending.stage ~= 'completed' then damage.check_end(root) end
   redis.call('HINCRBY', clocks_key(root), 'ended', '1')
   redis.call('ZREM', deadlines_key(root), member(account, id))
   local captured = settle_credits(root, account, id, generation, ending, side, head and #ending.assistant or 0)
   if ending.meter then count_usage(root, account, generation, ending, captured) end
-  -- What was leased is neither ready nor deferred.
+  -- A leased generation is neither ready nor deferred.
   if not end_lease(root, account, id, generation.lane) then
     remove_ready(root, account, id, generation.lane)
     for _, key in ipairs({deferred_key(root), suspects_key(root)}) do redis.call('ZREM', key, member(account, id)) end
@@ -56,7 +58,7 @@ local function finish_generation(root, account, id, generation, ending)
     end
     advance_session(root, account, id, generation.session, head)
   end
-  -- What was not yet appended is in the message; followers are told.
+  -- The message has the text of these events; followers still need the events themselves.
   for i, event in ipairs(ending.events or {}) do
     append_event(root, account, id, ending.epoch, ending.seq - #ending.events + i - 1, event)
   end
@@ -74,7 +76,8 @@ local function finish_generation(root, account, id, generation, ending)
   return captured
 end
 
--- An end that no worker reports: the text so far is the answer, the next epoch's first event says why.
+-- Ends a generation without its worker: the text so far becomes the answer, and the first event of the next epoch says
+-- how it ended.
 local function end_without_worker(root, account, id, generation, stage, failure, keep)
   local now = now_ms()
   local event = {type = stage}
@@ -102,15 +105,16 @@ local function end_without_worker(root, account, id, generation, stage, failure,
   })
 end
 
--- An old key may have been used again since, for what is not of this session.
+-- Deletes the record of an Idempotency-Key, unless the key has been used again since and now stands for something else.
 local function delete_idempotency_record(root, account, idempotency, field, id)
   if not idempotency then return end
   local receipt = idempotency_key(root, account, idempotency)
   if redis.call('HGET', receipt, field) == id then redis.call('DEL', receipt) end
 end
 
--- Cancel what waits, ask the worker to stop what runs. Returns 'cancelled' with the credits given back,
--- or 'pending'. Where no worker lives, nobody renews a lease that has expired, and nobody stops.
+-- Ends a generation that waits; asks the worker to stop one that runs. Returns 'cancelled' with the microcredits that
+-- went back to the balance, or 'pending'. With `is_abandoned` no worker is alive: a lease that has expired will not be
+-- renewed, so the generation is ended at once.
 local function cancel_generation(root, account, id, generation, keep, channels, is_abandoned)
   local lease = generation.worker and redis.call('ZSCORE', leases_key(root), member(account, id))
   if lease and not (is_abandoned and tonumber(lease) <= now_ms()) then

@@ -1,10 +1,10 @@
--- grant: give an account credits.
--- ASK      account, amount (microcredits, may be negative down to what is free)
--- RETURNS  the new balance, -1 when the account has not that much to take, or -2 when it would have been given more
---          than the books can count
+-- grant: give an account credits, or take free ones back.
+-- ASK      account, amount (microcredits; negative to take)
+-- RETURNS  the new balance, -1 where the balance is less than is to be taken, or -2 where the account would have been
+--          granted more than can be counted
 -- ATOMIC   because granted = balance + held + settled must hold at every moment.
 
--- Larger numbers lose their last digits: Lua has no integers. No other sum of the books is above what was granted.
+-- Lua has no integers: larger numbers lose their last digits. No other total of an account exceeds what was granted.
 local GRANTED_MAX = 9007199254740991
 
 local function grant(root, ask)

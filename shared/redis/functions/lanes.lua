@@ -1,11 +1,23 @@
--- What the functions share: lanes in virtual time, and the wakeups of workers.
+-- Shared: lanes in virtual time, limits of what an account runs, and the wakeups of workers.
+--
+-- A lane is a sorted set of the accounts that have ready turns. An account's score is its virtual time; a claim takes
+-- from the account with the least, and adds the account's stride to it. The stride is STRIDE / weight, so an account of
+-- weight 2 moves 500 where one of weight 1 moves 1000, and gets two claims where the other gets one.
+-- Example: ann (stride 1000) stands at 7000 and bob (stride 500) at 7000. Claims go to ann (8000), bob (7500), bob
+-- (8000), ann (9000), bob (8500), bob (9000): two of bob's for each of ann's.
+--
+-- The lane's clock is the virtual time of the last claim. An idle account re-enters CLAIMS_AHEAD of its own claims
+-- before the clock, or at the time where it left, whichever is later. Example: the clock is at 50000 and ann left at
+-- 12000: she enters at 42000, so her next 8 claims come before those of the accounts at the clock. Bob, who left at
+-- 49800 with an empty queue a moment ago, re-enters at 49800: leaving and coming back gains nothing.
+--
+-- An account that runs as many generations as it may stays out of its lanes until one of them ends.
 
--- Persons first.
 local LANES = {'interactive', 'batch'}
 
--- A bell of another type is replaced: there is nothing in it to lose.
--- One ring wakes one worker that waits; so many wake all. A bell that nobody waits at is cut back now and then, not at
--- each ring.
+-- Wakes one worker that waits with BLPOP on this list. A list longer than the most workers that may wait is of no use:
+-- it is trimmed to 128, but only once it has 144 entries, not at each push. A key of another type is replaced, because
+-- wakeups hold nothing that could be lost.
 local function push_wakeup(bell)
   local rings_max, cut_at = 128, 144
   local length = redis.pcall('LPUSH', bell, '1')
@@ -17,22 +29,24 @@ local function push_wakeup(bell)
   end
 end
 
--- A wire that is newer than LANE_BELL_WIRE rings a bell of its own: workers that cannot read it never wait there.
+-- A submission whose wire is newer than LANE_WAKEUP_WIRE has a wakeup of its own, on which only workers that can read
+-- that wire wait.
 local function wake_worker(root, lane, wire)
   local is_newer = wire and tonumber(wire) > LANE_WAKEUP_WIRE
   push_wakeup(is_newer and wakeup_for_key(root, lane, WIRE_WAKEUP .. wire) or wakeup_key(root, lane))
 end
 
--- Of what an account may run at once; one at least.
 local BATCH_SHARE = 0.75
 
--- How many an account runs: of each lane, and at most in all. Then its stride, if that is known.
+-- Returns {running interactive, running batch, running max, stride}; the last two are nil until an accept stored them.
 local function load_running(root, account)
   return redis.call('HMGET', account_totals_key(root, account), 'running_interactive', 'running_batch', 'running_most',
     'lane_stride')
 end
 
--- Whether that is as many as it may of a lane: its batch leaves room for the person.
+-- Returns whether the account runs as many as it may in this lane. Batches may take BATCH_SHARE of its limit (at least
+-- one), so that its interactive turns find room. Example: with a limit of 8, the batch lane is full at 6 batches, or at
+-- fewer once all lanes together run 8.
 local function is_running_max_reached(running, lane)
   if not running[3] then return false end
   local running_max, batch = tonumber(running[3]), tonumber(running[2] or 0)
@@ -42,7 +56,6 @@ end
 
 local function is_at_running_max(root, account, lane) return is_running_max_reached(load_running(root, account), lane) end
 
--- Of an account that nothing has been accepted for since strides are told.
 local STRIDE_DEFAULT = 1000
 local CLAIMS_AHEAD = 8
 
@@ -50,16 +63,15 @@ local function load_stride(root, account)
   return tonumber(redis.call('HGET', account_totals_key(root, account), 'lane_stride')) or STRIDE_DEFAULT
 end
 
--- Virtual time: an account joins its lane a little before the lane's clock, or where it left if that is later.
--- Who asked for nothing of late so has a few claims at once, and who comes and goes gets no more than a share.
--- One that runs as many as it may stays outside until one of them has ended.
+-- Returns the virtual time at which an account enters a lane that it `left` at that time: see the head of this file.
 local function joining_time(root, lane, left, stride)
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
   local early = clock - CLAIMS_AHEAD * tonumber(stride or STRIDE_DEFAULT)
   return int(math.max(early, tonumber(left or 0)))
 end
 
--- Whether the account is in its lane, let in now if it was not.
+-- Puts the account into the lane unless it is there or runs as many as it may. Returns whether it is in the lane now,
+-- and whether this call put it there.
 local function ensure_in_lane(root, account, lane)
   local key = lane_key(root, lane)
   if redis.call('ZSCORE', key, account) then return true end

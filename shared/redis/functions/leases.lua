@@ -1,6 +1,6 @@
--- What the functions share: events, leases, and how an attempt is handed on.
+-- Shared: events, leases, and how an attempt is handed on.
 
--- One event: kept in the stream and said on the channel, the same bytes in both.
+-- Appends one event to the generation's stream and publishes the same bytes on its channel.
 local function append_event(root, account, id, epoch, seq, event)
   local name = events_key(root, account, id)
   local at = int(epoch) .. '-' .. int(seq)
@@ -9,8 +9,9 @@ local function append_event(root, account, id, epoch, seq, event)
   return at
 end
 
--- For parked turns of an account that could run no more there is a slot again. Who has a provider may have heard that
--- a circuit there is closed again, and listens to the provider's bell only. A line of another type holds nobody.
+-- Wakes a worker for each queue in which the account has parked turns, since one of its slots is free. A worker that
+-- has the provider may know that the circuit has closed again, and waits only on the provider's wakeup, which is pushed
+-- for `provider|model` too. A key of another type holds no turns.
 local function wake_parked_queues(root, account, lines)
   for _, name in ipairs(lines) do
     local lane, resource = split(name)
@@ -20,11 +21,11 @@ local function wake_parked_queues(root, account, lines)
   end
 end
 
--- A lease that is gone gives its slot back to the account's count, which lets the account in again where it
--- had to stay outside; the second call finds nothing to give. Returns whether there was one.
+-- Ends the lease: the account runs one less, which lets it back into a lane that it had to stay out of. A second call
+-- finds no lease and changes nothing. Returns whether there was one.
 local function end_lease(root, account, id, lane)
   if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
-  -- Where it is of another type, there is none to ring for.
+  -- A key of another type counts as no parked queues.
   local lines = redis.pcall('SMEMBERS', parked_queues_key(root))
   if #lines > 0 and is_at_running_max(root, account, lane) then wake_parked_queues(root, account, lines) end
   redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. lane, '-1')
@@ -34,7 +35,7 @@ local function end_lease(root, account, id, lane)
   return true
 end
 
--- How the last attempts ended, a line each: number, begun, ended, worker, why. Returns all of them.
+-- `history` holds how the last attempts ended, one line each: number, started ms, ended ms, worker, why.
 local ATTEMPTS_KEPT = 16
 
 local function record_attempt(root, account, id, record, why, now)
@@ -47,8 +48,8 @@ local function record_attempt(root, account, id, record, why, now)
   return history
 end
 
--- An attempt is over, and the next one waits. Whoever calls this takes the lease away, so the attempt's next
--- number is nobody else's: followers are told under it.
+-- Ends an attempt; the next one starts later. The caller of this function also ends the lease, so nobody else writes
+-- events under the attempt's next number.
 local function retry_later(root, account, id, record, why)
   check_transition(record, 'retrying')
   record_attempt(root, account, id, record, why, now_ms())
@@ -58,10 +59,11 @@ local function retry_later(root, account, id, record, why)
   append_event(root, account, id, record.attempt, seq, RETRYING)
 end
 
--- Where what is tried again waits, and what follows when a suspect has completed: suspects.lua.
+-- Defined in suspects.lua.
 local enqueue, extend_storm_if_blamed
 
--- An attempt ends as if it had never begun: to the front of the line again.
+-- Undoes a claim: the generation is `queued` again and goes to the front of its account's ready turns, since it keeps
+-- its number.
 local function requeue(root, account, id, record, why)
   check_transition(record, 'queued')
   record_attempt(root, account, id, record, why, now_ms())

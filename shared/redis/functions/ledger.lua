@@ -1,13 +1,15 @@
--- What the functions share beside the preamble: an account's credits, and what is due for an answer.
--- Stands before it, because an end is charged.
+-- Shared: an account's credits, its daily usage, and the charge for an answer that ends early.
+-- Joined before finish.lua, because an end settles credits.
 
--- What an account was given and what it paid, for ever: nothing changes or removes an entry.
+-- The ledger lists every grant and every charge; no entry is ever changed or removed.
 local function write_ledger(root, account, entry)
   redis.call('XADD', ledger_key(root, account), '*', 'e', cmsgpack.pack(entry))
 end
 
--- Credits go from held to settled, what was held beyond the cost is free again, and what it cost beyond the
--- hold is noted. In the same write `bytes` are added to what is stored on a `side`. Returns the captured microcredits.
+-- Ends a generation's hold: of the hold the cost is captured (`settled`), the rest returns to the balance, and a cost
+-- beyond the hold is noted as `overrun`. The same write adds `bytes` to what the account stores on a `side`. Returns
+-- the captured microcredits. Example: of a hold of 100 and a cost of 30, 30 are settled and 70 go back; at a cost of
+-- 120, 100 are settled, none go back, and 20 are overrun, which nobody pays.
 local function settle_credits(root, account, id, generation, ending, side, bytes)
   local hold, cost = tonumber(generation.hold), ending.cost
   local captured = math.min(hold, cost)
@@ -23,7 +25,7 @@ local function settle_credits(root, account, id, generation, ending, side, bytes
     local held, balance, settled, before = unpack(redis.call('HMGET', totals, 'held', 'balance', 'settled', sum))
     redis.call('HSET', totals, 'held', int((held or 0) - hold), 'balance', int((balance or 0) + hold - captured),
       'settled', int((settled or 0) + captured), sum, int((before or 0) + bytes))
-    -- If what follows fails, the hold is not to be given back once more.
+    -- If a later step fails, damage.lua must not release the hold a second time.
     damage.last_settled = id
   else
     storage.add(root, account, side, bytes)
@@ -36,7 +38,7 @@ end
 
 local MS_PER_DAY = 86400000
 
--- A day's use, by model and key; days are counted from 1970-01-01, in UTC.
+-- Adds to the day's usage, by model and API key. Days are counted from 1970-01-01, in UTC.
 local function count_usage(root, account, generation, ending, captured)
   local meter = ending.meter
   local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
@@ -48,16 +50,16 @@ local function count_usage(root, account, generation, ending, captured)
   if captured > 0 then redis.call('HINCRBY', name, of .. 'credits', int(captured)) end
 end
 
--- How tokens are estimated from bytes, as in `routing/price.py`; a test compares them.
+-- Tokens are estimated from bytes as in `routing/price.py`.
 local BYTES_PER_TOKEN, TOKENS_PER_MESSAGE = 3, 8
 
 local function tokens_in(bytes) return math.floor(bytes / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE end
 
--- What was shown of an answer is due however it is ended, unless it failed for a fault that is not the caller's.
+-- An answer that was cancelled or has expired is charged for what its followers saw of it; a failed one is not.
 local PAID_CODES = {[CANCELLED.code] = true, [EXPIRED.code] = true}
 
--- What the last append said would be due, if it was of the attempt whose text is there. An estimate, in the fields
--- of a message's usage, and its model.
+-- Returns the charge that the attempt's last append noted, in the fields of a message's usage and marked as estimated,
+-- and its model; nil where nothing is due. A bill of an earlier attempt does not count: its text was dropped.
 local function parse_bill(generation, failure)
   if not generation.bill or not PAID_CODES[failure.code] then return nil end
   local words = {string.match(generation.bill, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (.+)$')}

@@ -1,14 +1,14 @@
--- list_dead_letters: a page of the dead letters, the newest first, without what was asked.
--- ASK      count, keep; if any: after_ms and after (the name behind which to go on), since_ms and until_ms (both
---          still in)
--- RETURNS  {{died, account, id, field, value...}...}; a letter that is gone before its time has no fields
--- ATOMIC   because the list is trimmed as it is read, and a page is of one moment.
--- The order is total: by time, and within a millisecond by name, so that a page goes on behind a letter that has
--- left the list meanwhile.
+-- list_dead_letters: return a page of dead letters, the newest first, without the message.
+-- ASK      count, keep; if any: after_ms and after (time and name of the last letter of the page before), since_ms and
+--          until_ms (both inclusive)
+-- RETURNS  {{died, account, id, field, value...}...}; a letter that was deleted before its time has no fields
+-- ATOMIC   because the list is trimmed as it is read, and a page shows one moment.
+-- The order is total: by time, and within one millisecond by name. So a page continues correctly even after a letter
+-- that has left the list meanwhile.
 
 local LISTED_FIELDS = {'session', 'turn', 'lane', 'model', 'chosen', 'failure', 'attempts', 'attempt', 'accepted', 'hold', 'key'}
 
--- By bytes, as a sorted set has it; Lua's own order is the locale's.
+-- Compares bytes, as a sorted set does; Lua's own order depends on the locale.
 local function is_before(one, other)
   for i = 1, math.min(#one, #other) do
     local mine, theirs = string.byte(one, i), string.byte(other, i)
@@ -17,7 +17,7 @@ local function is_before(one, other)
   return #one < #other
 end
 
--- How many come before the page, the newest first.
+-- Returns how many letters come before the page, the newest first.
 local function first_rank(root, ask)
   local key = dead_letters_key(root)
   local later = ask.until_ms and redis.call('ZCOUNT', key, '(' .. int(ask.until_ms), '+inf') or 0

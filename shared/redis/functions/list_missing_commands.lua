@@ -1,8 +1,8 @@
--- list_missing_commands: which commands this connection's user lacks of those that Pollux sends.
+-- list_missing_commands: list the commands of Pollux that this connection's user may not send.
 -- ASK      nothing
--- RETURNS  {command...}, in lower case; 'set' alone where not even that is allowed, for nothing else is tried then
--- ATOMIC   because the key that is tried on is nobody else's meanwhile, and gone at the end.
--- Permission is looked at before anything else, so commands for other types fail on a text and change nothing.
+-- RETURNS  {command...}, in lower case; only 'set' where not even that is allowed, since nothing else is tried then
+-- ATOMIC   because nobody else may use the key that commands are tried on, which is gone at the end.
+-- Redis checks permissions first, so commands for other types fail on a text key and change nothing.
 
 local COMMANDS_TRIED = {
   {'append', ''}, {'exists'}, {'get'}, {'hdel', 'f'}, {'hexists', 'f'}, {'hget', 'f'}, {'hgetall'}, {'hstrlen', 'f'}, {'hincrby', 'f', 1},
@@ -13,7 +13,7 @@ local COMMANDS_TRIED = {
   {'zremrangebyrank', 0, 0}, {'zremrangebyscore', 0, 1}, {'zscore', 'm'}, {'unlink'}, {'del'},
 }
 
--- In the words of Redis 7.0, and of others.
+-- As Redis 7.0 and other versions word it.
 local function is_refused(...)
   local reply = redis.pcall(...)
   local why = type(reply) == 'table' and reply.err or ''

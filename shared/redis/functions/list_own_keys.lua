@@ -1,8 +1,8 @@
--- list_own_keys: some of the API keys of an account, the last made first.
+-- list_own_keys: return some of the API keys of an account, the newest first.
 -- ASK      account, offset, limit
 -- RETURNS  {how many keys are missing in the lists (see adopt_keys), how many the account has, {record...}}
--- ATOMIC   because a key that an older process revoked leaves the list here, and the count with it.
--- Let through where the server is full.
+-- ATOMIC   because a key that an older process revoked leaves the list here, together with its count.
+-- Also allowed on a full server.
 
 local function list_page(root, account, offset, limit)
   local found, ended = {}, {}

@@ -1,7 +1,7 @@
--- list_workers: who lives, and which models are served, or were lately.
--- ASK      alive_ms (a silence longer than that is none of the living)
--- RETURNS  {{model...}, pulse...}
--- ATOMIC   no need; it is one look instead of three round trips.
+-- list_workers: return the reports of live workers, and the models that are served, or were lately.
+-- ASK      alive_ms (a worker that has not reported for so long is not alive)
+-- RETURNS  {{model...}, report...}
+-- ATOMIC   no need; it is one round trip instead of three.
 
 local function list_workers(root, ask)
   local answer = {redis.call('ZRANGE', served_models_key(root), 0, -1)}

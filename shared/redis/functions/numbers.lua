@@ -1,7 +1,7 @@
--- What the functions share, before all else: how numbers are written, the time, and members of sorted sets.
+-- Shared by all functions, and joined first: whole numbers as text, the server's time, `account:id` members of sets.
 
--- A whole number as text. Lua itself writes large ones as 1e+14; redis.call keeps their digits, but writes any number
--- as a fraction, which takes three times as long. So what is called often passes texts.
+-- Writes a whole number as text. Lua's own tostring writes large ones as 1e+14; redis.call keeps their digits, but
+-- formats any number as a fraction, which takes three times as long. So arguments of redis.call are often texts.
 local function int(number) return string.format('%d', number) end
 
 local function now_us()

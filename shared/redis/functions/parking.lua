@@ -1,13 +1,19 @@
--- What the functions share beside the preamble: who shares a lane, and the lines of parked turns.
+-- Shared: how many accounts share a lane, and queues of parked turns.
 --
--- A turn that a worker can do nothing for now is parked: it waits for a resource, a provider's key or room at it
--- (named by the provider), a circuit that cools (provider|model), or what one of several of these brings. It stands
--- among the deferred with the time to look again, and in the line of each resource. `deferred` decides whether it
--- waits, so that a process that knows no lines brings it back, too; a line only lets it go earlier, and what it
--- holds beyond that is removed by whoever finds it.
+-- A turn that a worker can do nothing for now is parked. It waits for a resource: a provider's key or room at the
+-- provider (named by the provider), or a circuit that is open (provider|model); or for one of several of these. It is
+-- in the sorted set `deferred` with the time at which it is tried again anyway, and in one queue of parked turns for
+-- each resource, from which a claim may take it earlier. Example: a turn for model m of providers a and b, both at
+-- their limit, is in `parked:interactive:a` and `parked:interactive:b`; the first claim with room at either takes it
+-- from both.
+--
+-- `deferred` alone decides whether a turn waits, so that an older process, which knows no queues of parked turns, also
+-- brings it back. What such a process leaves in a queue is removed by whoever finds it there.
 
--- How many accounts of this one's weight those are, itself among them, that share a lane: who has twice the weight
--- counts as two. Of many a few are looked at, from the middle of the line. Tells, too, whether it is in its lane itself.
+-- Returns how many accounts share a lane, this one among them, in accounts of its own weight: one of twice the weight
+-- counts as two. Of a long lane six accounts from its middle are read and stand for the rest. Example: with stride
+-- 1000, 40 accounts of which the six read have stride 500 count as 80. Returns also whether the account is in the lane
+-- itself.
 local function count_lane_accounts(root, account, lane, stride)
   local seen_max = 6
   local key, weighed = lane_key(root, lane), 0
@@ -20,13 +26,13 @@ local function count_lane_accounts(root, account, lane, stride)
   return lane_accounts + 1, false
 end
 
--- How long ago an attempt at a generation began, in ms; -1 where none runs.
+-- Returns how many ms ago the current attempt of a generation began; -1 where none runs.
 local function ms_since_start(root, account, id, now)
   local started, worker = unpack(redis.pcall('HMGET', generation_key(root, account, id), 'started', 'worker'))
   return worker and tonumber(started) and math.max(0, now - tonumber(started)) or -1
 end
 
--- Where an account stands in virtual time, in its lane or outside of it.
+-- Returns an account's virtual time, in its lane or outside of it.
 local function virtual_time(root, account, lane)
   local time = redis.call('ZSCORE', lane_key(root, lane), account)
   if time then return time end
@@ -35,7 +41,7 @@ end
 
 local function parked_queue_name(lane, resource) return lane .. ':' .. resource end
 
--- A line of another type can be dropped: what stood in it is deferred, too.
+-- A key of another type is dropped: its turns are in `deferred`, too.
 function damage.add_to_parked_queue(key, time, account)
   local added = redis.pcall('ZADD', key, 'NX', time, account)
   if type(added) == 'number' then return added end
@@ -51,7 +57,8 @@ local function leave_parked_queue(root, account, lane, resource)
   redis.call('DEL', wakeup_for_key(root, lane, resource))
 end
 
--- The record says after which attempt it was parked: an older process leaves that behind when it claims it.
+-- The record holds the attempt after which it was parked. A process that knows no parked turns leaves that field behind
+-- when it claims the turn, so a later attempt shows that it is not parked any more.
 local function is_parked(root, account, id, record)
   local attempt = record.parked and string.match(record.parked, '^%d+')
   if not attempt or tonumber(attempt) ~= tonumber(record.attempt) then return false end
@@ -68,7 +75,7 @@ function unpark(root, account, id, record)
   redis.call('HDEL', generation_key(root, account, id), 'parked')
 end
 
--- `resources` are one or more names between blanks. In each line an account keeps its place in virtual time.
+-- Parks a turn: `resources` are one or more names between blanks. In each queue the account keeps its virtual time.
 local function park(root, account, id, record, resources, again)
   unpark(root, account, id, record)
   redis.call('ZADD', deferred_key(root), int(again), member(account, id))
@@ -82,8 +89,8 @@ local function park(root, account, id, record, resources, again)
   end
 end
 
--- An account's oldest turn in a line that `fits`. What is there and not parked any more, an older process has brought
--- back.
+-- Returns an account's oldest turn in a queue that is wanted. A turn in the queue that is not parked any more was
+-- brought back by an older process, and is removed.
 local function first_parked(root, account, parked_queue, is_wanted)
   local tried_max = 64
   local turns = parked_turns_key(root, account, parked_queue.lane, parked_queue.resource)
@@ -98,7 +105,7 @@ local function first_parked(root, account, parked_queue, is_wanted)
   leave_parked_queue(root, account, parked_queue.lane, parked_queue.resource)
 end
 
--- Leaves the lanes of which it runs as many as it may.
+-- Takes the account out of the lanes in which it runs as many as it may.
 local function leave_full_lanes(root, account, running)
   for _, lane in ipairs(LANES) do
     local at = is_running_max_reached(running, lane) and redis.call('ZSCORE', lane_key(root, lane), account)

@@ -1,7 +1,7 @@
--- partition_load: how much waits here, how much has ended so far, and how full the server is.
+-- partition_load: return how much waits in this partition, how much has ended so far, and how full the server is.
 -- ASK      nothing
--- RETURNS  {now ms, unfinished, running, ended (ever counted), bytes used, most bytes (0: unlimited)}
--- ATOMIC   no need; it is one look instead of four round trips.
+-- RETURNS  {now ms, unfinished, running, ended (ever), bytes used, most bytes (0: unlimited)}
+-- ATOMIC   no need; it is one round trip instead of four.
 
 local function partition_load(root)
   local memory = redis.call('INFO', 'memory')

@@ -1,19 +1,19 @@
--- reap: put right what time has overtaken: lapsed leases, passed deadlines, deferrals that are due.
+-- reap: do what time has made due: expired leases, passed deadlines, deferred retries.
 -- ASK      limit (of each kind), crashes_max, lease_ms, gap_ms, absent_ms, channels, keep; if any: beat_ms, closed
---          (resources that this worker knows are not to be had now: what waits for these alone stays parked),
---          recheck_ms
--- RETURNS  {{{account, id, what}...}, {dead worker...}, how many are missed but not yet taken for dead,
---          {line of parked turns, lane:resource...}, {lane in which something is ready...}, {{account:id, why, what became
---          of its hold}... (set aside as damaged since the last reap)}}; what is 'crashed', 'buried', 'expired' or
+--          (resources that this worker knows to be unavailable: turns parked for these alone stay parked), recheck_ms
+-- RETURNS  {{{account, id, what}...}, {dead worker...}, how many workers are absent but not yet taken for dead, {queue
+--          of parked turns, lane:resource...}, {lane in which turns are ready...}, {{account:id, why, what became of
+--          its hold}... (set aside as damaged since the last reap)}}; what is 'crashed', 'buried', 'expired' or
 --          'cancelled'
 -- ATOMIC   because any worker may reap, and a generation must be handed on once.
--- A lease that lapsed while nobody could renew it says nothing of its worker: after a gap in the reaping, or
--- on a server that has been started anew, every lease is first given its whole time again. Nobody is missed for
--- as long: a worker's listener may come back later than its claims, by which it is known again.
--- A worker listens on a channel of its own. When its process ends the listener is gone at once, long before
--- the leases lapse. Where the server cannot tell (an ACL that forbids the question, a cluster, whose nodes know
--- their own listeners only), they lapse. An absent worker is dead only if the next beat of its leases is overdue too:
--- a listener may be cut while its worker lives on.
+-- Gaps: a lease that expired while nobody could renew it says nothing about its worker. So when nobody has reaped for
+-- gap_ms, or the server has restarted, every lease first gets its whole time again, and for as long no worker is taken
+-- for absent, since listeners reconnect later than claims do. Example: with leases of 2 s, a server that was away for 5
+-- s ends no lease until 2 s after the first reap. Absent workers: each worker subscribes to a channel of its own. When
+-- its process ends, the subscription is gone at once, long before its leases expire. A worker is dead once nobody has
+-- subscribed for absent_ms and the next renewal of its leases is overdue as well, since a subscription may be cut while
+-- its worker lives. Where the server cannot answer (an ACL that forbids PUBSUB, or a cluster, whose nodes know only
+-- their own subscribers), leases expire by time.
 
 local NOTED_EVERY_MS = 250
 
@@ -21,7 +21,7 @@ local function names_due(key, now, limit)
   return redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
--- The record is loaded and checked before anything is written.
+-- The record is checked before the first write.
 local function expire_lease(root, account, id, record, held, is_stormy, ask)
   damage.check(record)
   end_lease(root, account, id, record.lane)
@@ -38,14 +38,14 @@ local function expire_lease(root, account, id, record, held, is_stormy, ask)
   return {account, id, 'crashed'}
 end
 
--- Of workers whose leases lapsed so many are remembered, and of leases that are next to lapse so many are looked at.
+-- How many workers are remembered whose leases expired, and how many leases that expire next are read.
 local LAPSED_KEPT, OTHERS_TRIED = 32, 64
 
 local function load_worker(root, account, id)
   return redis.call('HGET', generation_key(root, account, id), 'worker')
 end
 
--- Workers of which leases lapsed before, and when, in ms; and the same as lines of text, oldest first.
+-- Returns the workers whose leases expired before, with the time in ms; and the same as lines of text, oldest first.
 local function load_lapsed(root)
   local lapsed, lapse_lines = {}, {}
   for worker, at in string.gmatch(redis.call('HGET', clocks_key(root), 'lapsed') or '', '(%S+) (%d+)\n') do
@@ -55,9 +55,11 @@ local function load_lapsed(root)
   return lapsed, lapse_lines
 end
 
--- A worker's leases may lapse in pieces, and what lapses as a piece of its own was not alone in its worker. Counts one
--- more in `held` where a lease of the worker lapsed since it began these (at `begun`), or is still to lapse. `count`
--- leases lapse now.
+-- The leases of a dead worker may expire in several reaps, and a lease that expires by itself was not alone in its
+-- worker. Adds one to a worker's count in `held` where another of its leases expired since it started these (at
+-- `begun`), or is still to expire. `count` leases expire now. Example: a worker dies with two generations, whose leases
+-- expire 100 ms apart. Each reap sees one, but the worker's other lease makes it two, so neither is blamed as the only
+-- one.
 local function add_others(root, held, begun, count, now)
   local lapsed, lapse_lines = load_lapsed(root)
   local alone = {}
@@ -77,7 +79,7 @@ local function add_others(root, held, begun, count, now)
   end
 end
 
--- What one worker held is told together.
+-- Leases of one worker that expire together count together.
 local function expire_leases(root, now, ask, done)
   local names = names_due(leases_key(root), now, ask.limit)
   if #names == 0 then return end
@@ -94,8 +96,9 @@ local function expire_leases(root, now, ask, done)
   end
 end
 
--- Every look is noted, but not each by a write. A last look in the future is a clock that was set back: what was
--- written before stands too far ahead, so leases get their time again.
+-- Returns whether there was a gap in the reaping or a restart, by how many ms the clock was set back, and the
+-- unreported damage. A last reap in the future means that the clock was set back: the ends of leases stand too far
+-- ahead, so leases get their time again. The time of a reap is stored every NOTED_EVERY_MS at most.
 local function detect_gap(root, info, now, gap_ms)
   local key = clocks_key(root)
   local server = string.match(info, 'run_id:(%w+)')
@@ -107,14 +110,14 @@ local function detect_gap(root, info, now, gap_ms)
   return known[1] and (math.abs(since) > gap_ms or known[2] ~= server), known[1] and -since or 0, known[3]
 end
 
--- What was put off before the clock was set back would wait for as long as it was set back.
+-- After the clock was set back, deferred turns would wait for as much longer: their times are moved back, too.
 local function shift_deferred(root, by_ms)
   local key = deferred_key(root)
   for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, int(-by_ms), name) end
 end
 
--- Listeners come back before leases lapse; until then none is missed. (`deaf` says so to this text, the scores
--- of holders to older ones.)
+-- Gives every lease its whole time again. Listeners reconnect before that has passed; until then no worker is taken for
+-- absent (`deaf` says so to this function, the workers' scores to older processes).
 local function renew_all_leases(root, now, lease_ms)
   local ends = int(now + lease_ms)
   redis.call('HSET', clocks_key(root), 'deaf', ends)
@@ -126,11 +129,11 @@ local function renew_all_leases(root, now, lease_ms)
   end
 end
 
--- More than some thousands Lua cannot name in one call.
+-- Lua cannot unpack more than some thousands of values in one call.
 local ASKED_AT_ONCE = 1000
 
--- How many listen on the channel of each holder, or nil where the server may not be asked. Holders come with
--- scores.
+-- Returns how many subscribe to the channel of each worker; nil where the server may not be asked. The names of the
+-- workers alternate with their scores.
 local function listeners_of(claiming_workers, channels)
   local counts = {}
   for first = 1, #claiming_workers, 2 * ASKED_AT_ONCE do
@@ -145,14 +148,15 @@ local function listeners_of(claiming_workers, channels)
   return counts
 end
 
--- Returns the workers that nobody has heard for long enough, and how many for less. A holder's score is 0 while
--- it listens, else the time since when it does not.
+-- Returns the workers that have been absent for absent_ms, and how many have been for less. A worker's score is 0 while
+-- it has a subscription, else the time since when it has none.
 local function find_absent(root, ask, now)
   local key, gone, missed = claiming_workers_key(root), {}, 0
   local claiming_workers = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   local listeners = listeners_of(claiming_workers, ask.channels)
   if not listeners then
-    -- Nobody is missed, so nobody need be known: else every worker that ever claimed would be, for ever.
+    -- No worker can be found absent, so none needs to be known; otherwise every worker that ever claimed would stay
+    -- here.
     redis.call('DEL', key)
     return gone, missed
   end
@@ -176,9 +180,8 @@ local function load_claimant(root, account, id)
   return redis.call('HMGET', generation_key(root, account, id), 'worker', 'started')
 end
 
--- Returns the names of the leases of some workers, the worker of each, and by worker when it last renewed a lease
--- (`beat`) and last took one (`claim`), as far as its leases tell: one that was never renewed ends a lease's time after
--- its claim.
+-- Returns the leases of some workers, the worker of each, and by worker when it last renewed a lease (`beat`) and last
+-- took one (`claim`). Both follow from the leases: one that was never renewed ends lease_ms after its claim.
 local function leases_of(root, workers, lease_ms)
   local names, owners, last_seen = {}, {}, {}
   local leases = redis.call('ZRANGE', leases_key(root), 0, -1, 'WITHSCORES')
@@ -196,9 +199,9 @@ local function leases_of(root, workers, lease_ms)
   return names, owners, last_seen
 end
 
--- All leases are renewed with each beat: the next is due so long after the last, whatever was claimed meanwhile. A
--- worker is missed since then, or since its last claim: if that is not long enough, it is not gone. Returns how many
--- there are.
+-- A worker renews all its leases at once, every beat_ms. It is absent from the time at which the next renewal is due,
+-- or from its last claim if that is later; until absent_ms after that it is not dead. Returns how many workers are kept
+-- so.
 local function keep_beating(root, gone, last_seen, ask, now)
   local kept = 0
   for worker, last in pairs(last_seen) do
@@ -212,7 +215,7 @@ local function keep_beating(root, gone, last_seen, ask, now)
   return kept
 end
 
--- The leases of the dead end now; a worker is forgotten, and told of, once it holds none.
+-- Ends the leases of dead workers now. A worker is removed and reported once it has none left.
 local function end_leases_of_absent(root, info, ask, now)
   if string.find(info, '_mode:cluster', 1, true) then
     redis.call('DEL', claiming_workers_key(root))
@@ -239,7 +242,8 @@ local function end_leases_of_absent(root, info, ask, now)
   return dead, missed
 end
 
--- What would be claimed in vain stays where it is, and is looked at again.
+-- Returns whether all resources that a parked turn waits for are unavailable: then it stays parked until the next
+-- check.
 local function is_closed(root, account, id, record, ask)
   if not ask.closed or not is_parked(root, account, id, record) then return false end
   local closed = {}
@@ -269,7 +273,7 @@ local function expire(root, account, id, ask)
   return {account, id, 'expired'}
 end
 
--- What has been set aside since the last reap, in this one or between them: {account:id, why, its hold}...
+-- Returns what was set aside since the last reap: {account:id, why, what became of its hold}...
 local function take_unreported(root, is_any)
   local found = {}
   if not is_any and not damage.is_damage_new then return found end

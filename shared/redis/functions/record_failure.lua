@@ -1,18 +1,19 @@
--- record_failure: an upstream failed at a message, which may close a circuit to everybody or to the message's account.
+-- record_failure: a provider failed at a message, which may open the breaker for everybody or for the message's
+-- account.
 -- ASK      circuit, call (its id), account, message (a generation's id), why (the failure's category), window_ms,
 --          failures_min, failures_share, account_min (messages of one account), cooling_ms, cooling_max_ms, chance (0
 --          to 1, for the jitter); if no prompt can cause it: is_shared; if it opens at once: at_once_ms (for so long);
---          if any: answered (calls of the same worker that no report has told of yet), answered_own (of the account,
+--          if any: answered (calls of the same worker that no report has counted yet), answered_own (of the account,
 --          lately)
--- RETURNS  {circuit (that is not closed now, or the one asked for), state, ms left, why, is new (1 if this call
---          opened it)}
--- ATOMIC   because the failure that is one too many is counted and opens, and of two only one is that.
--- Messages are counted, not tries: one that is tried again counts once. A prompt may make an upstream fail, so the
--- messages of one account open the breaker of that account alone, whose circuit is called `circuit@account`. All
--- accounts' is opened by messages of two, or by a failure that no prompt can cause. Those that opened it lately count
--- less (accused.lua).
--- While it is open, only the probe's own failure counts: the others began before. A probe that closed it and then
--- failed opens it again.
+-- RETURNS  {circuit (that is not closed now, or the one asked for), state, ms left, why, 1 if this call opened it}
+-- ATOMIC   because the failure that exceeds the limit is counted and opens the breaker, and of two only one does.
+-- Messages are counted, not attempts: a message that fails again counts once. It takes failures_min failed messages,
+-- and failures_share of all calls in the window. Example: with failures_min 5 and a share of 0.5, 5 failed messages
+-- beside 5 answered calls open the breaker; beside 6 they do not. A prompt may make a provider fail, so messages of one
+-- account open the breaker of that account alone, whose circuit is named `circuit@account`. That of all accounts takes
+-- messages of two accounts, or a failure that no prompt can cause. Accounts that opened it lately count less
+-- (suspect_accounts.lua). While it is open, only the failure of the probe counts: other calls began before. A probe
+-- that closed it and then failed opens it again.
 
 local KEEP_MS = 600000
 local FAULTS_MAX = 256
@@ -25,11 +26,12 @@ local function count_answered(root, ask, now)
   return count
 end
 
--- Keeps the message; returns how many failed lately, how many of its own account, and the set of accounts they are of.
+-- Keeps the message; returns how many failed lately, how many of them are of its own account, and the set of their
+-- accounts.
 local function record_failed_message(root, ask, now)
   local key = failed_messages_key(root, ask.circuit)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now - ask.window_ms))
-  -- Failures of the future were noted before the clock was set back.
+  -- Failures in the future were stored before the clock was set back.
   redis.call('ZREMRANGEBYSCORE', key, '(' .. int(now), '+inf')
   redis.call('ZADD', key, 'NX', int(now), member(ask.account, ask.message))
   if redis.call('ZCARD', key) > FAULTS_MAX then redis.call('ZPOPMIN', key) end
@@ -61,7 +63,7 @@ local function is_too_many(failed, answered, min, share)
   return failed >= min and failed >= share * (failed + answered)
 end
 
--- The probe of a circuit failed: it cools for longer, up to a bound where the prompt of an accused account may be why.
+-- The probe of a circuit failed: its breaker stays open for longer, up to a bound where a suspect's prompt may be why.
 local function reopen_breaker(root, ask, circuit, trips, now)
   local is_doubtful = circuit == ask.circuit and not ask.is_shared and not ask.at_once_ms
   if is_doubtful and suspect_accounts.contains(root, circuit, ask.account, now) then

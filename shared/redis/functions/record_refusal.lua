@@ -1,22 +1,23 @@
--- record_refusal: a provider refused a call because it takes fewer than are made: learn how many it takes.
--- ASK      circuit, taken (how many calls the same worker sent lately that were not refused), taken_ms
---          (ago, the first of them); if the provider said when to come again: retry_after_ms; if nothing was refused but an
---          answer said that no calls are left until then: is_spent; if what such answers said has proved false: is_false
+-- record_refusal: a provider refused a call because it accepts fewer than are made: learn how many it accepts.
+-- ASK      circuit, taken (how many recent calls of the same worker were not refused), taken_ms (how long ago the first
+--          of them was); if the provider said when to come again: retry_after_ms; if nothing was refused but an answer
+--          said that no calls are left until then: is_spent; if what such answers said has proved wrong: is_false
 -- RETURNS  in how many ms the next call may be made
--- ATOMIC   because the whole fleet keeps to one rate, and learns of a refusal once.
--- Additive increase, multiplicative decrease: after a refusal nobody calls for a pause, as long as the provider
--- said, else twice as long as the last one that was too short. Then one call at a time, at nine tenths of the rate
--- that the provider took on over the last two rounds (from the end of a pause to the end of the next), but no less
--- than half of the last one; and ever faster, the longer nothing is refused (see admit_throttled.lua).
--- Example: ten calls are taken in the first second, the eleventh is refused for 9 s. From the tenth second on
--- one call a 1.1 s is made, and after some twenty of them one is refused again.
+-- ATOMIC   because all workers keep to one rate, and count each refusal once.
+-- Additive increase, multiplicative decrease. After a refusal no call is made for a pause: as long as the provider
+-- said, or else 1 s (or 3 intervals), and twice the last pause where the first call after that was refused. Then calls
+-- go one at a time, at nine tenths of the rate that the provider accepted over the last two rounds (a round lasts from
+-- the end of a pause to the end of the next), but at no less than half of the last rate. The rate rises the longer
+-- nothing is refused (admit_throttled.lua). Example: ten calls are accepted in the first second, and the eleventh is
+-- refused for 9 s. From the tenth second on, one call each 1.1 s is made (ten in 10 s, less a tenth), until after some
+-- twenty of them one is refused again.
 
 local PAUSE_US, PAUSE_MAX_US = 1000000, 30000000
 local RETRY_AFTER_MAX_US = 3600000000
--- One that nobody asks for is forgotten some time after its pause.
+-- A throttle that nobody asks for is deleted some time after its pause.
 local KEPT_MS = 600000
 
--- A throttle that no refusal confirms goes with what caused it.
+-- A throttle that only an answer's headers caused, and that no refusal confirmed, ends when the headers prove wrong.
 local function lift_unconfirmed(root, circuit)
   local key = throttle_key(root, circuit)
   if redis.call('HGET', key, 'spent') then
@@ -34,7 +35,7 @@ end
 local function record_refusal(root, ask)
   if ask.is_false then return lift_unconfirmed(root, ask.circuit) end
   local now, key = now_us(), throttle_key(root, ask.circuit)
-  -- A refusal of the future was before the clock was set back.
+  -- A refusal in the future was stored before the clock was set back.
   if tonumber(redis.call('HGET', key, 'refused') or 0) > now then redis.call('DEL', key) end
   local shut, pause, count, since, interval, is_fresh =
     unpack(redis.call('HMGET', key, 'shut', 'pause', 'count', 'since', 'interval', 'fresh'))
@@ -43,7 +44,7 @@ local function record_refusal(root, ask)
   if shut > now and ask.is_spent then return math.ceil((shut - now) / 1000) end
   if shut > now then
     redis.call('HDEL', key, 'spent')
-    -- It left before the others were refused: it was not taken on either, and only a longer wait is news.
+    -- This call was sent before the pause began: it was not accepted either, and only a longer wait is new.
     if tonumber(count) > 1 then redis.call('HINCRBY', key, 'count', -1) end
     if retry_after_us and now + retry_after_us > shut then
       shut = now + retry_after_us
@@ -52,7 +53,7 @@ local function record_refusal(root, ask)
     return math.ceil((shut - now) / 1000)
   end
   if not count then
-    -- Other workers have sent about as many; those that are refused yet are taken off again.
+    -- Other workers have sent about as many; those of them that are refused are subtracted as their refusals arrive.
     local living = math.max(1, redis.call('ZCARD', report_times_key(root)))
     count, since = ask.taken * living, now - ask.taken_ms * 1000
     if ask.is_spent then redis.call('HSET', key, 'spent', '1') end

@@ -1,14 +1,15 @@
--- What the functions share: the queue's moves, and the one way a generation ends.
+-- Shared: reading a generation's record, and which stage may follow which.
 --
--- Above this text stand, rendered from Python: one <name>_key(root, ...) for each family of keys.py that is shared,
--- TRANSITIONS of lifecycle.py, the failures EXPIRED, CRASHED and CANCELLED, DEAD_CATEGORIES (of failures that leave a
--- dead letter), AUTO (the word for a model that was not named), the events RESET (drops what was told) and RETRYING,
--- COMPANION_WIRE, LANE_BELL_WIRE and WIRE_BELL of submission.py, and TURNS_PER_CHUNK.
+-- Above the shared texts stand, rendered from Python by library.py: one <name>_key(root, ...) for each family of
+-- keys.py that they use; TRANSITIONS of lifecycle.py; the failures EXPIRED, CRASHED, DAMAGED and CANCELLED;
+-- DEAD_CATEGORIES (failures that leave a dead letter); AUTO (the model's name where the caller named none); the events
+-- RESET (followers drop the text so far) and RETRYING; and the numbers that both languages use.
 --
--- Every function takes a root (KEYS[1]) and one msgpack map, `ask`, and touches keys of that root only. Each checks all
--- before it writes anything, because nothing is rolled back, and may be repeated when its reply was lost.
+-- Every function gets a root (KEYS[1]) and one msgpack map, `ask`, and touches only keys below that root. Redis rolls
+-- nothing back, so a function checks everything before its first write; and it may be called again with the same `ask`
+-- when its reply was lost.
 
--- What is no hash is no record.
+-- Returns a hash as a table; nil where the key is missing or holds another type.
 local function load_hash(key)
   local flat = redis.pcall('HGETALL', key)
   if flat.err then
@@ -23,7 +24,7 @@ end
 
 local function load_generation(root, account, id) return load_hash(generation_key(root, account, id)) end
 
--- How many an account has under way, and how many of these are of one lane.
+-- Returns how many unfinished generations an account has in all, and how many of them in one lane.
 local function count_unfinished(root, account, lane)
   local interactive_count = redis.call('ZCARD', unfinished_key(root, account, 'interactive'))
   local batch = redis.call('ZCARD', unfinished_key(root, account, 'batch'))

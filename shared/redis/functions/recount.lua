@@ -1,11 +1,12 @@
--- recount: count some more of what an account stores again, session by session.
--- ASK      account; to go on: cursor (the time of the last session that was looked at); if the last call ended within a
---          session: session, chunk, bytes (what was found of it before that chunk)
--- RETURNS  {'more', corrected, cursor, session, chunk, bytes} (session '' if it ended between two), or
---          {'done', corrected, bytes of sessions that are gone, 1 if the account had not been counted before};
---          corrected: by how many bytes the sessions that were finished by this call were counted wrong
--- ATOMIC   because a session may change, and is moved from one sum to the other with what it has then.
--- Chunks before the one that is being answered do not change, so that a long session is weighed in several calls.
+-- recount: count some more of what an account stores, session by session.
+-- ASK      account; to continue: cursor (the time of the last session that was counted); if the last call stopped
+--          within a session: session, chunk, bytes (found in it before that chunk)
+-- RETURNS  {'more', corrected, cursor, session, chunk, bytes} (session '' if it stopped between two), or
+--          {'done', corrected, bytes of sessions that no longer exist, 1 if the account had not been counted before};
+--          corrected: by how many bytes the counts of the sessions that this call finished were wrong
+-- ATOMIC   because a session may change, and moves from one sum to the other with the bytes it has at that moment.
+-- Chunks before the one being answered do not change, so a long session is measured in several calls. The two sums are
+-- described in storage_quota.lua.
 
 local SESSIONS_AT_ONCE, CHUNKS_AT_ONCE = 256, 64
 
@@ -14,14 +15,14 @@ local function field_bytes(key, field)
   return type(length) == 'number' and length or 0
 end
 
--- The first chunk that may still change.
+-- Returns the first chunk that may still change.
 local function first_open_chunk(root, account, turns, head)
   local turn = head and redis.pcall('HGET', generation_key(root, account, head), 'turn')
   turn = type(turn) == 'string' and tonumber(turn) or turns
   return math.floor(math.min(turn, turns) / TURNS_PER_CHUNK)
 end
 
--- Adds up chunks from `progress.chunk` on. Returns whether these were the last ones.
+-- Adds up chunks from `progress.chunk` on. Returns whether the last one was among them.
 local function weigh_chunks(root, account, session, turns, progress, budget)
   local last = math.floor(turns / TURNS_PER_CHUNK)
   local ends = progress.chunk + budget.chunks
@@ -38,12 +39,12 @@ local function weigh_chunks(root, account, session, turns, progress, budget)
   return ends > last
 end
 
--- Weighs a session and moves it to the side that is being counted. Returns whether it is done with, and by how much it
--- had been counted wrong.
+-- Measures a session and moves it to the side being counted. Returns whether it is finished, and by how many bytes its
+-- count was wrong.
 local function move_session(root, account, session, side, progress, budget)
   local key = session_key(root, account, session)
   local turns, head, had, from = unpack(redis.pcall('HMGET', key, 'turns', 'head', 'bytes', 'side'))
-  -- One without a side is weighed in any case: an older process may have made it, and counted nothing.
+  -- A session without a side is measured in any case: an older process may have made it and counted nothing.
   if not tonumber(turns) or from == side then return true, 0 end
   progress.head = head
   if not weigh_chunks(root, account, session, tonumber(turns), progress, budget) then return false, 0 end
@@ -55,7 +56,7 @@ local function move_session(root, account, session, side, progress, budget)
   return true, math.abs(bytes - (tonumber(had) or 0))
 end
 
--- Returns the side that sessions move to; a count that was broken off goes on.
+-- Returns the side that sessions move to; an interrupted count continues.
 local function begin_count(root, account, is_first_call)
   local totals = account_totals_key(root, account)
   local side, is_counting = unpack(redis.call('HMGET', totals, 'stored_side', 'is_counting'))
@@ -92,7 +93,7 @@ local function recount(root, ask)
     if budget.chunks <= 0 then return {'more', corrected, cursor, '', 0, 0} end
   end
   if #page < 2 * SESSIONS_AT_ONCE then return finish_count(root, account, side, corrected) end
-  -- A whole page of one moment has been looked at.
+  -- All sessions of the page are of one moment: go on behind it.
   if cursor == first then cursor = cursor + 1 end
   return {'more', corrected, cursor, '', 0, 0}
 end

@@ -1,10 +1,10 @@
--- release: hand a claimed generation back, to the front of its account's line or for a later time.
--- ASK      account, id, attempt, delay_ms (0: now, and the stage is `queued` again), keep; if any: calls (made
---          upstream in all), is_waiting (only for room: it is no deferral), why (a code), parked (the resources that
---          it waits for, between blanks: it may go earlier than after the delay), is_elsewhere (others have them)
--- RETURNS  'released', 'cancelled' (it was to be stopped, and has ended) or 'refused'
+-- release: hand a claimed generation back, to the front of its account's ready turns or for a later time.
+-- ASK      account, id, attempt, delay_ms (0: ready now, in the stage `queued`), keep; if any: calls (made of upstreams
+--          in all), is_waiting (only for room, which is no deferral), why (a code), parked (the resources that it waits
+--          for, between blanks: it may go before the delay has passed), is_elsewhere (other workers have the resources)
+-- RETURNS  'released', 'cancelled' (a cancel was pending, and it has ended) or 'refused'
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
--- What is deferred tells its followers so: the stage is an event of the attempt, its last.
+-- Followers of a deferred generation get the stage `retrying` as the last event of the attempt.
 
 local function defer(root, record, ask, again)
   if not ask.parked then
@@ -29,7 +29,7 @@ local function release(root, ask)
     end_without_worker(root, ask.account, ask.id, record, 'cancelled', CANCELLED, ask.keep)
     return 'cancelled'
   end
-  -- What only waits for room was not tried.
+  -- A turn that only waits for room was not tried.
   if not ask.is_waiting then clear_suspicion(root, ask.account, ask.id, record) end
   local key = generation_key(root, ask.account, ask.id)
   if ask.delay_ms > 0 then

@@ -1,8 +1,8 @@
--- release_idempotency_key: forget an Idempotency-Key, because nothing came of its request or what it made was deleted.
+-- release_idempotency_key: delete an Idempotency-Key whose request came to nothing, or whose result was deleted.
 -- ASK      account, idempotency, id (of the API key that it stands for)
 -- RETURNS  1
 -- ATOMIC   because the Idempotency-Key may stand for another request by now.
--- Let through where the server is full.
+-- Also allowed on a full server.
 
 local function release_idempotency_key(root, ask)
   delete_idempotency_record(root, ask.account, ask.idempotency, 'api_key', ask.id)

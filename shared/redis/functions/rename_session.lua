@@ -1,7 +1,7 @@
 -- rename_session: give a session another name.
 -- ASK      account, id, name
 -- RETURNS  1, or 0 when there is no such session
--- ATOMIC   because a name must not bring a deleted session back.
+-- ATOMIC   because a rename must not recreate a deleted session.
 
 local function rename_session(root, ask)
   local key = session_key(root, ask.account, ask.id)

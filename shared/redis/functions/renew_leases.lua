@@ -1,20 +1,20 @@
--- renew_leases: keep the leases of one worker.
--- ASK      lease_ms, held = {{account, id, attempt}...}; if its listener is away: worker, without_listener_ms (for so long
---          nobody misses it)
+-- renew_leases: extend the leases of one worker.
+-- ASK      lease_ms, held = {{account, id, attempt}...}; if its listener is disconnected: worker, without_listener_ms
+--          (for so long the worker is not taken for absent)
 -- RETURNS  {{account, id, attempt, 'lost' or 'cancel'}...} for those the worker must stop
--- ATOMIC   because a lease must not be renewed for an attempt that has just been given away.
+-- ATOMIC   because a lease must not be extended for an attempt that has just been given away.
 
--- So many leases are looked up and renewed by one command each.
+-- One ZMSCORE and one ZADD serve so many leases.
 local LEASES_PER_CALL = 500
 
--- Renews those from `first` to `last` that still hold, and adds the others to `stop`.
+-- Extends the leases from `first` to `last` that still hold, and adds the others to `stop`.
 local function renew(root, held, first, last, ends, stop)
   local names, renewed = {}, {}
   for i = first, last do names[#names + 1] = member(held[i][1], held[i][2]) end
   local leases = redis.call('ZMSCORE', leases_key(root), unpack(names))
   for i, name in ipairs(names) do
     local account, id, attempt = unpack(held[first + i - 1])
-    -- What is no hash is no record.
+    -- A record of another type has no attempt.
     local record = redis.pcall('HMGET', generation_key(root, account, id), 'attempt', 'cancel')
     if not leases[i] or tonumber(record[1]) ~= attempt then
       stop[#stop + 1] = {account, id, attempt, 'lost'}
@@ -29,7 +29,7 @@ end
 local function renew_leases(root, ask)
   local now, stop = now_ms(), {}
   local ends = int(now + ask.lease_ms)
-  -- A time to come is none since when it is silent.
+  -- A score in the future is not the start of an absence, so reap ignores it until then.
   if ask.without_listener_ms then redis.call('ZADD', claiming_workers_key(root), 'XX', int(now + ask.without_listener_ms), ask.worker) end
   for first = 1, #ask.held, LEASES_PER_CALL do
     renew(root, ask.held, first, math.min(#ask.held, first + LEASES_PER_CALL - 1), ends, stop)

@@ -1,14 +1,15 @@
--- report_worker: a worker says that it lives, or that it goes.
--- ASK      worker, models (that it serves), blob (its pulse; empty when it goes), alive_ms, forget_ms; of its calls to
---          providers, if any: lease_ms, slots = {{provider, lane, call}...} and probes = {{circuit, call}...} (under
---          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count);
---          of answers that are whole: lengths = {{model, how many since the last report, their bytes}...}
--- RETURNS  {how many workers live, {model (that is served, or was lately)...},
---          {{circuit, its breaker's state, ms left, why}... (that are not closed)}, 1 if it was not known to live,
+-- report_worker: a worker reports that it is alive, or that it stops.
+-- ASK      worker, models (that it serves), blob (its report; empty when it stops), alive_ms, forget_ms; of its calls
+--          to providers, if any: lease_ms, slots = {{provider, lane, call}...} and probes = {{circuit, call}...} (under
+--          way), answered = {{circuit, how many since the last report}...}, window_ms (in which they count); of
+--          complete answers: lengths = {{model, how many since the last report, their bytes}...}
+-- RETURNS  {how many workers are alive, {model (that is served, or was lately)...},
+--          {{circuit, its breaker's state, ms left, why}... (that are not closed)}, 1 if the worker was not known,
 --          {circuit (that is throttled)...}, {bytes of an average answer (0: unknown) of each of its models...}}
--- ATOMIC   because who is counted must be who is listed, and the dead are forgotten by whoever lives.
--- What was served is forgotten after a time in which others reported: when nobody could, it is given that time again.
--- No two pulses of a worker are the same: one that is there already was sent again, and its calls are counted.
+-- ATOMIC   because the count and the lists must agree, and live workers remove dead ones.
+-- A model that nobody serves is forgotten after a time in which other workers reported: when none could, it gets that
+-- time again. No two reports of a worker are equal: one that is stored already was sent again, and its calls were
+-- counted.
 
 local function remove_worker(root, worker)
   redis.call('ZREM', report_times_key(root), worker)
@@ -27,7 +28,7 @@ local function count_answered(root, circuit, count, now, window_ms)
   redis.call('PEXPIRE', key, int(2 * window_ms))
 end
 
--- Of many answers the latest count.
+-- The weight of one answer in the average: about the last twenty count.
 local ANSWER_WEIGHT = 0.05
 
 local function record_length(root, model, count, bytes)
@@ -52,7 +53,7 @@ local function record_calls(root, ask, now)
   for _, each in ipairs(ask.lengths or {}) do record_length(root, each[1], each[2], each[3]) end
 end
 
--- What nobody has asked for until its breaker was forgotten is closed.
+-- A circuit that nobody asked for until its breaker's record expired is closed.
 local function list_open_circuits(root, now)
   local found = {}
   for _, circuit in ipairs(redis.call('ZRANGE', cooling_key(root), 0, -1)) do
@@ -87,12 +88,12 @@ local function report_worker(root, ask)
     if redis.call('ZCOUNT', report_times, int(now - ask.alive_ms), '+inf') == 0 then renew_served(root, now) end
     is_new = redis.call('ZADD', report_times, int(now), ask.worker)
     redis.call('HSET', worker_reports_key(root), ask.worker, ask.blob)
-    -- Pulses of the future were written before the clock was set back: who lives reports again within a second.
+    -- Reports in the future were stored before the clock was set back: live workers report again within a second.
     for _, worker in ipairs(redis.call('ZRANGE', report_times, '(' .. int(now), '+inf', 'BYSCORE')) do
       redis.call('ZADD', report_times, int(now), worker)
     end
     for _, model in ipairs(ask.models) do redis.call('ZADD', served, int(now), model) end
-    -- Only while somebody lives: what the last of them served stays known until others come.
+    -- Only while a worker is alive: what the last one served stays known until others start.
     redis.call('ZREMRANGEBYSCORE', served, '-inf', forgotten)
   end
   for _, worker in ipairs(redis.call('ZRANGE', report_times, '-inf', forgotten, 'BYSCORE')) do

@@ -1,9 +1,9 @@
--- restore: put unfinished generations back into the lines that they are missing from, as their records say.
+-- restore: put unfinished generations back into the queues that they are missing from, as their records say.
 -- ASK      names = {{account, id}...}, lease_ms (for those that a worker answers)
 -- RETURNS  how many places were missing
--- ATOMIC   because a generation must not be claimed or settled between the look at its lines and the write.
--- For an operator who has set aside lines that somebody else had overwritten. What is where it should be stays there;
--- what was put off is ready at once. A worker that still answers keeps its lease with its next beat.
+-- ATOMIC   because a generation must not be claimed or settled between the check of its places and the write.
+-- For an operator who has set aside keys that somebody else had overwritten. A generation that is where it should be
+-- stays there; a deferred one is ready at once. A worker that still answers keeps its lease with its next renewal.
 
 local function restore_place(root, account, id, record)
   local name, session = member(account, id), session_key(root, account, record.session)

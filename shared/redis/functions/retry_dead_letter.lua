@@ -1,12 +1,12 @@
--- retry_dead_letter: ask again what a dead letter holds: a new turn of its session, with the same message and options.
+-- retry_dead_letter: send the message of a dead letter again, as a new turn of its session with the same options.
 -- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max,
 --          total_max, stored_bytes_max
 -- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
 --          {'crowded'}, {'waiting'}, {'full'}, {'quota'}
--- ATOMIC   because a dead letter is asked again once at most: the hold, the turn, the place in the line and the mark
---          on the letter are one fact. A repetition finds the mark.
--- An end is an end, so it is a generation of its own. It has as long as the first one had, waits behind
--- what its account has sent since, and is not counted against the rate at which that may send.
+-- ATOMIC   because a dead letter is retried once at most: the hold, the turn, the place in the queue and the mark on
+--          the letter are stored together. A repeated call finds the mark.
+-- An ended generation stays ended, so the retry is a new one. It has as much time as the first one had, comes after
+-- what its account has sent since, and does not count against the account's submission limit.
 
 local function load_letter(root, ask)
   local flat = redis.call('HGETALL', dead_letter_key(root, ask.account, ask.id))
@@ -15,7 +15,7 @@ local function load_letter(root, ask)
   return letter
 end
 
--- Returns why it cannot be, or nil.
+-- Returns why it cannot be retried, or nil.
 local function find_refusal(root, ask, letter, session)
   if redis.call('EXISTS', session) == 0 then return {'no_session'} end
   if count_unfinished(root, ask.account) >= ask.unfinished_max then return {'crowded'} end

@@ -1,8 +1,8 @@
--- revoke_key: take an API key out of force for good, and tell the fronts that listen.
+-- revoke_key: revoke an API key for good, and notify the fronts.
 -- ASK      id, now (ms), channel (of the fronts)
 -- RETURNS  1, or 0 when there is no such key
--- ATOMIC   because the time at which it was first revoked stays.
--- An operator's: it is let through where the server is full.
+-- ATOMIC   because the time of the first revocation stays.
+-- For an operator, so it is also allowed on a full server.
 
 local function revoke_key(root, ask)
   local key, hash = api_keys.find(root, ask.id)

@@ -1,8 +1,9 @@
--- What the functions share: the next turn of a session moves up.
+-- Shared: the next turn of a session becomes ready.
 
 local NEXT_TURNS_TRIED = 1000
 
--- The head of a session leaves and the next turn moves up; a turn that waits just leaves the line.
+-- A turn of a session has ended. If it was the head, the next waiting turn becomes the head and ready; if it was
+-- waiting, it only leaves the queue. A next turn whose records are damaged is set aside, and the one after it is tried.
 local function advance_session(root, account, id, session, head)
   local key = session_key(root, account, session)
   local waiting = waiting_key(root, account, session)

@@ -1,11 +1,11 @@
--- settle: end a generation with what its attempt made of it.
--- ASK      account, id, attempt, seq (of the last event), stage, blob (the assistant's message record),
---          event (the last, JSON), cost (microcredits), keep; if any: events (what was not yet appended, JSON
---          each), through (the stage that they lead through), meter (model, input, output, reasoning tokens),
---          failure, history ({tokens that the turn adds, tokens that went before, whether those are all}), chosen (the model that was asked last)
+-- settle: end a generation with the result of its attempt.
+-- ASK      account, id, attempt, seq (of the last event), stage, blob (the assistant's message record), event (the last
+--          one, JSON), cost (microcredits), keep; if any: events (not yet appended, JSON each), through (the stage they
+--          lead through), meter (model, input, output, reasoning tokens), failure, history ({tokens that the turn adds,
+--          tokens read before it, whether those are all}), chosen (the model asked last)
 -- RETURNS  {'settled', captured microcredits} or {'refused'}
--- ATOMIC   because the message, the charge, the state, the last event and the session's next turn are one
---          fact. The same attempt again finds it done.
+-- ATOMIC   because the message, the charge, the stage, the last event and the session's next turn are stored together.
+--          The same attempt again finds that it is settled.
 
 local DURATIONS_KEPT, DURATIONS_MAX = 128, 160
 
@@ -51,7 +51,7 @@ local function settle(root, ask)
       redis.call('DEL', key)
     else
       if length > DURATIONS_MAX then redis.call('LTRIM', key, 0, DURATIONS_KEPT - 1) end
-      -- Of a long one, an answer in eight is often enough for a week.
+      -- The list of durations lives a week after its last answer; in a long list every eighth answer renews that.
       if length <= 32 or length % 8 == 0 then redis.call('PEXPIRE', key, '604800000') end
     end
   end

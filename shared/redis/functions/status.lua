@@ -1,20 +1,22 @@
--- status: all that a caller may know of a generation, in one look.
+-- status: return all that a caller may know of a generation.
 -- ASK      account, id
--- RETURNS  {} when there is none, else {now ms, unfinished of the account, rank, running, most (that may run, 0: unknown),
---          crowd, behind, 1 if it follows the head of its session, ms since the first of those before it began (-1: it
---          waits, too), ms until it is tried again, body, user message, the event that told the choice of its model, field, value...}; crowd counts those who share
---          its lane, in accounts of its own account's weight, and behind what waits before it in its session, where
---          anything comes first; body is the text so far, or the assistant message's record once it has ended
+-- RETURNS  {} when there is none, else {now ms, unfinished of the account, rank, running, running_max (0: unknown),
+--          lane_accounts, session_turns_before, 1 if it is behind its session's head, ms since the first turn before it
+--          started (-1: it waits, too), ms until it is retried, body, user message, the event that named the chosen
+--          model, field, value...}. lane_accounts counts the accounts that share its lane, in accounts of its own
+--          weight, and session_turns_before its session's turns that wait before it, both where anything comes first;
+--          body is the text so far, or the assistant message's record once it has ended
 -- ATOMIC   because the state and the text must be of the same moment.
+-- The reply is a flat list: a map would repeat the names of 13 values and allocate a table for each poll.
 
--- What was put off is tried again at a time that is known; anything else waits for its turn only.
+-- A deferred generation is retried at a known time; any other only waits for its turn.
 local function ms_until_retry(root, ask, record, now)
   local due = record.stage == 'retrying' and redis.call('ZSCORE', deferred_key(root), member(ask.account, ask.id))
   return due and math.max(0, tonumber(due) - now) or 0
 end
 
--- Whether another turn of its session runs or waits as its head, and how long ago the first of what comes before it
--- began: that head, or else the account's oldest of the lane.
+-- Returns whether it is behind its session's head, and how many ms ago the first turn before it started: that head, or
+-- else the account's oldest turn of the lane.
 local function find_first_before(root, ask, record, place, now)
   local first
   if place then
@@ -25,7 +27,7 @@ local function find_first_before(root, ask, record, place, now)
   return place and 1 or 0, first and ms_since_start(root, ask.account, first, now) or -1
 end
 
--- A later attempt chooses anew.
+-- A later attempt chooses again.
 local function load_routed_event(root, ask, record)
   local epoch = string.match(record.routed or '', '^(%d+)%-%d+$')
   if epoch ~= record.attempt then return false end

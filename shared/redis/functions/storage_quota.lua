@@ -1,10 +1,11 @@
--- What the functions share beside the preamble: how many bytes of content an account stores, for its quota.
+-- Shared: how many bytes of content an account stores, for its quota.
 --
--- A session's record has the bytes of its texts and of its turns' records (`bytes`). The account's books have their sum, in two parts: each session is counted on one `side` ('0' where the
--- field is missing), in the sum `stored_<side>`. So that all can be counted again while they change, sessions move to the
--- other side one by one, each with what it is found to have. What is left behind then was of sessions that are gone.
--- Example: stored_0 is 500, but the sessions on side 0 have 300 and 100: an older process deleted one of 100 and did
--- not subtract it. They move, stored_1 becomes 400, and the 100 that are left in stored_0 are dropped.
+-- A session's `bytes` are the bytes of its own texts and of its turns' records. The account's totals hold their sum in
+-- two parts: each session is counted on one `side` ('0' where the field is missing), in the sum `stored_<side>`. So a
+-- recount runs while sessions change: it moves sessions to the other side one by one, each with the bytes found in it.
+-- What is then left in the old sum belonged to sessions that no longer exist, and is dropped.
+-- Example: stored_0 is 500, but the sessions on side 0 have 300 and 100 bytes: an older process deleted a session of
+-- 100 bytes and did not subtract them. Both move, stored_1 becomes 400, and the 100 left in stored_0 are dropped.
 
 local storage = {}
 
@@ -12,14 +13,14 @@ storage.RECOUNT_MS, storage.RECOUNT_REFUSED_MS = 86400000, 600000
 
 function storage.sum_field(side) return side == '1' and 'stored_1' or 'stored_0' end
 
--- Never below zero: what an older process stored was not counted, and may be deleted by this one.
+-- The sum never falls below zero: an older process may have stored without counting what this one deletes.
 function storage.add(root, account, side, bytes)
   if bytes == 0 then return end
   local totals, sum = account_totals_key(root, account), storage.sum_field(side)
   if redis.call('HINCRBY', totals, sum, int(bytes)) < 0 then redis.call('HSET', totals, sum, 0) end
 end
 
--- Which quota one more record would pass, and how much there is of it; nil if none.
+-- Returns which quota one more record would exceed and how much of it is used; nil if it would exceed none.
 function storage.find_exceeded_quota(root, account, stored_0, stored_1, sessions_max, bytes, bytes_max)
   local count = sessions_max and redis.call('ZCARD', sessions_key(root, account)) or 0
   if sessions_max and count >= sessions_max then return 'sessions', count end
@@ -27,7 +28,8 @@ function storage.find_exceeded_quota(root, account, stored_0, stored_1, sessions
   if sum + bytes > bytes_max then return 'stored_bytes', sum end
 end
 
--- Notes that the account is to be counted again: by a chore, never here. One without any session is counted by that.
+-- Queues the account for a recount, which a chore does, never a request. An account without any session has nothing to
+-- count: it is marked as counted at once.
 function storage.schedule_recount(root, account, counted_at, every_ms, now)
   local at = tonumber(counted_at)
   if at and math.abs(now - at) < every_ms then return end
@@ -38,7 +40,7 @@ function storage.schedule_recount(root, account, counted_at, every_ms, now)
   end
 end
 
--- Writes a record of a turn, also in place of one that is there, and counts it.
+-- Writes a record of a turn, new or in place of an older one, and counts its bytes.
 function storage.write_turn_record(root, account, session, key, field, record)
   local name = session_key(root, account, session)
   local bytes, side = unpack(redis.call('HMGET', name, 'bytes', 'side'))

@@ -1,8 +1,10 @@
--- The submission limit of an account: one GCRA for everything that creates.
+-- Shared: the submission limit of an account, one GCRA for everything that an account creates.
 
--- `arrival` is the time at which the account would be idle again if it kept to its rate. One beyond the window was
--- stored before the clock was set back. Returns {limit, remaining, reset ms, ms until one more would be let through},
--- and whether this one is.
+-- Takes one submission from the limit if there is room. `arrival` is the time at which the account would be back at its
+-- full allowance; each submission moves it 60 s / per_minute ahead, and it may lie a minute ahead of now at most.
+-- Example: with 60 a minute, after 30 submissions in one moment arrival is now + 30 s, 30 remain, and all 60 do in 30
+-- s. An arrival further ahead than the window was stored before the clock was set back. Returns {limit, remaining, ms
+-- until all remain, ms until one more is allowed}, and whether this one is allowed.
 local function take_rate(root, account, per_minute, now)
   local key = submissions_key(root, account)
   local interval = 60000000 / per_minute

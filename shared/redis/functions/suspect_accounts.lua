@@ -1,16 +1,17 @@
--- What the functions share beside the preamble: the accounts whose messages opened a circuit to all lately.
+-- Shared: the accounts whose messages opened a circuit's breaker lately.
 --
--- A prompt may make an upstream fail, so the messages of two accounts of one person look like an outage. For ten minutes
--- the accounts whose messages opened a circuit are accused: three of them count as one where two are needed to open it
--- again, they probe after others, and their failed probes double the cooling three times at most. Example: messages of
--- ann and bob open it. A minute later theirs fail again and it stays closed; with one of carl's it opens, as in an
--- outage. Meanwhile the circuits of their own spare the upstream the messages of ann and bob.
+-- A prompt may make a provider fail, so messages from two accounts of one person look like an outage. For ten minutes
+-- the accounts whose messages opened a breaker are suspect: three of them count as one towards the two that open it,
+-- they probe after others, and their failed probes double the cooling time at most three times. Example:
+-- messages of ann and bob open it. A minute later theirs fail again: both are suspect and count as one, so it stays
+-- closed. When one of carl's fails too, they count as two, and it opens, as in an outage. Meanwhile the breakers of
+-- ann's and bob's own circuits keep their messages away from the provider.
 
 local suspect_accounts = {SUSPECT_MS = 600000, MAX = 256, ACCOUNTS_PER_COUNT = 3, TRIPS_MAX_SUSPECT = 4}
 
 function suspect_accounts.contains(root, circuit, account, now)
   local until_ms = tonumber(redis.call('ZSCORE', suspect_accounts_key(root, circuit), account) or 0)
-  -- A time beyond what can be was set before the clock was set back.
+  -- A time further ahead than possible was set before the clock was set back.
   return until_ms > now and until_ms <= now + suspect_accounts.SUSPECT_MS
 end
 
@@ -22,7 +23,7 @@ function suspect_accounts.add(root, circuit, accounts, now)
   redis.call('PEXPIRE', key, suspect_accounts.SUSPECT_MS)
 end
 
--- How many accounts count of those whose messages failed: `accounts` is a set.
+-- Returns how many accounts failed messages count as: `accounts` is the set of their accounts.
 function suspect_accounts.count_effective(root, circuit, accounts, now)
   local others, suspect_count = 0, 0
   for account in pairs(accounts) do

@@ -1,42 +1,47 @@
--- Suspects: what a worker held when it died, any of which may be why it died. Shared, after the preamble and the lines.
+-- Shared: suspects, the generations that a worker held when it died. Any one of them may be the cause.
 --
--- Nobody can tell which one it was, so the first death counts against none of them. The record of a suspect has
--- `falls`, the deaths of workers that held it; `crashes`, those that it alone can have caused; and `company`: how many
--- suspects, itself among them, may run in one worker while it does. At first that is as many as the dead worker held,
--- so that all of it runs again at once; each further death leaves a quarter. With a company of 1, it runs beside
--- generations that nobody suspects, is the only suspect of its worker, and a death counts against it alone. (0 says
--- that it fell alone, as far as this partition knows: with the next death that it causes, the first one counts too.)
--- What ends an attempt in any other way is a suspect no longer. `crashes` without `company` was counted by an older
--- process: such a one runs as the only suspect.
+-- The first death counts against none of them. A suspect's record has these fields:
+--   falls     deaths of workers that held it
+--   crashes   deaths that it alone can have caused; `crashes_max` of them end it as failed
+--   company   how many suspects, itself included, may run in one worker while it does
+-- At first `company` is as many as the dead worker held, so that all of them run again at once; each further death
+-- leaves a quarter. Example: a worker dies with 16 generations, each gets company 16. One of them kills its next worker
+-- among 16: company 4. The next dies among 4: company 1. With a company of 1 it is the only suspect in its worker,
+-- beside generations that nobody suspects, and the next death counts against it alone. (Company 0: it died as the
+-- only generation of its worker that this partition knows of. If it also causes the next death, both count.)
+-- An attempt that ends in any other way clears the suspicion. `crashes` without `company` was counted by an older
+-- process: such a generation runs as the only suspect.
 --
--- When workers die so fast that no generation explains it, as when somebody kills them, a few deaths say little: for
--- as long, suspects run together (`mixed`), and no death is counted against one of them. One that fell too often even
--- for such a time runs by itself nevertheless.
+-- A storm is when workers die so fast that no generation explains it, as when somebody kills them. In a storm a death
+-- says little: suspects run together in any number (`mixed`), and no death counts against one of them. A suspect with
+-- more than STORM_FALLS_MAX falls runs as the only suspect even then.
 --
--- A suspect that waits stands among the deferred, where older workers find it after a while, and in a line of its
--- own, from which claims take it at once.
+-- A waiting suspect is in `deferred`, where workers that know no suspects find it after a while, and in the sorted set
+-- `suspects`, from which claims take it at once.
 
--- One local name instead of nine: Lua knows 200 at once.
+-- One table instead of nine locals: Lua allows 200 in one scope.
 local SUSPECTS = {}
 
 SUSPECTS.FALLBACK_MS = 5000
--- In the line of suspects, batches stand behind all others.
+-- Added to a batch's number in `suspects`, which places batches after all interactive turns.
 SUSPECTS.BATCH_OFFSET = 1000000000000
 SUSPECTS.SUSPECTS_SHRINK_FACTOR = 4
--- Deaths in a partition, of which one is forgotten in so long; more than so many are a storm, which lasts so long.
+-- `deaths` counts recent deaths in a partition; it falls by one each DEATH_FORGOTTEN_MS. Above STORM_DEATHS a storm
+-- begins, or goes on, for STORM_MS. Example: five workers die within a second: deaths is 4.5 to 5, so a storm begins.
+-- Two deaths ten seconds apart never add up to more than 1.
 SUSPECTS.STORM_DEATHS, SUSPECTS.DEATH_FORGOTTEN_MS, SUSPECTS.STORM_MS = 4, 2000, 5000
--- So long after a death was counted against a generation that then completed.
+-- How long a storm lasts when a generation completes against which a death was counted.
 SUSPECTS.ACQUITTED_MS = 60000
 SUSPECTS.STORM_FALLS_MAX = 8
--- Of deaths in a row that may be a neighbour's doing, so many count as upstream calls: they must not cost a message all
--- the calls that it may take.
+-- Of falls that a neighbour may have caused, so many count as upstream calls: otherwise other generations' crashes
+-- would use up all the calls that a message may make.
 SUSPECTS.CALLS_LOST_MAX = 2
 
 local function is_storm(root, now)
   return now < tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0)
 end
 
--- Workers died just now.
+-- Counts deaths of workers, and begins a storm where they are too many.
 local function record_deaths(root, count, now)
   local key = clocks_key(root)
   local known = redis.call('HMGET', key, 'deaths', 'died')
@@ -48,15 +53,15 @@ local function record_deaths(root, count, now)
   redis.call('HSET', key, 'storm', int(ends))
 end
 
--- One that completed has killed nobody. Where a death was counted against it, workers die of something else than what
--- they run: for a while that is as in a storm.
+-- A generation that completed has killed nobody. If a death was counted against it, workers die of something else than
+-- what they run, so a storm begins.
 extend_storm_if_blamed = function(root, record, now)
   if tonumber(record.crashes) <= 0 then return end
   local ends = math.max(tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0), now + SUSPECTS.ACQUITTED_MS)
   redis.call('HSET', clocks_key(root), 'storm', int(ends))
 end
 
--- How many suspects may run beside this record, itself among them; nil for one that is no suspect.
+-- Returns the company of a record, 1 at least; nil for a record that is no suspect.
 local function suspects_max_of(record)
   return record.crashes and math.max(1, tonumber(record.company) or 1)
 end
@@ -75,7 +80,7 @@ local function has_suspects(root, lane)
   return redis.call('ZCOUNT', suspects_key(root), low, high) > 0
 end
 
--- Each that waits goes where claims look for it.
+-- Puts a generation that waits where claims look for it: suspects among suspects, all others into their lane.
 enqueue = function(root, account, id, record)
   if record.crashes then
     join_suspects(root, account, id, record)
@@ -86,7 +91,7 @@ end
 
 local function falls_of(record) return tonumber(record.falls) or 0 end
 
--- An attempt died in a worker that held so many. Returns how many deaths are counted against the generation now.
+-- An attempt died in a worker that held `held` generations. Returns how many deaths now count against this one.
 local function record_crash(root, account, id, record, held, is_stormy)
   local key, company = generation_key(root, account, id), suspects_max_of(record)
   local crashes, falls = tonumber(record.crashes or 0), falls_of(record) + 1
@@ -99,7 +104,7 @@ local function record_crash(root, account, id, record, held, is_stormy)
   else
     company = record.company or 1
   end
-  -- What an attempt that dies has called is not stored. One that had got to calling had one call under way.
+  -- A dying attempt cannot store how many calls it made. One in the stage `generating` had one call under way.
   local is_own = falls <= SUSPECTS.CALLS_LOST_MAX or crashes > tonumber(record.crashes or 0)
   local calls = tonumber(record.calls or 0) + (is_own and record.stage == 'generating' and 1 or 0)
   redis.call('HSET', key, 'crashes', int(crashes), 'company', int(company), 'falls', int(falls), 'calls', int(calls))
@@ -116,7 +121,7 @@ end
 -- The company of a suspect that may run beside any number of others.
 local UNLIMITED_SUSPECTS = 1000000
 
--- How many suspects may run in one worker with this one: 0 for one that nobody suspects.
+-- Returns how many suspects may run in one worker with this record; 0 for one that is no suspect.
 local function suspects_max_in(group, record)
   local company = suspects_max_of(record)
   if not company then return 0 end
@@ -124,14 +129,16 @@ local function suspects_max_in(group, record)
   return company
 end
 
--- Nothing joins the only suspect of a worker, against which the worker's death would count.
+-- Returns whether a record of that company may run in this worker now. Nothing joins a suspect of company 1, because a
+-- death of its worker counts against it alone.
 local function can_join(group, company)
   if company == 0 then return true end
   if company == UNLIMITED_SUSPECTS then return group.held == 0 or group.suspects_max > 1 end
   return group.held + 1 <= math.min(group.suspects_max, company)
 end
 
--- It may be taken. Whether it runs in any company is kept with it, for the time when its worker has died.
+-- Adds a claimed record to the worker's group. `mixed` marks one that runs beside any number of suspects: its worker's
+-- death will not count against it.
 local function join_group(root, group, account, id, record, company)
   if company == 0 then return end
   group.held, group.suspects_max = group.held + 1, math.min(group.suspects_max, company)
@@ -142,7 +149,7 @@ local function join_group(root, group, account, id, record, company)
   end
 end
 
--- A suspect pays for its claim as any other generation of its account, though it does not stand in the lane.
+-- A claim of a suspect costs its account a stride, like any other claim, though the suspect was not in the lane.
 local function charge_stride(root, account, lane)
   local stride = load_stride(root, account)
   if redis.call('ZSCORE', lane_key(root, lane), account) then

@@ -1,5 +1,5 @@
--- usage: what an account used, day by day.
--- ASK      account, first (the day to begin with), days (how many from there on, a year at most)
+-- usage: return what an account used, day by day.
+-- ASK      account, first (the first day), days (how many from there on, a year at most)
 -- RETURNS  {{day, field, value...}...}, of the days that exist
 -- ATOMIC   no need; it is one call instead of one a day.
 
