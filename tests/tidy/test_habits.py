@@ -20,6 +20,7 @@ LONG_FILES: Final = {
     "api/accept/accept.py": "the way of one message to its receipt, and every refusal on that way",
     "api/server/protocol.py": "the states of one connection, which share all of their attributes",
     "shared/redis/client.py": "one connection: its dialling, its pipeline and its repeats",
+    "shared/redis/functions/claim.lua": "a claim: suspects, parked turns, lanes, and their wakeups",
     "shared/settings.py": "every table of the settings, and what must hold between them",
     "worker/consumer/arq_worker.py": "what is overridden of arq's Worker, and the loops beside it",
     "worker/resilience/circuit_breaker.py": "the way of one call through breaker, limits, throttle",
