@@ -1,30 +1,29 @@
-"""What the front and the workers must agree on, and nothing they need not.
+"""What the API processes and the workers must agree on.
 
-settings    every setting, its type, default and bounds
-errors      every error of Pollux, as one tree
-clock       wall clock, monotonic clock and sleep, which tests can turn
-ids         identifiers and API keys
-lifecycle   the stages of a generation, and which may follow which
-companions  what a companion is, and those that ship
-clarity     whether a message wants rewording, told from its form
-tiers       what accounts may do, by tier
-websearch   the table of the service that searches the web
-redis_url   what a URL of Redis may say
-reading     the files and variables that settings come from, and every fault in them
-sections    what a table of the settings is, and those of media and the way out
-egress      where a URL that others name may lead: pure decisions
-hangup      what SIGHUP means to a process
-catalogue   which providers and models there are, by their names
-wire/       the records that cross a process or rest in Redis, as msgspec Structs
-redis/      one connection, every key, and the atomic functions with their typed stubs
-stores/     one file a family of keys: accounts, generations, sessions, fleet, pace
-media/      what models make, as files and as signed URLs
-garbage_collection  how often Python's cyclic collector runs in a process
-queue       the doorbell, and the pool of arq's own queue
-streams     a generation's events: numbering, encoding, listening
-routing/    which model answers: a pure decision
-telemetry/  logs
+lifecycle           The stages of a generation, and which stage may follow which
+errors              Every error of Pollux as one tree, with its public codes
+ids                 Makes and checks identifiers and API keys
+clock               Wall clock, monotonic clock and sleep, which tests can replace
+settings            Every setting: its table, type, default and bounds
+settings_types      Field types and the base class of a settings table
+settings_loader     Reads TOML files and variables into trees; finds every fault in them
+search_settings     The table `[search]`: the service that searches the web
+tiers               The tables below `[limits]`: what an account of each tier may do
+companions          The companions that ship, and what describes one
+redis_url           Checks the parts of `redis.url`
+egress              Decides whether a URL that a caller or a model named may be called
+catalogue           Finds providers and models by name
+clarity             Decides from a message's form whether it needs rewording
+sighup              On SIGHUP: reload, or end where the terminal has gone
+garbage_collection  Tunes Python's cyclic garbage collector
+chore_queue         arq's queue, which carries chores and nothing else
+wire                The records that cross a process or are stored in Redis
+redis               The connection, every key, and the atomic functions
+stores              Typed reads and simple writes, one module for each kind of record
+routing             Which model answers, and what that may cost
+media               Pictures and sounds: formats, files, signed URLs
+telemetry           Logs
 
-A file is admitted here only if both sides break when it changes. Nothing here knows HTTP, a
-dialect's words or a provider's.
+A module belongs here only if both sides break when it changes. Nothing here knows HTTP, the words
+of a dialect, or those of a provider.
 """

@@ -1,10 +1,10 @@
-"""The catalogue in use: which providers and models there are, found by their names.
+"""The catalogue in use: finds providers and models by their names.
 
-Owns the value that every look-up goes through, and the one place of a process where it stands.
-Refuses to change one: reading anew makes another, and whoever began with the old one ends with it.
+Owns the lookups, and the holder of the one catalogue that a process uses. A catalogue never
+changes: a reload makes another one, and work that began with the old one ends with it.
 
-DESIGN. Whether a model is to be had is not the catalogue's to say but the fleet's: who asks says
-which are, and an alias stands in for a model that is not.
+DESIGN. The catalogue does not know which models are available; the fleet does. Callers pass
+`is_offered`, and an alias resolves only where the model of that very name is not available.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from shared.errors import ConfigurationError
 from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
 from shared.wire.submission import AUTO
 
-# Said by every process that starts without a model, and by `config check`.
+# Shown by every process that starts without a model, and by `config check`.
 NO_MODELS: Final = "no model is configured, so nothing can be answered"
 NO_MODELS_REMEDY: Final = (
     "name models in the file of POLLUX_CONFIG, or a catalogue in POLLUX_CATALOGUE__PATH; "
@@ -34,7 +34,7 @@ class Catalogue:
     by_provider: Mapping[str, ProviderSettings] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Of two that have the same alias the first has it.
+        # Of two models with the same alias the first one keeps it.
         aliased = {alias: model for model in self.models[::-1] for alias in model.aliases}
         for name, found in (
             ("by_identifier", {model.identifier: model for model in self.models}),
@@ -45,29 +45,30 @@ class Catalogue:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return the catalogue that settings name."""
+        """Return the catalogue of these settings."""
         return cls(settings.providers, settings.models)
 
     def provider_of(self, model: ModelSettings) -> ProviderSettings:
-        """Return who serves a model of this catalogue."""
+        """Return the provider that serves a model of this catalogue."""
         return self.by_provider[model.provider]
 
-    def resolve(self, word: str, is_offered: Callable[[ModelSettings], bool]) -> str:
-        """Return the identifier that a word stands for: a model's own, if it is to be had.
+    def resolve(self, name: str, is_offered: Callable[[ModelSettings], bool]) -> str:
+        """Return the identifier that a name stands for.
 
-        Else the model's whose alias it is; a word that stands for nothing stays as it is.
+        A model's own identifier stands for itself while the model is offered; otherwise an alias is
+        replaced by the model that has it. A name that is neither stays as it is.
         """
-        model, aliased = self.by_identifier.get(word), self.by_alias.get(word)
+        model, aliased = self.by_identifier.get(name), self.by_alias.get(name)
         if aliased is None or (model is not None and is_offered(model)):
-            return word
+            return name
         return aliased.identifier
 
     def candidates(
         self, name: str, is_offered: Callable[[ModelSettings], bool]
     ) -> tuple[ModelSettings, ...]:
-        """Return who may answer: the model of that name, or for `auto` all that are to be had.
+        """Return the models that may answer: the named one, or for `auto` all that are offered.
 
-        Of those, the ones that make pictures or sounds come last: not everybody wants any.
+        Models that make pictures or sounds come last, since few messages ask for any.
         """
         if name != AUTO:
             model = self.by_identifier.get(name)
@@ -77,17 +78,17 @@ class Catalogue:
 
 
 class CatalogueHolder:
-    """Where the catalogue of a process stands: look here each time, and keep none for later."""
+    """Holds the catalogue that a process uses; read it at each use, since a reload replaces it."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
 
 def provider_key(provider: ProviderSettings, environment: Mapping[str, str]) -> Secret | None:
-    """Return a provider's key, or None: it needs none, or its variable is not set.
+    """Return a provider's API key; None if it needs none or its variable is not set.
 
-    The line end that a file of secrets leaves behind a key is no part of it. Raises
-    ConfigurationError for what cannot be sent as a key.
+    The line end of a secrets file is stripped. Raises ConfigurationError for a key that no HTTP
+    header can carry.
     """
     if provider.api_key_env is None:
         return None

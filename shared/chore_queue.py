@@ -1,11 +1,12 @@
-"""arq's own queue, for chores.
+"""arq's queue, which carries chores and nothing else.
 
-Owns how arq reaches Redis: an id and a name travel, in msgpack, never in pickle. Refuses to hold
+Owns how arq reaches Redis: an id and a name travel as msgpack, never as pickle. Refuses
 generations: they wait in the partitions' lanes.
 
-DESIGN. A worker takes whatever its queue holds, and drops a chore that it does not know. So the
-queue's name tells which chores are sent there, and workers of different versions share a queue only
-if they know the same ones. That a chore runs once a slot in the whole fleet is not the queue's.
+DESIGN. An arq worker takes every job of its queue and drops one that it does not know. So the
+queue's name has a digest of the chores' names: workers of two versions share a queue only if they
+know the same chores. That a chore runs once for each slot in the whole fleet is decided elsewhere
+(`CHORE_SLOT` in shared/redis/keys.py).
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from shared.redis import dsn, keys
 from shared.redis.client import RedisError
 from shared.settings import RedisSettings
 
-# What arq's own client raises when Redis is away.
+# Raised by arq's own client while Redis is away.
 QUEUE_ERRORS: Final = (RedisError, OSError)
 
 CHORES: Final = ("trim", "forget", "recount", "sweep")
@@ -29,19 +30,20 @@ deserialize = msgspec.msgpack.Decoder().decode
 
 
 def name(root: str) -> str:
-    """Return the queue of all workers that know the same chores, below the system's root."""
+    """Return the name of the queue of all workers that know the same chores."""
     return keys.CHORES(root, _CHORES_DIGEST)
 
 
 def health_key(root: str) -> str:
-    """Return where arq notes that the queue is looked after."""
+    """Return the key in which arq notes that a worker serves the queue."""
     return keys.CHORES_HEALTH(root, _CHORES_DIGEST)
 
 
 def pool(settings: RedisSettings) -> ArqRedis:
-    """Return arq's client for chores, which dials when it is asked; as patient as our own lines.
+    """Return arq's client for chores; it connects at its first call.
 
-    Not by arq's `create_pool`: who is cancelled in its midst has a line that nobody can close.
+    arq's `create_pool` is not used: cancelled halfway, it leaves a connection that nobody can
+    close.
     """
     where = dsn.read(settings.url)
     return ArqRedis(

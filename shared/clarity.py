@@ -1,11 +1,12 @@
-"""Whether a message wants rewording, told from its form alone.
+"""Decides from its form alone whether a message needs rewording.
 
-Owns the rules: what is trivial has nothing to word better, what is clear has no need. A worker asks
-before it has a message reworded, a front to tell why one was not. Refuses to understand a language:
-lengths, marks, case and layout decide, and the few words known here only say what a greeting is.
+Owns the rules: a trivial message ("thanks") cannot be worded better, a clear one need not be. A
+worker asks before it has a message reworded; an API process asks to explain why one was not.
+Refuses to understand any language: length, punctuation, case and layout decide, and the few words
+listed here only recognise a greeting.
 
-DESIGN. When in doubt a message is clear: sent as it is written it is always what its author said.
-Nothing is looked at beyond the first characters, which a longer message does not need to be clear.
+DESIGN. In doubt a message counts as clear, because sending it as written is never wrong. At most
+600 characters are examined: a longer message is clear.
 """
 
 import re
@@ -15,12 +16,12 @@ CHARACTERS_MAX: Final = 600
 _CLEAR_WORDS_MIN: Final = 40
 _TRIVIAL_WORDS_MAX: Final = 2
 _COURTESY_WORDS_MAX: Final = 8
-# From so many words on, a sentence that begins and ends as one says what it means.
+# A sentence of at least so many words that begins and ends like one is clear.
 _QUESTION_WORDS_MIN: Final = 4
 _STATEMENT_WORDS_MIN: Final = 5
 _UNCAPITALISED_QUESTION_WORDS_MIN: Final = 6
 
-# Scripts that set no spaces, and how many of their characters a word has, more or less.
+# Scripts written without spaces, and about how many of their characters make a word.
 _UNSPACED: Final = (
     (re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"), 2),
     (re.compile("[\u3040-\u30ff]"), 4),
@@ -37,7 +38,7 @@ _QUOTED: Final = re.compile(
     r"[\"\u201c\u201d\u00bb\u300d\u300f]",
     re.MULTILINE,
 )
-# What is to be done, a colon, and what to do it with.
+# An instruction, a colon, and its material: "Translate: good morning".
 _INSTRUCTION: Final = re.compile(r"\w\s?(?::\s+|\uff1a\s*)\S")
 _FORMAT: Final = re.compile(r"\b(?:json|csv|yaml|xml|markdown|latex)\b", re.IGNORECASE)
 _EDGE_PUNCTUATION: Final = re.compile(r"^[\W_]+|[\W_]+$")
@@ -64,7 +65,10 @@ _COURTESIES: Final = frozenset(
 
 
 def reason_not_to_reword(message: str) -> Literal["trivial", "clear"] | None:
-    """Return why a message wants no rewording, or None when it does. Its length costs nothing."""
+    """Return why a message needs no rewording, or None where it does.
+
+    The time that this takes does not grow with the message.
+    """
     if len(message) > CHARACTERS_MAX:
         return "clear"
     text = message.strip()
@@ -76,7 +80,7 @@ def reason_not_to_reword(message: str) -> Literal["trivial", "clear"] | None:
 
 
 def _words_in(text: str) -> int:
-    """Count words, in scripts without spaces by their usual length."""
+    """Count words; in scripts without spaces, estimate them from the characters."""
     share = 0.0
     for characters, per_word in _UNSPACED:
         text, count = characters.subn(" ", text)
@@ -90,7 +94,7 @@ def _is_courtesy(text: str) -> bool:
 
 
 def _has_layout(text: str, words: int) -> bool:
-    """Tell whether its author laid it out: code, a list, a quotation, an order and its matter."""
+    """Tell whether the text has layout: code, a list, a quotation, an instruction with material."""
     if _CODE.search(text) or _QUOTED.search(text) or len(_ITEM.findall(text)) > 1:
         return True
     if words < _QUESTION_WORDS_MIN:
@@ -99,10 +103,10 @@ def _has_layout(text: str, words: int) -> bool:
 
 
 def _is_well_formed(text: str, words: int) -> bool:
-    """Tell whether it begins and ends as sentences do."""
+    """Tell whether the text begins and ends like a sentence."""
     body = text.rstrip(_CLOSING)
     mark, before = body[-1:], body[-2:-1]
-    # Several marks in a row are temper or thought, not an end.
+    # "???" or "..." ends no sentence.
     if not mark or mark not in _END_MARKS or (before and before in _END_MARKS):
         return False
     is_question = mark in _QUESTION_MARKS

@@ -1,7 +1,7 @@
-"""Time as the processes see it: wall clock, monotonic clock and sleep, which tests can turn.
+"""Wall clock, monotonic clock and sleep, which tests can replace.
 
-Owns the only calls to `time` and `asyncio.sleep` in the product. Refuses to say when a generation
-was accepted or ended: those times are Redis' own, so that all processes agree.
+Owns the product's only calls to `time` and `asyncio.sleep`. Refuses to time a generation: when it
+was accepted or ended is Redis' own time, so that all processes agree.
 """
 
 import asyncio
@@ -17,27 +17,27 @@ _LAST_SECOND: Final = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timesta
 
 
 class Clock(Protocol):
-    """What a component may ask of time."""
+    """The time source that components are given."""
 
     def now_ms(self) -> int:
         """Return the wall clock in milliseconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Return seconds from an arbitrary start; never falls."""
+        """Return seconds since an arbitrary start; they never decrease."""
 
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`."""
 
 
 class SystemClock:
-    """The machine's own time."""
+    """The time source of the operating system."""
 
     def now_ms(self) -> int:
         """Return the wall clock in milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
 
     def monotonic(self) -> float:
-        """Return seconds from an arbitrary start; never falls."""
+        """Return seconds since an arbitrary start; they never decrease."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
@@ -46,9 +46,10 @@ class SystemClock:
 
 
 def iso(ms: int) -> str:
-    """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, as the APIs show them.
+    """Format milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SSZ`, the form that the APIs show.
 
-    A time that no calendar date has is shown as the nearest one that has: stored times never raise.
+    A stored time beyond the calendar (years 1 to 9999) is shown as its nearest end instead of
+    raising.
     """
     return _iso(ms // 1000)
 
@@ -56,7 +57,7 @@ def iso(ms: int) -> str:
 def instant(text: str) -> int | None:
     """Return the milliseconds since the epoch of `YYYY-MM-DD[THH:MM:SSZ]`, or None if it is none.
 
-    Without an offset from UTC it is UTC. In UTC it must be of the years 1 to 9999, too.
+    Without an offset the time is UTC. Converted to UTC it must lie in the years 1 to 9999.
     """
     try:
         moment = datetime.fromisoformat(text)

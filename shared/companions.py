@@ -1,6 +1,7 @@
-"""Somebody to talk to: what a companion is, and those that ship.
+"""The companions that ship, and what describes one.
 
-Owns how they speak. Refuses to know what they remember and may do, beyond the words for it.
+Owns their personas. What a companion remembers or may do is only named here, and carried out
+nowhere.
 """
 
 from typing import Annotated, Literal, get_args
@@ -13,7 +14,7 @@ Layer = Literal["identity", "preferences", "history"]
 
 
 class CompanionSettings(Section, frozen=True, kw_only=True):
-    """Somebody to talk to, by `type`: how it speaks, and by which model if not Smart Select."""
+    """A companion, found by `type`: its persona, and its model (None: Smart Select chooses)."""
 
     type: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
     name: str

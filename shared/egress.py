@@ -1,12 +1,12 @@
-"""Where a URL that a caller or a model named may lead: pure decisions, no socket.
+"""Decides whether a URL that a caller or a model named may be called. Pure: opens no socket.
 
-Owns how such a URL is read, which addresses are public, and what an operator allows beyond them.
-Refuses whatever could be read in two ways: what comes out of `read` is in the one form that every
-reader understands alike.
+Owns how such a URL is parsed, which addresses are public, and what an operator allows beyond them.
+Refuses every URL that two parsers could read differently: `read` returns it in one normal form.
 
-DESIGN. An address is judged by a table of our own, and by all that it carries: an IPv4 address
-inside an IPv6 one is where a gateway would go. Of IPv6 only what is given out for unicast is public
-at all, so what nobody has thought of yet is not.
+DESIGN. Addresses are judged by a table of our own, together with every IPv4 address that they
+embed, because a gateway would send packets there: `64:ff9b::a00:1` embeds 10.0.0.1 and is refused.
+Of IPv6 only `2000::/3` (the unicast range) counts as public, so a range assigned later is refused
+at first.
 """
 
 import re
@@ -35,10 +35,11 @@ URL_CHARACTERS_MAX: Final = 2_048
 _PORTS: Final = {"http": 80, "https": 443}
 _NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?")
 _NAME_CHARACTERS_MAX: Final = 253
-# A last label like these makes resolvers take the whole for an address, in one of many old forms.
+# With a last label like these, resolvers take the whole name for an IPv4 address in an old
+# notation.
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DOTTED_QUAD: Final = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}")
-# Already quoted is left as it is; what no request line may hold is quoted.
+# Percent escapes stay as they are; characters that a request line must not hold are escaped.
 _SAFE: Final = "%!$&'()*+,;=:@/?~-._[]|"
 
 _PRIVATE_4: Final = tuple(
@@ -52,7 +53,7 @@ _PRIVATE_4: Final = tuple(
     )
 )
 _UNICAST_6: Final = IPv6Network("2000::/3")
-# Inside it: what is for protocols (Teredo among them), for documents, or 6to4.
+# Ranges inside it for protocols (Teredo is one), documentation and 6to4.
 _PRIVATE_6: Final = tuple(
     map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
 )
@@ -65,7 +66,7 @@ _BITS_32: Final = 0xFFFF_FFFF
 
 
 class Target(NamedTuple):
-    """Where a URL leads: `host` is a name in ASCII or an address, `path` begins with a slash."""
+    """A parsed URL: `host` is an ASCII name or an address, `path` begins with a slash."""
 
     scheme: str
     host: str
@@ -74,7 +75,7 @@ class Target(NamedTuple):
 
     @property
     def address(self) -> Address | None:
-        """The host, if it is an address; None for a name."""
+        """The host where it is an address; None for a name."""
         return (
             None
             if _NAME.fullmatch(self.host) and not _looks_like_ipv4(self.host)
@@ -83,18 +84,18 @@ class Target(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The URL in its one form."""
+        """The URL in its normal form."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.path}"
 
 
 def read(url: str) -> Target:
-    """Return where a URL leads. Raises EgressError ("forbidden") for what no URL of ours may be."""
+    """Parse a URL into its normal form. Raises EgressError ("forbidden") for a refused one."""
     if not 0 < len(url) <= URL_CHARACTERS_MAX:
         raise forbidden(f"The URL must have 1 to {URL_CHARACTERS_MAX} characters.")
     if any(character <= " " or character in '\x7f\\<>"^`{}' for character in url):
-        raise forbidden("The URL has characters that no URL may have.")
+        raise forbidden("The URL has characters that a URL must not have.")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -113,24 +114,24 @@ def read(url: str) -> Target:
 
 
 def _normalise_host(host: str, *, is_literal: bool) -> str:
-    """Return a host in its one form: a name in ASCII, or an address as it is written today."""
+    """Return a host in its normal form: an ASCII name, or an address in today's notation."""
     if is_literal:
         address = _parse_ip(host)
         if isinstance(address, IPv6Address) and address.scope_id is None:
             return str(address)
-        raise forbidden("The URL's host is no address.")
+        raise forbidden("The URL's host is not a valid address.")
     try:
         name = host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:
-        raise forbidden("The URL's host is no name.") from None
+        raise forbidden("The URL's host is not a valid name.") from None
     name = name.lower()
     if _looks_like_ipv4(name):
-        # 0177.0.0.1, 2130706433 and 127.1 are addresses to some resolvers, and to us none.
+        # Some resolvers take 0177.0.0.1, 2130706433 and 127.1 for addresses; all three are refused.
         if _DOTTED_QUAD.fullmatch(name) and _parse_ip(name) is not None:
             return name
-        raise forbidden("The URL's host is no address.")
+        raise forbidden("The URL's host is not a valid address.")
     if len(name) > _NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
-        raise forbidden("The URL's host is no name.")
+        raise forbidden("The URL's host is not a valid name.")
     return name
 
 
@@ -146,14 +147,15 @@ def _parse_ip(text: str) -> Address | None:
 
 
 def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
-    """Return the IPv4 addresses that an IPv6 address has inside, in all forms that carry one."""
+    """Return the IPv4 addresses that an IPv6 address embeds, in every known form of embedding."""
     if isinstance(address, IPv4Address):
         return ()
     bits = int(address)
     if address in _MAPPED or address in _NAT64:
         return (IPv4Address(bits & _BITS_32),)
     if address in _LOCAL_NAT64:
-        # The prefix may have any length there; 48 puts an empty byte in the middle of the address.
+        # A local NAT64 prefix may be shorter or longer; with /48 the IPv4 address is split around a
+        # zero byte.
         middle = (bits >> 64 & 0xFFFF) << 16 | (bits >> 40 & 0xFFFF)
         return IPv4Address(middle), IPv4Address(bits & _BITS_32)
     if address in _SIX_TO_FOUR:
@@ -164,7 +166,7 @@ def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address is global and unicast, and all that it carries."""
+    """Tell whether an address is global unicast, and so is every address that it embeds."""
     if isinstance(address, IPv4Address):
         return not any(address in private for private in _PRIVATE_4)
     if not all(map(is_public, embedded_ipv4(address))):
@@ -175,7 +177,7 @@ def is_public(address: Address) -> bool:
 
 
 class EgressPolicy:
-    """What an operator decided: networks and names that are allowed though private, and ports."""
+    """What the operator allows: private networks, host names, and ports."""
 
     def __init__(self, allow: Iterable[str], ports: Iterable[int]) -> None:
         self._ports = frozenset(ports)
@@ -189,30 +191,30 @@ class EgressPolicy:
                 self._networks.append(network)
 
     def check(self, target: Target) -> None:
-        """Refuse a target that nobody need resolve. Raises EgressError."""
+        """Refuse a target that needs no name resolution to be refused. Raises EgressError."""
         if target.port not in self._ports:
-            raise forbidden("The URL's port is not one that is called.")
+            raise forbidden("The URL's port is not allowed.")
         if target.address is not None:
             self.check_addresses(target, [target.address])
 
     def check_addresses(self, target: Target, addresses: Iterable[Address]) -> None:
-        """Refuse a target of whose addresses one is not allowed. Raises EgressError."""
+        """Refuse a target if any of its addresses is not allowed. Raises EgressError."""
         if target.host.rstrip(".") in self._names:
             return
         if not all(is_public(address) or self._allows(address) for address in addresses):
             raise forbidden("The URL leads to an address that is not public.")
 
     def _allows(self, address: Address) -> bool:
-        """Tell whether an address stands in a network that is meant; a mapped one is its own."""
+        """Tell whether an address is in an allowed network; an IPv4-mapped one counts as IPv4."""
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
 
 
 def faults(section: object) -> list[str]:
-    """Return which entries of a table `[egress]` are a network by their looks alone.
+    """Return which entries of `egress.allow` can be neither a network nor a host name.
 
-    An `allow` that cannot be read at all is told of elsewhere.
+    A list that cannot be read at all is reported by the check of its type.
     """
     found: list[str] = []
     with suppress(msgspec.ValidationError):
@@ -221,11 +223,11 @@ def faults(section: object) -> list[str]:
         found += [
             each for each in allow if _cannot_be_host_name(each) and _parse_network(each) is None
         ]
-    return [f"egress.allow: {entry} is no network and no name of a host" for entry in found]
+    return [f"egress.allow: {entry} is neither a network nor a host name" for entry in found]
 
 
 def _cannot_be_host_name(entry: str) -> bool:
-    """Tell whether an entry can be no host's name: no URL's host would ever be one with it."""
+    """Tell whether an entry has the form of a network, and so never equals a URL's host name."""
     return "/" in entry or ":" in entry or _looks_like_ipv4(entry)
 
 
@@ -237,5 +239,5 @@ def _parse_network(entry: str) -> Network | None:
 
 
 def forbidden(sentence: str) -> EgressError:
-    """Return the refusal of a URL; the sentence names no address."""
+    """Return the refusal of a URL; the sentence must name no address."""
     return EgressError(sentence, "forbidden")

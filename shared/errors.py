@@ -1,21 +1,22 @@
-"""Every error of Pollux, as one tree.
+"""Every error of Pollux as one tree, with its public codes.
 
     PolluxError
-    +-- RequestError            the caller's doing; `field` names what to mend
-    +-- RefusedError            right request, wrong moment: limits, credits, a busy session
-    |   +-- FailedError         what the caller waited for has ended without an answer
-    +-- UnavailableError        our doing, for now: Redis away, not ready, too slow
-    |   +-- NotReplicatedError  no replica confirmed in time (in shared/redis/replicated.py)
-    +-- ProviderError           an upstream's doing, as told by the table of its adapter
-    |   +-- BarredError         our own gate spares an upstream the call: it cools, or is busy
-    +-- EgressError             a URL that was named to us: it leads nowhere, or must not be called
-    +-- ConfigurationError      the operator's doing: settings, catalogue, environment
-    +-- StoreError              a reply of Redis that our code does not expect: a fault in Pollux
-        +-- WrongTypeError      somebody else wrote a key of ours: an operator mends it
+    +-- RequestError            the caller must change the request; `details` names the field
+    +-- RefusedError            a valid request at a wrong time: limits, credits, a busy session
+    |   +-- FailedError         the generation that the caller waited for ended without an answer
+    +-- UnavailableError        Pollux cannot serve now: Redis away, not ready, too slow
+    |   +-- NotNowError         Redis answered that it cannot do this now
+    |       (NotReplicatedError, no replica confirmed in time, is in shared/redis/replicated.py)
+    +-- ProviderError           an upstream failed, as the table of its adapter maps it
+    |   +-- CallBlockedError    the circuit breaker or a limit kept the call from being made
+    +-- EgressError             a URL named by a caller or a model fails or must not be called
+    +-- ConfigurationError      the operator must change settings, catalogue or environment
+    +-- StoreError              Redis replied something unexpected: a fault in Pollux
+        +-- WrongTypeError      something else wrote one of our keys; an operator repairs it
 
-A class states who is to blame and whether trying again helps; the instance carries the public code
-of the contract. Which status line that makes is the front's knowledge, which failure of an upstream
-maps to which error the adapter's; neither stands here.
+A class states who is to blame and whether a retry may help; an instance carries the public code.
+The API decides which HTTP status that becomes, an adapter which error an upstream's failure
+becomes.
 """
 
 from enum import Enum
@@ -28,7 +29,7 @@ Blame = Literal["caller", "provider", "us", "operator"]
 
 
 class Code(Enum):
-    """The public codes of the contract; the names are what callers read."""
+    """The public codes, which callers read."""
 
     INVALID_API_KEY = "INVALID_API_KEY"
     FORBIDDEN = "FORBIDDEN"
@@ -73,7 +74,7 @@ class PolluxError(Exception):
 
 
 class RequestError(PolluxError):
-    """The request cannot be served as it stands; repeating it changes nothing."""
+    """The request cannot be served as it is; sending it again changes nothing."""
 
     blame: Blame = "caller"
 
@@ -85,7 +86,7 @@ class RequestError(PolluxError):
 
 
 class RefusedError(PolluxError):
-    """The request is right and may be repeated; `retry_after_seconds` says when, if known."""
+    """The request is valid and may be repeated; `retry_after_seconds` says when, if known."""
 
     retry: Retry = "backoff"
     blame: Blame = "caller"
@@ -106,9 +107,9 @@ class RefusedError(PolluxError):
 
 
 class UnavailableError(PolluxError):
-    """Not now, and nothing was done or nobody can know whether it was: repeat with the same key.
+    """Pollux cannot serve now; repeat with the same Idempotency-Key, as the outcome is unknown.
 
-    `retry_after_seconds` follows from how long that has lasted, where it was measured.
+    `retry_after_seconds` grows with how long this has lasted, where that was measured.
     """
 
     retry: Retry = "backoff"
@@ -119,7 +120,7 @@ class UnavailableError(PolluxError):
 
 
 class NotNowError(UnavailableError):
-    """Redis answered that it cannot do this now; what it only reads, it may still answer."""
+    """Redis answered that it cannot do this now; it may still serve reads."""
 
 
 Category = Literal[
@@ -134,7 +135,7 @@ Category = Literal[
     "expired",
     "internal",
 ]
-# Failures that are an operator's to look into: nothing that the caller asked for or did.
+# Failures that leave a dead letter for an operator: not caused by the caller's request.
 DEAD_CATEGORIES: Final[frozenset[Category]] = frozenset(get_args(Category)) - {
     "content_policy",
     "invalid_request",
@@ -146,8 +147,8 @@ DEAD_CATEGORIES: Final[frozenset[Category]] = frozenset(get_args(Category)) - {
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a generation failed, as callers see it and as it is stored.
 
-    `message` is a sentence; `code` names the exact fault; `provider` is the upstream's catalogue
-    name.
+    `message` is a sentence; `code` names the exact fault; `provider` is the provider's name in the
+    catalogue.
     """
 
     message: str
@@ -158,7 +159,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provider: str | None = None
 
 
-# The failures that need no provider, and that Redis itself may have to report.
+# The failures that a Redis function may have to report by itself.
 EXPIRED: Final = Failure(
     message="The deadline passed before the answer was complete.",
     category="expired",
@@ -204,9 +205,9 @@ class FailedError(RefusedError):
 
 
 class ProviderError(PolluxError):
-    """An upstream failed; `failure` is what the caller will read if nothing else can be tried.
+    """An upstream failed; `failure` is what the caller reads if nothing else can be tried.
 
-    `has_begun`: the upstream had taken the call on and begun an answer.
+    `has_begun`: the upstream had accepted the call and begun an answer.
     """
 
     blame: Blame = "provider"
@@ -225,11 +226,11 @@ BlockReason = Literal["cooling", "probing", "busy", "throttled", "slowed"]
 
 
 class CallBlockedError(ProviderError):
-    """A call that was not made: the gate to its upstream is shut for so long, as well as is known.
+    """A call that was not made; `wait_seconds` estimates when one may be.
 
-    `why`: cooling after failures; probing, by somebody else's call; busy, with no room for more;
-    throttled, since the provider refused calls and takes one at a time; slowed, since it failed at
-    the account's own messages.
+    `why`: `cooling` after failures; `probing`, while another call tests the provider; `busy`, at
+    the limit of calls; `throttled`, while the provider refuses calls and one is admitted at a time;
+    `slowed`, since it failed on this account's own messages.
     """
 
     def __init__(self, failure: Failure, why: BlockReason, retry_after_seconds: float) -> None:
@@ -242,7 +243,7 @@ EgressKind = Literal["forbidden", "unreachable", "too_large", "encoded"]
 
 
 class EgressError(PolluxError):
-    """A URL that was named to us brought nothing; the sentence tells nothing of where it led."""
+    """A URL that a caller or a model named failed; the sentence does not reveal where it led."""
 
     blame: Blame = "caller"
 
@@ -253,7 +254,7 @@ class EgressError(PolluxError):
 
 
 class ConfigurationError(PolluxError):
-    """Settings or environment cannot be used; `faults` lists every fault, each with its path."""
+    """Settings or environment cannot be used; `faults` lists every fault with its path."""
 
     blame: Blame = "operator"
 
@@ -263,13 +264,13 @@ class ConfigurationError(PolluxError):
 
 
 class StoreError(PolluxError):
-    """Redis answered what our own code never expects; always worth a report."""
+    """Redis replied something that our code never expects; always worth a bug report."""
 
 
 class WrongKey(NamedTuple):
-    """A key that holds another type than it should: not by our doing, and not ours to lose.
+    """A key of another type than expected: something other than Pollux wrote it.
 
-    `is_removed`: it held nothing that is not made again, and is gone.
+    `is_removed`: it is rebuilt by whoever needs it, and was deleted.
     """
 
     name: str
@@ -279,12 +280,12 @@ class WrongKey(NamedTuple):
 
     @property
     def fault(self) -> str:
-        """What is wrong, as a sentence without an end."""
+        """What is wrong, as a clause."""
         return f"{self.name} is a {self.found} where a {self.expected} should be"
 
 
 class WrongTypeError(StoreError):
-    """A key holds another type than it should, so what needs it waits; `keys` names those found."""
+    """A key has another type than expected, so calls that need it fail; `keys` lists it."""
 
     blame: Blame = "operator"
 

@@ -1,8 +1,8 @@
-"""Identifiers and API keys: made here, checked here, and nowhere else.
+"""Makes and checks identifiers and API keys.
 
-An id is 23 letters and digits that carry 130 random bits; it names nothing and sorts by nothing.
-An API key is a prefix that secret scanners know, 160 random bits and a checksum: a mistyped key is
-refused without asking Redis, and Redis holds only an HMAC of it.
+An id is 23 letters and digits with 130 random bits; it carries no meaning and no order. An API key
+is a prefix that secret scanners recognise, 160 random bits and a checksum: a mistyped key is
+refused without asking Redis, and Redis stores only an HMAC of it.
 """
 
 import hashlib
@@ -19,33 +19,34 @@ KEY_PREFIX = "pollux_live_"
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE = len(_ALPHABET)
 _ID_DIGITS = 23
-# Some digits are picked by five bytes and some by four, so a digit is worth 5.67 bits.
+# 256 is not a multiple of 62: some digits stand for five byte values, others for four, which leaves
+# a digit 5.67 bits.
 _DIGIT_OF_BYTE = bytes(_ALPHABET.encode()[byte % _BASE] for byte in range(256))
 _SECRET_DIGITS = 27
 _CHECKSUM_DIGITS = 6
-# What follows a key's prefix.
+# The characters after a key's prefix.
 KEY_DIGITS = _SECRET_DIGITS + _CHECKSUM_DIGITS
 _ID = re.compile(ID_PATTERN)
 
 
 def new_id() -> str:
-    """Return a fresh id: 23 letters and digits, 130 random bits."""
+    """Return a new id: 23 letters and digits, 130 random bits."""
     return os.urandom(_ID_DIGITS).translate(_DIGIT_OF_BYTE).decode()
 
 
 def is_id(text: str) -> bool:
-    """Tell whether a text has the form of an id, before it becomes part of a key's name."""
+    """Tell whether a text has the form of an id, and so may become part of a Redis key."""
     return _ID.match(text) is not None and "\n" not in text
 
 
 def new_key() -> str:
-    """Return a fresh API key in clear text; it is shown once and never stored."""
+    """Return a new API key in clear text; it is shown once and never stored."""
     secret = _digits(secrets.randbits(160), _SECRET_DIGITS)
     return KEY_PREFIX + secret + _checksum(secret)
 
 
 def is_key(text: str) -> bool:
-    """Tell whether the text is a well-formed key: prefix, length and checksum."""
+    """Tell whether a text is a well-formed API key: prefix, length and checksum."""
     return len(text) == len(KEY_PREFIX) + KEY_DIGITS and _is_key(text)
 
 
@@ -56,7 +57,7 @@ def _is_key(text: str) -> bool:
 
 
 def key_hash(key: str, pepper: bytes) -> str:
-    """Return the name under which a key is stored: HMAC-SHA-256 with the pepper, in hex."""
+    """Return the hash under which a key is stored: HMAC-SHA-256 with the pepper, in hex."""
     return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
 
 

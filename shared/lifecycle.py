@@ -1,10 +1,10 @@
-"""The life of a generation: its stages, the states callers see, and which stage may follow which.
+"""The stages of a generation, and which stage may follow which.
 
-Two rules. Code never decides whether a step is allowed: it asks this table, and so do the Redis
-functions, into whose text the table is rendered. And an end is an end: nothing follows it.
+Code never decides by itself whether a transition is allowed: it asks this table, and so do the
+Redis functions, into whose text the table is rendered. Nothing follows an end.
 
-`stage` is what happens inside; `state` is the coarse word that callers loop on (`processing` until
-one of the three ends).
+`stage` is the internal word; `state` is the coarser one that callers poll: `processing` until one
+of the three ends.
 """
 
 from typing import Final, Literal
@@ -25,9 +25,9 @@ Stage = Literal[
 ENDS: Final[frozenset[Stage]] = frozenset({"completed", "failed", "cancelled"})
 
 # A generation waits as `queued` (never tried, or handed back by a worker that drains) or `retrying`
-# (deferred, or its worker died); it is claimed into `routing`. Its message may be reworded and the
-# web searched before it generates. Anything that waits or runs may fail (deadline, too many
-# crashes) or be cancelled; only what generates can complete.
+# (deferred, or its worker died). A claim moves it to `routing`; its message may be reworded and the
+# web searched before it generates. Whatever waits or runs may fail (deadline, too many crashes) or
+# be cancelled; only `generating` can complete.
 _HANDED_BACK: Final[frozenset[Stage]] = frozenset({"queued", "retrying", "failed", "cancelled"})
 TRANSITIONS: Final[dict[Stage, frozenset[Stage]]] = {
     "queued": frozenset({"routing", "failed", "cancelled"}),
@@ -54,5 +54,5 @@ def state_of(stage: Stage) -> State:
 
 
 def may_follow(stage: Stage, following: Stage) -> bool:
-    """Tell whether the table lets `following` come after `stage`."""
+    """Tell whether `following` may come after `stage`."""
     return following in TRANSITIONS[stage]

@@ -1,10 +1,10 @@
-"""What a URL of Redis may say, beyond what its pattern refuses."""
+"""Checks the parts of `redis.url` that the pattern of its type does not."""
 
 from urllib.parse import parse_qs, urlsplit
 
 
 def faults(section: object) -> list[str]:
-    """Return what is wrong with the URL of a section: no number where one must be, unread parts."""
+    """Return the faults of a table's URL: a port or database that is no number, ignored parts."""
     url = section.get("url", "") if isinstance(section, dict) else ""
     try:
         parts = urlsplit(url if isinstance(url, str) else "")
@@ -17,5 +17,7 @@ def faults(section: object) -> list[str]:
         is_sound, is_cut = False, "#" in str(url)
     found = [] if is_sound else ["redis.url: its port or its database is not a number"]
     if is_cut:
-        found.append("redis.url: only `db` may follow `?`, and no `#`; a password's is %23")
+        found.append(
+            "redis.url: only `db` may follow `?`, and `#` is not allowed; write %23 in a password"
+        )
     return found

@@ -1,7 +1,7 @@
-"""Who searches the web for models that cannot: the settings' table `[search]`.
+"""The settings table `[search]`: the service that searches the web for models that cannot.
 
-Owns its shape, its defaults, and what must hold inside it. A model that searches by itself needs
-none of it.
+Owns its shape, its defaults and the checks inside it. A model that searches by itself needs none of
+it.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -12,15 +12,15 @@ from shared.settings_types import HttpUrl, Section
 
 Searcher = Literal["searxng", "brave", "tavily"]
 
-# What each cannot do without.
+# The field that each service requires.
 _REQUIRED: Final = {"searxng": "base_url", "brave": "api_key_env", "tavily": "api_key_env"}
 
 
 class SearchSettings(Section, frozen=True, kw_only=True):
-    """The service that is asked, if any. `rate` is US dollars per 1,000 searches.
+    """The search service, if any. `rate` is US dollars per 1,000 searches.
 
-    `api_key_env` names the variable that holds its key; `base_url` has a default for all but
-    SearXNG, which everybody runs on their own.
+    `api_key_env` names the variable that holds the service's key; `base_url` has a default for all
+    services but SearXNG, which every operator hosts.
     """
 
     service: Searcher | None = None
@@ -32,7 +32,7 @@ class SearchSettings(Section, frozen=True, kw_only=True):
 
 
 def faults(section: object) -> list[str]:
-    """Return what a table `[search]` lacks, as it stands in the file and the environment."""
+    """Return what the table `[search]` lacks for the service that it names."""
     table: dict[str, Any] = section if isinstance(section, dict) else {}
     needed = _REQUIRED.get(str(table.get("service")))
     if needed is None or table.get(needed):

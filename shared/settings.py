@@ -1,14 +1,13 @@
-"""Settings: what an operator may decide, with its bounds, from one TOML file and the environment.
+"""Settings: what an operator may decide, from one TOML file and the environment.
 
-Owns the shape and the defaults, what `POLLUX_CONFIG`, `POLLUX_<SECTION>__<NAME>` and `REDIS_URL`
-mean, and what must hold between entries. Providers and models may stand in a second file, which
-the settings name; an entry of the settings themselves goes before one of the same name there.
-Unknown names are refused, and all faults are told at once, each with its path. A table that is
-given in part keeps its own defaults for the rest. Refuses to look at
-the environment by itself: `__main__` files and the command line hand it in.
+Owns every table with its types, defaults and bounds, the meaning of `POLLUX_CONFIG`,
+`POLLUX_<SECTION>__<NAME>` and `REDIS_URL`, and the checks between entries. Providers and models may
+stand in a second file; where both name the same one, the settings' own entry counts. Unknown names
+are refused, and all faults are reported at once, each with its path. Refuses to read the
+environment by itself: the `__main__` modules and the command line pass it in.
 
-Secrets are never values here, only the names of environment variables; `Secret` carries one once
-read and never prints it.
+Secrets are never values here, only the names of environment variables; `Secret` carries one that
+was read, and never prints it.
 """
 
 from collections.abc import Mapping
@@ -45,12 +44,12 @@ Capability = Literal[
 ]
 
 _ENV_PREFIX = "POLLUX_"
-# Read elsewhere by name: the file itself, the secrets that settings only name, and a caller's own.
+# Not settings: the file itself, and what the command line reads for a caller.
 _NOT_SETTINGS = {"POLLUX_CONFIG", "POLLUX_URL", "POLLUX_API_KEY"}
 
 
 class Secret:
-    """A secret text that never shows itself: not in repr, str, logs or tracebacks with locals."""
+    """A secret that never appears in a repr, a str, a log or a traceback with locals."""
 
     __slots__ = ("_text",)
 
@@ -58,7 +57,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text; call it only where the text leaves for its purpose."""
+        """Return the secret; call this only where it is sent."""
         return self._text
 
     @override
@@ -67,22 +66,22 @@ class Secret:
 
 
 class RedisSettings(Section, frozen=True, kw_only=True):
-    """Where the system of record is, and what is expected of it."""
+    """Where Redis is, and how durable it must be."""
 
     url: Annotated[str, Meta(pattern=r"^(rediss?|unix)://\S+$")] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "pollux"
     partitions: Annotated[int, Meta(ge=1, le=64)] = 1
-    # What each name holds stands in shared/redis/server_check.py.
+    # shared/redis/server_check.py says what each name guarantees.
     durability: Durability = "process"
-    replica_seconds: Annotated[float, Meta(ge=0.001, le=60)] = 1.0  # WAIT 0 would be for ever
+    replica_seconds: Annotated[float, Meta(ge=0.001, le=60)] = 1.0  # WAIT 0 would never time out
     connect_seconds: Seconds = 2.0
     timeout_seconds: Seconds = 5.0
 
 
 class ApiSettings(Section, frozen=True, kw_only=True):
-    """The front: its patience and its bounds."""
+    """Timeouts and bounds of an API process."""
 
-    # Of one process: open at once, and of bodies that are still arriving.
+    # Per process: open connections, and bytes of bodies that are still arriving.
     connections_max: Positive = 20_000
     bodies_bytes_max: Positive = 67_108_864
     body_bytes_max: Positive = 5_242_880
@@ -92,20 +91,21 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     stuck_reader_seconds: Seconds = 30.0
     ping_seconds: Seconds = 10.0
     wait_seconds_max: Annotated[int, Meta(ge=1, le=300)] = 45
-    # Every tier may do these at least (Tier in tiers.py has the rest).
+    # The least that every tier may do (shared/tiers.py has the limits of each tier).
     waits_per_account: Positive = 100
     reads_per_minute: Positive = 300
     # For each generation that is unfinished or ended within the last minute.
     reads_per_unfinished: Positive = 60
-    # Of the pages that browsers may call this API from, as in https://app.example.org; `*` for all.
+    # Origins of the pages whose scripts may call the API, as in https://app.example.org; `*` for
+    # all.
     cors_origins: tuple[Origin, ...] = ()
 
 
 class WorkerSettings(Section, frozen=True, kw_only=True):
-    """A worker process: how much at once, and how it holds what it has claimed."""
+    """How much a worker runs at once, and how it keeps what it has claimed."""
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 16
-    # The most that batches may hold of it; one slot at least.
+    # The share of the slots that batches may hold; at least one slot.
     batch_share: Share = 0.75
     lease_seconds: Seconds = 2.0
     beat_seconds: Seconds = 0.5
@@ -122,7 +122,7 @@ class RetentionSettings(Section, frozen=True, kw_only=True):
     generation_seconds: Retention = 86_400
     events_seconds: Retention = 600
     idempotency_seconds: Retention = 86_400
-    # What failed for no fault of its caller: until then, and so many in a partition at most.
+    # Dead letters: how long they are kept, and how many in a partition at most.
     dead_seconds: Retention = 604_800
     dead_max: Positive = 100_000
 
@@ -130,9 +130,9 @@ class RetentionSettings(Section, frozen=True, kw_only=True):
 class ProviderSettings(Section, frozen=True, kw_only=True):
     """An upstream that serves models. `api_key_env` names the variable that holds its key.
 
-    Its limits hold for all workers together, and without any it is called as often as there is
-    work. Work of the batch lane takes at most `batch_share` of `concurrency_max`. Once an answer
-    has begun, nothing at all may come for `idle_seconds`; a comment or a ping is something.
+    Its limits hold for all workers together; without limits it is called whenever there is work.
+    The batch lane takes at most `batch_share` of `concurrency_max`. Once an answer has begun, the
+    upstream may be silent for `idle_seconds`; a comment or a ping ends a silence.
     """
 
     name: CatalogueName
@@ -149,28 +149,29 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """How callers see it."""
+        """The name that callers see."""
         return self.label or self.name
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is any limit to keep to."""
+        """Whether any limit is set."""
         return bool(self.concurrency_max or self.requests_per_minute or self.tokens_per_minute)
 
 
-# Chat completions know a word and a switch, Anthropic adaptive and budget, Gemini level and budget.
+# Chat completions know `effort` and `enabled`, Anthropic `adaptive` and `budget`, Gemini `level`
+# and `budget`.
 ReasoningOption = Literal["none", "effort", "enabled", "adaptive", "budget", "level"]
 
 
 class ModelRequestSettings(Section, frozen=True, kw_only=True):
-    """How a model is asked, which differs from one to the next.
+    """How requests to a model differ from those to other models of its dialect.
 
-    `limit_option` is the field that bounds its answer; `reasoning_option` is how it is asked to
-    think deeply, by `reasoning_effort` where it takes a word, and "none" where it reasons anyway or
-    not at all. Without these two its name decides. `usage_option` is "always" where usage is told
-    unasked and `stream_options` may be refused. `search_option` is the word that asks for a search
-    of the web where chat completions have more than one. `documentation` is where its vendor says
-    so, as read on `documentation_date`.
+    `limit_option` is the field that bounds the answer. `reasoning_option` is how deep thinking is
+    asked for, with `reasoning_effort` where that takes a word, and "none" where the model always or
+    never reasons. Where these two are not set, the model's name decides. `usage_option` is "always"
+    where usage is reported without `stream_options`, which may be refused. `search_option` is the
+    field that asks for a web search where chat completions have several. `documentation` is the
+    vendor's page that says so, as read on `documentation_date`.
     """
 
     limit_option: Literal["max_tokens", "max_completion_tokens"] | None = None
@@ -185,12 +186,12 @@ class ModelRequestSettings(Section, frozen=True, kw_only=True):
 class ModelSettings(ModelRequestSettings, frozen=True, kw_only=True):
     """A model that callers name by `identifier`. Rates are US dollars per million tokens.
 
-    `rates_date` is the day on which the rates were looked up, if anybody wrote it down. Of one that
-    searches the web by itself, `search_rate` is US dollars per 1,000 searches.
+    `rates_date` is the day on which the rates were looked up, if known. `search_rate` is US dollars
+    per 1,000 searches of a model that searches the web by itself.
 
-    An answer may take `first_token_seconds` to begin, as long as its upstream gives signs of life
-    (a head, comments, pings, empty steps); nothing at all may come for `silence_seconds`: where it
-    is not set, 60 s, or 180 s of a model that may think first.
+    The answer may begin after `first_token_seconds` as long as the upstream sends anything (a
+    header, comments, pings, empty steps), but must not be silent for `silence_seconds`: if not set,
+    60 s, or 180 s for a model that may think first.
     """
 
     identifier: CatalogueName
@@ -215,7 +216,7 @@ class ModelSettings(ModelRequestSettings, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """How callers see it."""
+        """The name that callers see."""
         return self.name or self.identifier
 
     @property
@@ -225,10 +226,12 @@ class ModelSettings(ModelRequestSettings, frozen=True, kw_only=True):
 
 
 class BreakerSettings(Section, frozen=True, kw_only=True):
-    """When a provider's model is spared, by the whole fleet: after this many failures of late.
+    """When the whole fleet stops calling a provider's model for a while.
 
-    They must also be this share of the calls of the window. It then cools, twice as long after each
-    probe that fails; one whose credentials are refused cools for `auth_cooling_seconds`.
+    That needs at least `failures_min` failures within the window, which are at least
+    `failures_share` of its calls. The model then cools for `cooling_seconds`, twice as long after
+    each probe that fails, up to `cooling_seconds_max`; one whose credentials are refused cools for
+    `auth_cooling_seconds`.
     """
 
     failures_min: Annotated[int, Meta(ge=1, le=10_000)] = 5
@@ -240,9 +243,9 @@ class BreakerSettings(Section, frozen=True, kw_only=True):
 
 
 class RetrySettings(Section, frozen=True, kw_only=True):
-    """How many calls of a provider may be second tries, in each worker.
+    """How many calls of a provider may be retries, in each worker.
 
-    A share of the first tries, and so many a minute even of a quiet provider.
+    That is a share of its first calls, and at least so many a minute.
     """
 
     share: Annotated[float, Meta(ge=0, le=1)] = 0.1
@@ -250,13 +253,13 @@ class RetrySettings(Section, frozen=True, kw_only=True):
 
 
 class AuthSettings(Section, frozen=True, kw_only=True):
-    """How API keys are kept."""
+    """The variable that holds the pepper with which API keys are hashed."""
 
     pepper_env: str = "POLLUX_PEPPER"
 
 
 class EnhancementSettings(Section, frozen=True, kw_only=True):
-    """Who rewords unclear messages, how long it may take and how much say; without it, nobody."""
+    """The model that rewords unclear messages, if any, and the time and tokens that it may take."""
 
     model: str | None = None
     seconds: Seconds = 3.0
@@ -264,17 +267,17 @@ class EnhancementSettings(Section, frozen=True, kw_only=True):
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
-    """What is written to standard error, and how."""
+    """The format and the level of the log."""
 
     format: Literal["json", "console"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class MediaSettings(Section, frozen=True, kw_only=True):
-    """Pictures that models look at, and what models make, which is kept in `folder`.
+    """Pictures that models look at, and media that models make, which are kept in `folder`.
 
-    `fetch_seconds` is for each picture, `fetched_bytes_max` for all those of a message; a URL of
-    what is kept is good for `url_seconds`, the file is there for `files_seconds`.
+    `fetch_seconds` is for each picture, `fetched_bytes_max` for all pictures of a message. A signed
+    URL is valid for `url_seconds`, and the file is kept for `files_seconds`.
     """
 
     folder: Annotated[str, Meta(min_length=1)] = ".pollux/media"
@@ -286,9 +289,9 @@ class MediaSettings(Section, frozen=True, kw_only=True):
 
 
 class EgressSettings(Section, frozen=True, kw_only=True):
-    """Where URLs that callers or models name may lead, beyond what is public.
+    """Which URLs that callers or models name may be called, beyond public addresses.
 
-    `allow` are networks and names of hosts that are private and yet meant.
+    `allow` lists private networks and host names that are allowed all the same.
     """
 
     allow: tuple[HostOrNetwork, ...] = ()
@@ -296,20 +299,20 @@ class EgressSettings(Section, frozen=True, kw_only=True):
 
 
 class CatalogueEntries(Section, frozen=True, kw_only=True):
-    """What a catalogue's own file holds."""
+    """The content of a catalogue file."""
 
     providers: tuple[ProviderSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
 
 
 class CatalogueSettings(Section, frozen=True, kw_only=True):
-    """A file of more providers and models; its path is relative to the settings file's folder."""
+    """A file with more providers and models; its path is relative to the settings file's folder."""
 
     path: str | None = None
 
 
 class Settings(Section, frozen=True, kw_only=True):
-    """Everything an operator decides. The catalogue is in the order that routing prefers."""
+    """Everything that an operator decides. Routing prefers models in the order of the catalogue."""
 
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
@@ -331,9 +334,9 @@ class Settings(Section, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, environment: Mapping[str, str], *, folder: Path | None = None) -> Self:
-        """Read the TOML file of `POLLUX_CONFIG` (or `pollux.toml`, if there), then the environment.
+        """Read the TOML file of `POLLUX_CONFIG`, or `pollux.toml` if present, then the environment.
 
-        The file that `catalogue.path` names is read with it.
+        The catalogue file that `catalogue.path` names is read with it.
 
         Raises:
             ConfigurationError: with every fault found, each with its path.
@@ -371,7 +374,7 @@ class Settings(Section, frozen=True, kw_only=True):
         )
 
     def with_catalogue(self, entries: CatalogueEntries) -> Self:
-        """Return the settings and what a catalogue adds; names they have already are theirs."""
+        """Return the settings with a catalogue's entries added; an entry of the same name stays."""
         providers = {provider.name for provider in self.providers}
         models = {model.identifier for model in self.models}
         return msgspec.structs.replace(
@@ -392,7 +395,7 @@ class Settings(Section, frozen=True, kw_only=True):
 
 
 def _secret_names(tree: Mapping[str, Any]) -> set[str]:
-    """Return the variables that settings only name: the pepper's and the keys' of upstreams."""
+    """Return the variables that settings only name: the pepper's and those of API keys."""
     tables = [tree.get("auth"), tree.get("search"), *settings_loader.entries(tree, "providers")]
     named = (
         table.get(field)
@@ -404,7 +407,7 @@ def _secret_names(tree: Mapping[str, Any]) -> set[str]:
 
 
 def _check_heartbeat(tree: settings_loader.Tree, faults: list[str]) -> None:
-    """Refuse leases that lapse between two beats: every attempt would be taken for dead."""
+    """Refuse leases that lapse between two heartbeats, which would end every attempt."""
     with suppress(msgspec.ValidationError):
         worker = msgspec.convert(tree.get("worker", {}), WorkerSettings, strict=False)
         if worker.beat_seconds > worker.lease_seconds / 2:
@@ -412,7 +415,7 @@ def _check_heartbeat(tree: settings_loader.Tree, faults: list[str]) -> None:
 
 
 def _check_body(tree: settings_loader.Tree, faults: list[str]) -> None:
-    """Refuse a bound on bodies under which not every message fits that is short enough."""
+    """Refuse a body limit under which a message of the allowed length may not fit."""
     with suppress(msgspec.ValidationError):
         api = msgspec.convert(tree.get("api", {}), ApiSettings, strict=False)
         limits = msgspec.convert(tree.get("limits", {}), LimitSettings, strict=False)
@@ -426,44 +429,44 @@ def _check_body(tree: settings_loader.Tree, faults: list[str]) -> None:
 
 
 def _check_entries(tree: settings_loader.Tree, providers: set[str], faults: list[str]) -> None:
-    """Check that what can be read of a file's providers and models holds together."""
+    """Check that the readable providers and models of a file are consistent."""
     names = [
         each.name
         for each in settings_loader.readable_entries(tree, "providers", ProviderSettings).values()
     ]
     models = settings_loader.readable_entries(tree, "models", ModelSettings)
-    faults.extend(f"providers: {name} stands twice" for name in _duplicates(names))
+    faults.extend(f"providers: {name} is defined twice" for name in _duplicates(names))
     model_names = [word for model in models.values() for word in (model.identifier, *model.aliases)]
-    faults.extend(f"models: {name} stands twice" for name in _duplicates(model_names))
+    faults.extend(f"models: {name} is defined twice" for name in _duplicates(model_names))
     for index, model in models.items():
         if model.provider not in providers:
             faults.append(f"models[{index}].provider: no provider is named {model.provider}")
         if model.max_output_tokens >= model.context_window:
             faults.append(f"models[{index}].max_output_tokens: must be below the context window")
         if "auto" in (model.identifier, *model.aliases):
-            faults.append(f"models[{index}]: `auto` is the word for Smart Select")
+            faults.append(f"models[{index}]: `auto` is reserved for Smart Select")
 
 
 def _check_model_references(
     tree: settings_loader.Tree, models: set[str], faults: list[str]
 ) -> None:
-    """Check what names a model elsewhere than in the catalogue: rewording, companions."""
+    """Check references to models outside the catalogue: rewording and companions."""
     section = tree.get("enhancement")
     rewording_model = section.get("model") if isinstance(section, dict) else None
-    # Where none is named at all, `pollux up` brings its own, and reads again.
+    # Without any model, `pollux up` adds its own and reads the settings again.
     if isinstance(rewording_model, str) and models and rewording_model not in models:
         faults.append(f"enhancement.model: no model is named {rewording_model}")
     companions = settings_loader.readable_entries(tree, "companions", CompanionSettings)
     types = [companion.type for companion in companions.values()]
-    faults.extend(f"companions: {name} stands twice" for name in _duplicates(types))
+    faults.extend(f"companions: {name} is defined twice" for name in _duplicates(types))
     for index, companion in companions.items():
         if companion.model is not None and companion.model not in models:
             faults.append(f"companions[{index}].model: no model is named {companion.model}")
 
 
-def _names_of(kind: str, field: str, *load_trees: settings_loader.Tree) -> set[str]:
-    """Return the names of all entries of a kind, also of those with faults."""
-    entries = [entry for tree in load_trees for entry in settings_loader.entries(tree, kind)]
+def _names_of(kind: str, field: str, *trees: settings_loader.Tree) -> set[str]:
+    """Return the names of all entries of a kind, faulty ones included."""
+    entries = [entry for tree in trees for entry in settings_loader.entries(tree, kind)]
     return {str(entry[field]) for entry in entries if isinstance(entry, dict) and field in entry}
 
 

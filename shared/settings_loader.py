@@ -1,9 +1,9 @@
-"""From files and variables to trees, and every fault in them with its path.
+"""Reads TOML files and variables into trees, and finds every fault in them with its path.
 
-Owns which files there are: `POLLUX_CONFIG`, or `pollux.toml` if it is there, and the catalogue that
-it or a variable names, relative to it. Owns how a variable's name becomes a path, and how a tree is
-checked against a shape, which is made of sections, leaf by leaf. Refuses to know what else the
-settings are.
+Owns which files are read: `POLLUX_CONFIG`, or `pollux.toml` if it exists, and the catalogue file
+that it or a variable names, relative to it. Owns how a variable's name becomes a path, and how a
+tree is checked against a shape of nested tables, value by value. Knows no setting by name beyond
+these.
 """
 
 import re
@@ -27,7 +27,7 @@ _SERVICE_LINK = re.compile(
 
 
 def files(environment: Mapping[str, str], folder: Path) -> list[Path]:
-    """Return the files that settings come from: their own and the catalogue's, as far as named."""
+    """Return the files that settings are read from: the settings file and the catalogue, if any."""
     *_, catalogue = load_trees(environment, folder, [])
     named = (_settings_file(environment, folder), catalogue)
     return [path for path in named if path is not None]
@@ -36,7 +36,7 @@ def files(environment: Mapping[str, str], folder: Path) -> list[Path]:
 def load_trees(
     environment: Mapping[str, str], folder: Path, faults: list[str]
 ) -> tuple[Tree, Tree, Path | None]:
-    """Return what the settings file holds, what the catalogue's does, and where that one is."""
+    """Return the settings file's tree, the catalogue's tree, and the catalogue's path."""
     path = _settings_file(environment, folder)
     tree = _parse_toml(path, faults) if path is not None else {}
     section = tree.get("catalogue")
@@ -55,22 +55,23 @@ def _settings_file(environment: Mapping[str, str], folder: Path) -> Path | None:
 
 
 def _parse_toml(path: Path, faults: list[str]) -> Tree:
-    """Return the tree of a TOML file; empty, with a fault, when it cannot be had."""
+    """Return the tree of a TOML file; empty, with a fault, where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         faults.append(f"{path}: cannot be read: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        # A name with NUL, bytes that are not UTF-8, what is no TOML, or is nested beyond reason.
+        # A path with NUL, bytes that are not UTF-8, invalid TOML, or nesting beyond the recursion
+        # limit.
         faults.append(f"{path}: not valid TOML: {error}")
     return {}
 
 
 def _is_service_link(name: str) -> bool:
-    """Tell whether a variable is one that Kubernetes or Docker sets for a service of that name.
+    """Tell whether Kubernetes or Docker sets this variable for a service named `pollux`.
 
-    A Service named `pollux` makes `POLLUX_PORT`, `POLLUX_SERVICE_HOST`, `POLLUX_PORT_8000_TCP_ADDR`
-    and the like in every pod beside it. Settings have a double underscore, these never do.
+    Such a service sets `POLLUX_PORT`, `POLLUX_SERVICE_HOST`, `POLLUX_PORT_8000_TCP_ADDR` and the
+    like in every pod beside it. Variables of settings have a double underscore, these never do.
     """
     return "__" not in name and _SERVICE_LINK.search(name) is not None
 
@@ -78,10 +79,10 @@ def _is_service_link(name: str) -> bool:
 def set_from_variable(
     shape: type[msgspec.Struct], tree: Tree, name: str, text: str, faults: list[str], *, prefix: str
 ) -> None:
-    """Put `POLLUX_REDIS__PARTITIONS=3` at `redis.partitions`, and so on for deeper names.
+    """Set the value at a variable's path: `POLLUX_REDIS__PARTITIONS=3` sets `redis.partitions`.
 
-    A variable that names no setting of the shape is a fault, told with the nearest that does; one
-    that a cluster sets for a service of our name is left alone.
+    A variable that names no setting is a fault, reported with the most similar name; one that a
+    cluster sets for a service of our name is ignored.
     """
     if _is_service_link(name):
         return
@@ -98,10 +99,10 @@ def set_from_variable(
 
 
 def fill_defaults(shape: type[msgspec.Struct], tree: Tree) -> None:
-    """Give a table that sets some of its names the rest of its own default.
+    """Fill a partly given table from its own default.
 
-    Tables of one shape may have different defaults (`limits.free`, `limits.pro`): a table that
-    stands in the tree would otherwise get the defaults of the shape.
+    Tables of one shape may have different defaults (`limits.free`, `limits.pro`); a table in the
+    tree would otherwise get the defaults of the shape.
     """
     for field in msgspec.structs.fields(shape):
         table = tree.get(field.name)
@@ -115,7 +116,7 @@ def fill_defaults(shape: type[msgspec.Struct], tree: Tree) -> None:
 
 
 def _is_known(shape: object, path: list[str]) -> bool:
-    """Tell whether a path leads to a leaf of a shape that is made of sections."""
+    """Tell whether a path leads to a value of a shape made of tables."""
     for part in path:
         if not _is_section(shape) or part not in _hints(shape):
             return False
@@ -138,7 +139,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def table_of(tree: Tree, name: str, faults: list[str]) -> Tree:
-    """Return a table of the tree, made if need be."""
+    """Return a table of the tree, created if missing."""
     table = tree.setdefault(name, {})
     if not isinstance(table, dict):
         faults.append(f"{name}: expected a table")
@@ -147,13 +148,13 @@ def table_of(tree: Tree, name: str, faults: list[str]) -> Tree:
 
 
 def entries(tree: Mapping[str, Any], name: str) -> list[Any]:
-    """Return a list of the tree as it stands; what is none is empty."""
+    """Return a list of the tree; empty where there is none."""
     found = tree.get(name)
     return found if isinstance(found, list) else []
 
 
 def readable_entries(tree: Mapping[str, Any], name: str, shape: type[Shape]) -> dict[int, Shape]:
-    """Return the entries of a list that can be read, by their places in it."""
+    """Return the entries of a list that can be converted, by their index."""
     found = {}
     for place, entry in enumerate(entries(tree, name)):
         with suppress(msgspec.ValidationError):
@@ -164,7 +165,7 @@ def readable_entries(tree: Mapping[str, Any], name: str, shape: type[Shape]) -> 
 def check(
     shape: type[msgspec.Struct], tree: Mapping[str, Any], path: str, faults: list[str]
 ) -> None:
-    """Convert every leaf by itself, so that one wrong value does not hide the next."""
+    """Convert every value by itself, so that one wrong value does not hide the next."""
     hints = _hints(shape)
     required = {field.name for field in msgspec.structs.fields(shape) if field.required}
     for name, value in tree.items():
@@ -200,7 +201,7 @@ def _is_section(hint: object) -> TypeGuard[type[msgspec.Struct]]:
 
 
 def _without_msgspec_path(message: str) -> str:
-    """Drop msgspec's own path (`$`), since ours is already there."""
+    """Remove msgspec's own path (`$`) from a message, since ours stands before it."""
     sentence = re.sub(
         r" - at `\$(.*)`$", lambda found: f" (at {found[1]})" if found[1] else "", message
     )

@@ -1,7 +1,7 @@
-"""SIGHUP: a word to read anew, or the end of the terminal that a process was started in.
+"""What SIGHUP means to a process: reload, or end because its terminal has gone.
 
-Owns telling the two apart: the kernel sends the same signal to those whose terminal goes away,
-which can be seen by asking the terminal. A process that never had one only reads anew.
+The kernel sends the same signal for both. A process that was started in a terminal tests whether
+that terminal is still there; one that never had a terminal reloads.
 """
 
 import os
@@ -13,19 +13,19 @@ _STANDARD_STREAMS: Final = (0, 1, 2)
 
 
 class Sighup:
-    """What a process does at a hang-up; made while its terminal, if it has one, is still there."""
+    """Decides at each SIGHUP; make it at the start, while the terminal (if any) is still there."""
 
     def __init__(self, reload: Callable[[], None]) -> None:
         self._reload = reload
         self._terminals = [number for number in _STANDARD_STREAMS if os.isatty(number)]
 
     def reload_or_end(self) -> None:
-        """Read anew, or ask this process to end."""
+        """Reload, or send this process SIGTERM."""
         if self.is_terminal_gone():
             signal.raise_signal(signal.SIGTERM)
         else:
             self._reload()
 
     def is_terminal_gone(self) -> bool:
-        """Tell whether there was a terminal, and it is gone."""
+        """Tell whether this process had a terminal that has gone."""
         return bool(self._terminals) and not any(map(os.isatty, self._terminals))

@@ -1,4 +1,4 @@
-"""What accounts may do, by tier, and the bounds that are the same for all of them."""
+"""The settings tables below `[limits]`: what an account of each tier may do, and bounds for all."""
 
 from typing import Annotated, Final, Literal
 
@@ -6,9 +6,9 @@ from msgspec import Meta
 
 from shared.settings_types import Positive, Seconds, Section, Share
 
-# A character outside of the basic plane is a pair of escapes, as in \ud83c\udf0d.
+# A character beyond U+FFFF takes two JSON escapes, as in \ud83c\udf0d.
 _BYTES_PER_CHARACTER_MAX: Final = 12
-# Metadata, URLs of media, and everything else that stands beside the texts.
+# Metadata, media URLs and the other fields beside the texts.
 _OTHER_FIELDS_BYTES: Final = 262_144
 
 TierName = Literal["free", "pro", "enterprise"]
@@ -17,16 +17,16 @@ TierName = Literal["free", "pro", "enterprise"]
 class Tier(Section, frozen=True, kw_only=True):
     """What an account of a tier may do.
 
-    `weight` is its share where accounts compete: one of weight 4 is served four times as often as
-    one of weight 1. Its sessions, the bytes of what they hold, and its API keys have quotas, which
-    deleting gives back; an answer to what was accepted is stored even beyond them, and operators
-    make keys beyond them.
+    `weight` is the account's share where accounts compete: weight 4 is served four times as often
+    as weight 1. The quotas on sessions, stored bytes and API keys free up when something is
+    deleted; the answer to an accepted message is stored even beyond them, and operators may create
+    keys beyond them.
 
-    The last four hold in each process of the front. Where they are not set, an account may read
-    and cancel 10 times for each submission it is allowed, and `api.reads_per_minute` times at
-    least; as many more for each generation as `api.reads_per_unfinished` says. Of its submissions
-    twice as many as are allowed may be refused a minute, and as many repeated, 60 at least. It may
-    have as many streams and waits open as generations running, `api.waits_per_account` at least.
+    The last four hold in each API process. Where they are not set, an account may read and cancel
+    10 times for each submission that it is allowed, and at least `api.reads_per_minute` times, plus
+    `api.reads_per_unfinished` for each unfinished generation. Twice its submissions may be refused
+    a minute, and as many repeated, at least 60. It may have as many streams and waits open as
+    generations running, and at least `api.waits_per_account`.
     """
 
     submissions_per_minute: Positive
@@ -43,7 +43,7 @@ class Tier(Section, frozen=True, kw_only=True):
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
-    """Bounds that hold in the accepting call itself."""
+    """Bounds that the accepting Redis function checks."""
 
     free: Tier = Tier(
         submissions_per_minute=10,
@@ -64,9 +64,10 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         keys_max=1_000,
     )
     unfinished_total: Positive = 1_000_000
-    # Behind the head of a session. Who interrupts or deletes it ends them all in one call.
+    # Turns that may wait in a session; an interrupt or a delete ends them all in one call.
     waiting_per_session: Positive = 250
-    # Of the server's memory: who is turned away beyond it.
+    # Shares of the server's memory beyond which batches, the free tier, and then everybody is
+    # refused.
     memory_share_max_batch: Share = 0.7
     memory_share_max_free: Share = 0.8
     memory_share_max: Share = 0.9
@@ -77,9 +78,9 @@ class LimitSettings(Section, frozen=True, kw_only=True):
 
     @property
     def submission_bytes_max(self) -> int:
-        """The longest body of a submission whose texts are short enough, all of it escaped."""
+        """The size of the largest body whose texts are within the limit, all characters escaped."""
         return 2 * self.message_characters_max * _BYTES_PER_CHARACTER_MAX + _OTHER_FIELDS_BYTES
 
     def of(self, tier: TierName) -> Tier:
-        """Return what an account of a tier may do."""
+        """Return the limits of a tier."""
         return {"free": self.free, "pro": self.pro, "enterprise": self.enterprise}[tier]

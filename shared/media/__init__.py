@@ -1,6 +1,6 @@
-"""What models make and callers are shown: pictures and sounds, as files and as URLs.
+"""Pictures and sounds that models make: as files and as signed URLs.
 
-kinds   which kinds there are, told by their first bytes
-files   the files, named by their content, a folder for each session
-seal    the URLs: signed, and good for some time
+formats      Which formats there are, detected by their first bytes
+files        The files, named by their content, one folder for each session
+url_signing  Signed URLs that expire
 """

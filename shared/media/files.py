@@ -1,8 +1,8 @@
-"""The files that hold what models made: named by their content, in a folder for each session.
+"""The files that hold what models made: named by their content, one folder for each session.
 
-Owns `<folder>/<account>/<session>/<sha256>.<suffix>` and its URL's path, `/media/` and the same.
-A file is there whole or not at all; the same content twice is one file. Refuses names that it did
-not make. Every call here waits for a disk: ask from a thread.
+Owns `<folder>/<account>/<session>/<sha256>.<suffix>` and the path of its URL, `/media/` and the
+same. A file is there whole or not at all; equal content is one file. Refuses names that it did not
+make. Every call waits for a disk: call it in a thread.
 """
 
 import hashlib
@@ -19,36 +19,36 @@ from shared.media import formats
 from shared.media.formats import Format
 
 ROOT: Final = "/media/"
-# A writer that has not finished after so long has died.
+# A file that is still partial after so long was left by a writer that died.
 _WRITING_SECONDS_MAX: Final = 3_600
 _NAME: Final = re.compile(r"([0-9a-f]{64})\.([a-z0-9]{1,5})")
 _PARTIAL_SUFFIX: Final = ".new"
 
 
 class MediaFiles:
-    """The files below one folder, which fronts and workers share."""
+    """The files below one folder, which API processes and workers share."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder).absolute()
 
     def check(self) -> None:
-        """Try whether files can be written here. Raises OSError."""
+        """Test whether files can be written here. Raises OSError."""
         _make_private(self.folder)
         _write(self.folder / f"{ids.new_id()}{_PARTIAL_SUFFIX}", b"").unlink()
 
     def save(self, account: str, session: str, content: bytes, media_format: Format) -> str:
-        """Write some content; return the path of its URL. Raises OSError."""
+        """Write content and return the path of its URL. Raises OSError."""
         name = f"{hashlib.sha256(content).hexdigest()}.{media_format.suffix}"
         folder = self.folder / account / session
         try:
             _put(folder, name, content)
         except FileNotFoundError:
-            # An empty folder may be swept in the very moment in which it is to hold something.
+            # A sweep may have removed the empty folder just now.
             _put(folder, name, content)
         return f"{ROOT}{account}/{session}/{name}"
 
     def find(self, path: str) -> tuple[Path, Format] | None:
-        """Return the file of a URL's path and its form; None for what is no name of ours."""
+        """Return the file of a URL's path and its format; None for a path that is not ours."""
         account, _, rest = path.removeprefix(ROOT).partition("/")
         session, _, name = rest.partition("/")
         found = _NAME.fullmatch(name)
@@ -60,16 +60,16 @@ class MediaFiles:
         )
 
     def delete_session(self, account: str, session: str) -> None:
-        """Delete all that is of a session. Raises OSError for what cannot be deleted."""
+        """Delete all files of a session. Raises OSError for one that cannot be deleted."""
         if ids.is_id(account) and ids.is_id(session):
             with suppress(FileNotFoundError):
                 shutil.rmtree(self.folder / account / session)
-            # The last session of an account takes its folder along.
+            # The account's folder goes with its last session.
             with suppress(OSError):
                 (self.folder / account).rmdir()
 
     def sweep(self, now_seconds: float, files_seconds: int) -> int:
-        """Delete what is older, and what writers that died left behind; return how many files."""
+        """Delete older files and those that dead writers left; return how many."""
         count = 0
         for path in self._all():
             is_partial = path.name.endswith(_PARTIAL_SUFFIX)
@@ -79,7 +79,7 @@ class MediaFiles:
                     path.unlink()
                     count += 1
         for folder in (*self.folder.glob("*/*"), *self.folder.glob("*")):
-            # What holds anything, and what is not ours, stays.
+            # `rmdir` leaves every folder that is not empty.
             with suppress(OSError):
                 folder.rmdir()
         return count
@@ -95,7 +95,7 @@ class MediaFiles:
 def _put(folder: Path, name: str, content: bytes) -> None:
     _make_private(folder)
     if (folder / name).exists():
-        # It is as young as if it had been written now.
+        # Its age counts from now.
         os.utime(folder / name)
         return
     _write(folder / f"{ids.new_id()}{_PARTIAL_SUFFIX}", content).rename(folder / name)
@@ -103,14 +103,14 @@ def _put(folder: Path, name: str, content: bytes) -> None:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder and those above it, each for this user alone; `parents=True` would not."""
+    """Make a folder and its parents, each for this user alone; `parents=True` would not."""
     for each in (*reversed(folder.parents), folder):
         if not each.exists():
             each.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Write a new file that only its owner can read, down to the disk."""
+    """Write a new file that only its owner can read, and sync it."""
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
@@ -123,7 +123,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def _sync(folder: Path) -> None:
-    """Have the new name outlive the machine."""
+    """Sync a folder, so that a new name in it survives a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""Which pictures and sounds there are, told by their first bytes and never by what they are called.
+"""Which picture and sound formats there are, detected by their first bytes, never by a name.
 
-Refuses what can hold a program (SVG), and to look further than it must: nothing is decoded.
+Refuses formats that may hold a program (SVG), and decodes nothing.
 """
 
 import struct
@@ -10,7 +10,7 @@ from shared.wire.message import MediaKind
 
 
 class Format(NamedTuple):
-    """A form of content: `media_type` is like `image/png`, `suffix` ends a file's name."""
+    """A format: `media_type` is like `image/png`, `suffix` ends a file's name."""
 
     kind: MediaKind
     media_type: str
@@ -30,7 +30,7 @@ BY_SUFFIX: Final = {
     media_format.suffix: media_format
     for media_format in (PNG, JPEG, GIF, WEBP, WAV, MP3, OGG, FLAC)
 }
-# (offset, bytes) that must all be there.
+# (offset, bytes): all of a format's must match.
 _SIGNATURES: Final[tuple[tuple[Format, tuple[tuple[int, bytes], ...]], ...]] = (
     (PNG, ((0, b"\x89PNG\r\n\x1a\n"),)),
     (JPEG, ((0, b"\xff\xd8\xff"),)),
@@ -50,7 +50,7 @@ _BYTES_PER_SAMPLE: Final = 2
 
 
 def detect_format(content: bytes) -> Format | None:
-    """Return the form that some content has, or None for one that is not among ours."""
+    """Return the format of some content, or None for an unknown one."""
     for media_format, signature in _SIGNATURES:
         if all(content.startswith(mark, offset) for offset, mark in signature):
             return media_format
@@ -58,7 +58,7 @@ def detect_format(content: bytes) -> Format | None:
 
 
 def wav(samples: bytes, rate: int) -> bytes:
-    """Return samples, one channel of 16 bits each and little-endian, as a whole WAV file."""
+    """Return samples (one channel, 16 bits, little-endian) as a WAV file."""
     if detect_format(samples) is WAV:
         return samples
     head = _WAV_HEADER.pack(

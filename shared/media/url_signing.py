@@ -1,10 +1,11 @@
-"""URLs of what models made: whoever has one may look, as long as it is good.
+"""Signed URLs of media: whoever has one may read the file until it expires.
 
-Owns the signature: HMAC-SHA-256 over the path and the second at which the URL ends, under a secret
-that all processes of a deployment share and read once.
+Owns the signature: HMAC-SHA-256 over the path and the second of expiry, with a secret that all
+processes of a deployment share and read once.
 
-DESIGN. Ends are rounded up to whole steps, so that who polls is told the same URL for a while, and
-what is cached under it stays of use.
+DESIGN. The expiry is rounded up to a step of 1/24 of the period, so that a caller who polls gets
+the same URL for a while and a cached file is found again. With 86,400 s the URL changes once an
+hour.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ _EXPIRES: Final = re.compile(r"[0-9]{1,12}")
 
 
 class UrlSigner:
-    """What signs and checks; `url_seconds` is how long a URL is good at least."""
+    """Signs and checks URLs; `url_seconds` is how long one is valid at least."""
 
     def __init__(self, secret: bytes, clock: Clock, url_seconds: int) -> None:
         self._secret = secret
@@ -34,24 +35,24 @@ class UrlSigner:
         self._url_seconds = url_seconds
 
     def url(self, reference: str, *, seconds_min: float = 0.0) -> str:
-        """Return a URL of a path of ours, good from now on; any other URL as it is."""
+        """Return a signed URL for a path of ours; any other URL as it is."""
         if not reference.startswith(ROOT):
             return reference
         expires = self.expires(seconds_min)
         return f"{reference}?expires={expires}&signature={self._sign(reference, str(expires))}"
 
     def expires(self, seconds_min: float = 0.0) -> int:
-        """Return the second at which a URL that is signed now ends: the same for a whole step."""
+        """Return the second at which a URL signed now expires; the same for a whole step."""
         seconds = max(self._url_seconds, int(seconds_min) + 1)
         step = max(1, self._url_seconds // _STEPS_PER_PERIOD)
         return -(-(self._clock.now_ms() // 1000 + seconds) // step) * step
 
     def sign_media(self, media: Media) -> Media:
-        """Return what is told of a picture or a sound that a record refers to."""
+        """Return a record's picture or sound with a signed URL."""
         return Media(media.kind, self.url(media.url))
 
     def seconds_left(self, path: str, expires: str, signature: str) -> int | None:
-        """Return how long a URL is still good; None for one that we did not sign, or is over."""
+        """Return how long a URL is still valid; None if it has expired or we did not sign it."""
         expected = self._sign(path, expires)
         is_ours = hmac.compare_digest(expected.encode(), signature.encode())
         if not is_ours or not _EXPIRES.fullmatch(expires):
@@ -65,7 +66,7 @@ class UrlSigner:
 
 
 async def secret(redis: Connection, settings: RedisSettings) -> bytes:
-    """Return the deployment's secret; the first who asks makes it. Raises UnavailableError."""
+    """Return the deployment's secret; the first call creates it. Raises UnavailableError."""
     name = keys.MEDIA_SECRET(keys.system_root(settings))
     await redis.call("SET", name, secrets.token_bytes(_SECRET_BYTES), "NX")
     found: bytes = await redis.call("GET", name)

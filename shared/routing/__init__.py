@@ -1,9 +1,8 @@
 """Which model answers, and what that may cost: pure decisions over the catalogue.
 
-choose   gates, then the catalogue's order
-search   who searches the web for a turn, and what that adds to it
-price    tokens and rates to microcredits, and the estimates a hold stands on
+choose           Applies the checks to every candidate and takes the first that passes
+search_estimate  Who searches the web for a turn, and what that adds to it
+price            Tokens and rates to microcredits, and the estimates that a hold needs
 
-The worker's step `choose` runs it; the front runs it for holds. Nothing here reads a clock or a
-socket.
+The worker's step `choose` uses it, and the API for holds. Nothing here reads a clock or a socket.
 """

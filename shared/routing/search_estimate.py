@@ -1,7 +1,8 @@
-"""How the web is searched for a turn, and what that adds to it at most. Pure.
+"""Who searches the web for a turn, and what that adds to it at most. Pure.
 
-A model that can searches by itself; for any other a service is asked before it, and what was found
-goes in with the question. The front holds by this and the worker captures by it.
+A model with the capability searches by itself; for any other model a search service is asked first,
+and its results become part of the prompt. The API holds credits by this estimate, the worker
+charges by it.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -10,19 +11,19 @@ from shared.routing.price import NO_SEARCH, Searches
 from shared.search_settings import SearchSettings
 from shared.settings import ModelSettings
 
-# By the model itself, or by the service that the settings name.
+# The model itself, or the service that the settings name.
 SearchProvider = Literal["model", "service"]
 
 # How often a model may search for one answer.
 MODEL_SEARCHES_MAX: Final = 3
-# What a result takes of the window at most, as estimated: title, address and snippet.
+# Estimated tokens of one result: title, address and snippet.
 RESULT_TOKENS_MAX: Final = 300
-# What is said around the results.
+# Estimated tokens of the text around the results.
 _WRAPPING_TOKENS: Final = 250
 
 
 class SearchEstimate(NamedTuple):
-    """What a search adds: tokens of results that go in, and searches to be paid for."""
+    """What a search adds: input tokens of results, and searches to pay for."""
 
     input_tokens: int = 0
     searches: Searches = NO_SEARCH
@@ -37,7 +38,7 @@ def can_search(model: ModelSettings) -> bool:
 
 
 def search_provider(model: ModelSettings) -> SearchProvider:
-    """Return who searches when a model is to answer."""
+    """Return who searches when a model answers."""
     return "model" if can_search(model) else "service"
 
 

@@ -1,7 +1,7 @@
-"""What the processes tell about themselves. Prompts, answers and keys are never among it.
+"""Logs. Prompts, answers and keys are never logged.
 
-clean   what a line may show of text that others wrote: no control characters, no key, no long path
-logs    the format and the context of a line; structlog and the standard library end in one stream
-seldom  what meets every call until an operator mends it, logged once a minute
-sink    standard error behind a bounded buffer: a log that cannot be written holds nobody up
+sanitize       Makes texts of others safe for a log line: control characters, keys, long paths
+logs           The format and the context of a log line, for structlog and the standard library
+throttled_log  Logs a fault that affects every call once a minute
+sink           Standard error behind a bounded buffer: a blocked log blocks no request
 """

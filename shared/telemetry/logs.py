@@ -1,10 +1,10 @@
-"""Logs: structlog to standard error, JSON for machines or a console form for people.
+"""Logs: structlog to standard error, JSON for machines or a console format for people.
 
-Owns the format and the context: `bound` puts the request's and the generation's id on every line
-below it, also across awaits. Refuses texts of users: no prompt, answer or key is ever handed to a
-log call; what callers may put into a line all the same, as a path, goes through `clean`. A log call
-never raises and never waits: lines go to `sink`, and one that cannot be encoded is replaced by one
-that says so.
+Owns the format and the context: `bound` adds the ids of the request and the generation to every
+line logged inside, also across awaits. Refuses user texts: no prompt, answer or key is passed to a
+log call, and what callers can put into a line (a path) goes through `sanitize`. A log call never
+raises and never blocks: lines go to `sink`, and a line that cannot be encoded is replaced by a
+description of it.
 """
 
 import json
@@ -28,16 +28,16 @@ from shared.telemetry.sink import STDERR, replace_stderr
 
 
 def begin() -> None:
-    """Send all that this program writes to standard error, and its warnings, through the sink.
+    """Send standard error and Python's warnings through the sink, from the first line of a program.
 
-    For the first line of a program; `configure` follows once its settings are read.
+    `configure` follows once the settings are read.
     """
     replace_stderr()
     logging.captureWarnings(capture=True)
 
 
 def configure(settings: LogSettings, *, process: str) -> None:
-    """Set up logging for this process; the standard library's loggers end in the same stream."""
+    """Set up logging for this process, for structlog and the standard library's loggers."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     stamp = _add_time_and_process(process)
     shared: list[structlog.typing.Processor] = [
@@ -71,12 +71,12 @@ def configure(settings: LogSettings, *, process: str) -> None:
 
 
 def flush() -> None:
-    """Wait, within a limit, until what was logged is written."""
+    """Wait, within a limit, until the logged lines are written."""
     STDERR.flush()
 
 
 def dropped() -> int:
-    """Return how many lines of this process the sink had no room for."""
+    """Return how many lines of this process the sink dropped."""
     return STDERR.dropped
 
 
@@ -84,7 +84,7 @@ Render = Callable[[object, str, EventDict], bytes]
 
 
 class _SinkLogger:
-    """What structlog hands a rendered line to; every method of a level does the same."""
+    """The logger that structlog passes a rendered line to; all levels are the same method."""
 
     def __init__(self, *_: object) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = self.msg
@@ -94,14 +94,14 @@ class _SinkLogger:
 
 
 class _StandardLibraryLines(logging.Handler):
-    """The lines of the standard library's loggers: uvicorn's, arq's, asyncio's, warnings."""
+    """Writes the lines of the standard library's loggers: uvicorn's, arq's, asyncio's, warnings."""
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
         except (TypeError, ValueError):
-            # Its arguments do not fit its words.
+            # The arguments do not fit the format string.
             line = f"{record.name}: {record.msg!r}"
         STDERR.write(f"{line}\n".encode(errors="backslashreplace"))
 
@@ -111,13 +111,13 @@ def _as_json(_logger: object, _method: str, line: EventDict) -> bytes:
     try:
         return sanitize.json_line(msgspec.json.encode(line, enc_hook=repr))
     except (TypeError, ValueError, RecursionError):
-        # Half of a surrogate pair, as in a file's name, or a number beyond 64 bits.
+        # A lone surrogate, as in a file's name, or a number beyond 64 bits.
         text = json.dumps({name: repr(value) for name, value in line.items()})
         return sanitize.json_line(text.encode())
 
 
 class _Console:
-    """The form for people."""
+    """Renders a line for people."""
 
     def __init__(self, *, has_colors: bool) -> None:
         self._render = structlog.dev.ConsoleRenderer(colors=has_colors)
@@ -129,7 +129,7 @@ class _Console:
 
 
 def _notice(processors: list[structlog.typing.Processor], render: Render) -> Callable[[int], bytes]:
-    """Return what makes the line that stands where others found no room."""
+    """Return the function that renders the line about dropped lines."""
 
     def notice(missing: int) -> bytes:
         line: EventDict = {"event": "log lines were dropped", "count": missing}
@@ -141,9 +141,9 @@ def _notice(processors: list[structlog.typing.Processor], render: Render) -> Cal
 
 
 def _add_time_and_process(process: str) -> structlog.typing.Processor:
-    """Return what adds the time and the process' name; a line's time is most of what it costs."""
+    """Return a processor that adds the time and the process' name."""
     clock = SystemClock()
-    # Most lines fall into the second of the line before, whose text is used again.
+    # Formatting the time is most of a line's cost; lines within one second share its text.
     second, second_text = -1, ""
 
     def stamp(_logger: object, _method: str, line: EventDict) -> EventDict:
@@ -160,19 +160,19 @@ def _add_time_and_process(process: str) -> structlog.typing.Processor:
 
 @cache
 def logger() -> FilteringBoundLogger:
-    """Return the logger, bound once; `configure` makes it anew."""
+    """Return the logger, bound once; `configure` makes a new one."""
     bound_logger: FilteringBoundLogger = structlog.get_logger().bind()
     return bound_logger
 
 
 def bind(**context: object) -> None:
-    """Put these words on every line that this task logs from here on."""
+    """Add this context to every line that this task logs from now on."""
     _context.set(_context.get() | context)
 
 
 @contextmanager
 def bound(**context: object) -> Iterator[None]:
-    """Put these words on every line logged inside."""
+    """Add this context to every line logged inside."""
     token = _context.set(_context.get() | context)
     try:
         yield
@@ -181,7 +181,7 @@ def bound(**context: object) -> Iterator[None]:
 
 
 def merge(_logger: object, _method: str, line: EventDict) -> EventDict:
-    """Add to a line what was bound; one variable for all of it costs a tenth of one for each."""
+    """Add the bound context to a line; one variable for all costs a tenth of one for each."""
     return {**_context.get(), **line}
 
 

@@ -1,15 +1,14 @@
-"""Standard error as a destination that can fail without anybody waiting for it.
+"""Standard error behind a bounded buffer, so that a blocked log blocks no request.
 
-Owns a bounded buffer and the thread that writes it to file descriptor 2. Whoever logs appends and
-goes on: a reader that is gone, a full disk or a pipe that nobody reads cost log lines, never a
-request. Lines that found no room are counted, and the count is logged where they are missing once
-the sink takes lines again.
+Owns the buffer and the thread that writes it to file descriptor 2. A log call appends and returns:
+a closed reader, a full disk or a full pipe cost log lines, never a request. Dropped lines are
+counted, and the count is logged in their place once there is room again.
 
-DESIGN. The writer gathers for 10 ms and writes all it has in one call, so a busy process pays a
-system call for a batch of lines instead of one each; a SIGKILL loses what was gathered. The buffer
-is limited in bytes, once for what waits and once for what is being written. A batch is written in
-pieces of whole lines as far as possible, and after a failure the rest is tried again, less and less
-often. The process never waits for the writer but in `flush`, which has a limit.
+DESIGN. The writer gathers for 10 ms and writes everything in one call, so a busy process pays one
+system call for many lines; a SIGKILL loses what was gathered. Both the gathered lines and those
+being written are limited in bytes. A batch is written in pieces of whole lines, and after a failure
+the rest is retried after 0.05 s, then less often, up to once a second. Only `flush` waits for the
+writer, within a limit.
 """
 
 import atexit
@@ -35,7 +34,7 @@ _WRITE_BYTES: Final = 64 * 1024
 
 
 class Sink:
-    """A file descriptor behind a bounded buffer. `notice` makes the line that reports a gap."""
+    """A file descriptor behind a bounded buffer. `notice` renders the line about dropped lines."""
 
     def __init__(self, descriptor: int, *, bytes_max: int = BYTES_MAX) -> None:
         self.notice: Callable[[int], bytes] = _plain_notice
@@ -57,11 +56,11 @@ class Sink:
 
     @property
     def dropped(self) -> int:
-        """How many lines found no room since the process began."""
+        """How many lines were dropped since the process began."""
         return self._dropped
 
     def write(self, line: bytes) -> None:
-        """Take a line, ending included, or count it as dropped. Never waits, never raises."""
+        """Buffer a line with its line end, or count it as dropped. Never blocks, never raises."""
         with self._lock:
             if self._size + len(line) > self._bytes_max:
                 self._dropped += 1
@@ -78,9 +77,9 @@ class Sink:
                 self._has_lines.set()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until what was taken is written, at most so long; return whether it is.
+        """Wait until the buffered lines are written, within a limit; return whether they are.
 
-        A sink that fails is tried once more and not waited for.
+        A failing sink is tried once more, and not waited for.
         """
         with self._lock:
             if self._is_written():
@@ -101,10 +100,10 @@ class Sink:
         self._size += len(line)
 
     def _start(self) -> None:
-        """Start the writer; a process that was forked has none yet."""
+        """Start the writer thread; after a fork there is none yet."""
         if self._writer is None or not self._writer.is_alive():
             self._writer = threading.Thread(target=self._run, name="log writer", daemon=True)
-            # An interpreter that is shutting down starts no more threads.
+            # An interpreter that is shutting down starts no threads.
             with suppress(RuntimeError):
                 self._writer.start()
 
@@ -129,7 +128,7 @@ class Sink:
                     self._has_lines.set()
 
     def _write_all(self, piece: bytes) -> None:
-        """Write a piece, however often it takes; a line that was cut short is ended first."""
+        """Write a piece, however many calls that takes."""
         pause, longest = _RETRY_SECONDS
         left = memoryview(piece)
         while left:
@@ -145,7 +144,7 @@ class Sink:
 
 
 class Stderr(io.TextIOBase):
-    """What stands in the place of `sys.stderr`: text goes to the sink line by line."""
+    """Replaces `sys.stderr`: passes text to the sink line by line."""
 
     def __init__(self, to: Sink) -> None:
         self._sink = to
@@ -184,20 +183,20 @@ class Stderr(io.TextIOBase):
         return len(text)
 
     def end_line(self) -> None:
-        """Pass on a line that was begun and not ended."""
+        """Pass on an unfinished line."""
         if self._partial_line:
             self.write("\n")
 
 
 def replace_stderr() -> None:
-    """Send all that this process writes to standard error through the sink, from here on.
+    """Send all that this process writes to standard error through the sink.
 
-    For programs, at their very start; what is left is written at exit, within a limit.
+    Called at a program's very start; the rest is written at exit, within a limit.
     """
     if isinstance(sys.stderr, Stderr):
         return
     if sys.stderr is None:
-        # It was closed: without this, the next file that is opened would receive the log.
+        # Standard error was closed; otherwise the next file opened would become descriptor 2.
         os.dup2(os.open(os.devnull, os.O_WRONLY), _STDERR)
     stream = sys.stderr = Stderr(STDERR)
 
@@ -209,7 +208,7 @@ def replace_stderr() -> None:
 
 
 def _pieces(lines: list[bytes]) -> list[bytes]:
-    """Join lines to pieces of about 64 KiB, none of which cuts a line."""
+    """Join lines to pieces of about 64 KiB that cut no line."""
     pieces: list[bytes] = []
     gathered: list[bytes] = []
     size = 0

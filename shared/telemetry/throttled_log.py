@@ -1,7 +1,7 @@
-"""What is said again and again, logged once in a while.
+"""Logs a repeated text at once and then once a minute.
 
-Owns when a text was logged last. A fault that only an operator can mend meets every call until
-then, and a line for each would hide everything else.
+A fault that only an operator can repair affects every call until then; a line for each call would
+hide everything else.
 """
 
 from typing import Final
@@ -13,14 +13,14 @@ _TEXTS_MAX: Final = 1_000
 
 
 class ThrottledLog:
-    """Tells of each text whether it is to be logged now: at once, and then once a minute."""
+    """Decides for each text whether it is to be logged now."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._logged: dict[str, float] = {}
 
     def is_due(self, text: str) -> bool:
-        """Tell whether a text is to be logged, which is then taken as done."""
+        """Tell whether to log a text now; if so, it counts as logged."""
         now = self._clock.monotonic()
         if now - self._logged.get(text, -INTERVAL_SECONDS) < INTERVAL_SECONDS:
             return False

@@ -177,9 +177,9 @@ def test_catalogue_must_hold_together(tmp_path: Path) -> None:
         + model.format("wide", "local", "context_window = 300\nmax_output_tokens = 300"),
     )
     assert found == [
-        "models: tiny stands twice",
+        "models: tiny is defined twice",
         "models[1].provider: no provider is named nobody",
-        "models[2]: `auto` is the word for Smart Select",
+        "models[2]: `auto` is reserved for Smart Select",
         "models[3].max_output_tokens: must be below the context window",
     ]
 
@@ -217,7 +217,7 @@ def test_companions_must_hold_together(tmp_path: Path) -> None:
         + companion.format("poet", 'model = "small"'),
     )
     assert found == [
-        "companions: poet stands twice",
+        "companions: poet is defined twice",
         "companions[0].model: no model is named tiny",
     ]
     found = faults_of(
@@ -375,7 +375,7 @@ def test_faults_of_a_catalogue_are_told_with_its_name(tmp_path: Path) -> None:
     )
     text = '[catalogue]\npath = "more/catalog.toml"\n'
     assert faults_of(tmp_path, text) == [
-        f"{where}: models: tiny stands twice",
+        f"{where}: models: tiny is defined twice",
         f"{where}: models[2].provider: no provider is named no",
     ]
     where.write_text("[redis]\npartitions = 3\n")

@@ -55,7 +55,7 @@ def test_what_is_neither_a_network_nor_a_host_is_allowed_by_nobody(
 @pytest.mark.parametrize("entry", ["10.0.0.0/99", "300.1.1.1", "fd00::/200", "0x7f.1", "1.2.3"])
 def test_what_looks_like_a_network_and_is_none_is_a_fault(tmp_path: Path, entry: str) -> None:
     faults = faults_of(tmp_path, f"[egress]\nallow = ['10.0.0.0/8', '{entry}', 'files.local']\n")
-    assert faults == [f"egress.allow: {entry} is no network and no name of a host"]
+    assert faults == [f"egress.allow: {entry} is neither a network nor a host name"]
 
 
 def test_networks_and_hosts_may_be_allowed(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_address_names_a_host(tmp_path: Path, url: str) -> None:
 )
 def test_what_nobody_would_heed_in_the_url_of_redis_is_a_fault(tmp_path: Path, url: str) -> None:
     faults = faults_of(tmp_path, REDIS_URL=url)
-    assert "redis.url: only `db` may follow `?`, and no `#`" in faults[-1]
+    assert "redis.url: only `db` may follow `?`, and `#` is not allowed" in faults[-1]
     assert "word" not in "".join(faults).replace("password", "")
 
 
