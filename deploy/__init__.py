@@ -1,30 +1,32 @@
 """How Pollux is run: the `pollux` command, and the whole system on one machine.
 
-cli                  the command: a map of its subcommands
-demo                 the whole system once, with a conversation, and nothing left behind
-up                   the whole system, kept running for development
-apart                one part of it, as production runs it
-ask                  a question, and its answer as it is made
-follower             receives an answer over HTTP
-answer               what is shown of an answer while it is made
-waiting              what a message waits for, as long as nothing of its answer has come
-models               the catalogue of models
-config               whether the settings can be used, and what they are
-reach                whether a provider answers
-prices               a program that renews the catalogue's rates
-keys                 API keys: made, listed and revoked
-accounts             accounts: listed, shown, and their tier changed
-credits              credits: shown, granted and taken back
-store                how these commands reach accounts, dead letters and damaged keys in Redis
-dead                 what failed for no fault of its caller: listed, retried, discarded
-damage               keys that something else has overwritten: found, and mended
-options              what several of them share on the command line
-caller               a careful client of the published API, which the demo is
-local/               a store, a model, the front and the workers as children of one supervisor
+cli             The `pollux` command: its subcommands, and how an error becomes one sentence
+demo            `pollux demo`: starts the whole system, holds a conversation, stops and cleans up
+up              `pollux up`: runs the whole system for development
+processes       `pollux api` and `pollux worker`: one process, as production runs it
+ask             `pollux ask`: sends one message and shows the answer while it is generated
+follower        Follows one message over HTTP, and reconnects after the last event received
+answer_printer  Prints an answer on a terminal, into a pipe, or as JSON
+status_poller   Polls the status until the answer begins; prints stage, queue position and ETA
+demo_client     HTTP client of the demo: prints requests and replies, retries 429 and 503
+retry_timer     How long a client retries, and how long it pauses between attempts
+models          `pollux models`: lists the catalogue
+config          `pollux config`: checks and prints the settings
+provider_check  Asks a provider for its list of models, to see whether the key works
+prices          Program that updates the catalogue's rates
+keys            `pollux keys`: creates, lists and revokes API keys
+accounts        `pollux accounts`: lists and shows accounts, changes their tier
+credits         `pollux credits`: shows, grants and takes back credits
+dead_letters    `pollux dead`: lists, shows, retries and discards dead letters
+redis_repair    `pollux redis`: finds overwritten keys, and rebuilds the queue from the records
+stores          Opens accounts, dead letters and key repair on the operator's Redis
+options         Command-line options that several subcommands share
+output          Prints lines and tables on standard output
+local           The whole system on one machine, as child processes of one supervisor
 
-Beside them: the catalogue that comes with Pollux (catalog.toml), the image and the composition for
-production (Dockerfile, compose.yaml), the script that pins what they stand on (pin.sh), and the
-pinned dependencies (requirements/) with the script that makes them (lock.sh).
+Other files: the catalogue that ships with Pollux (catalog.toml), the image and the services for
+production (Dockerfile, compose.yaml), the script that pins their base images (pin.sh), the pinned
+dependencies (requirements/) and the script that writes them (lock.sh).
 
-It starts the other parts as processes and imports none of them.
+This package starts the API and the workers as processes, and imports neither.
 """

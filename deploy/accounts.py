@@ -1,13 +1,12 @@
-"""`pollux accounts`: list accounts, show one, and change its tier."""
+"""`pollux accounts`: lists accounts, shows one, changes its tier."""
 
-import json as json_text
-import sys
 from typing import Any, Final
 
 from cyclopts import App
 
 from deploy import stores
 from deploy.options import FOLDER, Json, RunningFolder, examples
+from deploy.output import print_json, print_line
 from shared.clock import SystemClock, iso
 from shared.stores.accounts import Accounts
 from shared.tiers import LimitSettings, TierName
@@ -28,26 +27,26 @@ app: Final = App(
 @app.command(name="list")
 async def list_(*, json: Json = False, folder: RunningFolder = FOLDER) -> None:
     """List all accounts by name, with tier and credits."""
-    async with stores.accounts(folder) as accounts:
+    async with stores.open_accounts(folder) as accounts:
         rows = [await _row(accounts, account) for account in await accounts.list_accounts()]
     if json:
-        _print(json_text.dumps(rows))
+        print_json(rows)
         return
     for row in rows:
-        _print("  ".join(f"{name.removesuffix('_at')}={value}" for name, value in row.items()))
+        print_line("  ".join(f"{name.removesuffix('_at')}={value}" for name, value in row.items()))
 
 
 @app.command
 async def show(account: str, /, *, json: Json = False, folder: RunningFolder = FOLDER) -> None:
-    """Show an account: its tier, its credits, its quotas and how much of them it uses, its keys.
+    """Show an account: tier, credits, quotas and how much of each is used, keys.
 
-    The quotas are those of the settings that this command reads, which should be the front's.
+    The quotas come from the settings that this command reads; run it with the API's settings.
 
     Args:
         account: The account's name.
 
     """
-    async with stores.accounts_and_settings(folder) as (accounts, settings):
+    async with stores.open_accounts_and_settings(folder) as (accounts, settings):
         owner = await accounts.load(account)
         row = await _row(accounts, owner) | await _quotas(accounts, owner, settings.limits)
         keys = await accounts.list_own_keys(owner.id)
@@ -57,26 +56,26 @@ async def show(account: str, /, *, json: Json = False, folder: RunningFolder = F
     row |= {"preferred_model": owner.preferred_model or "auto"}
     row |= {"keys": [key.id for key in keys]}
     if json:
-        _print(json_text.dumps(row))
+        print_json(row)
         return
     for name, value in row.items():
         shown = ", ".join(value) or "none" if isinstance(value, list) else value
-        _print(f"{name + ':':<18}{shown}")
+        print_line(f"{name + ':':<18}{shown}")
 
 
 @app.command
 async def set_tier(account: str, tier: TierName, /, *, folder: RunningFolder = FOLDER) -> None:
-    """Change an account's tier; every API process notices within a second.
+    """Change an account's tier; every API process applies it within a second.
 
     Args:
         account: The account's name.
         tier: free, pro or enterprise.
 
     """
-    async with stores.accounts(folder) as accounts:
+    async with stores.open_accounts(folder) as accounts:
         owner = await accounts.load(account)
         await accounts.create(owner.id, tier)
-    _print(f"Account {account} is {tier}.")
+    print_line(f"Account {account} has the tier {tier}.")
 
 
 async def _row(accounts: Accounts, account: Account) -> dict[str, Any]:
@@ -92,7 +91,7 @@ async def _row(accounts: Accounts, account: Account) -> dict[str, Any]:
 
 
 async def _quotas(accounts: Accounts, account: Account, limits: LimitSettings) -> dict[str, int]:
-    """Return each quota of an account's tier beside what is used of it."""
+    """Return each quota of an account's tier, next to how much of it is used."""
     used, tier = await accounts.stored(account), limits.of(account.tier)
     return {
         "sessions": used.sessions,
@@ -100,7 +99,3 @@ async def _quotas(accounts: Accounts, account: Account, limits: LimitSettings) -
         "stored_bytes": used.stored_bytes,
         "stored_bytes_max": tier.stored_bytes_max,
     }
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

@@ -1,11 +1,11 @@
-"""What is seen of an answer while it is made: the answer on one stream, all else on the other.
+"""Prints an answer while it is generated: the text on one stream, all else on the other.
 
-Owns two ways to show the text. On a terminal it appears as it grows; what stands there cannot be
-taken back, so when a new attempt drops some of it, a line `[starting over]` is shown and the text
-begins anew below. Into a pipe or a file it goes once, whole, when it is known to be the answer: who
-reads it gets the answer and nothing else, and nothing of one that failed.
+Owns two ways to print the text. On a terminal it appears as it grows. Printed text cannot be taken
+back, so when a new attempt discards some of it, a line `[starting over]` is printed and the whole
+text again below it. A pipe or a file gets the text once, when the answer is complete, and nothing
+of an answer that failed.
 
-What a model says is shown without control characters on a terminal, which would obey them.
+On a terminal, control characters are removed from a model's text: the terminal would execute them.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from deploy.follower import Event, ReceivedEvent
 from shared.errors import PolluxError
 
 _CONTROLS: Final = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
-# What a person is warned of: an answer that its model did not finish.
+# Notes for a person about an answer that its model did not finish.
 _CUT_SENTENCES: Final = {
     "length": "[the answer was cut: it reached the limit of its length]",
     "content_filter": "[the answer was cut: the provider's content filter stopped it]",
@@ -24,9 +24,9 @@ _DIM: Final = ("\x1b[2m", "\x1b[22m")
 
 
 class AnswerPrinter:
-    """An answer that is being told: on `out` its text, or its events as JSON, on `err` the rest.
+    """Prints one answer: its text, or its events as JSON, on `out`, everything else on `err`.
 
-    `url` is where the API is: what an answer refers to by a path alone is there.
+    `url` is the API's: media whose URL is a path are printed with it.
     """
 
     def __init__(self, out: TextIO, err: TextIO, *, as_json: bool = False, url: str = "") -> None:
@@ -39,7 +39,7 @@ class AnswerPrinter:
         self._session = ""
         self._poll_url = ""
         self._has_shown_reasoning = False
-        # The stream on whose last line something stands.
+        # The stream whose last line has no newline yet.
         self._unfinished_stream: TextIO | None = None
         self._renderers: dict[str, Callable[[Event], None]] = {
             "accepted": self._remember_receipt,
@@ -53,9 +53,9 @@ class AnswerPrinter:
         }
 
     def show_event(self, received: ReceivedEvent) -> None:
-        """Show what an event tells. Raises PolluxError at an end without an answer."""
+        """Show an event. Raises PolluxError if it ends the generation without an answer."""
         if self._as_json:
-            print(received.line, file=self._out, flush=True)
+            print(received.json, file=self._out, flush=True)
         elif received.event.type in self._renderers:
             self._renderers[received.event.type](received.event)
         if received.event.type == "failed":
@@ -65,17 +65,17 @@ class AnswerPrinter:
             raise PolluxError("The generation was cancelled.")
 
     def pending_poll_url(self) -> str:
-        """Return where to look at an answer of which nothing has come yet; empty otherwise."""
+        """Return the status URL as long as no part of the answer is shown, else an empty text."""
         has_begun = self._text or self._has_shown_reasoning or self._as_json
         return "" if has_begun else self._poll_url
 
     def note(self, line: str) -> None:
-        """Show a person a line beside the answer."""
+        """Print a line for a person on `err`."""
         self.end_line()
         print(line.translate(_CONTROLS), file=self._err, flush=True)
 
     def end_line(self) -> None:
-        """End the line on which something stands, if there is one."""
+        """End the last line if it is unfinished."""
         if self._unfinished_stream is not None:
             print(file=self._unfinished_stream, flush=True)
             self._unfinished_stream = None
@@ -88,7 +88,7 @@ class AnswerPrinter:
             self.note(f"model: {event.routing.chosen} ({event.routing.reason})")
 
     def _show_snapshot(self, event: Event) -> None:
-        """Show all of an answer so far, as far as it is not to be seen already."""
+        """Show the answer so far, except what is shown already."""
         if not self._has_shown_reasoning:
             self._show_reasoning(event.reasoning)
         self._set_text(event.text)
@@ -96,7 +96,7 @@ class AnswerPrinter:
             self._show_media(media.kind, media.url)
 
     def _show_media(self, kind: str, url: str) -> None:
-        """Tell where a picture or a sound is, so that it can be opened from anywhere."""
+        """Print the absolute URL of an image, video or sound."""
         self.note(f"{kind}: {self._url}{url}" if url.startswith("/") else f"{kind}: {url}")
 
     def _show_end(self, event: Event) -> None:
@@ -110,27 +110,27 @@ class AnswerPrinter:
         self.note(f"session: {self._session}")
 
     def _show_reasoning(self, text: str) -> None:
-        """Show reasoning to a person; a file of messages has no use for it."""
+        """Show reasoning, dimmed, on a terminal only."""
         if text and self._err.isatty():
             self._has_shown_reasoning = True
             dim, undim = _DIM
             self._write(self._err, text, dim, undim)
 
     def _set_text(self, text: str) -> None:
-        """Let the text be this: what is new of it is shown, or all if it is another."""
+        """Replace the text: show what was added to it, or all of it if it differs otherwise."""
         if text.startswith(self._text):
             self._append_text(text[len(self._text) :])
         else:
             self._restart_text(text)
 
     def _reset(self, event: Event) -> None:
-        """Keep the beginning of the text; what was thought goes with the rest."""
+        """Keep the first `keep` characters of the text; discard the rest, and the reasoning."""
         kept = self._text[: event.keep]
         if kept != self._text or self._has_shown_reasoning:
             self._restart_text(kept)
 
     def _restart_text(self, text: str) -> None:
-        """Show a text below what is to be seen and holds no more."""
+        """Show a text from its start, below the text that it replaces."""
         if self._is_terminal or self._has_shown_reasoning:
             self.note("[starting over]")
         self._text, self._has_shown_reasoning = "", False

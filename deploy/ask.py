@@ -1,7 +1,7 @@
-"""`pollux ask`: one message to a Pollux anywhere, and its answer as it is made.
+"""`pollux ask`: sends one message to a Pollux and shows the answer while it is generated.
 
-Owns what is asked and of whom. Without an address named it asks the system that runs in the folder
-of `pollux up`. Refuses to send that system's key anywhere else.
+Owns which message is sent, and to which API: `--url`, POLLUX_URL, or the `pollux up` that runs in
+the state folder. Refuses to send that system's key to any other address.
 """
 
 import asyncio
@@ -26,11 +26,10 @@ from shared.errors import Code, ConfigurationError, RequestError
 
 _URL: Final = "http://127.0.0.1:8000"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-_SIGNAL_EXIT: Final = 128
 
 
 class Target(NamedTuple):
-    """Where a Pollux is, and a key that it knows."""
+    """The API to ask, and the key to send."""
 
     url: str
     key: str
@@ -44,21 +43,21 @@ def ask(
     url: str | None = None,
     folder: Path = FOLDER,
 ) -> int:
-    """Send a message and show the answer as it is made; Ctrl-C cancels it.
+    """Send a message and show the answer while it is generated; Ctrl-C cancels the generation.
 
-    The answer alone goes to standard output, the rest to standard error. In a pipe the answer comes
-    whole, at its end; on a terminal it grows, and one that is made again begins below a line
-    `[starting over]`. As long as no word of it has come, it says what it waits for. The key is read
-    from POLLUX_API_KEY.
+    Standard output gets the answer alone, standard error everything else. On a terminal the answer
+    grows word by word; if Pollux generates it again, the new text starts below a line
+    `[starting over]`. A pipe gets the complete answer at the end. Until the first word arrives, the
+    status is shown: stage, queue position, time left. The key is read from POLLUX_API_KEY.
 
     Args:
-        message: What to ask, quoted or not; what comes from a pipe is read after it, or in its
-            place if it is `-`.
-        model: Identifier or alias of a model; default is what Pollux chooses.
+        message: The question, quoted or not. Text from a pipe is appended to it; `-` means that the
+            question comes from the pipe alone.
+        model: Identifier or alias of a model; by default Pollux chooses.
         session: Continue this conversation.
-        as_json: Print each event's JSON on a line of its own.
-        url: Address of the API; default is POLLUX_URL, then that of a running `pollux up`.
-        folder: Folder of that `pollux up`, which also knows a key of its own.
+        as_json: Print each event as one line of JSON.
+        url: Address of the API; default is POLLUX_URL, else that of the running `pollux up`.
+        folder: State folder of that `pollux up`; its API key is used if POLLUX_API_KEY is not set.
 
     """
     target = _find_target(url, os.environ, folder)
@@ -66,17 +65,17 @@ def ask(
     optional = {"model": model, "session_id": session}
     body |= {name: value for name, value in optional.items() if value is not None}
     for stream in (sys.stdout, sys.stderr):
-        # What the terminal's own encoding lacks must not end an answer.
+        # A character that the terminal's encoding lacks must not break the answer off.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     answer = AnswerPrinter(sys.stdout, sys.stderr, as_json=as_json, url=target.url)
     clock = SystemClock()
-    signum = asyncio.run(shutdown.run(_ask_and_show(target, body, answer, clock), clock))
-    return 0 if signum is None else _SIGNAL_EXIT + signum
+    work = _ask_and_show(target, body, answer, clock)
+    return shutdown.exit_code_of(asyncio.run(shutdown.run_until_stopped(work, clock)))
 
 
 def _find_target(url: str | None, environment: Mapping[str, str], folder: Path) -> Target:
-    """Return whom to ask; raises ConfigurationError naming what is missing."""
+    """Return the API to ask. Raises ConfigurationError naming what is missing."""
     running_environment = folders.running_environment_of(folder)
     address = url or environment.get("POLLUX_URL") or running_environment.get("POLLUX_URL") or _URL
     key = environment.get("POLLUX_API_KEY")
@@ -87,9 +86,9 @@ def _find_target(url: str | None, environment: Mapping[str, str], folder: Path) 
             [f"set POLLUX_API_KEY to a key of {address}, or start a system here with `pollux up`"]
         )
     if not _is_url(address):
-        raise ConfigurationError([f"{address!r} is no address of an API, such as {_URL}"])
+        raise ConfigurationError([f"{address!r} is not the URL of an API, such as {_URL}"])
     if not (key.isascii() and key.isprintable()):
-        raise ConfigurationError(["POLLUX_API_KEY holds what no key has"])
+        raise ConfigurationError(["POLLUX_API_KEY has characters that no API key has"])
     return Target(address, key)
 
 
@@ -102,22 +101,22 @@ def _is_url(text: str) -> bool:
 
 
 def _read_question(words: str) -> str:
-    """Return what to ask: the words, standard input, or both with a blank line between."""
+    """Return the question: the words, standard input, or both with a blank line between them."""
     piped = ""
-    # There is none where it was closed before the command began.
+    # None if standard input was closed before the command started.
     stdin = cast("TextIO | None", sys.stdin)
     if stdin is not None and (words == "-" or not stdin.isatty()):
-        # Bytes that are no text come to light below, as they do in the argument.
+        # Bytes that are not UTF-8 are refused below, those of the arguments too.
         piped = stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
     parts = (piped,) if words == "-" else (words, piped)
     question = "\n\n".join(part for part in parts if part)
     try:
         question.encode()
     except UnicodeEncodeError:
-        raise RequestError("What you ask is not UTF-8 text.", Code.INVALID_FIELDS) from None
+        raise RequestError("The question is not UTF-8 text.", Code.INVALID_FIELDS) from None
     if not question.strip():
         raise RequestError(
-            'Say what to ask, as in `pollux ask "What is a job queue?"`, or pipe it in.',
+            'Give a question, as in `pollux ask "What is a job queue?"`, or pipe one in.',
             Code.MISSING_FIELDS,
         )
     return question
@@ -126,12 +125,12 @@ def _read_question(words: str) -> str:
 async def _ask_and_show(
     target: Target, body: Mapping[str, object], answer: AnswerPrinter, clock: SystemClock
 ) -> None:
-    """Ask and show; who goes before the end has the generation cancelled."""
+    """Send the message and show its events; cancel the generation if we stop before its end."""
     url = httpx.URL(target.url)
     async with httpx.AsyncClient(
         base_url=url,
         headers={"X-API-Key": target.key, "User-Agent": "pollux-ask"},
-        # A proxy of the environment leads outside, never to this machine.
+        # A proxy that the environment names is for other machines, not for this one.
         trust_env=url.host not in _LOOPBACK,
     ) as http:
         follower = Follower(http, clock, answer.note)

@@ -1,7 +1,7 @@
 """The `pollux` command: its subcommands, and the one place where an error becomes a sentence.
 
-Each subcommand is a file beside this one, imported only when it is called. They alone read the
-environment.
+Each subcommand is a module of this package, imported only when it is called. Subcommands read the
+environment; the modules below them receive it as an argument.
 """
 
 import os
@@ -26,7 +26,7 @@ app: Final = App(
     sort_key=0,
 )
 
-# Commands that are one function, and how they are called; groups of commands have their own.
+# Commands that are one function, with their examples; a group of commands brings its own.
 _COMMANDS: Final = {
     "demo": ("deploy.demo:demo", ("pollux demo",)),
     "ask": (
@@ -61,7 +61,7 @@ for _name, _where in _GROUPS.items():
 
 @app.command(help_epilogue=examples('eval "$(pollux completion bash)"'))
 def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /) -> None:
-    """Print the script that makes a shell complete this command and its options.
+    """Print the script with which a shell completes `pollux` commands and options.
 
     Args:
         shell: bash, zsh or fish.
@@ -71,12 +71,12 @@ def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; every fault is one sentence on standard error and a non-zero exit."""
-    # Standard output is for what was asked for.
+    """Run the command line; an error is one sentence on standard error and a non-zero exit code."""
+    # Logs go to standard error; standard output is for the command's results.
     logs.configure(LogSettings(format="console", level="warning"), process="cli")
     words = sys.argv[1:]
     if not words or words[0] in app.help_flags:
-        # Each command is described by its own docstring, which is read with its module.
+        # The list of commands shows the first line of each docstring, so all modules are imported.
         for name in (*_COMMANDS, *_GROUPS):
             _ = app[name]
     try:
@@ -87,7 +87,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Nobody reads us any more; the interpreter must not try to flush to them at exit.
+        # The reader has closed the pipe; the interpreter must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

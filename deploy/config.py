@@ -1,6 +1,6 @@
-"""`pollux config`: whether the settings can be used, before anything is started with them.
+"""`pollux config`: checks and prints the settings, before a process is started with them.
 
-Reads them as every process does. Refuses to show a secret: of a key, only whether it is there.
+Reads them as every process does. Refuses to print a secret: of a key it prints whether it is set.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from cyclopts import App, Parameter
 from deploy import provider_check
 from deploy.local.catalogue import SHIPPED
 from deploy.options import Json, examples
+from deploy.output import print_line
 from shared import settings_loader
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, provider_key
 from shared.errors import ConfigurationError
@@ -35,9 +36,9 @@ app: Final = App(
 )
 
 _ENTRIES: Final = {"providers", "models", "companions"}
-# What stands between the first colon, behind a user's name that may have an `@`, and the last `@`.
+# The password is between the colon after the user name, which may contain an `@`, and the last `@`.
 _PASSWORD: Final = re.compile(r"^([a-z]+://[^:]*:).*@")
-# What follows an address: services take keys there.
+# Query and fragment of a URL: some services take their key there.
 _QUERY: Final = re.compile(r"^(https?://[^?#]*[?#]).+")
 
 Try = Annotated[bool, Parameter(name="--try", negative="")]
@@ -45,7 +46,7 @@ Try = Annotated[bool, Parameter(name="--try", negative="")]
 
 @app.command
 def check(*, try_: Try = False) -> int:
-    """Read the settings and the catalogue, name every fault with its path, and tell what was read.
+    """Read the settings and the catalogue; print every fault with its path, or a summary.
 
     Args:
         try_: Also ask each provider whose key is set for its list of models.
@@ -56,37 +57,40 @@ def check(*, try_: Try = False) -> int:
         settings = Settings.read(environment)
         keys = _keys(settings, environment)
     except ConfigurationError as error:
-        for fault in error.faults:
-            sys.stderr.write(f"{fault}\n")
-        return 1
+        return _print_faults(error)
     _print_summary(settings, keys, environment)
     return 0 if not try_ or asyncio.run(_check_providers(settings, keys)) else 1
 
 
 @app.command
 def show(*, json: Json = False) -> int:
-    """Print every setting with the value that holds: the file's, the environment's, or the default.
+    """Print every setting with its effective value: of the environment, a file, or the default.
 
-    Models and providers are left to `pollux models` and `pollux config check`. A password in
-    `redis.url` is masked, and what follows `?` in `search.base_url`.
+    For models and providers see `pollux models` and `pollux config check`. The password in
+    `redis.url` is masked, and so is the query of `search.base_url`.
     """
     try:
         settings = Settings.read(dict(os.environ))
     except ConfigurationError as error:
-        for fault in error.faults:
-            sys.stderr.write(f"{fault}\n")
-        return 1
+        return _print_faults(error)
     values = dict(_values(settings))
     if json:
-        _print(msgspec.json.encode(values).decode())
+        print_line(msgspec.json.encode(values).decode())
         return 0
     for path, value in values.items():
-        _print(f"{path} = {msgspec.json.encode(value).decode()}")
+        print_line(f"{path} = {msgspec.json.encode(value).decode()}")
     return 0
 
 
+def _print_faults(error: ConfigurationError) -> int:
+    """Print every fault; return the exit code."""
+    for fault in error.faults:
+        sys.stderr.write(f"{fault}\n")
+    return 1
+
+
 def _values(settings: Settings) -> Iterator[tuple[str, object]]:
-    """Yield each setting's path and value, but for the lists of entries."""
+    """Yield the path and value of each setting, except providers, models and companions."""
     for path in settings_loader.setting_paths(Settings):
         if path not in _ENTRIES:
             value: object = settings
@@ -96,20 +100,22 @@ def _values(settings: Settings) -> Iterator[tuple[str, object]]:
 
 
 def _masked(value: str) -> str:
-    """Return a text without what a URL may have in it for nobody to read."""
+    """Return a text in which the secrets of a URL are replaced by `***`."""
     return _QUERY.sub(r"\1***", _PASSWORD.sub(r"\1***@", value))
 
 
 @app.command
 def shipped() -> None:
-    """Print the path of the catalogue that comes with Pollux."""
-    _print(str(SHIPPED))
+    """Print the path of the catalogue that ships with Pollux."""
+    print_line(str(SHIPPED))
 
 
 def _keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secret | None]:
-    """Return each provider's key, and that of who searches, by its name.
+    """Return the key of each provider, and of the search service, by the provider's name.
 
-    Raises ConfigurationError with every one that cannot be sent.
+    Raises:
+        ConfigurationError: with every key that has characters that no header can carry.
+
     """
     keys, faults = {}, []
     for provider in (*settings.providers, *_search_providers(settings)):
@@ -123,7 +129,7 @@ def _keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secre
 
 
 def _search_providers(settings: Settings) -> Iterator[ProviderSettings]:
-    """Yield who searches the web, if anybody does, as one that needs a key."""
+    """Yield the search service, if one is set, in the form of a provider that needs a key."""
     search = settings.search
     if search.service is not None:
         url = search.base_url or "http://localhost"
@@ -137,32 +143,33 @@ def _print_summary(
 ) -> None:
     files = settings_loader.files(environment, Path.cwd())
     for path in files:
-        _print(f"read {path.absolute()}")
+        print_line(f"read {path.absolute()}")
     if not files:
-        _print("no settings file: what the environment does not say is as by default")
-    _print(
+        print_line("no settings file: settings that the environment does not set have defaults")
+    print_line(
         f"{len(settings.providers)} providers, {len(settings.models)} models, "
         f"{len(settings.companions)} companions"
     )
     if not settings.models:
         sys.stderr.write(f"warning: {NO_MODELS}; {NO_MODELS_REMEDY}\n")
     for provider in settings.providers:
-        _print(f"  {provider.name}: {_describe_key(provider, keys)}")
-    for searcher in _search_providers(settings):
-        _print(f"  {searcher.name}: {_describe_key(searcher, keys, 'searched')}")
+        print_line(f"  {provider.name}: {_describe_key(provider, keys, 'its models are')}")
+    for search in _search_providers(settings):
+        print_line(f"  {search.name}: {_describe_key(search, keys, 'it is')}")
 
 
 def _describe_key(
-    provider: ProviderSettings, keys: Mapping[str, Secret | None], what: str = "served"
+    provider: ProviderSettings, keys: Mapping[str, Secret | None], unavailable: str
 ) -> str:
     if provider.api_key_env is None:
         return "needs no key"
-    is_there = keys[provider.name] is not None
-    return f"{provider.api_key_env} is {'set' if is_there else f'missing: not {what} here'}"
+    if keys[provider.name] is None:
+        return f"{provider.api_key_env} is not set: {unavailable} not available here"
+    return f"{provider.api_key_env} is set"
 
 
 async def _check_providers(settings: Settings, keys: Mapping[str, Secret | None]) -> bool:
-    """Ask all providers at once; return whether every one answered well."""
+    """Ask all providers at the same time; return whether all of them answered with success."""
     asked = [
         each
         for each in settings.providers
@@ -175,15 +182,15 @@ async def _check_providers(settings: Settings, keys: Mapping[str, Secret | None]
                     http,
                     provider,
                     keys[provider.name],
-                    [m.upstream for m in settings.models if m.provider == provider.name],
+                    [
+                        model.upstream
+                        for model in settings.models
+                        if model.provider == provider.name
+                    ],
                 )
                 for provider in asked
             )
         )
     for provider, (_, sentence) in zip(asked, answers, strict=True):
-        _print(f"  {provider.name}: {sentence}")
+        print_line(f"  {provider.name}: {sentence}")
     return all(is_ok for is_ok, _ in answers)
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

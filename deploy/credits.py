@@ -1,6 +1,5 @@
-"""`pollux credits`: show, grant and take back what an account may spend."""
+"""`pollux credits`: shows, grants and takes back an account's credits, and lists its ledger."""
 
-import sys
 from typing import Annotated, Final
 
 from cyclopts import App, Parameter
@@ -9,6 +8,7 @@ from cyclopts.validators import Number
 from deploy import stores
 from deploy.keys import microcredits
 from deploy.options import FOLDER, RunningFolder, examples
+from deploy.output import print_line
 from shared.clock import iso
 from shared.stores.accounts import Accounts
 from shared.stores.ledger import TimedEntry
@@ -21,19 +21,20 @@ app: Final = App(
     help_epilogue=examples(
         "pollux credits grant acme 500",
         "pollux credits revoke acme 20",
+        "pollux credits ledger acme --limit 5",
     ),
 )
 
 
 @app.command
 async def show(account: str, /, *, folder: RunningFolder = FOLDER) -> None:
-    """Show an account's credits: what it may spend, what is held for work under way, what is spent.
+    """Show an account's credits: available, held for unfinished generations, and spent.
 
     Args:
         account: The account's name.
 
     """
-    async with stores.accounts(folder) as accounts:
+    async with stores.open_accounts(folder) as accounts:
         await _print_balance(accounts, await accounts.load(account))
 
 
@@ -46,7 +47,7 @@ async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLD
         credits: How many to add.
 
     """
-    async with stores.accounts(folder) as accounts:
+    async with stores.open_accounts(folder) as accounts:
         owner = await accounts.load(account)
         await accounts.grant(owner, microcredits(credits))
         await _print_balance(accounts, owner)
@@ -54,14 +55,14 @@ async def grant(account: str, credits: float, /, *, folder: RunningFolder = FOLD
 
 @app.command
 async def revoke(account: str, credits: float, /, *, folder: RunningFolder = FOLDER) -> None:  # noqa: A002  the unit
-    """Take credits back from an account, as far as they are neither held nor spent.
+    """Take back available credits from an account.
 
     Args:
         account: The account's name.
-        credits: How many to take; refused when fewer are free.
+        credits: How many to take back; refused if fewer are available.
 
     """
-    async with stores.accounts(folder) as accounts:
+    async with stores.open_accounts(folder) as accounts:
         owner = await accounts.load(account)
         await accounts.grant(owner, -microcredits(credits))
         await _print_balance(accounts, owner)
@@ -75,26 +76,26 @@ async def ledger(
     limit: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
     folder: RunningFolder = FOLDER,
 ) -> None:
-    """List what an account was given and what it paid, newest first.
+    """List an account's grants and charges, newest first.
 
     Args:
         account: The account's name.
-        limit: How many entries.
+        limit: How many entries to list.
 
     """
-    async with stores.accounts(folder) as accounts:
-        for line in await accounts.ledger(await accounts.load(account), limit):
-            _print_line(line)
+    async with stores.open_accounts(folder) as accounts:
+        for timed_entry in await accounts.ledger(await accounts.load(account), limit):
+            _print_entry(timed_entry)
 
 
-def _print_line(line: TimedEntry) -> None:
-    entry = line.entry
+def _print_entry(timed_entry: TimedEntry) -> None:
+    entry = timed_entry.entry
     amount = entry.amount if entry.kind == "grant" else -entry.amount
     about = " ".join(filter(None, (entry.generation, entry.model)))
     if entry.overrun:
         about += f" (cost {entry.overrun / MICROCREDITS_PER_CREDIT:f} more than was held)"
-    sys.stdout.write(
-        f"{iso(line.at)}  {amount / MICROCREDITS_PER_CREDIT:>+16.6f}  {about}".rstrip() + "\n"
+    print_line(
+        f"{iso(timed_entry.at)}  {amount / MICROCREDITS_PER_CREDIT:>+16.6f}  {about}".rstrip()
     )
 
 
@@ -105,4 +106,4 @@ async def _print_balance(accounts: Accounts, account: Account) -> None:
         ("held", credit_totals.held),
         ("spent", credit_totals.settled),
     ):
-        sys.stdout.write(f"{word + ':':<11}{amount / MICROCREDITS_PER_CREDIT:>16.6f}\n")
+        print_line(f"{word + ':':<11}{amount / MICROCREDITS_PER_CREDIT:>16.6f}")

@@ -1,7 +1,8 @@
-"""`pollux dead`: list, look at, retry and discard what failed for no fault of its caller.
+"""`pollux dead`: lists, shows, retries and discards dead letters.
 
-`show` prints what the caller wrote. Many are acted on only where that is said: by their ids, or by
-`--all`, which the filters narrow.
+A dead letter is a generation that failed through no fault of its caller. `show` prints the caller's
+message. `retry` and `discard` need the ids, or `--all`, which the filters narrow: a call without
+arguments changes nothing.
 """
 
 import json as json_text
@@ -15,6 +16,7 @@ from cyclopts import App, Parameter
 
 from deploy import stores
 from deploy.options import FOLDER, Count, Json, RunningFolder, examples
+from deploy.output import print_json, print_line, print_table
 from shared.clock import instant, iso
 from shared.errors import Category, Code, RequestError
 from shared.redis.functions import RetryRefused
@@ -24,7 +26,8 @@ from shared.wire.dead_letter import DeadLetter, DeadLetterName
 
 app: Final = App(
     name="dead",
-    help="List, look at, retry and discard what failed for no fault of its caller.",
+    help="List, show, retry and discard dead letters: generations that failed through no fault of "
+    "their caller.",
     help_format="markdown",
     help_epilogue=examples(
         "pollux dead list --since 2026-11-01",
@@ -32,7 +35,9 @@ app: Final = App(
     ),
 )
 
-All = Annotated[bool, Parameter(name="--all", negative="", help="All, as far as they fit.")]
+All = Annotated[
+    bool, Parameter(name="--all", negative="", help="All dead letters that the filters select.")
+]
 
 _COLUMNS: Final = ("id", "died_at", "category", "code", "provider", "model", "attempt")
 
@@ -40,16 +45,16 @@ _COLUMNS: Final = ("id", "died_at", "category", "code", "provider", "model", "at
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which dead letters.
+    """Selects dead letters; every option that is set must match.
 
     Attributes:
-        category: Of a failure, as in provider_error.
-        code: Of a failure, as in CRASHED.
-        provider: An upstream's name in the catalogue.
-        model: As it was asked for, or as it was chosen.
+        category: Category of the failure, such as provider_error.
+        code: Code of the failure, such as CRASHED.
+        provider: Name of a provider in the catalogue.
+        model: The model that was requested, or the one that was chosen.
         account: An account's name.
-        since: Died then or later: YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ.
-        until: Died then or earlier.
+        since: Failed then or later: YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ.
+        until: Failed then or earlier.
 
     """
 
@@ -61,8 +66,8 @@ class Filter:
     since: str | None = None
     until: str | None = None
 
-    def wanted(self) -> DeadLetterFilter:
-        """Return it in the store's words. Raises RequestError for what is no time."""
+    def parsed(self) -> DeadLetterFilter:
+        """Return the store's filter. Raises RequestError if a time cannot be parsed."""
         return DeadLetterFilter(
             category=self.category,
             code=self.code,
@@ -85,31 +90,31 @@ async def list_(
     json: Json = False,
     folder: RunningFolder = FOLDER,
 ) -> None:
-    """List dead letters, the newest first, without what was asked.
+    """List dead letters, newest first, without the callers' messages.
 
     Args:
-        limit: How many.
+        limit: How many to list at most.
 
     """
-    wanted = filter.wanted()
-    async with stores.dead_letters(folder) as letters:
-        rows = [_row(letter) async for page in letters.pages(wanted, limit) for letter in page]
+    selected = filter.parsed()
+    async with stores.open_dead_letters(folder) as letters:
+        rows = [_row(letter) async for page in letters.pages(selected, limit) for letter in page]
     if json:
-        _print(json_text.dumps(rows))
+        print_json(rows)
         return
-    _print_table([_COLUMNS, *(tuple(str(row[name] or "-") for name in _COLUMNS) for row in rows)])
+    print_table(_COLUMNS, [tuple(str(row[name] or "-") for name in _COLUMNS) for row in rows])
 
 
 @app.command
 async def show(id: str, /, *, json: Json = False, folder: RunningFolder = FOLDER) -> None:  # noqa: A002  the list's word
-    """Show a dead letter with its attempts and what was asked, prompt and all.
+    """Show a dead letter with its attempts and the caller's message.
 
     Args:
         id: ACCOUNT/GENERATION, as `list` prints it.
 
     """
     [name] = _names((id,))
-    async with stores.dead_letters(folder) as letters:
+    async with stores.open_dead_letters(folder) as letters:
         found = await letters.find(name)
     if found is None:
         raise RequestError(f"There is no dead letter {name}.", Code.NOT_FOUND)
@@ -118,14 +123,14 @@ async def show(id: str, /, *, json: Json = False, folder: RunningFolder = FOLDER
         "submission": found.asked.submission and msgspec.to_builtins(found.asked.submission),
     }
     if json:
-        _print(json_text.dumps(result))
+        print_json(result)
         return
     attempts = result.pop("attempts")
     for word, value in result.items():
         shown = value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)
-        _print(f"{word + ':':<13}{'-' if value is None else shown}")
+        print_line(f"{word + ':':<13}{'-' if value is None else shown}")
     for attempt in attempts:
-        _print("attempt      " + "  ".join(map(str, attempt.values())))
+        print_line("attempt      " + "  ".join(map(str, attempt.values())))
 
 
 @app.command
@@ -137,15 +142,15 @@ async def retry(
     json: Json = False,
     folder: RunningFolder = FOLDER,
 ) -> int:
-    """Ask again: each becomes a new turn of its session, and its credits are set aside again.
+    """Retry dead letters: each becomes a new turn of its session, and its credits are held again.
 
     Args:
         ids: ACCOUNT/GENERATION, as `list` prints it.
-        limit: With --all, how many at most.
+        limit: With --all, how many to retry at most.
 
     """
     retried, refused = {}, {}
-    async with stores.dead_letters(folder) as letters:
+    async with stores.open_dead_letters(folder) as letters:
         async for names in _selected_pages(letters, ids, filter, is_all=all, limit=limit):
             for name in names:
                 result = await letters.retry(name)
@@ -154,11 +159,11 @@ async def retry(
                 else:
                     retried[str(name)] = result.generation
     if json:
-        _print(json_text.dumps({"retried": retried, "refused": refused}))
+        print_json({"retried": retried, "refused": refused})
     else:
         for id_, generation in retried.items():
-            _print(f"{id_} is asked again as {generation}")
-        _print(f"{len(retried)} retried, {len(refused)} refused.")
+            print_line(f"{id_} is retried as {generation}")
+        print_line(f"{len(retried)} retried, {len(refused)} refused.")
     _print_reasons(refused)
     return 1 if refused else 0
 
@@ -172,15 +177,15 @@ async def discard(
     json: Json = False,
     folder: RunningFolder = FOLDER,
 ) -> int:
-    """Discard dead letters for good.
+    """Delete dead letters for ever.
 
     Args:
         ids: ACCOUNT/GENERATION, as `list` prints it.
-        limit: With --all, how many at most.
+        limit: With --all, how many to delete at most.
 
     """
     outcomes: dict[str, bool] = {}
-    async with stores.dead_letters(folder) as letters:
+    async with stores.open_dead_letters(folder) as letters:
         async for names in _selected_pages(letters, ids, filter, is_all=all, limit=limit):
             result = await letters.discard(names)
             outcomes |= dict(zip(map(str, names), result, strict=True))
@@ -191,28 +196,28 @@ async def discard(
         if not was_discarded
     }
     if json:
-        _print(json_text.dumps({"discarded": discarded, "unknown": list(unknown)}))
+        print_json({"discarded": discarded, "unknown": list(unknown)})
     else:
         for id_ in discarded:
-            _print(f"{id_} is discarded")
-        _print(f"{len(discarded)} discarded, {len(unknown)} unknown.")
+            print_line(f"{id_} is discarded")
+        print_line(f"{len(discarded)} discarded, {len(unknown)} unknown.")
     _print_reasons(unknown)
     return 1 if unknown else 0
 
 
 async def _selected_pages(
-    letters: DeadLetters, ids: tuple[str, ...], asked: Filter, *, is_all: bool, limit: int | None
+    letters: DeadLetters, ids: tuple[str, ...], filter_: Filter, *, is_all: bool, limit: int | None
 ) -> AsyncIterator[list[DeadLetterName]]:
-    """Yield what is to be acted on, in pieces. Raises RequestError where that was not said."""
-    if bool(ids) == is_all or (ids and (asked != _NO_FILTER or limit is not None)):
+    """Yield the selected names page by page. Raises RequestError unless ids or --all select."""
+    if bool(ids) == is_all or (ids and (filter_ != _NO_FILTER or limit is not None)):
         raise RequestError(
-            "Name dead letters by their ids, or say --all, which the filters narrow.",
+            "Give the ids of dead letters, or --all, which the filters narrow.",
             Code.INVALID_FIELDS,
         )
     if ids:
         yield _names(ids)
         return
-    async for page in letters.pages(asked.wanted(), limit):
+    async for page in letters.pages(filter_.parsed(), limit):
         yield [letter.name for letter in page]
 
 
@@ -222,7 +227,7 @@ def _names(ids: tuple[str, ...]) -> list[DeadLetterName]:
         name = DeadLetterName.parse(id_)
         if name is None:
             raise RequestError(
-                f"A dead letter's id is ACCOUNT/GENERATION; got {id_!r}.", Code.INVALID_FIELDS
+                f"A dead letter's id is ACCOUNT/GENERATION, not {id_!r}.", Code.INVALID_FIELDS
             )
         names[name] = None
     return list(names)
@@ -232,7 +237,7 @@ def _instant(word: str, text: str | None) -> int | None:
     found = None if text is None else instant(text)
     if text is not None and found is None:
         raise RequestError(
-            f"--{word} is YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ; got {text!r}.", Code.INVALID_FIELDS
+            f"--{word} is YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ, not {text!r}.", Code.INVALID_FIELDS
         )
     return found
 
@@ -269,17 +274,6 @@ def _row(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        _print("  ".join(cells).rstrip())
-
-
 def _print_reasons(reasons: dict[str, str]) -> None:
     for id_, reason in reasons.items():
         sys.stderr.write(f"pollux: {id_}: {reason}\n")
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

@@ -1,7 +1,7 @@
-"""A careful caller of the published API that prints what it says and hears.
+"""HTTP client of the demo: prints each request and reply, and retries failures.
 
-Owns patience: a lost connection, a 429 and a 503 are tried again, with the same Idempotency-Key, so
-that nothing is accepted twice. Refuses to know the system behind the address.
+A lost connection, a 429 and a 502 to 504 are retried with the same Idempotency-Key, so that no
+message is accepted twice. Refuses to know the system behind the address.
 """
 
 import json
@@ -11,22 +11,20 @@ from typing import Any, Final
 
 import httpx
 
+from deploy.retry_timer import RETRIED_STATUSES, RetryTimer, retry_after
 from shared import ids
 from shared.clock import Clock
 from shared.errors import UnavailableError
 
 _SHOWN_KEY_CHARACTERS: Final = 15
-_PAUSE_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 0.1
-_GIVE_UP_SECONDS: Final = 60.0
 _TIMEOUT_SECONDS: Final = 60.0
-_RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 Json = dict[str, Any]
 
 
 class DemoClient:
-    """One caller with one key. `say` receives every line of the conversation."""
+    """A client with one API key. `print_line` receives every line that is printed."""
 
     def __init__(
         self, http: httpx.AsyncClient, api_key: str, print_line: Callable[[str], None], clock: Clock
@@ -41,13 +39,13 @@ class DemoClient:
         return await self._call("POST", path, body, {"Idempotency-Key": ids.new_id()})
 
     async def read(self, path: str) -> Json:
-        """Return what is at a path."""
+        """Get a path and return the reply."""
         return await self._call("GET", path, None, {})
 
     async def poll_until(
         self, path: str, is_wanted: Callable[[Json], bool], seconds: float
     ) -> None:
-        """Look at a path, unseen, until what is there is as wanted, or the time is over."""
+        """Get a path, without printing, until the reply is as wanted or the time is over."""
         deadline = self._clock.monotonic() + seconds
         while self._clock.monotonic() < deadline:
             with suppress(httpx.TransportError):
@@ -57,16 +55,21 @@ class DemoClient:
             await self._clock.sleep(_POLL_SECONDS)
 
     async def pause(self, seconds: float) -> None:
-        """Wait as long as the reply hinted."""
+        """Wait, as long as a reply's poll hint says."""
         await self._clock.sleep(seconds)
 
     async def _call(
         self, verb: str, path: str, body: Mapping[str, Any] | None, headers: dict[str, str]
     ) -> Json:
         self._show_request(verb, path, body, headers)
-        deadline = self._clock.monotonic() + _GIVE_UP_SECONDS
+        retry_timer = RetryTimer(
+            self._clock,
+            lambda problem: self._print_line(f"< {problem}; the same request is sent again"),
+            str(self._http.base_url).rstrip("/"),
+        )
         while True:
-            began = self._clock.monotonic()
+            pause_seconds = 0.0
+            started = self._clock.monotonic()
             try:
                 reply = await self._http.request(
                     verb,
@@ -77,18 +80,12 @@ class DemoClient:
                 )
             except httpx.TransportError as error:
                 problem = f"no reply ({type(error).__name__})"
-                pause = _PAUSE_SECONDS
             else:
-                if reply.status_code not in _RETRIED_STATUSES:
-                    return self._show_reply(reply, self._clock.monotonic() - began)
+                if reply.status_code not in RETRIED_STATUSES:
+                    return self._show_reply(reply, self._clock.monotonic() - started)
                 problem = f"{reply.status_code} {reply.reason_phrase}"
-                pause = _retry_after(reply)
-            if self._clock.monotonic() + pause > deadline:
-                raise UnavailableError(
-                    f"The API at {self._http.base_url} did not answer: {problem}."
-                )
-            self._print_line(f"< {problem}; the same request again in {pause:g} s")
-            await self._clock.sleep(pause)
+                pause_seconds = retry_after(reply)
+            await retry_timer.pause(problem, pause_seconds)
 
     def _show_request(
         self, verb: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
@@ -113,8 +110,3 @@ class DemoClient:
 def _indented(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, indent=2, ensure_ascii=False)
     return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def _retry_after(reply: httpx.Response) -> float:
-    text = reply.headers.get("Retry-After", "")
-    return max(_PAUSE_SECONDS, float(text)) if text.isdigit() else _PAUSE_SECONDS

@@ -1,9 +1,8 @@
-"""`pollux keys`: create, list and revoke API keys.
+"""`pollux keys`: creates, lists and revokes API keys.
 
-A key is printed once, when it is made; what is kept of it cannot be turned back into it.
+A key is printed once, when it is created. Only its hash is stored, so it cannot be printed again.
 """
 
-import json as json_text
 import sys
 from typing import Final
 
@@ -11,6 +10,7 @@ from cyclopts import App
 
 from deploy import stores
 from deploy.options import FOLDER, Json, RunningFolder, examples
+from deploy.output import print_json, print_line
 from shared.clock import MS_PER_DAY, SystemClock, iso
 from shared.errors import Code, RequestError
 from shared.tiers import TierName
@@ -42,24 +42,24 @@ async def create(
     json: Json = False,
     folder: RunningFolder = FOLDER,
 ) -> None:
-    """Create a key, and its account if there is none of that name.
+    """Create a key, and its account if no account has that name.
 
     Args:
         account: The account's name.
-        tier: The account's tier; a new account is free unless told otherwise.
+        tier: The account's tier; by default a new account is free, and another keeps its tier.
         credits: Credits to add to the account.
         scopes: What the key may do, separated by commas: chat, read, approve, keys, operator.
-        expires_days: Days until the key expires; never unless told otherwise.
+        expires_days: Days until the key expires; by default it never does.
 
     """
     granted = microcredits(credits)
     allowed = _scopes(scopes)
     expires_ms = _expiry(expires_days)
-    async with stores.accounts(folder) as accounts:
+    async with stores.open_accounts(folder) as accounts:
         owner = await accounts.create(account, tier)
         if granted:
             await accounts.grant(owner, granted)
-        made = await accounts.create_key(owner, allowed, expires_ms=expires_ms)
+        created = await accounts.create_key(owner, allowed, expires_ms=expires_ms)
         credit_totals = await accounts.credit_totals(owner)
     if not credit_totals.balance and "chat" in allowed:
         sys.stderr.write(
@@ -67,43 +67,45 @@ async def create(
             f"run `pollux credits grant {owner.id} 100`\n"
         )
     if json:
-        _print(json_text.dumps({"key": made.key, "key_id": made.key_id}))
+        print_json({"key": created.key, "key_id": created.key_id})
         return
-    _print(f"key:     {made.key}\nkey id:  {made.key_id}\naccount: {owner.id} ({owner.tier})")
-    _print("The key is shown this once and kept nowhere.")
+    print_line(f"key:     {created.key}\nkey id:  {created.key_id}")
+    print_line(f"account: {owner.id} ({owner.tier})")
+    print_line("Store the key now: it is not shown again.")
 
 
 @app.command(name="list")
 async def list_(*, json: Json = False, folder: RunningFolder = FOLDER) -> None:
-    """List all keys, oldest first, revoked ones too."""
-    async with stores.accounts(folder) as accounts:
+    """List all keys, oldest first, including revoked ones."""
+    async with stores.open_accounts(folder) as accounts:
         rows = [_row(key) for key in await accounts.list_keys()]
     if json:
-        _print(json_text.dumps(rows))
+        print_json(rows)
         return
     for row in rows:
-        _print("  ".join(_columns(row)))
+        print_line("  ".join(_columns(row)))
 
 
 @app.command
 async def revoke(key_id: str, /, *, folder: RunningFolder = FOLDER) -> None:
-    """Revoke a key for good; every API process notices within a second.
+    """Revoke a key for ever; every API process refuses it within a second.
 
     Args:
         key_id: The key's id, as `create` and `list` print it.
 
     """
-    async with stores.accounts(folder) as accounts:
+    async with stores.open_accounts(folder) as accounts:
         if not await accounts.revoke_key(key_id):
             raise RequestError(f"No key has the id {key_id}.", Code.NOT_FOUND)
-    _print(f"Key {key_id} is revoked.")
+    print_line(f"Key {key_id} is revoked.")
 
 
 def microcredits(credits: float) -> int:  # noqa: A002  the unit is the point
-    """Return credits as the integer that is stored; refuses what is no amount to add."""
+    """Return credits in microcredits. Raises RequestError for an amount out of range."""
     if not 0 <= credits <= _CREDITS_MAX:
         raise RequestError(
-            f"Credits are a number from 0 to {_CREDITS_MAX:,}; got {credits}.", Code.INVALID_FIELDS
+            f"Credits must be a number from 0 to {_CREDITS_MAX:,}, not {credits}.",
+            Code.INVALID_FIELDS,
         )
     return round(credits * MICROCREDITS_PER_CREDIT)
 
@@ -113,7 +115,7 @@ def _scopes(text: str) -> tuple[Scope, ...]:
     unknown = [word for word in asked if word not in SCOPES]
     if unknown or not asked:
         raise RequestError(
-            f"Scopes are some of {', '.join(SCOPES)}, separated by commas; got {text!r}.",
+            f"Scopes must be some of {', '.join(SCOPES)}, separated by commas, not {text!r}.",
             Code.INVALID_FIELDS,
         )
     return tuple(scope for scope in SCOPES if scope in asked)
@@ -124,7 +126,7 @@ def _expiry(days: float | None) -> int | None:
         return None
     if not 0 < days <= _DAYS_MAX:
         raise RequestError(
-            f"Days until a key expires are a number above 0, at most {_DAYS_MAX:,}; got {days}.",
+            f"--expires-days must be a number above 0, at most {_DAYS_MAX:,}, not {days}.",
             Code.INVALID_FIELDS,
         )
     return SystemClock().now_ms() + round(days * MS_PER_DAY)
@@ -144,13 +146,9 @@ def _row(key: ApiKey) -> dict[str, str | list[str] | None]:
 
 
 def _columns(row: dict[str, str | list[str] | None]) -> list[str]:
-    """Write a key's record as text; what is null has no column."""
+    """Return a key's record as `name=value` texts, without the fields that are null."""
     return [
         f"{name.removesuffix('_at')}={','.join(value) if isinstance(value, list) else value}"
         for name, value in row.items()
         if value is not None
     ]
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

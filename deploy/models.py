@@ -1,47 +1,34 @@
-"""`pollux models`: the catalogue as the settings name it, and which of it can be served here.
+"""`pollux models`: lists the catalogue that the settings name, and which providers' keys are set.
 
-Shows what stands in files, with the day its rates were looked up; what a running system serves is
-the API's to say.
+Shows what the files say, with the date of the rates. What a running system serves, its API says
+(`/api/v1/models`).
 """
 
-import json as json_text
 import os
-import sys
 from typing import Any, Final
 
 from deploy.local import catalogue as catalogues
 from deploy.options import Json
+from deploy.output import print_json, print_table
 from shared.catalogue import Catalogue, provider_key
 from shared.settings import ModelSettings
 
-_HEAD: Final = (
-    *(
-        "identifier",
-        "name",
-        "provider",
-        "window",
-        "$/M in",
-        "$/M out",
-        "as of",
-        "capabilities",
-        "key",
-    ),
-)
-_NUMBERS: Final = frozenset({3, 4, 5})
+_NUMBERS: Final = ("window", "$/M in", "$/M out")
+_HEAD: Final = ("identifier", "name", "provider", *_NUMBERS, "as of", "capabilities", "key")
 
 
 def models(*, json: Json = False) -> None:
-    """List the models of the catalogue: windows, rates in US dollars per million tokens, keys.
+    """List the catalogue's models: context window, US dollars per million tokens, provider's key.
 
-    Where the settings name no model, those are listed that come with Pollux.
+    If the settings name no model, the shipped catalogue is listed.
     """
     environment = catalogues.with_shipped(os.environ)
     catalogue = catalogues.read(environment)
     rows = [_row(catalogue, model, environment) for model in catalogue.models]
     if json:
-        _print(json_text.dumps(rows))
+        print_json(rows)
         return
-    _print_table([_HEAD, *(_cells(row) for row in rows)])
+    print_table(_HEAD, [_cells(row) for row in rows], right_aligned=_NUMBERS)
 
 
 def _row(catalogue: Catalogue, model: ModelSettings, environment: dict[str, str]) -> dict[str, Any]:
@@ -76,17 +63,3 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         " ".join(row["capabilities"]) or "-",
         key if row["api_key_env"] else "none needed",
     )
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if place in _NUMBERS else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        _print("  ".join(cells).rstrip())
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

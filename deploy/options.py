@@ -1,4 +1,4 @@
-"""The options that several commands share, with their bounds."""
+"""Command-line options that several subcommands share, with their bounds."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,7 +10,8 @@ Port = Annotated[int, Parameter(validator=Number(gte=1, lte=65_535))]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 RunningFolder = Annotated[
-    Path, Parameter(help="Folder of a running `pollux up`, where no Redis is named.")
+    Path,
+    Parameter(help="State folder of the running `pollux up` whose Redis to use without REDIS_URL."),
 ]
 
 FOLDER: Final = Path(".pollux")
@@ -19,6 +20,6 @@ PORT: Final = 8000
 
 
 def examples(*calls: str) -> str:
-    """Return the end of a command's help: how it is called, a line each."""
+    """Return the last section of a command's help: example calls, one a line."""
     lines = "\n".join(f"    {call}" for call in calls)
     return f"Examples:\n\n{lines}"

@@ -1,18 +1,18 @@
-"""Look the catalogue's rates and windows up again, and renew them in place.
+"""Program that updates the rates and context windows of a catalogue file in place.
 
-A program for whoever keeps a catalogue, not for a deployment that runs:
+For whoever maintains a catalogue; a running deployment does not need it:
 
     uv run --with genai-prices==0.2.3 python -m deploy.prices deploy/catalog.toml [--write]
 
-Owns the comparison with what the package genai-prices says on a day, and the edit of single lines,
-which leaves comments and order as they are. Refuses to add a model, or to guess: one that the
-source does not know is told, and the exit code is 1.
+Owns the comparison with the package genai-prices (the source) and the edit of single lines, which
+keeps comments and order. Refuses to add a model or to guess: a model that the source does not know
+is reported, and the exit code is 1.
 
-DESIGN. A provider is found by its address, which the source has a pattern for. One rate stands for
-a whole window: where the source's price rises with the length of the prompt, the window ends where
-it does, and of a price that changes with the hour the dearest is taken. So is the dearest of what a
-model makes, be it words, pictures or sounds. What a search costs is looked up for models that have
-the capability, where the source says it.
+DESIGN. The source has a URL pattern for each of its providers, by which ours are found. The
+catalogue has one rate for a whole context window. So if the source's price rises above a prompt
+length, say 200,000 tokens, the window is cut to that length; if the price depends on the hour, the
+highest is taken; and if a model outputs text, images and audio, so is the highest of their prices.
+The price of a web search is compared for models with that capability, if the source has one.
 """
 
 import argparse
@@ -25,12 +25,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+from deploy.output import print_line
 from shared.clock import SystemClock, iso
 from shared.errors import ConfigurationError, PolluxError
 from shared.settings import Capability, Settings
 
 _MODEL: Final = "[[models]]"
-# Under which names the source prices what is made beside words.
+# The source's names for the prices of output other than text.
 _OUTPUT_PRICE_NAMES: Final[dict[Capability, str]] = {
     "image_output": "output_image_mtok",
     "audio_output": "output_audio_mtok",
@@ -39,7 +40,7 @@ _FIELD: Final = re.compile(r"^(\w+)( *= *)([^#\n]*?)( *#.*)?$")
 
 
 class SourceModel(Protocol):
-    """A model as the source knows it; prices have `input_mtok`, `output_mtok` and more."""
+    """A model of the source; its prices have `input_mtok`, `output_mtok` and more."""
 
     context_window: int | None
 
@@ -48,7 +49,7 @@ class SourceModel(Protocol):
 
 
 class Source(Protocol):
-    """A provider as the source knows it; `api_pattern` fits the addresses of its API."""
+    """A provider of the source; `api_pattern` matches the URLs of its API."""
 
     @property
     def api_pattern(self) -> str:
@@ -59,7 +60,7 @@ class Source(Protocol):
 
 
 class SourceRates(NamedTuple):
-    """What the source says of a model, in the catalogue's words; None is not said."""
+    """The source's figures for a model, named as in the catalogue; None is unknown."""
 
     input_rate: float
     output_rate: float
@@ -68,16 +69,16 @@ class SourceRates(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A field that differs: the model's place among the models of its file, and both values."""
+    """A field that differs: the model's position in the file, and the field's two values."""
 
-    place: int
+    position: int
     identifier: str
     name: str
     before: float
     after: float
 
     def sentence(self) -> str:
-        """Tell a person."""
+        """Return the change as a line for a person."""
         return f"{self.identifier}: {self.name} {self.before:g} -> {self.after:g}"
 
 
@@ -88,16 +89,16 @@ def look_up(
     day: date,
     capabilities: Collection[Capability] = (),
 ) -> SourceRates | None:
-    """Return what holds for a model on a day, or None where the source does not know it."""
-    fitting = (source for source in sources if re.match(source.api_pattern, url))
-    model = next((found for each in fitting if (found := each.find_model(upstream))), None)
+    """Return a model's figures on a day, or None if the source does not know the model."""
+    matching = (source for source in sources if re.match(source.api_pattern, url))
+    model = next((found for each in matching if (found := each.find_model(upstream))), None)
     if model is None:
         return None
     hours = [datetime.combine(day, time(hour), UTC) for hour in range(24)]
     prices = [model.get_prices(hour) for hour in hours]
-    made = [_OUTPUT_PRICE_NAMES[each] for each in capabilities if each in _OUTPUT_PRICE_NAMES]
+    media = [_OUTPUT_PRICE_NAMES[each] for each in capabilities if each in _OUTPUT_PRICE_NAMES]
     inputs = _prices_under(prices, "input_mtok")
-    outputs = _prices_under(prices, "output_mtok", *made)
+    outputs = _prices_under(prices, "output_mtok", *media)
     if not inputs or not outputs:
         return None
     price_steps = [
@@ -114,7 +115,7 @@ def look_up(
 
 
 def _prices_under(prices: Iterable[Any], *names: str) -> list[Any]:
-    """Return what the source says under some names, at any hour."""
+    """Return the source's prices under these names, at all hours."""
     found = (getattr(each, name, None) for each in prices for name in names)
     return [price for price in found if price is not None]
 
@@ -126,7 +127,7 @@ def _highest(prices: Sequence[Any]) -> float:
 def compare(
     settings: Settings, sources: Sequence[Source], day: date
 ) -> tuple[list[Change], list[str]]:
-    """Return what differs, and the models that the source does not know."""
+    """Return the fields that differ, and the models that the source does not know."""
     urls = {provider.name: provider.base_url for provider in settings.providers}
     changes, unknown = [], []
     for index, model in enumerate(settings.models):
@@ -145,14 +146,14 @@ def compare(
 def update_catalogue(
     text: str, changes: Iterable[Change], found_rates: Iterable[int], day: date
 ) -> str:
-    """Return a catalogue's text with its changes made, and the day at every model looked up."""
-    wanted = {(change.place, change.name): _toml(change.after) for change in changes}
+    """Return the catalogue's text with the changes made, and the date at every model found."""
+    wanted = {(change.position, change.name): _toml(change.after) for change in changes}
     wanted |= {(index, "rates_date"): day.isoformat() for index in found_rates}
     return "".join(_updated_lines(text, wanted))
 
 
 def _updated_lines(text: str, wanted: dict[tuple[int, str], str]) -> Iterator[str]:
-    """Yield the lines; a field that a model does not name yet follows the head of its table."""
+    """Yield the lines; a field that is new to a model follows the header of its table."""
     index, is_model, pending = -1, False, dict(wanted)
     lines = text.splitlines(keepends=True)
     named = _fields_named(lines)
@@ -173,7 +174,7 @@ def _updated_lines(text: str, wanted: dict[tuple[int, str], str]) -> Iterator[st
 
 
 def _fields_named(lines: Iterable[str]) -> set[tuple[int, str]]:
-    """Return the fields that each model names, by the model's place."""
+    """Return the fields that the models have, as pairs of the model's index and the field."""
     index, is_model, named = -1, False, set()
     for line in lines:
         if line.strip().startswith("["):
@@ -189,19 +190,19 @@ def _toml(number: float) -> str:
 
 
 def run(path: Path, sources: Sequence[Source], day: date, *, is_written: bool) -> int:
-    """Compare a catalogue, say what differs, renew it if asked to; return the exit code.
+    """Compare a catalogue, print the differences, update it if asked to; return the exit code.
 
     Raises:
-        ConfigurationError: the file is no catalogue, or would be none with what the source says.
+        ConfigurationError: the file is not a valid catalogue, or would not be one after the update.
 
     """
     settings = Settings.read({"POLLUX_CONFIG": str(path)})
     changes, unknown = compare(settings, sources, day)
     for change in changes:
-        _print(change.sentence())
+        print_line(change.sentence())
     for name in unknown:
-        _print(f"{name}: the source does not know it")
-    _print(f"{len(settings.models)} models, {len(changes)} differences, {len(unknown)} unknown")
+        print_line(f"{name}: the source does not know it")
+    print_line(f"{len(settings.models)} models, {len(changes)} differences, {len(unknown)} unknown")
     if is_written:
         known = [n for n, each in enumerate(settings.models) if each.identifier not in unknown]
         _write(path, update_catalogue(path.read_text(encoding="utf-8"), changes, known, day))
@@ -209,7 +210,7 @@ def run(path: Path, sources: Sequence[Source], day: date, *, is_written: bool) -
 
 
 def _write(path: Path, text: str) -> None:
-    """Put the text in the file's place if it can be read as a catalogue."""
+    """Replace the file if the text is a valid catalogue."""
     new_file = path.with_name(f"{path.name}.new")
     new_file.write_text(text, encoding="utf-8")
     try:
@@ -220,19 +221,17 @@ def _write(path: Path, text: str) -> None:
     new_file.replace(path)
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
 def main() -> int:
     """Run the program; return its exit code."""
-    parser = argparse.ArgumentParser(prog="deploy.prices", description="Renew a catalogue's rates.")
+    parser = argparse.ArgumentParser(
+        prog="deploy.prices", description="Update a catalogue's rates."
+    )
     parser.add_argument("catalogue", type=Path)
-    parser.add_argument("--write", action="store_true", help="renew the file in place")
+    parser.add_argument("--write", action="store_true", help="update the file in place")
     arguments = parser.parse_args()
     day = date.fromisoformat(iso(SystemClock().now_ms())[:10])
     try:
-        # Only whoever runs this program has it: it is no dependency of Pollux.
+        # Installed only by those who run this program: it is no dependency of Pollux.
         sources = importlib.import_module("genai_prices.data").providers
         return run(arguments.catalogue, sources, day, is_written=arguments.write)
     except (ModuleNotFoundError, PolluxError) as error:

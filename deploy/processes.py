@@ -1,6 +1,7 @@
-"""`pollux api` and `pollux worker`: one part of the system, as production runs it.
+"""`pollux api` and `pollux worker`: one process of the system, as production runs it.
 
-This process becomes that part, so that signals and its exit code are the part's own.
+The command replaces itself by that process (execv), which so receives the signals and sets the exit
+code.
 """
 
 import os
@@ -19,14 +20,14 @@ def api(
     admin_host: str = HOST,
     admin_port: Port | None = None,
 ) -> NoReturn:
-    """Run the API: accepts messages, answers polls. Never calls a model.
+    """Run the API, which accepts messages and answers polls. It never calls a model.
 
     Args:
         host: Address to listen on.
         port: Port to listen on.
-        workers: How many processes share the port.
-        admin_host: Address for operators to come in by.
-        admin_port: Port for operators, where /admin/v1 is served; without it, it is served nowhere.
+        workers: Number of API processes that share the port.
+        admin_host: Address of the admin port.
+        admin_port: Port that serves /admin/v1 to operators; without it nothing serves /admin/v1.
 
     """
     words = ["--host", host, "--port", str(port), "--workers", str(workers)]
@@ -36,10 +37,10 @@ def api(
 
 
 def worker(*, concurrency: Count | None = None) -> NoReturn:
-    """Run one worker process, which makes the answers: as many as wanted, on any machines.
+    """Run one worker process, which generates the answers. Run as many as needed, on any machines.
 
     Args:
-        concurrency: Generations at once; default is the setting worker.concurrency.
+        concurrency: Generations at a time; default is the setting worker.concurrency.
 
     """
     _become("worker", *([] if concurrency is None else ["--concurrency", str(concurrency)]))

@@ -1,8 +1,8 @@
-"""Whether a provider answers with the key that is here: one small request, for its list of models.
+"""Asks a provider for its list of models, to see whether it can be reached and accepts the key.
 
-Owns the request and the sentence that tells what became of it. Refuses to show a key, or a word of
-what an upstream answered. A list costs nothing; a few vendors show theirs to anybody, and only a
-message then tells that a key is wrong.
+Owns the request, which costs nothing, and the sentence about its result. Refuses to print the key
+or any text of the provider's answer. Limit: a few vendors show their list to anybody, so that a
+wrong key is only noticed when a message is sent.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from shared.settings import ProviderSettings, Secret
 _SECONDS_MAX: Final = 10.0
 _OK: Final = 200
 _KEY_REFUSED: Final = frozenset({401, 403})
-# What each dialect calls its list, and the header that a key goes into.
+# Of each dialect: path of the list, header of the key, format of that header, other headers.
 _LIST_REQUESTS: Final = {
     "openai": ("models", "authorization", "Bearer {}", {}),
     "anthropic": ("models?limit=1000", "x-api-key", "{}", {"anthropic-version": "2023-06-01"}),
@@ -30,7 +30,7 @@ async def check_provider(
     key: Secret | None,
     upstreams: Collection[str],
 ) -> tuple[bool, str]:
-    """Ask for the models; return whether it answered well, and a sentence."""
+    """Request the list; return whether it succeeded, and a sentence about the result."""
     path, header, value_format, headers = _LIST_REQUESTS[provider.dialect]
     if key is not None:
         headers = headers | {header: value_format.format(key.reveal())}
@@ -49,7 +49,7 @@ async def check_provider(
 
 
 def _describe_list(answer: httpx.Response, upstreams: Collection[str]) -> str:
-    """Say what of ours the list lacks; a list that cannot be read says nothing either way."""
+    """Name our models that the list lacks; a list that cannot be parsed counts as complete."""
     listed = _names_in(answer)
     missing = sorted(set(upstreams) - listed)
     if not listed or not missing:

@@ -1,4 +1,9 @@
-"""`pollux redis`: keys that somebody else has overwritten, and the lines of work made anew."""
+"""`pollux redis`: finds keys that another program has overwritten, and rebuilds the queue.
+
+A key is overwritten if its Redis type is wrong, for instance a string in the place of a lane's
+sorted set. Lanes, leases and lists of API keys can be rebuilt from the records; credits and
+messages cannot.
+"""
 
 import sys
 from typing import Annotated, Final
@@ -7,25 +12,26 @@ from cyclopts import App, Parameter
 
 from deploy import stores
 from deploy.options import FOLDER, RunningFolder, examples
+from deploy.output import print_line
 from shared.errors import WrongKey
 
 _REMEDY: Final = (
-    "`pollux redis mend` sets it aside if it is a line of work or a list of API keys, and removes "
-    "it if it is made again"
+    "`pollux redis mend` renames it if it is part of the queue or a list of API keys, and deletes "
+    "it if it is rebuilt anyway"
 )
-_LEFT: Final = "left as it is; bring it back from a backup"
+_LEFT: Final = "unchanged; restore it from a backup"
 _WORKERS: Final = (
-    "`leases` is of another type, and workers live: {count}. Whatever they run while it is made "
-    "anew may be dropped and begun again. Stop the workers first, or say --beside-workers. Nothing "
-    "was changed."
+    "`leases` has the wrong type, and live workers are found: {count}. Generations that they run "
+    "during the repair may be dropped and started again. Stop the workers first, or use "
+    "--beside-workers. Nothing was changed."
 )
 BesideWorkers = Annotated[
-    bool, Parameter(negative="", help="Mend `leases` even while workers live.")
+    bool, Parameter(negative="", help="Repair `leases` even while workers are live.")
 ]
 
 app: Final = App(
     name="redis",
-    help="Find keys that something else has overwritten, and mend what depends on them.",
+    help="Find keys that another program has overwritten, and rebuild the queue from the records.",
     help_format="markdown",
     help_epilogue=examples("pollux redis check", "pollux redis mend"),
 )
@@ -33,50 +39,47 @@ app: Final = App(
 
 @app.command
 async def check(*, folder: RunningFolder = FOLDER) -> int:
-    """Name every key that is of another type than it should be; the exit code is 1 if any is.
+    """List every key whose Redis type is wrong; the exit code is 1 if there is any.
 
     Nothing is changed.
     """
-    async with stores.key_repair(folder) as key_repair:
+    async with stores.open_key_repair(folder) as key_repair:
         wrong_keys = [
             key for found in (await key_repair.find_wrong_keys()).values() for key in found
         ]
     for key in wrong_keys:
-        _print(f"{key.fault}: {_REMEDY}")
+        print_line(f"{key.fault}: {_REMEDY}")
     return int(bool(wrong_keys))
 
 
 @app.command
 async def mend(*, beside_workers: BesideWorkers = False, folder: RunningFolder = FOLDER) -> int:
-    """Set aside what stands in the place of lines of work, and make them anew from the records.
+    """Rename the keys that were overwritten, and rebuild the queue from the records.
 
-    What is set aside is renamed, and yours to look at and delete. Of keys that hold money or
-    messages only a backup knows what was in them: they are named and left, and the exit code is 1.
-    If it is cut short, run it again. All of Redis' keys are passed, to find what is unfinished.
+    Inspect the renamed keys and delete them. The content of overwritten credits and messages is
+    only in your backups: these keys are listed and left unchanged, and the exit code is 1. The
+    command scans all keys of Redis for unfinished generations. If it is interrupted, run it again.
 
-    Stop the workers first where `leases` is among them: who finds a lease missing meanwhile drops
-    what it runs, and that is tried again. While workers live, it is refused.
+    If `leases` is among the keys, stop the workers first: a worker that misses a lease during the
+    repair drops the generation, which is then started again. While workers are live, the repair of
+    `leases` is refused.
     """
-    async with stores.key_repair(folder) as key_repair:
+    async with stores.open_key_repair(folder) as key_repair:
         count = 0 if beside_workers else await key_repair.count_workers_in_the_way()
         if count:
             sys.stderr.write(f"{_WORKERS.format(count=count)}\n")
             return 1
-        repaired = await key_repair.repair(_print_key_set_aside)
+        repaired = await key_repair.repair(_print_renamed_key)
     if repaired.set_aside or repaired.restored:
-        _print(f"{repaired.restored} places in the lines were made anew")
+        print_line(f"{repaired.restored} queue entries were rebuilt")
     for key in repaired.left:
-        _print(f"{key.fault}: {_LEFT}")
+        print_line(f"{key.fault}: {_LEFT}")
     if not any(repaired):
-        _print("nothing to mend")
+        print_line("nothing to repair")
     return int(bool(repaired.left))
 
 
-def _print_key_set_aside(name: str, key: WrongKey) -> None:
-    _print(f"{key.fault}: set aside as {name}")
-    # What comes next may fail, or be killed.
+def _print_renamed_key(name: str, key: WrongKey) -> None:
+    print_line(f"{key.fault}: renamed to {name}")
+    # The next step may fail, or this process be killed: the name must be on the screen by then.
     sys.stdout.flush()
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

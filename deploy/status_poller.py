@@ -1,7 +1,7 @@
-"""What a message waits for, told to a person as long as no word of its answer has come.
+"""Polls the status of a message until its answer begins, and prints what the message waits for.
 
-Owns the looks at the status and their sentence: stage, place in the line, model, time left. Refuses
-to fail: a look that brings nothing tells nothing.
+Owns the polls and their sentence: stage, queue position, model, time left. Refuses to fail: a poll
+without a usable reply prints nothing.
 """
 
 from collections.abc import Callable
@@ -13,24 +13,24 @@ import msgspec
 
 from shared.clock import Clock
 
-# Most answers begin sooner, and a look is cheap.
+# Most answers begin sooner, and a poll is cheap.
 _POLL_SECONDS: Final = 2.0
 
 
 class Eta(msgspec.Struct, frozen=True):
-    """Seconds until the end: half of all answers take at most `p50`."""
+    """Seconds until the answer is complete: half of all answers take at most `p50`."""
 
     p50: float
 
 
 class Routing(msgspec.Struct, frozen=True):
-    """Which model answers, once that is known."""
+    """The chosen model, once it is known."""
 
     chosen: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What is read of a status."""
+    """The fields that are read of a status."""
 
     state: str
     stage: str
@@ -39,7 +39,7 @@ class Status(msgspec.Struct, frozen=True):
     routing: Routing | None = None
 
     def sentence(self) -> str:
-        """Return what is waited for, as in `queued, place 3, model alpha, about 12 s left`."""
+        """Return what the message waits for: `queued, place 3, model alpha, about 12 s left`."""
         parts = [self.stage.replace("_", " ")]
         if self.queue_position is not None and self.stage in {"queued", "retrying"}:
             parts.append(f"place {self.queue_position + 1}")
@@ -56,15 +56,15 @@ _decode = msgspec.json.Decoder(Status).decode
 async def print_changes(
     http: httpx.AsyncClient, clock: Clock, poll_url: Callable[[], str], note: Callable[[str], None]
 ) -> None:
-    """Note what is waited for, each time that it has changed, until cancelled.
+    """Note what the message waits for, each time that it changes, until cancelled.
 
-    `poll_url` is empty as long as nothing has been accepted, and once words have come.
+    `poll_url` returns an empty text before the message is accepted, and once the answer has begun.
     """
     printed = ""
     while True:
         await clock.sleep(_POLL_SECONDS)
         sentence = await _poll(http, poll_url()) if poll_url() else ""
-        # The answer may have begun while the status was asked for.
+        # The answer may have begun during the poll.
         if sentence and sentence != printed and poll_url():
             printed = sentence
             note(f"waiting: {sentence}")

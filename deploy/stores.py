@@ -1,6 +1,6 @@
-"""The accounts, the dead letters and damaged keys, as the commands of an operator reach them.
+"""Opens accounts, dead letters and key repair on the operator's Redis, for the subcommands.
 
-Without a Redis named, the commands speak to the system that runs in the folder of `pollux up`.
+If no Redis is configured, it uses the Redis of the `pollux up` that runs in the state folder.
 """
 
 import contextlib
@@ -20,35 +20,35 @@ from shared.stores.key_repair import KeyRepair
 
 
 @contextlib.asynccontextmanager
-async def accounts(folder: Path) -> AsyncIterator[Accounts]:
-    """Open the accounts; raises PolluxError when the settings are faulty or Redis is away."""
-    async with _opened(folder) as (_, _, found):
-        yield found
+async def open_accounts(folder: Path) -> AsyncIterator[Accounts]:
+    """Open the accounts. Raises PolluxError if the settings have faults or Redis is away."""
+    async with _connected(folder) as (_, _, accounts):
+        yield accounts
 
 
 @contextlib.asynccontextmanager
-async def accounts_and_settings(folder: Path) -> AsyncIterator[tuple[Accounts, Settings]]:
-    """Open the accounts, with the settings that were read for it; raises as `accounts` does."""
-    async with _opened(folder) as (_, settings, found):
-        yield found, settings
+async def open_accounts_and_settings(folder: Path) -> AsyncIterator[tuple[Accounts, Settings]]:
+    """Open the accounts, with the settings in use. Raises as `open_accounts` does."""
+    async with _connected(folder) as (_, settings, accounts):
+        yield accounts, settings
 
 
 @contextlib.asynccontextmanager
-async def dead_letters(folder: Path) -> AsyncIterator[DeadLetters]:
-    """Open the dead letters; raises PolluxError as `accounts` does."""
-    async with _opened(folder) as (redis, settings, found):
-        yield DeadLetters(redis, found, settings)
+async def open_dead_letters(folder: Path) -> AsyncIterator[DeadLetters]:
+    """Open the dead letters. Raises as `open_accounts` does."""
+    async with _connected(folder) as (redis, settings, accounts):
+        yield DeadLetters(redis, accounts, settings)
 
 
 @contextlib.asynccontextmanager
-async def key_repair(folder: Path) -> AsyncIterator[KeyRepair]:
-    """Open all keys; raises PolluxError as `accounts` does."""
-    async with _opened(folder) as (redis, settings, found):
-        yield KeyRepair(redis, settings, await found.list_accounts(), SystemClock())
+async def open_key_repair(folder: Path) -> AsyncIterator[KeyRepair]:
+    """Open the repair of keys. Raises as `open_accounts` does."""
+    async with _connected(folder) as (redis, settings, accounts):
+        yield KeyRepair(redis, settings, await accounts.list_accounts(), SystemClock())
 
 
 @contextlib.asynccontextmanager
-async def _opened(folder: Path) -> AsyncIterator[tuple[Redis, Settings, Accounts]]:
+async def _connected(folder: Path) -> AsyncIterator[tuple[Redis, Settings, Accounts]]:
     environment = dict(os.environ)
     if not operator_settings.read(environment).has_redis:
         environment = folders.running_environment_of(folder) | environment

@@ -1,4 +1,7 @@
-"""`pollux up`: the whole system, kept running for development, its data kept in a folder."""
+"""`pollux up`: runs the whole system for development, with its state in a folder.
+
+Owns what is printed for the developer: URL, API key and requests to paste.
+"""
 
 import asyncio
 import os
@@ -16,17 +19,17 @@ from shared.errors import ConfigurationError, UnavailableError
 
 
 def up(*, host: str = HOST, port: Port = PORT, folder: Path = FOLDER, workers: Count = 2) -> int:
-    """Run the whole system here until Ctrl-C, and print its URL, a key and a request to paste.
+    """Run the whole system here until Ctrl-C, and print its URL, an API key and a first request.
 
-    A Valkey and a small local model are started with it, unless REDIS_URL names a Redis and the
-    settings name models. Beside the local model, those that come with Pollux are served whose
-    provider's key is in the environment. SIGHUP makes it read the catalogue anew.
+    It starts a Valkey server unless REDIS_URL names one, and a small local model unless the
+    settings name models. Next to the local model it serves each model of the shipped catalogue
+    whose provider's key is in the environment. SIGHUP reloads the catalogue.
 
     Args:
         host: Address that the API listens on.
         port: Port that the API listens on.
-        folder: Where the data, the logs and the key are kept across restarts.
-        workers: How many worker processes to run.
+        folder: State folder: data, logs and the API key, kept across restarts.
+        workers: Number of worker processes.
 
     """
     plan = Plan(
@@ -47,22 +50,22 @@ def up(*, host: str = HOST, port: Port = PORT, folder: Path = FOLDER, workers: C
 async def _until_stopped(plan: Plan, clock: SystemClock) -> None:
     progress = Progress(sys.stdout)
     sighup_received = asyncio.Event()
-    await shutdown.run(
+    await shutdown.run_until_stopped(
         _run_until_cancelled(plan, progress, clock, sighup_received),
         clock,
         reload=sighup_received.set,
     )
-    progress.line("Pollux has ended.")
+    progress.line("Pollux has stopped.")
 
 
 async def _run_until_cancelled(
     plan: Plan, progress: Progress, clock: SystemClock, sighup_received: asyncio.Event
 ) -> None:
-    # Said before anything else: somebody, perhaps another `up`, is there already.
+    # Checked first: a taken port, perhaps by another `up`, is the most likely error.
     network.free_port(plan.host, plan.port)
-    progress.line(f"Pollux is starting; what it keeps is in {plan.folder}")
+    progress.line(f"Pollux is starting; its state folder is {plan.folder}")
     async with system.running(plan, progress, clock) as running:
-        for line in _welcome(running):
+        for line in _welcome(running, plan.folder):
             progress.line(line)
         try:
             while await sighup_received.wait():
@@ -70,40 +73,43 @@ async def _run_until_cancelled(
                 _reload(running, progress)
         finally:
             progress.line(
-                "\nPollux is ending: what runs is finished or handed back (again to end at once)."
+                "\nPollux is stopping: running work is finished or requeued "
+                "(press Ctrl-C again to stop at once)."
             )
 
 
 def _reload(running: Running, progress: Progress) -> None:
     try:
         running.reload()
-        progress.line("The catalogue is read anew.")
+        progress.line("The catalogue is reloaded.")
     except ConfigurationError as error:
-        progress.line("The catalogue stays as it was:")
+        progress.line("The catalogue is not reloaded, because the settings have faults:")
         for fault in error.faults:
             progress.line(f"  {fault}")
 
 
-def _welcome(running: Running) -> list[str]:
+def _welcome(running: Running, folder: Path | None) -> list[str]:
+    """Return the lines that show how to use the running system."""
+    option = "" if folder == FOLDER.absolute() else f" --folder {shlex.quote(str(folder))}"
     key = shlex.quote(f"X-API-Key: {running.api_key}")
     json = shlex.quote("Content-Type: application/json")
     body = shlex.quote('{"message": "What is a job queue?"}')
     poll_url = """sed 's/.*"poll_url": *"\\([^"]*\\)".*/\\1/'"""
     return [
         "",
-        f"Pollux is up at {running.url} (Ctrl-C ends it).",
+        f"Pollux is up at {running.url} (Ctrl-C stops it).",
         f"API key: {running.api_key}",
         "",
-        "Ask it something in this folder:",
+        "Ask a question, from this folder:",
         "",
-        "  pollux ask What is a job queue?",
+        f"  pollux ask{option} What is a job queue?",
         "",
-        "or over HTTP, by a message and a look at the poll_url of its receipt:",
+        "or over HTTP: post a message, then poll the poll_url of the reply:",
         "",
         f"  POLL_URL=$(curl -s {running.url}/api/v1/chat -H {key} -H {json} \\",
         f"    -d {body} | {poll_url})",
         f'  curl -s "{running.url}$POLL_URL?wait=30" -H {key}',
         "",
-        f"All that it can do is described at {running.url}/openapi.json",
+        f"The API is described at {running.url}/openapi.json",
         "",
     ]

@@ -1,17 +1,17 @@
 """The whole system on one machine, as child processes of one supervisor.
 
-system       starts what belongs to it, and makes it answer
-named        what the operator has named, and so need not be embedded
-parts        the front, the workers and the model, as children
-valkey       the embedded server, as a child
-model        the program that serves the local model
-catalogue    the settings file that names the local model
-resident     the account `dev` and the key that is printed
-folder       the data folder: its lock, its secrets, its logs
-network      which port is free
-supervisor   keeps children running: start in order, start again, stop in reverse
-janitor      a program: kills and removes what is left once the supervisor is gone
-erase        a program: removes every key of a prefix from a Redis that is not ours
-ending       runs until the work is done or somebody says stop
-progress     what a person sees meanwhile
+system             Decides what is embedded, starts every process and waits until all are ready
+operator_settings  Reads which Redis and models the operator configured: these are not embedded
+child_processes    Command, environment and readiness check of the API, the workers and the model
+valkey             The embedded Valkey server as a child process
+model              Program that serves the local model
+catalogue          Settings file for the local model, and the path of the shipped catalogue
+dev_account        The account `dev` and the API key that `pollux up` prints
+state_folder       The folder that outlives a restart: lock, secrets, logs, running.json
+network            Finds a free port, and builds the URL of a listener
+supervisor         Starts children in order, restarts them, stops them in reverse order
+janitor            Program that kills and removes what is left once the supervisor is gone
+erase              Program that deletes every key of a prefix from the operator's Redis
+shutdown           Runs work until it is done, a signal arrives or the parent process is gone
+progress           Prints progress lines, and one live line, while the system starts
 """

@@ -1,9 +1,9 @@
-"""The catalogue of the local system: one provider, one model, as a settings file; and the shipped.
+"""The catalogue of the local system: the local model as a settings file, and the shipped models.
 
-Used when the operator names no model: the local one answers, and beside it those of the catalogue
-that comes with Pollux, as far as their keys are there. Rates of the local one are not zero, so that
-credits can be seen moving; its alias is the model name of the published examples, so that they run
-as they stand.
+Used when the operator's settings name no model: the local model answers, and next to it every model
+of the shipped catalogue whose provider's key is set. The local model's rates are not zero, so that
+a developer sees credits being charged. Its alias is `gpt-4o`, the model name in the published
+examples, so that these run unchanged.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ estimated_duration_seconds = 2.0
 
 
 def render(port: int) -> str:
-    """Return the TOML of the catalogue, with the local model at this port."""
+    """Return the catalogue as TOML, with the local model at this port."""
     return _TEXT.format(
         port=port,
         upstream=model.UPSTREAM,
@@ -58,6 +58,6 @@ def read(environment: Mapping[str, str]) -> Catalogue:
 
 
 def with_shipped(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment that names models: the shipped ones where the settings name none."""
-    named = dict(environment)
-    return named if read(named).models else named | {_PATH: str(SHIPPED)}
+    """Return the environment, with the shipped catalogue added if the settings name no model."""
+    copied = dict(environment)
+    return copied if read(copied).models else copied | {_PATH: str(SHIPPED)}

@@ -1,7 +1,7 @@
-"""The processes of the product and the local model, as children: command and readiness of each.
+"""The API, the workers and the local model as children: command, environment, readiness check.
 
-Each is given the secrets that it needs and no others: the API hashes keys with the pepper, workers
-call providers, the model knows its own key. What else the environment holds is handed on.
+Each child receives the secrets that it needs and no others: the API hashes keys with the pepper,
+workers call providers, the model checks its own key. All other variables are passed on.
 """
 
 from collections.abc import Mapping, Set as AbstractSet
@@ -27,7 +27,7 @@ def api(
     host: str,
     port: int,
 ) -> Child:
-    """Return the API: ready when it says so itself."""
+    """Return the API: ready once `/readyz` answers 200."""
     return Child(
         name="api",
         command=python("api", "--host", host, "--port", str(port), "--workers", "1"),
@@ -39,7 +39,7 @@ def api(
 
 
 def worker(environment: Mapping[str, str], number: int, redis: Redis, settings: Settings) -> Child:
-    """Return a worker: ready when that many report to the fleet."""
+    """Return worker `number`: ready once the fleet has that many workers reporting."""
 
     async def is_ready() -> bool:
         try:
@@ -60,7 +60,7 @@ def worker(environment: Mapping[str, str], number: int, redis: Redis, settings: 
 def model(
     environment: Mapping[str, str], settings: Settings, http: httpx.AsyncClient, port: int
 ) -> Child:
-    """Return the local model: its server answers at once, with 200 when the model is loaded."""
+    """Return the local model: its server answers at once, but 200 only once the model is loaded."""
     return Child(
         name="model",
         command=python("deploy.local.model", "--port", str(port)),
@@ -71,18 +71,18 @@ def model(
 
 
 def without(environment: Mapping[str, str], names: AbstractSet[str]) -> dict[str, str]:
-    """Return an environment that lacks some variables."""
+    """Return the environment without these variables."""
     return {name: value for name, value in environment.items() if name not in names}
 
 
 def upstream_secrets(settings: Settings) -> set[str]:
-    """Return the variables that hold keys of providers and of the search service."""
-    named = (settings.search.api_key_env, *(each.api_key_env for each in settings.providers))
-    return {name for name in named if name is not None}
+    """Return the names of the variables that hold provider keys and the search service's key."""
+    names = (settings.search.api_key_env, *(each.api_key_env for each in settings.providers))
+    return {name for name in names if name is not None}
 
 
 def _hidden_from_model(settings: Settings) -> set[str]:
-    """Return what the local model has no use for: every secret but its own key."""
+    """Return the variables that the local model must not see: every secret but its own key."""
     secrets = upstream_secrets(settings) - {local_model.KEY_VARIABLE}
     return secrets | {settings.auth.pepper_env, "REDIS_URL", "POLLUX_REDIS__URL"}
 

@@ -1,7 +1,7 @@
-"""The resident account `dev` of a local system, and the key that is printed for it.
+"""The account `dev` of a local system, and the API key that `pollux up` prints for it.
 
-The key is kept in the data folder, so that it is the same after a restart; it is made anew when the
-store does not know it, as after a change of Redis.
+The key is stored in the state folder, so that it stays the same after a restart. A new one is
+created if Redis does not know the stored key, for instance after a move to another Redis.
 """
 
 from typing import Final
@@ -16,8 +16,8 @@ _ACCOUNT: Final = "dev"
 _CREDITS: Final = 1_000
 
 
-async def key(folder: StateFolder, accounts: Accounts) -> str:
-    """Return a good key of the account `dev`, in clear text."""
+async def ensure_key(folder: StateFolder, accounts: Accounts) -> str:
+    """Return a valid key of the account `dev`; create the key, and the account, if needed."""
     saved_key = folder.secrets.api_key
     if saved_key is not None:
         authenticated = await accounts.authenticate(saved_key)

@@ -1,9 +1,9 @@
-"""Erase every key below the prefix of the settings, and arq's of its chores; nothing else.
+"""Program that deletes every key below the configured prefix, and arq's keys of our chores.
 
-A program of its own, `python -m deploy.local.erase [--library]`, run by the janitor when a demo
-that borrowed somebody's Redis is over. Settings come from the environment, as for every process.
-`--library` also deletes our function library: only for one who brought it; whoever else uses it
-meanwhile loads it again.
+`python -m deploy.local.erase [--library]`. The janitor runs it after a demo on the operator's own
+Redis. The settings come from the environment, as for every process. `--library` also deletes the
+function library: the demo passes it only if the library was not there before. Another Pollux that
+uses the library at that moment loads it again.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ _SCAN_COUNT: Final = 500
 
 
 async def erase(settings: Settings, *, with_library: bool) -> None:
-    """Remove the keys; raises UnavailableError when Redis is away."""
+    """Delete the keys. Raises UnavailableError if Redis cannot be reached."""
     redis = Redis(settings.redis)
     try:
-        # What a process sent just before it was killed may arrive after the first look.
+        # A write that a process sent just before it was killed may arrive after the first scan.
         while sum([await _erase_once(redis, each) for each in _patterns(settings.redis.prefix)]):
             pass
         if with_library:
@@ -35,12 +35,12 @@ async def erase(settings: Settings, *, with_library: bool) -> None:
 
 
 def _patterns(prefix: str) -> tuple[str, str]:
-    """Return what to look for: our own keys, and what arq notes of our chores under their names."""
+    """Return the patterns of our own keys, and of the keys in which arq records our chores."""
     return f"{prefix}:*", f"arq:*:{prefix}:*"
 
 
 async def _erase_once(redis: Redis, pattern: str) -> int:
-    """Go through all keys once and return how many were removed."""
+    """Scan all keys once; return how many were deleted."""
     cursor: bytes | int = 0
     removed = 0
     while True:
@@ -52,7 +52,7 @@ async def _erase_once(redis: Redis, pattern: str) -> int:
 
 
 def main() -> int:
-    """Erase as the environment says; return the process' exit code."""
+    """Delete the keys that the environment names; return the exit code."""
     try:
         asyncio.run(erase(Settings.read(os.environ), with_library="--library" in sys.argv[1:]))
     except PolluxError as error:

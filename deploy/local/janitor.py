@@ -1,19 +1,21 @@
-"""The janitor: once its supervisor is gone, however it went, nothing stays behind.
+"""Program that cleans up once its supervisor is gone, even if the supervisor was killed.
 
-A program, `python -m deploy.local.janitor (--in PARENT | --folder FOLDER) [COMMAND...]`. Owns the
-process group in which all children of a supervisor are born, and a private folder (0700) that it
-makes in PARENT and removes; with `--folder` it takes over what an earlier janitor made. Standard
-input is a socket to the supervisor: READY and the folder's path in a line; then it waits for the
-end of the line, kills the group, runs COMMAND, removes the folder and says DONE. Refuses to end
-anything in order: that is the supervisor's work, done before it hangs up; who is left by then is
-killed, which Pollux must survive anyway.
+`python -m deploy.local.janitor (--in PARENT | --folder FOLDER) [COMMAND...]`. Owns the process
+group that all children of a supervisor belong to, and a private folder (mode 0700) that it creates
+in PARENT and removes at the end; with `--folder` it takes over the folder of an earlier janitor.
 
-DESIGN. A child joins the group between fork and exec, so there is no moment in which it belongs to
-nobody. A group's leader cannot leave it, so the sweeping is done by a fork that moved out first;
-the leader is killed with the rest, and sweeps again should its fork be killed. Only the standard
-library is imported: the janitor must be there before anything else is, and costs next to nothing.
-The folder's name is random and appears nowhere before the folder exists, so nobody else on the
-machine can make it first.
+Its standard input is a socket to the supervisor. The janitor writes one line, READY and the
+folder's path, and reads until the supervisor closes the socket. Then it kills the group, runs
+COMMAND, removes the folder and writes DONE. Refuses to stop children gracefully: the supervisor
+does that before it closes the socket. Whatever still runs then is killed, which Pollux must
+survive anyway.
+
+DESIGN. A child joins the group between fork and exec, so at every moment it belongs to the group.
+A group's leader cannot leave its group, so the janitor forks a sweeper, which leaves the group and
+then kills it. The leader dies with the group; if the sweeper is killed first, the leader forks
+another. The janitor imports the standard library only: it starts before everything else, and must
+start fast. The folder's name is random and unknown before the folder exists, so no other user of
+the machine can create it first.
 """
 
 import contextlib
@@ -35,12 +37,12 @@ _NAME_BYTES: Final = 8
 _PRIVATE: Final = 0o700
 _PAUSE_SECONDS: Final = 0.01
 _REMOVALS_MAX: Final = 100
-# Killed processes that nobody reaps stay in their group for ever: then the group is not waited for.
+# A killed process that nobody reaps stays in its group for ever, so the wait has an end.
 _GONE_SECONDS_MAX: Final = 0.5
 
 
 def main(option: str, path: Path, command: list[str]) -> None:
-    """Wait for the supervisor's end, then sweep. Raises OSError for a folder that is not ours."""
+    """Wait until the supervisor is gone, then sweep. Raises OSError for a folder not our own."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     folder = path if option == "--folder" else _make_in(path)
@@ -61,7 +63,7 @@ def _make_in(parent: Path) -> Path:
 
 
 def _check(folder: Path) -> None:
-    """Refuse a folder that others can reach. Raises PermissionError."""
+    """Refuse a folder that other users can read or write. Raises PermissionError."""
     found = folder.lstat()
     is_private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == _PRIVATE
     if not is_private or found.st_uid != os.geteuid():
@@ -80,7 +82,7 @@ def _sweep(group: int, folder: Path, command: list[str]) -> None:
 
 
 def _wait_for_hangup() -> None:
-    # A supervisor that is killed with our greeting unread resets the line instead of ending it.
+    # If a supervisor is killed before it has read READY, the socket is reset instead of closed.
     with contextlib.suppress(ConnectionResetError):
         while os.read(_SUPERVISOR_FD, 64):
             pass
@@ -95,7 +97,7 @@ def _wait_until_gone(group: int) -> None:
 
 
 def _remove(folder: Path) -> None:
-    # What was being written when its writer was killed may appear behind our back.
+    # A file that a killed process was just creating may appear during the removal.
     for _ in range(_REMOVALS_MAX):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

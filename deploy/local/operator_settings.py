@@ -1,7 +1,7 @@
-"""What the operator has named, and so what need not be embedded.
+"""What the operator has configured, and so what need not be embedded.
 
-Reads the same settings as every process. Knows two things beyond them: whether a Redis was named at
-all, and the text of the settings file, to which a catalogue can be added.
+Reads the same settings as every process, and two things more: whether a Redis is configured at all,
+and the text of the settings file, to which the local model's catalogue can be appended.
 """
 
 import tomllib
@@ -15,7 +15,7 @@ _REDIS_VARIABLES: Final = ("REDIS_URL", "POLLUX_REDIS__URL")
 
 
 class OperatorSettings(NamedTuple):
-    """The operator's settings. `text` is the settings file as it stands, empty if there is none."""
+    """The operator's settings. `text` is the settings file's text, empty if there is no file."""
 
     settings: Settings
     text: str
@@ -23,12 +23,12 @@ class OperatorSettings(NamedTuple):
 
     @property
     def has_models(self) -> bool:
-        """Tell whether the settings name models of their own."""
+        """Whether the settings name any model."""
         return bool(self.settings.models)
 
 
 def read(environment: Mapping[str, str]) -> OperatorSettings:
-    """Read the settings; raises ConfigurationError with every fault."""
+    """Read the settings. Raises ConfigurationError with every fault."""
     settings = Settings.read(environment)
     path = Path(environment.get("POLLUX_CONFIG") or "pollux.toml")
     text = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,17 +1,17 @@
-"""What a person sees while the system starts and runs: lines, and one live line on a terminal.
+"""Prints progress while the system starts and runs: lines, and one live line on a terminal.
 
-Everything goes to one text stream, flushed at once, so that it is also right in a pipe.
+Everything goes to one text stream and is flushed at once, so that a pipe gets it in time too.
 """
 
 from typing import Final, TextIO
 
 _CLEAR: Final = "\r\x1b[K"
-# In a pipe nothing can be overwritten, so waiting is told seldom.
+# In a pipe no line can be overwritten, so the waiting line is printed only this often.
 _PRINT_EVERY_SECONDS: Final = 2.0
 
 
 class Progress:
-    """A quiet teller. `waiting` may be called often."""
+    """Prints to a terminal or a pipe. `waiting` may be called often."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -20,12 +20,12 @@ class Progress:
         self._printed_at_seconds = 0.0
 
     def line(self, text: str = "") -> None:
-        """Print a line that stays."""
+        """Print a line, in the place of the live line if there is one."""
         self._clear()
         print(text, file=self._stream, flush=True)
 
     def waiting(self, names: list[str], seconds: float) -> None:
-        """Say for what and for how long the start has been waiting."""
+        """Show which children are not ready yet, and for how long the start has waited."""
         text = f"  waiting for {', '.join(names)} ... {seconds:.0f} s"
         if self._is_terminal:
             self._clear()

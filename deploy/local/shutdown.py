@@ -1,7 +1,7 @@
-"""Run until the work is done or somebody says stop: a signal, or a parent that is gone.
+"""Runs work until it is done, a signal arrives or the parent process is gone.
 
-The first word cancels the work, which then ends in order; a second one cancels the ending too. A
-hang-up is such a word when a terminal goes away, and where nobody reads anything anew.
+The first signal cancels the work, which then stops in order; a second signal cancels that orderly
+stop too. SIGHUP stops the work if the terminal is gone or if there is nothing to reload.
 """
 
 import asyncio
@@ -15,9 +15,15 @@ from shared.clock import Clock
 from shared.sighup import Sighup
 
 _POLL_SECONDS: Final = 0.25
+_SIGNAL_EXIT_CODE: Final = 128
 
 
-async def run(
+def exit_code_of(signum: int | None) -> int:
+    """Return the exit code of a command that this signal ended; 0 without a signal."""
+    return 0 if signum is None else _SIGNAL_EXIT_CODE + signum
+
+
+async def run_until_stopped(
     work: Coroutine[Any, Any, None],
     clock: Clock,
     *,
@@ -26,8 +32,8 @@ async def run(
 ) -> int | None:
     """Run the work; return None when it is done, or the number of the signal that stopped it.
 
-    `with_parent`: stop also when the process that started us is gone, as after a kill of `uv run`.
-    `renew`: what a hang-up asks for while our terminal, if we had one, is still there.
+    `stop_with_parent`: also stop if our parent process dies, for instance a killed `uv run`.
+    `reload`: called at SIGHUP as long as our terminal, if we were started in one, is there.
     """
     stopper = _Stopper(asyncio.ensure_future(work))
     loop = asyncio.get_running_loop()
@@ -48,7 +54,7 @@ async def run(
 
 
 class _Stopper:
-    """Remembers who said stop first."""
+    """Cancels the work, and remembers the first signal that asked for it."""
 
     def __init__(self, task: asyncio.Future[None]) -> None:
         self.task = task
@@ -67,7 +73,7 @@ async def _stop_with_parent(stopper: _Stopper, clock: Clock) -> None:
 
 
 def _stop_signals() -> list[signal.Signals]:
-    """Return what ends us; a hang-up that was ignored when we came (`nohup`) stays ignored."""
+    """Return the signals that stop us; a SIGHUP that our parent ignores (`nohup`) stays ignored."""
     stop_signals = [signal.SIGINT, signal.SIGTERM]
     return (
         stop_signals

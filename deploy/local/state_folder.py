@@ -1,9 +1,9 @@
-"""The data folder of a local system: what outlives a restart.
+"""The state folder of a local system: everything that outlives a restart.
 
-Owns `.pollux` or whatever the caller names: a lock, so that two systems never share it; the
-secrets, readable by their owner only; where the children write their logs, the embedded server its
-data, and the workers what models make. Refuses to hold anything that lives only as long as the
-processes do, except `running.json`, which says how to reach them.
+Owns `.pollux`, or the folder that `--folder` names: a lock, so that two systems never share it; the
+secrets, readable by their owner only; the children's logs, the embedded server's data, and the
+media files that models make. Refuses to hold what lives only as long as the processes do, except
+`running.json`, from which other commands read how to reach the running system.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ _PEPPER_BYTES: Final = 32
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """What only this folder knows: the pepper of its keys, and the key that `up` prints."""
+    """The secrets of this folder: the pepper that keys are hashed with, and the key of `dev`."""
 
     pepper: str
     api_key: str | None = None
 
 
 class StateFolder:
-    """A folder that this process holds; made by `held`."""
+    """A state folder that this process has locked; `locked` opens it."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
-        # Whoever inherits this descriptor keeps the folder locked as long as it lives.
+        # A child that inherits this descriptor keeps the folder locked as long as it lives.
         self.lock = lock
         self.logs = path / "logs"
         self.valkey = path / "valkey"
@@ -44,12 +44,12 @@ class StateFolder:
         self.secrets = self._load_secrets()
 
     def save_secrets(self, changed: Secrets) -> None:
-        """Store the secrets."""
+        """Write the secrets to the folder."""
         write_private(self.path / "secrets.json", msgspec.json.encode(changed))
         self.secrets = changed
 
     def write_running_file(self, environment: Mapping[str, str]) -> None:
-        """Note how commands of the same machine reach the running system."""
+        """Write the variables with which commands on this machine reach the running system."""
         write_private(_running_file(self.path), msgspec.json.encode(dict(environment)))
 
     def _load_secrets(self) -> Secrets:
@@ -68,10 +68,10 @@ class StateFolder:
 
 @contextlib.asynccontextmanager
 async def locked(path: Path, clock: Clock) -> AsyncIterator[StateFolder]:
-    """Make the folder if needed and hold it.
+    """Create the folder if needed, and keep it locked as long as the context lasts.
 
     Raises:
-        ConfigurationError: another Pollux holds it, or others than this user can reach it.
+        ConfigurationError: another Pollux uses it, or other users can reach it.
 
     """
     path = path.absolute()
@@ -82,7 +82,7 @@ async def locked(path: Path, clock: Clock) -> AsyncIterator[StateFolder]:
         lock = os.open(path / "lock", flags, 0o600)
     except OSError as error:
         raise ConfigurationError(
-            [f"{path}: cannot be used as the data folder: {error.strerror}"]
+            [f"{path}: cannot be used as the state folder: {error.strerror}"]
         ) from None
     try:
         await _lock(path, lock, clock)
@@ -95,7 +95,7 @@ async def locked(path: Path, clock: Clock) -> AsyncIterator[StateFolder]:
 
 
 def running_environment_of(path: Path) -> dict[str, str]:
-    """Return how to reach the system that runs in this folder; empty when none does."""
+    """Return the variables that reach the system that runs in this folder; empty if none runs."""
     try:
         return msgspec.json.decode(_running_file(path).read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError):
@@ -103,24 +103,24 @@ def running_environment_of(path: Path) -> dict[str, str]:
 
 
 def _check_private(path: Path) -> None:
-    """Refuse a folder that others can reach: they could read its secrets, or put files there.
+    """Refuse a folder that other users can reach: they could read its secrets or add files.
 
     Raises:
-        ConfigurationError: it is another user's, or its mode lets others in.
-        OSError: it cannot be looked at.
+        ConfigurationError: it belongs to another user, or its mode lets other users in.
+        OSError: its owner and mode cannot be read.
 
     """
     found = path.stat()
     if found.st_uid != os.geteuid():
-        raise ConfigurationError([f"{path}: the data folder belongs to another user"])
+        raise ConfigurationError([f"{path}: the state folder belongs to another user"])
     if found.st_mode & 0o077:
         raise ConfigurationError(
-            [f"{path}: others can reach the data folder; run `chmod 700 {path}`"]
+            [f"{path}: other users can reach the state folder; run `chmod 700 {path}`"]
         )
 
 
 async def _lock(path: Path, lock: int, clock: Clock) -> None:
-    """Take the lock. A system that was killed a moment ago may still be ending: wait for it."""
+    """Take the lock. Children of a system that was just killed may still hold it: wait for them."""
     deadline = clock.monotonic() + _OTHER_ENDS_SECONDS_MAX
     while True:
         try:
@@ -130,8 +130,8 @@ async def _lock(path: Path, lock: int, clock: Clock) -> None:
             if clock.monotonic() > deadline or _is_alive(owner):
                 raise ConfigurationError(
                     [
-                        f"{path}: another Pollux (process {owner or 'unknown'}) uses the data "
-                        "folder; end it, or choose another with --folder"
+                        f"{path}: another Pollux (process {owner or 'unknown'}) uses this state "
+                        "folder; stop it, or choose another folder with --folder"
                     ]
                 ) from None
             await clock.sleep(_POLL_SECONDS)
@@ -156,7 +156,7 @@ def _running_file(path: Path) -> Path:
 
 
 def write_private(where: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all. Raises OSError."""
+    """Write a file that only its owner can read, atomically. Raises OSError."""
     new = where.with_suffix(".new")
     new.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

@@ -1,13 +1,13 @@
-"""The supervisor: children started in order, kept running, stopped in reverse, none left behind.
+"""Starts children in order, restarts them, stops them in reverse order, and leaves none behind.
 
-Owns the life of every process of the local system. Refuses to know what a child is for: a child is
-a command, an environment, and a question that tells whether it is ready.
+Owns the life of every process of the local system. Refuses to know what a child does: a child is a
+command, an environment and a readiness check.
 
-DESIGN. All children are born into the process group of a janitor that watches us (see `janitor`).
-If the janitor itself is killed, a new one joins the same group, which lives as long as any child
-does. A child that ends by itself again and again before it was ready once is a fault, told with the
-last words of its log; one that was killed from outside, or ended later, is started again after a
-pause that grows.
+DESIGN. All children belong to the process group of a janitor that watches us (see `janitor`). If
+the janitor itself is killed, a new one joins the same group, which lives as long as any child does.
+A child that exits by itself three times before it was ready once is an error, reported with the end
+of its log. A child that was killed from outside, or that exits later, is restarted after 0.1 s;
+the pause doubles up to 5 s, and is 0.1 s again once the child has run for 10 s.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from shared.errors import UnavailableError
 _POLL_SECONDS: Final = 0.05
 _PAUSE_SECONDS: Final = 0.1
 _PAUSE_SECONDS_MAX: Final = 5.0
-# Who lived this long is not in a crash loop: the next pause is short again.
+# A child that ran this long is not in a crash loop: the next pause is short again.
 _STABLE_SECONDS: Final = 10.0
 _JANITORS_MAX: Final = 3
 _STARTS_MAX: Final = 3
@@ -45,16 +45,16 @@ _KILLED_FROM_OUTSIDE: Final = frozenset(
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """Return the command that runs a module of ours, whatever lies in the current folder."""
+    """Return the command that runs our module, and never a module in the current folder."""
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """What to run. `is_ready` is asked until it says yes; it answers no while it cannot know.
+    """What to run. `is_ready` is called until it returns True; it returns False if in doubt.
 
-    `kept_files`: file descriptors that the child inherits and so keeps open, as a lock.
-    `heeds_hangup`: SIGHUP makes it read anew, and is not its end.
+    `inherited_files`: file descriptors that the child inherits and so keeps open, such as a lock.
+    `reloads_on_sighup`: the child reloads its catalogue at SIGHUP instead of exiting.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Child:
 
 
 class StartError(UnavailableError):
-    """A child could not be started; `log` is the file of its output, `last_lines` its end."""
+    """A child could not be started; `log` is its log file, `last_lines` the end of that file."""
 
     def __init__(self, message: str, log: Path) -> None:
         super().__init__(message)
@@ -79,8 +79,8 @@ class StartError(UnavailableError):
 class Supervisor:
     """An asynchronous context: inside, children may be launched; at its end all are gone.
 
-    The janitor makes a private folder in `parent`, `folder`, and removes it. `last_command` is what
-    the janitor runs, with `environment`, when no child is left, even if this process was killed.
+    The janitor creates the private folder `folder` in `parent`, and removes it at the end. It runs
+    `cleanup_command`, with `environment`, once no child is left, even if this process was killed.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Supervisor:
             for launched_together in reversed(self._launched):
                 await asyncio.gather(*(running_child.stop() for running_child in launched_together))
         finally:
-            # Reached early when the ending itself is cancelled: what is swept must not come back.
+            # Also reached if the orderly stop is cancelled: no child may restart after the sweep.
             tasks = [
                 running_child.task
                 for launched_together in self._launched
@@ -127,27 +127,27 @@ class Supervisor:
 
     @property
     def folder(self) -> Path:
-        """Return the private folder, which is there as long as the context lasts."""
-        assert self._janitor.folder is not None  # noqa: S101  made before the context is entered
+        """The private folder, which exists as long as the context lasts."""
+        assert self._janitor.folder is not None  # noqa: S101  created before the context is entered
         return self._janitor.folder
 
     @property
     def group(self) -> int:
-        """Return the process group that every child is born into."""
+        """The process group that every child belongs to."""
         return self._janitor.group
 
     def launch(self, logs: Path, *children: Child) -> None:
-        """Start children together; they are stopped together, before those launched earlier."""
+        """Start children together. They are stopped together, before all that started earlier."""
         logs.mkdir(exist_ok=True)
         self._launched.append(
             [_RunningChild(child, logs / f"{child.name}.log", self) for child in children]
         )
 
     async def wait_until_ready(self) -> None:
-        """Wait until all that was launched is ready.
+        """Wait until every launched child is ready.
 
         Raises:
-            StartError: when a child ends by itself, or is not ready in its time.
+            StartError: a child exits by itself, or is not ready within its `ready_seconds`.
 
         """
         awaited = {
@@ -169,7 +169,7 @@ class Supervisor:
                 await self.clock.sleep(_POLL_SECONDS)
 
     def forward_sighup(self) -> None:
-        """Pass SIGHUP on to the children that read anew at it."""
+        """Pass SIGHUP on to the children that reload at it."""
         for launched_together in self._launched:
             for running_child in launched_together:
                 running_child.forward_sighup()
@@ -181,7 +181,7 @@ class Supervisor:
 
 
 class _RunningChild:
-    """One child, kept running until it is stopped."""
+    """One child, restarted whenever it exits, until it is stopped."""
 
     def __init__(self, child: Child, log: Path, supervisor: Supervisor) -> None:
         self.name = child.name
@@ -198,7 +198,7 @@ class _RunningChild:
         self.task = asyncio.create_task(self._keep_running())
 
     async def check_ready(self) -> bool:
-        """Tell whether the child is ready by now."""
+        """Return whether the child is ready. Raises StartError if it never will be."""
         if self.task.done():
             self.task.result()
         if self._clock.monotonic() - self._began > self._child.ready_seconds:
@@ -209,14 +209,14 @@ class _RunningChild:
         return self.has_been_ready
 
     def forward_sighup(self) -> None:
-        """Send SIGHUP to a child that heeds it; one that is starting reads anew anyway."""
+        """Send SIGHUP to a child that reloads at it; a child that is starting reads all anyway."""
         process = self._process
         if self._child.reloads_on_sighup and self.has_been_ready and process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
-        """End the child in order, and by force when its time is over."""
+        """Terminate the child, and kill it if it still runs after `stop_seconds`."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         process = self._process
@@ -239,28 +239,33 @@ class _RunningChild:
             end_description = await self._run()
             if self._clock.monotonic() - started > _STABLE_SECONDS:
                 pause = _PAUSE_SECONDS
-            self._supervisor.progress.line(f"  {self.name} {end_description}; it is started again")
+            self._supervisor.progress.line(f"  {self.name} {end_description}; it is restarted")
             await self._clock.sleep(pause)
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
     async def _run(self) -> str:
-        """Run the child once and say how it ended."""
+        """Run the child once; return how it ended, for the progress line."""
         try:
             self._process = await self._spawn()
         except OSError as error:
-            # PermissionError: the group went with its last member, and a new janitor is on its way.
+            # PermissionError: the group vanished with its last member; a new janitor is starting.
             return f"could not be started ({error.strerror})"
         code = await self._process.wait()
-        end_description = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        end_description = (
+            f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        )
         if not self.has_been_ready and code not in _KILLED_FROM_OUTSIDE:
             self._count_failed_start(end_description)
         return end_description
 
     def _count_failed_start(self, end_description: str) -> None:
-        """Count an end before readiness, not the first: what it needs may be just coming back."""
+        """Count an exit before readiness. Raises StartError at the third.
+
+        Earlier ones are forgiven: a dependency, such as Redis, may be restarting.
+        """
         self._failed_starts += 1
         if self._failed_starts == _STARTS_MAX:
-            log_end = _log_tail(self._log)[-1:] or ["it said nothing"]
+            log_end = _log_tail(self._log)[-1:] or ["its log is empty"]
             raise StartError(
                 f"{self.name} {end_description} while starting: {log_end[0].strip()}", self._log
             )
@@ -279,34 +284,34 @@ class _RunningChild:
 
 
 class _Janitor:
-    """The line to the janitor process, and the process group that it keeps."""
+    """The connection to the janitor process, and the process group that it leads."""
 
     def __init__(
         self, parent: Path, cleanup_command: tuple[str, ...], environment: Mapping[str, str] | None
     ) -> None:
         self._parent = parent
-        self._last_command = cleanup_command
+        self._cleanup_command = cleanup_command
         self._environment = environment
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.folder: Path | None = None
         self.group = 0
 
     async def ensure_started(self) -> None:
-        """Start a janitor, in the group of the last one if anybody is left in it."""
+        """Start a janitor, in the group of the last one if any member of it is alive."""
         for _ in range(_JANITORS_MAX):
             if await self._start():
                 return
         raise UnavailableError(
-            "The janitor, which removes what a killed system leaves, cannot be started."
+            "The janitor, the process that cleans up after a killed system, cannot be started."
         )
 
     async def ended(self) -> None:
-        """Return when the janitor is no more."""
+        """Return once the janitor has exited."""
         if self._connection is not None:
             await _read_to_end(self._connection[0])
 
     async def sweep(self) -> None:
-        """Let the janitor sweep, and return when it has."""
+        """Make the janitor kill the group and remove the folder; return when it is done."""
         for _ in range(_JANITORS_MAX):
             if self._connection is None:
                 return
@@ -340,12 +345,12 @@ class _Janitor:
         self.group = group or process.pid
         return True
 
-    async def _spawn(self, line: socket.socket, group: int) -> Process:
-        place = ("--in", self._parent) if self.folder is None else ("--folder", self.folder)
+    async def _spawn(self, connection: socket.socket, group: int) -> Process:
+        folder = ("--in", self._parent) if self.folder is None else ("--folder", self.folder)
         return await asyncio.create_subprocess_exec(
-            *python("deploy.local.janitor", *map(str, place), *self._last_command),
+            *python("deploy.local.janitor", *map(str, folder), *self._cleanup_command),
             env=self._environment,
-            stdin=line.fileno(),
+            stdin=connection.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             process_group=group,
@@ -353,7 +358,7 @@ class _Janitor:
 
 
 async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
-    """Read to the end of the line; a janitor that was killed says nothing."""
+    """Read until the socket is closed; empty if the janitor was killed."""
     try:
         return await reader.read()
     except ConnectionResetError:

@@ -1,8 +1,8 @@
-"""The whole system on one machine: what belongs to it, and how it is made to answer.
+"""Starts the whole system on one machine, and waits until it answers.
 
-Owns the decision what is embedded: a Valkey unless a Redis is named, a local model unless the
-settings name models; and the environment that tells it to every process. Refuses to keep anything
-running by itself: that is the supervisor's.
+Owns the decision what is embedded, a Valkey unless a Redis is configured and a local model unless
+the settings name models, and the environment that every process receives. Refuses to restart
+anything itself: the supervisor does.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from shared.stores.accounts import Accounts
 
 _Result = TypeVar("_Result")
 
-# The path of a unix socket ends at 108 bytes, 104 on macOS.
+# The path of a unix socket has at most 108 bytes, 104 on macOS.
 _PARENT_CHARACTERS_MAX: Final = 55
 _HTTP_SECONDS: Final = 2.0
 _KEY_BYTES: Final = 24
@@ -48,9 +48,10 @@ _POLL_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is wanted. `environment` is the operator's; `port` None takes any that is free.
+    """What to start. `environment` is the operator's; with `port` None any free port is taken.
 
-    `folder` is where data is kept. None keeps none, and leaves no key in a Redis that was named.
+    `folder` is the state folder. With None no state is kept: all keys that were written to the
+    operator's Redis are deleted at the end.
     """
 
     environment: Mapping[str, str]
@@ -63,7 +64,8 @@ class Plan:
 class Running(NamedTuple):
     """A system that answers, and a key of its account `dev`.
 
-    `renew` makes it read the catalogue anew; raises ConfigurationError for one that is faulty.
+    `reload` makes every process reload the catalogue. It raises ConfigurationError, and changes
+    nothing, if the settings have faults.
     """
 
     url: str
@@ -73,22 +75,22 @@ class Running(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator[Running]:
-    """Start the system; when the context is left, end it in order.
+    """Start the system; stop it in order when the context is left.
 
     Raises:
         ConfigurationError: something is missing, taken or unfit; nothing was started.
-        UnavailableError: a part, or the Redis that was named, cannot be started or reached.
+        UnavailableError: a process cannot be started, or the operator's Redis not be reached.
 
     """
     operator = operator_settings.read(plan.environment)
     port = network.free_port(plan.host, plan.port)
     server_program = None if operator.has_redis else valkey.binary()
     if not operator.has_models:
-        model.file()
+        model.model_file()
     environment, cleanup_command = await _environment(plan, operator)
     async with contextlib.AsyncExitStack() as stack:
-        # A folder that is kept is taken before anything starts; one that is not lies in the runtime
-        # folder.
+        # A state folder that is kept is locked before anything starts; a temporary one is created
+        # in the runtime folder, which the supervisor brings.
         folder = (
             await stack.enter_async_context(folders.locked(plan.folder, clock))
             if plan.folder
@@ -124,19 +126,19 @@ async def running(plan: Plan, progress: Progress, clock: Clock) -> AsyncIterator
         await system.start_processes(plan, port, upstream)
 
         def reload() -> None:
-            """Read the operator's own settings first: theirs are the faults to tell."""
+            """Read the operator's settings first, so that faults are reported for their files."""
             current = operator_settings.read(plan.environment)
             if upstream is not None:
                 _add_catalogue(current, runtime, upstream)
             supervisor.forward_sighup()
 
-        running_system = Running(network.url(plan.host, port), await system.key(), reload)
+        running_system = Running(network.url(plan.host, port), await system.ensure_key(), reload)
         system.write_running_file(running_system)
         yield running_system
 
 
 class _System:
-    """The parts as children of one supervisor, and our own connections to them."""
+    """The processes as children of one supervisor, and our own connections to them."""
 
     def __init__(
         self, folder: StateFolder, supervisor: Supervisor, environment: Mapping[str, str]
@@ -153,7 +155,7 @@ class _System:
         await self._redis.close()
 
     async def start_store(self, program: Path | None) -> None:
-        """Start the embedded server, if there is to be one, and load the functions."""
+        """Start the embedded server, if there is one, and load the function library."""
         if program is not None:
             child = valkey.child(
                 program,
@@ -164,15 +166,15 @@ class _System:
             )
             self._supervisor.launch(self._folder.logs, child)
             await self._supervisor.wait_until_ready()
-            reach = ("REDIS_URL", self._settings.auth.pepper_env)
-            self._folder.write_running_file({name: self._environment[name] for name in reach})
+            names = ("REDIS_URL", self._settings.auth.pepper_env)
+            self._folder.write_running_file({name: self._environment[name] for name in names})
         await self._retry_while_unavailable(lambda: library.load(self._redis))
 
     def write_running_file(self, running_system: Running) -> None:
-        """Note how a caller on this machine reaches the API, beside how an operator does."""
-        known = folders.running_environment_of(self._folder.path)
-        call = {"POLLUX_URL": running_system.url, "POLLUX_API_KEY": running_system.api_key}
-        self._folder.write_running_file(known | call)
+        """Add the API's URL and key to the variables that reach the running system."""
+        written = folders.running_environment_of(self._folder.path)
+        added = {"POLLUX_URL": running_system.url, "POLLUX_API_KEY": running_system.api_key}
+        self._folder.write_running_file(written | added)
 
     async def start_processes(self, plan: Plan, port: int, upstream: int | None) -> None:
         """Start the model, the API and the workers together, and wait for all of them."""
@@ -191,16 +193,18 @@ class _System:
         )
         await self._supervisor.wait_until_ready()
 
-    async def key(self) -> str:
-        """Return the resident's key."""
+    async def ensure_key(self) -> str:
+        """Return a valid key of the account `dev`."""
         pepper = self._environment.get(self._settings.auth.pepper_env, "").encode()
         accounts = Accounts(self._redis, self._settings.redis, pepper, self._supervisor.clock)
-        return await self._retry_while_unavailable(lambda: dev_account.key(self._folder, accounts))
+        return await self._retry_while_unavailable(
+            lambda: dev_account.ensure_key(self._folder, accounts)
+        )
 
     async def _retry_while_unavailable(
         self, operation: Callable[[], Awaitable[_Result]]
     ) -> _Result:
-        """Repeat what may be repeated while the store is away: it may just be starting again."""
+        """Repeat an idempotent operation while Redis is away: it may just be restarting."""
         clock = self._supervisor.clock
         deadline = clock.monotonic() + _GIVE_UP_SECONDS
         while True:
@@ -215,7 +219,7 @@ class _System:
 async def _environment(
     plan: Plan, operator: OperatorSettings
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return what every process is told, and what the janitor runs at the very end."""
+    """Return the environment of every process, and the janitor's cleanup command."""
     environment = dict(plan.environment)
     if not operator.has_redis:
         return environment | {"POLLUX_REDIS__DURABILITY": "fsync"}, ()
@@ -227,7 +231,7 @@ async def _environment(
 
 
 async def _examine(settings: Settings) -> bool:
-    """Refuse a Redis that is away or unfit; tell whether it has our functions already."""
+    """Refuse a Redis that is away or unfit; return whether it has our function library already."""
     try:
         redis = Redis(settings.redis)
         await redis.connect()
@@ -241,9 +245,9 @@ async def _examine(settings: Settings) -> bool:
 
 
 def _add_catalogue(operator: OperatorSettings, runtime: Path, port: int) -> dict[str, str]:
-    """Name the local model, which listens at this port, in a settings file of ours.
+    """Write a settings file that adds the local model, at this port, to the operator's settings.
 
-    Return the variables that lead to it, and to the models that come with Pollux.
+    Return the variables that name this file and the shipped catalogue.
     """
     where = runtime / "pollux.toml"
     folders.write_private(where, f"{operator.text}\n{catalogue.render(port)}".encode())
@@ -251,8 +255,8 @@ def _add_catalogue(operator: OperatorSettings, runtime: Path, port: int) -> dict
 
 
 def _parent_of_runtime() -> Path:
-    """Choose where the janitor makes its private folder: a short path, for a socket's sake."""
-    chosen = Path(tempfile.gettempdir())
-    if len(str(chosen)) <= _PARENT_CHARACTERS_MAX:
-        return chosen
-    return Path("/tmp")  # noqa: S108  only a private folder with a random name is made in it
+    """Return where the janitor creates its folder: a short path, since it will hold a socket."""
+    temporary = Path(tempfile.gettempdir())
+    if len(str(temporary)) <= _PARENT_CHARACTERS_MAX:
+        return temporary
+    return Path("/tmp")  # noqa: S108  only a private folder with a random name is created in it

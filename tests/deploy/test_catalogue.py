@@ -114,12 +114,14 @@ async def test_a_check_tells_what_was_read(
         "3 providers, 2 models, 4 companions",
         "  near: needs no key",
         "  far: FAR_KEY is set",
-        "  wide: WIDE_KEY is missing: not served here",
+        "  wide: WIDE_KEY is not set: its models are not available here",
     ]
     assert scripted_api.asked == []
 
 
-@pytest.mark.parametrize(("key", "told"), [("sk-hush", "set"), (" ", "missing: not searched here")])
+@pytest.mark.parametrize(
+    ("key", "told"), [("sk-hush", "set"), (" ", "not set: it is not available here")]
+)
 def test_a_check_tells_who_searches(pollux: Pollux, key: str, told: str) -> None:
     named = {"POLLUX_SEARCH__SERVICE": "brave", "POLLUX_SEARCH__API_KEY_ENV": "FIND_KEY"}
     shown = pollux("config", "check", FIND_KEY=key, **named)

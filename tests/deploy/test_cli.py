@@ -28,7 +28,7 @@ def test_help_of_a_command_has_examples(pollux: Pollux, name: str) -> None:
 
 def test_help_of_a_command_is_its_whole_description(pollux: Pollux) -> None:
     said = " ".join(pollux("up", "--help").out.split())
-    assert "SIGHUP makes it read the catalogue" in said
+    assert "SIGHUP reloads the catalogue" in said
 
 
 def test_version(pollux: Pollux) -> None:

@@ -179,11 +179,11 @@ async def test_discarded_it_is_gone(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("retry", "say --all"),
-        ("retry --category provider_error", "say --all"),
-        ("discard", "say --all"),
-        ("discard acme/x --all", "say --all"),
-        ("discard acme/x --code DOWN", "say --all"),
+        ("retry", "or --all"),
+        ("retry --category provider_error", "or --all"),
+        ("discard", "or --all"),
+        ("discard acme/x --all", "or --all"),
+        ("discard acme/x --code DOWN", "or --all"),
         ("retry acme", "ACCOUNT/GENERATION"),
         ("show acme:x", "ACCOUNT/GENERATION"),
         ("show acme/x", "no dead letter acme/x"),

@@ -42,11 +42,11 @@ async def test_leases_are_not_mended_beside_live_workers(
     await redis.call("HSET", keys.WORKER_REPORTS(keys.system_root(redis_settings)), "w1", report)
     refused = pollux("redis", "mend", **redis_environment)
     assert (refused.code, refused.out) == (1, "")
-    assert "workers live: 1" in refused.err
+    assert "live workers are found: 1" in refused.err
     assert await redis.call("GET", leases) == b"theirs"
     repaired = pollux("redis", "mend", "--beside-workers", **redis_environment)
     assert repaired.code == 0
-    assert f"{leases} is a string where a zset should be: set aside as" in repaired.out
+    assert f"{leases} is a string where a zset should be: renamed to" in repaired.out
     await redis.call("UNLINK", repaired.out.splitlines()[0].split()[-1])
 
 
@@ -71,9 +71,9 @@ async def test_damaged_lane_is_named_set_aside_and_made_anew_even_if_it_takes_tw
         cut.setattr(functions, "restore", _no_restore)
         cut_short = pollux("redis", "mend", **redis_environment)
     assert cut_short.code != 0
-    assert f"{lane} is a string where a zset should be: set aside as" in cut_short.out
+    assert f"{lane} is a string where a zset should be: renamed to" in cut_short.out
     repaired = pollux("redis", "mend", **redis_environment)
-    assert (repaired.code, repaired.out) == (0, "1 places in the lines were made anew\n")
-    assert pollux("redis", "mend", **redis_environment).out == "nothing to mend\n"
+    assert (repaired.code, repaired.out) == (0, "1 queue entries were rebuilt\n")
+    assert pollux("redis", "mend", **redis_environment).out == "nothing to repair\n"
     await home.complete(await home.claim_one())
     await redis.call("UNLINK", cut_short.out.split()[-1])

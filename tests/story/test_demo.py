@@ -38,5 +38,5 @@ async def test_the_demo_does_not_mind_a_killed_worker(tmp_path: Path) -> None:
         demo.kill("worker")
         assert await demo.wait_until_ended() == 0, demo.text
         assert demo.text.count("Answered: ") == 2
-        assert "is started again" in demo.text
+        assert "is restarted" in demo.text
         assert demo.left() == []

@@ -1,4 +1,4 @@
-"""The data folder: one system at a time, and secrets that outlive it."""
+"""The state folder: one system at a time, and secrets that outlive it."""
 
 import fcntl
 import os
@@ -98,7 +98,7 @@ async def test_how_to_reach_the_system_is_known_only_while_it_runs(short_folder:
 
 async def test_a_folder_that_cannot_be_made_is_told(short_folder: Path) -> None:
     (short_folder / "file").touch()
-    with pytest.raises(ConfigurationError, match="cannot be used as the data folder"):
+    with pytest.raises(ConfigurationError, match="cannot be used as the state folder"):
         async with state_folder.locked(short_folder / "file" / "a", SystemClock()):
             pass
 

@@ -99,7 +99,7 @@ async def test_a_killed_child_is_started_again(short_folder: Path) -> None:
         [second] = await waiting.until(
             lambda: [pid for pid in _running(supervisor, "front") if pid != first]
         )
-    assert "front was ended by signal 9; it is started again" in told.getvalue()
+    assert "front was killed by signal 9; it is restarted" in told.getvalue()
     assert not process_tree.is_alive(second)
 
 
@@ -110,7 +110,7 @@ async def test_a_child_that_cannot_start_is_told_with_its_last_words(short_folde
         name="front", command=(sys.executable, "-S", "-c", words), environment={}, is_ready=_no
     )
     with pytest.raises(
-        StartError, match="front ended with code 1 while starting: the reason"
+        StartError, match="front exited with code 1 while starting: the reason"
     ) as raised:
         await _start(supervisor, short_folder / "logs", child)
     assert raised.value.last_lines[-2:] == ["first", "the reason"]

@@ -74,7 +74,7 @@ async def test_up_keeps_what_it_was_told(short_folder: Path, environment: dict[s
             assert "account=dev" in keys.text
         up.send(signal.SIGINT)
         assert await up.wait_until_ended() == 0
-        assert "Pollux has ended." in up.text
+        assert "Pollux has stopped." in up.text
         assert up.left() == []
 
     async with command.running(*words, cwd=short_folder, environment=environment) as up:
@@ -174,11 +174,11 @@ async def test_up_reads_the_catalogue_anew_at_a_hangup(
         url, key = await _address(up)
         _rewrite(settings, "[[models]]", "[[models")
         up.send(signal.SIGHUP)
-        await up.wait_for_line("The catalogue stays as it was:")
+        await up.wait_for_line("The catalogue is not reloaded")
         await up.wait_for_line(f"{settings}: not valid TOML")
         _rewrite(settings, "[[models", '[[models]]\n        name = "Omega"')
         up.send(signal.SIGHUP)
-        await up.wait_for_line("The catalogue is read anew.")
+        await up.wait_for_line("The catalogue is reloaded.")
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
 
             async def is_there() -> bool:
