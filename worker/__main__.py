@@ -1,4 +1,4 @@
-"""Start a worker: read the environment, build the settings, run the consumer."""
+"""Starts one worker: reads the environment, builds the settings, runs `PolluxWorker`."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ async def _run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Run one worker until a signal; return the process' exit code."""
+    """Run one worker until SIGTERM or SIGINT; return the process' exit code."""
     logs.begin()
     parser = argparse.ArgumentParser(prog="pollux worker", description="Run one Pollux worker.")
     parser.add_argument("--concurrency", help="generations at once")

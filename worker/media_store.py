@@ -1,7 +1,8 @@
-"""Where an attempt puts what its model made, and what callers are told of it.
+"""Stores media that a model generated, and makes the signed URLs under which callers read it.
 
-Owns the order: the file is there before anybody hears of it. Refuses what is of no known form or
-larger than a file may be; a folder that cannot be written fails the one generation, loudly.
+Owns the order: the file is written before any event names its URL. Refuses unknown formats and
+files above the size limit. If the folder cannot be written, that one generation fails and an error
+is logged.
 """
 
 import asyncio
@@ -32,14 +33,14 @@ _TOO_LARGE: Final = Failure(
 
 
 class SavedMedia(NamedTuple):
-    """Something that is kept: `kept` is for the record, `told` for who follows now."""
+    """A stored file: `stored` has its path, for the record; `published` its URL, for the stream."""
 
     stored: Media
     published: Media
 
 
 class MediaStore:
-    """The files and URLs of a deployment, as one worker makes them."""
+    """Writes media files and signs their URLs."""
 
     def __init__(self, settings: Settings, redis: Connection, clock: Clock) -> None:
         self.files = MediaFiles(settings.media.folder)
@@ -49,7 +50,7 @@ class MediaStore:
         self._url_signer: UrlSigner | None = None
 
     async def open(self) -> None:
-        """Get ready, and say at the start what would fail later. Raises UnavailableError."""
+        """Load the URL secret and log whether the folder is writable. Raises UnavailableError."""
         await self._load_url_signer()
         try:
             await asyncio.to_thread(self.files.check)
@@ -63,11 +64,11 @@ class MediaStore:
     async def save(
         self, account: str, session: str, content: bytes, *, seconds_min: float
     ) -> SavedMedia | None:
-        """Keep some content; its URL is good for so long at least. None if its form is unknown.
+        """Store content; its URL is valid for at least `seconds_min`. None for unknown formats.
 
         Raises:
-            ProviderError: it is too large, or cannot be written.
-            UnavailableError: Redis is away, and the URLs' secret not yet known.
+            ProviderError: the content is too large, or cannot be written.
+            UnavailableError: Redis is unavailable and the URL secret is not loaded yet.
 
         """
         if len(content) > self._settings.media.file_bytes_max:

@@ -1,4 +1,4 @@
-"""The closed set of ways in which an attempt ends, and the signal that ends one from outside."""
+"""The closed set of outcomes of an attempt, and the signal that stops an attempt from outside."""
 
 import asyncio
 from typing import Final, Literal, NamedTuple
@@ -7,21 +7,21 @@ from shared.errors import BlockReason, Failure
 
 
 class Finished(NamedTuple):
-    """The answer is whole."""
+    """The answer is complete."""
 
 
 class Failed(NamedTuple):
-    """There will be no answer; the caller reads why and pays nothing."""
+    """The generation ends without an answer; the caller reads `failure`."""
 
     failure: Failure
 
 
 class Retry(NamedTuple):
-    """Not now: wait in the queue for so many seconds, then any worker tries again.
+    """Return the generation to the queue for `delay_seconds`; then any worker may try again.
 
-    What waits for room, for somebody's probe or for another worker was not tried: that is no
-    deferral. `code` tells what it is put off for. What is `parked` goes earlier, if one of these
-    resources has room.
+    A wait for room, for another call's probe or for another worker is not counted as a deferral,
+    since no upstream was tried. `code` names the reason for the caller. A generation `parked` for
+    resources is claimed earlier if one of them has room.
     """
 
     delay_seconds: float
@@ -31,20 +31,20 @@ class Retry(NamedTuple):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether only the deadline ends it."""
+        """Whether the wait counts as no deferral, so that only the deadline bounds it."""
         return self.why in {"probing", "busy", "throttled", "elsewhere"}
 
 
 class Released(NamedTuple):
-    """This worker drains: back to the front of the line, as if never taken."""
+    """This worker drains: the generation returns to the front of its lane, as if never claimed."""
 
 
 class Cancelled(NamedTuple):
-    """The caller wants it no more; what was made of it stays and is paid for."""
+    """The caller cancelled; the text so far is kept and charged."""
 
 
 class Lost(NamedTuple):
-    """Another attempt holds the generation, or it has ended: nothing of ours may be written."""
+    """Another attempt holds the generation, or it has ended: this attempt must write nothing."""
 
 
 Outcome = Finished | Failed | Retry | Released | Cancelled | Lost
@@ -62,10 +62,10 @@ INTERNAL: Final = Failure(
 
 
 class StopSignal:
-    """How an attempt is stopped from outside: the first pull decides, none at the end.
+    """Stops an attempt from outside. The first trigger decides; after `disarm` none has effect.
 
-    It grips once the attempt can settle what a pull makes of it: a task that is cancelled before
-    its first step never runs, and the generation would be nobody's.
+    A trigger cancels the task only once the attempt has called `attach`: asyncio never runs a task
+    that is cancelled before its first step, so nothing would settle the generation.
     """
 
     def __init__(self) -> None:
@@ -74,27 +74,27 @@ class StopSignal:
         self.why: StopReason | None = None
 
     def attach(self) -> None:
-        """Hold the attempt that calls; raises CancelledError if a pull came before."""
+        """Bind the current task; raises CancelledError if a trigger came before."""
         self._task = asyncio.current_task()
         if self.why is not None:
             raise asyncio.CancelledError
 
     def trigger(self, why: StopReason) -> None:
-        """Interrupt the attempt where it stands."""
+        """Cancel the attempt's task."""
         if self.why is None and not self._is_disarmed:
             self.why = why
             if self._task is not None:
                 self._task.cancel()
 
     def disarm(self) -> None:
-        """Let what follows, the settlement, run undisturbed."""
+        """Ignore later triggers, so that the settlement is not interrupted."""
         self._is_disarmed = True
 
     def outcome(self) -> Outcome:
-        """Return what an interrupted attempt comes to.
+        """Return the outcome of an attempt that ended with CancelledError.
 
-        Without a reason the worker is going; where nobody interrupted it at all, a step is at
-        fault, and would be again.
+        Without a reason, either the worker is closing, or a step raised CancelledError by itself:
+        that is a fault of ours which a retry would repeat.
         """
         match self.why:
             case "cancel":
@@ -106,5 +106,5 @@ class StopSignal:
             case "drain":
                 return Released()
             case None:
-                is_going = self._task is not None and self._task.cancelling() > 0
-                return Released() if is_going else Failed(INTERNAL)
+                is_closing = self._task is not None and self._task.cancelling() > 0
+                return Released() if is_closing else Failed(INTERNAL)

@@ -1,4 +1,7 @@
-"""Which resource a parked turn waits for: a provider, or `provider|model` where a model cools."""
+"""The resource that a parked turn waits for: `provider`, or `provider|model` for an open circuit.
+
+Owns the names of resources, and which turns may be parked at all.
+"""
 
 from collections.abc import Iterable
 
@@ -7,14 +10,14 @@ from worker.run import Dependencies
 
 
 def resource_of(model: ModelSettings, *, is_circuit: bool = False) -> str:
-    """Return what a turn for a model waits for: its provider, or the model there."""
+    """Return the resource of a model: its provider, or (`is_circuit`) the model at its provider."""
     return f"{model.provider}|{model.identifier}" if is_circuit else model.provider
 
 
 def may_park(dependencies: Dependencies, model: ModelSettings) -> bool:
-    """Tell whether a turn for a model whose key this worker lacks may wait in a line.
+    """Tell whether a turn for a model whose key this worker lacks may be parked.
 
-    Not where only workers that know no lines serve it: they would never find it there.
+    Not if only workers of a version without parking serve it: they would never find the turn.
     """
     if model.identifier not in dependencies.configured:
         return True
@@ -25,5 +28,5 @@ def may_park(dependencies: Dependencies, model: ModelSettings) -> bool:
 
 
 def join_resources(resources: Iterable[str]) -> str | None:
-    """Return resources as they are told to Redis, each once, or None for none."""
+    """Return resources in the form that Redis stores, each once, or None for none."""
     return " ".join(dict.fromkeys(resources)) or None

@@ -1,8 +1,8 @@
-"""Partitions apart: what fails in one of them is logged, and the next ones have their turn.
+"""Isolates partitions: an error in one is logged, and the loop goes on with the next.
 
-Owns when it is logged: once, until that work in that partition succeeds or fails otherwise, and of
-a key of another type once a minute, since only an operator ends that. Refuses to hide that Redis is
-away: that is of all partitions, and whoever goes over them waits for it.
+Owns how often it logs: an error once, until that work in that partition succeeds or fails in
+another way; a key of the wrong type once a minute, since only an operator can repair it. Refuses to
+swallow UnavailableError: Redis is then away for all partitions, and the loop must wait.
 """
 
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from shared.telemetry.throttled_log import ThrottledLog
 
 
 class PartitionGuard:
-    """Which work fails in which partition. A call surrounds that work."""
+    """Context manager around the work in one partition; remembers which work fails where."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._logged: dict[tuple[str, int], str] = {}
-        self._seldom = ThrottledLog(clock)
+        self._wrong_type_log = ThrottledLog(clock)
         self._stopped: set[tuple[str, int]] = set()
 
     @contextmanager
     def __call__(self, work: str, partition: int) -> Iterator[None]:
-        """Keep what a partition raises from whoever goes over all of them."""
+        """Log what the work in a partition raises, instead of raising it."""
         try:
             yield
         except UnavailableError:
@@ -32,7 +32,7 @@ class PartitionGuard:
         except WrongTypeError as error:
             self._stopped.add((work, partition))
             self.log_wrong_type(error, work=work, partition=partition)
-        except Exception as error:  # noqa: BLE001  the other partitions must have their turn
+        except Exception as error:  # noqa: BLE001  the other partitions must still be worked on
             if self._logged.get((work, partition)) != str(error):
                 self._logged[work, partition] = str(error)
                 logs.logger().exception("a partition failed", work=work, partition=partition)
@@ -41,10 +41,10 @@ class PartitionGuard:
             self._stopped.discard((work, partition))
 
     def is_stopped(self, work: str, partition: int) -> bool:
-        """Tell whether that work was stopped by a key of another type when it was tried last."""
+        """Tell whether a key of the wrong type stopped that work when it was tried last."""
         return (work, partition) in self._stopped
 
     def log_wrong_type(self, error: WrongTypeError, **about: object) -> None:
-        """Log that work waits until an operator mends a key: once a minute, whatever work it is."""
-        if self._seldom.is_due(error.message):
+        """Log that a key has the wrong type: once a minute for each key, whatever the work is."""
+        if self._wrong_type_log.is_due(error.message):
             logs.logger().error("a key is of another type", fault=error.message, **about)

@@ -1,8 +1,8 @@
-"""The life of a generation in a worker: the list of steps, and the single catch-all.
+"""One attempt at a generation: the list of its steps, and the single catch-all around them.
 
-read -> recall -> enhance -> choose -> look -> search -> generate, then `settle` with whatever came
-of them. A step that returns an outcome ends the line. Whatever else goes wrong ends this one
-generation and never the worker.
+read_submission -> load_history -> enhance -> choose_model -> fetch_images -> search_web ->
+generate, then `settle` with the outcome. The first step that returns an outcome ends the list. Any
+exception ends this one generation and never the worker.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ STEPS: Final[tuple[Step, ...]] = (
     generate,
 )
 
-# After a step that Redis did not answer; it may be another worker that reaches it first.
+# After a step that found Redis unavailable. Another worker may reach Redis sooner than this one.
 _RETRY_SECONDS: Final = 1.0
 
 

@@ -1,8 +1,8 @@
-"""What must be said to Redis, said until it is answered.
+"""Repeats a Redis call until Redis answers it, with exponential backoff and jitter.
 
-Owns the pace: at once at first, then less and less often, so that a server which comes back is not
-run over by all that waited for it; and the log, in which a long wait is told of ever more seldom.
-Refuses to give up: who asks may be cancelled.
+Owns the backoff (0.1 s doubling to 1 s, so that a server that comes back is not overloaded by all
+waiting callers) and the log, which names the wait at the 1st, 2nd, 4th, 8th... try. Refuses to give
+up: only cancelling the task ends it. Only for calls that Redis may safely carry out twice.
 """
 
 import random
@@ -13,7 +13,7 @@ from shared.clock import Clock
 from shared.errors import UnavailableError
 from shared.telemetry import logs
 
-# Well below a lease: what is said in time is still the holder's to say.
+# Well below a lease, so that a repeated call still arrives while this attempt holds it.
 _RETRY_SECONDS: Final = (0.1, 1.0)
 
 Reply = TypeVar("Reply")
@@ -22,7 +22,7 @@ Reply = TypeVar("Reply")
 async def retry_until_answered(
     clock: Clock, work: str, send: Callable[[], Awaitable[Reply]]
 ) -> Reply:
-    """Return what Redis answers at last; `work` is what the log calls it. Any other error rises."""
+    """Return Redis' reply; `work` names the call in the log. Other errors are raised."""
     seconds, seconds_max = _RETRY_SECONDS
     tries = 0
     while True:

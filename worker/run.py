@@ -1,7 +1,7 @@
-"""The value that the steps pass along, and the closed set of ways in which they end.
+"""The state of one attempt (`Run`), and what all attempts of a worker share (`Dependencies`).
 
-Owns no behaviour. A step reads what earlier steps left in the `Run`, adds its own, and returns None
-to go on or an outcome to stop.
+Owns no behaviour. A step reads what earlier steps wrote into the `Run`, adds its own results, and
+returns None to go on or an outcome to stop.
 """
 
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ from worker.writer import Writer
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
-    """What every run of a worker shares; one that has begun ends with what it began with.
+    """What all attempts of a worker share; after a reload, running attempts keep the old one.
 
-    `configured` are the models that the whole fleet has keys of, as far as heard; `promise` carries
-    what callers rely on. `search` is None where no service searches the web, or another worker has
-    its key. `unlined` are the models served by live workers that know no lines of parked turns;
-    None while that is unknown. `lengths` knows how long answers are.
+    `configured` are the models for which any live worker has a key, by the last report.
+    `durable_redis` is for writes that must be replicated before they count. `search_client` is None
+    if no search service is configured, or only other workers have its key. `models_without_parking`
+    are served by live workers of a version without parking; None while that is unknown.
     """
 
     settings: Settings
@@ -63,7 +63,7 @@ class Dependencies:
         durable_redis: Connection,
         clock: Clock,
     ) -> Self:
-        """Return the tools that settings and an environment make. Raises ConfigurationError."""
+        """Build them from settings and an environment. Raises ConfigurationError."""
         registry = Registry(Catalogue.of(settings), environment)
         return cls(
             settings=settings,
@@ -79,7 +79,7 @@ class Dependencies:
         )
 
     async def close(self) -> None:
-        """Close the connections to everybody upstream."""
+        """Close the connections to all upstreams and to the search service."""
         await self.registry.close()
         if self.search_client is not None:
             await self.search_client.close()
@@ -90,18 +90,18 @@ class Dependencies:
         return self.registry.catalogue
 
     def offers(self, model: ModelSettings) -> bool:
-        """Tell whether somebody in the fleet can serve a model."""
+        """Tell whether any worker of the fleet can serve a model."""
         return model.identifier in self.registry.served or model.identifier in self.configured
 
 
 @dataclass(kw_only=True)
 class Run:
-    """One attempt at a generation, as far as it has come. `claimed_at` is monotonic, in seconds.
+    """The state of one attempt at a generation. `claimed_at` is monotonic, in seconds.
 
-    `others` may answer if `model` fails; `calls` counts those made of upstreams, also before.
-    `search` is who searches the web, where that is asked for: the same for the whole route.
-    `searches` are those that were made. `finish_reason` is that of the last upstream call;
-    `has_no_answer`: its model ended it in order, but gave no answer.
+    `fallbacks` may answer if `model` fails; `calls` counts upstream calls, those of earlier
+    attempts included. `searched_by` is who searches the web, if the caller asked for that: the same
+    for every model of the route. `searches` counts the searches made. `finish_reason` is that of
+    the last upstream call; `has_no_answer`: the model finished normally, but without an answer.
     """
 
     dependencies: Dependencies
@@ -131,13 +131,13 @@ class Run:
 
     @property
     def prompt(self) -> str:
-        """What the model reads as the user's message: it, or what it was reworded to."""
+        """The user's message as the model reads it: reworded, if it was."""
         reworded = self.enhancement.text if self.enhancement is not None else None
         return self.user.content if reworded is None else reworded
 
     @property
     def caller(self) -> Caller:
-        """Whose calls of upstreams these are."""
+        """Who makes the upstream calls of this attempt."""
         return Caller(
             self.claimed.account,
             self.claimed.id,
@@ -146,7 +146,7 @@ class Run:
         )
 
     def retry_state(self, calls: int, waited_seconds: float = 0.0) -> RetryState:
-        """Return how the attempt stands after so many calls of its model."""
+        """Return the attempt's state for `retry_policy`, after `calls` calls of its model."""
         return RetryState(
             calls=calls,
             turn_calls=self.calls,
@@ -160,10 +160,10 @@ class Run:
         )
 
     def now_ms(self) -> int:
-        """Return Redis' time as well as is known here: the claim's, and what has passed since."""
+        """Return Redis' time, estimated: the time of the claim plus what has passed since."""
         passed = self.dependencies.clock.monotonic() - self.claimed_at
         return self.claimed.claimed_ms + int(passed * 1000)
 
     def seconds_left(self) -> float:
-        """Return how long the deadline leaves."""
+        """Return the seconds until the deadline."""
         return (self.claimed.deadline_ms - self.now_ms()) / 1000

@@ -1,10 +1,9 @@
-"""The answer's way out: what an attempt tells, numbered, coalesced, under its token.
+"""Appends the events and text of an attempt to its stream: numbered, coalesced, under its token.
 
-Owns the order and the numbers of what is appended. The first words leave at once, also right after
-a change of stage was appended; what follows within the next `flush_seconds` leaves together. An
-append that Redis did not answer is said again with the same number, which Redis takes as done; one
-that fails otherwise stops the attempt. Refuses to end anything: what is left at the end goes out
-with the settlement.
+Owns the order and sequence numbers of events. The first text is sent at once, also right after a
+change of stage; whatever follows within `flush_seconds` is sent as one append. An append that Redis
+did not answer is repeated with the same number, so Redis ignores the second one; any other error
+stops the attempt. Refuses to end the generation: events not yet sent go with the settlement.
 """
 
 import asyncio
@@ -19,17 +18,17 @@ from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
 from worker.answer_lengths import progress
+from worker.outcome import StopReason
 from worker.redis_retry import retry_until_answered
 
 AppendResult = Literal["appended", "cancel", "refused"]
-WriterStopReason = Literal["lost", "cancel", "fault"]
 
-# Beside text and reasoning, what a caller may have taken for a part of the answer.
+# Events beside text and reasoning that show a caller a part of the answer.
 _SHOWN: Final = (events.ToolCall, events.ToolResult, events.ApprovalRequired, events.Media)
 
 
 class Writer:
-    """What one attempt writes. `on_stop` hears of a refused token, a cancel, a fault."""
+    """The stream of one attempt. `on_stop` is called on a refused token, a cancel, a fault."""
 
     def __init__(
         self,
@@ -38,14 +37,14 @@ class Writer:
         *,
         clock: Clock,
         flush_seconds: float,
-        on_stop: Callable[[WriterStopReason], None],
+        on_stop: Callable[[StopReason], None],
     ) -> None:
         self._redis = redis
         self._claimed = claimed
         self._clock = clock
         self._flush_seconds = flush_seconds
         self._on_stop = on_stop
-        # The first event of a later attempt, which drops what was told, came with the claim.
+        # In a later attempt the claim itself appended event 1, which discards the earlier text.
         self._seq = 1 if claimed.attempt == 1 else 2
         self._events: list[str] = []
         self._new_text: list[str] = []
@@ -74,7 +73,7 @@ class Writer:
         return "".join(self._text_parts)
 
     def reasoning(self) -> str:
-        """Return all that the model has thought so far."""
+        """Return all of the reasoning so far."""
         return "".join(self._reasoning_parts)
 
     def length(self) -> int:
@@ -82,19 +81,19 @@ class Writer:
         return self._text_bytes + self._reasoning_bytes
 
     def text_tokens(self) -> int:
-        """Estimate the tokens of the answer so far; none where nothing was said."""
+        """Estimate the tokens of the answer so far; 0 without text."""
         return price.tokens_in_bytes(self._text_bytes) if self._text_parts else 0
 
     def reasoning_tokens(self) -> int:
-        """Estimate the tokens of the reasoning so far; none where nothing was thought."""
+        """Estimate the tokens of the reasoning so far; 0 without reasoning."""
         return price.tokens_in_bytes(self._reasoning_bytes) if self._reasoning_parts else 0
 
     def charge_with(self, bill: Callable[[], str | None]) -> None:
-        """Write with each append what `bill` says is due for all that has been shown by then."""
+        """Send with each append what `bill` returns: the charge for all that was shown by then."""
         self._bill = bill
 
     def part_count(self) -> int:
-        """Return of how many pieces, tokens as a rule, text and reasoning are made so far."""
+        """Return the number of pieces of text and reasoning so far; one is usually one token."""
         return len(self._text_parts) + len(self._reasoning_parts)
 
     def has_shown(self) -> bool:
@@ -110,7 +109,7 @@ class Writer:
         return self._seq
 
     def append_event(self, event: events.Event, *, stage: Stage | None = None) -> None:
-        """Append an event, after all that was added before it."""
+        """Append an event after everything appended so far."""
         self._coalesce()
         if isinstance(event, events.Routed):
             self._routed = self._seq + len(self._events)
@@ -119,16 +118,16 @@ class Writer:
         self._has_called = self._has_called or isinstance(event, events.ToolCall)
         self._stage = stage or self._stage
         if self._is_idle():
-            # What is said of an answer can wait for its first words, and leave with them.
+            # An event before the answer waits for the first text, and is sent with it.
             self._waits_for_text = True
             self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
 
     def expect(self, length: int) -> None:
-        """Show progress against an answer of so many bytes, reasoning included."""
+        """Compute progress against an answer of `length` bytes, reasoning included."""
         self._expected_bytes = length
 
     def append_text(self, text: str) -> None:
-        """Let the answer grow."""
+        """Append a piece of the answer."""
         if self._new_reasoning:
             self._coalesce()
         self._new_text.append(text)
@@ -137,7 +136,7 @@ class Writer:
         self._schedule_flush()
 
     def append_reasoning(self, text: str) -> None:
-        """Let the reasoning grow, as the answer does."""
+        """Append a piece of reasoning."""
         if self._new_text:
             self._coalesce()
         self._new_reasoning.append(text)
@@ -146,14 +145,14 @@ class Writer:
         self._schedule_flush()
 
     async def close(self) -> functions.AppendAsk | None:
-        """Stop flushing; return what is still to be appended; after a fault, nothing."""
+        """Stop flushing; return what is not appended yet, to be settled; None after a fault."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._append_task is not None:
             await asyncio.wait((self._append_task,))
-        # The settlement says itself what is due.
+        # The settlement carries the charge itself.
         return None if self._has_failed else self._next_append(_nothing_charged)
 
     def _is_idle(self) -> bool:
@@ -168,12 +167,12 @@ class Writer:
             self._timer = None
         self._waits_for_text = False
         if self._is_idle():
-            # One turn of the loop lets what is written in the same breath leave together, and a
-            # near end take it along.
+            # Waiting one turn of the event loop sends what is appended in this turn as one append,
+            # or with the settlement if the answer ends now.
             self._timer = asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send all there is."""
+        """Send everything not yet sent."""
         self._timer = None
         self._waits_for_text = False
         ask = self._next_append(self._bill)
@@ -183,7 +182,7 @@ class Writer:
             self._append_task.add_done_callback(self._append_done)
 
     def _append_done(self, task: asyncio.Task[AppendResult]) -> None:
-        """Go on, or stop the attempt: nobody would see what it made from here on."""
+        """Schedule the next flush, or stop the attempt: no further event would be stored."""
         self._append_task = None
         fault = asyncio.CancelledError() if task.cancelled() else task.exception()
         if fault is not None:
@@ -193,13 +192,13 @@ class Writer:
         elif task.result() != "appended":
             self._stop("lost" if task.result() == "refused" else "cancel")
         elif not self._closed:
-            # Nobody waits for the words of a batch: its appends stay a whole window apart.
+            # Nobody reads a batch's text live: its appends stay a whole window apart.
             awaits_text = not self._has_sent_text and self._claimed.lane != "batch"
             delay_seconds = 0.0 if awaits_text and self._has_text() else self._flush_seconds
             self._waits_for_text = awaits_text and not self._has_text()
             self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._flush)
 
-    def _stop(self, why: WriterStopReason) -> None:
+    def _stop(self, why: StopReason) -> None:
         self._closed = True
         self._on_stop(why)
 
@@ -232,14 +231,14 @@ class Writer:
         return ask
 
     def _shown_progress(self) -> int:
-        """Return how far the answer has come, 0 to 99; it never falls."""
+        """Return the progress in percent, 0 to 99; it never falls."""
         if self._expected_bytes and self._has_text():
             now = progress(self.length(), self._expected_bytes)
             self._progress = max(self._progress, now)
         return self._progress
 
     def _coalesce(self) -> None:
-        """Make one event of the pieces since the last: they are all of text or all of reasoning."""
+        """Make one event of the pieces since the last event: all are text, or all reasoning."""
         if self._new_text:
             self._events.append(events.encode(events.Delta("".join(self._new_text))))
             self._new_text = []
@@ -254,4 +253,4 @@ def _bytes_of(text: str) -> int:
 
 
 def _nothing_charged() -> None:
-    """Before a model is asked, nothing is due."""
+    """Before a model is called, nothing is due."""

@@ -178,7 +178,7 @@ async def test_a_worker_that_may_not_claim_takes_no_room(
             ]
             await until(lambda: len(provider.requests) > 10, what="calls")
             if is_listener_lost:
-                ending._is_listener_lost = True
+                ending._listener.is_lost = True
                 ending.claims.note_listener(is_listener_lost=True)
             else:
                 ending.begin_drain()

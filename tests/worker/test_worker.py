@@ -98,7 +98,7 @@ async def test_cancel_that_the_channel_lost_comes_with_a_beat(
 ) -> None:
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     async with running_worker(system) as worker:
-        worker._listener._on_push = lambda _: None
+        worker._listener._on_cancel = lambda *_: None
         ticket = await front.submit()
         await until(lambda: provider.requests)
         await front.cancel(ticket)

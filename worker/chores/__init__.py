@@ -1,7 +1,7 @@
-"""Periodic work of the workers, one chore a file; arq's cron starts them, once a slot in all.
+"""Periodic work of the workers; arq's cron starts each chore once per time slot in the whole fleet.
 
-rota    the chores as arq calls them, and whose slot it is
-forget  delete the files of sessions that were deleted
-recount count again what accounts store
-trim    forget function libraries that no process has used for a day
+schedule  The chores as arq calls them, their times, and which worker takes a slot
+forget    Deletes the files and turns left of deleted sessions
+recount   Recounts the bytes that accounts store
+trim      Deletes function libraries that no process has used for a day
 """

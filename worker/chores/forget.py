@@ -1,9 +1,9 @@
-"""Delete what is left of sessions that were deleted: their files, and turns.
+"""Deletes what is left of deleted sessions: their files and turns.
 
-The function that deletes a session notes its name beside the queue, in the same moment, so that no
-death of a process in between leaves files behind. A name stays for a while: an attempt that ran
-meanwhile may still have been writing. Turns are forgotten by whoever deletes the session, piece by
-piece; here are those that it did not live to forget.
+The Redis function that deletes a session notes its name in the same call, so that a process that
+dies afterwards leaves no files behind. The name stays noted for `LATE_MS`, since an attempt that
+ran meanwhile may still write files. The caller that deletes a session also deletes its turns, in
+chunks; this chore deletes those that it did not get to because it died.
 """
 
 import asyncio
@@ -16,16 +16,15 @@ from shared.settings import RedisSettings
 from shared.telemetry import logs
 from worker.partition_guard import PartitionGuard
 
-# Longer than any attempt of a deleted session goes on.
+# Longer than any attempt of a deleted session continues.
 LATE_MS: Final = 60_000
 _SESSIONS_AT_ONCE: Final = 500
 
 
 async def forget(redis: Connection, settings: RedisSettings, files: MediaFiles, now_ms: int) -> int:
-    """Delete what is left of every session noted; return how many there were.
+    """Delete what is left of every noted session; return how many there were.
 
-    `now_ms` is Redis' own time, by which the names were noted. They are read piece by piece, and
-    one piece follows another until there is none left.
+    `now_ms` is Redis' time, in which the names were noted. Names are read in pages.
     """
     count = 0
     partition_guard = PartitionGuard()
@@ -49,7 +48,7 @@ async def _forget_files(redis: Connection, noted: str, files: MediaFiles, now_ms
         )
         faults = await asyncio.to_thread(_delete, files, [name.decode() for name, _ in page])
         for named, fault in faults.items():
-            # The others must not wait for it; it stays noted.
+            # The session stays noted, so the next run tries again; the others go on.
             logs.logger().error("files cannot be deleted", name=named, fault=fault)
         done = [
             name for name, at_ms in page if now_ms - at_ms > LATE_MS and name.decode() not in faults
@@ -63,7 +62,7 @@ async def _forget_files(redis: Connection, noted: str, files: MediaFiles, now_ms
 
 
 def _delete(files: MediaFiles, names: list[str]) -> dict[str, str]:
-    """Delete the files of sessions; return what went wrong, by name."""
+    """Delete the files of sessions; return the errors by session name."""
     faults = {}
     for name in names:
         account, _, session = name.partition(":")

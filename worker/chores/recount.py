@@ -1,8 +1,8 @@
-"""Count again what accounts store: those that were never counted, those not counted for a day.
+"""Recounts the bytes that accounts store: never counted accounts, and those due again.
 
-The functions that store and delete keep the count themselves, and note an account here when its
-count is unknown, a day old, or about to refuse something. An older process that stores or deletes
-meanwhile does not count, so a count may be wrong until then; by how much is logged.
+The Redis functions that store and delete keep the count, and note an account here when its count is
+unknown, a day old, or about to refuse a request. A process of an older version does not keep the
+count, so it may be wrong until the recount; the difference is logged.
 """
 
 from typing import Final
@@ -19,7 +19,7 @@ _ACCOUNTS_AT_ONCE: Final = 100
 
 
 async def recount(redis: Connection, settings: RedisSettings) -> int:
-    """Count the accounts that are due, the longest due first; return how many there were."""
+    """Recount the accounts that are due, the longest due first; return how many there were."""
     count = 0
     partition_guard = PartitionGuard()
     for partition in range(settings.partitions):
@@ -36,7 +36,7 @@ async def _recount(redis: Connection, root: str, account: str) -> None:
     try:
         corrected, gone, is_first = await count_stored(redis, root, account)
     except StoreError as error:
-        # A key of another type, say; the other accounts must not wait for it.
+        # For example a key of the wrong type; the other accounts go on.
         logs.logger().error("stored bytes cannot be counted", account=account, fault=error.message)
         await redis.call("ZREM", keys.RECOUNT(root), account)
         return
@@ -50,10 +50,10 @@ async def _recount(redis: Connection, root: str, account: str) -> None:
 
 
 async def count_stored(redis: Connection, root: str, account: str) -> tuple[int, int, bool]:
-    """Count an account's stored bytes in as many calls as that takes.
+    """Count an account's stored bytes, in as many Redis calls as that takes.
 
-    Return by how many bytes its sessions were counted wrong, the bytes of sessions that were
-    deleted without being subtracted, and whether it had never been counted.
+    Return by how many bytes the counts of its sessions were wrong, the bytes of sessions that were
+    deleted without being subtracted, and whether this was the account's first count.
     """
     corrected = 0
     ask = RecountAsk(account=account)

@@ -1,6 +1,7 @@
-"""The chores as arq calls them: each runs once a slot in the whole fleet, whoever gets it first.
+"""The chores as arq calls them: each runs once per time slot in the whole fleet.
 
-Owns the slots and the times. A chore that fails is logged by arq, and due again in the next slot.
+Owns the times and slots; the worker that sets a slot's key first runs the chore. A chore that fails
+is logged by arq and runs again in the next slot.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ async def recount_stored(ctx: dict[str, Any]) -> None:
 
 
 async def sweep_media(ctx: dict[str, Any]) -> None:
-    """Delete files that are older than they are kept, and what dead writers left."""
+    """Delete media files past their retention, and partial files of dead writers."""
     dependencies: Dependencies = ctx["dependencies"]
     if await _take_slot(dependencies, "sweep", _HOUR_SECONDS):
         now_seconds = dependencies.clock.now_ms() / 1000
@@ -61,13 +62,13 @@ async def sweep_media(ctx: dict[str, Any]) -> None:
 
 
 async def _take_slot(dependencies: Dependencies, name: str, seconds: int) -> bool:
-    """Take the present slot of a chore, unless another worker has it."""
+    """Take the current slot of a chore, unless another worker has it."""
     slot = dependencies.clock.now_ms() // (seconds * 1000)
     key = keys.CHORE_SLOT(keys.system_root(dependencies.settings.redis), name, slot)
     return bool(await dependencies.redis.call("SET", key, 1, "NX", "PX", 2 * seconds * 1000))
 
 
-# By the names of `queue.CHORES`: the chore, and the minutes and the seconds at which it is due.
+# Names as in `chore_queue.CHORES`: the chore, and the minutes and seconds at which it is due.
 CHORES: Final = (
     ("trim", trim_libraries, set(range(0, 60, TRIM_MINUTES)), {0}),
     ("forget", forget_media, None, set(range(0, 60, FORGET_SECONDS))),

@@ -1,6 +1,7 @@
-"""Forget function libraries that no process has used for a day.
+"""Deletes function libraries that no process has used for a day.
 
-Every deploy that changes the Lua text leaves a library behind; each worker marks its own as used.
+Every deployment that changes the Lua text leaves the old library in Redis; each worker marks its
+own as used.
 """
 
 from typing import Final

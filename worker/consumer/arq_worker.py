@@ -1,10 +1,10 @@
-"""arq's worker, made fit: claims generations, keeps their leases, stops them, drains.
+"""The subclass of arq's Worker: the loops of the process, its signals, attempts and drain.
 
-Owns the process: which loops run, how it survives Redis, how it ends. The only file that knows
-arq's Worker. Two paths, on purpose. Generations come from our own lanes (`claims`): the
-registered function `generate` with arq's ctx and hooks, under a lease and a fencing token. Chores
-come from arq's own queue, looked at once a second. Refuses to know what a generation is: that is
-the pipeline's.
+Owns the process: which loops run, how they survive a Redis outage, how the process ends. The only
+file that knows arq's Worker. There are two paths, on purpose. Generations come from Pollux' own
+lanes (`claims`) and run the registered function `generate` with arq's ctx and hooks, under a lease
+and a fencing token. Chores come from arq's own queue, which is polled once a second. Refuses to
+know what a generation is: `pipeline` does.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.clock import Clock
 from shared.errors import PolluxError, UnavailableError
 from shared.redis import functions, keys, library, partitions, replicated, server_check
-from shared.redis.client import Redis, Reply
+from shared.redis.client import Redis
 from shared.redis.functions import Claimed
 from shared.redis.server_watch import ServerWatch
 from shared.settings import Settings
@@ -38,6 +38,7 @@ from worker.consumer import reap_log
 from worker.consumer.backlog import Backlog
 from worker.consumer.claims import Claims
 from worker.consumer.heartbeat import Heartbeat
+from worker.consumer.listener import Listener
 from worker.consumer.reload import CatalogueReload
 from worker.consumer.slots import Slots
 from worker.outcome import StopSignal
@@ -46,8 +47,8 @@ from worker.run import Dependencies
 
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
-# Of a large fleet all but one may die: the one that is left must not sleep until the others' turns
-# are over, nor so long that its look counts as the first after a gap.
+# The last worker of a large fleet must not wait for the dead ones' shares of reaping, nor so long
+# that its next reap counts as the first after a gap.
 _REAP_SECONDS_MAX: Final = 0.6
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
@@ -59,27 +60,15 @@ async def generate(ctx: dict[str, Any], _id: str) -> None:
     await pipeline.run(ctx["dependencies"], ctx["claimed"], ctx["stop_signal"])
 
 
-class _Listener(Redis):
-    """The connection on which a worker listens; `on_lost` hears that its line has gone."""
-
-    on_lost: Callable[[], None] = staticmethod(lambda: None)
-
-    @override
-    def _on_lost_protocol(self, line: Any) -> None:
-        super()._on_lost_protocol(line)
-        if not self._closed:
-            self.on_lost()
-
-
 def _raise_if_cancelled() -> None:
-    """End the task here if it was told to: a library may have swallowed that."""
+    """Raise if the task was cancelled: a library may have swallowed the CancelledError."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 class PolluxWorker(Worker):
-    """One worker process. Its loops run until a signal; each survives whatever Redis does."""
+    """One worker process. Its loops run until a signal; each survives every Redis error."""
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], clock: Clock) -> None:
         self.id = ids.new_id()
@@ -107,31 +96,40 @@ class PolluxWorker(Worker):
             settings, environment, self.redis, self._durable_redis, clock
         )
         self._catalogue_reload = CatalogueReload(self.ctx, environment, lambda: set(self._attempts))
-        self._listener = _Listener(settings.redis, on_push=self._on_push, on_ready=self._listen)
-        self._listener.on_lost = self._lose_listener
-        self.slots = Slots(settings.worker)
-        self.backlog = Backlog(lambda: self.ctx["dependencies"], clock, self._free_slots)
-        self.claims = Claims(
-            settings, self.id, self.redis, self.slots, self._start, backlog=self.backlog
+        self._listener = Listener(
+            settings.redis, self.id, on_cancel=self._cancel, on_change=self._note_listener
         )
-        self.backlog.claim_now = self.claims.claim_now
+        self._partition_guard = PartitionGuard()
+        self.slots = Slots(settings.worker)
+        self.backlog = Backlog(
+            lambda: self.ctx["dependencies"],
+            clock,
+            self._free_slots,
+            claim_now=lambda: self.claims.claim_now(),  # noqa: PLW0108  claims come after it
+        )
+        self.claims = Claims(
+            settings,
+            self.id,
+            self.redis,
+            self.slots,
+            self._start,
+            backlog=self.backlog,
+        )
         self.claims.is_damaged = lambda partition: self._partition_guard.is_stopped(
             "reap", partition
         )
         self._attempts: set[asyncio.Task[object]] = set()
         self._draining = asyncio.Event()
-        self._partition_guard = PartitionGuard()
         self._is_reported = False
         self._fleet_size = 1
         self._has_missed_worker = False
-        self._is_listener_lost = False
         self._heartbeat: Heartbeat | None = None
 
     # -- the process -------------------------------------------------------------------------------
 
     @override
     async def main(self) -> None:
-        """Run until told to stop, then drain. Raises PolluxError if Redis is unfit at the start."""
+        """Run until `begin_drain`, then drain. Raises PolluxError if Redis is unfit at start-up."""
         await self.redis.connect()
         self._watch.holds = await server_check.check(self.redis, self.settings.redis)
         await library.load(self.redis)
@@ -182,7 +180,7 @@ class PolluxWorker(Worker):
 
     @override
     async def close(self) -> None:
-        """Let go of everything; what was under way is left to leases and to chores' own retries."""
+        """Cancel and close everything. Leases of running attempts lapse; arq retries its chores."""
         await self._call_hook(self.on_shutdown, self.ctx)
         under_way = [*self._attempts, *self.tasks.values()]
         for task in under_way:
@@ -215,7 +213,7 @@ class PolluxWorker(Worker):
         *,
         until: asyncio.Event | None = None,
     ) -> None:
-        """Repeat a piece of work for ever, or until told; trouble makes it wait, never end."""
+        """Repeat `work` until `until` is set, or for ever; an error delays the next run only."""
         low, high = _BACKOFF_SECONDS
         backoff = low
         while until is None or not until.is_set():
@@ -234,7 +232,7 @@ class PolluxWorker(Worker):
                 await self.clock.sleep(high)
 
     async def _drain(self) -> None:
-        """Finish what ends within the grace, hand the rest back while Redis takes it."""
+        """Let attempts end within the grace time, then return the rest to the queue."""
         logs.logger().info("draining", running=len(self.slots))
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=self.settings.worker.grace_seconds)
@@ -254,7 +252,7 @@ class PolluxWorker(Worker):
         task.add_done_callback(self._attempts.discard)
 
     async def _attempt(self, claimed: Claimed, stop_signal: StopSignal) -> None:
-        """Run one attempt between arq's hooks; nothing that goes wrong here leaves this method."""
+        """Run one attempt between arq's hooks; no exception leaves this method."""
         ctx = self.ctx | {
             "job_id": claimed.id,
             "job_try": claimed.attempt,
@@ -288,17 +286,17 @@ class PolluxWorker(Worker):
     async def _call_hook(
         self, hook: Callable[[dict[str, Any]], Awaitable[Any]] | None, ctx: dict[str, Any]
     ) -> None:
-        """Call one of arq's hooks; one that raises costs a log line, not a generation."""
+        """Call one of arq's hooks; an error in it is logged and harms no generation."""
         try:
             if hook is not None:
                 await hook(ctx)
         except Exception:
             logs.logger().exception("a hook raised")
 
-    # -- what keeps them alive and ends them -------------------------------------------------------
+    # -- reaping, reports, chores, cancels ---------------------------------------------------------
 
     async def _reap(self) -> None:
-        """Put right what time has overtaken, in every partition."""
+        """Reap every partition: expired leases, deadlines, delayed turns that are due."""
         ask = functions.ReapAsk.of(self.settings, self.backlog.closed_resources())
         self._has_missed_worker = False
         for partition in range(self.settings.redis.partitions):
@@ -317,17 +315,18 @@ class PolluxWorker(Worker):
 
     def _free_slots(self) -> int:
         """Return how many turns may be claimed now."""
-        return 0 if self._draining.is_set() or self._is_listener_lost else self.slots.free
+        return 0 if self._draining.is_set() or self._listener.is_lost else self.slots.free
 
     async def _take_permits(self) -> None:
-        """Take room for what is parked as soon as there is some."""
+        """Take permits for parked turns as soon as there is room, then wait for the next poll."""
         await self.backlog.take_permits()
         await self.backlog.until_next_poll()
 
     def _reap_pause_seconds(self) -> float:
-        """Share the reaping: however many workers live, together they look as often.
+        """Share the reaping: the fleet as a whole reaps equally often, however many workers live.
 
-        Who misses one looks again by itself, once it can be known.
+        Example: one worker with `reap_seconds` 0.08 reaps every 0.08 s; of five each every 0.4 s. A
+        worker that noticed a missing one reaps again by itself, once the absence can be confirmed.
         """
         if self._has_missed_worker:
             return functions.ABSENT_MS / 1000
@@ -346,14 +345,14 @@ class PolluxWorker(Worker):
             made_ms=self.clock.now_ms(),
             cooling=dependencies.circuit_breaker.open_circuits(),
             knows_lines=True,
-            is_deaf=self._is_listener_lost,
+            is_deaf=self._listener.is_lost,
         )
         calls = dependencies.circuit_breaker.take_report()._replace(
             lengths=dependencies.lengths.take_report()
         )
         fleet_state = await fleet.report(self.redis, self.settings.redis, worker_report, calls)
         if fleet_state.is_new and was_reported:
-            # Another took it for dead, or Redis was emptied: nothing else would tell of that.
+            # Another worker declared it dead, or Redis was emptied: nothing else would show that.
             logs.logger().warning("this worker was forgotten", worker=self.id)
         dependencies.circuit_breaker.update(
             fleet_state.breakers, fleet_state.throttles, fleet_state.workers
@@ -369,18 +368,18 @@ class PolluxWorker(Worker):
             dependencies.configured,
             dependencies.models_without_parking,
         )
-        # Not `tools`: they may have been replaced meanwhile.
+        # Not `dependencies`: a reload may have replaced them meanwhile.
         self.ctx["dependencies"] = replace(
             self.ctx["dependencies"],
             configured=fleet_state.configured,
             models_without_parking=models_without_parking,
         )
         if has_changed:
-            # Who waits at a bell would claim by what was known before.
+            # A claim that blocks for a wakeup would still use the old state.
             self.claims.claim_now()
 
     async def _do_chores(self) -> None:
-        """Look at arq's own queue once, the way arq does."""
+        """Poll arq's own queue once, as arq does."""
         try:
             if self._pool is None:
                 self._pool = chore_queue.pool(self.settings.redis)
@@ -388,32 +387,18 @@ class PolluxWorker(Worker):
             await self._poll_iteration()
         except chore_queue.QUEUE_ERRORS as error:
             if self._pool is not None:
-                # Its lines may lead to what is no longer the master.
+                # Its connections may lead to a server that is no longer the master.
                 await self._pool.connection_pool.disconnect(inuse_connections=False)
             raise UnavailableError(str(error)) from None
 
-    def _listen(self) -> None:
-        self._listener.listen("SUBSCRIBE", keys.worker_channel(self._root, self.id))
-
-    def _lose_listener(self) -> None:
-        """Say where leases are kept that the listener is away, and claim nothing meanwhile."""
-        self._note_listener(is_listener_lost=True)
-
-    def _note_listener(self, *, is_listener_lost: bool) -> None:
-        if is_listener_lost != self._is_listener_lost:
-            self._is_listener_lost = is_listener_lost
-            logs.logger().warning(
-                "the listener is away" if is_listener_lost else "the listener is back"
-            )
+    def _note_listener(self) -> None:
+        """Claim nothing while the listener is lost, and announce the loss with the heartbeat."""
+        is_listener_lost = self._listener.is_lost
         self.claims.note_listener(is_listener_lost=is_listener_lost)
         if self._heartbeat is not None:
             self._heartbeat.note_listener(is_listener_lost=is_listener_lost)
 
-    def _on_push(self, push: list[Reply]) -> None:
-        """Hear that a caller cancelled something that runs here."""
-        if push[0] == b"subscribe":
-            self._note_listener(is_listener_lost=False)
-        elif push[0] == b"message":
-            account, _, generation = push[2].decode().partition(":")
-            for stop_signal in self.slots.stop_signals_of(account, generation):
-                stop_signal.trigger("cancel")
+    def _cancel(self, account: str, generation: str) -> None:
+        """Stop the attempts at a generation that its caller cancelled."""
+        for stop_signal in self.slots.stop_signals_of(account, generation):
+            stop_signal.trigger("cancel")

@@ -1,13 +1,15 @@
-"""What this worker may claim now: the resources that it has, and how much room each has.
+"""What this worker may claim now: which resources it has, and how much room each has.
 
-Owns the answers to three questions: which turns a claim would take in vain (they are parked), how
-many parked ones may begin, and which resources are closed as far as is known here. A resource is
-named by a provider, or for a model that cools by `provider|model`. Refuses to claim.
+Owns the answers to three questions: which turns a claim must leave in the queue because they could
+not run now (Redis parks them), how many parked turns may start, and which resources are closed as
+far as this worker knows. A resource is a provider, or `provider|model` while that model's circuit
+is open. Refuses to claim: `claims` does.
 
-DESIGN. The fleet's limits are in Redis, in one place; turns are in partitions. Where turns are
-parked for a provider with limits, room is taken first (a `Permit`, see `permits`) and then a turn
-is claimed with it, so none is claimed in vain. Example: 2,000 turns wait for a provider that takes
-one call in two seconds; every two seconds one worker gets a permit and claims one turn.
+DESIGN. The fleet's limits are in one place in Redis; turns are in partitions. While turns are
+parked for a provider with limits, the worker takes room first (a `Permit`, see
+`resilience/permits`) and then claims one turn for it, so no turn is claimed in vain. Example: 2,000
+turns wait for a provider that takes one call in two seconds; every two seconds one worker gets a
+permit and claims one turn.
 """
 
 import asyncio
@@ -23,14 +25,15 @@ from worker.parking import may_park, resource_of
 from worker.resilience.permits import UNUSED_SECONDS
 from worker.run import Dependencies
 
-# More than anybody claims: a resource without limits.
+# The room of a resource without limits: more than any claim takes.
 UNLIMITED_ROOM: Final = 1_000_000
-# Between two looks for room of which nobody knows when it comes, and between two looks at all.
+# Between two polls for room when Redis cannot say when there will be some.
 _UNKNOWN_ROOM_SECONDS: Final = 0.5
+# The shortest and the longest time between two polls for room.
 _POLL_SECONDS: Final = (0.01, 1.0)
-# One probe of a circuit that is due is claimed in so long.
+# At most one probe of a circuit is claimed in this time.
 _PROBE_SECONDS: Final = 1.0
-# Of so many permits one is a batch's while persons wait.
+# While interactive turns wait, every 20th permit is for a batch.
 _TRICKLE: Final = 20
 _PERMITS_MAX: Final = 16
 
@@ -38,7 +41,11 @@ ParkedList = tuple[Lane, str]
 
 
 class ClaimTerms(NamedTuple):
-    """What goes with a claim: room by resource, a batch's own, and what models' turns need."""
+    """What a claim may take.
+
+    `room`: how many turns each resource has room for; `batch_room` replaces it for batches.
+    `needs`: the resource that turns for a model need, for models whose room is limited.
+    """
 
     room: dict[str, int]
     needs: dict[str, str]
@@ -46,18 +53,19 @@ class ClaimTerms(NamedTuple):
 
 
 class Backlog:
-    """What one worker knows of parked turns; `prompt` is set to what has it claim again."""
+    """What one worker knows of parked turns. `claim_now` is called when it should claim again."""
 
     def __init__(
         self,
         dependencies: Callable[[], Dependencies],
         clock: Clock,
-        free: Callable[[], int],
+        free_slots: Callable[[], int],
+        claim_now: Callable[[], None],
     ) -> None:
         self._dependencies = dependencies
         self._clock = clock
-        self._free_slots = free
-        self.claim_now: Callable[[], None] = lambda: None
+        self._free_slots = free_slots
+        self._claim_now = claim_now
         self._parked_lists: dict[int, frozenset[ParkedList]] = {}
         self._open_lists: frozenset[ParkedList] = frozenset()
         self._poll_at: dict[str, float] = {}
@@ -69,15 +77,15 @@ class Backlog:
     # -- what goes with a claim --------------------------------------------------------------------
 
     def claim_terms(self) -> ClaimTerms | None:
-        """Return what a claim is to take and to leave; None where it takes whatever is ready.
+        """Return what a claim may take, or None if it may take whatever is ready.
 
-        That is while nothing is limited or cools, and no parked turn is known of.
+        That is while no resource is limited, no circuit is open, and no parked turn is known.
         """
         terms = self.terms()
         return terms if terms.needs or any(self._parked_lists.values()) else None
 
     def terms(self) -> ClaimTerms:
-        """Return the room that there is, and what it is needed for."""
+        """Return the room of each resource, and which models need it."""
         dependencies = self._dependencies()
         if self._cached_terms is None or self._cached_terms[0] is not dependencies:
             self._cached_terms = (dependencies, _terms(dependencies))
@@ -105,7 +113,7 @@ class Backlog:
             needs[model.identifier] = circuit
         served = [model.identifier for model in dependencies.registry.models]
         if served and all(model in needs for model in served):
-            # Whichever comes first; then it is decided anew.
+            # The first of them with room; the routing then decides again.
             needs[AUTO] = " ".join(dict.fromkeys(needs[model] for model in served))
         return ClaimTerms(room, needs, batch_room)
 
@@ -126,7 +134,7 @@ class Backlog:
         return int(since >= _PROBE_SECONDS)
 
     def note_claimed(self, claimed: Claimed) -> None:
-        """Note with which room a turn was claimed: its permit is kept for it."""
+        """Note the room with which a turn was claimed: its permit is assigned to it."""
         if claimed.resource:
             permits = self._dependencies().circuit_breaker.permits
             permits.assign(_provider(claimed.resource), claimed.lane, claimed.id)
@@ -134,22 +142,22 @@ class Backlog:
                 self._probed_at[claimed.resource] = self._clock.monotonic()
 
     def note_ended(self, claimed: Claimed) -> None:
-        """Give back a permit that an attempt has not used, and have it used by another turn."""
+        """Return a permit that an attempt did not use, so that another turn can use it."""
         circuit_breaker = self._dependencies().circuit_breaker
         for provider in circuit_breaker.return_permits(circuit_breaker.permits.drop(claimed.id)):
             circuit_breaker.permits.note_freed(provider)
 
     def return_unused_room(self, since: float) -> None:
-        """Give back the room that was there before a claim and was not used by it."""
+        """Return the permits held since before `since`: the claim found no turn for them."""
         circuit_breaker = self._dependencies().circuit_breaker
         for provider in circuit_breaker.return_permits(circuit_breaker.permits.take_unused(since)):
-            # What was known of its lines was old.
+            # What this worker knew of the provider's parked turns was out of date.
             self._poll_at[provider] = self._clock.monotonic() + _UNKNOWN_ROOM_SECONDS
 
-    # -- what reaping tells ------------------------------------------------------------------------
+    # -- what reaping reports ----------------------------------------------------------------------
 
     def closed_resources(self) -> tuple[str, ...]:
-        """Return the resources that turns are parked for and that are not to be had here."""
+        """Return the resources for which turns are parked and which are closed to this worker."""
         if not any(self._parked_lists.values()):
             return ()
         dependencies, terms = self._dependencies(), self.terms()
@@ -164,7 +172,7 @@ class Backlog:
         return tuple(sorted(each for each in resources if _is_closed(terms, lacking, each)))
 
     def note_parked(self, partition: int, parked_lists: frozenset[ParkedList]) -> None:
-        """Take in what is parked in a partition; claim what has become open."""
+        """Store which lists of a partition have parked turns; claim if one has become open."""
         self._parked_lists[partition] = parked_lists
         known = frozenset(
             parked_list for each in self._parked_lists.values() for parked_list in each
@@ -177,16 +185,16 @@ class Backlog:
             parked_list for parked_list in known if _room(terms, *parked_list) > 0
         )
         if self._open_lists - before:
-            self.claim_now()
+            self._claim_now()
 
     # -- room for what is parked -------------------------------------------------------------------
 
     async def take_permits(self) -> None:
-        """Take room of providers for which turns are parked, and have as many claimed."""
+        """Take permits of providers for which turns are parked, and have as many turns claimed."""
         dependencies, now = self._dependencies(), self._clock.monotonic()
         dependencies.circuit_breaker.permits.on_freed = self._room_freed.set
         self._room_freed.clear()
-        # No claim does it while this worker waits at the bell, or may not claim at all.
+        # No claim returns unused permits while this worker blocks for a wakeup or may not claim.
         since = now - UNUSED_SECONDS if self._free_slots() > 0 else now
         dependencies.circuit_breaker.return_permits(
             dependencies.circuit_breaker.permits.take_unused(since)
@@ -202,7 +210,7 @@ class Backlog:
                 self._poll_at[provider.name] = self._clock.monotonic() + wait
 
     async def _take_permits_of(self, dependencies: Dependencies, provider: str) -> float:
-        """Take as many permits as there are and slots are free; return when to look again."""
+        """Take as many permits as are available and slots are free; return seconds to wait."""
         permits, (low, high) = dependencies.circuit_breaker.permits, _POLL_SECONDS
         wait: float | None = None
         count = min(self._free_slots(), _PERMITS_MAX)
@@ -212,11 +220,11 @@ class Backlog:
             )
             self._permits_taken += wait is None
         if permits.held(provider):
-            self.claim_now()
+            self._claim_now()
         return min(high, max(low, _UNKNOWN_ROOM_SECONDS if wait == 0 else wait or 0.0))
 
     def _next_lane(self, provider: str) -> Lane:
-        """Persons first, but for one in so many."""
+        """Interactive turns first, except for every 20th permit."""
         waiting = {
             lane
             for parked_lists in self._parked_lists.values()
@@ -229,7 +237,7 @@ class Backlog:
         return "interactive"
 
     async def until_next_poll(self) -> None:
-        """Wait until room is to be looked for again: a call has ended, or it is time."""
+        """Wait until the next poll for room: a call has ended, or the time has come."""
         low, high = _POLL_SECONDS
         left = min(self._poll_at.values(), default=math.inf) - self._clock.monotonic()
         with suppress(TimeoutError):
@@ -238,7 +246,7 @@ class Backlog:
 
 
 def _terms(dependencies: Dependencies) -> ClaimTerms:
-    """Return what holds while nothing is full and nothing cools."""
+    """Return the terms that hold while no provider is full and no circuit is open."""
     room = {model.provider: UNLIMITED_ROOM for model in dependencies.registry.models}
     lacking = (
         model

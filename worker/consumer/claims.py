@@ -1,8 +1,12 @@
-"""Taking work: claims from every partition, and the wait at the bell when there is none.
+"""Claims generations from every partition, and blocks for a wakeup when there are none.
 
-Owns whom to ask next, how many to ask for, on which connection, and which claims were never
-answered: the next one gives back what they took. What is claimed has a slot before anything else
-happens. Refuses to run it: `start` does.
+Owns which partition is next, how many to claim, on which connection, and which claims were never
+answered. Refuses to run what it claims: `start` does.
+
+A claim is never retried. If its reply is lost, nobody knows whether Redis carried it out; so the
+worker's next claim lists it as unacknowledged, and Redis requeues what it took. Example: claim 7
+took two generations and its reply was lost; claim 8 names 7, gets both back into the queue, and may
+claim them itself.
 """
 
 import asyncio
@@ -27,13 +31,13 @@ from worker.partition_guard import PartitionGuard
 
 _IDLE_SECONDS: Final = 1.0
 _UNBLOCK_SECONDS: Final = 0.05
-# More at once would make every other caller of Redis wait for milliseconds.
+# A larger claim would block every other client of Redis for milliseconds.
 _CLAIM_MAX: Final = 32
 _UNACKNOWLEDGED_MAX: Final = 1_000
 
 
 class Claims:
-    """The claims of one worker; `take_work` is to be called again and again."""
+    """The claims of one worker; `take_work` is called in a loop."""
 
     def __init__(
         self,
@@ -52,49 +56,49 @@ class Claims:
         self._start = start
         self._backlog = backlog
         self._partition_guard = PartitionGuard()
-        # What is claimed where lines cannot be kept would be answered and not settled.
+        # A generation of a damaged partition would be answered but could not be settled.
         self.is_damaged: Callable[[int], bool] = lambda _: False
         self._wakeup = WakeupConnection(settings.redis, _IDLE_SECONDS)
         self._may_have_room = asyncio.Event()
-        # Claims for slots that became free, under way.
+        # Slots for which a claim by `use_free_slot` is under way.
         self._pending_claims = 0
         self._is_ending = False
         self._has_listener = asyncio.Event()
         self._has_listener.set()
         self._claim_number = 0
         self._unacknowledged: defaultdict[str, set[int]] = defaultdict(set)
-        # Nobody has looked yet.
+        # Whether more may be ready; at the start that is unknown.
         self.is_more = True
         self._is_waiting = False
         self._wait_number = 0
         self._must_claim_now = False
         self._polled_at = 0.0
         self._wakes_for_batch = True
-        # How many claims are under way that may bring suspects.
+        # How many claims are under way that may return suspects.
         self._suspect_claims = 0
-        self._next_partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to look first
+        self._next_partition = random.randrange(settings.redis.partitions)  # noqa: S311  only where to begin
 
     async def close(self) -> None:
-        """Let the bell go."""
+        """Close the wakeup connection."""
         await self._wakeup.close()
 
     def end(self) -> None:
-        """Claim no more. A claim under way is waited for: it may bring work."""
+        """Claim no more. A claim under way is not cancelled: it may return work."""
         self._is_ending = True
         self._has_listener.set()
         self._may_have_room.set()
         self._end_wait()
 
     def claim_now(self) -> None:
-        """Claim now: there is something for this worker of which no bell tells."""
+        """Claim now: there may be work for this worker for which no wakeup is sent."""
         self._must_claim_now = True
         self._may_have_room.set()
         self._end_wait(self._wait_number)
 
     def note_ready(self, lanes: AbstractSet[Lane]) -> None:
-        """Claim what has been ready since a worker took its ring that could not take it.
+        """Claim what is still ready although its wakeup went to a worker that could not claim it.
 
-        Once a second: it may be for nobody here.
+        At most once a second, since this worker may not be able to claim it either.
         """
         now = asyncio.get_running_loop().time()
         is_wanted = "interactive" in lanes or (self._wakes_for_batch and "batch" in lanes)
@@ -103,14 +107,17 @@ class Claims:
             self.claim_now()
 
     def _end_wait(self, wait_number: int | None = None) -> None:
-        """End the wait for a bell, or this one; again, since Redis may not have heard of it yet."""
+        """Unblock the wait for a wakeup (only wait `wait_number`, if given).
+
+        It is repeated, since Redis may not have received the blocking command yet.
+        """
         if self._is_waiting and wait_number in {None, self._wait_number}:
             if self._wakeup.id is not None:
                 self._redis.send("CLIENT", "UNBLOCK", self._wakeup.id)
             asyncio.get_running_loop().call_later(_UNBLOCK_SECONDS, self._end_wait, wait_number)
 
     def note_listener(self, *, is_listener_lost: bool) -> None:
-        """Claim nothing while the worker's listener is away, nor wait at a bell that would."""
+        """Claim nothing while the listener is lost; end a wait that would claim."""
         if is_listener_lost and not self._is_ending:
             self._has_listener.clear()
             self._end_wait(self._wait_number)
@@ -118,16 +125,16 @@ class Claims:
             self._has_listener.set()
 
     async def take_work(self) -> None:
-        """Claim as much as there is room for; with nothing to claim, wait for a bell."""
+        """Claim as much as there is room for; with nothing to claim, block for a wakeup."""
         self._may_have_room.clear()
         free = self._slots.free
         if self._is_ending:
             return
         if not self._has_listener.is_set():
-            # Nobody could tell it to stop what it takes.
+            # A cancel of what it claims could not reach it.
             await self._has_listener.wait()
         elif free <= 0 or self._pending_claims:
-            # What is under way may fill it.
+            # The claims under way may fill the slots.
             await self._may_have_room.wait()
         elif self.is_more or self._must_claim_now:
             self._must_claim_now, began = False, asyncio.get_running_loop().time()
@@ -143,17 +150,17 @@ class Claims:
                 self.is_more = await self._wait_for_wakeup()
             except WrongTypeError as error:
                 self._partition_guard.log_wrong_type(error, work="claim")
-                # It waited for nothing. A claim empties a bell, of whatever type.
+                # The wait failed at once. A claim deletes a wakeup key of any type.
                 await self._wait_for_room()
                 self.is_more = True
             finally:
                 self._is_waiting = False
 
     async def use_free_slot(self, freed_by: Claimed | None = None) -> None:
-        """Use the slot that `left` has left: no bell may tell of what can have it now.
+        """Claim for the slot that `freed_by` has freed, if no wakeup would bring work for it.
 
-        That is a batch, where the worker waits at a bell that tells of none, or another suspect.
-        The last slot is left for what the bell brings.
+        That is the case for a batch, if the worker blocks without batch wakeups, and for another
+        suspect. The last free slot is left for what the wakeup brings.
         """
         self._may_have_room.set()
         was_suspect = freed_by is not None and freed_by.suspects_max > 0
@@ -174,11 +181,11 @@ class Claims:
     ) -> bool:
         """Claim from every partition while there is room; return whether more may be ready.
 
-        Each of those asked for before, and still under way, may be of a batch.
+        Each of the `pending_before` turns that other claims asked for may turn out to be a batch.
         """
         is_more = False
         for _ in range(self._settings.redis.partitions):
-            # The next look begins with the next: a busy partition must not hide the others.
+            # The next claim starts with the next partition, so that a busy one starves no other.
             partition = self._next_partition
             self._next_partition = (partition + 1) % self._settings.redis.partitions
             if self.is_damaged(partition):
@@ -199,11 +206,11 @@ class Claims:
                 await self._may_have_room.wait()
 
     async def _wait_for_wakeup(self) -> bool:
-        """Sleep until a bell rings or a second passes; return whether to look for more.
+        """Block until a wakeup or for a second; return whether more may be ready.
 
-        A ring wakes one worker for one generation. With one partition it is claimed on the spot, in
-        the round trip that was waited for. A worker that is stopped while it sleeps is handed one
-        at most, and before its leases lapse: none of what they then set free.
+        A wakeup wakes one worker for one generation. With one partition the same round trip claims
+        it. A process that is suspended meanwhile can be handed one generation at most, and only
+        before its own leases lapse: none of those that it loses then.
         """
         settings = self._settings.redis
         if settings.partitions == 1 and self.is_damaged(0):
@@ -213,7 +220,7 @@ class Claims:
         root = keys.partition_root(settings, 0)
         ask = self._claim_ask(root, 1)
         if settings.partitions > 1:
-            # A ring that was lost with its connection does not come again: look even so.
+            # A wakeup that was lost with its connection is not repeated, so claim in any case.
             self.is_more = True
             await self._wakeup.wait(
                 lambda redis: functions.wait_for_wakeups(redis, settings, wait_seconds, ask),
@@ -221,7 +228,7 @@ class Claims:
             )
             return True
         if ask.suspects:
-            # By the time a bell rings, others may run: the claim after it looks for them.
+            # By the time it wakes, other suspects may run: only the next claim asks for suspects.
             ask = msgspec.structs.replace(ask, suspects_max=0)
         claiming = self._wakeup.wait(
             lambda redis: functions.claim_at_wakeup(redis, root, ask, wait_seconds),
@@ -232,16 +239,16 @@ class Claims:
     async def _start_claimed(
         self, root: str, ask: ClaimAsk, claiming: Awaitable[ClaimReply]
     ) -> ClaimReply:
-        """Start what a claim brings; one that is not answered may have taken something."""
+        """Start what a claim returns; remember a claim whose reply was lost."""
         unacknowledged = self._unacknowledged[root]
         self._suspect_claims += ask.suspects_max != 0
         try:
             batch = await claiming
         except (UnavailableError, WrongTypeError):
-            # While Redis is away none is carried out but the first.
+            # While Redis is away, at most the first of these claims was carried out.
             if len(unacknowledged) < _UNACKNOWLEDGED_MAX:
                 unacknowledged.add(ask.claim)
-            # What it took waits for the next claim, no bell rings for it.
+            # What it took is requeued by the next claim; no wakeup is sent for it.
             self.is_more = True
             raise
         finally:
@@ -264,7 +271,7 @@ class Claims:
             count=count,
             batch=max(0, self._slots.free_for_batch - pending_before),
             suspects=self._slots.suspects,
-            # Two claims at once could bring more suspects than may run together.
+            # Two claims at the same time could return more suspects than may run together.
             suspects_max=0 if self._suspect_claims else self._slots.suspects_max,
             lease_ms=int(self._settings.worker.lease_seconds * 1000),
             keep=functions.KeepTimes.of(self._settings.retention),

@@ -1,8 +1,8 @@
-"""The beat of a worker: a thread that keeps the leases of all its attempts.
+"""The thread that renews the leases of all attempts of a worker.
 
-Owns a thread, an event loop and a connection of its own, so that an event loop busy with something
-else does not cost the worker its leases. Refuses to beat for a loop that is stuck: when the
-worker's own loop has not ticked for `STUCK_SECONDS`, its attempts are better off elsewhere.
+Owns a thread with its own event loop and connections, so that a busy main loop does not cost the
+worker its leases. Refuses to renew for a loop that is stuck: when the main loop has not ticked for
+`STUCK_SECONDS`, the leases lapse and other workers take the attempts over.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from shared.telemetry import logs
 from worker.partition_guard import PartitionGuard
 
 STUCK_SECONDS: Final = 5.0
-# Of more leases in one call every other caller of Redis would wait for milliseconds.
+# More leases in one call would block every other client of Redis for milliseconds.
 _LEASES_PER_CALL: Final = 400
-# A worker without a listener that misses a beat is missed.
+# A worker without a listener that misses a heartbeat is then declared dead.
 _BEATS_MISSED_MAX: Final = 2
 
 
 class Heartbeat:
-    """The beating thread. `held` lists what to keep; `on_stop` is called on the worker's loop."""
+    """The heartbeat thread. `held` lists the leases; `on_stop` is called on the main loop."""
 
     def __init__(
         self,
@@ -51,21 +51,21 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._ticked_at = clock.monotonic()
         self._is_ending = False
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin to beat, and to watch the loop that calls this."""
+        """Start the thread, and the ticks of the calling loop that it watches."""
         self._tick()
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop beating and let the connection go."""
+        """Stop the thread and close its connections."""
         self._ticker.cancel()
         self._is_ending = True
         await asyncio.to_thread(self._thread.join)
 
     def note_listener(self, *, is_listener_lost: bool) -> None:
-        """Take note that the worker's listener is away, or back; the first is told at once."""
+        """Note that the worker's listener is lost, or back; a loss is sent to Redis at once."""
         self._is_listener_lost = is_listener_lost
         if is_listener_lost and self._beat_now is not None:
             loop, event = self._beat_now
@@ -87,7 +87,7 @@ class Heartbeat:
                 was_stuck = is_stuck
                 is_stuck = self._clock.monotonic() - self._ticked_at > STUCK_SECONDS
                 if is_stuck and not was_stuck:
-                    logs.logger().error("the worker's loop is stuck; its leases are let go")
+                    logs.logger().error("the worker's loop is stuck; its leases are not renewed")
                 beat_now.clear()
                 if not is_stuck:
                     self._beat_all()
@@ -103,10 +103,10 @@ class Heartbeat:
                 await connection.close()
 
     def _beat_all(self) -> None:
-        """Keep every lease; a partition that does not answer holds up no other's beat."""
+        """Renew every lease; a partition that does not answer delays no other partition."""
         by_root: dict[str, list[tuple[str, str, int]]] = {}
         if self._is_listener_lost:
-            # Where it holds nothing now, it may be known from before.
+            # A partition in which it holds nothing now may still know this worker.
             by_root = {root: [] for root in self._connections}
         for claimed in self._held():
             name = (claimed.account, claimed.id, claimed.attempt)
@@ -117,7 +117,7 @@ class Heartbeat:
                 self._beats[root] = asyncio.create_task(self._beat(root, held))
 
     async def _beat(self, root: str, held: list[tuple[str, str, int]]) -> None:
-        """Keep the leases of a partition, piece by piece; the next beat tries what fails again."""
+        """Renew the leases of a partition in chunks; the next heartbeat repeats what fails."""
         if root not in self._connections:
             self._connections[root] = Redis(self._settings.redis)
         worker = self._settings.worker
@@ -138,7 +138,7 @@ class Heartbeat:
             except PolluxError as error:
                 logs.logger().warning("a beat was missed", error=error.message)
                 continue
-            except Exception:  # noqa: BLE001  a worker without a beat would lose all that it claims
+            except Exception:  # noqa: BLE001  one error must not stop the heartbeat
                 logs.logger().exception("a beat failed")
                 continue
             for stop in stops:

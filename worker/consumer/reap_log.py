@@ -1,4 +1,4 @@
-"""What a reap did, as lines of the log."""
+"""Logs what a reap did."""
 
 from shared.errors import CRASHED
 from shared.redis.functions import Reaped
@@ -6,7 +6,7 @@ from shared.telemetry import logs
 
 
 def log_reaped(reaped: Reaped) -> None:
-    """Log what was put right, and what was set aside because its record was damaged."""
+    """Log each generation that the reap requeued, ended or buried, and each damaged record."""
     for account, generation, what in reaped.done:
         about = {"account": account, "generation": generation}
         logs.logger().warning("reaped", what=what, **about)

@@ -1,7 +1,7 @@
-"""The catalogue of a running worker, read anew.
+"""Replaces the catalogue of a running worker, on SIGHUP.
 
-Owns the step from one registry to the next, on a word from outside. Refuses to disturb what runs:
-an attempt ends with the tools it began with, and lines that nobody will need are closed after it.
+Owns the change from one registry to the next. Refuses to disturb running attempts: each ends with
+the dependencies it started with, and connections that are no longer needed are closed after it.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from worker.run import Dependencies
 
 
 class CatalogueReload:
-    """Replaces `ctx["tools"]`, which every attempt takes when it begins."""
+    """Replaces `ctx["dependencies"]`, which every attempt takes when it starts."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class CatalogueReload:
         self._closing: set[asyncio.Task[None]] = set()
 
     def reload(self) -> None:
-        """Read the catalogue anew; a faulty one is told and changes nothing."""
+        """Read the catalogue again; a faulty one is logged and changes nothing."""
         dependencies: Dependencies = self._ctx["dependencies"]
         try:
             catalogue = Catalogue.of(Settings.read(self._environment))
@@ -57,5 +57,5 @@ class CatalogueReload:
         await before.close(but=after)
 
     async def close(self) -> None:
-        """Wait for the lines that are still to be closed; by then nothing may run."""
+        """Wait until old connections are closed; call it only when no attempt runs."""
         await asyncio.gather(*self._closing)

@@ -1,12 +1,13 @@
-"""The connection on which an idle worker blocks, and a fresh one in its place when it is dead.
+"""The connection on which an idle worker blocks, and its replacement when it is dead.
 
-Owns how late an answer may come there. Refuses to know what is asked on it.
+Owns how late a reply may be before the connection is suspected. Refuses to know which command
+blocks there.
 
-DESIGN. BLPOP has a timeout of its own: an answer that comes later means a dead line or a slow
-server, and only a fresh connection tells which. The old one is kept until the fresh one answers, so
-a late answer still counts and a slow server is asked nothing twice. Before the old one is closed,
-the server is told to stop blocking there: what was sent on it is then done, and the claim that
-follows can name it as unanswered; or it never reached the server.
+DESIGN. BLPOP has its own timeout: a reply later than that means a dead connection or a slow server,
+and only a new connection shows which. The old one is kept until the new one answers, so a late
+reply still counts and a slow server is not sent the command twice. Before the old one is closed,
+CLIENT UNBLOCK ends its command on the server: either the command was carried out, and the next
+claim can list it as unacknowledged, or it never reached the server.
 """
 
 import asyncio
@@ -24,19 +25,19 @@ from shared.telemetry import logs
 T = TypeVar("T")
 
 _LATE_SECONDS: Final = 0.5
-# From the server's word that it no longer blocks there to the answer itself, if it can come.
+# After CLIENT UNBLOCK, how long the reply of the unblocked command may still take to arrive.
 _LAST_REPLY_SECONDS: Final = 0.1
-# Between two attempts at a fresh connection; each takes up to `redis.connect_seconds`.
+# Between two attempts to open a new connection; each takes up to `redis.connect_seconds`.
 _PAUSE_SECONDS: Final = 1.0
 
 _sleep: Final = SystemClock().sleep
 
 
 class WakeupConnection:
-    """One asker at a time; `redis` is the connection that is in use."""
+    """For one caller at a time; `redis` is the connection in use."""
 
     def __init__(self, settings: RedisSettings, idle_seconds: float) -> None:
-        # A bell that does not ring for so long is no silence of the server's.
+        # While a command blocks, silence of the server is normal: allow for the idle time, too.
         seconds = settings.timeout_seconds + idle_seconds
         self._settings = msgspec.structs.replace(settings, timeout_seconds=seconds)
         self._replacing: asyncio.Task[None] | None = None
@@ -45,13 +46,13 @@ class WakeupConnection:
 
     @property
     def id(self) -> int | None:
-        """The server's number for the connection, by which another can wake it."""
+        """The server's id of the connection, for CLIENT UNBLOCK on another one."""
         return self.redis.id
 
     def trusted_connection(self, other: Connection) -> Connection:
-        """Return the connection to claim on: what killed the old bell may have hit `other` too.
+        """Return the connection to claim on: what killed the old one may have killed `other`, too.
 
-        That one is taken for good again once it has had its whole timeout to notice.
+        `other` is trusted again once it has had its whole timeout to notice.
         """
         return (
             self.redis
@@ -60,10 +61,10 @@ class WakeupConnection:
         )
 
     async def wait(self, ask: Callable[[Redis], Awaitable[T]], wait_seconds: float) -> T:
-        """Return what the server answers, after blocking for `patience_seconds` at most.
+        """Return the server's reply to a command that blocks for `wait_seconds` at most.
 
         Raises:
-            UnavailableError: no answer came, and there may be a fresh connection by now.
+            UnavailableError: no reply came; the connection may have been replaced.
 
         """
         late_seconds = wait_seconds + _LATE_SECONDS
@@ -76,19 +77,19 @@ class WakeupConnection:
                 self._replacing.cancel()
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close the connection, and one that is being opened."""
         if self._replacing is not None:
             self._replacing.cancel()
             await asyncio.gather(self._replacing, return_exceptions=True)
         await self.redis.close()
 
     def _begin_replacing(self) -> None:
-        # Where there is no line yet, dialling has a bound of its own.
+        # Before it is connected, connecting has its own timeout.
         if self.redis.id is not None:
             self._replacing = asyncio.create_task(self._replace(self.redis.id))
 
     async def _replace(self, old: int) -> None:
-        """Dial until a fresh connection answers or the old one does, which cancels this."""
+        """Try until a new connection answers; a reply on the old one cancels this."""
         while not await self._is_replaced(old):
             await _sleep(_PAUSE_SECONDS)
 
@@ -104,6 +105,6 @@ class WakeupConnection:
         except PolluxError:
             return False
         finally:
-            # The old one that was replaced, or the fresh one that was not needed.
+            # The old connection that was replaced, or the new one that was not needed.
             await replacement.close()
         return True
