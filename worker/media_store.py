@@ -19,14 +19,14 @@ from shared.telemetry import logs
 from shared.wire.message import Media
 
 _NOT_STORED: Final = Failure(
-    message="What the model made could not be kept.",
+    message="The media that the model made could not be stored.",
     category="internal",
     code="MEDIA_NOT_KEPT",
     severity="fatal",
     retryable=True,
 )
 _TOO_LARGE: Final = Failure(
-    message="The model made something larger than may be kept.",
+    message="The model made a file larger than may be stored.",
     category="provider_error",
     code="RESPONSE_TOO_LARGE",
 )

@@ -1,14 +1,13 @@
-"""The addresses of a name: from the machine's hosts file, else from DNS, without a thread.
+"""Resolves host names: from the machine's hosts file, else from DNS, without threads.
 
 Owns the time limit of a look-up, and how many an account may have under way. Refuses to judge
-addresses: that is for shared/egress.py.
+addresses: `shared/egress.py` does.
 
-DESIGN. `getaddrinfo` holds a thread for as long as a name's servers are silent, so a few such names
-stop every other look-up of the process. Here a look-up is two datagrams and a timer, and each
-account waits for its own share only: a forwarder such as dnsmasq drops what exceeds some 150
-queries at once. As with `getaddrinfo`, the hosts file goes first, resolv.conf names the servers and
-search domains, and both are read again when they change. Other sources of nsswitch.conf are not
-asked.
+DESIGN. `getaddrinfo` blocks a thread while a name's servers are silent, so a few such names stop
+every other look-up of the process. Here a look-up is two datagrams and a timer, and each account
+has its own limit, since a forwarder such as dnsmasq drops queries beyond some 150 at a time. As
+with `getaddrinfo`, the hosts file goes first, resolv.conf names the servers and search domains, and
+both are read again when they change. Other sources of nsswitch.conf are not used.
 """
 
 import asyncio
@@ -31,13 +30,13 @@ _Content = TypeVar("_Content")
 _FileVersion = tuple[int, int, int] | None
 
 _SECONDS: Final = 5.0
-# An answer with addresses of one family waits so long for those of the other (RFC 8305 says 0.05).
+# After the addresses of one family, how long to wait for the other family (RFC 8305 says 0.05).
 _OTHER_FAMILY_SECONDS: Final = 0.25
 PER_ACCOUNT_MAX: Final = 16
 
 
 class DnsResolver:
-    """A resolver that a process shares; the paths are the machine's own, but for tests."""
+    """The resolver of a process; only tests pass other paths."""
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class DnsResolver:
         self._account_limits = _AccountLimits(PER_ACCOUNT_MAX)
 
     async def addresses(self, name: str, account: str) -> list[Address]:
-        """Return every address of a name. Raises OSError: there is none, or nobody answers."""
+        """Return every address of a name. Raises OSError: there is none, or no server answers."""
         known = self._hosts.content().get(name.rstrip(".").lower())
         if known is not None:
             return known
@@ -63,7 +62,7 @@ class DnsResolver:
 
 
 class _AccountLimits:
-    """So many look-ups at once for each account; the rest wait for those of their own account."""
+    """Limits the look-ups under way of each account; further ones wait for their own account's."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -84,7 +83,7 @@ class _AccountLimits:
 
 
 class _CachedFile(Generic[_Content]):
-    """What a file says, read again once it has changed."""
+    """The parsed content of a file, read again when the file has changed."""
 
     def __init__(self, path: Path, read: Callable[[Path], _Content]) -> None:
         self._path = path
@@ -107,7 +106,7 @@ class _CachedFile(Generic[_Content]):
 
 
 def _read_hosts(path: Path) -> Hosts:
-    """Return the addresses of each name in a hosts file; lines that are none are passed over."""
+    """Return the addresses of each name in a hosts file; invalid lines are skipped."""
     try:
         text = path.read_text(errors="replace")
     except OSError:
@@ -127,7 +126,7 @@ def _read_hosts(path: Path) -> Hosts:
 
 
 def _read_resolv_conf(path: Path, port: int) -> dns.asyncresolver.Resolver:
-    """Return a resolver as the file describes it. Raises DNSException where it names no server."""
+    """Return a resolver as the file describes it. Raises DNSException if it names no server."""
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.port = port
     resolver.read_resolv_conf(path)
@@ -137,7 +136,7 @@ def _read_resolv_conf(path: Path, port: int) -> dns.asyncresolver.Resolver:
 
 
 async def _look_up(resolver: dns.asyncresolver.Resolver, name: str) -> list[Address]:
-    """Ask for both families at once. Raises DNSException and OSError."""
+    """Look up both families at the same time. Raises DNSException and OSError."""
     lookups = [
         asyncio.create_task(_look_up_family(resolver, name, family))
         for family in (dns.rdatatype.A, dns.rdatatype.AAAA)

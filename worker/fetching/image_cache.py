@@ -1,6 +1,6 @@
-"""Pictures of turns that were put off, held in memory until this worker tries them again.
+"""Keeps the images of deferred turns in memory until this worker attempts them again.
 
-Owns how much is held, and for how long. Refuses to be complete: what is not here is fetched again.
+Owns how much is kept, and for how long. Guarantees nothing: a missing image is fetched again.
 """
 
 from typing import Final, NamedTuple
@@ -21,10 +21,10 @@ class _Held(NamedTuple):
 
 
 class ImageCache:
-    """The pictures of put-off turns by account and generation, oldest first.
+    """The images of deferred turns by account and generation, oldest first.
 
-    Beyond the limit the account that has most loses its oldest, so one account displaces another's
-    only where it holds less.
+    Beyond the byte limit the account that holds most loses its oldest turn, so that one account
+    cannot displace the images of an account that holds less.
     """
 
     def __init__(self, clock: Clock, bytes_max: int = BYTES_MAX) -> None:
@@ -33,7 +33,7 @@ class ImageCache:
         self._held: dict[tuple[str, str], _Held] = {}
 
     def keep(self, account: str, generation: str, images: Images) -> None:
-        """Hold a turn's pictures for its next attempt."""
+        """Keep a turn's images for its next attempt."""
         self._drop_old()
         if images:
             size = sum(len(image.content) for image in images)
@@ -42,7 +42,7 @@ class ImageCache:
             self._make_room()
 
     def take(self, account: str, generation: str) -> Images | None:
-        """Return a turn's pictures and let go of them; None if they are not here."""
+        """Remove and return a turn's images; None if they are not kept here."""
         self._drop_old()
         held = self._held.pop((account, generation), None)
         return None if held is None else held.images

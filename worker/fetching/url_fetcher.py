@@ -1,11 +1,12 @@
-"""What a URL has to give that others named: the only way out to where a caller or a model points.
+"""Fetches a URL that a caller named, with one GET. Nothing else opens URLs of strangers.
 
-Owns the call: a name is resolved once, every address of it is judged, and the line goes to one of
-exactly those, with the name kept for the server; each redirect begins anew. Bytes, seconds, and
-requests to one host are bounded. Refuses proxies of the environment, cookies, compressed bodies,
-and to tell a caller more than that it did not work: what lies inside a network is nobody's to find
-out, so a name with a private address and a name without any end alike, and after the same time.
-Which addresses are public, and what an operator allows beyond them, is for shared/egress.py.
+Owns the request: a host name is resolved once, every address is checked, and the connection goes to
+one of exactly those addresses, with the name kept for TLS and `Host`; each redirect is checked in
+the same way. Bytes, seconds and requests to one host are bounded. Refuses proxies of the
+environment, cookies and compressed bodies. A caller learns only that the fetch failed: a name with
+a private address and a name without addresses fail alike and after the same time, so that nobody
+can explore a private network. Which addresses are public, and what an operator allows beyond them,
+is decided in `shared/egress.py`.
 """
 
 import asyncio
@@ -34,17 +35,17 @@ from shared.settings import EgressSettings
 from shared.telemetry import logs
 from worker.fetching.dns_resolver import DnsResolver
 
-# From a name, and whose look-up it is, to its addresses. Raises OSError.
+# From a host name and the account that asks, to its addresses. Raises OSError.
 Resolve = Callable[[str, str], Awaitable[Sequence[Address]]]
 
-# Ten pictures of one host, each behind a redirect there.
+# Ten images of one host, each behind one redirect there.
 REQUESTS_PER_HOST_MAX: Final = 20
 
 _REDIRECTS_MAX: Final = 3
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-# Of a name with more, each would be another host to be called at a stranger's word.
+# More addresses of one name would be further hosts that a stranger makes this worker connect to.
 _ADDRESSES_MAX: Final = 4
-# A name that cannot be called is told of no sooner, however quickly that was known.
+# A refused name always takes this long, so that the time does not reveal the reason.
 _NAME_REFUSED_SECONDS: Final = 1.0
 _HEADERS: Final = {"accept-encoding": "identity", "user-agent": "pollux"}
 _PIECE_BYTES: Final = 65_536
@@ -52,10 +53,10 @@ _TRANSPORT_ERRORS: Final = (aiohttp.ClientError, OSError, UnicodeError)
 
 
 class FetchBudget:
-    """What the fetches for one message may take together: bytes, and requests to each host.
+    """The budget of all fetches for one message: bytes, and requests to each host.
 
-    A host is counted by its name and by its addresses, so that many names of one address, or one
-    name of many, are no way around the limit.
+    A host is counted by its name and by its addresses, so that neither many names of one address
+    nor one name with many addresses avoids the limit.
     """
 
     def __init__(self, account: str, bytes_max: int) -> None:
@@ -64,7 +65,7 @@ class FetchBudget:
         self._requests: Counter[str] = Counter()
 
     def count_bytes(self, count: int) -> None:
-        """Count bytes that came. Raises EgressError ("too_large")."""
+        """Count received bytes. Raises EgressError ("too_large")."""
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise _too_large()
@@ -78,7 +79,7 @@ class FetchBudget:
 
 
 class UrlFetcher:
-    """The way out. `resolve` is asked once for each name that a URL or a redirect names."""
+    """Fetches URLs. `resolve` is called once for each host name of a URL or a redirect."""
 
     def __init__(
         self, settings: EgressSettings, clock: Clock, resolve: Resolve | None = None
@@ -91,11 +92,11 @@ class UrlFetcher:
     async def fetch(
         self, url: str, *, bytes_max: int, seconds: float, budget: FetchBudget
     ) -> bytes:
-        """Return what a URL has to give.
+        """Return the body of a URL.
 
         Raises:
-            EgressError: "forbidden", "too_large" or "encoded", which trying again does not mend;
-                "unreachable", whose `retry` says whether it may.
+            EgressError: "forbidden", "too_large" or "encoded": a retry does not help;
+                "unreachable": its `retry` says whether a retry may help.
 
         """
         try:
@@ -119,7 +120,7 @@ class UrlFetcher:
     async def _response(
         self, target: Target, budget: FetchBudget
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yield the answer of one request, on a line of its own to an address that was judged."""
+        """Yield the response of one request, on a new connection to a checked address."""
         addresses = await self._addresses(target, budget.account)
         budget.count_request(target.host, addresses)
         if self._tls is None:
@@ -145,9 +146,9 @@ class UrlFetcher:
             yield answer
 
     async def _addresses(self, target: Target, account: str) -> Sequence[Address]:
-        """Return the addresses that a target may be called at. Raises EgressError.
+        """Return the addresses at which a target may be reached. Raises EgressError.
 
-        All of a name's are judged, and a few of them called.
+        All addresses of a name are checked; the first few are used.
         """
         self._rules.check(target)
         if target.address is not None:
@@ -157,7 +158,7 @@ class UrlFetcher:
             addresses = await self._resolve(target.host, account)
             self._rules.check_addresses(target, addresses)
         except (EgressError, *_TRANSPORT_ERRORS) as error:
-            # For the operator, who may want to allow the name; the caller reads neither.
+            # Logged for the operator, who may want to allow the name; the caller reads neither.
             reason = str(error) or type(error).__name__
             logs.logger().info("a URL's host is not called", reason=reason)
         else:
@@ -168,7 +169,7 @@ class UrlFetcher:
 
 
 class _CheckedResolver(AbstractResolver):
-    """A resolver that knows one name, and of it what was judged."""
+    """A resolver for aiohttp that knows one name, and only its checked addresses."""
 
     def __init__(self, target: Target, addresses: Sequence[Address]) -> None:
         self._host = target.host
@@ -198,7 +199,7 @@ class _CheckedResolver(AbstractResolver):
 
 
 def _first_of_each_family(addresses: Sequence[Address]) -> list[Address]:
-    """Return the first addresses of each family, in turn."""
+    """Return the first addresses, alternating between IPv4 and IPv6."""
     fours = [address for address in addresses if isinstance(address, IPv4Address)]
     sixes = [address for address in addresses if isinstance(address, IPv6Address)]
     turns = chain.from_iterable(zip_longest(fours, sixes))
@@ -206,7 +207,7 @@ def _first_of_each_family(addresses: Sequence[Address]) -> list[Address]:
 
 
 def _redirect_url(target: Target, location: str) -> str:
-    """Return where a redirect leads. Raises EgressError ("forbidden") for what is no URL."""
+    """Return the URL of a redirect. Raises EgressError ("forbidden") if it is no URL."""
     try:
         return urljoin(target.url, location)
     except ValueError:
@@ -232,7 +233,7 @@ async def _read_body(answer: aiohttp.ClientResponse, bytes_max: int, budget: Fet
 
 
 def _too_large() -> EgressError:
-    return EgressError("What the URL has to give is too large.", "too_large")
+    return EgressError("The body of the URL is too large.", "too_large")
 
 
 def _unreachable(sentence: str, *, is_passing: bool = False) -> EgressError:

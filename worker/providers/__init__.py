@@ -1,30 +1,30 @@
-"""How to talk to an upstream that serves models.
+"""Clients of the upstreams that serve models.
 
-contract   what every provider offers, in Pollux' own words, and what makes a dialect
-registry   which upstream speaks which dialect, and which models this worker can serve
-upstream   one call: the request out, the parts of its answer back
-lines      the connections to an upstream, each to one call at a time
-sse        events out of bytes, within bounds
-failures   what an upstream's failures are in our words
-refusals   why an upstream refuses, from its status, its codes and its sentences
-refusal_codes  the codes and types that upstreams refuse by, with their sources
-refusal_words  the sentences that they refuse by, with their sources
-refusal_text   what an error says, taken out of the many shapes of errors
-waits      how long an upstream asks to wait, in all the ways of saying so
-rate_limit_headers  the headers in which upstreams tell their limits
-calls      the calls of tools in an answer, gathered from their pieces
-citations  the pages that an answer is said to rest on, each once
-media      bytes in base64, and sounds gathered from their pieces
-tolerant   JSON that does not quite have the form that it should, read as far as it goes
-endings    why an answer ended, in the words of all upstreams
-openai     chat completions, as OpenAI and everybody compatible speaks it
-anthropic  messages, as Anthropic speaks it
-gemini     generateContent, as Google's Gemini API speaks it
-openai_answers     what the chunks of chat completions mean
-anthropic_answers  what the events of Anthropic's messages mean
-gemini_answers     what the chunks of generateContent mean
-conversation       a conversation as stricter upstreams take it
+contract           What every provider offers; the Protocols of a dialect and of its reader
+registry           Which provider speaks which dialect, and which models this worker can serve
+http_provider      HttpProvider: one streamed request to one upstream, of any dialect
+aiohttp_transport  The connections to an upstream: httpx's transport interface over aiohttp
+sse                Parses server-sent events, within bounds
+openai             Requests of chat completions: OpenAI and all compatible servers
+openai_answers     Reads the chunks of chat completions
+anthropic          Requests of Anthropic's messages API
+anthropic_answers  Reads the events of Anthropic's messages API
+gemini             Requests of Google's generateContent
+gemini_answers     Reads the chunks of generateContent
+conversation       Adapts a conversation to upstreams that refuse blank messages
+citations          Collects the pages that an answer cites, each once
+media              Decodes base64, and joins the pieces of a sound
+tool_calls         Assembles tool calls from the pieces in which they arrive
+finish_reasons     One table of finish reasons for all dialects
+tolerant_json      Decodes JSON that has not quite the expected form
+failures           Translates every failure of a call into a ProviderError
+refusals           Classifies a refusal by its status, codes and sentences
+refusal_text       Extracts codes and sentences from the many shapes of error bodies
+refusal_codes      The error codes of upstreams and their meaning, with sources
+refusal_words      The error sentences of upstreams and their meaning, with sources
+retry_after        How long an upstream asks to wait: header, field, sentence, reset
+rate_limit_headers Reads the rate-limit headers of all upstreams
 
-A new dialect is two files and one line of the registry. httpx is imported only here, in `search/`
-and in `worker/fetching/url_fetcher.py`.
+A new dialect is two files and one entry in the registry. httpx is imported only here, in
+`worker/web_search/` and in `worker/fetching/url_fetcher.py`.
 """

@@ -1,10 +1,9 @@
-"""The lines to an upstream: httpx's words, spoken by aiohttp.
+"""The connections to an upstream: httpx's transport interface over aiohttp.
 
-Owns the connections, of which each call has one for itself and leaves it to the next, and the table
-from aiohttp's failures to httpx's. Refuses to queue: how many calls there are at once is the
-worker's to bound.
+Owns the connections, each used by one call at a time and then by the next, and the table from
+aiohttp's errors to httpx's. Refuses to queue: the worker bounds the number of concurrent calls.
 
-DESIGN. httpx's own transport spends 100 to 200 us of CPU on every chunk that comes by itself, as
+DESIGN. httpx's own transport spends 100 to 200 us of CPU on each chunk that arrives by itself, as
 tokens do; aiohttp, whose parser is in C, a third of that, and a third on a whole short answer.
 """
 
@@ -21,14 +20,14 @@ from typing_extensions import override
 _IDLE_SECONDS: Final = 15.0
 _OUR_HEADERS: Final = frozenset({"accept", "accept-encoding", "user-agent", "content-type"})
 
-# The first that fits: aiohttp's own, from the particular to the general.
+# The first match counts: from the particular to the general.
 _ERROR_TYPES: Final[tuple[tuple[type[Exception], type[httpx.TransportError]], ...]] = (
     (aiohttp.SocketTimeoutError, httpx.ReadTimeout),
     (aiohttp.ServerTimeoutError, httpx.ConnectTimeout),
     (aiohttp.ClientConnectorError, httpx.ConnectError),
     (aiohttp.ClientPayloadError, httpx.ReadError),
     (aiohttp.ClientOSError, httpx.ReadError),
-    # A name that no resolver takes is one that cannot be found.
+    # A host name that no resolver accepts counts as one that cannot be found.
     (aiohttp.InvalidURL, httpx.ConnectError),
     (UnicodeError, httpx.ConnectError),
     (aiohttp.ClientError, httpx.RemoteProtocolError),
@@ -45,10 +44,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a line that is free, or on a new one; it is free again once closed.
+        """Send a request on an idle connection, or on a new one.
 
-        An idle line may be closed by the upstream in the very moment in which it is taken: what
-        fails there before its answer has begun is asked once more.
+        The upstream may close an idle connection at the moment in which it is reused: a request
+        that fails on a reused connection before its response has begun is sent once more.
         """
         connection_use = SimpleNamespace(is_reused=False)
         try:
@@ -70,7 +69,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request.method,
                 str(request.url),
                 data=request.content,
-                # httpx' own view of them takes ten times as long.
+                # `headers.multi_items()` takes ten times as long.
                 headers=[(name.decode(), field.decode()) for name, field in request.headers.raw],
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
@@ -81,12 +80,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     @override
     async def aclose(self) -> None:
-        """Close the idle lines."""
+        """Close the idle connections."""
         if self._client_session is not None:
             await self._client_session.close()
 
     def _session(self) -> aiohttp.ClientSession:
-        """Open the session where there is a loop to open it in."""
+        """Return the session, made on first use: it needs a running event loop."""
         if self._client_session is None:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_reuse)
@@ -103,7 +102,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 class _ResponseStream(httpx.AsyncByteStream):
-    """A response's bytes; the line is left to the next call once they were read to their end."""
+    """A response's body; its connection is reused if the body was read to its end."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -116,7 +115,7 @@ class _ResponseStream(httpx.AsyncByteStream):
 
     @override
     async def aclose(self) -> None:
-        # In the middle of an answer the line is of no use to anybody.
+        # In the middle of a response the connection cannot be reused.
         if self._response.content.at_eof():
             self._response.release()
         else:

@@ -1,19 +1,19 @@
-"""Messages, as Anthropic speaks it, and others who serve its API.
+"""Requests of Anthropic's messages API, and of others who serve it.
 
-Owns the words of the dialect: what a request says. What its answer means is `anthropic_answers`' to
-tell. Pure.
-Thinking shares `max_tokens` with the answer. How it is asked for depends on the model; where the
-catalogue does not say, its name decides: those since Claude 4.6 decide themselves how long they
-think, all before, and models of other makers, are given half of `max_tokens`; where that is less
-than the least that is allowed, they are not asked to think.
+Owns the body, path and headers of a request; `anthropic_answers` reads the answer. Pure.
 
-The signed thinking blocks of earlier turns are not sent back: between turns nobody needs them. A
-model with a budget refuses a turn of its own that calls tools and does not begin with one, so
-it is not asked to think on while the results of its calls are what it answers to.
+Thinking shares `max_tokens` with the answer. How it is requested depends on the model; if the
+catalogue does not say, the model's name decides. Models since Claude 4.6 decide themselves how long
+they think; all earlier ones, and models of other vendors, get a budget of half of `max_tokens`. If
+that is below the minimum budget, thinking is not requested.
 
-Searching the web is a tool that the upstream runs by itself, in the version of 2025-03-05: the one
-that every model since Claude 3.5 takes, and that needs no other tool beside it. An answer that is
-paused in the middle goes on when its content so far is sent back as it came.
+The signed thinking blocks of earlier turns are not sent back; between turns they are not needed. A
+model with a budget refuses a conversation in which its own turn calls tools without beginning with
+such a block, so thinking is not requested while the last messages are results of its calls.
+
+Web search is a tool that the upstream runs by itself, in its version of 2025-03-05: every model
+since Claude 3.5 accepts it, and it needs no other tool. An answer that is paused continues when its
+content so far is sent back unchanged.
 """
 
 import re
@@ -45,7 +45,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Anthropic:
-    """The dialect."""
+    """The dialect of Anthropic's messages API."""
 
     def headers(self, key: Secret | None) -> dict[str, str]:
         """Return the version of the API, and the header that carries the key."""
@@ -56,7 +56,7 @@ class Anthropic:
         return "/messages"
 
     def body(self, request: ChatRequest) -> bytes:
-        """Return what a request says."""
+        """Return the body of a request."""
         payload: dict[str, Any] = {
             "model": request.model.upstream,
             "max_tokens": request.max_tokens,
@@ -89,12 +89,12 @@ class Anthropic:
 
 
 def _role(message: ChatMessage) -> str:
-    """Return who speaks; the results of tools are a user's words."""
+    """Return the role of a message; tool results have the role of the user."""
     return "assistant" if message.role == "assistant" else "user"
 
 
 def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
-    """Return what a message says, as blocks, none of which is blank."""
+    """Return the blocks of a message, none of which is blank."""
     text = message.content if message.content.strip() else ""
     if message.role == "tool":
         result = {"type": "tool_result", "tool_use_id": _id(message.call_id)}
@@ -109,7 +109,7 @@ def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
 
 
 def _id(call_id: str) -> str:
-    """Return a call's id in letters that are allowed, for it may be another upstream's."""
+    """Return a call's id in the allowed characters: it may come from another upstream."""
     return _NOT_IN_AN_ID.sub("_", call_id)
 
 
@@ -134,10 +134,10 @@ def _option_by_name(upstream: str) -> ReasoningOption:
 
 
 def _thinking(request: ChatRequest) -> dict[str, Any]:
-    """Return how a model is asked to think; nothing when it would refuse."""
+    """Return the fields that request thinking; none if the model would refuse them."""
     option = request.model.reasoning_option or _option_by_name(request.model.upstream)
     if option == "adaptive":
-        # Without the word, what is thought is not shown.
+        # Without `display`, the thinking is not shown.
         thinking = {"type": "adaptive", "display": "summarized"}
         return {"thinking": thinking, "output_config": {"effort": request.model.reasoning_effort}}
     if option != "budget":

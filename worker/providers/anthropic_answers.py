@@ -1,16 +1,17 @@
-"""What the events of an answer mean as Anthropic, and others who serve its API, stream messages.
+"""Reads the events of Anthropic's messages API, and of others who serve it.
 
-Owns the reading of events, and of whole messages where a server sends one instead. Pure. The calls
-of a search that the upstream makes by itself, and their results, are read past; what the answer
-cites is told, and how often it searched. An answer that may be paused (`pause_turn`) is kept block
-by block, since it goes on only when they are sent back as they came.
+Owns the reading of streamed events, and of a whole message if a server sends one instead. Pure. The
+calls of the upstream's own web search and their results are skipped; pages that the answer cites
+and the number of searches are reported. An answer that may be paused (`pause_turn`) is kept block
+by block, since it continues only when the blocks are sent back unchanged.
 
-An event whose type is missing is what its fields say it is. The end is the event with a reason that
-is known; with another reason, or none but a count of what was used, the last event is the end.
+The type of an event without `type` is inferred from its fields. The end is the event with a known
+stop reason. If the reason is unknown, or missing although usage was counted, the last event is the
+end.
 
-Left out of the answer: signatures, redacted thinking, citations of other than pages, and all other
-tools that the upstream runs by itself, which are never offered. Events of unknown types are passed
-over, as its versioning policy asks.
+Left out of the answer: signatures, redacted thinking, citations other than of pages, and all other
+tools that the upstream runs by itself, which are never offered. Events of unknown types are
+ignored, as Anthropic's versioning policy asks.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from worker.providers.contract import (
     Text,
     plausible_usage,
 )
-from worker.providers.failures import InBandError
+from worker.providers.failures import NO_ERROR, InBandError
 from worker.providers.finish_reasons import AnswerFailedError, read_finish_reason
 from worker.providers.tolerant_json import TolerantDecoder, convert_struct, is_json, loads
 from worker.providers.tool_calls import PartialToolCall, ToolCalls
@@ -40,7 +41,7 @@ _PAUSED: Final = "pause_turn"
 
 
 class _Delta(msgspec.Struct):
-    """A step of a block, or of the message: its end."""
+    """A piece of a block, or the end of the message."""
 
     type: str | None = None
     text: str | None = None
@@ -71,7 +72,7 @@ class _Searches(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """Tokens so far; those read from a cache and written to it are not among `input_tokens`."""
+    """Tokens so far; `input_tokens` excludes those read from a cache and written to it."""
 
     input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
@@ -86,7 +87,7 @@ class _Message(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    """What we read of an event."""
+    """The fields of an event that are read."""
 
     type: str = ""
     index: int = 0
@@ -104,15 +105,13 @@ _TYPES: Final = frozenset(
         *("content_block_start", "content_block_delta", "content_block_stop"),
     }
 )
-# What some servers say of an error that there is not.
-_NO_ERROR: Final = (False, "")
 _decoder: Final = msgspec.json.Decoder(_Event)
 _decode = _decoder.decode
 _encode = msgspec.json.Encoder().encode
 
 
 class MessageReader:
-    """What reads the events of one answer."""
+    """Reads the events of one answer."""
 
     def __init__(self, request: ChatRequest) -> None:
         self.has_ended = False
@@ -120,18 +119,18 @@ class MessageReader:
         self._tolerant_decoder = TolerantDecoder(_Event, _decoder)
         self._tool_calls = ToolCalls()
         self._citations = Citations()
-        # The calls that have begun, by their block, and whether they are for us to answer.
+        # The calls that have begun, by their block, and whether they are ours to run.
         self._open: dict[int, tuple[PartialToolCall, bool]] = {}
         self._has_tool_call = False
         self._has_text = False
-        # Signs that the answer is whole, if its last event follows.
+        # Signs that the answer is complete, if its last event follows.
         self._has_reason = False
         self._is_counted = False
         self._is_over = False
         self._begun_with = _Usage()
 
     def read(self, data: bytes) -> Sequence[Part] | None:
-        """Return the parts of an event, or None for the last word. Raises InBandError."""
+        """Return the parts of an event, or None for the last event. Raises InBandError."""
         try:
             event = _decode(data)
         except (msgspec.MsgspecError, RecursionError):
@@ -150,13 +149,13 @@ class MessageReader:
         return self._read_rarer(event, data)
 
     def finish(self) -> Sequence[Part]:
-        """Return the end, where only its being the last thing shows that it is one."""
+        """Return the end of the answer, if only the end of the body shows it."""
         is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_text)
         return self._end_answer("stop") if is_whole and not self.has_ended else ()
 
     def _read_rarer(self, event: _Event, data: bytes) -> Sequence[Part] | None:
-        """Read what comes once for a block or for an answer."""
-        if (event.error is not None and event.error not in _NO_ERROR) or event.type == "error":
+        """Read an event that comes once for a block or for an answer."""
+        if (event.error is not None and event.error not in NO_ERROR) or event.type == "error":
             raise InBandError(event.error)
         match event.type:
             case "message_stop":
@@ -174,7 +173,7 @@ class MessageReader:
         return ()
 
     def _read_block(self, event: _Event) -> Sequence[Part]:
-        """Read the beginning of a block, a step of one of no type, or the end."""
+        """Read the beginning of a block, a piece of a block without type, or a block's end."""
         if event.type == "content_block_start" and event.content_block is not None:
             return self._begin(event.index, event.content_block)
         if event.type == "content_block_delta" and event.delta is not None:
@@ -198,7 +197,7 @@ class MessageReader:
         return [*parts, *self._end(event)]
 
     def _cited(self, block: dict[str, Any]) -> Sequence[Part]:
-        """Return the pages that a whole block rests on."""
+        """Return the pages that a whole block cites."""
         pages = block.get("citations")
         return [
             cited
@@ -208,7 +207,7 @@ class MessageReader:
         ]
 
     def _begin(self, index: int, block: _Block) -> Sequence[Part]:
-        """Begin a block. Raises TooLargeError, and ValidationError for one in another's place."""
+        """Begin a block. Raises TooLargeError; ValidationError if its index is still in use."""
         if not block.type.endswith("tool_use"):
             self._has_text = self._has_text or bool(block.text)
             thought = [Reasoning(block.thinking)] if block.thinking else []
@@ -222,7 +221,7 @@ class MessageReader:
         return ()
 
     def _grow(self, index: int, delta: _Delta) -> Sequence[Part]:
-        """Take another step of a block. Raises TooLargeError, ValidationError."""
+        """Read a piece of a block. Raises TooLargeError, ValidationError."""
         kind = delta.type
         if delta.text and (kind == "text_delta" or not kind):
             self._has_text = True
@@ -240,7 +239,7 @@ class MessageReader:
         return ()
 
     def _close(self, index: int) -> Sequence[Part]:
-        """End a block; a call is whole now. Raises MsgspecError if it is not."""
+        """End a block; a call must be complete now. Raises MsgspecError if it is not."""
         call, is_ours = self._open.pop(index, (None, False))
         if call is None or not is_ours:
             return ()
@@ -249,11 +248,11 @@ class MessageReader:
         return (reported,) if reported is not None else ()
 
     def _is_lenient(self) -> bool:
-        """Whether a call that cannot be read is not missed."""
+        """Whether a malformed call is ignored: no tool was offered, and there is text."""
         return self._has_text and not self._request.tools
 
     def _end(self, event: _Event) -> Sequence[Part]:
-        """Read how the message ended and what it used. Raises AnswerFailedError."""
+        """Read the stop reason and usage of a message. Raises AnswerFailedError."""
         parts: list[Part] = []
         reported = event.delta.stop_reason if event.delta is not None else None
         if reported == _PAUSED and not self.has_ended:
@@ -271,7 +270,7 @@ class MessageReader:
         return parts
 
     def _end_answer(self, reason: FinishReason) -> Sequence[Part]:
-        """Tell the end. Raises ValidationError for a call that is not whole."""
+        """Return the end. Raises ValidationError for an incomplete call."""
         self._check_calls()
         self.has_ended = True
         return (Ended("tool_calls" if reason == "stop" and self._has_tool_call else reason),)
@@ -283,12 +282,12 @@ class MessageReader:
             raise msgspec.ValidationError("the end comes before that of a call")
 
     def _pause(self) -> Sequence[Part]:
-        """Take a pause for which nothing of ours gave a reason. Raises AnswerFailedError."""
+        """Refuse a pause: no search was requested that may cause one. Raises AnswerFailedError."""
         raise AnswerFailedError(_PAUSED)
 
 
 class PausableMessageReader(MessageReader):
-    """What reads the events of an answer that may be paused, and keeps its blocks as they came."""
+    """Reads an answer that may be paused, and keeps its blocks unchanged."""
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request)
@@ -304,7 +303,7 @@ class PausableMessageReader(MessageReader):
             elif event.type == "content_block_delta" and event.delta is not None:
                 self._keep(event.index, event.delta)
         except (msgspec.MsgspecError, RecursionError):
-            # What cannot be kept as it came is not sent back; it is read all the same.
+            # A block that cannot be kept unchanged is not sent back, but it is read.
             pass
         return super().read(data)
 
@@ -328,20 +327,20 @@ class PausableMessageReader(MessageReader):
             received = "".join(pieces).encode()
             if index in self._blocks and is_json(received):
                 self._blocks[index]["input"] = loads(received)
-        blocks = [block for _, block in sorted(self._blocks.items()) if _says_something(block)]
+        blocks = [block for _, block in sorted(self._blocks.items()) if not _is_blank(block)]
         if not blocks:
             return super()._pause()
         self.has_ended = True
         return (Paused((*self._request.so_far, *blocks)),)
 
 
-def _says_something(block: dict[str, Any]) -> bool:
-    """Tell whether a block may be sent: the upstream refuses texts that are blank."""
-    return block.get("type") != "text" or bool(str(block.get("text") or "").strip())
+def _is_blank(block: dict[str, Any]) -> bool:
+    """Tell whether a block is a blank text, which the upstream refuses."""
+    return block.get("type") == "text" and not str(block.get("text") or "").strip()
 
 
 def _implied(event: _Event) -> str:
-    """Return the type of an event that names none, as far as its fields tell it."""
+    """Return the type of an event without `type`, inferred from its fields."""
     delta = event.delta
     if delta is not None and (delta.stop_reason or event.usage is not None):
         return "message_delta"
@@ -353,10 +352,10 @@ def _implied(event: _Event) -> str:
 
 
 def _used(usage: _Usage, begun_with: _Usage) -> Sequence[ReportedUsage]:
-    """Return what was used, if it can be believed.
+    """Return the usage, if it is plausible.
 
-    Counts are of the whole answer so far. Of the input, some servers speak at the beginning only;
-    what they say there of the output is no count.
+    Counts are for the whole answer so far. Some servers report the input only in the first event;
+    the output count of that event is ignored.
     """
     inputs = [
         getattr(usage, name) if getattr(usage, name) is not None else getattr(begun_with, name)

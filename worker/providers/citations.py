@@ -1,7 +1,7 @@
-"""The pages that an answer is said to rest on, in the order in which they are told.
+"""The pages that an answer cites, in the order in which they arrive.
 
-Owns what of them may be passed on: addresses of the web, each once, and as many as anybody reads.
-Refuses nothing aloud: what cannot be a citation is left out, and takes nothing from the answer.
+Owns what is passed on: http(s) URLs, each once, at most `CITATIONS_MAX`. Raises nothing: what
+cannot be a citation is left out and does not harm the answer.
 """
 
 import unicodedata
@@ -16,13 +16,13 @@ _TITLE_CHARACTERS_MAX: Final = 300
 
 
 class Citations:
-    """The citations of one answer: each page is told once."""
+    """The citations of one answer, each page once."""
 
     def __init__(self) -> None:
         self._seen_urls: set[str] = set()
 
     def take(self, url: object, title: object) -> Iterator[Citation]:
-        """Yield the citation of a page that is new, or nothing."""
+        """Yield the citation of a page if it is new, else nothing."""
         if not is_page(url) or url in self._seen_urls or len(self._seen_urls) == CITATIONS_MAX:
             return
         self._seen_urls.add(url)
@@ -32,7 +32,7 @@ class Citations:
 
 
 def is_page(url: object) -> TypeGuard[str]:
-    """Tell whether a text is the address of a page: no script, no mail, no blanks."""
+    """Tell whether a value is the http(s) URL of a page."""
     if not isinstance(url, str) or len(url) > URL_CHARACTERS_MAX or not url.isprintable():
         return False
     scheme, _, rest = url.partition("://")
@@ -40,8 +40,8 @@ def is_page(url: object) -> TypeGuard[str]:
 
 
 def plain_text(text: str, characters_max: int) -> str:
-    """Return a text in one line, without what no page shows: control and format characters."""
-    # No more than this is looked at: a text may be of any length.
-    seen = text[: characters_max * 4]
-    shown = "".join(" " if unicodedata.category(each)[0] == "C" else each for each in seen)
-    return " ".join(shown.split())[:characters_max].rstrip()
+    """Return a text in one line, without control and format characters."""
+    # Only this much is read, since a text may be of any length.
+    start = text[: characters_max * 4]
+    visible = "".join(" " if unicodedata.category(each)[0] == "C" else each for each in start)
+    return " ".join(visible.split())[:characters_max].rstrip()

@@ -1,9 +1,9 @@
-"""What every provider offers: a stream of a model's answer, in Pollux' own words.
+"""What every provider offers: the stream of a model's answer, as parts of Pollux' own types.
 
-A provider turns one request into one upstream call, and every way in which that can fail into a
-`ProviderError` by one table. It never retries and never touches Redis. What differs from one kind
-of upstream to the next is its dialect, which is pure: no socket, no clock. A part that an upstream
-does not know is one that its dialect does not read.
+A provider turns one request into one upstream call, and every failure of it into a `ProviderError`
+by one table. It never retries and never uses Redis. What differs between kinds of upstreams is the
+dialect, which is pure: no socket, no clock. A dialect yields only the parts that its upstream
+knows.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -16,16 +16,16 @@ from shared.wire.event import ToolCall, ToolResult
 from shared.wire.message import Citation, FinishReason, Media, MediaKind
 from worker.providers.rate_limit_headers import RateLimits
 
-# More than any model can read or write: a count beyond it is a fault of the upstream's bookkeeping.
+# More than any model can read or write: a larger count is an error of the upstream.
 TOKENS_MAX: Final = 100_000_000
 SEARCHES_MAX: Final = 1_000
 _SILENCE_SECONDS: Final = 60.0
-# Some upstreams say nothing at all while a model thinks, not even a comment.
+# Some upstreams send nothing while a model thinks, not even a comment.
 _SILENCE_THINKING_SECONDS: Final = 180.0
 
 
 class Image(msgspec.Struct, frozen=True):
-    """A picture that a model looks at, in full; `media_type` is like `image/png`."""
+    """An input image, in full; `media_type` is like `image/png`."""
 
     media_type: str
     content: bytes
@@ -34,9 +34,9 @@ class Image(msgspec.Struct, frozen=True):
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message as a model reads it.
 
-    A user's may have images, an assistant's may have called tools. A tool's is the result of the
-    call `call_id`; the results of all calls of a message follow it at once. What a model thought is
-    no part of what it is told again.
+    A user's message may have images, an assistant's may have tool calls. A tool's message is the
+    result of the call `call_id`; the results of all calls of a message follow it directly.
+    Reasoning is not sent back to a model.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -47,7 +47,7 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """What a model may call; `parameters` is the JSON schema of an object."""
+    """A tool that a model may call; `parameters` is the JSON schema of an object."""
 
     name: str
     description: str
@@ -55,10 +55,10 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One upstream call; `max_tokens` bounds the answer, and what is thought before it.
+    """One upstream call; `max_tokens` bounds the answer together with its reasoning.
 
-    `deep_think` and `web_search` are for models that can: the catalogue says which, and no dialect
-    asks it. `so_far` is what the upstream said before it paused, in its own words.
+    `deep_think` and `web_search` are set only for models that support them by the catalogue;
+    dialects do not check that. `so_far` is the content that the upstream sent before it paused.
     """
 
     model: ModelSettings
@@ -70,7 +70,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     so_far: tuple[dict[str, Any], ...] = ()
 
     def silence_seconds(self) -> float:
-        """Return how long nothing at all may come before the answer begins."""
+        """Return how long the upstream may send nothing at all before the answer begins."""
         may_think = self.deep_think or "reasoning" in self.model.capabilities
         usual_seconds = _SILENCE_THINKING_SECONDS if may_think else _SILENCE_SECONDS
         limit_seconds = self.model.silence_seconds or usual_seconds
@@ -78,21 +78,21 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """The answer grew."""
+    """A piece of the answer."""
 
     text: str
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    """The model thought on, before its answer or within it."""
+    """A piece of reasoning, before the answer or within it."""
 
     text: str
 
 
 class ReportedUsage(msgspec.Struct, frozen=True):
-    """What the upstream says it consumed; `searches` is 0 also where it counts none.
+    """The usage that the upstream reports; `searches` is 0 if it does not count them.
 
-    `cached_input_tokens` are the part of `input_tokens` that it read from a cache.
+    `cached_input_tokens` are the part of `input_tokens` that was read from a cache.
     """
 
     input_tokens: int
@@ -103,7 +103,7 @@ class ReportedUsage(msgspec.Struct, frozen=True):
 
 
 class GeneratedMedia(msgspec.Struct, frozen=True):
-    """The model made a picture or a sound, here in full; `media_type` is what the upstream says."""
+    """A generated image or sound, in full; `media_type` is the upstream's."""
 
     kind: MediaKind
     media_type: str
@@ -111,39 +111,39 @@ class GeneratedMedia(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The upstream ended the answer by itself, and why."""
+    """The upstream ended the answer, with the reason."""
 
     reason: FinishReason
 
 
 class Paused(msgspec.Struct, frozen=True):
-    """The upstream paused in the middle and expects a request that repeats `content` to it."""
+    """The upstream paused the answer; it continues when a request sends `content` back."""
 
     content: tuple[dict[str, Any], ...]
 
 
 class KeepAlive(msgspec.Struct, frozen=True):
-    """The upstream gave a sign of life and said nothing: a comment, a ping, an empty step.
+    """A sign of life without content: a comment, a ping, an empty piece.
 
-    The first one is the head of its answer, with what that tells of calls that may run out.
+    The first one is the head of the response, with its rate limits if few calls remain.
     """
 
     limits: RateLimits | None = None
 
 
-# What comes beside the text. What an upstream's own tools do, and media elsewhere, are told as they
-# are; of a search it made, the pages that the answer rests on.
+# What comes beside text. Tool events of the upstream itself and media URLs are passed on unchanged;
+# of its own web search, the pages that the answer cites.
 NonTextPart = Reasoning | ToolCall | ToolResult | Media | GeneratedMedia | Citation | ReportedUsage
 Part = Text | NonTextPart | Ended | Paused | KeepAlive
 
 
 class Provider(Protocol):
-    """A connection to one upstream."""
+    """The connections to one upstream."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
-        """Yield the parts of an answer; a whole one has had an `Ended`, or a `Paused`.
+        """Yield the parts of an answer; a complete one has an `Ended` or a `Paused`.
 
-        Raises ProviderError, but not once the answer has ended.
+        Raises ProviderError, but never after that part.
         """
 
     async def close(self) -> None:
@@ -151,47 +151,47 @@ class Provider(Protocol):
 
 
 class Reader(Protocol):
-    """What reads the events of one answer, in their order."""
+    """Reads the events of one answer, in their order."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether the end has been told, or a pause: what follows can take nothing from it."""
+        """Whether `Ended` or `Paused` was returned: later errors no longer harm the answer."""
 
     def read(self, data: bytes) -> Sequence[Part] | None:
-        """Return the parts of an event, or None when the upstream has said its last word.
+        """Return the parts of an event, or None after the upstream's last event.
 
         Raises:
-            InBandError: it is a failure that the upstream tells.
-            AnswerFailedError: it is an end that says that the answer failed.
-            TooLargeError: there is more of something than any answer has reason to have.
-            msgspec.MsgspecError: it cannot be read, and the answer is not whole without it.
+            InBandError: the event reports a failure of the upstream.
+            AnswerFailedError: the finish reason says that the answer failed.
+            TooLargeError: the answer has more of something than any answer should.
+            msgspec.MsgspecError: the event cannot be read, and the answer needs it.
 
         """
 
     def finish(self) -> Sequence[Part]:
-        """Return what only shows once nothing follows: an end for a reason that nobody knows."""
+        """Return the parts that only the end of the body shows: an end with an unknown reason."""
 
 
 class Dialect(Protocol):
-    """How one kind of upstream is spoken to."""
+    """The API of one kind of upstream."""
 
     def headers(self, key: Secret | None) -> dict[str, str]:
         """Return the headers of every request, among them the one that carries the key."""
 
     def path(self, model: ModelSettings) -> str:
-        """Return where a request for a model goes, below the provider's base URL."""
+        """Return the path of a request for a model, below the provider's base URL."""
 
     def body(self, request: ChatRequest) -> bytes:
-        """Return what a request says, as JSON."""
+        """Return the body of a request, as JSON."""
 
     def reader(self, request: ChatRequest) -> Reader:
-        """Return what reads the answer to a request."""
+        """Return the reader of the answer to a request."""
 
 
 def plausible_usage(
     input_tokens: int, output_tokens: int, reasoning_tokens: int, searches: int = 0, cached: int = 0
 ) -> ReportedUsage | None:
-    """Return what was used, unless no model can have used it; `cached` is a part of the input."""
+    """Return the usage, or None if its counts are impossible; `cached` is a part of the input."""
     counts = (input_tokens, output_tokens, reasoning_tokens, searches)
     is_plausible = min(counts) >= 0 and max(counts) <= TOKENS_MAX and searches <= SEARCHES_MAX
     cached = cached if 0 <= cached <= input_tokens else 0

@@ -1,7 +1,7 @@
-"""A conversation as upstreams take it that are stricter than ours: what is blank, who begins.
+"""Adapts a conversation to upstreams that refuse blank messages or a missing first user message.
 
-Owns what becomes of messages that say nothing. Anthropic and Gemini refuse a blank text, and a
-conversation that no user begins; a lawful one of ours may hold both.
+Owns what happens to blank messages. Anthropic and Gemini refuse a blank text, and a conversation
+that does not begin with a user; a valid conversation of ours may have both.
 """
 
 from collections.abc import Sequence
@@ -11,29 +11,31 @@ import msgspec
 
 from worker.providers.contract import ChatMessage
 
-# What stands where a person said nothing that can be read.
+# Sent in place of a blank user message.
 EMPTY_MESSAGE_TEXT: Final = "(no text)"
 
 
 def system_prompt(messages: Sequence[ChatMessage]) -> str:
-    """Return all that is said by the system, wherever it is said; `""` when that is nothing."""
-    said = (message.content for message in messages if message.role == "system")
-    return "\n\n".join(text for text in said if text.strip())
+    """Return the texts of all system messages, joined; `""` if there are none."""
+    texts = (message.content for message in messages if message.role == "system")
+    return "\n\n".join(text for text in texts if text.strip())
 
 
 def normalize_messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Return what the others say: a user begins, and every message says something.
+    """Return the messages other than system messages: a user begins, and none is blank.
 
-    An assistant that said nothing and called nothing is left out; a user is given the stand-in.
+    A blank assistant message without calls is left out; a blank user message is replaced by
+    `EMPTY_MESSAGE_TEXT`.
     """
     found: list[ChatMessage] = []
     for message in messages:
         is_blank = not (message.content.strip() or message.images or message.calls)
         if message.role == "system" or (message.role == "assistant" and is_blank):
             continue
-        is_silent = message.role == "user" and is_blank
         found.append(
-            msgspec.structs.replace(message, content=EMPTY_MESSAGE_TEXT) if is_silent else message
+            msgspec.structs.replace(message, content=EMPTY_MESSAGE_TEXT)
+            if is_blank and message.role == "user"
+            else message
         )
     if not found or found[0].role != "user":
         found.insert(0, ChatMessage("user", EMPTY_MESSAGE_TEXT))

@@ -1,7 +1,7 @@
-"""What an upstream's failures are in our words, for every dialect.
+"""Translates every failure of an upstream call into a `ProviderError`, for all dialects.
 
-Owns the translation of what a line does, and of a refusal as `refusals` reads it, into a
-`ProviderError`. The words themselves go nowhere: they may hold keys, names and addresses.
+Owns the table from exceptions to failures, and the failure of a refusal as `refusals` classifies
+it. The upstream's own error text is never passed on: it may contain keys, names and addresses.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from worker.providers.refusals import (
 from worker.providers.retry_after import find_retry_after
 from worker.providers.sse import PageError, TooLargeError
 
-# What goes wrong on the way, the particular before the general.
+# The first match counts: the particular before the general.
 _BY_EXCEPTION: Final[tuple[tuple[tuple[type[Exception], ...], Classification], ...]] = (
     ((TooLargeError,), ("provider_error", "RESPONSE_TOO_LARGE", "never")),
     ((AnswerFailedError,), ("provider_error", "PROVIDER_FAILED", "backoff")),
@@ -56,11 +56,15 @@ _BY_CODE: Final[dict[str, str]] = {
 }
 
 
-class InBandError(Exception):
-    """An upstream reports a failure inside a success; `error` is what it says, decoded from JSON.
+# Values of an `error` field by which some servers say that there is no error.
+NO_ERROR: Final = (False, "")
 
-    It is taken out of whatever objects it is wrapped in. As a rule it is an object, whose `code`,
-    `status`, `type` and `message` tell what it is about; with some servers only a text.
+
+class InBandError(Exception):
+    """An upstream reports a failure in the body of a 200; `error` is its decoded JSON.
+
+    Wrapping `error` objects are removed. Usually it is an object with `code`, `status`, `type` and
+    `message`; some servers send only a text.
     """
 
     def __init__(self, error: object) -> None:
@@ -71,10 +75,10 @@ class InBandError(Exception):
 
 
 class UpstreamRefusalError(ProviderError):
-    """An upstream answered with another status than 200.
+    """An upstream answered with a status other than 200.
 
-    `is_unexplained`: it refused the request for no reason that is known, so perhaps for its length.
-    `limits` is what its headers tell of its limits.
+    `is_unexplained`: it refused the request for no known reason, so perhaps for its length.
+    `limits` are the rate limits in its headers.
     """
 
     def __init__(self, failure: Failure, retry: Retry, retry_after_seconds: float | None) -> None:
@@ -84,14 +88,14 @@ class UpstreamRefusalError(ProviderError):
 
 
 class FailureTranslator:
-    """The failures of one upstream, told under its name."""
+    """Makes the errors of one upstream, under its name."""
 
     def __init__(self, provider: str, clock: Clock | None = None) -> None:
         self._provider = provider
         self._clock = clock or SystemClock()
 
     def refusal(self, response: httpx.Response, head: bytes) -> ProviderError:
-        """Return what an answer with another status than 200 comes to; `head` is its beginning."""
+        """Return the error of a status other than 200; `head` is the beginning of the body."""
         explanation, now = RefusalExplanation.from_body(head), self._now()
         after = find_retry_after(response.headers, explanation, now=now)
         classification = classify_refusal(
@@ -109,7 +113,7 @@ class FailureTranslator:
     def error(
         self, classification: Classification, retry_after_seconds: float | None = None
     ) -> ProviderError:
-        """Return a fault of this upstream."""
+        """Return an error of this upstream."""
         failure = self._failure(classification)
         return ProviderError(
             failure, retry=classification[2], retry_after_seconds=retry_after_seconds
@@ -129,14 +133,14 @@ class FailureTranslator:
         return self._clock.now_ms() / 1000
 
     def _in_band(self, explanation: RefusalExplanation) -> ProviderError:
-        """Return what an error inside a success comes to."""
+        """Return the error that is reported in the body of a 200."""
         after = find_retry_after({}, explanation, now=self._now())
         classification = classify_in_band_error(explanation, has_retry_after=after is not None)
         return self.error(classification, after if classification[2] != "never" else None)
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Turn whatever goes wrong in a call into a ProviderError; our own faults stay ours."""
+        """Turn the exceptions of a call into a ProviderError; any other exception passes."""
         try:
             yield
         except InBandError as explanation:

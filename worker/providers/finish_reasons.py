@@ -1,7 +1,7 @@
-"""Why an answer ended, in the words of all upstreams: one table for every dialect.
+"""Finish reasons of all upstreams: one table for every dialect.
 
-Owns which reasons are a good end, which say that the answer failed, and which say nothing. Servers
-of one dialect use each other's words, so the table does not ask which dialect it is.
+Owns which reasons are a normal end, which say that the answer failed, and which mean "not ended".
+Servers of one dialect use the reasons of others, so the table does not depend on the dialect.
 """
 
 from typing import Final, Literal
@@ -30,18 +30,18 @@ _REASONS: Final[dict[str, FinishReason]] = {
     **dict.fromkeys(_TOOL_CALLS, "tool_calls"),
     **dict.fromkeys(_CONTENT_FILTER, "content_filter"),
 }
-# Words for "none yet".
+# Values that mean "not ended yet".
 _NONE: Final = frozenset(
     {"", "null", "none", "nil", "undefined", "unspecified", "finish_reason_unspecified"}
 )
-# Gemini's failures that do not say so, and DeepSeek's.
+# Failures of Gemini and DeepSeek whose names do not say so.
 _FAILED: Final = frozenset(
     {
         *("other", "image_other", "no_image", "unexpected_tool_call", "too_many_tool_calls"),
         *("missing_thought_signature", "insufficient_system_resource"),
     }
 )
-# What a reason that is not in the tables has in it when it says that the answer failed.
+# A reason that is in no table but contains one of these says that the answer failed.
 _FAILED_STEMS: Final = (
     *("error", "abort", "fail", "cancel", "malformed", "exception", "insufficient", "timeout"),
     *("timed_out", "unavailable", "overload", "interrupt", "disconnect", "killed", "crash"),
@@ -50,13 +50,13 @@ _FAILED_STEMS: Final = (
 
 
 class AnswerFailedError(Exception):
-    """An upstream ended its answer because something went wrong: what came is not whole."""
+    """An upstream ended its answer because it failed: the answer is incomplete."""
 
 
 def read_finish_reason(reason: object) -> FinishReason | Literal["unknown"] | None:
-    """Return how an answer ended; None if it has not.
+    """Return how an answer ended; None if it has not ended. Raises AnswerFailedError.
 
-    An unknown reason is one only once nothing follows it. Raises AnswerFailedError.
+    "unknown" is an end only if nothing follows it.
     """
     word = _word(reason)
     if word in _NONE:
@@ -69,7 +69,7 @@ def read_finish_reason(reason: object) -> FinishReason | Literal["unknown"] | No
 
 
 def _word(reason: object) -> str:
-    """Return a reason as one word in lower case; an object tells it as its type."""
+    """Return a reason as one word in lower case; of an object, its `type` or `reason`."""
     if isinstance(reason, dict):
         reason = reason.get("type") or reason.get("reason") or bool(reason)
     if isinstance(reason, list):

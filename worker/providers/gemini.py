@@ -1,19 +1,17 @@
-"""generateContent, as Google's Gemini API speaks it, streamed as events.
+"""Requests of Google's generateContent (the Gemini API), streamed as server-sent events.
 
-Owns the words of the dialect: what a request says. What its answer means is `gemini_answers`' to
-tell. Pure.
+Owns the body, path and headers of a request; `gemini_answers` reads the answer. Pure.
 
-Some words depend on the model; where the catalogue does not say how, its name decides: those before
-Gemini 3 are given a budget for thinking (half of `max_tokens`, which it shares with the answer),
+Some fields depend on the model; if the catalogue does not say how, the model's name decides. Models
+before Gemini 3 get a budget for thinking (half of `max_tokens`, which it shares with the answer),
 later ones a level. Later ones also refuse a call of theirs in the conversation without the
-signature that came with it; it is not kept, and the word that the API has for calls from elsewhere
-is sent in its place.
+signature that came with it; signatures are not kept, so the API's placeholder for calls from
+elsewhere is sent.
 
-A model that makes pictures or sounds is asked for them.
+A model that makes images or sounds is asked for them.
 
-Searching the web is the tool `googleSearch`, which later models bill by the query and those before
-Gemini 3 by the prompt: what is told as used is the number of queries, so the earlier ones are not
-to be listed as searching.
+Web search is the tool `googleSearch`, which Google bills by the query since Gemini 3, and by the
+prompt before. The number of queries is reported, so earlier models must not be listed as searching.
 """
 
 import re
@@ -30,7 +28,7 @@ from worker.providers.conversation import normalize_messages, system_prompt
 from worker.providers.gemini_answers import CandidateReader
 
 _BEFORE_3: Final = re.compile(r"gemini-[12]\b")
-# The least and the most that every one of them allows.
+# The minimum and the maximum that every one of them allows.
 _BUDGET_TOKENS_MIN: Final = 512
 _BUDGET_TOKENS_MAX: Final = 24_576
 _FOREIGN: Final = "skip_thought_signature_validator"
@@ -40,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Gemini:
-    """The dialect."""
+    """The dialect of generateContent."""
 
     def headers(self, key: Secret | None) -> dict[str, str]:
         """Return the header that carries the key."""
@@ -52,7 +50,7 @@ class Gemini:
         return f"/{quote(name)}:streamGenerateContent?alt=sse"
 
     def body(self, request: ChatRequest) -> bytes:
-        """Return what a request says."""
+        """Return the body of a request."""
         limits: dict[str, Any] = {"maxOutputTokens": request.max_tokens}
         if request.deep_think and (thinking := _thinking(request)):
             limits["thinkingConfig"] = thinking
@@ -77,7 +75,7 @@ class Gemini:
 
 
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:
-    """Return the conversation; results of tools stand for themselves, all those of a turn."""
+    """Return the conversation; all tool results of a turn are one entry of their own."""
     messages = normalize_messages(request.messages)
     tools = {call.call_id: call.tool for message in messages for call in message.calls}
     is_signed = not _BEFORE_3.search(request.model.upstream)
@@ -92,7 +90,7 @@ def _contents(request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def _parts(message: ChatMessage, tools: dict[str, str]) -> list[dict[str, Any]]:
-    """Return what a message says, as parts, none of which is blank."""
+    """Return the parts of a message, none of which is blank."""
     if message.role == "tool":
         tool = tools.get(message.call_id, message.call_id)
         result = {"result": message.content}
@@ -120,7 +118,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _thinking(request: ChatRequest) -> dict[str, Any]:
-    """Return how a model is asked to think, and to show it."""
+    """Return the fields that request thinking, and that it is shown."""
     by_name = "budget" if _BEFORE_3.search(request.model.upstream) else "level"
     option = request.model.reasoning_option or by_name
     if option == "level":
@@ -134,5 +132,5 @@ def _thinking(request: ChatRequest) -> dict[str, Any]:
 
 
 def _modalities(model: ModelSettings) -> list[str]:
-    """Return what a model answers with; those that speak do nothing else."""
+    """Return the modalities of an answer; a model that speaks does nothing else."""
     return ["TEXT", "IMAGE"] if "image_output" in model.capabilities else ["AUDIO"]

@@ -1,15 +1,15 @@
-"""What the chunks of an answer mean in generateContent, as Google's Gemini API streams them.
+"""Reads the chunks of Google's generateContent (the Gemini API).
 
-Owns the reading of chunks; a response that comes whole, or an array of chunks, is read alike. Pure.
-There is no last word: an answer has ended when its stream has, and is whole when it said why.
-A call of a tool comes whole.
+Owns the reading of chunks; a whole response, or an array of chunks, is read in the same way. Pure.
+There is no last event: an answer ends with its stream, and is complete if it gave a finish reason.
+A tool call arrives whole.
 
-Pictures and sounds come whole, but for bare samples, which come in pieces and are told as one sound
-at the end. What is told as used is of the answer so far; prompts of tools that the upstream runs by
-itself are counted beside the prompt, thoughts beside the answer.
+Images and sounds arrive whole, except raw samples, which come in pieces and become one sound at the
+end. Usage counts are for the answer so far; prompts of tools that the upstream runs by itself are
+counted beside the prompt, thoughts beside the answer.
 
-Left out of the answer: media elsewhere (`fileData`) and those of thoughts, code that the upstream
-runs by itself, signatures, citations of other than pages, and all candidates but the first.
+Left out of the answer: media elsewhere (`fileData`) and within thoughts, code that the upstream
+runs by itself, signatures, citations other than of pages, and all candidates but the first.
 """
 
 import re
@@ -30,7 +30,7 @@ from worker.providers.contract import (
     Text,
     plausible_usage,
 )
-from worker.providers.failures import InBandError
+from worker.providers.failures import NO_ERROR, InBandError
 from worker.providers.finish_reasons import read_finish_reason
 from worker.providers.media import AudioSamples, decode_base64
 from worker.providers.tolerant_json import TolerantDecoder, loads
@@ -48,14 +48,14 @@ class _FunctionCall(msgspec.Struct):
 
 
 class _Blob(msgspec.Struct, rename="camel"):
-    """A picture or a sound, in base64."""
+    """An image or a sound, in base64."""
 
     mime_type: str | None = None
     data: str | None = None
 
 
 class _Part(msgspec.Struct, rename="camel"):
-    """A step of the answer: a text, a call, a picture or a sound."""
+    """A piece of the answer: a text, a call, an image or a sound."""
 
     text: str | None = None
     thought: bool | None = None
@@ -74,7 +74,7 @@ class _Candidate(msgspec.Struct, rename="camel"):
 
 
 class _Usage(msgspec.Struct, rename="camel"):
-    """Tokens so far; what is zero is not said."""
+    """Tokens so far; a count of zero is left out."""
 
     prompt_token_count: int | None = None
     candidates_token_count: int | None = None
@@ -88,7 +88,7 @@ class _Feedback(msgspec.Struct, rename="camel"):
 
 
 class _Chunk(msgspec.Struct, rename="camel"):
-    """What we read of a chunk."""
+    """The fields of a chunk that are read."""
 
     candidates: list[_Candidate] | None = None
     usage_metadata: _Usage | None = None
@@ -96,14 +96,12 @@ class _Chunk(msgspec.Struct, rename="camel"):
     error: Any = None
 
 
-# What some servers say of an error that there is not.
-_NO_ERROR: Final = (False, "")
 _decoder: Final = msgspec.json.Decoder(_Chunk)
 _decode = _decoder.decode
 
 
 class CandidateReader:
-    """What reads the chunks of one answer."""
+    """Reads the chunks of one answer."""
 
     def __init__(self, request: ChatRequest) -> None:
         self.has_ended = False
@@ -126,7 +124,7 @@ class CandidateReader:
             if odd is None:
                 return ()
             chunk = odd
-        if chunk.error is not None and chunk.error not in _NO_ERROR:
+        if chunk.error is not None and chunk.error not in NO_ERROR:
             raise InBandError(chunk.error)
         parts: list[Part] = []
         if chunk.candidates:
@@ -141,7 +139,7 @@ class CandidateReader:
         return parts
 
     def finish(self) -> Sequence[Part]:
-        """Return the end, where only its being the last thing shows that it is one."""
+        """Return the end of the answer, if only the end of the body shows it."""
         parts: list[Part] = []
         if self._has_reason and not self.has_ended:
             self._end("stop", parts)
@@ -149,7 +147,7 @@ class CandidateReader:
         return parts
 
     def _take(self, candidate: _Candidate, parts: list[Part]) -> None:
-        """Add what a candidate says. Raises MsgspecError, TooLargeError."""
+        """Add the parts of a candidate. Raises MsgspecError, TooLargeError."""
         received = candidate.content.parts if candidate.content is not None else None
         for part in received or ():
             if part.text and not part.thought:
@@ -167,7 +165,7 @@ class CandidateReader:
                 self._end(reason, parts)
 
     def _take_rarer(self, part: _Part, parts: list[Part]) -> None:
-        """Add what a part has other than a text of the answer."""
+        """Add what a part has beside text of the answer."""
         if part.text and part.thought:
             parts.append(Reasoning(part.text))
         if part.function_call is not None:
@@ -176,22 +174,22 @@ class CandidateReader:
             parts += self._produced(part.inline_data)
 
     def _end(self, reason: FinishReason, parts: list[Part]) -> None:
-        """Tell the end, once."""
+        """Add the end, once."""
         if self.has_ended:
             return
         parts += self._samples.complete()
-        # An answer that calls is one that stops like any other.
+        # Gemini reports "stop" for an answer that calls tools, too.
         parts.append(Ended("tool_calls" if reason == "stop" and self._tool_calls.count else reason))
         self.has_ended = True
 
     def _produced(self, blob: _Blob) -> Sequence[GeneratedMedia]:
-        """Return a picture or a sound, unless it is a piece of one or neither."""
-        # Bare samples say how many there are a second: `audio/L16;codec=pcm;rate=24000`.
+        """Return an image or a sound; none for a piece of a sound, or for another type."""
+        # The type of raw samples names their rate: `audio/L16;codec=pcm;rate=24000`.
         media_type, *more = (word.strip() for word in (blob.mime_type or "").lower().split(";"))
         kind = _KINDS.get(media_type.partition("/")[0])
         if kind is None or not blob.data:
             return ()
-        content = self._decode_media(blob.data)
+        content = decode_base64(blob.data, is_needed=self._request.model.makes_media)
         if media_type not in _SAMPLES:
             return (GeneratedMedia(kind, media_type, content),) if content is not None else ()
         rates = [int(found[1]) for word in more if (found := _RATE.fullmatch(word))]
@@ -199,20 +197,11 @@ class CandidateReader:
             self._samples.add_piece(content or b"", rates[0] if rates else None)
         return ()
 
-    def _decode_media(self, text: str) -> bytes | None:
-        """Return what base64 says; None for what is none, of a model that need not send any."""
-        try:
-            return decode_base64(text)
-        except msgspec.ValidationError:
-            if self._request.model.makes_media:
-                raise
-            return None
-
     def _cited(self, grounding: dict[str, Any]) -> Iterator[Part]:
-        """Yield the pages that are told for the first time; what is odd says nothing."""
+        """Yield the pages that are cited for the first time; malformed ones are ignored."""
         queries, grounds = grounding.get("webSearchQueries"), grounding.get("groundingChunks")
         if isinstance(queries, list):
-            # Every chunk that tells them tells all there were so far.
+            # Every chunk that lists queries lists all so far.
             self._searches = max(self._searches, len(queries))
         for ground in grounds if isinstance(grounds, list) else ():
             page = ground.get("web") if isinstance(ground, dict) else None
@@ -220,7 +209,7 @@ class CandidateReader:
                 yield from self._citations.take(page.get("uri"), page.get("title"))
 
     def _called(self, received: _FunctionCall) -> Sequence[Part]:
-        """Return a call; one that is none is not missed where no tool was offered."""
+        """Return a call; a malformed one is ignored if no tool was offered and there is text."""
         call = self._tool_calls.begin(received.id, received.name)
         call.add_piece(_arguments(bytes(received.args)))
         is_lenient = self._has_text and not self._request.tools
@@ -228,7 +217,7 @@ class CandidateReader:
         return (reported,) if reported is not None else ()
 
     def _used(self) -> Sequence[ReportedUsage]:
-        """Return what was used, if it can be believed, and once."""
+        """Return the usage once, if it is plausible."""
         usage, self._usage = self._usage, None
         if usage is None or usage.prompt_token_count is None:
             return ()
@@ -241,6 +230,6 @@ class CandidateReader:
 
 
 def _arguments(received: bytes) -> bytes:
-    """Return arguments as JSON, also where they come in a text, as in other dialects."""
+    """Return arguments as JSON, also if they come as a string, as in other dialects."""
     text = loads(received) if received.startswith(b'"') else None
     return text.encode() if isinstance(text, str) and text.startswith("{") else received

@@ -1,8 +1,8 @@
-"""One upstream, whatever its dialect: a request goes out, the parts of an answer come back.
+"""HttpProvider: one streamed request to one upstream, of any dialect.
 
-Owns the HTTP of a call and its end: what is a whole answer, what is a cut, and when a line may be
-kept. A call is one request; redirects are not followed, proxies of the environment not used,
-compressed bodies refused, cookies not kept. What is said in the call is its dialect's.
+Owns the HTTP of a call and its end: what is a complete answer, what is a broken one, and when a
+connection may be reused. A call is one request; redirects are not followed, proxies of the
+environment not used, compressed bodies refused, cookies not kept. The dialect owns the content.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from worker.providers.sse import SSEParser
 
 _ERROR_BYTES_MAX: Final = 65_536
 _ERROR_SECONDS: Final = 0.5
-# How long to listen after the last word for the end of the answer, which lets the line be kept.
+# How long to read on for the end of the body, which lets the connection be reused.
 _DRAIN_SECONDS: Final = 0.1
 _KEEP_ALIVE: Final = KeepAlive()
 _CLOCK: Final = SystemClock()
@@ -36,7 +36,7 @@ _HEADERS: Final = {
 
 
 class HttpProvider:
-    """A connection to one upstream that speaks a dialect; `lines` is what it goes over."""
+    """The connections to one upstream of a dialect; only tests pass a `transport`."""
 
     def __init__(
         self,
@@ -59,15 +59,15 @@ class HttpProvider:
         await self._transport.aclose()
 
     def limits_of(self, model: ModelSettings, *, now: float) -> RateLimits | None:
-        """Return what the last answer for a model told of limits; `now` is in Unix seconds.
+        """Return the rate limits in the last response for a model; `now` is in Unix seconds.
 
-        Headers are kept as they came and read here only, so a call costs nothing more.
+        Headers are stored unread and parsed here only, so that calls cost nothing more.
         """
         last_headers = self._last_headers.get(model.upstream)
         return read_rate_limits(last_headers, now=now) if last_headers is not None else None
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
-        """Yield the parts of an answer; an end without `Ended` is a cut. Raises ProviderError."""
+        """Yield the parts of an answer. Raises ProviderError, also for one that breaks off."""
         reader = self._dialect.reader(request)
         with _errors_ignored_after_end(reader), self._failures.translated_errors():
             async with self._open(request) as body:
@@ -92,14 +92,14 @@ class HttpProvider:
                 await _drain(chunks)
 
     def _first_sign_of_life(self, model: ModelSettings) -> KeepAlive:
-        """Return the first sign of life, with what it tells of calls that may run out."""
+        """Return the first sign of life, with the rate limits if few calls remain."""
         headers = self._last_headers[model.upstream]
         if not may_run_out(headers.raw):
             return _KEEP_ALIVE
         return KeepAlive(read_rate_limits(headers, now=_CLOCK.now_ms() / 1000))
 
     def _last_parts(self, reader: Reader, rest: Sequence[bytes]) -> Iterator[Part]:
-        """Yield what the end of the body, or the last word, adds; an answer without end is cut."""
+        """Yield what the end of the body adds. Raises ProviderError for an answer without end."""
         for data in rest:
             yield from reader.read(data) or ()
         yield from reader.finish()
@@ -108,7 +108,10 @@ class HttpProvider:
 
     @asynccontextmanager
     async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.AsyncByteStream]:
-        """Send the request; yield its answer's body. Who waits for parts is the patient."""
+        """Send the request; yield its response's body.
+
+        The read timeout here is long; `receive_answer` enforces the shorter ones between parts.
+        """
         connect_seconds = self._settings.connect_seconds
         silence_seconds = max(self._settings.idle_seconds, request.silence_seconds())
         timeouts = {"connect": connect_seconds, "pool": connect_seconds, "read": silence_seconds}
@@ -131,7 +134,7 @@ class HttpProvider:
             await body.aclose()
 
     async def _check_head(self, response: httpx.Response, body: httpx.AsyncByteStream) -> None:
-        """Refuse what is no answer; of what kind it is its first byte tells, and not its type."""
+        """Refuse an error status or a compressed body. The content type is not checked."""
         headers = response.headers
         if response.status_code != httpx.codes.OK:
             raise self._failures.refusal(response, await _read_error_body(body))
@@ -147,7 +150,7 @@ class HttpProvider:
 
 @contextmanager
 def _errors_ignored_after_end(reader: Reader) -> Iterator[None]:
-    """Let nothing that goes wrong once the end was told take anything from the answer."""
+    """Ignore errors after the end of the answer was yielded."""
     try:
         yield
     except ProviderError:
@@ -166,7 +169,7 @@ def _check(settings: ProviderSettings) -> None:
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read to the end of an answer that has said its last word, if that end is there."""
+    """Read to the end of the body after the last event, if it comes soon."""
     with suppress(httpx.HTTPError, TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in chunks:
@@ -174,7 +177,7 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
 
 
 async def _read_error_body(body: httpx.AsyncByteStream) -> bytes:
-    """Return the beginning of an error's body, as much as is worth reading and waiting for."""
+    """Return the beginning of an error's body, bounded in bytes and time."""
     head = b""
     with suppress(httpx.HTTPError, TimeoutError):
         async with asyncio.timeout(_ERROR_SECONDS):

@@ -1,6 +1,6 @@
-"""What all dialects read alike of media: bytes in base64, and sound that comes in pieces.
+"""Media of all dialects: decodes base64, and joins the pieces of a sound.
 
-Owns what makes of samples a file that every player knows: a WAV of one channel.
+Owns the file that raw samples become: a WAV of one channel, which every player knows.
 """
 
 from base64 import b64decode
@@ -13,20 +13,22 @@ from shared.media.formats import WAV, wav
 from worker.providers.contract import GeneratedMedia
 from worker.providers.sse import MEDIA_EVENT_BYTES_MAX, TooLargeError
 
-# What upstreams send where they do not say.
+# The rate of samples if the upstream names none.
 _SAMPLES_PER_SECOND: Final = 24_000
 
 
-def decode_base64(text: str) -> bytes:
-    """Return what base64 says. Raises ValidationError."""
+def decode_base64(text: str, *, is_needed: bool) -> bytes | None:
+    """Return decoded base64; None if it is invalid. Raises ValidationError if it `is_needed`."""
     try:
         return b64decode(text, validate=True)
     except ValueError:
-        raise msgspec.ValidationError("what should be base64 is none") from None
+        if is_needed:
+            raise msgspec.ValidationError("media are no valid base64") from None
+        return None
 
 
 class AudioSamples:
-    """Samples of 16 bits, as many as have come; `rate` is how many a second has."""
+    """The samples of 16 bits received so far; `rate` is the number of samples per second."""
 
     def __init__(self) -> None:
         self._samples = bytearray()
@@ -40,7 +42,7 @@ class AudioSamples:
             raise TooLargeError
 
     def complete(self) -> Sequence[GeneratedMedia]:
-        """Return the sound, if there is one, and begin anew."""
+        """Return the sound, if there is one, and reset."""
         if not self._samples:
             return ()
         content = wav(bytes(self._samples), self._rate)

@@ -1,19 +1,18 @@
-"""Chat completions, as OpenAI and all compatible speak it: DeepSeek, Groq, vLLM, llama.cpp...
+"""Requests of chat completions: OpenAI and all compatible servers (DeepSeek, Groq, vLLM, ...).
 
-Owns the words of the dialect: what a request says. What its answer means is `openai_answers`' to
-tell. Pure.
+Owns the body, path and headers of a request; `openai_answers` reads the answer. Pure.
 
-Some words depend on the model, and no upstream says which it takes, so the catalogue does. Where it
-does not say how an answer is bounded, the name decides: OpenAI's own models that reason (o1, o3...,
-gpt-5 and later) refuse `max_tokens` and want its successor, which many compatible servers do not
-know.
+Some fields depend on the model, and no upstream says which it accepts, so the catalogue does. If it
+does not say how an answer is bounded, the model's name decides: OpenAI's own reasoning models (o1,
+o3..., gpt-5 and later) refuse `max_tokens` and require `max_completion_tokens`, which many
+compatible servers do not know.
 
-A model that makes pictures or sounds is asked for them.
+A model that makes images or sounds is asked for them.
 
-Searching the web is asked for in one of two words, and the catalogue says which: with
-`web_search_options` OpenAI's search models and those who follow them, with the plugin `web`
-OpenRouter. Other servers have words of their own
-(xAI, Groq and Mistral among them): their models are not to be listed as searching.
+Web search is requested in one of two ways, and the catalogue says which: with `web_search_options`
+(OpenAI's search models and compatible ones) or with the plugin `web` (OpenRouter). Other servers
+have ways of their own (xAI, Groq and Mistral among them): their models must not be listed as
+searching.
 """
 
 import re
@@ -38,7 +37,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class OpenAI:
-    """The dialect."""
+    """The dialect of chat completions."""
 
     def headers(self, key: Secret | None) -> dict[str, str]:
         """Return the header that carries the key."""
@@ -49,7 +48,7 @@ class OpenAI:
         return "/chat/completions"
 
     def body(self, request: ChatRequest) -> bytes:
-        """Return what a request says."""
+        """Return the body of a request."""
         payload: dict[str, Any] = {
             "model": request.model.upstream,
             "messages": [_message(message) for message in request.messages],
@@ -80,7 +79,7 @@ def _limit(model: ModelSettings) -> str:
 
 
 def _thinking(model: ModelSettings) -> dict[str, Any]:
-    """Return how a model is asked to think; nothing where it would refuse to be asked."""
+    """Return the fields that request reasoning; none if the model would refuse them."""
     match model.reasoning_option:
         case None | "effort":
             return {"reasoning_effort": model.reasoning_effort}
@@ -120,7 +119,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _modalities(model: ModelSettings) -> dict[str, Any]:
-    """Return how a model is asked for what it makes beside text."""
+    """Return the fields that request media beside text."""
     if "audio_output" in model.capabilities:
         return {
             "modalities": ["text", "audio"],

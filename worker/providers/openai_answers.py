@@ -1,18 +1,18 @@
-"""What the chunks of an answer mean in chat completions, as OpenAI and all compatible stream them.
+"""Reads the chunks of chat completions, from OpenAI and all compatible servers.
 
-Owns the reading of chunks, and of whole completions where a server sends one instead: its choice
-has a `message` for the `delta`. A call of a tool comes in pieces and is told once, when the end
-says that all have come. Pure.
+Owns the reading of chunks, and of a whole completion if a server sends one instead: its choice has
+a `message` in place of the `delta`. A tool call arrives in pieces and is returned once, at the end.
+Pure.
 
-Pictures come as data URLs (OpenRouter's form), sound in pieces of samples, told once at the end,
-beside a transcript that counts as text. Pages are cited by annotations; searches are not counted.
-Mistral's models that think send content as a list, of thoughts and of texts.
+Images come as data URLs (OpenRouter's form). A sound comes in pieces of samples, returned as one at
+the end, beside a transcript that counts as text. Pages are cited by annotations; searches are not
+counted. Mistral's reasoning models send content as a list of thoughts and texts.
 
-The end is the chunk with a reason that is known. A server that gives another reason, or none but
-counts what was used, has ended the answer by its last word `[DONE]`.
+The end is the chunk with a known finish reason. If the reason is unknown, or missing although usage
+was counted, `[DONE]` is the end.
 
-Left out: pictures elsewhere, all choices but the first, and calls of the old form
-(`function_call`), which is never offered.
+Left out: images elsewhere, all choices but the first, and calls of the old form (`function_call`),
+which is never offered.
 """
 
 import re
@@ -33,7 +33,7 @@ from worker.providers.contract import (
     Text,
     plausible_usage,
 )
-from worker.providers.failures import InBandError
+from worker.providers.failures import NO_ERROR, InBandError
 from worker.providers.finish_reasons import read_finish_reason
 from worker.providers.media import AudioSamples, decode_base64
 from worker.providers.tolerant_json import TolerantDecoder, loads
@@ -44,7 +44,7 @@ _LAST_WORDS: Final = frozenset({b"[DONE]", b"DONE"})
 _PICTURE: Final = re.compile(r"data:(image/[a-z0-9.+-]+);base64,")
 _TEXT_TYPES: Final = frozenset({"text", "output_text", "input_text", None})
 _THOUGHT_TYPES: Final = frozenset({"thinking", "reasoning", "reasoning_text"})
-# What an error that is no answer has, where it does not come as `error`.
+# Fields of an error body that has no `error` field.
 _ERROR_FIELDS: Final = frozenset({"message", "detail", "code", "msg", "errors", "error_msg"})
 
 
@@ -54,7 +54,7 @@ class _Function(msgspec.Struct):
 
 
 class _Piece(msgspec.Struct):
-    """A piece of a call: its first has the id and the name."""
+    """A piece of a call: the first has the id and the name."""
 
     index: int | None = None
     id: str | None = None
@@ -70,14 +70,14 @@ class _Picture(msgspec.Struct):
 
 
 class _Sound(msgspec.Struct):
-    """A piece of a sound, in base64, and of what is said in it."""
+    """A piece of a sound, in base64, and of its transcript."""
 
     data: str | None = None
     transcript: str | None = None
 
 
 class _Delta(msgspec.Struct):
-    """A step of the answer. Servers name what the model thinks the one way, the other, or both."""
+    """A piece of the answer. Reasoning is in either of two fields, or in both."""
 
     content: str | list[Any] | None = None
     reasoning_content: Any = None
@@ -114,7 +114,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    """What we read of a chunk; servers add much more."""
+    """The fields of a chunk that are read; servers add many more."""
 
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
@@ -122,15 +122,13 @@ class _Chunk(msgspec.Struct):
 
 
 _NO_FUNCTION: Final = _Function()
-# What some servers say of an error that there is not.
-_NO_ERROR: Final = (False, "")
 _decoder: Final = msgspec.json.Decoder(_Chunk)
 _decode = _decoder.decode
 _encode = msgspec.json.Encoder().encode
 
 
 class CompletionReader:
-    """What reads the chunks of one answer."""
+    """Reads the chunks of one answer."""
 
     def __init__(self, request: ChatRequest) -> None:
         self.has_ended = False
@@ -143,13 +141,13 @@ class CompletionReader:
         self._begun: list[PartialToolCall] = []
         self._has_text = False
         self._is_refused = False
-        # Signs that the answer is whole, if its last word follows.
+        # Signs that the answer is complete, if `[DONE]` follows.
         self._has_reason = False
         self._is_counted = False
         self._is_over = False
 
     def read(self, data: bytes) -> Sequence[Part] | None:
-        """Return the parts of a chunk, or None for the last word. Raises InBandError."""
+        """Return the parts of a chunk, or None for `[DONE]`. Raises InBandError."""
         try:
             chunk = _decode(data)
         except (msgspec.MsgspecError, RecursionError):
@@ -160,7 +158,7 @@ class CompletionReader:
             if odd is None:
                 return ()
             chunk = odd
-        if chunk.error is not None and chunk.error not in _NO_ERROR:
+        if chunk.error is not None and chunk.error not in NO_ERROR:
             raise InBandError(chunk.error)
         parts: list[Part] = []
         if chunk.choices:
@@ -172,7 +170,7 @@ class CompletionReader:
         return parts
 
     def finish(self) -> Sequence[Part]:
-        """Return the end, where only its being the last thing shows that it is one."""
+        """Return the end of the answer, if only the end of the body shows it."""
         is_whole = self._has_reason or (self._is_over and self._is_counted and self._has_text)
         parts: list[Part] = []
         if is_whole and not self.has_ended:
@@ -180,14 +178,14 @@ class CompletionReader:
         return parts
 
     def _take(self, choice: _Choice, parts: list[Part]) -> None:
-        """Add what a choice says."""
+        """Add the parts of a choice."""
         if choice.delta is not None:
             self._step(choice.delta, parts)
         if choice.message is not None and not self._has_text:
             for index, piece in enumerate(choice.message.tool_calls or ()):
                 piece.index = index
             self._step(choice.message, parts)
-        if choice.error is not None and choice.error not in _NO_ERROR and not self.has_ended:
+        if choice.error is not None and choice.error not in NO_ERROR and not self.has_ended:
             raise InBandError(choice.error)
         if choice.usage is not None:
             parts += self._count(choice.usage)
@@ -195,10 +193,10 @@ class CompletionReader:
             self._end_for(choice.finish_reason, parts)
 
     def _step(self, delta: _Delta, parts: list[Part]) -> None:
-        """Add what a step says; what comes in one step was thought before it was said."""
+        """Add the parts of a delta; its reasoning comes before its text."""
         content = delta.content
         thought = delta.reasoning_content or delta.reasoning
-        # An odd form of a thought is no fault of the answer, and says nothing.
+        # Reasoning in an unknown form is ignored: it does not harm the answer.
         if thought and isinstance(thought, str):
             parts.append(Reasoning(thought))
         if content:
@@ -217,7 +215,7 @@ class CompletionReader:
             parts += self._cited(delta.annotations)
 
     def _read_list(self, content: Any, parts: list[Part]) -> None:  # noqa: ANN401  a list, of anything
-        """Add what a list of content says: texts, thoughts, refusals; anything else is left out."""
+        """Add the texts, thoughts and refusals of a list of content; ignore anything else."""
         for item in content:
             reported = item.get("type") if isinstance(item, dict) else None
             kind = reported if isinstance(reported, str) else None
@@ -231,11 +229,12 @@ class CompletionReader:
                 parts.append(Text(text))
 
     def _show(self, delta: _Delta, parts: list[Part]) -> None:
-        """Add the pictures of a step, and what is said in a sound. Raises MsgspecError."""
+        """Add the images and the sound of a delta. Raises MsgspecError."""
+        makes_media = self._request.model.makes_media
         for picture in delta.images or ():
             url = (picture.image_url.url if picture.image_url is not None else None) or ""
             if known := _PICTURE.match(url):
-                content = self._decode_media(url[known.end() :])
+                content = decode_base64(url[known.end() :], is_needed=makes_media)
                 if content is not None:
                     parts.append(GeneratedMedia("image", known[1], content))
         if delta.audio is not None:
@@ -243,26 +242,18 @@ class CompletionReader:
                 self._has_text = True
                 parts.append(Text(delta.audio.transcript))
             if delta.audio.data and not self.has_ended:
-                self._samples.add_piece(self._decode_media(delta.audio.data) or b"")
-
-    def _decode_media(self, text: str) -> bytes | None:
-        """Return what base64 says; None for what is none, of a model that need not send any."""
-        try:
-            return decode_base64(text)
-        except msgspec.ValidationError:
-            if self._request.model.makes_media:
-                raise
-            return None
+                samples = decode_base64(delta.audio.data, is_needed=makes_media)
+                self._samples.add_piece(samples or b"")
 
     def _cited(self, annotations: object) -> Iterator[Part]:
-        """Yield the pages that are told for the first time; an odd annotation says nothing."""
+        """Yield the pages that are cited for the first time; malformed ones are ignored."""
         for each in annotations if isinstance(annotations, list) else ():
             page = each.get("url_citation") if isinstance(each, dict) else None
             if isinstance(page, dict):
                 yield from self._citations.take(page.get("url"), page.get("title"))
 
     def _gather(self, pieces: list[_Piece]) -> None:
-        """Add to the calls; what comes after the end is left out. Raises TooLargeError."""
+        """Add pieces to the calls; those after the end are ignored. Raises TooLargeError."""
         for piece in pieces if not self.has_ended else ():
             function = piece.function or _NO_FUNCTION
             call = self._call(piece, function.name)
@@ -273,9 +264,9 @@ class CompletionReader:
                 )
 
     def _call(self, piece: _Piece, tool: str | None) -> PartialToolCall:
-        """Return the call that a piece is of.
+        """Return the call that a piece belongs to.
 
-        Some servers give every call the same index, or none: an id that is new begins a call.
+        Some servers give every call the same index, or none: a new id begins a new call.
         """
         index = piece.index if piece.index is not None else -1
         call = self._open.get(index)
@@ -287,7 +278,7 @@ class CompletionReader:
         return call
 
     def _end_for(self, reported: object, parts: list[Part]) -> None:
-        """Take the reason of an end, if it is one. Raises AnswerFailedError."""
+        """Read a finish reason; it may mean "not ended". Raises AnswerFailedError."""
         reason = read_finish_reason(reported)
         if reason == "unknown":
             self._has_reason = True
@@ -295,14 +286,14 @@ class CompletionReader:
             self._end(reason, parts)
 
     def _end(self, reason: FinishReason, parts: list[Part]) -> None:
-        """Tell the calls, which are whole now, and the end. Raises MsgspecError if one is not."""
+        """Add the calls, complete now, and the end. Raises MsgspecError if a call is not."""
         is_lenient = self._has_text and not self._request.tools
         calls = [call.complete_or_none() if is_lenient else call.complete() for call in self._begun]
         parts += (call for call in calls if call is not None)
         parts += self._samples.complete()
         if reason == "stop" and self._is_refused:
             reason = "content_filter"
-        # With some servers an answer that calls is one that stops like any other.
+        # Some servers report "stop" for an answer that calls tools, too.
         elif reason == "stop" and self._tool_calls.count:
             reason = "tool_calls"
         self._begun.clear()
@@ -316,10 +307,10 @@ class CompletionReader:
 
 
 def _used(usage: _Usage) -> ReportedUsage | None:
-    """Return what was used, if it can be believed; otherwise it is for us to estimate.
+    """Return the usage, if it is plausible.
 
-    xAI counts what was thought beside the completion, all others within it: the total shows it, and
-    so does a completion that is smaller than the thought.
+    xAI counts reasoning beside the completion, all others within it: that shows in the total, or in
+    a completion with fewer tokens than the reasoning.
     """
     details = usage.completion_tokens_details
     thought = (details.reasoning_tokens if details is not None else None) or 0
@@ -334,7 +325,7 @@ def _used(usage: _Usage) -> ReportedUsage | None:
 
 
 def _text_in(item: Any) -> str:  # noqa: ANN401  an item of a list of content
-    """Return the text that an item holds: it is one, or has one, or has a list of such."""
+    """Return the text of an item: it is a text, has one in a field, or has a list of items."""
     if isinstance(item, str):
         return item
     if isinstance(item, list):
@@ -346,7 +337,7 @@ def _text_in(item: Any) -> str:  # noqa: ANN401  an item of a list of content
 
 
 def _check_is_no_error(data: bytes) -> None:
-    """Refuse an error that does not come as one: vLLM's `object`, MiniMax' status, words alone."""
+    """Raise InBandError for errors without an `error` field: vLLM's, MiniMax', bare messages."""
     received = loads(data)
     if not isinstance(received, dict) or received.get("choices"):
         return

@@ -1,9 +1,9 @@
-"""The headers in which upstreams tell their limits, and times as all of them write times.
+"""Reads the rate-limit headers of all upstreams, and times in all the forms that they write.
 
-Owns the reading of them, from any answer, refused or not. What cannot be true is as if it were not
-told: a time that is past, negative or further off than a week.
+Owns the parsing, for any response, refused or not. Implausible values are ignored: a time that is
+past, negative or more than a week away.
 
-With FIELD for each of limit, remaining and reset, and what a reset is:
+The headers, with FIELD for each of limit, remaining and reset, and the form of a reset:
 
 OpenAI, Azure, Groq, Together, xAI  x-ratelimit-FIELD-{requests,tokens}: 6m0s, 120ms
 Anthropic                anthropic-ratelimit-{requests,tokens,input-tokens...}-FIELD: RFC 3339
@@ -30,14 +30,14 @@ _DURATION: Final = re.compile(
     re.IGNORECASE,
 )
 _BETWEEN: Final = re.compile(r"[\s,]*(and)?\s*", re.IGNORECASE)
-# A number that large is no wait but a moment: seconds, or milliseconds, since 1970.
+# A number this large is no wait but a point in time: seconds, or milliseconds, since 1970.
 _EPOCH_SECONDS: Final = 1e9
 _COUNT_MAX: Final = 1e15
 _EPOCH_MILLISECONDS: Final = 1e11
 _FIELD: Final = re.compile(r"(?<![a-z])(limit|remaining|reset)(?![a-z])")
 _FAMILY: Final = re.compile("rate-?limit")
 _DRAFT: Final = re.compile(r"(?:^|[;,\s])(r|t|q|limit|remaining|reset)\s*=\s*\"?(\d+)")
-# So many calls are more than anybody has under way.
+# More remaining calls than this cannot run out with the calls that are under way.
 _MANY_CALLS: Final = 256
 _DRAFT_FIELDS: Final = {"r": "remaining", "t": "reset", "q": "limit"}
 
@@ -45,7 +45,7 @@ Scope = Literal["requests", "tokens"]
 
 
 class Limit(NamedTuple):
-    """One limit: how much of it there is, how much is left, and when it is whole again."""
+    """One limit: its size, how much remains, and when it is reset."""
 
     limit: int | None = None
     remaining: int | None = None
@@ -53,21 +53,21 @@ class Limit(NamedTuple):
 
 
 class RateLimits(NamedTuple):
-    """What an upstream tells of its limits; of several limits of a kind the nearest to its end."""
+    """The limits that an upstream reports; of several of a kind, the one closest to its end."""
 
     requests: Limit | None = None
     tokens: Limit | None = None
 
     @property
     def wait_seconds(self) -> float | None:
-        """How long until there is room again, where a limit is used up."""
+        """How long until there is room again, if a limit is used up."""
         used_up = [each for each in self if each is not None and each.remaining == 0]
         waits = [each.reset_seconds for each in used_up if each.reset_seconds is not None]
         return max(waits, default=None)
 
 
 def read_rate_limits(headers: Mapping[str, str], *, now: float) -> RateLimits | None:
-    """Return what the headers of an answer tell of limits, or None; `now` is in Unix seconds."""
+    """Return the limits in the headers of a response, or None; `now` is in Unix seconds."""
     values_by_limit: dict[tuple[Scope, str], dict[str, str]] = {}
     for name, value in headers.items():
         lowered = name.lower()
@@ -88,9 +88,9 @@ def read_rate_limits(headers: Mapping[str, str], *, now: float) -> RateLimits | 
 
 
 def may_run_out(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Tell whether headers name a number of calls that may soon be used up, without reading more.
+    """Tell whether headers report so few remaining calls that they may soon be used up.
 
-    Reading all that headers tell takes as long as a tenth of a short call; this does not.
+    It is a cheap check: parsing all headers takes a tenth of the time of a short call.
     """
     left = [value for name, value in headers if _is_remaining_calls_header(name)]
     return any(not value.isdigit() or int(value[:18]) <= _MANY_CALLS for value in left)
@@ -118,9 +118,9 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_wait(text: str, *, now: float, unit: float = 1.0) -> float | None:
-    """Return how many seconds from now a time is, in whatever form; None where it makes no sense.
+    """Return how many seconds from now a time is, in any form; None if it is implausible.
 
-    A bare number is of `unit` seconds, or a moment if it is too large for a wait.
+    A bare number counts units of `unit` seconds, or is a point in time if it is too large.
     """
     text = text.strip()
     if _NUMBER.fullmatch(text):
@@ -128,7 +128,7 @@ def parse_wait(text: str, *, now: float, unit: float = 1.0) -> float | None:
     if text[:1].isdigit() and _DURATION.match(text):
         return _plausible(parse_duration(text))
     moment = _parse_timestamp(text)
-    # A moment that is past is a clock that goes wrong: nothing is told.
+    # A time that is past comes from a wrong clock: it is ignored.
     return _plausible(moment - now if moment is not None and moment > now else None)
 
 
@@ -146,7 +146,7 @@ def _plausible(seconds: float | None) -> float | None:
 
 
 def _parse_timestamp(text: str) -> float | None:
-    """Return a moment in Unix seconds; one without a zone is in UTC."""
+    """Return a point in time in Unix seconds; without a time zone it is in UTC."""
     for read in (_parse_http_date, datetime.fromisoformat):
         try:
             found = read(text)
@@ -158,14 +158,14 @@ def _parse_timestamp(text: str) -> float | None:
 
 
 def _parse_http_date(text: str) -> datetime:
-    # `parsedate_to_datetime` reads what is no date at all as one, too, unless a comma is there.
+    # `parsedate_to_datetime` accepts texts that are no dates, unless they have a comma.
     if "," not in text and " GMT" not in text:
         raise ValueError(text)
     return parsedate_to_datetime(text)
 
 
 def _fields(name: str, value: str) -> Iterator[tuple[tuple[Scope, str], str, str]]:
-    """Yield what a header tells: of which limit, which of its fields, and the text."""
+    """Yield the contents of a header: which limit, which of its fields, and the text."""
     scope: Scope = "tokens" if "token" in name or "bysize" in name else "requests"
     bare = _FAMILY.sub("rate", name)
     fields = _FIELD.findall(bare)
@@ -194,7 +194,7 @@ def _count(text: str | None) -> int | None:
 
 
 def _nearest(limits: Iterable[Limit]) -> Limit | None:
-    """Return the limit that ends first: the one with least left, of those the longest to wait."""
+    """Return the limit closest to its end: the least remaining, then the longest wait."""
     known = [each for each in limits if each != Limit()]
     return min(known, key=_nearness, default=None)
 

@@ -1,8 +1,8 @@
-"""The codes and types by which upstreams say why they refuse, each with where it was found.
+"""The error codes and types of upstreams and their meaning, each with its source.
 
-Owns what a code means; letters only, in lower case, because vendors write one word in many ways
-(`rate_limit_exceeded`, `rateLimitExceeded`). Codes that name a cause are read before any words.
-Those that only say what a status says are `STATUS_BY_CODE`.
+Owns the meaning of a code. Codes are compared as lower-case letters and digits only, because
+vendors write one code in many ways (`rate_limit_exceeded`, `rateLimitExceeded`). Codes that name a
+reason are read before any sentence. Those that only repeat a status are `STATUS_BY_CODE`.
 
 A source is where to look. Those of OpenRouter, Moonshot, Alibaba, Zhipu, ZenMux and xAI were read
 in November 2026, as excerpts of stored copies; the others are from general knowledge and were not
@@ -18,7 +18,7 @@ _NOT_IN_A_CODE: Final = re.compile(r"[^a-z0-9]")
 
 
 class Codes(NamedTuple):
-    """Codes of one cause, as one vendor writes them."""
+    """Codes of one reason, as one vendor writes them."""
 
     reason: RefusalReason
     source: str
@@ -233,7 +233,7 @@ _INVALID: Final = (
     *("OUT_OF_RANGE", "UNIMPLEMENTED", "ValidationException", "bad_request", "BadRequestError"),
     *("validation_error", "validation", "unprocessable_entity", "base_resp_2013"),
 )
-# An upstream that says these has told which field it does not take: fewer words do not help.
+# These codes name a field that the upstream does not accept: a shorter conversation does not help.
 _PARAMETERS: Final = (
     *("invalid_value", "invalid_type", "unsupported_parameter", "unsupported_value"),
     *("missing_required_parameter", "unknown_parameter", "extra_forbidden", "invalid_parameter"),
@@ -244,7 +244,7 @@ _PERMISSION: Final = ("permission_error", "PERMISSION_DENIED", "permission_denie
 
 
 def normalize_code(code: str) -> str:
-    """Return a code in the one form that the tables have."""
+    """Return a code in the normal form of the tables."""
     return _NOT_IN_A_CODE.sub("", code.lower())
 
 

@@ -1,8 +1,8 @@
-"""What an upstream says when it refuses, taken apart: its codes, its numbers, its sentences.
+"""Extracts the codes, statuses and sentences of an upstream's error from its many shapes.
 
-Owns the many shapes of errors: an object, one in a list, in another's message or in a text. Reads
-only the fields in which an upstream speaks for itself. What it repeats of a request (`input`,
-`flagged_input`, words in quotes) is left out, since those are the caller's words.
+Owns the shapes of errors: an object, one in a list, in another's message or in a text. Reads only
+the fields of the upstream's own statements. What it repeats of a request (`input`, `flagged_input`,
+quoted text) is left out, since those are the caller's words.
 """
 
 import ast
@@ -51,10 +51,10 @@ _JOINTS: Final = re.compile(r"[_\-.:/]+")
 
 
 class RefusalExplanation:
-    """What an upstream says with a refusal; empty where it says nothing, or shows a page.
+    """What an upstream's error says; empty if it has no body, or a web page.
 
-    `codes` are in the normal form of the tables and, like `statuses`, the outer before the inner.
-    `words` are all its sentences in lower case; `tree` is what it sent, if that was JSON.
+    `codes` are in the normal form of the tables; they and `statuses` list outer ones before inner.
+    `words` are all sentences in lower case; `tree` is the decoded body, if that was JSON.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class RefusalExplanation:
 
     @classmethod
     def from_body(cls, body: bytes) -> "RefusalExplanation":
-        """Return what the body of an answer says."""
+        """Return the explanation in the body of a response."""
         text = body.decode(errors="replace").strip()
         try:
             return cls.of(msgspec.json.decode(body))
@@ -81,7 +81,7 @@ class RefusalExplanation:
 
     @classmethod
     def of(cls, tree: object) -> "RefusalExplanation":
-        """Return what an error says that is decoded already."""
+        """Return the explanation in a decoded error."""
         explanation = cls()
         explanation.tree = tree
         if isinstance(tree, str):
@@ -91,12 +91,12 @@ class RefusalExplanation:
         return explanation._finish()
 
     def _finish(self) -> "RefusalExplanation":
-        # What gateways say twice is read once; nobody explains a refusal in more than a page.
+        # Gateways repeat sentences: each is kept once, and all together are bounded.
         self.words = " . ".join(dict.fromkeys(self._sentences))[:_TEXT_MAX]
         return self
 
     def _visit(self, value: object, depth: int, family: str = "") -> None:
-        """Take what a value says, then what is inside of it."""
+        """Read a value's own fields, then the errors inside of it."""
         if depth > _DEPTH_MAX:
             return
         if isinstance(value, list):
@@ -111,7 +111,7 @@ class RefusalExplanation:
                     self._visit(inner, depth + 1, name if name == _MINIMAX else "")
 
     def _add_field(self, name: str, value: object, depth: int, family: str) -> None:
-        """Take what one field says by itself."""
+        """Read one field."""
         if name == _FLAGGED:
             self.codes.append(normalize_code("content_policy"))
         if name in _CODE_KEYS:
@@ -120,7 +120,7 @@ class RefusalExplanation:
             self._add_sentence(value, depth)
 
     def _add_code(self, code: object, family: str) -> None:
-        """Take a code: a number may be a status, also when it is written as a text."""
+        """Read a code; a number may be a status, also if it is written as text."""
         if isinstance(code, bool) or not isinstance(code, int | str):
             return
         written = str(code).strip()
@@ -134,7 +134,7 @@ class RefusalExplanation:
             self._sentences.append(_JOINTS.sub(" ", _HUMP.sub(" ", written)).lower())
 
     def _add_sentence(self, text: str, depth: int) -> None:
-        """Take a sentence; an error that is written inside of it is taken as one."""
+        """Read a sentence, and an error that is embedded in it."""
         text = text[: 16 * _TEXT_MAX]
         for inner in _objects_in(text):
             self._visit(inner, depth + 1)
@@ -143,7 +143,7 @@ class RefusalExplanation:
 
 
 def _objects_in(text: str) -> Iterator[object]:
-    """Yield the error that a text has inside, in JSON or as Python writes it."""
+    """Yield the error embedded in a text, as JSON or as a Python literal."""
     begin, end = text.find("{"), text.rfind("}")
     if begin < 0 or end < begin:
         return

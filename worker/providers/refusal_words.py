@@ -1,8 +1,8 @@
-"""The sentences by which upstreams say why they refuse, each with where it was found.
+"""The error sentences of upstreams and their meaning, each with its source.
 
-Owns what a sentence means, for upstreams that have no code for it. Read last, after the codes of
-`refusal_codes`. Patterns are for text in lower case, in which what is quoted and all addresses
-are left out; codes are appended to it word by word, so that an unknown one is read as well.
+Owns the meaning of a sentence, for errors without a telling code; `refusal_codes` are read first.
+Patterns are for lower-case text without quotations and URLs; the words of codes are appended to it,
+so that an unknown code is matched as well.
 
 A source is where to look. Those of OpenRouter, Moonshot, Alibaba, Zhipu, Google, Mistral and xAI
 were read in November 2026, as excerpts of stored copies; the others are from general knowledge and
@@ -16,14 +16,14 @@ from worker.providers.refusal_codes import RefusalReason
 
 
 class Sentence(NamedTuple):
-    """A sentence of one cause, as vendors write it."""
+    """A sentence of one reason, as vendors write it."""
 
     reason: RefusalReason
     source: str
     pattern: str
 
 
-# What is asked is too much for what is left; smaller requests are still paid for.
+# This request is too expensive for the remaining credit; smaller ones are still accepted.
 _UNAFFORDABLE: Final = (
     Sentence("unaffordable", "OpenRouter, 402 (seen)", r"can only afford|fewer max_tokens"),
     Sentence("unaffordable", "OpenRouter, 402 (seen)", r"prompt tokens? limit exceeded"),
@@ -40,7 +40,7 @@ _UNAFFORDABLE: Final = (
         r"(usage credits?|extra usage) (are|is) required for long context",
     ),
 )
-# Only these are believed of a 429, whose sentences like to speak of plans and payment, too.
+# Only these are believed of a 429, since rate-limit sentences mention plans and payment, too.
 _UNPAID: Final = (
     Sentence("unpaid", "Anthropic, 400 (documented)", r"credit balance is too low"),
     Sentence("unpaid", "Anthropic, 400 (seen)", r"reached your specified (api )?usage limits?"),
@@ -108,9 +108,9 @@ _UNPAID: Final = (
         "unpaid", "Zhipu, Alibaba, One API (seen)", "余额不足|欠费|额度不足|额度已用尽|余额为"
     ),
 )
-# OpenAI says this of money, Google of any quota: it is money unless a wait is told as well.
+# OpenAI means money by this, Google any quota: it is money unless a wait is given as well.
 QUOTA: Final = re.compile(r"exceeded (your|the) current quota|plan and billing")
-# A 402 speaks of money whatever it says, as long as it says so.
+# A 402 that mentions any of these is about money.
 MONEY: Final = re.compile(
     r"balance|credit|pay|billing|quota|fund|subscri|\bplan\b|account|spend|budget|membership"
     r"|top.?up|recharge|invoice|allowance|usage limit"
@@ -224,7 +224,7 @@ _TOO_LONG: Final = (
     ),
     Sentence("too long", "Zhipu, One API (seen)", "超长|上下文|超过最大长度|输入过长|超出最大长度"),
 )
-# A limit per minute that this one request is too large for: waiting does not help.
+# This single request exceeds a limit per minute: waiting does not help.
 _TOO_LARGE_EVER: Final = (
     Sentence(
         "too long",
@@ -232,9 +232,9 @@ _TOO_LARGE_EVER: Final = (
         r"request too large for|input or output tokens must be reduced|reduce your message size",
     ),
 )
-# A 413 is about the bytes of a request unless it says that it is about these.
+# A 413 is about the bytes of a request unless it mentions these.
 OF_A_413: Final = re.compile(r"\btokens?\b|\bprompt\b|\bconversation\b|\bmessages\b")
-# What speaks of tokens and time is about a rate, not about a length.
+# A sentence about tokens per time is about a rate, not about a length.
 RATE: Final = re.compile(
     r"per (minute|min|second|hour|day|month)|\b[tr]pm\b|\b[tr]pd\b|rate.?limit|please wait"
     r"|too many requests|throttl|\bqps\b"
@@ -281,7 +281,7 @@ _FORBIDDEN: Final = (
         r"api has not been used in project|it is disabled|requests to this api [^.]{0,80}blocked",
     ),
 )
-# Of a 403 only: it is about who asks as soon as it says so.
+# Of a 403 only: any mention of the caller's key or account decides.
 _PERMISSION: Final = (
     Sentence(
         "forbidden",
@@ -319,7 +319,7 @@ _PERMISSION: Final = (
 
 
 def _compiled(*tables: tuple[Sentence, ...]) -> tuple[tuple[RefusalReason, re.Pattern[str]], ...]:
-    """Return one pattern a cause, in the order in which they are tried."""
+    """Return one pattern for each reason, in the order in which they are tried."""
     rows = [row for table in tables for row in table]
     reasons = dict.fromkeys(row.reason for row in rows)
     return tuple(

@@ -1,11 +1,11 @@
-"""Why an upstream refuses: from a status and what it says with it, to a fault in our words.
+"""Classifies a refusal: from its status, codes and sentences to our category and code.
 
-Owns the order in which that is read: a status that leaves no doubt, codes and types, sentences,
-and last the status alone. Pure; the tables are `refusal_codes` and `refusal_words`.
+Owns the order of evidence: an unambiguous status, then codes and types, then sentences, and last
+the status alone. Pure; the tables are in `refusal_codes` and `refusal_words`.
 
-DESIGN. What follows from a fault differs much in cost: refused credentials close a provider for
-everybody. So they are believed only of an upstream's own codes and sentences, never of a page that
-something on the way shows, nor of a status that one request may cause.
+DESIGN. Wrong classifications differ in cost: "refused credentials" closes a provider for all
+accounts. So it is believed only of an upstream's own codes and sentences, never of a web page of
+something in between, nor of a status that a single request may cause.
 """
 
 import re
@@ -25,8 +25,8 @@ from worker.providers.refusal_text import RefusalExplanation
 
 Classification = tuple[Category, str, Retry]
 
-# status -> (category, code, does trying again help). What is not here is told by its hundred.
-# 402 and 403 alone say nothing of the deployment: they may be about one request.
+# status -> (category, code, whether a retry helps). Other statuses count by their hundred.
+# 402 and 403 alone do not accuse the deployment: they may be about one request.
 BY_STATUS: Final[dict[int, Classification]] = {
     401: ("auth", "BAD_CREDENTIALS", "never"),
     404: ("invalid_request", "UNKNOWN_UPSTREAM_MODEL", "never"),
@@ -54,12 +54,12 @@ _BY_REASON: Final[dict[RefusalReason, Classification]] = {
     "forbidden": ("auth", "PROVIDER_FORBIDS", "never"),
 }
 _NO_ANSWER: Final[Classification] = ("provider_error", "PROVIDER_FAILED", "never")
-# These say all there is to say, whatever is said beside them.
+# These statuses decide alone, whatever the body says.
 _PLAIN: Final = frozenset({401, 404, 408, 409, 425, 498, 503, 529})
-# Where a gateway says one of these, a code that it passes on may tell more.
+# With one of these vague statuses, a code that a gateway passes on may be more exact.
 _VAGUE: Final = frozenset({400, 403, 422, 500, 502, 504, 520})
 _TELLING: Final = frozenset({408, 429, 503, 529})
-# Of a 429, codes are believed that say it is about money or an account.
+# Of a 429, only codes about money or an account are believed.
 _REASONS_OF_429: Final = frozenset({"unpaid", "forbidden"})
 _LIMITED: Final = re.compile(r"rate.?limit|too many requests|throttl|please wait before")
 
@@ -67,7 +67,7 @@ _LIMITED: Final = re.compile(r"rate.?limit|too many requests|throttl|please wait
 def classify_refusal(
     status: int, explanation: RefusalExplanation, *, has_retry_after: bool = False
 ) -> Classification:
-    """Return what a refusal comes to; a wait told with it speaks against a lack of money."""
+    """Classify a refusal. A `Retry-After` is evidence against a lack of money."""
     status = _effective_status(status, explanation)
     if status in _PLAIN:
         return BY_STATUS[status]
@@ -84,11 +84,11 @@ def classify_refusal(
 def classify_in_band_error(
     explanation: RefusalExplanation, *, has_retry_after: bool = False
 ) -> Classification:
-    """Return what an error inside a success comes to: its codes stand for a status, as a rule."""
+    """Classify an error in the body of a 200, by the status that its codes stand for."""
     by_code = (STATUS_BY_CODE[code] for code in explanation.codes if code in STATUS_BY_CODE)
     status = next(iter(explanation.statuses), None) or next(by_code, None)
     classification = classify_refusal(status or 400, explanation, has_retry_after=has_retry_after)
-    # Without any code, what no sentence explains is a failure and no refusal.
+    # Without code or known sentence, it is a failure of the upstream and no refusal.
     return (
         BY_HUNDRED[5]
         if status is None and classification[1] == "REFUSED_REQUEST"
@@ -99,13 +99,13 @@ def classify_in_band_error(
 def is_unexplained(
     status: int, explanation: RefusalExplanation, classification: Classification
 ) -> bool:
-    """Tell whether a refusal of a request gives no reason that we know: it may be too long."""
+    """Tell whether a refusal gives no known reason: the request may be too long."""
     is_known = any(code in PARAMETER_CODES for code in explanation.codes)
     return status in {400, 413, 422} and classification[1] == "REFUSED_REQUEST" and not is_known
 
 
 def _effective_status(status: int, explanation: RefusalExplanation) -> int:
-    """Return the status that is meant, where a vague one comes with a code that tells more."""
+    """Return the status that is meant, if a vague one comes with a more exact code."""
     if status not in _VAGUE:
         return status
     by_code = (STATUS_BY_CODE[code] for code in explanation.codes if code in STATUS_BY_CODE)
@@ -122,7 +122,7 @@ def _reason_by_code(status: int, explanation: RefusalExplanation) -> RefusalReas
 
 
 def _reasons_of_permission(explanation: RefusalExplanation) -> list[RefusalReason]:
-    """Return what the type of a 403 is about, like `permission_error`; its words go before."""
+    """Return the reasons by the error type of a 403, such as `permission_error`; words go first."""
     clearer = _reason_by_words(HTTPStatus.FORBIDDEN, explanation, has_retry_after=False)
     if clearer is not None:
         return [clearer]

@@ -1,11 +1,10 @@
-"""Which upstream speaks which dialect, and which models this worker can serve.
+"""Which provider speaks which dialect, and which models this worker can serve.
 
-Owns the connections of one worker and the keys they carry. A provider whose key is not in the
-environment is left out: its models are then served by other workers, or by none.
+Owns the connections of one worker and their keys. A provider whose key is not in the environment is
+left out: its models are then served by other workers, or by none.
 
-DESIGN. A registry does not change. One for another catalogue takes over the connections of
-providers that stayed as they were, with their open lines, and leaves the rest to be closed once
-idle.
+DESIGN. A registry is immutable. After a reload, the new registry takes over the connections of
+unchanged providers and leaves the others to be closed once idle.
 """
 
 import hashlib
@@ -59,7 +58,7 @@ class Registry:
         return self._by_name[model.provider]
 
     def circuit_of(self, model: ModelSettings) -> str:
-        """Return what fails together: the provider, the model of `served`, and the credential."""
+        """Return the circuit of a model of `served`: `provider/model/credential`."""
         return self._circuits[model.identifier]
 
     def connection(self, provider: ProviderSettings) -> Provider | None:
@@ -67,14 +66,14 @@ class Registry:
         return self._connections.get(provider)
 
     async def close(self, *, but: "Registry | None" = None) -> None:
-        """Close every upstream's connections, but for those that another registry took over."""
+        """Close all connections, except those that the registry `but` took over."""
         for provider, open_ in self._connections.items():
             if but is None or but.connection(provider) is not open_:
                 await open_.close()
 
 
 def _credential(key: Secret | None) -> str:
-    """Tell one key from another without telling it."""
+    """Return a short digest that identifies a key without revealing it."""
     return hashlib.sha256(key.reveal().encode()).hexdigest()[:8] if key is not None else "open"
 
 

@@ -1,7 +1,7 @@
-"""How long an upstream asks to wait, however it says so: by a header, in its error, or in words.
+"""How long an upstream asks to wait: by a header, a field of its error, a sentence, or a reset.
 
-Owns which of several is believed: the header that is made for it, then the field that is, then a
-sentence, then the reset of a limit that is used up. Pure; times are read by `rate_limit_headers`.
+Owns which of several is believed: `Retry-After` and its variants first, then a field made for it,
+then a sentence, then the reset of a limit that is used up. Pure; `rate_limit_headers` parses times.
 """
 
 import re
@@ -47,7 +47,7 @@ def find_retry_after(
 
 
 def _by_header(headers: Mapping[str, str], now: float) -> float | None:
-    """Read `Retry-After` in each of its forms; in milliseconds it is the more exact."""
+    """Read `Retry-After` in each of its forms; those in milliseconds first."""
     for name, unit in (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001)):
         if name in headers and (found := parse_wait(headers[name], now=now, unit=unit)) is not None:
             return found
@@ -61,7 +61,7 @@ def _by_field(explanation: RefusalExplanation, now: float) -> float | None:
 
 
 def _fields(tree: object, now: float, depth: int) -> Iterator[float | None]:
-    """Yield the waits that fields of an error tell."""
+    """Yield the waits in the fields of an error."""
     if isinstance(tree, list) and depth < _DEPTH_MAX:
         for item in tree[:16]:
             yield from _fields(item, now, depth + 1)
@@ -76,7 +76,7 @@ def _fields(tree: object, now: float, depth: int) -> Iterator[float | None]:
 
 
 def _time(value: object, now: float, unit: float) -> float | None:
-    """Read a time of a field: a text, a number, or an object with seconds."""
+    """Read the time in a field: a text, a number, or an object with seconds."""
     if isinstance(value, dict):
         return _time(value.get("seconds", 0), now, unit)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -93,14 +93,14 @@ def _by_sentence(words: str) -> float | None:
 def _by_limits(
     headers: Mapping[str, str], explanation: RefusalExplanation, now: float
 ) -> float | None:
-    """Read when a limit is whole again, also where an error repeats the headers of an upstream."""
+    """Read when a limit is reset, also from headers that a gateway repeats in its error."""
     for header in (headers, *_repeated_headers(explanation.tree, 0)):
         limits = read_rate_limits(header, now=now)
         if limits is None:
             continue
         if limits.wait_seconds is not None:
             return limits.wait_seconds
-        # Who tells no more than when it begins anew has said that it is used up.
+        # In a refusal, limits that name only their reset are used up.
         bare = [each for each in limits if each is not None and each.remaining is None]
         resets = [each.reset_seconds for each in bare if each.reset_seconds is not None]
         if resets and len(bare) == sum(each is not None for each in limits):

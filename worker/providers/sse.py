@@ -1,16 +1,15 @@
-"""Server-sent events out of an upstream's bytes, as they come and within bounds.
+"""Parses server-sent events from an upstream's bytes, as they come and within bounds.
 
-Owns the framing that the standard of event streams lays down, as far as upstreams use it: of an
-event, its data. What comes instead of events is told by its first byte, whatever its content type
-says: JSON is held until the body ends, and each document of it is an event; a web page is refused.
-Refuses to hold more than one event, or read more of an answer, than any upstream has reason to
-send.
+Owns the framing of the event-stream standard, as far as upstreams use it: it returns the data of
+each event. A body that is no event stream is recognised by its first byte, whatever its content
+type: JSON is held until the body ends, and each document in it is an event; a web page is refused.
+Bounds the size of an event and of the whole body.
 
-An error has two forms beside the data that says `{"error": ...}`, and becomes such data: an event
+Besides data of the form `{"error": ...}`, an error has two forms that become such data: an event
 named `error`, and llama.cpp's field of that name.
 
-DESIGN. Bytes, not text: what is inside is JSON, and its decoder reads bytes. The one form that all
-upstreams send, a `data: ` line before a blank one, is found by two searches in C.
+DESIGN. It works on bytes, since the content is JSON and its decoder reads bytes. The form that all
+upstreams send, a `data: ` line before a blank line, is found by two searches in C.
 """
 
 from typing import Final
@@ -21,37 +20,37 @@ from worker.providers.tolerant_json import is_json
 
 EVENT_BYTES_MAX: Final = 1_048_576
 BODY_BYTES_MAX: Final = 16_777_216
-# Of a model that makes pictures or sounds: each is one line, a third longer than what it holds.
+# For models that make images or sounds: each is one line of base64, a third larger than its bytes.
 MEDIA_EVENT_BYTES_MAX: Final = 25_165_824
 MEDIA_BODY_BYTES_MAX: Final = 100_663_296
-# A token comes in an event of a few hundred bytes, so a long answer may need more than the above.
+# A token comes in an event of a few hundred bytes, so a long answer may need more than that.
 _BYTES_PER_TOKEN_MAX: Final = 1_024
 _MARK: Final = b"\xef\xbb\xbf"
 _END: Final = b"\n\n"
 _PLAIN: Final = b"data: "
 _PLAIN_LENGTH: Final = len(_PLAIN)
-# How a token comes from Anthropic, whose events have names: the second form that is found fast.
+# The second fast form: a token from Anthropic, whose events have names.
 _NAMED: Final = b"event: content_block_delta\ndata: "
 _NAMED_LENGTH: Final = len(_NAMED)
-# Of a whole answer in JSON, which is held at once.
+# The bound of a whole answer in JSON, which is held in memory.
 _DOCUMENT_BYTES_PER_TOKEN_MAX: Final = 64
 _DOCUMENT_STARTS: Final = (b"{", b"[")
 _PAGE_START: Final = b"<"
 
 
 class TooLargeError(Exception):
-    """An event, or the whole, is larger than any answer has reason to be."""
+    """An event, or the whole body, is larger than any answer should be."""
 
 
 class PageError(Exception):
-    """A web page came where an answer should be."""
+    """The body is a web page instead of an answer."""
 
 
 class SSEParser:
-    """The events of one answer of at most `max_tokens`: bytes go in, the data of events comes out.
+    """Parses the events of one answer of at most `max_tokens`: bytes in, data of events out.
 
-    What has come of an event that has not ended is held in pieces, so that one that drips in costs
-    no more than one that comes at once. `has_media` raises the bounds to what media need.
+    An incomplete event is held as a list of pieces, so that one that arrives byte by byte costs no
+    more than one that arrives at once. `has_media` raises the bounds to what media need.
     """
 
     def __init__(self, max_tokens: int, *, has_media: bool = False) -> None:
@@ -68,7 +67,7 @@ class SSEParser:
         self._ends_in_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of each event that has ended with this chunk.
+        """Return the data of each event that ends in this chunk.
 
         Raises TooLargeError, PageError.
         """
@@ -86,7 +85,7 @@ class SSEParser:
         blocks = (b"".join((*self._pieces, chunk)) if self._pieces else chunk).split(_END)
         self._pieces, self._held_bytes = [], 0
         self._hold(blocks.pop())
-        # The form of nearly all events is read here: a call of a function costs as much.
+        # The form of nearly all events is read inline: a function call would double the cost.
         return [
             data
             for block in blocks
@@ -100,9 +99,9 @@ class SSEParser:
         ]
 
     def rest(self) -> list[bytes]:
-        """Return the data of what came last, now that the body has ended, if it is whole.
+        """Return the data of what is left at the end of the body, if it is complete.
 
-        That is an event without the blank line after it, or every document of JSON.
+        That is an event without its blank line, or every document of a JSON body.
         """
         left, self._pieces = b"".join(self._pieces), []
         if self._is_document:
@@ -119,21 +118,21 @@ class SSEParser:
                 raise TooLargeError
 
     def _begin(self, chunk: bytes) -> bytes:
-        """Return what has come so far without the mark that may lead it; nothing while in doubt."""
-        came = b"".join((*self._pieces, chunk))
-        is_mark = len(came) < len(_MARK) and _MARK.startswith(came)
-        self._pieces, self._held_bytes = [came] if is_mark else [], 0
-        said = came.removeprefix(_MARK).lstrip()
-        if is_mark or not said:
-            # Blanks before the first word are signs of life.
+        """Return the start of the body without its byte order mark; nothing while undecided."""
+        received = b"".join((*self._pieces, chunk))
+        is_mark = len(received) < len(_MARK) and _MARK.startswith(received)
+        self._pieces, self._held_bytes = [received] if is_mark else [], 0
+        start = received.removeprefix(_MARK).lstrip()
+        if is_mark or not start:
+            # Blanks before the first event are signs of life.
             return b""
-        if said.startswith(_PAGE_START):
+        if start.startswith(_PAGE_START):
             raise PageError
-        self._has_begun, self._is_document = True, said.startswith(_DOCUMENT_STARTS)
-        return came.removeprefix(_MARK)
+        self._has_begun, self._is_document = True, start.startswith(_DOCUMENT_STARTS)
+        return received.removeprefix(_MARK)
 
     def _with_plain_ends(self, chunk: bytes) -> bytes:
-        """Return the chunk with line feeds for line ends, also for one that came in two halves."""
+        """Return the chunk with LF for every line end, also for a CRLF split between two chunks."""
         if self._ends_in_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._ends_in_cr = False
@@ -142,7 +141,7 @@ class SSEParser:
 
 
 def _data(block: bytes) -> bytes:
-    """Return the data of one event, with what is no UTF-8 replaced; none is no event."""
+    """Return the data of one event, with invalid UTF-8 replaced; empty if it has none."""
     if block.startswith(_PLAIN) and b"\n" not in block:
         data = block[_PLAIN_LENGTH:]
     elif block.startswith(_NAMED) and block.find(b"\n", _NAMED_LENGTH) < 0:
@@ -157,7 +156,7 @@ def _as_utf8(data: bytes) -> bytes:
 
 
 def _from_fields(block: bytes) -> bytes:
-    """Return the values of every `data` field of an event; those of an error become one's data."""
+    """Return the joined `data` fields of an event; an error event becomes `{"error": ...}`."""
     found: list[bytes] = []
     is_error = False
     for line in block.split(b"\n"):
@@ -174,14 +173,14 @@ def _from_fields(block: bytes) -> bytes:
 
 
 def _error(error_text: bytes) -> bytes:
-    """Return the data that tells an error, whatever it is told as."""
+    """Return `{"error": ...}` around an error's JSON or text."""
     if is_json(error_text):
         return b'{"error":' + error_text + b"}"
     return msgspec.json.encode({"error": error_text.decode(errors="replace")})
 
 
 def _documents(body: bytes) -> list[bytes]:
-    """Return the documents of JSON in a body: of an array, each item; else the whole, or lines."""
+    """Return the JSON documents in a body: the items of an array, else the whole, else lines."""
     try:
         return [bytes(item) for item in msgspec.json.decode(body, type=list[msgspec.Raw])]
     except msgspec.MsgspecError:

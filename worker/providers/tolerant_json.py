@@ -1,8 +1,8 @@
-"""JSON that does not quite have the form that it should: read as far as it says anything.
+"""Decodes JSON that has not quite the expected form.
 
-Owns what is done about an event that the strict decoder of its dialect refuses: half a character,
-numbers as text, one thing where a list of things belongs. What fits in no way is left out, field by
-field, so that an odd detail costs nothing but itself. Slow: only for what was refused.
+Owns what to do with an event that the strict decoder of its dialect refuses: half of a surrogate
+pair, numbers as text, one item in place of a list. A field that fits in no way is left out, so that
+a malformed detail harms nothing else. Slow: only for events that were refused.
 """
 
 import json
@@ -16,7 +16,7 @@ import msgspec
 T = TypeVar("T", bound=msgspec.Struct)
 
 _DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
-# A whole pair, half a pair alone, or any other escape: read from the left, none hides another.
+# A surrogate pair, half a pair alone, or any other escape; matched from the left, none overlaps.
 _ESCAPE: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(?P<first>\\u[dD][89abAB][0-9a-fA-F]{2})(?P<is_last>\")?"
@@ -26,7 +26,7 @@ _ESCAPE: Final = re.compile(
 )
 _UNKNOWN: Final = b"\\ufffd"
 _ERROR_WORD: Final = b'"error"'
-# Of an event that cannot be read, what shows that it may have held a piece of an answer.
+# An unreadable event that contains one of these may have held a piece of the answer.
 _PIECE_WORDS: Final = (b'"content"', b'"text"', b'"delta"', b'"parts"')
 _DIGITS_MAX: Final = 30
 _NUMBER_MAX: Final = 1e30
@@ -34,10 +34,10 @@ _TRUE_WORDS: Final = frozenset({"true", "1"})
 
 
 class TolerantDecoder(Generic[T]):
-    """Decodes the events of one answer into `kind`, each in the best way that it allows.
+    """Decodes the events of one answer into `kind`, each as far as possible.
 
-    Some servers cut an answer between two halves of a character: the first half is kept for the
-    next event, where its second half is the first thing in a text.
+    Some servers split an answer within a surrogate pair: the first half is kept for the next event,
+    where the second half begins a text.
     """
 
     def __init__(self, kind: type[T], strict: msgspec.json.Decoder[T]) -> None:
@@ -46,19 +46,19 @@ class TolerantDecoder(Generic[T]):
         self._pending_surrogate = b""
 
     def decode(self, data: bytes) -> T | None:
-        """Return what an event says, or None when it is no JSON object, and no loss.
+        """Return an event, or None if it is no JSON object and can be ignored.
 
         Raises:
             msgspec.ValidationError: it cannot be read, and may have held a piece of the answer.
 
         """
-        mended = self._repair_surrogates(data)
+        repaired = self._repair_surrogates(data)
         try:
-            return self._strict.decode(mended)
+            return self._strict.decode(repaired)
         except _DECODE_ERRORS:
             pass
         try:
-            found = loads(mended)
+            found = loads(repaired)
         except _DECODE_ERRORS:
             return self._unreadable(data)
         return convert_struct(self._kind, found) if isinstance(found, dict) else None
@@ -73,12 +73,12 @@ class TolerantDecoder(Generic[T]):
         return None
 
     def _repair_surrogates(self, data: bytes) -> bytes:
-        """Return JSON without halves of characters: joined where both are there."""
+        """Return JSON without half surrogate pairs: two halves are joined, others replaced."""
         if b"\\u" not in data:
             return data
         kept, self._pending_surrogate = self._pending_surrogate, b""
 
-        def mend(found: re.Match[bytes]) -> bytes:
+        def repair(found: re.Match[bytes]) -> bytes:
             if found["first"]:
                 if found["is_last"]:
                     self._pending_surrogate = found["first"]
@@ -89,14 +89,14 @@ class TolerantDecoder(Generic[T]):
                 return before + (kept + found["second"] if before and kept else _UNKNOWN)
             return found[0]
 
-        return _ESCAPE.sub(mend, data)
+        return _ESCAPE.sub(repair, data)
 
 
-def loads(data: bytes) -> Any:  # noqa: ANN401  whatever it says
-    """Return what JSON says, also with numbers and characters that JSON does not allow.
+def loads(data: bytes) -> Any:  # noqa: ANN401  any JSON value
+    """Decode JSON, also with numbers and characters that JSON does not allow.
 
     Raises:
-        ValueError: it is none; also RecursionError.
+        ValueError: it is no JSON; also RecursionError.
 
     """
     try:
@@ -106,7 +106,7 @@ def loads(data: bytes) -> Any:  # noqa: ANN401  whatever it says
 
 
 def is_json(data: bytes) -> bool:
-    """Tell whether there is a whole document of JSON."""
+    """Tell whether data is a complete JSON document."""
     try:
         loads(data)
     except _DECODE_ERRORS:
@@ -119,7 +119,7 @@ def _whole_number(digits: str) -> int | float:
 
 
 def convert_struct(kind: type[T], found: dict[str, Any]) -> T:
-    """Return a struct of what fits it; a field whose value does not is as if it were absent."""
+    """Return a struct of the fields that fit; a field whose value does not fit is left out."""
     known = {}
     for field in msgspec.structs.fields(kind):
         value = _convert_value(field.type, found.get(field.encode_name))
@@ -129,7 +129,7 @@ def convert_struct(kind: type[T], found: dict[str, Any]) -> T:
 
 
 def _convert_value(kind: Any, value: object) -> Any:  # noqa: ANN401  types and values of any kind
-    """Return a value as one of a type, or None."""
+    """Convert a value to a type, or return None."""
     if value is None or kind is Any:
         return _clean(value)
     if get_origin(kind) in {Union, UnionType}:
@@ -146,12 +146,12 @@ def _convert_value(kind: Any, value: object) -> Any:  # noqa: ANN401  types and 
 
 
 def _likeliest(kinds: list[Any], value: object) -> list[Any]:
-    """Return the types with the value's own first."""
+    """Return the types with the value's own type first."""
     return sorted(kinds, key=lambda kind: type(value) not in {kind, get_origin(kind)})
 
 
 def _convert_list(kind: Any, value: object) -> list[Any] | None:  # noqa: ANN401  a value of any kind
-    """Return a list; of one thing alone, the list of it."""
+    """Convert a value to a list; a single item becomes a list of one."""
     if not isinstance(value, list | dict):
         return None
     items = value if isinstance(value, list) else [value]
@@ -168,7 +168,7 @@ def _text(value: object) -> str | None:
 
 
 def _count(value: object) -> int | None:
-    """Return a whole number, also of one that is told as text or with a point."""
+    """Convert a value to an integer, also from text or from 3.0."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -185,7 +185,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _clean(value: Any) -> Any:  # noqa: ANN401  a value of any kind
-    """Return a value whose texts have no half of a character."""
+    """Return a value whose texts have no half surrogate pairs."""
     if isinstance(value, str):
         return _whole_characters(value)
     if isinstance(value, list):
@@ -200,7 +200,7 @@ def _whole_characters(text: str) -> str:
 
 
 def _raw(value: object) -> msgspec.Raw:
-    """Return a value as JSON again; a number that JSON does not have stays none."""
+    """Encode a value as JSON again; numbers that JSON does not allow stay invalid."""
     return msgspec.Raw(json.dumps(_clean(value)).encode())
 
 

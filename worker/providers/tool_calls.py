@@ -1,7 +1,7 @@
-"""The calls of tools in one answer, gathered from the pieces that they come in.
+"""Assembles the tool calls of one answer from the pieces in which they arrive.
 
-Owns what makes a call whole: a name, and arguments that are one JSON object. A call that cannot be
-read is an error of the stream, unless nobody offered a tool; one call too many always is.
+Owns when a call is complete: it has a name, and arguments that are one JSON object. A malformed
+call is an error of the stream, unless no tool was offered; one call too many always is.
 """
 
 from typing import Any, Final
@@ -18,28 +18,28 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ToolCalls:
-    """The calls of an answer: how many there were, and their arguments' bytes in all."""
+    """The calls of an answer: counts them, and the bytes of all their arguments."""
 
     def __init__(self) -> None:
         self.count = 0
         self._bytes_left = EVENT_BYTES_MAX
 
     def begin(self, call_id: str | None, tool: str | None) -> "PartialToolCall":
-        """Return a call that has begun. Raises TooLargeError."""
+        """Begin a call. Raises TooLargeError."""
         self.count += 1
         if self.count > TOOL_CALLS_MAX:
             raise TooLargeError
         return PartialToolCall(self, call_id, tool)
 
     def count_bytes(self, length: int) -> None:
-        """Count the bytes of some arguments. Raises TooLargeError."""
+        """Count bytes of arguments. Raises TooLargeError."""
         self._bytes_left -= length
         if self._bytes_left < 0:
             raise TooLargeError
 
 
 class PartialToolCall:
-    """One call, as much of it as has come."""
+    """One call, as far as it has arrived."""
 
     def __init__(self, calls: ToolCalls, call_id: str | None, tool: str | None) -> None:
         self.call_id = call_id
@@ -48,25 +48,25 @@ class PartialToolCall:
         self._arguments = bytearray()
 
     def add_piece(self, piece: bytes) -> None:
-        """Add to the arguments, which are JSON. Raises TooLargeError."""
+        """Add a piece of the arguments' JSON. Raises TooLargeError."""
         self._tool_calls.count_bytes(len(piece))
         self._arguments += piece
 
     def complete(self) -> ToolCall:
-        """Return the call. Where an upstream gives it no id, it gets one.
+        """Return the call; without an id from the upstream, it gets a new one.
 
         Raises:
-            msgspec.MsgspecError: it is none, or not whole.
+            msgspec.MsgspecError: it is malformed or incomplete.
 
         """
         if not self.tool:
             raise msgspec.ValidationError("a call names no tool")
-        said = bytes(self._arguments.strip())
-        arguments = {} if said in _NO_ARGUMENTS else _decode(said)
+        received = bytes(self._arguments.strip())
+        arguments = {} if received in _NO_ARGUMENTS else _decode(received)
         return ToolCall(self.call_id or new_id(), self.tool, arguments)
 
     def complete_or_none(self) -> ToolCall | None:
-        """Return the call, or None if it is none: where no tool was offered, it is not missed."""
+        """Return the call, or None if it is malformed: for answers without offered tools."""
         try:
             return self.complete()
         except (msgspec.MsgspecError, RecursionError):

@@ -1,22 +1,22 @@
-"""The gate to the upstreams: whoever calls one goes through here, in these words.
+"""Admits every upstream call, or blocks it: breaker, rate limits, throttle, retry budget.
 
-    async with tools.gate.call(model, run.caller, lane="interactive", tokens=1_200) as call:
-        async for part in tools.registry.provider_of(model).stream(request):
-            call.heard()
+    async with circuit_breaker.call(model, run.caller, lane="interactive", tokens=1_200) as call:
+        async for part in registry.provider_of(model).stream(request):
+            call.note_first_part()
         call.used_tokens = 900
 
-Owns which calls are made at all: the breaker of each circuit (a provider's model under one
-credential, for all or for one account) and its throttle, the limits of each provider, and the
-budget of second tries. What a failure closes stands in `causes`. A call that may
-not be made is a BarredError, raised before anything was sent; it says why and for how long. Refuses
-to wait, to try again and to choose another model: that is the step's.
+Owns whether a call is made: the breaker of each circuit (a provider's model under one credential,
+for all accounts or for one) and its throttle, the rate limits of each provider, and the retry
+budget. What a failure closes is in `failure_causes`. A call that may not be made raises
+CallBlockedError before anything is sent, with the reason and a wait. Refuses to wait, to retry and
+to choose another model: the steps do.
 
-DESIGN. Breakers, throttles and limits are the whole fleet's, in Redis. A worker is told with each
-report which breakers are not closed and which providers are throttled, and keeps that in memory;
-answered calls are counted here and told with the report. So a call through a closed breaker to a
-provider without limits, which never refused one, asks Redis nothing. A failure is told at once.
-Leases of what is under way are kept by the report: those of a worker that died lapse. Rooms are
-given back without waiting for an answer.
+DESIGN. Breakers, throttles and limits are the fleet's, in Redis. Each report of a worker brings
+back which breakers are not closed and which circuits are throttled, and the worker keeps that in
+memory; it counts answered calls here and sends the counts with its report. So a call through a
+closed breaker to a provider without limits, which never refused a call, costs no Redis trip. A
+failure is reported at once. The report also renews the leases of calls under way; those of a dead
+worker lapse. Room is returned without waiting for a reply.
 """
 
 import copy
@@ -55,10 +55,10 @@ _LEASE_MS: Final = 5_000  # a few reports
 
 
 class UpstreamCall:
-    """One call: entering raises BarredError if it may not be made, leaving tells what came of it.
+    """One call. Entering raises CallBlockedError if it may not be made; leaving counts its result.
 
-    Tell it when an answer has `begun`, be it without a word, when the model is `heard()`, and the
-    `used_tokens` where they are known.
+    Call `note_response` when the response has begun, `note_first_part` at each part, and set
+    `used_tokens` once known.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class UpstreamCall:
 
     @property
     def circuits(self) -> tuple[str, str]:
-        """The circuit of all, and that of the caller's account."""
+        """The circuit of all accounts, and the circuit of the caller's account."""
         return self.circuit, self.account_circuit
 
     @cached_property
     def id(self) -> str:
-        """What the call is told from others by, made for the first who asks."""
+        """The id of the call in Redis, made on first use."""
         return ids.new_id()
 
     async def __aenter__(self) -> Self:
@@ -101,7 +101,7 @@ class UpstreamCall:
         await self._circuit_breaker.end(self, error)
 
     def note_response(self, limits: RateLimits | None) -> None:
-        """Tell that an answer has begun, and what its head says of the provider's limits."""
+        """Note that a response has begun, and the rate limits that its headers name."""
         self.is_accepted = True
         if limits is not None and limits.requests is not None:
             self._circuit_breaker.throttles.note_remaining(
@@ -109,20 +109,20 @@ class UpstreamCall:
             )
 
     def note_first_part(self) -> None:
-        """Tell that the model has begun to answer: a probe has learnt what it was to learn."""
+        """Note that the model has begun to answer: a probe has succeeded."""
         if not self.has_first_part:
             self.has_first_part = self.is_accepted = True
             self._circuit_breaker.note_answering(self)
 
     def spent_tokens(self) -> int:
-        """Return what to reckon with: nothing of a call that was refused."""
+        """Return the tokens to count: those used, else the estimate; 0 for a refused call."""
         if self.used_tokens is not None:
             return self.used_tokens
         return self.tokens if self.has_first_part else 0
 
 
 class CircuitBreaker:
-    """What a worker knows of upstreams' health, and its own part in the fleet's calls."""
+    """What a worker knows of the upstreams' health, and its own share of the fleet's calls."""
 
     def __init__(
         self, settings: Settings, redis: Connection, clock: Clock, registry: Registry
@@ -141,19 +141,19 @@ class CircuitBreaker:
         self.permits = Permits(clock)
 
     def with_registry(self, registry: Registry) -> Self:
-        """Return a gate over another catalogue that knows and counts with this one."""
+        """Return a circuit breaker over another catalogue that shares this one's state."""
         circuit_breaker = copy.copy(self)
         circuit_breaker._registry = registry  # noqa: SLF001  of the same class
         return circuit_breaker
 
     def circuit_of(self, model: ModelSettings) -> str:
-        """Return what fails together with a model."""
+        """Return the circuit of a model."""
         return self._registry.circuit_of(model)
 
-    # -- what is known without asking --------------------------------------------------------------
+    # -- what is known without asking Redis --------------------------------------------------------
 
     def find_bar(self, model: ModelSettings, account: str) -> CallBlockedError | None:
-        """Return why an account's call of a model would not be made now, as far as is known."""
+        """Return why an account's call of a model would be blocked now, as far as is known."""
         circuit = self.circuit_of(model)
         bars = (
             self._find_bar(model, each) for each in (circuit, account_circuit(circuit, account))
@@ -172,7 +172,7 @@ class CircuitBreaker:
         )
 
     def cooling(self, account: str) -> frozenset[str]:
-        """Return the models that would not be called now for an account."""
+        """Return the models whose calls would be blocked now for an account."""
         if not self._open_circuits:
             return frozenset()
         return frozenset(
@@ -198,7 +198,7 @@ class CircuitBreaker:
         ]
 
     def take_retry(self, model: ModelSettings) -> bool:
-        """Take a second try out of the provider's budget, if there is one left."""
+        """Take a retry from the provider's budget, if one is left."""
         return self._retry_budget(model).try_withdraw(self._clock.monotonic())
 
     def _retry_budget(self, model: ModelSettings) -> RetryBudget:
@@ -219,25 +219,25 @@ class CircuitBreaker:
         tokens: int,
         is_retry: bool = False,
     ) -> UpstreamCall:
-        """Return a call of a model of the registry; `tokens` is what it may take, in and out.
+        """Return a call of a model of the registry; `tokens` estimates its input plus output.
 
-        A ProviderError that leaves the block counts as its cause says.
+        A ProviderError that leaves the `async with` block is counted by its cause.
 
         Raises (on entering):
-            BarredError: no call is to be made now.
-            UnavailableError: Redis was to be asked, and cannot be reached.
+            CallBlockedError: the call may not be made now.
+            UnavailableError: Redis must be asked, and cannot be reached.
 
         """
         return UpstreamCall(self, model, caller, lane, tokens, is_retry=is_retry)
 
     async def begin(self, call: UpstreamCall) -> None:
-        """Let a call be made, or raise; what was taken for one that may not be is given back."""
+        """Admit a call, or raise; what was taken for a blocked call is returned."""
         provider = self._registry.catalogue.provider_of(call.model)
         try:
             for circuit in call.circuits:
                 if circuit in self._open_circuits:
                     await self._probe(call, circuit)
-            # Room is given back whole; a turn at a throttled provider that is not used is lost.
+            # Room can be returned, a turn of a throttle cannot: so room is taken first.
             if provider.is_limited:
                 await self._admit(call, ProviderRateLimits(provider))
             await self.throttles.take_turn(call.model, call.circuit, call.lane, call.caller)
@@ -251,7 +251,7 @@ class CircuitBreaker:
             self._retry_budget(call.model).deposit()
 
     async def end(self, call: UpstreamCall, error: BaseException | None) -> None:
-        """Take in what came of a call."""
+        """Count the result of a call and return what it held."""
         if error is None:
             self._answered_calls.count(call.circuit, call.account_circuit)
             self.end_probe(call, is_well=True)
@@ -265,7 +265,7 @@ class CircuitBreaker:
         self.end_probe(call, is_well=True)
 
     async def _probe(self, call: UpstreamCall, circuit: str) -> None:
-        """Be the one that tries a circuit that was open, or raise BarredError."""
+        """Become the one probe of an open circuit, or raise CallBlockedError."""
         barred = self._find_bar(call.model, circuit)
         if barred is not None:
             raise barred
@@ -284,7 +284,7 @@ class CircuitBreaker:
             raise barred
 
     async def _admit(self, call: UpstreamCall, limits: ProviderRateLimits) -> None:
-        """Take room in the provider's limits, or raise BarredError."""
+        """Take room in the provider's limits, or raise CallBlockedError."""
         permit = self.permits.take_assigned(limits.provider.name, call.lane, call.caller.message)
         if permit is not None:
             call.tokens = permit.tokens
@@ -296,20 +296,21 @@ class CircuitBreaker:
         try:
             wait_ms = await functions.admit_call(self._redis, self._root, ask)
         finally:
-            # A report keeps what is noted here, so no call that only asks; but one whose answer
-            # never came may have been let in.
+            # Reports renew the leases of what is noted here. A call that was refused has none; one
+            # whose reply was lost may have been admitted.
             if wait_ms is None:
                 self._provider_slots[call.id] = (limits.provider.name, call.lane, call.id)
         if wait_ms is not None:
             self.permits.note_full(limits.provider.name)
             raise barred(call.model, "busy", wait_ms / 1000)
 
-    # -- room for calls to come --------------------------------------------------------------------
+    # -- room for later calls ----------------------------------------------------------------------
 
     async def take_permit(self, provider: str, lane: Lane) -> float | None:
-        """Take room in a provider's limits for a call to come, and return None.
+        """Take room in a provider's limits for a later call, and return None.
 
-        Else in how many seconds there may be some, 0: unknown. Raises UnavailableError.
+        Without room, return in how many seconds there may be some (0: unknown). Raises
+        UnavailableError.
         """
         limits = ProviderRateLimits(self._registry.catalogue.by_provider[provider])
         permit = Permit(provider, lane, ids.new_id(), self.permits.typical_tokens(provider))
@@ -322,7 +323,7 @@ class CircuitBreaker:
         return None
 
     def return_permits(self, unused: Sequence[Permit]) -> set[str]:
-        """Give back room that nobody will use; return at which providers."""
+        """Return unused permits to Redis; return the names of their providers."""
         for permit in unused:
             self._provider_slots.pop(permit.id, None)
             limits = ProviderRateLimits(self._registry.catalogue.by_provider[permit.provider])
@@ -331,7 +332,7 @@ class CircuitBreaker:
         return {permit.provider for permit in unused}
 
     def _release_call(self, call: UpstreamCall) -> None:
-        """Give back what a call still holds."""
+        """Return what a call still holds: its room and its probes."""
         self._give_back_room(call)
         self.end_probe(call, is_well=False)
 
@@ -348,7 +349,7 @@ class CircuitBreaker:
                 self.permits.note_end(provider, used)
 
     def end_probe(self, call: UpstreamCall, *, is_well: bool) -> None:
-        """Close the breakers whose probe the call was, or let another call be that."""
+        """Close the breakers that the call probed, or let another call probe them."""
         if not self._probes:
             return
         for circuit in self._probes.pop(call.id, ()):
@@ -363,7 +364,7 @@ class CircuitBreaker:
                 )
 
     async def _report_failure(self, call: UpstreamCall, error: ProviderError) -> None:
-        """Tell the fleet of a failure; one that cannot be told is logged."""
+        """Report a failure to the fleet; if Redis cannot take it, log that."""
         cause = failure_causes.cause_of(error.failure)
         try:
             if cause.closes == "throttle":
@@ -373,10 +374,10 @@ class CircuitBreaker:
                 about = (call.circuit, call.id, call.caller)
                 await self._count_failure(call, failure_ask(*about, error, self._settings.breaker))
         except PolluxError as unreported:
-            logs.logger().info("a failure was not told", error=unreported.message)
+            logs.logger().info("a failure could not be reported", error=unreported.message)
 
     async def _count_failure(self, call: UpstreamCall, ask: RecordFailureAsk) -> None:
-        """Count a failure towards the breakers, which it may open."""
+        """Count a failure of the call's circuits, which may open their breakers."""
         self._probes.pop(call.id, None)
         weighed = self._answered_calls.with_answered(ask, call.account_circuit)
         opened = await functions.record_failure(self._redis, self._root, weighed)
@@ -391,7 +392,7 @@ class CircuitBreaker:
     # -- the fleet ---------------------------------------------------------------------------------
 
     def take_report(self) -> CallReport:
-        """Return what goes with the next report; what it counts is not counted again."""
+        """Return what goes with the next report, and reset its counts."""
         answered = self._answered_calls.take_report()
         return CallReport(
             slots=tuple(self._provider_slots.values()),
@@ -404,14 +405,14 @@ class CircuitBreaker:
     def update(
         self, breakers: Mapping[str, Breaker], throttles: AbstractSet[str], live_workers: int = 1
     ) -> None:
-        """Take in which of the fleet's breakers are not closed, who is throttled, who lives."""
+        """Store the fleet's open breakers, its throttled circuits, and how many workers live."""
         self.throttles.update(throttles, live_workers)
         self._open_circuits.clear()
         for circuit, breaker in breakers.items():
             self._note_breaker(circuit, breaker)
 
     def open_circuits(self) -> tuple[str, ...]:
-        """Return the circuits that are not closed to anybody, as far as is known here."""
+        """Return the circuits that are not closed for all accounts, as far as is known here."""
         return tuple(sorted(circuit for circuit in self._open_circuits if "@" not in circuit))
 
     def _note_breaker(self, circuit: str, breaker: Breaker) -> None:

@@ -1,7 +1,8 @@
-"""Circuits: what fails together, what is told of a failure, and why a call is not made.
+"""Circuits: what fails together, what is reported of a failure, and why a call is blocked.
 
-A circuit is a provider's model under one credential, `provider/model/credential`. Each account has
-one of its own beside that of all, `provider/model/credential@account`.
+A circuit is a provider's model under one credential, `provider/model/credential`. Beside it, each
+account has one of its own, `provider/model/credential@account`: messages of one account that fail
+close only that account's circuit.
 """
 
 import random
@@ -16,24 +17,27 @@ from shared.redis.functions import Breaker, RecordFailureAsk
 from shared.settings import BreakerSettings, ModelSettings
 from worker.resilience import failure_causes
 
-# A wait up to this is spent in the worker's slot, a longer one in the queue.
+# A wait up to this keeps the worker's slot; for a longer one the turn returns to the queue.
 SHORT_SECONDS: Final = 2.0
-# By then a report has told what became of a probe.
+# By then a report has brought the result of a probe.
 _PROBE_SECONDS: Final = 1.0
 _RETRY_AFTER_SECONDS_MAX: Final = 3_600.0
-# So many messages of one account close a circuit to that account.
+# Failures of this many messages of one account open that account's circuit.
 _ACCOUNT_FAILURES: Final = 3
 _MESSAGES: Final[dict[BlockReason, tuple[str, str]]] = {
     "cooling": ("PROVIDER_COOLING", "The provider has failed lately and is given time."),
     "probing": ("PROVIDER_COOLING", "The provider has failed lately and is being tried."),
     "slowed": ("PROVIDER_COOLING", "The provider has failed at this account's messages lately."),
     "busy": ("PROVIDER_BUSY", "The provider's limits leave no room for now."),
-    "throttled": ("PROVIDER_THROTTLED", "The provider takes fewer calls than there are for it."),
+    "throttled": (
+        "PROVIDER_THROTTLED",
+        "The provider accepts fewer calls than are waiting for it.",
+    ),
 }
 
 
 class Caller(NamedTuple):
-    """Whose call it is: the account, and the generation that is its message.
+    """Who makes a call: the account, and the generation as `message`.
 
     `is_again`: the message was tried before. `passes_over`: another model would be tried instead of
     waiting for this one.
@@ -48,9 +52,9 @@ class Caller(NamedTuple):
 def failure_ask(
     circuit: str, call: str, caller: Caller, error: ProviderError, settings: BreakerSettings
 ) -> RecordFailureAsk:
-    """Return what is told of a failure that counts towards a circuit."""
+    """Return the report of a failure that counts towards a circuit."""
     cause = failure_causes.cause_of(error.failure)
-    # A wait that one call was told is that message's; what closes a circuit is never one sample.
+    # A `Retry-After` concerns one message only; a circuit never opens after one sample of it.
     at_once = settings.auth_cooling_seconds if cause.at_once else None
     return RecordFailureAsk(
         circuit=circuit,
@@ -71,7 +75,7 @@ def failure_ask(
 
 
 class OpenCircuit(NamedTuple):
-    """A breaker that is not closed; a probe may be asked for at `due`, monotonic, in seconds."""
+    """A breaker that is not closed; a probe may be sent at `probe_at` (monotonic, in seconds)."""
 
     is_probing: bool
     probe_at: float
@@ -87,17 +91,17 @@ class OpenCircuit(NamedTuple):
     def is_due(self, now: float) -> bool:
         """Tell whether a turn may be claimed for a probe.
 
-        While another call probes, that is not a matter of time: a report tells what comes of it.
+        Not while another call probes: a report brings the result of that one.
         """
         return not self.is_probing and self.probe_at <= now
 
     def given_back(self, now: float) -> Self:
-        """Return it as it is when a probe has learnt nothing: another may probe at once."""
+        """Return the state after a probe without a result: another call may probe at once."""
         return self._replace(is_probing=False, probe_at=now)
 
 
 class AnsweredCalls:
-    """How many calls this worker had answered lately, of each circuit and each account."""
+    """How many calls were answered to this worker lately, by circuit and by account circuit."""
 
     def __init__(self, settings: BreakerSettings, clock: Clock) -> None:
         self._window_seconds = settings.window_seconds
@@ -112,7 +116,7 @@ class AnsweredCalls:
         self._by_account[own] += 1
 
     def take_report(self) -> tuple[tuple[str, int], ...]:
-        """Return what goes with a report, and count it no more."""
+        """Return the counts for a report, and reset them."""
         answered = tuple(self._unreported.items())
         self._unreported.clear()
         if self._clock.monotonic() - self._since > self._window_seconds:
@@ -121,25 +125,25 @@ class AnsweredCalls:
         return answered
 
     def with_answered(self, ask: RecordFailureAsk, own: str) -> RecordFailureAsk:
-        """Return what is told of a failure, with the answers that weigh against it."""
+        """Return the report of a failure with the number of answered calls to weigh against it."""
         answered, answered_own = self._unreported[ask.circuit], self._by_account[own]
         return msgspec.structs.replace(ask, answered=answered, answered_own=answered_own)
 
 
 def account_circuit(circuit: str, account: str) -> str:
-    """Return the circuit of one account's calls beside that of all."""
+    """Return the circuit of one account's calls."""
     return f"{circuit}@{account}"
 
 
 def bounded_retry_after(seconds: float | None) -> float | None:
-    """Return a wait that a provider asked for, as far as one is believed."""
+    """Return the wait that a provider asked for, at most an hour."""
     return None if seconds is None else min(seconds, _RETRY_AFTER_SECONDS_MAX)
 
 
 def barred(
     model: ModelSettings, why: BlockReason, seconds: float, cause: str = ""
 ) -> CallBlockedError:
-    """Return why a call is not made; credentials that were refused get no better by waiting."""
+    """Return the error of a blocked call; it is not retryable if credentials were refused."""
     code, message = _MESSAGES[why]
     is_refused = cause == "auth"
     failure = Failure(

@@ -1,27 +1,27 @@
-"""Whose fault a failed call is, what it closes for others, and what becomes of its message.
+"""The table of failed calls: whose fault, what it closes for others, what follows for its message.
 
-The one table of these rules, with their reasons. Pure: `gate` carries out what a failure closes,
-`steps/patience` what its message does. Which failure an upstream's words mean is told by
-`providers/failures`.
+Pure: `circuit_breaker` carries out what a failure closes, `retry_policy` what its message does.
+`providers/failures` decides which failure an upstream's response is.
 
 Whose fault it is decides everything else:
 
-request      This one message is refused: flagged words, too long, malformed, too dear for what is
-             left. Another message may be fine, so nothing is closed for anybody, and asking again
-             is no use.
+request      This one message is refused: flagged content, too long, malformed, too expensive for
+             the remaining credit. Other messages may be fine, so nothing is closed, and a retry is
+             useless.
 model        The upstream does not know the model. Nothing is closed: other models work.
-credentials  The upstream refuses our key, our account or our bill. Every call fails until somebody
-             acts, so the circuit closes at once, for everybody. A person's message goes to the next
-             model or fails; a batch waits, since it has a day and an operator needs an hour.
-limit        The upstream takes fewer calls than we make. It took nothing on. The fleet learns how
-             many it takes (`throttle`), and the message waits; nothing is wrong with either.
-network      The upstream cannot be reached or says that it is overloaded, before it took anything
-             on. No prompt causes that, so failures of one account count for all. The message waits.
-provider     The upstream took the call on and failed. A prompt may cause that: it closes the
-             circuit only when messages of several accounts fail alike; the messages of one account
-             close it for that account. The message tries again, so many calls at most.
-answer       The answer itself is of no use: empty, malformed by the model. It says nothing about
-             the upstream's health; the model may do better when asked again at once.
+credentials  The upstream refuses our key, our account or our bill. Every call fails until an
+             operator acts, so the circuit opens at once, for all accounts. An interactive message
+             goes to the next model or fails; a batch waits, since it has a day and an operator
+             needs an hour.
+limit        The upstream accepts fewer calls than we make, and did not accept this one. The fleet
+             learns its rate (`throttles`), and the message waits.
+network      The upstream cannot be reached, or is overloaded, before it accepted the call. No
+             prompt causes that, so failures of one account count for all. The message waits.
+provider     The upstream accepted the call and failed. A prompt may cause that: the circuit opens
+             only when messages of several accounts fail; messages of one account open that
+             account's circuit. The message is retried, up to a number of calls.
+answer       The answer is useless: empty, or malformed by the model. That says nothing about the
+             upstream's health; the model may do better if called again at once.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -34,9 +34,9 @@ FaultKind = Literal["request", "model", "credentials", "limit", "network", "prov
 class FailureCause(NamedTuple):
     """What follows from a fault.
 
-    `closes` is what it counts towards: nothing; the circuit, `at_once` or after several; or its
-    throttle. `is_shared`: no prompt can cause it, so one account's
-    failures speak for all. `is_taken_on`: the upstream began to work, so that it is one of a turn's
+    `closes` is what it counts towards: nothing; the circuit, which opens `at_once` or after several
+    failures; or the throttle. `is_shared`: no prompt can cause it, so the failures of one account
+    count for all. `is_accepted`: the upstream accepted the call, so it counts as one of the turn's
     calls. `waits`: the message waits in the queue until its deadline. `passes_over`: the next model
     of the route may answer instead.
     """
@@ -62,10 +62,10 @@ CAUSES: Final[dict[FaultKind, FailureCause]] = {
     "answer": FailureCause("answer", "nothing"),
 }
 
-# By the code of a failure, where it says more than its category does.
+# By the code of a failure, where the code is more exact than its category.
 _BY_CODE: Final[dict[str, FaultKind]] = {
     "UNKNOWN_UPSTREAM_MODEL": "model",
-    # This message is too dear for what is left of the deployment's money; a smaller one is not.
+    # This message is too expensive for the deployment's remaining credit; a smaller one is not.
     "REQUEST_UNAFFORDABLE": "model",
     "PROVIDER_OVERLOADED": "network",
     "PROVIDER_CONFLICT": "network",
@@ -84,6 +84,6 @@ _BY_CATEGORY: Final[dict[str, FaultKind]] = {
 
 
 def cause_of(failure: Failure) -> FailureCause:
-    """Return what follows from a failure; one that is in no table is the request's own."""
+    """Return what follows from a failure; one in no table is the request's fault."""
     fault = _BY_CODE.get(failure.code) or _BY_CATEGORY.get(failure.category, "request")
     return CAUSES[fault]

@@ -1,7 +1,7 @@
-"""Room at providers that was taken before the turn that will use it was claimed.
+"""Permits: room at providers that is taken before the turn that will use it is claimed.
 
-Owns which permits this worker holds: free ones, for a claim to come, and promised ones, for turns
-that were claimed and will call. Refuses to ask Redis: the gate takes room and gives it back.
+Owns which permits this worker holds: free ones, for the next claim, and assigned ones, for turns
+that were claimed and will call. Refuses to ask Redis: `circuit_breaker` takes and returns room.
 """
 
 from collections import defaultdict
@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 from shared.clock import Clock
 from shared.wire.submission import Lane
 
-# What was not used by then goes back: a turn that calls later asks for room of its own.
+# An assigned permit not used by then is returned; a turn that calls later asks for room itself.
 UNUSED_SECONDS: Final = 10.0
-# After a call found no room, turns for the provider wait in line for so long at least.
+# After a call found no room, turns for the provider are parked for at least this long.
 _FULL_SECONDS: Final = 1.0
-# The weight of the last call in what a call is thought to take.
+# The weight of the last call in the moving average of tokens a call uses.
 _LAST_WEIGHT: Final = 0.2
 
 _Kind = tuple[str, Lane]
@@ -43,11 +43,11 @@ class Permits:
         self.on_freed: Callable[[], None] = lambda: None
 
     def free(self, provider: str, lane: Lane) -> int:
-        """Return how many turns may be claimed with permits that nobody uses yet."""
+        """Return how many free permits there are of a lane."""
         return len(self._free.get((provider, lane), ()))
 
     def held(self, provider: str) -> int:
-        """Return how many permits nobody uses yet, of both lanes."""
+        """Return how many free permits there are of both lanes."""
         return self.free(provider, "interactive") + self.free(provider, "batch")
 
     def add(self, permit: Permit) -> None:
@@ -55,13 +55,13 @@ class Permits:
         self._free[permit.provider, permit.lane].append((self._clock.monotonic(), permit))
 
     def assign(self, provider: str, lane: Lane, generation: str) -> None:
-        """Keep a permit for a turn that was claimed with it and will call this provider."""
+        """Assign a free permit to a turn that was claimed with it."""
         if self.free(provider, lane) and generation not in self._assigned:
             _, permit = self._free[provider, lane].pop(0)
             self._assigned[generation] = (self._clock.monotonic(), permit)
 
     def take_assigned(self, provider: str, lane: Lane, generation: str) -> Permit | None:
-        """Return the permit with which a turn may make its call, if one was taken for it."""
+        """Remove and return the permit assigned to a turn, if it is for this provider and lane."""
         _, permit = self._assigned.get(generation, (0.0, None))
         if permit is None or (permit.provider, permit.lane) != (provider, lane):
             return None
@@ -69,7 +69,7 @@ class Permits:
         return permit
 
     def drop(self, generation: str, provider: str | None = None) -> list[Permit]:
-        """Return what a turn has not used and will not use (at a provider): it is held no more."""
+        """Remove and return the permit that a turn will not use (only of `provider`, if given)."""
         _, permit = self._assigned.get(generation, (0.0, None))
         if permit is None or provider not in {None, permit.provider}:
             return []
@@ -77,9 +77,9 @@ class Permits:
         return [permit]
 
     def take_unused(self, since: float) -> list[Permit]:
-        """Return the permits to give back, which are held no more.
+        """Remove and return the permits to return to Redis.
 
-        They are free ones that were there at `since`, and those promised too long ago.
+        They are free ones taken before `since`, and those assigned too long ago.
         """
         before = self._clock.monotonic() - UNUSED_SECONDS
         late = [each for each, (at, _) in self._assigned.items() if at < before]
@@ -89,7 +89,7 @@ class Permits:
                 found.append(permits.pop(0)[1])
         return found
 
-    # -- what calls tell ---------------------------------------------------------------------------
+    # -- what is learned from calls ----------------------------------------------------------------
 
     def note_full(self, provider: str) -> None:
         """Note that a provider had no room for a call."""
@@ -100,7 +100,7 @@ class Permits:
         return self._full_until.get(provider, 0.0) > self._clock.monotonic()
 
     def note_end(self, provider: str, tokens: int) -> None:
-        """Note that a call is over and what it took: there may be room."""
+        """Note that a call has ended, and its tokens: there may be room again."""
         before = self._tokens.get(provider, float(tokens))
         self._tokens[provider] = before + (tokens - before) * _LAST_WEIGHT
         self.note_freed(provider)
@@ -111,12 +111,12 @@ class Permits:
         self.on_freed()
 
     def was_freed(self, provider: str) -> bool:
-        """Tell, once, whether this worker has left room since this was asked."""
+        """Tell whether this worker has freed room since the last call of this method."""
         if provider not in self._freed:
             return False
         self._freed.discard(provider)
         return True
 
     def typical_tokens(self, provider: str) -> int:
-        """Return how many tokens a call is thought to take of which nothing is known yet."""
+        """Return the moving average of the tokens that a call uses."""
         return int(self._tokens.get(provider, 0.0))

@@ -1,10 +1,12 @@
-"""What a provider allows, in the words of the function that keeps to it for all workers.
+"""A provider's limits per minute as intervals in microseconds, for the Redis function that counts.
 
-Owns the arithmetic from so many a minute to times between two. Refuses to count: that is Redis'.
+Owns the arithmetic from a limit per minute to the time between two requests. Refuses to count:
+Redis does, for all workers.
 
-DESIGN. A provider may count its minutes from any moment. A tenth of the requests may come at once,
+DESIGN. A provider may begin its minutes at any moment. A tenth of the requests may come as a burst
 and the others are spread, so that no minute, whenever it begins, sees more than allowed; of the
-tokens a quarter, since one call may need many.
+tokens a quarter, since one call may need many. Example: 60 requests per minute are a burst of 6,
+then one request every 60 / (60 - 6 + 1) = 1.09 s.
 """
 
 from typing import Final, NamedTuple
@@ -24,7 +26,7 @@ class ProviderRateLimits(NamedTuple):
     provider: ProviderSettings
 
     def admit_ask(self, call: str, lane: Lane, tokens: int, lease_ms: int) -> AdmitCallAsk:
-        """Return what is asked for a call that is thought to take so many tokens."""
+        """Return the request for room for a call that is estimated to use `tokens`."""
         one, batch = self.provider, None
         request_us, burst = self._request_us(), self._requests_burst()
         if one.concurrency_max:
@@ -43,9 +45,9 @@ class ProviderRateLimits(NamedTuple):
         )
 
     def depart_ask(self, call: str, lane: Lane, tokens: int, used: int | None) -> EndCallAsk:
-        """Return what is told of a call that is over and has used so many.
+        """Return the message that ends a call which used `used` tokens.
 
-        None: it was not made, so its request is given back, too.
+        None: the call was not made, so its request is returned, too.
         """
         extra_tokens = (used or 0) - self._reserved(tokens)
         return EndCallAsk(
@@ -60,7 +62,7 @@ class ProviderRateLimits(NamedTuple):
         return max(1, (self.provider.requests_per_minute or 0) // _REQUESTS_BURST)
 
     def _request_us(self) -> int | None:
-        """Return the time between two requests, None where any number may be made."""
+        """Return the time between two requests; None without a limit."""
         per_minute = self.provider.requests_per_minute
         return -(-_MINUTE_US // (per_minute - self._requests_burst() + 1)) if per_minute else None
 
@@ -68,11 +70,11 @@ class ProviderRateLimits(NamedTuple):
         return max(1, (self.provider.tokens_per_minute or 0) // _TOKENS_BURST)
 
     def _reserved(self, tokens: int) -> int:
-        """A call that is larger than what may come at once waits for all of that."""
+        """A call larger than the whole burst waits for the whole burst."""
         return min(tokens, self._tokens_burst())
 
     def _tokens_us(self, tokens: int) -> int | None:
-        """Return how long a provider takes to allow so many."""
+        """Return how long it takes until a provider has allowed `tokens`; None without a limit."""
         per_minute = self.provider.tokens_per_minute
         spread = max(1, per_minute - self._tokens_burst()) if per_minute else 0
         return tokens * _MINUTE_US // spread if spread else None

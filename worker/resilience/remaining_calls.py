@@ -1,9 +1,13 @@
-"""How many calls a provider will still take, as its answers tell in their headers.
+"""How many calls a provider still accepts, by the rate-limit headers of its responses.
 
-Owns what was told last of each circuit, and how far it is believed. Only limits of requests count:
-a call of few tokens may pass where a limit of tokens is used up. What is told may be wrong, so
-nothing here closes a circuit for longer than `PAUSE_SECONDS_MAX`, and a provider whose counts
-contradict themselves is not believed for a while. Refuses to ask Redis: that is the throttle's.
+Owns the last header values of each circuit, and how far they are believed. Only limits of requests
+count: a call of few tokens may pass although a token limit is used up. Headers may be wrong, so
+nothing here pauses a circuit for longer than `PAUSE_SECONDS_MAX`, and a provider whose counts
+contradict themselves is not believed for ten minutes. Refuses to ask Redis: `throttles` does.
+
+Example: the response to call 7 says 3 remaining, reset in 20 s; calls 8, 9 and 10 are made, and the
+next one waits for the rest of the 20 s. With 4 workers and few calls remaining, each call of this
+worker is counted as 4.
 """
 
 from typing import Final, NamedTuple
@@ -11,18 +15,18 @@ from typing import Final, NamedTuple
 from shared.clock import Clock
 from worker.providers.rate_limit_headers import Limit
 
-# Most limits are a minute's. For longer ones a refusal says how long, and is believed further.
+# Most limits are per minute. For longer ones a refusal names the wait, and is believed for longer.
 PAUSE_SECONDS_MAX: Final = 60.0
 _PAUSE_SECONDS_MIN: Final = 0.05
 _DISTRUST_SECONDS: Final = 600.0
-# Where no more than that of a limit is left, the calls that other workers may be sending are
-# reckoned with; of a small limit always.
+# If at most this share of a limit is left, the calls that other workers may be sending are counted,
+# too; with a small limit always.
 _SCARCE_SHARE: Final = 0.2
 _SMALL_LIMIT: Final = 50
 
 
 class _Reported(NamedTuple):
-    """What the answer to call `number` said: how many are `left`, of how many, until when."""
+    """What the response to call `number` said: calls `left`, of which limit, until when."""
 
     left: int
     limit: int | None
@@ -31,7 +35,7 @@ class _Reported(NamedTuple):
 
 
 class RemainingCalls:
-    """The calls that are left of each circuit, as far as this worker was told."""
+    """The remaining calls of each circuit, by the responses that this worker has seen."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -41,13 +45,13 @@ class RemainingCalls:
         self._distrusted: dict[str, float] = {}
 
     def note_sent(self, circuit: str) -> int:
-        """Count a call that leaves, and return its number."""
+        """Count a call that is sent, and return its number."""
         number = self._sent.get(circuit, 0) + 1
         self._sent[circuit] = number
         return number
 
     def note_remaining(self, circuit: str, number: int, limit: Limit, live_workers: int) -> bool:
-        """Take in what an answer says of its circuit's calls; return whether that proved false."""
+        """Store what a response says of remaining calls; return whether it contradicts itself."""
         now = self._clock.monotonic()
         left, seconds = limit.remaining, limit.reset_seconds
         if left is None or seconds is None or seconds < _PAUSE_SECONDS_MIN:
@@ -64,7 +68,7 @@ class RemainingCalls:
         return False
 
     def _is_contradicted(self, circuit: str, number: int, limit: Limit, live_workers: int) -> bool:
-        """Tell whether too few calls were made since a pause for none to be left again."""
+        """Tell whether too few calls were made since the last pause for 0 to remain again."""
         first, until = self._paused.get(circuit, (number, 0.0))
         if number <= first or self._clock.monotonic() < until:
             return False
@@ -74,9 +78,10 @@ class RemainingCalls:
     def pause_seconds(
         self, circuit: str, live_workers: int = 1, *, is_calling: bool = False
     ) -> float | None:
-        """Return for how long no calls are left, once for each time that this is so.
+        """Return for how long no calls remain, once for each pause; None if calls remain.
 
-        `living` workers send about as many calls as this one. `is_calling`: one more is to leave.
+        Each of `live_workers` is assumed to send as many calls as this one. `is_calling`: one more
+        call is about to be sent.
         """
         reported = self._reported.get(circuit)
         if reported is None:

@@ -1,12 +1,12 @@
-"""What a failed call comes to: another, the queue, the next model, or the end.
+"""What follows a failed call: another call here, a wait in the queue, the next model, or the end.
 
-Owns how patient an attempt is. The decisions are pure: they are told how things stand and the
-chance of their jitter, and read no clock.
+Owns the limits and waits of retries. The decisions are pure: the caller passes the state and the
+random number for jitter; no clock is read.
 
-DESIGN. What is not the message's own fault waits in the queue until its deadline, further apart
-each time, as `causes` says. Only upstream calls are counted, and only those that a provider took
-on: at most six a turn, over all attempts and models. A call that was not made (a breaker that
-cools, a throttle, limits without room) counts for nothing.
+DESIGN. A message that failed through no fault of its own waits in the queue until its deadline,
+longer each time (see `failure_causes`). Only calls that a provider accepted are counted: at most
+six in a turn, over all attempts and models. A blocked call (an open circuit, a throttle, no room)
+is not counted.
 """
 
 from typing import Final, NamedTuple
@@ -16,27 +16,28 @@ from worker.outcome import Failed, Outcome, Retry
 from worker.resilience.circuits import SHORT_SECONDS
 from worker.resilience.failure_causes import cause_of
 
-# Of one model in a turn's first attempt; in later ones, each some time after the last, one.
+# Calls of one model in the first attempt of a turn; later attempts make one call each.
 CALLS_PER_MODEL_MAX: Final = 2
-# Over all attempts and all models of the route.
+# Calls of a turn, over all attempts and all models of the route.
 CALLS_PER_TURN_MAX: Final = 6
 _BACKOFF_SECONDS: Final = 0.5
-# In the queue, at once.
+# The longest single wait in the queue.
 _LATER_SECONDS_MAX: Final = 60.0
 _ACCEPTED_SECONDS_MAX: Final = 300.0
-# After a breaker's time those that waited come apart.
+# When a circuit may be probed again, the messages that waited for it are spread over this time.
 _COOLED_SPREAD_SECONDS: Final = 1.0
-# Nobody knows when a slot is given back.
+# The wait for room when nobody knows when a call will end.
 _NO_ROOM_SECONDS: Final = 1.0
 _JITTER_SECONDS: Final = 0.5
-# How long one waits for room in the queue at most, at once: as long as it has waited, within these.
+# The longest single wait in the queue for room: half the message's age, within these bounds.
 _QUEUE_SECONDS: Final = (4.0, 30.0)
 
 
 class RetryState(NamedTuple):
-    """How an attempt stands: `calls` of this model, `turn_calls` of all; times in seconds.
+    """The state of an attempt: `calls` of this model, `turn_calls` of all models; times in seconds.
 
-    `waited_here` is the wait for room in this attempt, `age` the time since it was accepted.
+    `left` is the time to the deadline, `age` the time since the generation was accepted,
+    `waited_seconds` the time this attempt has waited for room in its slot.
     """
 
     calls: int
@@ -51,7 +52,7 @@ class RetryState(NamedTuple):
 
 
 class WaitHere(NamedTuple):
-    """Wait here for so many seconds, then call the same model again."""
+    """Wait in the worker's slot for `seconds`, then call the same model again."""
 
     seconds: float
 
@@ -59,7 +60,7 @@ class WaitHere(NamedTuple):
 def decide_next(
     error: ProviderError, state: RetryState, jitter: float
 ) -> Failed | Retry | WaitHere:
-    """Decide what follows a failure; `chance` is from 0 to 1."""
+    """Decide what follows a failure; `jitter` is a random number from 0 to 1."""
     if isinstance(error, CallBlockedError):
         delay = max(error.wait_seconds, _NO_ROOM_SECONDS * jitter) + _JITTER_SECONDS * jitter
         return (
@@ -73,7 +74,7 @@ def decide_next(
     if error.retry == "never":
         return Failed(error.failure)
     delay = asked_seconds or jitter * _BACKOFF_SECONDS * float(2 ** max(0, state.calls - 1))
-    # Another model goes before one that takes nothing on.
+    # If this model accepted nothing, the next model is called before this one again.
     is_next = state.has_fallbacks and not cause.is_accepted
     if delay <= SHORT_SECONDS and delay < state.left and may_call_again(state) and not is_next:
         return WaitHere(delay)
@@ -83,9 +84,9 @@ def decide_next(
 
 
 def retry_later(error: ProviderError, state: RetryState, jitter: float) -> Retry:
-    """Return the wait in the queue, which grows from one to the next.
+    """Return the wait in the queue, which grows with each deferral.
 
-    The few calls that a provider took on are spread over minutes, as an outage lasts.
+    The few calls that a provider accepts are spread over minutes, as long as an outage lasts.
     """
     if cause_of(error.failure).is_accepted:
         backoff_seconds = min(
@@ -100,22 +101,23 @@ def retry_later(error: ProviderError, state: RetryState, jitter: float) -> Retry
 def retry_refused_credentials(
     error: ProviderError, state: RetryState, jitter: float
 ) -> Failed | Retry:
-    """Decide what follows refused credentials, which only an operator can mend.
+    """Decide what follows refused credentials, which only an operator can repair.
 
-    A batch has a day for that; a person is told at once.
+    A batch has a day for that; an interactive message fails at once.
     """
     return retry_later(error, state, jitter) if state.is_batch else Failed(error.failure)
 
 
 def may_wait_here(state: RetryState, delay: float) -> bool:
-    """Tell whether a wait for room is worth a slot of the worker: another model goes before it."""
+    """Tell whether to wait for room in the worker's slot: only briefly, and without fallbacks."""
     return not state.has_fallbacks and state.waited_seconds + delay <= SHORT_SECONDS
 
 
 def retry_in_queue(barred: CallBlockedError, state: RetryState, jitter: float) -> Failed | Retry:
-    """Decide what follows a call that was not made, where nobody waits for it here.
+    """Decide what follows a blocked call that is not waited for in the slot.
 
-    Messages that wait for the same must not come together; a throttle gives each a time of its own.
+    Jitter spreads the messages that wait for the same resource; a throttle already gives each
+    message its own time.
     """
     if not barred.failure.retryable:
         return retry_refused_credentials(barred, state, jitter)
@@ -129,25 +131,25 @@ def retry_in_queue(barred: CallBlockedError, state: RetryState, jitter: float) -
 
 
 def may_call_again(state: RetryState) -> bool:
-    """Tell whether the model may be called once more, as far as calls are counted."""
+    """Tell whether the limits of calls allow one more call of the model."""
     calls_max = CALLS_PER_MODEL_MAX if state.deferrals == 0 else 1
     return state.calls < calls_max and state.turn_calls < CALLS_PER_TURN_MAX
 
 
 def may_fail_over(outcome: Outcome | WaitHere | None, state: RetryState) -> bool:
-    """Tell whether what became of one model is no reason to let the next one not try."""
+    """Tell whether the next model of the route may be called after this outcome."""
     if not state.has_fallbacks or state.has_shown or state.turn_calls >= CALLS_PER_TURN_MAX:
         return False
     return isinstance(outcome, Retry) or is_model_fault(outcome)
 
 
 def is_model_fault(outcome: Outcome | WaitHere | None) -> bool:
-    """Tell whether it ended for a reason of one model's, of which another need know nothing."""
+    """Tell whether the failure concerns one model, so that another may still answer."""
     return isinstance(outcome, Failed) and cause_of(outcome.failure).passes_over
 
 
 def excluded_by(outcome: Outcome | None) -> str:
-    """Return what the route says of a model that was passed over."""
+    """Return the reason that the route records for a model that was passed over."""
     if isinstance(outcome, Retry) and outcome.why != "failed":
         return "busy" if outcome.why in {"busy", "throttled"} else "cooling"
     is_cooling = isinstance(outcome, Failed) and outcome.failure.code == "PROVIDER_COOLING"

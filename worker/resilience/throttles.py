@@ -1,11 +1,10 @@
-"""The throttles of circuits that take fewer calls than are made, as one worker knows them.
+"""Which circuits accept fewer calls than are made, as one worker knows it.
 
-Owns which circuits are throttled, and how many calls each took on lately, of which the fleet's
-rate is learned at a first refusal; what was sent and not refused so far was taken on. How it is
-learned, and whose turn it is, stands in Redis (`record_refusal.lua`, `admit_throttled.lua`). A
-provider whose
-answers tell that no calls are left is throttled before it refuses one. One that neither refused a
-call nor tells that they run out costs a set look-up.
+Owns which circuits are throttled, and how many calls each accepted lately, from which the fleet
+learns the rate at the first refusal; a call that was sent and not refused counts as accepted. How
+the rate is learned, and whose turn it is, is decided in Redis (`record_refusal.lua`,
+`admit_throttled.lua`). A provider whose headers say that no calls remain is throttled before it
+refuses one. For any other provider, a call costs one look-up in a set.
 """
 
 from collections import deque
@@ -25,14 +24,14 @@ from worker.providers.rate_limit_headers import Limit
 from worker.resilience.circuits import Caller, barred
 from worker.resilience.remaining_calls import RemainingCalls
 
-# Of calls that a provider took on lately.
+# Which of the latest calls are remembered for the rate.
 _SENT_MAX: Final = 1_000
 _SENT_SECONDS: Final = 60.0
 _WINDOW_SECONDS_MIN: Final = 1.0
 
 
 class Throttles:
-    """Which circuits are throttled, and how many calls they took on."""
+    """Which circuits are throttled, and how many calls they accepted."""
 
     def __init__(self, redis: Connection, root: str, clock: Clock) -> None:
         self._redis = redis
@@ -44,13 +43,13 @@ class Throttles:
         self._live_workers = 1
 
     def update(self, circuits: AbstractSet[str], live_workers: int) -> None:
-        """Take in which are throttled in the fleet, and how many workers live."""
+        """Store which circuits the fleet throttles, and how many workers live."""
         self._circuits, self._live_workers = circuits, max(1, live_workers)
 
     def note_sent(self, circuit: str) -> int:
-        """Count a call as taken on, until it is refused: a refusal comes sooner than an answer.
+        """Count a call as accepted, until it is refused; return its number within the circuit.
 
-        Return its number among the circuit's.
+        It is counted when sent, since a refusal arrives sooner than an answer.
         """
         taken = self._sent_at.get(circuit)
         if taken is None:
@@ -59,10 +58,10 @@ class Throttles:
         return self._remaining.note_sent(circuit)
 
     def note_remaining(self, circuit: str, number: int, limit: Limit) -> None:
-        """Take in what the answer to a call says of the calls that are left."""
+        """Note what the response to a call says of remaining calls."""
         if self._remaining.note_remaining(circuit, number, limit, self._live_workers):
             logs.logger().warning(
-                "limits told by a provider contradict each other", circuit=circuit
+                "a provider's rate-limit headers contradict each other", circuit=circuit
             )
             ask = RecordRefusalAsk(circuit=circuit, taken=0, taken_ms=0, is_false=True)
             library.send_call(self._redis, "record_refusal", self._root, ask)
@@ -70,8 +69,8 @@ class Throttles:
             self._pause_if_spent(circuit)
 
     def _pause_if_spent(self, circuit: str, *, is_calling: bool = False) -> None:
-        """Have nobody call until a provider takes calls again, as far as its answers tell."""
-        # One that is throttled is called by one worker at a time.
+        """If no calls remain, throttle the circuit for the whole fleet until the limit resets."""
+        # A throttled circuit is called by one worker at a time.
         live_workers = 1 if circuit in self._circuits else self._live_workers
         seconds = self._remaining.pause_seconds(circuit, live_workers, is_calling=is_calling)
         if seconds is None:
@@ -83,7 +82,7 @@ class Throttles:
     async def take_turn(
         self, model: ModelSettings, circuit: str, lane: Lane, caller: Caller
     ) -> None:
-        """Take a call's turn; raise BarredError until when there is one."""
+        """Take a call's turn at a throttled circuit, or raise CallBlockedError with the wait."""
         self._pause_if_spent(circuit, is_calling=True)
         if circuit not in self._circuits:
             return
@@ -97,7 +96,7 @@ class Throttles:
             raise barred(model, "throttled", turn.wait_ms / 1000)
 
     async def note_refusal(self, circuit: str, asked_seconds: float | None) -> float:
-        """Slow the fleet down after a refusal; return in how many seconds the next call may be."""
+        """Throttle the circuit after a refusal; return the seconds until the next call."""
         if self._sent_at.get(circuit):
             self._sent_at[circuit].pop()
         ask = self._ask(circuit, asked_seconds)
@@ -122,10 +121,10 @@ class Throttles:
 
 
 def _busiest_window(ages: list[float]) -> tuple[int, float]:
-    """Return how many calls were sent in the busiest stretch up to now, and how long that is.
+    """Return the number of calls in the busiest window that ends now, and its length in seconds.
 
-    `ages` are in seconds, the oldest first. Of calls 40, 2 and 1 s ago the last two say more of
-    what the provider takes than all three: the others were not wanted.
+    `ages` are in seconds, the oldest first. Example: calls 40, 2 and 1.5 s ago give (2, 2.0): two
+    calls in 2 s show a higher accepted rate than three in 40 s.
     """
     windows = [(count, age) for count, age in enumerate(reversed(ages), 1) if age < _SENT_SECONDS]
     if not windows:

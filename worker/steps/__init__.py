@@ -1,19 +1,18 @@
-"""The steps of a generation: verbs, one a file, each `async def <verb>(run) -> Outcome | None`.
+"""The steps of a generation, one a file, each `async def <verb>(run) -> Outcome | None`.
 
-read      decode what was asked
-recall    read the conversation so far
-enhance   have an unclear message reworded, if it may be
-choose    decide which model answers
-look      fetch the pictures that came with the message
-search    search the web for a model that does not
-generate  call it and stream what it says
-settle    end the generation with what came of it
+read_submission   Decodes the submission and the user's message
+load_history      Reads the conversation so far, and the system prompt
+enhance           Has an unclear message reworded by a model, if that is allowed
+choose_model      Decides which model answers
+fetch_images      Fetches the images of the message
+search_web        Searches the web for a model that cannot
+generate          Calls the model and streams its answer, with retries and failover
+settle            Ends the generation with its outcome, or returns it to the queue
 
-Beside them, what a step stands on:
+Beside them, what the steps use:
 
-charge     what is due for what was shown
-fit        a conversation cut to a window, whole turns at a time
-hear       what one upstream call says, within its time limits
-patience   what a failed call comes to, decided without waiting
-rewording  what a model is asked that rewords a message, and whether it did
+receive_answer    Receives the parts of one upstream call, within its timeouts
+charge            Computes the charge for the answer, or for the part of it that was shown
+truncate_history  Cuts a conversation to a context window, whole turns at a time
+rewording         The prompt of a rewording, and the checks of its result
 """

@@ -1,8 +1,8 @@
-"""What is due for an answer, or for as much of one as was shown, however it ends.
+"""The charge for an answer, or for the part of it that was shown, however the attempt ends.
 
-An attempt that ends by itself is charged at its settlement. Of one that is ended from outside, by
-the deletion of its session, by its deadline or after the death of its worker, the functions know
-only what was written with it: so each append carries what would be due if it were the last.
+An attempt that ends by itself is charged at its settlement. If it is ended from outside (its
+session is deleted, its deadline passes, its worker dies), the Redis functions know only what was
+appended: so each append carries the charge that would be due if it were the last one.
 """
 
 from typing import Final
@@ -20,15 +20,15 @@ from worker.steps.receive_answer import estimate_usage
 from worker.steps.search_web import add_search_cost
 
 NOTHING_DUE: Final = Usage()
-# The message's own fault: what the model thought of it before it was refused is paid for.
+# The message's own fault: reasoning that was shown before the refusal is charged.
 _FAULTS_OF_MESSAGES: Final[frozenset[Category]] = frozenset({"content_policy", "invalid_request"})
 
 
 def usage_due(run: Run, stage: Stage, failure: Failure | None) -> Usage:
-    """Return what is paid for at the end of an attempt: what was shown, unless the answer failed.
+    """Return the usage to charge when an attempt ends: what was shown, unless the answer failed.
 
-    A deadline is no failure of the answer. Reasoning that was shown without any answer is paid for
-    unless the provider, or Pollux, broke down in the middle of it.
+    A passed deadline is no failure of the answer. Reasoning that was shown without an answer is
+    charged, unless the provider or Pollux failed meanwhile.
     """
     if run.model is None or not run.writer.has_shown() or not _is_paid(run, stage, failure):
         return NOTHING_DUE
@@ -36,7 +36,7 @@ def usage_due(run: Run, stage: Stage, failure: Failure | None) -> Usage:
 
 
 def _is_paid(run: Run, stage: Stage, failure: Failure | None) -> bool:
-    """Tell whether what was shown is paid for."""
+    """Tell whether what was shown is charged."""
     if stage != "failed" or failure is None:
         return stage != "failed"
     if failure.code == EXPIRED.code:
@@ -48,10 +48,10 @@ def _is_paid(run: Run, stage: Stage, failure: Failure | None) -> bool:
 
 
 def encode_charge(run: Run) -> str | None:
-    """Return what would be due if the attempt ended now, in words that a function can read.
+    """Return what would be due if the attempt ended now, as text that the Redis functions parse.
 
-    Its attempt, the cost in microcredits, tokens that went in, came out and were thought, searches
-    and their part of the cost, then the model. None where nothing was shown.
+    Fields: attempt, cost in microcredits, input, output and reasoning tokens, searches, their part
+    of the cost, model. Example: "1 420 900 150 0 0 0 gpt-5". None if nothing was shown.
     """
     if run.model is None or not run.writer.has_shown():
         return None
@@ -63,9 +63,9 @@ def encode_charge(run: Run) -> str | None:
 
 
 def _plausible_usage(run: Run, model: ModelSettings) -> Usage:
-    """Return the usage that the provider told, but for counts that cannot be.
+    """Return the usage that the provider reported, with impossible counts replaced by estimates.
 
-    Something went in, and something that was shown came out.
+    A count of 0 is impossible for the input, and for the output if something was shown.
     """
     reported = run.usage
     if reported is not None and reported.input_tokens > 0 and reported.output_tokens > 0:

@@ -1,4 +1,4 @@
-"""Decide which model answers, among those this worker can reach."""
+"""Decides which model answers, among those that this worker can reach."""
 
 import random
 from collections.abc import Sequence
@@ -27,21 +27,21 @@ from worker.parking import may_park, resource_of
 from worker.resilience import retry_policy
 from worker.run import Run
 
-# Another worker may hold the key that this one lacks; until then the generation waits in the queue.
-# Not always as long as an idle worker waits at its bell, or the same one would always be in time.
+# How long a generation waits in the queue for a worker with another key. Random, so that it does
+# not keep step with an idle worker's polls, by which the same worker would always claim it first.
 _ELSEWHERE_SECONDS = (0.2, 1.2)
 
 
 async def choose_model(run: Run) -> Failed | Retry | None:
     """Fill `run.model`, `run.routing` and `run.searched_by`; without one, wait for another worker.
 
-    Who searches the web for the first choice does so for the whole route.
+    Whoever searches the web for the first choice does so for the whole route.
     """
     question = question_of(run, run.prompt)
     candidates, (run.routing, open_) = rank_candidates(run, question)
     bars = _exclusions(run.routing)
     if open_ and _exceeds_hold(run, run.routing, open_[0], question):
-        # What was set aside was for a model that cools, or that another worker has the key of.
+        # The hold was made for a model whose circuit is open, or whose key another worker has.
         question = msgspec.structs.replace(question, budget=run.claimed.hold)
         _, (run.routing, open_) = rank_candidates(run, question)
     if not open_:
@@ -57,24 +57,21 @@ async def choose_model(run: Run) -> Failed | Retry | None:
 
 
 def _exclusions(routing: Routing) -> dict[str, str | None]:
-    """Return what shuts each candidate out."""
+    """Return what excludes each candidate."""
     return {each.model: each.excluded_by for each in routing.candidates}
 
 
 def _exceeds_hold(
     run: Run, routing: Routing, chosen: ModelSettings, question: RoutingQuery
 ) -> bool:
-    """Tell whether what was set aside does not pay for a model that only stands in.
-
-    One that goes before it is not to be had here or now.
-    """
+    """Tell whether the hold does not pay for a model that stands in for an unavailable one."""
     before = takewhile(lambda each: each.model != routing.chosen, routing.candidates)
     stands_in = any(each.excluded_by in {"cooling", "unavailable"} for each in before)
     return stands_in and not _may_stand_in(run, chosen, question)
 
 
 def _is_searched_elsewhere(run: Run, model: ModelSettings, question: RoutingQuery) -> bool:
-    """Tell whether the service that would search for a model is another worker's to ask."""
+    """Tell whether only another worker can call the search service that a model needs."""
     is_asked = question.search is not None and search_estimate.search_provider(model) == "service"
     return is_asked and run.dependencies.search_client is None
 
@@ -82,9 +79,9 @@ def _is_searched_elsewhere(run: Run, model: ModelSettings, question: RoutingQuer
 def _no_open_model(
     run: Run, bars: dict[str, str | None], candidates: tuple[ModelSettings, ...]
 ) -> Failed | Retry:
-    """Return what it comes to that no model is open."""
+    """Return the outcome when no candidate is open."""
     name = run.submission.model
-    # A catalogue that is older than the fleet's may lack what others serve.
+    # This worker's catalogue may be older than the fleet's and lack a model that others serve.
     if "unavailable" in bars.values() or (
         not bars and (name == AUTO or name in run.dependencies.configured)
     ):
@@ -105,9 +102,9 @@ def _no_open_model(
 
 
 def _retry_elsewhere(run: Run | None = None, lacking: Sequence[ModelSettings] = ()) -> Retry:
-    """Wait for a worker that has more: in the lines of the keys that are lacking here.
+    """Wait for a worker that has the keys which this one lacks: parked for their providers.
 
-    Where that is not known, or only workers that know no lines have them, look again soon.
+    If the lacking models are unknown, or only workers without parking serve them, retry soon.
     """
     soon = random.uniform(*_ELSEWHERE_SECONDS)  # noqa: S311  jitter
     if run is None or not lacking or not all(may_park(run.dependencies, each) for each in lacking):
@@ -117,16 +114,16 @@ def _retry_elsewhere(run: Run | None = None, lacking: Sequence[ModelSettings] = 
 
 
 def tokens_of_prompt(run: Run, prompt: str) -> int:
-    """Estimate, high, what is sent whatever else is: the prompt, its pictures and the system's."""
+    """Estimate, high, the tokens that are always sent: prompt, its images, system prompt."""
     image_tokens = price.IMAGE_TOKENS * len(run.submission.features.media_urls)
     system = price.tokens_in(run.system_prompt) if run.system_prompt else 0
     return price.tokens_in(prompt) + system + image_tokens
 
 
 def tokens_to_send(run: Run, model: ModelSettings, prompt: str) -> int:
-    """Estimate what is sent to a model with a prompt: also the history, as far as it has room.
+    """Estimate the tokens sent to a model with a prompt, with the history as far as it fits.
 
-    Only where the hold was made for it.
+    The history counts only if the hold was made for it.
     """
     tokens = tokens_of_prompt(run, prompt)
     if not run.submission.holds_history:
@@ -136,7 +133,7 @@ def tokens_to_send(run: Run, model: ModelSettings, prompt: str) -> int:
 
 
 def question_of(run: Run, prompt: str) -> RoutingQuery:
-    """Return what a prompt asks of a model."""
+    """Return what a prompt needs from a model, for the routing."""
     settings, features = run.dependencies.settings.search, run.submission.features
     return RoutingQuery(
         model=run.submission.model,
@@ -149,7 +146,7 @@ def question_of(run: Run, prompt: str) -> RoutingQuery:
 
 
 def first_choice(run: Run, prompt: str) -> ModelSettings | None:
-    """Return the model that a prompt would go to from here, without waiting for anybody."""
+    """Return the model that would answer a prompt now on this worker; None if it had to wait."""
     question = question_of(run, prompt)
     _, (routing, open_) = rank_candidates(run, question)
     if not open_ or _exceeds_hold(run, routing, open_[0], question):
@@ -158,13 +155,13 @@ def first_choice(run: Run, prompt: str) -> ModelSettings | None:
 
 
 def rank_candidates(run: Run, question: RoutingQuery) -> tuple[tuple[ModelSettings, ...], Choice]:
-    """Return who may answer, and the decision among them."""
+    """Return the candidates, and the routing decision among them."""
     candidates = run.dependencies.catalogue.candidates(question.model, run.dependencies.offers)
     return candidates, decide(candidates, question)
 
 
 def _retry_after_cooling(run: Run, cooling: list[ModelSettings]) -> Failed | Retry:
-    """Wait in the queue for the model that may be called soonest, of those that only cool."""
+    """Wait in the queue for the candidate whose circuit may be probed soonest."""
     found = (
         run.dependencies.circuit_breaker.find_bar(each, run.claimed.account) for each in cooling
     )
@@ -182,7 +179,7 @@ def _retry_after_cooling(run: Run, cooling: list[ModelSettings]) -> Failed | Ret
 def _may_stand_in(run: Run, model: ModelSettings, question: RoutingQuery) -> bool:
     """Tell whether a model may stand in for the first choice.
 
-    The web must be searched in the same way for it, and what was set aside must pay for an answer.
+    The web must be searched in the same way for it, and the hold must pay for an answer.
     """
     added = search_estimate.NONE
     if question.search is not None:
@@ -204,7 +201,7 @@ def _context_too_long(exceeded: TooLong) -> Failure:
 
 
 _NO_SUITABLE_MODEL = Failure(
-    message="No model that could answer can do what the message asks for.",
+    message="No model that is available supports what the message asks for.",
     category="invalid_request",
     code="NO_SUITABLE_MODEL",
 )

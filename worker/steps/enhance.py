@@ -1,13 +1,13 @@
-"""Have an unclear message reworded before it is answered, if it may be.
+"""Has an unclear message reworded by a model before it is answered, if that is allowed.
 
-Owns when a model is asked to and what becomes of what it says. What the person wrote never changes:
-a rewording stands in `run.enhancement` and is what the model that answers is sent in this attempt.
-Whatever goes wrong, the message is sent as it is written; no answer waits longer than the setting
-says, nor more than a share of what its deadline leaves.
+Owns when a model is asked and what happens to its reply. The user's message never changes: the
+rewording is stored in `run.enhancement`, and the answering model is sent it in this attempt. If
+anything fails, the message is sent as written. No answer waits longer than the setting allows, nor
+more than a share of the time to its deadline.
 
-DESIGN. What the rewording costs is the deployment's: a permission that nobody had to give is not
-billed. A later attempt asks again, since what an attempt knows is kept at the end only. Left out of
-the record is what follows from the message itself, and what was not begun.
+DESIGN. The deployment pays for rewording: rewording is on unless the caller withholds permission,
+so it is not billed. A later attempt rewords again, since an attempt stores its results only at its
+end. The record omits reasons that follow from the message itself.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ from worker.steps.choose_model import first_choice, tokens_to_send
 from worker.steps.truncate_history import tokens_of
 
 _SHARE_OF_DEADLINE: Final = 0.25
-# Of the longest answer that was held for, so much must still be paid for after a longer message.
+# After a longer message, the hold must still pay for this share of the requested answer.
 _SHARE_OF_ANSWER: Final = 0.9
-# Beside the rewording itself: blanks and quotation marks.
+# Room beside the rewording for blanks and quotation marks.
 _MARGIN_CHARACTERS: Final = 16
 _ENDS: Final[dict[str, Reason | None]] = {
     "stop": None,
@@ -43,14 +43,14 @@ _ENDS: Final[dict[str, Reason | None]] = {
 
 @dataclass
 class _Rewording:
-    """What the model that rewords has said so far."""
+    """The rewording received so far."""
 
     text: str = ""
     used: ReportedUsage | None = None
 
 
 async def enhance(run: Run) -> None:
-    """Fill `run.enhancement`, unless why the message is left alone shows from the message."""
+    """Fill `run.enhancement`, unless the message itself shows why it is not reworded."""
     if run.dependencies.settings.enhancement.model is None:
         return
     if not run.submission.enhance_prompt:
@@ -66,7 +66,7 @@ async def enhance(run: Run) -> None:
 
 
 def _request(run: Run, name: str) -> ChatRequest | Reason:
-    """Return what to ask the model that rewords, or why it cannot be asked."""
+    """Return the request to the rewording model, or why there is none."""
     if run.submission.features.media_urls:
         return "pictures"
     if run.claimed.turn > 1 and not run.history:
@@ -84,7 +84,7 @@ def _request(run: Run, name: str) -> ChatRequest | Reason:
 
 
 async def _reword(run: Run, request: ChatRequest) -> Enhancement:
-    """Ask, judge what is said, and tell the log what it took."""
+    """Call the rewording model, check its reply, and log the result with its usage."""
     run.writer.append_event(StageChanged("enhancing"), stage="enhancing")
     limit_seconds = run.dependencies.settings.enhancement.seconds
     began, answer = run.dependencies.clock.monotonic(), _Rewording()
@@ -115,7 +115,7 @@ async def _reword(run: Run, request: ChatRequest) -> Enhancement:
 
 
 async def _receive(run: Run, request: ChatRequest, answer: _Rewording) -> Reason | None:
-    """Call the model and take what it says; return what is wrong with it. Raises ProviderError."""
+    """Receive the model's reply; return why it is unusable, or None. Raises ProviderError."""
     characters_max = rewording.TIMES_LONGER_MAX * len(run.user.content) + _MARGIN_CHARACTERS
     tokens = tokens_of(request.messages) + request.max_tokens
     reason: Reason | None = "failed"
@@ -142,7 +142,7 @@ async def _receive(run: Run, request: ChatRequest, answer: _Rewording) -> Reason
 
 
 def _unsendable_reason(run: Run, text: str) -> Reason | None:
-    """Return why a rewording cannot be sent: too much of it, or not what was set aside for."""
+    """Return why a rewording cannot be sent: it is too long, or the hold does not pay for it."""
     if price.tokens_in(text) > run.dependencies.settings.enhancement.output_tokens_max:
         return "long"
     before, after = first_choice(run, run.user.content), first_choice(run, text)

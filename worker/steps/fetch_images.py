@@ -1,10 +1,10 @@
-"""Fetch the pictures that came with the message, for the model to look at.
+"""Fetches the images of the message for the model.
 
-Owns what may go wrong with one of them, and how that is told: by its place, with nothing of where
-it led. Each is fetched once more where that may help; one that fails ends the generation, since an
-answer without it would be to another question. A URL that stands there twice is fetched once, and a
-turn that was put off brings its pictures along where this worker still holds them. What a picture
-is, its first bytes say; none is decoded here.
+Owns the failures of images: a failure names the image's index in `media_urls`, never where its URL
+led. Each image is fetched once more if that may help; one that fails ends the generation, since an
+answer without it would answer another question. A URL that is listed twice is fetched once. A
+deferred turn reuses its images if this worker still caches them. The format is detected by the
+first bytes; no image is decoded here.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _NOT_AN_IMAGE: Final = ("MEDIA_TYPE", "is no picture of the forms PNG, JPEG, GIF
 
 
 async def fetch_images(run: Run) -> Failed | None:
-    """Fill `run.images`; a picture that cannot be had ends the generation."""
+    """Fill `run.images`; an image that cannot be fetched ends the generation."""
     features, claimed = run.submission.features, run.claimed
     if not features.media_urls:
         return None
@@ -42,7 +42,7 @@ async def fetch_images(run: Run) -> Failed | None:
     urls = tuple(dict.fromkeys(features.media_urls))
     fetching = [asyncio.create_task(_fetch(run, url, budget)) for url in urls]
     try:
-        # With the first that fails the others are of no use.
+        # Once one has failed, the others are useless.
         await asyncio.wait(fetching, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         for each in fetching:
@@ -53,8 +53,8 @@ async def fetch_images(run: Run) -> Failed | None:
 
 
 def _check_images(run: Run, results: list[bytes | BaseException]) -> Failed | None:
-    """Fill `run.images` with what came, unless one of them is a failure."""
-    # Those that were still on their way when one failed are cancelled: the failure comes first.
+    """Fill `run.images`, unless one of the results is a failure."""
+    # The others were cancelled when one failed, so look for that failure first.
     for index, content in enumerate(results):
         if isinstance(content, EgressError):
             is_passing = content.kind == "unreachable"
@@ -67,7 +67,7 @@ def _check_images(run: Run, results: list[bytes | BaseException]) -> Failed | No
             raise content
         left -= len(content)
         if left < 0:
-            # One that stands there twice is fetched once, but shown twice.
+            # A URL that is listed twice is fetched once but counts twice.
             return _failed(index, _FAULTS["too_large"])
         media_format = formats.detect_format(content)
         if media_format is None or media_format.kind != "image":
@@ -78,7 +78,7 @@ def _check_images(run: Run, results: list[bytes | BaseException]) -> Failed | No
 
 
 async def _fetch(run: Run, url: str, budget: FetchBudget) -> bytes:
-    """Return a picture's bytes, asked for once more where it may help. Raises EgressError."""
+    """Return an image's bytes, with one retry if it may help. Raises EgressError."""
     media = run.dependencies.settings.media
     ask = partial(
         run.dependencies.url_fetcher.fetch,

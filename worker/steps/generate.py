@@ -1,8 +1,8 @@
-"""Call the model and stream what it says.
+"""Calls the model and streams its answer, with retries and failover.
 
-Owns the conversation's fit into the context window, the retries before the first token, and the way
-along the route when a provider fails. What has been shown to a caller, be it
-reasoning or a tool's call, is never retried away; only text and media make an answer.
+Owns how much of the conversation is sent, the retries before the first token, and failover to the
+next model of the route. Once anything was shown to a caller, reasoning and tool calls included,
+nothing is retried. Only text and media count as an answer.
 """
 
 import random
@@ -37,20 +37,20 @@ from worker.steps.receive_answer import (
 from worker.steps.search_web import searches_max
 from worker.steps.truncate_history import tokens_of, truncate_history
 
-# From which share of its window on a conversation is long, and length a likely fault of it.
+# From this share of the context window on, an unexplained refusal is likely to mean "too long".
 _LONG_SHARE: Final = 0.25
 
-# Attempts whose workers died have made the last ones.
+# Earlier attempts, whose workers died, have made all the calls.
 _CALLS_USED_UP: Final = msgspec.structs.replace(
-    CRASHED, message="The upstream calls that a message may take were used up as workers died."
+    CRASHED, message="The upstream calls that a message may make were used up as workers died."
 )
 
 
 async def generate(run: Run) -> Outcome | None:
-    """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is whole.
+    """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is complete.
 
-    A model whose provider fails is asked again where that helps, and then the next one of the
-    route, as long as nothing has been shown.
+    As long as nothing was shown, a model whose provider fails is called again if that helps, and
+    then the next model of the route.
     """
     run.calls = run.claimed.calls
     if run.calls >= retry_policy.CALLS_PER_TURN_MAX:
@@ -78,7 +78,7 @@ async def generate(run: Run) -> Outcome | None:
 
 
 def _resource_awaited(model: ModelSettings, outcome: Retry) -> tuple[str, ...]:
-    """Return the resource whose room lets a turn go on, if it waits for any."""
+    """Return the resource that a turn waits for, if any, to park it there."""
     if outcome.why == "busy":
         return (resource_of(model),)
     is_circuit = outcome.why in {"cooling", "probing"}
@@ -98,7 +98,7 @@ def _fail_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
 
 
 async def _answer_with(run: Run, model: ModelSettings) -> Outcome | None:
-    """Have one model answer; Failed or Retry is what its provider's last failure comes to."""
+    """Have one model answer; return the outcome of its last failure, or None on success."""
     input_tokens_max, is_trimmed = _input_tokens_max(run, model), False
     tries, waited_seconds = 0, 0.0
     while run.seconds_left() > 0:
@@ -112,12 +112,12 @@ async def _answer_with(run: Run, model: ModelSettings) -> Outcome | None:
         tries += run.calls - calls_before
         is_accepted = failed.has_begun or cause_of(failed.failure).is_accepted
         if run.calls > calls_before and not is_accepted:
-            # The provider took nothing on: it is none of the turn's calls.
+            # The provider did not accept the call, so it does not count as one of the turn's.
             run.calls -= 1
         state = run.retry_state(tries, waited_seconds)
         _log(failed, model, state.calls)
         if _is_trimmable(run, failed) and retry_policy.may_call_again(state) and not is_trimmed:
-            # The catalogue may promise too much: what counts is what was refused.
+            # The catalogue's context window may be too large: send half of what was refused.
             input_tokens_max, is_trimmed = run.input_tokens // 2, True
             continue
         what = _next_action(run, model, failed, state)
@@ -132,7 +132,7 @@ async def _answer_with(run: Run, model: ModelSettings) -> Outcome | None:
 def _next_action(
     run: Run, model: ModelSettings, error: ProviderError, state: retry_policy.RetryState
 ) -> Failed | Retry | retry_policy.WaitHere:
-    """Decide what follows a failure; a second try needs what is left of the provider's budget."""
+    """Decide what follows a failure; a retry must also be within the provider's retry budget."""
     what = retry_policy.decide_next(error, state, random.random())  # noqa: S311  jitter, not a secret
     is_over = isinstance(what, Failed) or retry_policy.may_fail_over(what, state)
     if (
@@ -149,7 +149,9 @@ def _next_action(
 
 def _log(error: ProviderError, model: ModelSettings, call: int) -> None:
     what = (
-        "the provider was spared" if isinstance(error, CallBlockedError) else "the provider failed"
+        "the provider was not called"
+        if isinstance(error, CallBlockedError)
+        else "the provider failed"
     )
     logs.logger().info(what, provider=model.provider, code=error.failure.code, call=call)
 
@@ -160,7 +162,7 @@ def _is_trimmable(run: Run, error: ProviderError) -> bool:
 
 
 def _may_be_too_long(run: Run, error: ProviderError) -> bool:
-    """Tell whether a refusal without a reason may be one of a conversation's length."""
+    """Tell whether an unexplained refusal may be about the conversation's length."""
     assert run.model is not None  # noqa: S101  it was called
     is_long = run.input_tokens >= run.model.context_window * _LONG_SHARE
     return isinstance(error, UpstreamRefusalError) and error.is_unexplained and is_long
@@ -169,15 +171,15 @@ def _may_be_too_long(run: Run, error: ProviderError) -> bool:
 async def _call_model(
     run: Run, model: ModelSettings, input_tokens_max: int, *, is_retry: bool
 ) -> Outcome | None:
-    """Have a model answer with as much of the history as has room. Raises ProviderError.
+    """Have a model answer with as much of the history as fits. Raises ProviderError.
 
-    That is one upstream call, and one more for each time that the upstream pauses.
+    This is one upstream call, and one more each time the upstream pauses.
     """
     request = _request(run, model, input_tokens_max)
     run.input_tokens = tokens_of(request.messages)
     run.usage, run.has_no_answer = None, False
     if run.searched_by != "service":
-        # What an earlier call found is not what this answer rests on.
+        # Citations and searches of an earlier, failed call do not belong to this answer.
         run.citations, run.searches = [], 0
     before = NOTHING_USED
     while True:
@@ -200,7 +202,7 @@ async def _call_model(
 async def _call_once(
     run: Run, request: ChatRequest, before: Usage, *, is_retry: bool
 ) -> ReceivedAnswer:
-    """Make one upstream call; `before` is what the calls that it goes on from have used."""
+    """Make one upstream call; `before` is the usage of the calls that it continues."""
     model, lane = request.model, run.claimed.lane
     tokens = run.input_tokens + request.max_tokens
     searches = run.searches
@@ -224,16 +226,16 @@ async def _call_once(
 
 
 def _input_tokens_max(run: Run, model: ModelSettings) -> int:
-    """Return how much of the window is for what is sent: nothing of it is left out for money."""
+    """Return how many input tokens may be sent: the window less the room for the answer."""
     if not run.submission.holds_history:
         return model.context_window - _answer_tokens(run, model, tokens_of_prompt(run, run.prompt))
     return model.context_window - min(run.submission.max_output_tokens, model.max_output_tokens)
 
 
 def _answer_tokens(run: Run, model: ModelSettings, tokens: int) -> int:
-    """Return how many tokens are set aside for the answer to so many.
+    """Return how many tokens of the window to reserve for the answer to `tokens` of input.
 
-    As many as the hold pays for, which may have been made for another model.
+    As many as the hold pays for: it may have been made for another model.
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
     paid = price.affordable_tokens(model, tokens, run.claimed.hold, searches_max(run, model))

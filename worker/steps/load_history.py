@@ -1,7 +1,7 @@
-"""Read the conversation so far: who answers, the system prompt, the turns that were completed.
+"""Reads the conversation so far: the companion's persona, the system prompt, completed turns.
 
-Turns that failed or were cancelled stay in the list a person sees and are not sent to a model, nor
-are those that were answered without a word. A model is sent text: neither media nor reasoning.
+Failed and cancelled turns stay in the list that the user sees but are not sent to a model, nor are
+turns whose answer has no text. Only text is sent: neither media nor reasoning.
 """
 
 from shared.routing import price
@@ -39,13 +39,13 @@ async def load_history(run: Run) -> None:
 
 
 def _bytes_max(run: Run) -> int:
-    """Return what the largest window holds of what was said, if that takes the least it may."""
+    """Return the bytes of history that can fit the largest context window at the most."""
     windows = (model.context_window for model in run.dependencies.registry.models)
     return price.BYTES_PER_TOKEN * max(windows, default=0)
 
 
 def _persona(run: Run) -> str | None:
-    """Return how the turn's companion speaks: its own, else the session's."""
+    """Return the persona of the turn's companion, else of the session's companion."""
     name = run.submission.companion or run.claimed.companion
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""Read what was asked: the submission and the user's message, as the front stored them."""
+"""Decodes the submission and the user's message as the front stored them."""
 
 import msgspec
 
@@ -17,7 +17,7 @@ _UNREADABLE = Failure(
 
 
 async def read_submission(run: Run) -> Failed | None:
-    """Fill `run.submission` and `run.user`; what cannot be decoded ends this one generation."""
+    """Fill `run.submission` and `run.user`; a record that cannot be decoded ends the generation."""
     try:
         run.submission = submission.decode(run.claimed.submission)
         run.user = message.decode_user(run.claimed.user_message)

@@ -1,8 +1,8 @@
-"""Hear one upstream call: take the parts of an answer as they come, for as long as it may last.
+"""Receives the parts of one upstream call as they come, within its timeouts.
 
-Owns the time limits (silence, first token, the whole deadline), what a part does to the run, what
-a call consumed where the upstream does not say, and what an answer without words comes to. Decides
-nothing about a second call.
+Owns the timeouts (silence, first token, deadline), what each part changes in the run, the estimate
+of usage when the upstream reports none, and the failure of an answer without text. Decides nothing
+about a second call.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from worker.resilience.circuit_breaker import UpstreamCall
 from worker.run import Run
 
 _ENDS: Final = (Ended, Paused)
-# What may follow the end of an answer, its usage, follows soon or not at all.
+# After the end of an answer, how long to wait for its usage.
 _USAGE_WAIT_SECONDS: Final = 2.0
 _TIMERS_PER_SILENCE: Final = 16
-# Of pictures and sounds in one answer: each is a file, and stands in its record.
+# Images and sounds in one answer: each is a file, and is listed in the record.
 _MEDIA_MAX: Final = 64
 NOTHING_USED: Final = Usage()
 
 _TOO_MANY: Final = Failure(
-    message="The model made more pictures and sounds than an answer may hold.",
+    message="The model made more images and sounds than an answer may hold.",
     category="provider_error",
     code="RESPONSE_TOO_LARGE",
 )
@@ -55,12 +55,12 @@ _FILTERED: Final = Failure(
     code="CONTENT_POLICY",
 )
 _SPENT_ON_REASONING: Final = Failure(
-    message="The limit of output tokens was spent on thinking: nothing was left for an answer.",
+    message="The limit of output tokens was spent on reasoning: nothing was left for an answer.",
     category="invalid_request",
     code="ANSWER_SPENT_ON_THINKING",
 )
 _UNFINISHED: Final = Failure(
-    message="The provider paused too often before the answer was whole.",
+    message="The provider paused too often before the answer was complete.",
     category="provider_error",
     code="PROVIDER_FAILED",
     retryable=True,
@@ -68,18 +68,18 @@ _UNFINISHED: Final = Failure(
 
 
 class ReceivedAnswer(NamedTuple):
-    """How a call ended: why, or what to send back to an upstream that paused."""
+    """How a call ended: the reason, or (`so_far`) what to send back to an upstream that paused."""
 
     reason: FinishReason | None
     so_far: tuple[dict[str, object], ...] = ()
 
 
 class _AnswerTimeouts:
-    """How long to wait for what comes next, at every point of an answer.
+    """How long to wait for the next part, at every point of an answer.
 
-    Before it begins: for a sign of life, and with signs of life for as long as the model may take.
-    Then for any sign of life, and once it has ended a moment for what was used. Never beyond the
-    deadline.
+    Before the first part: `silence_seconds` for a sign of life, and `first_token_seconds` in all.
+    After it: `idle_seconds` for any sign of life. After the end: a moment for the usage. Never
+    beyond the deadline.
     """
 
     def __init__(self, run: Run, request: ChatRequest) -> None:
@@ -95,7 +95,7 @@ class _AnswerTimeouts:
         self.timer = asyncio.timeout_at(min(self._first, now + self._silence_seconds))
 
     def note_part(self) -> None:
-        """Wait for the next part. A timer is set again for a sixteenth of its time, not each."""
+        """Wait for the next part; to save CPU, the timer moves 16 times per idle time at most."""
         now = self._loop.time()
         if now > self._due:
             self._has_begun = True
@@ -103,19 +103,19 @@ class _AnswerTimeouts:
             self._due = now + self._next_seconds / _TIMERS_PER_SILENCE
 
     def note_alive(self) -> None:
-        """Wait on, but for an answer that does not begin, or has ended, no longer than before."""
+        """Wait on after a sign of life; it extends neither the first-token limit nor the end."""
         if self._has_begun and not self._has_ended:
             self.note_part()
         elif not self._has_begun:
             self.timer.reschedule(min(self._first, self._loop.time() + self._silence_seconds))
 
     def note_end(self) -> None:
-        """Wait a moment longer for what was used."""
+        """Wait a moment longer for the usage."""
         self._has_ended, self._due = True, 0.0
         self._next_seconds = _USAGE_WAIT_SECONDS
 
     def check(self, model: ModelSettings) -> None:
-        """Take a time that has run out. Raises ProviderError, unless the answer has ended."""
+        """Handle an expired timer. Raises ProviderError, unless the answer has ended."""
         if self._has_ended:
             return
         if self.timer.when() == self._deadline:
@@ -124,31 +124,31 @@ class _AnswerTimeouts:
 
 
 async def receive_answer(run: Run, request: ChatRequest, call: UpstreamCall) -> ReceivedAnswer:
-    """Take the parts of an answer as they come; return how it ended. Raises ProviderError."""
+    """Receive the parts of an answer as they come; return how it ended. Raises ProviderError."""
     received = ReceivedAnswer(None)
-    limits = _AnswerTimeouts(run, request)
+    timeouts = _AnswerTimeouts(run, request)
     run.writer.expect(
         run.dependencies.lengths.expected_bytes(request.model.identifier, request.max_tokens)
     )
     parts = run.dependencies.registry.provider_of(request.model).stream(request)
     try:
-        async with limits.timer, aclosing(parts):
+        async with timeouts.timer, aclosing(parts):
             async for part in parts:
                 if isinstance(part, Text):
                     run.writer.append_text(part.text)
                 elif isinstance(part, KeepAlive):
                     call.note_response(part.limits)
-                    limits.note_alive()
+                    timeouts.note_alive()
                     continue
                 elif isinstance(part, _ENDS):
                     received = _read_end(part)
-                    limits.note_end()
+                    timeouts.note_end()
                 else:
                     await _record_part(run, request.model, part)
                 call.note_first_part()
-                limits.note_part()
+                timeouts.note_part()
     except TimeoutError:
-        limits.check(request.model)
+        timeouts.check(request.model)
     return received
 
 
@@ -161,21 +161,21 @@ def _read_end(part: Ended | Paused) -> ReceivedAnswer:
 
 
 def no_answer_error(model: ModelSettings, reason: FinishReason | None) -> ProviderError:
-    """Return what an answer without text or media comes to, by the reason of its end."""
-    failure = {"content_filter": _FILTERED, "length": _SPENT_ON_REASONING}.get(reason or "", _EMPTY)
-    told = msgspec.structs.replace(failure, provider=model.provider)
-    return ProviderError(told, retry="backoff" if told.retryable else "never")
+    """Return the error of an answer without text or media, by its finish reason."""
+    known = {"content_filter": _FILTERED, "length": _SPENT_ON_REASONING}.get(reason or "", _EMPTY)
+    failure = msgspec.structs.replace(known, provider=model.provider)
+    return ProviderError(failure, retry="backoff" if failure.retryable else "never")
 
 
 def unfinished_error(model: ModelSettings) -> ProviderError:
-    """Return what an answer comes to that is paused once more than there may be calls."""
+    """Return the error of an answer that pauses more often than calls are allowed."""
     return ProviderError(
         msgspec.structs.replace(_UNFINISHED, provider=model.provider), retry="backoff"
     )
 
 
 async def _record_part(run: Run, model: ModelSettings, part: NonTextPart) -> None:
-    """Hand on what comes beside the text."""
+    """Record a part other than text."""
     match part:
         case Reasoning(text):
             run.writer.append_reasoning(text)
@@ -194,15 +194,15 @@ async def _record_part(run: Run, model: ModelSettings, part: NonTextPart) -> Non
 
 
 def _record_citation(run: Run, page: Citation) -> None:
-    """Note a page; where a service searched, pages are cited by the numbers that it gave them."""
+    """Note a cited page; after a service's search, its results already are the citations."""
     if run.searched_by != "service":
         run.citations.append(page)
 
 
 async def _save_media(run: Run, part: GeneratedMedia) -> None:
-    """Put what the model made where callers find it, then tell of it.
+    """Store generated media, then append the event with its URL. Raises ProviderError.
 
-    Its URL is good for as long as the stream may be read. Raises ProviderError.
+    The URL is valid for as long as the stream may be read.
     """
     if len(run.media) == _MEDIA_MAX:
         raise ProviderError(_TOO_MANY)
@@ -230,10 +230,10 @@ def _silence_error(model: ModelSettings, *, has_begun: bool) -> ProviderError:
 
 
 def estimate_usage(run: Run, model: ModelSettings) -> Usage:
-    """Return what an answer consumed when the provider did not say, flagged as our own estimate.
+    """Return the usage of an answer whose provider reported none, flagged as estimated.
 
-    As with the providers, what was thought is counted in with what was said; a picture or a sound
-    counts as much as one that is looked at.
+    As providers do, it counts reasoning as output; an image or a sound counts as much as an input
+    image.
     """
     reasoning_tokens = run.writer.reasoning_tokens()
     output_tokens = reasoning_tokens + run.writer.text_tokens()
@@ -248,7 +248,7 @@ def estimate_usage(run: Run, model: ModelSettings) -> Usage:
 
 
 def sum_usage(model: ModelSettings, before: Usage, after: Usage) -> Usage:
-    """Return what two calls of one answer consumed."""
+    """Return the usage of two calls of one answer together."""
     used = ReportedUsage(
         input_tokens=before.input_tokens + after.input_tokens,
         output_tokens=before.output_tokens + after.output_tokens,

@@ -1,8 +1,8 @@
-"""What a model is asked that is to reword a message, and whether what it says is a rewording.
+"""The prompt that asks a model to reword a message, and the checks of its reply.
 
-Owns the words of the question and the tests of the answer. The message is quoted between marks that
-its author could not know, so that it stays matter whatever it demands. What is said counts as a
-rewording only if its form shows that it is one. Pure. Refuses to mend what fails a test.
+Owns the text of the prompt and the checks. The message is quoted between marks that its author
+could not know, so that it is treated as text whatever it demands. A reply counts as a rewording
+only if its form shows that it is one. Pure. Refuses to correct a reply that fails a check.
 """
 
 import re
@@ -33,14 +33,14 @@ the words as they are.
 Say the reworded message and nothing else: no introduction, no marks, no quotation marks. If it \
 cannot be made clearer, repeat it unchanged."""
 
-# What must come through letter by letter: numbers, and words that are no plain ones.
+# What must be kept letter by letter: numbers, and words with signs in them.
 _NUMBER: Final = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _SIGN: Final = re.compile(r"[/\\@_#<>=$%&|~^*+]|\w\.\w")
 _EDGES: Final = "\"'.,;:!?()[]{}<>*\u00ab\u00bb\u201c\u201d\u201e\u2018\u2019\u2026"
 _QUESTION_MARKS: Final = re.compile("[?\uff1f\u061f\u037e\u055e\u1367]")
 _INTRODUCTION: Final = re.compile(r"^\s*[^\n]*[:\uff1a]\s*\n")
 _QUOTES: Final = frozenset({'""', "\u201c\u201d", "\u201e\u201c", "\u00ab\u00bb", "\u300c\u300d"})
-# A refusal that speaks of what its message does passes every other test; so begin the common ones.
+# How common refusals begin: one that names the message's topic would pass every other check.
 _REFUSAL: Final = re.compile(
     r"(?:i['\u2019]?m |i am )?(?:very |so )?sorry\b|as an ai\b"
     r"|i(?: can(?:no|['\u2019])t| won['\u2019]t|(?: am|['\u2019]m) (?:unable|not able) to) "
@@ -54,7 +54,7 @@ _REFUSAL: Final = re.compile(
 
 
 def build_messages(message: str, history: list[ChatMessage], mark: str) -> list[ChatMessage]:
-    """Return what to ask; `mark` is a word that the author of the message cannot have known."""
+    """Return the prompt; `mark` is a word that the author of the message cannot know."""
     parts = []
     if history:
         shown = (
@@ -72,16 +72,16 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _CHARACTERS_SHOWN else text[:_CHARACTERS_SHOWN] + " ..."
 
 
-def strip_quotes(said: str) -> str:
-    """Return what was said without the blanks and the quotation marks around all of it."""
-    text = said.strip()
+def strip_quotes(text: str) -> str:
+    """Return a text without blanks and quotation marks around all of it."""
+    text = text.strip()
     while len(text) > 1 and text[0] + text[-1] in _QUOTES and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text
 
 
 def find_flaw(message: str, reworded: str, mark: str) -> Reason | None:
-    """Return why a text cannot stand for a message, or None; with the mark it tells of the task."""
+    """Return why a text is no rewording of a message, or None; the mark in it shows the task."""
     if not reworded:
         return "empty"
     if _letters(message) == _letters(reworded):
@@ -97,7 +97,7 @@ def find_flaw(message: str, reworded: str, mark: str) -> Reason | None:
 
 
 def _is_rewording(message: str, reworded: str) -> bool:
-    """Tell whether the form of a text allows that it says what the message says."""
+    """Tell whether the form of a text is that of a rewording of the message."""
     if any(_is_garbage(character) for character in reworded):
         return False
     if _INTRODUCTION.match(reworded) and not _INTRODUCTION.match(message):
@@ -128,7 +128,7 @@ def _keeps_what_it_must(message: str, reworded: str) -> bool:
 
 
 def _script(text: str) -> str:
-    """Return the script that most letters are of."""
+    """Return the script of most letters."""
     names = (unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
     counted = Counter("CJK" if name in {"HIRAGANA", "KATAKANA"} else name for name in names)
     return max(counted, key=lambda name: counted[name], default="")
@@ -139,7 +139,7 @@ def _letters(text: str) -> str:
 
 
 def _trigrams(text: str) -> set[str]:
-    """Return every three letters in a row, and of the scripts of many signs each one."""
+    """Return every three letters in a row; of Chinese or Japanese, every single letter."""
     letters = _letters(text)
     length = 1 if _script(text) == "CJK" else _PIECE
     return {letters[at : at + length] for at in range(max(1, len(letters) - length + 1))}

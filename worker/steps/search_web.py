@@ -1,7 +1,8 @@
-"""Search the web for a model that does not, and lay what was found beside the question.
+"""Searches the web for a model that cannot, and adds the results to the system prompt.
 
-Owns the one query, its single repetition, and what an answer's searches are: the service's one, or
-as many as the model's upstream told. An answer is never made without the search that was asked for.
+Owns the one query, its single retry, and the count of an answer's searches: one of the service, or
+as many as the model's upstream reports. No answer is generated without the search that was asked
+for.
 """
 
 import random
@@ -18,18 +19,18 @@ from shared.wire.message import Citation, Usage
 from worker.outcome import Failed
 from worker.run import Run
 from worker.web_search.client import SearchClient
-from worker.web_search.contract import Result, query
+from worker.web_search.contract import Result, search_query
 from worker.web_search.results_prompt import results_prompt
 
 _CALLS_MAX: Final = 2
 _BACKOFF_SECONDS: Final = 0.5
-# A service that asks for more patience than this is not waited for.
+# If the service asks for a longer wait than this, the search fails.
 _WAIT_SECONDS_MAX: Final = 2.0
 _PROMPT_AND_RESULTS: Final = "\n\n"
 
 
 async def search_web(run: Run) -> Failed | None:
-    """Add what was found to `run.system_prompt` and `run.citations`, where a service searches."""
+    """Add the results to `run.system_prompt` and `run.citations`, if a service searches."""
     if run.searched_by != "service":
         return None
     assert run.dependencies.search_client is not None  # noqa: S101  `choose` asked
@@ -46,12 +47,12 @@ async def search_web(run: Run) -> Failed | None:
 
 
 async def _search_with_retry(run: Run, client: SearchClient) -> tuple[Result, ...]:
-    """Return the results; a fault that may pass is given a second chance. Raises ProviderError."""
-    asked, calls = query(run.user.content), 0
+    """Return the results, with one retry if it may help. Raises ProviderError."""
+    query, calls = search_query(run.user.content), 0
     while True:
         calls += 1
         try:
-            return await client.search(asked, max(0.0, run.seconds_left()))
+            return await client.search(query, max(0.0, run.seconds_left()))
         except ProviderError as error:
             delay = error.retry_after_seconds
             if delay is None:
@@ -70,9 +71,9 @@ def searches_max(run: Run, model: ModelSettings) -> price.Searches:
 
 
 def add_search_cost(run: Run, model: ModelSettings, usage: Usage) -> Usage:
-    """Return what was used with the searches in it; the price is rounded up once, for all of it.
+    """Return the usage with its searches; the price is rounded up once, for the whole.
 
-    An upstream that cites has searched, also where it counts no searches.
+    An upstream that cites pages has searched, even if it reports no searches.
     """
     if run.searched_by is None:
         return usage

@@ -1,7 +1,7 @@
-"""End a generation with what came of it, or hand it back.
+"""Ends a generation with its outcome, or returns it to the queue.
 
-Owns the translation of an outcome into the one atomic write. It is said again until Redis answers
-or refuses the token: an answer that was made is never lost for want of patience here.
+Owns the translation of an outcome into one atomic write. The write is repeated until Redis answers
+or refuses the token, so that no finished answer is lost in a Redis outage.
 """
 
 from shared.errors import CANCELLED, DEAD_CATEGORIES, Failure
@@ -21,7 +21,7 @@ from worker.steps.charge import NOTHING_DUE, usage_due
 
 
 async def settle(run: Run, outcome: Outcome) -> None:
-    """Carry an outcome out."""
+    """Write an outcome to Redis."""
     match outcome:
         case Finished():
             await _end(run, "completed", None)
@@ -40,7 +40,7 @@ async def settle(run: Run, outcome: Outcome) -> None:
 
 
 async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
-    """Send the settlement, with all that is not yet appended, until it is answered."""
+    """Send the settlement, with the events not yet appended, until Redis answers."""
     unsent = await run.writer.close()
     usage = usage_due(run, stage, failure)
     assistant = AssistantMessage(
@@ -119,14 +119,14 @@ async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
 
 
 def _history(run: Run) -> tuple[int, int, bool]:
-    """Return what the turn adds when it is sent again, what went before it, and if that was all."""
+    """Return the tokens that this turn adds, those of the history before it, and if it is whole."""
     text = run.writer.text()
     added = price.tokens_in(run.user.content) + price.tokens_in(text) if text else 0
     return added, run.history_tokens, run.is_history_whole
 
 
 def _meter(run: Run, usage: Usage) -> functions.Meter | None:
-    """Return what the account's usage grows by; what is not paid for is not counted."""
+    """Return what to add to the account's usage; what is not charged is not counted."""
     if usage is NOTHING_DUE or run.model is None:
         return None
     return functions.Meter(
@@ -138,7 +138,7 @@ def _meter(run: Run, usage: Usage) -> functions.Meter | None:
 
 
 def _snapshot(run: Run) -> ModelSnapshot | None:
-    """Keep how the model was named, if it was: the catalogue may change later."""
+    """Return the model's names of today, if the caller named it: the catalogue may change."""
     if run.submission.model == AUTO or run.model is None:
         return None
     provider = run.dependencies.catalogue.provider_of(run.model)

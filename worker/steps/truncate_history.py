@@ -1,7 +1,7 @@
-"""Fit a conversation into a window: whole turns go, oldest first; the system prompt stays.
+"""Cuts a conversation to a context window: whole turns go, oldest first; the system prompt stays.
 
-Pure. Pictures belong to their own turn: they go with the message and with nothing that went before.
-Tokens are estimated high; the room for the answer is set aside before anything else.
+Pure. Images belong to their own turn and are sent with its message only. Tokens are estimated high;
+the caller has already subtracted the room for the answer from `tokens_max`.
 """
 
 from shared.routing import price
@@ -16,10 +16,9 @@ def truncate_history(
     tokens_max: int,
     images: tuple[Image, ...] = (),
 ) -> list[ChatMessage]:
-    """Return the messages to send: the last turns that fit into `tokens_max` beside what must be.
+    """Return the messages to send: the latest turns that fit into `tokens_max` with the message.
 
-    `history` alternates user and assistant. The system prompt and the message are sent whatever
-    they take.
+    `history` alternates user and assistant. The system prompt and the message are always sent.
     """
     fixed = [ChatMessage("system", system_prompt)] if system_prompt else []
     last = ChatMessage("user", message, images=images)

@@ -1,12 +1,12 @@
-"""How to ask the web for models that cannot: one question in, a few results out.
+"""Clients of web search services, for models that cannot search: one query in, a few results out.
 
-contract  what a search is made of, and what every kind of service translates
-searxng   a SearXNG of one's own
-brave     Brave Search
-tavily    Tavily
-line      the HTTP of a search, its bounds and its failures
-block     results as a model reads them: quotations, fenced and numbered
+contract        What a search consists of, and what each kind of service must translate
+client          SearchClient: the HTTP of a search, its bounds and failures
+searxng         SearXNG, self-hosted
+brave           Brave Search
+tavily          Tavily
+results_prompt  Results as a model reads them: quoted, fenced and numbered
 
-A search is one request. What a result says is a stranger's text: it is cut, cleaned and quoted, and
-never obeyed.
+A search is one request. The text of a result is a stranger's: it is cut, cleaned and quoted, and
+the model is told not to follow instructions in it.
 """

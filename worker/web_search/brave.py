@@ -1,4 +1,4 @@
-"""Brave Search, as its web search API speaks it."""
+"""The web search API of Brave Search."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -8,7 +8,7 @@ import msgspec
 from shared.settings import Secret
 from worker.web_search.contract import Result, SearchRequest, read_results
 
-# More words in a query are refused.
+# A query with more words is refused.
 _WORDS_MAX: Final = 50
 
 
@@ -17,7 +17,7 @@ class _Web(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """What we read of an answer; where nothing was found there is no `web`."""
+    """The fields of a response that are read; without results there is no `web`."""
 
     type: str
     web: _Web | None = None
@@ -27,7 +27,7 @@ _decode: Final = msgspec.json.Decoder(_Answer).decode
 
 
 class Brave:
-    """The words."""
+    """The API."""
 
     base_url = "https://api.search.brave.com/res/v1"
 
@@ -35,11 +35,11 @@ class Brave:
         """Return the header that carries the key."""
         return {"x-subscription-token": key.reveal()} if key else {}
 
-    def ask(self, query: str, count: int) -> SearchRequest:
-        """Return the request; without the marks that it puts around what fits."""
+    def build_request(self, query: str, count: int) -> SearchRequest:
+        """Return the request, without Brave's highlight marks in snippets."""
         words = " ".join(query.split(" ")[:_WORDS_MAX])
-        asked = {"q": words, "count": str(count), "text_decorations": "false"}
-        return SearchRequest(path="/web/search", parameters=asked)
+        parameters = {"q": words, "count": str(count), "text_decorations": "false"}
+        return SearchRequest(path="/web/search", parameters=parameters)
 
     def results(self, body: bytes) -> Iterator[Result]:
         """Yield the results. Raises MsgspecError."""

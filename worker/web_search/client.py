@@ -1,8 +1,9 @@
-"""The line to a search service: one question, one request, a few results.
+"""The client of a search service: one query, one request, a few results.
 
-Owns the HTTP of a search and its bounds: the whole of it within the settings' seconds, an answer of
-2 MiB at most, no redirects, no proxies of the environment, no compression. Whatever goes wrong is
-a `ProviderError` of the one code SEARCH_FAILED. It never tries again; a service's words go nowhere.
+Owns the HTTP of a search and its bounds: the whole search within the settings' seconds, a response
+of 2 MiB at most, no redirects, no proxies of the environment, no compression. Every failure is a
+`ProviderError` with the code SEARCH_FAILED. Refuses to retry, and to pass a service's error text
+on.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ _HEADERS: Final = {
     "accept-encoding": "identity",
     "user-agent": "pollux",
 }
-# What is told as it is; for the rest neither the message nor the caller is to blame.
+# The categories that callers read. Any other failure is the service's, never the caller's.
 _PUBLIC_MESSAGES: Final[dict[Category, str]] = {
     "rate_limit": "The search service limits how often it may be asked.",
     "overloaded": "The search service is overloaded or cannot be reached.",
@@ -44,7 +45,7 @@ _PUBLIC_MESSAGES: Final[dict[Category, str]] = {
     "timeout": "The search service did not answer in time.",
 }
 _FAILED: Final = "The search service failed."
-# All searches are alike, so these are never about one of them.
+# All searches are alike, so these statuses never concern a single one.
 _DEPLOYMENT_FAULTS: Final[dict[int, Classification]] = {
     402: ("auth", "PROVIDER_UNPAID", "never"),
     403: ("auth", "PROVIDER_FORBIDS", "never"),
@@ -52,7 +53,7 @@ _DEPLOYMENT_FAULTS: Final[dict[int, Classification]] = {
 
 
 class SearchClient:
-    """A connection to one search service."""
+    """The connections to one search service."""
 
     def __init__(self, settings: SearchSettings, key: Secret | None) -> None:
         assert settings.service is not None  # noqa: S101  `connect` asked
@@ -69,14 +70,14 @@ class SearchClient:
         await self._transport.aclose()
 
     async def search(self, query: str, seconds: float) -> tuple[Result, ...]:
-        """Return the first results, each page once, within so many seconds. Raises ProviderError.
+        """Return the first results, each page once, within `seconds`. Raises ProviderError.
 
-        None found is no failure.
+        No results are no failure.
         """
         try:
             with self._failures.translated_errors():
                 async with asyncio.timeout(min(seconds, self._settings.seconds)):
-                    body = await self._ask(query)
+                    body = await self._send(query)
                 return self._read(body)
         except TimeoutError:
             error = self._failures.error(("timeout", "PROVIDER_TIMEOUT", "backoff"))
@@ -84,47 +85,47 @@ class SearchClient:
         except ProviderError as error:
             raise self._public_error(error) from None
 
-    async def _ask(self, query: str) -> bytes:
-        """Send the request; return the whole of its answer."""
+    async def _send(self, query: str) -> bytes:
+        """Send the request; return the whole body of its response."""
         response = await self._transport.handle_async_request(self._request(query))
         body = response.stream
         assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101  the transport's own word
         try:
             if response.status_code != httpx.codes.OK:
-                # The status tells enough; what is said beside it may be of any length.
+                # The status is enough; the body may be of any length.
                 if response.status_code in _DEPLOYMENT_FAULTS:
                     raise self._failures.error(_DEPLOYMENT_FAULTS[response.status_code])
                 raise self._failures.refusal(response, b"")
             if response.headers.get("content-encoding", "").lower() not in {"", "identity"}:
                 raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
-            return await _whole(body)
+            return await _read_body(body)
         finally:
             await body.aclose()
 
     def _request(self, query: str) -> httpx.Request:
-        ask = self._api.ask(query, self._settings.results_max)
+        search = self._api.build_request(query, self._settings.results_max)
         seconds = self._settings.seconds
         return httpx.Request(
-            "GET" if ask.body is None else "POST",
-            httpx.URL(str(self._url) + ask.path, params=ask.parameters or None),
+            "GET" if search.body is None else "POST",
+            httpx.URL(str(self._url) + search.path, params=search.parameters or None),
             headers=self._headers,
-            content=ask.body,
+            content=search.body,
             extensions={"timeout": {"connect": seconds, "pool": seconds, "read": seconds}},
         )
 
     def _read(self, body: bytes) -> tuple[Result, ...]:
-        """Return the results of an answer, each page once."""
-        known = Citations()
+        """Return the results of a response, each page once."""
+        seen = Citations()
         text = body.decode(errors="replace").encode()
-        fresh = (
+        distinct = (
             result
             for result in self._api.results(text)
-            for _ in known.take(result.url, result.title)
+            for _ in seen.take(result.url, result.title)
         )
-        return tuple(islice(fresh, self._settings.results_max))
+        return tuple(islice(distinct, self._settings.results_max))
 
     def _public_error(self, error: ProviderError) -> ProviderError:
-        """Return a failure as the caller reads it; the exact one is for the log."""
+        """Return a failure as the caller reads it; log the exact one."""
         failure = error.failure
         logs.logger().info("the search failed", service=self.name, code=failure.code)
         if self.name == "searxng" and failure.code == "PROVIDER_FORBIDS":
@@ -147,10 +148,10 @@ class SearchClient:
 
 
 def connect(settings: SearchSettings, environment: Mapping[str, str]) -> SearchClient | None:
-    """Return a line to the service that the settings name.
+    """Return a client of the service that the settings name.
 
-    None where they name none, or where its key is not in the environment: then other workers
-    search. Raises ConfigurationError for an address or a key that cannot be used.
+    None if they name none, or if its key is not in the environment: then other workers search.
+    Raises ConfigurationError for an address or a key that cannot be used.
     """
     if settings.service is None:
         return None
@@ -179,11 +180,11 @@ def _check(base_url: str) -> None:
         raise ConfigurationError([f"search.base_url: {fault}"])
 
 
-async def _whole(body: httpx.AsyncByteStream) -> bytes:
-    """Return a body. Raises TooLargeError."""
-    taken = bytearray()
+async def _read_body(body: httpx.AsyncByteStream) -> bytes:
+    """Return a whole body. Raises TooLargeError."""
+    received = bytearray()
     async for chunk in body:
-        taken += chunk
-        if len(taken) > ANSWER_BYTES_MAX:
+        received += chunk
+        if len(received) > ANSWER_BYTES_MAX:
             raise TooLargeError
-    return bytes(taken)
+    return bytes(received)

@@ -1,7 +1,7 @@
-"""What a search is made of, and what each kind of service has its own words for. Pure.
+"""What a search consists of, and the Protocol that each kind of service implements. Pure.
 
-Refuses to trust: whatever a service says, a result is an address of the web, a title and a snippet,
-each in one line and within bounds.
+Trusts nothing that a service sends: a result is an http(s) URL, a title and a snippet, each in one
+line and of bounded length.
 """
 
 import html
@@ -17,13 +17,13 @@ from worker.providers.citations import is_page, plain_text
 QUERY_CHARACTERS_MAX: Final = 400
 TITLE_CHARACTERS_MAX: Final = 200
 SNIPPET_CHARACTERS_MAX: Final = 500
-# Of a snippet, no more than this is looked at: markup may be of any length.
+# Only this much of a snippet is read, since markup may be of any length.
 _SEEN_CHARACTERS_MAX: Final = 10_000
 _MARKUP: Final = re.compile(r"<[^<>]{0,300}>")
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A page that was found, and what it says where it fits the query."""
+    """A page that was found, with the snippet of its text that fits the query."""
 
     url: str
     title: str
@@ -39,28 +39,28 @@ class SearchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchApi(Protocol):
-    """How one kind of service is spoken to."""
+    """The API of one kind of service."""
 
     base_url: str
 
     def headers(self, key: Secret | None) -> dict[str, str]:
         """Return the headers of every request, among them the one that carries the key."""
 
-    def ask(self, query: str, count: int) -> SearchRequest:
-        """Return the request for so many results."""
+    def build_request(self, query: str, count: int) -> SearchRequest:
+        """Return the request for `count` results."""
 
     def results(self, body: bytes) -> Iterator[Result]:
-        """Yield the results of an answer.
+        """Yield the results of a response.
 
         Raises:
-            InBandError: it is a failure that the service tells.
-            msgspec.MsgspecError: it is nothing that a service of this kind says.
+            InBandError: the service reports a failure in it.
+            msgspec.MsgspecError: it has not the form of this API.
 
         """
 
 
-def query(message: str) -> str:
-    """Return what is searched for: the message in one line, cut between two words."""
+def search_query(message: str) -> str:
+    """Return the query for a message: the message in one line, cut between two words."""
     line = plain_text(message, QUERY_CHARACTERS_MAX + 1)
     if len(line) <= QUERY_CHARACTERS_MAX:
         return line
@@ -69,9 +69,9 @@ def query(message: str) -> str:
 
 
 def read_results(entries: Iterable[Any], snippet: str) -> Iterator[Result]:
-    """Yield what entries tell that have `url`, `title` and a snippet under the given name.
+    """Yield the results among entries with `url`, `title` and a field named `snippet`.
 
-    One without an address of the web is left out.
+    An entry without an http(s) URL is left out.
     """
     for entry in entries:
         if isinstance(entry, dict) and is_page(entry.get("url")):

@@ -1,6 +1,6 @@
-"""Results as a model reads them: quotations of strangers, fenced, numbered, and never to be obeyed.
+"""Search results as a model reads them: quoted, numbered, between fences, not to be obeyed.
 
-Owns the words around them. Pure, but for the fence, which nobody who wrote a page can know.
+Owns the text around them. Pure, except for the random fence, which no author of a page can know.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from shared.ids import new_id
 from shared.routing.search_estimate import RESULT_TOKENS_MAX
 from worker.web_search.contract import Result
 
-# As many as the estimate of tokens allows, and a line end more.
+# As many bytes as the token estimate of a result allows, less its line end.
 _RESULT_BYTES_MAX: Final = RESULT_TOKENS_MAX * 3 - 1
 _URL_CHARACTERS_MAX: Final = 200
 _BEFORE: Final = (
@@ -24,7 +24,7 @@ _NOTHING: Final = "(nothing was found)"
 
 
 def results_prompt(results: Sequence[Result]) -> str:
-    """Return what a model is told of a search; each result takes a bounded part of the window."""
+    """Return the prompt with the results; each takes a bounded part of the context window."""
     fence = f"RESULTS-{new_id()}"
     numbered = [_numbered(number, result) for number, result in enumerate(results, 1)]
     return "\n".join((_BEFORE.format(fence=fence), fence, *(numbered or [_NOTHING]), fence))
@@ -39,7 +39,7 @@ def _numbered(number: int, result: Result) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return as much of a text as may be told: a snippet of many bytes ends earlier."""
+    """Return a text cut to the bytes that a result may take."""
     whole = text.encode()
     if len(whole) <= _RESULT_BYTES_MAX:
         return text

@@ -1,4 +1,4 @@
-"""SearXNG, as it answers with `format=json`: 403 where its settings do not list that format."""
+"""SearXNG's API with `format=json`: it answers 403 if its settings do not list that format."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,7 +11,7 @@ from worker.web_search.contract import Result, SearchRequest, read_results
 
 
 class _Answer(msgspec.Struct):
-    """What we read of an answer."""
+    """The fields of a response that are read."""
 
     results: list[Any]
     unresponsive_engines: list[Any] = []
@@ -21,17 +21,17 @@ _decode: Final = msgspec.json.Decoder(_Answer).decode
 
 
 class SearXNG:
-    """The words."""
+    """The API."""
 
-    # Everybody runs one of their own.
+    # It is self-hosted, so there is no default.
     base_url = ""
 
     def headers(self, key: Secret | None) -> dict[str, str]:
-        """Return the header for a proxy in front of it that wants a key; SearXNG wants none."""
+        """Return the header for a proxy in front of it; SearXNG itself needs no key."""
         return {"authorization": f"Bearer {key.reveal()}"} if key else {}
 
-    def ask(self, query: str, _count: int) -> SearchRequest:
-        """Return the request; how many results there are is the server's to say."""
+    def build_request(self, query: str, _count: int) -> SearchRequest:
+        """Return the request; the server decides the number of results."""
         return SearchRequest(path="/search", parameters={"q": query, "format": "json"})
 
     def results(self, body: bytes) -> Iterator[Result]:

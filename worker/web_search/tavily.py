@@ -1,4 +1,4 @@
-"""Tavily, as its search API speaks it."""
+"""The search API of Tavily."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,7 +10,7 @@ from worker.web_search.contract import Result, SearchRequest, read_results
 
 
 class _Answer(msgspec.Struct):
-    """What we read of an answer."""
+    """The fields of a response that are read."""
 
     results: list[Any]
 
@@ -21,18 +21,18 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Tavily:
-    """The words."""
+    """The API."""
 
     base_url = "https://api.tavily.com"
 
     def headers(self, key: Secret | None) -> dict[str, str]:
-        """Return the body's kind, and the header that carries the key."""
+        """Return the body's content type, and the header that carries the key."""
         return _KIND | ({"authorization": f"Bearer {key.reveal()}"} if key else {})
 
-    def ask(self, query: str, count: int) -> SearchRequest:
+    def build_request(self, query: str, count: int) -> SearchRequest:
         """Return the request."""
-        asked = {"query": query, "max_results": count, "search_depth": "basic"}
-        return SearchRequest(path="/search", body=_encode(asked))
+        body = {"query": query, "max_results": count, "search_depth": "basic"}
+        return SearchRequest(path="/search", body=_encode(body))
 
     def results(self, body: bytes) -> Iterator[Result]:
         """Yield the results. Raises MsgspecError."""

@@ -29,12 +29,7 @@ from tests.worker.providers.anthropic import (
     searching,
     started,
 )
-from worker.providers.contract import (
-    Ended,
-    Part,
-    Reasoning,
-    Text,
-)
+from worker.providers.contract import Ended, Part, Reasoning, Text
 
 PIECES: Final = (
     *(DONE, b'"message_stop"', b'"message_delta"', b'"content_block_stop"', b'"tool_use"'),

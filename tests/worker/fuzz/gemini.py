@@ -23,13 +23,7 @@ from tests.worker.fuzz.reading import (
 )
 from tests.worker.providers.dialect_row import event
 from tests.worker.providers.gemini import ROW, chunk, grounded, used as counts
-from worker.providers.contract import (
-    Ended,
-    GeneratedMedia,
-    Part,
-    Reasoning,
-    Text,
-)
+from worker.providers.contract import Ended, GeneratedMedia, Part, Reasoning, Text
 
 PIECES: Final = (
     *(b'"thought":true,', b'"text":"x",', b'"functionCall":{"name":"f"},', b'"args":null,'),

@@ -25,13 +25,7 @@ from tests.worker.fuzz.reading import (
     used,
 )
 from tests.worker.providers.openai import DONE, ROW, chunk
-from worker.providers.contract import (
-    Ended,
-    GeneratedMedia,
-    Part,
-    Reasoning,
-    Text,
-)
+from worker.providers.contract import Ended, GeneratedMedia, Part, Reasoning, Text
 
 PIECES: Final = (
     *(b"data: [DONE]\n\n", b'"usage":null,', b'"finish_reason":"stop"', b'"choices":[],'),
