@@ -1,17 +1,16 @@
-"""Redis as the system of record: one connection, every key, and the functions that change them.
+"""Redis as the system of record: the connection, every key, and the atomic functions.
 
-client      one multiplexed connection a process; commands of one event-loop tick leave in one write
-dsn         what `redis.url` says, read once for our connections and arq's
-outage      what error replies mean, and when to come again while Redis is away
-keys        the only place that makes a key's name, with what it holds and when it ends
-functions/  the atomic functions, as Lua text
-library     renders the functions into one library, and loads it
-types       which keys a call is concerned with, and of which type each should be
-replicated  a connection for what counts once a replica has it
-functions.py  their typed stubs: one a function, with what each may answer
-server      is this server fit to hold the record?
-partitions  how many there are: the number that every process must know
-watch       is it still fit? looked at again while a process runs
+client         One connection for many callers: commands of one event-loop tick share a write
+dsn            Parses `redis.url`, for our connections and arq's
+outage         What an error reply means, and Retry-After while Redis is away
+keys           Every key: its name, what it holds, when it ends; and every channel
+functions      The atomic functions: their Lua, and the typed stubs that call them
+library        Renders the Lua into one library, loads it, and calls its functions
+key_types      Which keys a call may touch, and the type that each should have
+replicated     A connection whose replies wait until a replica has the writes
+server_check   Checks version, eviction, durability and permissions of the server
+server_watch   Repeats that check while a process runs, and looks for overwritten keys
+partitions     The number of partitions, which every process must know
 
 The package `redis` is imported only here.
 """

@@ -1,15 +1,15 @@
-"""One connection to Redis, many callers.
+"""One connection to Redis for many callers.
 
-Owns the socket: what concurrent tasks ask in one tick of the event loop leaves in few writes, and
-replies are matched to askers by order. Refuses to know what the commands mean, and never repeats
-one by itself except where the caller says that repeating is safe.
+Owns the socket: commands that concurrent tasks send in one tick of the event loop leave in few
+writes, and replies are matched to callers by order. Does not know what commands mean, and repeats
+one only where the caller says that this is safe.
 
 DESIGN. redis-py spends 70 to 110 us of CPU on a command (a pool checkout, several task switches); a
-shared connection about a tenth of it. A caller that is cancelled leaves its place in the line of
-replies, marked done, so that nobody gets another's reply. Any trouble with the line (cut, silence
-beyond the timeout, bytes that are not RESP, a server that has become a replica) ends the connection
-and fails all who wait; the next call opens a new one. A call takes no longer than to connect and to
-be answered once may, also where it is sent a second time.
+shared connection takes about a tenth of that. A cancelled caller keeps its place in the order of
+replies, marked as done, so that nobody receives another caller's reply. Any fault of the connection
+(closed, silent beyond the timeout, bytes that are not RESP, a server that became a replica) closes
+it and fails all pending calls; the next call opens a new one. A call takes at most the time to
+connect and the time to be answered once, even where it is sent twice.
 """
 
 import asyncio
@@ -29,22 +29,23 @@ from shared.redis.outage import Outage, error_of, with_key_name
 from shared.settings import RedisSettings
 from shared.telemetry import logs
 
-# What a client of redis-py raises, for those who must use one.
+# Raised by redis-py's own client, which arq uses.
 RedisError = redis.exceptions.RedisError
 Reply = Any
 Argument = str | bytes | int | float
 
 _INCOMPLETE: Final = object()
-# A write costs a few us, a server that sits idle until a long tick ends costs more.
+# A write costs a few us; letting the server idle until the end of a long tick costs more.
 _COMMANDS_PER_WRITE: Final = 8
-# Between two attempts at a line: however many wait for a server, it is not dialled more often.
+# Between two attempts to connect, however many callers wait for the server.
 _DIAL_PAUSE_SECONDS: Final = 0.05
-# A worker whose listener comes back later than its leases last is taken for dead.
+# Pauses between attempts to reconnect a listener: a worker whose listener is away for longer than
+# its leases last is declared dead.
 _RECONNECT_SECONDS: Final = (0.05, 0.4)
 
 
 class Connection(Protocol):
-    """What the rest of Pollux may ask of Redis."""
+    """What the rest of Pollux may do with Redis."""
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
         """Send a command and return its reply; see `Redis.call`."""
@@ -54,7 +55,7 @@ class Connection(Protocol):
 
 
 class _RedisProtocol(asyncio.Protocol):
-    """The wire itself: bytes out in batches, replies in by order."""
+    """The bytes of one connection: commands out in batches, replies in by order."""
 
     def __init__(
         self,
@@ -79,14 +80,14 @@ class _RedisProtocol(asyncio.Protocol):
 
     def request(self, command: tuple[Argument, ...]) -> asyncio.Future[Reply]:
         if not self.alive:
-            # It went between its opening and this: nobody is left to fail who waits on it now.
+            # Lost since it was opened: nobody would fail a call that waits on it now.
             raise _LostError
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._write(command, future)
         return future
 
     def send_command(self, command: tuple[Argument, ...], *, has_reply: bool) -> None:
-        """Send without a listener; `answered` is false where the reply is a push (SUBSCRIBE)."""
+        """Send without waiting; `has_reply` is false if the reply is a push (SUBSCRIBE)."""
         if has_reply:
             self._write(command, None)
         else:
@@ -118,15 +119,17 @@ class _RedisProtocol(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _INCOMPLETE:
                 if not self._deliver(reply):
-                    said = str(reply) if isinstance(reply, hiredis.ReplyError) else type(reply)
-                    logs.logger().warning("Redis said what nobody asked for", said=str(said))
+                    unexpected = (
+                        str(reply) if isinstance(reply, hiredis.ReplyError) else type(reply)
+                    )
+                    logs.logger().warning("Redis sent an unexpected reply", reply=str(unexpected))
                     self.abort()
                     return
         except hiredis.ProtocolError:
             self.abort()
 
     def _deliver(self, reply: Reply) -> bool:
-        """Hand a reply to its asker, if there is one: a subscription that is refused has none."""
+        """Pass a reply to its caller; False if it has none, as that of a refused subscription."""
         if isinstance(reply, hiredis.PushNotification):
             if self._on_push is not None:
                 self._on_push(reply)
@@ -136,7 +139,7 @@ class _RedisProtocol(asyncio.Protocol):
         future = self._waiting.popleft()
         is_error = isinstance(reply, hiredis.ReplyError)
         if is_error and str(reply).startswith("READONLY"):
-            # It was the master. Where the name in the URL leads by now, there may be another.
+            # The server is no longer the master; the name in the URL may lead to a new one by now.
             self._loop.call_soon(self.abort)
         if future is not None and not future.done():
             if is_error:
@@ -155,11 +158,11 @@ class _RedisProtocol(asyncio.Protocol):
         self._on_lost(self)
 
     def idle_seconds(self) -> float:
-        """Return for how long nothing has come."""
+        """Return for how long nothing was received."""
         return self._loop.time() - self._received_at
 
     def unanswered_seconds(self) -> float:
-        """Return for how long an asker has heard nothing; 0 when nobody waits."""
+        """Return for how long a pending call has received nothing; 0 when none is pending."""
         return self.idle_seconds() if self._waiting else 0.0
 
     def abort(self) -> None:
@@ -169,14 +172,14 @@ class _RedisProtocol(asyncio.Protocol):
 
 
 class _LostError(Exception):
-    """The line went while a reply was due: the command may or may not have been carried out."""
+    """The connection was lost while a reply was due: the command may or may not have run."""
 
 
 class Redis:
-    """A connection that mends itself. `on_push` hears pub/sub, `on_ready` runs on each new line.
+    """A connection that reconnects. `on_push` receives pub/sub, `on_ready` runs at each connect.
 
     Raises (every call):
-        UnavailableError: no connection, no reply in time, or a server that says "not now".
+        UnavailableError: no connection, no reply in time, or a server that cannot serve now.
         StoreError: an error reply that our code does not expect.
 
     """
@@ -204,8 +207,8 @@ class Redis:
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
         """Send a command and return its reply.
 
-        `repeat`: whether the command may be sent a second time when the line went before the reply
-        came; all of Pollux' functions and every read allow it, a push or an increment does not.
+        `repeat`: whether the command may be sent a second time if the connection is lost before the
+        reply: true for our functions and every read, false for a push or an increment.
         """
         began = asyncio.get_running_loop().time()
         protocol = (
@@ -249,26 +252,26 @@ class Redis:
         return self._outage.with_retry_after(UnavailableError(message))
 
     def send(self, *command: Argument) -> None:
-        """Send a command whose reply nobody needs; it is dropped when there is no connection."""
+        """Send a command whose reply nobody needs; without a connection it is dropped."""
         if self._protocol is not None and self._protocol.alive:
             self._protocol.send_command(command, has_reply=True)
 
     def listen(self, verb: str, channel: str) -> None:
-        """Send SUBSCRIBE or UNSUBSCRIBE; without a line, `on_ready` must say it again."""
+        """Send SUBSCRIBE or UNSUBSCRIBE; without a connection, `on_ready` must do it later."""
         if self._protocol is not None and self._protocol.alive:
             self._protocol.send_command((verb, channel), has_reply=False)
 
     @property
     def id(self) -> int | None:
-        """The server's own number for this connection, by which another can wake it."""
+        """The server's number for this connection, by which another connection can unblock it."""
         return self._protocol.id if self._protocol is not None and self._protocol.alive else None
 
     async def connect(self) -> None:
-        """Open the line now, to fail early."""
+        """Connect now, to fail early."""
         await self._open()
 
     async def close(self) -> None:
-        """End the connection; who still waits fails."""
+        """Close the connection; pending calls fail."""
         self._closed = True
         if self._silence_timer is not None:
             self._silence_timer.cancel()
@@ -280,7 +283,7 @@ class Redis:
             await asyncio.sleep(0)
 
     async def _open(self) -> _RedisProtocol:
-        """Join the one attempt to connect that is under way, or start it."""
+        """Join the running attempt to connect, or start one."""
         if self._protocol is not None and self._protocol.alive:
             return self._protocol
         if self._opening is None or self._opening.done():
@@ -319,14 +322,14 @@ class Redis:
         return protocol
 
     def _on_lost_protocol(self, protocol: _RedisProtocol) -> None:
-        """Come back where nobody calls: a listener's line that went is dialled until it is up."""
+        """Reconnect a listener at once, since no call of its own would."""
         if protocol is self._protocol:
             self._outage.begin()
         if protocol is self._protocol and self._on_push is not None and not self._closed:
             self._reconnecting = asyncio.create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
-        """Dial at once, then less often; also where each line opens and is lost again."""
+        """Connect at once, then less often; also where each new connection is lost again."""
         low, high = _RECONNECT_SECONDS
         if asyncio.get_running_loop().time() - self._opened_at > high:
             self._reconnect_seconds = 0.0
@@ -337,13 +340,13 @@ class Redis:
                 await self._open()
             except UnavailableError:
                 continue
-            except Exception:  # noqa: BLE001  who stays away is taken for dead, whatever the reason
-                logs.logger().exception("a listener could not come back")
+            except Exception:  # noqa: BLE001  a worker without a listener counts as dead, whatever the reason
+                logs.logger().exception("a listener could not reconnect")
                 continue
             return
 
     def _check_silence(self) -> None:
-        """End the line after a silence beyond the timeout: one timer for all, not one a command."""
+        """Close the connection after a silence beyond the timeout: one timer for all calls."""
         timeout = self._settings.timeout_seconds
         if self._silence_timer is not None:
             self._silence_timer.cancel()
@@ -355,16 +358,17 @@ class Redis:
             self._protocol.abort()
             return
         if self._on_push is not None and self._protocol.idle_seconds() > timeout / 2:
-            # A listener asks nothing: only this shows that there is a server, and no replica.
+            # A listener sends no commands: this write shows that the server is there, and is no
+            # replica.
             mark = keys.REPLICATION_MARK(keys.system_root(self._settings))
             self._protocol.send_command(("UNLINK", mark), has_reply=True)
-        # Who waits is not kept waiting for the next look.
+        # Check again no later than the oldest pending call times out.
         seconds = min(left, timeout / 4)
         self._silence_timer = asyncio.get_running_loop().call_later(seconds, self._check_silence)
 
 
 def _consume_outcome(opening: asyncio.Task[_RedisProtocol]) -> None:
-    """Take in how an attempt ended: whoever waited for it may have lost patience."""
+    """Retrieve the outcome of an attempt whose waiters may all have been cancelled."""
     if not opening.cancelled():
         opening.exception()
 
@@ -374,7 +378,7 @@ async def _connect(
     on_push: Callable[[list[Reply]], None] | None,
     on_lost: Callable[[_RedisProtocol], None],
 ) -> _RedisProtocol:
-    """Open the socket and greet: RESP3, credentials, database."""
+    """Open the socket and shake hands: RESP3, credentials, database."""
     where = dsn.read(url)
     loop = asyncio.get_running_loop()
 

@@ -1,7 +1,7 @@
-"""Where the server is and who asks there, as `redis.url` says it.
+"""Parses `redis.url`: where the server is, and as which user to connect.
 
-Owns the one reading of that URL, so that our own connections and arq's are the same user at the
-same place: names, passwords and paths are unescaped in both.
+Our connections and arq's both use this one parser, so that they are the same user at the same
+place: names, passwords and paths are unescaped alike.
 """
 
 from typing import Any, NamedTuple, cast
@@ -10,7 +10,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 
 
 class Dsn(NamedTuple):
-    """A server, by `host` and `port` or by the `path` of its socket; `password` None for none."""
+    """A server, by `host` and `port` or by the `path` of its socket; `password` may be None."""
 
     host: str
     port: int
@@ -22,7 +22,7 @@ class Dsn(NamedTuple):
 
 
 def read(url: str) -> Dsn:
-    """Return what a URL of the settings says. Raises ValueError for one that says nothing."""
+    """Parse a URL of the settings. Raises ValueError for one that is not valid."""
     options = cast("dict[str, Any]", parse_url(url))
     return Dsn(
         host=options.get("host", "localhost"),

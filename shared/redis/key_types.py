@@ -1,7 +1,7 @@
-"""Which keys a call is concerned with, and of which type each should be.
+"""Which keys a call may touch, and the type that each should have.
 
-Pure: `library` asks Redis. A key that somebody else has overwritten makes Redis refuse a command
-without saying which key it was; here are those that it may have been.
+Pure: `library` asks Redis. Where a key has another type, Redis refuses a function's command without
+naming the key; these are the keys that it may have been.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from shared.wire.submission import LANES
 
 Expected = tuple[str, str, int]
 
-# The names under which the arguments of functions have what stands in keys.
+# The arguments of functions that may hold each part of a key's name.
 _ARGUMENTS_BY_PART: Final[dict[str, tuple[str, ...]]] = {
     "id": ("id", "generation", "session", "account"),
     "hash": ("hash", "idempotency"),
@@ -27,25 +27,25 @@ _ARGUMENTS_BY_PART: Final[dict[str, tuple[str, ...]]] = {
 
 
 class CheckTypesAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Keys of one root, the type that each should be, and 1 for what is made again."""
+    """Keys of one root, the type that each should have, and 1 if it is rebuilt when needed."""
 
     keys: tuple[Expected, ...]
 
 
 def ask(expected: Iterable[Expected]) -> CheckTypesAsk:
-    """Return what is asked of Redis."""
+    """Return the arguments of `check_types`."""
     return CheckTypesAsk(keys=tuple(expected))
 
 
 def of_root(root: str) -> Iterator[Expected]:
-    """Yield the keys that all of a partition share, or of the system's root."""
+    """Yield the keys without an account in their names, of a partition or of the system's root."""
     return _expected(root, {"lane": LANES})
 
 
 def of_call(root: str, called: msgspec.Struct, blob: bytes = b"") -> Iterator[Expected]:
-    """Yield those, and what belongs to the account, session or provider that a call names.
+    """Yield those, and the keys of the account, session or provider that a call names.
 
-    Some calls name them in the record that they bring as their blob, and nowhere else.
+    Some calls name them only in the record that they send as their blob.
     """
     names = _record_in(blob) | {each: getattr(called, each) for each in called.__struct_fields__}
     parts_by_name: dict[str, tuple[str, ...]] = {"lane": LANES}
@@ -62,7 +62,7 @@ def of_call(root: str, called: msgspec.Struct, blob: bytes = b"") -> Iterator[Ex
 
 
 def named_in(root: str, message: str) -> Iterator[Expected]:
-    """Yield the keys that a function's error names: those that no argument of a call tells."""
+    """Yield the keys that a function's error names, which its arguments may not name."""
     for word in message.split():
         key = keys.family_of(root, word) if word.startswith(root) else None
         if key is not None:
@@ -84,7 +84,7 @@ def of_account(root: str, account: str) -> Iterator[Expected]:
 
 
 def parked(root: str, parked_queues: Iterable[tuple[str, str]]) -> Iterator[Expected]:
-    """Yield the lines of parked turns, each named by its lane and its resource."""
+    """Yield the queues of parked turns, each named by its lane and its resource."""
     for lane, resource in parked_queues:
         yield (
             keys.PARKED(root, lane, resource),

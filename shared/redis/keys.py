@@ -1,13 +1,15 @@
-"""Every key of Pollux: its name, what it holds, and when it ends.
+"""Every key of Pollux: its name, what it holds, and when it ends; and every channel.
 
 DESIGN. A name is a root and a pattern. The root is the prefix and a hash tag: `pollux:{p00}:` for
 all that belongs to the accounts of a partition, `pollux:{sys}:` for what belongs to none. A
-function gets one root and touches no other, so the same code runs on one server and on a Cluster.
-The patterns are rendered into the text of the Lua library, so that both languages name a key in the
-same words.
+function gets one root and touches no key of another, so the same code runs on one server and on a
+Cluster. The patterns are rendered into the Lua library, so that both languages name a key alike.
 
-An account's name is part of every key that is the account's own: asking for somebody else's id asks
-for a key that does not exist.
+An account's name is part of every key of its own: a request for another account's id asks for a key
+that does not exist.
+
+The words of some patterns are older than the names in the code (`bell` is WAKEUP, `books` is
+ACCOUNT_TOTALS): they are stored, and old and new processes must find the same keys.
 """
 
 import re
@@ -23,10 +25,10 @@ _PART = re.compile(r"<([a-z_]+)>")
 
 
 class Key:
-    """A family of keys below a partition's root. `holds` says what is inside, `end` how one goes.
+    """A family of keys below a partition's root. `holds` describes the value, `end` how it ends.
 
     permanent: as old as the deployment or the account, or until its owner is deleted by request.
-    deleted:   removed by the function that ends its purpose; it always has one.
+    deleted:   removed by the function that ends its purpose; there always is one.
     ttl:       expires; nothing that is still queued or running does.
     """
 
@@ -41,7 +43,7 @@ class Key:
 
     @property
     def type(self) -> str:
-        """The name that Redis has for what is inside."""
+        """Redis' name for the type of the value."""
         word = self.holds.partition(":")[0]
         return word if word in _TYPES else "string"
 
@@ -263,7 +265,7 @@ CHORE_SLOT: Final = SystemKey("chore:<name>:<slot>", holds="who runs a chore's s
 FAMILIES: Final[dict[str, Key]] = {
     name.lower(): value for name, value in list(globals().items()) if isinstance(value, Key)
 }
-# What holds no work and no money, and is made again by whoever needs it.
+# Keys without work or money, which are rebuilt when they are needed.
 REBUILDABLE: Final = frozenset(
     {
         WAKEUP,
@@ -295,7 +297,7 @@ TURNS_PER_CHUNK: Final = 16
 
 
 def partition_root(settings: RedisSettings, partition: int) -> str:
-    """Return the root of a partition's keys, which also routes a function to its server."""
+    """Return the root of a partition's keys; its hash tag also selects a Cluster's server."""
     return f"{settings.prefix}:{{p{partition:02d}}}:"
 
 
@@ -305,22 +307,22 @@ def system_root(settings: RedisSettings) -> str:
 
 
 def is_system(root: str) -> bool:
-    """Tell whether a root is that of the keys that belong to no account."""
+    """Tell whether a root is the system's."""
     return root.endswith(_SYSTEM)
 
 
 def events_channel(root: str, account: str, generation: str) -> str:
-    """Return the pub/sub channel of a generation's events; its stream's own name."""
+    """Return the pub/sub channel of a generation's events, which has the name of its stream."""
     return EVENTS(root, account, generation)
 
 
 def worker_channel(root: str, worker: str) -> str:
-    """Return the channel on which a worker hears what it should stop."""
+    """Return the channel that tells a worker which attempts to stop."""
     return f"{root}worker:{worker}"
 
 
 def worker_channels(settings: RedisSettings) -> str:
-    """Return the prefix of all workers' channels; a function appends the id of one."""
+    """Return the prefix of all workers' channels; a function appends a worker's id."""
     return worker_channel(system_root(settings), "")
 
 
@@ -330,7 +332,7 @@ def revocations_channel(root: str) -> str:
 
 
 def family_of(root: str, name: str) -> Key | None:
-    """Return the family that a key's full name belongs to, or None if nobody made it."""
+    """Return the family of a key's full name, or None."""
     tail = name.removeprefix(root)
     for key in FAMILIES.values():
         if re.fullmatch(_PART.sub(".+", key.pattern), tail):

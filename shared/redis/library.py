@@ -1,8 +1,9 @@
-"""The Lua library: rendered from `functions/*.lua`, named by its digest, loaded where missing.
+"""Renders the Lua files into one library, loads it, and calls its functions.
 
-Owns the text and its loading. Old and new processes run side by side in a deploy because each calls
-the functions of its own text; a library is never replaced. Key names, the transition table and the
-failures that Redis itself reports are rendered from Python, which holds the only copy.
+Owns the text and its loading. The library's name holds a digest of its text and a library is never
+replaced, so old and new processes run side by side during a deploy, each with its own functions.
+Key names, the transition table and the failures that Redis reports are rendered from Python, which
+has the only copy.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ local function register(name, body, reads_only)
 end
 """
 
-# Texts that the functions share, in the order in which they stand before them.
+# Files that the functions share, in the order in which they stand before them.
 SHARED: Final = (
     "numbers",
     "storage_quota",
@@ -69,8 +70,8 @@ SHARED: Final = (
     "suspect_accounts",
 )
 
-# What ends work and gives room back, or lets what runs come to its end: also where a server is
-# full. Otherwise nothing could end there, and it would stay full. And what an operator does.
+# Functions that run even when the server's memory is full: they end work or free memory (otherwise
+# the server would stay full), let running work come to its end, or are an operator's.
 _ALLOWED_WHEN_FULL: Final = frozenset(
     """
     create_account create_key list_dead_letters grant revoke_key
@@ -83,15 +84,15 @@ _ALLOWED_WHEN_FULL: Final = frozenset(
 )
 
 
-# What moves work about in the lines that all of a partition share. Before what is called for each
-# answer nobody looks: it writes to what is shared before anything else.
+# Functions that check the types of the partition's queues before they move work in them. `append`,
+# called for each piece of an answer, does not: it writes to a shared key before anything else.
 _CHECKS_SHARED_KEYS: Final = frozenset(
     "cancel delete_session expire reap release restore retry_dead_letter".split()
 )
 
 
 def sources() -> dict[str, str]:
-    """Return the text of every function's file by its name, what they share not among them."""
+    """Return the text of every function's file by its name, without the shared files."""
     folder = resources.files("shared.redis") / "functions"
     texts = {
         entry.name.removesuffix(".lua"): entry.read_text(encoding="utf-8")
@@ -105,7 +106,8 @@ def render() -> tuple[str, str]:
     """Return the library's name and its whole text."""
     folder = resources.files("shared.redis") / "functions"
     shared = [(folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED]
-    # Lua knows 200 local names at once: at the top stand those keys that the shared texts use.
+    # Lua allows 200 local names: only key functions that the shared files use stand at the top
+    # level.
     common = {name for name in _NAMED_IN_LUA if any(_uses(text, name) for text in shared)}
     steps = {stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()}
     rendered = "\n".join(
@@ -121,7 +123,7 @@ def render() -> tuple[str, str]:
             f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
             f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
             f"local ALLOWED_WHEN_FULL = {_lua(dict.fromkeys(sorted(_ALLOWED_WHEN_FULL), True))}",
-            # What is done about damaged records: damage.lua.
+            # The table of damage.lua.
             "local damage = {}",
             f"damage.CHECKS_SHARED_KEYS = {_lua(dict.fromkeys(sorted(_CHECKS_SHARED_KEYS), True))}",
             f"local COMPANION_WIRE = {COMPANION_WIRE}",
@@ -148,7 +150,7 @@ def _key_names(is_wanted: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _with_key_names(text: str, common: AbstractSet[str]) -> str:
-    """Return a function's text with the names of the keys that it alone uses, in its own scope."""
+    """Return a function's text in a scope of its own, with the key functions that only it uses."""
     names = _key_names(lambda name: name not in common and _uses(text, name))
     return "\n".join(("do", *names, text, "end"))
 
@@ -181,9 +183,9 @@ NAME, TEXT = render()
 
 
 async def load(redis: Connection) -> bool:
-    """Load this process' library if the server lacks it; safe when many do it at once.
+    """Load this process' library if the server lacks it; safe when many processes do it at once.
 
-    Return whether it was this call that loaded it.
+    Return whether this call loaded it.
     """
     if await redis.call("FUNCTION", "LIST", "LIBRARYNAME", NAME):
         return False
@@ -197,7 +199,7 @@ async def load(redis: Connection) -> bool:
 
 
 async def reload(redis: Connection) -> None:
-    """Load the library into a server that had it and lost it: nothing of ours makes it do that."""
+    """Load the library into a server that has lost it, which Pollux itself never causes."""
     if await load(redis):
         logs.logger().warning("Redis had lost its functions", library=NAME)
 
@@ -211,49 +213,50 @@ async def invoke(
     blob: bytes = b"",
     effect: Effect = "repeatable",
 ) -> Reply:
-    """Call a function with one root and one msgpack map; load the library if the server lost it.
+    """Call a function with one root and a msgpack map; load the library if the server lost it.
 
-    `blob` reaches Lua as `ask.blob`: its msgpack reads no binary strings, so opaque bytes travel
-    beside the map. `effect` says what a second call would do, should the first one's reply be lost:
-    nothing more (`repeatable`), the same once more (`once`: it is not repeated), or nothing at all.
+    `blob` reaches Lua as `ask.blob`: Lua's msgpack reads no binary strings, so opaque bytes travel
+    beside the map. `effect` says what a repeated call changes where the first one's reply was lost:
+    nothing (`repeatable`), the same again (`once`, so it is not repeated), or nothing at all
+    (`none`, a read).
     """
-    line = command(name, root, ask, blob=blob, effect=effect)
+    words = command(name, root, ask, blob=blob, effect=effect)
     repeat = effect != "once"
     try:
-        return await redis.call(*line, repeat=repeat)
+        return await redis.call(*words, repeat=repeat)
     except FunctionMissingError:
         await reload(redis)
-        return await redis.call(*line, repeat=repeat)
+        return await redis.call(*words, repeat=repeat)
     except WrongTypeError as error:
         names = (*key_types.named_in(root, error.message), *key_types.of_call(root, ask, blob))
-        looked_at = key_types.ask(dict.fromkeys(names))
-        found = wrong_keys(await redis.call(*command("check_types", root, looked_at)))
+        to_check = key_types.ask(dict.fromkeys(names))
+        found = wrong_keys(await redis.call(*command("check_types", root, to_check)))
         if effect == "once" or not found or not all(key.is_removed for key in found):
             raise WrongTypeError(error.message, found) from None
-        return await redis.call(*line)
+        return await redis.call(*words)
 
 
 def wrong_keys(reply: Reply) -> tuple[WrongKey, ...]:
-    """Return which keys hold another type; of those that were removed the log tells."""
+    """Return the keys of a `check_types` reply; log those that were deleted."""
     found = tuple(
         WrongKey(name.decode(), expected.decode(), is_.decode(), bool(is_removed))
         for name, expected, is_, is_removed in reply
     )
     for key in found:
         if key.is_removed:
-            logs.logger().warning("a key of another type was removed", fault=key.fault)
+            logs.logger().warning("a key of the wrong type was deleted", fault=key.fault)
     return found
 
 
 def send_call(redis: Connection, name: str, root: str, ask: msgspec.Struct) -> None:
-    """Call a function whose answer nobody waits for, and which may be lost with the line."""
+    """Call a function without waiting; the call may be lost with the connection."""
     redis.send(*command(name, root, ask))
 
 
 def command(
     name: str, root: str, ask: msgspec.Struct, *, blob: bytes = b"", effect: Effect = "repeatable"
 ) -> tuple[Argument, ...]:
-    """Return the words of a function's call, as `invoke` says them."""
+    """Return the words of a function's call."""
     verb = "FCALL_RO" if effect == "none" else "FCALL"
     return (verb, f"{NAME}_{name}", 1, root, _encode(ask), blob)
 

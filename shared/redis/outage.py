@@ -1,7 +1,7 @@
-"""What says that Redis cannot serve now, and since when that is so.
+"""What an error reply means, and Retry-After while Redis is away.
 
-Owns the meaning of error replies, and the seconds after which a caller may try again: an outage is
-expected to last as long again as it has lasted.
+DESIGN. An outage is expected to last as long again as it has lasted: after 4 s, callers are asked
+to retry in 4 to 8 s. The bounds are 1 s and 30 s.
 """
 
 import random
@@ -11,7 +11,7 @@ from typing import Final
 from shared.clock import SystemClock
 from shared.errors import NotNowError, StoreError, UnavailableError, WrongTypeError
 
-# Answers that say "not now", by their first word; everything else is a fault of the command.
+# Error replies, by their first word, that mean "not now"; any other is a fault of the command.
 _TEMPORARY_ERRORS: Final = frozenset(
     """
     LOADING READONLY MASTERDOWN OOM MISCONF CLUSTERDOWN TRYAGAIN BUSY UNBLOCKED NOREPLICAS
@@ -19,14 +19,14 @@ _TEMPORARY_ERRORS: Final = frozenset(
     """.split()
 )
 _MONOTONIC: Final = SystemClock().monotonic
-# Doubled at most by the jitter, so nobody is told to wait for more than half a minute.
+# Jitter at most doubles these.
 _RETRY_AFTER_SECONDS: Final = (1.0, 15.0)
-# Refusals this far apart are not of one outage: what came between them was answered.
+# Refusals farther apart than this are not one outage: calls between them were answered.
 _REFUSAL_GAP_SECONDS: Final = 10.0
 
 
 class FunctionMissingError(StoreError):
-    """The server does not know the function: the library must be loaded, as after a flush."""
+    """The server lacks the function: the library must be loaded, as after FLUSHALL."""
 
 
 def error_of(text: str) -> Exception:
@@ -34,7 +34,7 @@ def error_of(text: str) -> Exception:
     word = text.split(" ", 1)[0]
     if "Function not found" in text:
         return FunctionMissingError(text)
-    # One that a function has caught and raised again is an ERR first.
+    # An error that a function caught and raised again begins with ERR.
     if text.removeprefix("ERR ").startswith("WRONGTYPE"):
         return WrongTypeError(f"Redis answered: {text}")
     if word in _TEMPORARY_ERRORS or "max number of clients" in text:
@@ -43,7 +43,7 @@ def error_of(text: str) -> Exception:
 
 
 def with_key_name(error: WrongTypeError, command: tuple[object, ...]) -> WrongTypeError:
-    """Return the error with the key's name, which Redis leaves out; functions look for theirs."""
+    """Return the error with the key's name, which Redis leaves out; a function's error as it is."""
     verb, key = str(command[0]), command[1]
     if verb.startswith("FCALL"):
         return error
@@ -51,7 +51,7 @@ def with_key_name(error: WrongTypeError, command: tuple[object, ...]) -> WrongTy
 
 
 class Outage:
-    """Since when there is no line, and since when the server refuses; nothing while all is well."""
+    """Since when there is no connection, and since when the server refuses calls."""
 
     def __init__(self, now: Callable[[], float] = _MONOTONIC) -> None:
         self._now = now
@@ -60,16 +60,16 @@ class Outage:
         self._refused_at = float("-inf")
 
     def begin(self) -> None:
-        """There is no line; the first word of an outage counts."""
+        """Note that there is no connection; the first note of an outage counts."""
         if self._lost_at is None:
             self._lost_at = self._now()
 
     def end(self) -> None:
-        """There is a line again."""
+        """Note that there is a connection again."""
         self._lost_at = None
 
     def with_retry_after(self, error: UnavailableError) -> UnavailableError:
-        """Return the error with the seconds after which to come again."""
+        """Return the error with the seconds after which to retry."""
         now = self._now()
         since = now if self._lost_at is None else self._lost_at
         if isinstance(error, NotNowError):

@@ -1,9 +1,9 @@
-"""How many partitions a deployment has: the number is in Redis, and every process must know it.
+"""The number of partitions of a deployment: it is stored in Redis, and every process must know it.
 
-An account stays in the partition that its record names, so a process that knows of fewer would
-leave those of the others unserved. The number may therefore grow, and never shrink: a worker or a
-front that is set to more raises it, and one that is set to fewer does not start. Whoever makes
-accounts follows, and never raises it.
+An account stays in the partition that its record names, so a process that knew of fewer partitions
+would leave some accounts unserved. The number may grow, but never shrinks: a worker or an API
+process with a larger setting raises it, one with a smaller setting does not start. Commands that
+create accounts must match it, and never raise it.
 """
 
 from contextlib import suppress
@@ -15,12 +15,12 @@ from shared.redis.client import Connection
 from shared.settings import RedisSettings
 
 _MEMBER: Final = "most"
-# Settings allow no more; looked at once, where a deployment of before has not noted its number.
+# The most that settings allow; an older deployment that stored no number is searched this far once.
 _PARTITIONS_MAX: Final = 64
 
 
 async def fault(redis: Connection, settings: RedisSettings) -> str | None:
-    """Return what is wrong with the number that this process is set to, if anything."""
+    """Return what is wrong with this process' number of partitions, or None."""
     known = await _known(redis, settings)
     if known is None or known <= settings.partitions:
         return None
@@ -31,10 +31,10 @@ async def fault(redis: Connection, settings: RedisSettings) -> str | None:
 
 
 async def register_count(redis: Connection, settings: RedisSettings, *, may_raise: bool) -> None:
-    """Note the number where there is none, and raise it where that is allowed.
+    """Store the number if there is none, and raise it where that is allowed.
 
     Raises:
-        ConfigurationError: this process is set to fewer, or to more than it may make of it.
+        ConfigurationError: this process is set to fewer, or to more than it may raise.
 
     """
     known = await _known(redis, settings)
@@ -47,14 +47,14 @@ async def register_count(redis: Connection, settings: RedisSettings, *, may_rais
     if wrong is not None:
         raise ConfigurationError([wrong])
     where = keys.PARTITIONS(keys.system_root(settings))
-    # A server that is full takes no writes, and must be worked on all the same.
+    # A full server takes no writes, but processes must start on it all the same.
     with suppress(NotNowError):
-        # A score that only grows: of two that raise it at once the larger one stays.
+        # GT: of two processes that raise it at once, the larger number stays.
         await redis.call("ZADD", where, "GT", settings.partitions, _MEMBER)
 
 
 async def _known(redis: Connection, settings: RedisSettings) -> int | None:
-    """Return the number that was noted, or that which is seen to be used by an older deployment."""
+    """Return the stored number, or the number of partitions that an older deployment uses."""
     noted = await redis.call("ZSCORE", keys.PARTITIONS(keys.system_root(settings)), _MEMBER)
     if noted is not None:
         return int(float(noted))

@@ -1,17 +1,17 @@
-"""What counts only once a replica has it: for `durability = "replica"`.
+"""A connection whose replies wait until a replica has the writes: for `durability = "replica"`.
 
-Owns a connection of its own and the wait behind every command on it. The wait holds up what is sent
-behind it, so reads and events do not go this way; what does is the little that was promised: that a
-message is in, and how it ended.
+Owns a connection of its own, with a WAIT after the commands on it. Only what was promised goes this
+way (a message was accepted; how a generation ended), since the WAIT delays whatever is sent behind
+it.
 
-DESIGN. WAIT speaks of the writes of its own connection, so both must leave on the same; and who
-wrote nothing there waits for nothing, as a repetition does that finds all of it done, perhaps by
-another connection. So a write of our own goes right before each WAIT, which is then for all that
-was written until then. A wait that no replica ends takes its whole time, so there is one at a time,
-for all who came while the last one was under way: however many, nobody waits longer than twice.
+DESIGN. WAIT covers the writes of its own connection, so commands and WAIT use the same one. A
+command that writes nothing, as a repetition does whose first call another connection made, would
+have nothing to wait for; so each WAIT is preceded by a write of our own, and then covers all that
+was written before. One WAIT runs at a time, for all calls that arrived during the previous one:
+however many there are, no call waits longer than two WAITs.
 
-Who is told that no replica confirmed in time does not know whether one has it: the call may be
-repeated, since every function of ours may be, and waits again.
+A caller whose write no replica confirmed in time does not know whether one has it. It may repeat
+the call, as with all our functions, and waits again.
 """
 
 import asyncio
@@ -29,21 +29,21 @@ _REPLICAS: Final = 1
 
 
 class NotReplicatedError(UnavailableError):
-    """The server did it, and no replica confirmed in time."""
+    """The server executed the call, and no replica confirmed it in time."""
 
 
 class _PendingCall(NamedTuple):
-    """What one caller says, and where the answer goes."""
+    """One caller's command, and the future of its reply."""
 
     command: tuple[Argument, ...]
     answer: asyncio.Future[Reply]
 
 
 class ReplicatedConnection(Connection):
-    """Commands that are answered once a replica has what they wrote."""
+    """A connection that replies once a replica has what a command wrote."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        # A replica that is waited for is no silence of the server's.
+        # Waiting for a replica is not a silence of the server.
         seconds = settings.timeout_seconds + settings.replica_seconds
         self._redis = Redis(msgspec.structs.replace(settings, timeout_seconds=seconds))
         self._write = ("SET", keys.REPLICATION_MARK(keys.system_root(settings)), "")
@@ -53,10 +53,10 @@ class ReplicatedConnection(Connection):
 
     @override
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
-        """Send a command and return its reply, nothing of it a second time.
+        """Send a command and return its reply; nothing is sent a second time.
 
         Raises:
-            NotReplicatedError: no replica has it in time.
+            NotReplicatedError: no replica confirmed it in time.
             UnavailableError, StoreError: as `Redis.call`.
 
         """
@@ -67,7 +67,7 @@ class ReplicatedConnection(Connection):
         return await answer
 
     async def _send_batches(self) -> None:
-        """Say what is to be said, and then what came meanwhile, until there is nothing."""
+        """Send the pending calls with a WAIT, then those that arrived meanwhile."""
         while self._calls:
             calls, self._calls = self._calls, []
             *replies, waited = await asyncio.gather(
@@ -81,16 +81,16 @@ class ReplicatedConnection(Connection):
 
     @override
     def send(self, *command: Argument) -> None:
-        """Send a command whose reply nobody needs, and whose loss nobody would miss."""
+        """Send a command whose reply nobody needs, and which may be lost."""
         self._redis.send(*command)
 
     async def close(self) -> None:
-        """End the connection; who still waits fails."""
+        """Close the connection; pending calls fail."""
         await self._redis.close()
 
 
 def _resolve(answer: asyncio.Future[Reply], reply: Reply, waited: Reply) -> None:
-    """Tell a caller its reply, or what went wrong: with its command, with the wait, with both."""
+    """Give a caller its reply, or the error of its command or of the WAIT."""
     if isinstance(reply, BaseException):
         answer.set_exception(reply)
     elif isinstance(waited, BaseException):
@@ -102,5 +102,5 @@ def _resolve(answer: asyncio.Future[Reply], reply: Reply, waited: Reply) -> None
 
 
 def durable_redis(settings: RedisSettings, redis: Redis) -> "Redis | ReplicatedConnection":
-    """Return what to write through that which is promised: a replica's word, where one is asked."""
+    """Return the connection for writes that were promised, as the durability demands."""
     return ReplicatedConnection(settings) if settings.durability == "replica" else redis

@@ -1,14 +1,13 @@
-"""Is this server fit to hold the record?
+"""Checks that a server is fit to be the system of record.
 
-Owns the conditions: new enough for functions, never evicting, letting us publish, and as durable
-as the settings promise; and what each name of durability means, in one line. A deployment that
-wants less says so by name: `everysec`, or `none`.
+Owns the conditions: new enough for functions, never evicting, with permission to publish, and as
+durable as the settings demand; and one line for what each name of durability guarantees. A
+deployment that wants less says so by name: `everysec`, or `none`.
 
-DESIGN. With `appendfsync everysec`, Redis' own default, a server answers before it writes as long
-as the disk is busy with the sync of the second before, for two seconds at most. Who kills its
-process then loses what was acknowledged, though no machine failed: so `process` warns of it, and
-tells what holds then. With `no` and with `always` each write is the kernel's before its reply
-leaves.
+DESIGN. With `appendfsync everysec`, Redis' default, a server answers before it writes while the
+disk is busy with the previous second's sync, for at most two seconds. If its process is killed
+then, acknowledged writes are lost although no machine failed: `process` warns of that, and states
+what holds. With `no` and with `always`, the kernel has each write before the reply leaves.
 """
 
 from collections.abc import Iterator
@@ -41,14 +40,14 @@ MEMORY_UNBOUNDED: Final = (
     "redis.url: the server has no memory bound (maxmemory 0), so nothing is refused before the "
     "machine has no memory left; set maxmemory"
 )
-# Those who promise nothing of a machine, whose writes need only to be the kernel's.
+# Guarantees about the process only: a write needs to be in the kernel, not on the disk.
 _SURVIVES_PROCESS: Final[frozenset[Durability]] = frozenset({"process", "replica"})
-# Those who promise something of the machine, too.
+# Guarantees about the machine, too.
 _SURVIVES_MACHINE: Final[frozenset[Durability]] = frozenset({"fsync", "everysec"})
 
 
 class ServerState(NamedTuple):
-    """A server as it was seen: why it is not fit, in one line what it holds, and what is unwise."""
+    """A server's state: why it is unfit, what it guarantees in one line, and warnings."""
 
     faults: tuple[str, ...]
     holds: str
@@ -56,26 +55,26 @@ class ServerState(NamedTuple):
 
 
 async def check(redis: Connection, settings: RedisSettings) -> str:
-    """Return what a server that is fit holds, in one line.
+    """Return in one line what a fit server guarantees.
 
-    Raises ConfigurationError with every reason why it is not fit.
+    Raises ConfigurationError with every reason why it is unfit.
     """
-    seen = await inspect(redis, settings)
-    if seen.faults:
-        raise ConfigurationError(list(seen.faults))
-    if LATE_SYNC in seen.holds:
+    state = await inspect(redis, settings)
+    if state.faults:
+        raise ConfigurationError(list(state.faults))
+    if LATE_SYNC in state.holds:
         logs.logger().warning(
-            "durability falls short", durability=settings.durability, holds=seen.holds
+            "durability falls short", durability=settings.durability, holds=state.holds
         )
-    for warning in seen.warnings:
+    for warning in state.warnings:
         logs.logger().warning("Redis is set up unwisely", warning=warning)
-    return seen.holds
+    return state.holds
 
 
 async def inspect(
     redis: Connection, settings: RedisSettings, *, while_running: bool = False
 ) -> ServerState:
-    """Return how the server stands; while running, also what it lacks since it was fit."""
+    """Return the server's state; while running, also check its free memory and our permissions."""
     info = await _info(redis)
     configuration = None if settings.durability == "none" else await _configuration(redis)
     found = (
@@ -95,14 +94,17 @@ async def inspect(
 
 
 async def check_commands(redis: Connection, settings: RedisSettings) -> None:
-    """Raise ConfigurationError where the connection's user lacks commands; needs the library."""
+    """Raise ConfigurationError if the connection's user lacks commands; needs the library."""
     denied = await _denied_commands(redis, settings)
     if denied is not None:
         raise ConfigurationError([denied])
 
 
 async def _denied_commands(redis: Connection, settings: RedisSettings) -> str | None:
-    """Name the commands that the ACL lacks; a server that takes no writes now says nothing."""
+    """Return a fault that names the commands which the ACL lacks, or None.
+
+    A server that takes no writes now gives no fault.
+    """
     root = keys.system_root(settings)
     try:
         lacking = await functions.list_missing_commands(
@@ -125,7 +127,7 @@ async def _denied_commands(redis: Connection, settings: RedisSettings) -> str | 
 
 
 def _memory_full(info: dict[str, str]) -> str | None:
-    """Say that the server's memory is nearly used up: then it takes nothing in any more."""
+    """Return a fault if the server's memory is nearly used up, after which it accepts nothing."""
     memory_max, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if not memory_max or used < memory_max * _FULL_SHARE:
         return None
@@ -134,7 +136,7 @@ def _memory_full(info: dict[str, str]) -> str | None:
 
 
 def _holds(configuration: dict[str, str] | None, name: Durability) -> str:
-    """Return what a name means on this server; one that it only nearly keeps is warned of."""
+    """Return what a durability guarantees on this server, with the exception it makes, if any."""
     holds = GUARANTEES[name]
     if name == "none":
         return holds
@@ -168,7 +170,7 @@ def _eviction_on(info: dict[str, str]) -> str | None:
 
 
 async def _publish_denied(redis: Connection, settings: RedisSettings) -> str | None:
-    """Try a channel of each kind: a function that may not publish is cut off in its midst."""
+    """Try a channel of each kind: a function that may not publish would stop halfway."""
     for root in (keys.system_root(settings), keys.partition_root(settings, 0)):
         try:
             await redis.call("PUBLISH", keys.worker_channel(root, "nobody"), "")
@@ -192,7 +194,7 @@ def _append_only_file_off(info: dict[str, str], settings: RedisSettings) -> str 
 
 
 def _late_sync_faults(configuration: dict[str, str], name: Durability) -> Iterator[str]:
-    """Tell what the server would sync too late; nothing where it shows nothing."""
+    """Yield the faults of a server that syncs too late; none where it hides its configuration."""
     is_set = configuration.get("appendfsync")
     fitting = sorted(_APPENDFSYNC.get(name, ()))
     if is_set is not None and fitting and is_set not in fitting:
@@ -214,7 +216,7 @@ async def _configuration(redis: Connection) -> dict[str, str] | None:
     except StoreError:
         return None
     except UnavailableError as error:
-        # Some servers have no CONFIG, others do not let us.
+        # Some servers have no CONFIG (StoreError above), others deny it.
         if "NOPERM" in error.message:
             return None
         raise

@@ -1,9 +1,8 @@
-"""Is the server still fit? Looked at again while a process runs, as it was looked at at its start.
+"""Repeats the check of the server while a process runs, and looks for overwritten keys.
 
-Owns what was found last, also which keys somebody else has overwritten. An operator may change a
-server's eviction, durability or memory limit, or the rights of its user, while Pollux runs on it:
-that is logged when it happens and when it is over, and told by `/readyz`. Nothing is refused for
-it.
+An operator may change a server's eviction, durability, memory limit or permissions while Pollux
+runs on it. A change is logged when it happens and when it is over, and shown by `/readyz`; nothing
+is refused because of it.
 """
 
 import random
@@ -19,7 +18,7 @@ POLL_SECONDS: Final = 10.0
 
 
 class ServerWatch:
-    """The server as it was last seen: its faults, and what it keeps through a death."""
+    """The server's last known faults, warnings and guarantee, and its overwritten keys."""
 
     def __init__(self, redis: Connection, settings: RedisSettings, holds: str = "") -> None:
         self._redis = redis
@@ -30,27 +29,27 @@ class ServerWatch:
         self.holds = holds
 
     def pause_seconds(self) -> float:
-        """Return how long to wait for the next look; no two processes look together for long."""
+        """Return how long to wait until the next check, with jitter."""
         return POLL_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311  jitter, not a secret
 
     async def inspect(self) -> None:
-        """Look once, and log what has changed. Raises UnavailableError while Redis is away."""
-        seen = await server_check.inspect(self._redis, self._settings, while_running=True)
-        wrong = await partitions.fault(self._redis, self._settings)
+        """Check once, and log what has changed. Raises UnavailableError while Redis is away."""
+        state = await server_check.inspect(self._redis, self._settings, while_running=True)
+        partitions_fault = await partitions.fault(self._redis, self._settings)
         self.wrong_keys = await self._wrong_keys()
         damaged = (f"redis: {key.fault}; `pollux redis mend`" for key in self.wrong_keys)
-        faults = (*seen.faults, *([wrong] if wrong else ()), *damaged)
+        faults = (*state.faults, *([partitions_fault] if partitions_fault else ()), *damaged)
         if faults != self.faults:
             if faults:
                 logs.logger().error("Redis is no longer fit", faults=list(faults))
             else:
                 logs.logger().info("Redis is fit again")
-        if seen.holds != self.holds and not faults:
-            logs.logger().warning("durability has changed", holds=seen.holds)
-        self.faults, self.holds, self.warnings = faults, seen.holds, seen.warnings
+        if state.holds != self.holds and not faults:
+            logs.logger().warning("durability has changed", holds=state.holds)
+        self.faults, self.holds, self.warnings = faults, state.holds, state.warnings
 
     async def _wrong_keys(self) -> tuple[WrongKey, ...]:
-        """Return the keys of another type, of those that all of a partition or the system share."""
+        """Return the keys of a wrong type among the system's and those that partitions share."""
         roots = [keys.system_root(self._settings)]
         roots += [keys.partition_root(self._settings, n) for n in range(self._settings.partitions)]
         found = [

@@ -1,16 +1,16 @@
-"""One file a family of keys: the reads, and the writes that need no more than their own key.
+"""Typed reads and simple writes of what is in Redis, one module for each kind of record.
 
-accounts      tenants and their API keys
-ledger        what they were given, paid and used
-receipts      what an Idempotency-Key stands for
-generations   a generation as a caller may look at it
-sessions      conversations and their messages
-dead          what failed for no fault of its caller
-fleet         live workers and what they serve
-pace          how long answers take
-mending       keys that something else has overwritten, and the lines made anew
-pressure      how busy a partition is, and how full its server
+accounts             Accounts, their API keys and their credits
+ledger               An account's grants, charges and daily usage
+idempotency_records  What the first request with an Idempotency-Key created
+generations          A generation as a poll shows it
+sessions             Sessions, and their turns by page and as history
+dead_letters         Lists, shows, retries and discards dead letters
+fleet                Workers' reports, and what the live workers can do together
+answer_durations     How long a model's last answers took
+partition_load       How busy a partition is, and how full its server
+key_repair           Finds keys that something else has overwritten, and rebuilds the queues
 
-What must be atomic is a function in `shared/redis`; the stores call it and type what it says. Every
-store takes the account, so that ownership is part of each look-up.
+Whatever must be atomic is a function in shared/redis, which the stores call. Every read takes the
+account, so that one account never reads what belongs to another.
 """

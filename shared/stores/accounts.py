@@ -1,7 +1,7 @@
-"""Accounts and their API keys.
+"""Accounts, their API keys and their credits.
 
-Owns their records, which belong to the whole deployment, and the credits, which rest in the
-account's partition. Refuses to cache: how long a look may be trusted is the caller's decision.
+Owns the records, which belong to the whole deployment, and the credits, which are in the account's
+partition. Caches nothing: how long a record may be reused is the caller's decision.
 """
 
 import asyncio
@@ -27,12 +27,13 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_key = msgspec.msgpack.Decoder(ApiKey).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
-# The largest number whose digits Lua keeps; grant.lua has it, too.
+# The largest integer that Lua keeps exactly; grant.lua has the same bound.
 GRANTED_MAX: Final = 2**53 - 1
 _KEYS_PER_CALL: Final = 500
-# So many at a time: the server serves nobody meanwhile.
+# So many in one call, since Redis serves nobody else meanwhile.
 _ADOPTED_PER_CALL: Final = 100
-# Older processes make keys by an operator's hand, so the second round finds all of them listed.
+# Only operators make keys with older versions, so the second round normally finds all of them
+# listed.
 _ROUNDS_MAX: Final = 5
 _Reply = TypeVar("_Reply")
 
@@ -45,14 +46,14 @@ class NewKey(NamedTuple):
 
 
 class StorageUse(NamedTuple):
-    """What an account stores: how many sessions, and the bytes of their content."""
+    """What an account stores: its number of sessions, and the bytes of their content."""
 
     sessions: int
     stored_bytes: int
 
 
 class CreatedKey(NamedTuple):
-    """A key's record, and the key in clear text; None where an earlier request made it."""
+    """A key's record, and the key in clear text; None where an earlier request had made it."""
 
     record: ApiKey
     key: str | None
@@ -81,14 +82,14 @@ class Accounts:
         return _decode_account(record) if record else None
 
     async def load(self, name: str) -> Account:
-        """Return the account of that name. Raises RequestError when there is none."""
+        """Return the account of that name. Raises RequestError where there is none."""
         account = await self.find(name)
         if account is None:
             raise RequestError(f"There is no account {name}.", Code.NOT_FOUND)
         return account
 
     async def list_accounts(self) -> list[Account]:
-        """Return every account, by name. Reads all names of the deployment: for operators."""
+        """Return every account, sorted by name. Scans the whole deployment: for operators."""
         found: dict[str, Account] = {}
         cursor: bytes | int = 0
         pattern = keys.ACCOUNT(self._root, "*")
@@ -100,7 +101,7 @@ class Accounts:
                 return [found[name] for name in sorted(found)]
 
     async def create(self, name: str, tier: TierName | None) -> Account:
-        """Return the account of that name, made if need be; a given tier replaces its own."""
+        """Return the account of that name, created if missing; a given tier replaces its own."""
         if not ids.is_id(name):
             raise RequestError(
                 f"{name!r} is not an account's name ({ids.ID_PATTERN}).", Code.INVALID_FIELDS
@@ -116,14 +117,14 @@ class Accounts:
         return _decode_account(record)
 
     async def prefer(self, account: Account, model: str | None) -> None:
-        """Store the model that an account prefers, or none. Fronts notice within a second."""
+        """Store an account's preferred model, or None. API processes notice within a second."""
         ask = functions.SetPreferredModelAsk(account=account.id, model=model)
         await functions.set_preferred_model(self._redis, self._root, ask)
 
     async def create_key(
         self, account: Account, scopes: tuple[Scope, ...], *, expires_ms: int | None = None
     ) -> NewKey:
-        """Make a key for an account; the clear text is returned and kept nowhere."""
+        """Make a key for an account; the clear text is returned and stored nowhere."""
         key = ids.new_key()
         record = ApiKey(
             id=ids.new_id(),
@@ -138,7 +139,7 @@ class Accounts:
         return NewKey(key, record.id)
 
     async def create_own_key(self, record: ApiKey, keys_max: int) -> CreatedKey | KeyRefused:
-        """Make a key of this record, as the key `created_by` asks; it is good once this returns."""
+        """Make a key that the key `created_by` asks for; it is valid once this returns."""
         key = ids.new_key()
         ask = functions.CreateOwnKeyAsk(hash=ids.key_hash(key, self._pepper), keys_max=keys_max)
         encoded = _encode(record)
@@ -153,10 +154,10 @@ class Accounts:
         return refused
 
     async def delete_own_key(self, by: ApiKey, key_id: str) -> str | KeyRefused:
-        """Delete a key as another one of its account asks, or the same one.
+        """Delete a key at the request of another key of its account, or of itself.
 
-        Return the hash of the Idempotency-Key that it was made with, empty if there was none.
-        Fronts refuse the key within a second, and end what it has open.
+        Return the hash of the Idempotency-Key with which it was made, or an empty text. API
+        processes refuse the key within a second, and end its open streams and waits.
         """
         ask = functions.DeleteOwnKeyAsk(
             account=by.account,
@@ -173,7 +174,7 @@ class Accounts:
     async def page_own_keys(
         self, account: str, *, offset: int, limit: int
     ) -> tuple[list[ApiKey], int]:
-        """Return an account's keys that are not revoked, last made first, and their number."""
+        """Return a page of an account's unrevoked keys, newest first, and their number."""
         ask = functions.ListOwnKeysAsk(account=account, offset=offset, limit=limit)
         found = await self._with_all_listed(
             lambda: functions.list_own_keys(self._redis, self._root, ask),
@@ -201,7 +202,7 @@ class Accounts:
     async def _with_all_listed(
         self, ask: Callable[[], Awaitable[_Reply]], is_missing: Callable[[_Reply], bool]
     ) -> _Reply:
-        """Return an answer that counts the keys which older processes made, too."""
+        """Return a reply that includes keys made by older versions, which did not list them."""
         for _ in range(_ROUNDS_MAX):
             answer = await ask()
             if not is_missing(answer):
@@ -210,7 +211,7 @@ class Accounts:
         raise UnavailableError("Keys are being made by another version of Pollux.")
 
     async def _adopt_keys(self) -> None:
-        """Put the keys that older processes made into their accounts' lists."""
+        """Add keys made by older versions to their accounts' lists."""
         async with self._adopting:
             missing = await self._adopt(())
             if not missing:
@@ -226,7 +227,7 @@ class Accounts:
         return await functions.adopt_keys(self._redis, self._root, ask)
 
     async def list_keys(self) -> list[ApiKey]:
-        """Return every key's record, oldest first, revoked ones too."""
+        """Return every key's record, oldest first, including revoked ones."""
         hashes: dict[bytes, bytes] = await self._redis.call("HGETALL", keys.KEY_IDS(self._root))
         found = [
             await self._redis.call("GET", keys.API_KEY(self._root, hashed.decode()))
@@ -237,9 +238,9 @@ class Accounts:
         )
 
     async def revoke_key(self, key_id: str) -> bool:
-        """Revoke a key for good; False when there is none.
+        """Revoke a key for good; False where there is none.
 
-        Fronts refuse it within a second, and end what it has open.
+        API processes refuse it within a second, and end its open streams and waits.
         """
         ask = functions.RevokeKeyAsk(
             id=key_id, now=self._clock.now_ms(), channel=keys.revocations_channel(self._root)
@@ -247,7 +248,7 @@ class Accounts:
         return await functions.revoke_key(self._redis, self._root, ask)
 
     async def find_revoked(self, key_ids: Sequence[str]) -> set[str]:
-        """Return which of these keys are revoked, or are no more."""
+        """Return which of these keys are revoked or deleted."""
         found: set[str] = set()
         for first in range(0, len(key_ids), _KEYS_PER_CALL):
             some = key_ids[first : first + _KEYS_PER_CALL]
@@ -262,7 +263,7 @@ class Accounts:
         return found
 
     async def authenticate(self, key: str) -> tuple[ApiKey, Account] | None:
-        """Return the records behind a key in clear text, or None when it was never made."""
+        """Return the records of a key in clear text and its account; None for an unknown key."""
         hashed = ids.key_hash(key, self._pepper)
         found = await functions.authenticate(
             self._redis, self._root, functions.AuthenticateAsk(hash=hashed)
@@ -270,9 +271,10 @@ class Accounts:
         return (_decode_key(found[0]), _decode_account(found[1])) if found else None
 
     async def grant(self, account: Account, microcredits: int) -> int:
-        """Give an account credits and return its new balance, in microcredits.
+        """Grant an account microcredits, or take some back; return the new balance.
 
-        Raises RequestError where it has not that many to take, or no more can be counted.
+        Raises RequestError where the balance is less than what is taken, or the total would be too
+        large.
         """
         ask = functions.GrantAsk(account=account.id, amount=microcredits)
         balance = await functions.grant(self._redis, self.root_of(account), ask)

@@ -1,4 +1,4 @@
-"""How long answers take, by the model asked for (`auto` too): the last 128."""
+"""How long the last 128 answers of a model took, by the requested model (`auto` too)."""
 
 from typing import Final
 
@@ -9,6 +9,6 @@ _LAST: Final = 128
 
 
 async def durations_ms(redis: Connection, root: str, model: str) -> list[int]:
-    """Return how long the model's last completed answers ran, in milliseconds, newest first."""
+    """Return how long the model's last completed answers took, in milliseconds, newest first."""
     stored: list[bytes] = await redis.call("LRANGE", keys.DURATIONS(root, model), 0, _LAST - 1)
     return [int(duration) for duration in stored]

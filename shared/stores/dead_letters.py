@@ -1,8 +1,7 @@
-"""The dead letters of all accounts: to be listed, looked at, asked again, discarded.
+"""Lists, shows, retries and discards the dead letters of all accounts.
 
-Owns the order of the list over all partitions, newest first, and what may be looked for in it. What
-is done to many is done in pieces, so that Redis is never long at one. Refuses to know who asks:
-that is for an operator alone.
+Owns their order over all partitions, newest first, and the filters. Works in pages of 100, so that
+no call occupies Redis for long. Checks no permission: only operators may use it.
 """
 
 import heapq
@@ -32,11 +31,11 @@ from shared.wire import submission as submissions
 from shared.wire.dead_letter import DeadLetter, DeadLetterName, EndedAttempt, OriginalRequest
 from shared.wire.message import decode_user
 
-# What one call of Redis looks at or forgets, and how many such looks one listing takes.
+# Letters read or deleted in one call of Redis, and such calls in one listing.
 PAGE_LETTERS: Final = 100
 _PAGES_PER_LISTING_MAX: Final = 100
 
-# Why a dead letter is not asked again, for a program and for a person.
+# Why a dead letter is not retried: for a program, and for a person.
 RETRY_REFUSALS: Final[dict[str, tuple[Code, str]]] = {
     "unknown": (Code.NOT_FOUND, "There is no such dead letter."),
     "unreadable": (Code.GENERATION_ERROR, "What was asked can no longer be read."),
@@ -52,7 +51,7 @@ _decode_failure = msgspec.msgpack.Decoder(Failure).decode
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters are looked for; `model` as asked for or as chosen, both times still in."""
+    """Which dead letters to find; `model` as requested or as chosen; both times are included."""
 
     category: Category | None = None
     code: str | None = None
@@ -63,7 +62,7 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Tell whether a letter is one of them; its time was asked of Redis."""
+        """Tell whether a letter matches; the times are compared by Redis."""
         failure = letter.failure
         return (
             self.category in {None, failure.category}
@@ -78,7 +77,7 @@ ALL: Final = DeadLetterFilter()
 
 
 class PageCursor(NamedTuple):
-    """Where in the list: behind the letter that died then, of that name."""
+    """Where a page begins: behind the letter of that name that died then."""
 
     died: int
     account: str
@@ -86,12 +85,12 @@ class PageCursor(NamedTuple):
 
     @override
     def __str__(self) -> str:
-        """Return it as a page names where the next one begins."""
+        """Return it as pages name where the next one begins."""
         return f"{self.died}.{self.account}.{self.id}"
 
     @classmethod
     def parse(cls, text: str) -> "PageCursor | None":
-        """Read a place as `str` writes it; None where it is none."""
+        """Read a cursor as `str` writes it; None for any other text."""
         died, _, name = text.partition(".")
         account, _, id_ = name.partition(".")
         is_time = died.isascii() and died.isdecimal() and len(died) <= _DIGITS_MAX
@@ -103,14 +102,14 @@ _DIGITS_MAX: Final = 15
 
 
 class Page(NamedTuple):
-    """A part of the list; `next` is where the following one begins, None after the last."""
+    """A part of the list; `next` is where the following page begins, None after the last."""
 
     letters: list[DeadLetter]
     next: PageCursor | None
 
 
 class DeadLetterDetail(NamedTuple):
-    """A letter with what its caller had asked."""
+    """A letter, and what its caller had asked."""
 
     letter: DeadLetter
     asked: OriginalRequest
@@ -125,43 +124,43 @@ class DeadLetters:
         self._settings = settings
 
     async def page(self, letter_filter: DeadLetterFilter, after: PageCursor | None = None) -> Page:
-        """Return what is wanted among the next hundred letters: some, all of them, or none."""
+        """Return the matching letters among the next hundred: possibly none."""
         found: list[list[DeadLetterEntry]] = [
             await functions.list_dead_letters(self._redis, root, self._ask(letter_filter, after))
             for root in await self._roots(letter_filter)
         ]
         merged = list(heapq.merge(*found, key=_order, reverse=True))[:PAGE_LETTERS]
-        letters = [_letter(buried) for buried in merged if buried.record]
-        # Every partition's page is as long as the whole: a shorter whole is the end of all.
+        letters = [_letter(entry) for entry in merged if entry.record]
+        # Each partition returns up to a full page, so a shorter merged page is the last one.
         last = PageCursor(*merged[-1][:3]) if len(merged) == PAGE_LETTERS else None
         return Page([letter for letter in letters if letter_filter.matches(letter)], last)
 
     async def list_letters(
         self, letter_filter: DeadLetterFilter, after: PageCursor | None, limit: int
     ) -> Page:
-        """Return the first `limit` that are wanted, or fewer where finding them takes too long."""
+        """Return the first `limit` matching letters, or fewer if that takes too many calls."""
         letters: list[DeadLetter] = []
-        place = after
+        cursor = after
         for _ in range(_PAGES_PER_LISTING_MAX):
-            found, place = await self.page(letter_filter, place)
+            found, cursor = await self.page(letter_filter, cursor)
             letters += found
             if len(letters) > limit:
                 last = letters[limit - 1]
                 return Page(letters[:limit], PageCursor(last.died, *last.name))
-            if len(letters) == limit or place is None:
+            if len(letters) == limit or cursor is None:
                 break
-        return Page(letters, place)
+        return Page(letters, cursor)
 
     async def pages(
         self, letter_filter: DeadLetterFilter, limit: int | None = None
     ) -> AsyncIterator[list[DeadLetter]]:
-        """Yield what is wanted, at most so many, page by page; they may go meanwhile."""
-        place: PageCursor | None = None
+        """Yield matching letters page by page, at most `limit`; some may disappear meanwhile."""
+        cursor: PageCursor | None = None
         while limit is None or limit > 0:
-            letters, place = await self.page(letter_filter, place)
+            letters, cursor = await self.page(letter_filter, cursor)
             yield letters[:limit]
             limit = None if limit is None else limit - len(letters)
-            if place is None:
+            if cursor is None:
                 return
 
     async def find(self, name: DeadLetterName) -> DeadLetterDetail | None:
@@ -179,7 +178,7 @@ class DeadLetters:
         return DeadLetterDetail(letter, _asked(fields))
 
     async def retry(self, name: DeadLetterName) -> Retried | RetryRefused:
-        """Ask again what a dead letter holds, as a generation of its own; once, however often."""
+        """Retry a dead letter as a new generation; repeating this makes no second one."""
         account = await self._accounts.find(name.account)
         if account is None:
             return RetryRefused("unknown")
@@ -202,14 +201,14 @@ class DeadLetters:
         return await functions.retry_dead_letter(self._redis, root, ask)
 
     async def discard(self, names: list[DeadLetterName]) -> list[bool]:
-        """Forget dead letters; return of each whether it was there."""
+        """Delete dead letters; return of each whether it was there."""
         gone: dict[DeadLetterName, bool] = {}
         for root, in_partition in (await self._by_root(names)).items():
             for first in range(0, len(in_partition), PAGE_LETTERS):
-                piece = in_partition[first : first + PAGE_LETTERS]
-                ask = DiscardDeadLettersAsk(names=[(name.account, name.id) for name in piece])
+                batch = in_partition[first : first + PAGE_LETTERS]
+                ask = DiscardDeadLettersAsk(names=[(name.account, name.id) for name in batch])
                 was_deleted = await functions.discard_dead_letters(self._redis, root, ask)
-                gone |= dict(zip(piece, was_deleted, strict=True))
+                gone |= dict(zip(batch, was_deleted, strict=True))
         return [gone.get(name, False) for name in names]
 
     def _ask(self, letter_filter: DeadLetterFilter, after: PageCursor | None) -> ListDeadLettersAsk:
@@ -243,15 +242,15 @@ class DeadLetters:
         return None if found is None else self._accounts.root_of(found)
 
 
-def _order(buried: DeadLetterEntry) -> tuple[int, str]:
-    """Return what the list is sorted by: the time, then the name as the set in Redis has it."""
-    return buried.died_ms, f"{buried.account}:{buried.id}"
+def _order(entry: DeadLetterEntry) -> tuple[int, str]:
+    """Return the sort key of the list: the time, then the name as Redis sorts it."""
+    return entry.died_ms, f"{entry.account}:{entry.id}"
 
 
-def _letter(buried: DeadLetterEntry) -> DeadLetter:
-    record = buried.record
+def _letter(entry: DeadLetterEntry) -> DeadLetter:
+    record = entry.record
     return DeadLetter(
-        name=DeadLetterName(buried.account, buried.id),
+        name=DeadLetterName(entry.account, entry.id),
         session=record["session"].decode(),
         turn=int(record["turn"]),
         lane="batch" if record["lane"] == b"batch" else "interactive",
@@ -260,7 +259,7 @@ def _letter(buried: DeadLetterEntry) -> DeadLetter:
         attempt=int(record["attempt"]),
         attempts=tuple(map(_attempt, record["attempts"].decode().split("\n"))),
         accepted=int(record["accepted"]),
-        died=buried.died_ms,
+        died=entry.died_ms,
         hold=int(record["hold"]),
         key=record["key"].decode(),
         chosen=_text(record, "chosen"),

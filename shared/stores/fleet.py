@@ -1,8 +1,8 @@
-"""The live workers: who reports, what they serve, how much room there is.
+"""Workers' reports, and what the live workers can do together.
 
-A worker writes its own report, by Redis' clock; it is among the living for three seconds. What it
-serves, it has the keys of: that counts for a minute of others' reports, and for as long as nobody
-reports at all, so that a deploy makes no model vanish.
+A worker writes its report, timed by Redis' clock, and counts as alive for three seconds. A model
+counts as configured (a worker has its key) for a minute of other workers' reports, and for as long
+as nobody reports at all, so that a deploy makes no model disappear.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ _FORGET_MS: Final = 60_000
 
 
 class Fleet(NamedTuple):
-    """What the live workers can do together; `configured` are the models they have keys of.
+    """What the live workers can do together; `configured` are the models whose keys they have.
 
-    `cooling` are the circuits that they spare: a provider's model under one credential. `deaf`
-    counts those whose listener is away, who claim nothing; `running` are all attempts, as lately
-    reported.
+    `cooling` are the circuits that they do not call for now (a provider's model under one
+    credential). `without_listener` counts workers whose connection for pub/sub is down, which claim
+    nothing; `running` counts all attempts, as last reported.
     """
 
     workers: int = 0
@@ -39,21 +39,21 @@ class Fleet(NamedTuple):
     running: int = 0
 
     def offers(self, model: ModelSettings, provider: ProviderSettings) -> bool:
-        """Return whether a model is to be had at all: a worker has its key, or it needs none."""
+        """Return whether a model is available at all: it needs no key, or a worker has it."""
         return provider.api_key_env is None or model.identifier in self.configured
 
     def may_take(self, model: ModelSettings, provider: ProviderSettings) -> bool:
-        """Return whether a message may wait for a model: until a worker came nobody knows keys."""
+        """Return whether a message may wait for a model; until a first worker reports, any may."""
         is_unknown = not self.workers and not self.configured
         return is_unknown or self.offers(model, provider)
 
 
 class ReportReply(NamedTuple):
-    """What a worker hears in return for its report.
+    """What a worker's report returns to it.
 
-    How many live, what all have keys of, which breakers are not closed, by circuit, and which
-    providers are throttled; `is_new` when it was not known to live. `lengths` are the bytes of an
-    average answer, by model, where that is known.
+    The number of live workers, the models that any of them has keys of, the breakers that are not
+    closed (by circuit), and the throttled circuits. `is_new`: the worker was not known to be alive.
+    `lengths` are the bytes of an average answer by model, where known.
     """
 
     workers: int
@@ -65,10 +65,10 @@ class ReportReply(NamedTuple):
 
 
 class CallReport(NamedTuple):
-    """What a worker's gate tells: leases on `slots` and `probes` to keep, and calls `answered`.
+    """A worker's report of its calls: leases on `slots` and `probes` to renew, calls `answered`.
 
-    They are (provider, lane, call), (circuit, call), and (circuit, how many since the last report);
-    `lengths` are (model, whole answers since the last report, their bytes).
+    These are (provider, lane, call), (circuit, call), and (circuit, how many since the last
+    report); `lengths` are (model, complete answers since the last report, their bytes).
     """
 
     slots: tuple[tuple[str, Lane, str], ...] = ()
@@ -88,7 +88,7 @@ async def report(
     worker_report: WorkerReport,
     calls: CallReport = _EMPTY_CALL_REPORT,
 ) -> ReportReply:
-    """Write a worker's pulse, the models it serves, and what its gate tells."""
+    """Write a worker's report: its models and its calls."""
     ask = msgspec.structs.replace(_ask(worker_report.id, worker_report.models), **calls._asdict())
     reported = await functions.report_worker(
         redis, keys.system_root(settings), ask, encode(worker_report)
@@ -105,7 +105,7 @@ async def report(
 
 
 async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None:
-    """Take a worker's pulse back, as it drains."""
+    """Remove the report of a worker that drains."""
     await functions.report_worker(redis, keys.system_root(settings), _ask(worker, ()), b"")
 
 
@@ -119,7 +119,7 @@ async def view(redis: Connection, settings: RedisSettings) -> Fleet:
         workers=len(alive),
         slots=sum(worker_report.concurrency for worker_report in alive),
         models=models,
-        # Workers of an older text tell what they serve in their pulse only.
+        # Workers of older versions name their models only in the report itself.
         configured=models.union(served),
         cooling=frozenset(circuit for worker_report in alive for circuit in worker_report.cooling),
         without_listener=sum(worker_report.is_deaf for worker_report in alive),
@@ -128,7 +128,7 @@ async def view(redis: Connection, settings: RedisSettings) -> Fleet:
 
 
 async def models_without_parking(redis: Connection, settings: RedisSettings) -> frozenset[str]:
-    """Return the models that live workers serve which know no lines of parked turns."""
+    """Return the models of live workers whose version knows no queues of parked turns."""
     ask = ListWorkersAsk(alive_ms=_ALIVE_MS)
     _, worker_reports = await functions.list_workers(redis, keys.system_root(settings), ask)
     alive = (decode(worker_report) for worker_report in worker_reports)

@@ -1,4 +1,4 @@
-"""A generation as a caller may look at it."""
+"""A generation as a poll shows it."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from shared.wire.routing import Routing
 
 
 async def find(redis: Connection, root: str, account: str, generation: str) -> Generation | None:
-    """Return an account's generation at this moment, or None; somebody else's is None."""
+    """Return an account's generation at this moment; None where the account has none of that id."""
     reply = await functions.status(redis, root, functions.StatusAsk(account=account, id=generation))
     return None if reply is None else _generation_from(generation, reply)
 
 
 class RequestOrigin(NamedTuple):
-    """A generation's session, and what is kept of the request that made it; may be empty."""
+    """A generation's session, and what was kept of the request that made it, possibly nothing."""
 
     session: str
     request: str
@@ -28,7 +28,7 @@ class RequestOrigin(NamedTuple):
 async def origin(
     redis: Connection, root: str, account: str, generation: str
 ) -> RequestOrigin | None:
-    """Return where an account's generation comes from, or None; somebody else's is None."""
+    """Return where an account's generation comes from; None where it has none of that id."""
     where = keys.GENERATION(root, account, generation)
     session, request = await redis.call("HMGET", where, "session", "origin")
     return None if session is None else RequestOrigin(session.decode(), (request or b"").decode())
@@ -74,7 +74,7 @@ def _generation_from(generation: str, reply: functions.StatusReply) -> Generatio
 
 
 def _routed(event: bytes | None) -> Routing | None:
-    """Return the choice that an event tells, as far as this process can read it."""
+    """Return the routing of a stored event, or None where this version cannot read it."""
     if not event:
         return None
     try:
@@ -85,9 +85,9 @@ def _routed(event: bytes | None) -> Routing | None:
 
 
 def _position(reply: functions.StatusReply) -> QueuePosition | None:
-    """Return what comes before a turn that waits: of the account's own, what was accepted before.
+    """Return what a waiting turn waits for; None for one that does not wait.
 
-    What runs of it is ahead no more.
+    Of the account's generations that were accepted earlier, those that run are not ahead any more.
     """
     if reply.record["stage"] not in {"queued", "retrying"}:
         return None
@@ -103,7 +103,7 @@ def _position(reply: functions.StatusReply) -> QueuePosition | None:
 
 
 def _position_when_accepted(stored_position: str | None, running_max: int) -> QueuePosition | None:
-    """Read what `accept` noted, if it did; what an older process took in has nothing."""
+    """Parse the position that `accept` stored; older versions stored none."""
     if stored_position is None:
         return None
     running, ahead, lane_accounts, session_turns_before, is_behind_head, first_age = map(
@@ -121,7 +121,7 @@ def _position_when_accepted(stored_position: str | None, running_max: int) -> Qu
 
 
 def seconds_or_none(ms: int) -> float | None:
-    """Return how many seconds ago something began; None for the functions' word for nothing."""
+    """Return milliseconds as seconds; None for a negative number, the functions' "unknown"."""
     return None if ms < 0 else ms / 1000
 
 

@@ -1,7 +1,7 @@
-"""What an Idempotency-Key stands for: the fingerprint of its request, and the ids of its answer.
+"""What the first request with an Idempotency-Key created: its fingerprint and the ids in its reply.
 
-Written by the functions that accept a message, create a session or count a submission; here it is
-only read.
+Written by the functions that accept a message, create a session or count a submission; only read
+here.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from shared.redis.client import Connection
 
 
 class IdempotencyRecord(NamedTuple):
-    """What was kept of the first request; `generation` is None where something else was created.
+    """What was kept of the first request; `generation` is None where it created something else.
 
     `session` is empty where that is an API key.
     """
@@ -24,12 +24,12 @@ class IdempotencyRecord(NamedTuple):
 
 
 def hash_key(key: str) -> str:
-    """Return what stands for a caller's key, which is of any form."""
+    """Return the hash under which a caller's key is stored."""
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 async def find(redis: Connection, root: str, account: str, key: str) -> IdempotencyRecord | None:
-    """Return what an account's key stands for, or None. `key` is its hash."""
+    """Return the record of an account's key, given by its hash, or None."""
     where = keys.IDEMPOTENCY(root, account, key)
     names = ("fingerprint", "generation", "session", "api_key")
     fingerprint, generation, session, api_key = await redis.call("HMGET", where, *names)

@@ -1,9 +1,9 @@
-"""Keys that somebody else has overwritten: found, set aside, and the lines made anew.
+"""Finds keys that something other than Pollux has overwritten, and rebuilds the queues.
 
-For an operator's command. What stood in a key's place is renamed, never deleted. The lines of a
-partition say nothing that the records of its unfinished generations do not say, so they are made
-anew from these, whichever of them are lost; accounts' lists of API keys from the keys' records.
-What holds money or messages is only told of, since nothing else knows what was in it.
+For an operator's command. An overwritten key is renamed, never deleted. A partition's queues hold
+nothing that the records of its unfinished generations do not hold, so they are rebuilt from these,
+whichever of them is lost; accounts' lists of API keys are rebuilt from the keys' records. Keys with
+money or messages are only reported, since nothing else has their content.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from shared.stores import fleet
 from shared.wire.account import Account
 
 _NAMES_PER_CALL: Final = 200
-# Lines of work, and notes of chores to come that can be done without.
+# Queues, and lists of pending chores that can be done without.
 _REBUILDABLE_QUEUES: Final[frozenset[Key]] = frozenset({
     keys.LANE, keys.CLOCKS, keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS,
     keys.READY, keys.UNFINISHED, keys.DAMAGED, keys.RECOUNT, keys.FILES_TO_DELETE,
@@ -36,7 +36,7 @@ _KEY_LISTS: Final[frozenset[Key]] = frozenset({
 
 
 class RepairReport(NamedTuple):
-    """What was done: by new name what was set aside, what is left, and places that were missing."""
+    """What a repair did: keys set aside (by new name), keys left, missing entries restored."""
 
     set_aside: dict[str, WrongKey]
     left: list[WrongKey]
@@ -44,7 +44,7 @@ class RepairReport(NamedTuple):
 
 
 class KeyRepair:
-    """The keys of a whole deployment, as an operator looks at them."""
+    """The keys of a whole deployment, as an operator's command checks them."""
 
     def __init__(
         self, redis: Connection, settings: Settings, accounts: Iterable[Account], clock: Clock
@@ -55,7 +55,7 @@ class KeyRepair:
         self._clock = clock
 
     async def find_wrong_keys(self) -> dict[str, list[WrongKey]]:
-        """Return what is wrong, by root; nothing is changed."""
+        """Return the keys of a wrong type by root; changes nothing."""
         found = {root: await self._check_root(root, may_remove=False) for root in self._roots()}
         async for root, letter in self._letters():
             if isinstance(letter, WrongKey):
@@ -63,9 +63,9 @@ class KeyRepair:
         return {root: wrong for root, wrong in found.items() if wrong}
 
     async def count_workers_in_the_way(self) -> int:
-        """Return how many workers live, where `leases` is of another type; else 0.
+        """Return how many workers are alive if a partition's `leases` has a wrong type, else 0.
 
-        Where nothing tells who lives, since that key is of another type, too, there is one.
+        Where the key with the workers' report times has a wrong type, too, return 1.
         """
         leases = key_types.ask(
             (keys.LEASES(root), keys.LEASES.type, 0) for root in self._partitions()
@@ -78,8 +78,8 @@ class KeyRepair:
         if not wrong:
             return 0
         root = keys.system_root(self._settings.redis)
-        pulses = key_types.ask([(keys.REPORT_TIMES(root), keys.REPORT_TIMES.type, 0)])
-        if await functions.check_types(self._redis, root, pulses):
+        report_times = key_types.ask([(keys.REPORT_TIMES(root), keys.REPORT_TIMES.type, 0)])
+        if await functions.check_types(self._redis, root, report_times):
             return 1
         return (await fleet.view(self._redis, self._settings.redis)).workers
 
@@ -123,10 +123,10 @@ class KeyRepair:
         return [(lane, resource) for lane, _, resource in names]
 
     async def repair(self, note: Callable[[str, WrongKey], None] | None = None) -> RepairReport:
-        """Set aside what stands in the place of lines, and put back what is missing from lines.
+        """Set aside what replaced a queue, and restore what is missing from the queues.
 
-        The second is done whether or not anything was set aside just now: an earlier call may have
-        been cut short in between. `note` is told at once of each key that was set aside.
+        The restoring is done in any case: an earlier call may have been interrupted before it.
+        `note` is called for each key as it is set aside.
         """
         repaired = RepairReport({}, [], 0)
         for root in self._roots():
@@ -138,7 +138,7 @@ class KeyRepair:
                         note(aside, key)
                 elif not key.is_removed:
                     repaired.left.append(key)
-        # All API keys count as not listed, so whoever asks next has them put into the lists.
+        # All API keys now count as unlisted, so the next listing adopts them.
         system = keys.system_root(self._settings.redis)
         await self._redis.call("UNLINK", keys.LISTED_KEYS_COUNT(system))
         restored = await self._restore()
@@ -162,9 +162,9 @@ class KeyRepair:
         return count
 
     async def _unfinished(self) -> AsyncIterator[tuple[str, list[tuple[str, str]]]]:
-        """Yield what is unfinished, some of a root at a time, as the records tell.
+        """Yield unfinished generations in groups of one root, found by their records.
 
-        No line is asked: each of them may be what was lost.
+        No queue is read, since any of them may be lost.
         """
         async for names in self._scan(keys.GENERATION):
             stages = await asyncio.gather(*(self._stage(name) for _, name in names))
@@ -180,12 +180,12 @@ class KeyRepair:
         try:
             stage: bytes | None = await self._redis.call("HGET", name, "stage")
         except WrongTypeError:
-            # The next reap sets aside what stands in a line and has no record.
+            # The next reap sets aside what is in a queue and has no record.
             return None
         return None if stage is None else stage.decode()
 
     async def _list_letters(self) -> list[WrongKey]:
-        """List the dead letters that are there; return those that are of another type."""
+        """Add the stored dead letters to their lists; return those of a wrong type."""
         wrong: list[WrongKey] = []
         async for root, letter in self._letters():
             if isinstance(letter, WrongKey):
@@ -196,9 +196,9 @@ class KeyRepair:
         return wrong
 
     async def _letters(self) -> AsyncIterator[tuple[str, WrongKey | tuple[str, bytes]]]:
-        """Yield the root of each dead letter, and its name in the list and when it died.
+        """Yield the root of each dead letter, with its name in the list and its time of death.
 
-        Of those that are of another type the key.
+        For a letter of a wrong type, yield its root and the key.
         """
         async for names in self._scan(keys.DEAD_LETTER):
             for root, name in names:
@@ -234,7 +234,7 @@ def _rooted(starts: dict[str, str], names: Iterable[str]) -> Iterator[tuple[str,
 
 
 def _named_in(family: Key, root: str, name: str) -> str:
-    """Return `account:id` of a key."""
+    """Return the `account:id` of a key's name."""
     return name.removeprefix(_start(family, root))
 
 

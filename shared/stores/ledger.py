@@ -1,7 +1,7 @@
-"""What an account was given, what it paid, and what it used day by day.
+"""An account's grants, charges and daily usage.
 
-Both are written by the functions that move credits, in the same moment; nothing here writes. Days
-are counted from 1970-01-01, in UTC.
+Written by the functions that move credits, in the same call; only read here. Days are counted from
+1970-01-01, in UTC.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -13,7 +13,7 @@ from shared.redis.client import Connection
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the ledger, in microcredits; of a charge also what it was for.
+    """A ledger entry in microcredits; of a charge also the generation, model and API key.
 
     `overrun` is what an answer cost beyond its hold, which nobody paid.
     """
@@ -27,14 +27,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimedEntry(NamedTuple):
-    """An entry and when it was written, in ms."""
+    """An entry, and when it was written, in ms."""
 
     at: int
     entry: Entry
 
 
 class UsageTotals(NamedTuple):
-    """What answers used: how many, tokens, and microcredits captured."""
+    """What answers used: their number, tokens, and microcredits captured."""
 
     generations: int = 0
     input_tokens: int = 0
@@ -43,7 +43,7 @@ class UsageTotals(NamedTuple):
     captured: int = 0
 
     def plus(self, other: "UsageTotals") -> "UsageTotals":
-        """Return both together."""
+        """Return the sum of both."""
         return UsageTotals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
@@ -68,7 +68,7 @@ async def last(redis: Connection, root: str, account: str, count: int) -> list[T
 
 
 async def used(redis: Connection, root: str, account: str, days: range) -> list[DailyUsage]:
-    """Return what an account used on each of these days, a year at most, by model and key."""
+    """Return an account's use on each of these days (a year at most) by model and key."""
     ask = functions.UsageAsk(account=account, first=days.start, days=len(days))
     found = await functions.usage(redis, root, ask)
     return [row for day, fields in found for row in _rows(day, fields)]

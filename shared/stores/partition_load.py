@@ -1,4 +1,4 @@
-"""How busy a partition is: what waits, how fast it ends, and how full its server is."""
+"""How busy a partition is, and how full its server."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ from shared.wire.submission import Lane
 
 
 class PartitionLoad(NamedTuple):
-    """A partition at one moment, in ms of Redis' clock; `ended` counts what has ended, ever.
+    """A partition at one moment, in ms of Redis' clock; `ended` counts all that ever ended.
 
-    `used_share` is the part of the server's memory that is taken, 0 where it has no bound.
+    `used_share` is the used part of the server's memory, 0 where it has no bound.
     """
 
     at_ms: int = 0
@@ -23,14 +23,14 @@ class PartitionLoad(NamedTuple):
 
 
 async def read_load(redis: Connection, root: str) -> PartitionLoad:
-    """Return how busy the partition is."""
+    """Return the partition's load."""
     reply = await functions.partition_load(redis, root, PartitionLoadAsk())
     share = reply.used_bytes / reply.memory_max_bytes if reply.memory_max_bytes else 0.0
     return PartitionLoad(reply.now_ms, reply.unfinished, reply.running, reply.ended, share)
 
 
 def has_memory(now: PartitionLoad, limits: LimitSettings, lane: Lane, tier: TierName) -> bool:
-    """Tell whether the server has memory for one more of a lane and a tier."""
+    """Tell whether the server has memory for another generation of a lane and a tier."""
     share_max = limits.memory_share_max
     if lane == "batch":
         share_max = min(share_max, limits.memory_share_max_batch)

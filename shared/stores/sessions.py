@@ -1,7 +1,7 @@
-"""Conversations and their messages.
+"""Sessions, and their turns by page and as history.
 
-Owns how turns are laid out (chunks, two fields a turn) and how they are paged and read back as
-history. Refuses to add a turn or end one: that is `accept` and `settle`.
+Owns how turns are stored (in chunks, two fields each), paged, and read as history. Adds and ends no
+turn: `accept` and `settle` do.
 """
 
 import asyncio
@@ -17,18 +17,19 @@ from shared.redis.keys import TURNS_PER_CHUNK
 from shared.wire.message import AssistantMessage, UserMessage, decode_assistant, decode_user
 
 _FIELDS: Final = ("name", "created", "active", "companion", "metadata", "turns")
-# So much of messages is read at once: Redis serves nobody else meanwhile.
+# Bytes of messages read at once, since Redis serves nobody else meanwhile.
 READ_BYTES_MAX: Final = 262_144
-# So many turns a round trip; what is read beyond what is needed is no more than these.
+# Chunks read in one round trip, and so the most that is read beyond what is needed.
 _CHUNKS_AT_ONCE: Final = 2
-# Of records, beside what was said: reasoning, and turns that were not completed.
+# Bytes of records for each byte of content: they also hold reasoning, and turns that did not
+# complete.
 _READ_BYTES_PER_CONTENT_BYTE: Final = 4
 _READ_BYTES_MIN: Final = 1_000_000
 _decode_metadata = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation; times in ms. `companion` is the one it was begun with."""
+    """A session; times in ms. `companion` is the one that it was begun with."""
 
     id: str
     name: str
@@ -40,7 +41,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TurnRange(NamedTuple):
-    """Turns of a session: from `first`, or else `at_most` of them, up to `last`; from 1."""
+    """Turns of a session, from 1: those from `first` or else `count_max` of them, up to `last`."""
 
     last: int
     first: int | None = None
@@ -48,9 +49,9 @@ class TurnRange(NamedTuple):
 
 
 class TurnsFound(NamedTuple):
-    """A session, and the turns there are of those wanted; those up to `fitting` are read at once.
+    """A session and the range of turns found; those up to `fitting` may be read at once.
 
-    Where `first` is beyond `last`, there are none.
+    `first` is beyond `last` where there are none.
     """
 
     session: Session
@@ -60,13 +61,13 @@ class TurnsFound(NamedTuple):
 
 
 class History(list["Turn"]):
-    """Completed turns, oldest first; `is_whole` unless earlier ones were left unread."""
+    """Completed turns, oldest first; `is_whole` unless earlier ones were not read."""
 
     is_whole: bool = True
 
 
 class Turn(NamedTuple):
-    """One exchange. `assistant` is None while the answer is being made; `state` is the answer's."""
+    """One turn. `assistant` is None while the answer is being made; `state` is the answer's."""
 
     number: int
     user: UserMessage
@@ -75,7 +76,7 @@ class Turn(NamedTuple):
 
 
 async def find(redis: Connection, root: str, account: str, session: str) -> Session | None:
-    """Return an account's session, or None; somebody else's is None."""
+    """Return an account's session; None where it has none of that id."""
     where = keys.SESSION(root, account, session)
     return _session(session, await redis.call("HMGET", where, *_FIELDS))
 
@@ -83,7 +84,7 @@ async def find(redis: Connection, root: str, account: str, session: str) -> Sess
 async def page(
     redis: Connection, root: str, account: str, *, offset: int, limit: int
 ) -> tuple[list[Session], int]:
-    """Return an account's sessions, last active first, and how many there are."""
+    """Return a page of an account's sessions, last active first, and their number."""
     where = keys.SESSIONS(root, account)
     total, listed = await asyncio.gather(
         redis.call("ZCARD", where), redis.call("ZRANGE", where, offset, offset + limit - 1, "REV")
@@ -94,7 +95,7 @@ async def page(
 
 
 async def rename(redis: Connection, root: str, account: str, session: str, name: str) -> bool:
-    """Return whether there was such a session to rename."""
+    """Rename a session; return whether there was one."""
     ask = functions.RenameSessionAsk(account=account, id=session, name=name)
     return await functions.rename_session(redis, root, ask)
 
@@ -102,9 +103,9 @@ async def rename(redis: Connection, root: str, account: str, session: str, name:
 async def find_turns(
     redis: Connection, root: str, account: str, session: str, wanted: TurnRange
 ) -> TurnsFound | None:
-    """Return an account's session and which of its turns there are to read; None if it has none.
+    """Return an account's session and which of the wanted turns exist, or None.
 
-    As many may be read at once as have `PIECE_BYTES`, or else one turn.
+    `fitting` limits what is read at once to `READ_BYTES_MAX`, or to one turn.
     """
     ask = functions.FindTurnsAsk(
         account=account,
@@ -124,7 +125,7 @@ async def find_turns(
 async def turns(
     redis: Connection, root: str, account: str, session: str, *, first: int, last: int
 ) -> list[Turn]:
-    """Return the turns `first` to `last` (from 1, both included), as far as there are any."""
+    """Return the turns `first` to `last` (from 1, both included) that exist."""
     chunks: dict[int, list[str]] = {}
     for number in range(first, last + 1):
         chunks.setdefault(number // TURNS_PER_CHUNK, []).extend((f"{number}:u", f"{number}:a"))
@@ -155,9 +156,9 @@ async def history(
 ) -> History:
     """Return the last completed turns before a turn, oldest first.
 
-    All that are needed for `bytes_max` of what was said, and little more: a conversation may have
-    any length, and no model reads all of it. Records of turns that were not completed bring
-    nothing and are read all the same, so what is read is bounded, too.
+    Reads as many as fill `bytes_max` of content, and few more: a session may be long, and no model
+    reads all of it. Records of turns that did not complete are read and dropped, so the bytes read
+    are limited, too.
     """
     complete = History()
     last, bytes_left = (before - 1) // TURNS_PER_CHUNK, bytes_max
@@ -198,9 +199,9 @@ def _content_bytes(turn: Turn) -> int:
 async def _running(
     redis: Connection, root: str, account: str, generations: list[str]
 ) -> dict[str, State]:
-    """Return the states of generations without an answer: who is not there any more, failed.
+    """Return the states of generations without a stored answer; those whose record is gone failed.
 
-    What has ended since its answer was looked for will show both at the next look.
+    One that ended since its answer was looked for shows as running until the next read.
     """
     found = await asyncio.gather(
         *(redis.call("EXISTS", keys.GENERATION(root, account, each)) for each in generations)

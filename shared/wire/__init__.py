@@ -1,16 +1,16 @@
-"""The records that cross a process or rest in Redis, as msgspec Structs. No I/O.
+"""The records that cross a process or are stored in Redis, as msgspec Structs. No I/O.
 
-submission   what a caller asked, as a worker finds it
-generation   one answer being made, as a caller may look at it
-message      what a session keeps of a turn
-enhancement  why a message was reworded or left alone
-event        one numbered entry of a generation's stream
-routing      which model was chosen, and why
-account      who owns what, and the keys that prove it
-fleet        what each live worker reports
-letter       a dead letter: what failed for no fault of its caller
+submission   What a caller asks for, as the API stores it and a worker reads it
+generation   One answer being made, at the moment of a poll
+message      A turn's two messages, as a session keeps them
+enhancement  Why a message was or was not reworded
+event        One numbered event of a generation's stream
+routing      Which model was chosen, and why
+account      Accounts, API keys and credits
+fleet        What each live worker reports
+dead_letter  A failed generation that an operator can retry
 
-Stored records ignore fields they do not know and default those they lack, so old and new processes
-read each other's. `WIRE` (in submission) is raised when an old worker could not carry out what a
-new front asks.
+Stored records ignore fields that they do not know and have defaults for those that they lack, so
+old and new processes read each other's. `WIRE` (in submission) is raised when an old worker could
+not do what a new API process asks.
 """

@@ -1,4 +1,4 @@
-"""Who owns what: accounts, and the API keys that prove it."""
+"""Accounts, API keys and credits."""
 
 from typing import Final, Literal, get_args
 
@@ -15,7 +15,7 @@ MICROCREDITS_PER_CREDIT: Final = 1_000_000
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A tenant. `partition` says where its keys are, decided once, when the account is made.
+    """A tenant. `partition` says where its keys are, chosen once when the account is created.
 
     `preferred_model` is a catalogue identifier or `auto`, where the tenant has chosen one.
     """
@@ -28,10 +28,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A key's record; the key is nowhere. Times in ms; `expires` and `revoked` absent if never.
+    """The record of a key, which itself is not stored. Times are in ms.
 
-    `created_by` is the key of the same account that asked for it, absent where an operator made it;
-    `receipt` stands for the Idempotency-Key of that request, if it had one, until `receipt_ends`.
+    `created_by` is the key of the same account that asked for it, None where an operator made it;
+    `receipt` is the hash of that request's Idempotency-Key, if it had one, valid until
+    `receipt_ends`.
     """
 
     id: str
@@ -47,7 +48,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CreditTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """An account's credits, in microcredits: granted = balance + held + settled, always."""
+    """An account's credits in microcredits: granted = balance + held + settled, always.
+
+    `overrun` is what answers cost beyond their holds, which nobody paid.
+    """
 
     granted: int = 0
     balance: int = 0

@@ -1,7 +1,7 @@
-"""A dead letter: a generation that failed for no fault of its caller, kept for an operator.
+"""A dead letter: a generation that failed through no fault of its caller, kept for an operator.
 
-Owns its form and its name, `ACCOUNT/ID`. Written by the function that ends the generation; what was
-asked stays in the words it was stored in, so that asking it again asks the same.
+Owns its form and its name, `ACCOUNT/ID`. The Redis function that ends the generation writes it; the
+request is kept as it was stored, so that a retry asks the same.
 """
 
 from typing import NamedTuple, Self
@@ -16,7 +16,7 @@ from shared.wire.submission import Lane, Submission
 
 
 class DeadLetterName(NamedTuple):
-    """Which dead letter: its account and the id of the generation that failed."""
+    """An account and the id of its generation that failed."""
 
     account: str
     id: str
@@ -28,7 +28,7 @@ class DeadLetterName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Read a name as `str` writes it; None where it is none."""
+        """Read a name as `str` writes it; None for any other text."""
         account, _, id_ = text.partition("/")
         return cls(account, id_) if ids.is_id(account) and ids.is_id(id_) else None
 
@@ -46,8 +46,8 @@ class EndedAttempt(NamedTuple):
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A dead letter. Times are ms of Redis' clock, money microcredits.
 
-    `model` is the one asked for, `chosen` the one asked last; `attempt` counts all attempts, of
-    which `attempts` tells the last. `retried_as` is the generation that was made of it.
+    `model` is the requested one, `chosen` the one called last; `attempt` counts all attempts,
+    `attempts` lists the last of them. `retried_as` is the generation that a retry made.
     """
 
     name: DeadLetterName
@@ -67,7 +67,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OriginalRequest(NamedTuple):
-    """What a dead letter's caller had asked; None where it cannot be read."""
+    """What the caller of a dead letter had asked; None where it cannot be read."""
 
     message: UserMessage | None
     submission: Submission | None

@@ -1,7 +1,7 @@
-"""Why a message was reworded or left alone: one word each, and the sentence that callers read.
+"""Why a message was or was not reworded: a word for each reason, and its sentence for callers.
 
-A record keeps the word, and only where it follows from nothing else that is kept: what a message
-itself tells (`trivial`, `clear`) is told from it again. Refuses to decide anything.
+A record keeps the word only where nothing else in it tells the reason: `trivial` and `clear` follow
+from the message itself. Decides nothing.
 """
 
 from typing import Final, Literal
@@ -54,5 +54,5 @@ SENTENCES: Final[dict[str, str]] = {
 
 
 def sentence(word: str) -> str:
-    """Return what a word of a record means; one of a later version is told as it is."""
+    """Return the sentence for a record's word; a word of a later version is returned as it is."""
     return SENTENCES.get(word, word)

@@ -1,8 +1,8 @@
-"""One entry of a generation's stream: a closed set, numbered EPOCH-SEQ by whoever appends it.
+"""One event of a generation's stream: a closed set, numbered EPOCH-SEQ by whoever appends it.
 
-Encoded once, as the JSON that followers are sent; the `type` inside names the event. The first
-entry that a follower sees (`accepted`) is not kept: it is told from the record, in the follower's
-dialect.
+Encoded once, as the JSON that followers receive; its `type` names the event. EPOCH is the attempt,
+SEQ counts its events: `2-5` is the fifth of the second attempt. The first event that a follower
+sees (`accepted`) is not stored: each dialect makes it from the record.
 """
 
 from typing import Annotated, Any, Final
@@ -29,7 +29,7 @@ class Routed(msgspec.Struct, frozen=True, tag="routed"):
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
-    """The model thought on: `text` is no part of the answer."""
+    """The model's reasoning grew by `text`, which is no part of the answer."""
 
     text: Annotated[str, Meta(description="What it thought since the event before.")]
 
@@ -49,7 +49,7 @@ class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
 
 
 class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
-    """A call has ended."""
+    """A tool call ended."""
 
     call_id: Annotated[str, Meta(description="The id that its `tool_call` has.")]
     ok: Annotated[bool, Meta(description="Whether the call succeeded.")]
@@ -57,7 +57,7 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
 
 
 class ApprovalRequired(msgspec.Struct, frozen=True, tag="approval_required"):
-    """A call waits for a person's decision."""
+    """A tool call waits for a person's decision."""
 
     approval_id: Annotated[str, Meta(description="The id to decide by.")]
     tool: Annotated[str, Meta(description="The tool's name.")]
@@ -68,7 +68,7 @@ class ApprovalRequired(msgspec.Struct, frozen=True, tag="approval_required"):
 
 
 class Media(msgspec.Struct, frozen=True, tag="media"):
-    """The answer has a picture, a film or a sound, to be found at `url`."""
+    """The answer has a picture, a film or a sound at `url`."""
 
     kind: Annotated[MediaKind, Meta(description="What the file is.")]
     url: Annotated[str, Meta(description="Where the file is.")]
@@ -77,14 +77,14 @@ class Media(msgspec.Struct, frozen=True, tag="media"):
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
     """A new attempt began: keep the first `keep` code points of the text and drop the rest.
 
-    What was told of reasoning, tools and media is dropped whole.
+    Reasoning, tool calls and media of earlier attempts are dropped whole.
     """
 
     keep: Annotated[int, Meta(description="Code points of the text that stay, from its start.")]
 
 
 class Completed(msgspec.Struct, frozen=True, tag="completed"):
-    """The end, with an answer: the text is what the deltas made."""
+    """The end with an answer: its text is that of all deltas."""
 
     message: str
     usage: Usage
@@ -92,13 +92,13 @@ class Completed(msgspec.Struct, frozen=True, tag="completed"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The end, without one."""
+    """The end without an answer."""
 
     failure: Failure
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
-    """The end, by request."""
+    """The end by request."""
 
 
 Event = (
@@ -135,7 +135,7 @@ def encode(event: Event) -> str:
 
 
 def name_of(event: bytes) -> bytes:
-    """Return the type of an encoded event, which need not be known here."""
+    """Return the type of an encoded event, which need not be one of this version."""
     if event.startswith(_TYPE_FIRST):
         start = len(_TYPE_FIRST)
         return event[start : event.index(b'"', start)]

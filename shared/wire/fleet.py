@@ -4,11 +4,11 @@ import msgspec
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A worker's pulse: how much it can run and does, which models it can serve.
+    """A worker's report: its slots, how many are taken, and which models it can serve.
 
-    `made_ms` is its own clock's, which tells it from the one before; `cooling` are the circuits
-    that it spares, as far as it has heard. Whoever `knows_lines` takes parked turns from them.
-    It `is_deaf` while its listener is away, and then claims nothing.
+    `made_ms` is its own clock, which tells one report from the one before. `cooling` are the
+    circuits that the worker does not call for now. `knows_lines`: it claims parked turns from their
+    queues. `is_deaf`: its connection for pub/sub is down, so that it claims nothing.
     """
 
     id: str

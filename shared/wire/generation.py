@@ -1,4 +1,4 @@
-"""One answer being made, as a caller may look at it: the record in Redis, typed."""
+"""One answer being made, at the moment of a poll: the record in Redis, typed."""
 
 import msgspec
 
@@ -9,12 +9,14 @@ from shared.wire.submission import Lane
 
 
 class QueuePosition(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes before a turn that waits.
+    """What a waiting turn waits for.
 
-    `ahead` counts the account's own of its lane that wait before it, `running` those that run,
-    `most` how many of them may (0: unknown). `crowd` counts those who share the lane, itself too,
-    in accounts of its weight. Where it `follows` the head of its session, `behind` turns wait
-    between the two. What comes first began `front_seconds` ago; None where it waits, too.
+    `ahead` counts the account's own generations of the lane that wait before it, `running` those
+    that run, `running_max` how many may (0: unknown). `lane_accounts` counts the accounts that
+    share the lane, itself included, in accounts of its weight: next to one of twice its weight it
+    is 3. `is_behind_head`: an earlier turn of its session is not finished, and
+    `session_turns_before` more wait between the two. The first of what comes before it began
+    `first_age_seconds` ago; None where that waits, too.
     """
 
     ahead: int = 0
@@ -29,12 +31,12 @@ class QueuePosition(msgspec.Struct, frozen=True, kw_only=True):
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """A generation at one moment, `seen`. Times are ms of Redis' clock, money microcredits.
 
-    `text` is the answer so far, or the whole of it; `assistant` is there once it has ended; `ahead`
-    counts the account's own of the lane that will run before it, and `line` all that it waits for;
-    `line_at_first` is that line as it was taken in, where anything waited before it;
-    `again_seconds` is how long what was put off still waits before it is tried again; `last_event`
-    is EPOCH-SEQ. What has ended has no `deadline`, and `is_cancelling` no more: its worker is asked
-    to stop. `routed` is the choice of a model while it runs.
+    `text` is the answer so far, or all of it; `assistant` is set once it has ended. `ahead` counts
+    the account's own of the lane that will run before it, `position` all that it waits for, and
+    `position_when_accepted` is that at the accept, where anything was before it. A deferred one is
+    tried again in `retry_in_seconds`. `last_event` is EPOCH-SEQ. One that has ended has no
+    `deadline`; `is_cancelling`: its worker was asked to stop. `routed` is the choice of a model
+    while it runs.
     """
 
     id: str
@@ -66,12 +68,12 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_past_deadline(self) -> bool:
-        """Whether its deadline had passed when it was looked at."""
+        """Whether its deadline had passed at that moment."""
         return self.deadline is not None and self.seen >= self.deadline
 
     @property
     def state(self) -> State:
-        """What callers loop on."""
+        """The state that callers poll."""
         return state_of(self.stage)
 
     @property

@@ -1,8 +1,8 @@
-"""What a session keeps of a turn: the user's message and the assistant's.
+"""A turn's two messages, as a session keeps them: the user's and the assistant's.
 
-Stored apart, as two fields of a chunk of turns. The user's is written by `accept` in Lua, the
-assistant's by whoever ends the generation: a worker, or Redis itself when no worker is there to do
-it.
+Stored as two fields of a chunk of turns. `accept` writes the user's, in Lua; whoever ends the
+generation writes the assistant's: a worker, or a Redis function where no worker holds the
+generation.
 """
 
 from typing import Annotated, Literal
@@ -15,15 +15,15 @@ from shared.lifecycle import State
 from shared.wire.routing import Routing, StoredRouting
 
 MediaKind = Literal["image", "video", "audio"]
-# Why a model ended its answer: by itself, at its limit of tokens, to call tools, by a filter.
+# Why a model ended its answer: by itself, at its token limit, to call tools, by a content filter.
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the person said, and to which model, where one was named.
+    """What the user wrote, and the requested model, where one was named.
 
-    `generation` is the id of the answer; `created` is in ms; `media` are the URLs of pictures that
-    came with it, as they were named.
+    `generation` is the id of the answer; `created` is in ms; `media` are the URLs of pictures, as
+    the caller named them.
     """
 
     id: str
@@ -45,10 +45,10 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an answer consumed; `estimated` when the provider did not say. Costs in microcredits.
+    """What an answer used; `estimated` where the provider did not say. Costs in microcredits.
 
-    `search_cost` is the part of `cost` that its `searches` of the web have, `cached_input_tokens`
-    the part of `input_tokens` that the provider read from a cache.
+    `search_cost` is the searches' part of `cost`; `cached_input_tokens` is the part of
+    `input_tokens` that the provider read from a cache.
     """
 
     input_tokens: int = 0
@@ -64,7 +64,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Media(msgspec.Struct, frozen=True):
     """A picture, a film or a sound of an answer, and where it is.
 
-    In a record the `url` of what is kept here is its path alone, which is signed when it is told.
+    In a record, the `url` of a file that Pollux keeps is its path alone; it is signed when it is
+    sent.
     """
 
     kind: Annotated[MediaKind, Meta(description="What the file is.")]
@@ -72,7 +73,7 @@ class Media(msgspec.Struct, frozen=True):
 
 
 class Citation(msgspec.Struct, frozen=True):
-    """A page that an answer rests on, as a search found it."""
+    """A page that a search found and an answer cites."""
 
     url: Annotated[str, Meta(description="Where the page is.")]
     title: Annotated[str, Meta(description="The page's title, or an empty text.")] = ""
@@ -81,7 +82,7 @@ class Citation(msgspec.Struct, frozen=True):
 class Enhancement(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a message was reworded before it was answered; `text` is what was sent.
 
-    `reason` is a word of `wire.enhancement`.
+    `reason` is a word of `shared.wire.enhancement`.
     """
 
     applied: bool
@@ -90,12 +91,12 @@ class Enhancement(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer, or as much of it as there was when it ended; `created` is in ms.
+    """The answer, or the part of it that there was at the end; `created` is in ms.
 
-    `reasoning` is what a worker heard the model think; an end from outside keeps the text only.
-    `model` is the one that was named; without it, `routing` tells which one answered: as it is kept
-    now, or whole, as it was kept before. `finish_reason` means something once `status` is
-    `completed`; most answers stop by themselves, and only another reason takes room in the record.
+    `reasoning` is what the worker received of it; a generation that ends without a worker keeps
+    only its text. `model` is the model that answered where a caller named it; otherwise `routing`
+    has it, in short form, or whole in records of older versions. `finish_reason` counts once
+    `status` is `completed`; the usual "stop" is not stored.
     """
 
     status: State
@@ -113,7 +114,7 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     @property
     def visible_finish_reason(self) -> FinishReason | None:
-        """Why the model ended its answer; None for one that was ended from outside."""
+        """Why the model ended its answer; None for one that was ended by something else."""
         return self.finish_reason if self.status == "completed" else None
 
 

@@ -1,7 +1,7 @@
-"""Which model was chosen, and why: told before, during and after, never hidden.
+"""Which model was chosen, and why.
 
-DESIGN. Every answer keeps its decision, so it is kept small: by position, and without the sentence,
-which can be told again.
+DESIGN. Every answer keeps its decision, so it is stored small: values by position, and without the
+sentence, which follows from them.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -13,7 +13,7 @@ Policy = Literal["requested", "catalogue_order"]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that was weighed."""
+    """A model that was considered."""
 
     model: Annotated[str, Meta(description="The model's identifier.")]
     score: Annotated[float, Meta(description="How well it suits the message, from 0 to 1.")]
@@ -39,7 +39,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredRouting(NamedTuple):
-    """A decision as an answer's record keeps it: of a candidate, the values in their order."""
+    """A decision as an answer's record keeps it: the values of each candidate, in their order."""
 
     policy: Policy
     chosen: str | None
@@ -48,7 +48,7 @@ class StoredRouting(NamedTuple):
 
     @classmethod
     def of(cls, routing: Routing) -> "StoredRouting":
-        """Keep a decision."""
+        """Return the stored form of a decision."""
         candidates = map(msgspec.structs.astuple, routing.candidates)
         return cls(routing.policy, routing.chosen, routing.category, tuple(candidates))
 

@@ -1,17 +1,19 @@
-"""What a caller asked for, in the words of no dialect: made by the front, read by the worker."""
+"""What a caller asks for, independent of any dialect: written by the API, read by the worker."""
 
 from typing import Final, Literal, get_args
 
 import msgspec
 
 AUTO: Final = "auto"
-# What a worker of this text can carry out; one that carries out less leaves it in the line.
+# The newest form of a submission that this version can carry out; a worker leaves newer ones in the
+# queue.
 WIRE: Final = 3
 PLAIN_WIRE: Final = 1
 COMPANION_WIRE: Final = 2
 FEATURES_WIRE: Final = 3
-# A turn of a newer wire than this rings a bell of its own, this word and the wire: workers that
-# cannot read it do not wait there. Workers of version 0.6 know the lanes' bells only, and wire 3.
+# A turn of a newer wire than this has a wakeup list of its own, named by this word and the wire, so
+# that workers which cannot read it are not woken. Workers of version 0.6 know only the lanes'
+# lists, and wire 3.
 LANE_WAKEUP_WIRE: Final = 3
 WIRE_WAKEUP: Final = "wire|"
 
@@ -21,9 +23,9 @@ LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a turn asks for beyond an answer to its text; not every model can.
+    """What a turn asks for beyond a text answer; not every model can do it.
 
-    `media_urls` are pictures to look at, where they are.
+    `media_urls` are pictures for the model to look at.
     """
 
     deep_think: bool = False
@@ -35,11 +37,11 @@ PLAIN: Final = Features()
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The options of one generation; its message rests in the session.
+    """The options of one generation; its message is in the session.
 
     `model` is a catalogue identifier or `auto`; `max_output_tokens` is what the hold pays for;
-    `companion` is this turn's, where it names one. What was held covers the session's history where
-    `holds_history` says so; older fronts did not hold for it.
+    `companion` is this turn's own, if it names one. `holds_history`: the hold covers the session's
+    history, which older API processes did not hold for.
     """
 
     session: str

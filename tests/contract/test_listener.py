@@ -101,7 +101,7 @@ async def test_listener_that_is_refused_says_so_and_tries_less_often(
         tries, seconds = opened() - before, asyncio.get_running_loop().time() - began
         raw_client("ACL", "SETUSER", "default", "allchannels")
         await until(lambda: ear.confirmed == 1)
-    assert "NOPERM" in lines[0]["said"]
+    assert "NOPERM" in lines[0]["reply"]
     assert seconds >= 0.3
     assert tries <= 8
     await ear.redis.close()
@@ -128,5 +128,5 @@ async def test_listener_comes_back_whatever_kept_it_away(
     with capture_logs() as lines, own_server.raw_client() as raw_client:
         raw_client("CLIENT", "KILL", "TYPE", "pubsub")
         await until(lambda: ear.confirmed == 2, what="the listener")
-    assert [line["event"] for line in lines] == ["a listener could not come back"] * 2
+    assert [line["event"] for line in lines] == ["a listener could not reconnect"] * 2
     await ear.redis.close()

@@ -143,7 +143,7 @@ async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_u
     system.change("worker", lease_seconds=60.0, beat_seconds=_BEAT_SECONDS)
     system.change("redis", partitions=partitions)
     own_front = Front(system.redis, system.settings)
-    system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "Redis is no longer fit"}
+    system.expected |= {_AWAY, _BACK, "Redis sent an unexpected reply", "Redis is no longer fit"}
     # The chores' connections are dialled as they are needed, and a full server takes none.
     system.expected.add("waiting for Redis")
     async with _no_longer_default(system, own_server), running_worker(system):
@@ -190,7 +190,7 @@ async def test_operator_sees_how_many_workers_have_no_listener(
     own_system: System, own_server: Server
 ) -> None:
     system = own_system
-    system.expected |= {_AWAY, _BACK, "Redis said what nobody asked for", "Redis is no longer fit"}
+    system.expected |= {_AWAY, _BACK, "Redis sent an unexpected reply", "Redis is no longer fit"}
     await system.front()
     nobody = await system.caller({})
 

@@ -1,18 +1,20 @@
-"""The typed stubs of the Redis functions: arguments, a coroutine and its replies.
+"""The atomic Redis functions: a Lua file for each, and the typed stubs that call them, by family.
 
-contract      What every stub stands on: `Ask`, times to keep, rates, rejections.
-generations   A generation as its caller sees it: accept, cancel, expire, status.
-attempts      An attempt in a worker's hands: claim, renew the leases, append, settle, release.
-upkeep        What keeps a partition right: reap, restore, recount, check types and permissions.
-sessions      Sessions: create, rename, delete, and find the turns to read.
-accounts      Accounts: create, credits, usage, the preferred model, and the submission limit.
-api_keys      API keys: create, list, delete, revoke, authenticate.
-providers     Providers as the fleet shares them: breaker, throttle, limits.
-fleet         Workers and load: a worker's report, who lives, how busy a partition is.
-dead_letters  Dead letters: list, retry, discard.
+contract      What every stub uses: `Ask`, `KeepTimes`, `Rate`, `Rejected`
+generations   A generation as its caller sees it: accept, cancel, expire, status
+attempts      A worker's attempts: claim, renew leases, append, settle, release
+upkeep        Keeps a partition correct: reap, restore, recount, check types and permissions
+sessions      Sessions: create, rename, delete, find the turns to read
+accounts      Accounts: create, grant, usage, preferred model, submission limit
+api_keys      API keys: create, list, delete, revoke, authenticate
+providers     What the fleet shares about providers: circuit breaker, throttle, limits
+fleet         Workers and load: report a worker, list the live ones, load of a partition
+dead_letters  Dead letters: list, retry, discard
 
-Callers say `functions.claim(...)`: this file names all of them. A test holds the names and fields
-of both sides equal.
+A stub `accept(redis, root, ask)` calls the Lua function of `accept.lua` with the fields of
+`AcceptAsk`; a test holds names and fields of both sides equal. Callers write
+`functions.accept(...)`, which shows where a call is one atomic step in Redis; this file names every
+stub for them.
 """
 
 from shared.redis.functions.accounts import (

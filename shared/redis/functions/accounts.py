@@ -1,4 +1,4 @@
-"""Accounts: create, credits, usage, the preferred model, and the submission limit."""
+"""Accounts: create, grant, usage, preferred model, submission limit."""
 
 from typing import Final, Literal, NamedTuple
 
@@ -9,7 +9,7 @@ from shared.redis.library import invoke
 
 
 class CreateAccountAsk(Ask, frozen=True, kw_only=True):
-    """An account to make, or to give another tier."""
+    """An account to create, or to give another tier."""
 
     account: str
     tier: str | None = None
@@ -24,7 +24,7 @@ async def create_account(
 
 
 class CountSubmissionAsk(Ask, frozen=True, kw_only=True):
-    """One of the `per_minute` submissions, for what is created under another root as `id`."""
+    """One of the `per_minute` submissions, for an object created under another root as `id`."""
 
     account: str
     per_minute: int
@@ -35,7 +35,7 @@ class CountSubmissionAsk(Ask, frozen=True, kw_only=True):
 
 
 class SubmissionCounted(NamedTuple):
-    """What to create: the asked id, or the one that an earlier request reserved."""
+    """The id to create: the requested one, or the one that an earlier request reserved."""
 
     id: str
     rate: Rate | None = None
@@ -44,7 +44,7 @@ class SubmissionCounted(NamedTuple):
 async def count_submission(
     redis: Connection, root: str, ask: CountSubmissionAsk
 ) -> SubmissionCounted | Rejected:
-    """Count a submission and reserve its Idempotency-Key; NotAccepted: mismatch or limited."""
+    """Count a submission and reserve its Idempotency-Key; Rejected: mismatch or limited."""
     reply: list[Reply] = await invoke(redis, "count_submission", root, ask)
     match [text_of(reply[0]), *reply[1:]]:
         case ["taken", rate]:
@@ -56,11 +56,11 @@ async def count_submission(
         case ["mismatch"]:
             return Rejected("mismatch")
         case _:
-            raise StoreError(f"take_submission answered {reply!r}")
+            raise StoreError(f"count_submission answered {reply!r}")
 
 
 class ReleaseIdempotencyKeyAsk(Ask, frozen=True, kw_only=True):
-    """The hash of an Idempotency-Key, and the id of the API key that it stands for."""
+    """The hash of an Idempotency-Key, and the id of the API key that it was reserved for."""
 
     account: str
     idempotency: str
@@ -70,46 +70,44 @@ class ReleaseIdempotencyKeyAsk(Ask, frozen=True, kw_only=True):
 async def release_idempotency_key(
     redis: Connection, root: str, ask: ReleaseIdempotencyKeyAsk
 ) -> None:
-    """Forget an Idempotency-Key that was reserved."""
+    """Delete a reserved Idempotency-Key."""
     await invoke(redis, "release_idempotency_key", root, ask)
 
 
 class GrantAsk(Ask, frozen=True, kw_only=True):
-    """Credits for an account, in microcredits."""
+    """Microcredits for an account; negative to take some back."""
 
     account: str
     amount: int
 
 
 NotGranted = Literal["poor", "too much"]
-
-
 _NOT_GRANTED: Final[dict[int, NotGranted]] = {-1: "poor", -2: "too much"}
 
 
 async def grant(redis: Connection, root: str, ask: GrantAsk) -> int | NotGranted:
-    """Return the new balance, or why it stays: less can be taken, or no more be counted.
+    """Return the new balance, or why nothing was granted. Must not be repeated blindly.
 
-    Not to be repeated blindly.
+    "poor": the balance is less than what is taken; "too much": the total would be too large.
     """
     balance = int(await invoke(redis, "grant", root, ask, effect="once"))
     return _NOT_GRANTED.get(balance, balance)
 
 
 class SetPreferredModelAsk(Ask, frozen=True, kw_only=True):
-    """Which model an account prefers; absent for none."""
+    """The model that an account prefers; None for none."""
 
     account: str
     model: str | None = None
 
 
 async def set_preferred_model(redis: Connection, root: str, ask: SetPreferredModelAsk) -> bool:
-    """Write an account's preference into its record; False when there is no such account."""
+    """Store an account's preferred model in its record; False where there is no such account."""
     return bool(await invoke(redis, "set_preferred_model", root, ask))
 
 
 class UsageAsk(Ask, frozen=True, kw_only=True):
-    """So many days in a row, from the first on; days are counted from 1970-01-01."""
+    """`days` days in a row from `first`, counted from 1970-01-01."""
 
     account: str
     first: int
@@ -119,6 +117,6 @@ class UsageAsk(Ask, frozen=True, kw_only=True):
 async def usage(
     redis: Connection, root: str, ask: UsageAsk
 ) -> list[tuple[int, dict[bytes, bytes]]]:
-    """Return the fields of each day on which an account used something, the first day first."""
+    """Return the fields of each day on which an account used something, first day first."""
     reply: list[Reply] = await invoke(redis, "usage", root, ask, effect="none")
     return [(day, dict(zip(flat[::2], flat[1::2], strict=True))) for day, *flat in reply]

@@ -10,18 +10,18 @@ from shared.redis.library import invoke
 
 
 class CreateKeyAsk(Ask, frozen=True, kw_only=True):
-    """The hash under which a new API key's record is kept."""
+    """The hash under which a new API key's record is stored."""
 
     hash: str
 
 
 async def create_key(redis: Connection, root: str, ask: CreateKeyAsk, record: bytes) -> None:
-    """Keep the record of a new API key."""
+    """Store the record of a new API key."""
     await invoke(redis, "create_key", root, ask, blob=record)
 
 
 class RevokeKeyAsk(Ask, frozen=True, kw_only=True):
-    """Which API key to revoke at which time, and where fronts hear of it."""
+    """Which API key to revoke, at which time, and the channel that tells API processes."""
 
     id: str
     now: int
@@ -29,7 +29,7 @@ class RevokeKeyAsk(Ask, frozen=True, kw_only=True):
 
 
 async def revoke_key(redis: Connection, root: str, ask: RevokeKeyAsk) -> bool:
-    """Return whether there was such a key."""
+    """Revoke a key; return whether there was one."""
     return bool(await invoke(redis, "revoke_key", root, ask))
 
 
@@ -41,10 +41,11 @@ class CreateOwnKeyAsk(Ask, frozen=True, kw_only=True):
 
 
 class KeyRefused(NamedTuple):
-    """What a key may not do, or not now: `about` is a scope, a time in ms, a count or a record.
+    """Why a key may not do this, or not now; `about` is a scope, a time in ms, a count or a record.
 
-    `missing`: an older process made keys that are not in the lists of their accounts. `unknown`:
-    `about` is what stands for the Idempotency-Key of a key that was deleted before, if it had one.
+    `missing`: an older process made keys that are not in their accounts' lists yet. `unknown`:
+    there is no such key; `about` is the hash of the Idempotency-Key of one that was deleted before,
+    if it had one.
     """
 
     reason: Literal["exists", "gone", "ended", "lacks", "outlives", "quota", "missing", "unknown"]
@@ -54,13 +55,13 @@ class KeyRefused(NamedTuple):
 async def create_own_key(
     redis: Connection, root: str, ask: CreateOwnKeyAsk, record: bytes
 ) -> KeyRefused | None:
-    """Keep the record of an API key that another key asked for; None when it is in force."""
+    """Store the record of an API key that another key asked for; None when it is valid."""
     reply: list[Reply] = await invoke(redis, "create_own_key", root, ask, blob=record)
     return _key_refused(reply) if text_of(reply[0]) != "created" else None
 
 
 class DeleteOwnKeyAsk(Ask, frozen=True, kw_only=True):
-    """Which API key to delete, which key and which request ask, and where fronts hear of it."""
+    """Which API key to delete, by which key and request; `channel` tells API processes."""
 
     account: str
     by: str
@@ -70,7 +71,7 @@ class DeleteOwnKeyAsk(Ask, frozen=True, kw_only=True):
 
 
 async def delete_own_key(redis: Connection, root: str, ask: DeleteOwnKeyAsk) -> str | KeyRefused:
-    """Delete a key; return the hash of the Idempotency-Key that it was made with, or nothing."""
+    """Delete a key; return the hash of the Idempotency-Key that created it, or an empty text."""
     reply: list[Reply] = await invoke(redis, "delete_own_key", root, ask)
     match [text_of(reply[0]), *reply[1:]]:
         case ["deleted", receipt]:
@@ -92,7 +93,7 @@ def _key_refused(reply: list[Reply]) -> KeyRefused:
 
 
 class ListOwnKeysAsk(Ask, frozen=True, kw_only=True):
-    """Which part of an account's API keys."""
+    """Which page of an account's API keys."""
 
     account: str
     offset: int
@@ -108,25 +109,25 @@ class OwnKeys(NamedTuple):
 
 
 async def list_own_keys(redis: Connection, root: str, ask: ListOwnKeysAsk) -> OwnKeys:
-    """Return a part of an account's keys, the last made first."""
+    """Return a page of an account's keys, newest first."""
     missing, total, records = await invoke(redis, "list_own_keys", root, ask)
     return OwnKeys(records, total, missing)
 
 
 class AdoptKeysAsk(Ask, frozen=True, kw_only=True):
-    """Ids of keys; with the last ones, how many were `missing` before the first ones."""
+    """Ids of keys; the last call of a round says how many were `missing` at its start."""
 
     ids: Sequence[str]
     missing: int | None = None
 
 
 async def adopt_keys(redis: Connection, root: str, ask: AdoptKeysAsk) -> int:
-    """Put keys into their accounts' lists; return how many are missing there now."""
+    """Add keys to their accounts' lists; return how many are missing there now."""
     return int(await invoke(redis, "adopt_keys", root, ask))
 
 
 class AuthenticateAsk(Ask, frozen=True, kw_only=True):
-    """The hash of the key that was shown."""
+    """The hash of the presented key."""
 
     hash: str
 
@@ -134,6 +135,6 @@ class AuthenticateAsk(Ask, frozen=True, kw_only=True):
 async def authenticate(
     redis: Connection, root: str, ask: AuthenticateAsk
 ) -> tuple[bytes, bytes] | None:
-    """Return a key's record and its account's; None when no such key was ever made."""
+    """Return a key's record and its account's; None for an unknown key."""
     reply: list[bytes] = await invoke(redis, "authenticate", root, ask, effect="none")
     return (reply[0], reply[1]) if reply else None

@@ -1,4 +1,4 @@
-"""An attempt in a worker's hands: claim, renew the leases, append, settle, release."""
+"""A worker's attempts: claim, renew leases, append, settle, release."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -17,14 +17,14 @@ from shared.wire.submission import LANE_WAKEUP_WIRE, LANES, WIRE_WAKEUP, Lane
 
 
 class ClaimAsk(Ask, frozen=True, kw_only=True):
-    """How many a worker takes, how many of them of a batch, and for how long without a beat.
+    """How many generations a worker takes, how many of them of a batch, and how long leases last.
 
-    `wire` is the newest form of a submission that it can read. `claim` is the call's number among
-    the worker's, `unheard` are those of earlier calls whose reply was lost: what they took is given
-    back first. `room` tells how many turns may begin with each resource that the worker has
-    (`batch_room` of a batch, where that differs), `needs` which resources a model's turns take
-    where that is limited or another worker's.
-    The worker has so many `suspects`, and may have no more than `company` of them.
+    `wire` is the newest form of a submission that it can read. `claim` numbers the worker's claims;
+    `unacknowledged` are those whose reply was lost: what they took is requeued first. `room` says
+    how many turns may begin with each resource that the worker has (`batch_room` of a batch, where
+    that differs), `needs` which resources a model's turns use where these are limited or another
+    worker's. A parked turn is checked again after `recheck_ms`. The worker runs `suspects`
+    (generations that may have killed a worker), and may run `suspects_max`.
     """
 
     worker: str
@@ -44,13 +44,13 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """A generation in a worker's hands; `attempt` is its fencing token, `root` its partition's.
+    """A claimed generation; `attempt` is its fencing token, `root` its partition's.
 
-    Times are milliseconds, money microcredits; `retries` counts how often it was deferred,
-    `calls` those of upstreams in earlier attempts, one at least of each that died while it called.
-    `company` is how many suspects may run in the worker while it does, 0 for one that killed no
-    worker yet. `resource` is the one with whose room it was taken, if its turn needed any.
-    `system_prompt` and `companion` are the session's.
+    Times are milliseconds, money microcredits. `retries` counts its deferrals, `calls` the upstream
+    calls of earlier attempts, at least one for each attempt whose worker died during a call.
+    `suspects_max` is how many suspects may run in the worker beside it, 0 for one that killed no
+    worker. `resource` is the one whose room it was given, if it needs any. `system_prompt` and
+    `companion` are the session's.
     """
 
     root: str
@@ -74,16 +74,17 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 class ClaimReply(NamedTuple):
-    """What a claim brought; `is_more` tells that more may be ready than was asked for."""
+    """The claimed generations; `is_more`: more may be ready than were asked for."""
 
     claimed: list[Claimed]
     is_more: bool
 
 
 async def claim(redis: Connection, root: str, ask: ClaimAsk) -> ClaimReply:
-    """Take up to `count` ready generations, none if there are none.
+    """Claim up to `count` ready generations, possibly none.
 
-    Raises UnavailableError when no reply came: the next claim should say so, in `unheard`.
+    Raises UnavailableError where no reply came: the next claim must list this one in
+    `unacknowledged`.
     """
     return _claim_reply(root, await invoke(redis, "claim", root, ask, effect="once"))
 
@@ -91,9 +92,9 @@ async def claim(redis: Connection, root: str, ask: ClaimAsk) -> ClaimReply:
 async def claim_at_wakeup(
     redis: Redis, root: str, ask: ClaimAsk, time_limit_seconds: float
 ) -> ClaimReply:
-    """Wait for the bell of what may be claimed, at most so long, and claim in the same round trip.
+    """Wait for a wakeup within the time limit, and claim in the same round trip.
 
-    The connection is the waiter's own: what others ask on it waits, too.
+    The connection must be the caller's own, since it blocks.
     """
     wakeup_keys = keys_to_wait_on((root,), ask.room or (), ask.wire, with_batch=ask.batch > 0)
     try:
@@ -109,9 +110,9 @@ async def claim_at_wakeup(
 async def wait_for_wakeups(
     redis: Redis, settings: RedisSettings, time_limit_seconds: float, ask: ClaimAsk
 ) -> None:
-    """Wait for the bells of any partition, at most so long; the connection is the waiter's own.
+    """Wait within the time limit for a wakeup of any partition for what `ask` could take.
 
-    They are those that ring for what `ask` could take.
+    The connection must be the caller's own, since it blocks.
     """
     roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
     wakeup_keys = keys_to_wait_on(roots, ask.room or (), ask.wire, with_batch=ask.batch > 0)
@@ -121,7 +122,7 @@ async def wait_for_wakeups(
 def keys_to_wait_on(
     roots: Sequence[str], resources: Iterable[str], wire: int, *, with_batch: bool
 ) -> list[str]:
-    """Return the keys of the wakeups that a claim waits on."""
+    """Return the keys of the wakeup lists that a claim waits on."""
     lanes = LANES if with_batch else LANES[:1]
     wires = [f"{WIRE_WAKEUP}{number}" for number in range(LANE_WAKEUP_WIRE + 1, wire + 1)]
     own = (*wires, *resources)
@@ -168,9 +169,9 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
 
 
 class RenewLeasesAsk(Ask, frozen=True, kw_only=True):
-    """The attempts a worker holds, as (account, id, attempt).
+    """The attempts that a worker holds, as (account, id, attempt).
 
-    A worker whose listener is away says so: for `deaf_ms` nobody takes it for dead.
+    A worker whose listener is away says so: for `without_listener_ms` it is not declared dead.
     """
 
     lease_ms: int
@@ -180,7 +181,7 @@ class RenewLeasesAsk(Ask, frozen=True, kw_only=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """An attempt that must end: its lease is another's, or its caller cancelled it."""
+    """An attempt that must end: another attempt has its lease, or its caller cancelled it."""
 
     account: str
     id: str
@@ -189,7 +190,7 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 async def renew_leases(redis: Connection, root: str, ask: RenewLeasesAsk) -> list[Stop]:
-    """Keep the leases; return the attempts to stop."""
+    """Renew the leases; return the attempts to stop."""
     reply: list[Reply] = await invoke(redis, "renew_leases", root, ask)
     return [
         Stop(text_of(account), text_of(id_), attempt, "cancel" if why == b"cancel" else "lost")
@@ -198,10 +199,10 @@ async def renew_leases(redis: Connection, root: str, ask: RenewLeasesAsk) -> lis
 
 
 class AppendAsk(Ask, frozen=True, kw_only=True):
-    """What an attempt produced: events from `seq` on, the text they add, stage, progress 0-99.
+    """What an attempt produced: events from `seq` on, the text they add, stage, progress 0 to 99.
 
-    `bill` is what would be due if the attempt ended now (`worker/steps/charge.py`), `routed` the
-    number of the event that tells which model was chosen.
+    `bill` is what would be charged if the attempt ended now (`worker/steps/charge.py`); `routed` is
+    the number of the event with the choice of a model.
     """
 
     account: str
@@ -219,7 +220,7 @@ class AppendAsk(Ask, frozen=True, kw_only=True):
 async def append(
     redis: Connection, root: str, ask: AppendAsk
 ) -> Literal["appended", "cancel", "refused"]:
-    """Write events and text under the fencing token; the same `seq` again changes nothing."""
+    """Write events and text under the fencing token; repeating the same `seq` changes nothing."""
     answer = text_of(await invoke(redis, "append", root, ask))
     match answer:
         case "appended" | "cancel" | "refused":
@@ -229,7 +230,7 @@ async def append(
 
 
 class Meter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a generation used, in tokens, and of which model."""
+    """The tokens that a generation used, and the model."""
 
     model: str
     input: int
@@ -240,9 +241,9 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
 class SettleAsk(Ask, frozen=True, kw_only=True):
     """The end that an attempt reports; `cost` in microcredits, `event` as JSON.
 
-    `events` come right before it and were not appended yet; they lead `through` a stage. A failure
-    is told together with the model that was `chosen`, if one was. `history` are the tokens that a
-    completed turn adds to its session's, those read before it, and whether these were all.
+    `events` precede that event and were not appended yet; they may pass `through` a stage. A
+    failure is stored with the model that was `chosen`, if any. `history` is the tokens that a
+    completed turn adds to the session, the tokens read before it, and whether those were all.
     """
 
     account: str
@@ -268,7 +269,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes) -> Settled | None:
-    """End a generation with the assistant's message; None when the token is not current."""
+    """End a generation with the assistant's message; None where the token is not current."""
     reply: list[Reply] = await invoke(redis, "settle", root, ask, blob=assistant)
     match [text_of(reply[0]), *reply[1:]]:
         case ["settled", captured]:
@@ -280,11 +281,11 @@ async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes)
 
 
 class ReleaseAsk(Ask, frozen=True, kw_only=True):
-    """Hand an attempt back: at once to the front of the line, or after `delay_ms`.
+    """Hand an attempt back: to the front of its queue, or, after `delay_ms`, to be tried again.
 
-    `calls` are those made of upstreams by now; what `is_waiting` for room was not deferred. `why`
-    is the code of what it is put off for. What is `parked` goes earlier if one of these resources
-    has room; with `is_elsewhere` one of the workers that have them is woken.
+    `calls` is how many upstream calls were made. `is_waiting`: it waits for room, which is no
+    deferral. `why` is the code of the reason. A `parked` turn continues earlier if one of these
+    resources gets room; `is_elsewhere`: another worker has them, and is woken.
     """
 
     account: str
@@ -302,7 +303,7 @@ class ReleaseAsk(Ask, frozen=True, kw_only=True):
 async def release(
     redis: Connection, root: str, ask: ReleaseAsk
 ) -> Literal["released", "cancelled", "refused"]:
-    """Let a generation wait again, or end it if its caller had cancelled it."""
+    """Requeue a generation, or end it if its caller has cancelled it."""
     answer = text_of(await invoke(redis, "release", root, ask))
     match answer:
         case "released" | "cancelled" | "refused":

@@ -1,4 +1,4 @@
-"""What every stub stands on: `Ask`, times to keep, rates, rejections."""
+"""What every stub uses: the base of arguments, times to keep, a rate, a rejection."""
 
 from typing import Literal, Self
 
@@ -11,7 +11,7 @@ from shared.settings import RetentionSettings
 class KeepTimes(msgspec.Struct, frozen=True, array_like=True):
     """How long the record and the events of an ended generation stay, in milliseconds.
 
-    What failed for no fault of its caller stays longer, and no more than `dead_max` in a partition.
+    Dead letters stay for `dead_ms`, and at most `dead_max` in a partition.
     """
 
     record_ms: int
@@ -21,7 +21,7 @@ class KeepTimes(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, settings: RetentionSettings) -> Self:
-        """Return what an operator decided, in the functions' words."""
+        """Return the operator's retention in milliseconds."""
         return cls(
             settings.generation_seconds * 1000,
             settings.events_seconds * 1000,
@@ -31,11 +31,11 @@ class KeepTimes(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The arguments of one function; absent fields are nil in Lua."""
+    """The arguments of one function; a field at its default is absent in Lua (nil)."""
 
 
 class Rate(msgspec.Struct, frozen=True, array_like=True):
-    """Where an account stands against its submission limit; one more is allowed in `retry_ms`."""
+    """An account's submission limit: what remains of it, and in `retry_ms` one more is allowed."""
 
     limit: int
     remaining: int
@@ -46,8 +46,8 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
 class Rejected(msgspec.Struct, frozen=True):
     """Nothing was stored. `about` is the busy generation, the balance, or the least budget.
 
-    `hold` is what was to be held, where the balance does not cover it. Of a quota, `about` says
-    which one and `used` how much of it there is.
+    `hold` is what would have been held where the balance is too low. For a quota, `about` names it
+    and `used` says how much of it is used.
     """
 
     reason: Literal[
@@ -70,5 +70,5 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 def text_of(word: Reply) -> str:
-    """Return a reply as text."""
+    """Return a part of a reply as text."""
     return word.decode() if isinstance(word, bytes) else str(word)

@@ -11,7 +11,7 @@ from shared.redis.library import invoke
 class ListDeadLettersAsk(Ask, frozen=True, kw_only=True):
     """Which dead letters: `count` of them behind the name `after`, died between two times.
 
-    A name is `account:id`; `after_ms` is when that one died. Both times are still in.
+    A name is `account:id`; `after_ms` is when that one died. Both times are included.
     """
 
     count: int
@@ -23,7 +23,7 @@ class ListDeadLettersAsk(Ask, frozen=True, kw_only=True):
 
 
 class DeadLetterEntry(NamedTuple):
-    """A dead letter in the list; `record` is empty when it has gone before its place there."""
+    """A dead letter in the list; `record` is empty where it was deleted before its entry."""
 
     died_ms: int
     account: str
@@ -34,7 +34,7 @@ class DeadLetterEntry(NamedTuple):
 async def list_dead_letters(
     redis: Connection, root: str, ask: ListDeadLettersAsk
 ) -> list[DeadLetterEntry]:
-    """Return a page of the dead letters, newest first; fewer than asked for are all."""
+    """Return a page of dead letters, newest first; a page shorter than `count` is the last."""
     reply: list[list[Reply]] = await invoke(redis, "list_dead_letters", root, ask)
     return [
         DeadLetterEntry(
@@ -48,7 +48,7 @@ async def list_dead_letters(
 
 
 class RetryDeadLetterAsk(Ask, frozen=True, kw_only=True):
-    """Which dead letter to ask again, under which new ids, if the account has room for it."""
+    """Which dead letter to retry, with which new ids, within which limits of the account."""
 
     account: str
     id: str
@@ -61,7 +61,7 @@ class RetryDeadLetterAsk(Ask, frozen=True, kw_only=True):
 
 
 class Retried(NamedTuple):
-    """The generation that answers a dead letter, made now or by an earlier retry."""
+    """The generation that a retry made, this one or an earlier one."""
 
     generation: str
 
@@ -78,7 +78,7 @@ class RetryRefused(NamedTuple):
 async def retry_dead_letter(
     redis: Connection, root: str, ask: RetryDeadLetterAsk
 ) -> Retried | RetryRefused:
-    """Make a new generation of a dead letter, once; repeating is safe, also with other ids."""
+    """Make a new generation of a dead letter, once; safe to repeat, also with other ids."""
     reply: list[Reply] = await invoke(redis, "retry_dead_letter", root, ask)
     match [text_of(word) for word in reply]:
         case ["revived", generation]:
@@ -92,11 +92,11 @@ async def retry_dead_letter(
         ]:
             return RetryRefused(reason)
         case _:
-            raise StoreError(f"revive answered {reply!r}")
+            raise StoreError(f"retry_dead_letter answered {reply!r}")
 
 
 class DiscardDeadLettersAsk(Ask, frozen=True, kw_only=True):
-    """Dead letters to forget, as (account, id), at most a hundred."""
+    """Dead letters to delete, as (account, id), at most a hundred."""
 
     names: list[tuple[str, str]]
 
@@ -104,5 +104,5 @@ class DiscardDeadLettersAsk(Ask, frozen=True, kw_only=True):
 async def discard_dead_letters(
     redis: Connection, root: str, ask: DiscardDeadLettersAsk
 ) -> list[bool]:
-    """Forget dead letters; return of each whether it was there. A repetition finds none."""
+    """Delete dead letters; return of each whether it was there."""
     return [bool(gone) for gone in await invoke(redis, "discard_dead_letters", root, ask)]

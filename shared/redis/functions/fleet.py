@@ -1,4 +1,4 @@
-"""Workers and load: a worker's report, who lives, how busy a partition is."""
+"""Workers and load: report a worker, list the live ones, load of a partition."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,11 +14,12 @@ from shared.wire.submission import Lane
 
 
 class ReportWorkerAsk(Ask, frozen=True, kw_only=True):
-    """A worker's word: `models` that it serves. After `alive_ms` without one it counts as dead.
+    """A worker's report and the `models` that it serves; after `alive_ms` without one it is dead.
 
-    Of its calls: `slots` as (provider, lane, call) and `probes` as (circuit, call) are under way
-    and leased for `lease_ms`; `answered` counts those that were, by circuit. `lengths` are of whole
-    answers: model, how many, and their bytes together.
+    Of its calls, `slots` as (provider, lane, call) and `probes` as (circuit, call) are running, and
+    leased for `lease_ms`; `answered` counts those that succeeded, by circuit. `lengths` are of
+    complete answers: model, number, bytes together. A model counts as served for `forget_ms` after
+    its last report.
     """
 
     worker: str
@@ -34,11 +35,11 @@ class ReportWorkerAsk(Ask, frozen=True, kw_only=True):
 
 
 class ReportWorkerReply(NamedTuple):
-    """How many workers live, the models that are or were lately served, the breakers not closed.
+    """How many workers live, the models served now or lately, the breakers that are not closed.
 
-    `is_new` when the one who reports was not known to live. `throttles` are the circuits
-    that have refused calls lately because they take fewer; `lengths` are the bytes of an average
-    answer, by model, where that is known.
+    `is_new`: the worker was not known to live. `throttles` are the circuits that lately refused
+    calls because they take fewer; `lengths` are the bytes of an average answer by model, where
+    known.
     """
 
     living: int
@@ -52,7 +53,7 @@ class ReportWorkerReply(NamedTuple):
 async def report_worker(
     redis: Connection, root: str, ask: ReportWorkerAsk, worker_report: bytes
 ) -> ReportWorkerReply:
-    """Write a worker's pulse, or take it back if it is empty."""
+    """Write a worker's report, or remove it where it is empty."""
     living, served, breakers, is_new, throttles, lengths = await invoke(
         redis, "report_worker", root, ask, blob=worker_report
     )
@@ -67,11 +68,11 @@ async def report_worker(
 
 
 class PartitionLoadAsk(Ask, frozen=True, kw_only=True):
-    """Nothing is asked."""
+    """No arguments."""
 
 
 class PartitionLoadReply(msgspec.Struct, frozen=True, array_like=True):
-    """A partition's counts, and its server's memory in bytes: `most_bytes` is 0 for no bound."""
+    """A partition's counts, and its server's memory in bytes (`memory_max_bytes` 0: no bound)."""
 
     now_ms: int
     unfinished: int
@@ -82,12 +83,12 @@ class PartitionLoadReply(msgspec.Struct, frozen=True, array_like=True):
 
 
 async def partition_load(redis: Connection, root: str, ask: PartitionLoadAsk) -> PartitionLoadReply:
-    """Return how much waits, how much has ended, and how full the server is."""
+    """Return how much is unfinished, how much has ended, and how full the server is."""
     return PartitionLoadReply(*await invoke(redis, "partition_load", root, ask, effect="none"))
 
 
 class ListWorkersAsk(Ask, frozen=True, kw_only=True):
-    """After how long a silence a worker is not among the living."""
+    """After how long without a report a worker counts as dead."""
 
     alive_ms: int
 
@@ -95,6 +96,6 @@ class ListWorkersAsk(Ask, frozen=True, kw_only=True):
 async def list_workers(
     redis: Connection, root: str, ask: ListWorkersAsk
 ) -> tuple[list[str], list[bytes]]:
-    """Return the models that are or were lately served, and the pulses of those who live."""
+    """Return the models that are or were lately served, and the reports of live workers."""
     served, *worker_reports = await invoke(redis, "list_workers", root, ask, effect="none")
     return [text_of(model) for model in served], worker_reports

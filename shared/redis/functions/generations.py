@@ -16,17 +16,16 @@ from shared.wire.submission import Lane, OnConflict
 
 
 class AcceptAsk(Ask, frozen=True, kw_only=True):
-    """What `accept` needs beside the submission; times are milliseconds, money microcredits.
+    """The arguments of `accept`; times are milliseconds, money microcredits.
 
-    `stride` is what a claim costs the account in virtual time: half of it is twice the share.
-    `waiting_max` may wait behind the head of a session.
-    `slots` are those of all live workers, 0 if that is not known; they can be taken `rounds_max`
-    times one after the other before the deadline. `sessions_max` and `stored_bytes_max` are the
-    account's quotas. `hold` is without the session's history, which
-    the function adds: `input_price` microcredits a token, `history_max` tokens at most. `added`
-    tokens are what the turn may add to it, `persona` a session's companion; `least` is what an
-    answer costs at least, for a `budget` of the caller's. `origin` is kept of the request, so that
-    it can be told from others.
+    `stride` is the virtual time that a claim costs the account; half of it gives twice the share.
+    `waiting_max` turns may wait in a session. `slots` are those of all live workers, 0 if unknown,
+    and `rounds_max` is how often each can be used before the deadline. `sessions_max` and
+    `stored_bytes_max` are quotas. `hold` excludes the session's history, whose price the function
+    adds: `input_price` microcredits a token, for at most `history_max` tokens. `added` is the most
+    that this turn adds to the history, `persona` the tokens of a session's companion; `least` is
+    the least that an answer costs, for a caller's `budget`. `key` is the id of the API key.
+    `origin` holds hashes of the request, which tell it from others later.
     """
 
     account: str
@@ -73,11 +72,13 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The message is in: turn, time, how many of the account's own come first, how many it has.
+    """The message is stored and queued: its turn, the time, and what it waits for.
 
-    `crowd` counts those who share its lane, itself too, in accounts of its weight, where anything
-    comes first; `behind` what waits before it in its session, where it `follows` a head that began
-    `front_ms` ago (-1: it waits, too); `running` are the account's own of the lane.
+    `ahead` generations of the account and lane wait before it, `running` run. `lane_accounts`
+    counts the accounts that share the lane, itself included, in accounts of its weight (counted
+    only where something is ahead). `is_behind_head`: an earlier turn of its session is not
+    finished, and `session_turns_before` more wait between the two. That turn began `first_age_ms`
+    ago (-1: it waits, too).
     """
 
     turn: int
@@ -93,7 +94,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """The same request was accepted before, under these ids."""
+    """The same request was accepted before, with these ids."""
 
     generation: str
     session: str
@@ -102,7 +103,7 @@ class Replayed(msgspec.Struct, frozen=True):
 async def accept(
     redis: Connection, root: str, ask: AcceptAsk, submission: bytes
 ) -> Accepted | Replayed | Rejected:
-    """Take one message in, whole or not at all; repeating with the same generation id is safe."""
+    """Store and queue one message, whole or not at all; safe to repeat with the same id."""
     reply: list[Reply] = await invoke(redis, "accept", root, ask, blob=submission)
     match [text_of(reply[0]), *reply[1:]]:
         case ["accepted", turn, accepted_ms, ahead, lane_accounts, session_turns_before, *rest]:
@@ -146,8 +147,8 @@ def _rejected(reply: list[Reply]) -> Rejected:
 class CancelAsk(Ask, frozen=True, kw_only=True):
     """Which generation to cancel; `channels` is the prefix of the workers' channels.
 
-    `call` is the request's own id: the same one again is answered as before. Where no worker lives,
-    it `is_abandoned` once its lease has expired.
+    `call` is the request's id: repeated with the same id, it gets the same answer. `is_abandoned`:
+    no worker lives, so that a generation whose lease has expired is ended at once.
     """
 
     account: str
@@ -161,7 +162,7 @@ class CancelAsk(Ask, frozen=True, kw_only=True):
     def of(
         cls, settings: Settings, account: str, generation: str, *, is_abandoned: bool = False
     ) -> Self:
-        """Return what is asked for a generation, as a request of its own."""
+        """Return the arguments for a generation under these settings, as a new request."""
         return cls(
             account=account,
             id=generation,
@@ -185,7 +186,7 @@ class AlreadyEnded(msgspec.Struct, frozen=True):
 
 
 async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | AlreadyEnded | None:
-    """Cancel a generation; None when the account has none of that id."""
+    """Cancel a generation; None where the account has none of that id."""
     reply: list[Reply] = await invoke(redis, "cancel", root, ask)
     match [text_of(reply[0]), *reply[1:]]:
         case ["unknown"]:
@@ -214,21 +215,21 @@ async def expire(redis: Connection, root: str, ask: ExpireAsk) -> bool:
 
 
 class StatusAsk(Ask, frozen=True, kw_only=True):
-    """Which generation to look at."""
+    """Which generation to read."""
 
     account: str
     id: str
 
 
 class StatusReply(msgspec.Struct, frozen=True):
-    """A generation's record at the moment `now_ms`; `body` is the text so far or the final message.
+    """A generation's record at `now_ms`; `body` is the text so far, or the final message.
 
-    `unfinished` counts all of the account's, of which `running_max` may run (0: unknown); `rank` is
-    the
-    place among those of its lane. What waits shares that with `crowd` accounts of its own one's
-    weight, and has `behind` turns of its session before it, where it `follows` the head; the first
-    of what comes before it began `front_ms` ago (-1: it waits, too). What was put off is tried
-    again in `again_ms`. `routed` is the event that told this attempt's choice of a model.
+    `unfinished` counts all of the account's generations, of which `running_max` may run (0:
+    unknown); `rank` is its place among those of its lane. For one that waits, `lane_accounts`
+    counts the accounts that share the lane, in accounts of its weight. `is_behind_head`: it waits
+    for an earlier turn of its session, and `session_turns_before` more wait between the two. The
+    first of what comes before it began `first_age_ms` ago (-1: it waits, too). A deferred one is
+    tried again in `retry_in_ms`. `routed` is the event with this attempt's choice of a model.
     """
 
     now_ms: int
@@ -248,7 +249,7 @@ class StatusReply(msgspec.Struct, frozen=True):
 
 
 async def status(redis: Connection, root: str, ask: StatusAsk) -> StatusReply | None:
-    """Return all that may be known of a generation, or None."""
+    """Return everything that a poll may show of a generation, or None."""
     reply: list[Reply] = await invoke(redis, "status", root, ask, effect="none")
     if not reply:
         return None

@@ -1,4 +1,4 @@
-"""Providers as the fleet shares them: breaker, throttle, limits."""
+"""What the fleet shares about providers: circuit breaker, throttle, limits."""
 
 from typing import Final, Literal, NamedTuple
 
@@ -8,12 +8,12 @@ from shared.redis.functions.contract import Ask, text_of
 from shared.redis.library import invoke, send_call
 from shared.wire.submission import Lane
 
-# What `throttled` answers for a provider that is throttled no more.
+# The reply of `admit_throttled` for a circuit that is no longer throttled.
 _NO_LONGER_THROTTLED: Final = -2
 
 
 class Breaker(NamedTuple):
-    """How a circuit's breaker stands; `left_ms` until it is due for a probe, or its lease ends.
+    """A circuit's breaker; `left_ms` until a probe is due, or until the running probe's lease ends.
 
     A circuit is a provider's model under one credential; `why` is the category of the failure.
     """
@@ -24,7 +24,7 @@ class Breaker(NamedTuple):
 
 
 def breaker_from(reply: list[Reply]) -> Breaker:
-    """Return a breaker as a reply describes it."""
+    """Return the breaker that a reply describes."""
     match [text_of(reply[0]), *reply[1:]]:
         case [("closed" | "open" | "probing" | "due") as state, left, why]:
             return Breaker(state, int(left), text_of(why))
@@ -33,11 +33,11 @@ def breaker_from(reply: list[Reply]) -> Breaker:
 
 
 class RecordFailureAsk(Ask, frozen=True, kw_only=True):
-    """An upstream's failure at a message, of the category `why`; `chance`, 0 to 1, is for jitter.
+    """An upstream's failure of the category `why` for a message; `chance`, 0 to 1, is for jitter.
 
-    With `at_once_ms` it opens the breaker by itself; with `is_shared` no prompt can cause it, and
-    messages of one account open the breaker of all. `answered` calls weigh against it
-    that this worker has not reported yet, and `answered_own` of the same account.
+    `at_once_ms`: it opens the breaker by itself, for so long. `is_shared`: no prompt can cause it,
+    so that messages of one account may open the breaker for all. `answered` counts calls that
+    succeeded and that this worker has not reported yet, `answered_own` those of the same account.
     """
 
     circuit: str
@@ -59,7 +59,7 @@ class RecordFailureAsk(Ask, frozen=True, kw_only=True):
 
 
 class FailureReply(NamedTuple):
-    """Which circuit a failure counted for, how its breaker stands, whether it was opened now."""
+    """The circuit that the failure counted for, its breaker, and whether it was opened just now."""
 
     circuit: str
     breaker: Breaker
@@ -67,7 +67,7 @@ class FailureReply(NamedTuple):
 
 
 async def record_failure(redis: Connection, root: str, ask: RecordFailureAsk) -> FailureReply:
-    """Count a failure, which may open the breaker of all or of the message's account."""
+    """Count a failure, which may open the breaker for all or for the message's account."""
     circuit, *breaker, is_new = await invoke(redis, "record_failure", root, ask)
     return FailureReply(text_of(circuit), breaker_from(breaker), bool(is_new))
 
@@ -75,9 +75,9 @@ async def record_failure(redis: Connection, root: str, ask: RecordFailureAsk) ->
 class RecordRefusalAsk(Ask, frozen=True, kw_only=True):
     """A call that a circuit refused because it takes fewer.
 
-    The worker had got `taken` calls through since `taken_ms` ago. `told_ms` is when the provider
-    wants to be asked again, if it said so. `is_spent`: nothing was refused, an answer said that no
-    calls are left until then. `is_false`: what answers said of that has proved false.
+    The worker had made `taken` calls successfully since `taken_ms` ago. `retry_after_ms` is the
+    provider's own, if it sent one. `is_spent`: nothing was refused, but an answer said that no
+    calls are left until then. `is_false`: what answers said about that has proved false.
     """
 
     circuit: str
@@ -94,10 +94,10 @@ async def record_refusal(redis: Connection, root: str, ask: RecordRefusalAsk) ->
 
 
 class AdmitThrottledAsk(Ask, frozen=True, kw_only=True):
-    """A call to a circuit that is throttled.
+    """A call to a throttled circuit.
 
-    `is_again`: its message was turned away before. `passes_over`: another model is tried instead of
-    waiting, so that no time is to be kept for it.
+    `is_again`: this message was turned away before. `passes_over`: the worker tries another model
+    instead of waiting, so no time is reserved.
     """
 
     circuit: str
@@ -107,17 +107,14 @@ class AdmitThrottledAsk(Ask, frozen=True, kw_only=True):
 
 
 class ThrottleReply(NamedTuple):
-    """Whether a call may be made: at once where `wait_ms` is None.
-
-    `is_free` when the circuit is throttled no more.
-    """
+    """Whether a call may be made: at once where `wait_ms` is None."""
 
     wait_ms: int | None
     is_no_longer_throttled: bool = False
 
 
 async def admit_throttled(redis: Connection, root: str, ask: AdmitThrottledAsk) -> ThrottleReply:
-    """Take a call's place at the learned rate, or learn in how many ms there is one."""
+    """Take a call's place at the learned rate, or return in how many ms to ask again."""
     wait = int(await invoke(redis, "admit_throttled", root, ask))
     return (
         ThrottleReply(wait)
@@ -127,7 +124,7 @@ async def admit_throttled(redis: Connection, root: str, ask: AdmitThrottledAsk) 
 
 
 class BeginProbeAsk(Ask, frozen=True, kw_only=True):
-    """Which call would try a circuit, and for how long before it must be heard of again."""
+    """The call that would probe a circuit, and the length of its lease."""
 
     circuit: str
     call: str
@@ -136,13 +133,13 @@ class BeginProbeAsk(Ask, frozen=True, kw_only=True):
 
 
 async def begin_probe(redis: Connection, root: str, ask: BeginProbeAsk) -> Breaker | None:
-    """Make a call the circuit's one probe, and return None; else how the breaker stands."""
+    """Make a call the circuit's only probe and return None; otherwise return the breaker."""
     reply = await invoke(redis, "begin_probe", root, ask)
     return None if reply[0] == b"granted" else breaker_from(reply)
 
 
 class EndProbeAsk(Ask, frozen=True, kw_only=True):
-    """What a probe came to: the provider `is_well`, or nothing was learnt."""
+    """The result of a probe: the provider `is_well`, or nothing was learned."""
 
     circuit: str
     call: str
@@ -150,12 +147,12 @@ class EndProbeAsk(Ask, frozen=True, kw_only=True):
 
 
 def end_probe(redis: Connection, root: str, ask: EndProbeAsk) -> None:
-    """Close the breaker, or let another probe; its lease would end it, too, but later."""
+    """Close the breaker, or allow another probe; its lease would end it, too, but later."""
     send_call(redis, "end_probe", root, ask)
 
 
 class AdmitCallAsk(Ask, frozen=True, kw_only=True):
-    """A call to a provider with limits, those that it has; rates as microseconds, for GCRA."""
+    """A call to a provider, with the limits that it has; rates are microseconds, for GCRA."""
 
     provider: str
     lane: Lane
@@ -170,15 +167,15 @@ class AdmitCallAsk(Ask, frozen=True, kw_only=True):
 
 
 async def admit_call(redis: Connection, root: str, ask: AdmitCallAsk) -> int | None:
-    """Take room for a call, and return None; else in how many ms there may be some, 0: unknown."""
+    """Take room for a call and return None; otherwise return in how many ms to ask (0: unknown)."""
     word, *wait = await invoke(redis, "admit_call", root, ask)
     return None if word == b"admitted" else int(wait[0])
 
 
 class EndCallAsk(Ask, frozen=True, kw_only=True):
-    """A call that is over; `more_us` is what it took beyond what was reserved, in tokens' time.
+    """A call that is over; `more_us` is what it used beyond its reservation, as time of the tokens.
 
-    `request_us` is the time of the request that one took that was not made.
+    `request_us` is the time of a reserved request that was not made, to be given back.
     """
 
     provider: str

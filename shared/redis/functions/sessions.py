@@ -1,4 +1,4 @@
-"""Sessions: create, rename, delete, and find the turns to read."""
+"""Sessions: create, rename, delete, find the turns to read."""
 
 from typing import NamedTuple, Self
 
@@ -11,7 +11,7 @@ from shared.settings import Settings
 
 
 class CreateSessionAsk(Ask, frozen=True, kw_only=True):
-    """A session to begin without a turn; it counts among the `per_minute` submissions."""
+    """A session without a turn; it counts towards the `per_minute` submissions."""
 
     account: str
     id: str
@@ -27,7 +27,7 @@ class CreateSessionAsk(Ask, frozen=True, kw_only=True):
 
 
 class NewSession(NamedTuple):
-    """Which session answers a request to create one; `is_replayed` when another call made it."""
+    """The session that a request created; `is_replayed`: an earlier request did."""
 
     id: str
     is_replayed: bool
@@ -37,7 +37,7 @@ class NewSession(NamedTuple):
 async def create_session(
     redis: Connection, root: str, ask: CreateSessionAsk
 ) -> NewSession | Rejected:
-    """Begin an empty session; NotAccepted for a mismatch, or beyond the limit or a quota."""
+    """Create an empty session; Rejected for a mismatch, or beyond the limit or a quota."""
     reply: list[Reply] = await invoke(redis, "create_session", root, ask)
     match [text_of(reply[0]), *reply[1:]]:
         case ["created", rate]:
@@ -76,7 +76,7 @@ class DeleteSessionAsk(Ask, frozen=True, kw_only=True):
 
 
 async def delete_session(redis: Connection, root: str, ask: DeleteSessionAsk) -> bool:
-    """End what runs in a session and forget all of it; False when there is none."""
+    """End what runs in a session and delete it; False where there is none."""
     if text_of(await invoke(redis, "delete_session", root, ask)) != "deleted":
         return False
     await delete_turns(redis, root, DeleteTurnsAsk(account=ask.account, id=ask.id))
@@ -84,14 +84,14 @@ async def delete_session(redis: Connection, root: str, ask: DeleteSessionAsk) ->
 
 
 class DeleteTurnsAsk(Ask, frozen=True, kw_only=True):
-    """Of which deleted session."""
+    """A session that was deleted."""
 
     account: str
     id: str
 
 
 async def delete_turns(redis: Connection, root: str, ask: DeleteTurnsAsk) -> None:
-    """Forget all that the turns of a deleted session left, in as many calls as that takes."""
+    """Delete what the turns of a deleted session left, in as many calls as that takes."""
     while await invoke(redis, "delete_turns", root, ask):
         pass
 
@@ -108,7 +108,7 @@ class FindTurnsAsk(Ask, frozen=True, kw_only=True):
 
 
 class FoundTurns(NamedTuple):
-    """The turns there are of those asked for; those up to `fitting` may be read at once.
+    """The range of turns that exist; those up to `fitting` may be read at once.
 
     `session` has the fields of its record: name, created, active, companion, metadata, turns.
     """
@@ -120,7 +120,7 @@ class FoundTurns(NamedTuple):
 
 
 async def find_turns(redis: Connection, root: str, ask: FindTurnsAsk) -> FoundTurns | None:
-    """Return a session's record and how many turns can be read at once; None if there is none."""
+    """Return a session's record and how many turns may be read at once; None if there is none."""
     reply: list[Reply] = await invoke(redis, "find_turns", root, ask, effect="none")
     if not reply:
         return None
@@ -137,5 +137,5 @@ class RenameSessionAsk(Ask, frozen=True, kw_only=True):
 
 
 async def rename_session(redis: Connection, root: str, ask: RenameSessionAsk) -> bool:
-    """Return whether there was such a session to rename."""
+    """Rename a session; return whether there was one."""
     return bool(await invoke(redis, "rename_session", root, ask))

@@ -1,4 +1,4 @@
-"""What keeps a partition right: reap, restore, recount, check types and permissions."""
+"""Keeps a partition correct: reap, restore, recount, check types and permissions."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
@@ -15,24 +15,20 @@ from shared.settings import Settings
 from shared.wire.submission import Lane
 
 _REAP_LIMIT: Final = 64
-
-
 _REAP_GAP_MS: Final = 1_000
-
-
 ABSENT_MS: Final = 100
-
-
-# After so long a parked turn is looked at again by whoever reaps, if nothing let it go earlier.
+# A parked turn is checked again after so long, if nothing released it earlier.
 RECHECK_MS: Final = 30_000
 
 
 class ReapAsk(Ask, frozen=True, kw_only=True):
-    """How much to put right in one call, and after how many crashes a generation is given up.
+    """How much to repair in one call, and after how many crashes a generation fails.
 
-    After `gap_ms` without a reap, leases are first given `lease_ms` again. A worker that nobody
-    hears on its channel, the prefix `channels` and its id, for `absent_ms` has died, if what it
-    holds was not renewed for `beat_ms` and those.
+    After `gap_ms` without a reap (Redis was away), every lease first lasts `lease_ms` again. A
+    worker that has not listened to its channel (the prefix `channels` and its id) for `absent_ms`
+    has died, if it also renewed no lease for `beat_ms` and that time. Turns that are parked only
+    for `closed` resources, which are known to be unavailable, stay parked; others are checked again
+    after `recheck_ms`.
     """
 
     limit: int
@@ -48,7 +44,7 @@ class ReapAsk(Ask, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, settings: Settings, closed: Sequence[str] = ()) -> Self:
-        """Return what an operator decided, and what is not to be had, in the function's words."""
+        """Return the arguments under these settings."""
         return cls(
             limit=_REAP_LIMIT,
             crashes_max=settings.worker.crashes_max,
@@ -77,9 +73,9 @@ class DamagedGeneration(NamedTuple):
 class Reaped(msgspec.Struct, frozen=True):
     """What a reap did: `done` lists (account, id, what).
 
-    `dead` are the workers that were found to be gone; `missed` counts those of whom it will be
-    known after `absent_ms`. `lines` are (lane, resource) of what is parked, `ready` the lanes in
-    which something may be claimed, `damaged` what has been set aside since the last reap.
+    `dead` are workers found to be gone; `missed` counts workers that will be known to be gone after
+    `absent_ms`. `parked_queues` are the (lane, resource) that turns wait for, `ready` the lanes in
+    which something may be claimed, `damaged` what was set aside since the last reap.
     """
 
     done: list[tuple[str, str, str]]
@@ -91,7 +87,7 @@ class Reaped(msgspec.Struct, frozen=True):
 
 
 async def reap(redis: Connection, root: str, ask: ReapAsk) -> Reaped:
-    """Put right what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
+    """Handle what time has overtaken: lapsed leases, passed deadlines, due deferrals."""
     done, dead, missed, parked_queues, ready, damaged = await invoke(redis, "reap", root, ask)
     return Reaped(
         [(text_of(account), text_of(id_), text_of(what)) for account, id_, what in done],
@@ -115,8 +111,8 @@ def _parked_queue(name: str) -> tuple[Lane, str]:
 class RecountAsk(Ask, frozen=True, kw_only=True):
     """Whose stored bytes to count again, and how far the last call came.
 
-    `cursor` is the time of the last session that it looked at; `chunk` and `bytes` say what was
-    found of a `session` within which it ended.
+    `cursor` is the time of the last session counted; `chunk` and `bytes` are the state within a
+    `session` that one call did not finish.
     """
 
     account: str
@@ -127,10 +123,10 @@ class RecountAsk(Ask, frozen=True, kw_only=True):
 
 
 class Recounted(NamedTuple):
-    """By how many bytes sessions had been counted wrong, and what is left to do: None for nothing.
+    """By how many bytes sessions had been counted wrong, and the next call; None at the end.
 
     At the end, `gone_bytes` are those of sessions that were deleted without being subtracted;
-    `is_first` if the account had never been counted.
+    `is_first`: the account had never been counted.
     """
 
     corrected_bytes: int
@@ -140,7 +136,7 @@ class Recounted(NamedTuple):
 
 
 async def recount(redis: Connection, root: str, ask: RecountAsk) -> Recounted:
-    """Count some more of what an account stores; repeating a call is safe."""
+    """Count a part of what an account stores; safe to repeat."""
     reply: list[Reply] = await invoke(redis, "recount", root, ask)
     match [text_of(reply[0]), *reply[1:]]:
         case ["more", corrected, cursor, session, chunk, bytes_]:
@@ -159,25 +155,25 @@ async def recount(redis: Connection, root: str, ask: RecountAsk) -> Recounted:
 
 
 class ListMissingCommandsAsk(Ask, frozen=True, kw_only=True):
-    """Nothing is asked."""
+    """No arguments."""
 
 
 async def list_missing_commands(
     redis: Connection, root: str, ask: ListMissingCommandsAsk
 ) -> list[str]:
-    """Return the commands that the connection's user may not send, of those that are needed."""
+    """Return the needed commands that the connection's user may not send."""
     return [text_of(name) for name in await invoke(redis, "list_missing_commands", root, ask)]
 
 
 async def check_types(redis: Connection, root: str, ask: CheckTypesAsk) -> tuple[WrongKey, ...]:
-    """Return which keys hold another type than they should; what is made again is removed."""
+    """Return the keys of a wrong type; those that are rebuilt when needed are deleted."""
     return wrong_keys(await invoke(redis, "check_types", root, ask))
 
 
 class RestoreAsk(Ask, frozen=True, kw_only=True):
-    """Generations, by account and id, to be put back into lines that they are missing from.
+    """Generations, by account and id, to be restored to the queues that lack them.
 
-    Those that a worker answers get a lease of `lease_ms`.
+    Those that a worker runs get a lease of `lease_ms`.
     """
 
     names: Sequence[tuple[str, str]]
@@ -185,5 +181,5 @@ class RestoreAsk(Ask, frozen=True, kw_only=True):
 
 
 async def restore(redis: Connection, root: str, ask: RestoreAsk) -> int:
-    """Put generations back where their records say; return how many places were missing."""
+    """Restore generations to the queues that their records name; return how many lacked."""
     return int(await invoke(redis, "restore", root, ask))
