@@ -16,6 +16,7 @@ from shared.settings import RedisSettings, Settings
 from shared.stores.key_repair import KeyRepair
 from shared.wire.account import Account
 from shared.wire.submission import LANES, Lane
+from tests.support.clocks import ManualClock
 from tests.support.redis_functions import RedisFunctions, Ticket
 from worker.partition_guard import PartitionGuard
 
@@ -296,22 +297,10 @@ async def test_what_is_made_again_is_removed_by_who_looks(
 
 
 def test_partition_that_fails_by_a_key_is_logged_once_a_minute_and_the_next_has_its_turn() -> None:
-    class Clock:
-        at = 0.0
-
-        def monotonic(self) -> float:
-            return self.at
-
-        def now_ms(self) -> int:
-            return 0
-
-        async def sleep(self, seconds: float) -> None:
-            raise AssertionError(seconds)
-
-    clock, done = Clock(), []
+    clock, done = ManualClock(), []
     partition_guard = PartitionGuard(clock)
     with capture_logs() as lines:
-        for clock.at in (0.0, 1.0, 59.0, 61.0):
+        for clock.now in (0.0, 1.0, 59.0, 61.0):
             for partition in range(3):
                 with partition_guard("claim", partition):
                     if partition == 1:

@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from deploy.answer_printer import AnswerPrinter
 from deploy.follower import Event, Failure, Follower, Message, ReceivedEvent
-from shared.clock import SystemClock
 from shared.errors import PolluxError, UnavailableError
 from tests.deploy.scripted_api import (
     ID,
@@ -23,6 +22,7 @@ from tests.deploy.scripted_api import (
     later,
     refusal,
 )
+from tests.support.clocks import ManualClock
 
 
 class Terminal(io.StringIO):
@@ -42,27 +42,12 @@ class Terminal(io.StringIO):
         return True
 
 
-class JumpingClock(SystemClock):
-    """A clock on which no time passes but what is slept, and that at once."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
+class SteadyClock(ManualClock):
+    """A clock on which 50 s pass between two readings: as if each connection lasted so long."""
 
     @override
     def monotonic(self) -> float:
-        return sum(self.slept)
-
-    @override
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-
-class SteadyClock(JumpingClock):
-    """A clock on which a line stands for fifty seconds: so much passes between two looks."""
-
-    @override
-    def monotonic(self) -> float:
-        self.slept.append(50.0)
+        self.now += 50.0
         return super().monotonic()
 
 
@@ -184,7 +169,7 @@ def test_media_of_the_front_are_told_with_its_address() -> None:
 
 
 @asynccontextmanager
-async def _follower(url: str, clock: JumpingClock) -> AsyncIterator[tuple[Follower, list[str]]]:
+async def _follower(url: str, clock: ManualClock) -> AsyncIterator[tuple[Follower, list[str]]]:
     notes: list[str] = []
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
         yield Follower(http, clock, notes.append), notes
@@ -195,7 +180,7 @@ async def _received(follower: Follower) -> list[str]:
 
 
 async def test_nobody_is_soon_given_up() -> None:
-    clock = JumpingClock()
+    clock = ManualClock()
     async with ScriptedApi() as gone:
         url = gone.url
     async with _follower(url, clock) as (follower, notes):
@@ -206,7 +191,7 @@ async def test_nobody_is_soon_given_up() -> None:
 
 
 async def test_somebody_is_waited_for_with_growing_pauses(scripted_api: ScriptedApi) -> None:
-    clock = JumpingClock()
+    clock = ManualClock()
     scripted_api.lines.extend([refusal(503, "The queue is full.")] * 100)
     async with _follower(scripted_api.url, clock) as (follower, notes):
         with pytest.raises(UnavailableError, match="The queue is full"):
@@ -218,7 +203,7 @@ async def test_somebody_is_waited_for_with_growing_pauses(scripted_api: Scripted
 async def test_whoever_is_heard_again_is_given_all_patience_again(
     scripted_api: ScriptedApi,
 ) -> None:
-    clock = JumpingClock()
+    clock = ManualClock()
     for number in range(1, 30):
         scripted_api.lines.extend([refusal(503, "Away.", "Retry-After: 20")] * 2)
         scripted_api.lines.append(
@@ -243,7 +228,7 @@ async def test_line_that_stands_for_long_is_a_sign_of_life_though_nothing_is_tol
 async def test_lines_that_break_at_once_are_none(scripted_api: ScriptedApi) -> None:
     scripted_api.lines.append(ScriptedReply((accepted(),), is_cut=True))
     scripted_api.lines.extend([ScriptedReply((b": ping\n\n",), is_cut=True)] * 100)
-    async with _follower(scripted_api.url, JumpingClock()) as (follower, _):
+    async with _follower(scripted_api.url, ManualClock()) as (follower, _):
         with pytest.raises(UnavailableError, match="broke off"):
             await _received(follower)
 
@@ -254,14 +239,14 @@ async def test_what_is_in_but_cannot_yet_be_followed_is_followed_later(
     scripted_api.lines.append(later())
     scripted_api.lines.append(refusal(503, "Away."))
     scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "x"))))
-    async with _follower(scripted_api.url, JumpingClock()) as (follower, notes):
+    async with _follower(scripted_api.url, ManualClock()) as (follower, notes):
         assert await _received(follower) == ["accepted", "completed"]
     assert [asked.path for asked in scripted_api.asked[1:]] == [f"/api/v1/generate/{ID}/events"] * 2
     assert notes == ["[the message is accepted, but its events cannot be read yet; trying again]"]
 
 
 async def test_longer_wish_than_patience_is_not_waited_for(scripted_api: ScriptedApi) -> None:
-    clock = JumpingClock()
+    clock = ManualClock()
     scripted_api.lines.append(refusal(429, "Too many.", "Retry-After: 3600"))
     async with _follower(scripted_api.url, clock) as (follower, _):
         with pytest.raises(UnavailableError, match="Too many"):
@@ -274,7 +259,7 @@ async def test_resumed_line_is_asked_from_the_last_event_that_was_whole(
 ) -> None:
     scripted_api.lines.append(ScriptedReply((accepted(), b"id: 1-9\ndata: {"), is_cut=True))
     scripted_api.lines.append(ScriptedReply((completed("1-2", "x"),)))
-    async with _follower(scripted_api.url, JumpingClock()) as (follower, _):
+    async with _follower(scripted_api.url, ManualClock()) as (follower, _):
         assert await _received(follower) == ["accepted", "completed"]
     assert scripted_api.asked[1].headers["last-event-id"] == "0-1"
     assert scripted_api.asked[1].path == f"/api/v1/generate/{ID}/events"

@@ -1,18 +1,21 @@
-"""What tests stand on: real servers, scripted upstreams, real processes, and waiting with a bound.
+"""Real servers, scripted upstreams, processes and clients that the tests of all folders use.
 
-server       a Valkey or redis-server of one's own, on a unix socket in a folder that goes with it
-ledger       does what is left in Redis add up? Asked after every test that used the server
-desk         the Redis functions, with defaults
-office       accounts that make API keys of their own
-wishes       the optional words of their calls
-proxy        a door to a server, with faults on demand
-provider     an upstream of the OpenAI kind, on a real socket, that answers what it is told to
-completions  what it says, and the bytes of it
-system       fronts, workers and accounts, inside the test or as processes
-processes    the front and the workers as an operator starts them
-command      the `pollux` command, in a terminal's place
-family       the processes that a process has started
-customer     a customer's program
-document     the published document, as a referee of answers
-waiting      wait for a condition, with a bound
+api_client             A client of the front that checks each response against the document
+call_options           Optional arguments of `RedisFunctions.accept` and `.dead`
+chat_completions       Scripted answers of an upstream of the OpenAI kind, and the bytes they become
+clocks                 Clocks that a test advances, or that skip what is slept
+command                Runs the `pollux` command as a process, and reads what it prints
+openapi_document       Checks responses against the published OpenAPI document
+own_keys               Accounts that create API keys of their own, also as release 0.6.1 did
+process_tree           Lists the child processes of a process
+processes              Starts fronts and workers as processes, as an operator does
+proxy                  A TCP proxy before a server, which delays, drops or cuts on demand
+redis_functions        Calls the Redis functions with defaults for what a test does not care about
+redis_invariants       Checks that everything left in Redis adds up; runs after every test
+redis_server           Starts a Valkey or redis-server of the test's own on a unix socket
+scripted_provider      An upstream of the OpenAI kind on a real socket that answers as scripted
+stored_conversation    Writes long conversations into Redis as `accept` and `settle` leave them
+stream_reader          Reads server-sent events by their specification
+system                 Runs fronts and workers inside the test's loop or as processes
+waiting                Waits for a condition, with a time limit
 """

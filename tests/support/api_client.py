@@ -1,7 +1,8 @@
-"""A customer's program: one key, one connection to the front, and the words of the Kolbo dialect.
+"""A client of the front with one API key and one connection, in the words of the Kolbo dialect.
 
-Owns the shortest way to say what most tests need. Refuses to know anything that is not published:
-it follows the links and the states that it is given, and holds every answer against the document.
+Owns short calls for what most tests do: submit, poll, wait for the end. Knows only what is
+published: it follows the links and states of responses, and checks each response against the
+OpenAPI document.
 """
 
 import ssl
@@ -16,21 +17,21 @@ from tests.support import openapi_document
 
 _GIVE_UP_SECONDS: Final = 15.0
 _WAIT_SECONDS: Final = 5
-# Nothing here speaks TLS; a context that loads no certificates is made in no time.
+# No test speaks TLS; a context without certificates is created much faster.
 NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 Json = dict[str, Any]
 
 
 class ApiClient(httpx.AsyncClient):
-    """An HTTP client of the front that knows its key."""
+    """An HTTP client of the front that sends its API key."""
 
     async def submit(self, message: str, **fields: object) -> Json:
         """Send a message and return its receipt."""
         return body(await self.post("/api/v1/chat", json={"message": message, **fields}))
 
     async def poll(self, receipt: Json, **parameters: object) -> Json:
-        """Return the status of a generation as it stands."""
+        """Return the current status of a generation."""
         answer = await self.get(receipt["poll_url"], params=cast("dict[str, str]", parameters))
         return body(answer)
 
@@ -52,13 +53,13 @@ class ApiClient(httpx.AsyncClient):
         return cast("list[Json]", body(answer)["messages"])
 
     async def credits(self) -> Json:
-        """Return what the account has."""
+        """Return the credits of the account."""
         return cast("Json", body(await self.get("/api/v1/account/credits"))["credits"])
 
 
 @asynccontextmanager
 async def connected(url: str, headers: dict[str, str]) -> AsyncIterator[ApiClient]:
-    """Yield a customer of the front at `url`; its answers must be what the document promises."""
+    """Yield a client of the front at `url`; each response must match the OpenAPI document."""
     faults: list[str] = []
 
     async def compare(answer: httpx.Response) -> None:
@@ -79,7 +80,7 @@ async def connected(url: str, headers: dict[str, str]) -> AsyncIterator[ApiClien
 
 
 def body(answer: httpx.Response) -> Json:
-    """Return the decoded body of an answer that must be a success."""
+    """Return the decoded body of a response that must be a success."""
     assert answer.status_code == 200, answer.text
     decoded: Json = answer.json()
     assert decoded["success"] is True
@@ -87,7 +88,7 @@ def body(answer: httpx.Response) -> Json:
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> Json:
-    """Return the decoded body of what must be this refusal, in the dialect's own shape."""
+    """Return the decoded body of a response that must be this error, in Kolbo's own shape."""
     assert answer.status_code == status, (answer.status_code, answer.text)
     assert answer.headers["content-type"] == "application/json"
     decoded: Json = answer.json()

@@ -1,4 +1,4 @@
-"""What a test may ask of the desk beside what it must: the optional words of its calls."""
+"""Optional arguments of `RedisFunctions.accept` and `RedisFunctions.dead`, for tests."""
 
 from typing import TypedDict
 
@@ -7,7 +7,7 @@ from shared.wire.submission import Lane, OnConflict
 
 
 class AcceptOptions(TypedDict, total=False):
-    """What a test may want of an accept, beside its account and session."""
+    """Arguments of `accept` beside the account and the session."""
 
     generation: str
     content: str
@@ -40,7 +40,7 @@ class AcceptOptions(TypedDict, total=False):
 
 
 class DeadListOptions(TypedDict, total=False):
-    """Which part of the dead letters a test wants."""
+    """Which page of the dead letters to list."""
 
     keep: KeepTimes
     after_ms: int

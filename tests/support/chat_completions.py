@@ -1,7 +1,7 @@
-"""What a scripted upstream is asked, what it is told to answer, and the bytes that make it.
+"""Scripted answers of an upstream of the OpenAI kind, and the bytes that they become.
 
-Owns the shapes of chat completions as servers of the OpenAI kind send them. Refuses sockets and
-time: those are the provider's.
+Owns the shapes of chat completions as servers of that kind send them. Opens no socket and waits for
+nothing: `scripted_provider` does.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ _encode = msgspec.json.encode
 
 
 class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do with one request. `text` of None repeats the last user message.
+    """How to answer one request. `text` of None repeats the last user message.
 
-    `reasoning` comes before the text, as deltas of the name `reasoning_as`; its tokens count as the
-    text's do. `pages`, each an address and a title, are cited behind the text. `gate` holds the
-    answer back until it is set: before the first token, or after `gate_after` of them.
-    `raw` is sent as it stands in place of any answer, and the line is cut.
+    `reasoning` is sent before the text, as deltas named `reasoning_as`; its tokens are counted like
+    those of the text. `pages`, each a URL and a title, are cited after the text. The answer waits
+    until `gate` is set: before the first token, or after `gate_after` tokens.
+    `raw` is sent unchanged in place of an answer, and the connection is closed.
     """
 
     text: str | None = None
@@ -50,10 +50,10 @@ class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request:
-    """A request as it came, in moments of `time.monotonic`; `gone_at` is None while one listens.
+    """A request as it came; times are of `time.monotonic`.
 
-    `answered_at` is when the last byte of the answer was given to the line, `ended` is set when the
-    request was answered or its client has gone.
+    `answered_at` is when the last byte of the answer was written. `gone_at` is when the client
+    disconnected before that, else None. `ended` is set by either.
     """
 
     def __init__(self, method: str, path: str, headers: dict[str, str], raw: bytes) -> None:
@@ -70,7 +70,7 @@ class Request:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation that was sent."""
+        """The messages of the request."""
         return cast("list[dict[str, Any]]", self.body.get("messages", []))
 
     @property
@@ -83,17 +83,17 @@ class Request:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether the answer is to come as events."""
+        """Whether a stream of events was requested."""
         return bool(self.body.get("stream"))
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream is to end with what was used."""
+        """Whether the stream must end with the token counts."""
         return bool((self.body.get("stream_options") or {}).get("include_usage"))
 
 
 def by_words(request: Request) -> ScriptedAnswer:
-    """Return what the bracketed words of the last user message ask for."""
+    """Return the answer that the bracketed words of the last user message describe."""
     found = _WORDS.search(request.last)
     if found is None:
         return ScriptedAnswer()
@@ -128,7 +128,7 @@ def context_error(tokens_max: int) -> ScriptedAnswer:
 
 
 def head(status: int, headers: dict[str, str], length: int | None) -> bytes:
-    """Return the head of a response; without a length it is sent in chunks."""
+    """Return the head of a response; without a length the body is chunked."""
     framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
     lines = [f"HTTP/1.1 {status} Scripted", framing, *(f"{k}: {v}" for k, v in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -139,7 +139,7 @@ def _text(request: Request, answer: ScriptedAnswer) -> str:
 
 
 def _tokens(request: Request, answer: ScriptedAnswer) -> list[tuple[str, str]]:
-    """Return every token beside the name that its delta has."""
+    """Return every token with the field of the delta that carries it."""
     reasoning_tokens = [(answer.reasoning_as, token) for token in _TOKEN.findall(answer.reasoning)]
     return reasoning_tokens + [
         ("content", token) for token in _TOKEN.findall(_text(request, answer))

@@ -1,7 +1,7 @@
-"""The `pollux` command as a process in a terminal's place: its lines, its children, and its end.
+"""Runs the `pollux` command as a process: its output line by line, its children, its exit code.
 
-Owns a short folder of its own, in which the command's temporary files lie, so that what it leaves
-can be seen. What is left at the end all the same is killed.
+Owns a short temporary folder that is the command's TMPDIR, so that a test sees what the command
+leaves behind. Processes that are left at the end are killed.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ class Command:
 
     @property
     def text(self) -> str:
-        """All that it has said so far."""
+        """All that it has printed so far."""
         return "".join(self.lines)
 
     async def wait_for_line(self, words: str) -> str:
-        """Wait until it says these words, and return the line."""
+        """Wait until it prints a line with these words, and return the line."""
         assert self._process.stdout is not None
         async with asyncio.timeout(_GIVE_UP_SECONDS):
             while line := (await self._process.stdout.readline()).decode():
@@ -43,10 +43,10 @@ class Command:
                 if words in line:
                     self.children()
                     return line
-        raise AssertionError(f"it never said {words!r}:\n{self.text}")
+        raise AssertionError(f"it never printed {words!r}:\n{self.text}")
 
     def children(self) -> dict[str, int]:
-        """Return the children by the last words of their commands that name them."""
+        """Return the process ids of the children by the name of their module or program."""
         found = {
             _name(member.command): member.pid for member in process_tree.members(self._process.pid)
         }
@@ -54,7 +54,7 @@ class Command:
         return found
 
     def kill(self, child: str) -> None:
-        """End a child at once, as a crash would."""
+        """Kill a child with SIGKILL."""
         os.kill(self.children()[child], signal.SIGKILL)
 
     def send(self, signum: int) -> None:
@@ -69,16 +69,16 @@ class Command:
             return await self._process.wait()
 
     def left(self) -> list[str]:
-        """Return what is still there of its children and of its temporary files."""
+        """Return the names of children that still run and of temporary files that are left."""
         alive = [name for pid, name in self._seen.items() if process_tree.is_alive(pid)]
         return alive + [entry.name for entry in self.folder.iterdir()]
 
     async def wait_until_gone(self) -> None:
-        """Wait until nothing is left."""
+        """Wait until no child and no temporary file is left."""
         await waiting.until(lambda: not self.left(), what="nothing left")
 
     def end(self) -> None:
-        """End whatever still runs, by force."""
+        """Kill whatever still runs."""
         for pid in (self._process.pid, *self._seen):
             if process_tree.is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ class Command:
 
 @asynccontextmanager
 async def running(*words: str, cwd: Path, environment: Mapping[str, str]) -> AsyncIterator[Command]:
-    """Run `pollux` with these words in a folder; leaving the context ends it by force."""
+    """Run `pollux` with these arguments in a folder; leaving the context kills it."""
     folder = Path(tempfile.mkdtemp(prefix="plx"))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "deploy.cli", *words),
@@ -106,6 +106,6 @@ async def running(*words: str, cwd: Path, environment: Mapping[str, str]) -> Asy
 
 
 def _name(command: str) -> str:
-    """Name a child as a person would: its module, or its program."""
+    """Return the module of a command line, or else its program."""
     words = command.split()
     return words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name

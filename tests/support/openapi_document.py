@@ -1,7 +1,7 @@
-"""The published document as a referee: is every answer one that it promises?
+"""Checks responses against the published OpenAPI document.
 
-Owns the match of a request to an operation, and of an answer to its headers and its schema. It is
-stricter than the document: no answer may hold a field or a header that the document does not name.
+Owns how a request is matched to an operation, and a response to its headers and its schema. It is
+stricter than the document: a field or header that the document does not name is a fault.
 """
 
 import functools
@@ -17,7 +17,7 @@ from api.openapi import generator
 
 _DOUBLED: Final = "/api/api/"
 _NOT_FOUND: Final = 404
-# What any answer of an HTTP server may have, and what is said to browsers and proxies alone.
+# Headers that every HTTP server sends, and those for browsers and proxies only.
 _OF_HTTP: Final = re.compile(
     "connection|content-(length|type)|date|server|transfer-encoding|vary|x-accel-buffering"
     "|access-control-.*"
@@ -26,7 +26,7 @@ _OF_HTTP: Final = re.compile(
 
 @functools.cache
 def document(*, is_admin: bool = False) -> dict[str, Any]:
-    """Return the document as it is served, read back: the public one, or the operators'."""
+    """Return the document as it is served: the public one, or that of operators."""
     made = generator.document(OPERATORS if is_admin else DIALECTS, version="0")
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     return decoded
@@ -35,14 +35,14 @@ def document(*, is_admin: bool = False) -> dict[str, Any]:
 def faults(
     method: str, path: str, status: int, headers: Mapping[str, str], content: bytes
 ) -> list[str]:
-    """Return what an answer has that was not promised; nothing for what no operation answers."""
+    """Return the differences of a response from the document; none where no operation matches."""
     template = _template(path.replace(_DOUBLED, "/api/", 1))
     operation = _document_of(path)["paths"].get(template, {}).get(method.lower())
     if operation is None:
         return []
     where = f"{method} {template} {status}"
     if status == _NOT_FOUND and path.startswith("/admin/"):
-        # At the public door there is no such path.
+        # The public port has no such path.
         return []
     if str(status) not in operation["responses"]:
         return [f"{where} is not documented"]
@@ -64,7 +64,7 @@ def faults(
 def _header_faults(
     whole: dict[str, Any], response: dict[str, Any], headers: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield what is wrong with an answer's headers: unknown, missing, or not of their schema."""
+    """Yield the headers that are unknown, missing, or do not match their schema."""
     documented = {
         name.lower(): whole["components"]["headers"][reference["$ref"].rpartition("/")[2]]
         for name, reference in response["headers"].items()
@@ -86,12 +86,12 @@ def _header_faults(
 
 
 def _document_of(path: str | None) -> dict[str, Any]:
-    """Return the document that a path is to be found in, if in any."""
+    """Return the document that describes a path."""
     return document(is_admin=(path or "").startswith("/admin/"))
 
 
 def _event_data(content: bytes) -> list[bytes]:
-    """Return the body, or what each of its server-sent events says."""
+    """Return the body, or the data of each of its server-sent events."""
     if content.startswith(b"{"):
         return [content]
     return re.findall(rb"^data: (.*)$", content, re.MULTILINE)

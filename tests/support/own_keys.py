@@ -1,4 +1,4 @@
-"""Accounts that make API keys of their own; release 0.6.1's way to make and revoke them."""
+"""Accounts that create API keys of their own, and how release 0.6.1 creates and revokes keys."""
 
 import msgspec
 
@@ -16,7 +16,7 @@ _MANAGING: tuple[Scope, ...] = ("chat", "read", "keys")
 
 
 class OldKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A key's record as release 0.6.1 reads and writes it."""
+    """The record of a key as release 0.6.1 reads and writes it."""
 
     id: str
     account: str
@@ -27,7 +27,7 @@ class OldKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OwnKeys:
-    """Two accounts, and a key of the first one that may make others."""
+    """An account, and one of its keys (`managing_key`) with the right to create others."""
 
     def __init__(self, redis: Redis, settings: RedisSettings) -> None:
         self.redis = redis
@@ -89,7 +89,7 @@ class OwnKeys:
     async def create_as_old_release(
         self, account: str = "acme", *, created: int = 1, expires: int | None = None
     ) -> NewKey:
-        """Do what release 0.6.1 does to make a key."""
+        """Create a key as release 0.6.1 does."""
         key = ids.new_key()
         record = OldKey(
             id=ids.new_id(), account=account, scopes=("chat",), created=created, expires=expires
@@ -101,7 +101,7 @@ class OwnKeys:
         return NewKey(key, record.id)
 
     async def revoke_as_old_release(self, key_id: str) -> None:
-        """Do what release 0.6.1 does to revoke a key."""
+        """Revoke a key as release 0.6.1 does."""
         hashed = await self.redis.call("HGET", keys.KEY_IDS(self.root), key_id)
         where = keys.API_KEY(self.root, hashed.decode())
         record = msgspec.msgpack.decode(await self.redis.call("GET", where), type=OldKey)

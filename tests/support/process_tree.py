@@ -1,7 +1,7 @@
-"""The processes that a process has started, as the machine itself tells.
+"""Lists the child processes of a process.
 
-Reads /proc where there is one and asks `ps` elsewhere. A killed process that nobody has reaped yet
-is no longer alive: its state says so.
+Reads /proc where it exists, else runs `ps`. A killed process that has not been reaped yet (state Z)
+counts as ended.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ _PROC = Path("/proc")
 
 
 class Member(NamedTuple):
-    """A process: who started it, its group, and its command line."""
+    """A process: its parent, its process group and its command line."""
 
     pid: int
     parent: int
@@ -21,12 +21,12 @@ class Member(NamedTuple):
 
 
 def members(parent: int) -> list[Member]:
-    """Return the live children of a process."""
+    """Return the running children of a process."""
     return [found for found in _all() if found.parent == parent]
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process is there and not just waiting to be reaped."""
+    """Return whether a process runs; one that waits to be reaped does not."""
     return any(found.pid == pid for found in _all())
 
 

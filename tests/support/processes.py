@@ -1,7 +1,7 @@
-"""The front and the workers as real processes, as an operator starts them.
+"""Starts the front and workers as processes, as an operator does.
 
-Owns their command lines, their environment and catalogue, what they write to standard error, and
-their ends. A keeper, one line of shell, kills a process when the tests themselves have died.
+Owns their command lines, their environment and settings file, their log and their end. A watchdog,
+one line of shell, kills each process if the test process dies.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _ports_given: Final = itertools.count()
 
 
 class Process:
-    """A running process. A context manager: leaving it ends the process, if it has not ended."""
+    """A running process. A context manager: leaving it kills the process if it still runs."""
 
     def __init__(
         self,
@@ -75,44 +75,44 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it still runs."""
         return self._process.poll() is None
 
     def cpu_seconds(self) -> float:
-        """Return what it has used of a core so far."""
+        """Return the CPU time that it has used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
     def terminate(self) -> None:
-        """Ask it to go."""
+        """Send SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
 
     def hang_up(self) -> None:
-        """Tell it to read its catalogue anew."""
+        """Send SIGHUP: it reads its settings file again."""
         self._process.send_signal(signal.SIGHUP)
 
     def pause(self) -> None:
-        """Stop it from running; it keeps its connections."""
+        """Send SIGSTOP; its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it run on."""
+        """Send SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
 
     async def wait_until_ended(self) -> int:
-        """Wait until it has ended by itself, and return its exit code."""
+        """Wait until it exits, and return its exit code."""
         await waiting.until(
             lambda: self._process.poll() is not None, _GIVE_UP_SECONDS, what="its end"
         )
         return self._process.wait()
 
     def text(self) -> str:
-        """Return all that it has written so far."""
+        """Return its whole log so far."""
         return self._log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ class Process:
         return [json.loads(line) for line in self.text().splitlines()]
 
     async def wait_for_line(self, words: str) -> None:
-        """Wait until it has written these words."""
+        """Wait until its log contains these words."""
 
         def has_line() -> bool:
             assert self._process.poll() is None, self.text()
@@ -130,7 +130,7 @@ class Process:
 
 
 def environment(settings: Settings, folder: Path) -> dict[str, str]:
-    """Return the environment that makes a process read these settings; writes the catalogue."""
+    """Return the environment variables for these settings; writes the settings file."""
     catalogue = folder / "catalogue.toml"
     catalogue.write_text("\n".join(_catalogue(settings)))
     variables = {"POLLUX_CONFIG": str(catalogue), "PATH": "/usr/bin:/bin"}
@@ -140,7 +140,7 @@ def environment(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def _variables(name: str, section: msgspec.Struct) -> dict[str, str]:
-    """Return the variables of what is not as it is by default."""
+    """Return the variables of fields that differ from their defaults."""
     found: dict[str, str] = {}
     for field in msgspec.structs.fields(section):
         value, path = getattr(section, field.name), f"{name}__{field.name}".upper()
@@ -171,10 +171,10 @@ def _toml(value: object) -> str:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody uses now, and nobody else will be told of.
+    """Return a port of 127.0.0.1 that is free, and that no other test process is given.
 
-    What the kernel would name may be anybody's again before a program has come to listen there. So
-    each process that asks has ports of its own, below those that the kernel gives to others.
+    A port that the kernel chose could be taken again before a program listens on it. So each test
+    process has a range of its own, below the ephemeral ports of the kernel.
     """
     first = _PORTS_FROM + os.getpid() % _SHARES * _PORTS_EACH
     for _ in range(_PORTS_EACH):

@@ -1,6 +1,6 @@
-"""A TCP door to a server on a unix socket, with faults on demand.
+"""A TCP proxy before a server on a unix socket, with faults on demand.
 
-Owns the lines that go through it. Refuses to understand them: it counts bytes and cuts.
+Owns the connections through it. Does not parse them: it forwards bytes, delays, drops or cuts.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ _CHUNK_BYTES: Final = 65_536
 
 
 class Proxy:
-    """An asynchronous context manager: entering opens a port, leaving cuts every line.
+    """An asynchronous context manager: entering opens a port, leaving cuts every connection.
 
-    `replies_to_lose` lines are cut when the next reply comes, which the client never sees.
+    The next `replies_to_lose` replies of the server are dropped, and their connections cut.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -29,25 +29,25 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """How a client reaches the server through here."""
+        """The URL of the server through this proxy."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def freeze(self) -> None:
-        """Let nothing through, as a network that swallows packets."""
+        """Forward nothing until `thaw`, like a network that drops packets."""
         self._can_flow.clear()
 
     def thaw(self) -> None:
-        """Let everything through again."""
+        """Forward again, also what was held back."""
         self._can_flow.set()
 
     def drop_packets(self) -> None:
-        """Let nothing more through on the lines there are, as a firewall that lost its table."""
+        """Drop everything on open connections, like a firewall that lost its table."""
         self._can_flow.clear()
         self._can_flow = asyncio.Event()
         self._can_flow.set()
 
     def cut(self) -> None:
-        """Cut every line there is."""
+        """Cut every open connection."""
         for connection in self._connections:
             connection.cancel()
 
@@ -75,7 +75,7 @@ class Proxy:
         connection.add_done_callback(end)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry bytes both ways until one side ends, or the line is cut."""
+        """Forward bytes both ways until one side closes, or the connection is cut."""
         inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._socket))
         can_flow = self._can_flow
         directions = [

@@ -1,7 +1,7 @@
-"""The Redis functions with the words that tests do not care about filled in.
+"""Calls the Redis functions with defaults for what a test does not care about.
 
-Owns defaults, and one way to say each step of a generation's life. Refuses to hide an answer: every
-method returns what the function's stub returned.
+Owns the defaults, and one method for each step of a generation's life. Hides no reply: every method
+returns what the function's Python stub returned.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ LONG_MS = 60_000
 
 
 class Ticket(NamedTuple):
-    """Where an accepted generation is to be found."""
+    """The ids of an accepted generation."""
 
     account: str
     session: str
@@ -47,7 +47,7 @@ class Ticket(NamedTuple):
 
 
 class RedisFunctions:
-    """One partition, as the front, a worker and a reaper reach it."""
+    """The functions of one partition, as the front, a worker and a reaper call them."""
 
     def __init__(self, redis: Connection, settings: RedisSettings, partition: int = 0) -> None:
         self.redis = redis
@@ -62,7 +62,7 @@ class RedisFunctions:
         is_new: bool | None = None,
         **options: Unpack[AcceptOptions],
     ) -> Accepted | Replayed | Rejected:
-        """Send a message into a session, or into a new one when none is named."""
+        """Accept a message into a session, or into a new one when none is named."""
         defaults: AcceptOptions = {
             "generation": ids.new_id(),
             "content": "Hello",
@@ -103,7 +103,7 @@ class RedisFunctions:
     async def submit(
         self, account: str = "ann", session: str | None = None, **options: Unpack[AcceptOptions]
     ) -> Ticket:
-        """Have a message accepted; anything else fails the test."""
+        """Accept a message; any other reply fails the test."""
         ticket = Ticket(account, session or ids.new_id(), options.get("generation") or ids.new_id())
         options["generation"] = ticket.id
         answer = await self.accept(account, ticket.session, is_new=session is None, **options)
@@ -123,7 +123,7 @@ class RedisFunctions:
         room: Mapping[str, int] | None = None,
         needs: Mapping[str, str] | None = None,
     ) -> list[Claimed]:
-        """Take what is ready, and what is parked and has room."""
+        """Claim generations that are ready, and parked ones that have room."""
         ask = functions.ClaimAsk(
             worker=worker,
             wire=wire,
@@ -140,12 +140,12 @@ class RedisFunctions:
         return (await functions.claim(self.redis, self.root, ask)).claimed
 
     async def claim_one(self, *, worker: str = "worker-1", lease_ms: int = LONG_MS) -> Claimed:
-        """Take one; nothing ready fails the test."""
+        """Claim one; the test fails where none is ready."""
         [claimed] = await self.claim(worker=worker, lease_ms=lease_ms)
         return claimed
 
     async def beat(self, *held: Claimed, lease_ms: int = LONG_MS) -> list[Stop]:
-        """Keep the leases of what is held."""
+        """Renew the leases of claimed generations."""
         ask = functions.RenewLeasesAsk(
             lease_ms=lease_ms, held=[(one.account, one.id, one.attempt) for one in held]
         )
@@ -208,8 +208,8 @@ class RedisFunctions:
         cost: int = 0,
         meter: functions.Meter | None = None,
     ) -> Settled:
-        """Write an answer and end; a refusal fails the test."""
-        # A later attempt's first event came with its claim.
+        """Append a text and settle; a refusal fails the test."""
+        # The claim of a later attempt has written its first event.
         first = 1 if claimed.attempt == 1 else 2
         assert await self.append(claimed, first, text) == "appended"
         settled = await self.settle(claimed, seq=first + 1, cost=cost, text=text, meter=meter)
@@ -226,7 +226,7 @@ class RedisFunctions:
         parked: str | None = None,
         is_elsewhere: bool = False,
     ) -> str:
-        """Hand an attempt back."""
+        """Release an attempt: its generation is requeued, deferred or parked."""
         ask = functions.ReleaseAsk(
             account=claimed.account,
             id=claimed.id,
@@ -263,9 +263,9 @@ class RedisFunctions:
         beat_ms: int = 0,
         closed: Sequence[str] = (),
     ) -> Reaped:
-        """Put right what time has overtaken.
+        """Requeue or end what has lapsed.
 
-        By default as if the fleet had reaped all along, and every worker could be heard.
+        By default as if the fleet had reaped without a gap and no worker had been absent.
         """
         ask = functions.ReapAsk(
             limit=limit,
@@ -282,13 +282,13 @@ class RedisFunctions:
         return await functions.reap(self.redis, self.root, ask)
 
     async def status(self, ticket: Ticket) -> StatusReply:
-        """Look at a generation; none fails the test."""
+        """Return the status of a generation; the test fails where there is none."""
         found = await self.find(ticket.account, ticket.id)
         assert found is not None
         return found
 
     async def find(self, account: str, generation: str) -> StatusReply | None:
-        """Look at a generation that may not be there."""
+        """Return the status of a generation, or None."""
         ask = functions.StatusAsk(account=account, id=generation)
         return await functions.status(self.redis, self.root, ask)
 
@@ -297,17 +297,17 @@ class RedisFunctions:
         return (await self.status(ticket)).record["stage"]
 
     async def delete_session(self, account: str, session: str) -> bool:
-        """Forget a session."""
+        """Delete a session."""
         ask = functions.DeleteSessionAsk(account=account, id=session, keep=KEEP, channels=CHANNELS)
         return await functions.delete_session(self.redis, self.root, ask)
 
     async def rename_session(self, account: str, session: str, name: str) -> bool:
-        """Give a session another name."""
+        """Rename a session."""
         ask = functions.RenameSessionAsk(account=account, id=session, name=name)
         return await functions.rename_session(self.redis, self.root, ask)
 
     async def grant(self, amount: int, account: str = "ann") -> int | functions.NotGranted:
-        """Give credits, or take them."""
+        """Grant credits; a negative amount takes them."""
         ask = functions.GrantAsk(account=account, amount=amount)
         return await functions.grant(self.redis, self.root, ask)
 
@@ -319,7 +319,7 @@ class RedisFunctions:
         return msgspec.convert(fields, CreditTotals)
 
     async def events(self, ticket: Ticket) -> list[tuple[str, str]]:
-        """Return a generation's stream: the number of each event and the event."""
+        """Return the events of a generation, each with its id."""
         where = keys.EVENTS(self.root, ticket.account, ticket.id)
         stored: list[tuple[bytes, list[bytes]]] = await self.redis.call("XRANGE", where, "-", "+")
         return [(at.decode(), fields[1].decode()) for at, fields in stored]
@@ -327,7 +327,7 @@ class RedisFunctions:
     async def fail(
         self, claimed: Claimed, failure: Failure, *, keep: KeepTimes = KEEP
     ) -> Settled | None:
-        """End an attempt that failed before it said anything."""
+        """Settle an attempt as failed before its first word."""
         seq = 1 if claimed.attempt == 1 else 2
         return await self.settle(claimed, seq=seq, stage="failed", failure=failure, keep=keep)
 
@@ -347,7 +347,7 @@ class RedisFunctions:
         total_max: int = 10_000,
         stored_bytes_max: int = 1_000_000_000,
     ) -> Retried | functions.RetryRefused:
-        """Ask again what a dead letter holds."""
+        """Retry a dead letter."""
         ask = functions.RetryDeadLetterAsk(
             account=ticket.account,
             id=ticket.id,
@@ -361,7 +361,7 @@ class RedisFunctions:
         return await functions.retry_dead_letter(self.redis, self.root, ask)
 
     async def discard(self, *tickets: Ticket) -> list[bool]:
-        """Forget dead letters."""
+        """Discard dead letters."""
         ask = functions.DiscardDeadLettersAsk(
             names=[(ticket.account, ticket.id) for ticket in tickets]
         )

@@ -1,8 +1,8 @@
-"""Does what is left in Redis add up? Asked after every test that used the server.
+"""Checks that everything left in Redis adds up; runs after every test that used a server.
 
-Owns the rules that hold at every moment: each key belongs to a family of keys.py and ends as its
-family says, each queue holds only what is under way, what is under way stands in exactly one place,
-and the books balance. Refuses to repair anything.
+Owns the rules that hold at every moment: each key belongs to a family of keys.py and expires as its
+family says, each queue holds only unfinished generations, an unfinished generation is in exactly
+one place, and the credits balance. Repairs nothing.
 """
 
 import re
@@ -21,7 +21,7 @@ _ARQ: Final = "arq:*"
 
 
 class _FoundKey(NamedTuple):
-    """A key where it was found: its family, and what stands in the places of its pattern."""
+    """A key that was found: its family, and the values of the placeholders of its pattern."""
 
     name: str
     root: str
@@ -30,9 +30,9 @@ class _FoundKey(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """What is under a prefix: hashes, members of sorted sets, ledgers, and the ms left to live.
+    """What is under a prefix: hashes, members of sorted sets, ledgers, and times to live in ms.
 
-    `sizes` are those of the fields of hashes, in bytes.
+    `sizes` are the sizes of the fields of hashes, in bytes.
     """
 
     hashes: dict[str, dict[str, str]]
@@ -42,19 +42,19 @@ class _Snapshot(NamedTuple):
     ttl_ms: dict[str, int]
 
     def is_unfinished(self, root: str, account: str, id_: str) -> bool:
-        """Tell whether a generation is there and has not ended."""
+        """Return whether a generation exists and has not ended."""
         stage = self.hashes.get(keys.GENERATION(root, account, id_), {}).get("stage")
         return stage is not None and stage not in ENDS
 
     def holds(self, name: str, member: str) -> bool:
-        """Tell whether a sorted set has a member."""
+        """Return whether a sorted set has a member."""
         return member in self.sets.get(name, set())
 
 
 def faults(
     raw_client: RawClient, settings: RedisSettings, others: AbstractSet[str] = frozenset()
 ) -> list[str]:
-    """Return a sentence for everything under the prefix that should not be as it is.
+    """Return a sentence for every rule that does not hold under the prefix.
 
     `others` are the names of keys that only another version of Pollux knows.
     """
@@ -97,7 +97,7 @@ def _read(raw_client: RawClient, settings: RedisSettings) -> _Snapshot:
             sizes[name] = {field.decode(): len(text) for field, text in value.items()}
         else:
             sets[name] = {member.decode() for member in value}
-    # What expired meanwhile is not there any more.
+    # A key that expired during the reads is left out.
     alive = {name: ms for name, ms in zip(names, left, strict=True) if ms != _GONE}
     return _Snapshot(hashes, sizes, sets, ledgers, alive)
 
@@ -127,7 +127,7 @@ def _find_key(name: str, settings: RedisSettings) -> _FoundKey | None:
 
 
 def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """A key goes as its family says; only what is under way is spared."""
+    """A key expires as its family says, except while its generation is unfinished."""
     is_one = found_key.key.parts == ("account", "id")
     is_spared = is_one and snapshot.is_unfinished(found_key.root, *found_key.parts)
     if found_key.key.end == "ttl" and not is_spared and snapshot.ttl_ms[found_key.name] == _NO_TTL:
@@ -138,7 +138,7 @@ def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _content_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """A queue holds only what is under way; books balance; a session's head is under way."""
+    """Queues hold only unfinished generations, and so does a session's head; credits balance."""
     members = snapshot.sets.get(found_key.name, set())
     if found_key.key in {keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS}:
         return _entries_not_under_way(
@@ -170,7 +170,7 @@ def _content_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _key_list_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """Return what is wrong with an account's list of API keys: each of them is a key."""
+    """Each entry of an account's list of API keys must be a key."""
     if found_key.key not in {keys.ACCOUNT_KEYS, keys.KEY_EXPIRIES}:
         return []
     listed, known = snapshot.sets[found_key.name], snapshot.hashes[keys.KEY_IDS(found_key.root)]
@@ -178,7 +178,7 @@ def _key_list_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _position_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """What is under way is in exactly one of four places, has a deadline, and is its account's."""
+    """An unfinished generation is in one of four places, with a deadline, in its account's list."""
     account, id_ = found_key.parts
     member = f"{account}:{id_}"
     record = snapshot.hashes[found_key.name]
@@ -206,7 +206,7 @@ def _position_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _dead_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """Return what is wrong with the list: what stands there has a letter that nobody retried."""
+    """Each entry of the list must have a dead letter that was not retried."""
     found = []
     for member in snapshot.sets[found_key.name]:
         letter = snapshot.hashes.get(keys.DEAD_LETTER(found_key.root, *member.split(":", 1)))
@@ -216,7 +216,7 @@ def _dead_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _letter_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """Return what is wrong with a dead letter: it is of something that ended, in a session."""
+    """A dead letter must be of an ended generation in a session that exists."""
     account, id_ = found_key.parts
     letter = snapshot.hashes[found_key.name]
     found = []
@@ -231,7 +231,7 @@ def _letter_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _is_at_running_max(snapshot: _Snapshot, found_key: _FoundKey) -> bool:
-    """Tell whether as many of the account run as it may have: it then stays outside the lanes."""
+    """Return whether the account runs as many as it may: it is then in no lane."""
     credit_totals = snapshot.hashes[keys.ACCOUNT_TOTALS(found_key.root, found_key.parts[0])]
     running = sum(int(credit_totals.get(f"running_{lane}", 0)) for lane in LANES)
     return "running_most" in credit_totals and running >= int(credit_totals["running_most"])
@@ -284,9 +284,9 @@ def _books_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _stored_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """Of each side, the books' sum is that of its sessions, and a session's that of its records.
+    """On each side, the account's bytes are the sum of its sessions', and those of their records.
 
-    But for accounts that wait to be counted again.
+    Accounts that wait for a recount are left out.
     """
     account, credit_totals = found_key.parts[0], snapshot.hashes[found_key.name]
     if snapshot.holds(keys.RECOUNT(found_key.root), account):

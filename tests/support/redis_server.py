@@ -1,11 +1,11 @@
-"""A server of one's own: Valkey or redis-server, on a unix socket in a short folder, with an AOF.
+"""Starts a Valkey or redis-server of the test's own, on a unix socket, with an append-only file.
 
-Owns the process, its folder and both ends. Refuses TCP (but for the bus of a cluster, on
-127.0.0.1): nothing outside the machine or the user can reach it. The bundled Valkey is always
-there; redis-server is used where it is installed.
+Owns the process, its temporary folder and its end. Opens no TCP port (except the bus of a cluster,
+on 127.0.0.1), so nothing outside this user's processes reaches it. The bundled Valkey is always
+available; redis-server is used where it is installed.
 
-DESIGN. A keeper, one line of shell, reads a pipe that only the test process holds open. When that
-process goes, by whatever death, the pipe ends and the keeper kills the server and removes the
+DESIGN. A watchdog, one line of shell, reads a pipe that only the test process holds open. When that
+process dies in whatever way, the pipe closes, and the watchdog kills the server and deletes the
 folder.
 """
 
@@ -50,11 +50,11 @@ class Server:
         kind: Kind = "valkey",
         *,
         is_cluster: bool = False,
-        # With `everysec` a reply may leave before its write while the disk is busy with another.
+        # With `everysec`, a reply may be sent before its write while the disk is busy.
         appendfsync: Appendfsync = "no",
         rewrites: bool = False,
     ) -> None:
-        """`rewrites`: the append-only file is written anew again and again, as a large one is."""
+        """`rewrites`: the append-only file is rewritten often, as a large one is in production."""
         self.kind = kind
         self._rewrites = rewrites
         self._appendfsync = appendfsync
@@ -84,11 +84,11 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process, be it paused."""
+        """Whether there is a process; a paused one counts."""
         return self._process is not None
 
     def start(self) -> None:
-        """Start the server on what its folder holds, and return once it answers."""
+        """Start the server on the data of its folder, and return once it answers."""
         self.socket.unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [binaries()[self.kind], *self._options()],
@@ -101,7 +101,7 @@ class Server:
         waiting.until_now(self._answers, _START_SECONDS, what=f"{self.kind} to start")
 
     def kill(self) -> None:
-        """End the process at once, as a crash would; its folder stays."""
+        """Kill the process with SIGKILL; its folder stays."""
         process = self._running()
         process.kill()
         process.wait()
@@ -109,7 +109,7 @@ class Server:
         self._process = None
 
     def shut_down(self) -> None:
-        """End the process as an operator does, by SIGTERM; its folder stays."""
+        """End the process by SIGTERM; its folder stays."""
         process = self._running()
         process.terminate()
         process.wait()
@@ -123,11 +123,11 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """Stop the process from running, as a stalled machine would; its socket stays open."""
+        """Send SIGSTOP, like a stalled machine; its socket stays open."""
         self._running().send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused process run on."""
+        """Send SIGCONT."""
         self._running().send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
@@ -202,7 +202,7 @@ def _free_port() -> int:
 
 
 class RawClient:
-    """A plain blocking client that has nothing of ours in it: it sees what is really there."""
+    """A plain blocking redis-py client: it uses none of the product's code."""
 
     def __init__(self, socket: Path) -> None:
         self._client = redis.Redis(unix_socket_path=str(socket))
@@ -219,7 +219,7 @@ class RawClient:
         return list(pipeline.execute()) if commands else []
 
     def names(self, pattern: str) -> list[str]:
-        """Return the keys whose names fit a pattern, sorted."""
+        """Return the keys whose names match a pattern, sorted."""
         return sorted(name.decode() for name in self._client.scan_iter(pattern, count=1000))
 
     def fields(self, name: str) -> dict[str, str]:

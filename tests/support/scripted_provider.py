@@ -1,24 +1,24 @@
-"""A scripted upstream of the OpenAI kind, on a real socket of 127.0.0.1.
+"""An upstream of the OpenAI kind on a real socket of 127.0.0.1, which answers as scripted.
 
-Owns `POST /v1/chat/completions`, streamed and whole, and `GET /v1/models`; answers what it is told
-to and keeps every request with the moments at which it came and at which its client went. Refuses
-to judge what it is asked: tests look at `requests`.
+Owns `POST /v1/chat/completions`, streamed and whole, and `GET /v1/models`; keeps every request with
+the times at which it came and at which its client disconnected. Checks nothing: tests read
+`requests`.
 
-What to answer is asked of, in this order: `script` (answers for the requests to come, each used
-once), `answer` (a callable), and the words of the last user message: `Hello [tokens=20 gap=0.05]`
-is answered with twenty tokens, 50 ms apart. Without words in brackets the answer is `You said: `
-and the message.
+The answer comes from, in this order: `script` (answers for the next requests, each used once),
+`answer` (a callable), and the bracketed words of the last user message: `Hi [tokens=20 gap=0.05]`
+is answered with twenty tokens, 50 ms apart. Without brackets the answer is `You said: ` and the
+message.
 
-    tokens=N       this many words of filling     status=N        this status, with an error body
+    tokens=N       N words                        status=N        this status, with an error body
     first=S        seconds before the first       code=WORD       the error's code
     gap=S          seconds between two            retry-after=S   this header
-    cut=N          end the line after N bytes     error-after=N   an error event after N tokens
+    cut=N          close after N bytes            error-after=N   an error event after N tokens
     huge=N         one line of N bytes            malformed       events that are not JSON
-    empty          no content at all              no-usage        no usage, as some servers do
-    think=N        so many words of reasoning before the answer
+    empty          no content at all              no-usage        no token counts
+    think=N        N words of reasoning before the answer
 
-DESIGN. A bare protocol on httptools, because benches count its CPU time against ours: an answer
-without gaps leaves in one write.
+DESIGN. A bare protocol on httptools, because benches count its CPU time against the product's: an
+answer without gaps is sent in one write.
 """
 
 import asyncio
@@ -70,8 +70,8 @@ class ScriptedProvider:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        # A fleet that comes back calls all at once, and whom the kernel turns away knocks a second
-        # later, then three, then seven.
+        # A fleet that reconnects calls all at once; a SYN that the kernel drops is sent again only
+        # after one, three and seven seconds.
         self._server = await loop.create_server(
             lambda: _Connection(self), "127.0.0.1", self._port, backlog=_BACKLOG
         )
@@ -92,22 +92,22 @@ class ScriptedProvider:
         await asyncio.sleep(0)
 
     def choose(self, request: Request) -> ScriptedAnswer:
-        """Keep the request and return what to answer it."""
+        """Keep the request and return its answer."""
         if self.keeps_requests:
             self.requests.append(request)
         return self.script.popleft() if self.script else self.answer(request)
 
     def opened(self, connection: "_Connection") -> None:
-        """Count a client."""
+        """Add a connection."""
         self._connections.add(connection)
 
     def closed(self, connection: "_Connection") -> None:
-        """Count a client out."""
+        """Remove a connection."""
         self._connections.discard(connection)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: requests one after the other, each answered by a task."""
+    """One connection: its requests in turn, each answered by a task."""
 
     def __init__(self, provider: ScriptedProvider) -> None:
         self._provider = provider
@@ -156,7 +156,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # What httptools calls, by its own names.
+    # Called by httptools, under its names.
     def on_message_begin(self) -> None:
         self._url, self._headers = b"", {}
         self._body.clear()
@@ -238,7 +238,7 @@ class _Connection(asyncio.Protocol):
         )
 
     def _write(self, data: bytes) -> None:
-        """Write, as far as the answer's `cut_bytes` goes; then the line is cut."""
+        """Write; at the answer's `cut_bytes` the connection is closed."""
         if self._transport is None or self._transport.is_closing():
             return
         if self._budget_bytes is not None and self._sent_bytes + len(data) > self._budget_bytes:
@@ -262,6 +262,5 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    # For benches that want it in a process of its own; it prints its URL and stays until it is
-    # killed.
+    # For benches that need it as a process of its own: it prints its URL and runs until killed.
     asyncio.run(_serve())

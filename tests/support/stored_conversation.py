@@ -1,6 +1,6 @@
-"""Conversations with long messages, written as `accept` and `settle` leave them.
+"""Writes long conversations into Redis as `accept` and `settle` leave them.
 
-No scripted model says that much, and a message of that length takes no model's window.
+A scripted model does not write that much, and no model's context window takes such a message.
 """
 
 from shared.redis import keys
@@ -12,9 +12,9 @@ from tests.support.system import System
 async def conversation(
     system: System, api: ApiClient, texts: list[str], *, account: str = "one"
 ) -> str:
-    """Begin a conversation with "hi", which was cancelled, and add a turn for each text.
+    """Start a conversation with a cancelled "hi", and add a turn for each text.
 
-    The text is what both said. Return the session's id.
+    The text is both the user's message and the answer. Return the session's id.
     """
     receipt = await api.submit("hi")
     await api.post(receipt["cancel_url"])

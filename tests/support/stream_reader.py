@@ -1,7 +1,7 @@
-"""A program that follows a generation: server-sent events, read as their specification says.
+"""Follows a generation: reads server-sent events as their specification says.
 
-Owns the rules by which a follower arrives at an answer (`text_of`). Refuses to know how events are
-made: what it hears it takes apart, and what is no event in their form fails the test.
+Owns the rules by which a client assembles the text of an answer (`text_of`). Knows nothing of how
+events are written: a line that is no valid event fails the test.
 """
 
 import json
@@ -17,7 +17,7 @@ ENDS: Final = frozenset({"completed", "failed", "cancelled"})
 
 
 class ReceivedEvent(NamedTuple):
-    """One event: its id, its name, and what it says."""
+    """One event: its id, its name and its data."""
 
     id: str
     name: str
@@ -25,7 +25,7 @@ class ReceivedEvent(NamedTuple):
 
 
 class Follower:
-    """One stream being read. `comments` are the lines that are no events."""
+    """One open stream. `comments` are the lines that start with a colon."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.answer = answer
@@ -34,7 +34,7 @@ class Follower:
         self._lines = answer.aiter_lines()
 
     async def next(self) -> ReceivedEvent | None:
-        """Return the next event, or None at the end of the answer."""
+        """Return the next event, or None at the end of the stream."""
         lines: list[str] = []
         async for line in self._lines:
             if line:
@@ -57,14 +57,14 @@ class Follower:
         raise AssertionError(f"{name} did not come: {self.received}")
 
     async def rest(self) -> list[ReceivedEvent]:
-        """Read to the end of the answer; return all that was heard."""
+        """Read to the end of the stream; return all events."""
         while await self.next() is not None:
             pass
         return self.received
 
 
 def _parse_event(lines: list[str]) -> ReceivedEvent | None:
-    """Take an event apart; None if it is nothing but comments."""
+    """Parse the lines of one event; None if they are comments only."""
     fields = dict[str, str]()
     for line in lines:
         if not line.startswith(":"):
@@ -80,7 +80,7 @@ def _parse_event(lines: list[str]) -> ReceivedEvent | None:
 
 
 def read_events(raw: bytes) -> list[ReceivedEvent]:
-    """Return the events that are whole in what was read; what was cut off is dropped."""
+    """Return the complete events of what was read; an incomplete last one is dropped."""
     blocks = raw.split(b"\n\n")[:-1]
     found = [_parse_event(block.decode().split("\n")) for block in blocks]
     return [received for received in found if received is not None]
@@ -90,7 +90,7 @@ def read_events(raw: bytes) -> list[ReceivedEvent]:
 async def following(
     customer: ApiClient, path: str, *, after: str | None = None, url: str = ""
 ) -> AsyncIterator[Follower]:
-    """Yield the stream at a path, which must be one; from another front where a URL is given."""
+    """Yield the stream at a path, from the front at `url` if given; no stream fails the test."""
     async with _listening(customer, after, url) as http, http.stream("GET", path) as answer:
         yield await _stream_of(answer)
 
@@ -99,7 +99,7 @@ async def following(
 async def posting(
     customer: ApiClient, path: str, asked: Json, *, after: str | None = None, url: str = ""
 ) -> AsyncIterator[Follower]:
-    """Yield the stream that a POST is answered with, as `following` does."""
+    """Yield the stream that answers a POST, as `following` does."""
     async with (
         _listening(customer, after, url) as http,
         http.stream("POST", path, json=asked) as answer,
@@ -125,7 +125,7 @@ async def _stream_of(answer: httpx.Response) -> Follower:
 
 
 def text_of(received: Iterable[ReceivedEvent]) -> str:
-    """Return the text that a follower has in the end."""
+    """Return the text that a client has after these events."""
     text = ""
     for _, name, payload in received:
         if name == "delta":

@@ -1,13 +1,12 @@
-"""A whole system: fronts and workers inside the test's own loop, or as processes, and accounts.
+"""A whole system: fronts and workers inside the test's own loop or as processes, and accounts.
 
-Owns what most tests of the front stand on: a catalogue over the scripted upstream, settings whose
-patience suits a test, a clock that can be turned, and the order in which all of it ends. What the
-system logs is kept in `lines`; a line at which an operator would look up fails the test, unless the
-test says that it expects it.
+Owns a catalogue over the scripted upstream, settings with short times, a clock that a test can
+advance, and the order in which all of it ends. Log lines are kept in `lines`; a warning or error
+fails the test unless its event is in `expected`.
 
-DESIGN. In the test's own loop a front is made of the same parts as in production (the application,
-the edge, uvicorn), but for uvicorn's loop of 0.1 s ticks and its signal handlers; a worker is the
-whole of it. Both are real processes where a test wants to kill one.
+DESIGN. In the test's own loop a front consists of the same parts as in production (the application,
+the HTTP protocol, uvicorn), except for uvicorn's loop of 0.1 s ticks and its signal handlers; a
+worker is the whole worker. A test that kills one starts it as a process.
 """
 
 import asyncio
@@ -22,7 +21,6 @@ import msgspec
 import pytest
 import uvicorn
 from structlog.testing import capture_logs
-from typing_extensions import override
 
 from api.app import build
 from api.server.protocol import protocol
@@ -43,32 +41,14 @@ from shared.tiers import TierName
 from shared.wire.account import DEFAULT_SCOPES, MICROCREDITS_PER_CREDIT, Account, Scope
 from tests.support import api_client, processes, waiting
 from tests.support.api_client import ApiClient
+from tests.support.clocks import AdjustableClock
 from tests.support.processes import Process
 from tests.support.scripted_provider import ScriptedProvider
 from worker.consumer.arq_worker import PolluxWorker
 
-# What a program takes to start on a machine that is busy with other tests.
+# How long a program may take to start on a machine that is busy with other tests.
 _START_SECONDS: Final = 30.0
 _LOUD: Final = ("warning", "error", "critical")
-
-
-class AdjustableClock(SystemClock):
-    """The machine's own time, and what a test has turned it by."""
-
-    def __init__(self) -> None:
-        self._turned_seconds = 0.0
-
-    def advance(self, seconds: float) -> None:
-        """Let so much time pass at once, for all who ask this clock."""
-        self._turned_seconds += seconds
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + int(self._turned_seconds * 1000)
-
-    @override
-    def monotonic(self) -> float:
-        return super().monotonic() + self._turned_seconds
 
 
 def catalogue(provider_url: str) -> dict[str, Any]:
@@ -116,13 +96,13 @@ def catalogue(provider_url: str) -> dict[str, Any]:
 
 
 class System:
-    """One deployment. An asynchronous context manager: leaving it ends all that it started."""
+    """One deployment. An asynchronous context manager: leaving it ends everything it started."""
 
     def __init__(self, redis: RedisSettings, provider: ScriptedProvider, folder: Path) -> None:
         self.provider = provider
         self.clock = AdjustableClock()
         self.lines: list[Any] = []
-        # A provider that a script makes fail may leave these lines, as it should.
+        # Lines that a provider which fails by script causes.
         self.expected: set[str] = {"breaker opened", "provider throttled", "dead letter"}
         self.url = ""
         self.settings = Settings(
@@ -159,19 +139,19 @@ class System:
         assert not unexpected, unexpected
 
     def change(self, section: str, **fields: object) -> None:
-        """Change settings for what is started from now on: `change("api", wait_seconds_max=1)`."""
+        """Change settings of what is started later: `change("api", wait_seconds_max=1)`."""
         changed = msgspec.structs.replace(getattr(self.settings, section), **fields)
         self.settings = msgspec.structs.replace(self.settings, **{section: changed})
 
     def change_tier(self, name: TierName, **fields: object) -> None:
-        """Change what accounts of a tier may do: `change_tier("free", waits_max=1)`."""
+        """Change the limits of a tier: `change_tier("free", waits_max=1)`."""
         tier = msgspec.structs.replace(self.settings.limits.of(name), **fields)
         self.change("limits", **{name: tier})
 
     # Fronts and workers in this loop
 
     async def front(self, clock: Clock | None = None) -> str:
-        """Start a front and return its URL; the first is the one that customers call."""
+        """Start a front and return its URL; clients call the first one."""
         own_stack = AsyncExitStack()
         serving = _running_front(self.settings, clock or self.clock, _listener())
         url = await own_stack.enter_async_context(serving)
@@ -181,7 +161,7 @@ class System:
         return url
 
     async def front_with_admin_port(self) -> str:
-        """Start a front that operators have a door to, and return the URL of that door."""
+        """Start a front with an admin port, and return the URL of that port."""
         own_stack, admin_listener = AsyncExitStack(), _listener()
         serving = _running_front(self.settings, self.clock, _listener(), admin_listener)
         self.url = await own_stack.enter_async_context(serving)
@@ -190,7 +170,7 @@ class System:
         return _url(admin_listener)
 
     async def stop_front(self, url: str) -> None:
-        """Let a front go, as on SIGTERM."""
+        """Shut a front down, as on SIGTERM."""
         await self._fronts[url].aclose()
 
     async def worker(self) -> PolluxWorker:
@@ -203,13 +183,13 @@ class System:
         return worker
 
     async def stop(self, worker: PolluxWorker) -> None:
-        """Let a worker go, as on SIGTERM."""
+        """Shut a worker down, as on SIGTERM."""
         await self._workers[worker.id].aclose()
 
     # Fronts and workers as processes
 
     async def spawn_front(self, *words: str) -> Process:
-        """Start a front as a process, with more words if given, and return once it is ready."""
+        """Start a front as a process, with further arguments, and return once it is ready."""
         port = processes.free_port()
         spawned = self._spawn("api", "--port", str(port), *words)
         self.url = f"http://127.0.0.1:{port}"
@@ -235,12 +215,12 @@ class System:
         environment = processes.environment(self.settings, self._folder)
         return self._stack.enter_context(Process(list(words), environment, log))
 
-    # Accounts and their programs
+    # Accounts and their clients
 
     async def account(
         self, name: str = "one", *, tier: TierName = "enterprise", funds: float = 1000.0
     ) -> Account:
-        """Open an account with credits; one that is there is returned as it is."""
+        """Create an account with credits, or return the existing one unchanged."""
         known = await self.accounts.find(name)
         if known is not None:
             return known
@@ -256,7 +236,7 @@ class System:
         scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
         expires_ms: int | None = None,
     ) -> NewKey:
-        """Make a key."""
+        """Create an API key."""
         owner = account or await self.account()
         return await self.accounts.create_key(owner, scopes, expires_ms=expires_ms)
 
@@ -268,18 +248,18 @@ class System:
         funds: float = 1000.0,
         scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
     ) -> ApiClient:
-        """Return a program that has a key of its own for the account."""
+        """Return a client with a new key of the account."""
         account = await self.account(name, tier=tier, funds=funds)
         return await self.caller({"x-api-key": (await self.key(account, scopes=scopes)).key})
 
     async def caller(self, headers: dict[str, str], url: str | None = None) -> ApiClient:
-        """Return a program that sends these headers with everything, to the front or that URL."""
+        """Return a client that sends these headers with each request, to the front or that URL."""
         connected = api_client.connected(url or self.url, headers)
         return await self._stack.enter_async_context(connected)
 
 
 def _listener() -> socket.socket:
-    # asyncio turns Nagle's delays off only where the protocol is named.
+    # asyncio sets TCP_NODELAY only on sockets whose protocol is given.
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     return listener
@@ -310,7 +290,7 @@ async def _running_front(
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
-        # The first tick sets the fields of every answer, as Date.
+        # The first tick sets default headers such as Date.
         await server.on_tick(0)
         await server.startup(
             sockets=[each for each in (listener, admin_listener) if each is not None]
@@ -359,7 +339,7 @@ def _logs() -> Iterator[list[Any]]:
 async def system(
     redis_settings: RedisSettings, provider: ScriptedProvider, tmp_path: Path
 ) -> AsyncIterator[System]:
-    """Return a deployment on the shared server in which nothing runs yet."""
+    """Return a deployment on the shared server; nothing runs yet."""
     async with System(redis_settings, provider, tmp_path) as deployment:
         yield deployment
 
@@ -368,14 +348,14 @@ async def system(
 async def own_system(
     own_settings: RedisSettings, provider: ScriptedProvider, tmp_path: Path
 ) -> AsyncIterator[System]:
-    """Return a deployment on a server of the test's own, to be killed and paused."""
+    """Return a deployment on a server of the test's own, which it may kill and pause."""
     async with System(own_settings, provider, tmp_path) as deployment:
         yield deployment
 
 
 @pytest.fixture
 async def api(system: System) -> ApiClient:
-    """Return a customer of a running front; nobody answers unless the test has a worker."""
+    """Return a client of a running front; without a worker nothing is answered."""
     await system.front()
     return await system.customer()
 
@@ -388,6 +368,6 @@ async def worker(system: System) -> PolluxWorker:
 
 @pytest.fixture
 async def other(api: ApiClient, system: System) -> ApiClient:
-    """Return a customer of another account."""
+    """Return a client of another account."""
     assert api
     return await system.customer("two")

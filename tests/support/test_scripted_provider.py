@@ -1,4 +1,4 @@
-"""The scripted upstream itself: other tests rely on it, so it is tried with the client they use."""
+"""The scripted upstream itself, called by an HTTP client: other tests rely on it."""
 
 import asyncio
 import json

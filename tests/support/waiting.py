@@ -1,7 +1,7 @@
-"""Waiting for a condition, with a bound: the one place in the tests that may look again and again.
+"""Waits for a condition, with a time limit: the only place in the tests that polls and sleeps.
 
-Owns the pause between two looks. Refuses to wait for a time to pass: a test that needs one turns a
-clock.
+Owns the pause between two checks. Does not wait for a time to pass: a test that needs that advances
+a clock.
 """
 
 import asyncio
@@ -43,5 +43,5 @@ def until_now(condition: Callable[[], T], seconds: float = 10.0, *, what: str = 
 
 def _check_deadline(deadline: float, what: str, seen: object) -> None:
     if time.monotonic() > deadline:
-        message = f"waited in vain for {what or 'a condition'}; last seen: {seen!r}"
+        message = f"timed out waiting for {what or 'a condition'}; last seen: {seen!r}"
         raise AssertionError(message)

@@ -1,21 +1,8 @@
 """Pictures of put-off turns: held for the next attempt, within a limit, not for ever."""
 
-from typing_extensions import override
-
-from shared.clock import SystemClock
+from tests.support.clocks import ManualClock
 from worker.fetching.image_cache import ImageCache, Images
 from worker.providers.contract import Image
-
-
-class Turned(SystemClock):
-    """A clock that the test turns."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    @override
-    def monotonic(self) -> float:
-        return self.now
 
 
 def _images(size: int) -> Images:
@@ -23,7 +10,7 @@ def _images(size: int) -> Images:
 
 
 def test_what_is_held_is_there_once_and_for_its_own_turn() -> None:
-    pictures = ImageCache(Turned())
+    pictures = ImageCache(ManualClock())
     pictures.keep("ann", "1", _images(10))
     assert pictures.take("ann", "2") is None
     assert pictures.take("bob", "1") is None
@@ -32,13 +19,13 @@ def test_what_is_held_is_there_once_and_for_its_own_turn() -> None:
 
 
 def test_a_turn_without_pictures_is_not_held() -> None:
-    pictures = ImageCache(Turned())
+    pictures = ImageCache(ManualClock())
     pictures.keep("ann", "1", ())
     assert pictures.take("ann", "1") is None
 
 
 def test_beyond_the_limit_who_holds_most_loses_the_oldest() -> None:
-    pictures = ImageCache(Turned(), bytes_max=100)
+    pictures = ImageCache(ManualClock(), bytes_max=100)
     pictures.keep("bob", "0", _images(20))
     for number in range(1, 10):
         pictures.keep("ann", str(number), _images(20))
@@ -48,13 +35,13 @@ def test_beyond_the_limit_who_holds_most_loses_the_oldest() -> None:
 
 
 def test_more_than_the_limit_is_not_held_at_all() -> None:
-    pictures = ImageCache(Turned(), bytes_max=100)
+    pictures = ImageCache(ManualClock(), bytes_max=100)
     pictures.keep("ann", "1", _images(101))
     assert pictures.take("ann", "1") is None
 
 
 def test_what_nobody_comes_back_for_is_dropped() -> None:
-    clock = Turned()
+    clock = ManualClock()
     pictures = ImageCache(clock)
     pictures.keep("ann", "1", _images(10))
     clock.now = 899

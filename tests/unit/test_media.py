@@ -14,7 +14,7 @@ from shared.media.files import MediaFiles
 from shared.media.formats import JPEG, PNG, WAV
 from shared.media.url_signing import UrlSigner
 from shared.wire.message import Media
-from tests.support.system import AdjustableClock
+from tests.support.clocks import AdjustableClock
 
 _PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 _DAY = 86_400

@@ -11,19 +11,20 @@ from shared.errors import Code, RefusedError
 from shared.settings import Settings
 from shared.tiers import LimitSettings, Tier
 from shared.wire.account import Account
-from tests.unit.test_rate_limits import Clock, seconds
+from tests.support.clocks import ManualClock
+from tests.unit.test_rate_limits import seconds
 
 ANN = Account(id="ann", partition=0, created=0, tier="free")
 BOB = Account(id="bob", partition=0, created=0, tier="free")
 
 
-def _places(clock: Clock, most: int) -> OpenWaits:
+def _places(clock: ManualClock, most: int) -> OpenWaits:
     tier = Tier(submissions_per_minute=1, waits_max=most)
     return OpenWaits(allowances(Settings(limits=LimitSettings(free=tier))), 45.0, clock)
 
 
 def test_an_account_has_so_many_places_and_gives_them_back() -> None:
-    clock = Clock()
+    clock = ManualClock(100.0)
     places = _places(clock, 2)
     with places.hold(ANN, _never), places.hold(ANN, _never):
         with pytest.raises(RefusedError) as caught, places.hold(ANN, _never):
@@ -38,7 +39,7 @@ def test_an_account_has_so_many_places_and_gives_them_back() -> None:
 
 
 def test_the_oldest_place_goes_to_who_comes_when_told() -> None:
-    clock = Clock()
+    clock = ManualClock(100.0)
     places, ended = _places(clock, 2), list[str]()
     with ExitStack() as held:
         held.enter_context(places.hold(ANN, lambda: ended.append("first")))
@@ -59,7 +60,7 @@ def test_the_oldest_place_goes_to_who_comes_when_told() -> None:
 
 
 def test_without_any_place_everybody_is_refused() -> None:
-    places = _places(Clock(), 0)
+    places = _places(ManualClock(100.0), 0)
     with pytest.raises(RefusedError), places.hold(ANN, _never):
         pass
 
@@ -68,7 +69,7 @@ def test_without_any_place_everybody_is_refused() -> None:
 def test_there_are_never_more_than_there_may_be(
     most: int, course: list[tuple[bool, float]]
 ) -> None:
-    clock = Clock()
+    clock = ManualClock(100.0)
     places = _places(clock, most)
     open_: list[ExitStack] = []
     for is_leaving, pause in course:

@@ -1,24 +1,13 @@
 """Permits: whose they are, and when they go back."""
 
-from typing_extensions import override
-
-from shared.clock import SystemClock
+from tests.support.clocks import ManualClock
 from worker.resilience.permits import UNUSED_SECONDS, Permit, Permits
 
 _ONE, _TWO = (Permit("p", "interactive", name, 0) for name in ("one", "two"))
 
 
-class _Clock(SystemClock):
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    @override
-    def monotonic(self) -> float:
-        return self.now
-
-
 def test_a_permit_is_used_by_the_turn_that_was_claimed_with_it_only() -> None:
-    permits = Permits(_Clock())
+    permits = Permits(ManualClock(100.0))
     permits.add(_ONE)
     permits.assign("p", "interactive", "a")
     permits.assign("p", "interactive", "b")
@@ -32,7 +21,7 @@ def test_a_permit_is_used_by_the_turn_that_was_claimed_with_it_only() -> None:
 
 
 def test_a_permit_that_its_turn_leaves_is_dropped_once() -> None:
-    permits = Permits(_Clock())
+    permits = Permits(ManualClock(100.0))
     permits.add(_ONE)
     permits.assign("p", "interactive", "a")
     assert permits.drop("b") == []
@@ -42,7 +31,7 @@ def test_a_permit_that_its_turn_leaves_is_dropped_once() -> None:
 
 
 def test_what_was_not_used_in_time_goes_back() -> None:
-    clock = _Clock()
+    clock = ManualClock(100.0)
     permits = Permits(clock)
     permits.add(_ONE)
     permits.assign("p", "interactive", "a")

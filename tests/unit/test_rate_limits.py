@@ -5,36 +5,24 @@ from typing import Final
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from typing_extensions import override
 
 from api.guards.rate_limits import Allowance, RateLimits
 from shared import ids
-from shared.clock import SystemClock
 from shared.errors import Code, RefusedError, RequestError
 from shared.redis.functions import Rate
 from shared.settings import ApiSettings, Settings
 from shared.tiers import LimitSettings, Tier, TierName
 from shared.wire.account import Account
+from tests.support.clocks import ManualClock
 
 WRONG: Final = RequestError("no", Code.INVALID_FIELDS)
-
-
-class Clock(SystemClock):
-    """Time that stands."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    @override
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Requests:
     """One account's requests; each method returns how long it was told to wait, 0 if served."""
 
     def __init__(self, settings: Settings | None = None, tier: TierName = "free") -> None:
-        self.clock = Clock()
+        self.clock = ManualClock(100.0)
         self.limits = RateLimits(settings or Settings(), self.clock)
         self.account = Account(id="ann", partition=0, created=0, tier=tier)
         self.unfinished = 7

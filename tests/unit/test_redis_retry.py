@@ -3,27 +3,15 @@
 from typing import Any
 
 from structlog.testing import capture_logs
-from typing_extensions import override
 
-from shared.clock import SystemClock
 from shared.errors import UnavailableError
+from tests.support.clocks import ManualClock
 from worker.redis_retry import retry_until_answered
-
-
-class _Clock(SystemClock):
-    """Time that passes as soon as somebody waits for it; `slept` are the seconds of each wait."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    @override
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
 
 
 async def _insist(unanswered: int) -> tuple[str, list[float], list[Any]]:
     """Say something that so many times nobody answers."""
-    clock, times = _Clock(), 0
+    clock, times = ManualClock(), 0
 
     async def say() -> str:
         nonlocal times

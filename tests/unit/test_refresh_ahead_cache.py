@@ -7,7 +7,7 @@ import pytest
 
 from api.refresh_ahead_cache import RefreshAheadCache
 from shared.errors import UnavailableError
-from tests.support.system import AdjustableClock
+from tests.support.clocks import AdjustableClock
 
 
 class Source:

@@ -4,24 +4,11 @@ from typing import Final
 
 import pytest
 
+from tests.support.clocks import ManualClock
 from worker.providers.rate_limit_headers import Limit, may_run_out
 from worker.resilience.remaining_calls import PAUSE_SECONDS_MAX, RemainingCalls
 
 _CIRCUIT: Final = "scripted/alpha/open"
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.at = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.at
-
-    def now_ms(self) -> int:
-        return int(self.at * 1000)
-
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError(seconds)
 
 
 def _answered(remaining: RemainingCalls, limit: Limit, *, live_workers: int = 1) -> bool:
@@ -30,23 +17,23 @@ def _answered(remaining: RemainingCalls, limit: Limit, *, live_workers: int = 1)
 
 
 def test_nothing_is_paused_while_calls_are_left() -> None:
-    remaining = RemainingCalls(_Clock())
+    remaining = RemainingCalls(ManualClock(1_000.0))
     for left in range(9, 0, -1):
         assert not _answered(remaining, Limit(10, left, 9.0))
         assert remaining.pause_seconds(_CIRCUIT) is None
 
 
 def test_last_call_pauses_until_the_limit_is_whole_again_and_is_told_once() -> None:
-    clock = _Clock()
+    clock = ManualClock(1_000.0)
     remaining = RemainingCalls(clock)
     _answered(remaining, Limit(10, 0, 9.0))
-    clock.at += 2
+    clock.now += 2
     assert remaining.pause_seconds(_CIRCUIT) == pytest.approx(7.0)
     assert remaining.pause_seconds(_CIRCUIT) is None
 
 
 def test_calls_that_left_since_are_taken_off() -> None:
-    remaining = RemainingCalls(_Clock())
+    remaining = RemainingCalls(ManualClock(1_000.0))
     _answered(remaining, Limit(10, 2, 9.0))
     for _ in range(2):
         assert remaining.pause_seconds(_CIRCUIT, is_calling=True) is None
@@ -56,7 +43,7 @@ def test_calls_that_left_since_are_taken_off() -> None:
 
 
 def test_two_workers_share_what_is_left_of_a_small_limit() -> None:
-    remaining = RemainingCalls(_Clock())
+    remaining = RemainingCalls(ManualClock(1_000.0))
     _answered(remaining, Limit(10, 3, 9.0), live_workers=2)
     assert remaining.pause_seconds(_CIRCUIT, 2, is_calling=True) is None
     remaining.note_sent(_CIRCUIT)
@@ -64,7 +51,7 @@ def test_two_workers_share_what_is_left_of_a_small_limit() -> None:
 
 
 def test_other_workers_are_reckoned_with_only_where_little_is_left() -> None:
-    remaining = RemainingCalls(_Clock())
+    remaining = RemainingCalls(ManualClock(1_000.0))
     _answered(remaining, Limit(1_000, 500, 60.0))
     for _ in range(20):
         remaining.note_sent(_CIRCUIT)
@@ -88,56 +75,56 @@ def test_other_workers_are_reckoned_with_only_where_little_is_left() -> None:
     ],
 )
 def test_what_makes_no_sense_pauses_nobody(limit: Limit) -> None:
-    remaining = RemainingCalls(_Clock())
+    remaining = RemainingCalls(ManualClock(1_000.0))
     _answered(remaining, limit)
     assert remaining.pause_seconds(_CIRCUIT) is None
 
 
 def test_reset_in_ten_hours_pauses_for_a_minute_at_most() -> None:
-    remaining = RemainingCalls(_Clock())
+    remaining = RemainingCalls(ManualClock(1_000.0))
     _answered(remaining, Limit(10, 0, 36_000.0))
     assert remaining.pause_seconds(_CIRCUIT) == PAUSE_SECONDS_MAX
 
 
 def test_what_was_told_ends_with_its_window() -> None:
-    clock = _Clock()
+    clock = ManualClock(1_000.0)
     remaining = RemainingCalls(clock)
     _answered(remaining, Limit(10, 1, 9.0))
-    clock.at += 9.1
+    clock.now += 9.1
     remaining.note_sent(_CIRCUIT)
     assert remaining.pause_seconds(_CIRCUIT) is None
 
 
 @pytest.mark.parametrize("limit", [10, None])
 def test_provider_that_always_tells_none_left_is_believed_once(limit: int | None) -> None:
-    clock = _Clock()
+    clock = ManualClock(1_000.0)
     remaining = RemainingCalls(clock)
     assert not _answered(remaining, Limit(limit, 0, 36_000.0))
     assert remaining.pause_seconds(_CIRCUIT) is not None
-    clock.at += PAUSE_SECONDS_MAX + 0.1
+    clock.now += PAUSE_SECONDS_MAX + 0.1
     assert _answered(remaining, Limit(limit, 0, 36_000.0))
     for _ in range(10):
         assert not _answered(remaining, Limit(limit, 0, 36_000.0))
         assert remaining.pause_seconds(_CIRCUIT) is None
     # In ten minutes it may have been mended.
-    clock.at += 600
+    clock.now += 600
     _answered(remaining, Limit(limit, 0, 5.0))
     assert remaining.pause_seconds(_CIRCUIT) == pytest.approx(5.0)
 
 
 def test_small_limit_that_is_used_up_again_is_no_contradiction() -> None:
-    clock = _Clock()
+    clock = ManualClock(1_000.0)
     remaining = RemainingCalls(clock)
     _answered(remaining, Limit(2, 0, 5.0), live_workers=2)
     assert remaining.pause_seconds(_CIRCUIT) == pytest.approx(5.0)
-    clock.at += 5.1
+    clock.now += 5.1
     # The other worker's call was the first of the two.
     assert not _answered(remaining, Limit(2, 0, 5.0), live_workers=2)
     assert remaining.pause_seconds(_CIRCUIT) == pytest.approx(5.0)
 
 
 def test_circuits_are_apart() -> None:
-    remaining = RemainingCalls(_Clock())
+    remaining = RemainingCalls(ManualClock(1_000.0))
     _answered(remaining, Limit(10, 0, 9.0))
     assert remaining.pause_seconds("scripted/beta/open") is None
 

@@ -7,7 +7,7 @@ from api.guards.revocations import OpenKeyUse, Revocations
 from shared.errors import Code, RequestError, UnavailableError
 from shared.stores.accounts import Accounts
 from shared.wire.account import ApiKey
-from tests.support.system import AdjustableClock
+from tests.support.clocks import AdjustableClock
 
 
 class Records:

@@ -7,12 +7,11 @@ from typing import Final
 
 import pytest
 from structlog.testing import capture_logs
-from typing_extensions import override
 
-from shared.clock import SystemClock
 from shared.egress import Address
 from shared.errors import EgressError
 from shared.settings import EgressSettings
+from tests.support.clocks import ManualClock
 from tests.worker.name_server import ALIAS, NameServer
 from tests.worker.providers.upstream import Upstream
 from tests.worker.url_fetching import (
@@ -36,21 +35,6 @@ async def server() -> AsyncIterator[Upstream]:
         yield listening
 
 
-class Turned(SystemClock):
-    """A clock that only its sleepers turn."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    @override
-    def monotonic(self) -> float:
-        return self.now
-
-    @override
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.mark.parametrize("location", [None, "http://inside.example/"], ids=["url", "redirect"])
 async def test_nobody_learns_whether_a_name_is_private_or_unknown(
     server: Upstream, location: str | None
@@ -61,12 +45,12 @@ async def test_nobody_learns_whether_a_name_is_private_or_unknown(
     url = f"http://127.0.0.1:{server.port}/" if location else "http://inside.example/"
     told = []
     for taken, answer in ((0.0, ["10.0.0.1"]), (0.3, []), (0.6, ["1.1.1.1", "10.0.0.1"])):
-        clock, names = Turned(), Names(answer)
+        clock, names = ManualClock(), Names(answer)
 
         async def slow(
             name: str,
             account: str,
-            clock: Turned = clock,
+            clock: ManualClock = clock,
             names: Names = names,
             taken: float = taken,
         ) -> list[Address]:

@@ -8,6 +8,7 @@ from typing import Final
 import httpx
 import pytest
 
+from tests.support.clocks import ManualClock
 from tests.worker.providers.calls import REQUEST, Call
 from tests.worker.providers.upstream import whole
 from worker.providers.failures import FailureTranslator, UpstreamRefusalError
@@ -19,21 +20,10 @@ _SOON: Final = _DAY + timedelta(seconds=40)
 _PAST: Final = _DAY - timedelta(hours=1)
 
 
-class _Clock:
-    def now_ms(self) -> int:
-        return int(_NOW * 1000)
-
-    def monotonic(self) -> float:
-        return 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError(seconds)
-
-
 def _refused(headers: dict[str, str], said: object = None, status: int = 429) -> float | None:
     response = httpx.Response(status, headers=headers)
     body = json.dumps(said if said is not None else {}).encode()
-    return FailureTranslator("up", _Clock()).refusal(response, body).retry_after_seconds
+    return FailureTranslator("up", ManualClock(_NOW)).refusal(response, body).retry_after_seconds
 
 
 @pytest.mark.parametrize(
