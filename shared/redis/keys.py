@@ -72,11 +72,15 @@ class SystemKey(Key):
 GENERATION: Final = Key(
     "generation:<account>:<id>", holds="hash: stage, counters, times", end="ttl"
 )
-SUBMISSION: Final = Key("submission:<account>:<id>", holds="what was asked, msgpack", end="deleted")
+SUBMISSION: Final = Key(
+    "submission:<account>:<id>", holds="what the caller asked for, msgpack", end="deleted"
+)
 TEXT: Final = Key("text:<account>:<id>", holds="the answer so far", end="deleted")
 EVENTS: Final = Key("events:<account>:<id>", holds="stream: its events by EPOCH-SEQ", end="ttl")
 IDEMPOTENCY: Final = Key(
-    "idempotency:<account>:<hash>", holds="hash: fingerprint and receipt", end="ttl"
+    "idempotency:<account>:<hash>",
+    holds="hash: fingerprint, and the ids of the first reply",
+    end="ttl",
 )
 
 # One session and its messages.
@@ -115,19 +119,19 @@ READY: Final = Key(
     "ready:<account>:<lane>", holds="zset: heads of free sessions by number", end="deleted"
 )
 LANE: Final = Key(
-    "lane:<lane>", holds="zset: accounts with ready work by virtual time", end="deleted"
+    "lane:<lane>", holds="zset: accounts with ready turns by virtual time", end="deleted"
 )
 CLOCKS: Final = Key(
     "clocks", holds="hash: each lane's virtual time, the last accept number", end="permanent"
 )
 LEASES: Final = Key("leases", holds="zset: running generations by lease end", end="deleted")
 CLAIMING_WORKERS: Final = Key(
-    "holders", holds="zset: workers that claimed, by when they fell silent", end="permanent"
+    "holders", holds="zset: workers that claimed, by when they stopped listening", end="permanent"
 )
-WAKEUP: Final = Key("bell:<lane>", holds="list: a ring for what became ready", end="deleted")
+WAKEUP: Final = Key("bell:<lane>", holds="list: wakeups for what became ready", end="deleted")
 WAKEUP_FOR: Final = Key(
     "bell-for:<lane>:<resource>",
-    holds="list: a ring for who has what a parked turn waits for, or reads its wire",
+    holds="list: wakeups for workers with a resource, or that read a newer wire",
     end="deleted",
 )
 PARKED: Final = Key(
@@ -144,123 +148,135 @@ PARKED_QUEUES: Final = Key(
     "parked-lines", holds="set: lane and resource that turns wait for", end="deleted"
 )
 DEADLINES: Final = Key("deadlines", holds="zset: unfinished generations by deadline", end="deleted")
-DEFERRED: Final = Key("deferred", holds="zset: generations to try again, by time", end="deleted")
+DEFERRED: Final = Key(
+    "deferred", holds="zset: deferred generations by the time of the next try", end="deleted"
+)
 SUSPECTS: Final = Key(
-    "suspects", holds="zset: what waits and may have killed a worker, by number", end="deleted"
+    "suspects",
+    holds="zset: waiting generations that may have killed a worker, by number",
+    end="deleted",
 )
-DAMAGED: Final = Key(
-    "damaged", holds="zset: generations whose records were damaged, by when", end="ttl"
-)
+DAMAGED: Final = Key("damaged", holds="zset: generations with damaged records, by time", end="ttl")
 FILES_TO_DELETE: Final = Key(
-    "forgotten", holds="zset: deleted sessions whose files are to go, by when", end="deleted"
+    "forgotten",
+    holds="zset: deleted sessions whose files are to be deleted, by time",
+    end="deleted",
 )
 TURNS_TO_DELETE: Final = Key(
-    "forgetting", holds="hash: deleted sessions' last chunk of turns that is left", end="deleted"
+    "forgetting", holds="hash: deleted session to its last chunk that is left", end="deleted"
 )
 RECOUNT: Final = Key(
     "recount",
-    holds="zset: accounts whose stored bytes are to be counted, by since when",
+    holds="zset: accounts whose stored bytes are to be recounted, by time",
     end="deleted",
 )
-DEAD_LETTERS: Final = Key("dead", holds="zset: dead letters by when they died", end="permanent")
+DEAD_LETTERS: Final = Key("dead", holds="zset: dead letters by time of death", end="permanent")
 DEAD_LETTER: Final = Key(
     "dead:<account>:<id>",
-    holds="hash: a generation that failed for no fault of its caller",
+    holds="hash: a failed generation, and all that a retry needs",
     end="ttl",
 )
 QUARANTINED: Final = Key(
     "set-aside:<at>:<name>",
-    holds="what somebody else had put in the place of a key, until an operator deletes it",
+    holds="what replaced a key of ours, until an operator deletes it",
     end="permanent",
 )
-DURATIONS: Final = Key("pace:<model>", holds="list: how long its last answers took, ms", end="ttl")
+DURATIONS: Final = Key("pace:<model>", holds="list: durations of its last answers, ms", end="ttl")
 
 # The whole deployment.
 API_KEY: Final = SystemKey("key:<hash>", holds="an API key's record, msgpack", end="permanent")
 ACCOUNT: Final = SystemKey("account:<id>", holds="an account's record, msgpack", end="permanent")
 KEY_IDS: Final = SystemKey("key-ids", holds="hash: key id to key hash", end="permanent")
 ACCOUNT_KEYS: Final = SystemKey(
-    "keys:<account>", holds="zset: its API keys in force by when they were made", end="permanent"
+    "keys:<account>", holds="zset: its valid API keys by creation", end="permanent"
 )
 KEY_EXPIRIES: Final = SystemKey(
-    "key-ends:<account>", holds="zset: its API keys that expire, by when", end="deleted"
+    "key-ends:<account>", holds="zset: its API keys that expire, by expiry", end="deleted"
 )
 LISTED_KEYS_COUNT: Final = SystemKey(
-    "keys-listed", holds="how many key ids were put into their account's list", end="permanent"
+    "keys-listed", holds="how many key ids are in their accounts' lists", end="permanent"
 )
 DELETED_KEY: Final = SystemKey(
-    "deleted-key:<account>:<id>", holds="which request deleted an API key, its receipt", end="ttl"
+    "deleted-key:<account>:<id>",
+    holds="the request that deleted an API key, and its Idempotency-Key",
+    end="ttl",
 )
 WORKER_REPORTS: Final = SystemKey(
     "reports", holds="hash: what each live worker reports", end="permanent"
 )
 REPORT_TIMES: Final = SystemKey(
-    "pulses", holds="zset: worker to when it last reported", end="permanent"
+    "pulses", holds="zset: workers by their last report", end="permanent"
 )
 SERVED_MODELS: Final = SystemKey(
-    "served", holds="zset: model to when a worker last served it", end="permanent"
+    "served", holds="zset: models by when a worker last served them", end="permanent"
 )
 BREAKER: Final = SystemKey(
-    "breaker:<circuit>", holds="hash: until when a provider's model cools, who probes", end="ttl"
+    "breaker:<circuit>", holds="hash: when the circuit is due for a probe, and its probe", end="ttl"
 )
 FAILURES: Final = SystemKey(
-    "failures:<circuit>", holds="zset: failed calls of late, by time", end="ttl"
+    "failures:<circuit>", holds="zset: recent failed calls by time", end="ttl"
 )
 SUCCESSES: Final = SystemKey(
-    "successes:<circuit>:<slot>", holds="how many calls of a while were answered", end="ttl"
+    "successes:<circuit>:<slot>", holds="how many calls of a time slot succeeded", end="ttl"
 )
 COOLING: Final = SystemKey(
-    "cooling", holds="zset: circuits that are open, by when they may be probed", end="deleted"
+    "cooling", holds="zset: open circuits by when they may be probed", end="deleted"
 )
 SLOTS: Final = SystemKey(
     "slots:<provider>:<lane>", holds="zset: calls under way by lease end", end="ttl"
 )
 RATES: Final = SystemKey(
-    "rates:<provider>", holds="hash: arrival times; when a batch was turned away", end="ttl"
+    "rates:<provider>",
+    holds="hash: arrival times of the rate limits; when a batch was turned away",
+    end="ttl",
 )
 FAILED_MESSAGES: Final = SystemKey(
-    "faults:<circuit>", holds="zset: messages that failed of late, by time", end="ttl"
+    "faults:<circuit>", holds="zset: recent failed messages by time", end="ttl"
 )
 SUSPECT_ACCOUNTS: Final = SystemKey(
     "accused:<circuit>",
-    holds="zset: accounts whose messages opened it lately, by until when they count less",
+    holds="zset: accounts that lately opened it, by until when they count less",
     end="ttl",
 )
 THROTTLE: Final = SystemKey(
     "throttle:<circuit>",
-    holds="hash: how many calls a provider's model takes, as learned",
+    holds="hash: the learned rate of calls that the circuit takes",
     end="ttl",
 )
 THROTTLES: Final = SystemKey(
     "throttles",
-    holds="zset: circuits that are throttled, by when that is forgotten",
+    holds="zset: throttled circuits by when that expires",
     end="deleted",
 )
 ANSWER_LENGTHS: Final = SystemKey(
-    "lengths", holds="hash: how long a model's answers are on average, bytes", end="permanent"
+    "lengths", holds="hash: bytes of an average answer by model", end="permanent"
 )
 LIBRARIES: Final = SystemKey(
-    "libraries", holds="zset: function library to its last use", end="permanent"
+    "libraries", holds="zset: function libraries by last use", end="permanent"
 )
 REPLICATION_MARK: Final = SystemKey(
     "mark", holds="nothing: a write that a replica confirms", end="permanent"
 )
 MEDIA_SECRET: Final = SystemKey(
-    "media-secret", holds="what URLs of media are signed with", end="permanent"
+    "media-secret", holds="the secret that signs media URLs", end="permanent"
 )
 PARTITIONS: Final = SystemKey(
-    "partitions", holds="zset: how many partitions there are, as a score", end="permanent"
+    "partitions", holds="zset: the number of partitions, as a score", end="permanent"
 )
-PERMISSION_PROBE: Final = SystemKey("tried", holds="nothing: commands are tried on it", end="ttl")
+PERMISSION_PROBE: Final = SystemKey(
+    "tried", holds="nothing: permissions are tried on it", end="ttl"
+)
 CHORES_HEALTH: Final = SystemKey(
-    "chores:<rota>:health-check", holds="arq's own word on its queue", end="ttl"
+    "chores:<rota>:health-check", holds="arq's note that a worker serves its queue", end="ttl"
 )
 CHORES: Final = SystemKey(
     "chores:<rota>",
-    holds="zset: arq's own queue, for workers that know the same chores",
+    holds="zset: arq's queue of workers that know the same chores",
     end="permanent",
 )
-CHORE_SLOT: Final = SystemKey("chore:<name>:<slot>", holds="who runs a chore's slot", end="ttl")
+CHORE_SLOT: Final = SystemKey(
+    "chore:<name>:<slot>", holds="the worker that runs a chore in a time slot", end="ttl"
+)
 
 FAMILIES: Final[dict[str, Key]] = {
     name.lower(): value for name, value in list(globals().items()) if isinstance(value, Key)

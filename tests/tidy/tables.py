@@ -73,15 +73,18 @@ def _codes() -> Iterator[list[str]]:
 
 
 def _keys() -> Iterator[list[str]]:
-    for key in FAMILIES.values():
-        yield [f"`{key.pattern}`", key.holds, key.end]
+    for name, key in FAMILIES.items():
+        yield [f"`{key.pattern}`", f"`{name.upper()}`", key.holds, key.end]
 
 
 TABLES: Final[dict[str, tuple[list[str], Callable[[], Iterator[list[str]]]]]] = {
     "stages": (["stage", "state that callers see", "may be followed by"], _stages),
     "settings": (["setting", "default"], _settings),
     "codes": (["status", "code"], _codes),
-    "keys": (["key, below its partition's or the system's root", "holds", "end"], _keys),
+    "keys": (
+        ["key, below its partition's or the system's root", "in keys.py", "holds", "end"],
+        _keys,
+    ),
 }
 
 if __name__ == "__main__":
