@@ -1,9 +1,9 @@
 #!/bin/sh
-# Write deploy/requirements/: what pyproject.toml asks for, pinned, hashed, and free of addresses, so that
-# it installs from any index. A lock file would name an index for each package, so none is committed.
+# Writes deploy/requirements/: the dependencies of pyproject.toml, pinned and hashed, without addresses, so
+# that they install from any index. A lock file names an index for each package, so none is committed.
 #
-# What stands there already stays as it is, as long as pyproject.toml allows it, whatever an index has got
-# since: two machines write the same. `deploy/lock.sh --upgrade` takes the newest within `exclude-newer`.
+# A version that is pinned already is kept as long as pyproject.toml allows it, even if a newer one exists, so
+# two machines write the same files. `deploy/lock.sh --upgrade` takes the newest within `exclude-newer`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,6 +21,6 @@ requirements local.txt --group local "$@"
 requirements build.txt --group build "$@"
 
 if grep -rnE '[a-z]+://' deploy/requirements; then
-    echo "lock.sh: an address has got into deploy/requirements" >&2
+    echo "lock.sh: deploy/requirements contains an address" >&2
     exit 1
 fi

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Pin the images of compose.yaml: write NAME_IMAGE=repository:tag@digest for each into deploy/.env, which
-# docker compose reads by itself. What is built on and run is then what was looked up this once.
+# Pins the images of compose.yaml: writes NAME_IMAGE=repository:tag@digest for each of them into deploy/.env,
+# which docker compose reads. From then on these exact images are built on and run.
 #
-# The registries are asked, by `docker buildx imagetools inspect`. Run it again to move to what the tags name by
-# then; without those lines the tags hold. Everything else in deploy/.env stays as it is.
+# `docker buildx imagetools inspect` asks the registries for the digests. Run this again to move to newer images
+# of the same tags. Other lines of deploy/.env are kept. Without NAME_IMAGE lines the tags are used.
 set -eu
 umask 077
 cd "$(dirname "$0")"
