@@ -61,7 +61,7 @@ class Child:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     is_ready: Callable[[], Awaitable[bool]]
-    ready_seconds: float = 30.0
+    ready_seconds: float = 60.0
     stop_seconds: float = 5.0
     inherited_files: tuple[int, ...] = ()
     reloads_on_sighup: bool = False

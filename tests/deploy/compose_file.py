@@ -1,6 +1,6 @@
-"""What docker compose would make of deploy/compose.yaml: variables put in, anchors merged.
+"""Reads deploy/compose.yaml as docker compose does: variables replaced, anchors merged.
 
-Owns the few rules of interpolation that the file uses. Refuses anything that it does not know.
+Owns the few rules of interpolation that the file uses. Refuses any other rule.
 """
 
 import re
@@ -15,11 +15,11 @@ _VARIABLE: Final = re.compile(r"\$\{([A-Z_]+)(?:(:-|:\?)([^}]*))?\}|\$")
 
 
 class MissingError(Exception):
-    """A variable that must be set is not."""
+    """A required variable is not set."""
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:
-    """Return a text with its variables put in. Raises MissingError."""
+    """Return a text with its variables replaced. Raises MissingError."""
 
     def value(found: re.Match[str]) -> str:
         name, rule, word = found[1], found[2], found[3]
@@ -34,7 +34,7 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
 
 
 def composition(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the composition. Raises MissingError."""
+    """Return the compose file with these variables. Raises MissingError."""
     read = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     return cast("dict[str, Any]", _filled(read, variables))
 

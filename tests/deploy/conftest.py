@@ -1,4 +1,4 @@
-"""The fixtures of the command line: a folder, the command, a supervisor to kill, an API to ask."""
+"""Fixtures of the command line: folder, command, settings, supervisor process, scripted API."""
 
 import asyncio
 import json
@@ -12,19 +12,63 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import pytest
 import structlog
 
 from deploy import cli
+from shared.clock import SystemClock
+from shared.redis.client import Redis
+from shared.settings import RedisSettings
+from shared.stores.accounts import Accounts
 from shared.telemetry import logs
 from tests.deploy.scripted_api import ScriptedApi
 from tests.support import process_tree, waiting
 
+PEPPER: Final = b"of these tests"
+_SETTINGS: Final = """
+[catalogue]
+path = "catalog.toml"
+
+[[providers]]
+name = "near"
+base_url = "{url}/near"
+
+[[models]]
+identifier = "small"
+provider = "near"
+upstream = "small-1"
+context_window = 4096
+"""
+_CATALOGUE: Final = """
+[[providers]]
+name = "far"
+base_url = "{url}/far/"
+dialect = "anthropic"
+api_key_env = "FAR_KEY"
+
+[[providers]]
+name = "wide"
+base_url = "{url}/wide"
+dialect = "gemini"
+api_key_env = "WIDE_KEY"
+
+[[models]]
+identifier = "big"
+provider = "far"
+upstream = "big-1"
+name = "Big One"
+context_window = 200_000
+input_rate = 1.25
+output_rate = 10.0
+rates_date = 2026-11-22
+capabilities = ["tools", "json"]
+"""
+
 
 class Result(NamedTuple):
-    """What a command has said and how it ended."""
+    """Exit code and output of a command."""
 
     code: object
     out: str
@@ -36,7 +80,7 @@ Pollux = Callable[..., Result]
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """Return an empty folder whose path leaves room for a socket's name."""
+    """Return an empty folder whose path is short enough for a unix socket in it."""
     folder = Path(tempfile.mkdtemp(prefix="plx"))
     yield folder
     shutil.rmtree(folder)
@@ -46,9 +90,9 @@ def short_folder() -> Iterator[Path]:
 def pollux(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Pollux:
-    """Return the `pollux` command, in an empty folder, with no setting but those given.
+    """Return a function that runs `pollux` in an empty folder, with only the settings given.
 
-    It runs in this process, for speed; those that run until they are told to stop do not.
+    It runs in this process, for speed. Commands that run until a signal need their own process.
     """
 
     def run(*words: str, **environment: str) -> Result:
@@ -64,7 +108,7 @@ def pollux(
 
 @contextmanager
 def _own_logging() -> Iterator[None]:
-    """Keep what a program configures for itself from the tests that come later in this process."""
+    """Restore the logging configuration that a command changes, for later tests in this process."""
     config, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     try:
         yield
@@ -76,7 +120,7 @@ def _own_logging() -> Iterator[None]:
 
 
 def _call(main: Callable[[], NoReturn]) -> None:
-    """Call what runs a loop of its own: in another thread if the test's loop runs in this one."""
+    """Call a function that runs an event loop: in another thread if this one has a running loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -86,10 +130,10 @@ def _call(main: Callable[[], NoReturn]) -> None:
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return this process' environment without any setting of Pollux, and then what is given."""
+    """Return this process' environment without settings of Pollux, plus the given variables."""
     kept = {
         name: value
-        for name, value in os.environ.items()  # noqa: TID251  a shell's, but for us
+        for name, value in os.environ.items()  # noqa: TID251  a command's environment is the test's
         if name != "REDIS_URL" and not name.startswith("POLLUX_")
     }
     return kept | dict(environment)
@@ -117,7 +161,7 @@ class SupervisorProcess:
 
     @property
     def janitor(self) -> int:
-        """The process id of the janitor that is on duty."""
+        """The process id of the janitor."""
         [pid] = [
             found.pid
             for found in process_tree.members(self.process.pid)
@@ -125,27 +169,29 @@ class SupervisorProcess:
         ]
         return pid
 
-    def left(self) -> list[int]:
-        """Return what is still alive of all that was ever started."""
+    def alive_children(self) -> list[int]:
+        """Return the process ids of all children that are alive."""
         return [pid for pid in self.children.values() if process_tree.is_alive(pid)]
 
     def folders(self) -> list[Path]:
-        """Return the private folders that are left."""
+        """Return the private folders that exist."""
         return folders_in(self.folder)
 
     def wait_until_gone(self) -> None:
-        """Wait until neither a child nor the folder of the sockets is left."""
-        waiting.until_now(lambda: not self.left() and not self.folders(), what="nothing left")
+        """Wait until no child is alive and no private folder exists."""
+        waiting.until_now(
+            lambda: not self.alive_children() and not self.folders(), what="nothing left"
+        )
 
 
 @pytest.fixture
 def supervisor_process(short_folder: Path) -> Iterator[SupervisorProcess]:
-    """Return a running supervisor of stand-ins; what it leaves is killed at the end."""
+    """Return a running supervisor; children that it leaves are killed at the end."""
     started = SupervisorProcess(short_folder)
     yield started
     with started.process:
         started.process.kill()
-    for pid in started.left():
+    for pid in started.alive_children():
         os.kill(pid, 9)
 
 
@@ -154,3 +200,36 @@ async def scripted_api() -> AsyncIterator[ScriptedApi]:
     """Return a scripted API."""
     async with ScriptedApi() as scripted:
         yield scripted
+
+
+@pytest.fixture
+def redis_environment(redis_settings: RedisSettings) -> dict[str, str]:
+    """Return the environment with which a command uses the test's Redis."""
+    return {
+        "REDIS_URL": redis_settings.url,
+        "POLLUX_REDIS__PREFIX": redis_settings.prefix,
+        "POLLUX_REDIS__PARTITIONS": str(redis_settings.partitions),
+        "POLLUX_PEPPER": PEPPER.decode(),
+    }
+
+
+@pytest.fixture
+def accounts(redis: Redis, redis_settings: RedisSettings) -> Accounts:
+    """Return the accounts in the test's Redis."""
+    return Accounts(redis, redis_settings, PEPPER, SystemClock())
+
+
+def create_key(pollux: Pollux, redis_environment: dict[str, str], *words: str) -> dict[str, Any]:
+    """Create a key by `pollux keys create --json`; return what it prints."""
+    result = pollux("keys", "create", "--json", *words, **redis_environment)
+    assert result.code == 0, result.err
+    created: dict[str, Any] = json.loads(result.out)
+    return created
+
+
+@pytest.fixture
+def catalogue_environment(tmp_path: Path, scripted_api: ScriptedApi) -> dict[str, str]:
+    """Write a settings file and a catalogue next to it; return the variable that names the file."""
+    (tmp_path / "pollux.toml").write_text(_SETTINGS.replace("{url}", scripted_api.url))
+    (tmp_path / "catalog.toml").write_text(_CATALOGUE.replace("{url}", scripted_api.url))
+    return {"POLLUX_CONFIG": str(tmp_path / "pollux.toml")}

@@ -1,6 +1,6 @@
-"""A scripted API on a real socket: event streams that are told, held back and cut as a test says.
+"""A scripted API on a real socket: sends, delays and cuts off event streams as a test wants.
 
-Owns the bytes of the lines and what was asked. Refuses to be a Pollux: it accepts anything.
+Owns the bytes of the replies, and a record of the requests. It accepts any request.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ _STATUS: Final = f"/api/v1/generate/{ID}/status"
 _STREAM: Final = "text/event-stream"
 
 
-class Asked(NamedTuple):
-    """A request as it came."""
+class ReceivedRequest(NamedTuple):
+    """A request as it was received."""
 
     method: str
     path: str
@@ -25,9 +25,9 @@ class Asked(NamedTuple):
 
 
 class ScriptedReply(NamedTuple):
-    """How one request is answered: piece by piece; a gate among them is waited for.
+    """The reply to one request, in pieces; at an event among them the reply pauses until it is set.
 
-    A line that is cut ends without the end of its body.
+    With `is_cut` the connection is closed before the end of the body.
     """
 
     pieces: tuple[bytes | asyncio.Event, ...] = ()
@@ -37,16 +37,16 @@ class ScriptedReply(NamedTuple):
     is_cut: bool = False
 
 
-_DONE: Final = ScriptedReply((b"{}",), kind="application/json")
+_CANCEL_REPLY: Final = ScriptedReply((b"{}",), kind="application/json")
 
 
 class ScriptedApi:
     """The API. An asynchronous context manager: entering opens the port, leaving closes it."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.lines: deque[ScriptedReply] = deque()
-        # What a look at the status is answered; every look gets the same.
+        self.requests: list[ReceivedRequest] = []
+        self.replies: deque[ScriptedReply] = deque()
+        # The reply to every poll of the status.
         self.status = ScriptedReply(status=404, kind="text/plain")
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,8 +66,8 @@ class ScriptedApi:
 
     @property
     def cancels(self) -> int:
-        """How often it was told to cancel."""
-        return sum(asked.path == _CANCEL for asked in self.asked)
+        """How many requests to cancel it has received."""
+        return sum(request.path == _CANCEL for request in self.requests)
 
     def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
@@ -75,57 +75,59 @@ class ScriptedApi:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A caller may leave at any moment.
+        # The client may disconnect at any moment.
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             try:
-                asked = await _read(reader)
-                self.asked.append(asked)
-                await _write_line(writer, self._reply(asked.path))
+                request = await _read(reader)
+                self.requests.append(request)
+                await _write_reply(writer, self._reply(request.path))
             finally:
                 writer.close()
                 await writer.wait_closed()
 
     def _reply(self, path: str) -> ScriptedReply:
         if path == _CANCEL:
-            return _DONE
+            return _CANCEL_REPLY
         return self.status if path == _STATUS else self._next()
 
     def _next(self) -> ScriptedReply:
-        return self.lines.popleft() if self.lines else ScriptedReply(status=500, kind="text/plain")
+        return (
+            self.replies.popleft() if self.replies else ScriptedReply(status=500, kind="text/plain")
+        )
 
 
-async def _read(reader: asyncio.StreamReader) -> Asked:
+async def _read(reader: asyncio.StreamReader) -> ReceivedRequest:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *rest = head.rstrip().split("\r\n")
     method, path, _ = first.split(" ")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Asked(method, path, headers, json.loads(body) if body else None)
+    return ReceivedRequest(method, path, headers, json.loads(body) if body else None)
 
 
-async def _write_line(writer: asyncio.StreamWriter, line: ScriptedReply) -> None:
+async def _write_reply(writer: asyncio.StreamWriter, reply: ScriptedReply) -> None:
     head = (
-        f"HTTP/1.1 {line.status} Scripted",
-        f"content-type: {line.kind}",
+        f"HTTP/1.1 {reply.status} Scripted",
+        f"content-type: {reply.kind}",
         *("transfer-encoding: chunked", "connection: close"),
-        *line.headers,
+        *reply.headers,
     )
     writer.write("\r\n".join((*head, "", "")).encode())
-    for piece in line.pieces:
+    for piece in reply.pieces:
         if isinstance(piece, asyncio.Event):
             await piece.wait()
         else:
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await writer.drain()
-    if not line.is_cut:
+    if not reply.is_cut:
         writer.write(b"0\r\n\r\n")
     await writer.drain()
 
 
-def event(at: str, name: str, **fields: object) -> bytes:
+def event(id_: str, name: str, **fields: object) -> bytes:
     """Return an event as the API sends it."""
     content = json.dumps({"type": name, **fields}, ensure_ascii=False)
-    return f"id: {at}\nevent: {name}\ndata: {content}\n\n".encode()
+    return f"id: {id_}\nevent: {name}\ndata: {content}\n\n".encode()
 
 
 def accepted() -> bytes:
@@ -134,28 +136,28 @@ def accepted() -> bytes:
 
 
 def routed() -> bytes:
-    """Return which model answers."""
+    """Return the event that names the chosen model."""
     routing = {"policy": "requested", "chosen": "alpha", "reason": "alpha was requested."}
     return event("1-1", "routed", routing=routing)
 
 
-def completed(at: str, content: str) -> bytes:
-    """Return the end, with an answer."""
-    return event(at, "completed", message={"id": ID, "content": content}, usage={}, routing=None)
+def completed(id_: str, content: str) -> bytes:
+    """Return the last event of a generation with an answer."""
+    return event(id_, "completed", message={"id": ID, "content": content}, usage={}, routing=None)
 
 
-def failed(at: str, message: str) -> bytes:
-    """Return the end, without one."""
-    return event(at, "failed", failure={"message": message, "category": "provider_error"})
+def failed(id_: str, message: str) -> bytes:
+    """Return the last event of a failed generation."""
+    return event(id_, "failed", failure={"message": message, "category": "provider_error"})
 
 
 def refusal(status: int, sentence: str, *headers: str) -> ScriptedReply:
-    """Return a refusal in this dialect's form."""
+    """Return an error response of the API."""
     body = {"status": "error", "code": "X", "message": sentence, "error": {"message": sentence}}
     return ScriptedReply((json.dumps(body).encode(),), status, headers, "application/json")
 
 
-def later() -> ScriptedReply:
-    """Return what is said of a message that is in, when its events cannot be followed now."""
+def accepted_without_stream() -> ScriptedReply:
+    """Return the 202 for a message that is accepted, but whose events cannot be streamed now."""
     body = {"id": ID, "session_id": "the-session", "state": "processing", "poll_interval_hint": 1}
     return ScriptedReply((json.dumps(body).encode(),), 202, kind="application/json")

@@ -1,8 +1,7 @@
-"""A supervisor over children that do nothing: a program that tests may kill.
+"""Program: a supervisor over idle children, for tests that kill it.
 
-`python -m tests.deploy.supervisor_program FOLDER` prints the children's names with their process
-ids, and the
-janitor's, once all run; then it waits for the end of its input and ends in order.
+`python -m tests.deploy.supervisor_program FOLDER` prints one line of JSON, the process ids of the
+children and the janitor, once all run. It stops in order at the end of its standard input.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ _STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"
 
 
 def idle(name: str, *, stubborn: bool = False) -> Child:
-    """Return a child that waits to be ended, or that ignores the polite way."""
+    """Return a child that waits for a signal; a stubborn one ignores SIGTERM."""
 
     async def is_ready() -> bool:
         return True
@@ -40,7 +39,7 @@ async def _main(folder: Path) -> None:
     async with Supervisor(folder, progress, SystemClock()) as supervisor:
         supervisor.launch(folder / "logs", idle("store"))
         await supervisor.wait_until_ready()
-        supervisor.launch(folder / "logs", idle("front"), idle("mule", stubborn=True))
+        supervisor.launch(folder / "logs", idle("api"), idle("stubborn", stubborn=True))
         await supervisor.wait_until_ready()
         started = {
             found.command.split()[-1]: found.pid for found in process_tree.members(os.getpid())

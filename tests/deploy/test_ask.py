@@ -31,8 +31,8 @@ _EVENTS = f"/api/v1/generate/{ID}/events"
 _TWO = (event("1-2", "delta", text="Two "), event("1-3", "delta", text="bears"))
 
 
-class Said(NamedTuple):
-    """What the command said, and how it ended."""
+class Result(NamedTuple):
+    """Exit code and output of the command."""
 
     code: int
     out: str
@@ -62,11 +62,11 @@ async def _asking(
 
 async def _ask(
     scripted_api: ScriptedApi, cwd: Path, *words: str, stdin: bytes = b"", **environment: str
-) -> Said:
+) -> Result:
     async with _asking(scripted_api, cwd, *words, **environment) as process:
         out, err = await process.communicate(stdin)
         assert process.returncode is not None
-        return Said(process.returncode, out.decode(), err.decode())
+        return Result(process.returncode, out.decode(), err.decode())
 
 
 async def test_answer_alone_is_on_standard_output(
@@ -75,14 +75,18 @@ async def test_answer_alone_is_on_standard_output(
     thought = event("1-1", "reasoning", text="Hm.")
     ping, later = b": ping\n\n", event("1-9", "of_a_later_version", text="no")
     pieces = (accepted(), routed(), ping, thought, *_TWO, later, completed("1-10", "Two bears"))
-    scripted_api.lines.append(ScriptedReply(pieces))
-    said = await _ask(scripted_api, tmp_path, "How many?", "-m", "alpha", "-s", "an-earlier")
-    assert said == (0, "Two bears\n", "model: alpha (alpha was requested.)\nsession: the-session\n")
-    [asked] = scripted_api.asked
-    assert (asked.method, asked.path) == ("POST", "/v1/ai/chat")
-    assert asked.headers["x-api-key"] == "the-key"
-    assert asked.headers["idempotency-key"]
-    assert asked.body == {
+    scripted_api.replies.append(ScriptedReply(pieces))
+    result = await _ask(scripted_api, tmp_path, "How many?", "-m", "alpha", "-s", "an-earlier")
+    assert result == (
+        0,
+        "Two bears\n",
+        "model: alpha (alpha was requested.)\nsession: the-session\n",
+    )
+    [request] = scripted_api.requests
+    assert (request.method, request.path) == ("POST", "/v1/ai/chat")
+    assert request.headers["x-api-key"] == "the-key"
+    assert request.headers["idempotency-key"]
+    assert request.body == {
         "message": "How many?",
         "stream": True,
         "model": "alpha",
@@ -103,59 +107,63 @@ async def test_answer_alone_is_on_standard_output(
 async def test_message_comes_from_the_argument_and_from_a_pipe(
     scripted_api: ScriptedApi, tmp_path: Path, words: tuple[str, ...], stdin: bytes, message: str
 ) -> None:
-    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
-    said = await _ask(scripted_api, tmp_path, *words, stdin=stdin)
-    assert (said.code, said.out) == (0, "Yes\n")
-    assert scripted_api.asked[0].body["message"] == message
+    scripted_api.replies.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
+    result = await _ask(scripted_api, tmp_path, *words, stdin=stdin)
+    assert (result.code, result.out) == (0, "Yes\n")
+    assert scripted_api.requests[0].body["message"] == message
 
 
 @pytest.mark.parametrize(
     ("words", "stdin", "sentence"),
     [((), b" \n", "Give a question"), (("-",), b"\xff", "not UTF-8")],
 )
-async def test_what_is_no_message_is_not_sent(
+async def test_an_empty_or_undecodable_message_is_not_sent(
     scripted_api: ScriptedApi, tmp_path: Path, words: tuple[str, ...], stdin: bytes, sentence: str
 ) -> None:
-    said = await _ask(scripted_api, tmp_path, *words, stdin=stdin)
-    assert (said.code, said.out) == (1, "")
-    assert sentence in said.err
-    assert scripted_api.asked == []
+    result = await _ask(scripted_api, tmp_path, *words, stdin=stdin)
+    assert (result.code, result.out) == (1, "")
+    assert sentence in result.err
+    assert scripted_api.requests == []
 
 
 async def test_events_are_printed_as_json_a_line_each(
     scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
-    scripted_api.lines.append(
+    scripted_api.replies.append(
         ScriptedReply((accepted(), routed(), *_TWO, completed("1-4", "Two bears")))
     )
-    said = await _ask(scripted_api, tmp_path, "How many?", "--json")
-    told = [json.loads(line) for line in said.out.splitlines()]
-    assert [each["type"] for each in told] == ["accepted", "routed", "delta", "delta", "completed"]
-    assert told[2] == {"type": "delta", "text": "Two "}
-    assert (said.code, said.err) == (0, "")
+    result = await _ask(scripted_api, tmp_path, "How many?", "--json")
+    events = [json.loads(line) for line in result.out.splitlines()]
+    assert [each["type"] for each in events] == [
+        "accepted",
+        "routed",
+        "delta",
+        "delta",
+        "completed",
+    ]
+    assert events[2] == {"type": "delta", "text": "Two "}
+    assert (result.code, result.err) == (0, "")
 
 
 @pytest.mark.parametrize("is_cut", [True, False])
-async def test_lost_line_is_taken_up_after_the_last_event(
+async def test_a_broken_stream_is_resumed_after_the_last_event(
     scripted_api: ScriptedApi, tmp_path: Path, *, is_cut: bool
 ) -> None:
     half = b'id: 1-3\nevent: delta\ndata: {"type": "delta", "te'
-    scripted_api.lines.append(ScriptedReply((accepted(), _TWO[0], half), is_cut=is_cut))
-    scripted_api.lines.append(refusal(503, "Not now."))
-    scripted_api.lines.append(ScriptedReply((_TWO[1], completed("1-4", "Two bears"))))
-    said = await _ask(scripted_api, tmp_path, "How many?", "--json")
-    told = [json.loads(line) for line in said.out.splitlines()]
-    assert [each.get("text") for each in told] == [None, "Two ", "bears", None]
-    assert (said.code, said.err.count("trying again")) == (0, 1)
-    _, *resumed = scripted_api.asked
-    assert [(asked.method, asked.path) for asked in resumed] == [("GET", _EVENTS)] * 2
-    assert [asked.headers["last-event-id"] for asked in resumed] == ["1-2"] * 2
+    scripted_api.replies.append(ScriptedReply((accepted(), _TWO[0], half), is_cut=is_cut))
+    scripted_api.replies.append(refusal(503, "Not now."))
+    scripted_api.replies.append(ScriptedReply((_TWO[1], completed("1-4", "Two bears"))))
+    result = await _ask(scripted_api, tmp_path, "How many?", "--json")
+    events = [json.loads(line) for line in result.out.splitlines()]
+    assert [each.get("text") for each in events] == [None, "Two ", "bears", None]
+    assert (result.code, result.err.count("trying again")) == (0, 1)
+    _, *resumed = scripted_api.requests
+    assert [(request.method, request.path) for request in resumed] == [("GET", _EVENTS)] * 2
+    assert [request.headers["last-event-id"] for request in resumed] == ["1-2"] * 2
 
 
-async def test_who_has_closed_its_input_is_asked_by_its_words_alone(
-    scripted_api: ScriptedApi, tmp_path: Path
-) -> None:
-    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
+async def test_closed_standard_input_is_not_read(scripted_api: ScriptedApi, tmp_path: Path) -> None:
+    scripted_api.replies.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", 'exec "$@" <&-', "sh"),
         *(sys.executable, "-P", "-m", "deploy.cli", "ask", "What?"),
@@ -166,51 +174,53 @@ async def test_who_has_closed_its_input_is_asked_by_its_words_alone(
     )
     out, err = await process.communicate()
     assert (process.returncode, out) == (0, b"Yes\n"), err
-    assert scripted_api.asked[0].body["message"] == "What?"
+    assert scripted_api.requests[0].body["message"] == "What?"
 
 
-async def test_acceptance_that_was_not_heard_is_asked_for_again_under_the_same_key(
+async def test_a_message_whose_acceptance_was_lost_is_posted_again_with_the_same_key(
     scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
-    scripted_api.lines.append(ScriptedReply(is_cut=True))
-    scripted_api.lines.append(refusal(429, "Too many.", "Retry-After: 1"))
-    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
-    said = await _ask(scripted_api, tmp_path, "What?")
-    assert (said.code, said.out) == (0, "Yes\n")
-    assert [asked.path for asked in scripted_api.asked] == ["/v1/ai/chat"] * 3
-    assert len({asked.headers["idempotency-key"] for asked in scripted_api.asked}) == 1
-    assert scripted_api.asked[0].body == scripted_api.asked[2].body
+    scripted_api.replies.append(ScriptedReply(is_cut=True))
+    scripted_api.replies.append(refusal(429, "Too many.", "Retry-After: 1"))
+    scripted_api.replies.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
+    result = await _ask(scripted_api, tmp_path, "What?")
+    assert (result.code, result.out) == (0, "Yes\n")
+    assert [request.path for request in scripted_api.requests] == ["/v1/ai/chat"] * 3
+    assert len({request.headers["idempotency-key"] for request in scripted_api.requests}) == 1
+    assert scripted_api.requests[0].body == scripted_api.requests[2].body
 
 
-async def test_pipe_gets_the_answer_of_the_last_attempt_alone(
+async def test_a_pipe_gets_only_the_answer_of_the_last_attempt(
     scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
     reset, other = event("2-1", "reset", keep=0), event("2-2", "delta", text="Three wolves")
     pieces = (accepted(), *_TWO, reset, other, completed("2-3", "Three wolves"))
-    scripted_api.lines.append(ScriptedReply(pieces))
-    said = await _ask(scripted_api, tmp_path, "How many?")
-    assert (said.code, said.out) == (0, "Three wolves\n")
+    scripted_api.replies.append(ScriptedReply(pieces))
+    result = await _ask(scripted_api, tmp_path, "How many?")
+    assert (result.code, result.out) == (0, "Three wolves\n")
 
 
 async def test_failure_is_a_sentence_and_no_answer(
     scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
-    scripted_api.lines.append(
+    scripted_api.replies.append(
         ScriptedReply((accepted(), *_TWO, failed("1-4", "The provider fell silent.")))
     )
-    said = await _ask(scripted_api, tmp_path, "How many?")
-    assert said == (1, "", "pollux: The provider fell silent.\n")
+    result = await _ask(scripted_api, tmp_path, "How many?")
+    assert result == (1, "", "pollux: The provider fell silent.\n")
     assert scripted_api.cancels == 0
 
 
-async def test_cancel_by_somebody_else_is_told(scripted_api: ScriptedApi, tmp_path: Path) -> None:
-    scripted_api.lines.append(ScriptedReply((accepted(), *_TWO, event("2-1", "cancelled"))))
-    said = await _ask(scripted_api, tmp_path, "How many?")
-    assert said == (1, "", "pollux: The generation was cancelled.\n")
+async def test_a_cancel_by_another_client_is_reported(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
+    scripted_api.replies.append(ScriptedReply((accepted(), *_TWO, event("2-1", "cancelled"))))
+    result = await _ask(scripted_api, tmp_path, "How many?")
+    assert result == (1, "", "pollux: The generation was cancelled.\n")
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    ("reply", "sentence"),
     [
         (refusal(401, "The API key is unknown."), "The API key is unknown."),
         (ScriptedReply((b'{"success":false,"error":"No."}',), 404, kind="application/json"), "No."),
@@ -221,22 +231,22 @@ async def test_cancel_by_somebody_else_is_told(scripted_api: ScriptedApi, tmp_pa
     ids=["refused", "refused elsewhere", "no sentence", "no stream", "no event"],
 )
 async def test_refusal_is_a_sentence(
-    scripted_api: ScriptedApi, tmp_path: Path, line: ScriptedReply, sentence: str
+    scripted_api: ScriptedApi, tmp_path: Path, reply: ScriptedReply, sentence: str
 ) -> None:
-    scripted_api.lines.append(line)
-    said = await _ask(scripted_api, tmp_path, "What?")
-    assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("pollux: ")
-    assert said.err.endswith(f"{sentence}\n")
-    assert len(scripted_api.asked) == 1
+    scripted_api.replies.append(reply)
+    result = await _ask(scripted_api, tmp_path, "What?")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("pollux: ")
+    assert result.err.endswith(f"{sentence}\n")
+    assert len(scripted_api.requests) == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_who_goes_has_the_generation_cancelled(
+async def test_a_signal_cancels_the_generation(
     scripted_api: ScriptedApi, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     gate = asyncio.Event()
-    scripted_api.lines.append(ScriptedReply((accepted(), routed(), gate)))
+    scripted_api.replies.append(ScriptedReply((accepted(), routed(), gate)))
     async with _asking(scripted_api, tmp_path, "How many?") as process:
         assert process.stdin is not None
         assert process.stderr is not None
@@ -248,9 +258,11 @@ async def test_who_goes_has_the_generation_cancelled(
     assert scripted_api.cancels == 1
 
 
-async def test_nobody_who_reads_is_a_cancel_too(scripted_api: ScriptedApi, tmp_path: Path) -> None:
+async def test_a_closed_pipe_cancels_the_generation(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
     gate = asyncio.Event()
-    scripted_api.lines.append(ScriptedReply((accepted(), gate, *_TWO, asyncio.Event())))
+    scripted_api.replies.append(ScriptedReply((accepted(), gate, *_TWO, asyncio.Event())))
     async with _asking(scripted_api, tmp_path, "How many?", "--json") as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -262,31 +274,33 @@ async def test_nobody_who_reads_is_a_cancel_too(scripted_api: ScriptedApi, tmp_p
         assert await process.wait() == 1
 
 
-# Whom to ask
+# Which API is asked, with which key
 
 
-async def test_running_system_of_the_folder_is_asked(
+async def test_the_system_running_in_the_folder_is_asked(
     scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
     folder = tmp_path / ".pollux"
     folder.mkdir()
     here = {"POLLUX_URL": scripted_api.url, "POLLUX_API_KEY": "its-key"}
     (folder / "running.json").write_text(json.dumps(here))
-    scripted_api.lines.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
-    said = await _ask(scripted_api, tmp_path, "What?", POLLUX_URL="", POLLUX_API_KEY="")
-    assert (said.code, said.out) == (0, "Yes\n")
-    assert scripted_api.asked[0].headers["x-api-key"] == "its-key"
+    scripted_api.replies.append(ScriptedReply((accepted(), completed("1-1", "Yes"))))
+    result = await _ask(scripted_api, tmp_path, "What?", POLLUX_URL="", POLLUX_API_KEY="")
+    assert (result.code, result.out) == (0, "Yes\n")
+    assert scripted_api.requests[0].headers["x-api-key"] == "its-key"
 
 
-async def test_its_key_goes_nowhere_else(scripted_api: ScriptedApi, tmp_path: Path) -> None:
+async def test_the_key_of_the_folder_is_sent_to_its_own_system_only(
+    scripted_api: ScriptedApi, tmp_path: Path
+) -> None:
     folder = tmp_path / ".pollux"
     folder.mkdir()
     here = {"POLLUX_URL": "http://127.0.0.1:1", "POLLUX_API_KEY": "its-key"}
     (folder / "running.json").write_text(json.dumps(here))
-    said = await _ask(scripted_api, tmp_path, "What?", POLLUX_API_KEY="")
-    assert said.code == 1
-    assert "set POLLUX_API_KEY" in said.err
-    assert scripted_api.asked == []
+    result = await _ask(scripted_api, tmp_path, "What?", POLLUX_API_KEY="")
+    assert result.code == 1
+    assert "set POLLUX_API_KEY" in result.err
+    assert scripted_api.requests == []
 
 
 @pytest.mark.parametrize(
@@ -298,19 +312,19 @@ async def test_its_key_goes_nowhere_else(scripted_api: ScriptedApi, tmp_path: Pa
     ],
     ids=str,
 )
-async def test_what_is_missing_is_said_in_a_sentence(
+async def test_a_missing_or_invalid_target_is_one_sentence(
     scripted_api: ScriptedApi, tmp_path: Path, environment: dict[str, str], sentence: str
 ) -> None:
-    said = await _ask(scripted_api, tmp_path, "What?", stdin=b"", **environment)
-    assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
-    assert sentence in said.err
+    result = await _ask(scripted_api, tmp_path, "What?", stdin=b"", **environment)
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert sentence in result.err
 
 
-async def test_it_says_what_it_waits_for_until_words_come(
+async def test_the_status_is_shown_until_the_answer_begins(
     scripted_api: ScriptedApi, tmp_path: Path
 ) -> None:
     words = asyncio.Event()
-    scripted_api.lines.append(
+    scripted_api.replies.append(
         ScriptedReply((accepted(), words, *_TWO, completed("1-4", "Two bears")))
     )
     status = {
@@ -333,18 +347,18 @@ async def test_it_says_what_it_waits_for_until_words_come(
     assert err == b"session: the-session\n"
 
 
-async def test_a_look_that_brings_nothing_ends_nothing(
-    scripted_api: ScriptedApi, tmp_path: Path
-) -> None:
+async def test_a_failed_poll_is_ignored(scripted_api: ScriptedApi, tmp_path: Path) -> None:
     words = asyncio.Event()
-    scripted_api.lines.append(
+    scripted_api.replies.append(
         ScriptedReply((accepted(), words, *_TWO, completed("1-4", "Two bears")))
     )
     scripted_api.status = ScriptedReply((b"no json",), kind="application/json")
     async with _asking(scripted_api, tmp_path, "How many?") as process:
         assert process.stdin is not None
         process.stdin.close()
-        await until(lambda: any(asked.path.endswith("/status") for asked in scripted_api.asked))
+        await until(
+            lambda: any(request.path.endswith("/status") for request in scripted_api.requests)
+        )
         words.set()
         out, _ = await process.communicate()
     assert out == b"Two bears\n"

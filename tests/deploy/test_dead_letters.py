@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from shared.clock import SystemClock
 from shared.errors import Failure
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
@@ -16,24 +15,15 @@ from tests.support.redis_functions import RedisFunctions, Ticket
 
 pytestmark = pytest.mark.each_once
 
-_DOWN = Failure(message="Down.", category="provider_error", code="DOWN", provider="scripted")
-_DULL = Failure(message="A fault.", category="internal", code="INTERNAL")
+_PROVIDER_DOWN = Failure(
+    message="Down.", category="provider_error", code="DOWN", provider="scripted"
+)
+_INTERNAL = Failure(message="A fault.", category="internal", code="INTERNAL")
 
 
 @pytest.fixture
-def redis_environment(redis_settings: RedisSettings) -> dict[str, str]:
-    """Return the environment that leads the command to the test's server."""
-    return {
-        "REDIS_URL": redis_settings.url,
-        "POLLUX_REDIS__PREFIX": redis_settings.prefix,
-        "POLLUX_REDIS__PARTITIONS": str(redis_settings.partitions),
-    }
-
-
-@pytest.fixture
-async def acme(redis: Redis, redis_settings: RedisSettings) -> Account:
+async def acme(accounts: Accounts) -> Account:
     """Return an account with ten credits."""
-    accounts = Accounts(redis, redis_settings, b"", SystemClock())
     account = await accounts.create("acme", "pro")
     await accounts.grant(account, 10_000_000)
     return account
@@ -41,17 +31,19 @@ async def acme(redis: Redis, redis_settings: RedisSettings) -> Account:
 
 @pytest.fixture
 def home(redis: Redis, redis_settings: RedisSettings, acme: Account) -> RedisFunctions:
-    """Return the functions of the account's partition."""
+    """Return the Redis functions of the account's partition."""
     return RedisFunctions(redis, redis_settings, acme.partition)
 
 
-async def _dies(home: RedisFunctions, failure: Failure = _DOWN, *, hold: int = 4_000_000) -> Ticket:
+async def _fail_one(
+    home: RedisFunctions, failure: Failure = _PROVIDER_DOWN, *, hold: int = 4_000_000
+) -> Ticket:
     ticket = await home.submit("acme", content="Why is it down?", hold=hold)
     await home.fail(await home.claim_one(), failure)
     return ticket
 
 
-def _told(pollux: Pollux, redis_environment: dict[str, str], *words: str) -> Any:  # noqa: ANN401  JSON of any shape
+def _json(pollux: Pollux, redis_environment: dict[str, str], *words: str) -> Any:  # noqa: ANN401  JSON of any shape
     result = pollux("dead", *words, "--json", **redis_environment)
     assert result.code == 0, result.err
     return json.loads(result.out)
@@ -61,11 +53,11 @@ def _id(ticket: Ticket) -> str:
     return f"acme/{ticket.id}"
 
 
-async def test_dead_letters_are_listed_without_what_was_asked(
+async def test_dead_letters_are_listed_without_the_callers_message(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions
 ) -> None:
-    first, second = await _dies(home), await _dies(home, _DULL)
-    rows = _told(pollux, redis_environment, "list")
+    first, second = await _fail_one(home), await _fail_one(home, _INTERNAL)
+    rows = _json(pollux, redis_environment, "list")
     assert {row["id"] for row in rows} == {_id(first), _id(second)}
     assert {row["code"] for row in rows} == {"DOWN", "INTERNAL"}
     listed = pollux("dead", "list", **redis_environment)
@@ -73,7 +65,7 @@ async def test_dead_letters_are_listed_without_what_was_asked(
     assert len(listed.out.splitlines()) == 3
     assert _id(first) in listed.out
     assert "Why is it down?" not in listed.out + json.dumps(rows)
-    assert len(_told(pollux, redis_environment, "list", "--limit", "1")) == 1
+    assert len(_json(pollux, redis_environment, "list", "--limit", "1")) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,37 +82,37 @@ async def test_dead_letters_are_listed_without_what_was_asked(
         ("--until 2020-01-01T00:00:00Z", 0),
     ],
 )
-async def test_the_list_is_narrowed(
+async def test_filters_narrow_the_list(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions, words: str, count: int
 ) -> None:
-    await _dies(home)
-    await _dies(home, _DULL)
-    assert len(_told(pollux, redis_environment, "list", *words.split())) == count
+    await _fail_one(home)
+    await _fail_one(home, _INTERNAL)
+    assert len(_json(pollux, redis_environment, "list", *words.split())) == count
 
 
-async def test_one_is_shown_with_what_was_asked(
+async def test_one_is_shown_with_the_callers_message(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions
 ) -> None:
-    ticket = await _dies(home)
-    told = _told(pollux, redis_environment, "show", _id(ticket))
-    assert told["message"]["content"] == "Why is it down?"
-    assert told["submission"]["session"] == ticket.session
-    assert (told["provider"], told["chosen"], told["hold"]) == ("scripted", "alpha", 4)
-    [attempt] = told["attempts"]
+    ticket = await _fail_one(home)
+    result = _json(pollux, redis_environment, "show", _id(ticket))
+    assert result["message"]["content"] == "Why is it down?"
+    assert result["submission"]["session"] == ticket.session
+    assert (result["provider"], result["chosen"], result["hold"]) == ("scripted", "alpha", 4)
+    [attempt] = result["attempts"]
     assert (attempt["attempt"], attempt["worker"], attempt["why"]) == (1, "worker-1", "DOWN")
     shown = pollux("dead", "show", _id(ticket), **redis_environment).out
     assert "Why is it down?" in shown
     assert "worker-1" in shown
 
 
-async def test_retried_by_its_id_it_is_asked_again_once(
+async def test_a_dead_letter_is_retried_only_once(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions
 ) -> None:
-    ticket = await _dies(home)
-    told = _told(pollux, redis_environment, "retry", _id(ticket))
-    assert told["refused"] == {}
-    generation = told["retried"][_id(ticket)]
-    assert _told(pollux, redis_environment, "retry", _id(ticket)) == told
+    ticket = await _fail_one(home)
+    result = _json(pollux, redis_environment, "retry", _id(ticket))
+    assert result["refused"] == {}
+    generation = result["retried"][_id(ticket)]
+    assert _json(pollux, redis_environment, "retry", _id(ticket)) == result
     assert (await home.credit_totals("acme")).held == 4_000_000
     claimed = await home.claim_one()
     assert claimed.id == generation
@@ -131,49 +123,49 @@ async def test_retried_by_its_id_it_is_asked_again_once(
         0,
         1_000_000,
     )
-    assert _told(pollux, redis_environment, "list") == []
-    assert _told(pollux, redis_environment, "show", _id(ticket))["retried_as"] == generation
+    assert _json(pollux, redis_environment, "list") == []
+    assert _json(pollux, redis_environment, "show", _id(ticket))["retried_as"] == generation
 
 
-async def test_all_that_fit_are_retried_and_the_others_stay(
+async def test_retry_all_retries_as_many_as_the_credits_allow(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions
 ) -> None:
-    dull = await _dies(home, _DULL)
-    down = [await _dies(home) for _ in range(3)]
+    internal = await _fail_one(home, _INTERNAL)
+    down = [await _fail_one(home) for _ in range(3)]
     result = pollux("dead", "retry", "--all", "--category", "provider_error", **redis_environment)
     # Ten credits hold two of them.
     assert result.code == 1
     assert "2 retried, 1 refused." in result.out
     assert "too few credits" in result.err
-    left = {row["id"] for row in _told(pollux, redis_environment, "list")}
-    assert _id(dull) in left
-    assert len(left - {_id(dull)}) == 1
-    assert left - {_id(dull)} <= {_id(ticket) for ticket in down}
+    left = {row["id"] for row in _json(pollux, redis_environment, "list")}
+    assert _id(internal) in left
+    assert len(left - {_id(internal)}) == 1
+    assert left - {_id(internal)} <= {_id(ticket) for ticket in down}
 
 
-async def test_more_than_a_piece_are_acted_on(
+async def test_all_pages_are_retried_and_discarded(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions
 ) -> None:
     for _ in range(205):
-        await _dies(home, hold=0)
-    told = _told(pollux, redis_environment, "retry", "--all", "--limit", "102")
-    assert len(told["retried"]) == 102
-    told = _told(pollux, redis_environment, "discard", "--all")
-    assert len(told["discarded"]) == 103
-    assert _told(pollux, redis_environment, "list") == []
+        await _fail_one(home, hold=0)
+    result = _json(pollux, redis_environment, "retry", "--all", "--limit", "102")
+    assert len(result["retried"]) == 102
+    result = _json(pollux, redis_environment, "discard", "--all")
+    assert len(result["discarded"]) == 103
+    assert _json(pollux, redis_environment, "list") == []
     assert len(await home.claim(200)) == 102
 
 
-async def test_discarded_it_is_gone(
+async def test_a_discarded_dead_letter_is_gone(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions
 ) -> None:
-    first, second = await _dies(home), await _dies(home)
+    first, second = await _fail_one(home), await _fail_one(home)
     assert pollux("dead", "discard", _id(first), **redis_environment).code == 0
     result = pollux("dead", "discard", _id(first), _id(second), **redis_environment)
     assert result.code == 1
     assert "1 discarded, 1 unknown." in result.out
     assert f"{_id(first)}: There is no such dead letter." in result.err
-    assert _told(pollux, redis_environment, "list") == []
+    assert _json(pollux, redis_environment, "list") == []
 
 
 @pytest.mark.parametrize(
@@ -191,14 +183,14 @@ async def test_discarded_it_is_gone(
         ("list --until 31.1.2026", "--until is"),
     ],
 )
-async def test_what_is_not_said_clearly_changes_nothing(
+async def test_an_ambiguous_command_changes_nothing(
     pollux: Pollux, redis_environment: dict[str, str], home: RedisFunctions, words: str, reason: str
 ) -> None:
-    ticket = await _dies(home)
+    ticket = await _fail_one(home)
     result = pollux("dead", *words.split(), **redis_environment)
     assert (result.code, result.out) == (1, "")
     assert reason in result.err
-    assert [row["id"] for row in _told(pollux, redis_environment, "list")] == [_id(ticket)]
+    assert [row["id"] for row in _json(pollux, redis_environment, "list")] == [_id(ticket)]
 
 
 def test_an_unknown_category_is_refused(pollux: Pollux, redis_environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The image and the composition, as far as they can be tried without Docker."""
+"""The image, the compose file and the pinning of images, as far as tests need no Docker."""
 
 import fnmatch
 import re
@@ -29,7 +29,7 @@ def composed() -> dict[str, Any]:
     return composition(SECRETS)
 
 
-# The composition
+# The compose file
 
 
 @pytest.mark.parametrize("missing", sorted(SECRETS))
@@ -39,7 +39,7 @@ def test_nothing_starts_without_its_secrets(missing: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["valkey", "api", "worker"])
-def test_every_service_is_bounded(composed: dict[str, Any], name: str) -> None:
+def test_every_service_has_limits(composed: dict[str, Any], name: str) -> None:
     service = composed["services"][name]
     assert service["pids_limit"] <= 1_000
     assert _bytes(service["mem_limit"]) <= 4 * 1024**3
@@ -58,12 +58,12 @@ def _bytes(text: str) -> int:
     return int(found[1]) << 10 * (1 + "kmg".index(found[2]))
 
 
-def test_the_api_listens_on_this_machine_only_unless_told_otherwise(
+def test_the_api_listens_on_this_machine_only_by_default(
     composed: dict[str, Any],
 ) -> None:
     assert composed["services"]["api"]["ports"] == ["127.0.0.1:8000:8000"]
-    told = composition(SECRETS | {"LISTEN_ADDRESS": "0.0.0.0", "POLLUX_PORT": "80"})
-    assert told["services"]["api"]["ports"] == ["0.0.0.0:80:8000"]
+    changed = composition(SECRETS | {"LISTEN_ADDRESS": "0.0.0.0", "POLLUX_PORT": "80"})
+    assert changed["services"]["api"]["ports"] == ["0.0.0.0:80:8000"]
     others = [service for name, service in composed["services"].items() if name != "api"]
     assert all("ports" not in service for service in others)
 
@@ -75,12 +75,12 @@ def test_the_store_is_reached_by_the_services_only(composed: dict[str, Any]) -> 
         assert "store" in composed["services"][name]["networks"]
 
 
-def test_each_service_is_given_the_secrets_that_it_needs(composed: dict[str, Any]) -> None:
+def test_each_service_receives_only_the_secrets_that_it_needs(composed: dict[str, Any]) -> None:
     services = composed["services"]
     assert services["api"]["environment"]["POLLUX_PEPPER"] == SECRETS["POLLUX_PEPPER"]
     for name in ("valkey", "worker"):
         assert SECRETS["POLLUX_PEPPER"] not in str(services[name])
-    # No list of processes shows it.
+    # A command line is visible in the list of processes.
     assert all(SECRETS["VALKEY_PASSWORD"] not in str(each["command"]) for each in services.values())
 
 
@@ -95,7 +95,7 @@ def test_the_settings_of_a_service_are_settings(
     assert settings.redis.durability == "fsync"
 
 
-async def test_valkey_starts_as_composed_and_wants_its_password(
+async def test_valkey_starts_with_its_configuration_and_requires_its_password(
     composed: dict[str, Any], tmp_path: Path
 ) -> None:
     config, port = tmp_path / "valkey.conf", processes.free_port()
@@ -106,19 +106,22 @@ async def test_valkey_starts_as_composed_and_wants_its_password(
     settings = RedisSettings(
         url=f"redis://:{SECRETS['VALKEY_PASSWORD']}@127.0.0.1:{port}/0", durability="fsync"
     )
-    redis, stranger = Redis(settings), Redis(RedisSettings(url=f"redis://127.0.0.1:{port}/0"))
+    redis, unauthenticated = (
+        Redis(settings),
+        Redis(RedisSettings(url=f"redis://127.0.0.1:{port}/0")),
+    )
     with Process(words, {}, tmp_path / "log", program=(str(valkey.binary()),)):
         await waiting.until(lambda: _is_up(redis), what="the server")
         with pytest.raises(UnavailableError, match="NOAUTH"):
-            await stranger.connect()
-        # It is what the composition says that it is.
+            await unauthenticated.connect()
+        # Its durability is what the settings of the services say.
         assert await server_check.check(redis, settings) == server_check.GUARANTEES["fsync"]
-        told = await redis.call("CONFIG", "GET", "maxmemory*")
-        assert told[b"maxmemory-policy"] == b"noeviction"
-        most = int(told[b"maxmemory"])
-        assert 0 < most * 3 // 2 <= _bytes(service["mem_limit"])
+        server_config = await redis.call("CONFIG", "GET", "maxmemory*")
+        assert server_config[b"maxmemory-policy"] == b"noeviction"
+        memory_max = int(server_config[b"maxmemory"])
+        assert 0 < memory_max * 3 // 2 <= _bytes(service["mem_limit"])
         await redis.close()
-        await stranger.close()
+        await unauthenticated.close()
 
 
 async def _is_up(redis: Redis) -> bool:
@@ -148,14 +151,14 @@ def test_what_the_image_installs_is_pinned_by_hash() -> None:
     ]
     assert len(installs) == 4
     for command in installs:
-        # Our own, without an index, or what a file names with its hashes.
+        # Either our own package, without an index, or a file with hashes.
         is_own = {"--no-index", "--no-deps"} <= set(command.split())
         assert is_own or "--require-hashes" in command, command
     wheels = [command for command in installs if "pip wheel" in command]
     assert ["--no-build-isolation" in command for command in wheels] == [True]
 
 
-def test_the_wheel_is_built_by_what_is_pinned() -> None:
+def test_the_wheels_build_tools_are_pinned() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
     needed = project["build-system"]["requires"]
     assert needed == project["dependency-groups"]["build"]
@@ -167,7 +170,7 @@ def test_the_wheel_is_built_by_what_is_pinned() -> None:
 
 
 def _is_ignored(path: str) -> bool:
-    """Tell whether a file is left out of the build, by the last pattern that fits."""
+    """Return whether .dockerignore leaves a file out: the last matching pattern decides."""
     is_ignored = False
     for line in (TOP / ".dockerignore").read_text().splitlines():
         pattern = line.strip()
@@ -176,18 +179,18 @@ def _is_ignored(path: str) -> bool:
         parts = path.split("/")
         places = ["/".join(parts[: end + 1]) for end in range(len(parts))]
         bare = pattern.removeprefix("!")
-        if any(_fits(place, bare) for place in places):
+        if any(_matches(place, bare) for place in places):
             is_ignored = not pattern.startswith("!")
     return is_ignored
 
 
-def _fits(path: str, pattern: str) -> bool:
+def _matches(path: str, pattern: str) -> bool:
     if pattern.startswith("**/"):
         return fnmatch.fnmatchcase(path.rsplit("/", 1)[-1], pattern[3:])
     return "/" not in path and fnmatch.fnmatchcase(path, pattern)
 
 
-def test_the_image_is_made_of_what_it_copies_and_of_nothing_else() -> None:
+def test_the_image_copies_all_of_the_product_and_nothing_else() -> None:
     copied = [
         source
         for word, rest in _instructions()
@@ -220,7 +223,7 @@ def test_the_image_is_made_of_what_it_copies_and_of_nothing_else() -> None:
         assert _is_ignored(path), path
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
+def test_the_image_runs_as_an_unprivileged_user() -> None:
     last = [rest for word, rest in _instructions() if word == "USER"]
     assert last == ["pollux"]
 
@@ -230,18 +233,18 @@ def test_the_image_runs_as_nobody_in_particular() -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """Return a copy of what pins, beside a stand-in for docker that knows every image."""
+    """Return a folder with pin.sh, compose.yaml and a fake docker that knows every image."""
     for name in ("pin.sh", "compose.yaml"):
         (tmp_path / name).write_bytes((DEPLOY / name).read_bytes())
     (tmp_path / "pin.sh").chmod(0o700)
-    _docker(tmp_path, f"Digest:    {DIGEST}")
+    _fake_docker(tmp_path, f"Digest:    {DIGEST}")
     return tmp_path
 
 
-def _docker(folder: Path, said: str) -> None:
-    stand_in = folder / "docker"
-    stand_in.write_text(f'#!/bin/sh\necho "$@" >>"{folder}/asked"\necho "{said}"\n')
-    stand_in.chmod(0o700)
+def _fake_docker(folder: Path, output: str) -> None:
+    program = folder / "docker"
+    program.write_text(f'#!/bin/sh\necho "$@" >>"{folder}/asked"\necho "{output}"\n')
+    program.chmod(0o700)
 
 
 def _pin(folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -274,11 +277,11 @@ def test_pinning_writes_digests_and_keeps_the_rest(copied: Path) -> None:
     assert sorted(path.name for path in copied.glob(".env*")) == [".env"]
 
 
-@pytest.mark.parametrize("said", ["", "Digest: sha256:short", "ERROR: not found"])
-def test_pinning_without_a_digest_changes_nothing(copied: Path, said: str) -> None:
+@pytest.mark.parametrize("output", ["", "Digest: sha256:short", "ERROR: not found"])
+def test_pinning_without_a_digest_changes_nothing(copied: Path, output: str) -> None:
     kept = copied / ".env"
     kept.write_text("POLLUX_PEPPER=mine\n")
-    _docker(copied, said)
+    _fake_docker(copied, output)
     done = _pin(copied)
     assert done.returncode == 1
     assert "no digest was found" in done.stderr
@@ -286,7 +289,7 @@ def test_pinning_without_a_digest_changes_nothing(copied: Path, said: str) -> No
     assert sorted(path.name for path in copied.glob(".env*")) == [".env"]
 
 
-def test_the_image_is_built_on_what_is_pinned(composed: dict[str, Any]) -> None:
+def test_the_image_is_built_on_the_pinned_image(composed: dict[str, Any]) -> None:
     arguments = [rest for word, rest in _instructions() if word == "ARG"]
     built = composed["services"]["api"]["build"]["args"]
     assert arguments == [f"PYTHON_IMAGE={built['PYTHON_IMAGE']}"]

@@ -1,4 +1,4 @@
-"""The renewal of rates, over a small stand-in for the source: the same shape, and no package."""
+"""The update of a catalogue's rates, with a fake source of the same shape as the package."""
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -15,7 +15,7 @@ from shared.settings import Capability
 
 _DAY = date(2026, 12, 1)
 _TEXT = """\
-# Ours, and to be kept.
+# A comment to be kept.
 [[providers]]
 name = "vendor"
 base_url = "https://api.vendor.example/v1"
@@ -24,7 +24,7 @@ base_url = "https://api.vendor.example/v1"
 identifier = "plain"  # by its own name
 provider = "vendor"
 upstream = "plain-1"
-context_window = 1_000  # what we have measured
+context_window = 1_000  # measured
 max_output_tokens = 100
 input_rate=1.0
 output_rate = 2.0
@@ -103,19 +103,19 @@ def _catalogue(tmp_path: Path) -> Path:
     return where
 
 
-def _look(upstream: str) -> SourceRates | None:
+def _look_up(upstream: str) -> SourceRates | None:
     return prices.look_up(_SOURCES, "https://api.vendor.example/v1", upstream, _DAY)
 
 
-def test_the_dearest_hour_of_the_day_holds() -> None:
-    assert _look("plain-1") == SourceRates(1.5, 2.0, 1_000)
+def test_the_highest_price_of_the_day_is_taken() -> None:
+    assert _look_up("plain-1") == SourceRates(1.5, 2.0, 1_000)
 
 
-def test_a_window_ends_where_the_price_rises() -> None:
-    assert _look("tiered-1") == SourceRates(0.1, 0.4, 90_000)
+def test_the_window_is_cut_where_the_price_rises() -> None:
+    assert _look_up("tiered-1") == SourceRates(0.1, 0.4, 90_000)
 
 
-def test_the_dearest_of_what_a_model_makes_holds_for_all() -> None:
+def test_the_highest_price_of_all_outputs_is_taken() -> None:
     priced = _Prices(Decimal(1), Decimal(2), output_image_mtok=Decimal(30))
     sources = [_Vendor("https", {"painter-1": _Model(9, priced)})]
 
@@ -127,7 +127,7 @@ def test_the_dearest_of_what_a_model_makes_holds_for_all() -> None:
     assert look_up("audio_output") == SourceRates(1.0, 2.0, 9)
 
 
-def test_a_search_is_priced_for_who_can_search() -> None:
+def test_a_search_is_priced_only_for_models_with_the_capability() -> None:
     priced = _Prices(Decimal(1), Decimal(2), web_searches_kcount=Decimal(10))
     sources = [_Vendor("https", {"finder-1": _Model(9, priced)})]
     can: tuple[Capability, ...] = ("web_search",)
@@ -138,14 +138,14 @@ def test_a_search_is_priced_for_who_can_search() -> None:
     )
 
 
-def test_what_the_source_does_not_know_is_nothing() -> None:
-    assert _look("other") is None
+def test_an_unknown_or_unpriced_model_has_no_rates() -> None:
+    assert _look_up("other") is None
     assert prices.look_up(_SOURCES, "http://127.0.0.1:9/v1", "plain-1", _DAY) is None
     unpriced = [_Vendor("https", {"plain-1": _Model(9, _Prices(None, None))})]
     assert prices.look_up(unpriced, "https://api.vendor.example/v1", "plain-1", _DAY) is None
 
 
-def test_differences_are_told_and_nothing_is_written(
+def test_differences_are_printed_and_nothing_is_written(
     catalogue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prices.run(catalogue, _SOURCES, _DAY, is_written=False) == 0
@@ -159,7 +159,7 @@ def test_differences_are_told_and_nothing_is_written(
     assert catalogue.read_text() == _TEXT
 
 
-def test_what_is_written_keeps_comments_and_order(
+def test_the_update_keeps_comments_and_order(
     catalogue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prices.run(catalogue, _SOURCES, _DAY, is_written=True) == 0
@@ -181,7 +181,7 @@ def test_what_is_written_keeps_comments_and_order(
     assert [entry.name for entry in catalogue.parent.iterdir()] == ["catalog.toml"]
 
 
-def test_an_unknown_model_is_told_and_stays_as_it_is(
+def test_an_unknown_model_is_reported_and_unchanged(
     catalogue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sources = [_Vendor("https://api", {"tiered-1": _TIERED})]
@@ -192,7 +192,7 @@ def test_an_unknown_model_is_told_and_stays_as_it_is(
     assert "rates_date = 2026-12-01" in written
 
 
-def test_a_file_that_would_be_no_catalogue_is_left_alone(catalogue: Path) -> None:
+def test_a_file_that_would_become_invalid_is_unchanged(catalogue: Path) -> None:
     narrow = _Model(50_000, _Prices(Decimal(1), Decimal(1)))
     catalogue.write_text(_TEXT.replace("200_000", "200_000\nmax_output_tokens = 60_000"))
     before = catalogue.read_text()

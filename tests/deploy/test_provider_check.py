@@ -1,4 +1,4 @@
-"""One small request to a provider, and the sentence that tells what became of it."""
+"""The check of a provider: its one request, and the sentence about the result."""
 
 import asyncio
 import json
@@ -25,9 +25,9 @@ async def _ask(
     http: httpx.AsyncClient, url: str, dialect: Dialect = "openai", *upstreams: str
 ) -> tuple[bool, str]:
     provider = ProviderSettings(name="far", base_url=url, dialect=dialect)
-    told = await provider_check.check_provider(http, provider, Secret(_KEY), upstreams)
-    assert _KEY not in told[1]
-    return told
+    result = await provider_check.check_provider(http, provider, Secret(_KEY), upstreams)
+    assert _KEY not in result[1]
+    return result
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ async def _ask(
         ),
     ],
 )
-async def test_each_dialect_has_its_own_list_and_place_for_a_key(
+async def test_each_dialect_has_its_own_path_and_key_header(
     http: httpx.AsyncClient,
     scripted_api: ScriptedApi,
     dialect: Dialect,
@@ -51,18 +51,18 @@ async def test_each_dialect_has_its_own_list_and_place_for_a_key(
     value: str,
     listed: object,
 ) -> None:
-    scripted_api.lines.extend(
+    scripted_api.replies.extend(
         [ScriptedReply((json.dumps(listed).encode(),), kind="application/json")] * 2
     )
     assert await _ask(http, f"{scripted_api.url}/v1/", dialect, "a") == (True, "ok")
-    (asked,) = scripted_api.asked
-    assert (asked.method, asked.path, asked.headers[header]) == ("GET", path, value)
-    told = await _ask(http, f"{scripted_api.url}/v1", dialect, "a", "c", "b")
-    assert told == (True, "ok, but does not list b, c")
+    (request,) = scripted_api.requests
+    assert (request.method, request.path, request.headers[header]) == ("GET", path, value)
+    result = await _ask(http, f"{scripted_api.url}/v1", dialect, "a", "c", "b")
+    assert result == (True, "ok, but does not list b, c")
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    ("reply", "sentence"),
     [
         (ScriptedReply((b"sk-hush is wrong",), status=401), "refuses the key (status 401)"),
         (ScriptedReply(status=403), "refuses the key (status 403)"),
@@ -71,28 +71,28 @@ async def test_each_dialect_has_its_own_list_and_place_for_a_key(
         (ScriptedReply((b"{",), is_cut=True), "cannot be reached (RemoteProtocolError)"),
     ],
 )
-async def test_what_went_wrong_is_told(
-    http: httpx.AsyncClient, scripted_api: ScriptedApi, line: ScriptedReply, sentence: str
+async def test_a_failure_is_one_sentence(
+    http: httpx.AsyncClient, scripted_api: ScriptedApi, reply: ScriptedReply, sentence: str
 ) -> None:
-    scripted_api.lines.append(line)
+    scripted_api.replies.append(reply)
     assert await _ask(http, scripted_api.url) == (False, sentence)
 
 
 @pytest.mark.parametrize("body", [b"no json", b"3", b'{"data": 3}', b'["a"]', b"{}", b""])
-async def test_a_list_that_cannot_be_read_says_nothing(
+async def test_a_list_that_cannot_be_parsed_counts_as_complete(
     http: httpx.AsyncClient, scripted_api: ScriptedApi, body: bytes
 ) -> None:
-    scripted_api.lines.append(ScriptedReply((body,) if body else ()))
+    scripted_api.replies.append(ScriptedReply((body,) if body else ()))
     assert await _ask(http, scripted_api.url, "openai", "a") == (True, "ok")
 
 
-async def test_who_is_not_there_is_told(http: httpx.AsyncClient) -> None:
+async def test_an_unreachable_provider_is_reported(http: httpx.AsyncClient) -> None:
     assert await _ask(http, "http://127.0.0.1:1") == (False, "cannot be reached (ConnectError)")
 
 
-async def test_who_never_answers_is_not_waited_for(
+async def test_a_provider_that_never_answers_times_out(
     http: httpx.AsyncClient, scripted_api: ScriptedApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider_check, "_SECONDS_MAX", 0.05)
-    scripted_api.lines.append(ScriptedReply((b"{", asyncio.Event())))
+    scripted_api.replies.append(ScriptedReply((b"{", asyncio.Event())))
     assert await _ask(http, scripted_api.url) == (False, "did not answer within 0 s")

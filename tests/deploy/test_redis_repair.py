@@ -1,4 +1,4 @@
-"""`pollux redis`, on a real server."""
+"""`pollux redis`: finding and repairing overwritten keys, on a real server."""
 
 import pytest
 
@@ -15,11 +15,11 @@ from tests.support.redis_functions import RedisFunctions
 pytestmark = pytest.mark.each_once
 
 
-async def _no_restore(*_: object) -> int:
+async def _fail_to_restore(*_: object) -> int:
     raise UnavailableError("Redis is away.")
 
 
-def _reach(settings: RedisSettings) -> dict[str, str]:
+def _environment(settings: RedisSettings) -> dict[str, str]:
     return {
         "REDIS_URL": settings.url,
         "POLLUX_REDIS__PREFIX": settings.prefix,
@@ -27,17 +27,17 @@ def _reach(settings: RedisSettings) -> dict[str, str]:
     }
 
 
-async def test_leases_are_not_mended_beside_live_workers(
+async def test_leases_are_not_repaired_while_workers_are_live(
     pollux: Pollux, redis: Redis, redis_settings: RedisSettings
 ) -> None:
     redis_environment, leases = (
-        _reach(redis_settings),
+        _environment(redis_settings),
         keys.LEASES(keys.partition_root(redis_settings, 0)),
     )
     await redis.call("SET", leases, "theirs")
-    # It lives for longer than the command takes on a busy machine.
-    pulses = keys.REPORT_TIMES(keys.system_root(redis_settings))
-    await redis.call("ZADD", pulses, SystemClock().now_ms() + 600_000, "w1")
+    # The worker counts as live for longer than the command takes on a busy machine.
+    report_times = keys.REPORT_TIMES(keys.system_root(redis_settings))
+    await redis.call("ZADD", report_times, SystemClock().now_ms() + 600_000, "w1")
     report = encode(WorkerReport(id="w1", concurrency=1, running=0, models=(), wire=1))
     await redis.call("HSET", keys.WORKER_REPORTS(keys.system_root(redis_settings)), "w1", report)
     refused = pollux("redis", "mend", **redis_environment)
@@ -50,13 +50,13 @@ async def test_leases_are_not_mended_beside_live_workers(
     await redis.call("UNLINK", repaired.out.splitlines()[0].split()[-1])
 
 
-async def test_damaged_lane_is_named_set_aside_and_made_anew_even_if_it_takes_two_calls(
+async def test_an_overwritten_lane_is_renamed_and_rebuilt_even_after_an_interruption(
     pollux: Pollux,
     redis: Redis,
     redis_settings: RedisSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    redis_environment = _reach(redis_settings)
+    redis_environment = _environment(redis_settings)
     acme = await Accounts(redis, redis_settings, b"", SystemClock()).create("acme", "pro")
     home = RedisFunctions(redis, redis_settings, acme.partition)
     await home.submit("acme")
@@ -67,13 +67,13 @@ async def test_damaged_lane_is_named_set_aside_and_made_anew_even_if_it_takes_tw
     assert checked.code == 1
     assert all(f"{name} is a string where a zset" in checked.out for name in (lane, holders))
     assert await redis.call("MGET", lane, holders) == [b"theirs", b"theirs"]
-    with monkeypatch.context() as cut:
-        cut.setattr(functions, "restore", _no_restore)
-        cut_short = pollux("redis", "mend", **redis_environment)
-    assert cut_short.code != 0
-    assert f"{lane} is a string where a zset should be: renamed to" in cut_short.out
+    with monkeypatch.context() as patch:
+        patch.setattr(functions, "restore", _fail_to_restore)
+        interrupted = pollux("redis", "mend", **redis_environment)
+    assert interrupted.code != 0
+    assert f"{lane} is a string where a zset should be: renamed to" in interrupted.out
     repaired = pollux("redis", "mend", **redis_environment)
     assert (repaired.code, repaired.out) == (0, "1 queue entries were rebuilt\n")
     assert pollux("redis", "mend", **redis_environment).out == "nothing to repair\n"
     await home.complete(await home.claim_one())
-    await redis.call("UNLINK", cut_short.out.split()[-1])
+    await redis.call("UNLINK", interrupted.out.split()[-1])

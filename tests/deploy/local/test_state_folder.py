@@ -26,7 +26,7 @@ sys.stdin.read()
 
 
 def _holder(path: Path, owner: str) -> "subprocess.Popen[str]":
-    """Return a process that holds the folder's lock in the name of another process."""
+    """Return a process that holds the folder's lock; the lock file names `owner` as its process."""
     path.mkdir(mode=0o700)
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", _HOLD, str(path / "lock"), owner],
@@ -64,12 +64,12 @@ async def test_a_folder_in_use_is_refused_at_once(short_folder: Path) -> None:
         holder.kill()
 
 
-async def test_a_folder_whose_owner_was_killed_is_waited_for(short_folder: Path) -> None:
+async def test_the_lock_of_a_killed_system_is_waited_for(short_folder: Path) -> None:
     with _holder(short_folder / "a", "999999999") as holder:
         assert holder.stdin is not None
 
-        class Impatient(SystemClock):
-            """Sees the server of the killed system end while it sleeps."""
+        class KillingClock(SystemClock):
+            """A clock in whose first sleep the holder of the lock is killed."""
 
             @override
             async def sleep(self, seconds: float) -> None:
@@ -77,11 +77,11 @@ async def test_a_folder_whose_owner_was_killed_is_waited_for(short_folder: Path)
                 holder.wait()
                 await super().sleep(seconds)
 
-        async with state_folder.locked(short_folder / "a", Impatient()) as locked:
+        async with state_folder.locked(short_folder / "a", KillingClock()) as locked:
             assert locked.path == short_folder / "a"
 
 
-async def test_who_inherits_the_lock_keeps_the_folder(short_folder: Path) -> None:
+async def test_an_inherited_lock_keeps_the_folder_locked(short_folder: Path) -> None:
     async with state_folder.locked(short_folder / "a", SystemClock()) as locked:
         inherited = os.dup(locked.lock)
     with (short_folder / "a" / "lock").open() as lock, pytest.raises(BlockingIOError):
@@ -89,21 +89,21 @@ async def test_who_inherits_the_lock_keeps_the_folder(short_folder: Path) -> Non
     os.close(inherited)
 
 
-async def test_how_to_reach_the_system_is_known_only_while_it_runs(short_folder: Path) -> None:
+async def test_the_running_file_exists_only_while_the_system_runs(short_folder: Path) -> None:
     async with state_folder.locked(short_folder / "a", SystemClock()) as locked:
         locked.write_running_file({"REDIS_URL": "unix:///s"})
         assert state_folder.running_environment_of(short_folder / "a") == {"REDIS_URL": "unix:///s"}
     assert state_folder.running_environment_of(short_folder / "a") == {}
 
 
-async def test_a_folder_that_cannot_be_made_is_told(short_folder: Path) -> None:
+async def test_a_folder_that_cannot_be_created_is_reported(short_folder: Path) -> None:
     (short_folder / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be used as the state folder"):
         async with state_folder.locked(short_folder / "file" / "a", SystemClock()):
             pass
 
 
-async def test_spoilt_secrets_are_told_and_not_replaced(short_folder: Path) -> None:
+async def test_damaged_secrets_are_reported_and_not_replaced(short_folder: Path) -> None:
     (short_folder / "a").mkdir(mode=0o700)
     (short_folder / "a" / "secrets.json").write_text("not json")
     with pytest.raises(ConfigurationError, match="secrets"):
@@ -113,7 +113,9 @@ async def test_spoilt_secrets_are_told_and_not_replaced(short_folder: Path) -> N
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o711])
-async def test_a_folder_that_others_can_reach_is_refused(short_folder: Path, mode: int) -> None:
+async def test_a_folder_that_other_users_can_reach_is_refused(
+    short_folder: Path, mode: int
+) -> None:
     (short_folder / "a").mkdir()
     (short_folder / "a").chmod(mode)
     with pytest.raises(ConfigurationError, match="chmod 700"):
@@ -121,7 +123,7 @@ async def test_a_folder_that_others_can_reach_is_refused(short_folder: Path, mod
             pass
 
 
-async def test_a_lock_that_is_a_link_is_refused(short_folder: Path) -> None:
+async def test_a_lock_file_that_is_a_symbolic_link_is_refused(short_folder: Path) -> None:
     (short_folder / "a").mkdir(mode=0o700)
     (short_folder / "victim").write_text("theirs")
     (short_folder / "a" / "lock").symlink_to(short_folder / "victim")

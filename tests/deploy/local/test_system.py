@@ -1,7 +1,4 @@
-"""The whole system as a person runs it, `up` and `demo`, over a scripted upstream.
-
-Real processes all: the store, the front, the workers, the supervisor and its janitor.
-"""
+"""`pollux up` and `pollux demo` as commands, with real processes and a scripted provider."""
 
 import re
 import signal
@@ -24,7 +21,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture
 def environment(short_folder: Path, provider: ScriptedProvider) -> dict[str, str]:
-    """Return settings that name a model on the scripted upstream, and nothing else."""
+    """Return settings that name one model, of the scripted provider."""
     where = short_folder / "settings.toml"
     where.write_text(f"""
         [[providers]]
@@ -50,23 +47,25 @@ async def _address(up: Command) -> tuple[str, str]:
     return url[0], key
 
 
-async def test_up_keeps_what_it_was_told(short_folder: Path, environment: dict[str, str]) -> None:
+async def test_up_keeps_key_and_messages_across_a_restart(
+    short_folder: Path, environment: dict[str, str]
+) -> None:
     port = network.free_port("127.0.0.1", None)
-    words = ("up", "--port", str(port), "--workers", "1")
-    async with command.running(*words, cwd=short_folder, environment=environment) as up:
+    command_line = ("up", "--port", str(port), "--workers", "1")
+    async with command.running(*command_line, cwd=short_folder, environment=environment) as up:
         url, key = await _address(up)
         here = state_folder.running_environment_of(short_folder / ".pollux")
         assert (here["POLLUX_URL"], here["POLLUX_API_KEY"]) == (url, key)
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
             receipt = (await http.post("/api/v1/chat", json={"message": "Hello"})).json()
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
-        assert status["result"]["content"] == "You said: Hello"
+        assert status["result"]["content"] == "You contents: Hello"
         assert "deploy.local.model" not in up.children()
         assert (short_folder / ".pollux" / "media").is_dir()
-        words_ = ("ask", "And now?", "-s", receipt["session_id"])
-        async with command.running(*words_, cwd=short_folder, environment=environment) as ask:
+        arguments = ("ask", "And now?", "-s", receipt["session_id"])
+        async with command.running(*arguments, cwd=short_folder, environment=environment) as ask:
             assert await ask.wait_until_ended() == 0
-            assert "You said: And now?" in ask.text
+            assert "You contents: And now?" in ask.text
         async with command.running(
             "keys", "list", cwd=short_folder, environment=environment
         ) as keys:
@@ -77,18 +76,18 @@ async def test_up_keeps_what_it_was_told(short_folder: Path, environment: dict[s
         assert "Pollux has stopped." in up.text
         assert up.left() == []
 
-    async with command.running(*words, cwd=short_folder, environment=environment) as up:
+    async with command.running(*command_line, cwd=short_folder, environment=environment) as up:
         assert await _address(up) == (url, key)
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
             path = f"/api/v1/chat/conversations/{receipt['session_id']}/messages"
-            said = [message["content"] for message in (await http.get(path)).json()["messages"]]
-        assert said == ["Hello", "You said: Hello", "And now?", "You said: And now?"]
+            contents = [message["content"] for message in (await http.get(path)).json()["messages"]]
+        assert contents == ["Hello", "You contents: Hello", "And now?", "You contents: And now?"]
         up.send(signal.SIGKILL)
         await up.wait_until_gone()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-async def test_a_demo_that_is_stopped_leaves_nothing(
+async def test_a_stopped_demo_leaves_nothing(
     short_folder: Path, environment: dict[str, str], signum: signal.Signals
 ) -> None:
     async with command.running("demo", cwd=short_folder, environment=environment) as demo:
@@ -100,25 +99,25 @@ async def test_a_demo_that_is_stopped_leaves_nothing(
 
 
 @pytest.mark.parametrize("child", ["valkey-server", "api", "deploy.local.janitor"])
-async def test_a_demo_survives_the_death_of_any_part(
+async def test_a_demo_survives_the_death_of_any_process(
     short_folder: Path, environment: dict[str, str], child: str
 ) -> None:
     async with command.running("demo", cwd=short_folder, environment=environment) as demo:
         await demo.wait_for_line("Pollux is up")
         demo.kill(child)
         assert await demo.wait_until_ended() == 0, demo.text
-        assert "You said: Name one thing" in demo.text
+        assert "You contents: Name one thing" in demo.text
         assert demo.left() == []
 
 
 @pytest.mark.parametrize("signum", [None, signal.SIGKILL])
-async def test_a_demo_leaves_no_key_in_a_redis_that_it_borrows(
+async def test_a_demo_leaves_no_key_in_the_operators_redis(
     short_folder: Path, environment: dict[str, str], signum: signal.Signals | None
 ) -> None:
     with Server() as server, server.raw_client() as raw_client:
         raw_client("SET", "somebody's", "own")
-        borrowed = {**environment, "REDIS_URL": server.url}
-        async with command.running("demo", cwd=short_folder, environment=borrowed) as demo:
+        on_redis = {**environment, "REDIS_URL": server.url}
+        async with command.running("demo", cwd=short_folder, environment=on_redis) as demo:
             await demo.wait_for_line("poll_interval_hint")
             assert "valkey-server" not in demo.children()
             assert len(raw_client.names("*")) > 1
@@ -130,7 +129,7 @@ async def test_a_demo_leaves_no_key_in_a_redis_that_it_borrows(
         assert raw_client("FUNCTION", "LIST", "LIBRARYNAME", library.NAME) == []
 
 
-async def test_erasing_a_prefix_leaves_what_is_not_its_own() -> None:
+async def test_erasing_a_prefix_leaves_all_other_keys() -> None:
     ours = ("demo:{sys}:a", "demo:{0}:b", "arq:in-progress:demo:{sys}:forget:1")
     theirs = ["arq:in-progress:cron:work:1", "arq:in-progress:x", "demonstration", "x:demo:a"]
     with Server() as server, server.raw_client() as raw_client:
@@ -143,14 +142,14 @@ async def test_erasing_a_prefix_leaves_what_is_not_its_own() -> None:
 
 @pytest.fixture
 def keyless(environment: dict[str, str]) -> dict[str, str]:
-    """Return the same settings, but for a provider whose key nobody has."""
+    """Return the same settings, with a provider whose key is not set."""
     where = Path(environment["POLLUX_CONFIG"])
     text = where.read_text().replace("base_url", 'api_key_env = "NOBODYS_KEY"\n        base_url')
     where.write_text(text)
     return environment
 
 
-async def test_a_demo_without_a_model_to_ask_says_so(
+async def test_a_demo_without_an_available_model_says_so(
     short_folder: Path, keyless: dict[str, str]
 ) -> None:
     async with command.running("demo", cwd=short_folder, environment=keyless) as demo:
@@ -159,36 +158,36 @@ async def test_a_demo_without_a_model_to_ask_says_so(
         assert demo.left() == []
 
 
-def _rewrite(settings: str, old: str, new: str) -> None:
+def _replace_in(settings: str, old: str, new: str) -> None:
     where = Path(settings)
     where.write_text(where.read_text().replace(old, new, 1))
 
 
-async def test_up_reads_the_catalogue_anew_at_a_hangup(
+async def test_up_reloads_the_catalogue_at_sighup(
     short_folder: Path, environment: dict[str, str]
 ) -> None:
     port = network.free_port("127.0.0.1", None)
-    words = ("up", "--port", str(port), "--workers", "1")
+    command_line = ("up", "--port", str(port), "--workers", "1")
     settings = environment["POLLUX_CONFIG"]
-    async with command.running(*words, cwd=short_folder, environment=environment) as up:
+    async with command.running(*command_line, cwd=short_folder, environment=environment) as up:
         url, key = await _address(up)
-        _rewrite(settings, "[[models]]", "[[models")
+        _replace_in(settings, "[[models]]", "[[models")
         up.send(signal.SIGHUP)
         await up.wait_for_line("The catalogue is not reloaded")
         await up.wait_for_line(f"{settings}: not valid TOML")
-        _rewrite(settings, "[[models", '[[models]]\n        name = "Omega"')
+        _replace_in(settings, "[[models", '[[models]]\n        name = "Omega"')
         up.send(signal.SIGHUP)
         await up.wait_for_line("The catalogue is reloaded.")
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
 
-            async def is_there() -> bool:
+            async def is_renamed() -> bool:
                 listed = (await http.get("/api/v1/models")).json()["models"]
                 return [each["name"] for each in listed] == ["Omega"]
 
-            await waiting.until(is_there, what="the other name")
+            await waiting.until(is_renamed, what="the new name")
             receipt = (await http.post("/api/v1/chat", json={"message": "Hello"})).json()
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
-        assert status["result"]["content"] == "You said: Hello"
+        assert status["result"]["content"] == "You contents: Hello"
         up.send(signal.SIGINT)
         assert await up.wait_until_ended() == 0
         assert up.left() == []
