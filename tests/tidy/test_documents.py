@@ -83,3 +83,14 @@ def test_every_command_is_documented() -> None:
     text = "\n".join(source.documents().values())
     commands = [name for name in app if not name.startswith("-")]
     assert [name for name in commands if f"pollux {name}" not in text] == []
+
+
+def test_log_lines_that_operators_watch_are_logged() -> None:
+    section = source.texts()["deploy/docs/operate.md"].partition("## Logs")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    events = {event for row in rows for event in re.findall("`([^`]+)`", row.split("|")[1])}
+    strings = {
+        text for tree in source.modules(*source.PRODUCT).values() for text in source.strings(tree)
+    }
+    assert events
+    assert events <= strings
