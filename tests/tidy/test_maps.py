@@ -31,7 +31,6 @@ UNMAPPED: Final[frozenset[str]] = frozenset(
         "tests/browser",
         "tests/chaos",
         "tests/chaos/redis_failures",
-        "tests/deploy",
         "tests/exchanges",
         "tests/generated",
         "tests/generated/programs",
