@@ -1,10 +1,12 @@
 """The API server: a request becomes a submission, a generation becomes a response. Calls no model.
 
 __main__             Starts uvicorn: one process, or several with `--workers`
-app                  Mounts, routers, the lifespan that makes State, the middleware of every request
+app                  Mounts, routers, lifespan, and the middleware around every request
+wiring               Connects to Redis and wires the parts of every room into State
 state                What all requests of a process share, made once by the lifespan
 errors               From an error code to status, headers and a body in the mount's own shape
 refresh_ahead_cache  Values by name, reloaded in the background before they are too old
+live_fleet           The live workers, and the models that callers may ask for
 generation_ref       Where one generation is stored: partition root, account, id
 server               HTTP/1.1 on one connection: bounds, timeouts and refusals in JSON
 guards               What is checked before a handler runs: who, how often, how big

@@ -8,49 +8,29 @@ Everything a request may reach is made once by the lifespan and found in `State`
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import errors
-from api.accept.load_shedding import LoadMonitor
+from api import errors, wiring
 from api.admin import routes as admin
 from api.dialects.kolbo import routes as kolbo
 from api.dialects.kolbo.wire import ErrorReply
 from api.dialects.kombify import routes as kombify
 from api.dialects.kombify.wire import ErrorEnvelope
 from api.endpoints import endpoint
-from api.follow.ring import Rings
-from api.follow.subscriber import Subscriber
-from api.guards.identify import Identities
-from api.guards.inflight_bodies import InflightBodies
-from api.guards.large_pages import LargePages
-from api.guards.open_waits import OpenWaits
-from api.guards.rate_limits import RateLimits, allowances
-from api.guards.revocations import Revocations
 from api.keyless import media, operations
 from api.openapi import generator
 from api.openapi.generator import Mount
-from api.polling.eta import ModelDurations
-from api.refresh_ahead_cache import RefreshAheadCache
-from api.server import cors, error_responses
+from api.server import cors, error_responses, responses
 from api.state import State
-from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY, Catalogue, CatalogueHolder
 from shared.clock import Clock
 from shared.errors import Code, PolluxError, RequestError, UnavailableError, WrongTypeError
-from shared.media import url_signing as media_url_signing
-from shared.media.files import MediaFiles
-from shared.redis import keys, library, partitions, replicated, server_check
-from shared.redis.client import Redis
-from shared.redis.server_watch import ServerWatch
 from shared.settings import Settings
 from shared.sighup import Sighup
-from shared.stores import fleet
-from shared.stores.accounts import Accounts
-from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 from shared.telemetry.throttled_log import ThrottledLog
 
@@ -66,8 +46,6 @@ DOUBLED_MOUNTS: Final = {"/api/api/v1": kolbo.ENDPOINTS}
 OPERATORS: Final = {"/admin/v1": Mount("operators", admin.ABOUT, admin.ENDPOINTS, ErrorReply)}
 ADMIN_MOUNTS: Final = {"/admin/v1": admin.ENDPOINTS}
 
-_FLEET_TRUSTED_SECONDS: Final = 1.0
-
 
 def build(
     settings: Settings,
@@ -81,7 +59,7 @@ def build(
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:
-        async with _connected_state(settings, environment, clock) as state:
+        async with wiring.connected_state(settings, environment, clock) as state:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, Sighup(state.reload_catalogue).reload_or_end)
             try:
@@ -97,7 +75,7 @@ def build(
         for route in endpoint.routes(prefix, endpoints)
     ]
     public = Router(
-        [*rows, *media.routes(), *operations.routes(endpoint.encode(document), about)],
+        [*rows, *media.routes(), *operations.routes(responses.encode(document), about)],
         redirect_slashes=False,
         default=_not_found,
         lifespan=lifespan,
@@ -114,84 +92,8 @@ def _operators() -> ASGIApp:
         for prefix, endpoints in ADMIN_MOUNTS.items()
         for route in endpoint.routes(prefix, endpoints)
     ]
-    openapi_route = operations.document_route(admin.DOCUMENT, endpoint.encode(document))
+    openapi_route = operations.document_route(admin.DOCUMENT, responses.encode(document))
     return Router([*rows, openapi_route], redirect_slashes=False, default=_not_found)
-
-
-@asynccontextmanager
-async def _connected_state(
-    settings: Settings, environment: Mapping[str, str], clock: Clock
-) -> AsyncIterator[State]:
-    """Connect, check that Redis is fit, and hold everything open until the end."""
-    redis = Redis(settings.redis)
-    durable_redis = replicated.durable_redis(settings.redis, redis)
-    subscriber = Subscriber(settings.redis)
-    pepper = environment.get(settings.auth.pepper_env, "").encode()
-    accounts = Accounts(redis, settings.redis, pepper, clock)
-    catalogue_holder = CatalogueHolder(Catalogue.of(settings))
-
-    async def load_fleet(_: None) -> Fleet:
-        return await fleet.view(redis, settings.redis)
-
-    revocations = Revocations(accounts, clock)
-    tasks: list[asyncio.Task[None]] = []
-    subscriptions = ExitStack()
-    try:
-        await redis.connect()
-        holds = await server_check.check(redis, settings.redis)
-        await library.load(redis)
-        await server_check.check_commands(redis, settings.redis)
-        await partitions.register_count(redis, settings.redis, may_raise=True)
-        server_watch = ServerWatch(redis, settings.redis, holds)
-        tasks.append(asyncio.create_task(_check_redis_periodically(server_watch, clock)))
-        tasks.append(asyncio.create_task(revocations.run()))
-        channel = keys.revocations_channel(keys.system_root(settings.redis))
-        subscriptions.enter_context(subscriber.listen(channel, revocations.on_message))
-        secret = await media_url_signing.secret(redis, settings.redis)
-        url_signer = media_url_signing.UrlSigner(secret, clock, settings.media.url_seconds)
-        if not catalogue_holder.catalogue.models:
-            logs.logger().warning(NO_MODELS, remedy=NO_MODELS_REMEDY)
-        logs.logger().info("front ready", durability=settings.redis.durability, holds=holds)
-        yield State(
-            settings=settings,
-            environment=environment,
-            catalogue_holder=catalogue_holder,
-            redis=redis,
-            durable_redis=durable_redis,
-            server_watch=server_watch,
-            clock=clock,
-            accounts=accounts,
-            identities=Identities(accounts, clock),
-            revocations=revocations,
-            inflight_bodies=InflightBodies(settings.api),
-            rate_limits=RateLimits(settings, clock),
-            open_waits=OpenWaits(allowances(settings), settings.api.wait_seconds_max, clock),
-            large_pages=LargePages(),
-            subscriber=subscriber,
-            rings=Rings(redis, subscriber, clock, url_signer.sign_media),
-            model_durations=ModelDurations(redis, catalogue_holder, clock),
-            load_monitor=LoadMonitor(redis, clock),
-            fleets=RefreshAheadCache(load_fleet, clock, trusted_seconds=_FLEET_TRUSTED_SECONDS),
-            files=MediaFiles(settings.media.folder),
-            url_signer=url_signer,
-        )
-    finally:
-        for task in tasks:
-            task.cancel()
-        subscriptions.close()
-        await subscriber.close()
-        await durable_redis.close()
-        await redis.close()
-
-
-async def _check_redis_periodically(server_watch: ServerWatch, clock: Clock) -> None:
-    """Look at the server again and again; while Redis is away there is nothing to see."""
-    while True:
-        await clock.sleep(server_watch.pause_seconds())
-        try:
-            await server_watch.inspect()
-        except PolluxError as error:
-            logs.logger().warning("Redis could not be looked at", error=error.message)
 
 
 async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -240,7 +142,7 @@ class RequestMiddleware:
             scope["path"] = path[:-1]
         try:
             if self._answers_preflights and cors.is_preflight(scope["method"], scope["headers"]):
-                await endpoint.reply(scope, send, 204, b"", cors.PREFLIGHT)
+                await responses.reply(scope, send, 204, b"", cors.PREFLIGHT)
             else:
                 await self._app(scope, receive, send)
         except PolluxError as error:
@@ -287,4 +189,4 @@ async def _send_refusal(scope: Scope, send: Send, error: PolluxError) -> None:
         headers["connection"] = "close"
     message = errors.public_message(error)
     content = errors.error_body(scope["path"], error.code, message, scope["request_id"], details)
-    await endpoint.reply(scope, send, status, content, headers)
+    await responses.reply(scope, send, status, content, headers)

@@ -160,3 +160,13 @@ def _status(error: PolluxError) -> int:
     if isinstance(error, FailedError):
         return FAILURE_STATUS[error.failure.category]
     return STATUS[error.code]
+
+
+def unknown_generation() -> RequestError:
+    """Return the refusal of a generation that the account does not have."""
+    return RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
+
+
+def unknown_session() -> RequestError:
+    """Return the refusal of a session that the account does not have."""
+    return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)

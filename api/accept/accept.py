@@ -1,24 +1,32 @@
-"""The one door: price, hold, create, enqueue, receipt.
+"""Accepts a message: price, hold, create, enqueue, receipt, in one Redis call.
 
-Owns what must be decided before a message is in: the model that the hold is priced by, the
-deadline, the bounds; then ONE Redis function does all of it or none. Refuses to know a dialect: it
-takes an `Intent` and raises our own errors.
+Owns what must be decided before that call: the model that the hold is priced by, the deadline, the
+bounds. One Redis function then does all of it or none. Knows no dialect: it takes an `Intent` and
+raises our own errors.
 """
 
 import hashlib
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple, TypedDict
 
 import msgspec
 
 from api.accept import rejections
+from api.accept.load_shedding import LoadMonitor
+from api.accept.rejections import Rejections
 from api.guards.identify import Caller
-from api.state import State
+from api.guards.rate_limits import RateLimits, rate_headers
+from api.live_fleet import LiveFleet
+from api.polling.eta import ModelDurations
+from api.polling.hints import Outlook
 from shared import ids
-from shared.catalogue import Catalogue
-from shared.clock import iso
+from shared.catalogue import Catalogue, CatalogueHolder
+from shared.clock import Clock, iso
 from shared.errors import Code, NotNowError, PolluxError, RequestError, UnavailableError
 from shared.redis import functions, keys
+from shared.redis.client import Connection, Redis
 from shared.redis.functions import (
     AcceptAsk,
     Accepted,
@@ -39,7 +47,7 @@ from shared.routing.choose import (
     needs,
     too_long,
 )
-from shared.settings import ModelSettings, Settings
+from shared.settings import ModelSettings, RetentionSettings, Settings
 from shared.stores import generations, idempotency_records
 from shared.stores.fleet import Fleet
 from shared.stores.idempotency_records import IdempotencyRecord
@@ -60,7 +68,7 @@ _FIELD_OF_CAPABILITY: Final[dict[str, str]] = {
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller wants, checked and in the words of no dialect. `budget` in microcredits."""
+    """What a caller asks for, checked and without a dialect's words. `budget` in microcredits."""
 
     message: str
     model: str
@@ -77,25 +85,46 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     features: Features = PLAIN
 
 
+class IdempotencyArguments(TypedDict):
+    """The fields by which a Redis function recognizes a repeated request."""
+
+    idempotency: str | None
+    fingerprint: str | None
+    idempotency_ms: int | None
+
+
 class Idempotency(NamedTuple):
-    """A caller's key and what it stands for: route and raw body."""
+    """A caller's Idempotency-Key, and a fingerprint of route and raw body."""
 
     key: str
     fingerprint: str
 
     @classmethod
     def of(cls, key: str, route: str, raw: bytes) -> "Idempotency":
-        """Hash both: the key is of any form, the body of any size."""
+        """Hash both: the key may have any form, the body any size."""
         return cls(
             idempotency_records.hash_key(key),
             hashlib.sha256(route.encode() + b"\n" + raw).hexdigest()[:32],
         )
 
 
-class Receipt(NamedTuple):
-    """A message is in. `line` is None when this is the answer to a repeated request.
+def idempotency_arguments(
+    idempotency: Idempotency | None, retention: RetentionSettings
+) -> IdempotencyArguments:
+    """Return what a Redis function keeps of an Idempotency-Key, and for how long."""
+    if idempotency is None:
+        return {"idempotency": None, "fingerprint": None, "idempotency_ms": None}
+    return {
+        "idempotency": idempotency.key,
+        "fingerprint": idempotency.fingerprint,
+        "idempotency_ms": retention.idempotency_seconds * 1000,
+    }
 
-    So is `deadline_seconds`, the time that is left for an answer.
+
+class Receipt(NamedTuple):
+    """A message is accepted. `position` is None in the answer to a repeated request.
+
+    So are `deadline_seconds`, the time left for an answer, and `outlook`, for the poll hint.
     """
 
     generation: str
@@ -103,75 +132,298 @@ class Receipt(NamedTuple):
     position: QueuePosition | None
     rate: Rate | None
     deadline_seconds: float | None = None
+    outlook: Outlook | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of a response that carries this receipt."""
+        return receipt_headers(self.rate, is_replayed=self.position is None)
 
 
-async def accept(
-    state: State,
-    caller: Caller,
-    intent: Intent,
-    idempotency: Idempotency | None,
-    request_id: str,
-    *,
-    origin: str | None = None,
-) -> Receipt:
-    """Take a message in, which wakes a worker.
+def receipt_headers(rate: Rate | None, *, is_replayed: bool) -> dict[str, str]:
+    """Return the headers of a response to a request that created something, or repeated one."""
+    headers = rate_headers(rate)
+    if is_replayed:
+        headers["idempotent-replayed"] = "true"
+    return headers
 
-    `origin` is what the generation keeps of its request (`api/follow/resume.py`).
 
-    Raises:
-        RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, FEATURE_UNAVAILABLE, CONTEXT_TOO_LONG,
-            SESSION_NOT_FOUND, IDEMPOTENCY_MISMATCH.
-        RefusedError: RATE_LIMITED, QUOTA_EXCEEDED, INSUFFICIENT_CREDITS, SESSION_BUSY, QUEUE_FULL.
-        UnavailableError: Redis is away; the same Idempotency-Key may be sent again.
+class _Pricing(NamedTuple):
+    """What an answer may cost by the model that prices it, in tokens and microcredits.
 
+    `tokens` are those of the message and of a search; `hold_min` pays for the shortest answer.
     """
-    model, question = await _pricing_model(state, intent)
-    added = estimate_search(model, question)
-    tokens = question.input_tokens + added.input_tokens
-    hold = price.cost(model, tokens, model.max_output_tokens, added.searches)
-    paid_output_tokens = max(
-        1, price.affordable_tokens(model, tokens, _credits_to_hold(intent, hold), added.searches)
-    )
-    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
-    ask = _accept_arguments(state, caller, intent, hold, idempotency)
-    ask = msgspec.structs.replace(
-        ask,
-        **await _current_limits(state, caller, ask),
-        input_price=price.input_price(model),
-        history_max=max(0, model.context_window - tokens - paid_output_tokens),
-        added=price.tokens_in(intent.message) + price.tokens_of_answer(paid_output_tokens),
-        persona=state.persona_tokens_max,
-        budget=intent.budget,
-        least=price.cost(model, tokens, least, added.searches),
-        origin=origin,
-    )
-    submission = Submission(
-        session=ask.session,
-        model=intent.model,
-        enhance_prompt=intent.enhance_prompt,
-        max_output_tokens=paid_output_tokens,
-        request_id=request_id,
-        companion=intent.companion,
-        features=intent.features,
-        holds_history=True,
-    )
-    result = await _accept_durably(state, caller.root, ask, submissions.encode(submission))
-    match result:
-        case Accepted():
-            _note_accepted(state, caller, result.unfinished)
-            logs.logger().info(
-                "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
-            )
-            position, seconds = _position(result, ask.running_max), ask.deadline_ms / 1000
-            return Receipt(ask.generation, ask.session, position, result.rate, seconds)
-        case Replayed(generation, session):
-            # Our own repetition of a call whose reply was lost is no replay to the caller.
-            if generation == ask.generation:
-                return Receipt(generation, session, QueuePosition(), None)
-            note_replayed(caller)
-            return Receipt(generation, session, None, None)
-        case Rejected():
-            raise await rejections.error(state, caller.root, ask, result)
+
+    model: ModelSettings
+    tokens: int
+    paid_output_tokens: int
+    hold: int
+    hold_min: int
+
+
+class _Room(NamedTuple):
+    """How many unfinished generations the caller's partition may have, and how fast they end."""
+
+    total_max: int
+    outlook: Outlook
+
+
+@dataclass(kw_only=True)
+class Submissions:
+    """Accepts messages. `durable_redis` waits for a replica where the settings ask for it."""
+
+    settings: Settings
+    redis: Redis
+    durable_redis: Connection
+    clock: Clock
+    catalogue_holder: CatalogueHolder
+    live_fleet: LiveFleet
+    model_durations: ModelDurations
+    load_monitor: LoadMonitor
+    rate_limits: RateLimits
+    rejections: Rejections
+
+    @cached_property
+    def _persona_tokens_max(self) -> int:
+        """The tokens of the longest companion's persona."""
+        companions = self.settings.companions
+        return max((price.tokens_in(each.persona) for each in companions), default=0)
+
+    async def accept(
+        self,
+        caller: Caller,
+        intent: Intent,
+        idempotency: Idempotency | None,
+        request_id: str,
+        *,
+        origin: str | None = None,
+    ) -> Receipt:
+        """Accept a message, which wakes a worker.
+
+        `origin` is what the generation keeps of its request (`api/follow/resume.py`).
+
+        Raises:
+            RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, FEATURE_UNAVAILABLE, CONTEXT_TOO_LONG,
+                SESSION_NOT_FOUND, IDEMPOTENCY_MISMATCH.
+            RefusedError: RATE_LIMITED, QUOTA_EXCEEDED, INSUFFICIENT_CREDITS, SESSION_BUSY,
+                QUEUE_FULL.
+            UnavailableError: Redis is away; the same Idempotency-Key may be sent again.
+
+        """
+        fleet = await self.live_fleet.current()
+        pricing = self._price(intent, fleet)
+        known = await self.model_durations.durations(caller.root, intent.model)
+        room = _Room(await self._total_max(caller, intent.lane), Outlook(known, fleet))
+        ask = self._ask(caller, intent, pricing, room, idempotency, origin=origin)
+        submission = Submission(
+            session=ask.session,
+            model=intent.model,
+            enhance_prompt=intent.enhance_prompt,
+            max_output_tokens=pricing.paid_output_tokens,
+            request_id=request_id,
+            companion=intent.companion,
+            features=intent.features,
+            holds_history=True,
+        )
+        result = await self._accept_durably(caller.root, ask, submissions.encode(submission))
+        match result:
+            case Accepted():
+                self._note_accepted(caller, result.unfinished)
+                logs.logger().info(
+                    "accepted", generation=ask.generation, account=caller.account.id, lane=ask.lane
+                )
+                position, seconds = _position(result, ask.running_max), ask.deadline_ms / 1000
+                return Receipt(
+                    ask.generation, ask.session, position, result.rate, seconds, room.outlook
+                )
+            case Replayed(generation, session):
+                # We repeated a call whose reply was lost: to the caller that is no replay.
+                if generation == ask.generation:
+                    return Receipt(generation, session, QueuePosition(), None)
+                note_replayed(caller)
+                return Receipt(generation, session, None, None)
+            case Rejected():
+                raise await self.rejections.error(caller.root, ask, result)
+
+    async def receipt_of_first_request(
+        self, caller: Caller, idempotency: Idempotency | None, refused: PolluxError
+    ) -> Receipt:
+        """Return the receipt of the first request with this key, now that this one is refused.
+
+        Only a request that is about to be refused pays for the look-up. Raises `refused` when it
+        repeats none, RequestError (IDEMPOTENCY_MISMATCH) when the key was used for another request.
+        """
+        found = await self.stored_receipt(caller, idempotency, refused)
+        if found.generation is None:
+            raise refused
+        return Receipt(found.generation, found.session, None, None)
+
+    async def stored_receipt(
+        self, caller: Caller, idempotency: Idempotency | None, refused: PolluxError
+    ) -> IdempotencyRecord:
+        """Return the ids stored for a repeated request; raises as `receipt_of_first_request`."""
+        # A server that just failed to reply would only cost a second timeout.
+        is_redis_away = isinstance(refused, UnavailableError) and not isinstance(
+            refused, NotNowError
+        )
+        if idempotency is None or is_redis_away:
+            raise refused
+        found = await idempotency_records.find(
+            self.redis, caller.root, caller.account.id, idempotency.key
+        )
+        if found is None:
+            raise refused
+        if found.fingerprint != idempotency.fingerprint:
+            raise rejections.idempotency_mismatch() from refused
+        note_replayed(caller)
+        return found
+
+    def session_name(self) -> str:
+        """Return the name of a session that its caller did not name."""
+        return f"API Chat - {iso(self.clock.now_ms())[:10]}"
+
+    def _note_accepted(self, caller: Caller, unfinished: int) -> None:
+        self.rate_limits.note_unfinished(caller.account.id, unfinished, is_new=True)
+        if caller.attempt is not None:
+            caller.attempt.give_back()
+
+    async def _accept_durably(
+        self, root: str, ask: AcceptAsk, submission: bytes
+    ) -> Accepted | Replayed | Rejected:
+        """Accept; what no replica confirmed in time is cancelled before it is refused."""
+        try:
+            return await functions.accept(self.durable_redis, root, ask, submission)
+        except NotReplicatedError:
+            cancel_ask = CancelAsk.of(self.settings, ask.account, ask.generation)
+            await functions.cancel(self.redis, root, cancel_ask)
+            raise
+
+    def _price(self, intent: Intent, fleet: Fleet) -> _Pricing:
+        """Return what an answer may cost; the model that gives it is chosen later, by a worker."""
+        model, question = self._pricing_model(intent, fleet)
+        search = estimate_search(model, question)
+        tokens = question.input_tokens + search.input_tokens
+        hold = price.cost(model, tokens, model.max_output_tokens, search.searches)
+        held = hold if intent.budget is None else min(hold, intent.budget)
+        shortest = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+        return _Pricing(
+            model=model,
+            tokens=tokens,
+            paid_output_tokens=max(
+                1, price.affordable_tokens(model, tokens, held, search.searches)
+            ),
+            hold=hold,
+            hold_min=price.cost(model, tokens, shortest, search.searches),
+        )
+
+    def _pricing_model(self, intent: Intent, fleet: Fleet) -> tuple[ModelSettings, RoutingQuery]:
+        """Return the model that prices the hold, and the question as far as it is known now."""
+        offered = self.live_fleet.offered(fleet)
+        if intent.model == AUTO:
+            models = offered
+        else:
+            models = (find_model(self.catalogue_holder.catalogue, intent.model, fleet),)
+        tokens = sum(map(price.tokens_in, _known_texts(self.settings, intent)))
+        tokens += price.IMAGE_TOKENS * len(intent.features.media_urls)
+        search = self.settings.search
+        question = RoutingQuery(
+            model=intent.model,
+            input_tokens=tokens,
+            needs=needs(intent.features, search),
+            budget=intent.budget,
+            search=search if intent.features.web_search else None,
+        )
+        model = first_eligible(models, question)
+        if model is None:
+            _refuse_unavailable(offered, question)
+            raise _no_suitable_model(models, question)
+        if intent.model == AUTO and fleet.models and model.identifier not in fleet.models:
+            # No live worker serves it: price by the first eligible model that one serves, if any.
+            served = msgspec.structs.replace(question, served=fleet.models)
+            model = first_eligible(models, served) or model
+        return model, question
+
+    async def _total_max(self, caller: Caller, lane: Lane) -> int:
+        """Return how many unfinished generations the partition may have; 0 without memory.
+
+        The configured bound counts all partitions together.
+        """
+        loads, limits = await self.load_monitor.loads(), self.settings.limits
+        if not has_memory(loads[caller.root], limits, lane, caller.account.tier):
+            return 0
+        elsewhere = sum(load.unfinished for root, load in loads.items() if root != caller.root)
+        return limits.unfinished_total - elsewhere
+
+    def _deadline_ms(self, intent: Intent) -> int:
+        limits = self.settings.limits
+        default = (
+            limits.interactive_deadline_seconds
+            if intent.lane == "interactive"
+            else limits.batch_deadline_seconds
+        )
+        return int(min(intent.deadline_seconds or default, limits.deadline_seconds_max) * 1000)
+
+    def _ask(
+        self,
+        caller: Caller,
+        intent: Intent,
+        pricing: _Pricing,
+        room: _Room,
+        idempotency: Idempotency | None,
+        *,
+        origin: str | None,
+    ) -> AcceptAsk:
+        settings, limits = self.settings, self.settings.limits
+        tier, deadline_ms = limits.of(caller.account.tier), self._deadline_ms(intent)
+        is_interrupt = intent.on_conflict == "interrupt"
+        history_max = pricing.model.context_window - pricing.tokens - pricing.paid_output_tokens
+        return AcceptAsk(
+            account=caller.account.id,
+            key=caller.key.id,
+            generation=ids.new_id(),
+            session=intent.session or ids.new_id(),
+            is_new=intent.session is None,
+            message=ids.new_id(),
+            content=intent.message,
+            lane=intent.lane,
+            wire=submissions.PLAIN_WIRE if intent.features == PLAIN else submissions.FEATURES_WIRE,
+            model=intent.model,
+            hold=pricing.hold,
+            deadline_ms=deadline_ms,
+            per_minute=tier.submissions_per_minute,
+            unfinished_max=tier.unfinished_max,
+            waiting_max=limits.waiting_per_session,
+            running_max=tier.running_max,
+            stride=_STRIDE // tier.weight,
+            total_max=room.total_max,
+            slots=room.outlook.fleet.slots,
+            rounds_max=int(deadline_ms / 1000 / room.outlook.known.typical_seconds),
+            sessions_max=tier.sessions_max,
+            stored_bytes_max=tier.stored_bytes_max,
+            on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
+            keep=KeepTimes.of(settings.retention) if is_interrupt else None,
+            channels=keys.worker_channels(settings.redis) if is_interrupt else None,
+            name=self.session_name(),
+            system_prompt=intent.system_prompt if intent.session is None else None,
+            companion=intent.companion,
+            metadata=intent.metadata,
+            project=intent.project,
+            media=intent.features.media_urls or None,
+            input_price=price.input_price(pricing.model),
+            history_max=max(0, history_max),
+            added=price.tokens_in(intent.message)
+            + price.tokens_of_answer(pricing.paid_output_tokens),
+            persona=self._persona_tokens_max,
+            budget=intent.budget,
+            least=pricing.hold_min,
+            origin=origin,
+            **idempotency_arguments(idempotency, settings.retention),
+        )
+
+
+def note_replayed(caller: Caller) -> None:
+    """Count a submission as a repeated one."""
+    if caller.attempt is not None:
+        caller.attempt.note_replayed()
 
 
 def _position(accepted: Accepted, running_max: int) -> QueuePosition:
@@ -186,94 +438,8 @@ def _position(accepted: Accepted, running_max: int) -> QueuePosition:
     )
 
 
-async def receipt_of_first_request(
-    state: State, caller: Caller, idempotency: Idempotency | None, refused: PolluxError
-) -> Receipt:
-    """Return what the first request with this key was answered, now that this one is refused.
-
-    Only a request that is about to be refused pays for the look-up. Raises `refused` when it is no
-    repetition, RequestError (IDEMPOTENCY_MISMATCH) when the key stands for another request.
-    """
-    found = await stored_receipt(state, caller, idempotency, refused)
-    if found.generation is None:
-        raise refused
-    return Receipt(found.generation, found.session, None, None)
-
-
-async def stored_receipt(
-    state: State, caller: Caller, idempotency: Idempotency | None, refused: PolluxError
-) -> IdempotencyRecord:
-    """Return the ids that a repeated request was answered with; raises as `first_receipt`."""
-    # A server that did not answer would only be waited for once more.
-    is_redis_away = isinstance(refused, UnavailableError) and not isinstance(refused, NotNowError)
-    if idempotency is None or is_redis_away:
-        raise refused
-    found = await idempotency_records.find(
-        state.redis, caller.root, caller.account.id, idempotency.key
-    )
-    if found is None:
-        raise refused
-    if found.fingerprint != idempotency.fingerprint:
-        raise rejections.idempotency_mismatch() from refused
-    note_replayed(caller)
-    return found
-
-
-def _note_accepted(state: State, caller: Caller, unfinished: int) -> None:
-    state.rate_limits.note_unfinished(caller.account.id, unfinished, is_new=True)
-    if caller.attempt is not None:
-        caller.attempt.give_back()
-
-
-def note_replayed(caller: Caller) -> None:
-    """Count a submission as one that was repeated."""
-    if caller.attempt is not None:
-        caller.attempt.note_replayed()
-
-
-async def _accept_durably(
-    state: State, root: str, ask: AcceptAsk, submission: bytes
-) -> Accepted | Replayed | Rejected:
-    """Accept; what was not confirmed by a replica in time is called off before it is refused."""
-    try:
-        return await functions.accept(state.durable_redis, root, ask, submission)
-    except NotReplicatedError:
-        cancel_ask = CancelAsk.of(state.settings, ask.account, ask.generation)
-        await functions.cancel(state.redis, root, cancel_ask)
-        raise
-
-
-async def _pricing_model(state: State, intent: Intent) -> tuple[ModelSettings, RoutingQuery]:
-    """Return the model that the hold is priced by, and what was asked, as far as known now."""
-    fleet = await state.fleet()
-    if intent.model == AUTO:
-        models = state.offered(fleet)
-    else:
-        models = (find_model(state.catalogue, intent.model, fleet),)
-    tokens = sum(map(price.tokens_in, _known_texts(state.settings, intent)))
-    tokens += price.IMAGE_TOKENS * len(intent.features.media_urls)
-    search = state.settings.search
-    question = RoutingQuery(
-        model=intent.model,
-        input_tokens=tokens,
-        needs=needs(intent.features, search),
-        budget=intent.budget,
-        search=search if intent.features.web_search else None,
-    )
-    model = first_eligible(models, question)
-    if model is None:
-        _refuse_unavailable(state.offered(fleet), question)
-        raise _no_suitable_model(models, question)
-    if intent.model == AUTO and fleet.models and model.identifier not in fleet.models:
-        # Without a live worker the message waits for one, priced by the first that could answer.
-        model = (
-            first_eligible(models, msgspec.structs.replace(question, served=fleet.models)) or model
-        )
-    return model, question
-
-
 def _known_texts(settings: Settings, intent: Intent) -> Iterator[str]:
-    """Yield what goes in; what a session remembers is not known yet."""
+    """Yield the texts that the model reads; the session's history is not known yet."""
     yield intent.message
     if intent.system_prompt:
         yield intent.system_prompt
@@ -283,13 +449,13 @@ def _known_texts(settings: Settings, intent: Intent) -> Iterator[str]:
 
 
 def is_offered(catalogue: Catalogue, name: str, fleet: Fleet) -> bool:
-    """Tell whether a message may ask for a model by its name."""
+    """Whether a message may name this model."""
     model = catalogue.by_identifier.get(name)
     return model is not None and fleet.may_take(model, catalogue.provider_of(model))
 
 
 def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
-    """Return a model by its name; raises RequestError (MODEL_NOT_FOUND) if it is not to be had."""
+    """Return a model by its name. Raises RequestError (MODEL_NOT_FOUND) if it is not offered."""
     if not is_offered(catalogue, name, fleet):
         raise RequestError(
             f"There is no model `{name}`; GET /api/v1/models lists those there are.",
@@ -299,7 +465,7 @@ def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
 
 
 def _refuse_unavailable(offered: tuple[ModelSettings, ...], question: RoutingQuery) -> None:
-    """Refuse by its field's name what no model that is to be had can do."""
+    """Refuse, by the name of its field, a capability that no offered model has."""
     for capability in question.needs:
         if not any(capability in model.capabilities for model in offered):
             raise RequestError(
@@ -323,86 +489,3 @@ def _no_suitable_model(models: tuple[ModelSettings, ...], question: RoutingQuery
         Code.NO_SUITABLE_MODEL,
         details={"routing": routing},
     )
-
-
-def _credits_to_hold(intent: Intent, longest: int) -> int:
-    """Return the credits to set aside: the longest answer's price, or the caller's own limit."""
-    return longest if intent.budget is None else min(longest, intent.budget)
-
-
-def _accept_arguments(
-    state: State, caller: Caller, intent: Intent, hold: int, idempotency: Idempotency | None
-) -> AcceptAsk:
-    settings = state.settings
-    limits, root = settings.limits, keys.system_root(settings.redis)
-    default = (
-        limits.interactive_deadline_seconds
-        if intent.lane == "interactive"
-        else limits.batch_deadline_seconds
-    )
-    tier = limits.of(caller.account.tier)
-    return AcceptAsk(
-        account=caller.account.id,
-        key=caller.key.id,
-        generation=ids.new_id(),
-        session=intent.session or ids.new_id(),
-        is_new=intent.session is None,
-        message=ids.new_id(),
-        content=intent.message,
-        lane=intent.lane,
-        wire=submissions.PLAIN_WIRE if intent.features == PLAIN else submissions.FEATURES_WIRE,
-        model=intent.model,
-        hold=hold,
-        deadline_ms=int(
-            min(intent.deadline_seconds or default, limits.deadline_seconds_max) * 1000
-        ),
-        per_minute=tier.submissions_per_minute,
-        unfinished_max=tier.unfinished_max,
-        waiting_max=limits.waiting_per_session,
-        running_max=tier.running_max,
-        stride=_STRIDE // tier.weight,
-        total_max=limits.unfinished_total,
-        slots=0,
-        rounds_max=0,
-        sessions_max=tier.sessions_max,
-        stored_bytes_max=tier.stored_bytes_max,
-        on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
-        keep=KeepTimes.of(settings.retention) if intent.on_conflict == "interrupt" else None,
-        channels=keys.worker_channel(root, "") if intent.on_conflict == "interrupt" else None,
-        name=session_name(state),
-        system_prompt=intent.system_prompt if intent.session is None else None,
-        companion=intent.companion,
-        metadata=intent.metadata,
-        project=intent.project,
-        media=intent.features.media_urls or None,
-        idempotency=idempotency.key if idempotency else None,
-        fingerprint=idempotency.fingerprint if idempotency else None,
-        idempotency_ms=settings.retention.idempotency_seconds * 1000 if idempotency else None,
-    )
-
-
-async def _current_limits(state: State, caller: Caller, ask: AcceptAsk) -> dict[str, int]:
-    """Return what the moment allows, by its names in what is asked: of room and of memory."""
-    now, fleet = await state.load_monitor.of(caller.root), await state.fleet()
-    known = await state.model_durations.durations(caller.root, ask.model)
-    elsewhere = await _unfinished_elsewhere(state, caller.root)
-    has_room = has_memory(now, state.settings.limits, ask.lane, caller.account.tier)
-    return {
-        "total_max": ask.total_max - elsewhere if has_room else 0,
-        "slots": fleet.slots,
-        "rounds_max": int(ask.deadline_ms / 1000 / known.typical_seconds),
-    }
-
-
-async def _unfinished_elsewhere(state: State, root: str) -> int:
-    """Count what is unfinished in the other partitions: the bound is one of all of them."""
-    redis = state.settings.redis
-    other_roots = {keys.partition_root(redis, number) for number in range(redis.partitions)} - {
-        root
-    }
-    return sum([(await state.load_monitor.of(other)).unfinished for other in other_roots])
-
-
-def session_name(state: State) -> str:
-    """Return the name of a session that nobody named."""
-    return f"API Chat - {iso(state.clock.now_ms())[:10]}"

@@ -6,8 +6,9 @@ What is done here is an operator's: every row needs the scope `operator`, whoeve
 from typing import Final
 
 from api.admin import translate, wire
-from api.endpoints.endpoint import Endpoint, Query, RequestContext, Response
+from api.endpoints.endpoint import Endpoint, Query, RequestContext
 from api.guards.body import Body
+from api.server.responses import Response
 from shared.errors import Code, RequestError
 from shared.redis.functions import RetryRefused
 from shared.stores.dead_letters import DeadLetters

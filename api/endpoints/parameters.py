@@ -1,27 +1,29 @@
-"""What every dialect reads from a request's path, query and headers, and how it refuses them.
+"""What every dialect reads from path, query and headers, and how it refuses a wrong value.
 
-Owns ids, whole numbers, and the idempotency key. Bodies are read by their types.
+Owns ids, whole numbers, days and the Idempotency-Key. A body is read by its type.
 """
 
 import re
 from datetime import date
 from typing import Final
 
+from api import errors
 from api.accept.accept import Idempotency
 from api.endpoints.endpoint import RequestContext
+from api.generation_ref import GenerationRef
 from shared import ids
 from shared.errors import Code, RequestError
 from shared.telemetry import logs
 
 _KEY_CHARACTERS_MAX: Final = 255
-# A number with more names no page of anything.
+# No page has a number with more digits.
 _DIGITS_MAX: Final = 9
 _DAY: Final = re.compile(r"[12][0-9]{3}-[0-9]{2}-[0-9]{2}")
 
 
 def idempotency(context: RequestContext, route: str) -> Idempotency | None:
-    """Return the caller's key, if any, for this route and body."""
-    key = context.field(b"idempotency-key")
+    """Return the caller's Idempotency-Key, if any, for this route and body."""
+    key = context.fields.get(b"idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= _KEY_CHARACTERS_MAX:
@@ -30,34 +32,29 @@ def idempotency(context: RequestContext, route: str) -> Idempotency | None:
 
 
 def generation_id(context: RequestContext) -> str:
-    """Return the generation that the path names, as far as it can be one."""
+    """Return the generation that the path names. Raises RequestError if it cannot be an id."""
     generation = context.path["generation_id"]
     if not ids.is_id(generation):
-        raise unknown_generation()
+        raise errors.unknown_generation()
     logs.bind(generation=generation)
     return generation
 
 
 def session_id(context: RequestContext) -> str:
-    """Return the session that the path names, as far as it can be one."""
+    """Return the session that the path names. Raises RequestError if it cannot be an id."""
     session = context.path["session_id"]
     if not ids.is_id(session):
-        raise unknown_session()
+        raise errors.unknown_session()
     return session
 
 
-def unknown_generation() -> RequestError:
-    """Return the refusal of a generation that the account does not have."""
-    return RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
-
-
-def unknown_session() -> RequestError:
-    """Return the refusal of a session that the account does not have."""
-    return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+def generation_ref(context: RequestContext) -> GenerationRef:
+    """Return the caller's generation that the path names. Raises as `generation_id`."""
+    return GenerationRef(context.caller.root, context.caller.account.id, generation_id(context))
 
 
 def day(context: RequestContext, name: str, default: date) -> date:
-    """Return a parameter of the query as a day, `YYYY-MM-DD`."""
+    """Return a query parameter as a day, `YYYY-MM-DD`."""
     text = context.query.get(name)
     if text is None:
         return default
@@ -72,7 +69,7 @@ def day(context: RequestContext, name: str, default: date) -> date:
 
 
 def whole_number(context: RequestContext, name: str, default: int, *, at_least: int) -> int:
-    """Return a parameter of the query as a number."""
+    """Return a query parameter as a whole number."""
     text = context.query.get(name)
     if text is None:
         return default

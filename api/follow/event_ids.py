@@ -1,7 +1,7 @@
-"""Ids of events as callers read and send them: EPOCH-SEQ, or GENERATION:EPOCH-SEQ.
+"""Event ids as callers read and send them: EPOCH-SEQ, or GENERATION:EPOCH-SEQ.
 
-Owns both forms. A stream that answers a POST uses the second, because the POST that is sent again
-has nothing else that says which generation it goes on with.
+Owns both forms. A stream that answers a POST uses the second: when that POST is sent again, nothing
+else in it names the generation to continue.
 """
 
 import re
@@ -9,25 +9,25 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from api.endpoints.endpoint import EventStream
 from api.follow.ring import BEGINNING, EventNumber
+from api.server.responses import EventStream
 from shared.errors import Code, RequestError
 
 _ID: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,64}):)?([0-9]{1,9}-[0-9]{1,9})")
 _FRAME_START: Final = b"id: "
-# An event is one line of JSON, so this occurs between two events only.
+# An event's data is one line of JSON, so this occurs only between two events.
 _NEXT_FRAME: Final = b"\n\nid: "
 
 
 class EventId(NamedTuple):
-    """An event's number, and its generation where the id names one."""
+    """An event's number, and its generation if the id names one."""
 
     generation: str | None
     number: EventNumber
 
 
 def read(text: str) -> EventId:
-    """Return what an id says. Raises RequestError (INVALID_FIELDS) for what is none."""
+    """Parse an id. Raises RequestError (INVALID_FIELDS) if it is none."""
     found = _ID.fullmatch(text)
     if found is None:
         raise RequestError(
@@ -38,11 +38,10 @@ def read(text: str) -> EventId:
 
 
 def after(text: str | None, generation: str) -> EventNumber:
-    """Return the number that a follower of a generation goes on after; without an id, the first.
+    """Return the event number after which to follow a generation; without an id, the beginning.
 
     Raises:
-        RequestError: INVALID_FIELDS for no id, or one of another generation.
-
+        RequestError: INVALID_FIELDS for an invalid id, or the id of another generation's event.
     """
     if text is None:
         return BEGINNING
@@ -56,7 +55,7 @@ def after(text: str | None, generation: str) -> EventNumber:
 
 
 async def name_generation(stream: EventStream, generation: str) -> EventStream:
-    """Return the stream with its generation in the id of each event."""
+    """Return the stream with the generation in each event's id."""
     return await EventStream.begin(_named_pieces(stream, generation.encode() + b":"))
 
 

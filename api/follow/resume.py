@@ -1,77 +1,68 @@
-"""A POST that was sent again with `Last-Event-ID`: which generation it goes on with.
+"""Which generation a POST with `Last-Event-ID` continues.
 
-Owns what a generation keeps of the request that made it, and the comparison. A request with a
-`Last-Event-ID` never starts a generation: the id names it, or the Idempotency-Key does. Nothing is
-found by the body alone, because two people behind one API key may say the same.
+Owns what a generation keeps of the request that made it, and the comparison. Such a POST never
+starts a generation: the event id names it, or the Idempotency-Key does. The body alone identifies
+nothing, since two people behind one API key may send the same message.
 """
 
 import hashlib
 from typing import Final
 
+from api import errors
 from api.accept import accept, rejections
 from api.accept.accept import Idempotency, Receipt
-from api.endpoints import parameters
-from api.endpoints.endpoint import RequestContext
-from api.follow import event_ids
 from api.follow.event_ids import EventId
+from api.guards.identify import Caller
 from shared.errors import Code, RequestError
+from shared.redis.client import Redis
 from shared.stores import generations, idempotency_records
 
-# In hexadecimal digits: enough to tell requests of one account apart, and kept for each of them.
+# Hexadecimal digits kept with each generation: enough to distinguish one account's requests.
 _REQUEST_DIGITS: Final = 16
 _KEY_DIGITS: Final = 8
 
 
-def origin(context: RequestContext, route: str) -> str:
+def origin(caller: Caller, route: str, raw: bytes) -> str:
     """Return what a generation keeps of its request: hashes of route and body, and of API key."""
-    request = hashlib.sha256(route.encode() + b"\n" + context.raw).hexdigest()
-    key = hashlib.sha256(context.caller.key.id.encode()).hexdigest()
+    request = hashlib.sha256(route.encode() + b"\n" + raw).hexdigest()
+    key = hashlib.sha256(caller.key.id.encode()).hexdigest()
     return request[:_REQUEST_DIGITS] + key[:_KEY_DIGITS]
 
 
-def last_event_id(context: RequestContext) -> EventId | None:
-    """Return the event that a request goes on after, or None for a request that begins.
-
-    Raises:
-        RequestError: INVALID_FIELDS for what is no id of an event.
-
-    """
-    text = context.field(b"last-event-id")
-    return event_ids.read(text) if text else None
-
-
 async def receipt(
-    context: RequestContext, last_event: EventId, idempotency: Idempotency | None, route: str
+    redis: Redis,
+    caller: Caller,
+    last_event: EventId,
+    idempotency: Idempotency | None,
+    own_origin: str,
 ) -> Receipt:
-    """Return the receipt of the generation that a request goes on with.
+    """Return the receipt of the generation that a request continues.
 
     Raises:
-        RequestError: GENERATION_NOT_FOUND, also for what another API key made;
-            IDEMPOTENCY_MISMATCH where it was made by another request; INVALID_FIELDS where neither
-            the id nor an Idempotency-Key names one.
+        RequestError: GENERATION_NOT_FOUND, also for one that another API key made;
+            IDEMPOTENCY_MISMATCH where another request made it; INVALID_FIELDS where neither the id
+            nor an Idempotency-Key names one.
+
     """
-    accept.note_replayed(context.caller)
+    accept.note_replayed(caller)
     if last_event.generation is None and idempotency is None:
         raise RequestError(
             "`Last-Event-ID` names no generation; send the whole id, as in GENERATION:1-7.",
             Code.INVALID_FIELDS,
         )
-    known = None if idempotency is None else await _by_key(context, idempotency)
+    known = None if idempotency is None else await _by_key(redis, caller, idempotency)
     if last_event.generation is None or known is not None:
         if known is None:
-            raise parameters.unknown_generation()
+            raise errors.unknown_generation()
         if last_event.generation not in {None, known.generation}:
             raise rejections.idempotency_mismatch()
         return known
-    return await _by_id(context, last_event.generation, route)
+    return await _by_id(redis, caller, last_event.generation, own_origin)
 
 
-async def _by_key(context: RequestContext, idempotency: Idempotency) -> Receipt | None:
-    """Return what an Idempotency-Key stands for, or None."""
-    caller = context.caller
-    found = await idempotency_records.find(
-        context.state.redis, caller.root, caller.account.id, idempotency.key
-    )
+async def _by_key(redis: Redis, caller: Caller, idempotency: Idempotency) -> Receipt | None:
+    """Return the receipt stored for an Idempotency-Key, or None."""
+    found = await idempotency_records.find(redis, caller.root, caller.account.id, idempotency.key)
     if found is None:
         return None
     if found.fingerprint != idempotency.fingerprint or found.generation is None:
@@ -79,16 +70,12 @@ async def _by_key(context: RequestContext, idempotency: Idempotency) -> Receipt 
     return Receipt(found.generation, found.session, None, None)
 
 
-async def _by_id(context: RequestContext, generation: str, route: str) -> Receipt:
-    caller = context.caller
-    found = await generations.origin(
-        context.state.redis, caller.root, caller.account.id, generation
-    )
+async def _by_id(redis: Redis, caller: Caller, generation: str, own: str) -> Receipt:
+    found = await generations.origin(redis, caller.root, caller.account.id, generation)
     if found is None:
-        raise parameters.unknown_generation()
-    own = origin(context, route)
+        raise errors.unknown_generation()
     if found.request and found.request[_REQUEST_DIGITS:] != own[_REQUEST_DIGITS:]:
-        raise parameters.unknown_generation()
+        raise errors.unknown_generation()
     if found.request != own:
         raise RequestError(
             "The generation that `Last-Event-ID` names was made by another request.",

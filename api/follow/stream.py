@@ -10,16 +10,26 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from api.endpoints.endpoint import EventStream, RequestContext, Response
+from starlette.requests import Request
+
+from api import errors
 from api.follow import stream_events
-from api.follow.ring import BEGINNING, EventNumber, Ring, encode, frame, read_page
+from api.follow.ring import BEGINNING, EventNumber, Ring, Rings, encode, frame, read_page
+from api.follow.subscriber import Subscriber
 from api.generation_ref import GenerationRef
-from api.polling import overdue
+from api.guards.identify import Caller
+from api.guards.open_waits import OpenWaits
+from api.guards.revocations import Revocations
+from api.live_fleet import LiveFleet
+from api.polling.overdue import CurrentGenerations
 from api.server import disconnect
-from api.state import State
-from shared.errors import Code, RequestError, UnavailableError
+from api.server.responses import EventStream, Response
+from shared.errors import UnavailableError
+from shared.media.url_signing import UrlSigner
+from shared.redis.client import Redis
 from shared.stores import generations
 from shared.wire.generation import Generation
 
@@ -40,149 +50,165 @@ class StartedGeneration(NamedTuple):
     deadline_seconds: float
 
 
-async def follow(
-    context: RequestContext,
-    generation_id: str,
-    after: EventNumber,
-    *,
-    started: StartedGeneration | None = None,
-) -> EventStream | Response:
-    """Return the events of a generation after a number, or 204 when there can be no more.
+@dataclass(kw_only=True)
+class Streams:
+    """Streams of events: each is the way of one client through one generation's events."""
 
-    What was `begun` by this request is followed without looking whether it is there.
+    redis: Redis
+    subscriber: Subscriber
+    rings: Rings
+    generations: CurrentGenerations
+    live_fleet: LiveFleet
+    open_waits: OpenWaits
+    revocations: Revocations
+    url_signer: UrlSigner
+    ping_seconds: float
 
-    Raises:
-        RequestError: GENERATION_NOT_FOUND.
-        RefusedError: RATE_LIMITED when the account follows as many as it may.
-        UnavailableError: Redis is away.
+    async def follow(
+        self,
+        caller: Caller,
+        request: Request,
+        generation_id: str,
+        after: EventNumber,
+        *,
+        started: StartedGeneration | None = None,
+    ) -> EventStream | Response:
+        """Return the events of a generation after a number, or 204 when there can be no more.
 
-    """
-    ref = GenerationRef(context.caller.root, context.caller.account.id, generation_id)
-    await context.state.subscriber.connect()
-    if started is not None:
-        return await EventStream.begin(_live_events(context, ref, after, started))
-    generation = await overdue.find_current(context.state, ref)
-    if generation is None:
-        raise RequestError("There is no such generation.", Code.GENERATION_NOT_FOUND)
-    if not generation.is_final:
-        started = StartedGeneration(generation.session, _seconds_left(generation))
-        return await EventStream.begin(_live_events(context, ref, after, started))
-    if after == EventNumber.of(generation.last_event):
-        return Response(None, status=204)
-    return await EventStream.begin(_ended_events(context, ref, after, generation))
+        Of a generation that this request has just `started`, the record is not read first.
 
+        Raises:
+            RequestError: GENERATION_NOT_FOUND.
+            RefusedError: RATE_LIMITED when the account has as many streams open as it may.
+            UnavailableError: Redis is away.
 
-async def _ended_events(
-    context: RequestContext, ref: GenerationRef, after: EventNumber, generation: Generation
-) -> AsyncGenerator[bytes, None]:
-    """Tell what the stream still has, else a snapshot; then the end."""
-    with (
-        context.state.open_waits.hold(context.caller.account, lambda: None),
-        context.state.revocations.watch(context.caller.key, lambda: None) as key_use,
-    ):
-        key_use.check()
-        last = EventNumber.of(generation.last_event)
-        # Before anything is sent: until then the request may still be refused.
-        page = await read_page(context.state.redis, ref, after)
-        yield _accepted_frame(ref, generation.session, after)
-        while page is not None:
-            yield page.frames
+        """
+        ref = GenerationRef(caller.root, caller.account.id, generation_id)
+        await self.subscriber.connect()
+        if started is None:
+            generation = await self.generations.find(ref)
+            if generation is None:
+                raise errors.unknown_generation()
+            if generation.is_final:
+                if after == EventNumber.of(generation.last_event):
+                    return Response(None, status=204)
+                return await EventStream.begin(self._ended_events(caller, ref, after, generation))
+            started = StartedGeneration(generation.session, _seconds_left(generation))
+        return await EventStream.begin(self._live_events(caller, request, ref, after, started))
+
+    async def _ended_events(
+        self, caller: Caller, ref: GenerationRef, after: EventNumber, generation: Generation
+    ) -> AsyncGenerator[bytes, None]:
+        """Tell what the stream still has, else a snapshot; then the end."""
+        with (
+            self.open_waits.hold(caller.account, lambda: None),
+            self.revocations.watch(caller.key, lambda: None) as key_use,
+        ):
+            key_use.check()
+            last = EventNumber.of(generation.last_event)
+            # Before anything is sent: until then the request may still be refused.
+            page = await read_page(self.redis, ref, after)
+            yield _accepted_frame(ref, generation.session, after)
+            while page is not None:
+                yield page.frames
+                if key_use.has_ended:
+                    yield _KEY_ENDED
+                    return
+                if page.has_end:
+                    break
+                page = await read_page(self.redis, ref, page.last)
+            else:
+                yield self._snapshot(generation)
+            yield frame(last, encode(stream_events.end(generation, self.url_signer.sign_media)))
+
+    async def _live_events(
+        self,
+        caller: Caller,
+        request: Request,
+        ref: GenerationRef,
+        after: EventNumber,
+        started: StartedGeneration,
+    ) -> AsyncGenerator[bytes, None]:
+        """Tell what comes, as it comes, until the end."""
+        reader = _StreamReader(self.ping_seconds, started.deadline_seconds)
+        disconnect.listen(
+            request.scope,
+            on_disconnect=reader.note_disconnect,
+            on_shutdown=reader.note_shutdown,
+        )
+        with (
+            self.open_waits.hold(caller.account, reader.note_shutdown),
+            self.revocations.watch(caller.key, reader.wake) as key_use,
+            reader,
+            self.rings.join(ref, reader) as ring,
+        ):
+            key_use.check()
+            yield _accepted_frame(ref, started.session, after)
+            cursor = BEGINNING if after.epoch == 0 else after
+            while not (reader.has_disconnected or reader.is_shutting_down or key_use.has_ended):
+                reader.has_events = False
+                piece, cursor = await self._next_events(ref, ring, cursor)
+                if piece:
+                    reader.note_sent()
+                    yield piece
+                elif ring.is_broken or (ring.has_ended and cursor >= ring.last):
+                    return
+                elif not await reader.wait_for_events():
+                    # Where there is another server than our edge, nobody tells.
+                    if await request.is_disconnected():
+                        return
+                    yield _PING
+                    ring.reread_if_quiet(self.ping_seconds)
+                    await self._end_if_overdue(ref, reader)
             if key_use.has_ended:
                 yield _KEY_ENDED
-                return
-            if page.has_end:
-                break
-            page = await read_page(context.state.redis, ref, page.last)
-        else:
-            yield _snapshot(context.state, generation)
-        yield frame(
-            last, encode(stream_events.end(generation, context.state.url_signer.sign_media))
-        )
+            elif reader.is_shutting_down:
+                yield _SHUTTING_DOWN
 
-
-async def _live_events(
-    context: RequestContext, ref: GenerationRef, after: EventNumber, started: StartedGeneration
-) -> AsyncGenerator[bytes, None]:
-    """Tell what comes, as it comes, until the end."""
-    state = context.state
-    reader = _StreamReader(state.settings.api.ping_seconds, started.deadline_seconds)
-    disconnect.listen(
-        context.request.scope,
-        on_disconnect=reader.note_disconnect,
-        on_shutdown=reader.note_shutdown,
-    )
-    with (
-        state.open_waits.hold(context.caller.account, reader.note_shutdown),
-        state.revocations.watch(context.caller.key, reader.wake) as key_use,
-        reader,
-        state.rings.join(ref, reader) as ring,
-    ):
-        key_use.check()
-        yield _accepted_frame(ref, started.session, after)
-        cursor = BEGINNING if after.epoch == 0 else after
-        while not (reader.has_disconnected or reader.is_shutting_down or key_use.has_ended):
-            reader.has_events = False
-            piece, cursor = await _next_events(state, ref, ring, cursor)
-            if piece:
-                reader.note_sent()
-                yield piece
-            elif ring.is_broken or (ring.has_ended and cursor >= ring.last):
-                return
-            elif not await reader.wait_for_events():
-                # Where there is another server than our edge, nobody tells.
-                if await context.request.is_disconnected():
-                    return
-                yield _PING
-                ring.reread_if_quiet(state.settings.api.ping_seconds)
-                await _end_if_overdue(state, ref, reader)
-        if key_use.has_ended:
-            yield _KEY_ENDED
-        elif reader.is_shutting_down:
-            yield _SHUTTING_DOWN
-
-
-async def _next_events(
-    state: State, ref: GenerationRef, ring: Ring, cursor: EventNumber
-) -> tuple[bytes, EventNumber]:
-    """Return the next events after a cursor, as many as there are and fit into one write."""
-    if not ring.is_loaded:
-        return b"", cursor
-    if cursor < ring.base:
-        page = await read_page(state.redis, ref, cursor)
-        if page is not None and page.frames:
-            return page.frames, page.last
-    elif cursor <= ring.last:
-        return ring.read(cursor)
-    return await _reconcile(state, ref, ring, cursor)
-
-
-async def _reconcile(
-    state: State, ref: GenerationRef, ring: Ring, cursor: EventNumber
-) -> tuple[bytes, EventNumber]:
-    """Go on for a follower that has seen what is not here, or has not seen what is nowhere."""
-    known = ring.last
-    generation = await generations.find(state.redis, *ref)
-    if generation is None or ring.base <= cursor <= ring.last:
-        return ring.read(max(cursor, ring.base))
-    number = _snapshot_number(generation)
-    if known < cursor <= EventNumber.of(generation.last_event):
-        if await read_page(state.redis, ref, known):
-            # It has heard from Redis what the ring has yet to hear.
-            ring.reread()
+    async def _next_events(
+        self, ref: GenerationRef, ring: Ring, cursor: EventNumber
+    ) -> tuple[bytes, EventNumber]:
+        """Return the next events after a cursor, as many as there are and fit into one write."""
+        if not ring.is_loaded:
             return b"", cursor
-        number = known
-    # Redis has lost one or the other: the follower begins anew from what there is.
-    return _snapshot(state, generation), number
+        if cursor < ring.base:
+            page = await read_page(self.redis, ref, cursor)
+            if page is not None and page.frames:
+                return page.frames, page.last
+        elif cursor <= ring.last:
+            return ring.read(cursor)
+        return await self._reconcile(ref, ring, cursor)
 
+    async def _reconcile(
+        self, ref: GenerationRef, ring: Ring, cursor: EventNumber
+    ) -> tuple[bytes, EventNumber]:
+        """Go on for a follower that has seen what is not here, or has not seen what is nowhere."""
+        known = ring.last
+        generation = await generations.find(self.redis, *ref)
+        if generation is None or ring.base <= cursor <= ring.last:
+            return ring.read(max(cursor, ring.base))
+        number = _snapshot_number(generation)
+        if known < cursor <= EventNumber.of(generation.last_event):
+            if await read_page(self.redis, ref, known):
+                # It has heard from Redis what the ring has yet to hear.
+                ring.reread()
+                return b"", cursor
+            number = known
+        # Redis has lost one or the other: the follower begins anew from what there is.
+        return self._snapshot(generation), number
 
-async def _end_if_overdue(state: State, ref: GenerationRef, reader: "_StreamReader") -> None:
-    """Look at what should have ended by now, or what no worker may be left to end."""
-    with suppress(UnavailableError):
-        if reader.is_before_deadline and (await state.fleet()).workers:
-            return
-        generation = await overdue.find_current(state, ref)
-        if generation is not None:
-            reader.set_deadline(_seconds_left(generation))
+    async def _end_if_overdue(self, ref: GenerationRef, reader: "_StreamReader") -> None:
+        """Look at what should have ended by now, or what no worker may be left to end."""
+        with suppress(UnavailableError):
+            if reader.is_before_deadline and (await self.live_fleet.current()).workers:
+                return
+            generation = await self.generations.find(ref)
+            if generation is not None:
+                reader.set_deadline(_seconds_left(generation))
+
+    def _snapshot(self, generation: Generation) -> bytes:
+        event = stream_events.snapshot(generation, self.url_signer.sign_media)
+        return frame(_snapshot_number(generation), encode(event))
 
 
 def _seconds_left(generation: Generation) -> float:
@@ -197,11 +223,6 @@ def _accepted_frame(ref: GenerationRef, session: str, after: EventNumber) -> byt
     if after >= _FIRST:
         return b""
     return frame(_FIRST, encode(stream_events.accepted(ref.id, session)))
-
-
-def _snapshot(state: State, generation: Generation) -> bytes:
-    event = stream_events.snapshot(generation, state.url_signer.sign_media)
-    return frame(_snapshot_number(generation), encode(event))
 
 
 def _snapshot_number(generation: Generation) -> EventNumber:

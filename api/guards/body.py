@@ -14,8 +14,7 @@ import msgspec
 from starlette.requests import Request
 
 from api.guards import validation_errors
-from api.server import request_head
-from api.server.request_head import Fields
+from api.server.request_head import FieldsByName
 from shared.errors import Code, RequestError
 from shared.settings import ApiSettings
 
@@ -25,9 +24,9 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _FRACTION_FOR_WHOLE: Final = re.compile(r"Expected `int[^,]*, got `float`")
 
 
-def size_max(request: Request, settings: ApiSettings) -> int:
+def size_max(fields: FieldsByName, settings: ApiSettings) -> int:
     """Return how large the body may become. Raises RequestError (PAYLOAD_TOO_LARGE)."""
-    declared = request_head.value(request.scope["headers"], b"content-length") or ""
+    declared = fields.get(b"content-length", "")
     if not declared.isdecimal():
         return settings.body_bytes_max
     if int(declared) > settings.body_bytes_max:
@@ -35,7 +34,7 @@ def size_max(request: Request, settings: ApiSettings) -> int:
     return int(declared)
 
 
-async def read(request: Request, settings: ApiSettings) -> bytes:
+async def read(request: Request, fields: FieldsByName, settings: ApiSettings) -> bytes:
     """Return the whole body.
 
     Raises:
@@ -43,11 +42,10 @@ async def read(request: Request, settings: ApiSettings) -> bytes:
             there within `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
 
     """
-    fields: Fields = request.scope["headers"]
-    kind = (request_head.value(fields, b"content-type") or "").partition(";")[0].strip().lower()
+    kind = fields.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind not in {"", "application/json"} and not kind.endswith("+json"):
         raise RequestError("The body must be application/json.", Code.UNSUPPORTED_MEDIA_TYPE)
-    if (request_head.value(fields, b"content-encoding") or "").lower() not in {"", "identity"}:
+    if fields.get(b"content-encoding", "").lower() not in {"", "identity"}:
         raise RequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)
     if "body_is_here" in request.scope:
         return await _collect(request, settings)

@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 
 from api.guards.rate_limits import SubmissionAttempt
 from api.refresh_ahead_cache import RefreshAheadCache
-from api.server import request_head
-from api.server.request_head import Fields
+from api.server.request_head import FieldsByName
 from shared import ids
 from shared.clock import Clock, iso
 from shared.errors import Code, RequestError
@@ -40,7 +39,7 @@ class Identities:
         self._clock = clock
         self._callers = RefreshAheadCache(self._load, clock, trusted_seconds=TRUSTED_SECONDS)
 
-    async def identify(self, fields: Fields, scope: Scope) -> Caller:
+    async def identify(self, fields: FieldsByName, scope: Scope) -> Caller:
         """Return the caller, whose key must carry the scope.
 
         Raises:
@@ -60,7 +59,7 @@ class Identities:
             raise RequestError(f"The API key lacks the scope `{scope}`.", Code.FORBIDDEN)
         return caller
 
-    def forget(self, fields: Fields) -> None:
+    def forget(self, fields: FieldsByName) -> None:
         """Let the caller's next request see what was just written to its account."""
         key = _presented(fields)
         if key is not None:
@@ -81,9 +80,9 @@ def _refused(reason: str) -> RequestError:
     return RequestError(f"The API key {reason}.", Code.INVALID_API_KEY)
 
 
-def _presented(fields: Fields) -> str | None:
-    key = request_head.value(fields, b"x-api-key")
+def _presented(fields: FieldsByName) -> str | None:
+    key = fields.get(b"x-api-key")
     if key:
         return key
-    scheme, _, token = (request_head.value(fields, b"authorization") or "").partition(" ")
+    scheme, _, token = fields.get(b"authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token else None

@@ -291,8 +291,19 @@ class SubmissionAttempt:
             error.retry_after_seconds = max(error.retry_after_seconds, wait)
 
 
+def rate_headers(rate: Rate | None) -> dict[str, str]:
+    """Return the headers with an account's use of its submission limit; none if not counted."""
+    if rate is None:
+        return {}
+    return {
+        "ratelimit-limit": str(rate.limit),
+        "ratelimit-remaining": str(rate.remaining),
+        "ratelimit-reset": str(-(-rate.reset_ms // 1000)),
+    }
+
+
 def headers(limit: int, reset_seconds: float) -> dict[str, str]:
-    """Return the headers of a refusal by a limit: what it is, and when all of it is there again."""
+    """Return the headers of a refusal by a limit: the limit, and when it is unused again."""
     return {
         "ratelimit-limit": str(limit),
         "ratelimit-remaining": "0",

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from api.endpoints import endpoint
+from api.server import responses
 from api.state import State
 from shared.errors import Code, RequestError
 from shared.media.files import ROOT, MediaFiles
@@ -33,7 +33,7 @@ class MediaFile:
         """Answer one request; errors rise to the front's catch-all."""
         request = Request(scope, receive)
         if request.method not in {"GET", "HEAD"}:
-            await endpoint.reply_allowed_methods(scope, send, "GET, HEAD, OPTIONS")
+            await responses.reply_allowed_methods(scope, send, "GET, HEAD, OPTIONS")
             return
         state: State = scope["state"]["pollux"]
         path = str(scope["path"]).removeprefix(self._mount)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from api.endpoints.endpoint import encode, reply, reply_allowed_methods
+from api.server.responses import encode, reply, reply_allowed_methods
 from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.errors import UnavailableError, WrongTypeError
@@ -48,7 +48,7 @@ class KeylessGet:
         }
         if self._name == "ready":
             await _check_redis(state)
-            answer |= _worker_problems(await state.fleet()) | _dropped_lines()
+            answer |= _worker_problems(await state.live_fleet.current()) | _dropped_lines()
             answer |= await _damaged(state)
             if state.server_watch.wrong_keys:
                 answer["damaged_keys"] = len(state.server_watch.wrong_keys)

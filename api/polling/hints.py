@@ -1,60 +1,80 @@
-"""When to look again, for a message that was just taken in and for a generation as it stands.
+"""The poll hint of a receipt, and the hint and ETA of a generation as it stands.
 
-Owns no arithmetic, which is pace's: only what it is fed with.
+Owns which figures go into them; the arithmetic is eta.py's and queue_wait.py's.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
+from api.live_fleet import LiveFleet
 from api.polling import eta, queue_wait
-from api.polling.eta import Eta, KnownDurations, PriorWait
+from api.polling.eta import Eta, KnownDurations, ModelDurations, PriorWait
 from api.polling.queue_wait import TypicalDuration, Wait
-from api.state import State
 from shared.errors import UnavailableError
 from shared.stores.fleet import Fleet
 from shared.wire.generation import Generation, QueuePosition
 
-# A client that obeys each hint, and is a little late, still finds the record of what has ended.
+# A client that polls at each hint, a little late, still finds the record of an ended generation.
 _KEPT_SHARE: Final = 0.5
 
 
-async def for_receipt(state: State, root: str, model: str, position: QueuePosition | None) -> int:
-    """Return a receipt's hint, in seconds; without a line the message may long be under way.
+class Outlook(NamedTuple):
+    """What a hint is computed from: a model's measured durations, and the live workers."""
 
-    The message is in: Redis going away now must not refuse it.
-    """
-    try:
-        known, fleet = await state.model_durations.durations(root, model), await state.fleet()
-    except UnavailableError:
-        return _capped_by_retention(state, eta.HINT_SECONDS_UNKNOWN)
-    wait = queue_wait.NO_WAIT
-    if position is not None:
-        wait = queue_wait.of_receipt(position, model, _typical(known), fleet)
-    return _capped_by_retention(state, _hint_while_waiting(known, wait, 0.0))
+    known: KnownDurations
+    fleet: Fleet
 
 
-async def for_generation(state: State, root: str, generation: Generation) -> tuple[int, Eta | None]:
-    """Return the hint and the estimate; what has ended needs neither."""
-    if generation.is_final:
-        return 1, None
-    known, fleet = (
-        await state.model_durations.durations(root, generation.model),
-        await state.fleet(),
-    )
-    if generation.position is not None:
-        wait = queue_wait.of(generation, _typical(known), fleet)
-        hint = _hint_while_waiting(known, wait, queue_wait.waited_seconds(generation))
-        return _capped_by_retention(state, hint), eta.estimate(
-            known, 0.0, wait.seconds
-        ) if wait.is_known else None
-    elapsed = 0.0
-    if generation.started is not None:
-        elapsed = max(0.0, (generation.seen - generation.started) / 1000)
-    hint = eta.hint(known, elapsed, _prior_wait(generation, known, fleet))
-    return _capped_by_retention(state, hint), eta.estimate(known, elapsed, 0.0)
+class Hints:
+    """Poll hints, in whole seconds; none leads past the time for which a record is kept."""
+
+    def __init__(
+        self, model_durations: ModelDurations, live_fleet: LiveFleet, kept_seconds: float
+    ) -> None:
+        self._model_durations = model_durations
+        self._live_fleet = live_fleet
+        self._hint_max = max(1, int(_KEPT_SHARE * kept_seconds))
+
+    async def for_receipt(
+        self, root: str, model: str, position: QueuePosition | None, outlook: Outlook | None = None
+    ) -> int:
+        """Return a receipt's hint; without a position the generation may long be running.
+
+        The message is accepted: a failure of Redis must not refuse it now.
+        """
+        if outlook is None:
+            try:
+                outlook = await self._outlook(root, model)
+            except UnavailableError:
+                return min(self._hint_max, eta.HINT_SECONDS_UNKNOWN)
+        known, fleet = outlook
+        wait = queue_wait.NO_WAIT
+        if position is not None:
+            wait = queue_wait.of_receipt(position, model, _typical(known), fleet)
+        return min(self._hint_max, _hint_while_waiting(known, wait, 0.0))
+
+    async def for_generation(self, root: str, generation: Generation) -> tuple[int, Eta | None]:
+        """Return hint and ETA; an ended generation needs neither: 1 and None."""
+        if generation.is_final:
+            return 1, None
+        known, fleet = await self._outlook(root, generation.model)
+        if generation.position is not None:
+            wait = queue_wait.of(generation, _typical(known), fleet)
+            hint = _hint_while_waiting(known, wait, queue_wait.waited_seconds(generation))
+            estimate = eta.estimate(known, 0.0, wait.seconds) if wait.is_known else None
+            return min(self._hint_max, hint), estimate
+        elapsed = 0.0
+        if generation.started is not None:
+            elapsed = max(0.0, (generation.seen - generation.started) / 1000)
+        hint = eta.hint(known, elapsed, _prior_wait(generation, known, fleet))
+        return min(self._hint_max, hint), eta.estimate(known, elapsed, 0.0)
+
+    async def _outlook(self, root: str, model: str) -> Outlook:
+        known = await self._model_durations.durations(root, model)
+        return Outlook(known, await self._live_fleet.current())
 
 
 def _hint_while_waiting(known: KnownDurations, wait: Wait, waited: float) -> int:
-    """Return the way to the first look of an answer, and not too short a one."""
+    """Return the seconds to the first poll that may find an end, but not too few of them."""
     shortest = wait.shortest_hint(waited)
     if wait.is_known:
         seconds = max(0.0, wait.seconds - wait.margin)
@@ -63,7 +83,7 @@ def _hint_while_waiting(known: KnownDurations, wait: Wait, waited: float) -> int
 
 
 def _prior_wait(generation: Generation, known: KnownDurations, fleet: Fleet) -> PriorWait:
-    """Return what a client of an answer that runs has waited, and how often it may have looked."""
+    """Return how long a running generation was queued, and how often its client may have polled."""
     waited = queue_wait.waited_seconds(generation)
     if waited < 1:
         return eta.NO_PRIOR_WAIT
@@ -75,9 +95,3 @@ def _prior_wait(generation: Generation, known: KnownDurations, fleet: Fleet) -> 
 
 def _typical(known: KnownDurations) -> TypicalDuration:
     return TypicalDuration(known.typical_seconds, max(0.0, known.margin_seconds))
-
-
-def _capped_by_retention(state: State, hint: int) -> int:
-    """Return a hint that leads to no poll after the record is gone."""
-    kept_seconds = state.settings.retention.generation_seconds
-    return min(hint, max(1, int(_KEPT_SHARE * kept_seconds)))

@@ -1,61 +1,75 @@
-"""What only time must end, ended by whoever looks: no worker may be there to do it.
+"""Finds or cancels a generation, and ends one that is overdue: there may be no worker to do it.
 
-Owns two cases: a deadline that has passed, and a cancel that the worker cannot answer, because its
-lease has expired and no worker lives. Both end by the functions that end everything else, which
-check again and do it once. Refuses to cost a healthy look anything.
+Owns two cases: a deadline has passed; or a cancel is pending, the worker's lease has expired, and
+no worker is alive. Both end through the Redis functions that end every generation, which check
+again and do it once. Where nothing is overdue, a poll costs no extra Redis call.
 """
 
 from contextlib import suppress
 
 import msgspec
 
+from api import errors
 from api.generation_ref import GenerationRef
-from api.state import State
+from api.live_fleet import LiveFleet
 from shared.errors import UnavailableError
 from shared.redis import functions
+from shared.redis.client import Redis
 from shared.redis.functions import AlreadyEnded, CancelAsk, Cancelled, ExpireAsk, KeepTimes
+from shared.settings import Settings
 from shared.stores import generations
 from shared.wire.generation import Generation
 
 
-async def find_current(state: State, ref: GenerationRef) -> Generation | None:
-    """Return an account's generation, or None; one that is overdue has ended by then."""
-    generation = await generations.find(state.redis, *ref)
-    if generation is None or not await _end_if_overdue(state, ref, generation):
-        return generation
-    return await generations.find(state.redis, *ref)
+class CurrentGenerations:
+    """Generations as they are now; one that is overdue has ended before it is returned."""
 
+    def __init__(self, redis: Redis, settings: Settings, live_fleet: LiveFleet) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._live_fleet = live_fleet
 
-async def cancel(state: State, ref: GenerationRef) -> Cancelled | AlreadyEnded | None:
-    """Cancel a generation; None when the account has none of that id.
+    async def find(self, ref: GenerationRef) -> Generation | None:
+        """Return an account's generation, or None."""
+        generation = await generations.find(self._redis, *ref)
+        if generation is None or not await self._end_if_overdue(ref, generation):
+            return generation
+        return await generations.find(self._redis, *ref)
 
-    Where no worker lives that could stop, it ends at once if its lease has expired.
-    """
-    root, account, generation = ref
-    ask = CancelAsk.of(state.settings, account, generation)
-    done = await functions.cancel(state.redis, root, ask)
-    if not isinstance(done, Cancelled) or done.refunded is not None:
+    async def cancel(self, ref: GenerationRef) -> Cancelled | AlreadyEnded:
+        """Cancel a generation; with its lease expired and no worker alive, it ends at once.
+
+        Raises:
+            RequestError: GENERATION_NOT_FOUND.
+
+        """
+        root, account, generation = ref
+        ask = CancelAsk.of(self._settings, account, generation)
+        done = await functions.cancel(self._redis, root, ask)
+        if done is None:
+            raise errors.unknown_generation()
+        if not isinstance(done, Cancelled) or done.refunded is not None:
+            return done
+        # The worker is asked to stop already, even if this second call fails.
+        with suppress(UnavailableError):
+            if await self._has_no_live_worker():
+                end = msgspec.structs.replace(ask, is_abandoned=True)
+                again = await functions.cancel(self._redis, root, end)
+                return again if isinstance(again, Cancelled) else done
         return done
-    # It is asked to stop, whatever becomes of the second look.
-    with suppress(UnavailableError):
-        if await _has_no_live_worker(state):
-            end = msgspec.structs.replace(ask, is_abandoned=True)
-            again = await functions.cancel(state.redis, root, end)
-            return again if isinstance(again, Cancelled) else done
-    return done
 
+    async def _end_if_overdue(self, ref: GenerationRef, generation: Generation) -> bool:
+        """End a generation that is overdue. Return whether it has ended by now."""
+        root, account, id_ = ref
+        if generation.is_past_deadline:
+            keep = KeepTimes.of(self._settings.retention)
+            return await functions.expire(
+                self._redis, root, ExpireAsk(account=account, id=id_, keep=keep)
+            )
+        if generation.is_cancelling and await self._has_no_live_worker():
+            stop = CancelAsk.of(self._settings, account, id_, is_abandoned=True)
+            return await functions.cancel(self._redis, root, stop) != Cancelled(None)
+        return False
 
-async def _end_if_overdue(state: State, ref: GenerationRef, generation: Generation) -> bool:
-    """End a generation that is overdue. Return whether it has ended by now."""
-    root, account, id_ = ref
-    if generation.is_past_deadline:
-        ask = ExpireAsk(account=account, id=id_, keep=KeepTimes.of(state.settings.retention))
-        return await functions.expire(state.redis, root, ask)
-    if generation.is_cancelling and await _has_no_live_worker(state):
-        stop = CancelAsk.of(state.settings, account, id_, is_abandoned=True)
-        return await functions.cancel(state.redis, root, stop) != Cancelled(None)
-    return False
-
-
-async def _has_no_live_worker(state: State) -> bool:
-    return not (await state.fleet()).workers
+    async def _has_no_live_worker(self) -> bool:
+        return not (await self._live_fleet.current()).workers

@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from api.accept import accept, rejections
 from api.endpoints.endpoint import RequestContext
+from api.guards import rate_limits
 from shared import ids
 from shared.clock import iso
 from shared.errors import Code, PolluxError, RefusedError, RequestError, StoreError
@@ -52,7 +53,7 @@ async def create(
     try:
         return await _create(context, new_key_request, idempotency)
     except PolluxError as refused:
-        found = await accept.stored_receipt(context.state, context.caller, idempotency, refused)
+        found = await context.state.submissions.stored_receipt(context.caller, idempotency, refused)
         known = await context.state.accounts.find_key(found.api_key or "")
         if known is None:
             raise refused from None
@@ -68,7 +69,7 @@ async def _create(
         and new_key_request.expires_ms <= state.clock.now_ms()
     ):
         raise RequestError("The field `expires_at` must be in the future.", Code.INVALID_FIELDS)
-    await rejections.check_memory(state, caller)
+    await state.rejections.check_memory(caller)
     keys_max = state.settings.limits.of(caller.account.tier).keys_max
     while True:
         taken = await _take_submission(context, idempotency)
@@ -112,16 +113,14 @@ async def _take_submission(
         account=caller.account.id,
         per_minute=state.settings.limits.of(caller.account.tier).submissions_per_minute,
         id=ids.new_id(),
-        idempotency=idempotency.key if idempotency else None,
-        fingerprint=idempotency.fingerprint if idempotency else None,
-        idempotency_ms=state.settings.retention.idempotency_seconds * 1000 if idempotency else None,
+        **accept.idempotency_arguments(idempotency, state.settings.retention),
     )
     taken = await functions.count_submission(state.redis, caller.root, ask)
     if not isinstance(taken, Rejected):
         return taken
     if taken.reason == "mismatch":
         raise rejections.idempotency_mismatch()
-    raise rejections.rate_limited(state, caller.account.id, taken.rate)
+    raise state.rejections.rate_limited(caller.account.id, taken.rate)
 
 
 def _note_created(context: RequestContext, new_key: CreatedKey) -> None:
@@ -193,7 +192,7 @@ def _refuse_new(refused: KeyRefused, rate: Rate | None, keys_max: int) -> NoRetu
                 f"The account has {refused.about:,} API keys; {keys_max:,} are allowed. Deleting "
                 "keys makes room.",
                 Code.QUOTA_EXCEEDED,
-                headers=rejections.rate_headers(rate),
+                headers=rate_limits.rate_headers(rate),
                 details={"quota": "keys", "used": refused.about, "limit": keys_max},
             )
         case _:

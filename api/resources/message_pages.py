@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from api.endpoints.endpoint import ChunkedResponse, RequestContext, Response, encode
+from api.endpoints.endpoint import RequestContext
 from api.resources import sessions
 from api.server import disconnect
+from api.server.responses import ChunkedResponse, Response, encode
 from shared.stores.sessions import READ_BYTES_MAX, Session, Turn, TurnRange, TurnsFound
 
 # As it stands in an encoded reply without messages. Quotes inside of texts are escaped, so this is

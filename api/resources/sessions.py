@@ -5,6 +5,7 @@ Owns the refusal of what is not theirs. A session made through one dialect is th
 
 from typing import NamedTuple
 
+from api import errors
 from api.accept import accept, rejections
 from api.endpoints import parameters
 from api.endpoints.endpoint import RequestContext
@@ -36,7 +37,7 @@ async def create(
     try:
         return await _create(context, new_session, idempotency)
     except PolluxError as refused:
-        found = await accept.stored_receipt(context.state, context.caller, idempotency, refused)
+        found = await context.state.submissions.stored_receipt(context.caller, idempotency, refused)
         return NewSession(found.session, is_replayed=True)
 
 
@@ -46,20 +47,18 @@ async def _create(
     if new_session.companion is not None:
         load_companion(context, new_session.companion)
     state, caller = context.state, context.caller
-    await rejections.check_memory(state, caller)
+    await state.rejections.check_memory(caller)
     tier = state.settings.limits.of(caller.account.tier)
     ask = functions.CreateSessionAsk(
         account=caller.account.id,
         id=ids.new_id(),
-        name=new_session.name or accept.session_name(state),
+        name=new_session.name or state.submissions.session_name(),
         per_minute=tier.submissions_per_minute,
         sessions_max=tier.sessions_max,
         stored_bytes_max=tier.stored_bytes_max,
         companion=new_session.companion,
         metadata=new_session.metadata or None,
-        idempotency=idempotency.key if idempotency else None,
-        fingerprint=idempotency.fingerprint if idempotency else None,
-        idempotency_ms=state.settings.retention.idempotency_seconds * 1000 if idempotency else None,
+        **accept.idempotency_arguments(idempotency, state.settings.retention),
     )
     created = await functions.create_session(state.redis, caller.root, ask)
     if not isinstance(created, Rejected):
@@ -68,7 +67,7 @@ async def _create(
         raise rejections.idempotency_mismatch()
     if created.reason == "quota":
         raise rejections.quota_exceeded(ask, created)
-    raise rejections.rate_limited(state, caller.account.id, created.rate)
+    raise state.rejections.rate_limited(caller.account.id, created.rate)
 
 
 def load_companion(context: RequestContext, name: str) -> CompanionSettings:
@@ -88,7 +87,7 @@ async def load(context: RequestContext, session: str) -> Session:
         context.state.redis, context.caller.root, context.caller.account.id, session
     )
     if found is None:
-        raise parameters.unknown_session()
+        raise errors.unknown_session()
     return found
 
 
@@ -111,7 +110,7 @@ async def find_turns(context: RequestContext, session: str, wanted: TurnRange) -
     place = (context.state.redis, caller.root, caller.account.id, session)
     found = await sessions.find_turns(*place, wanted)
     if found is None:
-        raise parameters.unknown_session()
+        raise errors.unknown_session()
     return found
 
 
@@ -139,10 +138,10 @@ async def rename(context: RequestContext, name: str) -> Session:
     Raises RequestError (SESSION_NOT_FOUND), RefusedError (QUEUE_FULL).
     """
     session = parameters.session_id(context)
-    await rejections.check_memory(context.state, context.caller)
+    await context.state.rejections.check_memory(context.caller)
     place = (context.state.redis, context.caller.root, context.caller.account.id, session)
     if not await sessions.rename(*place, name):
-        raise parameters.unknown_session()
+        raise errors.unknown_session()
     return await load(context, session)
 
 
@@ -156,5 +155,5 @@ async def delete(context: RequestContext) -> str:
     session = parameters.session_id(context)
     ask = functions.DeleteSessionAsk.of(context.state.settings, context.caller.account.id, session)
     if not await functions.delete_session(context.state.redis, context.caller.root, ask):
-        raise parameters.unknown_session()
+        raise errors.unknown_session()
     return session

@@ -8,5 +8,6 @@ connections      Limits open connections; closes the one that has been idle long
 transport        uvicorn's view of the transport: `close` goes through the protocol
 watchdog         One timer for each connection: deadlines, and clients that do not read
 cors             Allowed origins, and the CORS headers of a response
+responses        JSON values, event streams and chunked JSON, and how each is sent
 error_responses  Complete refusals where no route answers
 """

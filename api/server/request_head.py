@@ -19,6 +19,7 @@ _ABSOLUTE: Final = re.compile(rb"https?://[^/?#@]+([/?].*)?", re.IGNORECASE)
 _HOST: Final = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[A-Za-z0-9.:%_~-]+\])(:[0-9]*)?")
 
 Fields = list[tuple[bytes, bytes]]
+FieldsByName = dict[bytes, str]
 
 
 def origin_form(target: bytes) -> bytes:
@@ -68,12 +69,9 @@ def too_large(size_max: int) -> RequestError:
     return RequestError(message, Code.HEADERS_TOO_LARGE)
 
 
-def value(fields: Fields, name: bytes) -> str | None:
-    """Return the value of the first field of a name, or None."""
-    for each, value_bytes in fields:
-        if each == name:
-            return value_bytes.decode("latin-1")
-    return None
+def by_name(fields: Fields) -> FieldsByName:
+    """Return the value of the first field of each name."""
+    return {name: value.decode("latin-1") for name, value in reversed(fields)}
 
 
 def size(method: bytes, target: bytes, fields: Fields) -> int:

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from api.accept import accept
+from api.accept.accept import Receipt, Submissions
 from api.server.protocol import BoundedHttpProtocol
 from tests.api.kombify_client import CHAT, payload
 from tests.support import waiting
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.each_once
 async def taken_in(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Have every message wait, once it is in, until a front was told to go; set when one is in."""
     is_in, is_told = asyncio.Event(), asyncio.Event()
-    take, tell = accept.accept, BoundedHttpProtocol.shutdown
+    take, tell = Submissions.accept, BoundedHttpProtocol.shutdown
 
-    async def accept_slowly(*asked: object, **more: object) -> accept.Receipt:
+    async def accept_slowly(*asked: object, **more: object) -> Receipt:
         receipt = await take(*asked, **more)  # type: ignore[arg-type]  # what it was asked
         is_in.set()
         await is_told.wait()
@@ -32,7 +32,7 @@ async def taken_in(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
         tell(protocol)
         is_told.set()
 
-    monkeypatch.setattr(accept, "accept", accept_slowly)
+    monkeypatch.setattr(Submissions, "accept", accept_slowly)
     monkeypatch.setattr(BoundedHttpProtocol, "shutdown", shutdown)
     return is_in
 

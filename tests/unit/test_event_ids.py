@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from api.endpoints.endpoint import EventStream
 from api.follow import event_ids
 from api.follow.ring import EventNumber, frame
+from api.server.responses import EventStream
 from shared.errors import Code, RequestError
 
 

@@ -13,10 +13,11 @@ from typing import NamedTuple, cast
 import msgspec
 import pytest
 
-from api.polling import hints, queue_wait
-from api.polling.eta import Eta, KnownDurations
+from api.live_fleet import LiveFleet
+from api.polling import queue_wait
+from api.polling.eta import Eta, KnownDurations, ModelDurations
+from api.polling.hints import Hints
 from api.polling.queue_wait import TypicalDuration
-from api.state import State
 from shared.settings import Settings
 from shared.stores.fleet import Fleet
 from shared.wire.generation import Generation, QueuePosition
@@ -111,21 +112,22 @@ class Queue:
         return asyncio.run(self._follow(index))
 
     async def _follow(self, index: int) -> Followed:
-        model_durations = SimpleNamespace(durations=self._known)
-        made = SimpleNamespace(
-            settings=Settings(), model_durations=model_durations, fleet=self._workers
+        hints = Hints(
+            cast("ModelDurations", SimpleNamespace(durations=self._known)),
+            cast("LiveFleet", SimpleNamespace(current=self._workers)),
+            Settings().retention.generation_seconds,
         )
-        state, (_, end) = cast("State", made), self._times[index]
+        _, end = self._times[index]
         self.now, polls = 0.0, 0
         estimates: list[Eta | None] = []
         position = self._position(index)
-        hint = await hints.for_receipt(state, "", MODEL, position)
+        hint = await hints.for_receipt("", MODEL, position)
         while True:
             self.now += hint
             polls += 1
             if self.now >= end:
                 return Followed(end, self.now - end, polls, estimates)
-            hint, eta = await hints.for_generation(state, "", self._look(index, position))
+            hint, eta = await hints.for_generation("", self._look(index, position))
             estimates.append(eta)
 
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from api.accept import rejections
+from api.accept.rejections import Rejections
 from shared.errors import Code
 from shared.redis.functions import Rejected
 
@@ -22,7 +22,7 @@ from shared.redis.functions import Rejected
 async def test_credits_are_told_to_the_last_digit(
     hold: int, balance: int, needed: str, there: str
 ) -> None:
-    state, ask = cast("Any", None), cast("Any", SimpleNamespace(hold=hold))
-    refusal = await rejections.error(state, "", ask, Rejected("poor", str(balance), hold=hold))
+    rejections, ask = Rejections(*[cast("Any", None)] * 4), cast("Any", SimpleNamespace(hold=hold))
+    refusal = await rejections.error("", ask, Rejected("poor", str(balance), hold=hold))
     assert refusal.code is Code.INSUFFICIENT_CREDITS
     assert refusal.message == f"The answer may cost {needed} credits; {there} are available."

@@ -8,7 +8,8 @@ import msgspec
 
 from api.dialects.kolbo import wire
 from api.endpoints import parameters
-from api.endpoints.endpoint import RequestContext, Response
+from api.endpoints.endpoint import RequestContext
+from api.server.responses import Response
 from shared.errors import Code, RequestError
 from shared.stores import ledger
 from shared.stores.ledger import DailyUsage, UsageTotals

@@ -4,26 +4,17 @@ A handler reads the call, goes through one door or window, and translates what c
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
-from api.accept import accept, rejections
+from api import errors
 from api.dialects.kolbo import account, translate, wire
 from api.endpoints import parameters
-from api.endpoints.endpoint import (
-    ChunkedResponse,
-    Endpoint,
-    EventStream,
-    Query,
-    RequestContext,
-    Response,
-)
-from api.follow import event_ids, stream, stream_events, wait
-from api.generation_ref import GenerationRef
+from api.endpoints.endpoint import Endpoint, Query, RequestContext
+from api.follow import event_ids, stream_events, wait
 from api.guards.body import Body
 from api.openapi.headers import ACCEPTED
-from api.polling import hints, overdue
 from api.resources import message_pages, sessions
+from api.server.responses import ChunkedResponse, EventStream, Response
 from shared.errors import Code, PolluxError, RequestError
 from shared.redis.functions import AlreadyEnded
 from shared.stores.sessions import Session, Turn, TurnRange
@@ -32,87 +23,69 @@ from shared.wire.generation import Generation
 
 
 async def submit(context: RequestContext) -> Response:
-    """POST /chat: take a message in."""
-    key = parameters.idempotency(context, context.route)
+    """POST /chat: accept a message."""
+    state, caller = context.state, context.caller
+    key, model = parameters.idempotency(context, context.route), translate.asked_model(context.body)
     try:
-        intent = translate.intent(context.body, context.state.settings.limits)
-        receipt = await accept.accept(
-            context.state, context.caller, intent, key, context.request_id
-        )
+        intent = translate.intent(context.body, state.settings.limits)
+        receipt = await state.submissions.accept(caller, intent, key, context.request_id)
     except PolluxError as refused:
-        receipt = await accept.receipt_of_first_request(context.state, context.caller, key, refused)
-    headers = rejections.rate_headers(receipt.rate)
-    if receipt.position is None:
-        headers["idempotent-replayed"] = "true"
-    model = translate.asked_model(context.body)
-    hint = await hints.for_receipt(context.state, context.caller.root, model, receipt.position)
+        receipt = await state.submissions.receipt_of_first_request(caller, key, refused)
+    hint = await state.hints.for_receipt(caller.root, model, receipt.position, receipt.outlook)
     return Response(
-        translate.receipt(receipt.generation, receipt.session, model, hint), headers=headers
+        translate.receipt(receipt.generation, receipt.session, model, hint),
+        headers=receipt.headers(),
     )
 
 
 async def status(context: RequestContext) -> Response:
-    """GET /generate/{id}/status: look, or wait for the end or the next change."""
+    """GET /generate/{id}/status: poll, or wait for the end or the next change."""
+    state, caller = context.state, context.caller
     generation = await _find_generation(context)
     if generation is None:
-        raise parameters.unknown_generation()
-    rate_limits, account = context.state.rate_limits, context.caller.account.id
-    rate_limits.note_unfinished(account, generation.unfinished)
-    hint, eta = await hints.for_generation(context.state, context.caller.root, generation)
-    rate_limits.note_hint(account, generation.id, hint)
-    tag = translate.etag(generation, context.state.url_signer)
-    if _matches_etag(tag, context.field(b"if-none-match")):
+        raise errors.unknown_generation()
+    state.rate_limits.note_unfinished(caller.account.id, generation.unfinished)
+    hint, eta = await state.hints.for_generation(caller.root, generation)
+    state.rate_limits.note_hint(caller.account.id, generation.id, hint)
+    tag = translate.etag(generation, state.url_signer)
+    if _matches_etag(tag, context.fields.get(b"if-none-match")):
         return Response(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
-    may_reword = context.state.settings.enhancement.model is not None
+    may_reword = state.settings.enhancement.model is not None
     return Response(
-        translate.status(
-            generation, hint, eta, context.state.url_signer.sign_media, may_reword=may_reword
-        ),
+        translate.status(generation, hint, eta, state.url_signer.sign_media, may_reword=may_reword),
         headers={"etag": tag},
     )
 
 
 async def _find_generation(context: RequestContext) -> Generation | None:
-    ref = _generation_ref(context)
+    state, ref = context.state, parameters.generation_ref(context)
     seconds = _wait_seconds(context)
     if not seconds:
-        return await overdue.find_current(context.state, ref)
+        return await state.generations.find(ref)
 
-    known = context.field(b"if-none-match")
+    known = context.fields.get(b"if-none-match")
 
     def has_changed(generation: Generation) -> bool:
-        return not _matches_etag(translate.etag(generation, context.state.url_signer), known)
+        return not _matches_etag(translate.etag(generation, state.url_signer), known)
 
     wait_deadline = wait.WaitDeadline(context.request, seconds)
-    with (
-        context.state.open_waits.hold(context.caller.account, wait_deadline.end),
-        context.state.revocations.watch(context.caller.key, wait_deadline.end) as key_use,
-    ):
-        generation = await wait.until(
-            partial(overdue.find_current, context.state, ref),
-            context.state.subscriber,
-            context.state.clock,
-            ref,
-            has_changed if known else None,
-            wait_deadline=wait_deadline,
+    with state.open_waits.hold(context.caller.account, wait_deadline.end):
+        return await state.waits.until(
+            context.caller, ref, wait_deadline, has_changed if known else None
         )
-    key_use.check()
-    return generation
 
 
 async def events(context: RequestContext) -> Response | EventStream:
     """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
     generation = parameters.generation_id(context)
-    after = context.field(b"last-event-id") or context.query.get("after") or None
-    return await stream.follow(context, generation, event_ids.after(after, generation))
+    after = context.fields.get(b"last-event-id") or context.query.get("after") or None
+    number = event_ids.after(after, generation)
+    return await context.state.streams.follow(context.caller, context.request, generation, number)
 
 
 async def cancel(context: RequestContext) -> Response:
     """POST /generate/{id}/cancel: end it, or ask its worker to."""
-    ref = _generation_ref(context)
-    done = await overdue.cancel(context.state, ref)
-    if done is None:
-        raise parameters.unknown_generation()
+    done = await context.state.generations.cancel(parameters.generation_ref(context))
     if isinstance(done, AlreadyEnded):
         raise RequestError(
             f"The generation had already ended: {done.stage}.",
@@ -131,7 +104,7 @@ async def cancel(context: RequestContext) -> Response:
 
 async def models(context: RequestContext) -> Response:
     """GET /models: the catalogue, as far as its providers are configured."""
-    catalogue, fleet = context.state.catalogue, await context.state.fleet()
+    catalogue, fleet = context.state.catalogue, await context.state.live_fleet.current()
     kind = {"text": "chat"}.get(context.query.get("type", ""), context.query.get("type", ""))
     provider = context.query.get("provider", "").lower()
     listed = [
@@ -188,11 +161,6 @@ async def messages(context: RequestContext) -> Response | ChunkedResponse:
     return await message_pages.respond(
         context, parameters.session_id(context), wanted, message_pages.PageShape(rows, reply)
     )
-
-
-def _generation_ref(context: RequestContext) -> GenerationRef:
-    caller = context.caller
-    return GenerationRef(caller.root, caller.account.id, parameters.generation_id(context))
 
 
 def _matches_etag(tag: str, known: str | None) -> bool:

@@ -6,11 +6,12 @@ Owns what a body may say of a new key, and what it is where nothing was said.
 import re
 from typing import Final
 
-from api.accept import rejections
+from api.accept import accept
 from api.dialects.kombify import paging, translate, wire
 from api.dialects.kombify.chat import idempotency
-from api.endpoints.endpoint import RequestContext, Response
+from api.endpoints.endpoint import RequestContext
 from api.resources import api_keys
+from api.server.responses import Response
 from shared.clock import instant
 from shared.errors import Code, RequestError
 from shared.telemetry import sanitize
@@ -27,12 +28,8 @@ async def create_key(context: RequestContext) -> Response:
         body.name, _scopes(body.scopes, own_key), _expires_ms(body.expires_at)
     )
     created = await api_keys.create(context, new_key_request, idempotency(context))
-    headers = {
-        "location": f"/v1/ai/keys/{created.record.id}",
-        **rejections.rate_headers(created.rate),
-    }
-    if created.key is None:
-        headers["idempotent-replayed"] = "true"
+    headers = accept.receipt_headers(created.rate, is_replayed=created.key is None)
+    headers["location"] = f"/v1/ai/keys/{created.record.id}"
     return Response(translate.new_key(created.record, created.key), status=201, headers=headers)
 
 

@@ -1,24 +1,25 @@
-"""The chat of the Kombify dialect: in through the one door, then waited for or followed.
+"""The chat of the Kombify dialect: accept a message, then wait for its answer or stream it.
 
-Owns which companion and which model a message goes to, and what a caller is told when there is no
-answer in time. Once a message is in, nothing that happens to us refuses it: it is told where to
-look.
+Owns which companion and which model a message goes to, and the 202 reply when there is no answer in
+time. Once a message is accepted, no failure of ours refuses the request: the reply says where to
+poll.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
-from functools import partial
 from typing import Final
 
-from api.accept import accept, options, rejections
+from api.accept import accept, options
 from api.dialects.kombify import translate, wire
 from api.endpoints import parameters
-from api.endpoints.endpoint import EventStream, RequestContext, Response
+from api.endpoints.endpoint import RequestContext
 from api.follow import event_ids, resume, stream, stream_events, wait
+from api.follow.event_ids import EventId
 from api.follow.ring import BEGINNING, EventNumber
 from api.generation_ref import GenerationRef
-from api.polling import eta, hints, overdue
+from api.polling import eta
 from api.resources import sessions
+from api.server.responses import EventStream, Response
 from api.wire import links
 from shared import ids
 from shared.companions import CompanionSettings
@@ -41,16 +42,16 @@ _OVERLOADED_RETRY_AFTER_SECONDS: Final = 5
 
 
 def _ignore_eviction() -> None:
-    """Do nothing: an answer is waited for no longer than a place is kept."""
+    """Do nothing: a wait ends before its place can be given to another."""
 
 
 async def chat(context: RequestContext) -> Response | EventStream:
-    """POST /chat: take a message in, and answer it if it is answered in time."""
+    """POST /chat: accept a message, and return its answer if there is one in time."""
     return await _chat(context, context.body.companion)
 
 
 async def companion_chat(context: RequestContext) -> Response | EventStream:
-    """POST /companion/{type}/chat: the same, with the companion fixed."""
+    """POST /companion/{type}/chat: the same, with the companion fixed by the path."""
     fixed = context.path["type"]
     if context.body.companion not in (None, fixed):
         sessions.load_companion(context, fixed)
@@ -62,30 +63,30 @@ async def companion_chat(context: RequestContext) -> Response | EventStream:
 
 async def _chat(context: RequestContext, name: str | None) -> Response | EventStream:
     is_streamed = translate.is_streamed(context.body, context.request.headers.getlist("accept"))
-    key, last_event = idempotency(context), resume.last_event_id(context)
+    key, last_event = idempotency(context), _last_event_id(context)
     if last_event is not None:
-        receipt = await resume.receipt(context, last_event, key, _route(context))
+        receipt = await resume.receipt(
+            context.state.redis, context.caller, last_event, key, _origin(context)
+        )
         context.drop_body()
         return await _answer_repeated(context, receipt, last_event.number, is_streamed=is_streamed)
+    submissions = context.state.submissions
     with ExitStack() as waiting:
         try:
             intent = await _intent(context, name)
-            # Where there is no room to wait, the message is not taken in.
+            # Without a place to wait, the message is not accepted.
             waiting.enter_context(
                 context.state.open_waits.hold(context.caller.account, _ignore_eviction)
             )
-            origin = resume.origin(context, _route(context))
-            receipt = await accept.accept(
-                context.state, context.caller, intent, key, context.request_id, origin=origin
+            receipt = await submissions.accept(
+                context.caller, intent, key, context.request_id, origin=_origin(context)
             )
         except PolluxError as refused:
-            receipt = await accept.receipt_of_first_request(
-                context.state, context.caller, key, refused
-            )
+            receipt = await submissions.receipt_of_first_request(context.caller, key, refused)
             context.drop_body()
             return await _answer_repeated(context, receipt, BEGINNING, is_streamed=is_streamed)
         model = intent.model
-        # A wait may be long, and there may be thousands: none keeps the message in memory.
+        # There may be thousands of long waits: none keeps its message in memory.
         del intent
         context.drop_body()
         if not is_streamed:
@@ -111,7 +112,7 @@ async def _intent(context: RequestContext, name: str | None) -> accept.Intent:
 async def _answer_repeated(
     context: RequestContext, receipt: accept.Receipt, after: EventNumber, *, is_streamed: bool
 ) -> Response | EventStream:
-    """Answer for a message that was taken in before: wait, or go on after an event."""
+    """Answer for a message that was accepted before: wait, or stream after an event."""
     if is_streamed:
         return await _follow_stream(context, AUTO, receipt, after)
     with ExitStack() as waiting:
@@ -125,8 +126,8 @@ async def _answer_repeated(
 
 
 async def require_live_worker(context: RequestContext) -> Fleet:
-    """Return the live workers. Raises RefusedError (BRAIN_UNAVAILABLE) where there are none."""
-    fleet = await context.state.fleet()
+    """Return the live workers. Raises RefusedError (BRAIN_UNAVAILABLE) if there are none."""
+    fleet = await context.state.live_fleet.current()
     if not fleet.workers:
         raise RefusedError(
             "No agent can answer now.",
@@ -137,20 +138,34 @@ async def require_live_worker(context: RequestContext) -> Fleet:
 
 
 async def _require_worker_for_session(context: RequestContext) -> None:
-    """Refuse where no worker lives what a session's companion would answer.
+    """Refuse if no worker is alive and the session's companion would answer.
 
-    Only then is the session looked up.
+    The session is read only in that case.
     """
     session = context.body.session_id
-    if session is None or not ids.is_id(session) or (await context.state.fleet()).workers:
+    if (
+        session is None
+        or not ids.is_id(session)
+        or (await context.state.live_fleet.current()).workers
+    ):
         return
     if (await sessions.load(context, session)).companion is not None:
         await require_live_worker(context)
 
 
 def idempotency(context: RequestContext) -> accept.Idempotency | None:
-    """Return the caller's key, if any; the routes of a dialect, and of a companion, are its own."""
+    """Return the caller's Idempotency-Key, if any, for the request's whole path and body."""
     return parameters.idempotency(context, _route(context))
+
+
+def _last_event_id(context: RequestContext) -> EventId | None:
+    """Return the event after which a request continues, or None for a request that begins."""
+    text = context.fields.get(b"last-event-id")
+    return event_ids.read(text) if text else None
+
+
+def _origin(context: RequestContext) -> str:
+    return resume.origin(context.caller, _route(context), context.raw)
 
 
 def _route(context: RequestContext) -> str:
@@ -158,9 +173,9 @@ def _route(context: RequestContext) -> str:
 
 
 async def _model(context: RequestContext, companion: CompanionSettings | None) -> str:
-    """Return the model to ask: the caller's, else one that was chosen before and is still there."""
+    """Return the model to ask for: the caller's, else a preferred one that is still offered."""
     catalogue, account = context.state.catalogue, context.caller.account
-    fleet = await context.state.fleet()
+    fleet = await context.state.live_fleet.current()
     if context.body.model is not None:
         return translate.identifier(context.body.model, catalogue, fleet)
     preferred = account.preferred_model
@@ -176,7 +191,7 @@ async def _model(context: RequestContext, companion: CompanionSettings | None) -
 
 
 async def _companion_of_session(context: RequestContext) -> CompanionSettings | None:
-    """Return the companion of the session, looked up only where it could have a model."""
+    """Return the session's companion, read only if some companion has a model of its own."""
     settings, session = context.state.settings, context.body.session_id
     if session is None or not ids.is_id(session):
         return None
@@ -191,30 +206,21 @@ async def _wait_for_answer(
 ) -> Response:
     """Return the answer, if it is there in time.
 
-    The message is in: only the end of the caller's key refuses it now.
+    The message is accepted: only the end of the caller's key refuses the request now.
     """
-    state = context.state
-    ref = GenerationRef(context.caller.root, context.caller.account.id, receipt.generation)
+    state, caller = context.state, context.caller
+    ref = GenerationRef(caller.root, caller.account.id, receipt.generation)
     wait_deadline = wait.WaitDeadline(context.request, float(state.settings.api.wait_seconds_max))
     try:
-        with state.revocations.watch(context.caller.key, wait_deadline.end) as key_use:
-            generation = await wait.until(
-                partial(overdue.find_current, state, ref),
-                state.subscriber,
-                state.clock,
-                ref,
-                None,
-                wait_deadline=wait_deadline,
-            )
+        generation = await state.waits.until(caller, ref, wait_deadline)
     except UnavailableError:
         return await _pending_response(context, model, receipt)
-    key_use.check()
     if generation is None:
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED)
     if generation.stage == "completed":
         return Response(
-            translate.answer(generation, state.url_signer.sign_media), headers=_headers(receipt)
+            translate.answer(generation, state.url_signer.sign_media), headers=receipt.headers()
         )
     if generation.is_final:
         assistant = generation.assistant
@@ -225,14 +231,16 @@ async def _wait_for_answer(
 async def _follow_stream(
     context: RequestContext, model: str, receipt: accept.Receipt, after: EventNumber
 ) -> Response | EventStream:
-    """Return the events after a number. The message is in: nothing refuses it now."""
+    """Return the events after a number. The message is accepted: no failure refuses it now."""
     started = None
     if receipt.deadline_seconds is not None:
         started = stream.StartedGeneration(receipt.session, receipt.deadline_seconds)
     try:
-        streamed_response = await stream.follow(context, receipt.generation, after, started=started)
+        streamed_response = await context.state.streams.follow(
+            context.caller, context.request, receipt.generation, after, started=started
+        )
     except (UnavailableError, RefusedError):
-        # Redis is away, or the last place went to another stream.
+        # Redis is away, or another stream took the last place.
         return await _pending_response(context, model, receipt)
     except RequestError as error:
         if error.code is Code.INVALID_API_KEY:
@@ -240,10 +248,10 @@ async def _follow_stream(
         # Its session was deleted meanwhile.
         raise _failed(receipt, CANCELLED) from None
     if isinstance(streamed_response, Response):
-        # Clients that follow by POST take anything but a stream for a failure and try again.
+        # Clients that stream by POST treat any other response as a failure, and retry.
         streamed_response = await EventStream.begin(_empty_stream())
     named_stream = await event_ids.name_generation(streamed_response, receipt.generation)
-    return named_stream._replace(headers=_headers(receipt))
+    return named_stream._replace(headers=receipt.headers())
 
 
 async def _empty_stream() -> AsyncGenerator[bytes, None]:
@@ -256,13 +264,13 @@ async def _pending_response(
     receipt: accept.Receipt,
     generation: Generation | None = None,
 ) -> Response:
-    """Return where the answer will be."""
+    """Return a 202 that says where the answer will be."""
     state, root = context.state, context.caller.root
     try:
         if generation is None:
-            hint = await hints.for_receipt(state, root, model, receipt.position)
+            hint = await state.hints.for_receipt(root, model, receipt.position)
         else:
-            hint, _ = await hints.for_generation(state, root, generation)
+            hint, _ = await state.hints.for_generation(root, generation)
     except UnavailableError:
         hint = eta.HINT_SECONDS_UNKNOWN
     reply = wire.LaterReply(
@@ -273,12 +281,7 @@ async def _pending_response(
         events_url=links.events_url(receipt.generation),
         cancel_url=links.cancel_url(receipt.generation),
     )
-    return Response(reply, status=202, headers=_headers(receipt))
-
-
-def _headers(receipt: accept.Receipt) -> dict[str, str]:
-    replayed = {"idempotent-replayed": "true"} if receipt.position is None else {}
-    return rejections.rate_headers(receipt.rate) | replayed
+    return Response(reply, status=202, headers=receipt.headers())
 
 
 def _failed(receipt: accept.Receipt, failure: Failure) -> FailedError:
@@ -286,7 +289,7 @@ def _failed(receipt: accept.Receipt, failure: Failure) -> FailedError:
     return FailedError(
         failure,
         retry_after_seconds=_OVERLOADED_RETRY_AFTER_SECONDS if is_overload else None,
-        headers=_headers(receipt),
+        headers=receipt.headers(),
         details={
             "id": receipt.generation,
             "session_id": receipt.session,

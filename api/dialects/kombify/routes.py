@@ -6,7 +6,7 @@ A handler reads the call, goes through one door or window, and translates what c
 from functools import partial
 from typing import Final
 
-from api.accept import accept, rejections
+from api.accept import accept
 from api.dialects.kombify import paging, translate, wire
 from api.dialects.kombify.api_keys import create_key, delete_key, list_keys
 from api.dialects.kombify.chat import (
@@ -16,11 +16,12 @@ from api.dialects.kombify.chat import (
     require_live_worker,
 )
 from api.endpoints import parameters
-from api.endpoints.endpoint import ChunkedResponse, Endpoint, Query, RequestContext, Response
+from api.endpoints.endpoint import Endpoint, Query, RequestContext
 from api.follow import stream_events
 from api.guards.body import Body
 from api.openapi.headers import ACCEPTED
 from api.resources import message_pages, sessions
+from api.server.responses import ChunkedResponse, Response
 from shared.errors import Code
 from shared.stores.sessions import TurnRange
 from shared.wire.submission import AUTO
@@ -45,12 +46,8 @@ async def create_session(context: RequestContext) -> Response:
     body = context.body
     new_session = sessions.NewSessionRequest(body.name, body.companion, body.metadata)
     created = await sessions.create(context, new_session, idempotency(context))
-    headers = {
-        "location": f"/v1/ai/sessions/{created.id}",
-        **rejections.rate_headers(created.rate),
-    }
-    if created.is_replayed:
-        headers["idempotent-replayed"] = "true"
+    headers = accept.receipt_headers(created.rate, is_replayed=created.is_replayed)
+    headers["location"] = f"/v1/ai/sessions/{created.id}"
     found = await sessions.load(context, created.id)
     return Response(translate.session(found), status=201, headers=headers)
 
@@ -91,9 +88,9 @@ async def preferences(context: RequestContext) -> Response:
 async def prefer_model(context: RequestContext) -> Response:
     """PUT /preferences/model: choose the model of chats that name none."""
     state, model = context.state, context.body.model
-    await rejections.check_memory(state, context.caller)
+    await state.rejections.check_memory(context.caller)
     if model is not None:
-        catalogue, fleet = state.catalogue, await state.fleet()
+        catalogue, fleet = state.catalogue, await state.live_fleet.current()
         model = translate.identifier(model, catalogue, fleet)
         if model != AUTO:
             accept.find_model(catalogue, model, fleet)
