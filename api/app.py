@@ -1,8 +1,8 @@
-"""The table of contents of the front: mounts, the request's frame, the lifespan.
+"""The application: mounts, routers, the lifespan, and the middleware around every request.
 
-    frame (request id, catch-all) -> route -> endpoint: identify -> limits -> body -> handler
+    middleware (request id, catch-all) -> router -> endpoint: identify -> limits -> body -> handler
 
-Everything a request may reach is made once by the lifespan and found in `State`.
+Everything that a request may reach is made once by `wiring.connected_state`.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from shared.sighup import Sighup
 from shared.telemetry import logs
 from shared.telemetry.throttled_log import ThrottledLog
 
-# The published sample clients join a base that ends in /api and a poll_url that begins with it.
+# The published sample clients join a base URL that ends in /api to a poll_url that begins with it.
 DIALECTS: Final = {
     "/api/v1": Mount("kolbo", kolbo.ABOUT, kolbo.ENDPOINTS, ErrorReply),
     "/v1/ai": Mount("kombify", kombify.ABOUT, kombify.ENDPOINTS, ErrorEnvelope),
@@ -42,7 +42,7 @@ DIALECTS: Final = {
 MOUNTS: Final = {prefix: dialect.endpoints for prefix, dialect in DIALECTS.items()}
 DOUBLED_MOUNTS: Final = {"/api/api/v1": kolbo.ENDPOINTS}
 
-# On a bind of its own, for operators.
+# On a port of its own, for operators.
 OPERATORS: Final = {"/admin/v1": Mount("operators", admin.ABOUT, admin.ENDPOINTS, ErrorReply)}
 ADMIN_MOUNTS: Final = {"/admin/v1": admin.ENDPOINTS}
 
@@ -53,9 +53,10 @@ def build(
     clock: Clock,
     admin_port: int | None = None,
 ) -> ASGIApp:
-    """Return the front as an ASGI application; what came to `admin_port` is an operator's."""
+    """Return the ASGI application; a connection to `admin_port` reaches the operators' API only."""
     document = generator.document(DIALECTS, version=version("pollux"))
     about = operations.about(document["info"], tuple(DIALECTS))
+    keyless = (*media.ENDPOINTS, *operations.endpoints(document, about))
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[dict[str, State]]:
@@ -66,7 +67,7 @@ def build(
                 yield {"pollux": state}
             finally:
                 loop.remove_signal_handler(signal.SIGHUP)
-        # The server ends the process by the signal that it was sent: no exit handler runs then.
+        # uvicorn ends the process by raising the signal again, so no exit handler would run.
         await asyncio.to_thread(logs.flush)
 
     rows = [
@@ -75,7 +76,7 @@ def build(
         for route in endpoint.routes(prefix, endpoints)
     ]
     public = Router(
-        [*rows, *media.routes(), *operations.routes(responses.encode(document), about)],
+        [*rows, *endpoint.routes("", keyless)],
         redirect_slashes=False,
         default=_not_found,
         lifespan=lifespan,
@@ -85,15 +86,15 @@ def build(
 
 
 def _operators() -> ASGIApp:
-    """Return what is behind the operators' door, and nowhere else."""
+    """Return the operators' API."""
     document = generator.document(OPERATORS, version=version("pollux"), about=admin.ABOUT)
     rows = [
         route
         for prefix, endpoints in ADMIN_MOUNTS.items()
         for route in endpoint.routes(prefix, endpoints)
     ]
-    openapi_route = operations.document_route(admin.DOCUMENT, responses.encode(document))
-    return Router([*rows, openapi_route], redirect_slashes=False, default=_not_found)
+    rows += endpoint.routes("", [operations.document_endpoint(admin.DOCUMENT, document)])
+    return Router(rows, redirect_slashes=False, default=_not_found)
 
 
 async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -101,9 +102,9 @@ async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
 
 
 class PortRouter:
-    """Two applications of one process, by the port that a connection came to.
+    """Two applications in one process, chosen by the local port of the connection.
 
-    The port is this end's of the connection; nothing that a caller sends can name another.
+    The port is that of our end: nothing that a caller sends can change it.
     """
 
     def __init__(self, public: ASGIApp, operators: ASGIApp, admin_port: int) -> None:
@@ -112,16 +113,16 @@ class PortRouter:
         self._admin_port = admin_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request in by its door; the process' life is the public one's to lead."""
+        """Pass one request to its application; lifespan events go to the public one."""
         is_operators = scope["type"] == "http" and scope["server"][1] == self._admin_port
         await (self._operators if is_operators else self._public)(scope, receive, send)
 
 
 class RequestMiddleware:
-    """What surrounds every request: its id, and the front's single catch-all.
+    """Around every request: its id, CORS preflights, and the single catch-all of the API server.
 
-    A slash behind a path changes nothing. Browsers' preflights are answered here, for any path: so
-    a page can read of a path that is not there.
+    A trailing slash of a path is ignored. Preflights are answered for any path, so that a page can
+    also read the 404 of a path that does not exist.
     """
 
     def __init__(self, app: ASGIApp, *, answers_preflights: bool) -> None:
@@ -130,12 +131,12 @@ class RequestMiddleware:
         self._log_throttle = ThrottledLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, whatever happens inside."""
+        """Answer one request, whatever fails inside."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         scope["request_id"] = error_responses.request_id(scope["headers"])
-        # Each request runs in a task of its own, so what is bound here ends with it.
+        # Each request has a task of its own, so these bindings end with it.
         logs.bind(request_id=scope["request_id"])
         path = scope["path"]
         if path[-1:] == "/" and path[-2:-1] not in {"", "/"}:
@@ -152,27 +153,27 @@ class RequestMiddleware:
             logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
             if "is_answered" in scope:
                 raise
-            await _send_refusal(scope, send, PolluxError("a fault of the front"))
+            await _send_refusal(scope, send, PolluxError("a fault of the API server"))
 
 
 def _log_refusal(scope: Scope, error: PolluxError, throttled_log: ThrottledLog) -> None:
-    """Log a refusal; of what is ours, the reasons too, and what an operator mends once a minute."""
-    what = {"method": scope["method"], "path": scope["path"], "code": error.code.value}
+    """Log a refusal: a fault of ours with its reason, a wrong key type at most once a minute."""
+    request = {"method": scope["method"], "path": scope["path"], "code": error.code.value}
     if error.blame == "caller":
-        logs.logger().info("refused", **what)
+        logs.logger().info("refused", **request)
     elif isinstance(error, UnavailableError):
-        logs.logger().warning("unavailable", reason=error.message, **what)
+        logs.logger().warning("unavailable", reason=error.message, **request)
     elif isinstance(error, WrongTypeError):
         if throttled_log.is_due(error.message):
-            logs.logger().error("a key is of another type", fault=error.message, **what)
+            logs.logger().error("a key is of another type", fault=error.message, **request)
     else:
-        logs.logger().exception("unexpected", **what)
+        logs.logger().exception("unexpected", **request)
 
 
 async def _refuse_or_abort(scope: Scope, send: Send, error: PolluxError) -> None:
-    """Refuse a request, unless its answer has begun: that is left without its end.
+    """Refuse a request, or leave a response that has begun incomplete.
 
-    Raises the error then, unless it is one of which the log says all that there is to say.
+    In the second case, raise the error, unless the log has all of it already.
     """
     if "is_answered" not in scope:
         await _send_refusal(scope, send, error)
@@ -185,7 +186,7 @@ async def _send_refusal(scope: Scope, send: Send, error: PolluxError) -> None:
     if "allow" in scope:
         headers["allow"] = scope["allow"]
     if error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
-        # The rest of the body is not wanted.
+        # The rest of the body will not be read.
         headers["connection"] = "close"
     message = errors.public_message(error)
     content = errors.error_body(scope["path"], error.code, message, scope["request_id"], details)

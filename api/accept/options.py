@@ -1,7 +1,7 @@
-"""What a caller may say with a message, in every dialect, and the intent that it makes.
+"""The body fields that every dialect shares, and the Intent made from them.
 
-Owns the options' names, bounds and refusals. Refuses to choose a model: how one is named is a
-dialect's own. Pure: no Redis, no clock.
+Owns their names, bounds and refusals. Chooses no model: how one is named is a dialect's own. Pure:
+no Redis, no clock.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ SessionName = Annotated[str, Meta(min_length=1, max_length=200, description="A n
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A message to answer. Fields whose feature is not there are refused when asked for."""
+    """A message to answer. A field whose feature is not available is refused when it is used."""
 
     message: Annotated[str, Meta(description="The message to send to the model.")]
     session_id: Annotated[str | None, Meta(description="Continue this conversation.")] = None
@@ -36,14 +36,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
     ] = None
     web_search: Annotated[
-        bool | None, Meta(description="Search the web for the answer; `citations` tell its pages.")
+        bool | None, Meta(description="Search the web for the answer; `citations` lists the pages.")
     ] = None
     deep_think: Annotated[
         bool | None, Meta(description="Let the model think before it answers (default: false).")
     ] = None
     media_urls: Annotated[
         Annotated[list[str], Meta(max_length=10)] | None,
-        Meta(description="Pictures to look at: PNG, JPEG, GIF or WebP."),
+        Meta(description="Pictures for the model to see: PNG, JPEG, GIF or WebP."),
     ] = None
     project_id: Annotated[
         Annotated[str, Meta(max_length=128)] | None,
@@ -51,7 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     priority: Annotated[
         Literal["interactive", "batch"] | None,
-        Meta(description="`batch` waits for what people need (default: `interactive`)."),
+        Meta(description="`batch` yields to interactive messages (default: `interactive`)."),
     ] = None
     max_credits: Annotated[
         Annotated[float, Meta(gt=0, le=1_000_000)] | None,
@@ -81,7 +81,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def intent(
     body: Options, limits: LimitSettings, *, model: str, companion: str | None = None
 ) -> Intent:
-    """Return what a body asks for. Raises RequestError naming the field that is wrong."""
+    """Return the Intent of a body. Raises RequestError naming the wrong field."""
     if not body.message.strip():
         raise RequestError("The field `message` is required.", Code.MISSING_FIELDS)
     for name in ("message", "system_prompt"):
@@ -118,7 +118,7 @@ def intent(
 
 
 def _check_media(urls: Sequence[str]) -> None:
-    """Refuse by its place what cannot be fetched whatever the network; nothing is looked up."""
+    """Refuse, by its index, a URL that could never be fetched; no name is resolved."""
     for index, url in enumerate(urls):
         try:
             egress.read(url)
@@ -130,7 +130,7 @@ def _check_media(urls: Sequence[str]) -> None:
 
 
 def _refuse_unavailable(body: Options) -> None:
-    """Refuse by name what is asked for and not there; a plain `false` asks for nothing."""
+    """Refuse, by name, a field whose feature is not available; `false` asks for nothing."""
     unsupported = {
         "webhook_url": body.webhook_url,
         "cost_quality": body.cost_quality is not None,

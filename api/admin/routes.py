@@ -1,6 +1,6 @@
-"""The table of routes of `/admin/v1`, and a handler for each.
+"""The route table of `/admin/v1`, and a handler for each row.
 
-What is done here is an operator's: every row needs the scope `operator`, whoever's key has it.
+Every row needs the scope `operator`, whichever account the key belongs to.
 """
 
 from typing import Final
@@ -22,7 +22,7 @@ DOCUMENT: Final = "/admin/v1/openapi.json"
 
 
 async def list_dead(context: RequestContext) -> Response:
-    """GET /dead: newest first, without what was asked."""
+    """GET /dead: newest first, without prompts."""
     dead_filter = translate.queried(dict(context.query))
     page = await _dead_letters(context).list_letters(
         translate.wanted(dead_filter),
@@ -39,7 +39,7 @@ async def list_dead(context: RequestContext) -> Response:
 
 
 async def show_dead(context: RequestContext) -> Response:
-    """GET /dead/{account}/{generation_id}: one of them, with what was asked."""
+    """GET /dead/{account}/{generation_id}: one of them, with the prompt."""
     name = DeadLetterName.parse(f"{context.path['account']}/{context.path['generation_id']}")
     found = None if name is None else await _dead_letters(context).find(name)
     if found is None:
@@ -56,7 +56,7 @@ async def show_dead(context: RequestContext) -> Response:
 
 
 async def retry_dead(context: RequestContext) -> Response:
-    """POST /dead/retry: ask again, each as a generation of its own."""
+    """POST /dead/retry: submit each again, as a new generation."""
     letters, retried, refused = _dead_letters(context), [], []
     for name in await _named_or_matching(context):
         outcome = await letters.retry(name)
@@ -69,7 +69,7 @@ async def retry_dead(context: RequestContext) -> Response:
 
 
 async def discard_dead(context: RequestContext) -> Response:
-    """POST /dead/discard: forget them."""
+    """POST /dead/discard: delete them."""
     names = await _named_or_matching(context)
     were_discarded = await _dead_letters(context).discard(names)
     discarded = [
@@ -91,7 +91,7 @@ def _dead_letters(context: RequestContext) -> DeadLetters:
 
 
 async def _named_or_matching(context: RequestContext) -> list[DeadLetterName]:
-    """Return what a body means: the ids it names, or what fits its filter now."""
+    """Return the dead letters that a body names, or that match its filter now."""
     body: wire.ActionBody = context.body
     if body.ids is not None and body.filter is None:
         return translate.names(body.ids)
@@ -132,7 +132,7 @@ ENDPOINTS: Final = (
         path="/dead/{account}/{generation_id}",
         scope="operator",
         handler=show_dead,
-        summary="Look at a dead letter, with the prompt",
+        summary="Get a dead letter with its prompt",
         replies=wire.LetterReply,
         errors=(Code.NOT_FOUND,),
         description="Shows what the caller wrote.",
@@ -144,7 +144,7 @@ ENDPOINTS: Final = (
         scope="operator",
         handler=retry_dead,
         limit="cancel",
-        summary="Ask again what dead letters hold",
+        summary="Submit dead letters again",
         body=Body(wire.ActionBody),
         replies=wire.RetryReply,
         description="Each becomes a new turn of its session, once, and its credits are set aside "

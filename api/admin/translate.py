@@ -1,4 +1,4 @@
-"""Between dead letters as they are kept and as `/admin/v1` tells them. Pure."""
+"""Between dead letters as they are stored and as `/admin/v1` shows them. Pure."""
 
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from shared.wire.submission import PLAIN
 
 
 def wanted(dead_filter: wire.Filter) -> DeadLetterFilter:
-    """Return which letters a filter means. Raises RequestError for what is no time."""
+    """Return the filter of a request. Raises RequestError for an invalid time."""
     return DeadLetterFilter(
         category=dead_filter.category,
         code=dead_filter.code,
@@ -38,7 +38,7 @@ def _instant(field: str, text: str | None) -> int | None:
 
 
 def queried(parameters: dict[str, Any]) -> wire.Filter:
-    """Return the filter of a query. Raises RequestError naming the parameter that is wrong."""
+    """Return the filter of a query. Raises RequestError naming the wrong parameter."""
     fields = {name: parameters[name] for name in _FILTERS if parameters.get(name)}
     try:
         return msgspec.convert(fields, wire.Filter, strict=False)
@@ -50,7 +50,7 @@ _FILTERS: Final = tuple(wire.Filter.__struct_fields__)
 
 
 def names(ids: list[str]) -> list[DeadLetterName]:
-    """Return what ids name, each once. Raises RequestError for one that cannot be any."""
+    """Return the dead letters that ids name, each once. Raises RequestError for an invalid id."""
     found: dict[DeadLetterName, None] = {}
     for id_ in ids:
         name = DeadLetterName.parse(id_)
@@ -61,7 +61,7 @@ def names(ids: list[str]) -> list[DeadLetterName]:
 
 
 def page_cursor(text: str | None) -> PageCursor | None:
-    """Return where a page begins. Raises RequestError when it is no `next_after` of ours."""
+    """Return where a page begins. Raises RequestError if it is no `next_after` of ours."""
     if text is None:
         return None
     found = PageCursor.parse(text)
@@ -74,7 +74,7 @@ def page_cursor(text: str | None) -> PageCursor | None:
 
 
 def letter(found: DeadLetter) -> wire.DeadLetter:
-    """Return a dead letter without what was asked."""
+    """Return a dead letter without its prompt."""
     return wire.DeadLetter(
         id=str(found.name),
         account=found.name.account,
@@ -105,7 +105,7 @@ def letter(found: DeadLetter) -> wire.DeadLetter:
 
 
 def original_request(found: OriginalRequest) -> wire.Asked:
-    """Return what a dead letter's caller had asked."""
+    """Return the request of a dead letter's caller."""
     message, submission = found
     features = submission.features if submission else PLAIN
     return wire.Asked(

@@ -1,7 +1,7 @@
-"""What goes over the wire of `/admin/v1`, field by field.
+"""The fields of requests and replies of `/admin/v1`.
 
-Requests are closed: an unknown field is refused by name, null counts as absent. Replies are open.
-Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
+Requests are closed: an unknown field is refused by name, null counts as absent. Replies are open:
+later versions may add fields. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
 """
 
 from typing import Annotated, Final

@@ -4,7 +4,7 @@ Owns the order of the guards: who (the key and its scope), how often, how big (t
 handler runs. The OpenAPI document is made from the same rows, so what is documented is what runs.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -196,10 +196,26 @@ async def _check_replay(state: State, caller: Caller, key: str | None) -> None:
         raise refusal
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeylessEndpoint:
+    """A row that needs no API key, counts against no limit, and is not in the document."""
+
+    path: str
+    handler: Callable[[Request, State], Awaitable[AnyResponse]]
+    method: str = "GET"
+
+    async def respond(self, request: Request, state: State, _request_id: str) -> AnyResponse:
+        """Call the handler. Raises PolluxError."""
+        return await self.handler(request, state)
+
+
+AnyEndpoint = Endpoint | KeylessEndpoint
+
+
 class Resource:
     """All methods of one path, as an ASGI application."""
 
-    def __init__(self, endpoints: list[Endpoint]) -> None:
+    def __init__(self, endpoints: list[AnyEndpoint]) -> None:
         self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
         head_method = {"HEAD"} if "GET" in self._by_method else set()
         self._allow = ", ".join(sorted(self._by_method.keys() | head_method | {"OPTIONS"}))
@@ -216,9 +232,9 @@ class Resource:
         await send_response(scope, send, response)
 
 
-def routes(prefix: str, endpoints: tuple[Endpoint, ...]) -> list[Route]:
+def routes(prefix: str, endpoints: Sequence[AnyEndpoint]) -> list[Route]:
     """Return one route for each path below a prefix, in the order of the table."""
-    paths: dict[str, list[Endpoint]] = {}
+    paths: dict[str, list[AnyEndpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(prefix + endpoint.path, []).append(endpoint)
     return [Route(path, endpoint=Resource(rows)) for path, rows in paths.items()]

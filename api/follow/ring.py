@@ -1,10 +1,10 @@
-"""The last events of one generation, encoded once for all who follow it in this process.
+"""The last events of one generation, encoded once for all its followers in this process.
 
-Owns their order: what is published is taken while the numbers follow one another; a gap, a new
-attempt or a subscription that begins anew sends it to the stream, which is the record. A record
-that has less than was told breaks the ring: who comes back learns what is left. Owns no follower's
-pace: each has a cursor of its own, and who falls behind what is kept reads the stream. The end is
-told from the generation's record, read once for all.
+Owns their order. A published event is taken while numbers are consecutive; after a gap, a new
+attempt or a new subscription, the ring reads the Redis stream, which is the record. If the stream
+has less than was published, the ring breaks: its followers reconnect and get what is left. Each
+follower has its own cursor; one that falls behind the ring reads the Redis stream. The end is
+built from the generation's record, read once for all.
 """
 
 import asyncio
@@ -28,31 +28,31 @@ from shared.telemetry import logs
 from shared.wire import event as events
 
 BYTES_MAX: Final = 1024 * 1024
-# What one write to a follower may hold: a slow one keeps no more than that of ours.
+# At most this much goes into one write: a slow client buffers no more of ours.
 _PIECE_BYTES_MAX: Final = 64 * 1024
 _PAGE: Final = 256
 _AGAIN_SECONDS: Final = 0.2
 
-# What ends a line for many readers of text, though not of events; in JSON it is inside a text only.
+# Line ends for many text readers, though not in SSE; in JSON they occur only inside strings.
 _LINE_ENDS: Final = tuple((mark.encode(), b"\\u%04x" % ord(mark)) for mark in "\x85\u2028\u2029")
 
 encode = msgspec.json.Encoder().encode
 
 
 class EventNumber(NamedTuple):
-    """An event's number; attempts count from 1, events in an attempt too."""
+    """An event's number: the attempt (epoch) from 1, and the event in it (seq) from 1."""
 
     epoch: int
     seq: int
 
     @classmethod
     def of(cls, text: bytes | str) -> "EventNumber":
-        """Read EPOCH-SEQ."""
+        """Parse EPOCH-SEQ."""
         epoch, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
         return cls(int(epoch), int(seq))
 
     def precedes(self, other: "EventNumber") -> bool:
-        """Tell whether there can be no event between the two."""
+        """Whether no event can lie between the two."""
         if self.epoch == 0:
             return other == (1, 1)
         return other == (self.epoch, self.seq + 1)
@@ -62,10 +62,10 @@ BEGINNING: Final = EventNumber(0, 0)
 
 
 class Follower(Protocol):
-    """Who is woken when there is more to read."""
+    """A client of a ring, woken when there is more to read."""
 
     def wake(self) -> None:
-        """Look again."""
+        """Read again."""
 
 
 def frame(number: EventNumber, event: bytes) -> bytes:
@@ -76,7 +76,7 @@ def frame(number: EventNumber, event: bytes) -> bytes:
 
 
 class Ring:
-    """What is kept of one generation. Everything after `base` up to `last` is here."""
+    """The kept events of one generation: all after `base`, up to `last`."""
 
     def __init__(
         self, redis: Redis, clock: Clock, ref: GenerationRef, sign: stream_events.Sign
@@ -99,7 +99,7 @@ class Ring:
 
     @contextmanager
     def followed_by(self, follower: Follower) -> Iterator[None]:
-        """Wake a follower at whatever comes."""
+        """Wake a follower at each change."""
         self._followers.add(follower)
         try:
             yield
@@ -108,13 +108,13 @@ class Ring:
 
     @property
     def is_followed(self) -> bool:
-        """Whether anybody is left."""
+        """Whether any follower is left."""
         return bool(self._followers)
 
     def read(self, after: EventNumber) -> tuple[bytes, EventNumber]:
-        """Return what comes next after a number that is not before `base`, and its last number.
+        """Return the next events after a number not before `base`, and the last one's number.
 
-        Raises WrongTypeError when nothing more can come, since the stream was overwritten.
+        Raises WrongTypeError when nothing more can come, because the stream's key was overwritten.
         """
         first = after_last = bisect_right(self._numbers, after)
         size = 0
@@ -128,7 +128,7 @@ class Ring:
         return b"".join(self._frames[first:after_last]), self._numbers[after_last - 1]
 
     def on_message(self, publication: bytes | None) -> None:
-        """Take what was published, if it comes next; else read the stream."""
+        """Take a published event if it is the next; otherwise read the stream."""
         self._received_at = self._clock.monotonic()
         if publication is None:
             self._must_check_record = self.is_loaded
@@ -148,13 +148,13 @@ class Ring:
             self._wake_all()
 
     def reread(self) -> None:
-        """Read what has come since `last` from the stream."""
+        """Read from the stream what has come since `last`."""
         self._is_stale = True
         if self._reading is None and not self.has_ended:
             self._begin(self._read)
 
     def reread_if_quiet(self, seconds: float) -> None:
-        """Look again if nothing was heard for so long: a publication may be lost."""
+        """Read the stream if nothing was published for so long: a publication may be lost."""
         now = self._clock.monotonic()
         if now - self._received_at >= seconds and self._reading is None and not self.has_ended:
             self._received_at = now
@@ -195,7 +195,7 @@ class Ring:
         await self._read()
         name = keys.GENERATION(*self._ref)
         if not self.has_ended and not await self._redis.call("EXISTS", name):
-            raise StoreError("A generation is followed that is no more.")
+            raise StoreError("The record of a generation that is followed is gone.")
 
     async def _read(self) -> None:
         self._is_stale = False
@@ -211,16 +211,16 @@ class Ring:
                 break
         published_end = self._published_end
         if published_end is not None and published_end[0] > self.last and not self._is_stale:
-            # It was heard before this reading began and is not in the stream: with its session
-            # deleted, that was gone before its end could be read.
+            # Published before this read began, but not in the stream: the session was deleted,
+            # and the stream with it.
             await self._end(*published_end)
 
     async def _check_record(self) -> None:
-        """Check that the stream has all that was told: another server may have taken over."""
+        """Check that the stream has all published events: a failover may have lost some."""
         newest = await self._redis.call("XREVRANGE", keys.EVENTS(*self._ref), "+", "-", "COUNT", 1)
         known = EventNumber.of(newest[0][0]) if newest else BEGINNING
         if known < self.last and self._published_end is None:
-            raise StoreError("Redis has less of a stream than was told.")
+            raise StoreError("Redis has fewer events of a stream than were published.")
         self._must_check_record = False
 
     async def _end(self, number: EventNumber, event: bytes) -> None:
@@ -237,7 +237,7 @@ class Ring:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        """Forget the oldest quarter at once, so that it is seldom done."""
+        """Drop the oldest quarter at once, so that it is rarely done."""
         dropped = 0
         while self._bytes > BYTES_MAX * 3 // 4 and dropped < len(self._frames) - 1:
             self._bytes -= len(self._frames[dropped])
@@ -254,7 +254,7 @@ class Ring:
 async def encoded_end(
     redis: Redis, ref: GenerationRef, event: bytes, sign: stream_events.Sign
 ) -> bytes:
-    """Return the last event as callers are told it; of what is deleted, as it was published."""
+    """Return the last event from the generation's record; without a record, as it was published."""
     generation = await generations.find(redis, *ref)
     if generation is None or not generation.is_final:
         return event
@@ -262,7 +262,7 @@ async def encoded_end(
 
 
 class EventPage(NamedTuple):
-    """Some events of a stream, encoded; the end is not among them, but may come next."""
+    """Some events of a stream, encoded; never the end, which may come next."""
 
     frames: bytes
     last: EventNumber
@@ -270,7 +270,7 @@ class EventPage(NamedTuple):
 
 
 async def read_page(redis: Redis, ref: GenerationRef, after: EventNumber) -> EventPage | None:
-    """Return what a stream has after a number; None when that is nothing."""
+    """Return what a stream has after a number, or None."""
     entries = await _range(redis, ref, after)
     if not entries:
         return None
@@ -289,7 +289,7 @@ async def _range(
 
 
 class Rings:
-    """The rings of what is followed in this process; one goes with its last follower."""
+    """The rings of all followed generations; one is dropped with its last follower."""
 
     def __init__(
         self, redis: Redis, subscriber: Subscriber, clock: Clock, sign: stream_events.Sign
@@ -313,7 +313,7 @@ class Rings:
         finally:
             if not ring.is_followed:
                 ending.close()
-                # In the place of one that broke there may be another.
+                # Another ring may have replaced a broken one.
                 if self._open.get(ref) is opened:
                     del self._open[ref]
 

@@ -1,9 +1,9 @@
-"""A generation's events to one follower, as server-sent events, from any of them on.
+"""One client's server-sent events of a generation, from any event on.
 
-Owns one follower's way: the first event, then what the ring has after its cursor, the stream where
-the ring has forgotten it, a snapshot where the stream has; exactly one end. A ping breaks long
-silences. A follower that hangs up, a process that goes away, or a key that is revoked ends the
-answer between two events, so that the last number seen is where the next answer begins.
+Owns the order: the `accepted` event, then what the ring has after the client's cursor, what only
+the Redis stream still has, or a snapshot where that is gone; exactly one end. A ping breaks long
+silences. When the client disconnects, the server shuts down or the key is revoked, the response
+ends between two events, so that the client can continue after the last id.
 """
 
 import asyncio
@@ -36,15 +36,15 @@ from shared.wire.generation import Generation
 _FIRST: Final = EventNumber(0, 1)
 _PING: Final = b": ping\n\n"
 _KEY_ENDED: Final = b": the API key was revoked or has expired\n\n"
-# Redis' clock and ours may tell a deadline this much apart.
+# Redis' clock and ours may differ by this much about a deadline.
 _CLOCK_SKEW_SECONDS: Final = 0.02
-# At what should have ended by now.
+# Between checks of a generation that should have ended by now.
 _RECHECK_SECONDS: Final = 1.0
 _SHUTTING_DOWN: Final = b": going away; go on after the last id\n\n"
 
 
 class StartedGeneration(NamedTuple):
-    """A generation that has not ended: its session, and the time that is left for an answer."""
+    """A generation that has not ended: its session, and the time left for an answer."""
 
     session: str
     deadline_seconds: float
@@ -52,7 +52,7 @@ class StartedGeneration(NamedTuple):
 
 @dataclass(kw_only=True)
 class Streams:
-    """Streams of events: each is the way of one client through one generation's events."""
+    """The event streams of this process, and what they need of other rooms."""
 
     redis: Redis
     subscriber: Subscriber
@@ -99,14 +99,14 @@ class Streams:
     async def _ended_events(
         self, caller: Caller, ref: GenerationRef, after: EventNumber, generation: Generation
     ) -> AsyncGenerator[bytes, None]:
-        """Tell what the stream still has, else a snapshot; then the end."""
+        """Yield what the Redis stream still has, else a snapshot; then the end."""
         with (
             self.open_waits.hold(caller.account, lambda: None),
             self.revocations.watch(caller.key, lambda: None) as key_use,
         ):
             key_use.check()
             last = EventNumber.of(generation.last_event)
-            # Before anything is sent: until then the request may still be refused.
+            # Read before anything is sent: until then the request may still be refused.
             page = await read_page(self.redis, ref, after)
             yield _accepted_frame(ref, generation.session, after)
             while page is not None:
@@ -129,7 +129,7 @@ class Streams:
         after: EventNumber,
         started: StartedGeneration,
     ) -> AsyncGenerator[bytes, None]:
-        """Tell what comes, as it comes, until the end."""
+        """Yield events as they are published, until the end."""
         reader = _StreamReader(self.ping_seconds, started.deadline_seconds)
         disconnect.listen(
             request.scope,
@@ -154,7 +154,7 @@ class Streams:
                 elif ring.is_broken or (ring.has_ended and cursor >= ring.last):
                     return
                 elif not await reader.wait_for_events():
-                    # Where there is another server than our edge, nobody tells.
+                    # Under another server than ours no signal comes.
                     if await request.is_disconnected():
                         return
                     yield _PING
@@ -182,7 +182,7 @@ class Streams:
     async def _reconcile(
         self, ref: GenerationRef, ring: Ring, cursor: EventNumber
     ) -> tuple[bytes, EventNumber]:
-        """Go on for a follower that has seen what is not here, or has not seen what is nowhere."""
+        """Continue for a cursor beyond the ring's end, or before all that is still stored."""
         known = ring.last
         generation = await generations.find(self.redis, *ref)
         if generation is None or ring.base <= cursor <= ring.last:
@@ -190,15 +190,15 @@ class Streams:
         number = _snapshot_number(generation)
         if known < cursor <= EventNumber.of(generation.last_event):
             if await read_page(self.redis, ref, known):
-                # It has heard from Redis what the ring has yet to hear.
+                # The client has seen events that the ring has yet to read.
                 ring.reread()
                 return b"", cursor
             number = known
-        # Redis has lost one or the other: the follower begins anew from what there is.
+        # Redis has lost events: the client starts again from what there is.
         return self._snapshot(generation), number
 
     async def _end_if_overdue(self, ref: GenerationRef, reader: "_StreamReader") -> None:
-        """Look at what should have ended by now, or what no worker may be left to end."""
+        """End a generation past its deadline, or one that no live worker can end."""
         with suppress(UnavailableError):
             if reader.is_before_deadline and (await self.live_fleet.current()).workers:
                 return
@@ -212,27 +212,27 @@ class Streams:
 
 
 def _seconds_left(generation: Generation) -> float:
-    """Return the time until a generation's deadline; none where it has ended."""
+    """Return the time until a generation's deadline; infinite without one."""
     if generation.deadline is None:
         return math.inf
     return (generation.deadline - generation.seen) / 1000
 
 
 def _accepted_frame(ref: GenerationRef, session: str, after: EventNumber) -> bytes:
-    """Return the first event for who begins; for others nothing, which says that they may read."""
+    """Return the `accepted` event for a client at the beginning; else an empty piece."""
     if after >= _FIRST:
         return b""
     return frame(_FIRST, encode(stream_events.accepted(ref.id, session)))
 
 
 def _snapshot_number(generation: Generation) -> EventNumber:
-    """Return the number that a snapshot replaces all up to: never the end's."""
+    """Return the number of the last event that a snapshot replaces: never the end's."""
     last = EventNumber.of(generation.last_event)
     return EventNumber(last.epoch, last.seq - 1) if generation.is_final else last
 
 
 class _StreamReader:
-    """One follower: woken by its ring, by silence, at its deadline, and by whoever ends it."""
+    """One client's wait for events: woken by the ring, a ping, a deadline, or its end."""
 
     def __init__(self, ping_seconds: float, deadline_seconds: float) -> None:
         self.has_disconnected = self.is_shutting_down = self.has_events = False
@@ -252,39 +252,39 @@ class _StreamReader:
             self._timer.cancel()
 
     def wake(self) -> None:
-        """Have it look again."""
+        """Make the stream read the ring again."""
         self.has_events = True
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
     @property
     def is_before_deadline(self) -> bool:
-        """Whether the deadline has yet to pass."""
+        """Whether the generation's deadline has not passed yet."""
         return self._loop.time() < self._deadline_at
 
     def set_deadline(self, seconds: float) -> None:
-        """Have it look once the deadline has passed, and again a second later as long as needed."""
+        """Wake when the deadline has passed, then every second."""
         self._deadline_at = self._loop.time() + seconds
         self._check_at = self._deadline_at + (
             _CLOCK_SKEW_SECONDS if seconds > 0 else _RECHECK_SECONDS
         )
 
     def note_disconnect(self) -> None:
-        """Learn that nobody reads any more."""
+        """Note that the client has disconnected."""
         self.has_disconnected = True
         self.wake()
 
     def note_shutdown(self) -> None:
-        """Learn that the process goes away."""
+        """Note that the server shuts down, or that the place was evicted."""
         self.is_shutting_down = True
         self.wake()
 
     def note_sent(self) -> None:
-        """Begin to count the silence anew."""
+        """Restart the time until the next ping."""
         self._sent_at = self._loop.time()
 
     async def wait_for_events(self) -> bool:
-        """Wait until it is woken, or until a silence must be broken: then return False."""
+        """Wait until woken and return True, or False when a ping is due."""
         if not self.has_events:
             self._woken = self._loop.create_future()
             await self._woken
@@ -292,7 +292,7 @@ class _StreamReader:
         return not is_ping_due
 
     def _on_silence_timer(self) -> None:
-        """One timer a silence, however much is said in between."""
+        """Ping if the silence was long enough; one timer a silence, however many events come."""
         left = self._seconds_until_ping()
         if left <= 0:
             self._is_ping_due = True

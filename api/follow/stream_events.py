@@ -1,8 +1,8 @@
-"""What followers are told that the stream does not keep: its beginning, and its end.
+"""The events that the Redis stream does not store: `accepted`, `snapshot`, and the end.
 
-The end is told from the generation's record, in the same words as the answer of a caller who
-waited: what was charged is known there only. Media are told as the caller's `sign` has them. The
-events between them go by as they were published. Pure.
+The end is built from the generation's record, with the same fields as the reply to a caller who
+waited: only the record has what was charged. Media URLs are made by the caller's `sign`. All other
+events are passed on as they were published. Pure.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from shared.wire.message import (
 )
 from shared.wire.routing import Routing, StoredRouting
 
-# From what a record refers to, to what a caller may open.
+# From a stored reference to a URL that a caller may open.
 Sign = Callable[[Media], Media]
 
 
@@ -66,7 +66,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
-    """All of the answer so far; it replaces what was told before."""
+    """All of the answer so far; it replaces all events before it."""
 
     text: Annotated[str, Meta(description="The whole text so far.")]
     reasoning: Annotated[str, Meta(description="What the model thought, if shown.")] = ""
@@ -121,7 +121,7 @@ def accepted(generation: str, session: str) -> Accepted:
 
 
 def snapshot(generation: Generation, sign: Sign) -> Snapshot:
-    """Return all of the answer; what was thought, and media, are known once it has ended."""
+    """Return the answer so far; reasoning and media are known once it has ended."""
     assistant = generation.assistant
     return Snapshot(
         text=generation.text,
@@ -185,7 +185,7 @@ def usage(generation: Generation) -> Usage:
 
 
 def routing(generation: Generation) -> Routing | None:
-    """Return which model was chosen and why, once it was."""
+    """Return which model was chosen and why, if one was."""
     if generation.assistant is None:
         return generation.routed
     kept = generation.assistant.routing
@@ -193,5 +193,5 @@ def routing(generation: Generation) -> Routing | None:
 
 
 def failure(found: Failure) -> fields.Failure:
-    """Return a failure with every field said."""
+    """Return a failure with all of its fields."""
     return fields.Failure(**msgspec.structs.asdict(found))

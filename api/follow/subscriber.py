@@ -1,7 +1,8 @@
-"""The process' one connection that hears what workers publish.
+"""The process' one pub/sub connection, on which it receives what workers publish.
 
-Owns the subscriptions: one a channel, however many listen. A message that gets lost with its
-connection is no secret: whoever listens is told when a subscription holds, at first and again.
+Owns the subscriptions: one for each channel, however many listeners it has. A message may be lost
+with the connection; so listeners are called with None whenever their subscription takes effect,
+the first time and after each reconnect.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ Listener = Callable[[bytes | None], None]
 
 
 class Subscriber:
-    """Who listens to which channel in this process."""
+    """The listeners of each channel in this process."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._connection = Redis(settings, on_push=self._on_push, on_ready=self._resubscribe)
@@ -26,15 +27,15 @@ class Subscriber:
         await self._connection.connect()
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Close the connection."""
         await self._connection.close()
 
     @contextmanager
     def listen(self, channel: str, listener: Listener) -> Iterator[None]:
-        """Have `hear` called with whatever is said on the channel.
+        """Call `listener` with each message of the channel.
 
-        It is called with None when the subscription begins to hold, at once where it does already:
-        what was said before that may have been missed.
+        It is called with None when the subscription takes effect, at once if it already has:
+        messages before that may have been missed.
         """
         other_listeners = self._listeners.setdefault(channel, set())
         if not other_listeners:

@@ -1,8 +1,8 @@
-"""The bytes of a request, bounded in size and time, and their decoding into a typed value.
+"""Reads a request's body within its bounds of size and time, and decodes it into a typed value.
 
 Owns every way in which a body can be wrong, and the sentence for each. Nothing that a caller sends
-becomes anything but a 4xx here: what msgspec lets through (NUL, lone surrogates, NaN cannot be
-JSON) is refused by one walk, what escapes it (UnicodeDecodeError, RecursionError) is caught.
+becomes anything but a 4xx here: NUL and lone surrogates, which msgspec accepts, are found in one
+walk; UnicodeDecodeError and RecursionError, which it lets escape, are caught.
 """
 
 import asyncio
@@ -38,9 +38,8 @@ async def read(request: Request, fields: FieldsByName, settings: ApiSettings) ->
     """Return the whole body.
 
     Raises:
-        RequestError: PAYLOAD_TOO_LARGE beyond `body_bytes_max`, REQUEST_TIMEOUT when it is not
-            there within `body_seconds`, UNSUPPORTED_MEDIA_TYPE when it says it is not JSON.
-
+        RequestError: PAYLOAD_TOO_LARGE beyond `body_bytes_max`, REQUEST_TIMEOUT when it does not
+            arrive within `body_seconds`, UNSUPPORTED_MEDIA_TYPE when its type is not JSON.
     """
     kind = fields.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind not in {"", "application/json"} and not kind.endswith("+json"):
@@ -80,14 +79,14 @@ def _too_large(settings: ApiSettings) -> RequestError:
 
 
 class Body:
-    """The decoder of one shape of body. Of a repeated key the last value counts."""
+    """The decoder of one type of body. Of a repeated name in JSON, the last value counts."""
 
     def __init__(self, shape: type[Any]) -> None:
         self.shape = shape
         self._decode = msgspec.json.Decoder(shape).decode
 
     def decode(self, raw: bytes) -> Any:
-        """Return the typed value. Raises RequestError (MISSING_FIELDS, INVALID_FIELDS) by field."""
+        """Return the typed value. Raises RequestError (MISSING_FIELDS, INVALID_FIELDS)."""
         try:
             value = self._typed(raw)
         except msgspec.ValidationError as error:
@@ -96,7 +95,7 @@ class Body:
             raise RequestError("The body is not valid JSON.", Code.INVALID_FIELDS) from None
         except RecursionError:
             raise RequestError("The body is nested too deeply.", Code.INVALID_FIELDS) from None
-        # Only an escape or the byte itself can make a NUL or half of a surrogate pair.
+        # Only an escape, or the byte itself, can produce a NUL or half of a surrogate pair.
         if b"\\u" in raw or b"\0" in raw:
             refuse_unprintable(value)
         return value
@@ -112,7 +111,7 @@ class Body:
 
 
 def _with_whole_numbers(value: Any) -> Any:
-    """Return the value with 60 for each 60.0: JSON has one kind of number."""
+    """Return the value with 60 in place of 60.0: JSON has only one type of number."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
@@ -123,7 +122,7 @@ def _with_whole_numbers(value: Any) -> Any:
 
 
 def refuse_unprintable(value: object, path: str = "") -> None:
-    """Raise RequestError where a text holds NUL or half of a surrogate pair."""
+    """Raise RequestError for a text that contains NUL or half of a surrogate pair."""
     if isinstance(value, str):
         if "\0" in value or not _is_encodable(value):
             raise RequestError(
@@ -135,7 +134,7 @@ def refuse_unprintable(value: object, path: str = "") -> None:
 
 
 def _parts(value: object, path: str) -> Iterator[tuple[object, str]]:
-    """Yield what a value is made of, each part with its path; names of a map count too."""
+    """Yield the parts of a value with their paths; the names of a map are parts too."""
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             yield getattr(value, name), f"{path}.{name}".strip(".")

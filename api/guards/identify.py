@@ -1,8 +1,8 @@
-"""Who asks: the key in the headers, and the account behind it.
+"""Identifies the caller: the API key in the headers, and the account that it belongs to.
 
-Owns how long a look at a key's record may be trusted: well under a second, so that a revocation
-holds on every process within one. A key is read from headers only, and a mistyped one is refused
-without a look.
+Owns how long a key's record is trusted: less than a second, so that a revocation takes effect in
+every process within one. A key is read from headers only; one with a wrong checksum is refused
+without asking Redis.
 """
 
 from typing import Final, NamedTuple
@@ -20,7 +20,7 @@ TRUSTED_SECONDS: Final = 0.8
 
 
 class Caller(NamedTuple):
-    """Who asks, and the root of the partition where all of theirs is.
+    """The key, its account, and the root of the partition that holds the account.
 
     `attempt` is the submission that this request makes, if it makes one.
     """
@@ -32,7 +32,7 @@ class Caller(NamedTuple):
 
 
 class Identities:
-    """The callers this process has lately seen."""
+    """The callers that this process has seen recently."""
 
     def __init__(self, accounts: Accounts, clock: Clock) -> None:
         self._accounts = accounts
@@ -40,17 +40,17 @@ class Identities:
         self._callers = RefreshAheadCache(self._load, clock, trusted_seconds=TRUSTED_SECONDS)
 
     async def identify(self, fields: FieldsByName, scope: Scope) -> Caller:
-        """Return the caller, whose key must carry the scope.
+        """Return the caller, whose key must have the scope.
 
         Raises:
-            RequestError: INVALID_API_KEY without a key that was made, lives and is not revoked;
+            RequestError: INVALID_API_KEY without a key that exists and is neither expired nor
+            revoked;
                 FORBIDDEN when it lacks the scope.
-
         """
         key = _presented(fields)
         if key is None:
             raise _refused("is missing: send `X-API-Key: KEY` or `Authorization: Bearer KEY`")
-        # A mistyped key is told by its checksum.
+        # The checksum finds a mistyped key.
         caller = await self._callers.get(key) if ids.is_key(key) else None
         if caller is None:
             raise _refused("is unknown")
@@ -60,7 +60,7 @@ class Identities:
         return caller
 
     def forget(self, fields: FieldsByName) -> None:
-        """Let the caller's next request see what was just written to its account."""
+        """Make the caller's next request read its account again: it was just changed."""
         key = _presented(fields)
         if key is not None:
             self._callers.forget(key)

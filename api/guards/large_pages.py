@@ -1,8 +1,8 @@
-"""How many pages that are sent in pieces may be under way at once in this process.
+"""How many pages may be sent in pieces at once in this process.
 
-Owns the count, of each account and of all, since each page holds a piece until its reader has taken
-it; and the turns in which pieces are read and encoded: one at a time, so that requests of others
-come in between. Refuses to know what a page is of.
+Owns the count, by account and in total, since each such page holds a piece in memory until its
+client has read it. Owns also the turns in which pieces are read and encoded: one at a time, so that
+other requests run in between. Knows nothing of what a page contains.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _RETRY_AFTER_SECONDS: Final = 1
 
 
 class LargePages:
-    """The pages under way, by account. `turn` is held while one of their pieces is made."""
+    """The pages that are being sent, by account. `turn` is held while a piece is made."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
@@ -28,12 +28,10 @@ class LargePages:
 
     @contextmanager
     def hold(self, account: str) -> Iterator[None]:
-        """Count a page in.
+        """Count a page while it is sent.
 
         Raises:
-            RefusedError: RATE_LIMITED beyond what an account may have under way, UNAVAILABLE
-                beyond what the process may.
-
+            RefusedError: RATE_LIMITED beyond the account's limit, UNAVAILABLE beyond the process'.
         """
         if self._by_account[account] >= PER_ACCOUNT:
             refusal = _refused("The account reads too many large pages at once.", Code.RATE_LIMITED)

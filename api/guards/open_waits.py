@@ -1,9 +1,10 @@
 """How many streams and waits each account may have open in this process.
 
-Owns whose place goes to a newcomer. A place is its holder's for `kept_seconds`, the longest time
-that a wait takes; then, where all of them are taken, it goes to the next who asks, and its holder
-is ended: a stream goes on after its last id on another connection, a wait returns what there is.
-So a newcomer can be told exactly when there will be a place: once the oldest has been held so long.
+Owns which one ends when the limit is reached. A place is guaranteed for `guaranteed_seconds`, the
+longest time that a wait takes. After that, if all places are taken, the oldest is evicted for a new
+request: a stream continues after its last id on another connection, a wait returns what there is.
+So a refusal can say exactly when to retry: when the oldest place's guarantee ends. E.g. with a
+guarantee of 60 s and the oldest place taken 45 s ago, `Retry-After` is 15.
 """
 
 import math
@@ -36,9 +37,9 @@ class OpenWaits:
 
     @contextmanager
     def hold(self, account: Account, end: Callable[[], None]) -> Iterator[None]:
-        """Hold one place; `end` is called when it goes to another.
+        """Hold one place; `end` is called when it is evicted.
 
-        Raises RefusedError (RATE_LIMITED) when the account has no place that is free or may go.
+        Raises RefusedError (RATE_LIMITED) when no place is free or past its guarantee.
         """
         token, held = object(), self._held.get(account.id, {})
         self._evict_oldest(held, self._allowances[account.tier].waits)

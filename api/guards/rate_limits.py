@@ -1,21 +1,21 @@
-"""How often an account may do what, in this process.
+"""Requests a minute by account, counted in this process.
 
-Owns the sizes of each tier's buckets and what each kind of request takes from them. What creates is
-limited exactly, for all processes, by the function in Redis that stores it; here only what is
-refused or repeated of it is bounded, before its body is read.
+Owns the sizes of each tier's buckets and what each kind of request takes from them. Accepted
+submissions are limited exactly, for all processes, by the Redis function that stores them; here
+only those that are refused or repeated are limited, before their bodies are read.
 
 DESIGN
-- Reads: one bucket, of a size that follows the tier and what is unfinished or has just ended.
-- Looks at a generation are reads. Where those are used up, a look is let through nevertheless if
-  the last one of that generation was answered as long ago as its hint said. Such looks are noted
-  only while reads are used up; a generation without a note counts as one that may be looked at, so
-  many a minute.
-- Cancels and deletions have a bucket of their own, and take from the reads' where it is empty.
-- Submissions take a token before the body is read, and get it back when they are accepted. One
-  beyond the limit in Redis notes until when all others would be, and these are refused at once:
-  unless they may be repeated ones, which are answered in any case (Idempotency-Key, Last-Event-ID).
-- Repeated submissions have a bucket of their own. Where it is empty, the key alone tells in Redis
-  whether a request is one.
+- Reads: one bucket. Its size follows the tier, plus the generations that are unfinished or ended
+  within the last minute.
+- Polls are reads. When the reads are used up, a poll still passes if the last poll of that
+  generation was at least its hint ago. Polls are recorded only while the reads are used up; a
+  generation without a record passes a limited number of times a minute.
+- Cancels and deletions have a bucket of their own, and take a read when it is empty.
+- A submission takes a token before its body is read, and gives it back when it is accepted. When
+  Redis rejects one by the submission limit, all others are refused here until that limit allows
+  them; except those with an Idempotency-Key or Last-Event-ID, which may be repeats.
+- Repeated submissions have a bucket of their own. When it is empty, Redis is asked whether a key
+  was used before.
 """
 
 import math
@@ -37,15 +37,15 @@ READS_PER_SUBMISSION: Final = 10
 _REFUSED_PER_SUBMISSION: Final = 2
 _REFUSED_MIN: Final = 60
 _ACCOUNTS_MAX: Final = 10_000
-# An account's generations whose looks are noted while its reads are used up.
+# Generations of an account whose polls are recorded while its reads are used up.
 _NOTED_POLLS_MAX: Final = 4_096
-# A look may come this much before its time: clocks and networks are not exact.
+# A poll may be this early: clocks and networks are not exact.
 _EARLY_SECONDS: Final = 0.1
 _HINT_SECONDS_MIN: Final = 1.0
 
 
 class Allowance(NamedTuple):
-    """What an account of a tier may do: so many a minute, and `waits` open at once."""
+    """What an account of a tier may do: requests a minute, and `waits` open at once."""
 
     submissions: int
     reads: int
@@ -55,7 +55,7 @@ class Allowance(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings, name: TierName) -> "Allowance":
-        """Return what the settings say, and what follows from them where they say nothing."""
+        """Return what the settings give a tier; what they leave out follows from the rest."""
         tier, api = settings.limits.of(name), settings.api
         submissions = tier.submissions_per_minute
         reads = max(api.reads_per_minute, READS_PER_SUBMISSION * submissions)
@@ -75,7 +75,7 @@ def _configured_or(configured: int | None, derived: int) -> int:
 
 
 def allowances(settings: Settings) -> dict[TierName, Allowance]:
-    """Return every tier's."""
+    """Return the allowance of every tier."""
     names: tuple[TierName, ...] = ("free", "pro", "enterprise")
     return {name: Allowance.of(settings, name) for name in names}
 
@@ -90,7 +90,7 @@ class RateLimits:
         self._accounts: OrderedDict[str, _AccountBuckets] = OrderedDict()
 
     def note_unfinished(self, account: str, count: int, *, is_new: bool = False) -> None:
-        """Remember how many generations an account has unfinished; `is_new`: one was accepted."""
+        """Note how many unfinished generations an account has; `is_new` if one was accepted."""
         now = self._clock.monotonic()
         self._of(account, now).recent.note(count, now, is_new=is_new)
 
@@ -105,9 +105,9 @@ class RateLimits:
         account_buckets.reads.take()
 
     def take_further_read(self, account: Account) -> float:
-        """Take one more read for a request that is answered by now; return 0.
+        """Take another read for a request that has passed already; return 0.
 
-        Where there is none left, nothing is taken: return after how many seconds there will be one.
+        With none left, nothing is taken: return in how many seconds there will be one.
         """
         now = self._clock.monotonic()
         account_buckets = self._of(account.id, now)
@@ -119,7 +119,7 @@ class RateLimits:
         return wait
 
     def take_poll(self, account: Account, generation: str) -> None:
-        """Take one read, or none where the hint allows the look. Raises as `take_read`."""
+        """Take one read, or none if the hint allows this poll. Raises as `take_read`."""
         now = self._clock.monotonic()
         account_buckets = self._of(account.id, now)
         size = self._read_size(account, account_buckets, now)
@@ -134,7 +134,7 @@ class RateLimits:
             raise _refusal("reads", size, wait, account_buckets.reads.reset_seconds)
 
     def note_hint(self, account: str, generation: str, seconds: int) -> None:
-        """Remember what a look was answered, if that may matter."""
+        """Record the hint that a poll was answered with, if the reads are used up."""
         account_buckets = self._accounts.get(account)
         if account_buckets is not None and generation in account_buckets.poll_due_at:
             account_buckets.poll_due_at[generation] = self._clock.monotonic() + seconds
@@ -158,7 +158,7 @@ class RateLimits:
         account_buckets.reads.take()
 
     def begin_submission(self, account: Account, *, may_repeat: bool) -> "SubmissionAttempt":
-        """Begin a submission whose body was not read yet; `may_repeat`: it may be a repeated one.
+        """Begin a submission before its body is read; `may_repeat`: it may repeat an earlier one.
 
         Raises RefusedError (RATE_LIMITED).
         """
@@ -166,7 +166,7 @@ class RateLimits:
         account_buckets = self._of(account.id, now)
         allowance = self._allowances[account.tier]
         size = allowance.refused
-        # Redis would refuse it, too, under the limit as it is now.
+        # The limit is still the one by which Redis rejected, so it would reject again.
         is_limited = (
             account_buckets.limited_until > now
             and account_buckets.limited_to == allowance.submissions
@@ -182,7 +182,7 @@ class RateLimits:
         return SubmissionAttempt(account_buckets, size)
 
     def replays_refusal(self, account: Account) -> RefusedError | None:
-        """Return what a repeated submission is refused with at present, if it is."""
+        """Return the refusal of a repeated submission, if there are no replays left."""
         now = self._clock.monotonic()
         account_buckets = self._of(account.id, now)
         size = self._allowances[account.tier].refused
@@ -192,7 +192,7 @@ class RateLimits:
         return _refusal("repeated submissions", size, wait, account_buckets.replays.reset_seconds)
 
     def note_limited(self, account: str, rate: Rate) -> None:
-        """Remember until when Redis lets no further submission of the account through."""
+        """Note until when Redis accepts no further submission of the account."""
         now = self._clock.monotonic()
         account_buckets = self._of(account, now)
         account_buckets.limited_until = now + rate.retry_ms / 1000
@@ -215,7 +215,7 @@ class RateLimits:
 
 
 class _AccountBuckets:
-    """What one account has used up."""
+    """What one account has used."""
 
     __slots__ = (
         "cancels", "first_polls", "limited_reset", "limited_to", "limited_until", "poll_due_at",
@@ -229,13 +229,13 @@ class _AccountBuckets:
         self.refused = TokenBucket(now)
         self.replays = TokenBucket(now)
         self.first_polls = TokenBucket(now)
-        # Generation to when its hint allows the next look.
+        # By generation: when its hint allows the next poll.
         self.poll_due_at: OrderedDict[str, float] = OrderedDict()
         self.limited_until = self.limited_reset = now
         self.limited_to = 0
 
     def wait_by_hint(self, generation: str, first_polls_max: int, now: float) -> float:
-        """Return after how many seconds the hint allows a look; 0 if it does, which is noted."""
+        """Return in how many seconds the hint allows a poll; if 0, record that poll."""
         due = self.poll_due_at.get(generation)
         if due is None:
             wait = self.first_polls.wait_seconds(first_polls_max, now)
@@ -251,7 +251,7 @@ class _AccountBuckets:
         return 0.0
 
     def rate_limited_error(self, now: float) -> RefusedError:
-        """Return the refusal of a submission that Redis would refuse."""
+        """Return the refusal of a submission that Redis would reject."""
         return RefusedError(
             f"More than {self.limited_to} messages, sessions and keys a minute.",
             Code.RATE_LIMITED,
@@ -261,7 +261,7 @@ class _AccountBuckets:
 
 
 class SubmissionAttempt:
-    """A submission under way. Its token is given back unless it turns out to be refused."""
+    """A submission under way; unless it is refused, its token is given back."""
 
     __slots__ = ("_account_buckets", "_is_decided", "_refused_size")
 
@@ -271,18 +271,18 @@ class SubmissionAttempt:
         self._is_decided = False
 
     def give_back(self) -> None:
-        """It was not refused."""
+        """Give the token back: the submission was not refused."""
         if not self._is_decided:
             self._is_decided = True
             self._account_buckets.refused.give_back()
 
     def note_replayed(self) -> None:
-        """It was a repeated one."""
+        """Count the submission as a repeated one."""
         self.give_back()
         self._account_buckets.replays.take()
 
     def note_refused(self, error: RequestError | RefusedError, now: float) -> None:
-        """It was refused. What it is told of when to come again must hold for this limit, too."""
+        """Keep the token of a refused submission; its Retry-After covers this limit too."""
         if self._is_decided:
             return
         self._is_decided = True

@@ -1,9 +1,9 @@
 """Ends the open streams and waits of an API key when it is revoked or expires.
 
-Owns which keys have something open in this process. A revocation is published on one channel of the
-whole deployment; a publication may be lost, so the records of the open keys are read, all in one
-go, after each new subscription and every `_RECHECK_SECONDS`. Without anything open, Redis is asked
-nothing. Refuses to know what a stream or a wait is.
+Owns which keys have something open in this process. Revocations are published on one channel for
+the whole deployment. A publication may be lost, so the records of all open keys are read at once
+after each new subscription and every `_RECHECK_SECONDS`. With nothing open, Redis is asked nothing.
+Does not know what a stream or a wait is.
 """
 
 from collections import defaultdict
@@ -18,14 +18,14 @@ from shared.wire.account import ApiKey
 
 _TICK_SECONDS: Final = 1.0
 _RECHECK_SECONDS: Final = 10.0
-# A request may come to open something so long after its key was looked up: its body took its time.
+# A slow body may delay a request this long between the check of its key and its stream.
 _REMEMBERED_SECONDS: Final = 60.0
-# Longer than the record of a key is trusted, which may be older than the subscription.
+# Longer than a key's record is trusted: it may be older than the subscription.
 _RECHECK_WINDOW_SECONDS: Final = 2.0
 
 
 class OpenKeyUse:
-    """A stream or a wait of a key; `end` is called once, when the key ends."""
+    """A stream or wait that is open with a key; `end` is called once, when the key ends."""
 
     __slots__ = ("_end", "has_ended", "key")
 
@@ -35,19 +35,19 @@ class OpenKeyUse:
         self._end = end
 
     def finish(self) -> None:
-        """End it."""
+        """End it, once."""
         if not self.has_ended:
             self.has_ended = True
             self._end()
 
     def check(self) -> None:
-        """Raise RequestError (INVALID_API_KEY) when the key has ended."""
+        """Raise RequestError (INVALID_API_KEY) if the key has ended."""
         if self.has_ended:
             raise RequestError("The API key was revoked or has expired.", Code.INVALID_API_KEY)
 
 
 class Revocations:
-    """The keys that have a stream or a wait open here."""
+    """The keys with open streams or waits in this process."""
 
     def __init__(self, accounts: Accounts, clock: Clock) -> None:
         self._accounts = accounts
@@ -58,7 +58,7 @@ class Revocations:
 
     @contextmanager
     def watch(self, key: ApiKey, end: Callable[[], None]) -> Iterator[OpenKeyUse]:
-        """Have `end` called when the key ends, at once if it just has."""
+        """Call `end` when the key ends, or at once if it was just revoked."""
         key_use = OpenKeyUse(key, end)
         self._open[key.id].add(key_use)
         try:
@@ -72,7 +72,7 @@ class Revocations:
                 del self._open[key.id]
 
     def on_message(self, message: bytes | None) -> None:
-        """Take a key's id that was published as revoked; None: what came before may be lost."""
+        """Take the id of a revoked key; None means that earlier publications may be lost."""
         if message is None:
             self._recheck_at = self._clock.monotonic()
             self._recheck_until = self._recheck_at + _RECHECK_WINDOW_SECONDS
@@ -80,13 +80,13 @@ class Revocations:
             self._revoke(message.decode())
 
     async def run(self) -> None:
-        """Look at the open keys again and again."""
+        """Check the open keys once a second."""
         while True:
             await self._clock.sleep(_TICK_SECONDS)
             await self.check_open_keys()
 
     async def check_open_keys(self) -> None:
-        """End what has expired; read the records of the open keys if that is due."""
+        """End the uses of expired keys; read the records of the open keys if that is due."""
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
         self._recently_revoked = {
             key: at for key, at in self._recently_revoked.items() if now - at < _REMEMBERED_SECONDS
@@ -102,7 +102,7 @@ class Revocations:
         try:
             revoked = await self._accounts.find_revoked(list(self._open))
         except UnavailableError:
-            # It stays due.
+            # The recheck stays due.
             return
         if now >= self._recheck_until:
             self._recheck_at = now + _RECHECK_SECONDS

@@ -1,20 +1,21 @@
-"""The arithmetic of the limits: a token bucket, and how many generations count for its size.
+"""Token buckets, and the count of recent generations that their sizes depend on.
 
-Pure: the caller passes the time, as seconds of a monotonic clock.
+Pure: the caller passes the time, in seconds of a monotonic clock.
 """
 
 from typing import Final
 
 _MINUTE: Final = 60.0
-# Far below what anybody could gain by it, far above the error of adding up small times.
+# Far below any use to a caller, far above the rounding error of adding up small times.
 _ROUNDING: Final = 1e-6
 
 
 class TokenBucket:
-    """What is used of an allowance of so many a minute; it comes back evenly within a minute.
+    """An allowance of some requests a minute: what is used of it flows back within a minute.
 
-    The size may differ from call to call. One that grows is usable at once. One that shrinks leaves
-    one token at least, so that a caller who was told when to come again is let through then.
+    E.g. with size 60, a used token is back after 1 s. The size may differ from call to call. A
+    larger size is usable at once; a smaller one leaves at least one token, so that a caller who was
+    given a Retry-After is let through at that time.
     """
 
     __slots__ = ("_at", "_size", "_used")
@@ -25,7 +26,7 @@ class TokenBucket:
         self._used = 0.0
 
     def wait_seconds(self, size: int, now: float) -> float:
-        """Return after how many seconds there is a token; 0 if there is one now."""
+        """Return in how many seconds there is a token; 0 if there is one now."""
         if not self._used:
             self._at, self._size = now, size
             return 0.0
@@ -38,11 +39,11 @@ class TokenBucket:
 
     @property
     def reset_seconds(self) -> float:
-        """After how many seconds it is whole again, as of the last look."""
+        """In how many seconds the bucket is unused again, as of the last call."""
         return self._used * _MINUTE / self._size
 
     def take(self) -> None:
-        """Use one token, which `wait_seconds` has shown to be there."""
+        """Use one token; `wait_seconds` has just returned 0."""
         self._used += 1
 
     def give_back(self) -> None:
@@ -53,10 +54,10 @@ class TokenBucket:
 class RecentGenerations:
     """How many generations of an account are unfinished, or ended within the last minute.
 
-    Never fewer than there are, as far as they were accepted or seen here. With `level` as the
-    number unfinished less the number accepted so far, those that count are the highest level of
-    the last minute plus the number accepted by now: of 5 unfinished, 2 accepted later and 4 ended
-    since, 7 count. The minute is the present one and the one before, so it is two at most.
+    Never too few, as far as this process accepted or saw them. Let `level` be the number of
+    unfinished generations minus the number accepted so far; the result is the highest level of the
+    last minute plus the number accepted by now. E.g. 5 are unfinished, then 2 more are accepted and
+    4 end: 7 count. The minute is the current one and the one before, so it is up to two long.
     """
 
     __slots__ = ("_accepted", "_before", "_last", "_peak", "_since")
@@ -67,7 +68,7 @@ class RecentGenerations:
         self._since = now
 
     def note(self, unfinished: int, now: float, *, is_new: bool = False) -> None:
-        """Take in how many are unfinished; `is_new` when one was accepted, which counts too."""
+        """Note how many are unfinished; `is_new` if one of them was just accepted."""
         if now - self._since >= _MINUTE:
             self._start_minute(now)
         self._accepted += is_new
@@ -75,7 +76,7 @@ class RecentGenerations:
         self._peak = max(self._peak, self._last)
 
     def count(self, now: float) -> int:
-        """Return how many there are."""
+        """Return how many count now."""
         if now - self._since >= _MINUTE:
             self._start_minute(now)
         return self._accepted + max(self._before, self._peak)

@@ -1,7 +1,7 @@
-"""What is wrong with a body that does not fit its shape, in the words of JSON.
+"""The sentence for a body that does not fit its type, in the words of JSON.
 
-Owns the sentence for each such body: the field, and all that it may be, read from the shape itself.
-Refuses to know values: what a caller sent is not repeated.
+Owns the sentence: the field, and every value it may have, read from the type itself. Does not
+repeat what the caller sent.
 """
 
 import re
@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from shared.errors import Code, RequestError
 
-# A required field that is not there, or null, which counts as absent.
+# A required field that is missing or null: null counts as absent.
 _MISSING: Final = re.compile(r"missing required field `([^`]+)`|got `null` - at `\$\.(\w+)`$")
 _UNKNOWN: Final = re.compile(r"contains unknown field `([^`]+)`")
 _PATH: Final = re.compile(r" - at (`key` in )?`\$([^`]*)`$")
@@ -43,12 +43,12 @@ _GOT_NAMES: Final = {
     "null": "null",
 }
 
-# A shape's tree is made once, by the first body that does not fit it.
+# The tree of a type is made once, for the first body that does not fit it.
 _type_info = cache(inspect.type_info)
 
 
 def refusal(message: str, shape: type[Any]) -> RequestError:
-    """Return the refusal of a body; `message` is what msgspec said of it."""
+    """Return the refusal of a body; `message` is msgspec's."""
     if missing := _MISSING.search(message):
         name = missing[1] or missing[2]
         return RequestError(f"The field `{name}` is required.", Code.MISSING_FIELDS)
@@ -63,7 +63,7 @@ def refusal(message: str, shape: type[Any]) -> RequestError:
 
 
 def _subject(steps: str, *, is_name: bool) -> str:
-    """Return what a path leads to, as in `$.media_urls[0]`; `[...]` is any value of an object."""
+    """Return what a path as `$.media_urls[0]` refers to; `[...]` is any value of an object."""
     name = steps.removeprefix(".")
     if not name:
         return "The body"
@@ -75,7 +75,7 @@ def _subject(steps: str, *, is_name: bool) -> str:
 
 
 def _types_at(kind: inspect.Type, steps: str, *, is_name: bool) -> list[inspect.Type]:
-    """Return the types that a path leads to."""
+    """Return the types that a path refers to."""
     found = _alternatives(kind)
     for step in _STEP.finditer(steps):
         found = [part for each in found for part in _parts(each, step[1])]
@@ -85,7 +85,7 @@ def _types_at(kind: inspect.Type, steps: str, *, is_name: bool) -> list[inspect.
 
 
 def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
-    """Return what a value may be; null, which counts as absent, is not among it."""
+    """Return the types that a value may have, without null, which counts as absent."""
     if isinstance(kind, inspect.Metadata):
         return _alternatives(kind.type)
     if isinstance(kind, inspect.UnionType):
@@ -94,7 +94,7 @@ def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
 
 
 def _parts(kind: inspect.Type, name: str | None) -> list[inspect.Type]:
-    """Return what the named field may be, or without a name any item."""
+    """Return the types of the named field; without a name, those of any item."""
     if isinstance(kind, inspect.StructType):
         fields = [field.type for field in kind.fields if field.encode_name == name]
         return [each for field in fields for each in _alternatives(field)]
@@ -106,7 +106,7 @@ def _parts(kind: inspect.Type, name: str | None) -> list[inspect.Type]:
 
 
 def _expected(kinds: list[inspect.Type]) -> str:
-    """Return all that a value may be, as in: a whole number, at least 1 and at most 10."""
+    """Return every value allowed, as in: a whole number, at least 1 and at most 10."""
     if not kinds:
         return "something else"
     *others, last = dict.fromkeys(phrase for kind in kinds for phrase in _phrases(kind))
@@ -126,7 +126,7 @@ def _phrases(kind: inspect.Type) -> list[str]:
 
 
 def _instead(message: str, kinds: list[inspect.Type]) -> str:
-    """Return the type that a value has instead, where that is what is wrong."""
+    """Return the type that a value has instead of an allowed one, if that is what is wrong."""
     got = _GOT.search(message)
     if got is None:
         return ""

@@ -1,19 +1,19 @@
-"""What operators and tools ask without a key: what is it, is it alive, is it ready, what can it do.
+"""What operators and tools ask without a key: name and version, health, readiness, the document.
 
-health says that the process runs, and how durable what it accepts is; readiness that it reaches
-Redis now, what makes that server unfit since the start, how many log lines were lost, which
-providers' models the workers spare for a while, how many damaged records were set aside, and how
-many keys hold another type than they should.
+Health: the process runs, and how durable is what it accepts. Readiness: Redis is reachable now; and
+where they occur, settings of that server that became unfit since the start, lost log lines,
+providers' models that workers pause for a while, damaged records that were set aside, and keys of
+another type than they should have.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from starlette.requests import Request
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from api.server.responses import encode, reply, reply_allowed_methods
+from api.endpoints.endpoint import KeylessEndpoint
+from api.server.responses import Response, encode
 from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.errors import UnavailableError, WrongTypeError
@@ -24,42 +24,34 @@ from shared.telemetry import logs
 _READY_SECONDS = 2.0
 
 
-class KeylessGet:
-    """One GET without a key, as an ASGI application."""
+async def health(_request: Request, state: State) -> Response:
+    """GET /healthz: the process runs; what Redis keeps of what it accepts."""
+    return Response(_health(state))
 
-    def __init__(self, name: str, document: bytes = b"") -> None:
-        self._name = name
-        self._document = document
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; errors rise to the front's catch-all."""
-        request = Request(scope, receive)
-        if request.method not in {"GET", "HEAD"}:
-            await reply_allowed_methods(scope, send, "GET, HEAD, OPTIONS")
-            return
-        state: State = scope["state"]["pollux"]
-        if self._name == "document":
-            await reply(scope, send, 200, self._document, {})
-            return
-        answer: dict[str, object] = {
-            "status": "ok",
-            "durability": state.settings.redis.durability,
-            "holds": state.server_watch.holds,
-        }
-        if self._name == "ready":
-            await _check_redis(state)
-            answer |= _worker_problems(await state.live_fleet.current()) | _dropped_lines()
-            answer |= await _damaged(state)
-            if state.server_watch.wrong_keys:
-                answer["damaged_keys"] = len(state.server_watch.wrong_keys)
-            if state.server_watch.faults:
-                answer["unfit"] = list(state.server_watch.faults)
-            warnings = list(state.server_watch.warnings)
-            if not state.catalogue.models:
-                warnings.append(f"{NO_MODELS}: {NO_MODELS_REMEDY}")
-            if warnings:
-                answer["warnings"] = warnings
-        await reply(scope, send, 200, encode(answer), {})
+async def ready(_request: Request, state: State) -> Response:
+    """GET /readyz: Redis is reachable; what is wrong in the deployment."""
+    await _check_redis(state)
+    problems = _worker_problems(await state.live_fleet.current()) | _dropped_lines()
+    problems |= await _damaged(state)
+    if state.server_watch.wrong_keys:
+        problems["damaged_keys"] = len(state.server_watch.wrong_keys)
+    if state.server_watch.faults:
+        problems["unfit"] = list(state.server_watch.faults)
+    warnings = list(state.server_watch.warnings)
+    if not state.catalogue.models:
+        warnings.append(f"{NO_MODELS}: {NO_MODELS_REMEDY}")
+    if warnings:
+        problems["warnings"] = warnings
+    return Response(_health(state) | problems)
+
+
+def _health(state: State) -> dict[str, object]:
+    return {
+        "status": "ok",
+        "durability": state.settings.redis.durability,
+        "holds": state.server_watch.holds,
+    }
 
 
 async def _check_redis(state: State) -> None:
@@ -71,9 +63,9 @@ async def _check_redis(state: State) -> None:
 
 
 def _worker_problems(fleet: Fleet) -> dict[str, object]:
-    """Return the providers' models that cool, and how many workers have lost their listener.
+    """Return the providers' models that cool down, and how many workers have lost their listener.
 
-    Under which credential a model cools is nobody's business here.
+    The credential under which a model cools is not published.
     """
     found: dict[str, object] = {}
     if fleet.cooling:
@@ -84,7 +76,7 @@ def _worker_problems(fleet: Fleet) -> dict[str, object]:
 
 
 async def _damaged(state: State) -> dict[str, object]:
-    """Return how many generations were set aside lately because their records were damaged."""
+    """Return how many generations were set aside recently because their records were damaged."""
     settings = state.settings.redis
     roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
     counts = await asyncio.gather(*(_count(state, keys.DAMAGED(root)) for root in roots))
@@ -95,7 +87,7 @@ async def _count(state: State, key_name: str) -> int:
     try:
         return int(await state.redis.call("ZCARD", key_name))
     except WrongTypeError:
-        # Told by the key's name.
+        # `damaged_keys` counts this key.
         return 0
 
 
@@ -105,9 +97,9 @@ def _dropped_lines() -> dict[str, object]:
     return {"log_lines_dropped": dropped} if dropped else {}
 
 
-def about(info: Mapping[str, str], mounts: Sequence[str]) -> bytes:
-    """Return what the front says of itself: its name, and where all else is described."""
-    described = {
+def about(info: Mapping[str, str], mounts: Sequence[str]) -> dict[str, object]:
+    """Return the name of the service, and where everything else is described."""
+    return {
         "name": info["title"],
         "version": info["version"],
         "description": info["summary"],
@@ -116,19 +108,23 @@ def about(info: Mapping[str, str], mounts: Sequence[str]) -> bytes:
         "health": "/healthz",
         "ready": "/readyz",
     }
-    return encode(described)
 
 
-def routes(openapi: bytes, about: bytes) -> list[Route]:
-    """Return the routes of operations."""
-    return [
-        document_route("/", about),
-        Route("/healthz", endpoint=KeylessGet("health")),
-        Route("/readyz", endpoint=KeylessGet("ready")),
-        document_route("/openapi.json", openapi),
-    ]
+def endpoints(openapi: object, about: object) -> tuple[KeylessEndpoint, ...]:
+    """Return the rows; the two documents are encoded once."""
+    return (
+        document_endpoint("/", about),
+        KeylessEndpoint(path="/healthz", handler=health),
+        KeylessEndpoint(path="/readyz", handler=ready),
+        document_endpoint("/openapi.json", openapi),
+    )
 
 
-def document_route(path: str, document: bytes) -> Route:
-    """Return the route of a document, read as it stands."""
-    return Route(path, endpoint=KeylessGet("document", document))
+def document_endpoint(path: str, document: object) -> KeylessEndpoint:
+    """Return the row of a document that never changes."""
+    response = Response(msgspec.Raw(encode(document)))
+
+    async def read(_request: Request, _state: State) -> Response:
+        return response
+
+    return KeylessEndpoint(path=path, handler=read)

@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document, made from the same rows and types that answer requests.
 
-Owns the document's form: operations, their parameters, and what each of their answers has. Pure;
+Owns the document's form: operations, their parameters, and what each of their responses has. Pure;
 made once a process.
 """
 
@@ -15,7 +15,9 @@ from api.openapi.schemas import Schema, Schemas
 from shared.errors import Code
 
 _PARAMETER: Final = re.compile(r"{(\w+)}")
-_SUMMARY: Final = "Chat in over HTTP, queued, answered by workers; polled or streamed."
+_SUMMARY: Final = (
+    "Chat over HTTP: messages are queued and answered by workers; poll or stream the answers."
+)
 _ABOUT: Final = (
     "Two dialects share accounts, sessions and generations. Unknown fields of a request are "
     "refused by name, and null counts as absent; replies may get more fields and codes in later "
@@ -24,7 +26,7 @@ _ABOUT: Final = (
     "The paths below `/api/v1` also answer below `/api/api/v1`, for clients that join them to a "
     "base that ends in `/api`."
 )
-# What any request may be refused with, most of it by the edge, before there is an operation.
+# What any request may be refused with, often before a route is known.
 _ALWAYS: Final = (
     Code.INVALID_FIELDS,
     Code.INVALID_API_KEY,
@@ -40,7 +42,7 @@ _WITH_BODY: Final = (
     Code.PAYLOAD_TOO_LARGE,
     Code.UNSUPPORTED_MEDIA_TYPE,
 )
-# What every answer of a status has.
+# Headers of every response of a status.
 _ALWAYS_SENT: Final = {
     304: ("ETag", "Poll-Interval-Hint"),
     401: ("WWW-Authenticate",),
@@ -50,8 +52,8 @@ _ALWAYS_SENT: Final = {
 _WITH_RATE: Final = frozenset({402, 403, 429, 503})
 _EVENTS: Final = (
     "Server-sent events. The `event` of each is the `type` of its `data`, the JSON of an `Event`; "
-    "its `id` is where to go on, as `Last-Event-ID` or `after`. Lines that begin with a colon only "
-    "keep the connection."
+    "its `id` is where to continue, as `Last-Event-ID` or `after`. Lines that begin with a colon "
+    "only keep the connection open."
 )
 _PATH_PARAMETERS: Final = {
     "account": "An account's name.",
@@ -63,7 +65,7 @@ _PATH_PARAMETERS: Final = {
 
 
 class Mount(NamedTuple):
-    """A table of routes under a prefix: its name, what it is, and the shape of its refusals."""
+    """A route table under a prefix: its name, its description, the type of its error bodies."""
 
     tag: str
     about: str
@@ -72,7 +74,7 @@ class Mount(NamedTuple):
 
 
 def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) -> dict[str, Any]:
-    """Return the document of every mount's routes."""
+    """Return the document of all mounts' routes."""
     rows = [endpoint for mount in mounts.values() for endpoint in mount.endpoints]
     schemas = Schemas(
         requests=[row.body.shape for row in rows if row.body is not None],
@@ -93,7 +95,7 @@ def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) 
             "summary": _SUMMARY,
             "description": about,
         },
-        "servers": [{"url": "/", "description": "The front that serves this document."}],
+        "servers": [{"url": "/", "description": "The server of this document."}],
         "tags": [{"name": mount.tag, "description": mount.about} for mount in mounts.values()],
         "security": [{"key": []}, {"bearer": []}],
         "paths": _paths(mounts, schemas),
@@ -165,7 +167,7 @@ def _successes(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
     about = endpoint.summary if endpoint.replies is None else schemas.about(endpoint.replies)
     found = {endpoint.status: _response(endpoint.status, about, content, endpoint.response_headers)}
     if endpoint.stream is not None and endpoint.replies is None:
-        found[204] = _response(204, "The stream ended with that event: there is no more.")
+        found[204] = _response(204, "The stream ended with that event: there are no more.")
     if "If-None-Match" in endpoint.headers:
         found[304] = _response(304, "Nothing has changed since that `ETag`.")
     if endpoint.pending_reply is not None:
@@ -198,7 +200,7 @@ def _refusals(endpoint: Endpoint, error: Schema) -> dict[str, Any]:
 def _response(
     status: int, about: str, content: Schema | None = None, response_headers: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return an answer: what it is, what it holds, and the headers that it has or may have."""
+    """Return a response: its description, content, and the headers that it may have."""
     names = (*headers.ALWAYS_SENT, *_ALWAYS_SENT.get(status, ()), *response_headers)
     named = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     response: dict[str, Any] = {"description": about, "headers": named}

@@ -1,15 +1,15 @@
-"""The headers of requests and answers, described once for every operation.
+"""The headers of requests and responses, described once for every operation.
 
-Owns their meaning for the document. Refuses to read or to set any: that is done where each is used.
+Owns their descriptions in the document. They are read and set where each is used.
 """
 
 from typing import Any, Final, NamedTuple
 
 
 class Header(NamedTuple):
-    """A header: what it says, and the schema of its value.
+    """A header: its description, and the schema of its value.
 
-    `is_always_sent`: no answer for which it is documented lacks it.
+    `is_always_sent`: no response for which it is documented lacks it.
     """
 
     name: str
@@ -41,8 +41,8 @@ _REQUEST_HEADERS: Final = (
     ),
     Header(
         "Last-Event-ID",
-        "The `id` of the last event that was read: the stream goes on after it, and a POST begins "
-        "nothing new. It counts for more than `after`.",
+        "The `id` of the last event that was read: the stream continues after it, and a POST "
+        "starts nothing new. It takes precedence over `after`.",
         _TEXT,
     ),
 )
@@ -55,13 +55,16 @@ _RESPONSE_HEADERS: Final = (
         True,
     ),
     Header(
-        "X-Content-Type-Options", "`nosniff`: the content is of the type that it says.", _TEXT, True
+        "X-Content-Type-Options",
+        "`nosniff`: the content has the type that its header names.",
+        _TEXT,
+        True,
     ),
     Header("ETag", "A weak tag that changes with the generation.", _TEXT, True),
-    Header("Poll-Interval-Hint", "Seconds to wait before the next look.", _COUNT, True),
+    Header("Poll-Interval-Hint", "Seconds to wait before the next poll.", _COUNT, True),
     Header(
         "Idempotent-Replayed",
-        "`true` where the answer is for what an earlier request with this key made.",
+        "`true` where the response is about what an earlier request with this key created.",
         {"type": "string", "const": "true"},
     ),
     Header("Location", "The path of what was created.", _TEXT, True),

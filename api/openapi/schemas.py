@@ -1,4 +1,4 @@
-"""The JSON schemas of what goes over the wire, as generators of clients understand them.
+"""The JSON schemas of the wire types, as client generators understand them.
 
 Owns how msgspec's schemas are completed: every value has a type, every component a title that is
 its own name, and the name of an event a description. Refuses to know operations. Pure.

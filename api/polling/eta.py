@@ -1,20 +1,20 @@
-"""When to look again: poll hints and estimates, from how long a model's last answers took.
+"""Poll hints and ETA, computed from how long a model's last answers took.
 
-Owns the policy that contract 2 measures: a client that obeys the hint should learn of the end soon
-after it, with few polls. Refuses to guess beyond what was measured, except before there is anything
-to measure by.
+Owns the policy that contract 2 measures: a client that obeys the hints should learn of the end soon
+after it, with few polls. Without measurements it assumes the catalogue's estimate, and a range
+around it.
 
-DESIGN. The durations known make a plan: at which whole seconds of its life an answer is looked at.
-It begins with one look, behind the longest. Then, again and again, the look is added that makes all
-those answers together known earliest, as long as it is worth a poll and no answer would be polled
-more often than the contract allows. So answers that take alike are found by a look or two just
-behind them, kinds far apart by a look behind each, and what is spread wide by looks spread as wide.
-Durations may be spread so wide that the polls allowed do not suffice for that: those tell little of
-an end, and `spread` plans the looks, so that none comes later than half the time waited. Beyond the
-longest, and for the few that take far longer than all others, the looks go on, ever further apart.
-A hint is the way to the next look.
+DESIGN. The known durations make a plan: the whole seconds of an answer's life at which to poll it.
+The plan starts with one poll, just after the longest duration. Then the poll is added that lets all
+those answers together be found earliest, again and again, as long as it is worth a poll and no
+answer would be polled more often than the contract allows. E.g. durations of 2 s and 20 s give
+polls at 3 s and 21 s. So similar durations need one or two polls just after them, distinct groups
+one poll each, and widely spread durations get polls spread as widely. If the allowed polls do not
+suffice for that, durations do not predict the end, and poll_plan.py plans instead: no poll comes
+later than half of the time waited so far. For the few answers that take far longer than all others,
+polls continue at growing intervals. A hint is the time until the plan's next poll.
 
-An answer that has waited for its turn has had polls by then: its plan makes do with the rest.
+An answer that was queued first has been polled by then; its plan uses the polls that are left.
 """
 
 import bisect
@@ -35,23 +35,23 @@ HINT_SECONDS_MAX: Final = 30
 HINT_SECONDS_UNKNOWN: Final = 2
 _TRUSTED_SECONDS: Final = 4.0
 _UNKNOWN_SECONDS: Final = 5.0
-# Without a measured answer, what the catalogue says may be wrong by these factors.
+# Without a measured answer, the catalogue's estimate may be wrong by these factors.
 PRIOR_FACTORS: Final = (0.15, 0.3, 0.6, 1.0, 1.8, 3.0, 6.0)
 _COMMON_SHARE: Final = 0.95
-# Fewer measured answers than this may not have shown how much they differ; of one alone the next
-# may well take twice as long, or half as long.
+# Fewer answers than this may not show how much durations vary: after a single one, the next may
+# well take twice or half as long.
 _SAMPLE_ENOUGH: Final = 16
 _UNCERTAINTY_OF_ONE: Final = 0.8
-# A plan is made from this many durations at most: more make it no better.
+# A plan uses at most this many durations: more make it no better.
 _SAMPLES_MAX: Final = 64
-# A look that makes the average answer known this much earlier is worth its poll.
+# A poll is worth it if the average answer is found this much earlier.
 _WORTH_SECONDS: Final = 0.05
-# What settling takes, and by how much a poll may come before its whole second.
+# The time that settling takes, and how much a poll may come before its whole second.
 _SETTLING_SECONDS: Final = 0.02
 _EARLY_SECONDS: Final = 0.1
 _BEYOND_SHARE: Final = 0.05
-# Where durations tell the end, half of all answers are found within so many seconds of it, and all
-# but a few within so many, or this share of what they took.
+# Durations predict the end if half of the answers are found within the first figure, and all but a
+# few within the second, or within this share of their duration.
 _LATE_TYPICAL_SECONDS: Final = 1.0
 _LATE_SECONDS: Final = 2.0
 _LATE_SHARE: Final = 0.1
@@ -59,16 +59,16 @@ _SHORTEST_SECONDS: Final = 0.001
 
 
 class Eta(NamedTuple):
-    """Seconds until the end, as half and nine tenths of the answers like it had it."""
+    """Seconds until the end: by then half, and nine tenths, of similar answers had ended."""
 
     p50: float
     p90: float
 
 
 class PriorWait(NamedTuple):
-    """What a client has behind it when an answer begins: seconds waited, and polls at most.
+    """How long an answer was queued before it began, and how many polls that took at most.
 
-    The seconds are those of the power of two below, so that few plans serve all who wait.
+    The seconds are rounded down to a power of two, so that few plans serve all waits.
     """
 
     seconds: int = 0
@@ -76,7 +76,7 @@ class PriorWait(NamedTuple):
 
     @classmethod
     def of(cls, waited: float, polls: int) -> Self:
-        """Return it for a wait of so many seconds; one that is over at once counts for nothing."""
+        """Return it for a wait; a wait under one second counts as none."""
         return cls(2 ** int(math.log2(waited)), polls) if waited >= 1 and polls else cls()
 
 
@@ -84,7 +84,7 @@ NO_PRIOR_WAIT: Final = PriorWait()
 
 
 class KnownDurations:
-    """How long answers took, sorted, and when to look at one like them, from its start."""
+    """How long answers took, sorted, and the plan for polling a similar one."""
 
     def __init__(self, durations: tuple[float, ...]) -> None:
         self.durations = durations
@@ -92,34 +92,34 @@ class KnownDurations:
 
     @cached_property
     def typical_seconds(self) -> float:
-        """How long half of them took, at most."""
+        """The median duration."""
         return max(_SHORTEST_SECONDS, _quantile(self.durations, 0.5))
 
     @cached_property
     def margin_seconds(self) -> float:
-        """How much less than the typical answer those take of which nine in ten take longer."""
+        """How much shorter than the median the shortest tenth is."""
         return self.typical_seconds - _quantile(self.durations, 0.1)
 
     def poll_times(self, prior: PriorWait = NO_PRIOR_WAIT) -> tuple[int, ...]:
-        """Return the plan: at which whole seconds from its start an answer is looked at."""
+        """Return the plan: the whole seconds after its start at which to poll an answer."""
         if prior not in self._plans:
             self._plans[prior] = _plan(self.durations, prior)
         return self._plans[prior]
 
     @cached_property
     def first_poll_covers_seconds(self) -> float:
-        """How long the answers take, at most, that the first look finds ended."""
+        """The longest duration of those answers that the first poll finds ended."""
         found = bisect.bisect_right(self.durations, self.poll_times()[0] - _SETTLING_SECONDS)
         return self.durations[max(0, found - 1)] + _SETTLING_SECONDS
 
     @classmethod
     def of(cls, durations: Iterable[float]) -> Self:
-        """Know answers like these, of which there is at least one."""
+        """Make it from at least one duration."""
         return cls(tuple(sorted(durations)))
 
 
 class ModelDurations:
-    """The measured durations of every model lately asked about, as this process knows them."""
+    """The measured durations of the models asked for recently."""
 
     def __init__(self, redis: Connection, catalogue_holder: CatalogueHolder, clock: Clock) -> None:
         self._redis = redis
@@ -127,7 +127,7 @@ class ModelDurations:
         self._known = RefreshAheadCache(self._load, clock, trusted_seconds=_TRUSTED_SECONDS)
 
     async def durations(self, root: str, model: str) -> KnownDurations:
-        """Return the model's durations; the catalogue's word, in doubt, while none is measured."""
+        """Return a model's durations, or a range around the catalogue's estimate."""
         return await self._known.get((root, model))
 
     async def _load(self, name: tuple[str, str]) -> KnownDurations:
@@ -140,7 +140,7 @@ class ModelDurations:
         )
 
     def _prior_seconds(self, name: str) -> float:
-        """Return what the catalogue says; who names no model is answered by the first that can."""
+        """Return the catalogue's estimate; for `auto`, that of its first model."""
         catalogue = self._catalogue_holder.catalogue
         first = catalogue.models[0] if name == AUTO and catalogue.models else None
         model = first or catalogue.by_identifier.get(name)
@@ -148,7 +148,7 @@ class ModelDurations:
 
 
 def widen(measured: list[float]) -> list[float]:
-    """Return measured durations, and where they are few also what others like them may take."""
+    """Return measured durations; if they are few, with others that similar answers may take."""
     if len(measured) >= _SAMPLE_ENOUGH:
         return measured
     middle, factor = (
@@ -159,14 +159,14 @@ def widen(measured: list[float]) -> list[float]:
 
 
 def hint_while_waiting(known: KnownDurations, wait: float) -> int:
-    """Return in how many whole seconds, 1 to 30, to look at an answer that begins after a wait."""
+    """Return in how many whole seconds, 1 to 30, to poll an answer that is queued."""
     return max(1, min(HINT_SECONDS_MAX, math.ceil(wait + known.first_poll_covers_seconds)))
 
 
 def hint(known: KnownDurations, elapsed: float, prior: PriorWait = NO_PRIOR_WAIT) -> int:
-    """Return in how many whole seconds, 1 to 30, to look again.
+    """Return in how many whole seconds, 1 to 30, to poll again.
 
-    `elapsed` is the time since the answer was begun, in seconds.
+    `elapsed` is the time since the answer began, in seconds.
     """
     poll_times = known.poll_times(prior)
     following = bisect.bisect_right(poll_times, elapsed + _EARLY_SECONDS)
@@ -176,8 +176,8 @@ def hint(known: KnownDurations, elapsed: float, prior: PriorWait = NO_PRIOR_WAIT
 
 
 def _plan(durations: tuple[float, ...], prior: PriorWait) -> tuple[int, ...]:
-    """Return the seconds at which to look, the last of them beyond everything measured."""
-    # Looks for the few that took far longer than all others would be missed by those.
+    """Return the seconds at which to poll, the last of them beyond all known durations."""
+    # The few longest get no polls planned here: polls at growing intervals will find them.
     common = durations[: math.ceil(_COMMON_SHARE * len(durations))]
     stride = 1 + (len(common) - 1) // _SAMPLES_MAX
     sample = common[::-stride][::-1]
@@ -191,7 +191,7 @@ def _plan(durations: tuple[float, ...], prior: PriorWait) -> tuple[int, ...]:
 
 
 def _worthwhile_poll_times(sample: tuple[float, ...], prior: PriorWait) -> list[int]:
-    """Return one look behind the longest, and before it all that are worth a poll and allowed."""
+    """Return a poll after the longest duration, and all earlier ones that are worth it."""
     visible_at = [math.ceil(duration + _SETTLING_SECONDS) for duration in sample]
     poll_times = [visible_at[-1]]
     rejected: set[int] = set()
@@ -212,7 +212,7 @@ def _limits(prior: PriorWait) -> poll_plan.PollLimits:
 
 
 def _lateness(sample: tuple[float, ...], poll_times: tuple[int, ...]) -> list[float]:
-    """Return how long after its end each answer is found; the longest hint, beyond all looks."""
+    """Return how long after its end each answer is found; beyond all polls, the longest hint."""
     found = (bisect.bisect_left(poll_times, each + _SETTLING_SECONDS) for each in sample)
     return [
         poll_times[index] - each if index < len(poll_times) else HINT_SECONDS_MAX
@@ -221,7 +221,7 @@ def _lateness(sample: tuple[float, ...], poll_times: tuple[int, ...]) -> list[fl
 
 
 def _is_predictable(sample: tuple[float, ...], poll_times: tuple[int, ...]) -> bool:
-    """Tell whether answers like those known are found as soon as where durations tell the end."""
+    """Whether this plan finds such answers as early as a predictable end allows."""
     late = _lateness(sample, poll_times)
     pairs = zip(late, sample, strict=True)
     late_count = sum(each > max(_LATE_SECONDS, _LATE_SHARE * seconds) for each, seconds in pairs)
@@ -232,13 +232,13 @@ def _is_predictable(sample: tuple[float, ...], poll_times: tuple[int, ...]) -> b
 def _gaps_and_lateness(
     durations: tuple[float, ...], poll_times: tuple[int, ...]
 ) -> tuple[float, float]:
-    """Return by what plans are compared: where an end is found late, then how late all are."""
+    """Return the order of plans: first by gaps in which an end is found late, then by lateness."""
     gaps = poll_plan.late_gap(poll_times, max(durations[0], _SHORTEST_SECONDS))
     return round(gaps, 1), sum(_lateness(durations, poll_times))
 
 
 def _best_poll_time(visible_at: list[int], poll_times: list[int], rejected: set[int]) -> int | None:
-    """Return the look that makes all together known earliest; None when none is worth a poll."""
+    """Return the poll that finds all together earliest; None when none is worth it."""
     best_saving, best = _WORTH_SECONDS * len(visible_at), None
     first = 0
     for poll_time in poll_times:
@@ -254,7 +254,7 @@ def _best_poll_time(visible_at: list[int], poll_times: list[int], rejected: set[
 def _is_allowed(
     sample: tuple[float, ...], visible_at: list[int], poll_times: list[int], prior: PriorWait
 ) -> bool:
-    """Tell whether answers like these, and one a little longer, keep to the polls allowed."""
+    """Whether such answers, and one a little longer, stay within the allowed polls."""
     polls, last = prior.polls, 0
     for poll_time in poll_times:
         polls += _polls_between(last, poll_time)
@@ -265,14 +265,14 @@ def _is_allowed(
 
 
 def _polls_max(seconds: float) -> float:
-    """Return the contract's bound; what lasts very long needs more, since hints end at the most."""
+    """Return the contract's bound; a very long answer needs more, since hints have a maximum."""
     return max(4 + math.log2(max(1.0, seconds)), 3 + seconds / HINT_SECONDS_MAX)
 
 
 def _poll_times_beyond(poll_times: list[int], prior: PriorWait, longest: float) -> Iterator[int]:
-    """Yield looks for what takes longer than nearly all: close at first, as far as polls are left.
+    """Yield polls for longer answers: at growing intervals, as far as polls are left.
 
-    After them, hints of the most seconds lead as far as the longest that is known.
+    After them, hints of the maximum length lead to the longest known duration.
     """
     poll_time, polls = poll_times[-1], _polls_at(poll_times, prior)
     step = max(1, round(_BEYOND_SHARE * poll_time))
@@ -287,24 +287,24 @@ def _poll_times_beyond(poll_times: list[int], prior: PriorWait, longest: float) 
 
 
 def _has_polls_left(polls: int, waited: int, poll_time: int, longest: float) -> bool:
-    """Tell whether what lasts beyond any look from here on keeps to the polls allowed."""
+    """Whether an answer that outlasts this poll stays within the allowed polls."""
     later = range(poll_time, max(poll_time, math.ceil(longest)) + 1, HINT_SECONDS_MAX)
     return all(polls + number + 1 <= _polls_max(waited + each) for number, each in enumerate(later))
 
 
 def _polls_at(poll_times: list[int], prior: PriorWait) -> int:
-    """Return how many polls were made with the last look."""
+    """Return how many polls were made by the last one of these."""
     pairs = zip((0, *poll_times), poll_times, strict=False)
     return prior.polls + sum(_polls_between(*pair) for pair in pairs)
 
 
 def _polls_between(last: int, poll_time: int) -> int:
-    """Return how many polls lead from one look to the next, as no hint is longer than the most."""
+    """Return how many polls lead from one to the next, as hints have a maximum."""
     return -(-(poll_time - last) // HINT_SECONDS_MAX)
 
 
 def estimate(known: KnownDurations, elapsed: float, wait: float) -> Eta | None:
-    """Return what is left until the end, in seconds; None for what takes longer than any known."""
+    """Return the seconds until the end; None for an answer longer than all known ones."""
     remaining = [each - elapsed for each in known.durations if each > elapsed]
     if not remaining:
         return None

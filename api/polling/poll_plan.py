@@ -1,13 +1,14 @@
-"""When to look at answers whose durations do not tell the end: none is found very late.
+"""When to poll answers whose durations do not predict the end, so that none is found very late.
 
-Owns the search for the best plan of looks, in whole seconds from the start of an answer. Refuses to
-know what was measured and what is allowed: pace says both.
+Owns the search for the best plan of polls, in whole seconds after an answer's start. eta.py passes
+what was measured and how many polls are allowed.
 
-DESIGN. As far as the polls allowed suffice, a look comes no later after the one before it than half
-the time waited; among such plans, the best makes the known answers together known earliest. What a
-step from one look to the next costs depends only on its two ends and the polls made so far, so the
-best way to each look is found from the ways to those before it. Looks are behind known durations,
-and at seconds in between, evenly spaced in proportion: where no answer ended, one may end.
+DESIGN. As far as the allowed polls suffice, each poll follows the one before within half of the
+time waited until then (after 20 s, at 30 s or earlier). Among such plans, the best finds the known
+answers together earliest. The cost of a step between two polls depends only on its two ends and
+the number of polls so far, so the best way to each poll follows from the best ways to those before
+it (dynamic programming). Candidates are the seconds just after known durations, and evenly spaced
+ones (in proportion) between them, where an answer may end though none has yet.
 """
 
 import bisect
@@ -16,23 +17,23 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-# So much longer than the time waited until one look is the time waited until the next, at most.
+# The time until the next poll is at most this much longer than the time until the last one.
 _GROWTH: Final = 1.5
 _GAP_SECONDS_MIN: Final = 2.0
 _STEP_FACTOR: Final = math.sqrt(_GROWTH)
-# An answer may take less than any that is known.
+# An answer may be shorter than all known ones, down to this share of the shortest.
 _SHORTER_SHARE: Final = 0.8
-# A plan is made from this many durations at most: the search takes time with their square.
+# A plan uses at most this many durations: the search is quadratic.
 _SAMPLES_MAX: Final = 16
-# More than all lateness that a plan may sum up to otherwise.
+# Larger than any sum of lateness: a plan with a gap loses against every plan without.
 _PENALTY_SECONDS: Final = 1_000.0
 
-# How many polls an answer of so many seconds may take.
+# From an answer's duration in seconds to the number of polls it may take.
 PollsAllowed = Callable[[float], float]
 
 
 class PollLimits(NamedTuple):
-    """What a plan keeps to: polls made before it, polls allowed, and the longest hint."""
+    """Polls made before, polls allowed, and the longest hint."""
 
     polls_before: int
     allowed: PollsAllowed
@@ -40,14 +41,14 @@ class PollLimits(NamedTuple):
 
 
 class _Poll(NamedTuple):
-    """A look that a plan may have: when, and how many of the answers have ended by then."""
+    """A candidate: its second, and how many of the known answers have ended by then."""
 
     second: int
     ended: int
 
 
 class _PlanStep(NamedTuple):
-    """The best way to a look with so many polls: what it costs, and which look came before."""
+    """The best way to a poll with some number of polls: its cost, and the poll before."""
 
     cost: float
     before: int
@@ -57,7 +58,7 @@ class _PlanStep(NamedTuple):
 def poll_times(
     durations: Sequence[float], settling_seconds: float, limits: PollLimits
 ) -> list[int]:
-    """Return the best plan for such answers, sorted; none where no plan keeps to the polls."""
+    """Return the best plan, sorted; empty if no plan stays within the allowed polls."""
     stride = 1 + (len(durations) - 1) // _SAMPLES_MAX
     sample = durations[::-stride][::-1]
     visible_at = [math.ceil(each + settling_seconds) for each in sample]
@@ -68,9 +69,9 @@ def poll_times(
 
 
 def late_gap(poll_times: Sequence[int], shortest: float) -> float:
-    """Return in how much of a plan's time an end is found later than half the time waited.
+    """Return for how much of a plan's time an end is found later than half the time waited.
 
-    It is a logarithm: the gaps of one plan with those of another are compared in proportion.
+    It is a logarithm, so that gaps are compared in proportion.
     """
     found = 0.0
     for begin, poll_time in itertools.pairwise([shortest * _SHORTER_SHARE, *poll_times]):
@@ -80,7 +81,7 @@ def late_gap(poll_times: Sequence[int], shortest: float) -> float:
 
 
 def _candidate_seconds(visible_at: Sequence[int], step_max: int) -> list[int]:
-    """Return when a plan may look; the last look is for what takes longer than all known."""
+    """Return when a plan may poll; the last poll is for answers longer than all known."""
     longest = visible_at[-1]
     beyond = min(_latest_after(longest), longest + step_max)
     return sorted({*visible_at, *_geometric_seconds(longest), beyond})
@@ -100,7 +101,7 @@ def _latest_after(second: int) -> int:
 def _best_steps(
     sample: Sequence[float], candidates: Sequence[_Poll], limits: PollLimits
 ) -> list[dict[int, _PlanStep]]:
-    """Return for each look, by the polls made with it, the best way there."""
+    """Return for each candidate, by the number of polls up to it, the best way there."""
     sums = [0.0, *itertools.accumulate(sample)]
     steps: list[dict[int, _PlanStep]] = [{} for _ in candidates]
     steps[0][limits.polls_before] = _PlanStep(0.0, 0, 0)
@@ -127,7 +128,7 @@ def _best_steps(
 
 
 def _trace_back(candidates: Sequence[_Poll], steps: Sequence[dict[int, _PlanStep]]) -> list[int]:
-    """Return the looks of the best way to the last."""
+    """Return the polls on the best way to the last candidate."""
     index = len(candidates) - 1
     polls = min(steps[index], key=lambda polls_so_far: steps[index][polls_so_far])
     found = []

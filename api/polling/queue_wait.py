@@ -1,13 +1,14 @@
-"""How long until a turn begins, from what comes before it and from how long it has waited.
+"""How long until a queued turn begins, from what is ahead of it and how long it has waited.
 
-Owns the estimate of a wait and how far it may be trusted. Refuses to know durations: pace has them.
+Owns the estimate of the wait and how far to trust it. Durations are passed in by hints.py.
 
-DESIGN. What comes before a turn takes so many rounds of the room there is, each as long as such
-answers take. That is only true while others hold the room for no longer, so the time waited is the
-evidence: of a wait that passed as it was expected the rest is believed, of one in which nothing has
-moved the rest is taken to be as long as the whole. An estimate is told no longer once the wait is
-twice what it should be by now, and a hint never leads to a poll sooner than a share of the time
-waited, which is the smaller the more has passed as expected. So polls stay few whatever happens.
+DESIGN. What is ahead of a turn takes a number of rounds through the available slots, each as long
+as a typical answer. E.g. 8 claims ahead on 4 slots, at 10 s an answer, are 2 rounds: 20 s. That
+holds only while others use the slots for no longer, so the time waited is the evidence: if the wait
+so far went as expected, the rest is believed; if nothing has moved, the rest is taken to be as long
+as the whole. No ETA is given once the wait is twice what it should be by now. A hint is never
+shorter than a share of the time waited, a smaller share the more has gone as expected. So polls
+stay few whatever happens.
 """
 
 import math
@@ -17,23 +18,23 @@ from shared.stores.fleet import Fleet
 from shared.wire.generation import Generation, QueuePosition
 from shared.wire.submission import AUTO
 
-# Without any evidence the next look is so much of the time waited away.
+# Without evidence, the next poll is this share of the time waited away.
 HINT_GROWTH: Final = 0.6
 _HINT_GROWTH_MIN: Final = 0.1
 # From the end of one turn to the claim of the next.
 _HANDOVER_SECONDS: Final = 0.03
-# The workers' reports, and what is known of them here, may be as old as that.
+# The workers' reports, as known here, may be this old.
 _STALE_SECONDS: Final = 2.5
 _STRETCH_MAX: Final = 2.0
-# What is tried again and again has a growth of this much for each attempt.
+# A turn that is retried gets this much growth for each attempt.
 _HINT_GROWTH_PER_ATTEMPT: Final = 0.15
 
 
 class Wait(NamedTuple):
-    """`seconds` until a turn begins, which may well be `margin` less.
+    """`seconds` until a turn begins; it may well be `margin` less.
 
-    `growth` of the time waited is the shortest way to the next look; `is_known` where something
-    that was measured tells when the turn begins.
+    The next poll is at least `growth` of the time waited away. `is_known` if measurements predict
+    when the turn begins.
     """
 
     seconds: float
@@ -42,18 +43,18 @@ class Wait(NamedTuple):
     margin: float = 0.0
 
     def shortest_hint(self, waited: float) -> int:
-        """Return in how many whole seconds to look again at the soonest, after such a wait."""
+        """Return the shortest hint, in whole seconds, after such a wait."""
         return math.ceil(self.growth * (waited + 1))
 
 
 class TypicalDuration(NamedTuple):
-    """How long the answers of a model take, and how much less many of them do, in seconds."""
+    """How long a model's answers take, and how much less many of them do, in seconds."""
 
     seconds: float
     margin: float = 0.0
 
     def margin_of(self, seconds: float) -> float:
-        """Return how much less a sequence of answers may take that takes so long as a rule."""
+        """Return how much shorter a sequence of answers may be whose typical length this is."""
         return self.margin * math.sqrt(seconds / self.seconds)
 
 
@@ -62,7 +63,7 @@ UNKNOWN: Final = Wait(0.0, HINT_GROWTH, is_known=False)
 
 
 def of_receipt(position: QueuePosition, model: str, typical: TypicalDuration, fleet: Fleet) -> Wait:
-    """Return the wait of a message that was just taken in."""
+    """Return the wait of a message that was just accepted."""
     if not _is_served(model, fleet):
         return UNKNOWN
     seconds = estimated_seconds(position, typical.seconds, fleet)
@@ -70,14 +71,14 @@ def of_receipt(position: QueuePosition, model: str, typical: TypicalDuration, fl
 
 
 def of(generation: Generation, typical: TypicalDuration, fleet: Fleet) -> Wait:
-    """Return the wait of a generation as it stands; none for what runs."""
+    """Return the wait of a generation as it stands; none for one that runs."""
     position = generation.position
     if position is None:
         return NO_WAIT
     if not _is_served(generation.model, fleet):
         return UNKNOWN
     if generation.retry_in_seconds > 0:
-        # It knows when it is tried again, not what comes of that.
+        # The time of the retry is known, not its success.
         growth = min(HINT_GROWTH, _HINT_GROWTH_PER_ATTEMPT * max(1, generation.attempt))
         return Wait(generation.retry_in_seconds, growth)
     return _from_observed_progress(generation, position, typical, fleet)
@@ -86,7 +87,7 @@ def of(generation: Generation, typical: TypicalDuration, fleet: Fleet) -> Wait:
 def _from_observed_progress(
     generation: Generation, position: QueuePosition, typical: TypicalDuration, fleet: Fleet
 ) -> Wait:
-    """Return what is left by the measured durations, stretched as the wait so far was."""
+    """Return the rest by measured durations, stretched as much as the wait so far was."""
     waited = waited_seconds(generation)
     remaining = estimated_seconds(position, typical.seconds, fleet)
     first = generation.position_when_accepted
@@ -109,13 +110,13 @@ def waited_seconds(generation: Generation) -> float:
 
 
 def estimated_seconds(position: QueuePosition, typical_seconds: float, fleet: Fleet) -> float:
-    """Return the wait as it is if everything before takes as long as such answers did."""
+    """Return the wait if everything ahead takes as long as a typical answer."""
     by_rounds = _by_rounds(position, typical_seconds, fleet)
     if not position.is_behind_head:
         return by_rounds
     turn_seconds = typical_seconds + _HANDOVER_SECONDS
     if position.first_age_seconds is None:
-        # The head has to wait itself, about as long as this line tells.
+        # The session's head is queued too, and waits about as long.
         return by_rounds + (position.session_turns_before + 1) * turn_seconds
     return (
         max(0.0, turn_seconds - position.first_age_seconds)
@@ -124,7 +125,7 @@ def estimated_seconds(position: QueuePosition, typical_seconds: float, fleet: Fl
 
 
 def _by_rounds(position: QueuePosition, typical_seconds: float, fleet: Fleet) -> float:
-    """Count rounds: of the account's share of all slots, and of how many it may run at once."""
+    """Count rounds: through the account's share of the slots, and its own limit at once."""
     claims_before, slots = position.ahead + position.running, max(1, fleet.slots)
     rounds = claims_before * max(1, position.lane_accounts) // slots
     if position.running_max:
@@ -138,22 +139,22 @@ def _by_rounds(position: QueuePosition, typical_seconds: float, fleet: Fleet) ->
         )
         return max(0.0, seconds - (position.first_age_seconds or 0.0)) if is_begun else seconds
     if fleet.slots and fleet.running >= fleet.slots:
-        # Others hold every slot: of so many, one is free soon, if they take as long.
+        # Others hold every slot; among many slots, one is free after a fraction of a duration.
         return typical_seconds * (position.ahead + 1) * max(1, position.lane_accounts) / (slots + 1)
     return 0.0
 
 
 def _is_served(model: str, fleet: Fleet) -> bool:
-    """Tell whether a worker lives that would take it."""
+    """Whether a live worker would take it."""
     if fleet.workers <= fleet.without_listener:
         return False
     return model == AUTO or model in fleet.models
 
 
 def polls_made(waited: float, first: int, hint_max: int) -> int:
-    """Return how many polls a client made that found the turn begun, or is about to find it so.
+    """Return how many polls a client made by the time it found the turn begun, or is about to.
 
-    The first came where the receipt's hint led, the others as if nothing told when it would begin.
+    The first came at the receipt's hint, the others as if nothing predicted the beginning.
     """
     at, polls = float(first), 1
     while at < waited:

@@ -1,8 +1,8 @@
-"""What callers do to the API keys of their account.
+"""Creates, lists and deletes an account's own API keys.
 
-A key administers its account's keys as far as its own rights go: what it makes has no scope that it
-lacks and does not expire later, and it deletes no key that has a scope which it lacks. That is
-decided in Redis, by the keys' records as they are at that moment.
+A key manages its account's keys within its own rights: a new key has no scope that it lacks and
+expires no later; it deletes no key with a scope that it lacks. Redis decides that, by the keys'
+records as they are at that moment.
 """
 
 from typing import NamedTuple, NoReturn
@@ -27,7 +27,7 @@ from shared.wire.account import ApiKey, Scope
 
 
 class NewKeyRequest(NamedTuple):
-    """What a caller wants of a new key; it expires no later than the caller's own."""
+    """What a caller asks of a new key; it expires no later than the caller's own."""
 
     name: str | None
     scopes: tuple[Scope, ...]
@@ -45,7 +45,7 @@ class KeyReceipt(NamedTuple):
 async def create(
     context: RequestContext, new_key_request: NewKeyRequest, idempotency: accept.Idempotency | None
 ) -> KeyReceipt:
-    """Make a key, or return the record of the one that a repeated request made.
+    """Create a key, or return the record of the one that the repeated request created.
 
     Raises RequestError (FORBIDDEN, INVALID_API_KEY, INVALID_FIELDS, IDEMPOTENCY_MISMATCH),
     RefusedError (RATE_LIMITED, QUOTA_EXCEEDED, QUEUE_FULL).
@@ -137,13 +137,13 @@ def _note_created(context: RequestContext, new_key: CreatedKey) -> None:
 
 
 async def page(context: RequestContext, *, offset: int, limit: int) -> tuple[list[ApiKey], int]:
-    """Return the account's keys, last made first, and how many there are."""
+    """Return the account's keys, newest first, and how many there are."""
     accounts = context.state.accounts
     return await accounts.page_own_keys(context.caller.account.id, offset=offset, limit=limit)
 
 
 async def delete(context: RequestContext) -> None:
-    """Take the path's key out of force for good.
+    """Revoke the path's key for good.
 
     Raises RequestError (NOT_FOUND, FORBIDDEN, INVALID_API_KEY).
     """

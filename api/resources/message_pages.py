@@ -1,9 +1,9 @@
-"""Pages of a session's messages, in pieces of bounded size.
+"""Reads a page of a session's messages, and sends a large one in pieces.
 
-Owns how a page that has more bytes than Redis should send at once is answered all the same, with
-every message that belongs to it: it is read and sent piece by piece, so that what is held of it
-here is never more than one piece, or one turn. Each further piece counts as a read; where the
-account has none left, the page goes on when there is one. Refuses to know a dialect's fields.
+Owns how a page with more bytes than Redis should send at once is sent nevertheless, with all of its
+messages: it is read and sent piece by piece, so that only one piece, or one turn, is in memory.
+Each further piece counts as a read; if the account has none left, the page waits until it has.
+Knows nothing of a dialect's fields.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from api.server import disconnect
 from api.server.responses import ChunkedResponse, Response, encode
 from shared.stores.sessions import READ_BYTES_MAX, Session, Turn, TurnRange, TurnsFound
 
-# As it stands in an encoded reply without messages. Quotes inside of texts are escaped, so this is
-# the field itself.
+# The field in an encoded reply without messages. Quotes inside texts are escaped, so this occurs
+# only as the field itself.
 _NO_MESSAGES: Final = b'"messages":[]'
-# A page that waits for reads sees so soon that its reader has gone.
+# A page that waits for reads notices a disconnect within this time.
 _DISCONNECT_CHECK_SECONDS: Final = 1.0
 
 
 class PageShape(NamedTuple):
-    """How a dialect tells a page: the messages of a turn, and the reply with a list of them."""
+    """A dialect's form of a page: the messages of a turn, and the reply with a list of them."""
 
     messages: Callable[[Turn], Sequence[object]]
     reply: Callable[[Session, list[Any]], object]
@@ -52,7 +52,7 @@ async def _pieces(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the encoded reply. Raises RequestError when the session or the key has gone."""
     state, account = context.state, context.caller.account
-    # Revocations are heard by it.
+    # Revocations arrive on this connection.
     await state.subscriber.connect()
     has_disconnected = asyncio.Event()
     disconnect.listen(
@@ -83,7 +83,7 @@ async def _pieces(
 
 
 async def _encoded(context: RequestContext, found: TurnsFound, shape: PageShape) -> bytes:
-    """Return the messages of the turns that are read at once, as the inside of a list."""
+    """Return the messages of the turns that are read at once, without the list's brackets."""
     async with context.state.large_pages.turn:
         turns = await sessions.turns(context, found)
         return b",".join(map(encode, _messages(turns, shape)))
@@ -94,7 +94,7 @@ def _messages(turns: list[Turn], shape: PageShape) -> list[object]:
 
 
 async def _take_reads(context: RequestContext, size: int, has_disconnected: asyncio.Event) -> None:
-    """Take a read for each `PIECE_BYTES` that were sent, as soon as the account has them."""
+    """Take a read for every `READ_BYTES_MAX` sent, waiting until the account has it."""
     for _ in range(-(-size // READ_BYTES_MAX)):
         while not has_disconnected.is_set() and (wait := _further_read(context)):
             await context.state.clock.sleep(min(wait, _DISCONNECT_CHECK_SECONDS))

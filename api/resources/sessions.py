@@ -1,6 +1,6 @@
-"""What callers do to their sessions, whichever dialect they speak.
+"""Creates, lists, renames and deletes an account's sessions.
 
-Owns the refusal of what is not theirs. A session made through one dialect is the same in another.
+A session that is not the account's is refused as unknown. Sessions are the same in every dialect.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from shared.stores.sessions import Session, Turn, TurnRange, TurnsFound
 
 
 class NewSessionRequest(NamedTuple):
-    """What a caller wants of a new session."""
+    """What a caller asks of a new session."""
 
     name: str | None
     companion: str | None
@@ -29,7 +29,7 @@ class NewSessionRequest(NamedTuple):
 async def create(
     context: RequestContext, new_session: NewSessionRequest, idempotency: accept.Idempotency | None
 ) -> NewSession:
-    """Begin an empty session, or return the one of a repeated request.
+    """Create an empty session, or return the one that the repeated request created.
 
     Raises RequestError (COMPANION_NOT_FOUND, IDEMPOTENCY_MISMATCH), RefusedError (RATE_LIMITED,
     QUOTA_EXCEEDED, QUEUE_FULL).
@@ -100,11 +100,10 @@ async def page(context: RequestContext, *, offset: int, limit: int) -> tuple[lis
 
 
 async def find_turns(context: RequestContext, session: str, wanted: TurnRange) -> TurnsFound:
-    """Return a session and which of its turns there are.
+    """Return a session and which of the wanted turns it has.
 
     Raises:
         RequestError: SESSION_NOT_FOUND.
-
     """
     caller = context.caller
     place = (context.state.redis, caller.root, caller.account.id, session)
@@ -115,11 +114,10 @@ async def find_turns(context: RequestContext, session: str, wanted: TurnRange) -
 
 
 async def turns(context: RequestContext, found: TurnsFound) -> list[Turn]:
-    """Return those of the turns found that are read at once.
+    """Return those of the found turns that are read at once.
 
     Raises:
         RequestError: SESSION_NOT_FOUND when the session was deleted since they were found.
-
     """
     if found.first > found.fitting:
         return []
@@ -127,13 +125,13 @@ async def turns(context: RequestContext, found: TurnsFound) -> list[Turn]:
     place = (context.state.redis, caller.root, caller.account.id, found.session.id)
     read = await sessions.turns(*place, first=found.first, last=found.fitting)
     if len(read) <= found.fitting - found.first:
-        # A part must not look like the whole, unless the session itself has lost the rest.
+        # Fewer turns than found: refuse if the session was deleted meanwhile.
         await load(context, found.session.id)
     return read
 
 
 async def rename(context: RequestContext, name: str) -> Session:
-    """Give the path's session another name.
+    """Rename the path's session.
 
     Raises RequestError (SESSION_NOT_FOUND), RefusedError (QUEUE_FULL).
     """
@@ -146,11 +144,10 @@ async def rename(context: RequestContext, name: str) -> Session:
 
 
 async def delete(context: RequestContext) -> str:
-    """End what runs in the path's session and forget all of it. Return the session's id.
+    """Cancel what runs in the path's session and delete all of it. Return the session's id.
 
     Raises:
         RequestError: SESSION_NOT_FOUND.
-
     """
     session = parameters.session_id(context)
     ask = functions.DeleteSessionAsk.of(context.state.settings, context.caller.account.id, session)

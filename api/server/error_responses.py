@@ -61,5 +61,7 @@ def _compose(path: str, request_fields: Fields, error: PolluxError) -> tuple[Fie
         "connection": "close",
     }
     fields = [(name.encode(), value.encode()) for name, value in headers.items()]
-    logs.logger().info("refused", at="edge", status=status, code=error.code.value, request_id=name)
+    logs.logger().info(
+        "refused", at="protocol", status=status, code=error.code.value, request_id=name
+    )
     return fields, body

@@ -1,13 +1,13 @@
-"""What goes back over HTTP, and how it is sent: a JSON value, server-sent events, JSON in chunks.
+"""What goes back over HTTP and how it is sent: JSON, server-sent events, JSON in chunks, a file.
 
-Owns the headers that every response has. Handlers return one of the three types; `send_response`
+Owns the headers that every response has. A handler returns one of the four types; `send_response`
 sends it.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 from starlette.types import Scope, Send
@@ -29,6 +29,7 @@ _EVENTS: Final = (
     _NO_SNIFFING,
 )
 _PART_BYTES: Final = 65_536
+_FILE_PIECE_BYTES: Final = 262_144
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
 
 
@@ -71,7 +72,15 @@ class ChunkedResponse(NamedTuple):
         return cls(await anext(pieces), pieces)
 
 
-AnyResponse = Response | EventStream | ChunkedResponse
+class FileResponse(NamedTuple):
+    """An open file, closed after sending; `headers` lack only its length and the request id."""
+
+    file: BinaryIO
+    length: int
+    headers: dict[str, str]
+
+
+AnyResponse = Response | EventStream | ChunkedResponse | FileResponse
 
 
 async def send_response(scope: Scope, send: Send, response: AnyResponse) -> None:
@@ -81,6 +90,9 @@ async def send_response(scope: Scope, send: Send, response: AnyResponse) -> None
         return
     if isinstance(response, ChunkedResponse):
         await _send_chunks(scope, send, response)
+        return
+    if isinstance(response, FileResponse):
+        await _send_file(scope, send, response)
         return
     content = b"" if response.value is None else encode(response.value)
     await reply(scope, send, response.status, content, response.headers)
@@ -154,6 +166,21 @@ async def _send_chunks(scope: Scope, send: Send, response: ChunkedResponse) -> N
             except PolluxError as error:
                 logs.logger().warning("answer cut off", reason=error.message, path=scope["path"])
                 return
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_file(scope: Scope, send: Send, response: FileResponse) -> None:
+    """Send a file piece by piece; for HEAD, the headers only."""
+    raw = [(b"x-request-id", scope["request_id"].encode())]
+    raw += [(name.encode(), value.encode()) for name, value in response.headers.items()]
+    raw.append((b"content-length", b"%d" % response.length))
+    with response.file as file:
+        scope["is_answered"] = True
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        if scope["method"] != "HEAD":
+            file.seek(0)
+            while piece := await asyncio.to_thread(file.read, _FILE_PIECE_BYTES):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -1,6 +1,6 @@
-"""Fields that many replies have, in both dialects, described once for all of them.
+"""Fields that several replies have, in all dialects, each described once.
 
-What a field of one reply means is said there.
+A field of a single reply is described there.
 """
 
 from typing import Annotated, Final, Literal
@@ -26,13 +26,13 @@ PollUrl = Annotated[str, Meta(description="The path of the generation's status."
 EventsUrl = Annotated[str, Meta(description="The path of the generation's events, as a stream.")]
 CancelUrl = Annotated[str, Meta(description="The path that cancels the generation, by POST.")]
 PollIntervalHint = Annotated[
-    int, Meta(description="Seconds to wait before the next look, 1 to 30.", ge=1, le=30)
+    int, Meta(description="Seconds to wait before the next poll, 1 to 30.", ge=1, le=30)
 ]
 CurrentState = Annotated[
-    State, Meta(description="Where it stands: `processing` until one of the three ends.")
+    State, Meta(description="`processing` until it ends in one of the other three states.")
 ]
 CurrentStage = Annotated[
-    Stage, Meta(description="What happens inside; finer than `state`, and not to loop on.")
+    Stage, Meta(description="The internal stage; finer than `state`, and not to loop on.")
 ]
 
 Content = Annotated[str, Meta(description="The text.")]
@@ -43,8 +43,8 @@ ReasoningContent = Annotated[
 ImageUrls = Annotated[
     list[str],
     Meta(
-        description="Pictures of the answer. A URL that is a path works on this front, without a "
-        "key, until the second that its `expires` names; a later look returns a new one."
+        description="Pictures of the answer. A URL that is a path works on this server, without a "
+        "key, until the second that its `expires` names; a later poll returns a new one."
     ),
 ]
 VideoUrls = Annotated[list[str], Meta(description="Films of the answer, as `image_urls`.")]
@@ -102,7 +102,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True):
-    """What some refusals tell beside their code."""
+    """Further fields of some refusals."""
 
     generation_id: Annotated[
         str | UnsetType, Meta(description="SESSION_BUSY: the generation that the session answers.")

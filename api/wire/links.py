@@ -1,4 +1,4 @@
-"""Where a generation is looked at, followed and cancelled, whichever dialect made it. Pure."""
+"""The URLs of a generation, whichever dialect made it. Pure."""
 
 
 def poll_url(generation: str) -> str:

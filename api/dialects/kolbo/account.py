@@ -1,4 +1,4 @@
-"""What an account has and what it has used, as the Kolbo dialect tells it."""
+"""Credits and usage of an account, in the Kolbo dialect."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +28,7 @@ _NAMES: Final[dict[str, Callable[[DailyUsage], str]]] = {
 
 
 async def credits_(context: RequestContext) -> Response:
-    """GET /account/credits: what there is, and what is held."""
+    """GET /account/credits: what is available, and what is held for answers under way."""
     credit_totals = await context.state.accounts.credit_totals(context.caller.account)
     return Response(
         wire.CreditsReply(
@@ -42,7 +42,7 @@ async def credits_(context: RequestContext) -> Response:
 
 
 async def usage(context: RequestContext) -> Response:
-    """GET /account/usage: what answers used and cost, from one day to another, both included."""
+    """GET /account/usage: tokens and credits used between two days, both included."""
     today = datetime.fromtimestamp(context.state.clock.now_ms() / 1000, UTC).date()
     last = parameters.day(context, "to", today)
     first = parameters.day(context, "from", last - timedelta(days=_DAYS_BY_DEFAULT - 1))

@@ -1,6 +1,7 @@
-"""The table of routes of the Kolbo dialect, and a handler for each.
+"""The route table of the Kolbo dialect, and a handler for each row.
 
-A handler reads the call, goes through one door or window, and translates what comes back.
+A handler reads the request, calls one room (accept, polling, follow, resources), and translates the
+result.
 """
 
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ async def _find_generation(context: RequestContext) -> Generation | None:
 
 
 async def events(context: RequestContext) -> Response | EventStream:
-    """GET /generate/{id}/events: follow it as it is made, from any of its events on."""
+    """GET /generate/{id}/events: stream its events as they come, from any of them on."""
     generation = parameters.generation_id(context)
     after = context.fields.get(b"last-event-id") or context.query.get("after") or None
     number = event_ids.after(after, generation)
@@ -84,7 +85,7 @@ async def events(context: RequestContext) -> Response | EventStream:
 
 
 async def cancel(context: RequestContext) -> Response:
-    """POST /generate/{id}/cancel: end it, or ask its worker to."""
+    """POST /generate/{id}/cancel: end it, or ask its worker to stop."""
     done = await context.state.generations.cancel(parameters.generation_ref(context))
     if isinstance(done, AlreadyEnded):
         raise RequestError(
@@ -136,7 +137,7 @@ async def rename(context: RequestContext) -> Response:
 
 
 async def delete(context: RequestContext) -> Response:
-    """DELETE /chat/conversations/{session_id}: end what runs in it and forget all of it."""
+    """DELETE /chat/conversations/{session_id}: cancel what runs in it, and delete all of it."""
     return Response(wire.DeletedReply(session_id=await sessions.delete(context)))
 
 
@@ -164,7 +165,7 @@ async def messages(context: RequestContext) -> Response | ChunkedResponse:
 
 
 def _matches_etag(tag: str, known: str | None) -> bool:
-    """Tell whether If-None-Match names a tag; compared weakly, as HTTP has it for this header."""
+    """Whether If-None-Match names a tag; compared weakly, as HTTP requires for this header."""
     if not known:
         return False
     tags = {named.strip().removeprefix("W/") for named in known.split(",")}
@@ -200,7 +201,7 @@ ENDPOINTS: Final = (
         scope="chat",
         handler=submit,
         summary="Send a message",
-        description="Answers at once with a receipt; the answer is found at its `poll_url`.",
+        description="Returns a receipt at once; the answer will be at its `poll_url`.",
         body=Body(wire.SubmitBody),
         replies=wire.SubmitReply,
         headers=("Idempotency-Key",),
@@ -226,7 +227,7 @@ ENDPOINTS: Final = (
         scope="read",
         handler=status,
         limit="poll",
-        summary="Look at a generation, or wait for it",
+        summary="Poll a generation, or wait for it",
         description="Loop while `state` is `processing`, every `poll_interval_hint` seconds.",
         replies=wire.StatusReply,
         query=(
@@ -252,7 +253,9 @@ ENDPOINTS: Final = (
         "follow with `fetch`.",
         replies=None,
         stream=stream_events.Event,
-        query=(Query("after", "string", "Go on after this event; Last-Event-ID goes before it."),),
+        query=(
+            Query("after", "string", "Continue after this event; Last-Event-ID takes precedence."),
+        ),
         headers=("Last-Event-ID",),
         errors=(Code.GENERATION_NOT_FOUND,),
     ),
@@ -328,7 +331,7 @@ ENDPOINTS: Final = (
         path="/account/credits",
         scope="read",
         handler=account.credits_,
-        summary="Look at the account's credits",
+        summary="Get the account's credits",
         replies=wire.CreditsReply,
     ),
     Endpoint(
@@ -337,7 +340,7 @@ ENDPOINTS: Final = (
         path="/account/usage",
         scope="read",
         handler=account.usage,
-        summary="Look at what the account's answers used and cost",
+        summary="Get what the account's answers used and cost",
         replies=wire.UsageReply,
         query=(
             Query("from", "string", "The first day, `YYYY-MM-DD`; 30 days by default."),

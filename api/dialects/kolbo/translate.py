@@ -1,6 +1,6 @@
-"""From a submit body to an intent, from a generation to a status, and the lists' rows.
+"""From a submit body to an Intent, from a generation to a status, and the rows of lists.
 
-Pure: no Redis, no clock. What the published text says of a field is decided here and nowhere else.
+Pure: no Redis, no clock. What the published contract says of a field is implemented only here.
 """
 
 from typing import Final
@@ -28,7 +28,7 @@ from shared.wire.generation import Generation
 from shared.wire.message import Usage as Used
 from shared.wire.submission import AUTO
 
-# What a typical exchange is made of, for the one figure `credit` of a model.
+# Input and output tokens of a typical exchange, for a model's `credit`.
 _TYPICAL_TOKENS: Final = (1_000, 500)
 _AUTO: Final = wire.MessageModel(AUTO, "Auto", "Pollux")
 
@@ -39,12 +39,12 @@ def intent(body: wire.SubmitBody, limits: LimitSettings) -> Intent:
 
 
 def asked_model(body: wire.SubmitBody) -> str:
-    """Return the model that a body names, or the word for one that Pollux chooses."""
+    """Return the model that a body names, or `auto`."""
     return AUTO if body.model is None else body.model
 
 
 def receipt(generation: str, session: str, model: str, hint: int) -> wire.SubmitReply:
-    """Return the receipt of a message that is in."""
+    """Return the receipt of an accepted message."""
     return wire.SubmitReply(
         message_id=generation,
         session_id=session,
@@ -64,7 +64,7 @@ def status(
     *,
     may_reword: bool,
 ) -> wire.StatusReply:
-    """Return a generation as this dialect shows it; `may_reword` where messages ever are."""
+    """Return a generation as this dialect shows it; `may_reword` if rewording is configured."""
     assistant, user = generation.assistant, generation.user
     failure = assistant.failure if assistant is not None else None
     return wire.StatusReply(
@@ -94,7 +94,7 @@ def status(
 
 
 def _result(generation: Generation, sign: stream_events.Sign) -> wire.Result:
-    """Return the answer; what was thought, and media, are known once it has ended."""
+    """Return the answer; reasoning and media are known once it has ended."""
     assistant = generation.assistant
     media = stream_events.urls(assistant, sign)
     return wire.Result(
@@ -112,7 +112,7 @@ def _result(generation: Generation, sign: stream_events.Sign) -> wire.Result:
 
 
 def _enhancement(generation: Generation, *, may_reword: bool) -> wire.Enhancement:
-    """Tell what became of the message: as it was kept, else as it follows from what was."""
+    """Return what became of the message: as stored, else as it follows from the record."""
     assistant, user = generation.assistant, generation.user
     kept = assistant.enhancement if assistant is not None else None
     if kept is not None:
@@ -131,7 +131,7 @@ def _enhancement(generation: Generation, *, may_reword: bool) -> wire.Enhancemen
 
 
 def _usage(generation: Generation) -> wire.TokenCounts | None:
-    """Return what was consumed, once that is settled; of what was never begun, nothing."""
+    """Return the tokens used, once the generation is settled."""
     if not generation.is_final:
         return None
     used = (generation.assistant.usage if generation.assistant is not None else None) or Used()
@@ -159,7 +159,7 @@ def _routing(generation: Generation) -> wire.Routing | None:
 
 
 def _breakdown(generation: Generation) -> list[wire.CreditLine]:
-    """Return what the charge is made of; the lines add up to it."""
+    """Return the parts of the charge; they add up to it."""
     usage = generation.assistant.usage if generation.assistant is not None else None
     if usage is None or not generation.captured:
         return []
@@ -178,8 +178,8 @@ def _breakdown(generation: Generation) -> list[wire.CreditLine]:
 def etag(generation: Generation, url_signer: UrlSigner) -> str:
     """Return the weak tag that changes with state, stage, attempt and last event.
 
-    With media it also changes with the time at which their URLs end: a client that is told that
-    nothing changed goes on with the URLs it has.
+    With media it also changes when their URLs are renewed: a client that gets a 304 continues to
+    use the URLs that it has.
     """
     has_media = generation.assistant is not None and bool(generation.assistant.media)
     expires = f"-{url_signer.expires()}" if has_media else ""
@@ -250,7 +250,7 @@ def messages(
 
 
 def _named_model(turn: Turn, catalogue: Catalogue) -> wire.MessageModel:
-    """Return the model as it was when it answered; before that, and after no answer, as it is."""
+    """Return the model as it was when it answered; without an answer, as it is now."""
     name = turn.user.model
     if name is None:
         return _AUTO

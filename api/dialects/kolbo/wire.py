@@ -1,7 +1,7 @@
-"""What goes over the wire of the Kolbo dialect, field by field.
+"""The fields of requests and replies of the Kolbo dialect.
 
 Requests are closed: an unknown field is refused by name, null counts as absent. Replies are open:
-later fields may join them. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
+later versions may add fields. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
 """
 
 from typing import Annotated, Literal
@@ -29,7 +29,7 @@ class RenameBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The receipt: the message is in, and where to look for the answer."""
+    """The receipt: the message is accepted, and where to poll for the answer."""
 
     success: fields.Success = True
     message_id: fields.GenerationId
@@ -43,9 +43,9 @@ class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer, always an object, since clients read it unguarded.
+    """The answer, always an object, since clients read it without a check.
 
-    While it is being made, `content` alone is told as far as it is.
+    While it is being generated, only `content` grows.
     """
 
     content: Annotated[str, Meta(description="The answer, or as much of it as there is.")]
@@ -65,7 +65,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EtaSeconds(msgspec.Struct, frozen=True):
-    """Seconds until the end, as half and nine tenths of answers like it had it."""
+    """Seconds until the end, by how long similar answers took."""
 
     p50: Annotated[float, Meta(description="Half of such answers had ended by then.")]
     p90: Annotated[float, Meta(description="Nine of ten such answers had ended by then.")]
@@ -122,7 +122,7 @@ class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
-    """A generation at one moment. Loop on `state`; `stage` tells what happens inside."""
+    """A generation at one moment. Loop on `state`; `stage` is what happens inside."""
 
     success: fields.Success = True
     generation_id: fields.GenerationId
@@ -142,9 +142,9 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="How many of the account's own run before it; null once it runs."),
     ]
     eta_seconds: Annotated[
-        EtaSeconds | None, Meta(description="When it may end; null where nothing tells.")
+        EtaSeconds | None, Meta(description="When it may end; null where that cannot be estimated.")
     ]
-    attempt: Annotated[int, Meta(description="How many times it was begun.")]
+    attempt: Annotated[int, Meta(description="How many times it was started.")]
     result: Annotated[Result, Meta(description="The answer, as far as it is made.")]
     error: Annotated[str | None, Meta(description="Why it failed, in a sentence.")]
     failure: Annotated[fields.Failure | None, Meta(description="Why it failed, in full.")]
@@ -289,7 +289,7 @@ class MessagesReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeletedReply(msgspec.Struct, frozen=True, kw_only=True):
-    """It is gone."""
+    """The conversation is deleted."""
 
     success: fields.Success = True
     session_id: fields.SessionId

@@ -1,6 +1,6 @@
-"""The API keys of an account in the Kombify dialect: made, listed and deleted.
+"""The API keys of an account in the Kombify dialect: created, listed and deleted.
 
-Owns what a body may say of a new key, and what it is where nothing was said.
+Owns what a body may say of a new key, and the defaults.
 """
 
 import re
@@ -21,7 +21,7 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\
 
 
 async def create_key(context: RequestContext) -> Response:
-    """POST /keys: make a key with no more rights than the one that asks."""
+    """POST /keys: create a key with no more rights than the caller's."""
     body, own_key = context.body, context.caller.key
     _check_name(body.name)
     new_key_request = api_keys.NewKeyRequest(
@@ -42,13 +42,13 @@ async def list_keys(context: RequestContext) -> Response:
 
 
 async def delete_key(context: RequestContext) -> Response:
-    """DELETE /keys/{key_id}: take a key out of force for good."""
+    """DELETE /keys/{key_id}: revoke a key for good."""
     await api_keys.delete(context)
     return Response(None, status=204)
 
 
 def _check_name(name: str | None) -> None:
-    """Refuse what would move the cursor of a terminal, or turn the text around it."""
+    """Refuse control characters, which could garble a terminal."""
     if name is not None and not sanitize.is_safe(name):
         raise RequestError(
             "The field `name` must be without control characters.", Code.INVALID_FIELDS
@@ -56,7 +56,7 @@ def _check_name(name: str | None) -> None:
 
 
 def _scopes(asked_scopes: list[Scope] | None, own_key: ApiKey) -> tuple[Scope, ...]:
-    """Return the scopes of a new key; without any asked for, the default ones that are allowed."""
+    """Return the scopes of a new key: those requested, else the defaults that are allowed."""
     if asked_scopes is not None:
         return tuple(scope for scope in SCOPES if scope in asked_scopes)
     allowed = tuple(scope for scope in DEFAULT_SCOPES if scope in own_key.scopes)
@@ -78,5 +78,5 @@ def _expires_ms(text: str | None) -> int | None:
             "The field `expires_at` must be a time, as in 2026-01-31T12:00:00Z.",
             Code.INVALID_FIELDS,
         )
-    # Whole seconds, as it is told.
+    # Whole seconds, as replies show it.
     return expires_ms - expires_ms % 1000

@@ -1,6 +1,7 @@
-"""The table of routes of the Kombify dialect, and a handler for each.
+"""The route table of the Kombify dialect, and a handler for each row.
 
-A handler reads the call, goes through one door or window, and translates what comes back.
+A handler reads the request, calls one room (accept, polling, follow, resources), and translates the
+result.
 """
 
 from functools import partial
@@ -33,7 +34,7 @@ _TURN_MAX: Final = 10**12
 
 
 async def agents(context: RequestContext) -> Response:
-    """GET /agents: who there is to talk to."""
+    """GET /agents: the companions that can be talked to."""
     limit, offset = paging.limit_and_offset(context)
     fleet = await require_live_worker(context)
     known = context.state.settings.companions
@@ -42,7 +43,7 @@ async def agents(context: RequestContext) -> Response:
 
 
 async def create_session(context: RequestContext) -> Response:
-    """POST /sessions: begin a session that has no turn yet."""
+    """POST /sessions: create a session without a turn."""
     body = context.body
     new_session = sessions.NewSessionRequest(body.name, body.companion, body.metadata)
     created = await sessions.create(context, new_session, idempotency(context))
@@ -75,18 +76,18 @@ async def rename_session(context: RequestContext) -> Response:
 
 
 async def delete_session(context: RequestContext) -> Response:
-    """DELETE /sessions/{session_id}: end what runs in it and forget all of it."""
+    """DELETE /sessions/{session_id}: cancel what runs in it, and delete all of it."""
     await sessions.delete(context)
     return Response(None, status=204)
 
 
 async def preferences(context: RequestContext) -> Response:
-    """GET /preferences: what the account has chosen."""
+    """GET /preferences: the account's preferences."""
     return Response(wire.PreferencesReply(model=context.caller.account.preferred_model))
 
 
 async def prefer_model(context: RequestContext) -> Response:
-    """PUT /preferences/model: choose the model of chats that name none."""
+    """PUT /preferences/model: set the model of chats that name none."""
     state, model = context.state, context.body.model
     await state.rejections.check_memory(context.caller)
     if model is not None:
@@ -100,15 +101,15 @@ async def prefer_model(context: RequestContext) -> Response:
 
 
 _CHAT_DESCRIPTION: Final = (
-    "The answer is waited for. When it is not there in time: 202 and where to look for it. When "
+    "Waits for the answer. When it is not there in time: 202 and where to poll for it. When "
     "there will be none, `error.details` hold the generation's `id`, its `session_id` and the "
     "`failure`, and the status follows the failure's category: 422 content_policy and "
     "invalid_request, 409 cancelled, 504 timeout and expired, 503 rate_limit and overloaded, 502 "
     "auth and provider_error, 500 internal. With `stream: true`, or an Accept header that prefers "
     "text/event-stream, the events are sent as they happen, from the first; failures are events "
-    "then. An Idempotency-Key answers for the same generation again, whatever became of it. The "
+    "then. A repeated Idempotency-Key returns the same generation again, however it ended. The "
     "ids of such a stream's events are GENERATION:EPOCH-SEQ. A request with a Last-Event-ID "
-    "starts nothing: made by the same API key with the same body, it goes on with the named "
+    "starts nothing: made by the same API key with the same body, it continues the named "
     "generation after that event; another body is 422, an id that the key does not know is 404."
 )
 _CHAT_ERRORS: Final = (
@@ -181,7 +182,7 @@ ENDPOINTS: Final = (
         path="/sessions",
         scope="chat",
         handler=create_session,
-        summary="Begin a session",
+        summary="Create a session",
         body=Body(wire.SessionBody),
         replies=wire.SessionReply,
         status=201,
@@ -249,7 +250,7 @@ ENDPOINTS: Final = (
         path="/preferences",
         scope="read",
         handler=preferences,
-        summary="Look at the account's preferences",
+        summary="Get the account's preferences",
         replies=wire.PreferencesReply,
     ),
     Endpoint(
@@ -300,9 +301,9 @@ ENDPOINTS: Final = (
         handler=delete_key,
         summary="Delete an API key of the account",
         description=(
-            "It opens nothing any more within a second, and what it has open ends. A key may "
+            "Within a second the key is refused, and its open streams and waits end. A key may "
             "delete itself, but none that has a scope which it lacks. What a deleted key made "
-            "stays: `created_by` tells which keys those are."
+            "stays: `created_by` names the key that made a key."
         ),
         replies=None,
         status=204,

@@ -1,6 +1,6 @@
-"""From a chat body to an intent, from a generation to an answer, and the lists' items.
+"""From a chat body to an Intent, from a generation to an answer, and the items of lists.
 
-Pure: no Redis, no clock. Aliases of models are resolved here and in no other dialect.
+Pure: no Redis, no clock. Model aliases are resolved here and in no other dialect.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ _JSON: Final = "application/json"
 
 
 def identifier(name: str, catalogue: Catalogue, fleet: Fleet) -> str:
-    """Return what a model is called in the catalogue: an alias, where no such model is to be had.
+    """Return a model's identifier: what an alias stands for, unless a model has that very name.
 
     A name that is neither stays as it is.
     """
@@ -33,13 +33,13 @@ def identifier(name: str, catalogue: Catalogue, fleet: Fleet) -> str:
 
 
 def is_streamed(body: wire.ChatBody, accept: Iterable[str]) -> bool:
-    """Tell whether the answer goes out as events: the body says so, or Accept prefers them."""
+    """Whether the response is a stream: the body says so, or Accept prefers events."""
     if body.stream:
         return True
     weights = _weights(",".join(accept))
     events = weights.get(_EVENTS, 0.0)
     any_kind = weights.get("application/*", weights.get("*/*", 0.0))
-    # What is named outweighs what a wildcard lets through.
+    # A named type outweighs one that a wildcard admits.
     return 0.0 < events >= any_kind and events > weights.get(_JSON, 0.0)
 
 
@@ -54,7 +54,7 @@ def _weights(accept: str) -> dict[str, float]:
 
 
 def answer(generation: Generation, sign: stream_events.Sign) -> wire.ChatReply:
-    """Return a generation that was completed."""
+    """Return a completed generation."""
     return wire.ChatReply(
         id=generation.id,
         session_id=generation.session,
@@ -92,7 +92,7 @@ def session(found: Session) -> wire.SessionReply:
 
 
 def key(found: ApiKey) -> wire.KeyReply:
-    """Return an API key as this dialect lists it; the key in clear text is not known."""
+    """Return an API key as this dialect lists it; its clear text is not known."""
     return wire.KeyReply(
         id=found.id,
         name=found.name,
@@ -104,7 +104,7 @@ def key(found: ApiKey) -> wire.KeyReply:
 
 
 def new_key(made: ApiKey, clear_text: str | None) -> wire.NewKeyReply:
-    """Return an API key that was just made, and the key in clear text, if this may show it."""
+    """Return a key just made; with its clear text, if this response may show it."""
     listed = key(made)
     listed_fields = {name: getattr(listed, name) for name in listed.__struct_fields__}
     return wire.NewKeyReply(key=clear_text, **listed_fields)

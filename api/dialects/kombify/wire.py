@@ -1,8 +1,8 @@
-"""What goes over the wire of the Kombify dialect, field by field.
+"""The fields of requests and replies of the Kombify dialect.
 
 Requests are closed: an unknown field is refused by name, null counts as absent. Replies are open:
-later fields may join them. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals. A
-single object is the object itself; a list says how many there are and which part this is.
+later versions may add fields. Times are `YYYY-MM-DDTHH:MM:SSZ`, credits have at most six decimals.
+A single object is the object itself; a list says how many there are and which part this is.
 """
 
 from typing import Annotated, Literal
@@ -145,9 +145,9 @@ class SessionReply(msgspec.Struct, frozen=True, kw_only=True):
     """A session."""
 
     id: Annotated[str, Meta(description="The session's id.")]
-    companion: Annotated[str | None, Meta(description="The companion it was begun with, if any.")]
+    companion: Annotated[str | None, Meta(description="The companion it was created with, if any.")]
     name: Annotated[str, Meta(description="Its name for people.")]
-    metadata: Annotated[dict[str, str], Meta(description="What it was begun with.")]
+    metadata: Annotated[dict[str, str], Meta(description="The metadata it was created with.")]
     created_at: fields.CreatedAt
     last_activity: Annotated[fields.Time, Meta(description="When a message last came.")]
     messages_total: Annotated[int, Meta(description="How many messages it has.")]
