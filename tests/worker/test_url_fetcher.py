@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 import zlib
 from collections.abc import AsyncIterator
 
@@ -224,11 +223,11 @@ async def _drip(line: Line) -> None:
 @pytest.mark.parametrize("script", [held(), held(b"x"), _drip], ids=["head", "byte", "drip"])
 async def test_time_is_bounded_however_slowly_it_comes(server: Upstream, script: Script) -> None:
     server.script = script
-    url_fetcher, began = url_fetcher_of(settings_of(server, "127.0.0.1")), time.monotonic()
+    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"))
     url = f"http://127.0.0.1:{server.port}/"
-    error = await refused(url_fetcher, url, seconds=0.2, bytes_max=10**9)
+    async with asyncio.timeout(10):
+        error = await refused(url_fetcher, url, seconds=0.2, bytes_max=10**9)
     assert error.kind == "unreachable"
-    assert time.monotonic() - began < 3
     await until(lambda: server.closed == server.connections == 1)
 
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from shared.errors import ProviderError
-from tests.worker.providers.calls import Call
+from tests.worker.providers.calls import PATIENT_SECONDS, Call
 from tests.worker.providers.exchanges import IN_BAND, REFUSALS, Exchange, named
 from tests.worker.providers.upstream import Line, endless, whole
 from worker.providers.failures import FailureTranslator, InBandError, UpstreamRefusalError
@@ -134,19 +134,19 @@ async def test_refusal_whose_body_never_comes_is_told_soon(call: Call) -> None:
 
     received = await call(script)
     assert received.fault == _BY_STATUS[400]
-    assert received.seconds < 1.5
+    assert received.seconds < PATIENT_SECONDS / 2
 
 
 async def test_refusal_that_drips_is_told_soon(call: Call) -> None:
     received = await call(endless(b"x", status=400))
     assert received.fault == _BY_STATUS[400]
-    assert received.seconds < 1.5
+    assert received.seconds < PATIENT_SECONDS / 2
 
 
 async def test_refusal_without_end_is_not_read_to_its_end(call: Call) -> None:
     received = await call(endless(b"x" * 65_536, status=401))
     assert received.fault == _BY_STATUS[401]
-    assert received.seconds < 1.5
+    assert received.seconds < PATIENT_SECONDS / 2
     assert call.upstream.line.sent_bytes < 20_000_000
 
 

@@ -6,7 +6,6 @@ what a script sends: wrong bytes are what it is for.
 
 import asyncio
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Self
@@ -25,7 +24,6 @@ class Line:
         self.sent_bytes = 0
         self.is_kept = False
         self.gone = asyncio.Event()
-        self.gone_at: float | None = None
         self._writer = writer
 
     async def send(self, *data: bytes) -> None:
@@ -50,7 +48,6 @@ class Line:
 
     def left(self) -> None:
         """Note that the client has gone."""
-        self.gone_at = time.monotonic()
         self.gone.set()
 
 

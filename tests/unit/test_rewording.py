@@ -1,4 +1,4 @@
-"""What a model is asked that is to reword, and what of its answers counts as a rewording."""
+"""The prompt of the rewording model, and which of its answers count as a rewording."""
 
 # ruff: noqa: RUF001  messages are as people type them
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from worker.providers.contract import ChatMessage
-from worker.steps.rewording import TIMES_LONGER_MAX, build_messages, find_flaw, strip_quotes
+from worker.steps.rewording import build_messages, find_flaw, strip_quotes
 
 MARK: Final = "MARK9"
 ACCEPTED: Final = {
@@ -73,32 +73,47 @@ REFUSED: Final = (
 
 
 @pytest.mark.parametrize(("message", "reworded"), ACCEPTED.items())
-def test_what_says_the_same_in_better_words_is_a_rewording(message: str, reworded: str) -> None:
+def test_same_meaning_in_better_words_is_a_rewording(message: str, reworded: str) -> None:
     assert find_flaw(message, reworded, MARK) is None
 
 
-@pytest.mark.parametrize(("message", "said", "why"), REFUSED)
-def test_what_is_no_rewording_is_told_from_its_form(message: str, said: str, why: str) -> None:
-    found = find_flaw(message, said, MARK)
-    assert found == why
+@pytest.mark.parametrize(("message", "answer", "flaw"), REFUSED)
+def test_answer_that_is_no_rewording_has_a_flaw(message: str, answer: str, flaw: str) -> None:
+    assert find_flaw(message, answer, MARK) == flaw
 
 
-@given(st.text(), st.text())
-def test_any_two_texts_are_judged_the_same_each_time(message: str, said: str) -> None:
-    text = strip_quotes(said)
-    found = find_flaw(message, text, MARK)
-    assert find_flaw(message, text, MARK) == found
-    if found is None:
-        assert 0 < len(text) <= TIMES_LONGER_MAX * len(message)
+def _words(letters: str) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.text(letters, min_size=5, max_size=12), min_size=3, max_size=12)
+
+
+_WORDS: Final = _words("nopqrstuvwxyz")
+
+
+@given(_WORDS.flatmap(lambda words: st.tuples(st.just(words), st.permutations(words))))
+def test_own_words_in_another_order_are_a_rewording(orders: tuple[list[str], list[str]]) -> None:
+    message, reworded = map(" ".join, orders)
+    assert find_flaw(message, f"Please {reworded}.", MARK) is None
+
+
+@given(_WORDS, _words("abcdefghijklm"))
+def test_other_words_are_no_rewording(own: list[str], others: list[str]) -> None:
+    assert find_flaw(" ".join(own * 4), " ".join(others), MARK) == "changed"
+
+
+@given(_WORDS)
+def test_rewording_is_at_most_four_times_as_long(words: list[str]) -> None:
+    message = " ".join(words)
+    assert find_flaw(message, " ".join(words * 3), MARK) is None
+    assert find_flaw(message, " ".join(words * 5), MARK) == "long"
 
 
 @given(st.text())
 def test_a_message_is_no_rewording_of_itself(message: str) -> None:
-    assert find_flaw(message, message, MARK) in {"empty", "same"}
+    assert find_flaw(message, message, MARK) == ("same" if message else "empty")
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
+    ("answer", "text"),
     [
         ("\n Why? \n", "Why?"),
         ('"Why is it so?"', "Why is it so?"),
@@ -108,11 +123,11 @@ def test_a_message_is_no_rewording_of_itself(message: str) -> None:
         ('""', ""),
     ],
 )
-def test_blanks_and_marks_around_the_whole_are_no_part_of_it(said: str, text: str) -> None:
-    assert strip_quotes(said) == text
+def test_blanks_and_quotation_marks_around_the_whole_are_stripped(answer: str, text: str) -> None:
+    assert strip_quotes(answer) == text
 
 
-def test_message_and_history_are_quoted_between_marks_and_history_is_short() -> None:
+def test_prompt_quotes_the_message_and_a_short_history_between_marks() -> None:
     history = [
         ChatMessage(role, f"{role} {turn} {'long ' * 200}")
         for turn in range(5)

@@ -1,9 +1,9 @@
-"""Which model answers: gates, the catalogue's order, and every candidate's bar told."""
+"""Which model answers: the first in catalogue order that nothing excludes; why others do not."""
 
 from hypothesis import given, strategies as st
 
 from shared.routing import price
-from shared.routing.choose import RoutingQuery, choose, needs
+from shared.routing.choose import RoutingQuery, choose, first_eligible, needs
 from shared.search_settings import SearchSettings
 from shared.settings import ModelSettings
 from shared.wire.submission import AUTO, Features
@@ -50,11 +50,11 @@ _QUESTIONS = st.builds(
 
 
 def _is_open(model: ModelSettings, question: RoutingQuery) -> bool:
-    """Tell, in other words than the product's, whether a model could answer."""
+    """Return whether a model could answer, computed apart from the product's code."""
     is_asked, can = question.search is not None, "web_search" in model.capabilities
     if is_asked and not can and question.search != _SERVICE:
         return False
-    # Two results of 300 tokens, and what is said around them.
+    # Two results of 300 tokens each, and the text around them.
     tokens = question.input_tokens + (850 if is_asked and not can else 0)
     if tokens > model.context_window - 16:
         return False
@@ -82,7 +82,7 @@ def test_first_open_model_of_those_asked_for_answers(
 
 
 @given(_CATALOGUES, _QUESTIONS)
-def test_every_candidate_is_told_with_what_shut_it_out(
+def test_every_candidate_is_listed_with_what_excluded_it(
     models: tuple[ModelSettings, ...], question: RoutingQuery
 ) -> None:
     routing, _ = choose(models, question)
@@ -97,7 +97,13 @@ def test_every_candidate_is_told_with_what_shut_it_out(
 
 
 @given(_CATALOGUES, _QUESTIONS)
-def test_same_question_gets_the_same_answer(
+def test_open_models_stand_in_catalogue_order_for_failover(
     models: tuple[ModelSettings, ...], question: RoutingQuery
 ) -> None:
-    assert choose(models, question) == choose(models, question)
+    open_ = [
+        each
+        for each in models
+        if question.model in {AUTO, each.identifier} and _is_open(each, question)
+    ]
+    assert list(choose(models, question).models) == open_
+    assert first_eligible(models, question) is (open_[0] if open_ else None)
