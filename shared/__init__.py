@@ -4,6 +4,7 @@ lifecycle           The stages of a generation, and which stage may follow which
 errors              Every error of Pollux as one tree, with its public codes
 ids                 Makes and checks identifiers and API keys
 clock               Wall clock, monotonic clock and sleep, which tests can replace
+fairness            How accounts share the workers: the numbers of the lanes' virtual time
 settings            Every setting: its table, type, default and bounds
 settings_types      Field types and the base class of a settings table
 settings_loader     Reads TOML files and variables into trees; finds every fault in them

@@ -10,7 +10,7 @@ Example: answers of a model are 4,000 bytes on average. After 2,000 bytes progre
 from collections.abc import Mapping
 from typing import Final
 
-from shared.routing import price
+from shared.wire.message import BYTES_PER_TOKEN
 
 # Up to this share of the expected length, progress is linear; beyond it, it grows ever more slowly.
 _LINEAR_SHARE: Final = 0.95
@@ -40,7 +40,7 @@ class AnswerLengths:
 
     def expected_bytes(self, model: str, tokens_max: int) -> int:
         """Return the expected length: the model's average, or the maximum if none is known."""
-        longest = tokens_max * price.BYTES_PER_TOKEN
+        longest = tokens_max * BYTES_PER_TOKEN
         return max(1, min(longest, self._known.get(model) or longest))
 
 

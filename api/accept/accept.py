@@ -21,7 +21,7 @@ from api.guards.rate_limits import RateLimits, rate_headers
 from api.live_fleet import LiveFleet
 from api.polling.eta import ModelDurations
 from api.polling.hints import Outlook
-from shared import ids
+from shared import fairness, ids
 from shared.catalogue import Catalogue, CatalogueHolder
 from shared.clock import Clock, iso
 from shared.errors import Code, NotNowError, PolluxError, RequestError, UnavailableError
@@ -57,8 +57,6 @@ from shared.wire import submission as submissions
 from shared.wire.generation import QueuePosition
 from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
 
-# What a claim costs an account of weight 1 in virtual time, which is counted in whole numbers.
-_STRIDE: Final = 1_000
 # The fields that ask for what not every model is capable of.
 _FIELD_OF_CAPABILITY: Final[dict[str, str]] = {
     "reasoning": "deep_think",
@@ -393,7 +391,7 @@ class Submissions:
             unfinished_max=tier.unfinished_max,
             waiting_max=limits.waiting_per_session,
             running_max=tier.running_max,
-            stride=_STRIDE // tier.weight,
+            stride=fairness.STRIDE // tier.weight,
             total_max=room.total_max,
             slots=room.outlook.fleet.slots,
             rounds_max=int(deadline_ms / 1000 / room.outlook.known.typical_seconds),

@@ -1,19 +1,21 @@
 """Renders the Lua files into one library, loads it, and calls its functions.
 
-Owns the text and its loading. The library's name holds a digest of its text and a library is never
-replaced, so old and new processes run side by side during a deploy, each with its own functions.
-Key names, the transition table and the failures that Redis reports are rendered from Python, which
-has the only copy.
+The library's name holds a digest of its text, and a library is never replaced: during a deploy old
+and new processes run side by side, each with its own functions. What both languages use (names of
+keys, the transition table, failures, constants) is rendered into the text from Python, which has
+the only copy.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Set as AbstractSet
+from collections.abc import Iterable, Set as AbstractSet
 from importlib import resources
 from typing import Final, Literal
 
 import msgspec
 
+from shared import fairness
+from shared.clock import MS_PER_DAY
 from shared.errors import (
     CANCELLED,
     CRASHED,
@@ -30,7 +32,8 @@ from shared.redis.client import Argument, Connection, Reply
 from shared.redis.outage import FunctionMissingError
 from shared.telemetry import logs
 from shared.wire import event as events
-from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_WAKEUP_WIRE, WIRE_WAKEUP
+from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE
+from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_WAKEUP_WIRE, LANES, WIRE_WAKEUP
 
 Effect = Literal["none", "repeatable", "once"]
 
@@ -49,13 +52,14 @@ local function register(name, body, reads_only)
 end
 """
 
-# Files that the functions share, in the order in which they stand before them.
+# The texts that functions share, in the order in which they are joined before all functions.
 SHARED: Final = (
     "numbers",
     "storage_quota",
     "ledger",
     "records",
     "lanes",
+    "queue_entry",
     "leases",
     "session_queue",
     "dead_letters",
@@ -70,29 +74,27 @@ SHARED: Final = (
     "suspect_accounts",
 )
 
-# Functions that run even when the server's memory is full: they end work or free memory (otherwise
-# the server would stay full), let running work come to its end, or are an operator's.
+# Functions that are also allowed on a full server (`allow-oom`): those that end work, free memory
+# or let running work finish, since otherwise the server would stay full, and those of an operator.
 _ALLOWED_WHEN_FULL: Final = frozenset(
     """
-    create_account create_key list_dead_letters grant revoke_key
-    adopt_keys append renew_leases cancel check_types delete_own_key delete_session end_call
-    discard_dead_letters end_probe
-    expire delete_turns release_idempotency_key list_own_keys reap recount release report_worker
-    restore settle
-    record_refusal admit_throttled
+    adopt_keys admit_throttled append cancel check_types create_account create_key delete_own_key
+    delete_session delete_turns discard_dead_letters end_call end_probe expire grant
+    list_dead_letters list_own_keys reap record_refusal recount release release_idempotency_key
+    renew_leases report_worker restore revoke_key settle
     """.split()
 )
 
-
-# Functions that check the types of the partition's queues before they move work in them. `append`,
-# called for each piece of an answer, does not: it writes to a shared key before anything else.
+# Functions that first check the types of the keys that a whole partition shares (damage.lua),
+# because they move generations between queues. `accept`, `claim` and `settle`, which run for each
+# answer, save that command: their first write is to such a key, so nothing else is written before.
 _CHECKS_SHARED_KEYS: Final = frozenset(
     "cancel delete_session expire reap release restore retry_dead_letter".split()
 )
 
 
 def sources() -> dict[str, str]:
-    """Return the text of every function's file by its name, without the shared files."""
+    """Return the text of every function by its name, without the shared texts."""
     folder = resources.files("shared.redis") / "functions"
     texts = {
         entry.name.removesuffix(".lua"): entry.read_text(encoding="utf-8")
@@ -106,67 +108,64 @@ def render() -> tuple[str, str]:
     """Return the library's name and its whole text."""
     folder = resources.files("shared.redis") / "functions"
     shared = [(folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED]
-    # Lua allows 200 local names: only key functions that the shared files use stand at the top
-    # level.
-    common = {name for name in _NAMED_IN_LUA if any(_uses(text, name) for text in shared)}
-    steps = {stage: dict.fromkeys(sorted(next_), True) for stage, next_ in TRANSITIONS.items()}
-    rendered = "\n".join(
-        (
-            *_key_names(lambda name: name in common),
-            f"local TRANSITIONS = {_lua(steps)}",
-            f"local EXPIRED = {_lua(msgspec.to_builtins(EXPIRED))}",
-            f"local CRASHED = {_lua(msgspec.to_builtins(CRASHED))}",
-            f"local DAMAGED = {_lua(msgspec.to_builtins(DAMAGED))}",
-            f"local CANCELLED = {_lua(msgspec.to_builtins(CANCELLED))}",
-            f"local DEAD_CATEGORIES = {_lua(dict.fromkeys(sorted(DEAD_CATEGORIES), True))}",
-            f"local AUTO = {_lua(AUTO)}",
-            f"local RESET = {_lua(events.encode(events.Reset(keep=0)))}",
-            f"local RETRYING = {_lua(events.encode(events.StageChanged('retrying')))}",
-            f"local ALLOWED_WHEN_FULL = {_lua(dict.fromkeys(sorted(_ALLOWED_WHEN_FULL), True))}",
-            # The table of damage.lua.
-            "local damage = {}",
-            f"damage.CHECKS_SHARED_KEYS = {_lua(dict.fromkeys(sorted(_CHECKS_SHARED_KEYS), True))}",
-            f"local COMPANION_WIRE = {COMPANION_WIRE}",
-            f"local LANE_WAKEUP_WIRE = {LANE_WAKEUP_WIRE}",
-            f"local WIRE_WAKEUP = {_lua(WIRE_WAKEUP)}",
-            f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}",
-            _REGISTER,
-        )
+    # Lua allows 200 local names in one scope: at the top are only the keys of the shared texts.
+    common = {name for name in keys.FAMILIES if any(_uses(text, name) for text in shared)}
+    rendered = (
+        *(key.lua(name) for name, key in keys.FAMILIES.items() if name in common),
+        *(f"local {name} = {_lua(value)}" for name, value in _constants().items()),
+        "local damage = {}",  # filled by damage.lua
+        f"damage.CHECKS_SHARED_KEYS = {_lua(_set(_CHECKS_SHARED_KEYS))}",
+        _REGISTER,
     )
     own = (_with_key_names(text, common) for text in sources().values())
-    body = "\n".join((rendered, *shared, *own))
+    body = "\n".join((*rendered, *shared, *own))
     name = f"pollux_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
     return name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}"
+
+
+def _constants() -> dict[str, object]:
+    """Return what Lua knows by the name that Python has for it."""
+    return {
+        "TRANSITIONS": {stage: _set(following) for stage, following in TRANSITIONS.items()},
+        "EXPIRED": msgspec.to_builtins(EXPIRED),
+        "CRASHED": msgspec.to_builtins(CRASHED),
+        "DAMAGED": msgspec.to_builtins(DAMAGED),
+        "CANCELLED": msgspec.to_builtins(CANCELLED),
+        "DEAD_CATEGORIES": _set(DEAD_CATEGORIES),
+        "AUTO": AUTO,
+        "RESET": events.encode(events.Reset(keep=0)),
+        "RETRYING": events.encode(events.StageChanged("retrying")),
+        "ALLOWED_WHEN_FULL": _set(_ALLOWED_WHEN_FULL),
+        "COMPANION_WIRE": COMPANION_WIRE,
+        "LANE_WAKEUP_WIRE": LANE_WAKEUP_WIRE,
+        "WIRE_WAKEUP": WIRE_WAKEUP,
+        "TURNS_PER_CHUNK": keys.TURNS_PER_CHUNK,
+        "LANES": LANES,
+        "STRIDE": fairness.STRIDE,
+        "CLAIMS_AHEAD": fairness.CLAIMS_AHEAD,
+        "BATCH_SHARE": fairness.BATCH_SHARE,
+        "BYTES_PER_TOKEN": BYTES_PER_TOKEN,
+        "TOKENS_PER_MESSAGE": TOKENS_PER_MESSAGE,
+        "MS_PER_DAY": MS_PER_DAY,
+    }
+
+
+def _set(words: Iterable[str]) -> dict[str, bool]:
+    return dict.fromkeys(sorted(words), True)
 
 
 def _uses(text: str, name: str) -> bool:
     return re.search(rf"\b{name}_key\(", text) is not None
 
 
-def _key_names(is_wanted: Callable[[str], bool]) -> Iterator[str]:
-    for name, key in keys.FAMILIES.items():
-        if name in _NAMED_IN_LUA and is_wanted(name):
-            yield key.lua(name)
-
-
 def _with_key_names(text: str, common: AbstractSet[str]) -> str:
-    """Return a function's text in a scope of its own, with the key functions that only it uses."""
-    names = _key_names(lambda name: name not in common and _uses(text, name))
+    """Return a function's text in a scope of its own, with the keys that no shared text names."""
+    names = (
+        key.lua(name)
+        for name, key in keys.FAMILIES.items()
+        if name not in common and _uses(text, name)
+    )
     return "\n".join(("do", *names, text, "end"))
-
-
-_NAMED_IN_LUA: Final = frozenset(
-    """
-    generation submission text events idempotency session waiting turns account_totals ledger usage
-    sessions unfinished submissions ready lane clocks wakeup wakeup_for parked parked_turns
-    parked_queues leases claiming_workers deadlines deferred suspects dead_letters damaged
-    dead_letter files_to_delete turns_to_delete recount durations api_key key_ids account_keys
-    key_expiries listed_keys_count
-    deleted_key account worker_reports report_times served_models breaker
-    failures successes cooling slots rates permission_probe failed_messages throttle throttles
-    suspect_accounts answer_lengths
-    """.split()
-)
 
 
 def _lua(value: object) -> str:
@@ -174,8 +173,12 @@ def _lua(value: object) -> str:
         return (
             "{" + ", ".join(f"[{_lua(name)}] = {_lua(item)}" for name, item in value.items()) + "}"
         )
+    if isinstance(value, tuple):
+        return "{" + ", ".join(_lua(item) for item in value) + "}"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -213,50 +216,49 @@ async def invoke(
     blob: bytes = b"",
     effect: Effect = "repeatable",
 ) -> Reply:
-    """Call a function with one root and a msgpack map; load the library if the server lost it.
+    """Call a function with one root and one msgpack map; load the library if the server lost it.
 
-    `blob` reaches Lua as `ask.blob`: Lua's msgpack reads no binary strings, so opaque bytes travel
-    beside the map. `effect` says what a repeated call changes where the first one's reply was lost:
-    nothing (`repeatable`), the same again (`once`, so it is not repeated), or nothing at all
-    (`none`, a read).
+    `blob` reaches Lua as `ask.blob`, beside the map, because Lua's msgpack reads no binary strings.
+    `effect` decides what happens when the reply is lost: a call that only reads (`none`) or whose
+    repetition changes nothing (`repeatable`) is sent again, one that counts `once` is not.
     """
-    words = command(name, root, ask, blob=blob, effect=effect)
+    call = command(name, root, ask, blob=blob, effect=effect)
     repeat = effect != "once"
     try:
-        return await redis.call(*words, repeat=repeat)
+        return await redis.call(*call, repeat=repeat)
     except FunctionMissingError:
         await reload(redis)
-        return await redis.call(*words, repeat=repeat)
+        return await redis.call(*call, repeat=repeat)
     except WrongTypeError as error:
         names = (*key_types.named_in(root, error.message), *key_types.of_call(root, ask, blob))
-        to_check = key_types.ask(dict.fromkeys(names))
-        found = wrong_keys(await redis.call(*command("check_types", root, to_check)))
+        expected = key_types.ask(dict.fromkeys(names))
+        found = wrong_keys(await redis.call(*command("check_types", root, expected)))
         if effect == "once" or not found or not all(key.is_removed for key in found):
             raise WrongTypeError(error.message, found) from None
-        return await redis.call(*words)
+        return await redis.call(*call)
 
 
 def wrong_keys(reply: Reply) -> tuple[WrongKey, ...]:
-    """Return the keys of a `check_types` reply; log those that were deleted."""
+    """Return which keys hold another type, and log those that were removed."""
     found = tuple(
         WrongKey(name.decode(), expected.decode(), is_.decode(), bool(is_removed))
         for name, expected, is_, is_removed in reply
     )
     for key in found:
         if key.is_removed:
-            logs.logger().warning("a key of the wrong type was deleted", fault=key.fault)
+            logs.logger().warning("a key of another type was removed", fault=key.fault)
     return found
 
 
 def send_call(redis: Connection, name: str, root: str, ask: msgspec.Struct) -> None:
-    """Call a function without waiting; the call may be lost with the connection."""
+    """Send a call without waiting for its reply; it is lost if the connection is."""
     redis.send(*command(name, root, ask))
 
 
 def command(
     name: str, root: str, ask: msgspec.Struct, *, blob: bytes = b"", effect: Effect = "repeatable"
 ) -> tuple[Argument, ...]:
-    """Return the words of a function's call."""
+    """Return the command that calls a function; for its arguments see `invoke`."""
     verb = "FCALL_RO" if effect == "none" else "FCALL"
     return (verb, f"{NAME}_{name}", 1, root, _encode(ask), blob)
 

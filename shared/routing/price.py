@@ -11,13 +11,12 @@ from typing import Final
 import msgspec
 
 from shared.settings import ModelSettings
+from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE
 
 # A dollar per million tokens is a microdollar per token, and a microdollar is 100 microcredits.
 _MICROCREDITS_PER_MICRODOLLAR: Final = 100
 # A dollar per 1,000 searches is 1,000 microdollars per search.
 _MICRODOLLARS_PER_SEARCH: Final = 1_000
-BYTES_PER_TOKEN: Final = 3
-_TOKENS_PER_MESSAGE: Final = 8
 # At least what a picture of any size takes with nearly all models that see.
 IMAGE_TOKENS: Final = 1_600
 
@@ -39,12 +38,12 @@ NO_SEARCH: Final = Searches()
 
 def tokens_in(text: str) -> int:
     """Estimate a message's tokens, high: English has about 4 bytes a token, most else about 3."""
-    return len(text.encode()) // BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
+    return len(text.encode()) // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE
 
 
 def tokens_in_bytes(count: int) -> int:
     """Estimate the tokens of a message of so many bytes, as `tokens_in` does."""
-    return count // BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE
+    return count // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE
 
 
 def history_max(model: ModelSettings, tokens: int, taken: int) -> int:

@@ -5,7 +5,7 @@ generation writes the assistant's: a worker, or a Redis function where no worker
 generation.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,10 @@ from shared.wire.routing import Routing, StoredRouting
 MediaKind = Literal["image", "video", "audio"]
 # Why a model ended its answer: by itself, at its token limit, to call tools, by a content filter.
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+# Tokens are estimated from bytes, on the high side: one holds four of English, three of most else.
+BYTES_PER_TOKEN: Final = 3
+# Beside its text, for the role and the separators of a message.
+TOKENS_PER_MESSAGE: Final = 8
 
 
 class UserMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,7 +1,6 @@
 """What a conversation costs is held when a message is taken in: its history is sent whole."""
 
 import asyncio
-from importlib import resources
 from typing import Any, Final
 
 import pytest
@@ -141,9 +140,3 @@ async def test_history_beyond_the_window_is_not_held_for(
         await api.wait_for_end(again)
     assert _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT <= held <= 4096 * _OUTPUT
     assert held <= (4096 - _LONGEST) * _INPUT + _LONGEST * _OUTPUT
-
-
-def test_both_sides_estimate_alike() -> None:
-    text = (resources.files("shared.redis") / "functions" / "ledger.lua").read_text("utf-8")
-    constants = f"BYTES_PER_TOKEN, TOKENS_PER_MESSAGE = {price.BYTES_PER_TOKEN}, "
-    assert constants + str(price.tokens_in("")) in text

@@ -7,6 +7,7 @@ turns whose answer has no text. Only text is sent: neither media nor reasoning.
 from shared.routing import price
 from shared.stores import sessions
 from shared.telemetry import logs
+from shared.wire.message import BYTES_PER_TOKEN
 from worker.providers.contract import ChatMessage
 from worker.run import Run
 
@@ -41,7 +42,7 @@ async def load_history(run: Run) -> None:
 def _bytes_max(run: Run) -> int:
     """Return the bytes of history that can fit the largest context window at the most."""
     windows = (model.context_window for model in run.dependencies.registry.models)
-    return price.BYTES_PER_TOKEN * max(windows, default=0)
+    return BYTES_PER_TOKEN * max(windows, default=0)
 
 
 def _persona(run: Run) -> str | None:

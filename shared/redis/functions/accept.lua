@@ -30,11 +30,11 @@ end
 
 local function find_replay(root, ask)
   if not ask.idempotency then return nil end
-  local storage = redis.call('HMGET', idempotency_key(root, ask.account, ask.idempotency),
-    'fingerprint', 'generation', 'session')
-  if not storage[1] then return nil end
-  if storage[1] ~= ask.fingerprint then return {'mismatch'} end
-  return {'replayed', storage[2], storage[3]}
+  local fingerprint, generation, session = unpack(redis.call('HMGET',
+    idempotency_key(root, ask.account, ask.idempotency), 'fingerprint', 'generation', 'session'))
+  if not fingerprint then return nil end
+  if fingerprint ~= ask.fingerprint then return {'mismatch'} end
+  return {'replayed', generation, session}
 end
 
 -- A session that an older process wrote has no token count until its next answer. Until then the count is estimated, on
@@ -127,8 +127,8 @@ local function end_checked(root, account, id, ask)
 end
 
 local function load_totals(totals, lane)
-  return redis.call('HMGET', totals, 'balance', 'running_' .. lane, 'lane_stride', 'running_most', 'stored_0', 'stored_1',
-    'stored_side', 'counted_at', 'held')
+  return redis.call('HMGET', totals, 'balance', 'running_' .. lane, 'lane_stride', 'running_most', 'stored_0',
+    'stored_1', 'stored_side', 'counted_at', 'held')
 end
 
 -- Ends or cancels all turns under way of the session. The answer under way is only asked to stop, unless its hold is
@@ -170,9 +170,10 @@ end
 -- Returns what comes before the turn now, from which its progress is told later: running, ahead, lane_accounts,
 -- session_turns_before, whether it is behind its session's head, and ms since that head started (-1: it waits, too).
 -- Nothing is stored where nothing is ahead.
-local function describe_position(running, ahead, lane_accounts, session_turns_before, is_following, first_age_ms)
-  if ahead <= 0 and not is_following then return nil end
-  return string.format('%d %d %d %d %d %d', running, math.max(0, ahead), lane_accounts, session_turns_before, is_following and 1 or 0, first_age_ms)
+local function describe_position(running, ahead, lane_accounts, session_turns_before, is_behind_head, first_age_ms)
+  if ahead <= 0 and not is_behind_head then return nil end
+  return string.format('%d %d %d %d %d %d', running, math.max(0, ahead), lane_accounts, session_turns_before,
+    is_behind_head and 1 or 0, first_age_ms)
 end
 
 local function pack_message(ask, now)
@@ -195,32 +196,21 @@ local function measure(root, ask, session, known, now)
   local message = pack_message(ask, now)
   local added = #message
   if ask.is_new then added = added + #ask.name + #(ask.system_prompt or '') + #(ask.companion or '') end
-  local which, much = storage.find_exceeded_quota(root, ask.account, known[5], known[6], ask.is_new and ask.sessions_max, added,
+  local sessions_max = ask.is_new and ask.sessions_max
+  local quota, used = storage.find_exceeded_quota(root, ask.account, known[5], known[6], sessions_max, added,
     ask.stored_bytes_max)
-  if which == 'stored_bytes' then storage.schedule_recount(root, ask.account, known[8], storage.RECOUNT_REFUSED_MS, now) end
+  if quota == 'stored_bytes' then
+    storage.schedule_recount(root, ask.account, known[8], storage.RECOUNT_REFUSED_MS, now)
+  end
   local side = session.side
   if ask.is_new then side = known[7] end
-  return {message = message, size = #message, added = added, side = side, counted_at = known[8]}, which, much
+  return {message = message, size = #message, added = added, side = side, counted_at = known[8]}, quota, used
 end
 
-local function write_generation(root, ask, generation, turn, number, before, message, now, ends)
-  local chunk = turns_chunk_key(root, ask.account, ask.session, turn)
-  turn = int(turn)
-  redis.call('HSET', chunk, turn .. ':u', message)
-  redis.call('SET', submission_key(root, ask.account, ask.generation), ask.blob)
-  local more = {}
-  if ask.origin then more[1], more[2] = 'origin', ask.origin end
-  if before then more[#more + 1], more[#more + 2] = 'before', before end
-  if ask.idempotency then more[#more + 1], more[#more + 2] = 'idempotency', ask.idempotency end
-  redis.call('HSET', generation, 'stage', 'queued', 'session', ask.session, 'turn', turn, 'lane', ask.lane,
-    'model', ask.model, 'wire', int(ask.wire), 'number', number, 'accepted', now,
-    'deadline', ends, 'hold', int(ask.hold), 'attempt', '0', 'key', ask.key,
-    'added', int(ask.added or 0), unpack(more))
-  if ask.idempotency then
-    local key = idempotency_key(root, ask.account, ask.idempotency)
-    redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
-    redis.call('PEXPIRE', key, ask.idempotency_ms)
-  end
+local function write_idempotency_record(root, ask)
+  local key = idempotency_key(root, ask.account, ask.idempotency)
+  redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
+  redis.call('PEXPIRE', key, ask.idempotency_ms)
 end
 
 -- Returns whether the account may run more at once than at its last accept.
@@ -250,24 +240,19 @@ local function load_session(root, ask, key)
     'turns', 'head', 'companion', 'tokens', 'pending', 'system', 'bytes', 'side'))
   local pending_tokens = current_head and count_pending_tokens(root, ask, current_head, pending) or pending and 0 or nil
   if not turns then return nil end
-  return {turns = tonumber(turns), head = current_head, companion = companion, tokens = tokens, pending_tokens = pending_tokens, system = system,
-    bytes = bytes, side = side}
+  return {
+    turns = tonumber(turns), head = current_head, companion = companion, tokens = tokens,
+    pending_tokens = pending_tokens, system = system, bytes = bytes, side = side,
+  }
 end
 
 local NEW_SESSION = {turns = 0}
 
-local function enter_queue(root, ask, turn, number, is_head, is_in_lane)
-  if is_head then
-    make_ready(root, ask.account, ask.generation, ask.lane, number, ask.wire, is_in_lane)
-  else
-    redis.call('ZADD', waiting_key(root, ask.account, ask.session), turn, ask.generation)
-  end
-end
-
 local function accept(root, ask)
   local account = ask.account
-  local generation = generation_key(root, account, ask.generation)
-  if redis.call('EXISTS', generation) == 1 then return {'replayed', ask.generation, ask.session} end
+  if redis.call('EXISTS', generation_key(root, account, ask.generation)) == 1 then
+    return {'replayed', ask.generation, ask.session}
+  end
   local replay = find_replay(root, ask)
   if replay then return replay end
   local key = session_key(root, account, ask.session)
@@ -282,21 +267,20 @@ local function accept(root, ask)
   -- An interrupt takes the place of all that its session has.
   local session_turns_before, replaced = current_head and count_waiting(root, account, ask.session) or 0, 0
   local ended = session.turns - session_turns_before - (current_head and 1 or 0)
-  if current_head and ask.on_conflict == 'interrupt' then session_turns_before, replaced = 0, session_turns_before + 1 end
+  local is_interrupt = current_head and ask.on_conflict == 'interrupt'
+  if is_interrupt then session_turns_before, replaced = 0, session_turns_before + 1 end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
   if session_turns_before >= ask.waiting_max then return {'waiting', rate} end
-  local deadlines = deadlines_key(root)
-  if redis.call('ZCARD', deadlines) >= ask.total_max then return {'full', rate} end
-  local totals = account_totals_key(root, account)
-  local known = load_totals(totals, ask.lane)
-  local unfinished_set, running = unfinished_key(root, account, ask.lane), tonumber(known[2] or 0)
+  if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full', rate} end
+  local known = load_totals(account_totals_key(root, account), ask.lane)
+  local running = tonumber(known[2] or 0)
   local ahead = of_lane - running - replaced
   local lane_accounts, is_in_lane = 1, nil
   if ahead > 0 then lane_accounts, is_in_lane = count_lane_accounts(root, account, ask.lane, ask.stride) end
   if misses_deadline(ask, ahead, lane_accounts, session_turns_before) then return {'late', rate} end
   local at = math.floor(now / 1000)
-  local measured, quota, much = measure(root, ask, session, known, at)
-  if quota then return {'quota', quota, much, rate} end
+  local measured, quota, used = measure(root, ask, session, known, at)
+  if quota then return {'quota', quota, used, rate} end
   local history = ask.is_new and 0 or count_history(root, ask, ended, session)
   local least = add_history_price(ask, history)
   if least then return {'unpaid', int(least), rate} end
@@ -306,22 +290,22 @@ local function accept(root, ask)
   -- Keys that the whole partition shares come first: where one is of another type, nothing is written.
   local number = int(redis.call('HINCRBY', clocks_key(root), 'number', '1'))
   if not is_in_lane then redis.call('ZCARD', lane_key(root, ask.lane)) end
-  if current_head and ask.on_conflict == 'interrupt' then
-    known = interrupt(root, ask, current_head, session, is_hold_needed)
-  end
+  if is_interrupt then known = interrupt(root, ask, current_head, session, is_hold_needed) end
   if is_hold_needed then session.pending_tokens = 0 end
   if ask.companion or session.companion then ask.wire = math.max(ask.wire, COMPANION_WIRE) end
-  local moment, ends = int(at), int(at + ask.deadline_ms)
+  local moment = int(at)
   local turn, is_head = take_turn(root, ask, key, session, measured, moment)
   take_hold(root, ask, known, measured)
   local first_age_ms = is_head and -1 or ms_since_start(root, account, current_head, at)
-  write_generation(root, ask, generation, turn, number, describe_position(running, ahead, lane_accounts, session_turns_before, not is_head, first_age_ms), measured.message,
-    moment, ends)
-  redis.call('ZADD', deadlines, ends, member(account, ask.generation))
-  redis.call('ZADD', unfinished_set, number, ask.generation)
-  enter_queue(root, ask, turn, number, is_head, replaced == 0 and is_in_lane)
+  local before =
+    describe_position(running, ahead, lane_accounts, session_turns_before, not is_head, first_age_ms)
+  if ask.idempotency then write_idempotency_record(root, ask) end
+  enter_queue(root, ask, measured.message, turn, number, moment, int(at + ask.deadline_ms), is_head,
+    replaced == 0 and is_in_lane, before)
   -- Some of what the interrupt stopped has left the queue, some has not yet.
-  if replaced > 0 then ahead = redis.call('ZRANK', unfinished_set, ask.generation) - running end
+  if replaced > 0 then
+    ahead = redis.call('ZRANK', unfinished_key(root, account, ask.lane), ask.generation) - running
+  end
   return {'accepted', turn, at, math.max(0, ahead), lane_accounts, session_turns_before, running, is_head and 0 or 1,
     first_age_ms, unfinished + 1, rate}
 end

@@ -8,11 +8,11 @@
 local function check_types(root, ask)
   local wrong = {}
   for _, key in ipairs(ask.keys) do
-    local name, expected, is_made_again = key[1], key[2], key[3] == 1
+    local name, expected, is_rebuildable = key[1], key[2], key[3] == 1
     local found = redis.pcall('TYPE', name).ok
     if string.sub(name, 1, #root) == root and found and found ~= 'none' and found ~= expected then
-      if is_made_again then redis.call('UNLINK', name) end
-      table.insert(wrong, {name, expected, found, is_made_again and 1 or 0})
+      if is_rebuildable then redis.call('UNLINK', name) end
+      table.insert(wrong, {name, expected, found, is_rebuildable and 1 or 0})
     end
   end
   return wrong

@@ -51,7 +51,8 @@ local function lease_turn(root, account, id, record, suspects_max, resource, ask
   redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
     'worker', ask.worker, 'claim', int(ask.claim), 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
   local running = record.running or load_running(root, account)
-  running[record.lane == 'batch' and 2 or 1] = redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. record.lane, '1')
+  running[record.lane == 'batch' and 2 or 1] =
+    redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. record.lane, '1')
   leave_full_lanes(root, account, running)
   if is_again then
     redis.call('DEL', text_key(root, account, id))
@@ -166,7 +167,8 @@ end
 local function load_next(root, parked_queue, ask)
   parked_queue.is_loaded, parked_queue.id = true, nil
   local clock = tonumber(redis.call('HGET', clocks_key(root), parked_queue.lane) or 0)
-  local accounts = redis.call('ZRANGE', parked_key(root, parked_queue.lane, parked_queue.resource), 0, PARKED_TRIED - 1, 'WITHSCORES')
+  local parked = parked_key(root, parked_queue.lane, parked_queue.resource)
+  local accounts = redis.call('ZRANGE', parked, 0, PARKED_TRIED - 1, 'WITHSCORES')
   for i = 1, #accounts, 2 do
     local account = accounts[i]
     -- A damaged turn is found by the reap that brings it back: everything parked is in `deferred`, too.
@@ -186,8 +188,9 @@ local function first_parked_queue(root, lane, ask, parked_queues)
   local first
   for _, parked_queue in ipairs(parked_queues) do
     if parked_queue.lane == lane and count_room(ask, lane, parked_queue.resource) > 0 then
-      local is_loaded = parked_queue.is_loaded and (not parked_queue.id
-        or can_run(ask, parked_queue.record) and is_parked(root, parked_queue.account, parked_queue.id, parked_queue.record))
+      local id, record = parked_queue.id, parked_queue.record
+      local is_loaded = parked_queue.is_loaded
+        and (not id or can_run(ask, record) and is_parked(root, parked_queue.account, id, record))
       if not is_loaded then load_next(root, parked_queue, ask) end
       if parked_queue.id and (not first or parked_queue.time < first.time) then first = parked_queue end
     end
@@ -195,10 +198,11 @@ local function first_parked_queue(root, lane, ask, parked_queues)
   return first
 end
 
-local function pop_parked(root, parked_queue, ask)
+local function pop_parked(root, parked_queue)
   current_account, current_id, current_lane = parked_queue.account, parked_queue.id, parked_queue.lane
   damage.check(parked_queue.record)
-  local account, lane, after = parked_queue.account, parked_queue.lane, parked_queue.time + load_stride(root, parked_queue.account)
+  local account, lane = parked_queue.account, parked_queue.lane
+  local after = parked_queue.time + load_stride(root, account)
   redis.call('ZREM', deferred_key(root), member(account, parked_queue.id))
   unpark(root, account, parked_queue.id, parked_queue.record)
   parked_queue.record.parked, parked_queue.is_loaded = nil, false
@@ -217,7 +221,9 @@ end
 local function pop(root, lane, ask, parked_queues)
   local account, time, id, record, next_id = find_first_ready(root, lane, ask.wire)
   local parked_queue = parked_queues[1] and first_parked_queue(root, lane, ask, parked_queues)
-  if parked_queue and (not account or parked_queue.time <= tonumber(time)) then return pop_parked(root, parked_queue, ask) end
+  if parked_queue and (not account or parked_queue.time <= tonumber(time)) then
+    return pop_parked(root, parked_queue)
+  end
   if not account then return nil end
   current_account, current_id, current_lane = account, id, lane
   damage.check(record)
@@ -230,7 +236,7 @@ local function pop(root, lane, ask, parked_queues)
   advance_clock(root, lane, tonumber(time))
   redis.call('ZREM', ready_key(root, account, lane), id)
   record.running = load_running(root, account)
-  local stride = tonumber(record.running[4]) or STRIDE_DEFAULT
+  local stride = tonumber(record.running[4]) or STRIDE
   if next_id then
     redis.call('ZINCRBY', lane_key(root, lane), int(stride), account)
   else
@@ -251,7 +257,7 @@ end
 
 -- Claims a suspect if it may run in this worker now; parks it if its resource has no room. Returns what the worker
 -- gets.
-local function take_suspect(root, account, id, ask, group, batch, now)
+local function take_suspect(root, account, id, ask, batch, now)
   local record, name = load_generation(root, account, id), member(account, id)
   damage.check(record)
   -- A worker that knows no suspects may have claimed it already.
@@ -279,7 +285,7 @@ end
 local function take_each(root, names, ask, batch, claimed, now)
   for _, name in ipairs(names) do
     if #claimed >= ask.count then break end
-    local taken = damage.run_guarded(root, name, take_suspect, ask, group, batch, now)
+    local taken = damage.run_guarded(root, name, take_suspect, ask, batch, now)
     if taken then
       table.insert(claimed, taken)
       if taken[3] == 'batch' then batch = batch - 1 end
@@ -304,7 +310,7 @@ end
 local function is_ready(root, lane) return redis.call('EXISTS', lane_key(root, lane)) == 1 end
 
 -- Claims one turn from the first of these lanes that has any. Returns the lane, and what the worker gets.
-local function take_from(root, lanes, ask, parked_queues, group, now)
+local function take_from(root, lanes, ask, parked_queues, now)
   for _, lane in ipairs(lanes) do
     local account, id, record, resource = pop(root, lane, ask, parked_queues)
     if account then
@@ -324,13 +330,14 @@ end
 local function set_aside_failed(root, problem)
   if current_id then return damage.requeue_or_set_aside(root, current_account, current_id, problem) end
   local ready = current_account and ready_key(root, current_account, current_lane)
-  if not ready or redis.pcall('ZCARD', ready) ~= 0 and not damage.is_wrong_type('ZCARD', ready) then error(problem, 0) end
+  local is_rebuildable = ready and (redis.pcall('ZCARD', ready) == 0 or damage.is_wrong_type('ZCARD', ready))
+  if not is_rebuildable then error(problem, 0) end
   damage.rebuild_ready(root, current_account, current_lane)
 end
 
-local function take_next(root, order, ask, parked_queues, group, now)
+local function take_next(root, order, ask, parked_queues, now)
   current_account, current_id, current_lane = nil, nil, nil
-  local is_done, lane, taken = pcall(take_from, root, order, ask, parked_queues, group, now)
+  local is_done, lane, taken = pcall(take_from, root, order, ask, parked_queues, now)
   if is_done then return lane, taken end
   set_aside_failed(root, lane)
   return current_lane, nil
@@ -353,7 +360,9 @@ local function clear_wakeups(root, ask, parked_queues, batch, has_suspects_left,
       is_more = is_more or can_take_lane
     elseif not has_suspects_left then
       table.insert(wakeup_keys, wakeup_key(root, lane))
-      for wire = LANE_WAKEUP_WIRE + 1, ask.wire do table.insert(wakeup_keys, wakeup_for_key(root, lane, WIRE_WAKEUP .. wire)) end
+      for wire = LANE_WAKEUP_WIRE + 1, ask.wire do
+        table.insert(wakeup_keys, wakeup_for_key(root, lane, WIRE_WAKEUP .. wire))
+      end
     end
     is_more = is_more or can_take_lane and parked_queues[1] and first_parked_queue(root, lane, ask, parked_queues)
   end
@@ -380,12 +389,12 @@ local function claim(root, ask)
   local since_batch = since_batch_before
   while #claimed < ask.count and ended < ENDED_MAX do
     local order = INTERACTIVE_FIRST
-    if batch <= 0 or not since_batch_before then -- where no batch waits, none is looked for
+    if batch <= 0 or not since_batch_before then -- no batch waits, or none may be taken
       order = INTERACTIVE_ONLY
     elseif since_batch and since_batch >= BATCH_EVERY - 1 then
       order = BATCH_FIRST
     end
-    local lane, taken = take_next(root, order, ask, parked_queues, group, now)
+    local lane, taken = take_next(root, order, ask, parked_queues, now)
     if not lane then break end
     if taken then
       if lane == 'batch' then batch = batch - 1 end
@@ -400,7 +409,8 @@ local function claim(root, ask)
   -- A worker that cannot take a suspect leaves its wakeup to others.
   local has_suspects_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
   -- Ending an expired turn may make the next turn of its session ready, so then the batch lane is checked again.
-  local is_more = clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_plain and not since_batch_before and ended == 0)
+  local is_batch_empty = is_plain and not since_batch_before and ended == 0
+  local is_more = clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_batch_empty)
   local is_enough = #claimed == ask.count or ended == ENDED_MAX
   local is_left_to_others = has_suspects_left and ask.suspects_max == 0
   return {now, (is_more and is_enough or is_left_to_others) and 1 or 0, unpack(claimed)}

@@ -31,7 +31,9 @@ damage.shared_keys, damage.SHARED_KEYS_CACHED_MAX, damage.shared_keys_cached = {
 function damage.check_shared_keys(root)
   local shared_keys = damage.shared_keys[root]
   if not shared_keys then
-    if damage.shared_keys_cached >= damage.SHARED_KEYS_CACHED_MAX then damage.shared_keys, damage.shared_keys_cached = {}, 0 end
+    if damage.shared_keys_cached >= damage.SHARED_KEYS_CACHED_MAX then
+      damage.shared_keys, damage.shared_keys_cached = {}, 0
+    end
     shared_keys = damage.shared_keys_of(root)
     damage.shared_keys[root], damage.shared_keys_cached = shared_keys, damage.shared_keys_cached + 1
   end
@@ -143,8 +145,8 @@ function damage.enter_lanes(root, account)
   end
 end
 
-damage.TOTAL_FIELDS = {'balance', 'held', 'settled', 'overrun', 'running_interactive', 'running_batch', 'left_interactive',
-  'left_batch', 'lane_stride', 'running_most', 'stored_0', 'stored_1'}
+damage.TOTAL_FIELDS = {'balance', 'held', 'settled', 'overrun', 'running_interactive', 'running_batch',
+  'left_interactive', 'left_batch', 'lane_stride', 'running_most', 'stored_0', 'stored_1'}
 
 function damage.find_wrong_total(root, account)
   for i, sum in ipairs(redis.call('HMGET', account_totals_key(root, account), unpack(damage.TOTAL_FIELDS))) do
@@ -155,7 +157,8 @@ end
 -- Returns what is damaged of a generation, or nil. `problem` is the error that led here, if there was one.
 function damage.diagnose(root, account, id, problem)
   local record = load_generation(root, account, id)
-  local fault = damage.find_fault(record) or damage.find_wrong_key(root, account, id, record) or damage.find_wrong_total(root, account)
+  local fault = damage.find_fault(record) or damage.find_wrong_key(root, account, id, record)
+    or damage.find_wrong_total(root, account)
   if fault then return fault end
   -- The table of transitions refused the step, so the stored stage is not the generation's real one.
   if problem and string.find(damage.error_text(problem), 'ILLEGAL', 1, true) then return 'stage' end
@@ -221,6 +224,15 @@ function damage.find_session(root, account, id, record)
   end
 end
 
+-- Writes a failed answer in the place of a damaged generation's, if there is any.
+function damage.write_answer(root, account, session, turn, now)
+  local chunk, field = turns_chunk_key(root, account, session, turn), int(turn) .. ':a'
+  local record = cmsgpack.pack({status = 'failed', content = '', created = now, failure = DAMAGED})
+  local more = #record - redis.call('HSTRLEN', chunk, field)
+  redis.call('HSET', chunk, field, record)
+  storage.add_to_session(root, account, session, more)
+end
+
 -- Ends a damaged generation for its followers and for readers of its session. Unreadable fields get a plain value.
 function damage.end_damaged(root, account, id, record, session)
   local key, now = generation_key(root, account, id), now_ms()
@@ -234,12 +246,11 @@ function damage.end_damaged(root, account, id, record, session)
   redis.call('PEXPIRE', events, damage.DAMAGED_KEPT_MS)
   for _, name in ipairs({submission_key(root, account, id), text_key(root, account, id)}) do redis.call('DEL', name) end
   if session and turn > 0 and redis.pcall('HEXISTS', session_key(root, account, session), 'head') == 1 then
-    pcall(storage.write_turn_record, root, account, session, turns_chunk_key(root, account, session, turn), int(turn) .. ':a', cmsgpack.pack({
-      status = 'failed', content = '', created = now, failure = DAMAGED,
-    }))
+    pcall(damage.write_answer, root, account, session, turn, now)
   end
   if next(record) then
-    redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'started', unpack(damage.NUMBERS_IF_ANY))
+    redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'started',
+      unpack(damage.NUMBERS_IF_ANY))
     redis.call('HSET', key, 'stage', 'failed', 'finished', int(now), 'captured', 0, 'turn', int(turn), 'attempt',
       int(attempt), 'session', session or '-', 'lane', record.lane == 'batch' and 'batch' or 'interactive',
       'model', record.model or AUTO, 'accepted', damage.is_integer(record.accepted) and record.accepted or int(now),

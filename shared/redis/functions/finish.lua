@@ -33,7 +33,8 @@ local function finish_generation(root, account, id, generation, ending)
   local key, now = generation_key(root, account, id), int(ending.now)
   local session = session_key(root, account, generation.session)
   -- A session with a turn under way has a head; one without was deleted.
-  local head, tokens, pending, bytes, side = unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
+  local head, tokens, pending, bytes, side =
+    unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
   -- Keys that the whole partition shares come before the credits: where one is of another type, nothing is written.
   redis.call('ZCARD', lane_key(root, generation.lane))
   if ending.stage ~= 'completed' then damage.check_end(root) end
@@ -44,7 +45,9 @@ local function finish_generation(root, account, id, generation, ending)
   -- A leased generation is neither ready nor deferred.
   if not end_lease(root, account, id, generation.lane) then
     remove_ready(root, account, id, generation.lane)
-    for _, key in ipairs({deferred_key(root), suspects_key(root)}) do redis.call('ZREM', key, member(account, id)) end
+    for _, set_key in ipairs({deferred_key(root), suspects_key(root)}) do
+      redis.call('ZREM', set_key, member(account, id))
+    end
   end
   unpark(root, account, id, generation)
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)

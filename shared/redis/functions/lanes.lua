@@ -13,19 +13,17 @@
 --
 -- An account that runs as many generations as it may stays out of its lanes until one of them ends.
 
-local LANES = {'interactive', 'batch'}
-
 -- Wakes one worker that waits with BLPOP on this list. A list longer than the most workers that may wait is of no use:
 -- it is trimmed to 128, but only once it has 144 entries, not at each push. A key of another type is replaced, because
 -- wakeups hold nothing that could be lost.
-local function push_wakeup(bell)
-  local rings_max, cut_at = 128, 144
-  local length = redis.pcall('LPUSH', bell, '1')
+local function push_wakeup(list)
+  local length_max, trimmed_at = 128, 144
+  local length = redis.pcall('LPUSH', list, '1')
   if type(length) ~= 'number' then
-    redis.call('DEL', bell)
-    redis.call('LPUSH', bell, '1')
-  elseif length >= cut_at then
-    redis.call('LTRIM', bell, 0, rings_max - 1)
+    redis.call('DEL', list)
+    redis.call('LPUSH', list, '1')
+  elseif length >= trimmed_at then
+    redis.call('LTRIM', list, 0, length_max - 1)
   end
 end
 
@@ -35,8 +33,6 @@ local function wake_worker(root, lane, wire)
   local is_newer = wire and tonumber(wire) > LANE_WAKEUP_WIRE
   push_wakeup(is_newer and wakeup_for_key(root, lane, WIRE_WAKEUP .. wire) or wakeup_key(root, lane))
 end
-
-local BATCH_SHARE = 0.75
 
 -- Returns {running interactive, running batch, running max, stride}; the last two are nil until an accept stored them.
 local function load_running(root, account)
@@ -54,19 +50,18 @@ local function is_running_max_reached(running, lane)
   return tonumber(running[1] or 0) + batch >= running_max
 end
 
-local function is_at_running_max(root, account, lane) return is_running_max_reached(load_running(root, account), lane) end
-
-local STRIDE_DEFAULT = 1000
-local CLAIMS_AHEAD = 8
+local function is_at_running_max(root, account, lane)
+  return is_running_max_reached(load_running(root, account), lane)
+end
 
 local function load_stride(root, account)
-  return tonumber(redis.call('HGET', account_totals_key(root, account), 'lane_stride')) or STRIDE_DEFAULT
+  return tonumber(redis.call('HGET', account_totals_key(root, account), 'lane_stride')) or STRIDE
 end
 
 -- Returns the virtual time at which an account enters a lane that it `left` at that time: see the head of this file.
 local function joining_time(root, lane, left, stride)
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
-  local early = clock - CLAIMS_AHEAD * tonumber(stride or STRIDE_DEFAULT)
+  local early = clock - CLAIMS_AHEAD * tonumber(stride or STRIDE)
   return int(math.max(early, tonumber(left or 0)))
 end
 
@@ -75,8 +70,8 @@ end
 local function ensure_in_lane(root, account, lane)
   local key = lane_key(root, lane)
   if redis.call('ZSCORE', key, account) then return true end
-  local totals = redis.call('HMGET', account_totals_key(root, account), 'running_interactive', 'running_batch', 'running_most',
-    'left_' .. lane, 'lane_stride')
+  local totals = redis.call('HMGET', account_totals_key(root, account), 'running_interactive', 'running_batch',
+    'running_most', 'left_' .. lane, 'lane_stride')
   if is_running_max_reached(totals, lane) then return false end
   redis.call('ZADD', key, joining_time(root, lane, totals[4], totals[5]), account)
   return true, true

@@ -12,8 +12,8 @@ end
 -- Wakes a worker for each queue in which the account has parked turns, since one of its slots is free. A worker that
 -- has the provider may know that the circuit has closed again, and waits only on the provider's wakeup, which is pushed
 -- for `provider|model` too. A key of another type holds no turns.
-local function wake_parked_queues(root, account, lines)
-  for _, name in ipairs(lines) do
+local function wake_parked_queues(root, account, parked_queues)
+  for _, name in ipairs(parked_queues) do
     local lane, resource = split(name)
     if type(redis.pcall('ZSCORE', parked_key(root, lane, resource), account)) == 'string' then
       push_wakeup(wakeup_for_key(root, lane, string.match(resource, '^[^|]+')))
@@ -26,8 +26,10 @@ end
 local function end_lease(root, account, id, lane)
   if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
   -- A key of another type counts as no parked queues.
-  local lines = redis.pcall('SMEMBERS', parked_queues_key(root))
-  if #lines > 0 and is_at_running_max(root, account, lane) then wake_parked_queues(root, account, lines) end
+  local parked_queues = redis.pcall('SMEMBERS', parked_queues_key(root))
+  if #parked_queues > 0 and is_at_running_max(root, account, lane) then
+    wake_parked_queues(root, account, parked_queues)
+  end
   redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. lane, '-1')
   if redis.call('EXISTS', ready_key(root, account, 'interactive'), ready_key(root, account, 'batch')) > 0 then
     damage.enter_lanes(root, account)
@@ -41,8 +43,8 @@ local ATTEMPTS_KEPT = 16
 local function record_attempt(root, account, id, record, why, now)
   local lines = {}
   for line in string.gmatch(record.history or '', '[^\n]+') do table.insert(lines, line) end
-  local words = {record.attempt, record.started or '0', int(now), record.worker or '-', why}
-  table.insert(lines, table.concat(words, ' '))
+  local attempt = {record.attempt, record.started or '0', int(now), record.worker or '-', why}
+  table.insert(lines, table.concat(attempt, ' '))
   local history = table.concat(lines, '\n', math.max(1, #lines - ATTEMPTS_KEPT + 1))
   redis.call('HSET', generation_key(root, account, id), 'history', history)
   return history

@@ -36,23 +36,19 @@ local function settle_credits(root, account, id, generation, ending, side, bytes
   return captured
 end
 
-local MS_PER_DAY = 86400000
-
 -- Adds to the day's usage, by model and API key. Days are counted from 1970-01-01, in UTC.
 local function count_usage(root, account, generation, ending, captured)
   local meter = ending.meter
   local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
-  local of = meter.model .. '|' .. (generation.key or '') .. '|'
-  redis.call('HINCRBY', name, of .. 'generations', '1')
-  redis.call('HINCRBY', name, of .. 'input', int(meter.input))
-  redis.call('HINCRBY', name, of .. 'output', int(meter.output))
-  if meter.reasoning > 0 then redis.call('HINCRBY', name, of .. 'reasoning', int(meter.reasoning)) end
-  if captured > 0 then redis.call('HINCRBY', name, of .. 'credits', int(captured)) end
+  local prefix = meter.model .. '|' .. (generation.key or '') .. '|'
+  redis.call('HINCRBY', name, prefix .. 'generations', '1')
+  redis.call('HINCRBY', name, prefix .. 'input', int(meter.input))
+  redis.call('HINCRBY', name, prefix .. 'output', int(meter.output))
+  if meter.reasoning > 0 then redis.call('HINCRBY', name, prefix .. 'reasoning', int(meter.reasoning)) end
+  if captured > 0 then redis.call('HINCRBY', name, prefix .. 'credits', int(captured)) end
 end
 
--- Tokens are estimated from bytes as in `routing/price.py`.
-local BYTES_PER_TOKEN, TOKENS_PER_MESSAGE = 3, 8
-
+-- Estimates tokens from bytes as `routing/price.py` does.
 local function tokens_in(bytes) return math.floor(bytes / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE end
 
 -- An answer that was cancelled or has expired is charged for what its followers saw of it; a failed one is not.

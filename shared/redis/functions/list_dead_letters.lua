@@ -6,7 +6,9 @@
 -- The order is total: by time, and within one millisecond by name. So a page continues correctly even after a letter
 -- that has left the list meanwhile.
 
-local LISTED_FIELDS = {'session', 'turn', 'lane', 'model', 'chosen', 'failure', 'attempts', 'attempt', 'accepted', 'hold', 'key'}
+local LISTED_FIELDS = {
+  'session', 'turn', 'lane', 'model', 'chosen', 'failure', 'attempts', 'attempt', 'accepted', 'hold', 'key',
+}
 
 -- Compares bytes, as a sorted set does; Lua's own order depends on the locale.
 local function is_before(one, other)

@@ -5,7 +5,8 @@
 
 local function list_workers(root, ask)
   local answer = {redis.call('ZRANGE', served_models_key(root), 0, -1)}
-  for _, worker in ipairs(redis.call('ZRANGE', report_times_key(root), int(now_ms() - ask.alive_ms), '+inf', 'BYSCORE')) do
+  local since = int(now_ms() - ask.alive_ms)
+  for _, worker in ipairs(redis.call('ZRANGE', report_times_key(root), since, '+inf', 'BYSCORE')) do
     table.insert(answer, redis.call('HGET', worker_reports_key(root), worker))
   end
   return answer

@@ -36,7 +36,8 @@ end
 local function virtual_time(root, account, lane)
   local time = redis.call('ZSCORE', lane_key(root, lane), account)
   if time then return time end
-  return joining_time(root, lane, unpack(redis.call('HMGET', account_totals_key(root, account), 'left_' .. lane, 'lane_stride')))
+  local totals = redis.call('HMGET', account_totals_key(root, account), 'left_' .. lane, 'lane_stride')
+  return joining_time(root, lane, unpack(totals))
 end
 
 local function parked_queue_name(lane, resource) return lane .. ':' .. resource end

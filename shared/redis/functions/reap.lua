@@ -60,18 +60,19 @@ end
 -- `begun`), or is still to expire. `count` leases expire now. Example: a worker dies with two generations, whose leases
 -- expire 100 ms apart. Each reap sees one, but the worker's other lease makes it two, so neither is blamed as the only
 -- one.
-local function add_others(root, held, begun, count, now)
+local function add_others(root, held, started_at, count, now)
   local lapsed, lapse_lines = load_lapsed(root)
   local alone = {}
   for worker, number in pairs(held) do
-    if lapsed[worker] and begun[worker] < lapsed[worker] then
+    if lapsed[worker] and started_at[worker] < lapsed[worker] then
       held[worker] = number + 1
     elseif worker ~= '' then
       table.insert(lapse_lines, worker .. ' ' .. now .. '\n')
       if number == 1 then alone[worker] = true end
     end
   end
-  redis.call('HSET', clocks_key(root), 'lapsed', table.concat(lapse_lines, '', math.max(1, #lapse_lines - LAPSED_KEPT + 1)))
+  local text = table.concat(lapse_lines, '', math.max(1, #lapse_lines - LAPSED_KEPT + 1))
+  redis.call('HSET', clocks_key(root), 'lapsed', text)
   if not next(alone) then return end
   for _, name in ipairs(redis.call('ZRANGE', leases_key(root), count, count + OTHERS_TRIED - 1)) do
     local worker = damage.run_guarded(root, name, load_worker)
@@ -83,14 +84,14 @@ end
 local function expire_leases(root, now, ask, done)
   local names = names_due(leases_key(root), now, ask.limit)
   if #names == 0 then return end
-  local records, workers, held, begun, is_stormy = {}, {}, {}, {}, is_storm(root, tonumber(now))
+  local records, workers, held, started_at, is_stormy = {}, {}, {}, {}, is_storm(root, tonumber(now))
   for i, name in ipairs(names) do
     local record = damage.run_guarded(root, name, load_generation)
     local worker = record and record.worker or ''
     records[i], workers[i], held[worker] = record, worker, (held[worker] or 0) + 1
-    begun[worker] = math.max(begun[worker] or 0, tonumber(record and record.started) or 0)
+    started_at[worker] = math.max(started_at[worker] or 0, tonumber(record and record.started) or 0)
   end
-  add_others(root, held, begun, #names, now)
+  add_others(root, held, started_at, #names, now)
   for i, name in ipairs(names) do
     table.insert(done, damage.run_guarded(root, name, expire_lease, records[i], held[workers[i]], is_stormy, ask))
   end
@@ -151,14 +152,14 @@ end
 -- Returns the workers that have been absent for absent_ms, and how many have been for less. A worker's score is 0 while
 -- it has a subscription, else the time since when it has none.
 local function find_absent(root, ask, now)
-  local key, gone, missed = claiming_workers_key(root), {}, 0
+  local key, long_absent, absent_count = claiming_workers_key(root), {}, 0
   local claiming_workers = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   local listeners = listeners_of(claiming_workers, ask.channels)
   if not listeners then
     -- No worker can be found absent, so none needs to be known; otherwise every worker that ever claimed would stay
     -- here.
     redis.call('DEL', key)
-    return gone, missed
+    return long_absent, absent_count
   end
   for i = 1, #claiming_workers, 2 do
     local worker, since = claiming_workers[i], tonumber(claiming_workers[i + 1])
@@ -166,14 +167,14 @@ local function find_absent(root, ask, now)
       if since > 0 then redis.call('ZADD', key, 0, worker) end
     elseif since == 0 then
       redis.call('ZADD', key, int(now), worker)
-      missed = missed + 1
+      absent_count = absent_count + 1
     elseif now - since >= ask.absent_ms then
-      gone[worker] = true
+      long_absent[worker] = true
     else
-      missed = missed + 1
+      absent_count = absent_count + 1
     end
   end
-  return gone, missed
+  return long_absent, absent_count
 end
 
 local function load_claimant(root, account, id)
@@ -202,17 +203,17 @@ end
 -- A worker renews all its leases at once, every beat_ms. It is absent from the time at which the next renewal is due,
 -- or from its last claim if that is later; until absent_ms after that it is not dead. Returns how many workers are kept
 -- so.
-local function keep_beating(root, gone, last_seen, ask, now)
-  local kept = 0
+local function keep_renewing(root, long_absent, last_seen, ask, now)
+  local kept_count = 0
   for worker, last in pairs(last_seen) do
     local due_at = math.max((last.beat or last.claim) + (ask.beat_ms or 0), last.claim or 0)
     if now - due_at < ask.absent_ms then
       redis.call('ZADD', claiming_workers_key(root), int(due_at), worker)
-      gone[worker] = nil
-      kept = kept + 1
+      long_absent[worker] = nil
+      kept_count = kept_count + 1
     end
   end
-  return kept
+  return kept_count
 end
 
 -- Ends the leases of dead workers now. A worker is removed and reported once it has none left.
@@ -222,24 +223,24 @@ local function end_leases_of_absent(root, info, ask, now)
     return {}, 0
   end
   if now < tonumber(redis.call('HGET', clocks_key(root), 'deaf') or 0) then return {}, 0 end
-  local gone, missed = find_absent(root, ask, now)
+  local long_absent, absent_count = find_absent(root, ask, now)
   local dead, left = {}, ask.limit
-  if not next(gone) then return dead, missed end
-  local names, owners, last_seen = leases_of(root, gone, ask.lease_ms)
-  if ask.beat_ms then missed = missed + keep_beating(root, gone, last_seen, ask, now) end
+  if not next(long_absent) then return dead, absent_count end
+  local names, owners, last_seen = leases_of(root, long_absent, ask.lease_ms)
+  if ask.beat_ms then absent_count = absent_count + keep_renewing(root, long_absent, last_seen, ask, now) end
   for i, name in ipairs(names) do
-    if gone[owners[i]] then
+    if long_absent[owners[i]] then
       redis.call('ZADD', leases_key(root), int(now), name)
       left = left - 1
-      if left == 0 then return dead, missed end
+      if left == 0 then return dead, absent_count end
     end
   end
-  for worker in pairs(gone) do
+  for worker in pairs(long_absent) do
     redis.call('ZREM', claiming_workers_key(root), worker)
     table.insert(dead, worker)
   end
   if #dead > 0 then record_deaths(root, #dead, now) end
-  return dead, missed
+  return dead, absent_count
 end
 
 -- Returns whether all resources that a parked turn waits for are unavailable: then it stays parked until the next
@@ -300,14 +301,17 @@ local function reap(root, ask)
   local is_away, set_back_ms, unreported = detect_gap(root, info, at, ask.gap_ms)
   if is_away then renew_all_leases(root, at, ask.lease_ms) end
   if set_back_ms > ask.gap_ms then shift_deferred(root, set_back_ms) end
-  local dead, missed = end_leases_of_absent(root, info, ask, at)
+  local dead, absent_count = end_leases_of_absent(root, info, ask, at)
   expire_leases(root, now, ask, done)
   for _, name in ipairs(names_due(deadlines_key(root), now, ask.limit)) do
     table.insert(done, damage.run_guarded(root, name, expire, ask))
   end
-  for _, name in ipairs(names_due(deferred_key(root), now, ask.limit)) do damage.run_guarded(root, name, requeue_due, ask, at) end
+  for _, name in ipairs(names_due(deferred_key(root), now, ask.limit)) do
+    damage.run_guarded(root, name, requeue_due, ask, at)
+  end
   return {
-    done, dead, missed, redis.call('SMEMBERS', parked_queues_key(root)), ready_lanes(root), take_unreported(root, unreported),
+    done, dead, absent_count, redis.call('SMEMBERS', parked_queues_key(root)), ready_lanes(root),
+    take_unreported(root, unreported),
   }
 end
 

@@ -67,7 +67,8 @@ end
 local function reopen_breaker(root, ask, circuit, trips, now)
   local is_doubtful = circuit == ask.circuit and not ask.is_shared and not ask.at_once_ms
   if is_doubtful and suspect_accounts.contains(root, circuit, ask.account, now) then
-    return open_breaker(root, ask, circuit, math.min(trips + 1, math.max(trips, suspect_accounts.TRIPS_MAX_SUSPECT)), now)
+    local trips_max = math.max(trips, suspect_accounts.TRIPS_MAX_SUSPECT)
+    return open_breaker(root, ask, circuit, math.min(trips + 1, trips_max), now)
   end
   if is_doubtful then suspect_accounts.add(root, circuit, {[ask.account] = true}, now) end
   return open_breaker(root, ask, circuit, trips + 1, now)

@@ -30,7 +30,9 @@ local function renew_leases(root, ask)
   local now, stop = now_ms(), {}
   local ends = int(now + ask.lease_ms)
   -- A score in the future is not the start of an absence, so reap ignores it until then.
-  if ask.without_listener_ms then redis.call('ZADD', claiming_workers_key(root), 'XX', int(now + ask.without_listener_ms), ask.worker) end
+  if ask.without_listener_ms then
+    redis.call('ZADD', claiming_workers_key(root), 'XX', int(now + ask.without_listener_ms), ask.worker)
+  end
   for first = 1, #ask.held, LEASES_PER_CALL do
     renew(root, ask.held, first, math.min(#ask.held, first + LEASES_PER_CALL - 1), ends, stop)
   end

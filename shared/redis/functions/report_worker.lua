@@ -80,7 +80,7 @@ end
 
 local function report_worker(root, ask)
   local report_times, served, now = report_times_key(root), served_models_key(root), now_ms()
-  local forgotten, is_new = int(now - ask.forget_ms), 0
+  local forget_before, is_new = int(now - ask.forget_ms), 0
   if ask.blob == '' then
     remove_worker(root, ask.worker)
   else
@@ -94,9 +94,9 @@ local function report_worker(root, ask)
     end
     for _, model in ipairs(ask.models) do redis.call('ZADD', served, int(now), model) end
     -- Only while a worker is alive: what the last one served stays known until others start.
-    redis.call('ZREMRANGEBYSCORE', served, '-inf', forgotten)
+    redis.call('ZREMRANGEBYSCORE', served, '-inf', forget_before)
   end
-  for _, worker in ipairs(redis.call('ZRANGE', report_times, '-inf', forgotten, 'BYSCORE')) do
+  for _, worker in ipairs(redis.call('ZRANGE', report_times, '-inf', forget_before, 'BYSCORE')) do
     remove_worker(root, worker)
   end
   local living = redis.call('ZCOUNT', report_times, int(now - ask.alive_ms), '+inf')

@@ -21,38 +21,31 @@ local function find_refusal(root, ask, letter, session)
   if count_unfinished(root, ask.account) >= ask.unfinished_max then return {'crowded'} end
   if count_waiting(root, ask.account, letter.session) >= ask.waiting_max then return {'waiting'} end
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
-  local balance, sum_0, sum_1 = unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'balance', 'stored_0', 'stored_1'))
-  local size = #letter.message
-  if storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, nil, size, ask.stored_bytes_max) then return {'quota'} end
+  local balance, sum_0, sum_1 =
+    unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'balance', 'stored_0', 'stored_1'))
+  local bytes = #letter.message
+  if storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, nil, bytes, ask.stored_bytes_max) then
+    return {'quota'}
+  end
   balance = tonumber(balance) or 0
   if balance < tonumber(letter.hold) then return {'poor', int(balance)} end
 end
 
-local function write_generation(root, ask, letter, user_message, turn, number, now)
-  user_message.id, user_message.generation, user_message.created = ask.message, ask.generation, now
-  storage.write_turn_record(root, ask.account, letter.session, turns_chunk_key(root, ask.account, letter.session, turn), turn .. ':u',
-    cmsgpack.pack(user_message))
-  redis.call('SET', submission_key(root, ask.account, ask.generation), letter.submission)
-  redis.call('HSET', generation_key(root, ask.account, ask.generation), 'stage', 'queued',
-    'session', letter.session, 'turn', turn, 'lane', letter.lane, 'model', letter.model, 'wire', letter.wire,
-    'number', number, 'accepted', int(now), 'deadline', int(now + tonumber(letter.deadline)),
-    'hold', letter.hold, 'attempt', 0, 'key', letter.key)
+local function take_hold(root, account, hold)
+  if hold == 0 then return end
+  local totals = account_totals_key(root, account)
+  redis.call('HINCRBY', totals, 'balance', int(-hold))
+  redis.call('HINCRBY', totals, 'held', int(hold))
 end
 
-local function enter_queue(root, ask, letter, user_message, session, now)
-  local account, id = ask.account, ask.generation
+-- Gives the message its turn. Returns the turn, and whether it is the head of its session.
+local function take_turn(root, account, letter, id, message, now)
+  local session = session_key(root, account, letter.session)
   local turn = redis.call('HINCRBY', session, 'turns', 1)
   redis.call('HSET', session, 'active', int(now))
   redis.call('ZADD', sessions_key(root, account), int(now), letter.session)
-  local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
-  write_generation(root, ask, letter, user_message, turn, number, now)
-  redis.call('ZADD', deadlines_key(root), int(now + tonumber(letter.deadline)), member(account, id))
-  redis.call('ZADD', unfinished_key(root, account, letter.lane), number, id)
-  if redis.call('HSETNX', session, 'head', id) == 1 then
-    make_ready(root, account, id, letter.lane, number, letter.wire)
-  else
-    redis.call('ZADD', waiting_key(root, account, letter.session), turn, id)
-  end
+  storage.add_to_session(root, account, letter.session, #message)
+  return turn, redis.call('HSETNX', session, 'head', id) == 1
 end
 
 local function retry_dead_letter(root, ask)
@@ -64,13 +57,17 @@ local function retry_dead_letter(root, ask)
   if refusal then return refusal end
   local is_read, user_message = pcall(cmsgpack.unpack, letter.message)
   if not is_read or type(user_message) ~= 'table' then return {'unreadable'} end
-  local hold = tonumber(letter.hold)
-  if hold > 0 then
-    local totals = account_totals_key(root, ask.account)
-    redis.call('HINCRBY', totals, 'balance', int(-hold))
-    redis.call('HINCRBY', totals, 'held', int(hold))
-  end
-  enter_queue(root, ask, letter, user_message, session, now_ms())
+  local now, hold = now_ms(), tonumber(letter.hold)
+  take_hold(root, ask.account, hold)
+  user_message.id, user_message.generation, user_message.created = ask.message, ask.generation, now
+  local message = cmsgpack.pack(user_message)
+  local turn, is_head = take_turn(root, ask.account, letter, ask.generation, message, now)
+  local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
+  local entry = {
+    account = ask.account, session = letter.session, generation = ask.generation, lane = letter.lane,
+    model = letter.model, wire = letter.wire, hold = hold, key = letter.key, blob = letter.submission,
+  }
+  enter_queue(root, entry, message, turn, number, int(now), int(now + tonumber(letter.deadline)), is_head)
   redis.call('HSET', dead_letter_key(root, ask.account, ask.id), 'retried_as', ask.generation)
   redis.call('ZREM', dead_letters_key(root), member(ask.account, ask.id))
   return {'revived', ask.generation}

@@ -40,8 +40,9 @@ local function status(root, ask)
   if #flat == 0 then return {} end
   local record = {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
-  local now, rank, running, running_max, lane_accounts, session_turns_before, retry_in_ms, body = now_ms(), -1, 0, 0, 1, 0, 0, false
-  local is_behind_head, first_age_ms, routed = 0, -1, false
+  local now, rank, running, running_max, lane_accounts, session_turns_before = now_ms(), -1, 0, 0, 1, 0
+  local is_behind_head, first_age_ms, retry_in_ms, routed = 0, -1, 0, false
+  local body
   local turns = turns_chunk_key(root, ask.account, record.session, record.turn)
   local user = redis.call('HGET', turns, record.turn .. ':u')
   if is_final(record) then
@@ -57,13 +58,13 @@ local function status(root, ask)
       local place = redis.call('ZRANK', waiting_key(root, ask.account, record.session), ask.id)
       is_behind_head, first_age_ms = find_first_before(root, ask, record, place, now)
       if rank > running then
-        lane_accounts = count_lane_accounts(root, ask.account, record.lane, tonumber(own[3]) or STRIDE_DEFAULT)
+        lane_accounts = count_lane_accounts(root, ask.account, record.lane, tonumber(own[3]) or STRIDE)
         session_turns_before = place or 0
       end
     end
   end
-  local answer = {now, count_unfinished(root, ask.account), rank, running, running_max, lane_accounts, session_turns_before, is_behind_head, first_age_ms, retry_in_ms, body,
-    user, routed}
+  local answer = {now, count_unfinished(root, ask.account), rank, running, running_max, lane_accounts,
+    session_turns_before, is_behind_head, first_age_ms, retry_in_ms, body, user, routed}
   for i = 1, #flat do answer[i + 13] = flat[i] end
   return answer
 end

@@ -40,12 +40,10 @@ function storage.schedule_recount(root, account, counted_at, every_ms, now)
   end
 end
 
--- Writes a record of a turn, new or in place of an older one, and counts its bytes.
-function storage.write_turn_record(root, account, session, key, field, record)
+-- Counts bytes that a session stores more, or fewer.
+function storage.add_to_session(root, account, session, more)
   local name = session_key(root, account, session)
   local bytes, side = unpack(redis.call('HMGET', name, 'bytes', 'side'))
-  local more = #record - redis.call('HSTRLEN', key, field)
-  redis.call('HSET', key, field, record)
   redis.call('HSET', name, 'bytes', math.max(0, (tonumber(bytes) or 0) + more))
   storage.add(root, account, side, more)
 end

@@ -27,7 +27,11 @@ end
 function suspect_accounts.count_effective(root, circuit, accounts, now)
   local others, suspect_count = 0, 0
   for account in pairs(accounts) do
-    if suspect_accounts.contains(root, circuit, account, now) then suspect_count = suspect_count + 1 else others = others + 1 end
+    if suspect_accounts.contains(root, circuit, account, now) then
+      suspect_count = suspect_count + 1
+    else
+      others = others + 1
+    end
   end
   return others + math.ceil(suspect_count / suspect_accounts.ACCOUNTS_PER_COUNT)
 end
