@@ -173,7 +173,7 @@ CRASHED: Final = Failure(
     severity="fatal",
 )
 DAMAGED: Final = Failure(
-    message="What is stored of this generation was damaged, so it cannot be answered.",
+    message="The stored data of this generation is damaged, so it cannot be answered.",
     category="internal",
     code="DAMAGED",
     severity="fatal",

@@ -280,13 +280,13 @@ class Accounts:
         balance = await functions.grant(self._redis, self.root_of(account), ask)
         if balance == "too much":
             raise RequestError(
-                f"Account {account.id} cannot have been granted more than "
+                f"Account {account.id} cannot be granted more than "
                 f"{GRANTED_MAX / MICROCREDITS_PER_CREDIT:,.0f} credits in all.",
                 Code.INVALID_FIELDS,
             )
         if balance == "poor":
             raise RequestError(
-                f"Account {account.id} has not that many credits to take.",
+                f"Account {account.id} has fewer credits than that.",
                 Code.INSUFFICIENT_CREDITS,
             )
         return balance

@@ -38,12 +38,12 @@ _PAGES_PER_LISTING_MAX: Final = 100
 # Why a dead letter is not retried: for a program, and for a person.
 RETRY_REFUSALS: Final[dict[str, tuple[Code, str]]] = {
     "unknown": (Code.NOT_FOUND, "There is no such dead letter."),
-    "unreadable": (Code.GENERATION_ERROR, "What was asked can no longer be read."),
+    "unreadable": (Code.GENERATION_ERROR, "The original request can no longer be read."),
     "no_session": (Code.SESSION_NOT_FOUND, "Its session was deleted."),
-    "crowded": (Code.RATE_LIMITED, "Its account has as many unfinished generations as it may."),
-    "waiting": (Code.RATE_LIMITED, "Its session has as many waiting messages as it may."),
+    "crowded": (Code.RATE_LIMITED, "Its account has reached its limit of unfinished generations."),
+    "waiting": (Code.RATE_LIMITED, "Its session has reached its limit of waiting messages."),
     "full": (Code.QUEUE_FULL, "The queue is full."),
-    "quota": (Code.QUOTA_EXCEEDED, "Its account stores as much as it may."),
+    "quota": (Code.QUOTA_EXCEEDED, "Its account has reached its storage quota."),
     "poor": (Code.INSUFFICIENT_CREDITS, "Its account has too few credits for the answer."),
 }
 

@@ -5,15 +5,13 @@ counts as configured (a worker has its key) for a minute of other workers' repor
 as nobody reports at all, so that a deploy makes no model disappear.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
 
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.redis.functions import Breaker, ListWorkersAsk, ReportWorkerAsk
+from shared.redis.functions import ListWorkersAsk, ReportWorkerAsk, ReportWorkerReply
 from shared.settings import ModelSettings, ProviderSettings, RedisSettings
 from shared.wire.fleet import WorkerReport, decode, encode
 from shared.wire.submission import Lane
@@ -48,22 +46,6 @@ class Fleet(NamedTuple):
         return is_unknown or self.offers(model, provider)
 
 
-class ReportReply(NamedTuple):
-    """What a worker's report returns to it.
-
-    The number of live workers, the models that any of them has keys of, the breakers that are not
-    closed (by circuit), and the throttled circuits. `is_new`: the worker was not known to be alive.
-    `lengths` are the bytes of an average answer by model, where known.
-    """
-
-    workers: int
-    configured: frozenset[str]
-    breakers: dict[str, Breaker]
-    is_new: bool
-    throttles: frozenset[str]
-    lengths: Mapping[str, int] = MappingProxyType({})
-
-
 class CallReport(NamedTuple):
     """A worker's report of its calls: leases on `slots` and `probes` to renew, calls `answered`.
 
@@ -87,21 +69,11 @@ async def report(
     settings: RedisSettings,
     worker_report: WorkerReport,
     calls: CallReport = _EMPTY_CALL_REPORT,
-) -> ReportReply:
+) -> ReportWorkerReply:
     """Write a worker's report: its models and its calls."""
     ask = msgspec.structs.replace(_ask(worker_report.id, worker_report.models), **calls._asdict())
-    reported = await functions.report_worker(
-        redis, keys.system_root(settings), ask, encode(worker_report)
-    )
-    configured = frozenset(reported.served)
-    return ReportReply(
-        reported.living,
-        configured,
-        reported.breakers,
-        reported.is_new,
-        reported.throttles,
-        reported.lengths,
-    )
+    root = keys.system_root(settings)
+    return await functions.report_worker(redis, root, ask, encode(worker_report))
 
 
 async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None:

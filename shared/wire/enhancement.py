@@ -39,17 +39,17 @@ SENTENCES: Final[dict[str, str]] = {
     "trivial": "The message is too short to be worded better.",
     "clear": "The message is clear as it is.",
     "pictures": "The message comes with pictures, which are not shown to the model that rewords.",
-    "alone": "The message follows on others that can no longer be shown to the model that rewords.",
-    "unserved": "The model that rewords was not to be had.",
+    "alone": "Earlier messages can no longer be shown to the model that rewords.",
+    "unserved": "The model that rewords was not available.",
     "room": "The model that rewords has no room for the message.",
     "slow": "The model that rewords did not answer in time.",
     "failed": "The model that rewords failed.",
-    "empty": "The model that rewords said nothing.",
+    "empty": "The model that rewords returned nothing.",
     "same": "The model that rewords left the message as it is.",
     "long": "The rewording was too long.",
-    "refused": "The model that rewords refused to.",
-    "changed": "The rewording did not keep all that must stay as it is.",
-    "unpaid": "The rewording is longer than what was set aside for the answer pays for.",
+    "refused": "The model that rewords refused the message.",
+    "changed": "The rewording changed something that must stay as it is.",
+    "unpaid": "The rewording is longer than the credits held for the answer pay for.",
 }
 
 

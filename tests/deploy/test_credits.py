@@ -41,7 +41,7 @@ def test_only_available_credits_are_taken_back(
     assert shown.out.splitlines()[0].split() == ["available:", "6.000000"]
     refused = pollux("credits", "revoke", "acme", "7", **redis_environment)
     assert refused.code == 1
-    assert "not that many credits" in refused.err
+    assert "fewer credits than that" in refused.err
     assert "-4.000000" in pollux("credits", "ledger", "acme", **redis_environment).out
 
 

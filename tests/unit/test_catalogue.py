@@ -1,4 +1,4 @@
-"""The catalogue: names and what they stand for, keys, and the one that comes with Pollux."""
+"""The catalogue: names and aliases, API keys, and the catalogue that ships."""
 
 import re
 from collections import Counter
@@ -38,14 +38,14 @@ def test_entries_are_found_by_their_names() -> None:
         ("auto", "small", "auto"),
     ],
 )
-def test_a_model_goes_before_an_alias_where_it_is_to_be_had(
+def test_an_offered_model_takes_precedence_over_an_alias(
     word: str, configured: str, stands_for: str
 ) -> None:
     names = configured.split()
     assert _CATALOGUE.resolve(word, lambda model: model.identifier in names) == stands_for
 
 
-def test_candidates_are_the_one_that_is_named_or_all_that_are_to_be_had() -> None:
+def test_candidates_are_the_named_model_or_all_that_are_offered() -> None:
     def is_open(model: ModelSettings) -> bool:
         return model.provider == "open"
 
@@ -54,7 +54,7 @@ def test_candidates_are_the_one_that_is_named_or_all_that_are_to_be_had() -> Non
     assert _CATALOGUE.candidates("s", is_open) == ()
 
 
-def test_a_key_is_read_without_its_line_end_or_is_none() -> None:
+def test_a_key_is_read_without_its_line_end() -> None:
     key = provider_key(_KEYED, {"THE_KEY": "sk-1\r\n"})
     assert key is not None
     assert key.reveal() == "sk-1"
@@ -71,7 +71,7 @@ def _shipped() -> Catalogue:
     return catalogues.read(catalogues.with_shipped({"POLLUX_CONFIG": "/dev/null"}))
 
 
-def test_what_ships_is_broad_enough(shipped: Catalogue) -> None:
+def test_the_shipped_catalogue_covers_many_providers(shipped: Catalogue) -> None:
     assert len(shipped.models) >= 25
     served = Counter(model.provider for model in shipped.models)
     assert served.keys() == shipped.by_provider.keys()
@@ -84,14 +84,14 @@ def test_what_ships_is_broad_enough(shipped: Catalogue) -> None:
     assert 2 <= sum(model.recommended for model in shipped.models) <= 4
 
 
-def test_what_ships_needs_keys_and_is_called_over_tls(shipped: Catalogue) -> None:
+def test_shipped_providers_need_keys_and_use_tls(shipped: Catalogue) -> None:
     keys = [provider.api_key_env for provider in shipped.providers]
     assert all(key is not None and re.fullmatch(r"[A-Z]+_API_KEY", key) for key in keys)
     assert len(set(keys)) == len(keys)
     assert all(provider.base_url.startswith("https://") for provider in shipped.providers)
 
 
-def test_every_model_that_ships_says_all_about_itself(shipped: Catalogue) -> None:
+def test_every_shipped_model_is_fully_described(shipped: Catalogue) -> None:
     for model in shipped.models:
         assert model.input_rate > 0, model.identifier
         assert model.output_rate >= model.input_rate, model.identifier
@@ -105,12 +105,12 @@ def test_every_model_that_ships_says_all_about_itself(shipped: Catalogue) -> Non
         assert model.output_rate * model.max_output_tokens <= 1_000_000, model.identifier
 
 
-def test_models_that_are_named_keep_the_shipped_ones_away() -> None:
+def test_configured_models_replace_the_shipped_ones() -> None:
     environment = {"POLLUX_CONFIG": str(catalogues.SHIPPED)}
     assert catalogues.with_shipped(environment) == environment
 
 
-def test_auto_takes_what_makes_pictures_or_sounds_last() -> None:
+def test_auto_takes_models_that_make_media_last() -> None:
     brush = ModelSettings(
         identifier="brush", provider="open", upstream="b", capabilities=("image_output",)
     )

@@ -1,4 +1,4 @@
-"""Names of dead letters, places in their list, and the times by which they are looked for."""
+"""Names of dead letters, cursors in their list, and filters."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def _letter(category: Category = "internal", **fields: object) -> DeadLetter:
     return DeadLetter(**(values | fields))  # type: ignore[arg-type]  # of the fields' types
 
 
-def test_name_is_read_as_it_is_written() -> None:
+def test_a_name_is_parsed_as_it_is_written() -> None:
     name = DeadLetterName("acme", ids.new_id())
     assert DeadLetterName.parse(str(name)) == name
 
@@ -36,11 +36,11 @@ def test_name_is_read_as_it_is_written() -> None:
 @pytest.mark.parametrize(
     "text", ["", "acme", "/x", "acme/", "a:b/x", "acme/x/y", "acme/x\n", "é/x"]
 )
-def test_what_names_no_letter_is_none(text: str) -> None:
+def test_other_texts_are_no_name(text: str) -> None:
     assert DeadLetterName.parse(text) is None
 
 
-def test_place_is_read_as_it_is_written() -> None:
+def test_a_cursor_is_parsed_as_it_is_written() -> None:
     place = PageCursor(1_790_000_000_000, "acme", ids.new_id())
     assert PageCursor.parse(str(place)) == place
 
@@ -49,7 +49,7 @@ def test_place_is_read_as_it_is_written() -> None:
     "text",
     ["", "1", "1.a", "1.a.", ".a.b", "x.a.b", "-1.a.b", "²1.a.b", "1.a.b.c", f"{10**16}.a.b"],
 )
-def test_what_is_no_place_is_none(text: str) -> None:
+def test_other_texts_are_no_cursor(text: str) -> None:
     assert PageCursor.parse(text) is None
 
 
@@ -64,7 +64,7 @@ def test_what_is_no_place_is_none(text: str) -> None:
         ("0001-01-01", "0001-01-01T00:00:00Z"),
     ],
 )
-def test_times_are_read_in_utc(text: str, told: str) -> None:
+def test_times_are_parsed_in_utc(text: str, told: str) -> None:
     found = instant(text)
     assert found is not None
     assert iso(found) == told
@@ -78,7 +78,7 @@ def test_times_are_read_in_utc(text: str, told: str) -> None:
         *("9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01"),
     ],
 )
-def test_what_is_no_time_is_none(text: str) -> None:
+def test_other_texts_are_no_time(text: str) -> None:
     assert instant(text) is None
 
 
@@ -106,9 +106,11 @@ def test_stored_times_without_a_date_are_shown_as_the_nearest_date() -> None:
         (DeadLetterFilter(account="bob"), False),
     ],
 )
-def test_all_that_is_wanted_must_fit(wanted: DeadLetterFilter, is_fit: bool) -> None:
+def test_a_letter_must_match_every_field_of_the_filter(
+    wanted: DeadLetterFilter, is_fit: bool
+) -> None:
     assert wanted.matches(_letter(chosen="alpha")) == is_fit
 
 
-def test_a_model_that_nobody_chose_is_not_wanted_by_any_name() -> None:
+def test_a_letter_without_a_chosen_model_matches_only_the_requested_one() -> None:
     assert not DeadLetterFilter(model="alpha").matches(_letter())

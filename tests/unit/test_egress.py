@@ -42,12 +42,12 @@ _NOT_PUBLIC: Final = (
 
 
 @pytest.mark.parametrize("text", _PUBLIC)
-def test_what_is_global_and_unicast_is_public(text: str) -> None:
+def test_global_unicast_addresses_are_public(text: str) -> None:
     assert egress.is_public(ip_address(text))
 
 
 @pytest.mark.parametrize("text", _NOT_PUBLIC)
-def test_what_is_special_in_any_way_is_not(text: str) -> None:
+def test_special_addresses_are_not_public(text: str) -> None:
     assert not egress.is_public(ip_address(text))
 
 
@@ -65,12 +65,12 @@ def test_what_is_special_in_any_way_is_not(text: str) -> None:
         ("10.1.2.3", []),
     ],
 )
-def test_every_form_that_carries_an_address_is_opened(outer: str, inner: list[str]) -> None:
+def test_every_embedded_ipv4_address_is_found(outer: str, inner: list[str]) -> None:
     assert [str(each) for each in egress.embedded_ipv4(ip_address(outer))] == inner
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_an_address_is_no_more_public_for_being_carried(bits: int) -> None:
+def test_an_embedded_private_address_is_not_public(bits: int) -> None:
     address = IPv4Address(bits)
     for outer in (
         IPv6Address((0xFFFF << 32) | bits),
@@ -86,7 +86,7 @@ def test_an_address_is_no_more_public_for_being_carried(bits: int) -> None:
 
 
 @given(st.integers(0, 2**128 - 1))
-def test_of_ipv6_nothing_outside_unicast_is_public(bits: int) -> None:
+def test_ipv6_outside_unicast_is_not_public(bits: int) -> None:
     address = IPv6Address(bits)
     carries = address.ipv4_mapped is not None or bits >> 32 == 0x64_FF9B << 64
     if egress.is_public(address):
@@ -95,7 +95,7 @@ def test_of_ipv6_nothing_outside_unicast_is_public(bits: int) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_what_is_public_is_at_least_what_the_library_takes_for_it(bits: int) -> None:
+def test_public_addresses_are_global_for_the_standard_library_too(bits: int) -> None:
     address = IPv4Address(bits)
     if egress.is_public(address):
         assert address.is_global
@@ -121,7 +121,7 @@ def test_what_is_public_is_at_least_what_the_library_takes_for_it(bits: int) -> 
         ("http://\uff11.2.3.4/", Target("http", "1.2.3.4", 80, "/")),
     ],
 )
-def test_a_url_has_one_form(url: str, target: Target) -> None:
+def test_a_url_has_one_normal_form(url: str, target: Target) -> None:
     read = egress.read(url)
     assert (read.scheme, read.host.replace("::ffff:1.2.3.4", "::ffff:102:304"), *read[2:]) == target
     assert egress.read(read.url) == read
@@ -150,7 +150,7 @@ _WRONG: Final = (
 
 
 @pytest.mark.parametrize("url", _WRONG)
-def test_what_can_be_read_in_two_ways_is_refused(url: str) -> None:
+def test_ambiguous_urls_are_refused(url: str) -> None:
     with pytest.raises(EgressError) as caught:
         egress.read(url)
     assert caught.value.kind == "forbidden"
@@ -159,7 +159,7 @@ def test_what_can_be_read_in_two_ways_is_refused(url: str) -> None:
 
 
 @given(st.text(max_size=60))
-def test_whatever_is_read_can_be_read_again(text: str) -> None:
+def test_a_normalised_url_is_read_to_itself(text: str) -> None:
     try:
         read = egress.read(f"http://{text}")
     except EgressError:
@@ -196,14 +196,14 @@ def test_every_address_of_a_name_must_be_public() -> None:
     assert not _allows(rules, "http://[::1]/")
 
 
-def test_ports_are_those_that_are_named() -> None:
+def test_only_allowed_ports_pass() -> None:
     rules = EgressPolicy((), _PORTS)
     assert not _allows(rules, "http://a.b:22/", "1.1.1.1")
     assert not _allows(rules, "http://a.b:0/", "1.1.1.1")
     assert _allows(EgressPolicy((), (22,)), "http://a.b:22/", "1.1.1.1")
 
 
-def test_networks_and_names_are_allowed_and_nothing_beside_them() -> None:
+def test_only_the_allowed_networks_and_names_pass() -> None:
     rules = EgressPolicy(("10.1.0.0/16", "Files.Internal", "fd00::/8", "127.0.0.1"), _PORTS)
     assert _allows(rules, "http://a.b/", "10.1.2.3")
     assert _allows(rules, "http://10.1.2.3/")

@@ -1,4 +1,4 @@
-"""A stream's events: each is one line that begins with its type, and is read as it was written."""
+"""A stream's events: one line each that begins with its type, and decodes to what was encoded."""
 
 import pytest
 
@@ -22,7 +22,7 @@ _EVENTS: list[tuple[str, events.Event]] = [
 
 
 @pytest.mark.parametrize(("name", "event"), _EVENTS, ids=[name for name, _ in _EVENTS])
-def test_event_is_one_line_and_says_its_type_first(name: str, event: events.Event) -> None:
+def test_an_event_is_one_line_that_begins_with_its_type(name: str, event: events.Event) -> None:
     line = events.encode(event)
     assert line.startswith(f'{{"type":"{name}"')
     assert "\n" not in line

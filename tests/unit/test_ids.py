@@ -1,4 +1,4 @@
-"""Ids and keys: their form, their randomness, and what is not one."""
+"""Ids and API keys: their form, their randomness, and what is not one."""
 
 import string
 
@@ -10,7 +10,7 @@ from shared import ids
 LETTERS_AND_DIGITS = set(string.ascii_letters + string.digits)
 
 
-def test_ids_are_short_plain_and_never_the_same() -> None:
+def test_ids_are_short_alphanumeric_and_unique() -> None:
     made = [ids.new_id() for _ in range(5_000)]
     assert len(set(made)) == len(made)
     assert {len(one) for one in made} == {23}
@@ -21,7 +21,7 @@ def test_ids_are_short_plain_and_never_the_same() -> None:
 @pytest.mark.parametrize(
     "text", ["", "a b", "a:b", "a/b", "é", "a\n", "\n", "x" * 65, "{p00}", "a\x00b", "*", "²"]
 )
-def test_what_would_break_a_key_is_no_id(text: str) -> None:
+def test_texts_that_would_break_a_redis_key_are_no_ids(text: str) -> None:
     assert not ids.is_id(text)
 
 
@@ -33,7 +33,7 @@ def test_keys_carry_their_prefix_and_a_checksum() -> None:
     assert len({ids.new_key() for _ in range(1_000)}) == 1_000
 
 
-def test_any_single_typing_error_in_a_key_is_noticed() -> None:
+def test_any_single_typing_error_in_a_key_is_detected() -> None:
     key = ids.new_key()
     for place in range(len(key)):
         for other in "aZ0é ":
@@ -44,12 +44,12 @@ def test_any_single_typing_error_in_a_key_is_noticed() -> None:
 
 
 @given(st.text(max_size=80))
-def test_no_text_breaks_the_checks(text: str) -> None:
+def test_the_checks_accept_any_text(text: str) -> None:
     assert not ids.is_key(text)
     assert ids.is_id(text) == (0 < len(text) <= 64 and set(text) <= LETTERS_AND_DIGITS | set("_-"))
 
 
-def test_stored_name_of_a_key_depends_on_the_pepper() -> None:
+def test_the_hash_of_a_key_depends_on_the_pepper() -> None:
     key = ids.new_key()
     names = {ids.key_hash(key, pepper) for pepper in (b"a", b"b", b"")}
     assert len(names) == 3

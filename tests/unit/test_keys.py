@@ -1,4 +1,4 @@
-"""Keys: one place makes their names, in Python and in Lua alike."""
+"""Keys: made in one place, alike in Python and in Lua."""
 
 import re
 
@@ -12,13 +12,13 @@ SETTINGS = RedisSettings(prefix="pollux", partitions=12)
 ROOT = keys.partition_root(SETTINGS, 7)
 
 
-def test_root_carries_the_tag_that_routes_it() -> None:
+def test_a_root_has_the_hash_tag_of_its_partition() -> None:
     assert ROOT == "pollux:{p07}:"
     assert keys.partition_root(SETTINGS, 11) == "pollux:{p11}:"
     assert keys.system_root(SETTINGS) == "pollux:{sys}:"
 
 
-def test_names_are_the_root_and_the_filled_in_pattern() -> None:
+def test_a_name_is_the_root_and_the_filled_in_pattern() -> None:
     assert keys.GENERATION(ROOT, "ann", "g1") == "pollux:{p07}:generation:ann:g1"
     assert keys.TURNS(ROOT, "ann", "s1", 3) == "pollux:{p07}:turns:ann:s1:3"
     assert keys.LEASES(ROOT) == "pollux:{p07}:leases"
@@ -46,7 +46,7 @@ def test_no_two_families_can_make_the_same_name() -> None:
         assert fits == [key]
 
 
-def test_what_nobody_made_belongs_to_nobody() -> None:
+def test_other_names_have_no_family() -> None:
     for stranger in ("stray", "generation", "generation:ann", "leases:x"):
         assert keys.family_of(ROOT, f"{ROOT}{stranger}") is None
 
@@ -57,18 +57,18 @@ def test_lua_makes_the_same_pieces() -> None:
     )
 
 
-def test_every_family_says_what_it_holds() -> None:
+def test_every_family_describes_its_value() -> None:
     assert all(key.holds for key in keys.FAMILIES.values())
 
 
-def test_library_is_named_by_its_text_and_says_so() -> None:
+def test_the_library_is_named_by_its_digest() -> None:
     name, text = library.render()
     assert (name, text) == (library.NAME, library.TEXT)
     assert text.startswith(f"#!lua name={name}\n")
     assert re.fullmatch(r"pollux_[0-9a-f]{12}", name)
 
 
-def test_library_holds_what_python_decides() -> None:
+def test_the_library_has_what_is_rendered_from_python() -> None:
     assert "['generating'] = true" in library.TEXT
     assert '["' not in library.TEXT.split("local function register")[0]
     assert f"local TURNS_PER_CHUNK = {keys.TURNS_PER_CHUNK}" in library.TEXT

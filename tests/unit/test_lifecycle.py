@@ -1,17 +1,17 @@
-"""The table of stages: what may follow what, and what callers see of it."""
+"""The table of stages: which may follow which, and the states that callers see."""
 
 from typing import get_args
 
 from shared.lifecycle import ENDS, TRANSITIONS, WAITING, Stage, State, may_follow, state_of
 
 
-def test_table_knows_every_stage_and_no_other() -> None:
+def test_the_table_has_every_stage_and_no_other() -> None:
     stages = set(get_args(Stage))
     assert set(TRANSITIONS) == stages
     assert set().union(*TRANSITIONS.values()) <= stages
 
 
-def test_nothing_follows_an_end_and_everything_reaches_one() -> None:
+def test_nothing_follows_an_end_and_every_stage_reaches_one() -> None:
     assert {stage for stage, following in TRANSITIONS.items() if not following} == ENDS
     for stage in TRANSITIONS:
         reached, edge = {stage}, {stage}
@@ -21,12 +21,12 @@ def test_nothing_follows_an_end_and_everything_reaches_one() -> None:
         assert reached & ENDS
 
 
-def test_only_what_waits_is_claimed_and_only_what_generates_completes() -> None:
+def test_only_waiting_stages_are_claimed_and_only_generating_completes() -> None:
     assert {stage for stage in TRANSITIONS if may_follow(stage, "routing")} == WAITING
     assert {stage for stage in TRANSITIONS if may_follow(stage, "completed")} == {"generating"}
 
 
-def test_anything_under_way_may_fail_or_be_cancelled() -> None:
+def test_every_unfinished_stage_may_fail_or_be_cancelled() -> None:
     for stage in set(TRANSITIONS) - ENDS:
         assert may_follow(stage, "failed")
         assert may_follow(stage, "cancelled")

@@ -1,4 +1,4 @@
-"""What models make, as files and URLs: told by first bytes, named by content, signed, swept."""
+"""Media: formats by first bytes, files named by content, signed URLs, the sweep."""
 
 import io
 import os
@@ -38,7 +38,7 @@ _DAY = 86_400
         (b"fLaC\0\0", "flac"),
     ],
 )
-def test_a_form_is_told_by_its_first_bytes(content: bytes, suffix: str) -> None:
+def test_a_format_is_detected_by_its_first_bytes(content: bytes, suffix: str) -> None:
     media_format = formats.detect_format(content)
     assert media_format is not None
     assert media_format.suffix == suffix
@@ -51,11 +51,11 @@ def test_a_form_is_told_by_its_first_bytes(content: bytes, suffix: str) -> None:
         *(b"\0" + _PNG, b"%PDF-1.7", b"\xff\xd8", b"BM", b"\x1f\x8b\x08"),
     ],
 )
-def test_what_is_none_of_ours_has_no_form(content: bytes) -> None:
+def test_other_content_has_no_format(content: bytes) -> None:
     assert formats.detect_format(content) is None
 
 
-def test_samples_become_a_file_that_others_read() -> None:
+def test_samples_become_a_readable_wav_file() -> None:
     samples = bytes(range(200))
     made = formats.wav(samples, 24_000)
     with wave.open(io.BytesIO(made)) as read:
@@ -95,7 +95,7 @@ def test_no_other_name_is_a_file(tmp_path: Path, path: str) -> None:
     assert files.find(path.replace("{name}", name)) is None
 
 
-def test_a_session_takes_its_files_along_and_no_others(tmp_path: Path) -> None:
+def test_deleting_a_session_deletes_only_its_files(tmp_path: Path) -> None:
     files = MediaFiles(str(tmp_path))
     kept = [files.save(account, "s1", _PNG, PNG) for account in ("ann", "bob")]
     files.delete_session("ann", "s1")
@@ -106,7 +106,7 @@ def test_a_session_takes_its_files_along_and_no_others(tmp_path: Path) -> None:
     assert not (tmp_path / "ann").exists()
 
 
-def test_what_is_old_is_swept_and_what_dead_writers_left(tmp_path: Path) -> None:
+def test_sweep_deletes_old_files_and_those_that_dead_writers_left(tmp_path: Path) -> None:
     files, now = MediaFiles(str(tmp_path)), 1_000_000_000.0
     ages = {
         files.save("ann", "s1", _PNG, PNG): 40 * _DAY,
@@ -128,7 +128,7 @@ def test_what_is_old_is_swept_and_what_dead_writers_left(tmp_path: Path) -> None
     assert not (tmp_path / "ann/s1").exists()
 
 
-def test_keeping_again_makes_young_again(tmp_path: Path) -> None:
+def test_saving_again_resets_the_age(tmp_path: Path) -> None:
     files = MediaFiles(str(tmp_path))
     found = files.find(files.save("ann", "s1", _PNG, PNG))
     assert found is not None
@@ -137,7 +137,7 @@ def test_keeping_again_makes_young_again(tmp_path: Path) -> None:
     assert files.sweep(found[0].stat().st_mtime + 10, 3_600) == 0
 
 
-def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     files = MediaFiles(str(tmp_path / "file" / "media"))
     with pytest.raises(OSError, match="Not a directory"):
@@ -155,7 +155,7 @@ def _parts(url: str) -> tuple[str, str, str]:
     return path, expires, signature
 
 
-def test_a_url_is_good_for_as_long_as_it_says() -> None:
+def test_a_url_is_valid_until_it_expires() -> None:
     clock = AdjustableClock()
     url_signer = UrlSigner(b"secret", clock, _DAY)
     url = url_signer.url("/media/a/s/x.png")
@@ -168,14 +168,14 @@ def test_a_url_is_good_for_as_long_as_it_says() -> None:
     assert url_signer.seconds_left(*_parts(url)) is None
 
 
-def test_a_url_may_be_asked_to_be_good_for_longer() -> None:
+def test_a_url_may_be_signed_for_longer() -> None:
     url_signer = UrlSigner(b"secret", SystemClock(), 60)
     left = url_signer.seconds_left(*_parts(url_signer.url("/media/a/s/x.png", seconds_min=1_000.5)))
     assert left is not None
     assert left >= 1_000
 
 
-def test_nothing_of_a_url_can_be_changed() -> None:
+def test_a_changed_url_is_refused() -> None:
     url_signer = UrlSigner(b"secret", SystemClock(), _DAY)
     path, expires, signature = _parts(url_signer.url("/media/a/s/x.png"))
     assert url_signer.seconds_left(path, expires, signature)
@@ -195,7 +195,7 @@ def test_nothing_of_a_url_can_be_changed() -> None:
     assert UrlSigner(b"other", SystemClock(), _DAY).seconds_left(path, expires, signature) is None
 
 
-def test_what_is_not_kept_here_is_told_as_it_is() -> None:
+def test_urls_of_others_are_returned_unchanged() -> None:
     url_signer = UrlSigner(b"secret", SystemClock(), _DAY)
     elsewhere = Media("image", "https://example.org/1")
     assert url_signer.sign_media(elsewhere) == elsewhere

@@ -1,4 +1,4 @@
-"""Records that are kept: what an earlier version wrote can still be read."""
+"""Stored records: what an earlier version wrote can still be read."""
 
 import msgspec
 
@@ -20,7 +20,7 @@ _MODELS = tuple(
 )
 
 
-def test_a_kept_decision_is_told_as_it_was_made() -> None:
+def test_a_stored_decision_is_restored() -> None:
     for model in ("auto", "beta", "none"):
         routing = choose(_MODELS, RoutingQuery(model=model, input_tokens=3)).routing
         message = AssistantMessage(
@@ -31,7 +31,7 @@ def test_a_kept_decision_is_told_as_it_was_made() -> None:
         assert kept.restored() == routing
 
 
-def test_a_decision_that_was_kept_whole_is_still_read() -> None:
+def test_a_decision_stored_whole_by_an_older_version_is_read() -> None:
     routing = choose(_MODELS, RoutingQuery(model="auto", input_tokens=3)).routing
     record = {"status": "completed", "content": "Hi", "created": 1, "routing": routing}
     assert decode_assistant(msgspec.msgpack.encode(record)).routing == routing
@@ -45,7 +45,7 @@ class _Before(msgspec.Struct, frozen=True, kw_only=True):
     created: int
 
 
-def test_reasoning_and_media_are_kept_and_do_not_disturb_who_knows_none() -> None:
+def test_reasoning_and_media_are_stored_and_older_versions_ignore_them() -> None:
     media = (Media("image", "https://example.org/1"),)
     message = AssistantMessage(
         status="completed", content="Hi", created=1, reasoning="Hm", media=media
@@ -58,7 +58,7 @@ def test_reasoning_and_media_are_kept_and_do_not_disturb_who_knows_none() -> Non
     assert (read.reasoning, read.media) == ("", ())
 
 
-def test_searches_are_kept_and_weigh_nothing_where_there_were_none() -> None:
+def test_searches_are_stored_only_where_there_were_any() -> None:
     pages = (Citation("https://a.example", "A"), Citation("https://b.example"))
     usage = Usage(cost=7, searches=2, search_cost=5)
     message = AssistantMessage(
@@ -70,12 +70,12 @@ def test_searches_are_kept_and_weigh_nothing_where_there_were_none() -> None:
     assert msgspec.to_builtins(Usage(cost=7)) == {"cost": 7}
 
 
-def test_an_answer_without_reasoning_and_media_weighs_nothing_for_them() -> None:
+def test_absent_reasoning_and_media_take_no_bytes() -> None:
     record = encode_assistant(AssistantMessage(status="completed", content="Hi", created=1))
     assert msgspec.msgpack.decode(record) == {"status": "completed", "content": "Hi", "created": 1}
 
 
-def test_a_message_that_was_left_alone_weighs_a_word() -> None:
+def test_a_message_that_was_not_reworded_stores_one_word() -> None:
     left = Enhancement(applied=False, reason="slow")
     record = encode_assistant(
         AssistantMessage(status="completed", content="Hi", created=1, enhancement=left)

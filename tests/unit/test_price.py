@@ -54,7 +54,7 @@ def test_cost_is_exact_and_rounded_up_once(
 
 
 @given(_MODELS, _TOKENS, _TOKENS, _SEARCHES)
-def test_searches_are_a_part_of_the_cost_that_leaves_the_tokens_theirs(
+def test_the_searches_part_and_the_tokens_part_make_the_cost(
     model: ModelSettings, input_tokens: int, output_tokens: int, searches: price.Searches
 ) -> None:
     whole = price.cost(model, input_tokens, output_tokens, searches)

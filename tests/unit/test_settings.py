@@ -37,7 +37,7 @@ def faults_of(tmp_path: Path, text: str = "", **environment: str) -> list[str]:
     return caught.value.faults
 
 
-def test_nothing_said_gives_the_defaults(tmp_path: Path) -> None:
+def test_without_any_input_the_defaults_apply(tmp_path: Path) -> None:
     assert Settings.read({}, folder=tmp_path) == Settings()
 
 
@@ -46,7 +46,7 @@ def test_file_of_the_folder_is_read_when_none_is_named(tmp_path: Path) -> None:
     assert Settings.read({}, folder=tmp_path).redis.partitions == 3
 
 
-def test_environment_goes_over_the_file(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     read = settings_of(
         tmp_path,
         "[redis]\npartitions = 3\nprefix = 'mine'\n[worker]\nconcurrency = 4\n",
@@ -95,7 +95,7 @@ def test_variables_that_hold_secrets_are_no_settings(tmp_path: Path) -> None:
     assert settings_of(tmp_path, '[auth]\npepper_env = "POLLUX_SALT"', POLLUX_SALT="s")
 
 
-def test_all_faults_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_with_their_paths(tmp_path: Path) -> None:
     found = faults_of(
         tmp_path,
         """
@@ -139,7 +139,7 @@ def test_all_faults_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lease", "beat", "is_sound"), [(None, "1.0", True), (None, "1.1", False), ("0.9", None, False)]
 )
-def test_a_lease_outlasts_two_beats(
+def test_a_lease_outlasts_two_heartbeats(
     tmp_path: Path, lease: str | None, beat: str | None, *, is_sound: bool
 ) -> None:
     named = {"POLLUX_WORKER__LEASE_SECONDS": lease, "POLLUX_WORKER__BEAT_SECONDS": beat}
@@ -151,13 +151,13 @@ def test_a_lease_outlasts_two_beats(
         Settings.read(environment, folder=tmp_path)
 
 
-def test_what_is_kept_is_kept_for_a_time_that_redis_can_count(tmp_path: Path) -> None:
+def test_retention_fits_redis_milliseconds(tmp_path: Path) -> None:
     for name in ("GENERATION", "EVENTS", "IDEMPOTENCY", "DEAD"):
         with pytest.raises(ConfigurationError, match=rf"retention\.{name.lower()}_seconds"):
             Settings.read({f"POLLUX_RETENTION__{name}_SECONDS": f"{10**16}"}, folder=tmp_path)
 
 
-def test_what_is_counted_keeps_every_digit(tmp_path: Path) -> None:
+def test_integers_are_exact_in_lua(tmp_path: Path) -> None:
     most = 2**53 - 1
     found = Settings.read({"POLLUX_LIMITS__FREE__STORED_BYTES_MAX": str(most)}, folder=tmp_path)
     assert found.limits.free.stored_bytes_max == most
@@ -167,7 +167,7 @@ def test_what_is_counted_keeps_every_digit(tmp_path: Path) -> None:
             assert fault == f"{name.lower().replace('__', '.')}: expected `int` <= {most}"
 
 
-def test_catalogue_must_hold_together(tmp_path: Path) -> None:
+def test_an_inconsistent_catalogue_is_a_fault(tmp_path: Path) -> None:
     model = '[[models]]\nidentifier = "{}"\nprovider = "{}"\nupstream = "x"\n{}\n'
     found = faults_of(
         tmp_path,
@@ -184,7 +184,7 @@ def test_catalogue_must_hold_together(tmp_path: Path) -> None:
     ]
 
 
-def test_companions_ship_and_may_be_others(tmp_path: Path) -> None:
+def test_companions_ship_and_may_be_replaced(tmp_path: Path) -> None:
     shipped = Settings().companions
     assert [each.type for each in shipped] == ["smart-home", "devops", "personal", "work"]
     assert all(each.persona and each.description and each.model is None for each in shipped)
@@ -208,7 +208,7 @@ def test_model_that_rewords_must_be_in_the_catalogue(tmp_path: Path) -> None:
     ]
 
 
-def test_companions_must_hold_together(tmp_path: Path) -> None:
+def test_inconsistent_companions_are_a_fault(tmp_path: Path) -> None:
     companion = '[[companions]]\ntype = "{}"\nname = "N"\npersona = "P"\n{}\n'
     found = faults_of(
         tmp_path,
@@ -241,7 +241,7 @@ def test_file_that_is_not_toml_is_one_clear_fault(tmp_path: Path, text: str) -> 
         Settings.read({"POLLUX_CONFIG": str(file)})
 
 
-def test_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Settings.read({"POLLUX_CONFIG": str(tmp_path / "nowhere.toml")})
     with pytest.raises(ConfigurationError, match="cannot be read"):
@@ -249,7 +249,7 @@ def test_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["redis = 3", "providers = 3", "[models]\nx = 1", "redis = []"])
-def test_wrong_shapes_are_faults_and_no_crash(tmp_path: Path, wrong: str) -> None:
+def test_wrong_shapes_are_faults(tmp_path: Path, wrong: str) -> None:
     assert faults_of(tmp_path, wrong)
     assert faults_of(tmp_path, wrong, POLLUX_REDIS__PARTITIONS="0")
 
@@ -271,7 +271,7 @@ def test_every_setting_has_a_default_but_for_the_catalogue() -> None:
     assert msgspec.convert({}, Settings) == Settings()
 
 
-def test_secret_shows_itself_to_nobody() -> None:
+def test_a_secret_is_never_printed() -> None:
     secret = Secret("hush")
     assert secret.reveal() == "hush"
     shown = f"{secret} {secret!r} {[secret]} {vars(type(secret))}"
@@ -279,7 +279,7 @@ def test_secret_shows_itself_to_nobody() -> None:
     assert not hasattr(secret, "__dict__")
 
 
-def test_what_a_caller_sets_is_no_setting(tmp_path: Path) -> None:
+def test_variables_of_the_command_line_are_no_settings(tmp_path: Path) -> None:
     read = settings_of(tmp_path, POLLUX_URL="http://127.0.0.1:8000", POLLUX_API_KEY="a-key")
     assert read == Settings()
 
@@ -332,7 +332,7 @@ def test_a_catalogue_s_entries_come_after_the_settings_own(tmp_path: Path) -> No
     assert str(read.models[1].rates_date) == "2026-11-22"
 
 
-def test_a_variable_names_another_catalogue(tmp_path: Path) -> None:
+def test_a_variable_may_name_another_catalogue(tmp_path: Path) -> None:
     text = _with_catalogue(tmp_path, _MORE)
     (tmp_path / "none.toml").write_text("")
     assert len(settings_of(tmp_path, text, POLLUX_CATALOGUE__PATH="none.toml").models) == 1
@@ -361,7 +361,7 @@ def test_one_fault_hides_no_other(tmp_path: Path) -> None:
     ]
 
 
-def test_faults_of_a_catalogue_are_told_with_its_name(tmp_path: Path) -> None:
+def test_faults_of_a_catalogue_are_reported_with_its_path(tmp_path: Path) -> None:
     faulty = _MORE.replace('"near-1"', '"near-1"\ncontext_window = 1\nlimits = 1')
     where = tmp_path / "more" / "catalog.toml"
     found = faults_of(tmp_path, _with_catalogue(tmp_path, faulty), POLLUX_REDIS__PARTITIONS="0")
@@ -387,7 +387,7 @@ def test_faults_of_a_catalogue_are_told_with_its_name(tmp_path: Path) -> None:
     ]
 
 
-def test_a_companion_may_speak_by_a_model_of_the_catalogue(tmp_path: Path) -> None:
+def test_a_companion_may_use_a_model_of_the_catalogue(tmp_path: Path) -> None:
     companion = '[[companions]]\ntype = "poet"\nname = "N"\npersona = "P"\nmodel = "{}"\n'
     text = _with_catalogue(tmp_path, _MORE, companion.format("near"))
     assert settings_of(tmp_path, text).companions[0].model == "near"

@@ -1,4 +1,4 @@
-"""The settings of tiers and bounds: what follows from others, and what must hold between them."""
+"""The limits of tiers: their defaults, and what must hold between them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from shared.wire.account import TIERS
 from tests.unit.test_settings import faults_of, settings_of
 
 
-def test_bodies_have_room_for_the_longest_message(tmp_path: Path) -> None:
+def test_the_body_limit_fits_the_longest_message(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, "[api]\nbody_bytes_max = 1048576")
     assert len(faults) == 1
     assert faults[0].startswith("api.body_bytes_max: must be at least 5062144, ")
@@ -24,7 +24,7 @@ def test_bodies_have_room_for_the_longest_message(tmp_path: Path) -> None:
     assert Settings().api.body_bytes_max >= Settings().limits.submission_bytes_max
 
 
-def test_a_tier_may_set_some_of_its_limits(tmp_path: Path) -> None:
+def test_a_tier_may_set_only_some_of_its_limits(tmp_path: Path) -> None:
     text = "[limits.free]\nsubmissions_per_minute = 20\nwaits_max = 5"
     free = settings_of(tmp_path, text, POLLUX_LIMITS__FREE__READS_PER_MINUTE="77").limits.free
     assert (free.submissions_per_minute, free.waits_max, free.reads_per_minute) == (20, 5, 77)
@@ -32,9 +32,7 @@ def test_a_tier_may_set_some_of_its_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_tier_that_is_given_in_part_keeps_its_own_defaults(
-    tmp_path: Path, tier: TierName
-) -> None:
+def test_a_tier_given_in_part_keeps_its_own_defaults(tmp_path: Path, tier: TierName) -> None:
     own = LimitSettings().of(tier)
     by_file = settings_of(tmp_path, f"[limits.{tier}]\nrunning_max = 7\nweight = 3").limits
     assert by_file.of(tier) == msgspec.structs.replace(own, running_max=7, weight=3)
@@ -48,7 +46,7 @@ def test_a_tier_that_is_given_in_part_keeps_its_own_defaults(
             assert by_file.of(other) == by_variable.of(other) == LimitSettings().of(other)
 
 
-def test_a_table_that_is_empty_is_as_by_default(tmp_path: Path) -> None:
+def test_an_empty_table_has_the_defaults(tmp_path: Path) -> None:
     names = [name for name, value in _sections(Settings()) if value.__struct_fields__]
     text = "".join(f"[{name}]\n" for name in names)
     assert {"limits.free", "limits.enterprise", "redis"} <= set(names)

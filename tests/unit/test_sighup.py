@@ -1,4 +1,4 @@
-"""A hang-up: to read anew, unless it is a terminal that has gone."""
+"""SIGHUP reloads, unless the terminal has gone."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def _start(stdin: int) -> "subprocess.Popen[str]":
     return process
 
 
-def test_without_a_terminal_it_is_a_word_to_read_anew() -> None:
+def test_without_a_terminal_sighup_reloads() -> None:
     with _start(subprocess.DEVNULL) as process:
         assert process.stderr is not None
         for _ in range(2):
@@ -55,7 +55,7 @@ def test_without_a_terminal_it_is_a_word_to_read_anew() -> None:
         process.kill()
 
 
-def test_with_the_terminal_it_ends(terminal: tuple[int, int]) -> None:
+def test_a_process_whose_terminal_has_gone_ends(terminal: tuple[int, int]) -> None:
     ours, theirs = terminal
     with _start(theirs) as process:
         assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""The buffer before standard error: order, limits, gaps that are reported, and ends in time."""
+"""The buffer before standard error: order, limits, reports of dropped lines, and prompt ends."""
 
 import fcntl
 import json
@@ -67,7 +67,7 @@ def test_lines_are_written_in_their_order(pipe: tuple[int, int]) -> None:
     assert sink.dropped == 0
 
 
-def test_what_finds_no_room_is_counted_and_reported_where_it_is_missing(
+def test_dropped_lines_are_counted_and_reported_in_their_place(
     pipe: tuple[int, int],
 ) -> None:
     sink = Sink(pipe[1], bytes_max=_PIPE_BYTES)
@@ -92,7 +92,7 @@ def test_what_finds_no_room_is_counted_and_reported_where_it_is_missing(
     assert _read(pipe[0], 128) == _line(total)
 
 
-def test_a_sink_that_refuses_is_not_waited_for_and_written_to_once_it_takes_lines(
+def test_a_failing_descriptor_is_retried_and_blocks_nobody(
     pipe: tuple[int, int],
 ) -> None:
     out, into = os.pipe()
@@ -105,7 +105,7 @@ def test_a_sink_that_refuses_is_not_waited_for_and_written_to_once_it_takes_line
     os.close(into)
 
 
-def test_a_descriptor_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
+def test_a_non_blocking_descriptor_is_waited_for(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
     sink = Sink(pipe[1])
     for number in range(100):
@@ -119,7 +119,7 @@ def _run(*words: str, stderr: int) -> "subprocess.Popen[bytes]":
     )
 
 
-def test_everything_that_a_program_says_is_there_in_order_to_its_traceback() -> None:
+def test_all_output_of_a_program_is_written_in_order_with_its_traceback() -> None:
     process = _run(stderr=subprocess.PIPE)
     _, said = process.communicate(timeout=15)
     assert process.returncode == 1
@@ -133,14 +133,14 @@ def test_everything_that_a_program_says_is_there_in_order_to_its_traceback() -> 
     assert lines[-1] == "RuntimeError: seventh"
 
 
-def test_a_program_whose_pipe_nobody_reads_ends(pipe: tuple[int, int]) -> None:
+def test_a_program_whose_pipe_is_never_read_ends(pipe: tuple[int, int]) -> None:
     os.write(pipe[1], b"x" * _PIPE_BYTES)
     process = _run(stderr=pipe[1])
     process.communicate(timeout=15)
     assert process.returncode == 1
 
 
-def test_a_program_without_standard_error_writes_into_no_other_file() -> None:
+def test_a_program_without_standard_error_writes_to_no_other_file() -> None:
     process = subprocess.Popen(
         ["/bin/sh", "-c", f'exec "{sys.executable}" -c "$0" 2>&-', _PROGRAM],
         stdin=subprocess.PIPE,
@@ -150,7 +150,7 @@ def test_a_program_without_standard_error_writes_into_no_other_file() -> None:
     assert (process.returncode, said) == (1, b"")
 
 
-def test_a_killed_program_has_written_all_but_its_last_moment() -> None:
+def test_a_killed_program_loses_only_its_last_lines() -> None:
     process = _run("-k", stderr=subprocess.PIPE)
     assert process.stderr is not None
     said = b""

@@ -1,7 +1,5 @@
 """Workers and load: report a worker, list the live ones, load of a partition."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -35,19 +33,19 @@ class ReportWorkerAsk(Ask, frozen=True, kw_only=True):
 
 
 class ReportWorkerReply(NamedTuple):
-    """How many workers live, the models served now or lately, the breakers that are not closed.
+    """What a report returns: how many workers live, and the models that any of them has keys of.
 
-    `is_new`: the worker was not known to live. `throttles` are the circuits that lately refused
-    calls because they take fewer; `lengths` are the bytes of an average answer by model, where
-    known.
+    `breakers` are those that are not closed, by circuit. `is_new`: the worker was not known to
+    live. `throttles` are the circuits that lately refused calls because they take fewer; `lengths`
+    are the bytes of an average answer by model, where known.
     """
 
-    living: int
-    served: list[str]
-    breakers: dict[str, "Breaker"]
+    workers: int
+    configured: frozenset[str]
+    breakers: dict[str, Breaker]
     is_new: bool
-    throttles: frozenset[str] = frozenset()
-    lengths: Mapping[str, int] = MappingProxyType({})
+    throttles: frozenset[str]
+    lengths: dict[str, int]
 
 
 async def report_worker(
@@ -59,7 +57,7 @@ async def report_worker(
     )
     return ReportWorkerReply(
         int(living),
-        [text_of(model) for model in served],
+        frozenset(map(text_of, served)),
         {text_of(circuit): breaker_from(rest) for circuit, *rest in breakers},
         bool(is_new),
         frozenset(map(text_of, throttles)),

@@ -1,4 +1,4 @@
-"""When to come again is said by how long Redis has been away."""
+"""Retry-After follows from how long Redis has been away."""
 
 from api import errors
 from shared.errors import NotNowError, UnavailableError
@@ -17,53 +17,53 @@ class _Clock:
         return self.seconds
 
 
-def _told(outage: Outage, kind: type[UnavailableError] = UnavailableError) -> set[int]:
+def _retry_afters(outage: Outage, kind: type[UnavailableError] = UnavailableError) -> set[int]:
     found = {outage.with_retry_after(kind("away")).retry_after_seconds for _ in range(_DRAWS)}
     return {seconds for seconds in found if seconds is not None}
 
 
-def test_longer_outage_is_waited_for_longer_within_bounds() -> None:
+def test_retry_after_grows_with_the_outage_within_bounds() -> None:
     clock = _Clock()
     outage = Outage(clock)
     outage.begin()
-    assert _told(outage) == {1, 2}
+    assert _retry_afters(outage) == {1, 2}
     clock.seconds += 8
     outage.begin()
-    assert _told(outage) == set(range(8, 17))
+    assert _retry_afters(outage) == set(range(8, 17))
     clock.seconds += 3_600
-    told = _told(outage)
-    assert min(told) >= 15
-    assert max(told) <= 30
-    assert len(told) > 5
+    seconds = _retry_afters(outage)
+    assert min(seconds) >= 15
+    assert max(seconds) <= 30
+    assert len(seconds) > 5
 
 
-def test_outage_that_is_over_counts_no_more() -> None:
+def test_an_outage_that_is_over_does_not_count() -> None:
     clock = _Clock()
     outage = Outage(clock)
     outage.begin()
     clock.seconds += 60
     outage.end()
     outage.begin()
-    assert _told(outage) == {1, 2}
+    assert _retry_afters(outage) == {1, 2}
 
 
-def test_refusals_one_after_the_other_are_one_outage() -> None:
+def test_successive_refusals_are_one_outage() -> None:
     clock = _Clock()
     outage = Outage(clock)
     for _ in range(4):
-        assert _told(outage, NotNowError)
+        assert _retry_afters(outage, NotNowError)
         clock.seconds += 2
-    assert min(_told(outage, NotNowError)) == 8
+    assert min(_retry_afters(outage, NotNowError)) == 8
     clock.seconds += 11
-    assert _told(outage, NotNowError) == {1, 2}
+    assert _retry_afters(outage, NotNowError) == {1, 2}
 
 
-def test_what_was_measured_is_what_a_caller_reads() -> None:
+def test_callers_get_the_measured_retry_after() -> None:
     _, headers, _ = errors.describe(UnavailableError("away", retry_after_seconds=17))
     assert headers["retry-after"] == "17"
 
 
-def test_without_a_measure_callers_are_spread_over_a_few_seconds() -> None:
+def test_without_a_measure_retry_after_is_random_within_seconds() -> None:
     error = UnavailableError("away")
-    told = {errors.describe(error)[1]["retry-after"] for _ in range(_DRAWS)}
-    assert told == {"1", "2", "3"}
+    seconds = {errors.describe(error)[1]["retry-after"] for _ in range(_DRAWS)}
+    assert seconds == {"1", "2", "3"}

@@ -1,4 +1,4 @@
-"""What lines of the log show of text that others wrote, in both formats."""
+"""What log lines show of texts that others wrote, in both formats."""
 
 import json
 import os
@@ -47,20 +47,20 @@ def test_no_format_shows_an_unsafe_character(render: object, found: str) -> None
 
 
 @pytest.mark.parametrize("found", UNSAFE)
-def test_in_colors_only_the_format_itself_sends_escapes(found: str) -> None:
+def test_in_colors_only_the_format_itself_writes_escapes(found: str) -> None:
     said = _colored({"event": f"a{found}b", "path": f"/a{found}b"})
     plain = _console({"event": f"a{found}b", "path": f"/a{found}b"})
     assert said.count("\x1b") == _colored({"event": "a", "path": "/a"}).count("\x1b")
     assert said != plain
 
 
-def test_a_line_of_json_reads_as_it_was_written() -> None:
+def test_a_line_of_json_decodes_to_what_was_logged() -> None:
     line = {"event": "".join(UNSAFE) + SAFE, "path": "/" + "".join(UNSAFE)}
     assert json.loads(_json(dict(line))) == line
     assert SAFE in _json(dict(line))
 
 
-def test_what_is_safe_is_shown_as_it_is() -> None:
+def test_safe_text_is_unchanged() -> None:
     assert sanitize.text(SAFE + "\n\tmore") == SAFE + "\n\tmore"
 
 
@@ -99,7 +99,7 @@ def test_ids_and_names_of_files_are_shown_whole() -> None:
     assert json.loads(_json({"path": path}))["path"] == path
 
 
-def test_what_python_itself_writes_is_cleaned_too() -> None:
+def test_what_python_itself_writes_is_sanitized_too() -> None:
     out, into = os.pipe()
     sink, key = Sink(into), ids.new_key()
     Stderr(sink).write(f"\tValueError: \x1b[2J{key}\u2028 ü\n")

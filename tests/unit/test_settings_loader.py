@@ -1,4 +1,4 @@
-"""Names of settings: those that are not ours, and those that are nearly so."""
+"""Reading settings: unknown names, variables of others, and files that cannot be parsed."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.settings import Settings
+from tests.unit.test_settings import faults_of
 
 
 def _faults(folder: Path, environment: dict[str, str], text: str = "") -> list[str]:
@@ -31,9 +32,7 @@ def _faults(folder: Path, environment: dict[str, str], text: str = "") -> list[s
         "POLLUX_REDIS_PORT_6379_TCP_PROTO",
     ],
 )
-def test_what_a_cluster_sets_for_a_service_of_that_name_is_left_alone(
-    tmp_path: Path, name: str
-) -> None:
+def test_variables_of_a_cluster_s_service_links_are_ignored(tmp_path: Path, name: str) -> None:
     assert Settings.read({name: "tcp://10.0.0.1:8000"}, folder=tmp_path) == Settings()
 
 
@@ -47,7 +46,7 @@ def test_what_a_cluster_sets_for_a_service_of_that_name_is_left_alone(
         ("POLLUX_LIMITS__FREE__WEIGTH", "POLLUX_LIMITS__FREE__WEIGHT"),
     ],
 )
-def test_an_unknown_variable_is_told_with_the_nearest_known(
+def test_an_unknown_variable_is_reported_with_the_most_similar_one(
     tmp_path: Path, name: str, nearest: str
 ) -> None:
     [fault] = _faults(tmp_path, {name: "1"})
@@ -55,7 +54,13 @@ def test_an_unknown_variable_is_told_with_the_nearest_known(
     assert fault.endswith(f"did you mean {nearest}?")
 
 
-def test_an_unknown_name_in_a_file_is_told_with_the_nearest_known(tmp_path: Path) -> None:
+def test_an_unknown_name_in_a_file_is_reported_with_the_most_similar_one(tmp_path: Path) -> None:
     assert _faults(tmp_path, {}, "[worker]\nconcurency = 3") == [
         "worker.concurency: unknown setting; did you mean concurrency?"
     ]
+
+
+@pytest.mark.parametrize("text", ['path = "a\\u0000b"', f"path = {'[' * 3000}{']' * 3000}"])
+def test_toml_that_cannot_be_parsed_is_a_fault(tmp_path: Path, text: str) -> None:
+    (fault,) = faults_of(tmp_path, f"[catalogue]\n{text}\n")
+    assert "not valid TOML" in fault
