@@ -83,7 +83,10 @@ def _find_target(url: str | None, environment: Mapping[str, str], folder: Path) 
         key = running_environment.get("POLLUX_API_KEY")
     if not key:
         raise ConfigurationError(
-            [f"set POLLUX_API_KEY to a key of {address}, or start a system here with `pollux up`"]
+            [
+                f"set POLLUX_API_KEY to a key of {address}; or start `pollux up` here; or, if it "
+                "runs elsewhere on this machine, name its state folder with --folder"
+            ]
         )
     if not _is_url(address):
         raise ConfigurationError([f"{address!r} is not the URL of an API, such as {_URL}"])

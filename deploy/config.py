@@ -151,7 +151,10 @@ def _print_summary(
         f"{len(settings.companions)} companions"
     )
     if not settings.models:
-        sys.stderr.write(f"warning: {NO_MODELS}; {NO_MODELS_REMEDY}\n")
+        sys.stderr.write(
+            f"warning: {NO_MODELS}; {NO_MODELS_REMEDY} (`pollux up` and `pollux demo` bring a "
+            "local model)\n"
+        )
     for provider in settings.providers:
         print_line(f"  {provider.name}: {_describe_key(provider, keys, 'its models are')}")
     for search in _search_providers(settings):

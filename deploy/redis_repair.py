@@ -49,6 +49,8 @@ async def check(*, folder: RunningFolder = FOLDER) -> int:
         ]
     for key in wrong_keys:
         print_line(f"{key.fault}: {_REMEDY}")
+    if not wrong_keys:
+        print_line("no key has a wrong type")
     return int(bool(wrong_keys))
 
 

@@ -7,16 +7,22 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final
 
 from deploy.local import operator_settings, state_folder as folders
 from shared.clock import SystemClock
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, UnavailableError
 from shared.redis import library, partitions
 from shared.redis.client import Redis
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
 from shared.stores.dead_letters import DeadLetters
 from shared.stores.key_repair import KeyRepair
+
+_NO_REDIS_REMEDY: Final = (
+    "no Redis is configured: set REDIS_URL, or name the state folder of a running `pollux up` "
+    "with --folder"
+)
 
 
 @contextlib.asynccontextmanager
@@ -50,7 +56,8 @@ async def open_key_repair(folder: Path) -> AsyncIterator[KeyRepair]:
 @contextlib.asynccontextmanager
 async def _connected(folder: Path) -> AsyncIterator[tuple[Redis, Settings, Accounts]]:
     environment = dict(os.environ)
-    if not operator_settings.read(environment).has_redis:
+    has_redis = operator_settings.read(environment).has_redis
+    if not has_redis:
         environment = folders.running_environment_of(folder) | environment
     settings = Settings.read(environment)
     pepper = environment.get(settings.auth.pepper_env, "").encode()
@@ -59,6 +66,10 @@ async def _connected(folder: Path) -> AsyncIterator[tuple[Redis, Settings, Accou
         await redis.connect()
     except ValueError as error:
         raise ConfigurationError([f"redis.url: {error}"]) from None
+    except UnavailableError as error:
+        if has_redis:
+            raise
+        raise UnavailableError(f"{error.message}; {_NO_REDIS_REMEDY}") from None
     try:
         await library.load(redis)
         await partitions.register_count(redis, settings.redis, may_raise=False)

@@ -100,7 +100,7 @@ def _welcome(running: Running, folder: Path | None) -> list[str]:
         f"Pollux is up at {running.url} (Ctrl-C stops it).",
         f"API key: {running.api_key}",
         "",
-        "Ask a question, from this folder:",
+        "Ask a question:" if option else "Ask a question, from this folder:",
         "",
         f"  pollux ask{option} What is a job queue?",
         "",

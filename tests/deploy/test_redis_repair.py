@@ -46,6 +46,8 @@ async def test_leases_are_not_repaired_while_workers_are_live(
     assert await redis.call("GET", leases) == b"theirs"
     repaired = pollux("redis", "mend", "--beside-workers", **redis_environment)
     assert repaired.code == 0
+    checked = pollux("redis", "check", **redis_environment)
+    assert (checked.code, checked.out) == (0, "no key has a wrong type\n")
     assert f"{leases} is a string where a zset should be: renamed to" in repaired.out
     await redis.call("UNLINK", repaired.out.splitlines()[0].split()[-1])
 

@@ -124,6 +124,14 @@ def test_an_unreachable_redis(pollux: Pollux, config: str, command: str) -> None
     _check_sentence(result, "Redis cannot be reached")
 
 
+def test_a_command_without_any_redis_names_the_remedies(pollux: Pollux, short_folder: Path) -> None:
+    (short_folder / ".pollux").mkdir(mode=0o700)
+    # What a `pollux up` that was killed leaves behind.
+    (short_folder / ".pollux" / "running.json").write_text('{"REDIS_URL": "redis://127.0.0.1:1"}')
+    result = pollux("keys", "list")
+    _check_sentence(result, "Redis cannot be reached", "set REDIS_URL", "--folder")
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "redis://127.0.0.1:x", "redis://h:99999"])
 @pytest.mark.parametrize("command", ["demo", "up", "keys list"])
 def test_an_invalid_redis_url(pollux: Pollux, config: str, command: str, url: str) -> None:
