@@ -36,13 +36,6 @@ UNMAPPED: Final[frozenset[str]] = frozenset(
         "tests/generated/programs",
         "tests/property",
         "tests/soak",
-        "tests/worker",
-        "tests/worker/fuzz",
-        "tests/worker/providers",
-        "tests/worker/upstream_faults",
-        "tests/worker/web_search",
-        "worker/providers",
-        "worker/resilience",
     }
 )
 
