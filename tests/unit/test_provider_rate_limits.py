@@ -30,9 +30,9 @@ def test_burst_and_rate_make_no_more_than_a_minute_s_worth(per_minute: int) -> N
 
 
 def test_batch_work_takes_its_share_and_one_at_least() -> None:
-    for most, share, expected in ((8, 0.75, 6), (3, 0.75, 2), (1, 0.75, 1), (8, 1.0, 8)):
-        ask = _limits(concurrency_max=most, batch_share=share).admit_ask("c", "batch", 0, 1_000)
-        assert (ask.concurrency_max, ask.batch_max) == (most, expected)
+    for limit, share, expected in ((8, 0.75, 6), (3, 0.75, 2), (1, 0.75, 1), (8, 1.0, 8)):
+        ask = _limits(concurrency_max=limit, batch_share=share).admit_ask("c", "batch", 0, 1_000)
+        assert (ask.concurrency_max, ask.batch_max) == (limit, expected)
 
 
 def test_tokens_are_times_and_bounded_by_what_may_come_at_once() -> None:

@@ -9,11 +9,11 @@ from tests.support.clocks import ManualClock
 from worker.redis_retry import retry_until_answered
 
 
-async def _insist(unanswered: int) -> tuple[str, list[float], list[Any]]:
+async def _retry(unanswered: int) -> tuple[str, list[float], list[Any]]:
     """Say something that so many times nobody answers."""
     clock, times = ManualClock(), 0
 
-    async def say() -> str:
+    async def send() -> str:
         nonlocal times
         times += 1
         if times <= unanswered:
@@ -21,15 +21,15 @@ async def _insist(unanswered: int) -> tuple[str, list[float], list[Any]]:
         return "done"
 
     with capture_logs() as lines:
-        return await retry_until_answered(clock, "a settlement", say), clock.slept, lines
+        return await retry_until_answered(clock, "a settlement", send), clock.slept, lines
 
 
 async def test_what_is_answered_at_once_is_said_once() -> None:
-    assert await _insist(0) == ("done", [], [])
+    assert await _retry(0) == ("done", [], [])
 
 
 async def test_it_is_said_less_and_less_often_but_within_a_lease() -> None:
-    answer, slept, _ = await _insist(40)
+    answer, slept, _ = await _retry(40)
     assert answer == "done"
     assert slept[0] <= 0.1
     assert all(0.5 <= seconds <= 1.0 for seconds in slept[10:])
@@ -37,7 +37,7 @@ async def test_it_is_said_less_and_less_often_but_within_a_lease() -> None:
 
 
 async def test_a_long_wait_is_told_of_ever_more_seldom() -> None:
-    _, _, lines = await _insist(40)
+    _, _, lines = await _retry(40)
     assert [line["tries"] for line in lines] == [1, 2, 4, 8, 16, 32]
     assert {(line["event"], line["work"], line["log_level"]) for line in lines} == {
         ("waiting for Redis", "a settlement", "warning")

@@ -10,7 +10,7 @@ from shared.errors import (
     Category,
     Failure,
     ProviderError,
-    Retry as Wish,
+    Retry as RetryAdvice,
 )
 from worker.outcome import Failed, Outcome, Retry
 from worker.resilience.retry_policy import (
@@ -27,15 +27,15 @@ _FRESH = RetryState(calls=1, turn_calls=1, deferrals=0, left=60.0, age=0.0)
 def _fault(
     category: Category = "provider_error",
     *,
-    wish: Wish = "backoff",
+    advice: RetryAdvice = "backoff",
     seconds: float | None = None,
     code: str = "X",
 ) -> ProviderError:
     failure = Failure(message="No.", category=category, code=code)
-    return ProviderError(failure, retry=wish, retry_after_seconds=seconds)
+    return ProviderError(failure, retry=advice, retry_after_seconds=seconds)
 
 
-def _told(expected: object, error: ProviderError) -> object:
+def _with_code(expected: object, error: ProviderError) -> object:
     """Return what is expected with what it tells of its cause."""
     if isinstance(expected, Retry):
         return expected._replace(code=error.failure.code)
@@ -50,8 +50,8 @@ def _bar(why: BlockReason, seconds: float, *, is_refused: bool = False) -> CallB
 
 
 _LIMITED = _fault("rate_limit", code="PROVIDER_RATE_LIMITED")
-_AWAY = _fault("overloaded", code="PROVIDER_OVERLOADED")
-_REFUSED = _fault("auth", wish="never", code="BAD_CREDENTIALS")
+_OVERLOADED = _fault("overloaded", code="PROVIDER_OVERLOADED")
+_REFUSED = _fault("auth", advice="never", code="BAD_CREDENTIALS")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ _REFUSED = _fault("auth", wish="never", code="BAD_CREDENTIALS")
         (_fault(), {"calls": 1, "turn_calls": 3, "deferrals": 1, "left": 900.0}, Retry(11.25)),
         (_fault(), {"calls": 1, "turn_calls": 5, "deferrals": 3, "left": 900.0}, Retry(101.25)),
         (_fault(), {"calls": 1, "turn_calls": 6}, "failed"),
-        (_fault(wish="never"), {}, "failed"),
+        (_fault(advice="never"), {}, "failed"),
         (_fault(), {"has_shown": True}, "failed"),
         (_fault(), {"left": 0.25}, Retry(0.046875)),
         (_fault(seconds=1.5), {}, WaitHere(1.5)),
@@ -73,7 +73,7 @@ _REFUSED = _fault("auth", wish="never", code="BAD_CREDENTIALS")
         # What a provider did not take on is bounded by the deadline alone.
         (_LIMITED, {"calls": 2, "turn_calls": 2}, Retry(3.0)),
         (_LIMITED, {"calls": 9, "turn_calls": 2, "deferrals": 90, "left": 900.0}, Retry(45.0)),
-        (_AWAY, {"calls": 2, "turn_calls": 2, "deferrals": 3}, Retry(24.0)),
+        (_OVERLOADED, {"calls": 2, "turn_calls": 2, "deferrals": 3}, Retry(24.0)),
         # A batch has time until an operator has mended it; a person is told.
         (_REFUSED, {}, "failed"),
         (_REFUSED, {"is_batch": True}, Retry(3.0)),
@@ -87,7 +87,7 @@ def test_a_failure_is_tried_again_here_or_later_or_stands(
     error: ProviderError, changed: dict[str, Any], expected: object
 ) -> None:
     outcome = decide_next(error, _FRESH._replace(**changed), 0.5)
-    assert outcome == _told(expected, error)
+    assert outcome == _with_code(expected, error)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_call_that_was_not_made_waits_here_or_in_the_queue(
     bar: CallBlockedError, changed: dict[str, Any], expected: object
 ) -> None:
     outcome = decide_next(bar, _FRESH._replace(calls=0, turn_calls=0, **changed), 0.5)
-    assert outcome == _told(expected, bar)
+    assert outcome == _with_code(expected, bar)
 
 
 @pytest.mark.parametrize(

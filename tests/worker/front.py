@@ -218,13 +218,13 @@ class Front:
         )
         await functions.reap(self.redis, ticket.root, ask)
 
-    async def thaw(self, *gates: CircuitBreaker) -> None:
+    async def thaw(self, *circuit_breakers: CircuitBreaker) -> None:
         """Let every open breaker be due for a probe now, and these gates know it."""
         root = keys.system_root(self.settings.redis)
         names = await self.redis.call("ZRANGE", keys.COOLING(root), 0, -1)
         for name in names:
             await self.redis.call("HSET", keys.BREAKER(root, name.decode()), "due", 1)
-        for circuit_breaker in gates:
+        for circuit_breaker in circuit_breakers:
             circuit_breaker.update({name.decode(): Breaker("due") for name in names}, frozenset())
 
     async def stream_events(self, ticket: Ticket) -> list[StreamEvent]:

@@ -31,7 +31,7 @@ from worker.web_search.client import SearchClient, connect
 ANN: Final = Caller("ann", "a-message")
 
 
-class Hasty(SystemClock):
+class ImpatientClock(SystemClock):
     """A clock that lets nobody wait longer than a moment."""
 
     @override
@@ -52,7 +52,7 @@ class Attempts:
         self.configured: frozenset[str] = frozenset()
         self.url_fetcher: UrlFetcher | None = None
         self._front = front
-        self.clock: Clock = Hasty()
+        self.clock: Clock = ImpatientClock()
         self._image_cache = ImageCache(self.clock)
         self._registry: Registry | None = None
         self._circuit_breaker: CircuitBreaker | None = None

@@ -163,14 +163,14 @@ async def test_turns_that_nobody_lived_to_forget_are_forgotten(
 async def test_files_that_cannot_be_deleted_are_in_nobody_s_way(
     redis: Redis, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    class Stubborn(MediaFiles):
+    class UndeletableFiles(MediaFiles):
         @override
         def delete_session(self, account: str, session: str) -> None:
             if session == "stuck":
                 raise PermissionError("not yours")
             super().delete_session(account, session)
 
-    files = Stubborn(str(tmp_path))
+    files = UndeletableFiles(str(tmp_path))
     noted = keys.FILES_TO_DELETE(keys.partition_root(redis_settings, 0))
     files.save("ann", "gone", _PNG, PNG)
     await redis.call("ZADD", noted, 1, "ann:stuck", 2, "ann:gone")

@@ -61,14 +61,14 @@ async def _freeze(attempts: Attempts) -> None:
 
 
 async def test_a_healthy_call_asks_redis_nothing(attempts: Attempts) -> None:
-    class Deaf:
+    class UnusedRedis:
         async def call(self, *_command: object, repeat: bool = True) -> object:
             raise UnavailableError(f"asked {repeat}")
 
         def send(self, *command: object) -> None:
             raise AssertionError(command)
 
-    attempts.redis = Deaf()
+    attempts.redis = UnusedRedis()
     async with attempts.circuit_breaker.call(
         attempts.settings.models[0], ANN, lane="batch", tokens=9
     ) as call:
@@ -83,16 +83,16 @@ async def test_one_worker_learns_from_another_that_a_breaker_is_open(
 ) -> None:
     alpha = system.settings.models[0]
     async with running_worker(system) as one, running_worker(system) as other:
-        gates = [worker.ctx["dependencies"].circuit_breaker for worker in (one, other)]
-        await _fail(gates[0], alpha, _FAILED, 5)
-        await until(lambda: gates[1].bar(alpha, "ann"), 3)
+        circuit_breakers = [worker.ctx["dependencies"].circuit_breaker for worker in (one, other)]
+        await _fail(circuit_breakers[0], alpha, _FAILED, 5)
+        await until(lambda: circuit_breakers[1].bar(alpha, "ann"), 3)
         ended = await front.end(await front.submit("hello"))
         assert _excluded(ended) == {"alpha": "cooling", "beta": None}
         assert [request.body["model"] for request in provider.requests] == ["upstream-beta"]
-        await front.thaw(gates[0])
-        async with gates[0].call(alpha, ANN, lane="interactive", tokens=1) as call:
+        await front.thaw(circuit_breakers[0])
+        async with circuit_breakers[0].call(alpha, ANN, lane="interactive", tokens=1) as call:
             call.note_first_part()
-        await until(lambda: not gates[1].open_circuits(), 3)
+        await until(lambda: not circuit_breakers[1].open_circuits(), 3)
     opened = [line for line in system.lines if line["event"] == "breaker opened"]
     assert [line["circuit"] for line in opened] == ["scripted/alpha/open"]
     assert [line["event"] for line in system.lines if line["event"].startswith("breaker ")] == [
@@ -253,15 +253,15 @@ async def test_failure_that_cannot_be_told_is_still_the_failure(
 
 
 async def test_circuit_tells_a_key_from_another_and_not_the_key(system: System) -> None:
-    gates = []
+    circuit_breakers = []
     for key in ("sk-wholly-secret", "sk-another"):
         async with running_worker(system, {"NO_SUCH_KEY": key}) as worker:
-            gates.append(
+            circuit_breakers.append(
                 worker.ctx["dependencies"].circuit_breaker.circuit_of(system.settings.models[2])
             )
-    assert len(set(gates)) == 2
-    assert all(circuit.startswith("keyless/gamma/") for circuit in gates)
-    assert "sk-" not in str(gates)
+    assert len(set(circuit_breakers)) == 2
+    assert all(circuit.startswith("keyless/gamma/") for circuit in circuit_breakers)
+    assert "sk-" not in str(circuit_breakers)
 
 
 async def test_operator_sees_what_cools(system: System) -> None:
@@ -272,10 +272,10 @@ async def test_operator_sees_what_cools(system: System) -> None:
         )
         nobody = await system.caller({})
 
-        async def told() -> object:
+        async def open_circuits_shown() -> object:
             return (await nobody.get("/readyz")).json().get("cooling")
 
-        assert await until(told, 5) == ["scripted/alpha"]
+        assert await until(open_circuits_shown, 5) == ["scripted/alpha"]
 
 
 async def test_gate_over_another_catalogue_knows_what_this_one_knew(attempts: Attempts) -> None:

@@ -107,12 +107,12 @@ async def test_retried_letter_is_answered_and_charged_once(
     credit_totals = await front.credit_totals()
     assert (credit_totals.balance, credit_totals.held, credit_totals.settled) == (GRANT, 0, 0)
     name = DeadLetterName("ann", ticket.id)
-    told = await letters.retry(name)
-    assert isinstance(told, Retried)
-    assert await letters.retry(name) == told
+    retried = await letters.retry(name)
+    assert isinstance(retried, Retried)
+    assert await letters.retry(name) == retried
     assert (await letters.list_letters(ALL, None, 10)).letters == []
-    await attempts.run(ticket._replace(id=told.generation))
-    answered = await _look(front, ticket, told.generation)
+    await attempts.run(ticket._replace(id=retried.generation))
+    answered = await _look(front, ticket, retried.generation)
     assert (answered.stage, answered.text, answered.turn) == ("completed", "You said: Why?", 2)
     assert provider.requests[-1].body["messages"] == [{"role": "user", "content": "Why?"}]
     credit_totals = await front.credit_totals()
@@ -124,7 +124,7 @@ async def test_retried_letter_is_answered_and_charged_once(
     assert [turn.state for turn in (first, second)] == ["failed", "completed"]
     kept = await letters.find(name)
     assert kept is not None
-    assert kept.letter.retried_as == told.generation
+    assert kept.letter.retried_as == retried.generation
 
 
 async def test_discarded_letter_is_not_asked_again(

@@ -29,7 +29,7 @@ GIF = b"GIF89a" + b"g" * 40
 
 
 @pytest.fixture
-async def pictures(attempts: Attempts) -> AsyncIterator[Upstream]:
+async def image_server(attempts: Attempts) -> AsyncIterator[Upstream]:
     """Return a server of pictures that an operator allows, for models that see."""
     async with Upstream() as listening:
         attempts.change_models(capabilities=("vision",), context_window=100_000)
@@ -44,11 +44,13 @@ def _change_media(attempts: Attempts, **fields: Any) -> None:  # noqa: ANN401  o
     attempts.settings = msgspec.structs.replace(attempts.settings, media=media)
 
 
-def _urls(pictures: Upstream, *names: str) -> Features:
-    return Features(media_urls=tuple(f"http://127.0.0.1:{pictures.port}/{name}" for name in names))
+def _urls(image_server: Upstream, *names: str) -> Features:
+    return Features(
+        media_urls=tuple(f"http://127.0.0.1:{image_server.port}/{name}" for name in names)
+    )
 
 
-def _gallery(**contents: bytes | Script) -> Script:
+def _image_server(**contents: bytes | Script) -> Script:
     """Return a script that gives each name what it has."""
 
     async def script(line: Line) -> None:
@@ -69,11 +71,11 @@ def _code(ended: Generation) -> tuple[str, str, str]:
 
 @pytest.mark.each_once
 async def test_pictures_are_shown_with_the_message_and_in_their_order(
-    attempts: Attempts, pictures: Upstream, provider: ScriptedProvider
+    attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
     # What a server calls them is not asked.
-    pictures.script = _gallery(a=PNG, b=GIF)
-    ended = await attempts.ended("What is it?", features=_urls(pictures, "b", "a"))
+    image_server.script = _image_server(a=PNG, b=GIF)
+    ended = await attempts.ended("What is it?", features=_urls(image_server, "b", "a"))
     assert ended.stage == "completed"
     content: Any = provider.requests[0].messages[-1]["content"]
     *shown, text = content
@@ -88,11 +90,11 @@ async def test_pictures_are_shown_with_the_message_and_in_their_order(
 
 @pytest.mark.each_once
 async def test_pictures_belong_to_their_turn(
-    attempts: Attempts, pictures: Upstream, provider: ScriptedProvider, front: Front
+    attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, front: Front
 ) -> None:
-    pictures.script = _gallery(a=PNG)
+    image_server.script = _image_server(a=PNG)
     provider.script.append(ScriptedAnswer(text="A bear."))
-    first = await front.submit("Look", features=_urls(pictures, "a"))
+    first = await front.submit("Look", features=_urls(image_server, "a"))
     await attempts.run(first)
     await attempts.run(await front.submit("And now?", session=first.session))
     contents = [message["content"] for message in provider.requests[-1].messages]
@@ -101,11 +103,11 @@ async def test_pictures_belong_to_their_turn(
 
 @pytest.mark.each_once
 async def test_pictures_are_counted_when_nobody_says_what_was_used(
-    attempts: Attempts, pictures: Upstream, provider: ScriptedProvider
+    attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
-    pictures.script = _gallery(a=PNG)
+    image_server.script = _image_server(a=PNG)
     provider.script.append(ScriptedAnswer(text="A bear.", has_usage=False))
-    ended = await attempts.ended("hi", features=_urls(pictures, "a", "a"), hold=HOLD * 9)
+    ended = await attempts.ended("hi", features=_urls(image_server, "a", "a"), hold=HOLD * 9)
     assert ended.assistant is not None
     assert ended.assistant.usage is not None
     said = price.tokens_in("hi")
@@ -116,20 +118,20 @@ async def test_pictures_are_counted_when_nobody_says_what_was_used(
 @pytest.mark.parametrize(
     ("script", "code"),
     [
-        (_gallery(a=PNG, b=b"<html>not at all</html>"), "MEDIA_TYPE"),
-        (_gallery(a=PNG, b=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "MEDIA_TYPE"),
-        (_gallery(a=PNG, b=b"RIFF\x24\0\0\0WAVEfmt "), "MEDIA_TYPE"),
-        (_gallery(a=PNG, b=b""), "MEDIA_TYPE"),
-        (_gallery(a=PNG, b=whole(PNG, content_encoding="gzip")), "MEDIA_TYPE"),
-        (_gallery(a=PNG, b=whole(b"", status=404)), "MEDIA_UNREACHABLE"),
-        (_gallery(a=PNG, b=held(PNG)), "MEDIA_UNREACHABLE"),
-        (_gallery(a=PNG, b=endless(PNG)), "MEDIA_TOO_LARGE"),
+        (_image_server(a=PNG, b=b"<html>not at all</html>"), "MEDIA_TYPE"),
+        (_image_server(a=PNG, b=b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "MEDIA_TYPE"),
+        (_image_server(a=PNG, b=b"RIFF\x24\0\0\0WAVEfmt "), "MEDIA_TYPE"),
+        (_image_server(a=PNG, b=b""), "MEDIA_TYPE"),
+        (_image_server(a=PNG, b=whole(PNG, content_encoding="gzip")), "MEDIA_TYPE"),
+        (_image_server(a=PNG, b=whole(b"", status=404)), "MEDIA_UNREACHABLE"),
+        (_image_server(a=PNG, b=held(PNG)), "MEDIA_UNREACHABLE"),
+        (_image_server(a=PNG, b=endless(PNG)), "MEDIA_TOO_LARGE"),
         (
-            _gallery(a=PNG, b=whole(b"", status=302, location="http://10.0.0.1/")),
+            _image_server(a=PNG, b=whole(b"", status=302, location="http://10.0.0.1/")),
             "MEDIA_FORBIDDEN",
         ),
-        (_gallery(a=PNG, b=whole(b"", status=302, location="/b")), "MEDIA_UNREACHABLE"),
-        (_gallery(a=PNG, b=whole(b"", status=302, location="http://[")), "MEDIA_FORBIDDEN"),
+        (_image_server(a=PNG, b=whole(b"", status=302, location="/b")), "MEDIA_UNREACHABLE"),
+        (_image_server(a=PNG, b=whole(b"", status=302, location="http://[")), "MEDIA_FORBIDDEN"),
     ],
     ids=[
         *("html", "svg", "sound", "nothing", "gzip", "404", "slow", "endless", "inside", "round"),
@@ -138,15 +140,15 @@ async def test_pictures_are_counted_when_nobody_says_what_was_used(
 )
 async def test_a_picture_that_cannot_be_had_ends_the_generation_at_no_cost(
     attempts: Attempts,
-    pictures: Upstream,
+    image_server: Upstream,
     provider: ScriptedProvider,
     front: Front,
     script: Script,
     code: str,
 ) -> None:
-    pictures.script = script
+    image_server.script = script
     _change_media(attempts, fetch_seconds=1.0, file_bytes_max=10_000)
-    ended = await attempts.ended(features=_urls(pictures, "a", "b"))
+    ended = await attempts.ended(features=_urls(image_server, "a", "b"))
     category, said, message = _code(ended)
     assert (ended.stage, category, said) == ("failed", "invalid_request", code)
     assert "`media_urls[1]`" in message
@@ -157,40 +159,42 @@ async def test_a_picture_that_cannot_be_had_ends_the_generation_at_no_cost(
 @pytest.mark.each_once
 @pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://[::1]/", "http://a:22/"])
 async def test_what_is_inside_is_forbidden(
-    attempts: Attempts, pictures: Upstream, url: str
+    attempts: Attempts, image_server: Upstream, url: str
 ) -> None:
     ended = await attempts.ended(features=Features(media_urls=(url,)))
     assert _code(ended)[1] == "MEDIA_FORBIDDEN"
-    assert pictures.connections == 0
+    assert image_server.connections == 0
 
 
 @pytest.mark.each_once
 async def test_all_the_pictures_of_a_message_are_bounded_together(
-    attempts: Attempts, pictures: Upstream
+    attempts: Attempts, image_server: Upstream
 ) -> None:
-    pictures.script = _gallery(a=PNG)
+    image_server.script = _image_server(a=PNG)
     _change_media(attempts, fetched_bytes_max=3 * len(PNG))
-    assert (await attempts.ended(features=_urls(pictures, *"aaa"))).stage == "completed"
-    assert _code(await attempts.ended(features=_urls(pictures, *"aaaa")))[1] == "MEDIA_TOO_LARGE"
+    assert (await attempts.ended(features=_urls(image_server, *"aaa"))).stage == "completed"
+    assert (
+        _code(await attempts.ended(features=_urls(image_server, *"aaaa")))[1] == "MEDIA_TOO_LARGE"
+    )
 
 
 @pytest.mark.each_once
 async def test_trouble_that_passes_is_tried_once_more(
-    attempts: Attempts, pictures: Upstream
+    attempts: Attempts, image_server: Upstream
 ) -> None:
     troubles = [whole(b"", status=503), whole(PNG), whole(b"", status=500), whole(b"", status=500)]
 
     async def script(line: Line) -> None:
         await troubles.pop(0)(line)
 
-    pictures.script = script
-    assert (await attempts.ended(features=_urls(pictures, "a"))).stage == "completed"
-    assert _code(await attempts.ended(features=_urls(pictures, "a")))[1] == "MEDIA_UNREACHABLE"
+    image_server.script = script
+    assert (await attempts.ended(features=_urls(image_server, "a"))).stage == "completed"
+    assert _code(await attempts.ended(features=_urls(image_server, "a")))[1] == "MEDIA_UNREACHABLE"
     assert troubles == []
 
 
 @pytest.mark.each_once
-async def test_pictures_come_at_once(attempts: Attempts, pictures: Upstream) -> None:
+async def test_pictures_come_at_once(attempts: Attempts, image_server: Upstream) -> None:
     asked, all_asked = 0, asyncio.Event()
 
     async def script(line: Line) -> None:
@@ -201,13 +205,13 @@ async def test_pictures_come_at_once(attempts: Attempts, pictures: Upstream) -> 
         await all_asked.wait()
         await whole(PNG)(line)
 
-    pictures.script = script
-    assert (await attempts.ended(features=_urls(pictures, *"abcde"))).stage == "completed"
+    image_server.script = script
+    assert (await attempts.ended(features=_urls(image_server, *"abcde"))).stage == "completed"
 
 
 @pytest.mark.each_once
 async def test_a_cancel_leaves_what_is_being_fetched(
-    attempts: Attempts, pictures: Upstream, front: Front
+    attempts: Attempts, image_server: Upstream, front: Front
 ) -> None:
     arrived = asyncio.Event()
 
@@ -215,23 +219,23 @@ async def test_a_cancel_leaves_what_is_being_fetched(
         arrived.set()
         await line.gone.wait()
 
-    pictures.script = script
-    ticket = await front.submit(features=_urls(pictures, "a"))
+    image_server.script = script
+    ticket = await front.submit(features=_urls(image_server, "a"))
     running = attempts.begin(ticket)
     await asyncio.wait_for(arrived.wait(), 5)
     attempts.stop_signal.trigger("cancel")
     await running
     assert (await front.poll(ticket)).stage == "cancelled"
-    await asyncio.wait_for(pictures.line.gone.wait(), 5)
+    await asyncio.wait_for(image_server.line.gone.wait(), 5)
 
 
 @pytest.mark.each_once
 async def test_a_fault_of_ours_with_one_picture_ends_the_generation_while_another_is_fetched(
-    attempts: Attempts, pictures: Upstream, front: Front, system: System
+    attempts: Attempts, image_server: Upstream, front: Front, system: System
 ) -> None:
     system.expected.add("a step failed")
 
-    class Faulty(UrlFetcher):
+    class FailingFetcher(UrlFetcher):
         @override
         async def fetch(
             self, url: str, *, bytes_max: int, seconds: float, budget: FetchBudget
@@ -241,21 +245,21 @@ async def test_a_fault_of_ours_with_one_picture_ends_the_generation_while_anothe
             await asyncio.Event().wait()
             raise AssertionError
 
-    attempts.url_fetcher = Faulty(attempts.settings.egress, attempts.clock)
-    ended = await attempts.ended(features=_urls(pictures, "a", "b"))
+    attempts.url_fetcher = FailingFetcher(attempts.settings.egress, attempts.clock)
+    ended = await attempts.ended(features=_urls(image_server, "a", "b"))
     assert _code(ended)[1] == "INTERNAL"
     assert (await front.credit_totals()).balance == GRANT
 
 
 @pytest.mark.each_once
 async def test_a_model_that_fails_is_passed_over_for_one_that_sees(
-    attempts: Attempts, pictures: Upstream, provider: ScriptedProvider, system: System
+    attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, system: System
 ) -> None:
-    pictures.script = _gallery(a=PNG)
+    image_server.script = _image_server(a=PNG)
     provider.script.append(ScriptedAnswer(status=401))
-    ended = await attempts.ended(features=_urls(pictures, "a"), hold=HOLD * 100)
+    ended = await attempts.ended(features=_urls(image_server, "a"), hold=HOLD * 100)
     assert ended.stage == "completed"
-    assert len(pictures.lines) == 1
+    assert len(image_server.lines) == 1
     assert isinstance(provider.requests[-1].messages[-1]["content"], list)
     assert system.settings.media.folder
 
@@ -265,10 +269,10 @@ async def test_a_model_that_fails_is_passed_over_for_one_that_sees(
 
 @pytest.mark.each_once
 async def test_an_accounts_silent_names_leave_the_pictures_of_others_alone(
-    attempts: Attempts, pictures: Upstream, front: Front, tmp_path: Path
+    attempts: Attempts, image_server: Upstream, front: Front, tmp_path: Path
 ) -> None:
     """Six messages of ten names each, that no server answers for, beside one of another account."""
-    pictures.script = whole(PNG)
+    image_server.script = whole(PNG)
     async with NameServer(bears_example=("127.0.0.1",)) as server:
         silent = [f"n{number}.example" for number in range(60)]
         server.records |= dict.fromkeys(silent, (SILENT,))
@@ -276,11 +280,13 @@ async def test_an_accounts_silent_names_leave_the_pictures_of_others_alone(
         attempts.url_fetcher = UrlFetcher(attempts.settings.egress, attempts.clock, names)
         running = []
         for first in range(0, 60, 10):
-            urls = tuple(f"http://{name}:{pictures.port}/" for name in silent[first : first + 10])
+            urls = tuple(
+                f"http://{name}:{image_server.port}/" for name in silent[first : first + 10]
+            )
             ticket = await front.submit(account="mallory", features=Features(media_urls=urls))
             running.append(attempts.begin(ticket))
         await until(lambda: len(server.asked) == 2 * PER_ACCOUNT_MAX)
-        url = f"http://bears.example:{pictures.port}/a"
+        url = f"http://bears.example:{image_server.port}/a"
         ended = await asyncio.wait_for(attempts.ended(features=Features(media_urls=(url,))), 10)
         assert ended.stage == "completed"
         assert not any(each.done() for each in running)
@@ -291,24 +297,24 @@ async def test_an_accounts_silent_names_leave_the_pictures_of_others_alone(
 
 @pytest.mark.each_once
 async def test_a_private_name_and_an_unknown_one_end_alike(
-    attempts: Attempts, pictures: Upstream, tmp_path: Path
+    attempts: Attempts, image_server: Upstream, tmp_path: Path
 ) -> None:
     async with NameServer(inside_example=("10.0.0.1",)) as server:
         names = server.names(tmp_path, hosts="10.0.0.2 inside.hosts").addresses
         attempts.url_fetcher = UrlFetcher(attempts.settings.egress, attempts.clock, names)
         ends = set()
         for host in ("inside.example", "inside.hosts", "unknown.example"):
-            url = f"http://{host}:{pictures.port}/"
+            url = f"http://{host}:{image_server.port}/"
             ended = await attempts.ended(features=Features(media_urls=(url,)))
             ends.add((_code(ended), ended.assistant and ended.assistant.failure))
     ((code, _),) = ends
     assert code[1] == "MEDIA_UNREACHABLE"
-    assert pictures.connections == 0
+    assert image_server.connections == 0
 
 
 @pytest.mark.each_once
 async def test_a_message_calls_a_host_twenty_times_at_most(
-    attempts: Attempts, pictures: Upstream
+    attempts: Attempts, image_server: Upstream
 ) -> None:
     """Ten pictures, each led round in circles and asked for once more."""
 
@@ -317,19 +323,19 @@ async def test_a_message_calls_a_host_twenty_times_at_most(
         is_end = path.endswith("xxx")
         await whole(b"", status=503 if is_end else 302, location=f"{path}x")(line)
 
-    pictures.script = script
-    ended = await attempts.ended(features=_urls(pictures, *"abcdefghij"))
+    image_server.script = script
+    ended = await attempts.ended(features=_urls(image_server, *"abcdefghij"))
     assert _code(ended)[1] == "MEDIA_UNREACHABLE"
-    assert len(pictures.lines) <= REQUESTS_PER_HOST_MAX == 20
+    assert len(image_server.lines) <= REQUESTS_PER_HOST_MAX == 20
 
 
 @pytest.mark.each_once
 async def test_a_url_that_stands_there_twice_is_fetched_once_and_shown_twice(
-    attempts: Attempts, pictures: Upstream, provider: ScriptedProvider
+    attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
-    pictures.script = _gallery(a=PNG, b=GIF)
-    assert (await attempts.ended(features=_urls(pictures, *"aba"))).stage == "completed"
-    assert len(pictures.lines) == 2
+    image_server.script = _image_server(a=PNG, b=GIF)
+    assert (await attempts.ended(features=_urls(image_server, *"aba"))).stage == "completed"
+    assert len(image_server.lines) == 2
     *shown, _ = provider.requests[0].messages[-1]["content"]
     kinds = [each["image_url"]["url"].partition(";")[0] for each in shown]
     assert kinds == ["data:image/png", "data:image/gif", "data:image/png"]
@@ -337,12 +343,12 @@ async def test_a_url_that_stands_there_twice_is_fetched_once_and_shown_twice(
 
 @pytest.mark.each_once
 async def test_a_turn_that_was_put_off_fetches_nothing_again(
-    attempts: Attempts, pictures: Upstream, provider: ScriptedProvider, front: Front
+    attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, front: Front
 ) -> None:
-    pictures.script = _gallery(a=PNG)
+    image_server.script = _image_server(a=PNG)
     attempts.change_models(identifier="alone")
     provider.answer = lambda _: ScriptedAnswer(status=429)
-    ticket = await front.submit(features=_urls(pictures, "a"))
+    ticket = await front.submit(features=_urls(image_server, "a"))
     await attempts.run(ticket)
     assert (await front.poll(ticket)).stage == "retrying"
     provider.answer = lambda _: ScriptedAnswer(text="A bear.")
@@ -350,5 +356,5 @@ async def test_a_turn_that_was_put_off_fetches_nothing_again(
     await front.thaw(attempts.circuit_breaker)
     await attempts.run(ticket)
     assert (await front.poll(ticket)).stage == "completed"
-    assert len(pictures.lines) == 1
+    assert len(image_server.lines) == 1
     assert isinstance(provider.requests[-1].messages[-1]["content"], list)

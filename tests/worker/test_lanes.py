@@ -130,13 +130,13 @@ async def test_what_is_claimed_for_a_slot_that_became_free_is_not_claimed_again(
 
     claims = Claims(settings, "w", redis, slots, start)
     claims.is_more = False
-    bell = asyncio.create_task(claims.take_work())
+    wakeup_wait = asyncio.create_task(claims.take_work())
     await until(lambda: asked.counts == [1])
     slots.leave(running[0])
     freed = asyncio.create_task(claims.use_free_slot())
     await until(lambda: asked.counts == [1, 1])
     asked.answer(0)
-    await bell
+    await wakeup_wait
     # Four run or are claimed: there is no room for more.
     more = asyncio.create_task(claims.take_work())
     asked.answer(1)
@@ -161,7 +161,7 @@ async def test_two_claims_under_way_never_ask_for_the_same_slot_of_a_batch(
     redis = Redis(settings.redis)
     claims = Claims(settings, "w", redis, slots, lambda _: None)
     claims.is_more = False
-    bell = asyncio.create_task(claims.take_work())
+    wakeup_wait = asyncio.create_task(claims.take_work())
     await until(lambda: asked.batches == [0])
     freed = []
     # One of the batch ends, then one of a person's: one slot is free for the batch, not two.
@@ -171,6 +171,6 @@ async def test_two_claims_under_way_never_ask_for_the_same_slot_of_a_batch(
     await until(lambda: len(asked.batches) == 3)
     assert asked.batches == [0, 1, 0]
     asked.none()
-    await asyncio.gather(bell, *freed)
+    await asyncio.gather(wakeup_wait, *freed)
     await claims.close()
     await redis.close()

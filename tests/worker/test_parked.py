@@ -143,11 +143,11 @@ async def test_room_taken_for_a_turn_that_does_not_call_goes_to_the_next_at_once
         cancelled = next(ticket for ticket in tickets if ticket.id == name)
         await front.cancel(cancelled)
 
-        def has_heard() -> bool:
+        def has_received() -> bool:
             stop_signals = worker.slots.stop_signals_of(cancelled.account, cancelled.id)
             return all(stop_signal.why == "cancel" for stop_signal in stop_signals)
 
-        await until(has_heard, what="the cancel")
+        await until(has_received, what="the cancel")
         go_on.set()
         assert (await front.end(cancelled)).stage == "cancelled"
         others = [await front.end(ticket) for ticket in tickets if ticket is not cancelled]

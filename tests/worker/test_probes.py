@@ -8,7 +8,7 @@ from shared.errors import Failure, ProviderError
 from shared.redis.functions import Breaker
 from shared.settings import ModelSettings
 from tests.worker.front import Front
-from tests.worker.single_attempts import ANN, Attempts, Hasty
+from tests.worker.single_attempts import ANN, Attempts, ImpatientClock
 from worker.resilience.circuit_breaker import CircuitBreaker
 from worker.resilience.circuits import Caller
 
@@ -27,7 +27,7 @@ async def _freeze(circuit_breaker: CircuitBreaker, model: ModelSettings) -> None
         await circuit_breaker.end(call, _FAILED)
 
 
-class _Later(Hasty):
+class _LateClock(ImpatientClock):
     """A clock that a test sets ahead."""
 
     ahead = 0.0
@@ -41,7 +41,7 @@ class _Later(Hasty):
 async def test_no_turn_is_claimed_for_a_circuit_while_a_call_of_this_worker_probes_it(
     attempts: Attempts, front: Front, *, is_told: bool
 ) -> None:
-    clock = attempts.clock = _Later()
+    clock = attempts.clock = _LateClock()
     alpha, circuit_breaker = attempts.settings.models[0], attempts.circuit_breaker
     await _freeze(circuit_breaker, alpha)
     await front.thaw(circuit_breaker)
@@ -61,7 +61,7 @@ async def test_no_turn_is_claimed_for_a_circuit_while_a_call_of_this_worker_prob
 async def test_no_turn_is_claimed_for_a_circuit_while_another_worker_probes_it(
     attempts: Attempts,
 ) -> None:
-    clock = attempts.clock = _Later()
+    clock = attempts.clock = _LateClock()
     alpha, circuit_breaker = attempts.settings.models[0], attempts.circuit_breaker
     circuit = circuit_breaker.circuit_of(alpha)
     for _ in range(3):

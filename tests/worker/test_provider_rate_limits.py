@@ -157,13 +157,13 @@ async def test_a_call_without_room_takes_no_turn_at_a_throttled_provider(
     attempts.change_providers(concurrency_max=1)
     asked: list[Argument] = []
 
-    class Watched(LossyRedis):
+    class WatchedRedis(LossyRedis):
         @override
         async def call(self, *command: Argument, repeat: bool = True) -> Reply:
             asked.append(command[1])
             return await super().call(*command, repeat=repeat)
 
-    attempts.redis = Watched(front.redis)
+    attempts.redis = WatchedRedis(front.redis)
     alpha = attempts.settings.models[0]
     limited = ProviderError(
         Failure(message="No.", category="rate_limit", code="PROVIDER_RATE_LIMITED"),
@@ -221,23 +221,23 @@ async def test_a_call_that_only_asks_for_room_is_not_kept_as_one_that_has_it(
     attempts: Attempts, front: Front
 ) -> None:
     attempts.change_providers(concurrency_max=1)
-    alpha, told = attempts.settings.models[0], []
+    alpha, reported_slots = attempts.settings.models[0], []
 
-    class Watched(LossyRedis):
+    class WatchedRedis(LossyRedis):
         @override
         async def call(self, *command: Argument, repeat: bool = True) -> Reply:
             reply = await super().call(*command, repeat=repeat)
             # A report that is made up before the answer is read.
-            told.append(attempts.circuit_breaker.take_report().slots)
+            reported_slots.append(attempts.circuit_breaker.take_report().slots)
             return reply
 
-    attempts.redis = Watched(front.redis)
+    attempts.redis = WatchedRedis(front.redis)
     async with attempts.circuit_breaker.call(alpha, ANN, lane="interactive", tokens=1) as call:
         with pytest.raises(CallBlockedError):
             async with attempts.circuit_breaker.call(alpha, ANN, lane="interactive", tokens=1):
                 pass
-        assert [len(slots) for slots in told] == [0, 1]
-        assert {slot[2] for slots in told for slot in slots} == {call.id}
+        assert [len(slots) for slots in reported_slots] == [0, 1]
+        assert {slot[2] for slots in reported_slots for slot in slots} == {call.id}
 
 
 async def test_room_that_was_given_unheard_is_given_back(attempts: Attempts, front: Front) -> None:

@@ -50,11 +50,11 @@ async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_bell(
         await front.submit()
     hear = Claims._wait_for_wakeup
 
-    async def wait_for_bell(claims: Claims) -> bool:
+    async def wait_for_wakeup(claims: Claims) -> bool:
         waits.append(len(claims._slots))
         return await hear(claims)
 
-    monkeypatch.setattr(Claims, "_wait_for_wakeup", wait_for_bell)
+    monkeypatch.setattr(Claims, "_wait_for_wakeup", wait_for_wakeup)
     async with running_worker(system):
         await until(lambda: len(provider.requests) == 40)
         assert waits == []

@@ -31,7 +31,7 @@ _LOST = ProviderError(
 )
 
 
-class Scripted:
+class PartsProvider:
     """A provider that yields the parts it is given, and then raises the fault, if there is one."""
 
     def __init__(self, *parts: Part, fault: ProviderError | None = None) -> None:
@@ -50,7 +50,7 @@ class Scripted:
         """Nothing is open."""
 
 
-def _use(monkeypatch: pytest.MonkeyPatch, provider: Scripted) -> Scripted:
+def _use(monkeypatch: pytest.MonkeyPatch, provider: PartsProvider) -> PartsProvider:
     monkeypatch.setattr(Registry, "provider_of", lambda *_: provider)
     return provider
 
@@ -136,17 +136,17 @@ _UNPAYABLE = Failure(message="No.", category="invalid_request", code="REQUEST_UN
 @pytest.mark.parametrize(
     ("upstream", "code", "is_charged"),
     [
-        (Scripted(*_THOUGHT, Ended("stop")), "EMPTY_ANSWER", True),
-        (Scripted(*_THOUGHT, Ended("length")), "ANSWER_SPENT_ON_THINKING", True),
-        (Scripted(*_THOUGHT, Ended("content_filter")), "CONTENT_POLICY", True),
-        (Scripted(*_THOUGHT, Ended("tool_calls")), "EMPTY_ANSWER", True),
-        (Scripted(*_THOUGHT), "EMPTY_ANSWER", True),
-        (Scripted(*_THOUGHT, Paused(({"type": "thinking"},))), "PROVIDER_FAILED", True),
-        (Scripted(*_THOUGHT, fault=ProviderError(_FILTERED)), "CONTENT_POLICY", True),
-        (Scripted(*_THOUGHT, fault=ProviderError(_UNPAYABLE)), "REQUEST_UNAFFORDABLE", False),
-        (Scripted(*_THOUGHT, fault=_LOST), "STREAM_CUT", False),
-        (Scripted(Text("one"), fault=ProviderError(_FILTERED)), "CONTENT_POLICY", False),
-        (Scripted(Ended("content_filter")), "CONTENT_POLICY", False),
+        (PartsProvider(*_THOUGHT, Ended("stop")), "EMPTY_ANSWER", True),
+        (PartsProvider(*_THOUGHT, Ended("length")), "ANSWER_SPENT_ON_THINKING", True),
+        (PartsProvider(*_THOUGHT, Ended("content_filter")), "CONTENT_POLICY", True),
+        (PartsProvider(*_THOUGHT, Ended("tool_calls")), "EMPTY_ANSWER", True),
+        (PartsProvider(*_THOUGHT), "EMPTY_ANSWER", True),
+        (PartsProvider(*_THOUGHT, Paused(({"type": "thinking"},))), "PROVIDER_FAILED", True),
+        (PartsProvider(*_THOUGHT, fault=ProviderError(_FILTERED)), "CONTENT_POLICY", True),
+        (PartsProvider(*_THOUGHT, fault=ProviderError(_UNPAYABLE)), "REQUEST_UNAFFORDABLE", False),
+        (PartsProvider(*_THOUGHT, fault=_LOST), "STREAM_CUT", False),
+        (PartsProvider(Text("one"), fault=ProviderError(_FILTERED)), "CONTENT_POLICY", False),
+        (PartsProvider(Ended("content_filter")), "CONTENT_POLICY", False),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -154,7 +154,7 @@ async def test_a_model_that_only_thinks_is_charged_unless_its_provider_breaks_do
     attempts: Attempts,
     front: Front,
     monkeypatch: pytest.MonkeyPatch,
-    upstream: Scripted,
+    upstream: PartsProvider,
     code: str,
     is_charged: bool,
 ) -> None:
@@ -227,7 +227,7 @@ async def test_media_make_an_answer_without_a_word(
     attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture, song = Media("image", "https://example.org/1"), Media("audio", "https://example.org/2")
-    _use(monkeypatch, Scripted(picture, song, Ended("stop")))
+    _use(monkeypatch, PartsProvider(picture, song, Ended("stop")))
     ticket = await front.submit()
     await attempts.run(ticket)
     kept = await _kept(front, ticket)
@@ -245,7 +245,7 @@ async def test_tools_are_told_in_order_with_the_words(
 ) -> None:
     call = ToolCall(call_id="1", tool="clock", arguments={"zone": "UTC"})
     result = ToolResult(call_id="1", ok=True, summary="It is noon.")
-    _use(monkeypatch, Scripted(Text("Wait. "), call, result, Text("Noon."), Ended("stop")))
+    _use(monkeypatch, PartsProvider(Text("Wait. "), call, result, Text("Noon."), Ended("stop")))
     ticket = await front.submit()
     await attempts.run(ticket)
     stream_events = [each.event for each in await front.stream_events(ticket)]
@@ -271,7 +271,7 @@ async def test_tools_are_told_in_order_with_the_words(
 async def test_call_that_fails_after_one_of_them_was_shown_is_not_made_again(
     attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch, part: Part
 ) -> None:
-    provider = _use(monkeypatch, Scripted(part, fault=_LOST))
+    provider = _use(monkeypatch, PartsProvider(part, fault=_LOST))
     ticket = await front.submit()
     await attempts.run(ticket)
     assert ((await _kept(front, ticket)).status, provider.calls) == ("failed", 1)
@@ -287,7 +287,7 @@ async def test_model_is_sent_neither_reasoning_nor_turns_without_a_word(
     ticket = await front.submit("one")
     await attempts.run(ticket)
     with monkeypatch.context() as patch:
-        _use(patch, Scripted(Media("image", "https://example.org/1"), Ended("stop")))
+        _use(patch, PartsProvider(Media("image", "https://example.org/1"), Ended("stop")))
         await attempts.run(await front.submit("draw", session=ticket.session))
     await attempts.run(await front.submit("three", session=ticket.session))
     assert [
@@ -299,11 +299,11 @@ async def test_an_answer_holds_so_many_pictures_and_no_more(
     attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [GeneratedMedia("image", "image/png", b"\x89PNG\r\n\x1a\n%d" % n) for n in range(65)]
-    _use(monkeypatch, Scripted(*pictures[:64], Ended("stop")))
+    _use(monkeypatch, PartsProvider(*pictures[:64], Ended("stop")))
     ticket = await front.submit()
     await attempts.run(ticket)
     assert len((await _kept(front, ticket)).media) == 64
-    _use(monkeypatch, Scripted(*pictures, Ended("stop")))
+    _use(monkeypatch, PartsProvider(*pictures, Ended("stop")))
     ticket = await front.submit()
     await attempts.run(ticket)
     kept = await _kept(front, ticket)

@@ -106,10 +106,10 @@ async def test_fleet_hears_of_it_with_the_next_report(
         processes.environment(_others(system), tmp_path)
         worker._catalogue_reload.reload()
 
-        async def is_heard() -> bool:
+        async def is_received() -> bool:
             return await served() == {"delta"}
 
-        await until(is_heard)
+        await until(is_received)
 
 
 async def test_providers_that_stay_keep_their_lines(

@@ -16,7 +16,7 @@ from tests.support.waiting import until
 from tests.worker.front import GRANT, HOLD, Front, Ticket, text_of
 from tests.worker.lossy_redis import LossyRedis, Trouble
 from tests.worker.providers.upstream import Line, Upstream
-from tests.worker.single_attempts import Attempts, Hasty
+from tests.worker.single_attempts import Attempts, ImpatientClock
 from worker import pipeline
 from worker.outcome import Outcome, StopReason
 from worker.run import Run
@@ -238,7 +238,7 @@ async def _pinging(line: Line) -> None:
     await line.head()
     while True:
         await line.send(b": ping\n\n")
-        await Hasty().sleep(1)
+        await ImpatientClock().sleep(1)
 
 
 async def test_provider_that_only_pings_is_given_up(attempts: Attempts, front: Front) -> None:

@@ -15,7 +15,7 @@ from tests.worker.providers.upstream import Line, Script, Upstream, chunked, end
 from tests.worker.url_fetching import (
     BYTES,
     PATIENT_SECONDS,
-    Names,
+    ScriptedResolver,
     fetch,
     picture,
     redirect,
@@ -48,11 +48,11 @@ async def test_the_name_is_kept_and_the_line_goes_to_the_address_that_was_judged
     server: Upstream,
 ) -> None:
     server.script = picture()
-    names = Names(["127.0.0.1"])
-    url_fetcher = url_fetcher_of(settings_of(server, "pictures.example"), names)
+    resolver = ScriptedResolver(["127.0.0.1"])
+    url_fetcher = url_fetcher_of(settings_of(server, "pictures.example"), resolver)
     url = f"http://Pictures.Example:{server.port}/a"
     assert await fetch(url_fetcher, url) == b"picture"
-    assert names.asked == ["pictures.example"]
+    assert resolver.asked == ["pictures.example"]
     said = f"\r\nhost: pictures.example:{server.port}\r\n".encode()
     assert said in server.line.request.lower()
 
@@ -67,7 +67,7 @@ async def test_tls_asks_for_the_name_too(server: Upstream) -> None:
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
         settings = EgressSettings(allow=("pictures.example",), ports=(port,))
-        url_fetcher = url_fetcher_of(settings, Names(["127.0.0.1"]))
+        url_fetcher = url_fetcher_of(settings, ScriptedResolver(["127.0.0.1"]))
         error = await refused(url_fetcher, f"https://pictures.example:{port}/a")
     assert (error.kind, error.retry) == ("unreachable", "soon")
     assert b"pictures.example" in asked.get_nowait()
@@ -81,31 +81,31 @@ async def test_tls_asks_for_the_name_too(server: Upstream) -> None:
 async def test_a_name_of_a_private_address_is_not_called(
     server: Upstream, addresses: list[str]
 ) -> None:
-    names = Names(addresses)
+    resolver = ScriptedResolver(addresses)
     error = await refused(
-        url_fetcher_of(settings_of(server), names), f"http://a.example:{server.port}/"
+        url_fetcher_of(settings_of(server), resolver), f"http://a.example:{server.port}/"
     )
     assert (error.kind, error.retry) == ("unreachable", "never")
     assert server.connections == 0
 
 
 async def test_an_address_is_judged_without_asking_anybody(server: Upstream) -> None:
-    names = Names(["1.1.1.1"])
-    url_fetcher = url_fetcher_of(settings_of(server), names)
+    resolver = ScriptedResolver(["1.1.1.1"])
+    url_fetcher = url_fetcher_of(settings_of(server), resolver)
     for host in ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "localhost.127.0.0.1"):
         error = await refused(url_fetcher, f"http://{host}:{server.port}/")
         assert error.kind == "forbidden"
-    assert (names.asked, server.connections) == ([], 0)
+    assert (resolver.asked, server.connections) == ([], 0)
 
 
 async def test_a_name_that_changes_its_mind_is_heard_once(server: Upstream) -> None:
     """Allowed when it is judged, private a moment later: for one call it is asked one time."""
     server.script = picture()
-    names = Names(["127.0.0.1"], ["127.0.0.2"])
-    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"), names)
+    resolver = ScriptedResolver(["127.0.0.1"], ["127.0.0.2"])
+    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"), resolver)
     url = f"http://a.example:{server.port}/"
     assert await fetch(url_fetcher, url) == b"picture"
-    assert len(names.asked) == 1
+    assert len(resolver.asked) == 1
     assert (await refused(url_fetcher, url)).kind == "unreachable"
     assert server.connections == 1
 
@@ -157,7 +157,7 @@ async def test_what_a_redirect_leads_to_is_fetched(server: Upstream) -> None:
 )
 async def test_each_redirect_is_judged_anew(server: Upstream, location: str) -> None:
     server.script = redirect(location)
-    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"), Names(["10.0.0.1"]))
+    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"), ScriptedResolver(["10.0.0.1"]))
     error = await refused(url_fetcher, f"http://127.0.0.1:{server.port}/a")
     assert (error.kind, error.retry) == ("forbidden", "never")
     assert len(server.lines) == 1
@@ -285,7 +285,9 @@ async def test_nobody_there_may_pass_and_no_name_has_been_asked_for(
         url_fetcher = url_fetcher_of(EgressSettings(allow=("127.0.0.1",), ports=(port,)))
         error = await refused(url_fetcher, f"http://127.0.0.1:{port}/")
     assert (error.kind, error.retry) == ("unreachable", "soon")
-    error = await refused(url_fetcher_of(settings_of(server), Names([])), "http://a.example/")
+    error = await refused(
+        url_fetcher_of(settings_of(server), ScriptedResolver([])), "http://a.example/"
+    )
     assert (error.kind, error.retry) == ("unreachable", "never")
 
 

@@ -17,7 +17,7 @@ from tests.worker.providers.upstream import Upstream
 from tests.worker.url_fetching import (
     BYTES,
     PATIENT_SECONDS,
-    Names,
+    ScriptedResolver,
     fetch,
     picture,
     redirect,
@@ -43,7 +43,7 @@ async def test_nobody_learns_whether_a_name_is_private_or_unknown(
     if location is not None:
         server.script = redirect(location)
     url = f"http://127.0.0.1:{server.port}/" if location else "http://inside.example/"
-    told = []
+    failures = []
     for taken, answer in ((0.0, ["10.0.0.1"]), (0.3, []), (0.6, ["1.1.1.1", "10.0.0.1"])):
         clock, names = ManualClock(), Names(answer)
 
@@ -59,8 +59,8 @@ async def test_nobody_learns_whether_a_name_is_private_or_unknown(
 
         url_fetcher = UrlFetcher(settings_of(server, "127.0.0.1"), clock, slow)
         error = await refused(url_fetcher, url)
-        told.append((error.kind, error.retry, error.message, round(clock.now, 6)))
-    assert set(told) == {("unreachable", "never", "The URL's host cannot be called.", 1.0)}
+        failures.append((error.kind, error.retry, error.message, round(clock.now, 6)))
+    assert set(failures) == {("unreachable", "never", "The URL's host cannot be called.", 1.0)}
 
 
 _REFUSAL: Final = "The URL's host cannot be called."
@@ -126,7 +126,7 @@ async def test_one_message_calls_a_host_so_often_by_whatever_name(
     server: Upstream, host: str
 ) -> None:
     server.script = picture()
-    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"), Names(["127.0.0.1"]))
+    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"), ScriptedResolver(["127.0.0.1"]))
     many = range(REQUESTS_PER_HOST_MAX + 5)
     urls = [f"http://{host.format(f'n{number}')}:{server.port}/" for number in many]
     ends = await _requests(url_fetcher, urls)
@@ -150,7 +150,7 @@ async def test_of_a_name_with_many_addresses_a_few_of_each_family_are_called() -
         port = closed.getsockname()[1]
         settings = EgressSettings(allow=("127.0.0.0/8", "::1"), ports=(port,))
         url_fetcher = url_fetcher_of(
-            settings, Names([*(f"127.0.0.{last}" for last in range(2, 40)), "::1"])
+            settings, ScriptedResolver([*(f"127.0.0.{last}" for last in range(2, 40)), "::1"])
         )
         budget = FetchBudget("ann", 1_000_000)
         with pytest.raises(EgressError):

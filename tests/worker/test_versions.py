@@ -21,7 +21,7 @@ from worker.consumer.arq_worker import PolluxWorker
 _OTHER = f"{library.NAME}x"
 
 
-class Other(Redis):
+class OtherLibraryRedis(Redis):
     """A connection of a process whose function library has another text, and so another name."""
 
     claims = 0
@@ -45,16 +45,19 @@ class Other(Redis):
 async def test_two_function_libraries_serve_one_queue(system: System, front: Front) -> None:
     await front.redis.call("FUNCTION", "LOAD", library.TEXT.replace(library.NAME, _OTHER))
     async with running_worker(system), started(system) as (worker, _):
-        other, other_bell = Other(system.settings.redis), Other(system.settings.redis)
+        other, other_wakeup = (
+            OtherLibraryRedis(system.settings.redis),
+            OtherLibraryRedis(system.settings.redis),
+        )
         taking = worker.claims
         ours = (worker.redis, taking._wakeup.redis)
         worker.redis = taking._redis = other
-        taking._wakeup.redis = other_bell
+        taking._wakeup.redis = other_wakeup
         worker.ctx["dependencies"] = dataclasses.replace(worker.ctx["dependencies"], redis=other)
         first = [await front.submit(f"talk {n}") for n in range(20)]
         then = [await front.submit("and then?", session=one.session) for one in first]
         ended = [await front.end(ticket) for ticket in (*first, *then)]
-        assert other.claims + other_bell.claims
+        assert other.claims + other_wakeup.claims
     assert {(one.stage, one.attempt) for one in ended} == {("completed", 1)}
     assert (await front.credit_totals()).held == 0
     for connection in ours:

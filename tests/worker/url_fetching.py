@@ -11,14 +11,14 @@ from shared.egress import Address
 from shared.errors import EgressError
 from shared.settings import EgressSettings
 from tests.worker.providers.upstream import Line, Script, Upstream, whole
-from tests.worker.single_attempts import Hasty
+from tests.worker.single_attempts import ImpatientClock
 from worker.fetching.url_fetcher import FetchBudget, Resolve, UrlFetcher
 
 BYTES: Final = 10_000
 PATIENT_SECONDS: Final = 10.0
 
 
-class Names:
+class ScriptedResolver:
     """A resolver that is told what to answer, and counts what it is asked."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def settings_of(server: Upstream, *allow: str) -> EgressSettings:
 
 
 def url_fetcher_of(settings: EgressSettings, resolve: Resolve | None = None) -> UrlFetcher:
-    return UrlFetcher(settings, Hasty(), resolve)
+    return UrlFetcher(settings, ImpatientClock(), resolve)
 
 
 async def fetch(

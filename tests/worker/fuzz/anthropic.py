@@ -80,7 +80,7 @@ def answer(chance: random.Random) -> bytes:
     return b"".join(parts)
 
 
-class Plain:
+class PlainReader:
     """The plain reading of one answer."""
 
     def __init__(self) -> None:
@@ -205,15 +205,15 @@ class Plain:
 
 def _kind(event: dict[str, Any]) -> str:
     """Return the type that an event names, or else the one that its fields show."""
-    told, delta = event["type"] or "", event["delta"]
-    if told in _TYPES:
-        return told
+    event_type, delta = event["type"] or "", event["delta"]
+    if event_type in _TYPES:
+        return event_type
     if delta is not None:
         is_end = delta["stop_reason"] or event["usage"] is not None
         return "message_delta" if is_end else "content_block_delta"
     if event["content_block"] is not None:
         return "content_block_start"
-    return "message_start" if event["message"] is not None else told
+    return "message_start" if event["message"] is not None else event_type
 
 
 _TYPES: Final = (

@@ -15,7 +15,7 @@ from tests.worker.fuzz.mutations import Answer, Input
 from tests.worker.fuzz.reading import Fault, Outcome, Reading, read
 from tests.worker.providers.calls import connect, listen
 from tests.worker.providers.dialects import named
-from tests.worker.providers.memory_upstream import Memory
+from tests.worker.providers.memory_upstream import MemoryTransport
 from worker.providers.contract import Part
 
 _HALF: Final = re.compile(rb"(?i)\\ud[89a-f]")
@@ -30,16 +30,16 @@ class FuzzDialect(NamedTuple):
 
 
 FUZZ_DIALECTS: Final[dict[str, FuzzDialect]] = {
-    "openai": FuzzDialect(openai.answer, openai.PIECES, openai.Plain),
-    "anthropic": FuzzDialect(anthropic.answer, anthropic.PIECES, anthropic.Plain),
-    "gemini": FuzzDialect(gemini.answer, gemini.PIECES, gemini.Plain),
+    "openai": FuzzDialect(openai.answer, openai.PIECES, openai.PlainReader),
+    "anthropic": FuzzDialect(anthropic.answer, anthropic.PIECES, anthropic.PlainReader),
+    "gemini": FuzzDialect(gemini.answer, gemini.PIECES, gemini.PlainReader),
 }
 
 
 def make(name: str, chance: random.Random) -> Input:
     """Return an input of a dialect."""
-    tongue = FUZZ_DIALECTS[name]
-    return mutations.make(chance, tongue.answer, tongue.pieces)
+    fuzz_dialect = FUZZ_DIALECTS[name]
+    return mutations.make(chance, fuzz_dialect.answer, fuzz_dialect.pieces)
 
 
 def expected(name: str, data: bytes, *, is_cut: bool = False) -> Outcome:
@@ -49,7 +49,7 @@ def expected(name: str, data: bytes, *, is_cut: bool = False) -> Outcome:
 
 async def differences(name: str, seed: int, inputs: int) -> AsyncIterator[str]:
     """Yield a sentence for every input on which the adapter and the plain reading differ."""
-    memory = Memory()
+    memory = MemoryTransport()
     provider = connect(named(name), "http://127.0.0.1:9/v1", lines=memory)
     for number in range(inputs):
         tried = make(name, random.Random(f"{seed}:{number}"))

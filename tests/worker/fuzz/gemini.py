@@ -86,7 +86,7 @@ def answer(chance: random.Random) -> bytes:
     return b"".join(said)
 
 
-class Plain:
+class PlainReader:
     """The plain reading of one answer."""
 
     def __init__(self) -> None:

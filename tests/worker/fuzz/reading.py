@@ -56,7 +56,7 @@ class FaultError(Exception):
         self.kind: Fault = "malformed" if is_ours else "told"
 
 
-class Pairs(list[tuple[str, Any]]):
+class JsonObject(list[tuple[str, Any]]):
     """An object of JSON, with whatever it says twice."""
 
 
@@ -157,7 +157,7 @@ def _says(text: str) -> bool:
 
 
 def _loads(text: str) -> Any:  # noqa: ANN401  a value of any kind
-    return json.loads(text, object_pairs_hook=Pairs, strict=False, parse_int=_number)
+    return json.loads(text, object_pairs_hook=JsonObject, strict=False, parse_int=_number)
 
 
 def _number(digits: str) -> int | float:
@@ -215,7 +215,7 @@ def several(check: Check) -> Check:
     """Return a check for an array, each item of which is checked; one thing is the array of it."""
 
     def check_all(value: object) -> Any:  # noqa: ANN401  a value of any kind
-        if isinstance(value, Pairs):
+        if isinstance(value, JsonObject):
             return [check(value)]
         items = [check(item) for item in value] if isinstance(value, list) else None
         return [item for item in items if item is not None] if items is not None else None
@@ -234,7 +234,7 @@ def fields(**checks: Check) -> Check:
     """Return a check for an object: every field of a known name; of two, the last counts."""
 
     def check(value: object) -> Any:  # noqa: ANN401  a value of any kind
-        if not isinstance(value, Pairs):
+        if not isinstance(value, JsonObject):
             return None
         said = dict(value)
         return {name: each(said.get(name)) for name, each in checks.items()}
@@ -244,7 +244,7 @@ def fields(**checks: Check) -> Check:
 
 def anything(value: object) -> Any:  # noqa: ANN401  whatever it is
     """Return a value as Python has it."""
-    if isinstance(value, Pairs):
+    if isinstance(value, JsonObject):
         return {name: anything(item) for name, item in value}
     if isinstance(value, list):
         return [anything(item) for item in value]
@@ -253,7 +253,7 @@ def anything(value: object) -> Any:  # noqa: ANN401  whatever it is
 
 def mapping(value: object) -> Any:  # noqa: ANN401  a value of any kind
     """Return an object as Python has it; anything else is None."""
-    return anything(value) if isinstance(value, Pairs) else None
+    return anything(value) if isinstance(value, JsonObject) else None
 
 
 def is_error(value: object) -> bool:

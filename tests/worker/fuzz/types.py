@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tests.worker.providers.calls import Received, connect, listen
 from tests.worker.providers.dialects import named
-from tests.worker.providers.memory_upstream import Memory
+from tests.worker.providers.memory_upstream import MemoryTransport
 
 ABSENT: Final = "absent"
 # As JSON, since some of it is nothing that Python would write.
@@ -171,7 +171,7 @@ def _adds_text(path: Path) -> bool:
 
 async def losses(name: str, every: int = 1, start: int = 0) -> AsyncIterator[str]:
     """Yield a sentence for each mutant of a dialect from which an answer was lost."""
-    memory = Memory()
+    memory = MemoryTransport()
     provider = connect(named(name), "http://127.0.0.1:9/v1", lines=memory)
     for number, (path, value, stream) in enumerate(mutants(name)):
         if number % every != start:

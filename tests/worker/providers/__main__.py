@@ -19,7 +19,7 @@ _OWN: Final = {f"test_{dialect.name}.py" for dialect in DIALECTS}
 _NOT_OFFERED: Final = "not offered"
 
 
-class Table:
+class ResultTable:
     """A plugin of pytest that keeps what came of each behaviour with each dialect."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ def _word(passed: list[bool]) -> str:
 
 def main() -> int:
     """Run all and print; return pytest's own exit code."""
-    table = Table()
+    table = ResultTable()
     code = pytest.main(["-q", "--no-header", str(_FOLDER)], plugins=[table])
     sys.stdout.write("\n" + table.text())
     return int(code)

@@ -9,7 +9,7 @@ import httpx
 from typing_extensions import override
 
 
-class Memory(httpx.AsyncBaseTransport):
+class MemoryTransport(httpx.AsyncBaseTransport):
     """A transport of httpx; `reads` are what the next answer's body comes in."""
 
     def __init__(self) -> None:
@@ -18,11 +18,11 @@ class Memory(httpx.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        reads = _Reads(self.reads, is_cut=self.is_cut)
+        reads = _ReadStream(self.reads, is_cut=self.is_cut)
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=reads)
 
 
-class _Reads(httpx.AsyncByteStream):
+class _ReadStream(httpx.AsyncByteStream):
     def __init__(self, reads: list[bytes], *, is_cut: bool) -> None:
         self._reads = reads
         self._is_cut = is_cut

@@ -9,7 +9,7 @@ from tests.support.waiting import until
 from tests.worker.providers.calls import PATIENT_SECONDS, Call, connect, listen
 from tests.worker.providers.dialect_row import Dialect, Reason
 from tests.worker.providers.dialects import DIALECTS
-from tests.worker.providers.memory_upstream import Memory
+from tests.worker.providers.memory_upstream import MemoryTransport
 from tests.worker.providers.upstream import Line, chunked, held, whole
 from worker.providers.contract import Ended, Reasoning, ReportedUsage, Text
 
@@ -54,8 +54,8 @@ async def test_what_was_thought_is_told_beside_the_answer(call: Call) -> None:
     thought = said.reasoning("Bears? ") + said.reasoning("Count.")
     received = await call(whole(said.framed(thought + said.text("Two"), "stop", (3, 2))))
     assert received.error is None
-    told = [Reasoning("Bears? "), Reasoning("Count."), Text("Two")]
-    assert received.parts == [*told, Ended("stop"), ReportedUsage(3, 2)]
+    expected_parts = [Reasoning("Bears? "), Reasoning("Count."), Text("Two")]
+    assert received.parts == [*expected_parts, Ended("stop"), ReportedUsage(3, 2)]
 
 
 async def test_empty_answer_is_an_end_without_text(call: Call) -> None:
@@ -199,12 +199,10 @@ async def test_answer_that_comes_byte_by_byte_is_the_same(call: Call) -> None:
     )
 
 
-@pytest.mark.parametrize("read_finish_reason", [b"\n", b"\r\n", b"\r"])
-async def test_answer_cut_in_two_anywhere_is_the_same(
-    dialect: Dialect, read_finish_reason: bytes
-) -> None:
-    data = dialect.answer("Bär\u2028🐻").replace(b"\n", read_finish_reason)
-    memory = Memory()
+@pytest.mark.parametrize("line_ending", [b"\n", b"\r\n", b"\r"])
+async def test_answer_cut_in_two_anywhere_is_the_same(dialect: Dialect, line_ending: bytes) -> None:
+    data = dialect.answer("Bär\u2028🐻").replace(b"\n", line_ending)
+    memory = MemoryTransport()
     provider = connect(dialect, "http://127.0.0.1:9/v1", lines=memory)
     for at in range(len(data) + 1):
         memory.reads = [data[:at], data[at:]]

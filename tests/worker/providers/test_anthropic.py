@@ -239,7 +239,7 @@ _CALLING: Final = ChatMessage("assistant", " \n", calls=(ToolCall("functions.f:0
 
 
 @pytest.mark.parametrize(
-    ("messages", "said_texts"),
+    ("messages", "expected_texts"),
     [
         ([_USER], [("user", ["Two?"])]),
         ([ChatMessage("user", " \n")], [("user", [EMPTY_MESSAGE_TEXT])]),
@@ -257,14 +257,14 @@ _CALLING: Final = ChatMessage("assistant", " \n", calls=(ToolCall("functions.f:0
     ],
 )
 def test_lawful_conversation_is_one_of_theirs(
-    messages: list[ChatMessage], said_texts: list[tuple[str, list[str]]]
+    messages: list[ChatMessage], expected_texts: list[tuple[str, list[str]]]
 ) -> None:
     body = _body(*messages)
-    told = [
+    sent_texts = [
         (message["role"], [block["text"] for block in message["content"]])
         for message in body["messages"]
     ]
-    assert told == said_texts
+    assert sent_texts == expected_texts
     assert "system" not in body
 
 

@@ -13,7 +13,7 @@ from shared.settings import Capability, ModelSettings
 from tests.worker.providers import gemini, openai
 from tests.worker.providers.calls import REQUEST, Call, Received, connect, listen
 from tests.worker.providers.dialect_row import MODEL, Dialect, event
-from tests.worker.providers.memory_upstream import Memory
+from tests.worker.providers.memory_upstream import MemoryTransport
 from tests.worker.providers.upstream import whole
 from worker.providers.contract import (
     ChatRequest,
@@ -87,7 +87,7 @@ async def test_a_picture_is_heard_whole_and_in_its_place(call: Call) -> None:
 async def test_a_large_picture_in_pieces_is_the_same(dialect: Dialect, reads: int) -> None:
     content = _PNG * (20 if reads == 1 else 8_000)
     data = dialect.framed(_shown(dialect, content), "stop", (3, 2))
-    memory = Memory()
+    memory = MemoryTransport()
     memory.reads = [data[at : at + reads] for at in range(0, len(data), reads)]
     provider = connect(dialect, "http://127.0.0.1:9/v1", lines=memory)
     received = await listen(provider, _asking("image_output"))
@@ -103,7 +103,7 @@ async def test_a_large_picture_in_pieces_is_the_same(dialect: Dialect, reads: in
 async def test_only_those_that_make_media_may_send_long_lines(
     dialect: Dialect, capability: Capability, most: int
 ) -> None:
-    memory = Memory()
+    memory = MemoryTransport()
     provider = connect(dialect, "http://127.0.0.1:9/v1", lines=memory)
     for size, code in ((most - 1_000, None), (most + 100_000, "RESPONSE_TOO_LARGE")):
         line = event({"padding": "x" * size})
@@ -122,7 +122,7 @@ async def test_only_those_that_make_media_may_send_long_lines(
 async def test_all_of_an_answer_is_bounded(
     dialect: Dialect, capability: Capability, most: int
 ) -> None:
-    memory = Memory()
+    memory = MemoryTransport()
     line = event({"padding": "x" * 500_000})
     provider = connect(dialect, "http://127.0.0.1:9/v1", lines=memory)
     memory.reads = [line] * (most // len(line) + 2)

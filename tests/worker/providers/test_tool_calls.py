@@ -28,8 +28,8 @@ async def test_call_is_told_whole(call: Call) -> None:
     received = await call(whole(said.framed(said.text("So: ") + called, "tool_calls", (3, 2))))
     assert received.error is None
     arguments = {"city": "Bärn 🐻", "days": [1, 2.5, None]}
-    told = [Text("So: "), ToolCall("c-1", "weather", arguments)]
-    assert received.parts == [*told, Ended("tool_calls"), ReportedUsage(3, 2)]
+    expected_parts = [Text("So: "), ToolCall("c-1", "weather", arguments)]
+    assert received.parts == [*expected_parts, Ended("tool_calls"), ReportedUsage(3, 2)]
 
 
 @_in_pieces

@@ -56,12 +56,12 @@ async def test_connection_that_is_never_accepted(dialect: Dialect) -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        crowd = [socket.socket() for _ in range(4)]
-        for member in crowd:
+        sockets = [socket.socket() for _ in range(4)]
+        for member in sockets:
             member.setblocking(False)
             member.connect_ex(full.getsockname())
         received = await _listen_at(dialect, full.getsockname()[1])
-        for member in crowd:
+        for member in sockets:
             member.close()
     assert received.fault == ("timeout", "CONNECT_TIMEOUT", "backoff")
     assert received.seconds < _PATIENCE_SECONDS
