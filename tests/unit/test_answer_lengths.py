@@ -1,4 +1,4 @@
-"""How far an answer has come, by the length of others."""
+"""The progress of an answer, by the lengths of other answers."""
 
 from hypothesis import given, strategies as st
 

@@ -1,4 +1,4 @@
-"""Pictures of put-off turns: held for the next attempt, within a limit, not for ever."""
+"""Images of deferred turns: kept for the next attempt, within a byte limit, for a time."""
 
 from tests.support.clocks import ManualClock
 from worker.fetching.image_cache import ImageCache, Images
@@ -18,7 +18,7 @@ def test_what_is_held_is_there_once_and_for_its_own_turn() -> None:
     assert cache.take("ann", "1") is None
 
 
-def test_a_turn_without_pictures_is_not_held() -> None:
+def test_a_turn_without_images_is_not_held() -> None:
     cache = ImageCache(ManualClock())
     cache.keep("ann", "1", ())
     assert cache.take("ann", "1") is None

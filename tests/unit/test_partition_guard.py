@@ -1,4 +1,4 @@
-"""What fails in one partition: the others have their turn, and it is logged once."""
+"""An error in one partition: the others are still worked on, and it is logged once."""
 
 import pytest
 import structlog

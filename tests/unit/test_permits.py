@@ -1,4 +1,4 @@
-"""Permits: whose they are, and when they go back."""
+"""Permits: which turn has them, and when they are returned."""
 
 from tests.support.clocks import ManualClock
 from worker.resilience.permits import UNUSED_SECONDS, Permit, Permits

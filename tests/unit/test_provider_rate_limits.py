@@ -1,4 +1,4 @@
-"""A provider's limits in the words of the function that keeps to them."""
+"""A provider's limits per minute as intervals for Redis."""
 
 from typing import Any
 

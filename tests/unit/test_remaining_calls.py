@@ -1,4 +1,4 @@
-"""What providers' answers tell of the calls that are left, and how far that is believed."""
+"""How many calls the headers of providers leave, and how far they are believed."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ def test_nothing_is_paused_while_calls_are_left() -> None:
         assert remaining.pause_seconds(_CIRCUIT) is None
 
 
-def test_last_call_pauses_until_the_limit_is_whole_again_and_is_told_once() -> None:
+def test_last_call_pauses_until_the_limit_is_whole_again_and_is_reported_once() -> None:
     clock = ManualClock(1_000.0)
     remaining = RemainingCalls(clock)
     _answered(remaining, Limit(10, 0, 9.0))
@@ -86,7 +86,7 @@ def test_reset_in_ten_hours_pauses_for_a_minute_at_most() -> None:
     assert remaining.pause_seconds(_CIRCUIT) == PAUSE_SECONDS_MAX
 
 
-def test_what_was_told_ends_with_its_window() -> None:
+def test_what_was_reported_ends_with_its_window() -> None:
     clock = ManualClock(1_000.0)
     remaining = RemainingCalls(clock)
     _answered(remaining, Limit(10, 1, 9.0))

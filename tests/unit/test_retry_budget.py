@@ -1,4 +1,4 @@
-"""The retry budget: a share of the first tries, and a few a minute for quiet providers."""
+"""The retry budget: a share of the first calls, and a few a minute for idle providers."""
 
 from hypothesis import given, strategies as st
 

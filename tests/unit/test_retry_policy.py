@@ -1,4 +1,4 @@
-"""What a failed call comes to, decided without a clock."""
+"""What follows a failed call, decided without a clock."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def _fault(
 
 
 def _with_code(expected: object, error: ProviderError) -> object:
-    """Return what is expected with what it tells of its cause."""
+    """Return the expected outcome with the code of its cause."""
     if isinstance(expected, Retry):
         return expected._replace(code=error.failure.code)
     return Failed(error.failure) if expected == "failed" else expected

@@ -1,4 +1,4 @@
-"""Of which calls a provider's rate is learned."""
+"""From which calls a provider's rate is learned."""
 
 import pytest
 

@@ -1,9 +1,15 @@
-"""The worker: its providers, its steps, the pipeline, the process; hostile on purpose.
+"""Tests of the worker: its process, pipeline, steps and providers, under faults of every kind.
 
-providers/  one conformance suite over every dialect of upstreams
-search/     the services that search the web, on real sockets
-nameserver  a name server that stays silent where it is told to
-fetching    the way out as its tests call it
-front       what a front would do, in few words: submit, look, follow, cancel
-fuzz        `python -m tests.worker.fuzz`: mutated streams against a plain reading of the standard
+front            What an API process does, without HTTP: submit, poll, follow, cancel
+single_attempts  Runs single attempts by the pipeline in the test's own loop, without a worker
+running_workers  Runs whole workers in the test's own loop
+lossy_redis      A connection to a real Redis that loses the calls that a test names
+rewording_model  The model that rewords messages, over the scripted upstream
+search_scenes    A search service and its pages for tests of searching turns
+url_fetching     A resolver with scripted answers, and responses, for tests of the URL fetcher
+name_server      A DNS server on loopback that stays silent for some names
+providers        One conformance suite over every dialect of upstreams
+web_search       Clients of search services, on real sockets
+upstream_faults  Faults of upstreams row by row, and what then happens to a message
+fuzz             Mutated streams, read by each adapter and by a plain reading of the standards
 """

@@ -1,4 +1,4 @@
-"""A deployment without a front, and the few words of one in its place."""
+"""Fixtures: a deployment without API processes, and `Front` in their place."""
 
 from collections.abc import AsyncIterator
 

@@ -1,6 +1,6 @@
-"""What a front would do, in few words: submit, look, follow, cancel; and no HTTP.
+"""What an API process does, without HTTP: submit, poll, follow, cancel.
 
-Owns accounts of its own in partitions it chooses. Refuses to price: a hold is what a test says.
+Owns its accounts, in partitions that it chooses. Refuses to compute prices: a test sets the hold.
 """
 
 import zlib
@@ -147,7 +147,7 @@ class Front:
         )
         [claimed] = (await functions.claim(self.redis, ticket.root, ask)).claimed
         assert claimed.id == ticket.id
-        # Nobody listens for this one, and nobody is to miss it.
+        # This worker has no listener, and must not be declared dead for that.
         await self.redis.call("ZREM", keys.CLAIMING_WORKERS(ticket.root), "nobody")
         return claimed
 

@@ -1,6 +1,6 @@
-"""A connection to a real Redis on which calls are lost as a test says.
+"""A connection to a real Redis that loses the calls that a test names.
 
-Owns the list of what was asked. Refuses to invent replies: what it does not lose is Redis' own.
+Owns the list of recorded calls. Refuses to invent replies: every reply is Redis' own.
 """
 
 from collections import deque
@@ -13,12 +13,13 @@ from shared.redis.client import Argument, Connection, Reply
 
 _ASK: Final = 4
 
-# lost: it never reached Redis; unanswered: Redis carried it out; refused: a fault in Pollux.
+# lost: it never reached Redis; unanswered: Redis carried it out, but no reply came; refused: an
+# error of Pollux.
 Trouble = Literal["none", "lost", "unanswered", "refused"]
 
 
 class LossyRedis:
-    """`troubles` are used up by the calls of `named` functions (or verbs), one after the other."""
+    """Each call of a function (or command) in `named` consumes the next of `troubles`."""
 
     def __init__(self, redis: Connection, *named: str) -> None:
         self.troubles: deque[Trouble] = deque()

@@ -1,6 +1,6 @@
-"""A name server on 127.0.0.1: what it knows it answers, to some questions it stays silent.
+"""A DNS server on 127.0.0.1 with scripted records; for some names it stays silent.
 
-Owns the socket and what was asked. Names it does not know do not exist.
+Owns the socket and the recorded queries. Unknown names do not exist.
 """
 
 import asyncio

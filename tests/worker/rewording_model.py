@@ -1,6 +1,7 @@
-"""The model that rewords, beside those that answer, over one scripted upstream.
+"""The model that rewords messages, beside those that answer, over one scripted upstream.
 
-Owns the catalogue and settings that a test of rewording needs, and tells who was asked what.
+Owns the catalogue and settings that a test of rewording needs, and records which model was sent
+what.
 """
 
 from collections.abc import Callable

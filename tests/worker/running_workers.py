@@ -1,6 +1,6 @@
-"""Workers in the test's own loop, each with the keys and hooks that a test gives it.
+"""Runs whole workers in the test's own loop, with the keys and hooks that a test gives them.
 
-Owns their start and their end. What a test wants of settings it changes on the system before.
+Owns their start and end. A test changes settings on the system before.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the tests of searching turns share: an engine, its pages, a look at what was asked."""
+"""What the tests of searching turns share: a search service, its pages, its recorded requests."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final

@@ -1,6 +1,6 @@
-"""One attempt at a generation, made by the pipeline in the test's own loop, without a worker.
+"""Runs single attempts by the pipeline in the test's own loop, without a worker.
 
-Owns what a worker would hand to the pipeline. Refuses to beat: leases here are long.
+Owns what a worker passes to the pipeline. Renews no leases: they are long here.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ ANN: Final = Caller("ann", "a-message")
 
 
 class ImpatientClock(SystemClock):
-    """A clock that lets nobody wait longer than a moment."""
+    """A clock whose sleeps end after a moment."""
 
     @override
     async def sleep(self, seconds: float) -> None:

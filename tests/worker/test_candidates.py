@@ -36,7 +36,7 @@ async def test_models_that_nobody_has_the_key_of_are_not_weighed(attempts: Attem
     assert _weighed(await attempts.ended("hello")) == ["alpha", "beta"]
 
 
-async def test_models_of_other_workers_are_weighed_and_told_as_unavailable(
+async def test_models_of_other_workers_are_weighed_and_reported_as_unavailable(
     attempts: Attempts,
 ) -> None:
     attempts.configured = frozenset({"gamma", "of another catalogue"})
@@ -89,7 +89,7 @@ async def test_a_model_of_a_newer_catalogue_waits_for_a_worker_that_knows_it(
     assert ended.assistant.failure.code == "MODEL_NOT_FOUND"
 
 
-async def test_a_dearer_model_does_not_stand_in_for_another_worker_s(
+async def test_a_more_expensive_model_does_not_stand_in_for_another_worker_s(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     _, beta, gamma = attempts.settings.models

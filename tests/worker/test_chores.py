@@ -243,7 +243,7 @@ async def test_chore_that_raises_costs_nothing_else(system: System, front: Front
     await pool.aclose(close_connection_pool=True)
 
 
-async def test_line_of_the_queue_that_leads_nowhere_is_given_up(
+async def test_connection_of_the_queue_that_leads_nowhere_is_given_up(
     own_settings: RedisSettings, own_server: Server
 ) -> None:
     """A firewall may forget a line without a word to either end; chores went on waiting on it."""

@@ -1,4 +1,4 @@
-"""Breakers and retry budgets in the pipeline: what workers share, and what callers see of it."""
+"""Circuit breakers and retry budgets in the pipeline: what workers share, and what callers see."""
 
 import asyncio
 from typing import Any
@@ -85,7 +85,7 @@ async def test_one_worker_learns_from_another_that_a_breaker_is_open(
     async with running_worker(system) as one, running_worker(system) as other:
         circuit_breakers = [worker.ctx["dependencies"].circuit_breaker for worker in (one, other)]
         await _fail(circuit_breakers[0], alpha, _FAILED, 5)
-        await until(lambda: circuit_breakers[1].bar(alpha, "ann"), 3)
+        await until(lambda: circuit_breakers[1].find_bar(alpha, "ann"), 3)
         ended = await front.end(await front.submit("hello"))
         assert _excluded(ended) == {"alpha": "cooling", "beta": None}
         assert [request.body["model"] for request in provider.requests] == ["upstream-beta"]
@@ -157,7 +157,7 @@ async def test_model_asked_for_by_name_is_answered_once_its_probe_is_due(
     assert attempts.circuit_breaker.open_circuits() == ()
 
 
-async def test_who_finds_a_probe_under_way_is_not_deferred_for_it(
+async def test_a_call_that_finds_a_probe_under_way_is_not_deferred_for_it(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     await _freeze(attempts)
@@ -241,10 +241,10 @@ async def test_a_rate_limit_opens_no_breaker(attempts: Attempts) -> None:
     assert attempts.circuit_breaker.open_circuits() == ()
 
 
-async def test_failure_that_cannot_be_told_is_still_the_failure(
+async def test_failure_that_cannot_be_reported_is_still_the_failure(
     attempts: Attempts, front: Front
 ) -> None:
-    lossy_redis = LossyRedis(front.redis, "fail")
+    lossy_redis = LossyRedis(front.redis, "record_failure")
     lossy_redis.troubles.extend(["lost"] * 9)
     attempts.redis = lossy_redis
     await _fail(attempts.circuit_breaker, attempts.settings.models[0], _FAILED, 9)
@@ -278,7 +278,9 @@ async def test_operator_sees_what_cools(system: System) -> None:
         assert await until(open_circuits_shown, 5) == ["scripted/alpha"]
 
 
-async def test_gate_over_another_catalogue_knows_what_this_one_knew(attempts: Attempts) -> None:
+async def test_circuit_breaker_over_another_catalogue_knows_what_this_one_knew(
+    attempts: Attempts,
+) -> None:
     await _freeze(attempts)
     alpha, beta, _ = attempts.settings.models
     registry = Registry(Catalogue((attempts.settings.providers[0],), (beta, alpha)), {})
@@ -289,7 +291,7 @@ async def test_gate_over_another_catalogue_knows_what_this_one_knew(attempts: At
     await registry.close()
 
 
-async def test_what_was_set_aside_for_a_model_that_cools_is_not_overdrawn(
+async def test_the_hold_for_a_model_that_cools_is_not_overdrawn(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     alpha, beta, gamma = attempts.settings.models
@@ -349,7 +351,7 @@ async def test_without_a_budget_the_next_of_the_route_is_tried(
     assert len(provider.requests) == 2
 
 
-async def test_a_long_wait_that_one_call_was_told_closes_nothing_for_others(
+async def test_a_long_wait_that_one_call_was_asked_for_closes_nothing_for_others(
     attempts: Attempts,
 ) -> None:
     failure = Failure(message="No.", category="overloaded", code="PROVIDER_OVERLOADED")

@@ -1,4 +1,4 @@
-"""What becomes of a generation whose provider fails: kept, told of, asked again, answered once."""
+"""Dead letters: a generation whose provider fails is kept, listed, retried, and answered once."""
 
 import msgspec
 import pytest
@@ -44,7 +44,7 @@ async def _look(front: Front, ticket: Ticket, generation: str) -> Generation:
     return await front.poll(ticket._replace(id=generation))
 
 
-async def test_failure_of_a_provider_is_kept_with_its_code_and_told(
+async def test_failure_of_a_provider_is_kept_with_its_code_and_reported(
     attempts: Attempts,
     front: Front,
     provider: ScriptedProvider,
@@ -73,7 +73,7 @@ async def test_failure_of_a_provider_is_kept_with_its_code_and_told(
     assert (line["log_level"], line["code"]) == ("warning", letter.failure.code)
 
 
-async def test_deferral_is_told_by_its_code(
+async def test_deferral_has_its_code(
     attempts: Attempts, front: Front, provider: ScriptedProvider, letters: DeadLetters
 ) -> None:
     ticket = await front.submit(model="alpha")

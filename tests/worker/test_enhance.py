@@ -86,7 +86,7 @@ async def test_the_next_turn_is_sent_what_the_person_wrote_before(
     assert len(scribe.asked) == 1
 
 
-async def test_rewording_is_not_charged_but_told_to_the_operator(
+async def test_rewording_is_not_charged_but_logged_for_the_operator(
     attempts: Attempts, front: Front, scribe: RewordingModel, system: System
 ) -> None:
     reworded = await attempts.ended(UNCLEAR)
@@ -165,7 +165,7 @@ async def test_without_a_model_that_rewords_nothing_is_asked_or_kept(
 
 
 @pytest.mark.parametrize("message", [UNCLEAR, "hello"])
-async def test_withheld_permission_is_obeyed_and_told(
+async def test_withheld_permission_is_obeyed_and_reported(
     attempts: Attempts, scribe: RewordingModel, message: str
 ) -> None:
     kept = await _became(attempts, message, enhance_prompt=False)
@@ -182,7 +182,7 @@ async def test_model_that_this_worker_does_not_serve_is_not_asked(
         assert kept == Enhancement(applied=False, reason="unserved")
 
 
-async def test_message_that_comes_with_pictures_is_not_reworded(
+async def test_message_that_comes_with_images_is_not_reworded(
     attempts: Attempts, scribe: RewordingModel
 ) -> None:
     attempts.change_models(capabilities=("vision",))

@@ -1,4 +1,4 @@
-"""Pictures that come with a message: fetched through the one way out, shown, or told why not."""
+"""Images of a message: fetched by the URL fetcher and sent to the model, or the reason why not."""
 
 import asyncio
 import base64
@@ -70,7 +70,7 @@ def _code(ended: Generation) -> tuple[str, str, str]:
 
 
 @pytest.mark.each_once
-async def test_pictures_are_shown_with_the_message_and_in_their_order(
+async def test_images_are_shown_with_the_message_and_in_their_order(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
     # What a server calls them is not asked.
@@ -89,7 +89,7 @@ async def test_pictures_are_shown_with_the_message_and_in_their_order(
 
 
 @pytest.mark.each_once
-async def test_pictures_belong_to_their_turn(
+async def test_images_belong_to_their_turn(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, front: Front
 ) -> None:
     image_server.script = _image_server(a=PNG)
@@ -102,7 +102,7 @@ async def test_pictures_belong_to_their_turn(
 
 
 @pytest.mark.each_once
-async def test_pictures_are_counted_when_nobody_says_what_was_used(
+async def test_images_are_counted_when_nobody_says_what_was_used(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
     image_server.script = _image_server(a=PNG)
@@ -138,7 +138,7 @@ async def test_pictures_are_counted_when_nobody_says_what_was_used(
         "nowhere",
     ],
 )
-async def test_a_picture_that_cannot_be_had_ends_the_generation_at_no_cost(
+async def test_an_image_that_cannot_be_had_ends_the_generation_at_no_cost(
     attempts: Attempts,
     image_server: Upstream,
     provider: ScriptedProvider,
@@ -167,7 +167,7 @@ async def test_what_is_inside_is_forbidden(
 
 
 @pytest.mark.each_once
-async def test_all_the_pictures_of_a_message_are_bounded_together(
+async def test_all_the_images_of_a_message_are_bounded_together(
     attempts: Attempts, image_server: Upstream
 ) -> None:
     image_server.script = _image_server(a=PNG)
@@ -194,7 +194,7 @@ async def test_trouble_that_passes_is_tried_once_more(
 
 
 @pytest.mark.each_once
-async def test_pictures_come_at_once(attempts: Attempts, image_server: Upstream) -> None:
+async def test_images_come_at_once(attempts: Attempts, image_server: Upstream) -> None:
     asked, all_asked = 0, asyncio.Event()
 
     async def script(line: Line) -> None:
@@ -230,7 +230,7 @@ async def test_a_cancel_leaves_what_is_being_fetched(
 
 
 @pytest.mark.each_once
-async def test_a_fault_of_ours_with_one_picture_ends_the_generation_while_another_is_fetched(
+async def test_a_fault_of_ours_with_one_image_ends_the_generation_while_another_is_fetched(
     attempts: Attempts, image_server: Upstream, front: Front, system: System
 ) -> None:
     system.expected.add("a step failed")
@@ -268,7 +268,7 @@ async def test_a_model_that_fails_is_passed_over_for_one_that_sees(
 
 
 @pytest.mark.each_once
-async def test_an_accounts_silent_names_leave_the_pictures_of_others_alone(
+async def test_an_accounts_silent_names_leave_the_images_of_others_alone(
     attempts: Attempts, image_server: Upstream, front: Front, tmp_path: Path
 ) -> None:
     """Six messages of ten names each, that no server answers for, beside one of another account."""
@@ -342,7 +342,7 @@ async def test_a_url_that_stands_there_twice_is_fetched_once_and_shown_twice(
 
 
 @pytest.mark.each_once
-async def test_a_turn_that_was_put_off_fetches_nothing_again(
+async def test_a_turn_that_was_deferred_fetches_nothing_again(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, front: Front
 ) -> None:
     image_server.script = _image_server(a=PNG)

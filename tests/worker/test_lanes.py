@@ -1,4 +1,4 @@
-"""A worker's slots: a batch holds its share at most, a person always finds one."""
+"""A worker's slots: batches hold at most their share, an interactive turn always finds one."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from worker.consumer.claims import Claims
 from worker.consumer.slots import Slots
 
 
-async def test_batch_leaves_slots_to_persons_and_takes_its_own_again_at_once(
+async def test_batch_leaves_slots_to_interactive_turns_and_takes_its_own_again_at_once(
     system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     system.change("worker", concurrency=8, batch_share=0.75)

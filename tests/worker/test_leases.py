@@ -1,4 +1,4 @@
-"""What keeps an attempt its worker's own, and what comes of a store that will not have its work."""
+"""Leases: how a worker keeps its attempts, and what happens when Redis refuses their results."""
 
 import asyncio
 import dataclasses
@@ -60,7 +60,7 @@ async def test_worker_keeps_its_leases_while_a_model_thinks(
     assert len(provider.requests) == 1
 
 
-async def test_beat_that_fails_for_no_reason_that_is_known_is_not_the_last(
+async def test_heartbeat_that_fails_for_no_reason_that_is_known_is_not_the_last(
     system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.change("worker", lease_seconds=0.8, beat_seconds=0.1)
@@ -162,7 +162,7 @@ async def test_provider_that_asks_for_patience_gets_it_and_is_asked_again(
 
 
 @pytest.mark.each_once
-async def test_beat_that_fails_is_made_again(
+async def test_heartbeat_that_fails_is_made_again(
     system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.change("worker", lease_seconds=0.8, beat_seconds=0.1)
@@ -204,7 +204,7 @@ async def test_claim_whose_reply_is_lost_costs_nothing(system: System, front: Fr
 
 
 @pytest.mark.each_once
-async def test_claim_at_the_bell_whose_reply_is_lost_is_made_good_at_once(
+async def test_blocking_claim_whose_reply_is_lost_is_repaired_at_once(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis = msgspec.structs.replace(system.settings.redis, partitions=1)

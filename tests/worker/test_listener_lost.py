@@ -1,6 +1,6 @@
-"""A worker whose listener is away: what it runs, what it claims, what it says, and when it is back.
+"""A worker that has lost its listener: what it runs, claims and reports, and when it recovers.
 
-Its listener is kept away three ways: a server that takes no more connections, a user that may no
+The listener is lost in three ways: a server that accepts no more connections, a user that may no
 longer use the channel, connections that are cut again and again.
 """
 

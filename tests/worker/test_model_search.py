@@ -95,7 +95,7 @@ async def test_first_model_that_searches_is_chosen_without_a_service(
     assert (ended.stage, _asked(provider)) == ("completed", ["beta"])
 
 
-async def test_pages_that_a_model_cites_unasked_are_told_and_cost_nothing(
+async def test_pages_that_a_model_cites_unasked_are_reported_and_cost_nothing(
     attempts: Attempts, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text="Two", pages=(("https://c.example", "C"),)))

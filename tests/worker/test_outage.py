@@ -75,7 +75,7 @@ async def test_answer_that_ends_while_redis_is_away_is_kept(
         await _whole(own_front, ticket, text)
 
 
-async def test_patience_shorter_than_the_bell_s_silence_is_no_trouble(
+async def test_patience_shorter_than_the_idle_time_is_no_trouble(
     own_system: System, own_front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_worker(own_system) as worker:
@@ -145,7 +145,7 @@ async def _reported(system: System, front: Front) -> bool:
     return bool(await front.redis.call("ZCARD", pulses))
 
 
-async def test_worker_that_is_told_to_go_while_redis_is_away_goes(
+async def test_worker_that_is_asked_to_stop_while_redis_is_away_goes(
     own_system: System, own_front: Front, own_server: Server, provider: ScriptedProvider
 ) -> None:
     own_system.change("worker", lease_seconds=0.5)

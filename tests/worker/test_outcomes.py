@@ -34,7 +34,7 @@ async def _is_free(front: Front) -> bool:
 # Completed
 
 
-async def test_answer_is_told_kept_and_charged(
+async def test_answer_is_reported_kept_and_charged(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     ticket = await front.submit("How are you?")
@@ -78,7 +78,7 @@ async def test_requested_model_is_named_as_it_was_asked_for(
     assert provider.requests[0].body["model"] == "upstream-beta"
 
 
-async def test_usage_that_is_not_told_is_estimated_and_says_so(attempts: Attempts) -> None:
+async def test_usage_that_is_not_reported_is_estimated_and_says_so(attempts: Attempts) -> None:
     ended = await attempts.ended("hello [tokens=30 no-usage]")
     assert ended.stage == "completed"
     assert ended.assistant is not None
@@ -117,7 +117,7 @@ async def test_cost_above_the_hold_is_recorded_and_not_taken(
 
 
 @pytest.mark.parametrize("usage", ["-5", "1e300", str(10**30), '"12"'])
-async def test_usage_that_nobody_can_believe_does_no_harm_to_the_books(
+async def test_implausible_usage_does_no_harm_to_the_ledger(
     attempts: Attempts, front: Front, provider: ScriptedProvider, usage: str
 ) -> None:
     head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
@@ -131,7 +131,7 @@ async def test_usage_that_nobody_can_believe_does_no_harm_to_the_books(
     assert credit_totals.overrun == 0
 
 
-async def test_answer_that_ended_counts_whatever_becomes_of_the_line(
+async def test_answer_that_ended_counts_whatever_becomes_of_the_connection(
     attempts: Attempts, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text="Two bears", has_done=False, has_usage=False))
@@ -164,7 +164,7 @@ _REFUSALS: list[tuple[dict[str, Any], tuple[str, str], int]] = [
 
 @pytest.mark.each_once
 @pytest.mark.parametrize(("answer", "fault", "calls"), _REFUSALS, ids=str)
-async def test_failure_before_the_first_token_that_no_time_mends_ends_the_message(
+async def test_failure_before_the_first_token_that_no_time_repairs_ends_the_message(
     attempts: Attempts,
     front: Front,
     provider: ScriptedProvider,
@@ -235,7 +235,7 @@ async def test_provider_that_asks_for_patience_is_waited_for_in_the_queue(
     ],
     ids=str,
 )
-async def test_failure_before_the_first_token_that_time_may_mend_waits_in_the_queue(
+async def test_failure_before_the_first_token_that_time_may_repair_waits_in_the_queue(
     attempts: Attempts, front: Front, provider: ScriptedProvider, answer: dict[str, Any]
 ) -> None:
     provider.answer = lambda _: ScriptedAnswer(**answer)
@@ -289,7 +289,7 @@ async def test_conversation_that_is_too_long_again_fails_as_that(
     assert len(provider.requests) == 2
 
 
-async def test_last_call_s_failure_is_the_one_that_is_told(
+async def test_last_call_s_failure_is_the_one_that_is_reported(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     session = await _talk(attempts, front, 2)
@@ -301,7 +301,7 @@ async def test_last_call_s_failure_is_the_one_that_is_told(
     assert len(provider.requests) == 2
 
 
-async def test_message_that_fits_no_model_is_told_before_any_call(
+async def test_message_that_fits_no_model_is_reported_before_any_call(
     attempts: Attempts, provider: ScriptedProvider
 ) -> None:
     ended = await attempts.ended("x" * 20_000)
@@ -309,7 +309,7 @@ async def test_message_that_fits_no_model_is_told_before_any_call(
     assert provider.requests == []
 
 
-async def test_model_that_left_the_catalogue_is_told(attempts: Attempts) -> None:
+async def test_model_that_left_the_catalogue_is_reported(attempts: Attempts) -> None:
     ended = await attempts.ended(model="delta")
     assert _fault(ended) == ("invalid_request", "MODEL_NOT_FOUND")
 
@@ -352,7 +352,7 @@ async def test_answer_s_room_is_set_aside_first(
     assert len(request.messages) > 5
 
 
-async def test_batch_work_is_told_in_few_pieces(
+async def test_batch_work_is_reported_in_few_pieces(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     provider.answer = lambda _: ScriptedAnswer(text=" ".join(["word"] * 12), gap_seconds=0.02)

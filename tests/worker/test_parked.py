@@ -1,4 +1,4 @@
-"""Workers with different keys, and a backlog behind a provider's limit: nothing claimed in vain."""
+"""Parked turns: workers with different keys, a backlog behind a limit; no claim is in vain."""
 
 import asyncio
 from typing import Any

@@ -121,7 +121,7 @@ async def test_worker_that_was_stopped_past_its_lease_shows_nothing_and_works_on
     assert (await front.end(await front.submit("again"))).text == "new again"
 
 
-async def test_worker_that_is_told_to_go_hands_back_what_it_has_and_ends_well(
+async def test_worker_that_is_asked_to_stop_hands_back_what_it_has_and_ends_well(
     system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     first = await system.spawn_worker()

@@ -187,7 +187,7 @@ async def test_a_call_without_room_takes_no_turn_at_a_throttled_provider(
     await first.__aexit__(None, None, None)
 
 
-async def test_a_call_that_a_throttle_puts_off_gives_its_room_back(attempts: Attempts) -> None:
+async def test_a_call_that_a_throttle_blocks_gives_its_room_back(attempts: Attempts) -> None:
     attempts.change_providers(concurrency_max=2, requests_per_minute=10_000)
     alpha = attempts.settings.models[0]
     root = keys.system_root(attempts.settings.redis)
@@ -240,10 +240,12 @@ async def test_a_call_that_only_asks_for_room_is_not_kept_as_one_that_has_it(
         assert {slot[2] for slots in reported_slots for slot in slots} == {call.id}
 
 
-async def test_room_that_was_given_unheard_is_given_back(attempts: Attempts, front: Front) -> None:
+async def test_room_that_was_given_in_a_lost_reply_is_given_back(
+    attempts: Attempts, front: Front
+) -> None:
     attempts.change_providers(concurrency_max=1)
     alpha = attempts.settings.models[0]
-    lossy_redis = LossyRedis(front.redis, "admit")
+    lossy_redis = LossyRedis(front.redis, "admit_call")
     lossy_redis.troubles.append("unanswered")
     attempts.redis = lossy_redis
     with pytest.raises(UnavailableError):

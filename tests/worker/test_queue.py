@@ -1,4 +1,4 @@
-"""In which order one worker takes what waits, and that it leaves nothing."""
+"""The order in which one worker claims what waits, and that it leaves nothing."""
 
 import asyncio
 from typing import Final
@@ -40,7 +40,7 @@ async def _all_end(front: Front, tickets: list[Ticket]) -> None:
         assert (await front.end(ticket)).stage == "completed"
 
 
-async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_bell(
+async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_wakeup(
     system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.change("worker", concurrency=40)
@@ -199,7 +199,7 @@ async def test_idle_worker_is_woken_for_each_message(system: System, front: Fron
             await front.end(await front.submit())
 
 
-async def test_ring_that_is_lost_costs_a_second_and_nothing_else(
+async def test_wakeup_that_is_lost_costs_a_second_and_nothing_else(
     own_system: System, own_front: Front, own_server: Server
 ) -> None:
     thief = Redis(own_system.settings.redis)

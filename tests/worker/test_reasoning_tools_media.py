@@ -72,7 +72,7 @@ async def _thought(front: Front, ticket: Ticket) -> str:
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-async def test_reasoning_is_told_before_the_answer_and_kept_beside_it(
+async def test_reasoning_is_reported_before_the_answer_and_kept_beside_it(
     attempts: Attempts, front: Front, provider: ScriptedProvider, name: str
 ) -> None:
     provider.script.append(
@@ -240,7 +240,7 @@ async def test_media_make_an_answer_without_a_word(
     assert isinstance(stream_events[-1], events.Completed)
 
 
-async def test_tools_are_told_in_order_with_the_words(
+async def test_tools_are_reported_in_order_with_the_words(
     attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = ToolCall(call_id="1", tool="clock", arguments={"zone": "UTC"})
@@ -295,7 +295,7 @@ async def test_model_is_sent_neither_reasoning_nor_turns_without_a_word(
     ] == [("user", "one"), ("assistant", "Two bears"), ("user", "three")]
 
 
-async def test_an_answer_holds_so_many_pictures_and_no_more(
+async def test_an_answer_holds_so_many_images_and_no_more(
     attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [GeneratedMedia("image", "image/png", b"\x89PNG\r\n\x1a\n%d" % n) for n in range(65)]

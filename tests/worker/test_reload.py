@@ -1,4 +1,4 @@
-"""A worker's catalogue, read anew while it works: what runs, what comes next, what is closed."""
+"""The reload of a worker's catalogue: running attempts, later ones, connections that are closed."""
 
 import asyncio
 from collections.abc import Mapping
@@ -112,7 +112,7 @@ async def test_fleet_hears_of_it_with_the_next_report(
         await until(is_received)
 
 
-async def test_providers_that_stay_keep_their_lines(
+async def test_providers_that_stay_keep_their_connections(
     system: System, front: Front, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
     async with running_worker(system, environment) as worker:
@@ -142,7 +142,7 @@ async def test_providers_that_stay_keep_their_lines(
         ("[[models]]", "[[models", "not valid TOML"),
     ],
 )
-async def test_a_faulty_one_changes_nothing_and_is_told(
+async def test_a_faulty_one_changes_nothing_and_is_reported(
     system: System,
     front: Front,
     environment: Mapping[str, str],
@@ -173,7 +173,7 @@ async def test_a_key_that_cannot_be_sent_changes_nothing(
         assert line["faults"] == ["LATER_KEY: holds what cannot be sent as a key"]
 
 
-async def test_a_hangup_makes_a_process_read_its_catalogue_anew(
+async def test_a_sighup_makes_a_process_read_its_catalogue_again(
     system: System, front: Front, provider: ScriptedProvider, tmp_path: Path
 ) -> None:
     spawned = await system.spawn_worker()

@@ -50,7 +50,9 @@ async def test_what_was_found_goes_in_with_the_question_and_is_cited(
     assert "web_search_options" not in provider.requests[0].body
 
 
-async def test_stage_is_told_before_the_model_is_asked(searching: Attempts, front: Front) -> None:
+async def test_stage_is_reported_before_the_model_is_asked(
+    searching: Attempts, front: Front
+) -> None:
     ticket = await front.submit(features=SEARCH)
     await searching.run(ticket)
     stream_events = [each.event for each in await front.stream_events(ticket)]

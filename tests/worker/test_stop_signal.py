@@ -1,4 +1,4 @@
-"""What stops an attempt from outside, or breaks it from inside, and what then becomes of it."""
+"""What stops an attempt from outside, or breaks it from inside, and how it then ends."""
 
 import asyncio
 
@@ -90,7 +90,7 @@ async def test_cancel_in_the_middle_keeps_what_was_made_and_takes_its_price(
     assert (credit_totals.balance, credit_totals.held) == (GRANT - ended.captured, 0)
 
 
-async def test_cancel_is_heard_with_the_next_token_even_when_nobody_brings_it(
+async def test_cancel_comes_with_the_next_token_even_when_nobody_brings_it(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text="word " * 4000, gap_seconds=0.002))
@@ -130,7 +130,7 @@ async def test_attempt_that_is_cancelled_before_it_begins_still_ends(
     assert provider.requests == []
 
 
-async def test_attempt_that_is_drained_goes_back_to_the_front_of_its_line(
+async def test_attempt_that_is_drained_goes_back_to_the_front_of_its_lane(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:
     first = await front.submit("first")
@@ -146,7 +146,7 @@ async def test_attempt_that_is_drained_goes_back_to_the_front_of_its_line(
 
 
 @pytest.mark.parametrize("why", ["cancel", "drain", "lost"])
-async def test_brake_that_is_pulled_twice_stops_once(
+async def test_stop_signal_that_is_triggered_twice_stops_once(
     attempts: Attempts, front: Front, provider: ScriptedProvider, why: StopReason
 ) -> None:
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
@@ -352,7 +352,7 @@ async def test_step_that_redis_does_not_answer_is_tried_again_later(
 
 
 @pytest.mark.parametrize("troubles", [["lost"] * 4, ["unanswered"] * 4, ["lost", "unanswered"] * 2])
-async def test_end_is_said_until_it_is_answered_and_counts_once(
+async def test_end_is_repeated_until_it_is_answered_and_counts_once(
     attempts: Attempts, front: Front, troubles: list[Trouble]
 ) -> None:
     lossy_redis = LossyRedis(front.redis, "settle")
@@ -373,7 +373,7 @@ async def test_end_is_said_until_it_is_answered_and_counts_once(
     assert [type(each.event) for each in stream_events].count(events.Completed) == 1
 
 
-async def test_last_words_are_repeated_together_with_the_end(
+async def test_last_events_are_repeated_together_with_the_end(
     attempts: Attempts, front: Front
 ) -> None:
     attempts.change_worker(flush_seconds=30.0)
@@ -388,7 +388,7 @@ async def test_last_words_are_repeated_together_with_the_end(
 
 
 @pytest.mark.parametrize("trouble", ["lost", "unanswered"])
-async def test_release_is_said_until_it_is_answered(
+async def test_release_is_repeated_until_it_is_answered(
     attempts: Attempts, front: Front, trouble: Trouble
 ) -> None:
     lossy_redis = LossyRedis(front.redis, "release")

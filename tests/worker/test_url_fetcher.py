@@ -1,4 +1,4 @@
-"""The way out, against real servers: what is called, what is refused, and within which bounds."""
+"""The URL fetcher against real servers: what is fetched, what is refused, within which bounds."""
 
 import asyncio
 import socket
@@ -44,7 +44,7 @@ async def test_what_is_public_for_the_operator_is_fetched(server: Upstream) -> N
     assert b"cookie" not in head
 
 
-async def test_the_name_is_kept_and_the_line_goes_to_the_address_that_was_judged(
+async def test_the_name_is_kept_and_the_connection_goes_to_the_address_that_was_checked(
     server: Upstream,
 ) -> None:
     server.script = picture()
@@ -89,7 +89,7 @@ async def test_a_name_of_a_private_address_is_not_called(
     assert server.connections == 0
 
 
-async def test_an_address_is_judged_without_asking_anybody(server: Upstream) -> None:
+async def test_an_address_is_checked_without_asking_anybody(server: Upstream) -> None:
     resolver = ScriptedResolver(["1.1.1.1"])
     url_fetcher = url_fetcher_of(settings_of(server), resolver)
     for host in ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "localhost.127.0.0.1"):
@@ -98,7 +98,7 @@ async def test_an_address_is_judged_without_asking_anybody(server: Upstream) -> 
     assert (resolver.asked, server.connections) == ([], 0)
 
 
-async def test_a_name_that_changes_its_mind_is_heard_once(server: Upstream) -> None:
+async def test_a_name_that_changes_its_mind_is_resolved_once(server: Upstream) -> None:
     """Allowed when it is judged, private a moment later: for one call it is asked one time."""
     server.script = picture()
     resolver = ScriptedResolver(["127.0.0.1"], ["127.0.0.2"])
@@ -155,7 +155,7 @@ async def test_what_a_redirect_leads_to_is_fetched(server: Upstream) -> None:
         *("http://me:you@127.0.0.1/", "http://127.0.0.1:22/", "ftp://127.0.0.1/"),
     ],
 )
-async def test_each_redirect_is_judged_anew(server: Upstream, location: str) -> None:
+async def test_each_redirect_is_checked_again(server: Upstream, location: str) -> None:
     server.script = redirect(location)
     url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"), ScriptedResolver(["10.0.0.1"]))
     error = await refused(url_fetcher, f"http://127.0.0.1:{server.port}/a")

@@ -1,4 +1,4 @@
-"""A worker whose idle connection leads nowhere, or answers late, or is well."""
+"""A worker whose idle connection is dead, or answers late, or is healthy."""
 
 import asyncio
 from collections.abc import AsyncIterator

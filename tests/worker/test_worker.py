@@ -92,7 +92,7 @@ async def test_cancel_reaches_the_upstream_at_once(
     assert provider.requests[0].gone_at is not None
 
 
-async def test_cancel_that_the_channel_lost_comes_with_a_beat(
+async def test_cancel_that_the_channel_lost_comes_with_a_heartbeat(
     system: System, front: Front, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
@@ -133,7 +133,7 @@ async def test_model_that_only_another_worker_serves_waits_for_it(
     assert request.headers["authorization"] == "Bearer sk-other"
 
 
-async def test_worker_tells_what_it_serves_and_leaves(system: System, front: Front) -> None:
+async def test_worker_reports_what_it_serves_and_leaves(system: System, front: Front) -> None:
     async with running_worker(system, {"NO_SUCH_KEY": "k"}) as worker:
         name = keys.WORKER_REPORTS(keys.system_root(system.settings.redis))
         await until(lambda: front.redis.call("HEXISTS", name, worker.id))
@@ -226,7 +226,7 @@ async def test_drain_of_a_full_worker_ends(
 # Start and end
 
 
-async def test_worker_without_redis_says_so_and_goes(system: System) -> None:
+async def test_worker_without_redis_says_so_and_ends(system: System) -> None:
     system.settings = system.settings.__class__(
         redis=RedisSettings(url="unix:///nonexistent/socket"),
         providers=system.settings.providers,
@@ -237,7 +237,7 @@ async def test_worker_without_redis_says_so_and_goes(system: System) -> None:
             await running
 
 
-async def test_key_that_cannot_be_sent_is_told_at_the_start(system: System) -> None:
+async def test_key_that_cannot_be_sent_is_reported_at_the_start(system: System) -> None:
     with pytest.raises(ConfigurationError, match="NO_SUCH_KEY"):
         async with running_worker(system, {"NO_SUCH_KEY": "sk-\x00"}):
             pass

@@ -1,4 +1,4 @@
-"""The answer's way out: order, numbers, coalescing, repetition, and what stops it."""
+"""The writer: order, sequence numbers, coalescing, repeated appends, and what stops it."""
 
 import random
 from collections.abc import Callable
@@ -227,7 +227,7 @@ async def test_nothing_is_sent_while_nothing_is_written(front: Front) -> None:
     assert recorder.writer.next_seq() == 1
 
 
-async def test_later_attempt_begins_by_dropping_what_was_told(front: Front) -> None:
+async def test_later_attempt_begins_by_dropping_what_was_reported(front: Front) -> None:
     recorder = await _recorder(front, attempts=3)
     recorder.writer.append_text("Two")
     await recorder.finish()
@@ -239,7 +239,7 @@ async def test_later_attempt_begins_by_dropping_what_was_told(front: Front) -> N
 
 
 @pytest.mark.parametrize("trouble", ["lost", "unanswered"])
-async def test_append_without_a_reply_is_said_again_and_changes_nothing_twice(
+async def test_append_without_a_reply_is_repeated_and_changes_nothing_twice(
     front: Front, trouble: Trouble, system: System
 ) -> None:
     system.expected.add("waiting for Redis")
@@ -280,7 +280,7 @@ async def test_refused_token_stops_the_writer_for_good(front: Front) -> None:
     assert await recorder.stream_events() == []
 
 
-async def test_cancel_is_heard_with_the_next_append(front: Front) -> None:
+async def test_cancel_comes_with_the_next_append(front: Front) -> None:
     recorder = await _recorder(front)
     await front.cancel(recorder._ticket)
     recorder.writer.append_text("Two")
@@ -307,7 +307,7 @@ async def test_fault_of_an_append_stops_the_attempt_and_close_tells_no_more(
     assert len(recorder.asked) == 1
 
 
-async def test_fault_while_closing_is_told_too(front: Front, system: System) -> None:
+async def test_fault_while_closing_is_reported_too(front: Front, system: System) -> None:
     system.expected.add("an append failed")
     recorder = await _recorder(front)
     recorder.redis.troubles.append("refused")

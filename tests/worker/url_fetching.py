@@ -1,4 +1,4 @@
-"""The way out as tests call it: a resolver that is told its answers, and what servers say."""
+"""A resolver with scripted answers, and server responses, for tests of the URL fetcher."""
 
 import socket
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ PATIENT_SECONDS: Final = 10.0
 
 
 class ScriptedResolver:
-    """A resolver that is told what to answer, and counts what it is asked."""
+    """A resolver with scripted answers that records its queries."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""Fuzz the reading of providers' streams; exit code 1 when anything differs, or memory grows."""
+"""Fuzzes the reading of providers' streams; exit code 1 if anything differs or memory grows."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""Where an adapter and the plain reading of its dialect differ."""
+"""Compares an adapter with the plain reading of its dialect."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ _HALF: Final = re.compile(rb"(?i)\\ud[89a-f]")
 
 
 class FuzzDialect(NamedTuple):
-    """What is needed to try a dialect: its answers, what matters in them, its plain reading."""
+    """What the fuzz of a dialect needs: its answers, pieces that matter, its plain reading."""
 
     answer: Answer
     pieces: Sequence[bytes]

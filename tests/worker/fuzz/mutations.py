@@ -1,7 +1,7 @@
-"""How an answer becomes an input: what is changed in it, the reads it comes in, and cuts.
+"""Makes an input from an answer: changes, chunk sizes, cuts.
 
-Owns the chance. Refuses to know any dialect: of each it is given whole answers, and pieces that
-are likely to matter in them.
+Owns the random choices. Refuses to know any dialect: each passes whole answers, and pieces that are
+likely to matter in them.
 """
 
 import random

@@ -1,7 +1,7 @@
 """A plain reading of event streams and of JSON, by the letter of their standards.
 
-Owns what is common to all dialects: which events there are, what their data says, and which fault
-ends the reading. Written for plainness, not for speed, and without anything of the adapters.
+Owns what all dialects share: which events there are, their data, and which fault ends the reading.
+Written for plainness, not for speed, and without any code of the adapters.
 """
 
 import base64

@@ -1,9 +1,8 @@
-"""Every field of a good answer, one at a time, as a value of another type: what is still heard.
+"""Every field of a valid answer, one at a time, as a value of another type: what is still read.
 
-Owns the answers, whose text is known, and what is put in a field's place. A field that holds a
-piece of the text or says that the answer ended is left to the other fuzz: without it there is less
-to hear. Whatever is put anywhere, nothing but a ProviderError may come of it, and an answer whose
-text and end came is whole and is not lost.
+Owns the answers, whose text is known, and the values that replace a field. A field that holds a
+piece of the text or the end of the answer is left to the other fuzz. Whatever the value, nothing
+but a ProviderError may be raised, and an answer whose text and end arrived must not be lost.
 """
 
 import asyncio

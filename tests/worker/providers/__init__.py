@@ -1,11 +1,16 @@
 """One conformance suite over every dialect of upstreams, on real sockets.
 
-row        the form of a row, and the requests that every dialect puts into its own words
-dialects   all rows; `openai`, `anthropic` and `gemini` each hold one
-calls      one call and what came of it
-memory     the same in memory, for what is tried thousands of times
-upstream   an upstream of bare bytes: what it sends, when, and what becomes of its lines
+__main__         Runs the suite and prints a table of the behaviours of each dialect
+dialect_row      The form of a row, and the requests that every dialect must express
+dialects         The list of all rows
+openai           The row of chat completions
+anthropic        The row of Anthropic's messages
+gemini           The row of Gemini's generateContent
+calls            One call of an adapter, and its result
+upstream         A server of raw bytes: a script decides what each connection is sent, and when
+memory_upstream  The same in memory, for tests that call thousands of times
+exchanges        Refusals of vendors, and the failure that each becomes
 
-A new adapter joins by one row of `dialects.DIALECTS`. `python -m tests.worker.providers` runs the
-suite and prints what was tried with each.
+A new adapter joins by one row in `dialects.DIALECTS`. `python -m tests.worker.providers` runs the
+suite and prints its table.
 """

@@ -1,7 +1,7 @@
-"""Run the conformance suite and print a table: each behaviour, and how each dialect fared in it.
+"""Runs the conformance suite and prints a table: each behaviour, and its result for each dialect.
 
-A behaviour is a test that asks for a dialect. `ok` is told when all of its cases passed, `not
-offered` where the suite tries it with other dialects only, because this one has no such thing.
+A behaviour is a test with the fixture `dialect`. `ok`: all of its cases passed. `not offered`: the
+suite runs it for other dialects only, because this one has no such feature.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The row of Anthropic's messages: its events, its errors, and what its requests say."""
+"""The row of Anthropic's messages: its events, its errors, and the content of its requests."""
 
 import json
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Calls of an adapter, and what came of them.
+"""Calls of an adapter, and their results.
 
-Owns the request that is always the same, and the patience of the adapters under test.
+Owns the request, which is always the same, and the timeouts of the adapters under test.
 """
 
 import time

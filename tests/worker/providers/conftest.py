@@ -1,4 +1,4 @@
-"""An upstream of bare bytes, and an adapter that talks to it, for every dialect."""
+"""Fixtures: an upstream of raw bytes, and an adapter connected to it, for every dialect."""
 
 from collections.abc import AsyncIterator
 

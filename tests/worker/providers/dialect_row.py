@@ -1,6 +1,6 @@
-"""A row of the conformance suite: how one kind of upstream says the things that all of them say.
+"""A row of the conformance suite: how one dialect expresses what all dialects express.
 
-Owns the form of a row and the requests that every dialect has to put into its own words.
+Owns the form of a row, and the requests that every dialect must express.
 """
 
 import json
@@ -27,11 +27,11 @@ Topic = Literal[
 
 
 class Dialect(NamedTuple):
-    """How one kind of upstream speaks; every callable returns whole events or a whole body.
+    """The bytes of one dialect; every callable returns whole events or a whole body.
 
-    `framed` makes an answer of what is said in it; `call` says one call, whose arguments come in
-    pieces; `cited` tells a page beside the text, and `searched` makes an answer of an upstream that
-    searched so often; `sent` is what a request has to say of each topic, letter by letter.
+    `framed` makes a complete answer around its content; `call` makes one tool call, whose arguments
+    come in pieces; `cited` makes a citation, and `searched` an answer with a number of searches;
+    `sent` is the part of a request that expresses each topic, letter by letter.
     """
 
     name: str

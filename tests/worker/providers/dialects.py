@@ -1,4 +1,4 @@
-"""A row for each adapter: every test that asks for a dialect runs for all of them."""
+"""The list of all rows: every test with the fixture `dialect` runs for each of them."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
-"""Refusals as upstreams send them, and what each comes to: one line of `exchanges.jsonl` each.
+"""Refusals as vendors send them, and the failure that each becomes: one line of `exchanges.jsonl`.
 
-Figures, names and ids in them are made up; how they are worded is how the vendors word it. A body
-that is a text is sent as it is, any other as JSON; those `in band` are an upstream's `error`.
+Figures, names and ids in them are invented; the wording is the vendors'. A body that is a text is
+sent unchanged, any other as JSON; those `in band` are an `error` in the body of a 200.
 """
 
 import json

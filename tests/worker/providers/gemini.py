@@ -1,4 +1,4 @@
-"""The row of Gemini's generateContent: its chunks, its errors, and what its requests say."""
+"""The row of Gemini's generateContent: its chunks, its errors, and the content of its requests."""
 
 import json
 from collections.abc import Sequence

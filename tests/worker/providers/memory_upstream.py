@@ -1,6 +1,6 @@
-"""An upstream in memory: every request is answered with the same reads, and no socket is opened.
+"""An upstream in memory: every request is answered with the same chunks, and no socket is opened.
 
-For what must be tried thousands of times. Refuses to fail in any other way than a cut of the line.
+For tests that call thousands of times. Its only failure is a connection that breaks off.
 """
 
 from collections.abc import AsyncIterator

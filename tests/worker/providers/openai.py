@@ -1,4 +1,4 @@
-"""The row of chat completions: its events, its errors, and what its requests say."""
+"""The row of chat completions: its events, its errors, and the content of its requests."""
 
 import json
 from collections.abc import Sequence

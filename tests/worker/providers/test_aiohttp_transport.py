@@ -1,4 +1,4 @@
-"""The connections to an upstream: one for each call at once, kept for the next, never shared."""
+"""The connections to an upstream: one for each concurrent call, reused later, never shared."""
 
 import asyncio
 
@@ -36,21 +36,21 @@ def _idle(call: Call) -> int:
     return sum(map(len, connector._conns.values())) if connector is not None else 0
 
 
-async def test_calls_at_once_have_a_line_each_and_leave_it_to_the_next(call: Call) -> None:
+async def test_calls_at_once_have_a_connection_each_and_leave_it_to_the_next(call: Call) -> None:
     await _at_once(call, 8)
     assert (call.upstream.connections, _idle(call)) == (8, 8)
     await _at_once(call, 5)
     assert (call.upstream.connections, _idle(call)) == (8, 8)
 
 
-async def test_line_of_a_call_that_failed_serves_the_next(brief: Call) -> None:
+async def test_connection_of_a_call_that_failed_serves_the_next(brief: Call) -> None:
     for script in (whole(b"data: 5\n\n"), whole(status=500), chunked(is_ended=False), held()):
         assert (await brief(script)).error is not None
         assert (await brief(chunked(brief.dialect.answer("Two")))).text == "Two"
         assert _idle(brief) == 1
 
 
-async def test_line_that_the_upstream_closed_meanwhile_is_opened_anew(call: Call) -> None:
+async def test_connection_that_the_upstream_closed_meanwhile_is_opened_again(call: Call) -> None:
     async def script(line: Line) -> None:
         await chunked(call.dialect.answer("Two"))(line)
         line.is_kept = False
@@ -61,7 +61,7 @@ async def test_line_that_the_upstream_closed_meanwhile_is_opened_anew(call: Call
     assert call.upstream.connections == 3
 
 
-async def test_line_that_the_upstream_closes_as_it_is_taken_is_replaced(call: Call) -> None:
+async def test_connection_that_the_upstream_closes_as_it_is_taken_is_replaced(call: Call) -> None:
     assert (await call(chunked(call.dialect.answer("Two")))).text == "Two"
     asked: list[Line] = []
 
@@ -74,7 +74,7 @@ async def test_line_that_the_upstream_closes_as_it_is_taken_is_replaced(call: Ca
     assert (len(asked), call.upstream.connections) == (2, 2)
 
 
-async def test_no_line_is_left_open_behind(upstream: Upstream, call: Call) -> None:
+async def test_no_connection_is_left_open_behind(upstream: Upstream, call: Call) -> None:
     await _at_once(call, 4)
     await call.provider.close()
     await until(lambda: upstream.closed == upstream.connections)

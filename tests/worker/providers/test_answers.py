@@ -23,7 +23,7 @@ async def test_whole_answer_is_text_an_end_and_usage(call: Call) -> None:
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "tool_calls", "other"])
-async def test_reason_is_told_in_our_words(call: Call, reason: Reason) -> None:
+async def test_reason_is_translated(call: Call, reason: Reason) -> None:
     received = await call(whole(call.dialect.answer("Two", reason=reason)))
     # A reason that nobody knows is a stop, when nothing follows it.
     assert received.reasons == ["stop" if reason == "other" else reason]
@@ -37,19 +37,17 @@ async def test_usage_may_be_missing(call: Call) -> None:
 
 
 @pytest.mark.parametrize("usage", [(-1, 5), (5, -1), (10**12, 5), (5, 2**70)])
-async def test_usage_that_nobody_can_believe_is_no_usage(
-    call: Call, usage: tuple[int, int]
-) -> None:
+async def test_implausible_usage_is_no_usage(call: Call, usage: tuple[int, int]) -> None:
     received = await call(whole(call.dialect.answer("Two", usage=usage)))
     assert (received.text, received.used, received.error) == ("Two", None, None)
 
 
-async def test_largest_believable_usage_is_told(call: Call) -> None:
+async def test_largest_believable_usage_is_reported(call: Call) -> None:
     received = await call(whole(call.dialect.answer("Two", usage=(2_000_000, 128_000))))
     assert received.used == ReportedUsage(2_000_000, 128_000)
 
 
-async def test_what_was_thought_is_told_beside_the_answer(call: Call) -> None:
+async def test_what_was_thought_is_reported_beside_the_answer(call: Call) -> None:
     said = call.dialect
     thought = said.reasoning("Bears? ") + said.reasoning("Count.")
     received = await call(whole(said.framed(thought + said.text("Two"), "stop", (3, 2))))
@@ -63,14 +61,14 @@ async def test_empty_answer_is_an_end_without_text(call: Call) -> None:
     assert received.parts == [Ended("stop"), ReportedUsage(3, 2)]
 
 
-async def test_end_without_the_last_word_is_an_end(call: Call) -> None:
+async def test_end_without_the_last_event_is_an_end(call: Call) -> None:
     said = call.dialect
     received = await call(whole(said.text("Two"), said.ended("length")))
     assert (received.text, received.reasons, received.error) == ("Two", ["length"], None)
 
 
 @pytest.mark.parametrize("is_chunked", [True, False])
-async def test_line_that_is_cut_after_the_end_was_told_is_no_fault(
+async def test_connection_that_is_cut_after_the_end_was_reported_is_no_fault(
     call: Call, *, is_chunked: bool
 ) -> None:
     data = call.dialect.text("Two") + call.dialect.ended("stop")
@@ -85,7 +83,7 @@ async def test_upstream_that_says_nothing_after_the_end_is_not_waited_for_long(b
     assert received.seconds < PATIENT_SECONDS / 2
 
 
-async def test_answers_come_over_one_kept_line(call: Call) -> None:
+async def test_answers_come_over_one_kept_connection(call: Call) -> None:
     for _ in range(3):
         received = await call(chunked(call.dialect.answer("Two")))
         assert (received.text, received.error) == ("Two", None)
@@ -98,7 +96,7 @@ async def test_answers_come_over_one_kept_line(call: Call) -> None:
     ids=lambda dialect: dialect.name,
     indirect=True,
 )
-async def test_upstream_that_keeps_talking_after_the_last_word_is_left(call: Call) -> None:
+async def test_upstream_that_keeps_talking_after_the_last_event_is_left(call: Call) -> None:
     async def script(line: Line) -> None:
         await line.head()
         await line.send(call.dialect.answer("Two"))

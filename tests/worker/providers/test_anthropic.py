@@ -157,7 +157,7 @@ async def test_events_of_every_server(call: Call, data: bytes, parts: list[Part]
         ("a new one", "stop"),
     ],
 )
-async def test_every_stop_reason_is_told_in_our_words(call: Call, word: str, reason: str) -> None:
+async def test_every_stop_reason_is_translated(call: Call, word: str, reason: str) -> None:
     received = await call(whole(said("message_delta", delta={"stop_reason": word})))
     assert (received.reasons, received.error) == ([reason], None)
 
@@ -221,7 +221,7 @@ async def test_error_event_of_every_type(
     assert (await call(whole(said("error", error=error)))).fault == expected
 
 
-async def test_upstream_that_is_not_paid_is_told_from_a_wrong_request(call: Call) -> None:
+async def test_upstream_that_is_not_paid_is_no_wrong_request(call: Call) -> None:
     words = "Your credit balance is too low to access the API."
     body = anthropic.ROW.refusal("invalid_request_error", words)
     received = await call(whole(body, status=400, content_type="application/json"))

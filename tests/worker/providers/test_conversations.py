@@ -91,7 +91,7 @@ def test_gemini_refuses_no_conversation(messages: list[ChatMessage]) -> None:
 
 
 @given(_conversations())
-def test_openai_is_told_everything_in_its_order(messages: list[ChatMessage]) -> None:
+def test_openai_is_sent_everything_in_its_order(messages: list[ChatMessage]) -> None:
     sent = _sent(OpenAI(), messages)["messages"]
     assert [message["role"] for message in sent] == [message.role for message in messages]
     for message, said in zip(messages, sent, strict=True):

@@ -109,7 +109,7 @@ async def test_chunks_of_every_kind(call: Call, data: bytes, parts: list[Part]) 
         ("A_NEW_ONE", "stop"),
     ],
 )
-async def test_every_finish_reason_is_told_in_our_words(call: Call, word: str, reason: str) -> None:
+async def test_every_finish_reason_is_translated(call: Call, word: str, reason: str) -> None:
     received = await call(whole(chunk(reason=word)))
     assert (received.reasons, received.error) == ([reason], None)
 
@@ -134,7 +134,7 @@ async def test_blocked_prompt_is_an_end_by_the_filter(call: Call) -> None:
         (None, {"candidatesTokenCount": 5}, []),
     ],
 )
-async def test_usage_is_told_once_with_the_end(
+async def test_usage_is_reported_once_with_the_end(
     call: Call, before: object, after: object, told: list[Part]
 ) -> None:
     first = chunk({"text": "a"}, usageMetadata=before)
@@ -179,7 +179,7 @@ async def test_error_in_every_shape(
     assert (await call(whole(event({"error": error})))).fault == expected
 
 
-async def test_key_that_is_not_known_is_told_from_a_wrong_request(call: Call) -> None:
+async def test_key_that_is_not_known_is_no_wrong_request(call: Call) -> None:
     error = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}
     details = [{"reason": "API_KEY_INVALID", "domain": "googleapis.com"}]
     body = json.dumps([{"error": {**error, "details": details}}]).encode()

@@ -74,7 +74,7 @@ def _said(received: Received) -> list[Part]:
 
 
 @_MAKERS
-async def test_a_picture_is_heard_whole_and_in_its_place(call: Call) -> None:
+async def test_an_image_is_received_whole_and_in_its_place(call: Call) -> None:
     said = call.dialect
     shown = said.text("Here: ") + _shown(said, _PNG) + said.text("!")
     received = await call(whole(said.framed(shown, "stop", (3, 2))), _asking("image_output"))
@@ -84,7 +84,7 @@ async def test_a_picture_is_heard_whole_and_in_its_place(call: Call) -> None:
 
 @_MAKERS
 @pytest.mark.parametrize("reads", [1, 1_000, 65_536])
-async def test_a_large_picture_in_pieces_is_the_same(dialect: Dialect, reads: int) -> None:
+async def test_a_large_image_in_pieces_is_the_same(dialect: Dialect, reads: int) -> None:
     content = _PNG * (20 if reads == 1 else 8_000)
     data = dialect.framed(_shown(dialect, content), "stop", (3, 2))
     memory = MemoryTransport()
@@ -132,7 +132,7 @@ async def test_all_of_an_answer_is_bounded(
 
 
 @_MAKERS
-async def test_a_picture_that_is_no_base64_is_a_fault_of_the_stream(call: Call) -> None:
+async def test_an_image_that_is_no_base64_is_a_fault_of_the_stream(call: Call) -> None:
     said = call.dialect
     shown = _shown(said, _PNG).replace(b"iVBOR", b"iV*OR")
     received = await call(whole(said.framed(shown, "stop", (3, 2))), _asking("image_output"))
@@ -156,7 +156,7 @@ async def test_a_picture_that_is_no_base64_is_a_fault_of_the_stream(call: Call) 
     ],
     ids=str,
 )
-async def test_what_shows_no_picture_says_nothing(call: Call, shown: bytes) -> None:
+async def test_what_shows_no_image_says_nothing(call: Call, shown: bytes) -> None:
     received = await call(whole(call.dialect.framed(shown, "stop", (3, 2))))
     assert _said(received) == [Ended("stop")]
 
@@ -228,7 +228,7 @@ async def test_bare_samples_become_one_sound(call: Call, kind: str, rate: int) -
 
 
 @_GEMINI
-async def test_a_sound_of_another_form_is_heard_as_it_is(call: Call) -> None:
+async def test_a_sound_of_another_form_is_received_unchanged(call: Call) -> None:
     said = _blob("audio/mpeg", b"ID3 and more")
     received = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("audio_output"))
     assert _said(received) == [
@@ -238,7 +238,7 @@ async def test_a_sound_of_another_form_is_heard_as_it_is(call: Call) -> None:
 
 
 @_GEMINI
-async def test_pictures_and_thoughts_keep_their_order(call: Call) -> None:
+async def test_images_and_thoughts_keep_their_order(call: Call) -> None:
     said = gemini.chunk({"text": "Hm", "thought": True}) + _blob("image/webp", b"x")
     received = await call(whole(call.dialect.framed(said, "stop", (3, 2))), _asking("image_output"))
     assert _said(received) == [

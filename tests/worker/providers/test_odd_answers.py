@@ -101,7 +101,7 @@ async def test_error_of_a_choice_is_an_error(call: Call) -> None:
 
 
 @_OPENAI
-async def test_count_and_last_word_are_an_end_without_a_reason(call: Call) -> None:
+async def test_count_and_last_event_are_an_end_without_a_reason(call: Call) -> None:
     received = await call(whole(_step(content="Two"), openai.chunk(usage=_USAGE), openai.DONE))
     assert (received.text, received.reasons, received.error) == ("Two", ["stop"], None)
     received = await call(whole(_step(content="Two"), openai.chunk(usage=_USAGE)))
@@ -250,7 +250,7 @@ async def test_content_of_every_form(call: Call, content: object, parts: Sequenc
 
 @_OPENAI
 @pytest.mark.parametrize("word", [b"[DONE] ", b" [done]", b'"[DONE]"', b"DONE"])
-async def test_last_word_in_every_form(call: Call, word: bytes) -> None:
+async def test_last_event_in_every_form(call: Call, word: bytes) -> None:
     answer = _step(content="Two") + openai.chunk(usage=_USAGE) + b"data: " + word + b"\n\n"
     assert (await call(whole(answer))).reasons == ["stop"]
 
@@ -368,7 +368,7 @@ async def test_pause_that_nothing_gave_a_reason_for_is_a_failure(call: Call) -> 
 
 
 @pytest.mark.parametrize("sign", [b": keep-alive\n\n", b"\n", b'data: {"type": "ping"}\n\n'])
-async def test_signs_of_life_are_told_apart_from_parts(call: Call, sign: bytes) -> None:
+async def test_signs_of_life_are_reported_apart_from_parts(call: Call, sign: bytes) -> None:
     async def script(line: Line) -> None:
         await line.head()
         await line.send(sign)

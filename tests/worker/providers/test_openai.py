@@ -54,7 +54,7 @@ async def test_request_is_what_such_servers_expect(call: Call) -> None:
     }
 
 
-async def test_conversation_is_sent_in_order_and_letter_by_letter(upstream: Upstream) -> None:
+async def test_conversation_is_sent_in_order_and_verbatim(upstream: Upstream) -> None:
     upstream.script = whole(_STOP)
     messages = [
         ChatMessage("system", 'Say "no".\n'),
@@ -232,14 +232,14 @@ async def test_whole_exchange(call: Call) -> None:
     ]
 
 
-async def test_call_in_the_chunk_of_the_end_is_told(call: Call) -> None:
+async def test_call_in_the_chunk_of_the_end_is_reported(call: Call) -> None:
     piece = {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}}
     final = _chunk({"delta": {"tool_calls": [piece]}, "finish_reason": "tool_calls"})
     received = await call(whole(final))
     assert received.parts == [_B, Ended("tool_calls")]
 
 
-async def test_call_is_not_told_again_with_a_second_end(call: Call) -> None:
+async def test_call_is_not_reported_again_with_a_second_end(call: Call) -> None:
     received = await call(whole(_piece(0, "b", name="g"), _STOP, _STOP))
     assert received.parts == [_B, Ended("tool_calls")]
 

@@ -127,7 +127,7 @@ async def test_refusal_whose_body_breaks_off_is_still_that_refusal(call: Call, s
     assert (await call(script)).fault == _BY_STATUS[status]
 
 
-async def test_refusal_whose_body_never_comes_is_told_soon(call: Call) -> None:
+async def test_refusal_whose_body_never_comes_fails_soon(call: Call) -> None:
     async def script(line: Line) -> None:
         await line.head(status=400, content_length="100000")
         await line.gone.wait()
@@ -137,7 +137,7 @@ async def test_refusal_whose_body_never_comes_is_told_soon(call: Call) -> None:
     assert received.seconds < PATIENT_SECONDS / 2
 
 
-async def test_refusal_that_drips_is_told_soon(call: Call) -> None:
+async def test_refusal_that_drips_fails_soon(call: Call) -> None:
     received = await call(endless(b"x", status=400))
     assert received.fault == _BY_STATUS[400]
     assert received.seconds < PATIENT_SECONDS / 2
@@ -185,7 +185,7 @@ async def test_refusal_of_any_vendor_is_read_in_every_dialect(
 
 
 @pytest.mark.parametrize("exchange", IN_BAND, ids=named(IN_BAND))
-def test_error_inside_a_success_is_told_by_codes_types_and_words(exchange: Exchange) -> None:
+def test_error_inside_a_success_is_reported_by_codes_types_and_words(exchange: Exchange) -> None:
     with pytest.raises(ProviderError) as raised, FailureTranslator("up").translated_errors():
         raise InBandError(exchange.said)
     assert _told(raised.value) == exchange.fault

@@ -57,7 +57,7 @@ async def test_request_without_a_key_has_no_credentials(
 
 
 @pytest.mark.parametrize("text", ['Say "no".\n', "Bär\u2028\x00🐻", "\\", " so "])
-async def test_words_are_sent_letter_by_letter(call: Call, text: str) -> None:
+async def test_words_are_sent_verbatim(call: Call, text: str) -> None:
     messages = [ChatMessage("system", text), ChatMessage("user", text)]
     sent = await _sent(call, ChatRequest(model=MODEL, messages=messages, max_tokens=5))
     assert json.dumps(sent).count(json.dumps(text)) == 2

@@ -132,12 +132,12 @@ def test_bodies_tell_a_wait_by_fields_and_words(said: object, seconds: float | N
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 413])
-def test_who_is_not_to_try_again_is_told_no_wait(status: int) -> None:
+def test_a_refusal_without_retry_has_no_wait(status: int) -> None:
     said = {"error": {"message": "Insufficient balance, unknown role, invalid API key"}}
     assert _refused({"retry-after": "7"}, said, status) is None
 
 
-async def test_wait_is_told_in_every_dialect(call: Call) -> None:
+async def test_wait_is_reported_in_every_dialect(call: Call) -> None:
     received = await call(
         whole(b'{"error": {"message": "slow"}}', status=429, retry_after_ms="1500")
     )
@@ -145,7 +145,7 @@ async def test_wait_is_told_in_every_dialect(call: Call) -> None:
     assert received.error.retry_after_seconds == 1.5
 
 
-async def test_wait_of_an_error_inside_a_success_is_told(call: Call) -> None:
+async def test_wait_of_an_error_inside_a_success_is_reported(call: Call) -> None:
     script = whole(call.dialect.error_event(429, "Please try again in 20s"), call.dialect.done)
     received = await call(script)
     assert received.error is not None
@@ -187,7 +187,7 @@ async def test_wait_of_an_error_inside_a_success_is_told(call: Call) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_limits_are_read_as_every_vendor_tells_them(
+def test_limits_are_read_of_every_vendor(
     headers: dict[str, str], limits: RateLimits | None
 ) -> None:
     assert read_rate_limits(headers, now=_NOW) == limits
@@ -198,7 +198,7 @@ def test_times_that_are_none_are_none(text: str) -> None:
     assert parse_wait(text, now=_NOW) is None
 
 
-async def test_limits_are_told_of_refusals_and_of_answers(call: Call) -> None:
+async def test_limits_are_reported_of_refusals_and_of_answers(call: Call) -> None:
     refusal = whole(b"{}", status=429, x_ratelimit_limit_requests="60")
     received = await call(refusal)
     assert isinstance(received.error, UpstreamRefusalError)

@@ -17,7 +17,7 @@ from worker.providers.openai import OpenAI
 _ASKED = REQUESTS["web search"]
 
 
-async def test_pages_are_told_once_in_their_order_beside_the_text(call: Call) -> None:
+async def test_pages_are_reported_once_in_their_order_beside_the_text(call: Call) -> None:
     said = call.dialect
     content = b"".join(
         (
@@ -41,7 +41,7 @@ async def test_pages_are_told_once_in_their_order_beside_the_text(call: Call) ->
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-async def test_searches_are_read_past_and_counted_where_they_are_told(
+async def test_searches_are_read_past_and_counted_where_they_are_reported(
     call: Call, count: int
 ) -> None:
     said = call.dialect
@@ -54,9 +54,7 @@ async def test_searches_are_read_past_and_counted_where_they_are_told(
 
 
 @pytest.mark.parametrize("count", [-1, 1_001, 2**70])
-async def test_count_of_searches_that_nobody_can_believe_is_no_usage(
-    call: Call, count: int
-) -> None:
+async def test_count_of_searches_that_is_implausible_is_no_usage(call: Call, count: int) -> None:
     said = call.dialect
     plain = said.searched(said.text("Two"), 0)
     received = await call(whole(plain.replace(b'_requests": 0', b'_requests": %d' % count)), _ASKED)

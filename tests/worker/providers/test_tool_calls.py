@@ -22,7 +22,7 @@ _in_pieces = pytest.mark.parametrize(
 )
 
 
-async def test_call_is_told_whole(call: Call) -> None:
+async def test_call_is_reported_whole(call: Call) -> None:
     said = call.dialect
     called = said.call("c-1", "weather", ['{"city":"Bärn 🐻","days":[1,2.5,null]}'], 1)
     received = await call(whole(said.framed(said.text("So: ") + called, "tool_calls", (3, 2))))
@@ -33,7 +33,7 @@ async def test_call_is_told_whole(call: Call) -> None:
 
 
 @_in_pieces
-async def test_call_in_pieces_is_told_once(call: Call) -> None:
+async def test_call_in_pieces_is_reported_once(call: Call) -> None:
     pieces = list('{"city":"Bärn \\u00e4","deep":{"a":[{}]}}')
     received = await call(
         whole(call.dialect.calling(call.dialect.call("c-1", "weather", pieces, 1)))
@@ -43,7 +43,7 @@ async def test_call_in_pieces_is_told_once(call: Call) -> None:
 
 
 @_in_pieces
-async def test_call_that_breaks_off_is_never_told(call: Call) -> None:
+async def test_call_that_breaks_off_is_never_reported(call: Call) -> None:
     called = call.dialect.call("c-1", "weather", ['{"city":', '"Bern"', "}"], 1)
     events = called.split(b"\n\n")
     for count in range(1, len(events) - 1):
@@ -52,7 +52,7 @@ async def test_call_that_breaks_off_is_never_told(call: Call) -> None:
         assert received.called == []
 
 
-async def test_two_calls_in_one_answer_are_told_in_their_order(call: Call) -> None:
+async def test_two_calls_in_one_answer_are_reported_in_their_order(call: Call) -> None:
     said = call.dialect
     first = said.call("c-1", "weather", ['{"city":', '"Bern"}'], 1)
     second = said.call("c-2", "count", ['{"what":"bears"}'], 2)

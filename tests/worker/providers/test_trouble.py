@@ -143,7 +143,7 @@ async def test_model_may_think_as_long_as_it_is_allowed_before_it_says_anything(
 # Cuts
 
 
-async def test_line_cut_before_the_head(call: Call) -> None:
+async def test_connection_cut_before_the_head(call: Call) -> None:
     async def script(_: Line) -> None:
         pass
 
@@ -167,7 +167,7 @@ async def test_answer_cut_by_a_reset(call: Call) -> None:
     assert (await call(script)).fault == _CUT
 
 
-async def test_last_word_alone_is_no_end(call: Call) -> None:
+async def test_last_event_alone_is_no_end(call: Call) -> None:
     received = await call(whole(call.dialect.text("Two "), call.dialect.done))
     assert (received.text, received.fault) == ("Two ", _CUT)
 
@@ -289,7 +289,7 @@ async def test_answer_without_end(call: Call) -> None:
     assert len(received.text) <= BODY_BYTES_MAX
 
 
-async def test_event_of_almost_a_mebibyte_is_heard(call: Call) -> None:
+async def test_event_of_almost_a_mebibyte_is_received(call: Call) -> None:
     text = "x" * (EVENT_BYTES_MAX - 1000)
     received = await call(whole(call.dialect.text(text), call.dialect.answer()))
     assert (len(received.text), received.error) == (len(text), None)
@@ -304,7 +304,7 @@ async def test_compressed_answer_is_refused_unread(call: Call, encoding: str) ->
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
-async def test_answer_that_says_it_is_not_compressed_is_heard(call: Call, encoding: str) -> None:
+async def test_answer_that_says_it_is_not_compressed_is_received(call: Call, encoding: str) -> None:
     received = await call(whole(call.dialect.answer("Two"), content_encoding=encoding))
     assert (received.text, received.error) == ("Two", None)
 
@@ -321,7 +321,7 @@ async def test_nothing_an_upstream_sets_comes_back_to_it(call: Call) -> None:
 # Stopping
 
 
-async def test_upstream_is_left_at_once_when_the_hearer_stops(call: Call) -> None:
+async def test_upstream_is_left_at_once_when_the_reader_stops(call: Call) -> None:
     call.upstream.script = held(call.dialect.text("Two "))
     parts = call.provider.stream(REQUEST)
     assert [await anext(parts), await anext(parts)] == [KeepAlive(), Text("Two ")]
@@ -330,7 +330,7 @@ async def test_upstream_is_left_at_once_when_the_hearer_stops(call: Call) -> Non
 
 
 @pytest.mark.parametrize("is_head_sent", [True, False])
-async def test_upstream_is_left_at_once_when_the_hearer_is_cancelled(
+async def test_upstream_is_left_at_once_when_the_reader_is_cancelled(
     call: Call, *, is_head_sent: bool
 ) -> None:
     async def script(line: Line) -> None:
@@ -347,7 +347,7 @@ async def test_upstream_is_left_at_once_when_the_hearer_is_cancelled(
     await asyncio.wait_for(call.upstream.line.gone.wait(), PATIENT_SECONDS / 2)
 
 
-async def test_hearer_that_stops_in_a_flood_stops_it(call: Call) -> None:
+async def test_reader_that_stops_in_a_flood_stops_it(call: Call) -> None:
     call.upstream.script = endless(call.dialect.text("Two "))
     parts = call.provider.stream(REQUEST)
     for _ in range(100):

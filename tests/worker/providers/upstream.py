@@ -1,7 +1,7 @@
-"""An upstream of bare bytes on 127.0.0.1: a script decides what each line is sent, and when.
+"""A server of raw bytes on 127.0.0.1: a script decides what each connection is sent, and when.
 
-Owns the sockets and the moments at which clients went. Refuses to know any dialect, and to mend
-what a script sends: wrong bytes are what it is for.
+Owns the sockets and the times at which clients disconnected. Refuses to know any dialect, and to
+correct what a script sends: wrong bytes are its purpose.
 """
 
 import asyncio

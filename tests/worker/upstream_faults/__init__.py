@@ -1,6 +1,6 @@
-"""What an upstream can do wrong, row by row, and what then becomes of a message.
+"""Faults of upstreams row by row, and what then happens to a message.
 
-faults     the rows: a script of bytes each
-scene      a deployment with two models, of which the first misbehaves
-__main__   prints the table; a test holds the same rows to what is expected of them
+faults    The rows: a script of bytes each, and the expected outcome
+runner    A deployment with two models, of which the first misbehaves
+__main__  Prints the table; a test compares the same rows with what is expected
 """

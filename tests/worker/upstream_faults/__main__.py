@@ -1,4 +1,4 @@
-"""Play every fault against the pipeline and print a Markdown table; about two minutes.
+"""Runs every fault against the pipeline and prints a Markdown table; about two minutes.
 
 Time is from the acceptance of a message to its end, in seconds; of a storm, until the last end.
 """

@@ -1,6 +1,6 @@
 """A deployment with two models: the upstream of the first misbehaves, that of the second does not.
 
-Owns its short patience, and what is measured: outcomes, calls of the faulty model, time.
+Owns its short timeouts, and the measurements: outcomes, calls of the faulty model, time.
 """
 
 import socket

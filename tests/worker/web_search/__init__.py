@@ -1,1 +1,4 @@
-"""The search of the web, on real sockets: what each kind of service is asked and made of."""
+"""Tests of the clients of search services, on real sockets.
+
+search_apis  How each kind of service returns results, and a server that plays it
+"""

@@ -1,4 +1,4 @@
-"""How each kind of search service tells its results, and a server of bare bytes that plays it."""
+"""How each kind of search service returns its results, and a server of raw bytes that plays it."""
 
 import json
 from collections.abc import Callable

@@ -125,7 +125,7 @@ async def test_long_results_are_cut(line: SearchClient, kind: Searcher, server: 
     assert (len(result.title), len(result.snippet)) == (200, 500)
 
 
-async def test_lines_are_kept(line: SearchClient, kind: Searcher, server: Upstream) -> None:
+async def test_connections_are_kept(line: SearchClient, kind: Searcher, server: Upstream) -> None:
     server.script = chunked(answer(kind, *_PAGES))
     for _ in range(3):
         assert await line.search("bears", 5.0) == _RESULTS
@@ -176,7 +176,7 @@ async def test_engines_that_do_not_answer_are_no_empty_search(server: Upstream) 
     assert (error.failure.category, error.retry) == ("overloaded", "backoff")
 
 
-async def test_time_to_wait_is_heard(line: SearchClient, server: Upstream) -> None:
+async def test_time_to_wait_is_received(line: SearchClient, server: Upstream) -> None:
     server.script = whole(status=429, retry_after="7")
     assert (await _failed(line)).retry_after_seconds == 7.0
 
@@ -246,7 +246,7 @@ async def test_settings_bound_the_patience_too(kind: Searcher, server: Upstream)
     await line.close()
 
 
-async def test_cancelled_search_closes_its_line(line: SearchClient, server: Upstream) -> None:
+async def test_cancelled_search_closes_its_connection(line: SearchClient, server: Upstream) -> None:
     server.script = held()
     searching = asyncio.create_task(line.search("bears", 5.0))
     await until(lambda: server.lines)
@@ -256,7 +256,7 @@ async def test_cancelled_search_closes_its_line(line: SearchClient, server: Upst
     await asyncio.wait_for(server.line.gone.wait(), 5)
 
 
-async def test_line_that_is_cut_is_a_failure(
+async def test_connection_that_is_cut_is_a_failure(
     line: SearchClient, kind: Searcher, server: Upstream
 ) -> None:
     server.script = chunked(answer(kind, *_PAGES), is_ended=False)
