@@ -45,13 +45,13 @@ async def test_nobody_learns_whether_a_name_is_private_or_unknown(
     url = f"http://127.0.0.1:{server.port}/" if location else "http://inside.example/"
     failures = []
     for taken, answer in ((0.0, ["10.0.0.1"]), (0.3, []), (0.6, ["1.1.1.1", "10.0.0.1"])):
-        clock, names = ManualClock(), Names(answer)
+        clock, names = ManualClock(), ScriptedResolver(answer)
 
         async def slow(
             name: str,
             account: str,
             clock: ManualClock = clock,
-            names: Names = names,
+            names: ScriptedResolver = names,
             taken: float = taken,
         ) -> list[Address]:
             await clock.sleep(taken)
