@@ -204,8 +204,8 @@ async def test_wakeup_that_is_lost_costs_a_second_and_nothing_else(
 ) -> None:
     thief = Redis(own_system.settings.redis)
     # Who has waited longest is woken.
-    bell = keys.WAKEUP(own_front.root_of("ann"), "interactive")
-    stealing = asyncio.create_task(thief.call("BLPOP", bell, 0))
+    wakeup = keys.WAKEUP(own_front.root_of("ann"), "interactive")
+    stealing = asyncio.create_task(thief.call("BLPOP", wakeup, 0))
     await until(lambda: own_server.blocked_clients() == 1)
     async with running_worker(own_system):
         await until(lambda: own_server.blocked_clients() == 2)
