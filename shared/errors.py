@@ -6,7 +6,7 @@
     |   +-- FailedError         the generation that the caller waited for ended without an answer
     +-- UnavailableError        Pollux cannot serve now: Redis away, not ready, too slow
     |   +-- NotNowError         Redis answered that it cannot do this now
-    |       (NotReplicatedError, no replica confirmed in time, is in shared/redis/replicated.py)
+    |   +-- NotReplicatedError  no replica confirmed in time (in shared/redis/replicated.py)
     +-- ProviderError           an upstream failed, as the table of its adapter maps it
     |   +-- CallBlockedError    the circuit breaker or a limit kept the call from being made
     +-- EgressError             a URL named by a caller or a model fails or must not be called

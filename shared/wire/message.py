@@ -98,8 +98,8 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """The answer, or the part of it that there was at the end; `created` is in ms.
 
     `reasoning` is what the worker received of it; a generation that ends without a worker keeps
-    only its text. `model` is the model that answered where a caller named it; otherwise `routing`
-    has it, in short form, or whole in records of older versions. `finish_reason` counts once
+    only its text. `model` is stored where the caller named one; otherwise `routing` says which one
+    answered, in its short form, or whole in records of older versions. `finish_reason` counts once
     `status` is `completed`; the usual "stop" is not stored.
     """
 

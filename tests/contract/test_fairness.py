@@ -1,13 +1,16 @@
 """Who is served when not all can be: persons first, accounts by weight, none beyond its most."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
+from shared import fairness
 from shared.redis import keys
 from tests.support.redis_functions import RedisFunctions
 
 _TRICKLE = 20
-# How many claims an account has at once that asked for nothing of late.
-_AHEAD = 8
+_AHEAD = fairness.CLAIMS_AHEAD
+_DOCUMENT = Path(__file__).parents[2] / "shared" / "README.md"
 
 
 async def test_batch_gets_one_claim_in_twenty_while_persons_wait(queue: RedisFunctions) -> None:
@@ -164,3 +167,25 @@ async def test_weight_lets_nobody_more_in_before_the_line(queue: RedisFunctions)
     assert served[:_AHEAD] == ["heavy"] * _AHEAD
     share = Counter(served[_AHEAD:])
     assert abs(share["hog"] - (30 - _AHEAD) / 5) <= 1
+
+
+async def test_claims_go_to_the_accounts_of_the_documented_example(queue: RedisFunctions) -> None:
+    row = re.search(r"^\| goes to \|(.+)\|$", _DOCUMENT.read_text("utf-8"), re.MULTILINE)
+    assert row is not None
+    for _ in range(6):
+        await queue.submit("ann", stride=fairness.STRIDE)
+        await queue.submit("bob", stride=fairness.STRIDE // 4)
+    served = [claimed.account for claimed in await queue.claim(6)]
+    assert served == [name.strip() for name in row[1].split("|")]
+
+
+async def test_an_idle_account_enters_where_the_documented_example_says(
+    queue: RedisFunctions,
+) -> None:
+    await queue.redis.call("HSET", keys.CLOCKS(queue.root), "interactive", 50_000)
+    for account, left, entered in (("ann", 12_000, 42_000), ("bob", 49_800, 49_800)):
+        totals = keys.ACCOUNT_TOTALS(queue.root, account)
+        await queue.redis.call("HSET", totals, "left_interactive", left)
+        await queue.submit(account, stride=fairness.STRIDE)
+        score = await queue.redis.call("ZSCORE", keys.LANE(queue.root, "interactive"), account)
+        assert int(score) == entered
