@@ -42,24 +42,25 @@ end
 local CHUNKS_SAMPLED = 64
 
 local function estimate_history(root, ask, turns)
-  local last, enough = math.floor(turns / TURNS_PER_CHUNK), (ask.history_max or 0) * BYTES_PER_TOKEN
-  if enough <= 0 or turns <= 0 then return 0 end
-  local chunk, bytes = last, 0
-  while chunk >= 0 and last - chunk < CHUNKS_SAMPLED and bytes < enough do
+  local last_chunk, bytes_enough = math.floor(turns / TURNS_PER_CHUNK), (ask.history_max or 0) * BYTES_PER_TOKEN
+  if bytes_enough <= 0 or turns <= 0 then return 0 end
+  local chunk, bytes = last_chunk, 0
+  while chunk >= 0 and last_chunk - chunk < CHUNKS_SAMPLED and bytes < bytes_enough do
     local key = turns_key(root, ask.account, ask.session, int(chunk))
     for turn = math.max(1, chunk * TURNS_PER_CHUNK), math.min(turns, (chunk + 1) * TURNS_PER_CHUNK - 1) do
       bytes = bytes + redis.call('HSTRLEN', key, turn .. ':u') + redis.call('HSTRLEN', key, turn .. ':a')
     end
     chunk = chunk - 1
   end
-  if chunk >= 0 then bytes = bytes * (last + 1) / (last - chunk) end
+  if chunk >= 0 then bytes = bytes * (last_chunk + 1) / (last_chunk - chunk) end
   return tokens_in(bytes) + 2 * TOKENS_PER_MESSAGE * turns
 end
 
 -- Returns how many tokens are sent beside the message: completed turns, what the turns under way may add, the system
 -- prompt and the companion. No more than have room, since the rest is left out.
-local function count_history(root, ask, ended, session)
-  local tokens = (session.pending_tokens or 0) + (tonumber(session.tokens) or estimate_history(root, ask, ended))
+local function count_history(root, ask, completed_turns, session)
+  local tokens = (session.pending_tokens or 0)
+    + (tonumber(session.tokens) or estimate_history(root, ask, completed_turns))
   if session.system then tokens = tokens + tokens_in(#session.system) end
   if session.companion and not ask.companion then tokens = tokens + (ask.persona or 0) end
   return math.min(tokens, ask.history_max or 0)
@@ -68,10 +69,10 @@ end
 -- Adds the history's price to the hold, which covers all that will be sent. Returns what the budget would have to be,
 -- if it is less. Example: 2000 tokens at 1.5 microcredits add 3000 to the hold; a budget caps the hold.
 local function add_history_price(ask, history)
-  local extra = math.ceil(history * (ask.input_price or 0))
-  ask.hold = ask.hold + extra
+  local history_price = math.ceil(history * (ask.input_price or 0))
+  ask.hold = ask.hold + history_price
   if not ask.budget then return nil end
-  local least = (ask.least or 0) + extra
+  local least = (ask.least or 0) + history_price
   if least > ask.budget then return least end
   ask.hold = math.min(ask.hold, ask.budget)
 end
@@ -85,8 +86,8 @@ local function freed_by_interrupt(root, ask, head)
     local hold, worker, bill, attempt = unpack(redis.pcall('HMGET', generation_key(root, ask.account, id),
       'hold', 'worker', 'bill', 'attempt'))
     local due = parse_bill({bill = bill, attempt = attempt}, CANCELLED)
-    local freed = math.max(0, (tonumber(hold) or 0) - (due and due.cost or 0))
-    if worker then running = running + freed else waiting = waiting + freed end
+    local freed_hold = math.max(0, (tonumber(hold) or 0) - (due and due.cost or 0))
+    if worker then running = running + freed_hold else waiting = waiting + freed_hold end
   end
   return waiting, running
 end
@@ -263,10 +264,10 @@ local function accept(root, ask)
   local now = now_us()
   local rate, is_within_limit = take_rate(root, account, ask.per_minute, now)
   if not is_within_limit then return {'limited', rate} end
-  local unfinished, of_lane = count_unfinished(root, account, ask.lane)
+  local unfinished, unfinished_in_lane = count_unfinished(root, account, ask.lane)
   -- An interrupt takes the place of all that its session has.
   local session_turns_before, replaced = current_head and count_waiting(root, account, ask.session) or 0, 0
-  local ended = session.turns - session_turns_before - (current_head and 1 or 0)
+  local completed_turns = session.turns - session_turns_before - (current_head and 1 or 0)
   local is_interrupt = current_head and ask.on_conflict == 'interrupt'
   if is_interrupt then session_turns_before, replaced = 0, session_turns_before + 1 end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
@@ -274,14 +275,14 @@ local function accept(root, ask)
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full', rate} end
   local known = load_totals(account_totals_key(root, account), ask.lane)
   local running = tonumber(known[2] or 0)
-  local ahead = of_lane - running - replaced
+  local ahead = unfinished_in_lane - running - replaced
   local lane_accounts, is_in_lane = 1, nil
   if ahead > 0 then lane_accounts, is_in_lane = count_lane_accounts(root, account, ask.lane, ask.stride) end
   if misses_deadline(ask, ahead, lane_accounts, session_turns_before) then return {'late', rate} end
   local at = math.floor(now / 1000)
   local measured, quota, used = measure(root, ask, session, known, at)
   if quota then return {'quota', quota, used, rate} end
-  local history = ask.is_new and 0 or count_history(root, ask, ended, session)
+  local history = ask.is_new and 0 or count_history(root, ask, completed_turns, session)
   local least = add_history_price(ask, history)
   if least then return {'unpaid', int(least), rate} end
   local balance, is_hold_needed = available_balance(root, ask, tonumber(known[1] or 0), current_head)

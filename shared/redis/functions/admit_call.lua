@@ -25,11 +25,11 @@ end
 local function is_full(root, ask, now)
   if not ask.concurrency_max then return false end
   -- A lease that ends later than possible was given before the clock was set back; its holder renews it each second.
-  local from, to = '(' .. int(now), int(now + LEASE_MAX_MS)
-  local batch = redis.call('ZCOUNT', slots_key(root, ask.provider, 'batch'), from, to)
-  local all = batch + redis.call('ZCOUNT', slots_key(root, ask.provider, 'interactive'), from, to)
+  local since, until_ms = '(' .. int(now), int(now + LEASE_MAX_MS)
+  local batch = redis.call('ZCOUNT', slots_key(root, ask.provider, 'batch'), since, until_ms)
+  local total = batch + redis.call('ZCOUNT', slots_key(root, ask.provider, 'interactive'), since, until_ms)
   if ask.lane == 'batch' and batch >= ask.batch_max then return true end
-  return all >= ask.concurrency_max - (is_owed(root, ask, batch, now) and 1 or 0)
+  return total >= ask.concurrency_max - (is_owed(root, ask, batch, now) and 1 or 0)
 end
 
 local function extend_ttl(key, ms)
@@ -70,10 +70,10 @@ local function admit_call(root, ask)
     requests, early = arrive(requests, ask.request_us, ask.request_burst_us, now, ask.request_burst_us)
   end
   if ask.tokens_us then
-    local over
+    local tokens_early
     local furthest = math.max(ask.tokens_burst_us, OWED_MAX_US)
-    tokens, over = arrive(tokens, ask.tokens_us, ask.tokens_burst_us, now, furthest)
-    early = math.max(early, over)
+    tokens, tokens_early = arrive(tokens, ask.tokens_us, ask.tokens_burst_us, now, furthest)
+    early = math.max(early, tokens_early)
   end
   if early > 0 then return {'busy', math.ceil(early / 1000)} end
   if ask.request_us then redis.call('HSET', key, 'requests', int(requests)) end

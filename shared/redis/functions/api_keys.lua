@@ -35,11 +35,11 @@ function api_keys.find_asking(root, account, id)
 end
 
 -- Returns a scope of `key` that `by` lacks; nil if it has all of them.
-function api_keys.find_lacking(by, key)
-  local has = {}
-  for _, scope in ipairs(by.scopes) do has[scope] = true end
+function api_keys.find_lacking(asking_key, key)
+  local granted = {}
+  for _, scope in ipairs(asking_key.scopes) do granted[scope] = true end
   for _, scope in ipairs(key.scopes) do
-    if not has[scope] then return scope end
+    if not granted[scope] then return scope end
   end
 end
 

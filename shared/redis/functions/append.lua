@@ -21,11 +21,11 @@ local function append(root, ask)
     append_event(root, ask.account, ask.id, ask.attempt, ask.seq + i - 1, event)
   end
   if ask.text then redis.call('APPEND', text_key(root, ask.account, ask.id), ask.text) end
-  local noted = {'seq', int(ask.seq + #ask.events - 1)}
-  if ask.progress then noted[3], noted[4] = 'progress', int(ask.progress) end
-  if ask.bill then noted[#noted + 1], noted[#noted + 2] = 'bill', ask.bill end
-  if ask.routed then noted[#noted + 1], noted[#noted + 2] = 'routed', int(ask.attempt) .. '-' .. int(ask.routed) end
-  redis.call('HSET', key, unpack(noted))
+  local fields = {'seq', int(ask.seq + #ask.events - 1)}
+  if ask.progress then fields[3], fields[4] = 'progress', int(ask.progress) end
+  if ask.bill then fields[#fields + 1], fields[#fields + 2] = 'bill', ask.bill end
+  if ask.routed then fields[#fields + 1], fields[#fields + 2] = 'routed', int(ask.attempt) .. '-' .. int(ask.routed) end
+  redis.call('HSET', key, unpack(fields))
   return answer
 end
 

@@ -47,14 +47,14 @@ local function lease_turn(root, account, id, record, suspects_max, resource, ask
   unpark(root, account, id, record)
   redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   local attempt = tonumber(record.attempt) + 1
-  local is_again = attempt > 1
+  local is_retry = attempt > 1
   redis.call('HSET', generation_key(root, account, id), 'stage', 'routing', 'attempt', int(attempt),
-    'worker', ask.worker, 'claim', int(ask.claim), 'started', int(now), 'seq', is_again and '1' or '0', 'progress', '0')
+    'worker', ask.worker, 'claim', int(ask.claim), 'started', int(now), 'seq', is_retry and '1' or '0', 'progress', '0')
   local running = record.running or load_running(root, account)
   running[record.lane == 'batch' and 2 or 1] =
     redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. record.lane, '1')
   leave_full_lanes(root, account, running)
-  if is_again then
+  if is_retry then
     redis.call('DEL', text_key(root, account, id))
     append_event(root, account, id, attempt, 1, RESET)
     if attempt > ATTEMPTS_STREAMED then
@@ -74,8 +74,8 @@ local current_account, current_id, current_lane
 -- turn waits for a worker that can, and the next account is tried. Returns false at the lane's end, nil where more
 -- accounts follow.
 local function find_ready_from(root, lane, wire, first)
-  for place = first, first + ACCOUNTS_TRIED - 1 do
-    local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), int(place), int(place), 'WITHSCORES'))
+  for rank = first, first + ACCOUNTS_TRIED - 1 do
+    local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), int(rank), int(rank), 'WITHSCORES'))
     if not account then return false end
     current_account, current_id, current_lane = account, nil, lane
     local id, next_id = unpack(redis.call('ZRANGE', ready_key(root, account, lane), '0', '1'))
@@ -89,9 +89,9 @@ end
 local function find_first_ready(root, lane, wire)
   local account, time, id, record, next_id = find_ready_from(root, lane, wire, 0)
   if account ~= nil then return account, time, id, record, next_id end
-  local remaining = redis.call('ZCARD', lane_key(root, lane)) - ACCOUNTS_TRIED
-  if remaining <= 0 then return nil end
-  return find_ready_from(root, lane, wire, ACCOUNTS_TRIED + now_us() % remaining)
+  local remaining_count = redis.call('ZCARD', lane_key(root, lane)) - ACCOUNTS_TRIED
+  if remaining_count <= 0 then return nil end
+  return find_ready_from(root, lane, wire, ACCOUNTS_TRIED + now_us() % remaining_count)
 end
 
 -- Moves the lane's clock to the virtual time of a claim, never back.
@@ -130,8 +130,8 @@ local function park_for_room(root, account, id, record, resources, ask)
   remove_ready(root, account, id, record.lane)
   park(root, account, id, record, resources, now_ms() + ask.recheck_ms)
   for resource in string.gmatch(resources, '%S+') do
-    local is_here = ask.room[resource] or ask.room[string.match(resource, '^[^|]+')]
-    if not is_here then push_wakeup(wakeup_for_key(root, record.lane, resource)) end
+    local has_resource = ask.room[resource] or ask.room[string.match(resource, '^[^|]+')]
+    if not has_resource then push_wakeup(wakeup_for_key(root, record.lane, resource)) end
   end
 end
 
@@ -202,16 +202,16 @@ local function pop_parked(root, parked_queue)
   current_account, current_id, current_lane = parked_queue.account, parked_queue.id, parked_queue.lane
   damage.check(parked_queue.record)
   local account, lane = parked_queue.account, parked_queue.lane
-  local after = parked_queue.time + load_stride(root, account)
+  local time_after = parked_queue.time + load_stride(root, account)
   redis.call('ZREM', deferred_key(root), member(account, parked_queue.id))
   unpark(root, account, parked_queue.id, parked_queue.record)
   parked_queue.record.parked, parked_queue.is_loaded = nil, false
-  redis.call('ZADD', parked_key(root, lane, parked_queue.resource), 'XX', int(after), account)
+  redis.call('ZADD', parked_key(root, lane, parked_queue.resource), 'XX', int(time_after), account)
   advance_clock(root, lane, parked_queue.time)
   if redis.call('ZSCORE', lane_key(root, lane), account) then
     redis.call('ZINCRBY', lane_key(root, lane), load_stride(root, account), account)
   else
-    leave_lane(root, account, lane, math.max(after, tonumber(virtual_time(root, account, lane))))
+    leave_lane(root, account, lane, math.max(time_after, tonumber(virtual_time(root, account, lane))))
   end
   return account, parked_queue.id, parked_queue.record, parked_queue.resource
 end
@@ -298,13 +298,13 @@ end
 -- of the rest, at a random offset, so that those which cannot run now hide no others. Returns how many batches the
 -- worker may still take.
 local function take_suspects(root, names, ask, claimed, now)
-  local remaining = #names < SUSPECTS_TRIED and 0 or redis.call('ZCARD', suspects_key(root)) - #names
+  local remaining_count = #names < SUSPECTS_TRIED and 0 or redis.call('ZCARD', suspects_key(root)) - #names
   local batch = take_each(root, names, ask, ask.batch, claimed, now)
-  if remaining <= 0 or #claimed >= ask.count then return batch end
-  local first = redis.call('ZCARD', suspects_key(root)) - remaining
-  first = math.max(0, first) + now_us() % math.ceil(remaining / SUSPECTS_TRIED) * SUSPECTS_TRIED
-  local others = redis.call('ZRANGE', suspects_key(root), int(first), int(first + SUSPECTS_TRIED - 1))
-  return take_each(root, others, ask, batch, claimed, now)
+  if remaining_count <= 0 or #claimed >= ask.count then return batch end
+  local first = redis.call('ZCARD', suspects_key(root)) - remaining_count
+  first = math.max(0, first) + now_us() % math.ceil(remaining_count / SUSPECTS_TRIED) * SUSPECTS_TRIED
+  local random_suspects = redis.call('ZRANGE', suspects_key(root), int(first), int(first + SUSPECTS_TRIED - 1))
+  return take_each(root, random_suspects, ask, batch, claimed, now)
 end
 
 local function is_ready(root, lane) return redis.call('EXISTS', lane_key(root, lane)) == 1 end
@@ -347,8 +347,9 @@ local INTERACTIVE_FIRST, INTERACTIVE_ONLY, BATCH_FIRST = LANES, {'interactive'},
 
 -- Returns how many claims were made since the last batch while one waited; nil when none waits.
 local function claims_since_batch(root, ask, parked_queues)
-  local waits = is_ready(root, 'batch') or parked_queues[1] and first_parked_queue(root, 'batch', ask, parked_queues)
-  return waits and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
+  local is_batch_waiting = is_ready(root, 'batch')
+    or parked_queues[1] and first_parked_queue(root, 'batch', ask, parked_queues)
+  return is_batch_waiting and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
 end
 
 -- Deletes the wakeups of lanes in which nothing is left. Returns whether this worker may take more.
@@ -411,9 +412,9 @@ local function claim(root, ask)
   -- Ending an expired turn may make the next turn of its session ready, so then the batch lane is checked again.
   local is_batch_empty = is_plain and not since_batch_before and ended == 0
   local is_more = clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_batch_empty)
-  local is_enough = #claimed == ask.count or ended == ENDED_MAX
+  local is_full = #claimed == ask.count or ended == ENDED_MAX
   local is_left_to_others = has_suspects_left and ask.suspects_max == 0
-  return {now, (is_more and is_enough or is_left_to_others) and 1 or 0, unpack(claimed)}
+  return {now, (is_more and is_full or is_left_to_others) and 1 or 0, unpack(claimed)}
 end
 
 register('claim', claim)

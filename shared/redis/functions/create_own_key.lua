@@ -10,8 +10,8 @@ local EXPIRED_AT_ONCE = 100
 
 -- Expired keys that an operator created stay in the operator's list.
 local function drop_expired(root, account, now)
-  local ends = key_expiries_key(root, account)
-  for _, id in ipairs(redis.call('ZRANGE', ends, '-inf', now, 'BYSCORE', 'LIMIT', 0, EXPIRED_AT_ONCE)) do
+  local expiries = key_expiries_key(root, account)
+  for _, id in ipairs(redis.call('ZRANGE', expiries, '-inf', now, 'BYSCORE', 'LIMIT', 0, EXPIRED_AT_ONCE)) do
     local key, hash = api_keys.find(root, id)
     if key and key.created_by then
       api_keys.erase(root, key, hash)
@@ -22,30 +22,31 @@ local function drop_expired(root, account, now)
   end
 end
 
-local function find_refusal(root, new, keys_max)
-  local by, account = api_keys.find_asking(root, new.account, new.created_by), new.account
-  if not by then return {'ended'} end
-  local lacking = api_keys.find_lacking(by, new)
+local function find_refusal(root, new_key, keys_max)
+  local asking_key, account = api_keys.find_asking(root, new_key.account, new_key.created_by), new_key.account
+  if not asking_key then return {'ended'} end
+  local lacking = api_keys.find_lacking(asking_key, new_key)
   if lacking then return {'lacks', lacking} end
-  if by.expires and (not new.expires or new.expires > by.expires) then return {'outlives', by.expires} end
+  local expires = asking_key.expires
+  if expires and (not new_key.expires or new_key.expires > expires) then return {'outlives', expires} end
   local expired = redis.call('ZCOUNT', key_expiries_key(root, account), '-inf', now_ms())
   local used = redis.call('ZCARD', account_keys_key(root, account)) - expired
   if used >= keys_max then return {'quota', used} end
 end
 
 local function create_own_key(root, ask)
-  local new = cmsgpack.unpack(ask.blob)
-  local known, hash, record = api_keys.find(root, new.id)
-  if known then
+  local new_key = cmsgpack.unpack(ask.blob)
+  local existing_key, hash, record = api_keys.find(root, new_key.id)
+  if existing_key then
     if hash == ask.hash then return {'created'} end
     return {'exists', record}
   end
-  if api_keys.find_deleted(root, new.account, new.id) then return {'gone'} end
+  if api_keys.find_deleted(root, new_key.account, new_key.id) then return {'gone'} end
   if api_keys.count_missing(root) ~= 0 then return {'missing'} end
-  local refusal = find_refusal(root, new, ask.keys_max)
+  local refusal = find_refusal(root, new_key, ask.keys_max)
   if refusal then return refusal end
-  drop_expired(root, new.account, now_ms())
-  api_keys.add(root, new, ask.hash, ask.blob)
+  drop_expired(root, new_key.account, now_ms())
+  api_keys.add(root, new_key, ask.hash, ask.blob)
   return {'created'}
 end
 

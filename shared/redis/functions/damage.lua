@@ -73,9 +73,9 @@ end
 -- Returns the first damaged field of a generation that has not ended; nil where it is sound.
 function damage.find_fault(record)
   if not record then return 'record' end
-  local steps = TRANSITIONS[record.stage]
-  if not steps then return 'stage' end
-  if not next(steps) then return nil end
+  local next_stages = TRANSITIONS[record.stage]
+  if not next_stages then return 'stage' end
+  if not next(next_stages) then return nil end
   if record.lane ~= 'interactive' and record.lane ~= 'batch' then return 'lane' end
   if is_sound(record) then return nil end
   for _, field in ipairs(damage.TEXT_FIELDS) do
@@ -190,8 +190,8 @@ function damage.leave_queue(root, account, id, record)
     redis.call('ZREM', key, name)
   end
   for _, lane in ipairs(LANES) do
-    local is_here = redis.pcall('ZREM', unfinished_key(root, account, lane), id) == 1 or record.lane == lane
-    if was_leased and is_here then
+    local is_in_lane = redis.pcall('ZREM', unfinished_key(root, account, lane), id) == 1 or record.lane == lane
+    if was_leased and is_in_lane then
       was_leased = false
       redis.pcall('HINCRBY', account_totals_key(root, account), 'running_' .. lane, -1)
     end
@@ -218,8 +218,8 @@ end
 -- Returns the session of a generation. If the record does not name it, the recently active sessions are searched.
 function damage.find_session(root, account, id, record)
   if record.session and damage.is_in_session(root, account, id, record.session) then return record.session end
-  local lately = redis.pcall('ZRANGE', sessions_key(root, account), 0, damage.SESSIONS_SEARCHED - 1, 'REV')
-  for _, session in ipairs(lately.err and {} or lately) do
+  local recent_sessions = redis.pcall('ZRANGE', sessions_key(root, account), 0, damage.SESSIONS_SEARCHED - 1, 'REV')
+  for _, session in ipairs(recent_sessions.err and {} or recent_sessions) do
     if damage.is_in_session(root, account, id, session) then return session end
   end
 end
@@ -228,9 +228,9 @@ end
 function damage.write_answer(root, account, session, turn, now)
   local chunk, field = turns_chunk_key(root, account, session, turn), int(turn) .. ':a'
   local record = cmsgpack.pack({status = 'failed', content = '', created = now, failure = DAMAGED})
-  local more = #record - redis.call('HSTRLEN', chunk, field)
+  local added_bytes = #record - redis.call('HSTRLEN', chunk, field)
   redis.call('HSET', chunk, field, record)
-  storage.add_to_session(root, account, session, more)
+  storage.add_to_session(root, account, session, added_bytes)
 end
 
 -- Ends a damaged generation for its followers and for readers of its session. Unreadable fields get a plain value.
@@ -274,10 +274,10 @@ end
 
 function damage.set_aside(root, account, id, why)
   local record = load_generation(root, account, id) or {}
-  local steps = TRANSITIONS[record.stage]
+  local next_stages = TRANSITIONS[record.stage]
   damage.leave_queue(root, account, id, record)
   -- A generation that has ended keeps its end; only its places in queues were wrong.
-  if steps and not next(steps) then return end
+  if next_stages and not next(next_stages) then return end
   local session = damage.find_session(root, account, id, record)
   local hold = damage.release_hold(root, account, id, record)
   damage.end_damaged(root, account, id, record, session)
@@ -293,19 +293,19 @@ end
 -- An account is in a lane, but its ready turns are missing or of another type: they are rebuilt from its unfinished
 -- generations. Where none is ready, the account leaves the lane.
 function damage.rebuild_ready(root, account, lane)
-  local key, is_any = ready_key(root, account, lane), false
+  local key, has_ready = ready_key(root, account, lane), false
   redis.call('DEL', key)
   local ids = redis.pcall('ZRANGE', unfinished_key(root, account, lane), 0, damage.READY_REBUILT_MAX - 1)
   for _, id in ipairs(ids.err and {} or ids) do
     local record, name = load_generation(root, account, id), member(account, id)
-    local is_free = record and not damage.find_fault(record) and TRANSITIONS[record.stage].routing
+    local is_ready = record and not damage.find_fault(record) and TRANSITIONS[record.stage].routing
       and not redis.call('ZSCORE', leases_key(root), name) and not redis.call('ZSCORE', deferred_key(root), name)
-    if is_free and redis.pcall('HGET', session_key(root, account, record.session), 'head') == id then
+    if is_ready and redis.pcall('HGET', session_key(root, account, record.session), 'head') == id then
       redis.call('ZADD', key, record.number, id)
-      is_any = true
+      has_ready = true
     end
   end
-  if not is_any then redis.call('ZREM', lane_key(root, lane), account) end
+  if not has_ready then redis.call('ZREM', lane_key(root, lane), account) end
 end
 
 -- Drops a queue of parked turns that holds another type: its turns are in `deferred`, too.

@@ -10,8 +10,8 @@
 local function delete_own_key(root, ask)
   local call, receipt = api_keys.find_deleted(root, ask.account, ask.id)
   if call == ask.call then return {'deleted', receipt} end
-  local by = api_keys.find_asking(root, ask.account, ask.by)
-  if not by then return {'ended'} end
+  local asking_key = api_keys.find_asking(root, ask.account, ask.by)
+  if not asking_key then return {'ended'} end
   -- Another account's key takes the same steps as one that does not exist: even the time does not differ.
   if not redis.call('ZSCORE', account_keys_key(root, ask.account), ask.id) then
     if api_keys.count_missing(root) ~= 0 then return {'missing'} end
@@ -22,7 +22,7 @@ local function delete_own_key(root, ask)
     api_keys.unlist(root, ask.account, ask.id)
     return {'unknown', receipt or ''}
   end
-  local lacking = api_keys.find_lacking(by, key)
+  local lacking = api_keys.find_lacking(asking_key, key)
   if lacking then return {'lacks', lacking} end
   api_keys.revoke(root, key, hash, now_ms(), ask.channel)
   if key.created_by then api_keys.erase(root, key, hash) end

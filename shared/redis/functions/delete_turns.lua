@@ -17,18 +17,18 @@ end
 -- none is left. Records pass through Lua one by one: a chunk may hold many MB, and copying them all takes long.
 local function delete_chunk(root, account, session, chunk, bytes_max)
   local key, first = turns_key(root, account, session, int(chunk)), chunk * TURNS_PER_CHUNK
-  local bytes, gone = 0, {}
+  local bytes, deleted_fields = 0, {}
   for turn = first + TURNS_PER_CHUNK - 1, first, -1 do
     local user_field, assistant_field = int(turn) .. ':u', int(turn) .. ':a'
     local record = redis.call('HGET', key, user_field)
     if record then
       delete_generation(root, account, cmsgpack.unpack(record).generation)
       bytes = bytes + #record + redis.call('HSTRLEN', key, assistant_field)
-      table.insert(gone, user_field)
-      table.insert(gone, assistant_field)
+      table.insert(deleted_fields, user_field)
+      table.insert(deleted_fields, assistant_field)
     end
     if bytes >= bytes_max and turn > first then
-      redis.call('HDEL', key, unpack(gone))
+      redis.call('HDEL', key, unpack(deleted_fields))
       return bytes, false
     end
   end
@@ -41,9 +41,9 @@ local function delete_turns(root, ask)
   local last = tonumber(redis.call('HGET', key, name) or -1)
   local first, bytes = last - CHUNKS_AT_ONCE + 1, 0
   while last >= math.max(0, first) and bytes < BYTES_AT_ONCE do
-    local more, is_gone = delete_chunk(root, ask.account, ask.id, last, BYTES_AT_ONCE - bytes)
-    bytes = bytes + more
-    if not is_gone then break end
+    local deleted_bytes, is_chunk_deleted = delete_chunk(root, ask.account, ask.id, last, BYTES_AT_ONCE - bytes)
+    bytes = bytes + deleted_bytes
+    if not is_chunk_deleted then break end
     last = last - 1
   end
   if last < 0 then

@@ -34,7 +34,7 @@ local function wake_worker(root, lane, wire)
   push_wakeup(is_newer and wakeup_for_key(root, lane, WIRE_WAKEUP .. wire) or wakeup_key(root, lane))
 end
 
--- Returns {running interactive, running batch, running max, stride}; the last two are nil until an accept stored them.
+-- Returns {running interactive, running batch, running max, stride}; the last two are false before the first accept.
 local function load_running(root, account)
   return redis.call('HMGET', account_totals_key(root, account), 'running_interactive', 'running_batch', 'running_most',
     'lane_stride')

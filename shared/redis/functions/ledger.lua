@@ -22,9 +22,9 @@ local function settle_credits(root, account, id, generation, ending, side, bytes
   end
   if hold > 0 then
     local totals, sum = account_totals_key(root, account), storage.sum_field(side)
-    local held, balance, settled, before = unpack(redis.call('HMGET', totals, 'held', 'balance', 'settled', sum))
+    local held, balance, settled, stored = unpack(redis.call('HMGET', totals, 'held', 'balance', 'settled', sum))
     redis.call('HSET', totals, 'held', int((held or 0) - hold), 'balance', int((balance or 0) + hold - captured),
-      'settled', int((settled or 0) + captured), sum, int((before or 0) + bytes))
+      'settled', int((settled or 0) + captured), sum, int((stored or 0) + bytes))
     -- If a later step fails, damage.lua must not release the hold a second time.
     damage.last_settled = id
   else
@@ -58,11 +58,11 @@ local PAID_CODES = {[CANCELLED.code] = true, [EXPIRED.code] = true}
 -- and its model; nil where nothing is due. A bill of an earlier attempt does not count: its text was dropped.
 local function parse_bill(generation, failure)
   if not generation.bill or not PAID_CODES[failure.code] then return nil end
-  local words = {string.match(generation.bill, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (.+)$')}
-  if words[1] ~= generation.attempt then return nil end
+  local parts = {string.match(generation.bill, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (.+)$')}
+  if parts[1] ~= generation.attempt then return nil end
   return {
-    cost = tonumber(words[2]), input_tokens = tonumber(words[3]), output_tokens = tonumber(words[4]),
-    reasoning_tokens = tonumber(words[5]), searches = tonumber(words[6]), search_cost = tonumber(words[7]),
+    cost = tonumber(parts[2]), input_tokens = tonumber(parts[3]), output_tokens = tonumber(parts[4]),
+    reasoning_tokens = tonumber(parts[5]), searches = tonumber(parts[6]), search_cost = tonumber(parts[7]),
     estimated = true,
-  }, words[8]
+  }, parts[8]
 end

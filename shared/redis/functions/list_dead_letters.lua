@@ -13,8 +13,8 @@ local LISTED_FIELDS = {
 -- Compares bytes, as a sorted set does; Lua's own order depends on the locale.
 local function is_before(one, other)
   for i = 1, math.min(#one, #other) do
-    local mine, theirs = string.byte(one, i), string.byte(other, i)
-    if mine ~= theirs then return mine < theirs end
+    local one_byte, other_byte = string.byte(one, i), string.byte(other, i)
+    if one_byte ~= other_byte then return one_byte < other_byte end
   end
   return #one < #other
 end
@@ -22,14 +22,14 @@ end
 -- Returns how many letters come before the page, the newest first.
 local function first_rank(root, ask)
   local key = dead_letters_key(root)
-  local later = ask.until_ms and redis.call('ZCOUNT', key, '(' .. int(ask.until_ms), '+inf') or 0
-  if not ask.after then return later end
+  local later_count = ask.until_ms and redis.call('ZCOUNT', key, '(' .. int(ask.until_ms), '+inf') or 0
+  if not ask.after then return later_count end
   local at = int(ask.after_ms)
   local rank = redis.call('ZCOUNT', key, '(' .. at, '+inf')
   for _, name in ipairs(redis.call('ZRANGE', key, at, at, 'BYSCORE')) do
     if not is_before(name, ask.after) then rank = rank + 1 end
   end
-  return math.max(rank, later)
+  return math.max(rank, later_count)
 end
 
 local function describe_letter(root, name, died)

@@ -15,13 +15,13 @@
 -- 1000, 40 accounts of which the six read have stride 500 count as 80. Returns also whether the account is in the lane
 -- itself.
 local function count_lane_accounts(root, account, lane, stride)
-  local seen_max = 6
-  local key, weighed = lane_key(root, lane), 0
+  local sampled_max = 6
+  local key, weight_sum = lane_key(root, lane), 0
   local count = redis.call('ZCARD', key)
-  local first = math.max(0, math.floor((count - seen_max) / 2))
-  local seen = redis.call('ZRANGE', key, int(first), int(first + seen_max - 1))
-  for _, each in ipairs(seen) do weighed = weighed + stride / load_stride(root, each) end
-  local lane_accounts = count > 0 and math.ceil(count * weighed / #seen) or 0
+  local first = math.max(0, math.floor((count - sampled_max) / 2))
+  local sampled = redis.call('ZRANGE', key, int(first), int(first + sampled_max - 1))
+  for _, each in ipairs(sampled) do weight_sum = weight_sum + stride / load_stride(root, each) end
+  local lane_accounts = count > 0 and math.ceil(count * weight_sum / #sampled) or 0
   if redis.call('ZSCORE', key, account) then return lane_accounts, true end
   return lane_accounts + 1, false
 end
@@ -77,9 +77,9 @@ function unpark(root, account, id, record)
 end
 
 -- Parks a turn: `resources` are one or more names between blanks. In each queue the account keeps its virtual time.
-local function park(root, account, id, record, resources, again)
+local function park(root, account, id, record, resources, retry_at)
   unpark(root, account, id, record)
-  redis.call('ZADD', deferred_key(root), int(again), member(account, id))
+  redis.call('ZADD', deferred_key(root), int(retry_at), member(account, id))
   redis.call('HSET', generation_key(root, account, id), 'parked', record.attempt .. ' ' .. resources)
   local time = virtual_time(root, account, record.lane)
   for resource in string.gmatch(resources, '%S+') do

@@ -60,21 +60,21 @@ end
 -- `begun`), or is still to expire. `count` leases expire now. Example: a worker dies with two generations, whose leases
 -- expire 100 ms apart. Each reap sees one, but the worker's other lease makes it two, so neither is blamed as the only
 -- one.
-local function add_others(root, held, started_at, count, now)
+local function add_others(root, held, started_at, expiring_count, now)
   local lapsed, lapse_lines = load_lapsed(root)
   local alone = {}
-  for worker, number in pairs(held) do
+  for worker, held_count in pairs(held) do
     if lapsed[worker] and started_at[worker] < lapsed[worker] then
-      held[worker] = number + 1
+      held[worker] = held_count + 1
     elseif worker ~= '' then
       table.insert(lapse_lines, worker .. ' ' .. now .. '\n')
-      if number == 1 then alone[worker] = true end
+      if held_count == 1 then alone[worker] = true end
     end
   end
   local text = table.concat(lapse_lines, '', math.max(1, #lapse_lines - LAPSED_KEPT + 1))
   redis.call('HSET', clocks_key(root), 'lapsed', text)
   if not next(alone) then return end
-  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), count, count + OTHERS_TRIED - 1)) do
+  for _, name in ipairs(redis.call('ZRANGE', leases_key(root), expiring_count, expiring_count + OTHERS_TRIED - 1)) do
     local worker = damage.run_guarded(root, name, load_worker)
     if worker and alone[worker] then held[worker] = 2 end
   end
@@ -112,9 +112,9 @@ local function detect_gap(root, info, now, gap_ms)
 end
 
 -- After the clock was set back, deferred turns would wait for as much longer: their times are moved back, too.
-local function shift_deferred(root, by_ms)
+local function shift_deferred(root, set_back_ms)
   local key = deferred_key(root)
-  for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, int(-by_ms), name) end
+  for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, int(-set_back_ms), name) end
 end
 
 -- Gives every lease its whole time again. Listeners reconnect before that has passed; until then no worker is taken for
@@ -193,8 +193,8 @@ local function leases_of(root, workers, lease_ms)
       table.insert(owners, worker)
       last_seen[worker] = last_seen[worker] or {}
       local at = tonumber(leases[i + 1]) - lease_ms
-      local kind = at > (tonumber(started) or 0) and 'beat' or 'claim'
-      last_seen[worker][kind] = math.max(last_seen[worker][kind] or 0, at)
+      local source = at > (tonumber(started) or 0) and 'beat' or 'claim'
+      last_seen[worker][source] = math.max(last_seen[worker][source] or 0, at)
     end
   end
   return names, owners, last_seen
@@ -224,23 +224,23 @@ local function end_leases_of_absent(root, info, ask, now)
   end
   if now < tonumber(redis.call('HGET', clocks_key(root), 'deaf') or 0) then return {}, 0 end
   local long_absent, absent_count = find_absent(root, ask, now)
-  local dead, left = {}, ask.limit
-  if not next(long_absent) then return dead, absent_count end
+  local dead_workers, leases_left = {}, ask.limit
+  if not next(long_absent) then return dead_workers, absent_count end
   local names, owners, last_seen = leases_of(root, long_absent, ask.lease_ms)
   if ask.beat_ms then absent_count = absent_count + keep_renewing(root, long_absent, last_seen, ask, now) end
   for i, name in ipairs(names) do
     if long_absent[owners[i]] then
       redis.call('ZADD', leases_key(root), int(now), name)
-      left = left - 1
-      if left == 0 then return dead, absent_count end
+      leases_left = leases_left - 1
+      if leases_left == 0 then return dead_workers, absent_count end
     end
   end
   for worker in pairs(long_absent) do
     redis.call('ZREM', claiming_workers_key(root), worker)
-    table.insert(dead, worker)
+    table.insert(dead_workers, worker)
   end
-  if #dead > 0 then record_deaths(root, #dead, now) end
-  return dead, absent_count
+  if #dead_workers > 0 then record_deaths(root, #dead_workers, now) end
+  return dead_workers, absent_count
 end
 
 -- Returns whether all resources that a parked turn waits for are unavailable: then it stays parked until the next
@@ -301,7 +301,7 @@ local function reap(root, ask)
   local is_away, set_back_ms, unreported = detect_gap(root, info, at, ask.gap_ms)
   if is_away then renew_all_leases(root, at, ask.lease_ms) end
   if set_back_ms > ask.gap_ms then shift_deferred(root, set_back_ms) end
-  local dead, absent_count = end_leases_of_absent(root, info, ask, at)
+  local dead_workers, absent_count = end_leases_of_absent(root, info, ask, at)
   expire_leases(root, now, ask, done)
   for _, name in ipairs(names_due(deadlines_key(root), now, ask.limit)) do
     table.insert(done, damage.run_guarded(root, name, expire, ask))
@@ -310,7 +310,7 @@ local function reap(root, ask)
     damage.run_guarded(root, name, requeue_due, ask, at)
   end
   return {
-    done, dead, absent_count, redis.call('SMEMBERS', parked_queues_key(root)), ready_lanes(root),
+    done, dead_workers, absent_count, redis.call('SMEMBERS', parked_queues_key(root)), ready_lanes(root),
     take_unreported(root, unreported),
   }
 end

@@ -36,31 +36,31 @@ local function record_failed_message(root, ask, now)
   redis.call('ZADD', key, 'NX', int(now), member(ask.account, ask.message))
   if redis.call('ZCARD', key) > FAULTS_MAX then redis.call('ZPOPMIN', key) end
   redis.call('PEXPIRE', key, int(ask.window_ms))
-  local failed, own, accounts = 0, 0, {}
+  local failed_count, own_failed, accounts = 0, 0, {}
   for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do
     local account = split(name)
-    failed = failed + 1
-    if account == ask.account then own = own + 1 end
+    failed_count = failed_count + 1
+    if account == ask.account then own_failed = own_failed + 1 end
     accounts[account] = true
   end
-  return failed, own, accounts
+  return failed_count, own_failed, accounts
 end
 
 local function open_breaker(root, ask, circuit, trips, now)
-  local grown = ask.cooling_ms * 2 ^ math.min(trips - 1, 20) * (0.8 + 0.4 * ask.chance)
-  local left = math.floor(ask.at_once_ms or math.min(grown, ask.cooling_max_ms))
+  local growing_ms = ask.cooling_ms * 2 ^ math.min(trips - 1, 20) * (0.8 + 0.4 * ask.chance)
+  local cooling_ms = math.floor(ask.at_once_ms or math.min(growing_ms, ask.cooling_max_ms))
   local key = breaker_key(root, circuit)
   redis.call('HDEL', key, 'probe', 'lease')
-  redis.call('HSET', key, 'opened', int(now), 'due', int(now + left), 'trips', trips, 'why', ask.why,
+  redis.call('HSET', key, 'opened', int(now), 'due', int(now + cooling_ms), 'trips', trips, 'why', ask.why,
     'account', ask.account)
-  redis.call('PEXPIRE', key, int(left + KEEP_MS))
-  redis.call('ZADD', cooling_key(root), int(now + left), circuit)
+  redis.call('PEXPIRE', key, int(cooling_ms + KEEP_MS))
+  redis.call('ZADD', cooling_key(root), int(now + cooling_ms), circuit)
   redis.call('DEL', failures_key(root, circuit), failed_messages_key(root, circuit))
-  return {circuit, 'open', left, ask.why, 1}
+  return {circuit, 'open', cooling_ms, ask.why, 1}
 end
 
-local function is_too_many(failed, answered, min, share)
-  return failed >= min and failed >= share * (failed + answered)
+local function is_too_many(failed_count, answered, failures_min, failures_share)
+  return failed_count >= failures_min and failed_count >= failures_share * (failed_count + answered)
 end
 
 -- The probe of a circuit failed: its breaker stays open for longer, up to a bound where a suspect's prompt may be why.
@@ -80,22 +80,22 @@ local function record_failure(root, ask)
     local probe, trips = unpack(redis.call('HMGET', breaker_key(root, circuit), 'probe', 'trips'))
     if probe == ask.call then return reopen_breaker(root, ask, circuit, trips, now) end
   end
-  local seen = read_breaker(root, ask.circuit, now)
-  if seen[1] ~= 'closed' then return {ask.circuit, seen[1], seen[2], seen[3], 0} end
+  local breaker = read_breaker(root, ask.circuit, now)
+  if breaker[1] ~= 'closed' then return {ask.circuit, breaker[1], breaker[2], breaker[3], 0} end
   if ask.at_once_ms then return open_breaker(root, ask, ask.circuit, 1, now) end
-  local failed, own, accounts = record_failed_message(root, ask, now)
-  if is_too_many(failed, count_answered(root, ask, now), ask.failures_min, ask.failures_share) then
+  local failed_count, own_failed, accounts = record_failed_message(root, ask, now)
+  if is_too_many(failed_count, count_answered(root, ask, now), ask.failures_min, ask.failures_share) then
     if ask.is_shared then return open_breaker(root, ask, ask.circuit, 1, now) end
     if suspect_accounts.count_effective(root, ask.circuit, accounts, now) > 1 then
       suspect_accounts.add(root, ask.circuit, accounts, now)
       return open_breaker(root, ask, ask.circuit, 1, now)
     end
   end
-  seen = read_breaker(root, own_circuit, now)
-  if seen[1] == 'closed' and is_too_many(own, ask.answered_own or 0, ask.account_min, ask.failures_share) then
+  breaker = read_breaker(root, own_circuit, now)
+  if breaker[1] == 'closed' and is_too_many(own_failed, ask.answered_own or 0, ask.account_min, ask.failures_share) then
     return open_breaker(root, ask, own_circuit, 1, now)
   end
-  return {own_circuit, seen[1], seen[2], seen[3], 0}
+  return {own_circuit, breaker[1], breaker[2], breaker[3], 0}
 end
 
 register('record_failure', record_failure)

@@ -43,17 +43,17 @@ end
 -- count was wrong.
 local function move_session(root, account, session, side, progress, budget)
   local key = session_key(root, account, session)
-  local turns, head, had, from = unpack(redis.pcall('HMGET', key, 'turns', 'head', 'bytes', 'side'))
+  local turns, head, bytes_before, from = unpack(redis.pcall('HMGET', key, 'turns', 'head', 'bytes', 'side'))
   -- A session without a side is measured in any case: an older process may have made it and counted nothing.
   if not tonumber(turns) or from == side then return true, 0 end
   progress.head = head
   if not weigh_chunks(root, account, session, tonumber(turns), progress, budget) then return false, 0 end
   local bytes = progress.bytes
   for _, field in ipairs({'name', 'system', 'companion', 'metadata'}) do bytes = bytes + field_bytes(key, field) end
-  storage.add(root, account, from, -(tonumber(had) or 0))
+  storage.add(root, account, from, -(tonumber(bytes_before) or 0))
   storage.add(root, account, side, bytes)
   redis.call('HSET', key, 'bytes', bytes, 'side', side)
-  return true, math.abs(bytes - (tonumber(had) or 0))
+  return true, math.abs(bytes - (tonumber(bytes_before) or 0))
 end
 
 -- Returns the side that sessions move to; an interrupted count continues.
@@ -69,11 +69,11 @@ end
 
 local function finish_count(root, account, side, corrected)
   local totals, left = account_totals_key(root, account), storage.sum_field(side == '1' and '0' or '1')
-  local gone, counted_at = unpack(redis.call('HMGET', totals, left, 'counted_at'))
+  local bytes_left, counted_at = unpack(redis.call('HMGET', totals, left, 'counted_at'))
   redis.call('HDEL', totals, left, 'is_counting')
   redis.call('HSET', totals, 'counted_at', int(now_ms()))
   redis.call('ZREM', recount_key(root), account)
-  return {'done', corrected, tonumber(gone) or 0, counted_at and 0 or 1}
+  return {'done', corrected, tonumber(bytes_left) or 0, counted_at and 0 or 1}
 end
 
 local function recount(root, ask)

@@ -6,12 +6,12 @@
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended.
 -- Followers of a deferred generation get the stage `retrying` as the last event of the attempt.
 
-local function defer(root, record, ask, again)
+local function defer(root, record, ask, retry_at)
   if not ask.parked then
-    redis.call('ZADD', deferred_key(root), int(again), member(ask.account, ask.id))
+    redis.call('ZADD', deferred_key(root), int(retry_at), member(ask.account, ask.id))
     return
   end
-  park(root, ask.account, ask.id, record, ask.parked, again)
+  park(root, ask.account, ask.id, record, ask.parked, retry_at)
   if not ask.is_elsewhere then return end
   for resource in string.gmatch(ask.parked, '%S+') do push_wakeup(wakeup_for_key(root, record.lane, resource)) end
 end

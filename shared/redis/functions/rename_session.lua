@@ -7,9 +7,9 @@ local function rename_session(root, ask)
   local key = session_key(root, ask.account, ask.id)
   local turns, bytes, side = unpack(redis.call('HMGET', key, 'turns', 'bytes', 'side'))
   if not turns then return 0 end
-  local more = #ask.name - redis.call('HSTRLEN', key, 'name')
-  storage.add(root, ask.account, side, more)
-  redis.call('HSET', key, 'name', ask.name, 'bytes', math.max(0, (tonumber(bytes) or 0) + more))
+  local added_bytes = #ask.name - redis.call('HSTRLEN', key, 'name')
+  storage.add(root, ask.account, side, added_bytes)
+  redis.call('HSET', key, 'name', ask.name, 'bytes', math.max(0, (tonumber(bytes) or 0) + added_bytes))
   return 1
 end
 

@@ -41,9 +41,9 @@ function storage.schedule_recount(root, account, counted_at, every_ms, now)
 end
 
 -- Counts bytes that a session stores more, or fewer.
-function storage.add_to_session(root, account, session, more)
+function storage.add_to_session(root, account, session, added_bytes)
   local name = session_key(root, account, session)
   local bytes, side = unpack(redis.call('HMGET', name, 'bytes', 'side'))
-  redis.call('HSET', name, 'bytes', math.max(0, (tonumber(bytes) or 0) + more))
-  storage.add(root, account, side, more)
+  redis.call('HSET', name, 'bytes', math.max(0, (tonumber(bytes) or 0) + added_bytes))
+  storage.add(root, account, side, added_bytes)
 end

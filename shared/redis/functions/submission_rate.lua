@@ -7,16 +7,16 @@
 -- until all remain, ms until one more is allowed}, and whether this one is allowed.
 local function take_rate(root, account, per_minute, now)
   local key = submissions_key(root, account)
-  local interval = 60000000 / per_minute
-  local window = interval * per_minute
-  local stored = math.min(tonumber(redis.call('GET', key) or 0), now + window)
-  local arrival = math.max(stored, now) + interval
-  local over = arrival - now - window
-  if over > 0 then
-    return {per_minute, 0, math.ceil((arrival - interval - now) / 1000), math.ceil(over / 1000)}, false
+  local interval_us = 60000000 / per_minute
+  local window_us = interval_us * per_minute
+  local stored = math.min(tonumber(redis.call('GET', key) or 0), now + window_us)
+  local arrival = math.max(stored, now) + interval_us
+  local early_us = arrival - now - window_us
+  if early_us > 0 then
+    return {per_minute, 0, math.ceil((arrival - interval_us - now) / 1000), math.ceil(early_us / 1000)}, false
   end
   redis.call('SET', key, int(arrival), 'PX', int(math.ceil((arrival - now) / 1000) + 1000))
-  local remaining = math.floor((window - (arrival - now)) / interval + 0.000001)
-  local retry = math.max(0, math.ceil((arrival + interval - now - window) / 1000))
-  return {per_minute, remaining, math.ceil((arrival - now) / 1000), retry}, true
+  local remaining = math.floor((window_us - (arrival - now)) / interval_us + 0.000001)
+  local retry_ms = math.max(0, math.ceil((arrival + interval_us - now - window_us) / 1000))
+  return {per_minute, remaining, math.ceil((arrival - now) / 1000), retry_ms}, true
 end

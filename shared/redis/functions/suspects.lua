@@ -50,16 +50,16 @@ local function record_deaths(root, count, now)
   local deaths = math.min(remembered + count, 2 * SUSPECTS.STORM_DEATHS)
   redis.call('HSET', key, 'deaths', string.format('%.3f', deaths), 'died', int(now))
   if deaths <= SUSPECTS.STORM_DEATHS then return end
-  local ends = math.max(tonumber(redis.call('HGET', key, 'storm') or 0), now + SUSPECTS.STORM_MS)
-  redis.call('HSET', key, 'storm', int(ends))
+  local storm_ends = math.max(tonumber(redis.call('HGET', key, 'storm') or 0), now + SUSPECTS.STORM_MS)
+  redis.call('HSET', key, 'storm', int(storm_ends))
 end
 
 -- A generation that completed has killed nobody. If a death was counted against it, workers die of something else than
 -- what they run, so a storm begins.
 extend_storm_if_blamed = function(root, record, now)
   if tonumber(record.crashes) <= 0 then return end
-  local ends = math.max(tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0), now + SUSPECTS.ACQUITTED_MS)
-  redis.call('HSET', clocks_key(root), 'storm', int(ends))
+  local storm_ends = math.max(tonumber(redis.call('HGET', clocks_key(root), 'storm') or 0), now + SUSPECTS.ACQUITTED_MS)
+  redis.call('HSET', clocks_key(root), 'storm', int(storm_ends))
 end
 
 -- Returns the company of a record, 1 at least; nil for a record that is no suspect.
@@ -68,17 +68,17 @@ local function suspects_max_of(record)
 end
 
 local function join_suspects(root, account, id, record)
-  local name, place = member(account, id), tonumber(record.number)
-  if record.lane == 'batch' then place = place + SUSPECTS.BATCH_OFFSET end
+  local name, score = member(account, id), tonumber(record.number)
+  if record.lane == 'batch' then score = score + SUSPECTS.BATCH_OFFSET end
   redis.call('ZADD', deferred_key(root), int(now_ms() + SUSPECTS.FALLBACK_MS), name)
-  redis.call('ZADD', suspects_key(root), int(place), name)
+  redis.call('ZADD', suspects_key(root), int(score), name)
   wake_worker(root, record.lane, record.wire)
 end
 
 local function has_suspects(root, lane)
-  local low, high = '-inf', '(' .. int(SUSPECTS.BATCH_OFFSET)
-  if lane == 'batch' then low, high = int(SUSPECTS.BATCH_OFFSET), '+inf' end
-  return redis.call('ZCOUNT', suspects_key(root), low, high) > 0
+  local lowest, highest = '-inf', '(' .. int(SUSPECTS.BATCH_OFFSET)
+  if lane == 'batch' then lowest, highest = int(SUSPECTS.BATCH_OFFSET), '+inf' end
+  return redis.call('ZCOUNT', suspects_key(root), lowest, highest) > 0
 end
 
 -- Puts a generation that waits where claims look for it: suspects among suspects, all others into their lane.
@@ -106,8 +106,8 @@ local function record_crash(root, account, id, record, held, is_stormy)
     company = record.company or 1
   end
   -- A dying attempt cannot store how many calls it made. One in the stage `generating` had one call under way.
-  local is_own = falls <= SUSPECTS.CALLS_LOST_MAX or crashes > tonumber(record.crashes or 0)
-  local calls = tonumber(record.calls or 0) + (is_own and record.stage == 'generating' and 1 or 0)
+  local counts_as_call = falls <= SUSPECTS.CALLS_LOST_MAX or crashes > tonumber(record.crashes or 0)
+  local calls = tonumber(record.calls or 0) + (counts_as_call and record.stage == 'generating' and 1 or 0)
   redis.call('HSET', key, 'crashes', int(crashes), 'company', int(company), 'falls', int(falls), 'calls', int(calls))
   record.crashes = crashes
   return crashes
@@ -158,6 +158,6 @@ local function charge_stride(root, account, lane)
     return
   end
   local clock = tonumber(redis.call('HGET', clocks_key(root), lane) or 0)
-  local left = tonumber(redis.call('HGET', account_totals_key(root, account), 'left_' .. lane) or 0)
-  redis.call('HSET', account_totals_key(root, account), 'left_' .. lane, int(math.max(clock, left) + stride))
+  local left_at = tonumber(redis.call('HGET', account_totals_key(root, account), 'left_' .. lane) or 0)
+  redis.call('HSET', account_totals_key(root, account), 'left_' .. lane, int(math.max(clock, left_at) + stride))
 end
