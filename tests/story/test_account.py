@@ -52,7 +52,7 @@ async def test_read_a_long_conversation_page_by_page(api: ApiClient) -> None:
 async def test_credits_are_held_then_paid_and_the_rest_comes_back(
     api: ApiClient, system: System
 ) -> None:
-    """What my answer may cost is set aside while it is made; I pay what it did cost."""
+    """What my answer may cost is held while it is made; I pay what it did cost."""
     before = await api.credits()
     await system.stop(system.workers[0])
     receipt = await api.submit("hello")
@@ -92,7 +92,7 @@ async def test_nobody_else_sees_what_is_mine(api: ApiClient, other: ApiClient) -
     assert len(await api.messages(receipt["session_id"])) == 2
 
 
-async def test_who_posts_too_often_is_told_when_to_come_back(system: System) -> None:
+async def test_post_too_often_and_read_when_to_retry(system: System) -> None:
     """I post more than my tier allows in a minute; I read how long to wait, and lose nothing."""
     await system.front()
     api = await system.customer("small", tier="free")

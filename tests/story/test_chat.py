@@ -1,4 +1,4 @@
-"""The tutorial: a message in, a receipt back, and the three ways to learn of the answer."""
+"""The tutorial: a message in, a receipt back, and how to learn of the answer."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
 
 
 async def test_ask_and_poll_to_the_end(api: ApiClient) -> None:
-    """I post a message, get a receipt at once, and look at its link until the answer is there."""
+    """I post a message, get a receipt at once, and poll its link until the answer is there."""
     receipt = await api.post("/api/v1/chat", json={"message": "hello"})
     assert receipt.status_code == 200
     link = receipt.json()["poll_url"]
@@ -50,7 +50,7 @@ async def test_see_the_answer_grow(api: ApiClient, provider: ScriptedProvider) -
     assert (await api.wait_for_end(receipt))["result"]["content"] == "Once upon a time"
 
 
-async def test_look_again_only_when_something_changed(
+async def test_poll_with_the_etag_until_something_changes(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     """I send the tag that I got, and as long as nothing changes I get an empty 304 and a hint."""
@@ -102,8 +102,8 @@ async def test_choose_a_model_or_leave_it_to_pollux(api: ApiClient) -> None:
     assert status["routing"]["chosen"] == models[0]["identifier"]
 
 
-async def test_cancel_before_anybody_began(api: ApiClient, provider: ScriptedProvider) -> None:
-    """I cancel a message that still waits; it ends at once and costs nothing."""
+async def test_cancel_before_a_worker_began(api: ApiClient, provider: ScriptedProvider) -> None:
+    """I cancel a message that is still queued; it ends at once and costs nothing."""
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     running = await api.submit("first")
     waits = await api.submit("second", session_id=running["session_id"])
@@ -128,7 +128,7 @@ async def test_cancel_in_the_middle(api: ApiClient, provider: ScriptedProvider) 
 
 
 async def test_cancel_too_late(api: ApiClient) -> None:
-    """I cancel an answer that is there; I am told so, and nothing changes."""
+    """I cancel an answer that is complete; I read that it has ended, and nothing changes."""
     receipt = await api.submit("hello")
     await api.wait_for_end(receipt)
     refusal = refused(await api.post(receipt["cancel_url"]), 409, "ALREADY_FINISHED")
@@ -137,7 +137,7 @@ async def test_cancel_too_late(api: ApiClient) -> None:
 
 
 async def test_retry_safely(api: ApiClient, provider: ScriptedProvider) -> None:
-    """My line broke after I posted; I post the same again under the same key, and pay once."""
+    """My connection broke after I posted; I repeat it under the same key, and pay once."""
     asked = {"message": "hello"}
     key = {"Idempotency-Key": "order-66"}
     first = await api.post("/api/v1/chat", json=asked, headers=key)
@@ -148,7 +148,7 @@ async def test_retry_safely(api: ApiClient, provider: ScriptedProvider) -> None:
     assert len(provider.requests) == 1
 
 
-async def test_an_answer_that_failed_says_why(api: ApiClient, provider: ScriptedProvider) -> None:
+async def test_a_failed_answer_says_why(api: ApiClient, provider: ScriptedProvider) -> None:
     """My answer could not be made; I read a sentence, a code for my program, and pay nothing."""
     provider.script.append(ScriptedAnswer(status=401))
     status = await api.submit_and_wait("hello", model="alpha")

@@ -11,7 +11,7 @@ from tests.support import command
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_the_demo_talks_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_the_demo_answers_and_leaves_nothing(tmp_path: Path) -> None:
     """One command starts everything, holds a conversation with a real model, and cleans up."""
     async with command.running("demo", cwd=tmp_path, environment={}) as demo:
         await demo.wait_for_line("Pollux is up at http://127.0.0.1:")
@@ -30,8 +30,8 @@ async def test_the_demo_talks_and_leaves_nothing(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == []  # noqa: PTH208  where the command was called
 
 
-async def test_the_demo_does_not_mind_a_killed_worker(tmp_path: Path) -> None:
-    """A worker dies in the middle of an answer; the conversation goes on as if nothing was."""
+async def test_the_demo_survives_a_killed_worker(tmp_path: Path) -> None:
+    """A worker dies in the middle of an answer; the conversation goes on."""
     async with command.running("demo", cwd=tmp_path, environment={}) as demo:
         await demo.wait_for_line("> POST /api/v1/chat")
         await demo.wait_for_line("poll_interval_hint")

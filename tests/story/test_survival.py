@@ -1,4 +1,4 @@
-"""The tutorial: any process may be killed at any moment. Here real ones are."""
+"""The tutorial: any process may be killed at any moment. Here, real ones are killed."""
 
 import asyncio
 import signal
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.each_once
 
 
 @pytest.fixture(autouse=True)
-def quick(system: System) -> None:
-    """Let the lease of a dead worker lapse after a second."""
+def short_leases(system: System) -> None:
+    """Let the lease of a dead worker expire after a second."""
     system.change("worker", lease_seconds=1.0)
 
 
@@ -54,7 +54,7 @@ async def test_a_worker_is_killed_in_the_middle_and_another_finishes(
     assert listed == ["hello", "the whole answer"]
 
 
-async def test_a_worker_is_told_to_go_and_loses_nothing(
+async def test_a_worker_is_terminated_and_loses_nothing(
     system: System, provider: ScriptedProvider
 ) -> None:
     """A new version is rolled out while my answers are made; every one of them arrives."""
@@ -81,10 +81,10 @@ async def test_a_worker_is_told_to_go_and_loses_nothing(
     assert len(provider.requests) == 6
 
 
-async def test_a_worker_that_may_not_finish_hands_its_work_over(
+async def test_a_worker_that_runs_out_of_grace_returns_its_work(
     system: System, provider: ScriptedProvider
 ) -> None:
-    """My answer takes longer than a worker may stay; the next worker makes it, at no extra cost."""
+    """My answer outlasts a stopping worker; the next worker makes it, at no extra cost."""
     await system.front()
     api = await system.customer()
     old = await system.spawn_worker()
@@ -139,7 +139,7 @@ async def test_cancel_although_the_worker_is_dead(
 async def test_a_stream_survives_its_worker_and_its_front(
     system: System, provider: ScriptedProvider
 ) -> None:
-    """I follow my answer; its worker is killed, then the server: I go on after the last event."""
+    """I follow my answer; its worker and the server are killed: I continue after the last event."""
     first = await system.spawn_front()
     api = await system.customer()
     workers = [await system.spawn_worker()]
@@ -175,7 +175,7 @@ async def test_a_stream_survives_its_worker_and_its_front(
     assert listed == ["hello", "the whole of the answer"]
 
 
-async def test_a_front_that_is_told_to_go_ends_its_streams_between_two_events(
+async def test_a_terminated_front_ends_its_streams_between_two_events(
     system: System, provider: ScriptedProvider
 ) -> None:
     """A new version of the server is rolled out while I follow; I miss nothing."""
@@ -202,10 +202,10 @@ async def test_a_front_that_is_told_to_go_ends_its_streams_between_two_events(
     assert received[-1].name == "completed"
 
 
-async def test_a_front_that_is_told_to_go_answers_who_waits(
+async def test_a_terminated_front_answers_waiting_requests(
     system: System, provider: ScriptedProvider
 ) -> None:
-    """A new version of the server is rolled out while I wait; I learn how it stands, and go on."""
+    """A new version of the server is rolled out while I wait; I get the state so far."""
     old = await system.spawn_front()
     api = await system.customer()
     receipt = await api.submit("hello")
@@ -217,7 +217,7 @@ async def test_a_front_that_is_told_to_go_answers_who_waits(
         _, count = await system.redis.call("PUBSUB", "NUMSUB", keys.events_channel(*where))
         return bool(count)
 
-    await waiting.until(is_waiting, what="the waiter")
+    await waiting.until(is_waiting, what="the waiting request")
     old.terminate()
     assert (await asyncio.wait_for(waiting_, 5))["state"] == "processing"
     assert await old.wait_until_ended() == -signal.SIGTERM

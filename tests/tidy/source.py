@@ -1,4 +1,4 @@
-"""The files of the project as the tidy tests read them, each parsed once."""
+"""The files of the project, each read and parsed once for all tidy tests."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _TEXTS: Final = {".py", ".lua", ".sh", ".md", ".toml", ".txt", ".yaml", ".yml", 
 
 @cache
 def texts() -> dict[str, str]:
-    """Return every text file of the project by its path, those of the tools left out."""
+    """Return every text file of the project by its path, without files of tools."""
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*")]
     files += [path for path in ROOT.iterdir() if path.name not in {"uv.lock", ".git"}]
     files += (ROOT / ".ci").rglob("*")
@@ -47,7 +47,7 @@ def _parsed(path: str) -> ast.Module:
 
 @cache
 def nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
-    """Return every node of a file's tree; to walk one takes long."""
+    """Return every node of a file's tree, cached because walking one is slow."""
     return tuple(ast.walk(tree))
 
 
@@ -64,7 +64,7 @@ def dotted(path: str) -> str:
 
 
 def strings(tree: ast.Module) -> Iterator[str]:
-    """Yield every text constant that is no docstring, the fixed pieces of f-strings among them."""
+    """Yield every string constant except docstrings, including the fixed parts of f-strings."""
     documents = {
         id(node.body[0].value)
         for node in nodes(tree)

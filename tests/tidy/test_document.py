@@ -16,7 +16,7 @@ _VERBS: Final = set(
 )
 _SCHEMA: Final = re.compile("[A-Z][A-Za-z]+")
 _TYPED: Final = ("type", "$ref", "anyOf")
-_LEAST_WORDS: Final = 2
+_WORDS_MIN: Final = 2
 
 both = pytest.mark.parametrize("is_admin", [False, True], ids=["public", "operators"])
 
@@ -28,7 +28,7 @@ def _operations(made: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _values(where: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a schema and all that it is made of."""
+    """Yield a schema and every schema inside it, with its place."""
     yield where, schema
     for name, part in schema.get("properties", {}).items():
         yield from _values(f"{where}.{name}", part)
@@ -40,21 +40,21 @@ def _values(where: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str,
 
 
 def _is_described(part: dict[str, Any]) -> bool:
-    said = part.get("description", "")
-    return len(said.split()) >= _LEAST_WORDS and said.rstrip().endswith(".")
+    text = part.get("description", "")
+    return len(text.split()) >= _WORDS_MIN and text.rstrip().endswith(".")
 
 
 @both
 def test_every_field_is_described(is_admin: bool) -> None:
     schemas = openapi_document.document(is_admin=is_admin)["components"]["schemas"]
-    silent = [name for name, schema in schemas.items() if not _is_described(schema)]
-    silent += [
+    missing = [name for name, schema in schemas.items() if not _is_described(schema)]
+    missing += [
         f"{name}.{field}"
         for name, schema in schemas.items()
         for field, value in schema.get("properties", {}).items()
         if not _is_described(value)
     ]
-    assert not silent
+    assert not missing
 
 
 @both
@@ -82,27 +82,27 @@ def test_every_operation_has_a_readable_name_of_its_own(is_admin: bool) -> None:
 
 
 @both
-def test_all_of_an_operation_is_described(is_admin: bool) -> None:
+def test_every_part_of_an_operation_is_described(is_admin: bool) -> None:
     made = openapi_document.document(is_admin=is_admin)
     tags = {tag["name"] for tag in made["tags"] if _is_described(tag)}
-    silent = []
+    missing = []
     for where, operation in _operations(made):
         assert set(operation["tags"]) <= tags
         parts = {f"{where} {each['name']}": each for each in operation["parameters"]}
         if "requestBody" in operation:
             parts[f"{where} body"] = operation["requestBody"]
-        silent += [
+        missing += [
             name for name, part in {where: operation, **parts}.items() if not _is_described(part)
         ]
-        silent += [
+        missing += [
             f"{where} {status}"
             for status, each in operation["responses"].items()
             if not each["description"]
         ]
-    silent += [
+    missing += [
         name for name, each in made["components"]["headers"].items() if not _is_described(each)
     ]
-    assert not silent
+    assert not missing
 
 
 def test_pages_may_send_and_read_every_header() -> None:
@@ -113,7 +113,7 @@ def test_pages_may_send_and_read_every_header() -> None:
 
 
 @both
-def test_a_client_is_told_where_the_front_is(is_admin: bool) -> None:
+def test_the_document_names_its_server(is_admin: bool) -> None:
     assert [
         server["url"] for server in openapi_document.document(is_admin=is_admin)["servers"]
     ] == ["/"]

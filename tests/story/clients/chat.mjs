@@ -1,4 +1,4 @@
-// A customer's program in JavaScript: one conversation, turn by turn, polling for each answer.
+// A customer's program in JavaScript: one conversation, turn by turn, polls for each answer.
 import { setTimeout as pause } from "node:timers/promises";
 
 const POLL_MS = 50;
@@ -20,8 +20,8 @@ async function takeTurn(message, session) {
     const status = await (await fetch(polled, { headers })).json();
     if (status.state === "processing") continue;
     const { state, result } = status;
-    const told = { state, content: result.content, session: receipt.session_id, polled };
-    console.log(JSON.stringify(told));
+    const outcome = { state, content: result.content, session: receipt.session_id, polled };
+    console.log(JSON.stringify(outcome));
     return receipt.session_id;
   }
 }

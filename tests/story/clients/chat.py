@@ -1,4 +1,4 @@
-"""A customer's program in Python: one conversation, turn by turn, polling for each answer."""
+"""A customer's program in Python: one conversation, turn by turn, polls for each answer."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ POLL_SECONDS = 0.05
 
 
 def take_turn(base: str, key: str, message: str, session: str | None) -> str:
-    """Post a message, poll to its end, print what came of it, and return its session."""
+    """Post a message, poll until it ends, print the outcome, and return the session."""
     headers = {"X-API-Key": key}
     asked = {"message": message} if session is None else {"message": message, "session_id": session}
     receipt = requests.post(base + "/v1/chat", json=asked, headers=headers, timeout=30).json()

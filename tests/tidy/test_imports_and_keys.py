@@ -1,4 +1,4 @@
-"""The house: every file is imported or started, and Redis keys are made in one place."""
+"""Every file is imported or started, and Redis keys are built in one place."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ def _is_entry(path: str, tree: ast.Module) -> bool:
     name = path.rsplit("/", 1)[-1]
     if name in {"__init__.py", "__main__.py", "conftest.py"} or name.startswith("test_"):
         return True
-    # pyproject.toml names the command; what else may be started says so itself.
+    # A program guards its start by `if __name__ == "__main__"`.
     return any(
         isinstance(node, ast.If)
         and isinstance(node.test, ast.Compare)
@@ -40,28 +40,28 @@ def test_every_file_is_imported_or_started() -> None:
     for packages in (source.PRODUCT, source.PACKAGES):
         trees = source.modules(*packages)
         used = set().union(*(_imported(tree) for tree in trees.values()))
-        idle = [
+        unused = [
             path
             for path, tree in trees.items()
             if not _is_entry(path, tree) and source.dotted(path) not in used
         ]
-        assert not idle
+        assert not unused
 
 
-def test_keys_are_made_in_one_place() -> None:
-    heads = {key.pattern.split("<")[0] for key in keys.FAMILIES.values() if "<" in key.pattern}
+def test_keys_are_built_in_one_place() -> None:
+    prefixes = {key.pattern.split("<")[0] for key in keys.FAMILIES.values() if "<" in key.pattern}
     tags = re.compile(r"\{sys\}|\{p\d\d\}")
     strays = [
         f"{path}: {text!r}"
         for path, tree in source.modules(*source.PRODUCT).items()
         if path != "shared/redis/keys.py"
         for text in source.strings(tree)
-        if tags.search(text) or any(re.match(rf"{head}(\S|$)", text) for head in heads)
+        if tags.search(text) or any(re.match(rf"{prefix}(\S|$)", text) for prefix in prefixes)
     ]
     assert not strays
 
 
-def test_lua_makes_no_key_of_its_own() -> None:
+def test_lua_builds_no_key_of_its_own() -> None:
     strays = [
         path
         for path, text in source.texts().items()

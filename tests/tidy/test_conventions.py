@@ -1,4 +1,4 @@
-"""Habits that no linter holds: lengths, names, docstrings, catch-alls, unfinished work.
+"""Conventions that no linter checks: lengths, names, docstrings, catch-alls, unfinished work.
 
 Every list of exceptions fails when one of its entries is no longer needed, so that it can only
 shrink.
@@ -15,19 +15,19 @@ _FILE_LINES_MAX: Final = 400
 _FUNCTION_LINES_MAX: Final = 60
 _ANCESTORS_MAX: Final = 2
 
-# Files of the product beyond the limit, and why each is one file all the same.
+# Longer files of the product, and why each is one file: a file is cut by purpose, not by length.
 LONG_FILES: Final = {
-    "api/accept/accept.py": "the way of one message to its receipt, and every refusal on that way",
+    "api/accept/accept.py": "one message from its options to its receipt, and every refusal",
     "api/server/protocol.py": "the states of one connection, which share all of their attributes",
-    "shared/redis/client.py": "one connection: its dialling, its pipeline and its repeats",
+    "shared/redis/client.py": "one connection: how it opens, pipelines and repeats commands",
     "shared/redis/functions/claim.lua": "a claim: suspects, parked turns, lanes, and their wakeups",
     "shared/settings.py": "every table of the settings, and what must hold between them",
-    "worker/consumer/arq_worker.py": "what is overridden of arq's Worker, and the loops beside it",
-    "worker/resilience/circuit_breaker.py": "the way of one call through breaker, limits, throttle",
+    "worker/consumer/arq_worker.py": "what arq's Worker overrides, and the loops beside it",
+    "worker/resilience/circuit_breaker.py": "one call through breaker, limits and throttle",
 }
-# One name under which all stubs are called.
+# Packages that import their modules' names, so that callers need one name.
 FACADES: Final = {"shared/redis/functions/__init__.py"}
-# Where whatever goes wrong must end one piece of work and not the process.
+# Where any error must end one piece of work and not the process, and how often.
 CATCH_ALLS: Final = {
     "api/app.py": 1,
     "deploy/local/valkey.py": 1,
@@ -69,7 +69,7 @@ def test_functions_are_short() -> None:
     assert not long
 
 
-def test_names_say_what_a_thing_is() -> None:
+def test_names_are_not_vague() -> None:
     vague = []
     for path, tree in source.modules().items():
         names = [Path(path).stem, *path.split("/")[:-1]]
@@ -81,9 +81,9 @@ def test_names_say_what_a_thing_is() -> None:
     assert not vague
 
 
-def test_every_file_says_what_it_owns() -> None:
-    silent = [path for path, tree in source.modules().items() if not ast.get_docstring(tree)]
-    assert not silent
+def test_every_file_has_a_docstring() -> None:
+    missing = [path for path, tree in source.modules().items() if not ast.get_docstring(tree)]
+    assert not missing
 
 
 def test_package_files_hold_a_docstring_only() -> None:
@@ -95,7 +95,7 @@ def test_package_files_hold_a_docstring_only() -> None:
     assert not full
 
 
-def test_catch_alls_stand_at_the_edges_only() -> None:
+def test_catch_alls_are_listed() -> None:
     found = {
         path: count
         for path, tree in source.modules(*source.PRODUCT).items()
@@ -105,7 +105,7 @@ def test_catch_alls_stand_at_the_edges_only() -> None:
 
 
 def _catches_all(node: ast.AST) -> bool:
-    """Tell whether a clause swallows every error; one that only tidies up and raises does not."""
+    """Return whether a clause swallows every error; one that cleans up and re-raises does not."""
     if not isinstance(node, ast.ExceptHandler):
         return False
     kind = node.type.id if isinstance(node.type, ast.Name) else None
@@ -139,7 +139,7 @@ def test_nothing_is_left_unfinished_or_skipped() -> None:
     assert not marks
 
 
-def test_every_silenced_check_has_its_reason() -> None:
+def test_every_suppressed_check_has_a_reason() -> None:
     bare = [
         f"{path}: {found[0]}"
         for path, text in source.texts().items()
@@ -150,7 +150,7 @@ def test_every_silenced_check_has_its_reason() -> None:
     assert not bare
 
 
-def test_no_file_names_this_machine_or_where_packages_come_from() -> None:
+def test_no_file_names_this_machine_or_a_package_index() -> None:
     machine = (f"{source.ROOT.parent}/", f"{Path.home()}/")
     named = [
         f"{path}: {word}"
